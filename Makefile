@@ -1,0 +1,96 @@
+# Every target sets itself up: the environments are made when they are missing and again when pyproject.toml changes.
+# Needed: python3 3.11 or later (with venv), git and make. PYTHON=/path/to/python3 chooses another Python.
+
+PYTHON =
+PY = .venv/bin/python
+DEMO_PY = .venv-demo/bin/python
+# The demo shows what users get, and quickly: the base install, no tools of the developers'.
+DEV_STAMP = .venv/.stamp
+DEMO_STAMP = .venv-demo/.stamp
+
+# In CI a test that was skipped is a failure, unless its reason begins with "allowed:".
+PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rs)
+JOBS = 2
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+unexport PYTHONHOME PYTHONPATH
+
+.PHONY: help demo test slow check fix bench golden deep build clean ci
+
+help:
+	@echo 'make demo    run the main job in a temporary folder (base install only)'
+	@echo 'make test    the test suite, without the slow tests'
+	@echo 'make slow    the slow tests (some fetch projects from the package index)'
+	@echo 'make check   formatting, lint, types, import rules'
+	@echo 'make fix     format and lint, repairing what can be repaired'
+	@echo 'make bench   measure, as ratios in one run'
+	@echo 'make golden  rewrite the golden files; review the diff'
+	@echo 'make deep    the property tests with many more examples'
+	@echo 'make build   wheel and sdist into dist/'
+	@echo 'make ci      what CI runs; as root on Debian it installs what is missing'
+	@echo 'make clean   remove environments, caches and dist/'
+
+demo: $(DEMO_STAMP)
+	$(DEMO_PY) demo/demo.py
+
+test: $(DEV_STAMP)
+	$(PYTEST) -n $(JOBS)
+
+slow: $(DEV_STAMP)
+	$(PYTEST) -m slow --timeout 900
+
+check: $(DEV_STAMP)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+fix: $(DEV_STAMP)
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(DEV_STAMP)
+	$(PY) -m benchmarks
+
+golden: $(DEV_STAMP)
+	$(PYTEST) -n $(JOBS) --update-golden
+
+deep: $(DEV_STAMP)
+	$(PYTEST) -n $(JOBS) --hypothesis-profile deep --timeout 3600
+
+build: $(DEV_STAMP)
+	rm -rf dist
+	$(PY) -m build --outdir dist .
+
+ci:
+	.ci/run
+
+clean:
+	rm -rf .venv .venv-demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Prints what is missing and stops, or leaves the path of a fit Python in $$python.
+find_python = \
+	command -v git >/dev/null 2>&1 || { echo 'error: git is not installed; install git 2.38 or later' >&2; exit 1; }; \
+	python=; \
+	for p in $(if $(PYTHON),"$(PYTHON)",python3 python3.14 python3.13 python3.12 python3.11); do \
+		if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python=$$p; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo 'error: no Python 3.11 or later was found; install one, or name it: make PYTHON=/path/to/python3' >&2; exit 1; \
+	fi; \
+	"$$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || { \
+		echo "error: $$python cannot make environments; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
+
+# $(1): the environment's folder, $(2): what to install. It ignores itself, so it is no change of the checkout.
+define environment
+	@$(find_python); \
+	echo "setting up $(1) with $$python" >&2; \
+	"$$python" -m venv $(1) && echo '*' > $(1)/.gitignore && $(1)/bin/python -m pip install -qq -e '$(2)' && touch $@
+endef
+
+$(DEV_STAMP): pyproject.toml
+	$(call environment,.venv,.[dev])
+
+$(DEMO_STAMP): pyproject.toml
+	$(call environment,.venv-demo,.)

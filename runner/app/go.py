@@ -1,0 +1,52 @@
+"""Going on: `run`, and what a command that advanced exits with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from runner.app import sync
+from runner.executor import advance
+from runner.executor.advance import Advanced
+from runner.protocol import machine, state
+from runner.protocol.machine import Halt
+from runner.store.project import Project
+
+
+def run(
+    project: Project, protocol: str, *, max_steps: int, adopt: bool, tell: Callable[[Advanced], None]
+) -> Iterator[Advanced]:
+    """Step until someone or something else is needed; published, where that is on, in one push at the end.
+
+    Raises:
+        RunnerError: as `step` does; what was done until then is recorded here.
+    """
+    project.batch = True
+    left = max_steps
+    while left:
+        left -= 1
+        done = advance.step(project, protocol, adopt=adopt)
+        if done.entries:
+            tell(done)
+        yield done
+        ended = isinstance(done.action, Halt) or done.state.status not in machine.ACTIVE
+        if not ended and left:
+            continue
+        if project.setting("publish") == "always" and project.mirror is not None:
+            published = sync.publish(project, protocol)
+            if published.tip != done.commit:
+                continue  # somebody was first: their transitions stand, ours are done again
+        return
+
+
+def exit_code(done: Advanced) -> int:
+    """Return what a command that advanced exits with (design §9)."""
+    status = done.state.status
+    if status is state.Status.FAILED:
+        return 1
+    if status in (state.Status.PAUSED, state.Status.BLOCKED):
+        return 3
+    if done.state.waiting and isinstance(done.action, Halt | machine.AskPerson):
+        return 3
+    if isinstance(done.action, Halt) and status in machine.ACTIVE:
+        return 3
+    return 0

@@ -1,0 +1,191 @@
+"""The command line: finds the command, hands in the surroundings, and turns every error into words and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from runner import __version__
+from runner.errors import RunnerError
+
+# Name to module below runner.cli, its group in `--help`, and its help line: the module is loaded only when it is run.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("init", "Write what a team shares: .protocols/config.yaml."),
+    "new": ("new", "Make a protocol: number, branch, worktree, plan."),
+    "do": ("do", "Make a protocol and run it."),
+    "step": ("step", "Advance a protocol by one transition, one commit."),
+    "run": ("run", "Step until someone or something else is needed."),
+    "status": ("status", "Show what waits, works and failed."),
+    "list": ("list", "List the protocols."),
+    "show": ("show", "Show a protocol, or one of its steps."),
+    "log": ("log", "Show a protocol's events."),
+    "diff": ("diff", "Show what a protocol changed."),
+    "edit": ("edit", "Edit a file of the plan in $EDITOR, committed as yours."),
+    "answer": ("answer", "Answer what a protocol asks."),
+    "pause": ("pause", "Stop a protocol for now."),
+    "resume": ("resume", "Let it go on."),
+    "cancel": ("cancel", "End a protocol."),
+    "retry": ("retry", "Try what failed again."),
+    "undo": ("undo", "Take the last transition back, or all since a revision."),
+    "take": ("take", "Merge a protocol's work here, or say how."),
+    "verify": ("verify", "Prove that the state is what the history says."),
+    "sync": ("sync", "Publish what is here, and bring what is there."),
+    "clean": ("clean", "Take finished worktrees and workspaces away."),
+    "doctor": ("doctor", "Find what is wrong here, and mend it."),
+    "completion": ("completion", "Print the completion script for bash, zsh or fish."),
+}
+
+
+class Commands(click.Group):
+    """The commands, each loaded when it is named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the command, or None where there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"runner.cli.{COMMANDS[cmd_name][0]}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Say which command was probably meant."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean `{program()} {close[0]}`?" if close else f"`{program()} --help` lists the commands"
+            raise click.UsageError(f"there is no command `{args[0]}`; {hint}")
+        return super().resolve_command(ctx, args)
+
+
+def program() -> str:
+    """Return what was typed: `runner` or `git runner`."""
+    return "git runner" if Path(sys.argv[0]).name == "git-runner" else "runner"
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="protocol-runner")
+@click.option(
+    "-C", "folder", type=click.Path(file_okay=False, path_type=Path), help="Run as if started in this folder."
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say only what was asked for.")
+@click.pass_context
+def cli(ctx: click.Context, folder: Path | None, quiet: bool) -> None:
+    """Run AI work that lives in git: one transition, one commit, nothing without a person's word."""
+    from runner.cli.session import Session
+
+    ctx.obj = Session(folder or Path.cwd(), dict(os.environ), quiet=quiet)
+    ctx.call_on_close(ctx.obj.close)
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(cli.get_command(ctx, "status"))  # type: ignore[arg-type]
+
+
+def _on_signal(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    sys.exit(call(argv))
+
+
+def call(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code (design §9)."""
+    # Killed politely, what was started is ended too; Ctrl-C and SIGTERM are one thing here.
+    signal.signal(signal.SIGTERM, _on_signal)
+    # git exports these to hooks and aliases, and they point at the caller's repository.
+    for name in [
+        name
+        for name in os.environ
+        if name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+    ]:
+        del os.environ[name]
+    try:
+        cli.main(args=argv, prog_name=program(), standalone_mode=False)
+    except click.exceptions.Exit as ended:
+        return ended.exit_code
+    except click.exceptions.Abort:
+        return _say("interrupted; nothing is lost, the same command goes on", 130)
+    except KeyboardInterrupt:
+        return _say("interrupted; nothing is lost, the same command goes on", 130)
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except RunnerError as error:
+        return _tell(error)
+    except FileNotFoundError as error:
+        if not _folder_exists():
+            return _say("error: this folder is gone\n  next: change to a folder that exists", 2)
+        return _bug(error)
+    except BrokenPipeError:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _disk(error)
+    except Exception as error:
+        return _bug(error)
+    return 0
+
+
+def _folder_exists() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _tell(error: RunnerError) -> int:
+    from runner.cli.session import safe
+
+    return _say("error: " + safe(str(error)).replace("`runner ", f"`{program()} "), error.exit_code)
+
+
+def _say(text: str, code: int) -> int:
+    click.echo(text, err=True)
+    return code
+
+
+def _disk(error: OSError) -> int:
+    import errno
+
+    hint = (
+        "make room on the disk"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT)
+        else "mend that, and run the same command again"
+    )
+    return _say(
+        f"error: {error.strerror}\n  at:   {error.filename or 'this machine'}\n  next: {hint}; nothing was published", 2
+    )
+
+
+def _bug(error: BaseException) -> int:
+    import platform
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    return _say(
+        f"{text}\nThis is a bug in protocol-runner {__version__} (Python {platform.python_version()}, {platform.system()}).\n"
+        "  next: report it with the lines above; nothing was published that is not whole",
+        70,
+    )

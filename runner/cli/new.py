@@ -1,0 +1,79 @@
+"""`runner new`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.cli.session import Session
+
+if TYPE_CHECKING:
+    from runner.app.create import Made
+
+
+@click.command("new", short_help="Make a protocol: number, branch, worktree, plan.")
+@click.argument("title", required=False)
+@click.option(
+    "--plan", "folder", type=click.Path(path_type=Path), help="A folder with plan.md and step files, taken as they are."
+)
+@click.option("--workflow", metavar="NAME", help="A workflow of .protocols/workflows, or a built-in one.")
+@click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
+@click.option("--manual", is_flag=True, help="Begin with one step, to be written by hand.")
+@click.option("--base", metavar="BRANCH", help="The branch that it starts from and is merged into.")
+@click.pass_obj
+def command(
+    session: Session,
+    title: str | None,
+    folder: Path | None,
+    workflow: str | None,
+    inputs: tuple[str, ...],
+    manual: bool,
+    base: str | None,
+) -> None:
+    """Make a protocol TITLE and print its id.
+
+    Its plan comes from --plan, --workflow or --manual; with a plan or a workflow TITLE may be left out. Nothing is
+    pushed, and your checkout is not touched: the plan is in a worktree of its own.
+    """
+    from runner.app import create, workflows
+    from runner.errors import UsageError
+
+    asked = [
+        name for name, given in (("--plan", folder), ("--workflow", workflow), ("--manual", manual or None)) if given
+    ]
+    if len(asked) > 1:
+        raise click.UsageError(f"{' and '.join(asked)}: say one place that the plan comes from")
+    if not asked:
+        raise UsageError(
+            "nobody here writes a plan: a model does from the next version on",
+            "runner new",
+            "give one with --plan DIR or --workflow NAME, or write one by hand: --manual",
+        )
+    if inputs and not workflow:
+        raise click.UsageError("--input goes with --workflow")
+    project = session.project
+    if folder is not None:
+        at = session.cwd / folder.expanduser()
+        files, where = create.read_folder(at), str(folder)
+    elif workflow is not None:
+        files, where = workflows.instantiate(project, workflow, inputs)
+    else:
+        if not title:
+            raise click.UsageError("--manual needs a TITLE")
+        files, where = create.manual(title), "the new plan"
+    made = create.create(project, title or "", files, where=where, base=base)
+    tell_made(session, made)
+    session.result(made.protocol)
+
+
+def tell_made(session: Session, made: Made) -> None:
+    """Tell the person about a new protocol."""
+    steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"
+    session.note(f"{made.protocol}  planned · {steps} · from {made.base[:12]} {made.start[:7]} · nothing was pushed")
+    if made.path:
+        session.note(f"  read or edit  {made.path}/.protocols/{made.protocol}/")
+    elif made.note:
+        session.note(f"  {made.note}")
+    session.note(f"  next          runner run {int(made.protocol.split('-')[0])}")

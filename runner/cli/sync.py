@@ -1,0 +1,29 @@
+"""`runner sync`."""
+
+from __future__ import annotations
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+
+@click.command("sync", short_help="Publish what is here, and bring what is there.")
+@options.protocol
+@click.pass_obj
+def command(session: Session, protocol: str | None) -> None:
+    """Bring what others pushed of PROTOCOL (without it: of every protocol here), settle what is apart, and push.
+
+    Where both sides have advanced, the remote's transitions stand; those made here are kept under refs/runner/lost/ and are
+    done again. People's commits of both sides are kept.
+    """
+    from runner.app import sync
+    from runner.store import finding
+
+    project = session.project
+    names = [finding.find(project, protocol)] if protocol else list(project.protocols())
+    if not names:
+        session.note("there is no protocol to publish")
+        return
+    for done in sync.sync(project, names):
+        session.note(f"{done.protocol}  {done.said}  {done.tip[:7]}")

@@ -1,0 +1,100 @@
+"""The errors that are shown to a person rather than as a traceback.
+
+Each says what happened, where, and what to type next, and carries its own exit code (design §9). An error that a single
+room raises stands beside the code that raises it and derives from one of these.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RunnerError(Exception):
+    """Base of every error that is shown to a person rather than as a traceback."""
+
+    exit_code: ClassVar[int]  # each child says its own (design §9); there is no default to forget
+
+    def __init__(self, what: str, where: str, hint: str) -> None:
+        super().__init__(what, where, hint)
+        self.what, self.where, self.hint = what, where, hint
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  at:   {self.where}\n  next: {self.hint}"
+
+
+class UsageError(RunnerError):
+    """Wrong usage, or something missing on this machine."""
+
+    exit_code = 2
+
+
+class MalformedFileError(RunnerError):
+    """A file of people's does not say what its format allows; `where` is `path:line`."""
+
+    exit_code = 2
+
+
+class UnsupportedError(RunnerError):
+    """The file asks for something that this version does not do; it is refused by name, never ignored."""
+
+    exit_code = 2
+
+
+class IllegalEventError(RunnerError):
+    """An event does not belong to the state that it was applied to."""
+
+    exit_code = 4
+
+
+class IntegrityError(RunnerError):
+    """The record is not what the history says, or a history was rewritten."""
+
+    exit_code = 4
+
+
+class InTheWayError(RunnerError):
+    """Going on would overwrite a person's work."""
+
+    exit_code = 4
+
+
+class RefusedError(RunnerError):
+    """Policy, or the state of things, does not allow this."""
+
+    exit_code = 4
+
+
+class WaitingError(RunnerError):
+    """A person has to say something first."""
+
+    exit_code = 3
+
+
+class ConflictError(RunnerError):
+    """A ref moved while a change was being prepared; nothing was written, the same call may be made again."""
+
+    exit_code = 75
+
+
+class HeldError(RunnerError):
+    """Another runner works on this protocol."""
+
+    exit_code = 75
+
+
+class UnreachableError(RunnerError):
+    """The model, the remote or the forge could not be reached or refused us."""
+
+    exit_code = 69
+
+
+class InsufficientHistoryError(RunnerError):
+    """`verify` cannot tell: history or objects are not in this clone."""
+
+    exit_code = 5
+
+
+class StepFailedError(RunnerError):
+    """A step, a check or a QA verdict failed."""
+
+    exit_code = 1

@@ -1,0 +1,1 @@
+"""Doing one step: snapshot, decide, act in the workspace, apply, publish."""

@@ -1,0 +1,415 @@
+"""One function an action of the machine's: it acts in the workspace and says which events come of it.
+
+Nothing here moves a ref. What an action brings about is an `Attempt`: events as a function of the state that they will be
+applied to (a person may have gone on meanwhile), the tree that holds the work, and what to tell people.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from runner.errors import RefusedError, UsageError
+from runner.git import Git
+from runner.protocol import events as ev
+from runner.protocol import log, message, paths, references
+from runner.protocol.digest import digest
+from runner.protocol.events import Event
+from runner.protocol.machine import AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
+from runner.protocol.model import Kind, seconds_of
+from runner.protocol.plan import Plan, Step
+from runner.protocol.state import State, StepStatus
+from runner.qa import checks
+from runner.sandbox import Outcome
+from runner.store import transaction, workspace
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+
+from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of  # isort: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What acting brought about. `events(state)`: given the state at the time of publishing.
+
+    `tree`: the tree with the work on the branch, or None for a transition that only records. `kept`: a tree that is not for
+    the branch, kept aside. `failed`: the step, check or verdict failed.
+    """
+
+    events: Callable[[State], list[Event]]
+    tree: str | None = None
+    kept: str | None = None
+    failed: bool = False
+    said: str = ""
+    changed: tuple[str, ...] = field(default=())
+
+
+def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
+    """Return the ref that keeps a failed attempt's tree."""
+    return f"refs/runner/attempts/{protocol}/{slug}.{attempt}"
+
+
+def perform(project: Project, snapshot: Snapshot, plan: Plan, state: State, action: object) -> Attempt:
+    """Carry out an action.
+
+    Raises:
+        RunnerError: it could not be begun; nothing is recorded.
+    """
+    protocol = snapshot.protocol
+    match action:
+        case RunStep(slug):
+            return run_step(project, snapshot, plan, _step(plan, slug), state)
+        case AskPerson(slug):
+            return ask_person(_step(plan, slug), protocol)
+        case TakeWork(slug):
+            return take_work(project, snapshot, plan, _step(plan, slug), state)
+        case CheckStep(slug):
+            return check_step(project, snapshot, plan, _step(plan, slug), state)
+        case CompleteStep(slug):
+            return Attempt(lambda now: completed(now, slug), said="done")
+        case Complete():
+            return Attempt(lambda now: [ev.Completed(subject=protocol)], said="all done")
+        case _:
+            raise AssertionError(f"unreachable: {action}")
+
+
+def _step(plan: Plan, slug: str) -> Step:
+    step = plan.step(slug)
+    assert step is not None, slug
+    return step
+
+
+def completed(state: State, slug: str) -> list[Event]:
+    """Return the events with which a step is done, and with the last one the protocol."""
+    found: list[Event] = [ev.StepCompleted(subject=slug, attempt=state.steps[slug].attempt)]
+    others = [step for name, step in state.open_steps() if name != slug]
+    if all(step.status in (StepStatus.COMPLETED, StepStatus.CANCELLED) for step in others) and not state.waiting:
+        found.append(ev.Completed(subject=state.protocol))
+    return found
+
+
+def finished(state: State, step: Step, done: ev.StepFinished) -> list[Event]:
+    """Return the events of work that is in the tree: where QA is `skip`, the step is done with it."""
+    if state.steps[step.slug].qa != "skip":
+        return [done]
+    return [done, *completed(state, step.slug)]
+
+
+def failed(state: State, step: Step, told: dict[str, object], *, kept: str | None = None) -> list[Event]:
+    """Return the events of an attempt that failed, as the step's `on_failure` says."""
+    now, rule = state.steps[step.slug], step.on_failure
+    fields = {"subject": step.slug, "attempt": now.attempt, "kept": kept, **told}
+    reason = log.cut(f"{step.slug}: {told['reason']}")
+    if step.goto is not None and state.steps[step.goto].attempt <= (rule.limit or 1):
+        again = _from(state, step.goto, step.slug)
+        return [
+            ev.StepFailed(**fields),  # type: ignore[arg-type]
+            *(ev.StepRetried(subject=slug, attempt=state.steps[slug].attempt + 1) for slug in again),
+        ]
+    if step.goto is None and now.attempt <= rule.retry:
+        return [ev.StepFailed(**fields), ev.StepRetried(subject=step.slug, attempt=now.attempt + 1)]  # type: ignore[arg-type]
+    if rule.then == "block":
+        return [ev.StepBlocked(**fields), ev.Blocked(subject=state.protocol, reason=reason)]  # type: ignore[arg-type]
+    return [ev.StepFailed(**fields), ev.Failed(subject=state.protocol, reason=reason)]  # type: ignore[arg-type]
+
+
+def _from(state: State, first: str, last: str) -> list[str]:
+    """Return the steps that are done again when work goes back from `last` to `first`: those that need it, and both."""
+    again = {first, last}
+    for slug, step in state.open_steps():
+        if step.status is StepStatus.COMPLETED and again & set(step.needs):
+            again.add(slug)
+    return [slug for slug, _ in state.open_steps() if slug in again]
+
+
+def _spent(outcome: Outcome) -> ev.Spent:
+    seconds = math.ceil(outcome.seconds) if outcome.seconds >= 0.5 else 0
+    return {"seconds": seconds} if seconds else {}
+
+
+# --- commands and tools ----------------------------------------------------------------------------------------------
+
+
+def run_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
+    """Run a command or a tool in the workspace, and take what it left there as the step's work."""
+    where = f"{paths.folder(snapshot.protocol)}/{step.file}"
+    site = Site.open(project, snapshot.protocol)
+    site.prepare(_start(project, snapshot, step, state))
+    if step.header.kind is Kind.COMMAND:
+        return _run_command(site, snapshot, plan, step, state)
+    if step.header.kind is Kind.TOOL:
+        return _run_tool(site, snapshot, plan, step, state, where)
+    raise AssertionError(f"unreachable: {step.header.kind}")
+
+
+def _start(project: Project, snapshot: Snapshot, step: Step, state: State) -> str:
+    """Return the commit that the attempt begins at: the tip, or what a retry with `--keep` goes on from."""
+    for raw in reversed(log.parse_raw(snapshot.log, snapshot.where)):
+        if raw.event == "step-retried" and raw.subject == step.slug:
+            kept = raw.fields.get("kept")
+            if raw.fields.get("attempt") == state.steps[step.slug].attempt and isinstance(kept, str):
+                oid = project.git.resolve(kept)
+                if oid is None:
+                    raise RefusedError(
+                        f"the work of the last attempt is gone: {kept}", kept, "run `runner retry` without --keep"
+                    )
+                tree, conflicts = project.git.merge_trees(snapshot.tip, oid)
+                if tree is None:
+                    raise RefusedError(
+                        f"the work of the last attempt conflicts: {', '.join(conflicts)}",
+                        kept,
+                        "run `runner retry` without --keep",
+                    )
+                who = project.runner()
+                return project.git.write_commit(tree, (snapshot.tip,), who, who, b"kept\n")
+            break
+    return snapshot.tip
+
+
+def _timeout(step: Step) -> float:
+    return float(seconds_of(step.header.timeout)) if step.header.timeout else DEFAULT_TIMEOUT
+
+
+def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
+    run = step.header.run
+    assert run is not None
+    outcome = site.run(run, site.environment(plan, step, state), timeout=_timeout(step))
+    shown = run if isinstance(run, str) else " ".join(run)
+    told: dict[str, object] = {
+        "executor": site.sandbox.name,
+        "output": outcome.digest,
+        "tail": log.cut_tail(outcome.tail) or None,
+        "spent": _spent(outcome),
+    }
+    try:
+        work = workspace.collect(site.project.git, site.space, snapshot.tip, site.project.config.filters)
+    except RefusedError as error:
+        reason = {"reason": log.cut(f"{error.what}; {error.hint}"), "code": outcome.code, **told}
+        return _failed(site, snapshot, step, reason, None)
+    if not outcome.ok:
+        ended = f"no end after {step.header.timeout or '1h'}" if outcome.timed_out else f"exit {outcome.code}"
+        reason = {"reason": log.cut(site.explain(run, outcome) or f"{ended}, `{shown}`"), "code": outcome.code, **told}
+        return _failed(site, snapshot, step, reason, work)
+    try:
+        result = site.result()
+    except UsageError as error:
+        return _failed(site, snapshot, step, {"reason": error.what, "code": outcome.code, **told}, work)
+    return _worked(site, snapshot, step, work, result, told)
+
+
+def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, where: str) -> Attempt:
+    from runner.executor import toolbox
+    from runner.tools.base import ToolError
+
+    began = site.project.who.monotonic()
+    arguments = references.resolve(step.header.with_, plan.header.inputs, results_of(state), where)
+    assert isinstance(arguments, dict) and step.header.tool is not None
+    told: dict[str, object] = {"executor": site.sandbox.name}
+    problem, result = None, None
+    with toolbox.open_tool(site, plan, step, where) as tool:
+        try:
+            result = tool.call(arguments)
+        except ToolError as error:
+            problem = str(error)
+    seconds = round(site.project.who.monotonic() - began)
+    told["spent"] = {"seconds": seconds} if seconds else {}
+    try:
+        work = workspace.collect(site.project.git, site.space, snapshot.tip, site.project.config.filters)
+    except RefusedError as error:
+        return _failed(site, snapshot, step, {"reason": log.cut(f"{error.what}; {error.hint}"), **told}, None)
+    if problem is not None:
+        return _failed(site, snapshot, step, {"reason": log.cut(f"{step.header.tool}: {problem}"), **told}, work)
+    return _worked(site, snapshot, step, work, result, told)
+
+
+def _worked(
+    site: Site, snapshot: Snapshot, step: Step, work: workspace.Work, result: object, told: dict[str, object]
+) -> Attempt:
+    forbidden = transaction.paths_outside(work.changed)
+    if forbidden:
+        reason = f"it changed what only people may change: {', '.join(forbidden[:3])}"
+        return _failed(site, snapshot, step, {"reason": log.cut(reason), **told}, work)
+    git = site.project.git
+    done = ev.StepFinished(
+        subject=step.slug,
+        attempt=snapshot.state.steps[step.slug].attempt if step.slug in snapshot.state.steps else 1,
+        digest=step.digest,
+        start=snapshot.tip,
+        result=result,
+        artifacts=checks.artifacts(
+            step.header.outputs, git.files(work.tree), lambda path: _digest_at(git, work.tree, path)
+        )
+        if step.header.outputs
+        else [],
+        **told,  # type: ignore[arg-type]
+    )
+    return Attempt(
+        lambda state: finished(state, step, done),
+        tree=work.tree if work.changed else None,
+        said=describe_changes(git, snapshot.tip, work.tree),
+        changed=tuple(work.changed),
+    )
+
+
+def _failed(
+    site: Site, snapshot: Snapshot, step: Step, told: dict[str, object], work: workspace.Work | None
+) -> Attempt:
+    kept = work.tree if work and work.changed else None
+    ref = attempt_ref(snapshot.protocol, step.slug, snapshot.state.steps[step.slug].attempt) if kept else None
+    return Attempt(lambda state: failed(state, step, told, kept=ref), kept=kept, failed=True, said=str(told["reason"]))
+
+
+def _digest_at(git: Git, tree: str, path: str) -> str:
+    data = git.blob(f"{tree}:{path}")
+    return digest(data) if data is not None else digest(b"")
+
+
+def describe_changes(git: Git, old: str, new: str) -> str:
+    """Return `notes.md`, or `2 files, +84 −3`, for what differs outside the record; empty where nothing does."""
+    changed = {path: pair for path, pair in git.changed(old, new).items() if not path.startswith(f"{paths.ROOT}/")}
+    if not changed:
+        return ""
+    if len(changed) == 1:
+        return next(iter(changed))
+    out = git.run(
+        "diff-tree", "-r", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv", "-z", old, new
+    ).decode("utf-8", "replace")
+    added = removed = 0
+    for line in out.split("\0"):
+        plus, _, rest = line.partition("\t")
+        minus, _, path = rest.partition("\t")
+        if path in changed and plus.isdigit() and minus.isdigit():
+            added, removed = added + int(plus), removed + int(minus)
+    return f"{len(changed)} files, +{added} −{removed}"
+
+
+# --- people ----------------------------------------------------------------------------------------------------------
+
+
+def ask_person(step: Step, protocol: str) -> Attempt:
+    """Ask for the work of a human step."""
+    lines = [line.strip() for line in step.prose.splitlines() if line.strip()]
+    text = log.cut(f"{step.header.title}: {lines[0]}" if lines else step.header.title)
+    asked = ev.Asked(subject=step.slug, kind="human", text=text, by="anyone")
+    return Attempt(lambda state: [asked], said=f"asks: {text}")
+
+
+def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
+    """Take what people committed since they were asked as a human step's work."""
+    start, answer = snapshot.tip, None
+    for raw in reversed(_whole_log(project.git, snapshot)):
+        if raw.event == "answered" and raw.subject == step.slug:
+            answer = raw.fields.get("text")
+            break
+    for oid in project.git.first_parents(snapshot.tip):
+        commit = project.git.commit(oid)
+        trailers = message.parse(commit.message) if commit else None
+        if commit and trailers and f"asked {step.slug}" in trailers.events:
+            start = oid
+            break
+    git = project.git
+    files = git.files(snapshot.tip) if step.header.outputs else {}
+    done = ev.StepFinished(
+        subject=step.slug,
+        attempt=state.steps[step.slug].attempt,
+        digest=step.digest,
+        start=start,
+        executor="person",
+        result={"answer": answer} if answer is not None else None,
+        artifacts=checks.artifacts(step.header.outputs, files, lambda path: _digest_at(git, snapshot.tip, path)),
+    )
+    return Attempt(lambda now: finished(now, step, done), said=describe_changes(git, start, snapshot.tip))
+
+
+def _whole_log(git: Git, snapshot: Snapshot) -> list[log.RawEntry]:
+    data = b""
+    for name in sorted(name for name in snapshot.files if name.startswith("log/")):
+        data += git.blob(snapshot.files[name].oid) or b""
+    return log.parse_raw(data + snapshot.log, snapshot.where)
+
+
+# --- QA ----------------------------------------------------------------------------------------------------------------
+
+
+def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
+    """Check the step's work in a clean export of the tip's tree."""
+    verdict, executor = judge(project, snapshot, plan, step, state)
+    attempt, tree = state.steps[step.slug].attempt, snapshot.tree
+    seconds = sum(check["seconds"] for check in verdict.evidence)
+    spent: ev.Spent = {"seconds": seconds} if seconds else {}
+    evidence = list(verdict.evidence)
+    if verdict.passed:
+        passed = ev.QaPassed(
+            subject=step.slug, attempt=attempt, tree=tree, evidence=evidence, executor=executor, spent=spent
+        )
+        return Attempt(lambda now: [passed, *completed(now, step.slug)], said=_said(evidence))
+    bad = ev.QaFailed(
+        subject=step.slug,
+        attempt=attempt,
+        tree=tree,
+        reason=verdict.reason,
+        evidence=evidence,
+        executor=executor,
+        spent=spent,
+    )
+    told: dict[str, object] = {"reason": log.cut(f"QA: {verdict.reason}")}
+    return Attempt(lambda now: [bad, *failed(now, step, told)], failed=True, said=verdict.reason)
+
+
+def _said(evidence: Sequence[ev.CheckEvidence]) -> str:
+    names = [check["check"].rsplit("/", 1)[-1] for check in evidence if not check["check"].startswith("outputs:")]
+    return f"{', '.join(names)} passed" if names else ""
+
+
+def judge(
+    project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State
+) -> tuple[checks.Verdict, str | None]:
+    """Return the verdict on the tip's tree, and where the checks ran. Nothing is recorded.
+
+    Raises:
+        UsageError: a step that asks for QA and names nothing to check.
+    """
+    if not step.checks and not step.header.outputs:
+        raise UsageError(
+            f"the QA of {step.slug} has nothing to check",
+            f"{paths.folder(snapshot.protocol)}/{step.file}",
+            'name `outputs:`, or `qa: {policy: light, checks: ["make test"]}`',
+        )
+    git = project.git
+    executor = None
+    env: dict[str, str] = {}
+    site: Site | None = None
+    folder = None
+    if step.checks:
+        site = Site.open(project, snapshot.protocol)
+        site.prepare(snapshot.tip)
+        folder = workspace.export(git, site.space, snapshot.tip, project.who)
+        env = site.environment(plan, step, state)
+        executor = site.sandbox.name
+
+    def execute(check: str) -> Outcome:
+        assert site is not None
+        return site.run(check, env, timeout=_timeout(step), cwd=folder)
+
+    def explain(check: str, outcome: Outcome) -> str | None:
+        return site.explain(check, outcome) if site else None
+
+    outputs = step.header.outputs
+    verdict = checks.run(
+        outputs,
+        step.checks,
+        files=git.files(snapshot.tip) if outputs else (),
+        changed=_changed_by(git, snapshot, step.slug) if outputs else (),
+        execute=execute,
+        explain=explain,
+    )
+    return verdict, executor
+
+
+def _changed_by(git: Git, snapshot: Snapshot, slug: str) -> list[str]:
+    """Return what the step's work changed, by the commit that it began at."""
+    for raw in reversed(_whole_log(git, snapshot)):
+        if raw.event == "step-finished" and raw.subject == slug and isinstance(raw.fields.get("start"), str):
+            return list(git.changed(raw.fields["start"], snapshot.tip))
+    return []

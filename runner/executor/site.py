@@ -1,0 +1,190 @@
+"""Where a step's commands run: the workspace, made ready, and the sandbox around it, with the environment they get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.errors import StepFailedError, UsageError
+from runner.protocol import log, references
+from runner.protocol.plan import Plan, Step
+from runner.protocol.state import State, StepStatus
+from runner.sandbox import Command, Outcome, Sandbox, choose, explain, toolchains
+from runner.store import workspace
+from runner.store.project import Project
+from runner.store.workspace import Workspace
+
+DEFAULT_TIMEOUT = 3600.0  # seconds, where the step names none
+
+
+def results_of(state: State) -> dict[str, Any]:
+    """Return slug to result of the steps that are done."""
+    return {slug: step.result for slug, step in state.steps.items() if step.status is StepStatus.COMPLETED}
+
+
+@dataclass(slots=True)
+class Site:
+    """A workspace and the sandbox that its commands run in."""
+
+    project: Project
+    protocol: str
+    space: Workspace
+    sandbox: Sandbox
+    tools: tuple[Path, ...]
+
+    @classmethod
+    def open(cls, project: Project, protocol: str) -> Site:
+        """Choose the sandbox and find the workspace.
+
+        Raises:
+            SandboxUnavailableError: there is no working sandbox here.
+        """
+        project.refuse_unsupported()
+        environ = project.who.environ
+        found = toolchains(environ.get("PATH", ""), Path(environ.get("HOME", "/nonexistent")))
+        sandbox = choose(project.setting("executor"), toolchains=found)
+        return cls(
+            project, protocol, workspace.place(project.places, protocol, project.config.workspace.path), sandbox, found
+        )
+
+    @property
+    def home(self) -> Path:
+        """The HOME of commands: the workspace's own, kept for caches."""
+        return self.space.root / "home"
+
+    @property
+    def out(self) -> Path:
+        """Where a command may leave its result."""
+        return self.space.root / "out"
+
+    def environment(self, plan: Plan, step: Step, state: State) -> dict[str, str]:
+        """Return the whole environment of a step's commands."""
+        return {
+            **self._base_environment(),
+            **references.environment(plan.header.inputs, results_of(state)),
+            "RUNNER_PROTOCOL": self.protocol,
+            "RUNNER_STEP": step.slug,
+            "RUNNER_ATTEMPT": str(state.steps[step.slug].attempt),
+            "RUNNER_RESULT": str(self.out / "result"),
+        }
+
+    def _base_environment(self) -> dict[str, str]:
+        environ = self.project.who.environ
+        kept = {key: environ[key] for key in ("PYENV_ROOT", "RUSTUP_HOME", "NVM_DIR", "JAVA_HOME") if key in environ}
+        path = environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+        if "PYENV_ROOT" not in kept and (
+            shims := next((p for p in path.split(":") if p.endswith("/.pyenv/shims")), None)
+        ):
+            kept["PYENV_ROOT"] = shims.removesuffix("/shims")
+        return {"PATH": path, "HOME": str(self.home), "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": "/tmp", **kept}
+
+    def prepare(self, commit: str) -> None:
+        """Make the workspace hold exactly `commit`, and run the project's setup where it is due.
+
+        Raises:
+            StepFailedError: the setup failed; nothing is recorded.
+        """
+        git, config = self.project.git, self.project.config.workspace
+        workspace.reset(git, self.space, commit, self.protocol, self.project.who)
+        for folder in (self.home, self.out):
+            folder.mkdir(exist_ok=True)
+        (self.out / "result").unlink(missing_ok=True)
+        if not config.setup:
+            return
+        key = workspace.setup_key(git, commit, config.setup, config.key)
+        if workspace.setup_done(self.space) == key:
+            return
+        self.project.who.say(f"setting up the workspace: {config.setup}")
+        outcome = self.run(config.setup, self._base_environment(), timeout=DEFAULT_TIMEOUT, network=config.network)
+        if not outcome.ok:
+            raise StepFailedError(
+                f"the workspace's setup failed: exit {outcome.code}, `{config.setup}`\n{log.cut_tail(outcome.tail)}",
+                ".protocols/config.yaml, workspace.setup",
+                "mend the setup on the trusted branch; no attempt was used up",
+            )
+        workspace.note_setup(self.space, key)
+
+    def command(
+        self,
+        run: str | tuple[str, ...],
+        env: Mapping[str, str],
+        *,
+        timeout: float,
+        cwd: Path | None = None,
+        network: bool = False,
+    ) -> Command:
+        """Return the sandbox's command for a shell line, or for a list that is run as it is."""
+        cwd = cwd or self.space.work
+        shared = self._shared(cwd)
+        return Command(
+            argv=("sh", "-c", run) if isinstance(run, str) else tuple(run),
+            cwd=cwd,
+            env=env,
+            timeout=timeout,
+            writable=(cwd, self.home, self.out),
+            readable=(*workspace.object_folders(self.project.git), *shared),
+            network=network,
+        )
+
+    def _shared(self, cwd: Path) -> tuple[Path, ...]:
+        """Link the ignored folders of the main checkout that `workspace.share` names, and return them to be bound read-only."""
+        top = self.project.git.top
+        found = []
+        for name in self.project.config.workspace.share if top else ():
+            assert top is not None
+            source, target = top / name, cwd / name
+            if source.is_dir() and not source.is_symlink():
+                found.append(source)
+                if not target.exists() and not target.is_symlink():
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.symlink_to(source)
+        return tuple(found)
+
+    def run(
+        self,
+        run: str | tuple[str, ...],
+        env: Mapping[str, str],
+        *,
+        timeout: float,
+        cwd: Path | None = None,
+        network: bool = False,
+        on_output: Callable[[bytes], None] | None = None,
+    ) -> Outcome:
+        """Run a command in the workspace (or `cwd`) to its end."""
+        return self.sandbox.run(self.command(run, env, timeout=timeout, cwd=cwd, network=network), on_output)
+
+    def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
+        """Return why a command was not found inside although it is there outside, or None."""
+        argv = ("sh", "-c", run) if isinstance(run, str) else tuple(run)
+        return explain(outcome, argv, self.project.who.environ.get("PATH", ""))
+
+    def result(self) -> dict[str, str] | None:
+        """Return what the command left in `$RUNNER_RESULT`: `key=value` lines.
+
+        Raises:
+            UsageError: a line that is none, or too much of them.
+        """
+        path = self.out / "result"
+        try:
+            handle = path.open("rb") if path.is_file() and not path.is_symlink() else None
+        except OSError:
+            return None
+        if handle is None:
+            return None
+        with handle:
+            data = handle.read(64 * 1024 + 1)
+        found: dict[str, str] = {}
+        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+            key, equals, value = line.partition("=")
+            if not line.strip():
+                continue
+            if not equals or not key.isidentifier() or not key.isascii() or len(data) > 64 * 1024:
+                raise UsageError(
+                    "the result is not lines of `key=value`, 64 KiB at most",
+                    f"$RUNNER_RESULT:{number}",
+                    "mend what the command writes",
+                )
+            found[key] = value
+        return found

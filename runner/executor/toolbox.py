@@ -1,0 +1,104 @@
+"""The tools that a step may call: built-in ones, and functions of Python modules that the trusted branch names."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from runner.errors import MalformedFileError, UnsupportedError
+from runner.executor.site import Site
+from runner.protocol import coworker, paths
+from runner.protocol.config import ToolModule
+from runner.protocol.plan import Plan, Step
+from runner.store import workspace
+from runner.tools import registry
+from runner.tools.base import Tool
+from runner.tools.python import PythonTools
+
+DEFAULT_TIMEOUT = 600.0
+
+
+@contextlib.contextmanager
+def open_tool(site: Site, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
+    """Give the tool that the step names.
+
+    Raises:
+        UsageError: there is none of that name.
+        UnsupportedError: it is external, which this version does not run yet.
+    """
+    name = step.header.tool
+    assert name is not None
+    with contextlib.ExitStack() as stack:
+        tools: dict[str, Tool] = dict(registry.builtin())
+        refused: dict[str, str] = {}
+        for module in _modules(site, plan, step, where):
+            opened = stack.enter_context(_opened(site, module))
+            twice = sorted(tools.keys() & opened.tools.keys())
+            if twice:
+                raise MalformedFileError(
+                    f"there are two tools `{twice[0]}`: {tools[twice[0]].contract.source} and"
+                    f" {opened.tools[twice[0]].contract.source}",
+                    where,
+                    "rename one of the functions",
+                )
+            tools |= opened.tools
+            refused |= opened.refused
+        tool = registry.find(name, tools, refused)
+        if tool.contract.effect == "external":
+            raise UnsupportedError(
+                f"the tool `{name}` has an effect outside the repository, which this version does not run",
+                where,
+                f"declare it where it is safe to repeat: `effects: {{{name}: workspace}}` or `read` beside its module",
+            )
+        yield tool
+
+
+def _modules(site: Site, plan: Plan, step: Step, where: str) -> list[ToolModule]:
+    project = site.project
+    found = list(project.config.tools)
+    name = step.header.agent or plan.header.agent
+    if name:
+        path = paths.agent_file(name)
+        data = project.trusted.blob(project.git, path)
+        if data is None:
+            raise MalformedFileError(
+                f"there is no coworker `{name}`", where, f"write {path} on {project.trusted.branch}, the trusted branch"
+            )
+        found += coworker.parse(data, f"{path} on {project.trusted.branch}").tool_modules()
+    return found
+
+
+@contextlib.contextmanager
+def _opened(site: Site, module: ToolModule) -> Iterator[PythonTools]:
+    project = site.project
+    code = _export_trusted(site)
+    interpreter = project.config.workspace.python or "python3"
+    environ = project.who.environ
+    with PythonTools(
+        site.sandbox,
+        interpreter=(interpreter,),
+        code=code,
+        work=site.space.work,
+        module=module,
+        env={"PATH": environ.get("PATH", ""), **{name: environ[name] for name in module.env if name in environ}},
+        timeout=DEFAULT_TIMEOUT,
+        readable=workspace.object_folders(project.git),
+    ) as opened:
+        yield opened
+
+
+def _export_trusted(site: Site) -> Path:
+    """Return a folder that holds the trusted branch's tree, made anew where the branch has moved."""
+    folder = site.space.root / "trusted"
+    stamp = site.space.root / "trusted-commit"
+    commit = site.project.trusted.commit
+    if stamp.exists() and stamp.read_text() == commit and folder.is_dir():
+        return folder
+    stamp.unlink(missing_ok=True)
+    made = workspace.export(site.project.git, site.space, commit, site.project.who)
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)
+    stamp.write_text(commit)
+    return folder

@@ -1,0 +1,36 @@
+"""A coworker: `.protocols/agents/NAME.yaml`, read from the trusted branch only."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from runner.protocol import words
+from runner.protocol.config import ToolModule
+from runner.protocol.model import AgentName, Budget, Line
+from runner.protocol.words import Text, Value, Words
+
+
+class Coworker(Words):
+    """The whole of a coworker's file. `tools`: names of tools, and modules that hold them."""
+
+    name: AgentName
+    objective: Line
+    instructions: Text = ""
+    engine: Line | None = None
+    tools: tuple[Line | ToolModule, ...] = ()
+    policies: dict[Text, Value] = Field(default_factory=dict)
+    budget: Budget | None = None
+
+    def tool_modules(self) -> list[ToolModule]:
+        """Return the modules among its tools."""
+        return [tool for tool in self.tools if isinstance(tool, ToolModule)]
+
+
+def parse(data: bytes, where: str) -> Coworker:
+    """Return the coworker that the bytes describe.
+
+    Raises:
+        MalformedFileError: with the line.
+    """
+    value, lines = words.load_yaml(words.decode(data, where), where)
+    return words.validate(Coworker, value, lines, where)

@@ -1,0 +1,120 @@
+"""What may happen next to a state: the second half of the machine's rules (design §3). `machine` names all of it too.
+
+It stands apart because commands that only read decide as well, and need no events for that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from runner.protocol.state import State, Status, StepState, StepStatus, Wait
+
+OPEN = frozenset(
+    {Status.PENDING, Status.PLANNING, Status.PLANNED, Status.RUNNING, Status.PAUSED, Status.BLOCKED, Status.FAILED}
+)
+ACTIVE = frozenset({Status.PLANNED, Status.RUNNING})
+_S = StepStatus
+
+
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """Carry out the step's attempt: a command, a tool, an agent."""
+
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskPerson:
+    """Ask for the work of a `human` step."""
+
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class TakeWork:
+    """A person ended their step: what they committed is its work."""
+
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckStep:
+    """Run the step's QA."""
+
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteStep:
+    """Record that a step whose QA passed, or is skipped by now, is done."""
+
+    slug: str
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Record that every step is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Nothing may happen now: `status` says how it stands, `waiting` what is owed."""
+
+    status: Status
+    waiting: tuple[Wait, ...]
+    reason: str
+
+
+Action = RunStep | AskPerson | TakeWork | CheckStep | CompleteStep | Complete | Halt
+
+
+def decide(state: State, only: str | None = None) -> Action:
+    """Return what may happen next to a state that has taken up the plan's last edit.
+
+    `only` asks for one step: it is given where that step may go on now.
+    """
+    if state.status not in ACTIVE:
+        failed = [
+            f"{slug}: {step.reason}"
+            for slug, step in state.open_steps()
+            if step.reason and step.status in (_S.FAILED, _S.BLOCKED)
+        ]
+        return Halt(state.status, tuple(state.waiting), failed[0] if failed else f"it is {state.status}")
+    steps = state.open_steps()
+    for slug, step in steps:
+        if only is not None and slug != only:
+            continue
+        owed = tuple(wait for wait in state.waiting if wait.subject in (slug, "plan", state.protocol))
+        match step.status:
+            case _S.COMPLETED | _S.CANCELLED:
+                continue
+            case _S.NEEDS_QA:
+                if owed:
+                    return Halt(state.status, owed, owed[0].text)
+                return CompleteStep(slug) if step.passed or step.qa == "skip" else CheckStep(slug)
+            case _S.RUNNING | _S.AWAITING_APPROVAL:
+                if owed:
+                    return Halt(state.status, owed, owed[0].text)
+                return TakeWork(slug) if step.kind == "human" else RunStep(slug)
+            case _S.PENDING:
+                if not _is_ready(state, step):
+                    continue
+                if owed:
+                    return Halt(state.status, owed, owed[0].text)
+                return AskPerson(slug) if step.kind == "human" else RunStep(slug)
+            case _S.FAILED | _S.BLOCKED:
+                return Halt(state.status, (), f"{slug}: {step.reason}")
+            case _:
+                assert_never(step.status)
+    if any(step.status not in (_S.COMPLETED, _S.CANCELLED) for _, step in steps):
+        return Halt(
+            state.status,
+            tuple(state.waiting),
+            f"{only} cannot go on yet" if only else "no step can go on: what they need is missing",
+        )
+    return Complete()
+
+
+def _is_ready(state: State, step: StepState) -> bool:
+    return all(need in state.steps and state.steps[need].status in (_S.COMPLETED, _S.CANCELLED) for need in step.needs)

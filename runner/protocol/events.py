@@ -1,0 +1,472 @@
+"""Everything that can happen to a protocol, one model each (design §3). The log's fields are the models' fields.
+
+An event's `subject` stands in the log's headline: a step's slug, `plan`, or the protocol's id. What an event makes of a
+state is in `machine`. They are plain dataclasses so that a runner that only writes them need not load pydantic;
+`parse` validates what was read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
+
+from runner.errors import IntegrityError
+
+Json = Any  # a value of JSON, never looked into by the machine
+Spent = dict[str, int | str]  # seconds, input_tokens, output_tokens: whole numbers; usd: a decimal string
+
+
+class PlannedStep(TypedDict):
+    """What `planned` and `plan-edited` say of a step."""
+
+    place: int
+    title: str
+    kind: str
+    needs: list[str]
+    qa: str
+    digest: str
+
+
+class ArtifactFields(TypedDict):
+    """An artifact as an event names it; step, attempt and time come from the entry."""
+
+    name: str
+    kind: str
+    path: str
+    digest: str
+
+
+class CheckEvidence(TypedDict):
+    """What one check was, and what came of it. `tail` is at most 500 characters of its output's end."""
+
+    check: str
+    code: int
+    seconds: int
+    output: str
+    tail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of the events."""
+
+    name: ClassVar[str]
+    subject: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created(Event):
+    """The protocol was begun. `nonce`: 32 random hex digits, whose digest is the genesis."""
+
+    name: ClassVar[str] = "created"
+    title: str
+    base: str
+    start: str  # the base's commit that the branch begins at
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned(Event):
+    """The plan stands."""
+
+    name: ClassVar[str] = "planned"
+    plan: str
+    steps: dict[str, PlannedStep]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported(Planned):
+    """The plan stands, taken over from elsewhere."""
+
+    name: ClassVar[str] = "imported"
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forked(Planned):
+    """The plan stands, with the finished steps of another protocol's revision."""
+
+    name: ClassVar[str] = "forked"
+    source: str  # PROTOCOL@REVISION
+    done: dict[str, Json]  # slug to result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanEdited(Event):
+    """People changed plan, context or steps. `steps`: those added, changed or moved; `dropped`: ids of stale waits."""
+
+    name: ClassVar[str] = "plan-edited"
+    plan: str
+    steps: dict[str, PlannedStep]
+    removed: list[str]
+    dropped: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalAsked(Event):
+    """Somebody's word is needed. `kind`: plan, step, result, protected-path or merge."""
+
+    name: ClassVar[str] = "approval-asked"
+    kind: str
+    digest: str
+    text: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalCounted(Event):
+    """The words that a wait asked for are there."""
+
+    name: ClassVar[str] = "approval-counted"
+    wait: str
+    approvals: list[str]
+    by: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRefused(Event):
+    """Why a word did not count; with `wait`, a held call that outlived its time is dropped."""
+
+    name: ClassVar[str] = "approval-refused"
+    reason: str
+    approval: str | None = None
+    wait: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallHeld(Event):
+    """A tool call waits for a word; `call` is its file's name, such as `deploy.1.3`."""
+
+    name: ClassVar[str] = "call-held"
+    call: str
+    digest: str
+    text: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallDecided(Event):
+    """A held call was approved or rejected."""
+
+    name: ClassVar[str] = "call-decided"
+    wait: str
+    decision: str
+    by: str
+    approvals: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectUnknown(Event):
+    """An effect was begun and nobody knows whether it happened."""
+
+    name: ClassVar[str] = "effect-unknown"
+    call: str
+    tool: str
+    digest: str  # of the arguments
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectDecided(Event):
+    """A person says whether it happened."""
+
+    name: ClassVar[str] = "effect-decided"
+    wait: str
+    happened: bool
+    by: str
+    result: Json = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked(Event):
+    """A person is asked. `kind`: human (a step of theirs) or question."""
+
+    name: ClassVar[str] = "asked"
+    kind: str
+    text: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered(Event):
+    """A person answered."""
+
+    name: ClassVar[str] = "answered"
+    wait: str
+    text: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFinished(Event):
+    """The step's work is in the tree. `digest`: of the step's file as it was carried out."""
+
+    name: ClassVar[str] = "step-finished"
+    attempt: int
+    digest: str
+    start: str  # the commit that the work began at
+    executor: str
+    result: Json = None
+    artifacts: list[ArtifactFields] = dataclasses.field(default_factory=list)
+    output: str | None = None
+    tail: str | None = None
+    spent: Spent = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QaPassed(Event):
+    """The checks held on `tree`."""
+
+    name: ClassVar[str] = "qa-passed"
+    attempt: int
+    tree: str
+    evidence: list[CheckEvidence]
+    executor: str | None = None
+    report: str | None = None
+    spent: Spent = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QaFailed(Event):
+    """A check did not hold on `tree`."""
+
+    name: ClassVar[str] = "qa-failed"
+    attempt: int
+    tree: str
+    reason: str
+    evidence: list[CheckEvidence]
+    executor: str | None = None
+    report: str | None = None
+    spent: Spent = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCompleted(Event):
+    """The step is done."""
+
+    name: ClassVar[str] = "step-completed"
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFailed(Event):
+    """The attempt failed. Where it left work, its tree is at `kept`."""
+
+    name: ClassVar[str] = "step-failed"
+    attempt: int
+    reason: str
+    code: int | None = None
+    executor: str | None = None
+    output: str | None = None
+    tail: str | None = None
+    kept: str | None = None
+    spent: Spent = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBlocked(StepFailed):
+    """The attempt cannot go on without a person."""
+
+    name: ClassVar[str] = "step-blocked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCancelled(Event):
+    """The step will not be done."""
+
+    name: ClassVar[str] = "step-cancelled"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRetried(Event):
+    """A new attempt of the step may begin; `kept`: from the tree of the attempt before."""
+
+    name: ClassVar[str] = "step-retried"
+    attempt: int
+    kept: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetReached(Event):
+    """Going on would cost more than was allowed."""
+
+    name: ClassVar[str] = "budget-reached"
+    text: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paused(Event):
+    """A person stopped the protocol for now."""
+
+    name: ClassVar[str] = "paused"
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed(Event):
+    """It goes on from where it was."""
+
+    name: ClassVar[str] = "resumed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked(Event):
+    """It cannot go on without a person."""
+
+    name: ClassVar[str] = "blocked"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed(Event):
+    """It ended without being done; a retry opens it again."""
+
+    name: ClassVar[str] = "failed"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled(Event):
+    """A person ended it."""
+
+    name: ClassVar[str] = "cancelled"
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completed(Event):
+    """Every step is done."""
+
+    name: ClassVar[str] = "completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CiReported(Event):
+    """What CI said of a commit."""
+
+    name: ClassVar[str] = "ci-reported"
+    commit: str
+    outcome: str
+    context: str
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestChanged(Event):
+    """What became of the request on the forge."""
+
+    name: ClassVar[str] = "request-changed"
+    url: str
+    change: str
+    by: str | None = None
+
+
+class UndoneStep(TypedDict):
+    """What a step is again after `undone`."""
+
+    status: str
+    attempt: int
+    result: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undone(Event):
+    """The tree outside the protocol's folder, and the steps' standing, are those of revision `to`.
+
+    What was spent stays spent, and a step that is open again is a new attempt.
+    """
+
+    name: ClassVar[str] = "undone"
+    to: int
+    status: str
+    steps: dict[str, UndoneStep]
+    artifacts: list[str]  # ids of those that no longer stand
+    dropped: list[str]  # ids of waits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordRepaired(Event):
+    """The record is the fold again; `commits` had damaged it."""
+
+    name: ClassVar[str] = "record-repaired"
+    commits: list[str]
+    reason: str
+
+
+_ALL: tuple[type[Event], ...] = (
+    Created, Planned, Imported, Forked, PlanEdited, ApprovalAsked, ApprovalCounted, ApprovalRefused, CallHeld,
+    CallDecided, EffectUnknown, EffectDecided, Asked, Answered, StepFinished, QaPassed, QaFailed, StepCompleted,
+    StepFailed, StepBlocked, StepCancelled, StepRetried, BudgetReached, Paused, Resumed, Blocked, Failed, Cancelled,
+    Completed, CiReported, RequestChanged, Undone, RecordRepaired,
+)  # fmt: skip
+EVENTS: dict[str, type[Event]] = {event.name: event for event in _ALL}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One event as the log has it. `time`: UTC, `2026-11-20T06:47:03Z`; `actor`: who typed the command."""
+
+    revision: int
+    time: str
+    actor: str
+    event: Event
+
+
+def fields_of(event: Event) -> dict[str, Json]:
+    """Return the event's fields but its subject, in order, without those that are None or empty by default."""
+    found = {}
+    for field in dataclasses.fields(event):
+        value = getattr(event, field.name)
+        if (
+            field.name == "subject"
+            or value is None
+            or (value in ([], {}) and field.default_factory is not dataclasses.MISSING)
+        ):
+            continue
+        found[field.name] = value
+    return found
+
+
+_adapters: dict[str, Any] = {}
+
+
+def adapter(event: type[Event]) -> Any:
+    """Return pydantic's adapter of an event's model: strict, and unknown fields are errors."""
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    if event.name not in _adapters:
+        _adapters[event.name] = TypeAdapter(with_config(ConfigDict(extra="forbid", strict=True))(event))
+    return _adapters[event.name]
+
+
+def parse(name: str, subject: str, fields: Mapping[str, Json], where: str) -> Event:
+    """Return the event that a log entry names, validated.
+
+    Raises:
+        IntegrityError: no such event, or a field that does not belong there.
+    """
+    from pydantic import ValidationError
+
+    kind = EVENTS.get(name)
+    if kind is None:
+        raise IntegrityError(
+            f"the event `{name}` is not known to this version", where, "use the version of the runner that wrote it"
+        )
+    try:
+        event: Event = adapter(kind).validate_json(json.dumps({"subject": subject, **fields}))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise IntegrityError(
+            f"the event `{name}` has a bad field `{field}`: {first['msg']}",
+            where,
+            "run `runner verify` to see what else differs",
+        ) from error
+    return event

@@ -1,0 +1,73 @@
+"""Names: of protocols, steps and branches. ASCII by pattern, never cleaned up behind a person's back (design §2)."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
+SLUG_LIMIT = 60
+PROTOCOL_ID = re.compile(rf"(?P<number>[0-9]{{4,9}})-(?P<slug>{SLUG})")
+STEP_FILE = re.compile(rf"(?P<number>[0-9]{{2,6}})-(?P<slug>{SLUG})\.md")
+STEP_REF = re.compile(rf"(?:[0-9]{{2,6}}-)?(?P<slug>{SLUG})")
+OID = re.compile(r"[0-9a-f]{40}(?:[0-9a-f]{24})?")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def is_protocol_id(text: str) -> bool:
+    """Return whether `text` is a whole id such as `0007-rate-limit`."""
+    match = PROTOCOL_ID.fullmatch(text)
+    return match is not None and len(match["slug"]) <= SLUG_LIMIT
+
+
+def number_of(protocol: str) -> int:
+    """Return the number of a protocol's id."""
+    return int(protocol.split("-", 1)[0])
+
+
+def protocol_id(number: int, slug: str) -> str:
+    """Return the id for a number and a slug: at least four digits."""
+    return f"{number:04d}-{slug}"
+
+
+def slug_of_title(title: str) -> str:
+    """Return the slug that a title suggests; `task` where nothing of it is ASCII.
+
+    This makes a new name out of prose. Names that people give are matched, never changed.
+    """
+    ascii_only = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
+    words = re.findall(r"[a-z0-9]+", ascii_only)
+    slug = "-".join(words)[:SLUG_LIMIT].strip("-")
+    return slug or "task"
+
+
+def branch_of(pattern: str, protocol: str) -> str:
+    """Return the branch's short name for `branch:` of config.yaml, such as `runner/{id}`."""
+    return pattern.replace("{id}", protocol)
+
+
+def protocol_of_branch(pattern: str, branch: str) -> str | None:
+    """Return the id that a branch's short name stands for, or None where it is not a protocol's."""
+    before, _, after = pattern.partition("{id}")
+    if not (branch.startswith(before) and branch.endswith(after)) or len(branch) < len(before) + len(after):
+        return None
+    protocol = branch[len(before) : len(branch) - len(after)]
+    return protocol if is_protocol_id(protocol) else None
+
+
+def step_slug(reference: str) -> str | None:
+    """Return the slug that `deploy` or `02-deploy` names, or None where it is neither.
+
+    A slug may begin with digits of its own (`2fa`), so a caller that knows the steps tries the whole reference first.
+    """
+    match = STEP_REF.fullmatch(reference)
+    return match["slug"] if match else None
+
+
+def find_step(reference: str, known: object) -> str | None:
+    """Return the slug in `known` (a container of slugs) that `deploy` or `02-deploy` names, else None."""
+    assert hasattr(known, "__contains__")
+    if reference in known:
+        return reference
+    slug = step_slug(reference)
+    return slug if slug is not None and slug in known else None

@@ -1,0 +1,167 @@
+"""log.md: one entry an event, readable on any forge, parsed by a strict grammar. It is the event store.
+
+    ## 12 step-completed middleware
+    - time: 2026-11-20T06:47:03Z
+    - actor: runner
+    - attempt: 1
+
+A value is a bare word or one line of ASCII JSON; a text that JSON could read as something else is written as JSON, so the
+value's type needs no schema. An empty line ends an entry. A log past `SEGMENT` bytes is renamed, whole, and a new one begins.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from runner.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from runner.protocol.events import Entry
+
+Json = Any  # a value of JSON
+
+SEGMENT: Final = 64 * 1024
+TEXT_LIMIT: Final = 500  # characters of long text; the whole of it is in the transcript
+
+BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*")
+HEADLINE = re.compile(r"## (?P<revision>[1-9][0-9]{0,8}) (?P<event>[a-z]+(?:-[a-z]+)*) (?P<subject>[a-z0-9][a-z0-9-]*)")
+FIELD = re.compile(r"- (?P<key>[a-z_]+): (?P<value>[ -~]+)")
+TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+
+
+@dataclass(frozen=True, slots=True)
+class RawEntry:
+    """An entry as it stands, its event not looked up yet."""
+
+    revision: int
+    event: str
+    subject: str
+    time: str
+    actor: str
+    fields: dict[str, Json]
+
+
+def cut(text: str) -> str:
+    """Return `text` as the log keeps it: its first 500 characters."""
+    return text if len(text) <= TEXT_LIMIT else text[: TEXT_LIMIT - 1] + "…"
+
+
+def cut_tail(data: bytes) -> str:
+    """Return the end of a command's output as the log keeps it: valid text, its last 500 characters."""
+    text = data.decode("utf-8", "replace").strip()
+    return text if len(text) <= TEXT_LIMIT else "…" + text[1 - TEXT_LIMIT :]
+
+
+def is_bare(text: str) -> bool:
+    """Return whether a text may stand without quotes."""
+    if not BARE.fullmatch(text):
+        return False
+    try:
+        json.loads(text)
+    except ValueError:
+        return True
+    return False
+
+
+def actor(text: str) -> str:
+    """Return a name as the log's `actor` and the commit's trailer show it; `unnamed` where it is no bare word."""
+    return text if is_bare(text) and len(text) <= 254 else "unnamed"
+
+
+def _value(value: Json) -> str:
+    if isinstance(value, str) and is_bare(value):
+        return value
+    return json.dumps(value, sort_keys=True, separators=(", ", ": "), allow_nan=False)
+
+
+def render(entry: Entry) -> str:
+    """Return the entry's lines, ending in a newline."""
+    from runner.protocol import events
+
+    lines = [
+        f"## {entry.revision} {entry.event.name} {entry.event.subject}",
+        f"- time: {entry.time}",
+        f"- actor: {entry.actor}",
+    ]
+    lines += [f"- {key}: {_value(value)}" for key, value in events.fields_of(entry.event).items()]
+    return "\n".join(lines) + "\n"
+
+
+def append(log: bytes, entries: Iterable[Entry]) -> bytes:
+    """Return the log with the entries added."""
+    added = "".join(render(entry) + "\n" for entry in entries)
+    return log + added.encode("ascii")
+
+
+def parse_raw(data: bytes, where: str) -> list[RawEntry]:
+    """Return the entries of a log or of a commit's body.
+
+    Raises:
+        IntegrityError: naming the line that is not of the grammar.
+    """
+
+    def refuse(number: int, what: str) -> IntegrityError:
+        return IntegrityError(what, f"{where}:{number}", "run `runner doctor --fix` to mend it from the history")
+
+    try:
+        text = data.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise refuse(data.count(b"\n", 0, error.start) + 1, "the log holds a byte that is not ASCII") from error
+    if text and not text.endswith("\n\n"):
+        raise refuse(text.count("\n") + 1, "the log's last entry is cut off")
+    found = []
+    number = 1
+    for block in text.split("\n\n")[:-1]:
+        headline, *rest = block.split("\n")
+        match = HEADLINE.fullmatch(headline)
+        if not match:
+            raise refuse(number, "this is no headline of a log entry")
+        fields: dict[str, Json] = {}
+        for offset, line in enumerate(rest, 1):
+            pair = FIELD.fullmatch(line)
+            if not pair or pair["key"] in fields:
+                raise refuse(number + offset, "this is no field of a log entry")
+            fields[pair["key"]] = _read(pair["value"], lambda what, at=number + offset: refuse(at, what))
+        time, actor_name = fields.pop("time", None), fields.pop("actor", None)
+        if not isinstance(time, str) or not TIME.fullmatch(time) or not isinstance(actor_name, str):
+            raise refuse(number, "the entry does not say when and by whom")
+        found.append(RawEntry(int(match["revision"]), match["event"], match["subject"], time, actor_name, fields))
+        number += len(rest) + 2
+    return found
+
+
+def _read(text: str, refuse: object) -> Json:
+    assert callable(refuse)
+    try:
+        value = json.loads(text)
+    except RecursionError as error:
+        raise refuse("the value is nested too deep") from error
+    except ValueError as error:
+        if BARE.fullmatch(text):
+            return text
+        raise refuse("this value is neither a bare word nor JSON") from error
+    if _value(value) != text:
+        raise refuse("this value is not written as the runner writes it")
+    return value
+
+
+def parse(data: bytes, where: str) -> list[Entry]:
+    """Return the entries of a log, each event validated.
+
+    Raises:
+        IntegrityError: naming the line or the entry.
+    """
+    return [entry_of(raw, where) for raw in parse_raw(data, where)]
+
+
+def entry_of(raw: RawEntry, where: str) -> Entry:
+    """Return the validated entry of a raw one."""
+    from runner.protocol import events
+    from runner.protocol.events import Entry
+
+    event = events.parse(raw.event, raw.subject, raw.fields, f"{where}, entry {raw.revision}")
+    return Entry(raw.revision, raw.time, raw.actor, event)

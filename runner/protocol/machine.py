@@ -1,0 +1,395 @@
+"""The rules about order, all of them: what an event makes of a state, and what may happen next (design §3).
+
+Pure: no I/O, no clock, no randomness. An event that does not belong to the state raises and changes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from runner.errors import IllegalEventError
+from runner.protocol import events as ev
+from runner.protocol.decision import ACTIVE as ACTIVE
+from runner.protocol.decision import OPEN as OPEN
+from runner.protocol.decision import Action as Action
+from runner.protocol.decision import AskPerson as AskPerson
+from runner.protocol.decision import CheckStep as CheckStep
+from runner.protocol.decision import Complete as Complete
+from runner.protocol.decision import CompleteStep as CompleteStep
+from runner.protocol.decision import Halt as Halt
+from runner.protocol.decision import RunStep as RunStep
+from runner.protocol.decision import TakeWork as TakeWork
+from runner.protocol.decision import decide as decide
+from runner.protocol.digest import digest
+from runner.protocol.events import Entry, Event
+from runner.protocol.state import Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
+
+if TYPE_CHECKING:
+    from runner.protocol.plan import Plan
+
+# A step that was at work when somebody paused the protocol still ends: its work is done and would be lost.
+WORKING = ACTIVE | {Status.PAUSED}
+
+# --- what a step's status must be for an event about it, and what it is afterwards ---------------------------------
+_S = StepStatus
+STEP_RULES: dict[type[Event], tuple[frozenset[StepStatus], StepStatus | None]] = {
+    ev.CallHeld: (frozenset({_S.PENDING, _S.RUNNING}), _S.AWAITING_APPROVAL),
+    ev.CallDecided: (frozenset({_S.AWAITING_APPROVAL}), _S.RUNNING),
+    ev.EffectUnknown: (frozenset({_S.PENDING, _S.RUNNING, _S.AWAITING_APPROVAL}), _S.RUNNING),
+    ev.EffectDecided: (frozenset({_S.RUNNING}), _S.RUNNING),
+    ev.StepFinished: (frozenset({_S.PENDING, _S.RUNNING}), _S.NEEDS_QA),
+    ev.QaPassed: (frozenset({_S.NEEDS_QA}), None),
+    ev.QaFailed: (frozenset({_S.NEEDS_QA}), None),
+    ev.StepCompleted: (frozenset({_S.NEEDS_QA}), _S.COMPLETED),
+    ev.StepFailed: (frozenset({_S.PENDING, _S.RUNNING, _S.NEEDS_QA, _S.AWAITING_APPROVAL}), _S.FAILED),
+    ev.StepBlocked: (frozenset({_S.PENDING, _S.RUNNING, _S.NEEDS_QA, _S.AWAITING_APPROVAL}), _S.BLOCKED),
+    ev.StepCancelled: (
+        frozenset({_S.PENDING, _S.RUNNING, _S.NEEDS_QA, _S.AWAITING_APPROVAL, _S.FAILED, _S.BLOCKED}),
+        _S.CANCELLED,
+    ),
+    ev.StepRetried: (frozenset({_S.FAILED, _S.BLOCKED, _S.NEEDS_QA, _S.COMPLETED}), _S.PENDING),
+}
+
+# --- what the protocol's status must be for an event about it, and what it is afterwards ---------------------------
+PROTOCOL_RULES: dict[type[Event], tuple[frozenset[Status], Status]] = {
+    ev.Planned: (frozenset({Status.PENDING, Status.PLANNING}), Status.PLANNED),
+    ev.Imported: (frozenset({Status.PENDING}), Status.PLANNED),
+    ev.Forked: (frozenset({Status.PENDING}), Status.PLANNED),
+    ev.Paused: (OPEN - {Status.PAUSED}, Status.PAUSED),
+    ev.Blocked: (OPEN - {Status.BLOCKED, Status.FAILED}, Status.BLOCKED),
+    ev.Failed: (OPEN - {Status.FAILED}, Status.FAILED),
+    ev.Cancelled: (OPEN, Status.CANCELLED),
+    ev.Completed: (ACTIVE, Status.COMPLETED),
+}
+
+
+def apply(state: State | None, entry: Entry) -> State:
+    """Return the state after the entry; the given state is left as it was. `None` is before `created`.
+
+    Raises:
+        IllegalEventError: the event does not belong to this state.
+    """
+    event = entry.event
+    if state is None:
+        if not isinstance(event, ev.Created) or entry.revision != 1:
+            raise IllegalEventError(
+                f"a log begins with `created`, not `{event.name}`", f"revision {entry.revision}", "run `runner verify`"
+            )
+        return State(
+            protocol=event.subject,
+            genesis=digest(event.nonce.encode()),
+            revision=1,
+            status=Status.PENDING,
+            title=event.title,
+            base=event.base,
+            plan=None,
+            steps={},
+        )
+    if entry.revision != state.revision + 1:
+        raise _illegal(state, event, f"its revision is {entry.revision}, after {state.revision}")
+    return dataclasses.replace(_apply(state, entry), revision=entry.revision)
+
+
+def fold(state: State | None, entries: Iterable[Entry]) -> State | None:
+    """Return the state after all the entries."""
+    for entry in entries:
+        state = apply(state, entry)
+    return state
+
+
+def _illegal(state: State, event: Event, why: str) -> IllegalEventError:
+    return IllegalEventError(
+        f"`{event.name} {event.subject}` cannot happen: {why}",
+        f"{state.protocol} at revision {state.revision}",
+        "run `runner status` to see what is expected",
+    )
+
+
+def _apply(state: State, entry: Entry) -> State:
+    event = entry.event
+    if state.status not in OPEN and not isinstance(
+        event, ev.CiReported | ev.RequestChanged | ev.Undone | ev.RecordRepaired
+    ):
+        raise _illegal(state, event, f"{state.protocol} is {state.status}")
+    if type(event) in STEP_RULES:
+        return _apply_to_step(state, entry)
+    if type(event) in PROTOCOL_RULES:
+        before, after = PROTOCOL_RULES[type(event)]
+        if state.status not in before:
+            raise _illegal(state, event, f"{state.protocol} is {state.status}")
+        state = dataclasses.replace(state, status=after)
+    match event:
+        case ev.Planned():  # Imported and Forked too
+            state = dataclasses.replace(state, plan=event.plan, steps=_planned(event.steps))
+            if isinstance(event, ev.Forked):
+                for slug, result in event.done.items():
+                    state = _with_step(state, event, slug, status=StepStatus.COMPLETED, result=result)
+        case ev.PlanEdited():
+            state = _edit(state, event)
+        case ev.ApprovalAsked():
+            if event.subject in state.steps and state.steps[event.subject].status not in (_S.PENDING, _S.NEEDS_QA):
+                raise _illegal(state, event, f"{event.subject} is {state.steps[event.subject].status}")
+            state = _wait(state, entry, event.kind, event.digest, event.text, event.by)
+        case ev.ApprovalCounted():
+            state = _unwait(state, event, event.wait)
+        case ev.ApprovalRefused():
+            state = _unwait(state, event, event.wait) if event.wait else state
+        case ev.Asked():
+            if event.kind == "human":
+                step = _step(state, event)
+                if state.status not in ACTIVE or step.status is not _S.PENDING:
+                    raise _illegal(
+                        state, event, f"{event.subject} is {step.status}, {state.protocol} is {state.status}"
+                    )
+                state = _started(_with_step(state, event, event.subject, status=_S.RUNNING))
+            elif event.subject in state.steps:
+                state = _started(_with_step(state, event, event.subject, status=_S.RUNNING))
+            elif state.status is Status.PENDING:
+                state = dataclasses.replace(state, status=Status.PLANNING)
+            state = _wait(state, entry, event.kind, None, event.text, event.by)
+        case ev.Answered():
+            state = _unwait(state, event, event.wait)
+        case ev.BudgetReached():
+            state = _wait(state, entry, "budget", None, event.text, event.by)
+        case ev.Resumed():
+            if state.status not in (Status.PAUSED, Status.BLOCKED):
+                raise _illegal(state, event, f"{state.protocol} is {state.status}")
+            state = dataclasses.replace(state, status=_where_it_was(state))
+        case ev.Completed():
+            left = [slug for slug, step in state.open_steps() if step.status not in (_S.COMPLETED, _S.CANCELLED)]
+            if left or state.waiting:
+                raise _illegal(
+                    state, event, f"{left[0]} is {state.steps[left[0]].status}" if left else "something is owed"
+                )
+        case ev.Undone():
+            state = _undo(state, event)
+        case _:
+            pass  # Paused, Blocked, Failed, Cancelled: their status is set above; the others are facts that change nothing
+    return state
+
+
+def _planned(steps: dict[str, ev.PlannedStep]) -> dict[str, StepState]:
+    return {slug: StepState(**step) for slug, step in steps.items()}
+
+
+def _step(state: State, event: Event) -> StepState:
+    step = state.steps.get(event.subject)
+    if step is None:
+        raise _illegal(state, event, f"there is no step {event.subject}")
+    return step
+
+
+def _with_step(state: State, event: Event, slug: str, **changes: object) -> State:
+    if slug not in state.steps:
+        raise _illegal(state, event, f"there is no step {slug}")
+    return dataclasses.replace(
+        state,
+        steps={**state.steps, slug: dataclasses.replace(state.steps[slug], **changes)},  # type: ignore[arg-type]
+    )
+
+
+def _started(state: State) -> State:
+    return dataclasses.replace(state, status=Status.RUNNING) if state.status is Status.PLANNED else state
+
+
+def _where_it_was(state: State) -> Status:
+    """Return the status that a pause or a block had interrupted; it follows from the steps."""
+    if state.plan is None:
+        return Status.PLANNING if state.waiting else Status.PENDING
+    begun = any(step.status is not _S.PENDING or step.attempt > 1 for step in state.steps.values())
+    return Status.RUNNING if begun else Status.PLANNED
+
+
+def _wait(state: State, entry: Entry, kind: str, digest_: str | None, text: str, by: str) -> State:
+    wait = Wait(
+        id=f"w{entry.revision}",
+        kind=kind,
+        subject=entry.event.subject,
+        digest=digest_,
+        text=text,
+        by=by,
+        since=entry.time,
+    )
+    return dataclasses.replace(state, waiting=[*state.waiting, wait])
+
+
+def _unwait(state: State, event: Event, wait: str) -> State:
+    if wait not in [found.id for found in state.waiting]:
+        raise _illegal(state, event, f"nothing waits as {wait}")
+    return dataclasses.replace(state, waiting=[found for found in state.waiting if found.id != wait])
+
+
+def _spend(state: State, spent: ev.Spent) -> State:
+    total = state.spent
+    return dataclasses.replace(
+        state,
+        spent=SpentTotal(
+            usd=format(Decimal(total.usd) + Decimal(str(spent.get("usd", "0"))), "f"),
+            input_tokens=total.input_tokens + int(spent.get("input_tokens", 0)),
+            output_tokens=total.output_tokens + int(spent.get("output_tokens", 0)),
+            seconds=total.seconds + int(spent.get("seconds", 0)),
+        ),
+    )
+
+
+def _made(state: State, entry: Entry, artifacts: list[ev.ArtifactFields], attempt: int) -> State:
+    made = [
+        Artifact(
+            id=f"a{entry.revision}.{number}", time=entry.time, step=entry.event.subject, attempt=attempt, **artifact
+        )
+        for number, artifact in enumerate(artifacts, 1)
+    ]
+    return dataclasses.replace(state, artifacts=[*state.artifacts, *made])
+
+
+def _apply_to_step(state: State, entry: Entry) -> State:
+    event = entry.event
+    step = _step(state, event)
+    before, after = STEP_RULES[type(event)]
+    if step.status not in before:
+        raise _illegal(state, event, f"{event.subject} is {step.status}")
+    if step.removed:
+        raise _illegal(state, event, f"{event.subject} was removed from the plan")
+    reopens = isinstance(event, ev.StepRetried)
+    if state.status not in (OPEN - {Status.PENDING, Status.PLANNING} if reopens else WORKING | {Status.BLOCKED}):
+        raise _illegal(state, event, f"{state.protocol} is {state.status}")
+    attempt = getattr(event, "attempt", None)
+    if attempt is not None and attempt != step.attempt + reopens:
+        raise _illegal(state, event, f"{event.subject} is at attempt {step.attempt}")
+    owed = [wait for wait in state.waiting if wait.subject == event.subject]
+    state = _started(state)
+    changes: dict[str, object] = {} if after is None else {"status": after}
+    match event:
+        case ev.CallHeld():
+            state = _wait(state, entry, "call", event.digest, event.text, event.by)
+        case ev.EffectUnknown():
+            state = _wait(state, entry, "effect", event.digest, event.text, "anyone")
+        case ev.CallDecided() | ev.EffectDecided():
+            state = _unwait(state, event, event.wait)
+        case ev.StepFinished():
+            if owed:
+                raise _illegal(state, event, f"{owed[0].kind} {owed[0].id} is still owed")
+            if event.digest != step.digest:
+                raise _illegal(state, event, "the step's file has another digest")
+            changes |= {"result": event.result, "reason": None}
+            state = _made(_spend(state, event.spent), entry, event.artifacts, step.attempt)
+        case ev.QaPassed():
+            if not event.evidence:
+                raise _illegal(state, event, "it names no evidence")
+            changes |= {"passed": True}
+            state = _spend(state, event.spent)
+        case ev.QaFailed():
+            changes |= {"passed": False, "reason": event.reason}
+            state = _spend(state, event.spent)
+        case ev.StepCompleted():
+            if not (step.passed or step.qa == "skip") or owed:
+                raise _illegal(state, event, "QA has not passed" if not owed else f"{owed[0].kind} is still owed")
+        case ev.StepFailed():  # StepBlocked too
+            changes |= {"reason": event.reason}
+            state = dataclasses.replace(
+                _spend(state, event.spent), waiting=[wait for wait in state.waiting if wait.subject != event.subject]
+            )
+        case ev.StepCancelled():
+            changes |= {"reason": event.reason}
+            state = dataclasses.replace(
+                state, waiting=[wait for wait in state.waiting if wait.subject != event.subject]
+            )
+        case ev.StepRetried():
+            changes |= {"attempt": event.attempt, "passed": False, "result": None}
+            if state.status in (Status.FAILED, Status.BLOCKED):
+                state = dataclasses.replace(state, status=Status.RUNNING)
+        case _:
+            raise AssertionError(f"unreachable: {event.name} has a rule and no case")
+    return _with_step(state, event, event.subject, **changes)
+
+
+def _edit(state: State, event: ev.PlanEdited) -> State:
+    steps = dict(state.steps)
+    for slug, told in event.steps.items():
+        old = steps.get(slug)
+        steps[slug] = dataclasses.replace(old, **told, removed=False) if old else StepState(**told)
+        if old and old.qa != told["qa"] and old.status is _S.NEEDS_QA:
+            steps[slug] = dataclasses.replace(steps[slug], passed=False)
+    for slug in event.removed:
+        if slug not in steps or steps[slug].removed:
+            raise _illegal(state, event, f"there is no step {slug}")
+        if steps[slug].status in (_S.COMPLETED, _S.CANCELLED):
+            steps[slug] = dataclasses.replace(steps[slug], removed=True)
+        else:
+            del steps[slug]
+    ids = [wait.id for wait in state.waiting]
+    missing = [wait for wait in event.dropped if wait not in ids]
+    if missing:
+        raise _illegal(state, event, f"nothing waits as {missing[0]}")
+    return dataclasses.replace(
+        state, plan=event.plan, steps=steps, waiting=[wait for wait in state.waiting if wait.id not in event.dropped]
+    )
+
+
+def _undo(state: State, event: ev.Undone) -> State:
+    if not 0 < event.to <= state.revision:
+        raise _illegal(state, event, f"there is no revision {event.to}")
+    for slug, told in event.steps.items():
+        state = _with_step(
+            state,
+            event,
+            slug,
+            status=StepStatus(told["status"]),
+            attempt=told["attempt"],
+            result=told["result"],
+            passed=False,
+            reason=None,
+        )
+    return dataclasses.replace(
+        state,
+        status=Status(event.status),
+        artifacts=[artifact for artifact in state.artifacts if artifact.id not in event.artifacts],
+        waiting=[wait for wait in state.waiting if wait.id not in event.dropped],
+    )
+
+
+# --- the plan, as events tell it --------------------------------------------------------------------------------------
+
+
+def planned_steps(plan: Plan) -> dict[str, ev.PlannedStep]:
+    """Return what `planned` says of a plan's steps."""
+    return {
+        step.slug: {
+            "place": step.number,
+            "title": step.header.title,
+            "kind": step.header.kind.value,
+            "needs": list(step.needs),
+            "qa": step.qa.value,
+            "digest": step.digest,
+        }
+        for step in plan.steps
+    }
+
+
+def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
+    """Return the event that takes up what people changed since the record's last look, or None.
+
+    A finished step whose file changed or is gone is recorded and not done again. A step under way whose file is gone ends.
+    """
+    now = planned_steps(plan)
+    changed = {
+        slug: told
+        for slug, told in now.items()
+        if slug not in state.steps
+        or state.steps[slug].removed
+        or any(getattr(state.steps[slug], key) != value for key, value in told.items())
+    }
+    removed = [slug for slug, _ in state.open_steps() if slug not in now]
+    if not changed and not removed and plan.digest == state.plan:
+        return None
+    gone = {slug for slug in removed if state.steps[slug].status not in (_S.COMPLETED, _S.CANCELLED)}
+    stale = gone | {slug for slug in changed if slug in state.steps}
+    dropped = [
+        wait.id
+        for wait in state.waiting
+        if wait.subject in gone or (wait.digest is not None and wait.kind != "call" and wait.subject in stale)
+    ]
+    return ev.PlanEdited(subject="plan", plan=plan.digest, steps=changed, removed=removed, dropped=dropped)

@@ -1,0 +1,34 @@
+"""Where the files of a protocol lie, as functions of its id. Paths are relative to the tree's root, with `/`."""
+
+from __future__ import annotations
+
+from runner.protocol.ids import STEP_FILE
+
+ROOT = ".protocols"
+CONFIG = f"{ROOT}/config.yaml"
+POLICY = f"{ROOT}/policy.yaml"
+MEMORY = f"{ROOT}/memory/"
+PLAN = "plan.md"
+CONTEXT = "context.md"
+STATE = "state.json"
+LOG = "log.md"
+
+
+def folder(protocol: str) -> str:
+    """Return the protocol's folder, without a slash at its end."""
+    return f"{ROOT}/{protocol}"
+
+
+def agent_file(name: str) -> str:
+    """Return where the coworker `name` is written down."""
+    return f"{ROOT}/agents/{name}.yaml"
+
+
+def is_words(name: str) -> bool:
+    """Return whether `name`, relative to the protocol's folder, is a file of people's that the runner never writes."""
+    return name in (PLAN, CONTEXT) or STEP_FILE.fullmatch(name) is not None
+
+
+def is_record(name: str) -> bool:
+    """Return whether `name`, relative to the protocol's folder, is written by the runner alone."""
+    return name in (STATE, LOG) or name.startswith(("log/", "calls/", "reports/"))

@@ -1,0 +1,96 @@
+"""References: `${{ inputs.version }}` and `${{ steps.context.result.text }}`.
+
+They stand in a tool's `with:`. A value that is one whole reference keeps the type of what it names; inside longer text it is
+written as text. They are never spliced into a shell line: commands get the same values as environment variables.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from runner.errors import MalformedFileError, WaitingError
+
+_REFERENCE = re.compile(r"\$\{\{\s*([^{}]*?)\s*\}\}")
+_PATH = re.compile(
+    r"(?:inputs\.(?P<input>[A-Za-z_][A-Za-z0-9_]*)|steps\.(?P<step>[a-z0-9-]+)\.result)(?P<rest>(?:\.[A-Za-z0-9_-]+)*)"
+)
+
+
+def names_in(value: Any) -> list[str]:
+    """Return every reference that stands in a value, as written between the braces."""
+    if isinstance(value, str):
+        return _REFERENCE.findall(value)
+    if isinstance(value, Mapping):
+        return [name for item in value.values() for name in names_in(item)]
+    if isinstance(value, list | tuple):
+        return [name for item in value for name in names_in(item)]
+    return []
+
+
+def resolve(value: Any, inputs: Mapping[str, Any], results: Mapping[str, Any], where: str) -> Any:
+    """Return `value` with its references replaced. `results`: step slug to result, of the steps that are done.
+
+    Raises:
+        MalformedFileError: a reference names nothing.
+        WaitingError: it names a result that nobody knows.
+    """
+    if isinstance(value, str):
+        whole = _REFERENCE.fullmatch(value)
+        if whole:
+            return _look_up(whole[1], inputs, results, where)
+        return _REFERENCE.sub(lambda match: _as_text(_look_up(match[1], inputs, results, where)), value)
+    if isinstance(value, Mapping):
+        return {key: resolve(item, inputs, results, where) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [resolve(item, inputs, results, where) for item in value]
+    return value
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _look_up(name: str, inputs: Mapping[str, Any], results: Mapping[str, Any], where: str) -> Any:
+    match = _PATH.fullmatch(name)
+    if not match:
+        raise MalformedFileError(
+            f"`${{{{ {name} }}}}` is no reference", where, "write ${{ inputs.NAME }} or ${{ steps.SLUG.result.NAME }}"
+        )
+    if match["input"]:
+        if match["input"] not in inputs:
+            raise MalformedFileError(
+                f"there is no input `{match['input']}`", where, "name it under `inputs:` in plan.md"
+            )
+        value = inputs[match["input"]]
+    else:
+        if match["step"] not in results:
+            raise MalformedFileError(
+                f"there is no result of a step `{match['step']}` yet",
+                where,
+                "name a step that comes before, and list it in `needs`",
+            )
+        value = results[match["step"]]
+    for part in match["rest"].split(".")[1:]:
+        if value is None:
+            raise WaitingError(f"the result `{name}` is not known", where, "edit the step so that it does without it")
+        if not isinstance(value, Mapping) or part not in value:
+            known = f"; there are {', '.join(value)}" if isinstance(value, Mapping) and value else ""
+            raise MalformedFileError(f"`{name}`: there is no `{part}`{known}", where, "mend the reference")
+        value = value[part]
+    return value
+
+
+def environment(inputs: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a command sees of inputs and results: `RUNNER_INPUT_VERSION`, `RUNNER_STEPS_CONTEXT_TEXT`."""
+
+    def name(*parts: str) -> str:
+        return re.sub(r"[^A-Z0-9]", "_", "_".join(("RUNNER", *parts)).upper())
+
+    found = {name("INPUT", key): _as_text(value) for key, value in inputs.items()}
+    for step, result in results.items():
+        if isinstance(result, Mapping):
+            found |= {name("STEPS", step, str(key)): _as_text(value) for key, value in result.items()}
+    return {key: value for key, value in found.items() if "\0" not in value}

@@ -1,0 +1,172 @@
+"""state.json: the fold of the log, as a value, and its bytes.
+
+Sorted keys, two spaces, ASCII, a final newline, so that its diffs read well and two runners write the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from runner.errors import IntegrityError, UnsupportedError
+
+Json = Any  # a value of JSON, never looked into by the machine
+SCHEMA = 1
+
+
+class Status(StrEnum):
+    """Where a protocol stands."""
+
+    PENDING = "pending"
+    PLANNING = "planning"
+    PLANNED = "planned"
+    RUNNING = "running"
+    PAUSED = "paused"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    COMPLETED = "completed"
+
+
+class StepStatus(StrEnum):
+    """Where a step stands, within its attempt."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    AWAITING_APPROVAL = "awaiting_approval"
+    NEEDS_QA = "needs_qa"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepState:
+    """A step in the record. `needs`: slugs; `reason`: why it failed or is blocked; `removed`: its file is gone."""
+
+    place: int
+    title: str
+    kind: str
+    needs: list[str]
+    qa: str
+    digest: str
+    status: StepStatus = StepStatus.PENDING
+    attempt: int = 1
+    result: Json = None
+    reason: str | None = None
+    passed: bool = False  # QA's verdict on this attempt
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Something that is owed: an approval, a call, an effect, a human step, a question or a budget."""
+
+    id: str
+    kind: str
+    subject: str
+    digest: str | None
+    text: str
+    by: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A file or other thing that a step made."""
+
+    id: str
+    name: str
+    kind: str
+    path: str
+    digest: str
+    time: str
+    step: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpentTotal:
+    """What was spent so far. `usd`: a decimal string."""
+
+    usd: str = "0"
+    input_tokens: int = 0
+    output_tokens: int = 0
+    seconds: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The whole of state.json but `schema`. `log`: digest of log.md; `plan`: of plan.md and context.md."""
+
+    protocol: str
+    genesis: str
+    revision: int
+    status: Status
+    title: str
+    base: str
+    plan: str | None
+    steps: dict[str, StepState]
+    waiting: list[Wait] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+    spent: SpentTotal = SpentTotal()
+    log: str = ""
+
+    def open_steps(self) -> list[tuple[str, StepState]]:
+        """Return the steps that still count, in the order of their places."""
+        found = [(slug, step) for slug, step in self.steps.items() if not step.removed]
+        return sorted(found, key=lambda item: item[1].place)
+
+
+def render(state: State) -> bytes:
+    """Return the bytes of state.json."""
+    plain = {"schema": SCHEMA, **dataclasses.asdict(state)}
+    plain["steps"] = {
+        slug: {key: value for key, value in step.items() if value not in (None, False) or key == "result"}
+        for slug, step in plain["steps"].items()
+    }
+    return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode("ascii")
+
+
+def load(data: bytes, where: str) -> State:
+    """Return the state that the bytes hold; they are the runner's own, so they are not mended or guessed at.
+
+    Raises:
+        UnsupportedError: a newer schema.
+        IntegrityError: not what `render` writes.
+    """
+    try:
+        plain: dict[str, Any] = json.loads(data)
+        schema = plain.pop("schema")
+        if schema != SCHEMA:
+            raise UnsupportedError(
+                f"state.json has schema {schema}; this version reads {SCHEMA}", where, "use a newer protocol-runner"
+            )
+        steps = {
+            slug: StepState(**{**step, "status": StepStatus(step["status"])})
+            for slug, step in plain.pop("steps").items()
+        }
+        state = State(
+            **{
+                **plain,
+                "status": Status(plain["status"]),
+                "steps": steps,
+                "waiting": [Wait(**wait) for wait in plain["waiting"]],
+                "artifacts": [Artifact(**artifact) for artifact in plain["artifacts"]],
+                "spent": SpentTotal(**plain["spent"]),
+            }
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise damaged(where) from error
+    return state
+
+
+def damaged(where: str) -> IntegrityError:
+    """Return the error for a record that the runner did not write."""
+    return IntegrityError(
+        "the record is not what the runner wrote", where, "run `runner doctor --fix` to mend it from the history"
+    )

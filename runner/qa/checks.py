@@ -1,0 +1,110 @@
+"""Checks: commands that are run in a clean export of a commit, and the outputs that a step has promised."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+
+from runner.protocol import log
+from runner.protocol.events import ArtifactFields, CheckEvidence
+from runner.sandbox import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What QA says: `reason` is empty where it passed."""
+
+    evidence: tuple[CheckEvidence, ...]
+    reason: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check held."""
+        return not self.reason
+
+
+@cache
+def _pattern(glob: str) -> re.Pattern[str]:
+    """Return the expression for a glob in which `**` crosses folders and `*` does not."""
+    out, at = [], 0
+    while at < len(glob):
+        if glob.startswith("**/", at):
+            out.append("(?:.*/)?")
+            at += 3
+        elif glob.startswith("**", at):
+            out.append(".*")
+            at += 2
+        elif glob[at] == "*":
+            out.append("[^/]*")
+            at += 1
+        elif glob[at] == "?":
+            out.append("[^/]")
+            at += 1
+        else:
+            out.append(re.escape(glob[at]))
+            at += 1
+    return re.compile("".join(out))
+
+
+def matching(glob: str, paths: Iterable[str]) -> list[str]:
+    """Return those of `paths` that an output names: itself, what its glob fits, or what lies in its folder."""
+    pattern = _pattern(glob.rstrip("/"))
+    return sorted(path for path in paths if pattern.fullmatch(path) or path.startswith(glob.rstrip("/") + "/"))
+
+
+def artifacts(outputs: Iterable[str], files: Iterable[str], digest_of: Callable[[str], str]) -> list[ArtifactFields]:
+    """Return the artifacts that a step's outputs name among the tree's files."""
+    known = list(files)
+    found = {path for glob in outputs for path in matching(glob, known)}
+    return [
+        {"name": path.rsplit("/", 1)[-1], "kind": "file", "path": path, "digest": digest_of(path)}
+        for path in sorted(found)
+    ]
+
+
+def run(
+    outputs: Iterable[str],
+    commands: Iterable[str],
+    *,
+    files: Iterable[str],
+    changed: Iterable[str],
+    execute: Callable[[str], Outcome],
+    explain: Callable[[str, Outcome], str | None],
+) -> Verdict:
+    """Look for the outputs among `files` (or `changed`, where one was deleted), then run the commands, in order.
+
+    All of them run, so that a person sees everything that is wrong at once.
+    """
+    known, touched = list(files), list(changed)
+    evidence: list[CheckEvidence] = []
+    reasons = []
+    for glob in outputs:
+        found = matching(glob, known) or matching(glob, touched)
+        evidence.append(
+            {
+                "check": f"outputs: {log.cut(glob)}",
+                "code": 0 if found else 1,
+                "seconds": 0,
+                "output": "",
+                "tail": ", ".join(found[:5]),
+            }
+        )
+        if not found:
+            reasons.append(f"the output `{glob}` is not there")
+    for command in commands:
+        outcome = execute(command)
+        evidence.append(
+            {
+                "check": log.cut(command),
+                "code": outcome.code,
+                "seconds": round(outcome.seconds),
+                "output": outcome.digest,
+                "tail": log.cut_tail(outcome.tail),
+            }
+        )
+        if not outcome.ok:
+            told = "ran out of time" if outcome.timed_out else f"exit {outcome.code}"
+            reasons.append(explain(command, outcome) or f"{told}, `{command}`")
+    return Verdict(tuple(evidence), log.cut("; ".join(reasons)))

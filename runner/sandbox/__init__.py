@@ -1,0 +1,72 @@
+"""Where commands run: `choose` gives the place that config.yaml's `executor` names.
+
+`base` says what a place promises, `bubblewrap` and `host` keep it, `process` holds what they share. Whether a command
+may run at all is decided elsewhere (`runner.trust`), and so is what its outcome means (`runner.qa`, `runner.executor`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+
+from runner.errors import UnsupportedError, UsageError
+from runner.sandbox.base import (
+    Command,
+    Outcome,
+    Sandbox,
+    SandboxError,
+    SandboxUnavailableError,
+    Session,
+    explain,
+)
+from runner.sandbox.bubblewrap import Bubblewrap, toolchains
+from runner.sandbox.host import Host
+
+__all__ = [
+    "EXECUTORS",
+    "Bubblewrap",
+    "Command",
+    "Host",
+    "Outcome",
+    "Sandbox",
+    "SandboxError",
+    "SandboxUnavailableError",
+    "Session",
+    "choose",
+    "explain",
+    "toolchains",
+]
+
+EXECUTORS: dict[str, Callable[[tuple[Path, ...]], Sandbox]] = {
+    "sandbox": Bubblewrap,
+    "host": lambda toolchains: Host(),  # on the host they are where they are
+}
+
+
+def choose(name: str, *, toolchains: tuple[Path, ...] = ()) -> Sandbox:
+    """Return the place that is called `name`, having tried that it works here.
+
+    Raises:
+        SandboxUnavailableError: it does not.
+        UnsupportedError: this version does not have it yet.
+        UsageError: there is none of that name.
+    """
+    if name == "container":
+        raise UnsupportedError(
+            "`executor: container` is not in this version; it comes with a later one",
+            where=f"executor: {name}",
+            hint="use `--executor sandbox` (bubblewrap) or `--executor host`",
+        )
+    if name not in EXECUTORS:
+        near = get_close_matches(name, EXECUTORS, n=1) or list(EXECUTORS)
+        raise UsageError(f"there is no executor {name!r}", where=f"executor: {name}", hint=f"use {' or '.join(near)}")
+    sandbox = EXECUTORS[name](toolchains)
+    if (why := sandbox.check()) is not None:
+        raise SandboxUnavailableError(
+            f"commands cannot be run in a sandbox here: {why}",
+            where=f"executor: {name}",
+            hint="install bubblewrap (`apt-get install bubblewrap`, `dnf install bubblewrap`; macOS has none), or run"
+            " commands without a sandbox: `--executor host`, or RUNNER_EXECUTOR=host in the environment",
+        )
+    return sandbox

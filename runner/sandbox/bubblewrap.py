@@ -1,0 +1,304 @@
+"""Commands run in bubblewrap: a file system, a process table and, unless asked for, a network of their own.
+
+A command sees the system's programs read-only, the toolchains it is given, and the folders that it names; HOME, /tmp,
+/run and /var/tmp are empty and its own; nothing else of the machine is there: no agent's or docker's socket, no
+credentials, no other process. It has no capabilities, and it ends with the runner whatever ends that. Of /etc only what
+programs need is there, since the runner may be root and could read the secrets in the rest.
+
+A fork bomb is bounded by RLIMIT_NPROC, which the kernel counts per user namespace from Linux 5.14 on (before: all
+processes of the user's). The kernel exempts root from it: where the runner is root, the pids limit of the container or
+service around it is what bounds one. Memory and disk are not bounded. With `network`, the network is the machine's own,
+with its loopback services and abstract unix sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from runner.sandbox.base import Command, Outcome, SandboxError, Session
+from runner.sandbox.process import Group, PipeSession, descendants, processes, program, run
+
+HOME = Path("/home/runner")
+MOST_PROCESSES = 4096
+
+# /nix/store, not /nix: the socket of the Nix daemon stands beside it.
+SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store")
+
+# What programs need of /etc. Of ssl, pki and maven only parts: private keys and passwords stand in the rest.
+ETC = (
+    *("passwd", "group", "nsswitch.conf", "hosts", "host.conf", "gai.conf", "resolv.conf", "protocols", "services"),
+    *("ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "ca-certificates", "ca-certificates.conf", "crypto-policies"),
+    *("pki/ca-trust", "pki/tls/certs", "pki/tls/cert.pem", "pki/tls/openssl.cnf", "pki/java"),
+    *("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "timezone", "locale.alias"),
+    *("locale.conf", "mime.types", "magic", "terminfo", "fonts", "os-release", "debian_version", "shells"),
+    *("python*", "java*", "perl", "php", "maven/m2.conf", "maven/logging"),
+)
+
+# Below HOME: version managers, whose folder as a whole holds programs and no credentials.
+MANAGERS = (
+    *(".pyenv", ".rbenv", ".nodenv", ".goenv", ".jenv", ".asdf", ".nvm", ".volta", ".sdkman/candidates", ".rustup"),
+    *(".local/share/mise/installs", ".local/share/mise/shims", ".local/share/uv/python", ".local/share/uv/tools"),
+)
+BESIDE = {".cargo/bin": ".rustup"}  # folders whose programs need another one; .cargo itself holds the registry's token
+
+
+class Bubblewrap:
+    """Runs commands in bubblewrap; `toolchains` are folders bound read-only, where they exist."""
+
+    name = "sandbox"
+
+    def __init__(self, toolchains: tuple[Path, ...] = ()) -> None:
+        self.toolchains = toolchains
+
+    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
+        """Run `command` to its end; see `Sandbox.run`."""
+        return run(self._spawn, command, on_output)
+
+    def open(self, command: Command) -> Session:
+        """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
+        return PipeSession(self._spawn, command)
+
+    def check(self) -> str | None:
+        """Return None where bubblewrap works here, else why not; see `Sandbox.check`."""
+        if sys.platform != "linux":
+            return "bubblewrap is for Linux; on this system there is no sandbox yet"
+        try:
+            outcome = self.run(
+                Command(("true",), Path("/usr"), {"PATH": "/usr/bin:/bin"}, 20, readable=(Path("/usr"),))
+            )
+        except SandboxError as error:
+            why = error.what
+        else:
+            why = "" if outcome.ok else f"bubblewrap cannot run `true`: {_last_line(outcome.tail)}"
+        with suppress(OSError):
+            if why and Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").read_text().strip() == "1":
+                why += " (AppArmor restricts user namespaces here: it needs a profile for bwrap)"
+        return why or None
+
+    def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:
+        bwrap, argv = shutil.which("bwrap"), program(command)
+        if bwrap is None:
+            raise SandboxError("bubblewrap (bwrap) is not installed", where="PATH", hint="install bubblewrap")
+        # By descriptor: an argument can be read by every user of the machine, and environment variables are secrets.
+        # Nor may they be bwrap's own environment: LD_PRELOAD would be obeyed outside the sandbox.
+        options = os.memfd_create("options")
+        report, status = os.pipe()
+        try:
+            with open(options, "wb", closefd=False) as file:
+                file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command)))
+            os.lseek(options, 0, os.SEEK_SET)
+            process = subprocess.Popen(
+                (bwrap, "--args", str(options), "--json-status-fd", str(status), "--", *_limits(), *argv),
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd="/",
+                env={},
+                pass_fds=(options, status),
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(report)
+            raise SandboxError(
+                f"the command could not be started: {error.strerror}",
+                where=command.argv[0],
+                hint="where it is too long, hand the text over in a file or by stdin",
+            ) from error
+        finally:
+            os.close(options)
+            os.close(status)
+        return _BubblewrapGroup(process, report)
+
+    def _options(self, command: Command) -> Iterator[str]:
+        yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
+        if command.network:
+            yield "--share-net"
+        for name in SYSTEM:
+            path = Path(name)
+            if path.is_symlink():
+                yield from ("--symlink", os.readlink(path), name)
+            elif path.exists():
+                yield from ("--ro-bind", name, name)
+        for path in _of_etc():
+            yield from ("--ro-bind", str(path.resolve()), str(path))
+        yield from ("--proc", "/proc", "--dev", "/dev")
+        for folder in ("/tmp", "/run", "/var/tmp", str(HOME)):
+            yield from ("--tmpfs", folder)
+        yield from self._binds(command)
+        yield from ("--remount-ro", "/", "--chdir", str(command.cwd))
+        for name, value in command.env.items():
+            if name != "HOME":
+                yield from ("--setenv", name, value)
+        yield from ("--setenv", "HOME", _home(command))
+
+    def _binds(self, command: Command) -> Iterator[str]:
+        """Bind the folders, outer ones first: what is said of an inner folder holds for it."""
+        given = (*command.writable, *command.readable)
+        binds = [("--bind", path) for path in command.writable] + [("--ro-bind", path) for path in command.readable]
+        for path in self.toolchains:
+            if path.exists() and not any(path.is_relative_to(folder) for folder in given):
+                binds.append(("--ro-bind", path))
+        for option, path in sorted(binds, key=lambda bind: len(bind[1].parts)):
+            _refuse_detour(path, command.writable)
+            yield from (option, str(path), str(path))
+
+
+class _BubblewrapGroup(Group):
+    """bwrap, and the process table inside, whose first process is bwrap's child: when that ends, all of it has."""
+
+    def __init__(self, process: subprocess.Popen[bytes], report: int) -> None:
+        self.process, self._report, self._said = process, report, b""
+        self._first: int | None = None
+        self._handle: int | None = None
+        self._was_ended = False
+        try:
+            # {"child-pid": 4711, …} is written as soon as there is one; at the end of the file there never was.
+            while b"}" not in self._said and (data := os.read(report, 4096)):
+                self._said += data
+            if b"}" in self._said:
+                self._first = int(self._said.partition(b'"child-pid":')[2].split(b",")[0].strip(b" }\n"))
+                with suppress(ProcessLookupError):
+                    self._handle = os.pidfd_open(self._first)
+        except BaseException:
+            process.kill()
+            process.wait()
+            os.close(report)
+            raise
+
+    def remains(self) -> bool:
+        if self.process.poll() is None:
+            return True
+        if self._handle is None:
+            return False
+        poll = select.poll()
+        poll.register(self._handle, select.POLLIN)
+        return not poll.poll(1000)  # bwrap is gone, so the kernel is ending what is inside
+
+    def send(self, number: signal.Signals) -> None:
+        self._was_ended = True
+        if number == signal.SIGKILL or self._first is None:
+            self.process.kill()
+            if self._handle is not None:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._handle, number)
+            return
+        # To those inside alone: bwrap would die of it at once and take them along without their time of grace.
+        for pid in descendants([self._first], processes()) - {self._first}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def release(self, said: bytes) -> None:
+        with open(self._report, "rb") as report:
+            ended = b'"exit-code"' in self._said + report.read()
+        if self._handle is not None:
+            os.close(self._handle)
+            with suppress(ChildProcessError):  # ours only while a host command made us adopt orphans
+                os.waitpid(self._first or 0, os.WNOHANG)
+        if not ended and not self._was_ended and self.process.returncode == 1:
+            raise SandboxError(
+                f"bubblewrap could not make the sandbox: {_last_line(said)}",
+                where="executor: sandbox",
+                hint="look whether what it names is there; `runner doctor` tells whether bubblewrap works at all",
+            )
+
+
+def toolchains(path: str, home: Path) -> tuple[Path, ...]:
+    """Return the folders to bind so that what is on `path` (a PATH) and not the system's can be run inside.
+
+    Of what is below `home`: version managers, the installations (virtual environments too) whose `bin` is on the path
+    or that a link there leads to, else the folder on the path alone. Never `home` itself, nor a folder that holds it.
+    """
+    found: set[Path] = set()
+    for entry in map(Path, filter(None, path.split(os.pathsep))):
+        if not entry.is_absolute() or not entry.is_dir() or _is_system(entry):
+            continue
+        found.update((_installation(entry, home) or entry, *_needed_beside(entry, home)))
+        with suppress(OSError):
+            for link in entry.iterdir():
+                if link.is_symlink() and link.is_file():
+                    found.update(_installation(hop.parent, home) or hop for hop in _hops(link))
+    kept = [root for root in found if not home.is_relative_to(root) and not _is_system(root) and root.exists()]
+    return tuple(sorted(root for root in kept if not any(root != r and root.is_relative_to(r) for r in kept)))
+
+
+def _installation(folder: Path, home: Path) -> Path | None:
+    """Return the installation that `folder`, which holds programs, is of; None where it does not look like one."""
+    for manager in MANAGERS:
+        if folder.is_relative_to(home / manager):
+            return home / manager
+    root = folder.parent
+    if folder.name not in ("bin", "sbin", "Scripts") or root == home / ".local" or home.is_relative_to(root):
+        return None
+    if (root / "pyvenv.cfg").is_file() or ((root / "lib").is_dir() and not (root / ".git").exists()):
+        return root
+    return None
+
+
+def _needed_beside(folder: Path, home: Path) -> list[Path]:
+    return [home / other for name, other in BESIDE.items() if folder == home / name]
+
+
+def _hops(link: Path) -> Iterator[Path]:
+    """Yield where `link` leads, link by link, and the file at the end by its real name."""
+    hop, seen = link, 0
+    while hop.is_symlink() and seen < 16:
+        hop, seen = Path(os.path.normpath(hop.parent / os.readlink(hop))), seen + 1
+        yield hop
+    yield link.resolve()
+
+
+def _is_system(path: Path) -> bool:
+    return any(path.is_relative_to(name) for name in SYSTEM)
+
+
+def _of_etc() -> Iterator[Path]:
+    """Yield what of /etc is bound: of the names in `ETC` those that everybody may read."""
+    for name in ETC:
+        for path in Path("/etc").glob(name):
+            with suppress(OSError):
+                if path.stat().st_mode & stat.S_IROTH:
+                    yield path
+
+
+def _home(command: Command) -> str:
+    home = command.env.get("HOME")
+    if home and any(Path(home).is_relative_to(folder) for folder in command.writable) and ".." not in Path(home).parts:
+        return home
+    return str(HOME)
+
+
+def _refuse_detour(path: Path, writable: tuple[Path, ...]) -> None:
+    """Refuse to bind what a command before this one may have turned into a link to somewhere else.
+
+    Raises:
+        SandboxError: `path` is below a writable folder, but leads out of it.
+    """
+    for folder in writable:
+        if path != folder and path.is_relative_to(folder) and not path.resolve().is_relative_to(folder.resolve()):
+            raise SandboxError(
+                f"a folder to bind leads out of {folder}", where=str(path), hint="remove the link; it was not bound"
+            )
+
+
+def _limits() -> tuple[str, ...]:
+    """Return the prefix that bounds the processes of a command; none where util-linux is not installed."""
+    if not Path("/usr/bin/prlimit").exists():
+        return ()
+    hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+    most = MOST_PROCESSES if hard == resource.RLIM_INFINITY else min(hard, MOST_PROCESSES)
+    return ("/usr/bin/prlimit", f"--nproc={most}:{most}", "--core=0:0", "--")
+
+
+def _last_line(said: bytes) -> str:
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("bwrap: ") if lines else "it said nothing"

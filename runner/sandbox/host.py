@@ -1,0 +1,131 @@
+"""Commands run directly on this machine, with the given environment and nothing held back from them.
+
+For people who say so (`executor: host`), where no sandbox is to be had. `writable`, `readable` and `network` are not
+enforced. What this place can do is end what it started: each command has a session of its own, and on Linux the runner
+adopts what daemonises itself away (PR_SET_CHILD_SUBREAPER) and finds it in /proc.
+
+What it cannot do: end anything when the runner itself is killed by SIGKILL; find, where there is no /proc (macOS), a
+process that left its group by setsid; end a service that the command asked another process to start (systemd-run, cron,
+docker). While two host commands run at once, in threads, a daemon of one may be ended with the other; likewise a
+child of the runner's that others start in a session of its own meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from runner.sandbox.base import Command, Outcome, SandboxError, Session
+from runner.sandbox.process import Group, PipeSession, descendants, process_of, processes, program, run
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+_live: set[int] = set()  # the commands that run now, by process id: nobody's orphans
+_live_lock = threading.Lock()
+
+
+class Host:
+    """Runs commands on this machine as they are."""
+
+    name = "host"
+
+    def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
+        """Run `command` to its end; see `Sandbox.run`."""
+        return run(_spawn, command, on_output)
+
+    def open(self, command: Command) -> Session:
+        """Start `command` and leave its pipes to the caller; see `Sandbox.open`."""
+        return PipeSession(_spawn, command)
+
+    def check(self) -> str | None:
+        """Return None: a machine that runs the runner runs commands."""
+        return None
+
+
+class _HostGroup(Group):
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        own = process_of(process.pid)
+        self._started = own.started if own is not None else None
+
+    def _members(self) -> set[int]:
+        """Return the processes of the command that live, having buried those that are left to us to bury."""
+        table, me, here = processes(), os.getpid(), os.getsid(0)
+        found = {pid for pid, process in table.items() if process.session == self.process.pid}
+        for pid, process in table.items():
+            # Adopted: our child, though no child of ours leaves our session but the commands that run now.
+            if process.parent == me and process.session != here and pid not in _live:
+                if process.zombie:
+                    with suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
+                elif self._started is not None and process.started >= self._started:
+                    found.add(pid)
+        if self.process.poll() is None:
+            found.add(self.process.pid)
+        return {pid for pid in descendants(found, table) if pid in table and not table[pid].zombie}
+
+    def remains(self) -> bool:
+        if self._started is not None:
+            return bool(self._members())
+        if self.process.poll() is None:
+            return True
+        try:
+            os.killpg(self.process.pid, 0)
+        except (ProcessLookupError, PermissionError):  # macOS says the latter where only zombies are left
+            return False
+        return True
+
+    def send(self, number: signal.Signals) -> None:
+        if self._started is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, number)
+            return
+        for pid in self._members():
+            with suppress(ProcessLookupError, PermissionError):  # gone meanwhile, or became another user's by setuid
+                os.kill(pid, number)
+
+    def release(self, said: bytes) -> None:
+        with _live_lock:
+            _live.discard(self.process.pid)
+            if not _live:
+                _adopt(False)
+
+
+def _spawn(command: Command, stdin: int, stdout: int, stderr: int) -> Group:
+    argv = program(command)
+    with _live_lock:
+        if not _live:
+            _adopt(True)
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=command.cwd,
+                env=dict(command.env),
+                start_new_session=True,
+            )
+        except OSError as error:
+            if not _live:
+                _adopt(False)
+            raise SandboxError(
+                f"the command could not be started: {error.strerror}",
+                where=command.argv[0],
+                hint="where it is too long, hand the text over in a file or by stdin",
+            ) from error
+        _live.add(process.pid)
+    return _HostGroup(process)
+
+
+def _adopt(on: bool) -> None:
+    """Have orphans of the commands become our children, on Linux; or let them go to init again."""
+    if sys.platform == "linux":
+        import ctypes  # here, because most uses of this package never come by
+
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(on), 0, 0, 0)

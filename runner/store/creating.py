@@ -1,0 +1,132 @@
+"""Where a new protocol begins, and the worktree that a person gets for it (design §6, new)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from runner.errors import UsageError
+from runner.git import Git
+from runner.protocol import ids, paths
+from runner.store import trusted, worktree
+from runner.store.project import Project
+
+
+def base_of(project: Project, named: str | None) -> tuple[str, str]:
+    """Return (the base's name, the commit that it is at): `--base` or plan.md, config, origin/HEAD, the current branch.
+
+    Raises:
+        UsageError: there is no such branch, or no commit yet.
+    """
+    git = project.git
+    named = named or project.config.base
+    if named:
+        commit = _tip_of(git, named)
+        if commit is None:
+            raise UsageError(
+                f"there is no branch `{named}`", "base", "name a branch or commit of this repository: --base NAME"
+            )
+        return named, commit
+    remote = trusted.remote_name(git)
+    if remote:
+        head = git.symbolic_ref(f"refs/remotes/{remote}/HEAD")
+        if head and (commit := git.resolve(head)):
+            return head.removeprefix(f"refs/remotes/{remote}/"), commit
+    head = git.symbolic_ref("HEAD", git.git_dir)
+    if head is None:
+        code, out, _ = git.try_run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", git_dir=git.git_dir)
+        if code:
+            raise _unborn(git)
+        oid = out.decode().strip()
+        return oid, oid
+    branch = head.removeprefix("refs/heads/")
+    protocol = ids.protocol_of_branch(project.pattern, branch)
+    if protocol:  # a protocol is not begun from another one's branch, but from where that one was
+        from runner.store import snapshot
+
+        tip = git.resolve(head)
+        assert tip is not None
+        return base_of(project, snapshot.read(git, tip, protocol).state.base)
+    commit = git.resolve(head)
+    if commit is None:
+        raise _unborn(git)
+    return branch, commit
+
+
+def _unborn(git: Git) -> UsageError:
+    return UsageError(
+        "the repository has no commits yet", str(git.cwd), "make a first commit: git commit --allow-empty -m start"
+    )
+
+
+def _tip_of(git: Git, name: str) -> str | None:
+    remote = trusted.remote_name(git)
+    local = git.resolve(f"refs/heads/{name}")
+    fetched = git.resolve(f"refs/remotes/{remote}/{name}") if remote else None
+    if local and fetched:
+        return fetched if git.is_ancestor(local, fetched) else local
+    return local or fetched or (git.resolve(name) if ids.OID.fullmatch(name) else None)
+
+
+def worktree_path(project: Project, protocol: str) -> Path | None:
+    """Return where a protocol's worktree belongs: `../shop.worktrees/0007-slug`; None in a bare repository."""
+    git = project.git
+    trees = git.worktrees()
+    if not trees:
+        return None
+    main = trees[0].path
+    configured = project.config.worktrees.path
+    folder = Path(configured) if configured else Path(f"../{main.name}.worktrees")
+    return Path((main / folder).resolve()) / protocol
+
+
+def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
+    """Make the person's worktree and return (its path, a note for them); a machine that cannot have one goes on without."""
+    git = project.git
+    path = worktree_path(project, protocol)
+    if path is None:
+        return None, "a bare repository has no worktrees"
+    branch = ids.branch_of(project.pattern, protocol)
+    if path.exists():
+        return None, f"{path} is there already: no worktree was made"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return None, f"no worktree: {path.parent}: {error.strerror}"
+    from runner.store import workspace
+
+    workspace.fetch_missing(git, branch, project.who)
+    code, _, err = git.try_run(
+        "worktree", "add", "--quiet", "--no-checkout", str(path), branch, env={"GIT_LITERAL_PATHSPECS": "0"}
+    )
+    if code:
+        return None, f"no worktree: {err.splitlines()[0] if err else code}"
+    tree = next((tree for tree in git.worktrees() if tree.path == path or tree.path == path.resolve()), None)
+    if tree is None:
+        return None, f"no worktree: {path} was not made"
+    git.run(
+        "read-tree",
+        "-m",
+        "-u",
+        "HEAD",
+        git_dir=tree.git_dir,
+        work_tree=tree.path,
+        index=tree.git_dir / "index",
+        config=worktree.conversions(git),
+    )
+    return path, ""
+
+
+def remove_worktree(git: Git, path: Path) -> str | None:
+    """Take a clean worktree away; return why it was left, or None."""
+    code, _, err = git.try_run("worktree", "remove", str(path))
+    if code:
+        return err.splitlines()[0] if err else f"exit {code}"
+    shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def person_path(git: Git, branch: str, protocol: str) -> Path | None:
+    """Return the worktree in which a person edits the protocol, or None."""
+    found = worktree.on_branch(git, branch)
+    return next((tree.path for tree in found if (tree.path / paths.folder(protocol)).is_dir()), None)

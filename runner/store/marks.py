@@ -1,0 +1,32 @@
+"""The last tip of each protocol that verified on this machine: only what is new is checked, and a history that goes back is seen."""
+
+from __future__ import annotations
+
+import json
+
+from runner.protocol.ids import OID
+from runner.store.places import Places, write_atomically
+
+
+def read(places: Places, protocol: str) -> str | None:
+    """Return the commit that verified last, or None where freshness is not proven."""
+    try:
+        tip = json.loads(places.mark(protocol).read_bytes())["tip"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return tip if isinstance(tip, str) and OID.fullmatch(tip) else None
+
+
+def write(places: Places, protocol: str, tip: str, genesis: str) -> None:
+    """Remember a tip that verified; where the state cannot be written it is verified again next time."""
+    if read(places, protocol) == tip:
+        return
+    try:
+        write_atomically(places.mark(protocol), json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n")
+    except OSError:
+        return
+
+
+def forget(places: Places, protocol: str) -> None:
+    """Take a protocol as it stands the next time it is looked at."""
+    places.mark(protocol).unlink(missing_ok=True)

@@ -1,0 +1,192 @@
+"""A repository as the runner sees it: its git, where its things lie, which branch is trusted, how it is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.errors import UsageError
+from runner.git import Git, Ident
+from runner.protocol import branches, ids, paths
+from runner.protocol.log import actor as log_actor
+from runner.store import trusted as trusted_
+from runner.store.places import Places, writable_state_home
+from runner.store.surroundings import Surroundings
+from runner.store.trusted import Trusted
+
+if TYPE_CHECKING:
+    from runner.protocol.config import Config
+    from runner.store.remote import Mirror
+
+
+@dataclass(slots=True)
+class Project:
+    """`options`: what was said on the command line; it goes before the environment and config.yaml."""
+
+    git: Git
+    places: Places
+    who: Surroundings
+    trusted: Trusted
+    options: Mapping[str, str] = field(default_factory=dict)
+    looked: bool = False  # whether the remote was asked in this process
+    mirror: Mirror | None = None  # the remote, where it answered
+    batch: bool = False  # `run` pushes once, when it ends
+    _config: Config | None = None
+    _pattern: str | None = None
+
+    @classmethod
+    def open(cls, cwd: Path, who: Surroundings, options: Mapping[str, str] | None = None) -> Project:
+        """Open the repository that `cwd` is in. The network is not asked.
+
+        Raises:
+            UsageError: there is none, or it cannot be used.
+            RefusedError: its remote is not the pinned one.
+        """
+        git = Git.open(cwd)
+        try:
+            places = Places(git.common_dir, writable_state_home(who.state_home))
+            return cls(git, places, who, trusted_.last_seen(git, places), dict(options or {}))
+        except BaseException:
+            git.close()
+            raise
+
+    def close(self) -> None:
+        """End what is held open."""
+        self.git.close()
+
+    def __enter__(self) -> Project:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def trust(self, trusted: Trusted) -> None:
+        """Go on with a trusted branch that was fetched just now."""
+        if trusted.commit != self.trusted.commit:
+            self._config = self._pattern = None
+        self.trusted = trusted
+
+    # --- configuration -----------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Config:
+        """The trusted branch's configuration.
+
+        Raises:
+            MalformedFileError: it is not valid; UnsupportedError: it asks for what this version does not do.
+        """
+        if self._config is None:
+            from runner.protocol import config
+
+            where = f"{paths.CONFIG} on {self.trusted.branch}"
+            self._config = config.parse(self.trusted.config(self.git), where)
+        return self._config
+
+    def refuse_unsupported(self) -> None:
+        """Refuse by name what the trusted branch asks for and this version does not do.
+
+        Raises:
+            UnsupportedError: naming the file.
+        """
+        from runner.errors import UnsupportedError
+
+        if self.trusted.blob(self.git, paths.POLICY) is not None:
+            raise UnsupportedError(
+                "a policy is not supported by this version, and is not ignored",
+                f"{paths.POLICY} on {self.trusted.branch}",
+                "use a version that has `runner policy`, or take the file away on the trusted branch",
+            )
+        for key in ("forge", "mcp", "ci"):
+            if getattr(self.config, key):
+                raise UnsupportedError(
+                    f"`{key}:` is not supported by this version",
+                    f"{paths.CONFIG} on {self.trusted.branch}",
+                    "remove the key",
+                )
+        if self.setting("executor") == "container":
+            raise UnsupportedError(
+                "`executor: container` is not supported by this version",
+                f"{paths.CONFIG} on {self.trusted.branch}, RUNNER_EXECUTOR or --executor",
+                "use `sandbox` or `host`",
+            )
+
+    def setting(self, key: str) -> str:
+        """Return `executor` or `publish`: option, else environment, else config.yaml.
+
+        Raises:
+            UsageError: a value that there is not.
+        """
+        value, where = self.source(key)
+        known = {"executor": ("sandbox", "container", "host"), "publish": ("never", "ask", "always")}[key]
+        if value not in known:
+            raise UsageError(f"`{value}` is no {key}", where, f"use {', '.join(known)}")
+        return value
+
+    def source(self, key: str) -> tuple[str, str]:
+        """Return a setting's value and where it came from."""
+        if self.options.get(key):
+            return self.options[key], f"--{key}"
+        name = f"RUNNER_{key.upper()}"
+        if self.who.environ.get(name):
+            return self.who.environ[name], name
+        config = self.config
+        where = paths.CONFIG if key in config.model_fields_set else "default"
+        return str(getattr(config, key)), where
+
+    # --- names -------------------------------------------------------------------------------------------------------
+
+    @property
+    def pattern(self) -> str:
+        """The pattern of protocols' branches; read without loading models."""
+        if self._pattern is None:
+            self._pattern = branches.pattern_of(self.trusted.config(self.git))
+        return self._pattern
+
+    def branch(self, protocol: str) -> str:
+        """Return the full name of a protocol's branch."""
+        return f"refs/heads/{ids.branch_of(self.pattern, protocol)}"
+
+    def protocols(self) -> dict[str, str]:
+        """Return id to tip of the protocols that have a branch here, or at the remote as last fetched, by number."""
+        before = self.pattern.partition("{id}")[0]
+        folder = before.rpartition("/")[0] + "/" if "/" in before else ""
+        roots = ["refs/heads/", *([f"refs/remotes/{self.trusted.remote}/"] if self.trusted.remote else [])]
+        found: dict[str, str] = {}
+        for name, oid in self.git.refs(*(root + folder for root in roots)).items():
+            root = next(root for root in roots if name.startswith(root))
+            protocol = ids.protocol_of_branch(self.pattern, name.removeprefix(root))
+            if protocol and (protocol not in found or root == "refs/heads/"):
+                found[protocol] = oid
+        return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
+
+    # --- people ------------------------------------------------------------------------------------------------------
+
+    def runner(self) -> Ident:
+        """Return who commits of work and record are by."""
+        identity = self.config.identity
+        return Ident(
+            self.who.environ.get("RUNNER_NAME") or identity.name,
+            self.who.environ.get("RUNNER_EMAIL") or identity.email,
+            int(self.who.now()),
+        )
+
+    def person(self) -> Ident:
+        """Return the person at the keyboard; in CI the runner's identity stands for them.
+
+        Raises:
+            UsageError: git does not know who they are.
+        """
+        if self.who.environ.get("RUNNER_EMAIL"):
+            return self.runner()
+        return self.git.person(int(self.who.now()))
+
+    def actor(self) -> str:
+        """Return who typed the command, as the record names them."""
+        if self.who.environ.get("RUNNER_EMAIL"):
+            return log_actor(self.who.environ["RUNNER_EMAIL"])
+        try:
+            return log_actor(self.git.person(0).email)
+        except UsageError:
+            return "runner"

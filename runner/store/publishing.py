@@ -1,0 +1,268 @@
+"""What leaves this machine, and what comes in (design §3, §6): nothing unasked, by `publish: never`, the default.
+
+What others pushed is taken up where it goes on from what is here. Where two clones have advanced apart, the one that publishes
+second loses: its people's commits are carried over, its transitions are kept under refs/runner/lost/ and done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from runner.errors import ConflictError, RefusedError, UnreachableError
+from runner.git import Commit, Git
+from runner.protocol import ids, message
+from runner.store import marks, numbers, transaction
+from runner.store.project import Project
+from runner.store.remote import Mirror
+
+Check = Callable[[str, str | None], None]  # (tip, verified ancestor or None): raises where the history does not hold
+
+
+def history_ref(protocol: str) -> str:
+    """Return the ref that keeps a protocol's chain and transcripts."""
+    return f"refs/runner/history/{protocol}"
+
+
+def look(project: Project, *patterns: str) -> Mirror | None:
+    """Look at the remote once a process: the trusted branch, and `patterns`. Unreachable, work goes on with what is here."""
+    if project.looked:
+        return project.mirror
+    project.looked = True
+    try:
+        mirror = Mirror.of(project.git, project.places, project.who)
+        if mirror is None:
+            return None
+        project.trust(mirror.look(*patterns))
+        project.mirror = mirror
+    except UnreachableError as error:
+        project.who.say(f"{error.what}; going on with what is here, {project.trusted.note}")
+        return None
+    return project.mirror
+
+
+def look_at_numbers(project: Project) -> set[int]:
+    """Return the numbers that are claimed on the remote, where protocols are published there as they are made.
+
+    Unreachable, a number is claimed here alone; a push that finds it taken is told then.
+    """
+    if project.setting("publish") != "always":
+        return set()
+    project.looked = False
+    mirror = look(project, f"{numbers.PREFIX}*", "refs/heads/*")
+    found = set()
+    for name in mirror.refs() if mirror else ():
+        last = name.rsplit("/", 1)[1]
+        protocol = (
+            ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
+            if name.startswith("refs/heads/")
+            else None
+        )
+        if protocol:
+            found.add(ids.number_of(protocol))
+        elif name.startswith(numbers.PREFIX) and last.isdigit():
+            found.add(int(last))
+    return found
+
+
+def bring(project: Project, protocol: str, check: Check) -> None:
+    """Take up what others have pushed of the protocol, where it goes on from what is here; say where it is apart.
+
+    Raises:
+        IntegrityError: what was pushed does not verify; nothing here changed.
+    """
+    name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+    mirror, here = look(project, name, history_ref(protocol)), project.git.ref(project.branch(protocol))
+    if mirror is None and here is None and project.trusted.remote:  # never looked at here, and the remote is away
+        there = project.git.ref(f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}")
+    else:
+        there = mirror.refs().get(name) if mirror else None
+    if there is None or there == here:
+        return
+    if here is None or project.git.is_ancestor(here, there):
+        forward(project, protocol, here, there, check)
+    elif mirror is not None and not project.git.is_ancestor(there, here):
+        if project.setting("publish") == "always":
+            settle(project, protocol, mirror, check)
+        else:
+            project.who.say(
+                f"{protocol} is apart from {mirror.remote}: work goes on here; `runner sync {protocol}` settles it"
+            )
+
+
+def again(project: Project, protocol: str, check: Check) -> None:
+    """After a lost race: where it was lost on the remote, bring what was published there.
+
+    Raises:
+        UnreachableError: the remote does not answer any more.
+    """
+    if project.mirror is None or project.batch or project.setting("publish") != "always":
+        return
+    project.trust(project.mirror.look(f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history_ref(protocol)))
+    settle(project, protocol, project.mirror, check)
+
+
+def forward(project: Project, protocol: str, here: str | None, there: str, check: Check) -> None:
+    """Move the branch here to what was pushed, having checked it."""
+    check(there, here)
+    transaction.publish(
+        project.git,
+        project.places,
+        project.who,
+        branch=project.branch(protocol),
+        old=here,
+        new=there,
+        reason="runner: fetched",
+    )
+    project.who.say(f"took up what was pushed of {protocol}: {there[:7]}")
+
+
+def pusher(project: Project, protocol: str, new: str, *, number: bool = False) -> Callable[[], None] | None:
+    """Return what pushes the new commit before the local ref moves, or None where publishing is not `always`.
+
+    `number`: the protocol is new, and its number is claimed in the same push.
+    """
+    if project.batch or project.setting("publish") != "always":
+        return None
+    return lambda: push(project, protocol, new, number=number)
+
+
+def push(project: Project, protocol: str, new: str, *, number: bool = False) -> None:
+    """Publish a commit as the protocol's branch, by compare-and-swap with what the remote was seen to have.
+
+    Raises:
+        ConflictError: somebody published first. UnreachableError: the remote did not answer, or refused.
+    """
+    mirror = project.mirror or Mirror.of(project.git, project.places, project.who)
+    if mirror is None:
+        return
+    project.mirror = mirror
+    there = mirror.refs()
+    name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+    changes: dict[str, tuple[str | None, str | None]] = {}
+    if there.get(name) != new:
+        changes[name] = (new, there.get(name))
+    claim = numbers.claim_ref(ids.number_of(protocol))
+    mine = project.git.ref(claim)
+    if number:
+        changes[claim] = (new, None)
+    elif mine is not None and claim not in there:
+        changes[claim] = (mine, None)
+    history = project.git.ref(history_ref(protocol))
+    if history is not None and there.get(history_ref(protocol)) != history:
+        changes[history_ref(protocol)] = (history, there.get(history_ref(protocol)))
+    if changes:
+        mirror.push(changes)
+        _track(project.git, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
+
+
+def _track(git: Git, remote: str, pushed: Mapping[str, str]) -> None:
+    """Let the person's own git see what was pushed, as its own push would."""
+    for name, oid in pushed.items():
+        if name.startswith("refs/heads/"):
+            tracking = f"refs/remotes/{remote}/{name.removeprefix('refs/heads/')}"
+            try:
+                git.update_refs({tracking: (oid, git.ref(tracking))}, "runner: push")
+            except ConflictError:
+                continue
+
+
+def is_transition(commit: Commit, protocol: str) -> bool:
+    """Return whether a commit is one of the runner's for this protocol."""
+    trailers = message.parse(commit.message)
+    return trailers is not None and trailers.protocol == protocol
+
+
+def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> None:
+    """Bring two clones that advanced apart together again, here.
+
+    People's commits are merged in. Where both sides hold transitions, those of this side are kept under refs/runner/lost/ and
+    done again.
+
+    Raises:
+        RefusedError: people's commits conflict; both sides stay as they are.
+    """
+    git, branch = project.git, project.branch(protocol)
+    here, there = git.ref(branch), mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
+    if there is None or here is None or here == there or git.is_ancestor(there, here):
+        return
+    if git.is_ancestor(here, there):
+        forward(project, protocol, here, there, check)
+        return
+    theirs, common = _since(git, there, here)
+    ours, _ = _since(git, here, there)
+    check(there, common)
+    lost = {}
+    if not any(is_transition(commit, protocol) for commit in theirs):
+        new = _merge(project, here, there, protocol)
+    elif not any(is_transition(commit, protocol) for commit in ours):
+        new = _merge(project, there, here, protocol)
+    else:
+        new = there
+        for commit in ours:
+            if not is_transition(commit, protocol):
+                new = _carry(project, commit, new, protocol)
+        name = f"refs/runner/lost/{protocol}/{here[:12]}"
+        lost = {name: (here, git.ref(name))}
+    check(new, common)
+    transaction.publish(
+        git, project.places, project.who, branch=branch, old=here, new=new, reason="runner: settled", also=lost
+    )
+    marks.forget(project.places, protocol)
+    if lost:
+        count = sum(is_transition(commit, protocol) for commit in ours)
+        project.who.say(
+            f"{mirror.remote} was first: {count} transition{'s' if count != 1 else ''} of {protocol} made here will be done again,"
+            f" and are kept at {next(iter(lost))}"
+        )
+    else:
+        project.who.say(f"merged what was pushed of {protocol}: {new[:7]}")
+
+
+def _since(git: Git, tip: str, other: str) -> tuple[list[Commit], str | None]:
+    """Return the commits of `tip`'s first-parent chain that `other` does not have, oldest first, and the one before them."""
+    found: list[Commit] = []
+    at: str | None = tip
+    while at is not None and not git.is_ancestor(at, other):
+        commit = git.commit(at)
+        if commit is None:
+            break
+        found.append(commit)
+        at = commit.parents[0] if commit.parents else None
+    return found[::-1], at
+
+
+def _merge(project: Project, first: str, second: str, protocol: str) -> str:
+    """Return a merge commit of the person's; the chain goes on by its first parent."""
+    tree, conflicts = project.git.merge_trees(first, second)
+    if tree is None:
+        raise _conflict(protocol, conflicts)
+    who = project.person()
+    return project.git.person_commit(tree, (first, second), who, f"Merge {second[:12]} into {protocol}\n".encode())
+
+
+def _carry(project: Project, commit: Commit, onto: str, protocol: str) -> str:
+    """Return the person's commit done again on `onto`, with its author, date and message."""
+    git = project.git
+    parent, target = git.commit(commit.parents[0]), git.commit(onto)
+    assert parent is not None and target is not None
+    who = project.runner()
+    # merge-tree finds its base by itself: these three say which it is.
+    base = git.write_commit(parent.tree, (), who, who, b"base\n")
+    ours = git.write_commit(target.tree, (base,), who, who, b"ours\n")
+    theirs = git.write_commit(commit.tree, (base,), who, who, b"theirs\n")
+    tree, conflicts = git.merge_trees(ours, theirs)
+    if tree is None:
+        raise _conflict(protocol, conflicts)
+    committer = project.person()
+    lines = [
+        f"tree {tree}".encode(), f"parent {onto}".encode(), b"author " + commit.author, b"committer " + committer.line(), b"", commit.message,
+    ]  # fmt: skip
+    return git.write("commit", b"\n".join(lines))
+
+
+def _conflict(protocol: str, paths: list[str]) -> RefusedError:
+    return RefusedError(
+        f"{protocol} was changed here and there in the same places: {', '.join(paths[:5])}",
+        "both sides are as they were",
+        "merge the remote's branch into yours by hand in its worktree (`git merge`), then `runner sync` again",
+    )

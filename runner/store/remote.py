@@ -1,0 +1,278 @@
+"""The remote: fetched from and pushed to through a git directory of our own, the mirror (design §4, §6).
+
+The mirror has its own configuration and refs and uses the clone's object store, so nothing is brought twice and no setting of
+the worked-on repository (ssh command, URL rewrites, hooks) has a say in how the remote is reached; the person's own have.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
+from runner.git import Git
+from runner.store import trusted
+from runner.store.places import Places, writable_state_home, write_atomically
+from runner.store.surroundings import Surroundings
+from runner.store.trusted import Pin, Trusted
+
+FETCH_SECONDS = 5.0  # what a look at the remote may take before work goes on with what is here
+PUSH_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """The git directory that talks to one remote. `remote`: its name in the clone; `url`: where it is."""
+
+    git: Git
+    places: Places
+    who: Surroundings
+    remote: str
+    url: str
+
+    @classmethod
+    def of(cls, git: Git, places: Places, who: Surroundings) -> Mirror | None:
+        """Return the clone's mirror, made ready, or None where there is no remote.
+
+        Raises:
+            UsageError: the person's state cannot be written, or the address is of a kind that runs commands.
+        """
+        remote = trusted.remote_name(git)
+        if remote is None:
+            return None
+        mirror = cls(git, places, who, remote, trusted.remote_url(git, remote))
+        mirror._make()
+        return mirror
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.places.mirror
+
+    def _make(self) -> None:
+        if self.url.lower().startswith(("ext::", "fd::")) or self.url.startswith("-"):
+            raise UsageError(
+                f"the remote's address runs a command: {self.url}",
+                f"remote.{self.remote}.url",
+                "use ssh, https or a path",
+            )
+        partial = self.git.config(f"remote.{self.remote}.partialclonefilter") if self.git.is_partial() else None
+        sha256 = self.git.object_format == "sha256"
+        extensions = ("\tobjectFormat = sha256\n" if sha256 else "") + ("\tpartialClone = origin\n" if partial else "")
+        quoted = self.url.replace("\\", "\\\\").replace('"', '\\"')
+        config = (
+            f"[core]\n\trepositoryformatversion = {int(bool(extensions))}\n\tbare = true\n"
+            + (f"[extensions]\n{extensions}" if extensions else "")
+            + f'[remote "origin"]\n\turl = "{quoted}"\n'
+            + (f"\tpromisor = true\n\tpartialclonefilter = {partial}\n" if partial else "")
+        ).encode()
+        try:
+            if not (self.path / "HEAD").exists():
+                for folder in ("objects", "refs/heads"):
+                    (self.path / folder).mkdir(parents=True, exist_ok=True)
+                write_atomically(self.path / "packed-refs", self._seed())
+                write_atomically(self.path / "config", config)
+                write_atomically(self.path / "HEAD", b"ref: refs/heads/none\n")
+            elif (self.path / "config").read_bytes() != config:
+                write_atomically(self.path / "config", config)
+            shallow = self.git.common_dir / "shallow"
+            if shallow.exists():
+                shutil.copyfile(shallow, self.path / "shallow")
+            else:
+                (self.path / "shallow").unlink(missing_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"the runner's own state cannot be written: {error.strerror}",
+                str(self.path),
+                "set XDG_STATE_HOME to a folder of yours",
+            ) from error
+
+    def _seed(self) -> bytes:
+        """Return refs that tell the remote what this clone has already, so that nothing is brought twice."""
+        prefix = f"refs/remotes/{self.remote}/"
+        known = {name: oid for name, oid in self.git.refs(prefix).items() if name != f"{prefix}HEAD"}
+        lines = [f"{oid} refs/seed/{name.removeprefix(prefix)}" for name, oid in sorted(known.items())]
+        return "".join(f"{line}\n" for line in ["# pack-refs with: peeled fully-peeled sorted ", *lines]).encode()
+
+    def _run(self, *args: str, timeout: float, env: Mapping[str, str] | None = None) -> tuple[int, bytes, str]:
+        return self.git.transport(self.path, *args, timeout=timeout, env=env)
+
+    def refs(self) -> dict[str, str]:
+        """Return what the remote had when it was last fetched: full ref name there to oid."""
+        code, out, _ = self._run(
+            "for-each-ref", "--format=%(objectname) %(refname)", "refs/there/", timeout=PUSH_SECONDS
+        )
+        lines = out.decode("utf-8", "replace").splitlines() if code == 0 else []
+        return {f"refs/{name.removeprefix('refs/there/')}": oid for oid, name in (line.split(" ", 1) for line in lines)}
+
+    def default_branch(self) -> str | None:
+        """Ask the remote for its default branch; None where it has none.
+
+        Raises:
+            UnreachableError: it did not answer.
+        """
+        code, out, err = self._run("ls-remote", "--symref", "origin", "HEAD", timeout=FETCH_SECONDS)
+        if code:
+            raise self._unreachable(code, err)
+        for line in out.decode("utf-8", "replace").splitlines():
+            if line.startswith("ref: refs/heads/"):
+                return line.removeprefix("ref: refs/heads/").split("\t")[0]
+        return None
+
+    def fetch(self, *patterns: str, timeout: float = FETCH_SECONDS) -> None:
+        """Bring the refs of the patterns (`refs/heads/main`, `refs/runner/numbers/*`), and forget those that are gone there.
+
+        A pattern that fits nothing is no error.
+
+        Raises:
+            UnreachableError: the remote did not answer in time, or refused.
+        """
+        specs = []
+        for pattern in patterns:
+            glob = pattern if pattern.endswith("*") else f"{pattern}*"
+            specs.append(f"+{glob}:refs/there/{glob.removeprefix('refs/')}")
+        code, _, err = self._run(
+            "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
+            timeout=timeout,
+        )  # fmt: skip
+        if code:
+            raise self._unreachable(code, err)
+
+    def push(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
+        """Move refs on the remote, `{name: (new, expected there)}`, all or none.
+
+        Raises:
+            ConflictError: a ref is not where it was expected.
+            UnreachableError: the remote did not answer, or refused; nothing moved.
+        """
+        leases = [f"--force-with-lease={name}:{old or ''}" for name, (_, old) in changes.items()]
+        specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
+        code, out, err = self._run(
+            "push", "--porcelain", "--atomic", "--no-verify", "--no-recurse-submodules", *leases, "origin", *specs,
+            timeout=PUSH_SECONDS,
+        )  # fmt: skip
+        if code == 0:
+            self._note(changes)
+            return
+        told = [line.split("\t") for line in out.decode("utf-8", "replace").splitlines() if line.startswith("!")]
+        if not told and self._has(changes):  # the answer was lost, not the push
+            self._note(changes)
+            return
+        # git gives no code for why: its porcelain marks `[remote rejected]` what the other side's rules refused.
+        refused = [line[-1] for line in told if line[-1].startswith("[remote rejected]") and "atomic" not in line[-1]]
+        if refused:
+            lines = [line for line in err.splitlines() if line.startswith("remote:")]
+            raise UnreachableError(
+                f"{self.remote} refused the push: {refused[0].removeprefix('[remote rejected] ')} {' '.join(lines[:2])}".strip(),
+                self.url,
+                "nothing was published and nothing is lost; ask who keeps the remote, or push from an account that may",
+            )
+        if told:
+            names = (
+                ", ".join(sorted(line[1].rpartition(":")[2] for line in told if "atomic" not in line[-1])) or "a ref"
+            )
+            raise ConflictError(
+                f"{names} moved on {self.remote}", self.url, "run the same command again, or `runner sync`"
+            )
+        raise self._unreachable(code, err)
+
+    def _has(self, changes: Mapping[str, tuple[str | None, str | None]]) -> bool:
+        code, out, _ = self._run("ls-remote", "origin", *changes, timeout=FETCH_SECONDS)
+        if code:
+            return False
+        there = {
+            name: oid for oid, name in (line.split("\t", 1) for line in out.decode("utf-8", "replace").splitlines())
+        }
+        return all(there.get(name) == new for name, (new, _) in changes.items())
+
+    def _note(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
+        lines = [
+            f"update refs/there/{name.removeprefix('refs/')} {new}"
+            if new
+            else f"delete refs/there/{name.removeprefix('refs/')}"
+            for name, (new, _) in changes.items()
+        ]
+        self.git.transport(
+            self.path,
+            "update-ref",
+            "--stdin",
+            timeout=PUSH_SECONDS,
+            data="".join(f"{line}\n" for line in lines).encode(),
+        )
+
+    def _unreachable(self, code: int, err: str) -> UnreachableError:
+        lines = [
+            line for line in err.splitlines() if line.startswith(("fatal:", "error:", "ssh:", "remote:"))
+        ] or err.splitlines()
+        return UnreachableError(
+            f"{self.remote} could not be reached, or refused: {lines[0] if lines else f'exit {code}'}",
+            self.url,
+            f"try `git ls-remote {self.remote}`; nothing was published and nothing is lost",
+        )
+
+    # --- the trusted branch --------------------------------------------------------------------------------------------
+
+    def look(self, *patterns: str) -> Trusted:
+        """Fetch the trusted branch, and the patterns with it, and return where it is now; pinned at first use.
+
+        Raises:
+            UnreachableError: the remote did not answer.
+            RefusedError: the trusted branch is gone there.
+        """
+        pin = trusted.read_pin(self.places)
+        branch = pin.branch if pin else self.default_branch()
+        if branch is None:
+            raise UnreachableError(
+                f"{self.remote} has no default branch yet", self.url, f"push one first: git push -u {self.remote} main"
+            )
+        name = f"refs/heads/{branch}"
+        self.fetch(name, *patterns)
+        there = self.refs()
+        if name not in there:
+            raise RefusedError(
+                f"the trusted branch {branch} is gone from {self.remote}",
+                self.url,
+                "`runner doctor --repin` trusts its new default branch",
+            )
+        oid = there[name]
+        if pin is None or pin.oid != oid:
+            self._refuse_going_back(pin, oid)
+            trusted.write_pin(self.places, Pin(self.remote, self.url, branch, oid, self.who.timestamp()))
+        kept = {trusted.REF: (oid, self.git.ref(trusted.REF))}
+        if kept[trusted.REF][1] != oid:
+            self.git.update_refs(kept, "runner: fetched")
+        return Trusted(oid, branch, self.remote, "")
+
+    def _refuse_going_back(self, pin: Pin | None, oid: str) -> None:
+        """The policy may not be rolled back behind what was seen: a force push of the trusted branch is a person's decision."""
+        if pin is None or not pin.oid or self.git.commit(pin.oid) is None or self.git.is_ancestor(pin.oid, oid):
+            return
+        if self.git.is_shallow():
+            return  # what lies between is not here, so it cannot be told
+        raise RefusedError(
+            f"the trusted branch {pin.branch} went back: {pin.oid[:12]} is no longer in it",
+            self.url,
+            "`runner doctor --repin` trusts it as it is now",
+        )
+
+
+def fetch_objects(git: Git, oids: list[str], who: Surroundings) -> None:
+    """Bring objects that a partial clone has left at its remote.
+
+    Raises:
+        UnreachableError: the remote did not answer.
+    """
+    mirror = Mirror.of(git, Places(git.common_dir, writable_state_home(who.state_home)), who)
+    if mirror is None:
+        raise UnreachableError(
+            "objects are missing and there is no remote", str(git.common_dir), "run `git fetch --refetch`"
+        )
+    code, _, err = git.transport(
+        mirror.path, "-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet", "--no-tags", "--no-write-fetch-head",
+        "--no-recurse-submodules", "--filter=blob:none", "--stdin", "origin",
+        data="".join(f"{oid}\n" for oid in oids).encode(), timeout=PUSH_SECONDS * 5,
+    )  # fmt: skip
+    if code:
+        raise mirror._unreachable(code, err)

@@ -1,0 +1,29 @@
+"""What the world outside gives: clock, randomness, names, folders. They come in as arguments so that a test can drive them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """`now`: seconds since the epoch; `monotonic`: seconds; `random_hex(n)`: n hex digits; `state_home`: the person's
+    own state, `$XDG_STATE_HOME/protocol-runner`; `environ`: settings that begin with `RUNNER_`, and PATH and HOME;
+    `say`: one line for a person."""
+
+    now: Callable[[], float]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
+    random_hex: Callable[[int], str]
+    host: str
+    pid: int
+    state_home: Path
+    environ: Mapping[str, str] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda line: None
+
+    def timestamp(self) -> str:
+        """Return the time as the record writes it: UTC, whole seconds."""
+        return datetime.fromtimestamp(int(self.now()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

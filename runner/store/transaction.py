@@ -1,0 +1,179 @@
+"""One transition, one commit: prepared aside as objects, published by compare-and-swap, able to lose (design §1.1).
+
+The worktrees that have the branch checked out are shown to be able to follow before the ref moves, and follow after it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from runner.errors import ConflictError
+from runner.git import BLOB, Git, Ident, TreeEntry
+from runner.protocol import log, machine, message, paths, state
+from runner.protocol.digest import digest
+from runner.protocol.events import Entry, Event
+from runner.protocol.state import State
+from runner.store import locks, worktree
+from runner.store.places import Places
+from runner.store.snapshot import Snapshot
+from runner.store.surroundings import Surroundings
+
+PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same branch
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Transition:
+    """A commit that is prepared and not published yet."""
+
+    commit: str
+    state: State
+    entries: tuple[Entry, ...]
+
+
+def entries_of(before: State | None, events: Sequence[Event], time: str, actor: str) -> tuple[Entry, ...]:
+    """Return the log entries for events that follow `before`."""
+    first = before.revision + 1 if before else 1
+    return tuple(Entry(first + number, time, log.actor(actor), event) for number, event in enumerate(events))
+
+
+def record(
+    protocol: str, before: State | None, old_log: bytes, segments: int, entries: Sequence[Entry]
+) -> tuple[State, dict[str, bytes]]:
+    """Return the state after the entries, and the files of the record that change (name in the folder to bytes).
+
+    `segments`: how many whole segments of the log lie in log/ already.
+
+    Raises:
+        IllegalEventError: an event does not belong there.
+    """
+    after = machine.fold(before, entries)
+    assert after is not None
+    files: dict[str, bytes] = {}
+    if len(old_log) > log.SEGMENT:
+        files[f"log/{segments + 1:04d}.md"] = old_log
+        old_log = b""
+    files[paths.LOG] = log.append(old_log, entries)
+    after = dataclasses.replace(after, log=digest(files[paths.LOG]))
+    files[paths.STATE] = state.render(after)
+    return after, files
+
+
+def prepare(
+    git: Git,
+    snapshot: Snapshot,
+    events: Sequence[Event],
+    *,
+    time: str,
+    actor: str,
+    trusted: str,
+    author: Ident,
+    tree: str | None = None,
+    more: Mapping[str, bytes] | None = None,
+    parents: Sequence[str] = (),
+    sign: bool = False,
+) -> Transition:
+    """Write the objects of a transition that follows `snapshot`.
+
+    `tree`: the tree that holds its work (default: the snapshot's); the protocol's folder is always the snapshot's, with the
+    record of `events` and the runner's files `more`. `parents`: further ones. `sign`: as a commit of the person's.
+    """
+    segments = sum(name.startswith("log/") for name in snapshot.files)
+    entries = entries_of(snapshot.state, events, time, actor)
+    after, files = record(snapshot.protocol, snapshot.state, snapshot.log, segments, entries)
+    folder = paths.folder(snapshot.protocol)
+    changes: dict[str, TreeEntry | None] = {}
+    if tree is not None and tree != snapshot.tree:
+        own = git.tree(f"{snapshot.tip}:{paths.ROOT}")
+        assert own is not None
+        changes[folder] = own[snapshot.protocol]
+        tree = git.edit_tree(tree, changes)
+    written = {
+        f"{folder}/{name}": TreeEntry(BLOB, git.write("blob", data)) for name, data in {**files, **(more or {})}.items()
+    }
+    made = git.edit_tree(tree or snapshot.tree, written)
+    assert made is not None
+    text = message.render(snapshot.protocol, entries, trusted)
+    if sign:
+        commit = git.person_commit(made, (snapshot.tip, *parents), author, text)
+    else:
+        commit = git.write_commit(made, (snapshot.tip, *parents), author, author, text)
+    return Transition(commit, after, entries)
+
+
+def publish(
+    git: Git,
+    places: Places,
+    who: Surroundings,
+    *,
+    branch: str,
+    old: str | None,
+    new: str,
+    reason: str,
+    also: Mapping[str, tuple[str | None, str | None]] | None = None,
+    push: Callable[[], None] | None = None,
+) -> None:
+    """Move the branch (full ref name) from `old` to `new`, with the refs of `also`, and let the worktrees follow.
+
+    `push` is called when everything here is shown to be possible, before anything moves.
+
+    Raises:
+        ConflictError: the branch is not at `old`; nothing was published.
+        InTheWayError: a person's files are in the way; nothing was published.
+    """
+    with locks.hold(places.lock(f"{branch.replace('/', '%')}.publish"), who, what=branch, wait=PUBLISH_WAIT):
+        worktree.settle_all(git, places, branch, who)
+        locks.remove_dead(git.common_dir / f"{branch}.lock", who)
+        if old is not None and git.ref(branch) != old:
+            raise ConflictError(
+                f"{branch} moved meanwhile", f"expected {old[:12]}", "run the same command again; nothing was written"
+            )
+        refs = {branch: (new, old), **(also or {})}
+        if old is None:
+            if push:
+                push()
+            git.update_refs(refs, reason)
+            return
+        with worktree.prepare(git, places, branch, old, new, who) as follows:
+            if push:
+                push()
+            try:
+                git.update_refs(refs, reason)
+            except ConflictError:
+                for follow in follows:
+                    follow.forget()
+                raise
+            for follow in follows:
+                follow.finish()
+
+
+def adopt(
+    git: Git,
+    places: Places,
+    who: Surroundings,
+    *,
+    branch: str,
+    old: str,
+    files: Mapping[str, TreeEntry | None],
+    author: Ident,
+    subject: str,
+) -> str:
+    """Commit a person's own uncommitted files, exactly those, as the person, and return the commit.
+
+    The bytes stand in their worktree already; only its index follows.
+    """
+    commit = git.commit(old)
+    assert commit is not None
+    tree = git.edit_tree(commit.tree, files)
+    assert tree is not None
+    new = git.person_commit(tree, (old,), author, subject.encode() + b"\n")
+    with locks.hold(places.lock(f"{branch.replace('/', '%')}.publish"), who, what=branch, wait=PUBLISH_WAIT):
+        git.update_refs({branch: (new, old)}, "runner: adopt")
+        for tree_there in worktree.on_branch(git, branch):
+            worktree.settle(git, tree_there, old, new, who)
+    return new
+
+
+def paths_outside(changed: Iterable[str]) -> list[str]:
+    """Return those paths below .protocols that a step's work may not touch: all but memory/."""
+    return sorted(path for path in changed if path.startswith(f"{paths.ROOT}/") and not path.startswith(paths.MEMORY))

@@ -1,0 +1,146 @@
+"""The trusted branch: where policy, keys, configuration and tools' code come from (design §4).
+
+It is the default branch of the remote, as last fetched into a mirror of our own, else a local branch. Which remote and branch
+that is stands pinned in the person's own state from its first use on; a branch that an agent can write never counts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import RefusedError, UsageError
+from runner.git import Git
+from runner.protocol import paths
+from runner.store.places import Places, write_atomically
+
+REF = "refs/runner/fetched/trusted"  # kept here so that no `git gc` takes its objects away
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What is pinned. `time`: when the branch was last fetched, or empty."""
+
+    remote: str
+    url: str
+    branch: str
+    oid: str
+    time: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """`commit`: the trusted branch's; `note`: what a reader should know about it, or empty."""
+
+    commit: str
+    branch: str
+    remote: str | None
+    note: str
+
+    def blob(self, git: Git, path: str) -> bytes | None:
+        """Return a file of the trusted branch, or None. Links are not followed."""
+        return git.blob(f"{self.commit}:{path}")
+
+    def config(self, git: Git) -> bytes | None:
+        """Return the bytes of config.yaml, or None."""
+        return self.blob(git, paths.CONFIG)
+
+
+def remote_name(git: Git) -> str | None:
+    """Return `origin`, or the only remote, or None."""
+    names = [
+        key[len("remote.") : -len(".url")]
+        for key in git.settings()
+        if key.startswith("remote.") and key.endswith(".url") and len(key) > len("remote..url")
+    ]
+    if not names:
+        return None
+    return "origin" if "origin" in names else names[0] if len(set(names)) == 1 else None
+
+
+def remote_url(git: Git, remote: str) -> str:
+    """Return the remote's address as configured; a relative path is made absolute."""
+    url = git.settings().get(f"remote.{remote}.url", [""])[-1]
+    if url and "://" not in url and not url.startswith("/") and ":" not in url.split("/", 1)[0]:
+        return str(((git.top or git.common_dir) / url).resolve())
+    return url
+
+
+def read_pin(places: Places) -> Pin | None:
+    """Return what is pinned for this clone, or None at first use."""
+    try:
+        return Pin(**json.loads(places.pin.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_pin(places: Places, pin: Pin) -> None:
+    """Pin it; where the state cannot be written, it is first use again next time."""
+    try:
+        write_atomically(
+            places.pin, json.dumps({name: getattr(pin, name) for name in Pin.__slots__}, indent=2).encode() + b"\n"
+        )
+    except OSError:
+        return
+
+
+def _local_branch(git: Git) -> str:
+    for name in ("main", "master"):
+        if git.resolve(f"refs/heads/{name}"):
+            return name
+    head = git.symbolic_ref("HEAD")
+    if head and git.ref(head):
+        return head.removeprefix("refs/heads/")
+    heads = list(git.refs("refs/heads/"))
+    if not heads:
+        raise UsageError(
+            "the repository has no commits yet", str(git.cwd), "make a first commit: git commit --allow-empty -m start"
+        )
+    return heads[0].removeprefix("refs/heads/")
+
+
+def last_seen(git: Git, places: Places) -> Trusted:
+    """Return the trusted branch without asking the network.
+
+    Raises:
+        RefusedError: the remote's address is no longer the pinned one.
+        UsageError: there is no commit to trust yet.
+    """
+    remote = remote_name(git)
+    if remote is None:
+        branch = _local_branch(git)
+        commit = git.resolve(f"refs/heads/{branch}")
+        if commit is None:
+            raise UsageError(
+                "the repository has no commits yet",
+                str(git.cwd),
+                "make a first commit: git commit --allow-empty -m start",
+            )
+        return Trusted(commit, branch, None, f"the local branch {branch} is trusted: not protected")
+    pin = read_pin(places)
+    url = remote_url(git, remote)
+    if pin is not None and (pin.url, pin.remote) != (url, remote):
+        raise RefusedError(
+            f"the remote {remote} is at another address now: {url}, pinned {pin.url}",
+            str(Path(git.common_dir) / "config"),
+            "`runner doctor --repin` trusts the new one",
+        )
+    if pin is not None and pin.oid and git.commit(pin.oid):
+        return Trusted(pin.oid, pin.branch, remote, f"trusted branch as of {pin.time}")
+    head = git.symbolic_ref(f"refs/remotes/{remote}/HEAD")
+    names = [head.removeprefix(f"refs/remotes/{remote}/")] if head else []
+    for branch in [*names, "main", "master"]:
+        commit = git.resolve(f"refs/remotes/{remote}/{branch}")
+        if commit:
+            return Trusted(commit, branch, remote, "trusted branch as last fetched by git")
+    # A remote that was added and never fetched from or pushed to: nothing of it is known yet.
+    branch = _local_branch(git)
+    commit = git.resolve(f"refs/heads/{branch}")
+    if commit is None:
+        raise UsageError(
+            "the repository has no commits yet", str(git.cwd), "make a first commit: git commit --allow-empty -m start"
+        )
+    return Trusted(
+        commit, branch, remote, f"nothing of {remote} is known yet: the local branch {branch} is trusted, not protected"
+    )

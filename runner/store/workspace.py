@@ -1,0 +1,256 @@
+"""Where work is done: a checkout of the runner's own, outside every repository, that an agent may write (design §6).
+
+It has a repository of its own that borrows our objects and has no remote; the runner never runs git in it. The runner reads
+the files with its own index and git directory. Nothing of it is ever taken for a person's, or the other way round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import RefusedError, UsageError
+from runner.git import LINK, SUBMODULE, Git, TreeEntry
+from runner.protocol.digest import digest
+from runner.store import locks, worktree
+from runner.store.places import Places, write_atomically
+from runner.store.surroundings import Surroundings
+
+EXCLUDES = "__pycache__/\n.pytest_cache/\nnode_modules/\n.venv/\n*.pyc\n.DS_Store\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """`root` holds `work` (what commands see), `index` and `check` (QA's export); commands get `work` alone."""
+
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        """The folder that commands run in."""
+        return self.root / "work"
+
+    @property
+    def export(self) -> Path:
+        """The folder that checks run in."""
+        return self.root / "check"
+
+    @property
+    def index(self) -> Path:
+        """The runner's index of `work`."""
+        return self.root / "index"
+
+
+def place(places: Places, protocol: str, configured: str | None) -> Workspace:
+    """Return where the protocol's workspace lies; never below a `.git`, where test runners see nothing and pass.
+
+    Raises:
+        UsageError: the configured place is below a `.git`.
+    """
+    root = (Path(configured).expanduser() / places.own.name if configured else places.own) / protocol
+    if ".git" in root.parts or any(
+        (parent / "HEAD").exists() and (parent / "objects").is_dir() for parent in root.parents
+    ):
+        raise UsageError(
+            "the workspace would lie inside a git directory", str(root), "set `workspace: {path: …}` elsewhere"
+        )
+    return Workspace(root)
+
+
+def _run(
+    git: Git, space: Workspace, *args: str, data: bytes = b"", work: Path | None = None, index: Path | None = None
+) -> bytes:
+    excludes = space.root / "excludes"
+    if not excludes.exists():
+        excludes.write_text(EXCLUDES)
+    return git.run(
+        *args, data=data, index=index or space.index, work_tree=work or space.work,
+        config=[f"core.excludesFile={excludes}", *worktree.conversions(git)],
+    )  # fmt: skip
+
+
+def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundings, *, clean: bool = False) -> None:
+    """Make the workspace hold exactly `commit`, keeping ignored files (caches) unless `clean`.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        space.root.mkdir(parents=True, exist_ok=True)
+        _forget_repository(space.work)
+        if space.work.is_symlink() or (space.work.exists() and not space.work.is_dir()):
+            space.work.unlink()
+        space.work.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"the workspace cannot be made: {error.strerror}",
+            str(space.root),
+            "set `workspace: {path: …}` in .protocols/config.yaml",
+        ) from error
+    locks.remove_dead(space.root / "index.lock", who)
+    fetch_missing(git, commit, who)
+    if not space.index.exists():
+        shutil.rmtree(space.work)
+        space.work.mkdir()
+        _run(git, space, "read-tree", "--reset", "-u", commit)
+    else:
+        _run(git, space, "read-tree", "--reset", "-u", commit)
+        # Not only what the index knows: a step may have changed a file and set its times back.
+        _run(git, space, "checkout-index", "-a", "-f", "-q")
+        _run(git, space, "clean", "-ffdq", *(["-x"] if clean else []))
+    _make_repository(git, space, commit, protocol)
+
+
+def _forget_repository(work: Path) -> None:
+    repository = work / ".git"
+    if repository.is_symlink() or repository.is_file():
+        repository.unlink()
+    elif repository.exists():
+        _remove_tree(repository)
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder that a command may have made unreadable."""
+
+    def mend(function: object, path: str, _: object) -> None:
+        os.chmod(os.path.dirname(path), 0o700)
+        os.chmod(path, 0o700, follow_symlinks=os.chmod in os.supports_follow_symlinks)
+        assert callable(function)
+        function(path)
+
+    shutil.rmtree(folder, onerror=mend)
+
+
+def _make_repository(git: Git, space: Workspace, commit: str, protocol: str) -> None:
+    """Write the workspace's own repository, by hand: no git runs where an agent may write."""
+    repository = space.work / ".git"
+    for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
+        (repository / folder).mkdir(parents=True)
+    sha256 = git.object_format == "sha256"
+    (repository / "config").write_text(
+        f"[core]\n\trepositoryformatversion = {int(sha256)}\n\tfilemode = true\n\tbare = false\n\tlogallrefupdates = true\n"
+        + ("[extensions]\n\tobjectFormat = sha256\n" if sha256 else "")
+        + "[user]\n\tname = protocol-runner\n\temail = runner@localhost.invalid\n[gc]\n\tauto = 0\n"
+    )
+    (repository / "HEAD").write_text(f"ref: refs/heads/{protocol}\n")
+    (repository / f"refs/heads/{protocol}").write_text(commit + "\n")
+    (repository / "objects/info/alternates").write_text(f"{git.common_dir / 'objects'}\n")
+    (repository / "info/exclude").write_text(EXCLUDES)
+    if git.is_shallow():
+        shutil.copyfile(git.common_dir / "shallow", repository / "shallow")
+    shutil.copyfile(space.index, repository / "index")
+
+
+def object_folders(git: Git) -> tuple[Path, ...]:
+    """Return the object folders that the workspace's repository borrows: ours, and those that ours borrows."""
+    found = [git.common_dir / "objects"]
+    for folder in found:
+        try:
+            lines = (folder / "info/alternates").read_text().splitlines()
+        except OSError:
+            continue
+        found += [path for line in lines if (path := (folder / line).resolve()) not in found and path.is_dir()]
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a step left: its tree, and what differs from where it began."""
+
+    tree: str
+    changed: dict[str, tuple[TreeEntry | None, TreeEntry | None]]
+
+
+def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) -> Work:
+    """Return the workspace's files as a tree: tracked files that changed, and new ones that git does not ignore.
+
+    Raises:
+        RefusedError: a nested repository, or a changed path that needs a filter driver.
+    """
+    _forget_repository(space.work)
+    _run(git, space, "add", "-A", "--ignore-errors", ".")
+    tree = _run(git, space, "write-tree").decode().strip()
+    changed = git.changed(start, tree)
+    nested = [
+        path for path, (before, after) in changed.items() if after and after.mode == SUBMODULE and before != after
+    ]
+    if nested:
+        raise RefusedError(
+            f"the work holds a repository of its own: {nested[0]}",
+            nested[0],
+            "remove its .git folder in the step, or ignore the folder in .gitignore",
+        )
+    named = [path for path, (_, after) in changed.items() if after and after.mode != LINK]
+    if named:
+        data = b"\0".join(path.encode("utf-8", "surrogateescape") for path in named) + b"\0"
+        out = _run(git, space, "check-attr", "--cached", "-z", "--stdin", "filter", data=data).decode(
+            "utf-8", "surrogateescape"
+        )
+        parts = out.split("\0")
+        for path, value in zip(parts[0::3], parts[2::3], strict=False):
+            if value not in ("unspecified", "unset", "set", "") and value not in filters:
+                raise RefusedError(
+                    f"{path} goes through the filter `{value}`, which the runner does not run",
+                    path,
+                    f"allow it with `filters: [{value}]` in .protocols/config.yaml, or leave the file alone",
+                )
+    return Work(tree, changed)
+
+
+def export(git: Git, space: Workspace, commit: str, who: Surroundings) -> Path:
+    """Make a clean export of a commit's tree for checks, and return its folder."""
+    if space.export.exists() or space.export.is_symlink():
+        if space.export.is_symlink():
+            space.export.unlink()
+        else:
+            _remove_tree(space.export)
+    space.export.mkdir(parents=True)
+    index = space.root / "check-index"
+    index.unlink(missing_ok=True)
+    fetch_missing(git, commit, who)
+    _run(git, space, "read-tree", "--reset", "-u", commit, work=space.export, index=index)
+    index.unlink(missing_ok=True)
+    return space.export
+
+
+def fetch_missing(git: Git, commit: str, who: Surroundings) -> None:
+    """In a partial clone, bring the objects of a commit's tree here before they are needed.
+
+    They come through the repository's promisor remote, with the person's own transport settings.
+    """
+    if not git.is_partial():
+        return
+    out = git.run("rev-list", "--objects", "--no-walk", "--missing=print", commit).decode("utf-8", "surrogateescape")
+    missing = [line[1:] for line in out.splitlines() if line.startswith("?")]
+    if missing:
+        from runner.store import remote
+
+        remote.fetch_objects(git, missing, who)
+
+
+def remove(space: Workspace) -> None:
+    """Take the workspace away."""
+    if space.root.exists():
+        _remove_tree(space.root)
+
+
+def setup_key(git: Git, commit: str, setup: str, files: tuple[str, ...]) -> str:
+    """Return the digest that tells whether a workspace's setup is still good: its command, and the files it depends on."""
+    told = {path: entry.oid for path, entry in git.files(commit, *files).items()} if files else {}
+    return digest(json.dumps([setup, told], sort_keys=True).encode())
+
+
+def setup_done(space: Workspace) -> str | None:
+    """Return the key of the setup that was run in this workspace, or None."""
+    try:
+        return (space.root / "setup").read_text()
+    except OSError:
+        return None
+
+
+def note_setup(space: Workspace, key: str) -> None:
+    """Remember that the setup was run."""
+    write_atomically(space.root / "setup", key.encode())

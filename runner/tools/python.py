@@ -1,0 +1,284 @@
+"""Functions of Python modules as tools: loaded from the trusted branch's tree by a child process in the sandbox.
+
+The module runs in the project's environment and never in ours. It sees of our environment PATH and the variables that its
+entry in config.yaml names, has a network only where the entry names one, and may write the workspace. What a call does to
+the world is what the entry says; a function of which it says nothing is external, never to be repeated. Calls are made
+one at a time, in the thread that opened the tools.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from runner.errors import UsageError
+from runner.protocol.config import ToolEffect, ToolModule
+from runner.sandbox import Command, Outcome, Sandbox, Session
+from runner.tools.base import Contract, Effect, Repeat, Tool, ToolError, check_arguments, check_result
+
+CHILD = Path(__file__).with_name("child.py").resolve()
+CHUNK = 64 * 1024
+ANSWER_LIMIT = 16 * 1024 * 1024  # bytes of one line; a result's own limit, which the child holds, is far below
+LAST_LINES, LAST_CHARACTERS = 12, 2000  # of what the child said
+
+
+class ToolModuleError(UsageError):
+    """A module of tools cannot be loaded, or its entry in the configuration does not fit it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PythonTool:
+    """One function; `ask` takes its name and arguments to the child."""
+
+    contract: Contract
+    ask: Callable[[str, Mapping[str, Any]], Any]
+
+    def call(self, arguments: Mapping[str, Any]) -> Any:
+        """Check the arguments and call the function; see `Tool.call`."""
+        check_arguments(self.contract, arguments)
+        result = self.ask(self.contract.name, arguments)
+        check_result(self.contract, result)
+        return result
+
+
+class PythonTools:
+    """The tools of one module while the block lasts; a child that a call ended is started again by the next call.
+
+    `interpreter`: how to start the project's Python, 3.11 or later. `code`: a folder that holds the trusted branch's tree.
+    `work`: the workspace. `env`: values of the variables that the module's entry names; PATH is used too. `timeout`: seconds
+    for loading, and for each call. `readable`: further folders that the sandbox shows. `refused`: the module's public
+    functions that cannot be tools, and why.
+
+    Raises:
+        ToolModuleError: by entering the block: the module cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        *,
+        interpreter: tuple[str, ...],
+        code: Path,
+        work: Path,
+        module: ToolModule,
+        env: Mapping[str, str],
+        timeout: float,
+        readable: tuple[Path, ...] = (),
+    ) -> None:
+        self._sandbox, self._module, self._timeout = sandbox, module, timeout
+        self._command = Command(
+            argv=(*interpreter, "-P", "-B", str(CHILD), module.module, str(code)),
+            cwd=work,
+            env={name: env[name] for name in ("PATH", *module.env) if name in env},
+            writable=(work,),
+            readable=(code, CHILD, *readable),
+            network=bool(module.network),
+        )
+        self._session: Session | None = None
+        self._open = False
+        self.tools: dict[str, Tool] = {}
+        self.refused: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        hello = self._start()
+        try:
+            self._offer(hello)
+        except BaseException:
+            self._end(0.0)
+            raise
+        self._open = True
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._open = False
+        self._end(2.0 if kind is None else 0.0)
+
+    def _start(self) -> dict[str, Any]:
+        """Start the child and return what it says first.
+
+        Raises:
+            ToolModuleError: it did not come to offering anything.
+        """
+        self._session = self._sandbox.open(self._command)
+        try:
+            hello = self._exchange(self._session, None)
+        except TimeoutError:
+            raise self._refusal(f"no end after {self._timeout:g} s", self._end(0.0)) from None
+        except ToolError as error:
+            raise self._refusal(error.message, self._end(0.0)) from error
+        except BaseException:
+            self._end(0.0)
+            raise
+        if hello is None:
+            outcome = self._end(2.0)
+            assert outcome is not None
+            raise self._refusal(f"its process ended with exit code {outcome.code}", outcome)
+        if "error" in hello:
+            self._end(2.0)
+            raise self._refusal(hello["error"], None, hello.get("where"))
+        return hello
+
+    def _offer(self, hello: dict[str, Any]) -> None:
+        from jsonschema import Draft202012Validator
+        from jsonschema.exceptions import SchemaError
+
+        self.refused = dict(hello["refused"])
+        for said in hello["tools"]:
+            name = said["name"]
+            try:
+                for schema in (said["parameters"], said["returns"] or {}):
+                    Draft202012Validator.check_schema(schema)
+            except SchemaError as error:  # a pydantic model may say anything of itself
+                self.refused[name] = f"its schema is not valid: {error.message}"
+                continue
+            effect, repeat = _effect(self._module, name)
+            contract = Contract(
+                name=name,
+                description=said["description"],
+                effect=effect,
+                repeat=repeat,
+                parameters=said["parameters"],
+                returns=said["returns"],
+                source=f"{self._module.module}:{name}",
+            )
+            self.tools[name] = PythonTool(contract, self._ask)
+        self._check_entry()
+
+    def _check_entry(self) -> None:
+        """Hold the effects that the configuration declares against the functions that there are.
+
+        Raises:
+            ToolModuleError: it names what is not there, which would leave the function meant external and never.
+        """
+        for name, declared in self._module.effects.items():
+            if name not in self.tools and name not in self.refused:
+                raise self._misfit(f"no public function `{name}` is defined in it", name, name, self.tools)
+            if not isinstance(declared, ToolEffect) or name in self.refused:
+                continue
+            arguments = self.tools[name].contract.parameters["properties"]
+            if declared.key is not None and declared.key not in arguments:
+                raise self._misfit(f"`{name}` has no argument `{declared.key}`", f"{name}.key", declared.key, arguments)
+            if declared.probe is not None and declared.probe not in self.tools:
+                raise self._misfit(
+                    f"no public function `{declared.probe}` is defined in it",
+                    f"{name}.probe",
+                    declared.probe,
+                    self.tools,
+                )
+
+    def _misfit(self, what: str, key: str, name: str, known: Mapping[str, object]) -> ToolModuleError:
+        near = get_close_matches(name, known, n=1)
+        return ToolModuleError(
+            f"the entry of the module {self._module.module} does not fit it: {what}",
+            where=f"tools: {self._module.module}, effects.{key}",
+            hint=f"did you mean {near[0]}?" if near else f"there is {', '.join(known) or 'none'}",
+        )
+
+    def _refusal(self, what: str, outcome: Outcome | None, where: str | None = None) -> ToolModuleError:
+        said = _last_lines(outcome)
+        return ToolModuleError(
+            f"the tools of the module {self._module.module} cannot be loaded: {what}" + (f"\n{said}" if said else ""),
+            where=f"{where}, on the trusted branch" if where else f"tools: {self._module.module}",
+            hint="mend the module on the trusted branch, or name under workspace.python a Python (3.11 or later) that has"
+            " what it imports",
+        )
+
+    def _ask(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Have the child call the function; return its result.
+
+        Raises:
+            ToolError: it failed, ended its process, or ran out of time.
+        """
+        if not self._open:
+            raise RuntimeError(f"the tools of {self._module.module} are closed")
+        if self._session is None:
+            self._start()
+        assert self._session is not None
+        try:
+            answer = self._exchange(self._session, {"call": name, "arguments": dict(arguments)})
+        except TimeoutError:
+            raise ToolError(f"no end after {self._timeout:g} s; it was ended", _last_lines(self._end(0.0))) from None
+        except BaseException:
+            self._end(0.0)
+            raise
+        if answer is None:
+            outcome = self._end(2.0)
+            assert outcome is not None
+            raise ToolError(f"it ended its process, with exit code {outcome.code}", _last_lines(outcome))
+        if "error" in answer:
+            raise ToolError(answer["error"], _cut(answer.get("trace", "")))
+        return answer["result"]
+
+    def _exchange(self, session: Session, request: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Send a request and return the child's next line; None where the child ended instead.
+
+        Raises:
+            TimeoutError: neither came in time.
+            ToolError: it said something else.
+        """
+        left = memoryview(b"" if request is None else json.dumps(request, allow_nan=False).encode() + b"\n")
+        by, said = time.monotonic() + self._timeout, bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(session.stdout, selectors.EVENT_READ)
+            if left:
+                os.set_blocking(session.stdin.fileno(), False)
+                selector.register(session.stdin, selectors.EVENT_WRITE)
+            while not said.endswith(b"\n"):
+                if (wait := by - time.monotonic()) <= 0:
+                    raise TimeoutError
+                for key, _ in selector.select(wait):
+                    if key.fileobj is session.stdin:
+                        left = _feed(key.fd, left)
+                        if not left:
+                            selector.unregister(session.stdin)
+                        continue
+                    data = os.read(key.fd, CHUNK)
+                    if not data:
+                        return None
+                    said += data
+                    if len(said) > ANSWER_LIMIT:
+                        raise ToolError(f"it answered with more than {ANSWER_LIMIT:,} bytes")
+        try:
+            answer = json.loads(said)
+        except ValueError as error:
+            raise ToolError("it answered with what is not JSON") from error
+        if not isinstance(answer, dict):
+            raise ToolError("it answered with what is no object")
+        return answer
+
+    def _end(self, grace: float) -> Outcome | None:
+        """End the child where there is one; return how it ended."""
+        session, self._session = self._session, None
+        return session.close(grace) if session is not None else None
+
+
+def _feed(stdin: int, left: memoryview) -> memoryview:
+    try:
+        return left[os.write(stdin, left[:CHUNK]) :]
+    except BlockingIOError:
+        return left
+    except BrokenPipeError:
+        return left[:0]  # the child is gone, which its stdout says too
+
+
+def _effect(module: ToolModule, name: str) -> tuple[Effect, Repeat]:
+    declared = module.effects.get(name)
+    if declared is None:
+        return "external", "never"
+    return ("external", declared.external) if isinstance(declared, ToolEffect) else (declared, "never")
+
+
+def _last_lines(outcome: Outcome | None) -> str:
+    return _cut(outcome.tail.decode(errors="replace")) if outcome is not None else ""
+
+
+def _cut(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-LAST_LINES:])[-LAST_CHARACTERS:]

@@ -1,0 +1,263 @@
+"""Real repositories in tmp, with fixed names and dates, and the command line as a user has it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+
+from runner.store.project import Project
+from runner.store.surroundings import Surroundings
+
+hypothesis.settings.register_profile(
+    "ci", derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), print_blob=True
+)
+hypothesis.settings.register_profile(
+    "deep", deadline=None, max_examples=2000, suppress_health_check=list(hypothesis.HealthCheck)
+)
+hypothesis.settings.load_profile("ci")
+
+START = 1_700_000_000
+PERSON = {
+    "GIT_AUTHOR_NAME": "Alice",
+    "GIT_AUTHOR_EMAIL": "alice@example.test",
+    "GIT_COMMITTER_NAME": "Alice",
+    "GIT_COMMITTER_EMAIL": "alice@example.test",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` rewrites the golden files; people review the diff."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """Its stdout, read as JSON."""
+        return json.loads(self.out)
+
+
+@dataclass(slots=True)
+class Box:
+    """A repository on disk, and a person with a HOME of their own who works in it."""
+
+    path: Path
+    home: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The person's whole environment."""
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "NO_COLOR": "1",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            **PERSON,
+            **self.env,
+            **(more or {}),
+        }
+
+    def git(
+        self,
+        *args: str | Path,
+        cwd: Path | None = None,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        data: str | None = None,
+    ) -> str:
+        """Run the person's own git."""
+        done = subprocess.run(
+            ["git", *map(str, args)],
+            cwd=cwd or self.path,
+            env=self.environment(env),
+            capture_output=True,
+            text=True,
+            input=data,
+        )
+        assert not check or done.returncode == 0, f"git {args}: {done.stderr}"
+        return done.stdout
+
+    def runner(
+        self, *args: str | Path, cwd: Path | None = None, rc: int | None = None, env: Mapping[str, str] | None = None
+    ) -> Result:
+        """Run the command line in this process, as `runner` would."""
+        from runner.cli import main
+
+        out, err = io.StringIO(), io.StringIO()
+        before, at = dict(os.environ), Path.cwd()
+        wanted = self.environment(env)
+        os.environ.clear()
+        os.environ.update(wanted)
+        os.chdir(cwd or self.path)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    code = main.call([str(arg) for arg in args])
+                except SystemExit as ended:
+                    code = ended.code if isinstance(ended.code, int) else 1
+        finally:
+            os.chdir(at)
+            os.environ.clear()
+            os.environ.update(before)
+        result = Result(code, out.getvalue(), err.getvalue())
+        assert rc is None or code == rc, f"runner {args}: exit {code}, wanted {rc}\n{result.out}{result.err}"
+        return result
+
+    def start(
+        self, *args: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start the command line as a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "runner", *map(str, args)],
+            cwd=cwd or self.path,
+            env={**self.environment(env), "PYTHONPATH": str(Path(__file__).parents[1])},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def project(self, **options: str) -> Project:
+        """Open the repository through the library, with a fixed clock that ticks and fixed randomness."""
+        ticks = iter(range(START, START + 10_000_000))
+        digits = iter(range(1, 1_000_000))
+        who = Surroundings(
+            now=lambda: float(next(ticks)),
+            monotonic=__import__("time").monotonic,
+            sleep=__import__("time").sleep,
+            random_hex=lambda count: f"{next(digits):0{count}x}",
+            host="test-host",
+            pid=os.getpid(),
+            state_home=self.home / ".local/state/protocol-runner",
+            environ={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.home),
+                "RUNNER_EMAIL": "alice@example.test",
+                "RUNNER_NAME": "Alice",
+                **self.env,
+            },
+        )
+        return Project.open(self.path, who, options)
+
+    def write(self, path: str, text: str | bytes) -> Path:
+        """Write a file below the repository."""
+        at = self.path / path
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return at
+
+    def commit(self, subject: str = "change", cwd: Path | None = None) -> str:
+        """Commit everything, as the person."""
+        self.git("add", "-A", cwd=cwd)
+        self.git("commit", "-qm", subject, "--allow-empty", cwd=cwd)
+        return self.git("rev-parse", "HEAD", cwd=cwd).strip()
+
+    def plan(self, steps: Mapping[str, str], *, title: str = "A plan", front: str = "", name: str = "plan") -> Path:
+        """Write a plan's folder beside the repository; `steps`: `01-a` to front matter lines."""
+        folder = self.path.parent / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        (folder / "plan.md").write_text(f"---\ntitle: {title}\n{front}---\nWhat and why.\n")
+        for step, lines in steps.items():
+            (folder / f"{step}.md").write_text(f"---\ntitle: {step}\n{lines.rstrip()}\n---\nDo it.\n")
+        return folder
+
+    def new(self, steps: Mapping[str, str], *, title: str = "A plan", front: str = "") -> str:
+        """Make a protocol and return its id."""
+        return self.runner("new", title, "--plan", self.plan(steps, title=title, front=front), rc=0).out.strip()
+
+    def worktree(self, protocol: str) -> Path:
+        """The person's worktree of a protocol."""
+        return Path(self.runner("show", protocol, "--json", rc=0).json()["path"])
+
+    def state(self, protocol: str, revision: str | None = None) -> Any:
+        """state.json on the protocol's branch."""
+        return json.loads(self.git("show", f"{revision or protocol}:.protocols/{protocol}/state.json"))
+
+    def log(self, protocol: str) -> str:
+        """log.md on the protocol's branch."""
+        return self.git("show", f"{protocol}:.protocols/{protocol}/log.md")
+
+    def count(self, protocol: str) -> int:
+        """How many commits the protocol's branch has."""
+        return int(self.git("rev-list", "--count", protocol))
+
+
+def command(line: str, more: str = "") -> str:
+    """Front matter of a command step."""
+    return f"kind: command\nrun: {json.dumps(line)}\n{more}"
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    """A repository with one commit on `main`, and a person in it. Commands run on the host unless a test says otherwise."""
+    return make_box(tmp_path / "repo")
+
+
+def make_box(path: Path, *init: str) -> Box:
+    """Make a repository at `path`."""
+    home = path.parent / f"home-{path.name}"
+    home.mkdir(parents=True)
+    (home / ".gitconfig").write_text(
+        '[user]\n name = Alice\n email = alice@example.test\n[init]\n defaultBranch = main\n[protocol "file"]\n allow = always\n'
+    )
+    box = Box(path, home, {"RUNNER_EXECUTOR": "host"})
+    box.git("init", "-q", *init, path, cwd=path.parent)
+    box.write("README.md", "# a project\n")
+    box.write("src/app.py", "print('hello')\n")
+    box.commit("start")
+    return box
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[Box]:
+    """A repository whose `origin` is a bare one beside it."""
+    box = make_box(tmp_path / "repo")
+    bare = tmp_path / "origin.git"
+    box.git("clone", "-q", "--bare", box.path, bare, cwd=tmp_path)
+    box.git("remote", "add", "origin", bare)
+    box.git("fetch", "-q", "origin")
+    box.git("branch", "-q", "-u", "origin/main", "main")
+    yield box
+
+
+def clone(box: Box, name: str) -> Box:
+    """Another person's clone of the box's `origin`."""
+    path = box.path.parent / name
+    home = box.path.parent / f"home-{name}"
+    home.mkdir()
+    (home / ".gitconfig").write_text(
+        f'[user]\n name = {name}\n email = {name}@example.test\n[protocol "file"]\n allow = always\n'
+    )
+    other = Box(
+        path,
+        home,
+        {
+            **box.env,
+            "GIT_AUTHOR_NAME": name,
+            "GIT_AUTHOR_EMAIL": f"{name}@example.test",
+            "GIT_COMMITTER_NAME": name,
+            "GIT_COMMITTER_EMAIL": f"{name}@example.test",
+        },
+    )
+    other.git("clone", "-q", box.path.parent / "origin.git", path, cwd=box.path.parent)
+    return other

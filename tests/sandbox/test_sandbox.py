@@ -1,0 +1,532 @@
+"""One suite over all places to run commands in, and what bubblewrap keeps from a command."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.errors import UnsupportedError, UsageError
+from runner.sandbox import (
+    Bubblewrap,
+    Command,
+    Host,
+    Outcome,
+    Sandbox,
+    SandboxError,
+    SandboxUnavailableError,
+    choose,
+    explain,
+    toolchains,
+)
+
+PYTHON = sys.executable
+PATH = f"{Path(PYTHON).parent}:/usr/local/bin:/usr/bin:/bin"
+TOOLCHAINS = toolchains(f"{PATH}:{os.environ['PATH']}", Path.home())
+BEAT = "while :; do date +%s%N >> beat; sleep 0.02; done"  # a line while it lives
+
+
+def bubblewrap() -> Bubblewrap:
+    sandbox = Bubblewrap(TOOLCHAINS)
+    if (why := sandbox.check()) is not None:
+        if os.environ.get("RUNNER_CI") == "1":
+            pytest.fail(f"bubblewrap has to work where RUNNER_CI=1: {why}")
+        pytest.skip(why)
+    return sandbox
+
+
+@pytest.fixture(params=["sandbox", "host"])
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    return bubblewrap() if request.param == "sandbox" else Host()
+
+
+@pytest.fixture
+def bwrap() -> Bubblewrap:
+    return bubblewrap()
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+def command(work: Path, *argv: str, **more: Any) -> Command:
+    more.setdefault("env", {"PATH": PATH})
+    more.setdefault("timeout", 30.0)
+    return Command(argv, work, writable=(work, *more.pop("writable", ())), **more)
+
+
+def sh(work: Path, line: str, **more: Any) -> Command:
+    return command(work, "sh", "-c", line, **more)
+
+
+def assert_stopped(beat: Path) -> None:
+    """It lived, and does not any more."""
+    before = beat.read_bytes()
+    assert before
+    time.sleep(0.3)
+    assert beat.read_bytes() == before
+
+
+# --- every place ------------------------------------------------------------------------------------------------------
+
+
+def test_an_exit_code_is_the_commands(sandbox: Sandbox, work: Path) -> None:
+    assert [sandbox.run(sh(work, f"exit {code}")).code for code in (0, 1, 7, 255)] == [0, 1, 7, 255]
+    assert sandbox.run(command(work, "true")).ok
+    assert not sandbox.run(command(work, "false")).ok
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_a_signal_is_128_and_its_number(sandbox: Sandbox, work: Path, number: signal.Signals) -> None:
+    assert sandbox.run(sh(work, f"kill -{int(number)} $$")).code == 128 + number
+
+
+def test_what_cannot_be_started_is_127_or_126_and_named(sandbox: Sandbox, work: Path) -> None:
+    (work / "plain").write_text("no program")
+    missing, plain = sandbox.run(command(work, "no-such-program")), sandbox.run(command(work, "./plain"))
+    assert (missing.code, plain.code) == (127, 126)
+    assert b"no-such-program" in missing.tail
+    assert b"./plain" in plain.tail
+
+
+def test_the_environment_is_exactly_what_is_given(
+    sandbox: Sandbox, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LEAKED", "yes")
+    env = {"PATH": PATH, "HOME": str(work), "TEXT": "two\nlines = ü", "EMPTY": ""}
+    outcome = sandbox.run(command(work, "env", "-0", env=env))
+    assert dict(item.split("=", 1) for item in outcome.tail.decode().split("\0")[:-1]) == env
+
+
+def test_a_command_runs_in_its_folder(sandbox: Sandbox, work: Path) -> None:
+    below = work / "a b" / "ü"
+    below.mkdir(parents=True)
+    outcome = sandbox.run(Command(("pwd", "-P"), below, {"PATH": PATH}, 30, writable=(work,)))
+    assert outcome.tail.decode() == f"{below.resolve()}\n"
+
+
+def test_a_folder_that_is_not_there_is_said(sandbox: Sandbox, work: Path) -> None:
+    with pytest.raises(SandboxError, match="not there"):
+        sandbox.run(Command(("true",), work / "missing", {"PATH": PATH}, 30, writable=(work,)))
+
+
+def test_stdout_and_stderr_come_together_with_digest_and_tail(sandbox: Sandbox, work: Path) -> None:
+    heard: list[bytes] = []
+    outcome = sandbox.run(sh(work, "echo one; echo two >&2; printf '\\377\\000\\303'", keep=6), heard.append)
+    whole = b"one\ntwo\n\xff\x00\xc3"
+    assert b"".join(heard) == whole
+    assert (outcome.size, outcome.tail) == (len(whole), whole[-6:])
+    assert outcome.digest == "sha256:" + hashlib.sha256(whole).hexdigest()
+    assert sandbox.run(sh(work, "echo one", keep=0)).tail == b""
+
+
+def test_output_comes_while_the_command_runs(sandbox: Sandbox, work: Path) -> None:
+    def answer(data: bytes) -> None:
+        (work / "go").write_bytes(data)
+
+    assert sandbox.run(sh(work, "echo ready; while [ ! -e go ]; do sleep 0.02; done; exit 5"), answer).code == 5
+
+
+def test_endless_output_takes_bounded_time_and_memory(sandbox: Sandbox, work: Path) -> None:
+    sandbox.run(command(work, "yes", timeout=0.1, keep=1000))
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    outcome = sandbox.run(command(work, "yes", timeout=1.0, keep=1000))
+    assert (outcome.code, outcome.timed_out) == (124, True)
+    assert time.monotonic() - began < 5
+    assert outcome.size > 30_000_000
+    assert len(outcome.tail) == 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kilobytes
+
+
+def test_stdin_is_fed_whole(sandbox: Sandbox, work: Path) -> None:
+    data = os.urandom(1_000_000)
+    assert sandbox.run(command(work, "cat", stdin=data)).digest == "sha256:" + hashlib.sha256(data).hexdigest()
+    assert sandbox.run(command(work, "cat")).size == 0
+    assert sandbox.run(command(work, "true", stdin=data)).ok  # not read, and no matter
+
+
+@pytest.mark.parametrize(
+    "line",
+    [f"sh -c '{BEAT}'", f"setsid sh -c '{BEAT}' & wait", f"(setsid sh -c '({BEAT}) &' &) ; sleep 60"],
+    ids=["child", "setsid", "setsid and forked twice"],
+)
+def test_a_timeout_ends_all_that_was_started(sandbox: Sandbox, work: Path, line: str) -> None:
+    outcome = sandbox.run(sh(work, line, timeout=0.6))
+    assert (outcome.code, outcome.timed_out) == (124, True)
+    assert outcome.seconds < 5
+    assert_stopped(work / "beat")
+
+
+def test_a_timeout_leaves_time_to_clean_up_but_not_for_ever(sandbox: Sandbox, work: Path) -> None:
+    wait = "while :; do sleep 0.05; done"
+    polite = sandbox.run(sh(work, f"trap 'echo cleaned; exit 0' TERM; {wait}", timeout=0.5))
+    assert (polite.code, polite.timed_out) == (124, True)
+    assert b"cleaned" in polite.tail
+    stubborn = sandbox.run(sh(work, f"trap '' TERM; {BEAT}", timeout=0.3))
+    assert stubborn.timed_out
+    assert 2.0 < stubborn.seconds < 6
+    assert_stopped(work / "beat")
+
+
+def test_a_background_child_does_not_hold_the_run(sandbox: Sandbox, work: Path) -> None:
+    for line in (f"({BEAT}) & sleep 0.2; echo done; exit 3", f"setsid sh -c '{BEAT}' & sleep 0.2; echo done; exit 3"):
+        outcome = sandbox.run(sh(work, line))
+        assert (outcome.code, outcome.tail, outcome.timed_out) == (3, b"done\n", False)
+        assert outcome.seconds < 4
+        assert_stopped(work / "beat")
+
+
+def test_a_background_child_without_the_pipe_is_ended_too(sandbox: Sandbox, work: Path) -> None:
+    outcome = sandbox.run(sh(work, f"(setsid sh -c '{BEAT}' >/dev/null 2>&1 &); sleep 0.3"))
+    assert outcome.ok
+    assert_stopped(work / "beat")
+
+
+def test_a_command_that_closes_its_output_is_waited_for(sandbox: Sandbox, work: Path) -> None:
+    assert sandbox.run(sh(work, "exec >&- 2>&-; sleep 0.3; exit 4")).code == 4
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_an_exception_while_it_runs_ends_the_group(sandbox: Sandbox, work: Path, kind: type[BaseException]) -> None:
+    def stop(data: bytes) -> None:
+        raise kind
+
+    began = time.monotonic()
+    with pytest.raises(kind):
+        sandbox.run(sh(work, f"setsid sh -c '{BEAT}' & sleep 0.3; echo now; wait"), stop)
+    assert time.monotonic() - began < 5
+    assert_stopped(work / "beat")
+
+
+def test_a_run_leaves_no_descriptor_and_no_zombie(sandbox: Sandbox, work: Path) -> None:
+    sandbox.run(command(work, "true"))
+    before = len(os.listdir("/dev/fd"))
+    for line in ("true", "(setsid sleep 60 &)", "no-such-program"):
+        sandbox.run(sh(work, line))
+    assert len(os.listdir("/dev/fd")) == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_session_answers_line_by_line_and_closes(sandbox: Sandbox, work: Path) -> None:
+    session = sandbox.open(sh(work, 'while read -r line; do echo "got $line"; echo "saw $line" >&2; done; exit 6'))
+    for word in (b"one", b"two"):
+        session.stdin.write(word + b"\n")
+        session.stdin.flush()
+        assert session.stdout.readline() == b"got " + word + b"\n"
+    outcome = session.close()
+    assert (outcome.code, outcome.tail, outcome.timed_out) == (6, b"saw one\nsaw two\n", False)
+    assert session.close() is outcome
+
+
+def test_a_session_that_does_not_end_is_ended(sandbox: Sandbox, work: Path) -> None:
+    session = sandbox.open(sh(work, f"setsid sh -c '{BEAT}' & echo up; while :; do sleep 1; done"))
+    assert session.stdout.readline() == b"up\n"
+    time.sleep(0.3)
+    began = time.monotonic()
+    outcome = session.close(grace=0.2)
+    assert time.monotonic() - began < 4
+    assert outcome.code in (128 + signal.SIGTERM, 128 + signal.SIGKILL)
+    assert_stopped(work / "beat")
+
+
+def test_a_session_out_of_time_is_at_its_end(sandbox: Sandbox, work: Path) -> None:
+    session = sandbox.open(sh(work, BEAT, timeout=0.4))
+    assert session.stdout.read() == b""
+    outcome = session.close()
+    assert (outcome.code, outcome.timed_out) == (124, True)
+    assert_stopped(work / "beat")
+
+
+def test_a_command_that_cannot_be_is_the_callers_mistake(work: Path) -> None:
+    for argv, cwd, env, paths in (
+        ((), work, {}, (work,)),
+        (("true",), work, {}, ()),
+        (("true",), Path("work"), {}, (Path("work"),)),
+        (("true",), work / ".." / "x", {}, (work,)),
+        (("true",), work, {"A": "x\0--bind\0/\0/"}, (work,)),
+        (("true",), work, {"A=B": "x"}, (work,)),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            Command(argv, cwd, env, writable=paths)
+
+
+def test_a_program_named_like_an_assignment_is_refused(sandbox: Sandbox, work: Path) -> None:
+    with pytest.raises(SandboxError, match="="):
+        sandbox.run(command(work, "A=b"))
+
+
+def test_an_argument_too_long_is_said(sandbox: Sandbox, work: Path) -> None:
+    with pytest.raises(SandboxError, match="too long"):
+        sandbox.run(command(work, "true", "x" * 3_000_000))
+
+
+# --- bubblewrap alone -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_outside_can_be_written(bwrap: Bubblewrap, work: Path, tmp_path: Path) -> None:
+    assert work.is_relative_to(tmp_path)  # a workspace, here below the machine's /tmp, works
+    (tmp_path / "readable").mkdir()
+    places = ["/usr/x", "/etc/x", "/x", str(tmp_path / "readable" / "x"), "/var/x"]
+    lines = "; ".join(f"touch {place} 2>/dev/null && echo wrote {place}" for place in places)
+    outcome = bwrap.run(sh(work, f"{lines}; touch inside", readable=(tmp_path / "readable",)))
+    assert (outcome.code, outcome.tail) == (0, b"")
+    assert (work / "inside").exists()
+    own = [f"{folder}/of-its-own" for folder in ("/tmp", "/var/tmp", "/run", "$HOME")]
+    assert bwrap.run(sh(work, f"touch {' '.join(own)}")).ok
+    assert not bwrap.run(sh(work, f"ls {own[0]}")).ok  # the next command's /tmp is another
+    bwrap.run(sh(work, f"touch {tmp_path}/beside"))
+    assert not (tmp_path / "beside").exists()
+    assert not Path("/tmp/of-its-own").exists()
+
+
+def test_home_holds_no_secret(bwrap: Bubblewrap, work: Path) -> None:
+    outcome = bwrap.run(sh(work, f"echo $HOME; ls -A $HOME; ls -A {Path.home()} 2>/dev/null; true"))
+    allowed = {p.relative_to(Path.home()).parts[0] for p in TOOLCHAINS if p.is_relative_to(Path.home())}
+    home, *seen = outcome.tail.decode().splitlines()
+    assert home == "/home/runner"
+    assert set(seen) <= allowed
+
+
+def test_of_home_only_the_toolchain_is_there(work: Path, tmp_path: Path) -> None:
+    bubblewrap()
+    home = tmp_path / "home"
+    for path, text in (
+        (".tool/bin/greet", "#!/bin/sh\ncat $(dirname $(readlink -f $0))/../lib/word\n"),
+        (".tool/lib/word", "hello"),
+        (".local/bin/alone", "#!/bin/sh\necho alone\n"),
+        (".local/share/keyrings/login", "secret"),
+        (".cargo/bin/cargo", "#!/bin/sh\necho cargo\n"),
+        (".cargo/credentials.toml", "secret"),
+        (".ssh/id_ed25519", "secret"),
+    ):
+        (home / path).parent.mkdir(parents=True, exist_ok=True)
+        (home / path).write_text(text)
+        (home / path).chmod(0o755)
+    (home / "linked").mkdir()
+    (home / "linked" / "hi").symlink_to(home / ".tool" / "bin" / "greet")
+    path = ":".join(str(home / name) for name in (".local/bin", ".cargo/bin", "linked", "."))
+    found = toolchains(f"{path}:{home}:relative:/usr/bin:/no/such", home)
+    assert set(found) == {home / ".local/bin", home / ".cargo/bin", home / "linked", home / ".tool"}
+
+    outcome = Bubblewrap(found).run(
+        sh(work, f"hi; alone; cargo; cd {home} && grep -rl secret .", env={"PATH": f"{path}:/usr/bin:/bin"})
+    )
+    assert (outcome.code, outcome.tail) == (1, b"helloalone\ncargo\n")
+
+
+def test_a_person_s_python_is_found_inside(work: Path) -> None:
+    bubblewrap()
+    path = os.environ["PATH"]
+    assert shutil.which("python3")
+    outcome = Bubblewrap(toolchains(path, Path.home())).run(
+        command(work, "python3", "-c", "print(6 * 7)", env={"PATH": path})
+    )
+    assert (outcome.code, outcome.tail) == (0, b"42\n")
+
+
+def test_a_home_below_a_writable_folder_is_kept(bwrap: Bubblewrap, work: Path) -> None:
+    assert bwrap.run(sh(work, "echo $HOME", env={"PATH": PATH, "HOME": str(work)})).tail.decode() == f"{work}\n"
+    assert bwrap.run(sh(work, "echo $HOME", env={"PATH": PATH, "HOME": "/home/somebody"})).tail == b"/home/runner\n"
+
+
+def test_no_other_process_is_seen(bwrap: Bubblewrap, work: Path) -> None:
+    look = sh(work, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' '")
+    with subprocess.Popen(["sleep", "299.375"]) as other:
+        try:
+            assert b"sleep 299.375" in Host().run(look).tail
+            assert b"299.375" not in bwrap.run(look).tail
+        finally:
+            other.kill()
+
+
+def test_the_environment_is_seen_by_nobody_else(bwrap: Bubblewrap, work: Path) -> None:
+    seen: list[bytes] = []
+
+    def look(data: bytes) -> None:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                seen.append(path.read_bytes())
+            except OSError:
+                continue
+
+    env = {"PATH": PATH, "TOKEN": "hunter2-in-env", "LD_PRELOAD": str(work / "evil.so")}
+    outcome = bwrap.run(sh(work, "echo up; sleep 0.5; echo $TOKEN", env=env), look)
+    assert b"hunter2-in-env" in outcome.tail
+    assert any(b"bwrap" in line for line in seen)
+    assert not any(b"hunter2-in-env" in line or b"evil.so" in line for line in seen)
+
+
+@contextmanager
+def loopback_server() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    peer, _ = server.accept()
+                except OSError:
+                    return
+                with peer:
+                    peer.sendall(b"reached")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(5)
+
+
+def test_the_network_is_there_only_when_asked_for(bwrap: Bubblewrap, work: Path) -> None:
+    with loopback_server() as port:
+        connect = f"import socket; print(socket.create_connection(('127.0.0.1', {port}), 5).recv(9))"
+        without = bwrap.run(command(work, PYTHON, "-c", connect))
+        with_it = bwrap.run(command(work, PYTHON, "-c", connect, network=True))
+    assert without.code == 1
+    assert b"ConnectionRefusedError" in without.tail
+    assert (with_it.code, with_it.tail) == (0, b"b'reached'\n")
+
+
+def test_sockets_of_agents_are_not_there(bwrap: Bubblewrap, work: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(tmp_path / "agent"))
+        env = {"PATH": PATH, "SSH_AUTH_SOCK": str(tmp_path / "agent")}
+        look = sh(work, "ls -d $SSH_AUTH_SOCK; ls /run /var/run /tmp; test -S $SSH_AUTH_SOCK", env=env)
+        assert Host().run(look).ok
+        inside = bwrap.run(look)
+    assert inside.code == 1
+    assert b"docker.sock" not in inside.tail
+
+
+def test_no_capability_and_no_secret_of_etc(bwrap: Bubblewrap, work: Path) -> None:
+    look = "grep CapEff /proc/self/status; cat /etc/shadow /etc/ssl/private/* /etc/gitconfig; ls /etc/ssh /etc/sudoers"
+    outcome = bwrap.run(sh(work, f"({look}) 2>/dev/null; getent passwd 0 >/dev/null && echo names"))
+    assert outcome.tail.split() == [b"CapEff:", b"0000000000000000", b"names"]
+
+
+def test_the_inside_dies_with_the_runner(bwrap: Bubblewrap, work: Path) -> None:
+    script = (
+        "import sys; from pathlib import Path; from runner.sandbox import Bubblewrap, Command\n"
+        "work = Path(sys.argv[1])\n"
+        "Bubblewrap().run(Command(('sh', '-c', sys.argv[2]), work, {'PATH': '/usr/bin:/bin'}, writable=(work,)))\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    line = f"setsid sh -c '{BEAT}' & wait"
+    runner = subprocess.Popen([PYTHON, "-c", script, str(work), line], cwd=root)
+    try:
+        by = time.monotonic() + 20
+        while not (work / "beat").exists() and time.monotonic() < by:
+            time.sleep(0.05)
+    finally:
+        runner.kill()
+        runner.wait()
+    time.sleep(0.3)
+    assert_stopped(work / "beat")
+
+
+def test_an_inner_folder_has_its_own_word(bwrap: Bubblewrap, work: Path) -> None:
+    (work / "kept").mkdir()
+    outcome = bwrap.run(sh(work, "touch free; touch kept/x", readable=(work / "kept",)))
+    assert outcome.code == 1
+    assert sorted(path.name for path in work.rglob("*")) == ["free", "kept"]
+
+
+def test_a_folder_that_became_a_link_outwards_is_not_bound(bwrap: Bubblewrap, work: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").mkdir()
+    (work / "share").symlink_to(tmp_path / "secret")
+    with pytest.raises(SandboxError, match="leads out"):
+        bwrap.run(sh(work, "ls share", readable=(work / "share",)))
+
+
+def test_a_sandbox_that_cannot_be_made_is_no_failed_command(bwrap: Bubblewrap, work: Path) -> None:
+    with pytest.raises(SandboxError, match="missing"):
+        bwrap.run(sh(work, "true", readable=(work / "missing",)))
+    with pytest.raises(SandboxError, match="missing"):
+        bwrap.open(sh(work, "true", readable=(work / "missing",))).close()
+
+
+# --- choosing, explaining ---------------------------------------------------------------------------------------------
+
+
+def test_choose_gives_what_works() -> None:
+    bubblewrap()
+    assert [choose(name).name for name in ("sandbox", "host")] == ["sandbox", "host"]
+    assert choose("host").check() is None
+
+
+def test_choose_refuses_what_is_not_here_yet_and_what_never_was() -> None:
+    with pytest.raises(UnsupportedError, match="container"):
+        choose("container")
+    with pytest.raises(UsageError, match=r"(?s)sandbx.*use sandbox"):
+        choose("sandbx")
+
+
+def test_choose_says_how_to_get_a_sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SandboxUnavailableError) as caught:
+        choose("sandbox")
+    assert caught.value.exit_code == 2
+    for word in ("apt-get install bubblewrap", "dnf install bubblewrap", "--executor host", "RUNNER_EXECUTOR=host"):
+        assert word in caught.value.hint
+
+
+def test_a_bwrap_that_does_not_work_is_told_with_its_own_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    assert "No permissions to create new namespace" in (Bubblewrap().check() or "")
+
+
+@pytest.mark.parametrize("line", ["tool", "cd . && tool --fast", "exec tool"])
+def test_a_program_that_is_outside_only_is_told_as_that(
+    bwrap: Bubblewrap, work: Path, tmp_path: Path, line: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "tool").write_text("#!/bin/sh\n")
+    (outside / "tool").chmod(0o755)
+    path = f"{outside}:{PATH}"
+    argv = ("sh", "-c", line)
+    outcome = bwrap.run(command(work, *argv, env={"PATH": path}))
+    assert outcome.code == 127
+    assert explain(outcome, argv, path) == f"tool is found outside the sandbox ({outside}/tool) but not inside"
+    assert explain(outcome, argv, PATH) is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"sh: 1: env: not found",  # dash
+        b"bash: line 1: env: command not found",
+        b"sh: env: not found",  # busybox
+        b"/usr/bin/env: \xe2\x80\x98env\xe2\x80\x99: No such file or directory",
+        b"env: env: No such file or directory",  # BSD
+    ],
+)
+def test_explain_reads_the_names_that_shells_say(said: bytes) -> None:
+    def ended(code: int, tail: bytes) -> Outcome:
+        return Outcome(code, False, 0.1, "", len(tail), tail)
+
+    assert str(explain(ended(127, said + b"\n"), ("sh", "-c", "env"), PATH)).startswith("env is found outside")
+    assert explain(ended(1, said), ("sh", "-c", "env"), PATH) is None
+    assert explain(ended(127, said.replace(b"env", b"no-such-program")), ("sh", "-c", "no-such-program"), PATH) is None
+    assert explain(ended(127, b""), ("sh", "-c", "exit 127"), PATH) is None
