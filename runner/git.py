@@ -15,7 +15,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, ClassVar, Literal
@@ -24,6 +24,7 @@ from runner.errors import ConflictError, InsufficientHistoryError, RunnerError, 
 
 OLDEST = (2, 38)
 AHEAD = 200  # objects that are asked for ahead of their answers; their names fit into a pipe
+TREES_KEPT = 250_000  # entries of trees that are remembered
 TREE, BLOB, LINK, EXECUTABLE, SUBMODULE = "40000", "100644", "120000", "100755", "160000"
 
 # git exports these to hooks and aliases; inherited, they would point every command at the caller's repository. The few that
@@ -32,7 +33,7 @@ _PERSONAL = re.compile(
     r"(?!GIT_).*|GIT_(?:AUTHOR|COMMITTER)_(?:NAME|EMAIL)|GIT_CONFIG_(?:GLOBAL|SYSTEM|NOSYSTEM)|GIT_SSH(?:_COMMAND|_VARIANT)?"
     r"|GIT_ASKPASS|GIT_SSL_.*|GIT_PROXY_.*|GIT_HTTP_.*|GIT_TRACE.*"
 )
-# Fixed overrides of whatever the repository's configuration says; drivers are overridden by name, see `_drivers`.
+# Fixed overrides of whatever the repository's configuration says; drivers are overridden by name, see `_sealed`.
 _SEAL = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -96,6 +97,7 @@ class Commit:
     committer: bytes
     message: bytes
     signed: bool
+    plain: bool = True  # no header but tree, parents, author, committer and a signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,8 @@ def _sealed_environment() -> dict[str, str]:
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_NO_LAZY_FETCH": "1",
         "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_GRAFT_FILE": f"{null}/none",
+        "GIT_ALLOW_PROTOCOL": "none",  # it goes before any protocol.NAME.allow: an old git fetches what is missing unasked
         "GIT_LITERAL_PATHSPECS": "1",
         "GIT_ADVICE": "0",
     }
@@ -253,14 +257,16 @@ class Git:
         self.zero = "0" * self.oid_length
         self._trust = trust  # of a repository that another user owns: the person's own git trusts it
         self._env = _sealed_environment()
-        self._overrides: tuple[str, ...] | None = None
+        self._seals: dict[Path, dict[str, str]] = {}
         self._settings: dict[str, list[str]] | None = None
+        self._personal: dict[str, list[str]] | None = None
         self._reader: _Held | None = None
         self._writers: dict[str, _Held] = {}
         self._refs: _Held | None = None
         self._scratch: Path | None = None
         self._commits: dict[str, Commit] = {}
         self._trees: dict[str, Tree] = {}
+        self._kept = 0  # entries in _trees
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
@@ -344,39 +350,63 @@ class Git:
 
     # --- running -----------------------------------------------------------------------------------------------------
 
-    def settings(self) -> Mapping[str, Sequence[str]]:
-        """Return the repository's own configuration as it was when first asked for: key to values, the last one last."""
+    def settings(self, git_dir: Path | None = None) -> Mapping[str, Sequence[str]]:
+        """Return the repository's own configuration as it was when first asked for: key to values, the last one last.
+
+        `git_dir`: as that work tree has it; asked for anew.
+        """
+        if git_dir is not None and git_dir != self.common_dir:
+            return self._listed(git_dir)
         if self._settings is None:
-            argv = ["git", f"--git-dir={self.common_dir}", "config", "--includes", "-z", "--list"]
-            out = _spawn(argv, env=self._env, cwd=None)[1].decode("utf-8", "surrogateescape")
-            self._settings = {}
-            for line in filter(None, out.split("\0")):
-                key, _, value = line.partition("\n")
-                self._settings.setdefault(key, []).append(value)
+            self._settings = self._listed(self.common_dir)
         return self._settings
 
-    def overrides(self) -> tuple[str, ...]:
-        """Return the `-c` arguments that neutralise the repository's configuration, drivers by name included."""
-        if self._overrides is None:
-            drivers: list[str] = []
-            for key in self.settings():
-                section, _, rest = key.partition(".")
-                name = rest.rpartition(".")[0]
-                if section == "filter" and name:
-                    drivers += [f"filter.{name}.{what}=" for what in ("clean", "smudge", "process")] + [
-                        f"filter.{name}.required=false"
-                    ]
-                elif section == "merge" and name:
-                    drivers.append(
-                        f"merge.{name}.driver=false"
-                    )  # a driver that fails is a conflict, and a person looks
-            trust = ["safe.directory=*"] if self._trust else []
-            settings = [*_SEAL, *_DURABLE, *trust, *dict.fromkeys(drivers)]
-            self._overrides = tuple(part for setting in settings for part in ("-c", setting))
-        return self._overrides
+    def personal_settings(self) -> Mapping[str, Sequence[str]]:
+        """Return the person's own configuration, system's included, with its conditional includes judged for this repository."""
+        if self._personal is None:
+            argv = ["git", f"--git-dir={self.git_dir}", "config", "--includes", "--show-scope", "-z", "--list"]
+            out = _spawn(argv, env={**personal_environment(), "LC_ALL": "C"}, cwd=None)[1]
+            parts = out.decode("utf-8", "surrogateescape").split("\0")
+            own = [line for scope, line in zip(parts[0::2], parts[1::2], strict=False) if scope in ("system", "global")]
+            self._personal = _by_key(own)
+        return self._personal
+
+    def _listed(self, git_dir: Path) -> dict[str, list[str]]:
+        argv = ["git", f"--git-dir={git_dir}", "config", "--includes", "-z", "--list"]
+        return _by_key(_spawn(argv, env=self._env, cwd=None)[1].decode("utf-8", "surrogateescape").split("\0"))
+
+    def _sealed(self, git_dir: Path | None = None) -> dict[str, str]:
+        """Return the environment in which the repository's configuration runs nothing, drivers by name included.
+
+        By environment, not `-c`: a driver's name may hold an equals sign.
+        """
+        at = git_dir or self.common_dir
+        found = self._seals.get(at)
+        if found is not None:
+            return found
+        settings = self.settings()
+        conditional = any(key.startswith("includeif.") for key in settings)
+        if conditional or (at != self.common_dir and (at / "config.worktree").exists()):
+            settings = self._listed(at)
+        pairs = [setting.split("=", 1) for setting in (*_SEAL, *_DURABLE)]
+        if self._trust:
+            pairs.append(["safe.directory", "*"])
+        for name in dict.fromkeys(_driver_of(key, "filter") for key in settings):
+            if name:
+                pairs += [[f"filter.{name}.{what}", ""] for what in ("clean", "smudge", "process")]
+                pairs.append([f"filter.{name}.required", "false"])
+        for name in dict.fromkeys(_driver_of(key, "merge") for key in settings):
+            if name:  # a driver that fails is a conflict, and a person looks
+                pairs.append([f"merge.{name}.driver", "false"])
+        found = {**self._env, "GIT_CONFIG_COUNT": str(len(pairs))}
+        for number, (key, value) in enumerate(pairs):
+            found[f"GIT_CONFIG_KEY_{number}"], found[f"GIT_CONFIG_VALUE_{number}"] = key, value
+        if not conditional:
+            self._seals[at] = found
+        return found
 
     def _argv(self, args: Sequence[str], git_dir: Path | None = None) -> list[str]:
-        return ["git", "--no-replace-objects", f"--git-dir={git_dir or self.common_dir}", *self.overrides(), *args]
+        return ["git", "--no-replace-objects", f"--git-dir={git_dir or self.common_dir}", *args]
 
     def try_run(
         self,
@@ -390,7 +420,7 @@ class Git:
         timeout: float | None = None,
     ) -> tuple[int, bytes, str]:
         """Run one sealed git command and return (exit code, output, errors). `config`: more `key=value` overrides."""
-        env = {**self._env, **(env or {})}
+        env = {**self._sealed(git_dir), **(env or {})}
         if index is not None:
             env["GIT_INDEX_FILE"] = str(index)
         more = [part for setting in config for part in ("-c", setting)]
@@ -430,20 +460,32 @@ class Git:
         if self._scratch is None:
             import tempfile
 
-            self._scratch = Path(tempfile.mkdtemp(prefix="runner-"))
+            try:
+                self._scratch = Path(tempfile.mkdtemp(prefix="runner-"))
+            except OSError as error:
+                raise UsageError(
+                    "no temporary folder can be written", str(error.filename or "TMPDIR"), "set TMPDIR to one that can"
+                ) from error
         return self._scratch
 
     # --- reading objects ---------------------------------------------------------------------------------------------
 
     def object(self, name: str) -> tuple[str, str, bytes] | None:
         """Return (oid, type, bytes) of what `name` names (an oid, `REV:PATH`, a ref), or None where it is not here."""
-        if "\n" in name:
-            return None
+        if "\n" in name:  # a path may hold what ends a line here; its trees are gone through instead
+            revision, _, path = name.partition(":")
+            revision = self.ref(f"{revision}^{{tree}}") or ""
+            for part in path.split("/"):
+                entry = (self.tree(revision) or {}).get(part) if revision else None
+                if entry is None:
+                    return None
+                revision = entry.oid
+            return self.object(revision)
         return self._answer(b"contents " + name.encode("utf-8", "surrogateescape") + b"\n")
 
     def _answer(self, asked: bytes) -> tuple[str, str, bytes] | None:
         if self._reader is None:
-            self._reader = _Held(self._argv(["cat-file", "--batch-command"]), self._env)
+            self._reader = _Held(self._argv(["cat-file", "--batch-command"]), self._sealed())
         header = self._reader.ask(asked)
         parts = header.rsplit(b" ", 2)
         if len(parts) != 3 or not parts[2].isdigit():  # `NAME missing`, `NAME ambiguous`
@@ -476,6 +518,15 @@ class Git:
     def _blob_of(found: tuple[str, str, bytes] | None) -> bytes | None:
         return found[2] if found and found[1] == "blob" else None
 
+    def _info(self, name: str) -> list[bytes] | None:
+        """Return [oid, type, size] of what a name means, or None where there is none."""
+        if "\n" in name:
+            return None
+        if self._reader is None:
+            self._reader = _Held(self._argv(["cat-file", "--batch-command"]), self._sealed())
+        parts = self._reader.ask(b"info " + name.encode("utf-8", "surrogateescape") + b"\n").rsplit(b" ", 2)
+        return parts if len(parts) == 3 and parts[2].isdigit() else None
+
     def blob(self, name: str) -> bytes | None:
         """Return a blob's bytes, or None where there is none of that name."""
         return self._blob_of(self.object(name))
@@ -490,10 +541,42 @@ class Git:
             return None
         tree = self.parse_tree(found[2])
         if len(name) == self.oid_length:
-            if len(self._trees) > 512:
-                self._trees.clear()
-            self._trees[name] = tree
+            self._keep(name, tree)
         return dict(tree)
+
+    def _keep(self, oid: str, tree: Tree) -> None:
+        self._kept += len(tree) + 8
+        if self._kept > TREES_KEPT:
+            self._trees.clear()
+            self._kept = len(tree) + 8
+        self._trees[oid] = tree
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Read these commits and trees (oids) ahead of `commit` and `tree`; one that is not here, or is broken, is left to them."""
+        wanted = [name for name in dict.fromkeys(names) if name not in self._commits and name not in self._trees]
+        for at in range(0, len(wanted), AHEAD):
+            some = wanted[at : at + AHEAD]
+            for name, found in zip(
+                some, list(self._answers([f"contents {name}\n".encode() for name in some])), strict=True
+            ):
+                if found and found[1] == "commit":
+                    self._commits[name] = parse_commit(name, found[2])
+                elif found and found[1] == "tree":
+                    with contextlib.suppress(GitError, ValueError):
+                        self._keep(name, self.parse_tree(found[2]))
+
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        """Return how many bytes each object has, without reading it, or None where it is not here."""
+        found: list[int | None] = []
+        for at in range(0, len(names), AHEAD):
+            some = names[at : at + AHEAD]
+            if self._reader is None:
+                self._reader = _Held(self._argv(["cat-file", "--batch-command"]), self._sealed())
+            asked = "".join(f"info {name}\n" for name in some).encode("utf-8", "surrogateescape")
+            lines = [self._reader.ask(asked), *(self._reader.ask(b"") for _ in some[1:])]
+            parts = [line.rsplit(b" ", 2) for line in lines]
+            found += [int(part[2]) if len(part) == 3 and part[2].isdigit() else None for part in parts]
+        return found
 
     def parse_tree(self, data: bytes) -> Tree:
         """Return the entries of a raw tree object."""
@@ -501,10 +584,11 @@ class Git:
         at, width = 0, self.oid_length // 2
         while at < len(data):
             end = data.index(b"\0", at)
-            mode, name = data[at:end].split(b" ", 1)
-            tree[name.decode("utf-8", "surrogateescape")] = TreeEntry(
-                mode.decode(), data[end + 1 : end + 1 + width].hex()
-            )
+            mode, raw = data[at:end].split(b" ", 1)
+            name = raw.decode("utf-8", "surrogateescape")
+            if name in tree:  # git would take the one or the other
+                raise GitError(f"a tree names {name!r} twice", "git", "run `git fsck`")
+            tree[name] = TreeEntry(mode.decode(), data[end + 1 : end + 1 + width].hex())
             at = end + 1 + width
         return tree
 
@@ -537,8 +621,10 @@ class Git:
 
     def is_partial(self) -> bool:
         """Return whether objects may be missing in this clone until they are fetched."""
-        code, _, _ = self.try_run("config", "--get-regexp", r"^(extensions\.partialclone|remote\..*\.promisor)$")
-        return code == 0
+        return any(
+            key == "extensions.partialclone" or (key.startswith("remote.") and key.endswith(".promisor"))
+            for key in self.settings()
+        )
 
     def first_parents(self, tip: str, *, stop: str | None = None) -> list[str]:
         """Return the first-parent chain from `tip` to a root, newest first, without what `stop` has.
@@ -606,7 +692,7 @@ class Git:
         held = self._writers.get(kind)
         if held is None:
             argv = self._argv(["hash-object", "-w", "--no-filters", "-t", kind, "--stdin-paths"])
-            held = self._writers[kind] = _Held(argv, self._env)
+            held = self._writers[kind] = _Held(argv, self._sealed())
         path = self.scratch() / kind
         path.write_bytes(data)
         try:
@@ -626,7 +712,7 @@ class Git:
             for name, entry in sorted(tree.items(), key=key)
         ]
         oid = self.write("tree", b"".join(lines))
-        self._trees[oid] = dict(tree)
+        self._keep(oid, dict(tree))
         return oid
 
     def edit_tree(self, tree: str | None, changes: Mapping[str, TreeEntry | None]) -> str | None:
@@ -673,19 +759,18 @@ class Git:
 
     def ref(self, name: str) -> str | None:
         """Return what a ref (its full name) points at, or None."""
-        code, out, _ = self.try_run("rev-parse", "--verify", "--quiet", "--end-of-options", name)
-        return out.decode().strip() if code == 0 else None
+        told = self._info(name)
+        return told[0].decode() if told else None
 
     def resolve(self, revision: str) -> str | None:
         """Return the commit that a revision names, or None."""
-        found = self.object(f"{revision}^{{commit}}")
-        return found[0] if found else None
+        return self.ref(f"{revision}^{{commit}}")
 
     def refs(self, *prefixes: str) -> dict[str, str]:
         """Return full ref name to oid, below the prefixes."""
         out = self.run("for-each-ref", "--format=%(objectname) %(refname)", *prefixes)
-        lines = out.decode("utf-8", "surrogateescape").splitlines()
-        return {name: oid for oid, name in (line.split(" ", 1) for line in lines)}
+        lines = out.decode("utf-8", "surrogateescape").split("\n")  # a ref's name may hold what `splitlines` splits at
+        return {name: oid for oid, name in (line.split(" ", 1) for line in lines if line)}
 
     def symbolic_ref(self, name: str, git_dir: Path | None = None) -> str | None:
         """Return the ref that a symbolic ref names, or None where it is none."""
@@ -706,7 +791,7 @@ class Git:
             else:
                 commands.append(f"update {name} {new} {old or self.zero}\n".encode())
         if self._refs is None:
-            self._refs = _Held(self._argv(["update-ref", "-m", reason, "--stdin"]), self._env)
+            self._refs = _Held(self._argv(["update-ref", "-m", reason, "--stdin"]), self._sealed())
         held = self._refs
         try:
             for data, want in (
@@ -736,15 +821,37 @@ class Git:
         out = self.run("worktree", "list", "--porcelain", "-z").decode("utf-8", "surrogateescape")
         found: list[Worktree] = []
         private = {self._gitdir_target(path): path for path in self._worktree_dirs()}
-        for block in out.split("\0\0"):
+        for number, block in enumerate(out.split("\0\0")):
             told = dict(line.partition(" ")[::2] for line in block.split("\0") if line)
             if "worktree" not in told or "bare" in told:
                 continue
-            path = Path(told["worktree"])
-            git_dir = private.get(path, self.common_dir if not found and path not in private else None)
-            if git_dir is not None and path.is_dir():
+            path: Path | None = Path(told["worktree"])
+            git_dir = self.common_dir if number == 0 else private.get(Path(told["worktree"]))
+            if number == 0:
+                path = self._main_worktree()
+            if git_dir is not None and path is not None and path.is_dir():
                 found.append(Worktree(path, git_dir, told.get("branch")))
         return found
+
+    def _main_worktree(self) -> Path | None:
+        """Return the main work tree; git itself names the git directory where it is a submodule's or a separate one.
+
+        What configuration names as a work tree is one only where a `.git` in it leads back here.
+        """
+        configured = self.config("core.worktree")
+        candidates = [self.common_dir.parent] if self.common_dir.name == ".git" and configured is None else []
+        candidates += [self.common_dir / configured] if configured else []
+        candidates += [self.top] if self.top is not None and self.git_dir == self.common_dir else []
+        for path in candidates:
+            try:
+                at = path / ".git"
+                if at.is_file():
+                    at = path / os.fsdecode(at.read_bytes()).removeprefix("gitdir: ").rstrip("\n")
+                if at.is_dir() and at.samefile(self.common_dir):
+                    return Path(os.path.realpath(path))
+            except OSError:
+                continue
+        return None
 
     def _worktree_dirs(self) -> list[Path]:
         folder = self.common_dir / "worktrees"
@@ -753,9 +860,10 @@ class Git:
     @staticmethod
     def _gitdir_target(git_dir: Path) -> Path:
         try:
-            return Path(os.fsdecode((git_dir / "gitdir").read_bytes()).rstrip("\n")).parent
+            told = Path(os.fsdecode((git_dir / "gitdir").read_bytes()).rstrip("\n")).parent
         except OSError:
             return Path()
+        return told if told.is_absolute() else Path(os.path.realpath(git_dir / told))
 
     # --- the person ----------------------------------------------------------------------------------------------------
 
@@ -767,8 +875,7 @@ class Git:
 
     def config(self, key: str) -> str | None:
         """Return one value of the repository's own configuration, as data; it is never executed."""
-        code, out, _ = self.try_run("config", "--includes", "--get", key)
-        return out.decode("utf-8", "surrogateescape").rstrip("\n") if code == 0 else None
+        return _last(self.settings(), key)
 
     def person(self, time: int) -> Ident:
         """Return the person at the keyboard as their git knows them, the repository's `user.name` included.
@@ -778,14 +885,8 @@ class Git:
         """
         name = os.environ.get("GIT_AUTHOR_NAME") or self.config("user.name")
         email = os.environ.get("GIT_AUTHOR_EMAIL") or self.config("user.email")
-        if not (name and email):
-            code, out, _ = self.personal("config", "--get-regexp", r"^user\.(name|email)$")
-            told = (
-                dict(line.partition(" ")[::2] for line in out.decode("utf-8", "replace").splitlines())
-                if code == 0
-                else {}
-            )
-            name, email = name or told.get("user.name"), email or told.get("user.email") or os.environ.get("EMAIL")
+        name = name or _last(self.personal_settings(), "user.name")
+        email = email or _last(self.personal_settings(), "user.email") or os.environ.get("EMAIL")
         if not (name and email):
             raise UsageError(
                 "git does not know who you are",
@@ -803,10 +904,8 @@ class Git:
         """
 
         def setting(key: str, repository_too: bool) -> str | None:
-            if repository_too and (value := self.config(key)) is not None:
-                return value
-            code, out, _ = self.personal("config", "--get", key)
-            return out.decode("utf-8", "surrogateescape").rstrip("\n") if code == 0 else None
+            value = self.config(key) if repository_too else None
+            return value if value is not None else _last(self.personal_settings(), key)
 
         if (setting("commit.gpgsign", True) or "false").lower() not in ("true", "yes", "on", "1"):
             return self.write_commit(tree, parents, who, who, message)
@@ -815,19 +914,24 @@ class Git:
             "gpg.format",
             "user.signingkey",
             "gpg.program",
+            "gpg.openpgp.program",
             "gpg.ssh.program",
             "gpg.x509.program",
             "gpg.ssh.defaultkeycommand",
         ):
             # What is executed is taken from the person's own configuration alone.
             value = setting(key, key in ("gpg.format", "user.signingkey"))
-            default = {"gpg.program": "gpg", "gpg.ssh.program": "ssh-keygen", "gpg.x509.program": "gpgsm"}.get(key, "")
+            default = {
+                "gpg.program": "gpg",
+                "gpg.openpgp.program": setting("gpg.program", False) or "gpg",
+                "gpg.ssh.program": "ssh-keygen",
+                "gpg.x509.program": "gpgsm",
+            }.get(key, "")
             if value is not None or default or key.endswith("command"):
                 overrides += ["-c", f"{key}={value or default}"]
         env = {
             **personal_environment(),
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
+            **{key: value for key, value in self._sealed().items() if key.startswith("GIT_")},
             "GIT_AUTHOR_NAME": who.name,
             "GIT_AUTHOR_EMAIL": who.email,
             "GIT_COMMITTER_NAME": who.name,
@@ -877,20 +981,38 @@ class Git:
         return code, out, err.decode("utf-8", "replace").strip()
 
 
+def _by_key(lines: Sequence[str]) -> dict[str, list[str]]:
+    """Return what `git config -z --list` told; a key without a value is a true one."""
+    found: dict[str, list[str]] = {}
+    for line in filter(None, lines):
+        key, newline, value = line.partition("\n")
+        found.setdefault(key, []).append(value if newline else "true")
+    return found
+
+
+def _last(settings: Mapping[str, Sequence[str]], key: str) -> str | None:
+    section, _, rest = key.partition(".")
+    middle, dot, name = rest.rpartition(".")
+    values = settings.get(f"{section.lower()}.{middle}{dot}{name.lower()}")
+    return values[-1] if values else None
+
+
+def _driver_of(key: str, kind: str) -> str | None:
+    section, _, rest = key.partition(".")
+    return rest.rpartition(".")[0] or None if section == kind else None
+
+
 def parse_commit(oid: str, data: bytes) -> Commit:
     """Return a raw commit object, taken apart."""
+    # As git reads it: the tree first, then the parents, and neither anywhere else.
     head, _, message = data.partition(b"\n\n")
-    tree, parents, author, committer, signed = "", [], b"", b"", False
-    for line in head.split(b"\n"):
-        key, _, value = line.partition(b" ")
-        if key == b"tree":
-            tree = value.decode()
-        elif key == b"parent":
-            parents.append(value.decode())
-        elif key == b"author":
-            author = value
-        elif key == b"committer":
-            committer = value
-        elif key in (b"gpgsig", b"gpgsig-sha256"):
-            signed = True
-    return Commit(oid, tree, tuple(parents), author, committer, message, signed)
+    pairs = [(key, value) for key, _, value in (line.partition(b" ") for line in head.split(b"\n")) if key]
+    end = next((at for at, (key, _) in enumerate(pairs) if at and key != b"parent"), len(pairs))
+    tree, *parents = (value.decode("ascii", "replace") for _, value in pairs[:end])
+    rest = dict(pairs[end:])
+    keys = [key for key, _ in pairs[end:] if key not in (b"gpgsig", b"gpgsig-sha256")]
+    plain = pairs[0][0] == b"tree" and keys == [b"author", b"committer"]
+    return Commit(
+        oid, tree, tuple(parents), rest.get(b"author", b""), rest.get(b"committer", b""), message,
+        signed=b"gpgsig" in rest or b"gpgsig-sha256" in rest, plain=plain,
+    )  # fmt: skip

@@ -6,7 +6,6 @@ touched. What the files may say is `runner.protocol.plan`'s matter, which workfl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from runner import resources
 from runner.errors import ConflictError, MalformedFileError, UsageError
 from runner.git import BLOB, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import ids, machine, message, paths
+from runner.protocol import ids, machine, message, paths, workflow
 from runner.protocol import plan as plan_
 from runner.store import creating, marks, numbers, publishing, transaction
 from runner.store.project import Project
@@ -125,6 +124,6 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 def manual(title: str) -> dict[str, bytes]:
     """Return a plan with this title and one step of a person's, to be written by hand."""
     files = {path.name: path.read_bytes() for path in sorted(resources.template("manual").iterdir())}
-    # A JSON text is a double-quoted YAML scalar, so no title can say more than a title.
-    told = json.dumps(title, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    # Quoted, so that no title can say more than a title.
+    told = (workflow.written(workflow.Type.STRING, title) or "").encode("utf-8", "surrogateescape")
     return {**files, paths.PLAN: files[paths.PLAN].replace(b"title: TITLE", b"title: " + told, 1)}

@@ -43,6 +43,21 @@ def sync(project: Project, protocols: list[str]) -> list[Synced]:
     return done
 
 
+def offer(project: Project, protocol: str) -> None:
+    """With `publish: ask`, ask the person at the terminal whether to push what is new; elsewhere say how."""
+    if project.setting("publish") != "ask" or project.trusted.remote is None:
+        return
+    name = f"refs/remotes/{project.trusted.remote}/{ids.branch_of(project.pattern, protocol)}"
+    if project.git.ref(name) == project.git.ref(project.branch(protocol)):
+        return
+    answer = project.who.ask(f"Publish {protocol} to {project.trusted.remote}?", ("no", "yes"))
+    if answer == "yes":
+        for done in sync(project, [protocol]):
+            project.who.say(f"{done.protocol}  {done.said}  {done.tip[:7]}")
+    elif answer is None:
+        project.who.say(f"not published; `runner sync {protocol}` does it")
+
+
 def publish(project: Project, protocol: str) -> Synced:
     """Settle one protocol with what the remote was seen to have, and push it.
 

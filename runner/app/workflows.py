@@ -17,6 +17,7 @@ from runner.protocol import paths
 from runner.store.project import Project
 
 FOLDER = f"{paths.ROOT}/workflows"
+_SCHEMA = b"# yaml-language-server: $schema=urn:protocol-runner:schema:"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -71,7 +72,9 @@ def instantiate(project: Project, name: str, given: Sequence[str]) -> tuple[dict
     from runner.protocol import workflow
 
     files, where = find(project, name)
-    return workflow.instantiate(files, where, _inputs(given)), where
+    made = workflow.instantiate(files, where, _inputs(given))
+    # With its values put in it is a plan, and an editor looks for that schema.
+    return {**made, paths.PLAN: made[paths.PLAN].replace(_SCHEMA + b"workflow\n", _SCHEMA + b"plan\n", 1)}, where
 
 
 def _inputs(given: Sequence[str]) -> dict[str, str]:

@@ -49,7 +49,7 @@ def command(
     project = session.project
     files, where = workflows.instantiate(project, workflow, inputs)
     made = create.create(project, text or "", files, where=where, base=base)
-    tell_made(session, made)
+    tell_made(session, made, runs=True)
     try:
         ctx.invoke(run.command, protocol=made.protocol)
     finally:

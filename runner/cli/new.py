@@ -55,7 +55,7 @@ def command(
         raise click.UsageError("--input goes with --workflow")
     project = session.project
     if folder is not None:
-        at = session.cwd / folder.expanduser()
+        at = session.cwd / folder
         files, where = create.read_folder(at), str(folder)
     elif workflow is not None:
         files, where = workflows.instantiate(project, workflow, inputs)
@@ -68,12 +68,13 @@ def command(
     session.result(made.protocol)
 
 
-def tell_made(session: Session, made: Made) -> None:
-    """Tell the person about a new protocol."""
+def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
+    """Tell the person about a new protocol; `runs`: it is run at once, so nothing is to be typed."""
     steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"
     session.note(f"{made.protocol}  planned · {steps} · from {made.base[:12]} {made.start[:7]} · nothing was pushed")
     if made.path:
         session.note(f"  read or edit  {made.path}/.protocols/{made.protocol}/")
     elif made.note:
         session.note(f"  {made.note}")
-    session.note(f"  next          runner run {int(made.protocol.split('-')[0])}")
+    if not runs:
+        session.note(f"  next          runner run {int(made.protocol.split('-')[0])}")

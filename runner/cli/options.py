@@ -9,26 +9,53 @@ import click
 
 if TYPE_CHECKING:
     from runner.cli.session import Session
+    from runner.store.project import Project
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def _offer(look: Callable[[Project], list[str]]) -> list[str]:
+    """Return what a shell may offer; nothing where there is no project, for a shell cannot be told why."""
     import os
     from pathlib import Path
 
     from runner.cli.session import Session
+    from runner.errors import RunnerError
 
+    session = Session(Path.cwd(), dict(os.environ), quiet=True)
     try:
-        session = Session(Path.cwd(), dict(os.environ), quiet=True)
-        return [name for name in session.project.protocols() if name.startswith(incomplete)]
-    except Exception:
+        return look(session.project)
+    except (RunnerError, OSError):
         return []
+    finally:
+        session.close()
+
+
+def _protocols(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from runner.store import finding
+
+    return _offer(lambda project: [name for name in finding.known(project) if name.startswith(incomplete)])
+
+
+def _steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from runner.store import finding, record
+
+    def look(project: Project) -> list[str]:
+        name = finding.find(project, ctx.params.get("protocol"))
+        row = record.row(project.git, name, finding.tip(project, name))
+        return [slug for slug, _ in record.open_steps(row) if slug.startswith(incomplete)]
+
+    return _offer(look)
 
 
 def protocol(function: F) -> F:
     """The protocol: id, number, branch, or nothing where it is clear."""
-    return click.argument("protocol", required=False, shell_complete=_complete)(function)
+    return click.argument("protocol", required=False, shell_complete=_protocols)(function)
+
+
+def step(function: F) -> F:
+    """The step of the protocol: `deploy` or `02-deploy`."""
+    return click.argument("step", required=False, shell_complete=_steps)(function)
 
 
 def work(function: F) -> F:

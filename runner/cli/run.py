@@ -18,19 +18,24 @@ from runner.cli.session import Session
 @click.pass_obj
 def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bool) -> None:
     """Step PROTOCOL until someone or something else is needed."""
-    from runner.app import go
+    from runner.app import go, sync
     from runner.cli import telling
+    from runner.executor.advance import Advanced
     from runner.store import finding
 
     project = session.project
     name = finding.find(project, protocol)
-    every = go.run(
-        project,
-        name,
-        max_steps=max_steps,
-        adopt=not no_adopt,
-        tell=lambda one: telling.advanced(session, one, last=False),
-    )
-    done = list(every)[-1]
-    telling.end(session, done)
+    teller = telling.Teller(session, each=False)
+    done: Advanced | None = None
+    try:
+        with teller.at_work(name):
+            for one in go.run(project, name, max_steps=max_steps, adopt=not no_adopt, tell=teller.advanced):
+                done = one
+    except BaseException:
+        if done is not None:
+            teller.flush(done)
+        raise
+    assert done is not None  # --max-steps is at least one
+    teller.end(done)
+    sync.offer(project, name)
     raise SystemExit(go.exit_code(done))

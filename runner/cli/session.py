@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,15 @@ import click
 from runner.store.surroundings import Surroundings
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from runner.store.project import Project
 
 
 def safe(text: str) -> str:
     """Return text that cannot steer a terminal: control and bidi characters are shown as escapes."""
+    if text.isascii() and text.isprintable():
+        return text
     return "".join(
         char
         if char in "\n\t"
@@ -42,6 +47,8 @@ class Session:
     def __init__(self, cwd: Path, environ: dict[str, str], *, quiet: bool = False) -> None:
         self.cwd, self.environ, self.quiet = cwd, environ, quiet
         self.options: dict[str, str] = {}
+        self.above: Callable[[str], None] | None = None  # prints above what moves on the terminal, where something does
+        self.moving: Progress | None = None  # what moves on the terminal now, and must stand still for a question
         self._project: Project | None = None
 
     def surroundings(self) -> Surroundings:
@@ -56,6 +63,7 @@ class Session:
             state_home=state_home(self.environ),
             environ=self.environ,
             say=self.note,
+            ask=self.ask,
         )
 
     @property
@@ -75,17 +83,68 @@ class Session:
     def note(self, line: str) -> None:
         """Say something to the person, on stderr."""
         if not self.quiet:
-            click.echo(safe(line), err=True)
+            self._err(safe(line))
 
     def result(self, line: str) -> None:
         """Give a line of the result, on stdout."""
         click.echo(safe(line))
+
+    def line(self, *cells: str | tuple[str, str], err: bool = False) -> None:
+        """Give a line made of parts, on stdout or as a note; a part may be (text, colour), which a terminal shows.
+
+        What stands in a coloured part is safe before it is coloured.
+        """
+        if err and self.quiet:
+            return
+        painted = "".join(
+            safe(cell) if isinstance(cell, str) else self.paint(safe(cell[0]), cell[1], err=err) for cell in cells
+        )
+        if err:
+            self._err(painted.rstrip())
+        else:
+            click.echo(painted.rstrip())
+
+    def _err(self, text: str) -> None:
+        if self.above is not None:
+            self.above(text)
+        else:
+            click.echo(text, err=True)
+
+    def paint(self, text: str, colour: str, *, err: bool = False) -> str:
+        """Return text that a terminal shows in a colour; as it is where there is none, or `NO_COLOR` is set."""
+        stream = sys.stderr if err else sys.stdout
+        plain = self.environ.get("NO_COLOR") or self.environ.get("TERM") == "dumb" or not stream.isatty()
+        return text if plain or not colour else click.style(text, fg=colour)
 
     def json(self, value: Any) -> None:
         """Give a result as JSON, on stdout."""
         import json
 
         click.echo(json.dumps(value, indent=2, sort_keys=True))
+
+    def json_rows(self, rows: Sequence[Any]) -> None:
+        """Give `{"protocols": [ … ]}` as JSON, a protocol a line: quick where there are thousands."""
+        import json
+
+        text = ",\n".join(json.dumps(row, sort_keys=True) for row in rows)
+        click.echo(f'{{"protocols": [\n{text}\n]}}' if rows else '{"protocols": []}')
+
+    def shows_progress(self) -> bool:
+        """Return whether stderr is a terminal on which something may move."""
+        return sys.stderr.isatty() and not self.quiet and self.environ.get("TERM") != "dumb"
+
+    def ask(self, question: str, choices: tuple[str, ...]) -> str | None:
+        """Ask the person at the terminal for one of `choices`, the first being what Enter means; None where nobody is."""
+        if not self.is_terminal():
+            return None
+        if self.moving is not None:
+            self.moving.stop()
+        try:
+            chosen: str = click.prompt(safe(question), type=click.Choice(choices), default=choices[0], err=True)
+        finally:
+            if self.moving is not None:
+                self.moving.start()
+        return chosen
 
     def is_terminal(self) -> bool:
         """Return whether a person can be asked here."""

@@ -2,23 +2,126 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
-from runner.cli import options
+from runner.cli import options, status, summary
+from runner.cli.main import program
 from runner.cli.session import Session
+from runner.protocol import paths
+from runner.store import finding, record
+from runner.store.record import Row
+
+if TYPE_CHECKING:
+    from runner.protocol.log import RawEntry
+    from runner.store.project import Project
+
+ATTEMPT = ("step-finished", "step-completed", "step-failed", "step-blocked", "step-cancelled", "step-retried")
 
 
 @click.command("show", short_help="Show a protocol, or one of its steps.")
 @options.protocol
+@options.step
 @options.as_json
 @click.pass_obj
-def command(session: Session, protocol: str | None, as_json: bool) -> None:
-    """Show PROTOCOL."""
-    from runner.store import creating, finding, record
-
+def command(session: Session, protocol: str | None, step: str | None, as_json: bool) -> None:
+    """Show PROTOCOL: its plan, its steps, what it made; or STEP: its words, its attempts and what its checks said."""
     project = session.project
-    name = finding.find(project, protocol)
-    row = record.row(project.git, name, finding.known(project)[name])
-    path = creating.person_path(project.git, project.branch(name), name)
-    row["path"] = str(path) if path else None
-    session.json(row)
+    name, slug = finding.find_with_step(project, protocol, step)
+    tip = finding.tip(project, name)
+    row = record.row(project.git, name, tip)
+    if as_json:
+        told = status.describe(project, row, finding.known(project))
+        session.json(told if slug is None else {**row["steps"][slug], "protocol": name, "step": slug})
+    elif slug is None:
+        show_protocol(session, project, row, tip)
+    else:
+        show_step(session, project, row, tip, slug)
+
+
+def show_protocol(session: Session, project: Project, row: Row, tip: str) -> None:
+    """Give the protocol's standing, its plan's prose and what it made."""
+    status.show_one(session, project, row)
+    plan = record.prose(project.git.blob(f"{tip}:{paths.folder(row['protocol'])}/{paths.PLAN}"))
+    if plan:
+        session.line("")
+        _indented(session, plan)
+    made = [artifact for artifact in row.get("artifacts", []) if isinstance(artifact, dict)]
+    if made:
+        session.line("")
+    for artifact in made:
+        session.line(
+            f"  {artifact.get('id')}  {artifact.get('path')}  by {record.label(row, str(artifact.get('step')))}"
+        )
+
+
+def show_step(session: Session, project: Project, row: Row, tip: str, slug: str) -> None:
+    """Give the step's standing, its prose, its attempts and what the last of them said."""
+    protocol, step = row["protocol"], row["steps"][slug]
+    entries = record.events(project.git, protocol, tip)
+    name = summary.Names(finding.known(project)).short(protocol)
+    session.line(f"{record.label(row, slug)} of {protocol}  {step.get('title')}")
+    stands = str(step.get("status"))
+    parts = [str(step.get("kind")), f"attempt {step.get('attempt', 1)}", f"qa {step.get('qa')}"]
+    parts += [f"needs {', '.join(step['needs'])}"] if step.get("needs") else []
+    parts += ["taken out of the plan"] if step.get("removed") else []
+    colour = summary.COLOURS.get(stands, "")
+    session.line("  ", (stands.replace("_", " "), colour), *(f" · {part}" for part in parts))
+    file, data = record.step_file(project.git, protocol, tip, slug)
+    if file:
+        session.line(f"  {paths.folder(protocol)}/{file}")
+        text = record.prose(data)
+        if text:
+            session.line("")
+            _indented(session, text)
+    for wait in row["waiting"]:
+        if wait.get("subject") == slug:
+            session.line("")
+            session.line(f"  waits  {wait.get('id')} {summary.wait_text(row, wait, project.who.now())}")
+            session.line(f"         {wait.get('text')}")
+    about = [entry for entry in entries if entry.subject == slug]
+    if about:
+        session.line("")
+    for entry in about:
+        _show_event(session, entry)
+    last = next((entry for entry in reversed(about) if entry.fields.get("tail")), None)
+    if last is not None:
+        session.line("")
+        session.line(f"  the end of its output, {entry_name(last)}:")
+        _indented(session, str(last.fields["tail"]), "    ")
+    if step.get("result") is not None:
+        import json
+
+        session.line("")
+        session.line(f"  result  {json.dumps(step['result'], sort_keys=True, ensure_ascii=False)}")
+    if stands in ("failed", "blocked"):
+        session.line(f"  next    {program()} retry {name}")
+
+
+def entry_name(entry: RawEntry) -> str:
+    """Return how an event is named among others: `12 step-failed`."""
+    return f"{entry.revision} {entry.event}"
+
+
+def _show_event(session: Session, entry: RawEntry) -> None:
+    fields = entry.fields
+    told = [f"attempt {fields['attempt']}"] if "attempt" in fields else []
+    spent: Any = fields.get("spent")
+    if isinstance(spent, dict) and spent.get("seconds"):
+        told.append(summary.duration(spent["seconds"]))
+    told += [str(fields[key]) for key in ("reason", "text") if fields.get(key)]
+    told += [f"kept at {fields['kept']}"] if fields.get("kept") else []
+    session.line(f"  {entry.revision:>4}  {entry.time}  {entry.event.ljust(15)}  {' · '.join(told)}")
+    for _, check in record.checks([entry], entry.subject):
+        passed = check.get("code") == 0
+        took = summary.duration(int(check.get("seconds") or 0))
+        outcome = ("passed", "green") if passed else (f"exit {check.get('code')}", "red")
+        session.line(f"        {check.get('check')}  ", outcome, f"  {took}")
+        if not passed and check.get("tail"):
+            _indented(session, str(check["tail"]), "          ")
+
+
+def _indented(session: Session, text: str, by: str = "  ") -> None:
+    for line in text.splitlines():
+        session.line(f"{by}{line}" if line.strip() else "")

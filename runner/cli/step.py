@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from runner.cli import options
 from runner.cli.session import Session
+
+if TYPE_CHECKING:
+    from runner.store.project import Project
 
 
 @click.command("step", short_help="Advance a protocol by one transition, one commit.")
@@ -17,13 +22,60 @@ from runner.cli.session import Session
 @click.pass_obj
 def command(session: Session, protocol: str | None, only: str | None, dry_run: bool, no_adopt: bool) -> None:
     """Advance PROTOCOL by one transition, which makes one commit."""
-    from runner.app import go
+    from runner.app import go, sync
     from runner.cli import telling
     from runner.executor import advance
+    from runner.protocol import decision
     from runner.store import finding
 
     project = session.project
     name = finding.find(project, protocol)
-    done = advance.step(project, name, only=only, adopt=not no_adopt)
-    telling.advanced(session, done)
+    slug = _slug(project, name, only)
+    if dry_run:
+        raise SystemExit(_try_out(session, name, slug))
+    teller = telling.Teller(session, each=True)
+    with teller.at_work(name):
+        done = advance.step(project, name, only=slug, adopt=not no_adopt)
+    if only is not None and isinstance(done.action, decision.Halt) and slug not in done.state.steps:
+        finding.find_step(project, name, only)
+    teller.advanced(done)
+    teller.end(done)
+    sync.offer(project, name)
     raise SystemExit(go.exit_code(done))
+
+
+def _slug(project: Project, protocol: str, name: str | None) -> str | None:
+    """Return the slug that a person means; one that the record does not know may be in an edit that is taken up now."""
+    from runner.protocol import ids
+    from runner.store import finding, record
+
+    if name is None:
+        return None
+    row = record.row(project.git, protocol, finding.tip(project, protocol))
+    return ids.find_step(name, row["steps"]) or ids.step_slug(name) or name
+
+
+def _try_out(session: Session, protocol: str, only: str | None) -> int:
+    """Say what `step` would do; nothing is written, not even a person's edits are taken up."""
+    from runner.app import go
+    from runner.cli import telling
+    from runner.errors import RefusedError
+    from runner.executor import advance
+    from runner.store import record, snapshot, worktree
+
+    project = session.project
+    git, branch = project.git, project.branch(protocol)
+    project.refuse_unsupported()
+    tip = git.resolve(branch)
+    if tip is None:
+        raise RefusedError(f"{protocol} has no branch here", branch, f"run `git fetch`, or `runner show {protocol}`")
+    for tree in worktree.on_branch(git, branch):
+        unsaved = record.unsaved(git, tree, protocol)
+        if unsaved:
+            session.result(f"would first commit your changes of {', '.join(unsaved)}; they are not looked at here")
+    seen = snapshot.read(git, tip, protocol)
+    _, edit, state, action = advance.consider(project, seen, only)
+    if edit is not None:
+        session.result("would record the plan's edit")
+    session.result(telling.would(action, state))
+    return go.exit_code(advance.Advanced(state, action, (), tip))

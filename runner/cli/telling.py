@@ -1,19 +1,224 @@
-"""What people are told while a protocol goes on: one line a step, and what comes next."""
+"""What people are told while a protocol goes on: one line a step, and what comes next. All of it goes to stderr."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from runner.cli import status, summary
+from runner.cli.main import program
 from runner.cli.session import Session
-from runner.executor.advance import Advanced
+from runner.protocol import decision, events
+from runner.store import finding, record
+
+if TYPE_CHECKING:
+    from runner.executor.advance import Advanced
+    from runner.protocol.state import State
+
+TAIL = 12  # lines of a failed command's output that are shown; the log has its last 500 characters
+WAITS, FAILS = "waits", ("failed", "blocked")
 
 
-def advanced(session: Session, done: Advanced, *, last: bool = True) -> None:
-    """Tell about one transition."""
-    for entry in done.entries:
-        session.note(f"{entry.event.subject}  {entry.event.name}")
-    if done.said:
-        session.note(f"  {done.said}")
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spent:
+    """What a step cost. `usd`: US dollars."""
+
+    seconds: int = 0
+    usd: Decimal = Decimal(0)
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.seconds + other.seconds, self.usd + other.usd)
 
 
-def end(session: Session, done: Advanced) -> None:
-    """Tell how a run ended."""
-    session.note(f"{done.state.protocol}  {done.state.status}")
+class Teller:
+    """`each`: tell of every transition as it is made; else a step that is still to be checked is told of with its checks."""
+
+    def __init__(self, session: Session, *, each: bool) -> None:
+        self._session, self._each = session, each
+        self._held: dict[str, tuple[Spent, str]] = {}  # what was said of steps that are still to be checked
+        self._told_waits: set[str] = set()
+        self._width = 0
+
+    # --- one transition ----------------------------------------------------------------------------------------------
+
+    def advanced(self, done: Advanced) -> None:
+        """Tell about one transition."""
+        steps = done.state.open_steps()
+        self._width = max([self._width, *(len(_label(done.state, slug)) for slug, _ in steps)])
+        about: dict[str, list[events.Event]] = {}
+        for entry in done.entries:
+            about.setdefault(entry.event.subject, []).append(entry.event)
+        for subject, happened in about.items():
+            edit = next((event for event in happened if isinstance(event, events.PlanEdited)), None)
+            if edit is not None:
+                self._line("plan", "edited", _edited(done.state, edit))
+            elif subject in done.state.steps:
+                self._step(done, subject, happened)
+
+    def _step(self, done: Advanced, slug: str, happened: Sequence[events.Event]) -> None:
+        name = _label(done.state, slug)
+        said = ended = ""
+        spent, by_person = _spent_by(happened), False
+        for event in happened:
+            match event:
+                case events.StepBlocked():
+                    ended = "blocked"
+                case events.StepFailed():
+                    ended = "failed"
+                case events.StepCompleted():
+                    ended = "done"
+                case events.StepFinished():
+                    ended, said = "finished", done.said
+                    by_person = event.executor == "person"
+                case events.QaPassed():
+                    said = done.said
+                case events.Asked() | events.ApprovalAsked() | events.CallHeld():
+                    ended = WAITS
+        if ended == "finished" and not self._each:
+            self._held[slug] = (spent, said)
+            return
+        if ended in ("done", *FAILS) and slug in self._held:
+            before, earlier = self._held.pop(slug)
+            spent, said = before + spent, "   ".join(filter(None, (earlier, said)))
+        if ended in FAILS:
+            self._failed(name, ended, happened)
+        elif ended == WAITS:
+            self._waits(done.state)
+        elif ended:
+            self._took(name, ended, spent, said, counted=not by_person or spent.seconds > 0)
+        for event in happened:
+            if isinstance(event, events.StepRetried):
+                self._line(name, "again", f"attempt {event.attempt}")
+
+    def _failed(self, name: str, ended: str, happened: Sequence[events.Event]) -> None:
+        failure = next(event for event in happened if isinstance(event, events.StepFailed))
+        self._line(name, ended, failure.reason)
+        tails = [failure.tail or ""]
+        for event in happened:
+            if isinstance(event, events.QaFailed):
+                tails += [check["tail"] for check in event.evidence if check["code"] != 0]
+        for tail in filter(None, tails):
+            for line in tail.splitlines()[-TAIL:]:
+                self._session.line(f"  | {line}", err=True)
+        if failure.kept:
+            self._session.line(f"  {'its work':12}  kept at {failure.kept}", err=True)
+
+    def _waits(self, state: State) -> None:
+        for wait in state.waiting:
+            if wait.id not in self._told_waits:
+                name = _label(state, wait.subject) if wait.subject in state.steps else wait.subject
+                self._line(name, WAITS, f"for {wait.by}: {wait.text}")
+                self._told_waits.add(wait.id)
+
+    def _took(self, name: str, word: str, spent: Spent, said: str, *, counted: bool = True) -> None:
+        took = summary.duration(spent.seconds) if counted else ""
+        cost = f"${spent.usd:f}" if spent.usd else ""
+        self._line(name, word, "   ".join(filter(None, (took.rjust(6), cost, said))), narrow=True)
+
+    def _line(self, name: str, word: str, text: str, *, narrow: bool = False) -> None:
+        shown = (word.ljust(8 if narrow else 10), summary.COLOURS.get(word, ""))
+        self._session.line(f"{name.ljust(self._width)}  ", shown, text, err=True)
+
+    # --- the end -------------------------------------------------------------------------------------------------------
+
+    def flush(self, done: Advanced) -> None:
+        """Tell of work whose checks did not come any more."""
+        for slug, (spent, said) in self._held.items():
+            self._took(_label(done.state, slug), "finished", spent, said)
+        self._held.clear()
+
+    def end(self, done: Advanced) -> None:
+        """Tell how it stands now, and what to type next."""
+        self.flush(done)
+        session, state = self._session, done.state
+        self._width = max([self._width, *(len(_label(state, slug)) for slug, _ in state.open_steps())])
+        row = {"schema": 1, **dataclasses.asdict(state)}
+        name = summary.Names(finding.known(session.project)).short(state.protocol)
+        found = record.outlook(row)
+        typed = summary.command(row, found, name)
+        counted = " · ".join(filter(None, (summary.progress(row), summary.spent(row))))
+        if row["status"] == "completed":
+            session.line("  ", ("completed".ljust(12), "green"), f"  {counted}", err=True)
+            typed = f"runner take {name}" if status.standing(session.project, row).endswith("waits for merge") else None
+        elif row["status"] in FAILS:
+            if not done.entries:
+                session.line("  ", (str(row["status"]).ljust(12), "red"), f"  {found.reason}", err=True)
+            typed = f"{typed}, then {program()} retry {name}"
+        elif row["status"] in ("paused", "cancelled"):
+            session.line("  ", (str(row["status"]).ljust(12), "yellow"), f"  {counted}", err=True)
+        elif found.waiting:
+            self._waits(state)
+        elif found.action == "none":
+            session.line("  ", ("waits".ljust(12), "yellow"), f"  {found.reason}", err=True)
+        elif not done.entries and done.said:
+            session.line(f"  {done.said}", err=True)
+        if typed:
+            session.line(f"  {'next':12}  {status.as_typed(typed)}", err=True)
+
+    # --- while it lasts ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def at_work(self, protocol: str) -> Iterator[None]:
+        """On a terminal, show that something is at work and how long already."""
+        if not self._session.shows_progress():
+            yield
+            return
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.text import Text
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, transient=True) as progress:
+            progress.add_task(protocol)
+            self._session.above = lambda text: console.print(Text.from_ansi(text), soft_wrap=True)
+            self._session.moving = progress
+            try:
+                yield
+            finally:
+                self._session.above = self._session.moving = None
+
+
+def _label(state: State, slug: str) -> str:
+    return f"{state.steps[slug].place:02d}-{slug}" if slug in state.steps else slug
+
+
+def _spent_by(happened: Sequence[events.Event]) -> Spent:
+    found = Spent()
+    for event in happened:
+        if isinstance(event, events.StepFinished | events.StepFailed | events.QaPassed | events.QaFailed):
+            told = event.spent
+            found = found + Spent(int(told.get("seconds", 0)), Decimal(told.get("usd", "0")))
+    return found
+
+
+def _edited(state: State, edit: events.PlanEdited) -> str:
+    parts = [", ".join(_label(state, slug) for slug in edit.steps)] if edit.steps else []
+    parts += [f"{', '.join(edit.removed)} removed"] if edit.removed else []
+    return "; ".join(parts) or "plan or context"
+
+
+# --- what would happen -----------------------------------------------------------------------------------------------
+
+
+def would(action: decision.Action, state: State) -> str:
+    """Return what an action would do, for `--dry-run`."""
+    match action:
+        case decision.RunStep(slug):
+            return f"would run {_label(state, slug)}: {state.steps[slug].title}, attempt {state.steps[slug].attempt}"
+        case decision.AskPerson(slug):
+            return f"would ask for the work of {_label(state, slug)}: {state.steps[slug].title}"
+        case decision.TakeWork(slug):
+            return f"would take what was committed since it was asked as the work of {_label(state, slug)}"
+        case decision.CheckStep(slug):
+            return f"would check {_label(state, slug)}: qa {state.steps[slug].qa}"
+        case decision.CompleteStep(slug):
+            return f"would record that {_label(state, slug)} is done"
+        case decision.Complete():
+            return "would record that every step is done"
+        case decision.Halt():
+            return f"would do nothing: {action.reason}"
+    raise AssertionError(f"unreachable: {action}")

@@ -2,25 +2,92 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from runner.cli import options
 from runner.cli.session import Session
 
+if TYPE_CHECKING:
+    from runner.store.project import Project
+    from runner.trust.verify import Report
+
+UNSIGNED = "unsigned: proves consistency, not who ran them"
+
 
 @click.command("verify", short_help="Prove that the state is what the history says.")
 @options.protocol
+@click.option("--all", "everything", is_flag=True, help="Every protocol that is known here.")
 @options.as_json
 @click.pass_obj
-def command(session: Session, protocol: str | None, as_json: bool) -> None:
-    """Prove that PROTOCOL's state is what its history says, offline."""
+def command(session: Session, protocol: str | None, everything: bool, as_json: bool) -> None:
+    """Prove that PROTOCOL's state is what its history says, offline.
+
+    Exit 0: it verifies; 4: it does not; 5: this clone does not have what it takes to tell.
+    """
+    from runner.errors import InsufficientHistoryError, UsageError
     from runner.store import finding
-    from runner.trust import verify
+    from runner.trust.checks import Finding
+    from runner.trust.verify import Report
 
     project = session.project
-    name = finding.find(project, protocol)
-    report = verify.verify(project.git, name, finding.known(project)[name])
-    for finding_ in report.findings:
-        session.result(f"{finding_.rule}  {finding_.commit[:12]}  {finding_.path}  {finding_.text}")
-    session.result(f"{name}  {'verified' if report.ok else 'does not verify'} · {report.transitions} transitions")
-    raise SystemExit(0 if report.ok else 4)
+    if everything and protocol:
+        raise UsageError("either a protocol or --all", "runner verify", "leave one of them out")
+    names = list(finding.known(project)) if everything else [finding.find(project, protocol)]
+    if project.git.refs("refs/replace/"):
+        session.note("refs/replace/ is there: `git log` shows other objects than those that are verified here")
+    told, codes = [], {0}
+    for name in names:
+        try:
+            report = _verify(project, name)
+            codes.add(0 if report.ok else 4)
+        except InsufficientHistoryError as error:
+            codes.add(5)
+            report = Report(name, 0, (Finding("history", "", error.where, f"{error.what}: {error.hint}"),), None, "")
+        told.append(_plain(report))
+        if not as_json:
+            _tell(session, report)
+    if as_json:
+        session.json({"ok": codes == {0}, "protocols": told})
+    elif not names:
+        session.note("no protocols; `runner new` makes one")
+    raise SystemExit(4 if 4 in codes else max(codes))
+
+
+def _verify(project: Project, name: str) -> Report:
+    """Verify a protocol's branch or, where that is gone, the chain that the base's folder comes from."""
+    from runner.trust import verify
+
+    tip = project.protocols().get(name)
+    if tip is None:
+        tip = verify.merged_tip(project.git, name, project.trusted.commit)
+    return verify.verify(project.git, name, tip)
+
+
+def _plain(report: Report) -> dict[str, Any]:
+    return {
+        "protocol": report.protocol,
+        "ok": report.ok,
+        "transitions": report.transitions,
+        "approvals": 0,
+        "findings": [
+            {"rule": found.rule, "commit": found.commit, "path": found.path, "text": found.text}
+            for found in report.findings
+        ],
+    }
+
+
+def _tell(session: Session, report: Report) -> None:
+    for found in report.findings:
+        session.result("  ".join(filter(None, [found.rule, found.commit[:12], found.path, found.text])))
+    for note in report.notes:
+        session.note(f"{report.protocol}  {note}")
+    if report.ok:
+        plural = "" if report.transitions == 1 else "s"
+        session.result(f"{report.protocol}  verified · {report.transitions} transition{plural} · {UNSIGNED}")
+    elif not report.tip:
+        session.result(f"{report.protocol}  cannot tell")
+    else:
+        plural = "" if len(report.findings) == 1 else "s"
+        session.result(f"{report.protocol}  does not verify · {len(report.findings)} finding{plural}")

@@ -5,29 +5,34 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from runner.errors import (
     ConflictError,
     IllegalEventError,
     InTheWayError,
+    MalformedFileError,
     RefusedError,
+    UnsupportedError,
+    UsageError,
 )
 from runner.executor import perform
 from runner.executor.perform import Attempt
 from runner.git import TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import log, machine, paths
+from runner.protocol import ids, log, machine, paths
 from runner.protocol import plan as plan_
 from runner.protocol.events import Entry, Event
-from runner.protocol.machine import Action, Halt
+from runner.protocol.machine import Action, Halt, RunStep
 from runner.protocol.plan import Plan
-from runner.protocol.state import State
+from runner.protocol.state import State, StepStatus
 from runner.store import locks, marks, publishing, snapshot, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
 
 RACES = 20  # how often a lost race is started again before it is told
+_AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +59,13 @@ def at_work(project: Project, protocol: str) -> Iterator[None]:
     Raises:
         HeldError: another runner has it.
     """
+    branch = project.branch(protocol)
     with locks.hold(project.places.lock(protocol), project.who, what=protocol):
-        locks.remove_dead(project.git.common_dir / f"{project.branch(protocol)}.lock", project.who)
-        locks.remove_dead(project.git.common_dir / "packed-refs.lock", project.who)
-        worktree.settle_all(project.git, project.places, project.branch(protocol), project.who)
+        # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
+        with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+            locks.remove_dead(project.git.common_dir / f"{branch}.lock", project.who)
+            locks.remove_dead(project.git.common_dir / "packed-refs.lock", project.who)
+            worktree.settle_all(project.git, project.places, branch, project.who)
         yield
 
 
@@ -118,22 +126,26 @@ def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> None:
         InTheWayError: `adopt` is not wanted and there are such changes.
     """
     git, branch = project.git, project.branch(protocol)
-    folder = paths.folder(protocol)
+    prefix = f"{paths.folder(protocol)}/"
     for tree in worktree.on_branch(git, branch):
-        changed = worktree.uncommitted(git, tree, folder)
-        words: dict[str, TreeEntry | None] = {
-            path: entry for path, entry in changed.items() if paths.is_words(path.removeprefix(f"{folder}/"))
-        }
+        changed = worktree.uncommitted(git, tree, prefix.rstrip("/"))
+        names = {path.removeprefix(prefix): entry for path, entry in changed.items()}
+        record = sorted(prefix + name for name in names if paths.is_record(name))
+        if record:
+            raise InTheWayError(
+                f"a change of the runner's own record that is not committed: {', '.join(record)}",
+                str(tree.path),
+                f"run `git -C {tree.path} restore --staged --worktree -- {record[0]}`; people steer by plan and steps",
+            )
         stray = [
-            path
-            for path in changed
-            if path not in words
-            and path.endswith(".md")
-            and "/" not in path.removeprefix(f"{folder}/")
-            and path.removeprefix(f"{folder}/") != paths.LOG
+            name
+            for name in names
+            if name.endswith(".md") and "/" not in name and not name.startswith(".") and not paths.is_words(name)
         ]
-        if stray:
-            plan_.names({path.removeprefix(f"{folder}/"): b"" for path in stray}, str(tree.path / folder))
+        plan_.names(dict.fromkeys(stray), str(tree.path / prefix.rstrip("/")))
+        words: dict[str, TreeEntry | None] = {
+            prefix + name: entry for name, entry in names.items() if paths.is_words(name)
+        }
         if not words:
             continue
         if not adopt:
@@ -145,8 +157,7 @@ def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> None:
         old = git.ref(branch)
         assert old is not None
         _refuse_malformed(project, protocol, old, words)
-        names = ", ".join(sorted(path.rsplit("/", 1)[1] for path in words))
-        subject = log.cut(f"{protocol}: edit {names}")
+        shown = ", ".join(sorted(path.removeprefix(prefix) for path in words))
         transaction.adopt(
             git,
             project.places,
@@ -155,28 +166,27 @@ def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> None:
             old=old,
             files=words,
             author=project.person(),
-            subject=subject,
+            subject=log.cut(f"{protocol}: edit {shown}"),
         )
-        project.who.say(f"took up your changes of {names}")
+        project.who.say(f"took up your changes of {shown}")
 
 
 def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str, TreeEntry | None]) -> None:
     """Refuse an edit that could not be read, before it becomes a commit."""
-    git = project.git
+    git, folder = project.git, paths.folder(protocol)
     files = snapshot.folder_files(git, tip, protocol) or {}
-    prefix = f"{paths.folder(protocol)}/"
     for path, entry in words.items():
         if entry is None:
-            files.pop(path.removeprefix(prefix), None)
+            files.pop(path.removeprefix(f"{folder}/"), None)
         else:
-            files[path.removeprefix(prefix)] = entry
+            files[path.removeprefix(f"{folder}/")] = entry
+    snapshot.refuse_odd_names(files, folder)
     told = {
         name: git.blob(entry.oid) or b""
         for name, entry in files.items()
         if "/" not in name and name.endswith(".md") and name != paths.LOG
     }
-    plan = plan_.parse(told, paths.folder(protocol))
-    plan_.refuse_unsupported(plan, paths.folder(protocol))
+    plan_.refuse_unsupported(plan_.parse(told, folder), folder)
 
 
 def consider(
@@ -188,12 +198,12 @@ def consider(
     if state.status in machine.OPEN:
         edit = machine.edit_of(state, plan)
         if edit is not None:
-            state = machine.apply(state, Entry(state.revision + 1, project.who.timestamp(), "runner", edit))
-    return plan, edit, state, machine.decide(state, only)
+            state = _edited(project, state, [edit])
+    return plan, edit, state, machine.decide(state, find_step(state, only) if only is not None else None)
 
 
 def step(project: Project, protocol: str, *, only: str | None = None, adopt: bool = True) -> Advanced:
-    """Advance the protocol by one transition, one commit.
+    """Advance the protocol by one transition, one commit. `only`: a step, as a person names it.
 
     Raises:
         RunnerError: nothing was recorded; the message says what to do.
@@ -201,40 +211,50 @@ def step(project: Project, protocol: str, *, only: str | None = None, adopt: boo
     project.refuse_unsupported()
     with at_work(project, protocol):
         publishing.bring(project, protocol, checker(project, protocol))
-        look(project, protocol)
-        take_up_edits(project, protocol, adopt=adopt)
-        seen = look(project, protocol)
-        plan, edit, state, action = consider(project, seen, only)
-        first: list[Event] = [edit] if edit else []
-        if isinstance(action, Halt):
-            if not first:
-                return Advanced(state, action, (), seen.tip, action.reason)
-            made = record(project, seen, first)
-            return Advanced(made.state, action, made.entries, made.commit, "the plan's edit is recorded")
-        attempt = perform.perform(project, seen, plan, state, action)
-        return conclude(project, seen, first, action, attempt)
+        for _ in range(RACES):
+            try:
+                if look(project, protocol).state.status in machine.OPEN:
+                    take_up_edits(project, protocol, adopt=adopt)
+            except ConflictError:  # a person was faster
+                continue
+            done = _step(project, look(project, protocol), only)
+            if done is not None:
+                return done
+            publishing.again(project, protocol, checker(project, protocol))
+    raise _moves(project, protocol)
 
 
-def record(
-    project: Project, seen: Snapshot, events: Sequence[Event], *, tree: str | None = None
-) -> transaction.Transition:
-    """Publish a transition of these events on what was seen.
+def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None:
+    """Do what may happen next; None where the branch moved under it and it has to be decided again."""
+    plan, edit, state, action = consider(project, seen, only)
+    first: list[Event] = [edit] if edit else []
+    if isinstance(action, Halt):
+        if not first:
+            return Advanced(state, action, (), seen.tip, action.reason)
+        told = Attempt(lambda now: [], said="the plan's edit is recorded")
+        return _conclude_at_once(project, seen, first, action, told)
+    return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action))
+
+
+def find_step(state: State, name: str) -> str:
+    """Return the slug of the step that a person means.
 
     Raises:
-        ConflictError: the branch moved meanwhile.
+        UsageError: there is none; near ones are offered.
     """
-    made = transaction.prepare(
-        project.git,
-        seen,
-        events,
-        time=project.who.timestamp(),
-        actor=project.actor(),
-        trusted=project.trusted.commit,
-        author=project.runner(),
-        tree=tree,
+    known = dict(state.open_steps())
+    slug = ids.find_step(name.removesuffix(".md"), known)
+    if slug is None:
+        close = get_close_matches(ids.step_slug(name) or name, known, n=1, cutoff=0.4)
+        hint = f"did you mean `{close[0]}`?" if close else f"`runner show {state.protocol}` names them"
+        raise UsageError(f"there is no step `{name}`", paths.folder(state.protocol), hint)
+    return slug
+
+
+def _moves(project: Project, protocol: str) -> ConflictError:
+    return ConflictError(
+        f"the branch of {protocol} moves all the time", project.branch(protocol), "run the same command again"
     )
-    _publish(project, seen, made)
-    return made
 
 
 def _publish(
@@ -258,25 +278,23 @@ def _publish(
     marks.write(project.places, seen.protocol, made.commit, made.state.genesis)
 
 
-def conclude(project: Project, began: Snapshot, first: list[Event], action: Action, attempt: Attempt) -> Advanced:
-    """Publish what acting brought about. Where a person's commits came between, the work is merged onto them; it is not done again.
+def conclude(
+    project: Project, began: Snapshot, first: list[Event], action: Action, attempt: Attempt
+) -> Advanced | None:
+    """Publish what acting brought about. Where a person's commits came between, a step's work is merged onto them; it is
+    not done again. Whatever else was decided is decided again (None): a verdict speaks of the tree that it saw.
 
     Raises:
         InTheWayError: a person's uncommitted files are in the way; the result is kept.
         RefusedError: the protocol was cancelled meanwhile, or is otherwise no longer where the work belongs; it is kept.
     """
     git, protocol = project.git, began.protocol
-    slug = getattr(action, "slug", "")
+    if not isinstance(action, RunStep):
+        return _conclude_at_once(project, began, first, action, attempt)
+    slug, seen = action.slug, began
     number = began.state.steps[slug].attempt if slug in began.state.steps else 1
     aside = perform.attempt_ref(protocol, slug, number)
-    seen = began
     for _ in range(RACES):
-        edits = first if seen is began else []
-        state = began_state = seen.state
-        if edits:
-            state = machine.apply(
-                began_state, Entry(began_state.revision + 1, project.who.timestamp(), "runner", edits[0])
-            )
         tree, conflict = attempt.tree, ""
         also: dict[str, tuple[str | None, str | None]] = {}
         if attempt.tree is not None and seen.tip != began.tip:
@@ -285,32 +303,31 @@ def conclude(project: Project, began: Snapshot, first: list[Event], action: Acti
             if tree is None:
                 conflict = f"its work conflicts with commits that came between: {', '.join(conflicts[:3])}"
                 also[aside] = (work, git.ref(aside))
+        if attempt.kept is not None:
+            also[aside] = (_work_commit(project, began, attempt.kept), git.ref(aside))
         try:
+            edits = _edits_again(project, began, first, seen)
+            state = _edited(project, seen.state, edits)
+            if slug not in state.steps:
+                raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
             events = _blocked(state, slug, number, conflict, aside) if conflict else attempt.events(state)
-            if attempt.kept is not None:
-                also[aside] = (_work_commit(project, began, attempt.kept), git.ref(aside))
-            made = transaction.prepare(
-                git,
-                seen,
-                [*edits, *events],
-                time=project.who.timestamp(),
-                actor=project.actor(),
-                trusted=project.trusted.commit,
-                author=project.runner(),
-                tree=tree,
-            )
-        except (IllegalEventError, KeyError) as error:
+            made = _prepare(project, seen, [*edits, *events], tree)
+        except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             kept = _keep(project, began, aside, attempt)
-            if seen.state.status in machine.ACTIVE and seen.tip != began.tip:
-                raise ConflictError(
-                    f"another runner was first with {slug or protocol}: its result stands",
-                    kept or project.branch(protocol),
-                    f"`runner step {protocol}` goes on from there",
-                ) from error
+            ended = seen.state.status not in machine.OPEN
+            if not ended and slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK:
+                project.who.say(
+                    f"{slug} was done elsewhere meanwhile{f'; its work here is kept at {kept}' if kept else ''}"
+                )
+                return None
             raise RefusedError(
-                f"{protocol} changed while {slug or 'it'} was at work, and its result no longer belongs there",
-                kept or project.branch(protocol),
-                f"run `runner status {protocol}`; `runner step` goes on from there",
+                f"{protocol} was {seen.state.status} while {slug} was at work: it is not recorded"
+                if ended
+                else f"{protocol} changed while {slug} was at work, and its result no longer belongs there",
+                f"its work is kept at {kept}" if kept else "it left no work",
+                f"`runner undo {protocol}` takes that back"
+                if ended
+                else f"run `runner status {protocol}`; `runner step` goes on from there",
             ) from error
         try:
             _publish(project, seen, made, also)
@@ -324,8 +341,49 @@ def conclude(project: Project, began: Snapshot, first: list[Event], action: Acti
         return Advanced(
             made.state, action, made.entries, made.commit, conflict or attempt.said, attempt.failed or bool(conflict)
         )
-    raise ConflictError(
-        f"the branch of {protocol} moves all the time", project.branch(protocol), "run the same command again"
+    _keep(project, began, aside, attempt)
+    raise _moves(project, protocol)
+
+
+def _conclude_at_once(
+    project: Project, began: Snapshot, first: list[Event], action: Action, attempt: Attempt
+) -> Advanced | None:
+    events = [*first, *attempt.events(_edited(project, began.state, first))]
+    made = _prepare(project, began, events, attempt.tree)
+    try:
+        _publish(project, began, made)
+    except ConflictError:
+        return None
+    return Advanced(made.state, action, made.entries, made.commit, attempt.said, attempt.failed)
+
+
+def _edits_again(project: Project, began: Snapshot, first: list[Event], seen: Snapshot) -> list[Event]:
+    """Return the plan's edit that the work stands on, as it has to be told at `seen`; later ones are the next transition's."""
+    if not first or seen is began:
+        return first
+    edit = machine.edit_of(seen.state, read_plan(project, seen))
+    return [edit] if edit else []
+
+
+def _edited(project: Project, state: State, edits: Sequence[Event]) -> State:
+    for edit in edits:
+        state = machine.apply(state, Entry(state.revision + 1, project.who.timestamp(), "runner", edit))
+    return state
+
+
+def _prepare(
+    project: Project, seen: Snapshot, events: Sequence[Event], tree: str | None, *, as_person: bool = False
+) -> transaction.Transition:
+    return transaction.prepare(
+        project.git,
+        seen,
+        events,
+        time=project.who.timestamp(),
+        actor=project.actor(),
+        trusted=project.trusted.commit,
+        author=project.person() if as_person else project.runner(),
+        tree=tree,
+        sign=as_person,
     )
 
 
@@ -350,32 +408,29 @@ def _blocked(state: State, slug: str, number: int, reason: str, kept: str) -> li
 
 
 def tell(
-    project: Project, protocol: str, build: Callable[[Snapshot], list[Event]], *, as_person: bool = False
+    project: Project,
+    protocol: str,
+    build: Callable[[Snapshot], Sequence[Event]],
+    *,
+    as_person: bool = False,
+    tree: Callable[[Snapshot], str | None] = lambda seen: None,
 ) -> Advanced:
     """Record what a person says (pause, answer, retry …), by compare-and-swap, beside a runner that may be at work.
 
-    `build(snapshot)` gives the events for what is found, or raises what is to be told.
+    `build(snapshot)` gives the events for what is found, none where it is so already, or raises what is to be told;
+    `tree(snapshot)`: the tree that comes with them.
     """
     project.refuse_unsupported()
     for _ in range(RACES):
-        worktree.settle_all(project.git, project.places, project.branch(protocol), project.who)
         seen = look(project, protocol)
         events = build(seen)
-        made = transaction.prepare(
-            project.git,
-            seen,
-            events,
-            time=project.who.timestamp(),
-            actor=project.actor(),
-            trusted=project.trusted.commit,
-            author=project.person() if as_person else project.runner(),
-            sign=as_person,
-        )
+        if not events:
+            return Advanced(seen.state, machine.decide(seen.state), (), seen.tip)
+        made = _prepare(project, seen, events, tree(seen), as_person=as_person)
         try:
             _publish(project, seen, made)
         except ConflictError:
+            publishing.again(project, protocol, checker(project, protocol))
             continue
         return Advanced(made.state, machine.decide(made.state), made.entries, made.commit)
-    raise ConflictError(
-        f"the branch of {protocol} moves all the time", project.branch(protocol), "run the same command again"
-    )
+    raise _moves(project, protocol)

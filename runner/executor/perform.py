@@ -16,7 +16,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, message, paths, references
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
-from runner.protocol.machine import AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
+from runner.protocol.machine import ACTIVE, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
 from runner.protocol.model import Kind, seconds_of
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
@@ -27,6 +27,9 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
 from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of  # isort: skip
+
+
+_WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,8 @@ def completed(state: State, slug: str) -> list[Event]:
     """Return the events with which a step is done, and with the last one the protocol."""
     found: list[Event] = [ev.StepCompleted(subject=slug, attempt=state.steps[slug].attempt)]
     others = [step for name, step in state.open_steps() if name != slug]
-    if all(step.status in (StepStatus.COMPLETED, StepStatus.CANCELLED) for step in others) and not state.waiting:
+    done = all(step.status in (StepStatus.COMPLETED, StepStatus.CANCELLED) for step in others)
+    if done and not state.waiting and state.status in ACTIVE:  # paused while the last step was at work: it stays paused
         found.append(ev.Completed(subject=state.protocol))
     return found
 
@@ -145,21 +149,17 @@ def run_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state
 
 def _start(project: Project, snapshot: Snapshot, step: Step, state: State) -> str:
     """Return the commit that the attempt begins at: the tip, or what a retry with `--keep` goes on from."""
-    for raw in reversed(log.parse_raw(snapshot.log, snapshot.where)):
+    for raw in reversed(_whole_log(project.git, snapshot)):
         if raw.event == "step-retried" and raw.subject == step.slug:
             kept = raw.fields.get("kept")
             if raw.fields.get("attempt") == state.steps[step.slug].attempt and isinstance(kept, str):
                 oid = project.git.resolve(kept)
                 if oid is None:
-                    raise RefusedError(
-                        f"the work of the last attempt is gone: {kept}", kept, "run `runner retry` without --keep"
-                    )
+                    raise RefusedError(f"the work of the last attempt is gone: {kept}", kept, _WITHOUT)
                 tree, conflicts = project.git.merge_trees(snapshot.tip, oid)
                 if tree is None:
                     raise RefusedError(
-                        f"the work of the last attempt conflicts: {', '.join(conflicts)}",
-                        kept,
-                        "run `runner retry` without --keep",
+                        f"the work of the last attempt conflicts: {', '.join(conflicts)}", kept, _WITHOUT
                     )
                 who = project.runner()
                 return project.git.write_commit(tree, (snapshot.tip,), who, who, b"kept\n")
@@ -223,6 +223,12 @@ def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: Sta
     return _worked(site, snapshot, step, work, result, told)
 
 
+def _attempt_of(snapshot: Snapshot, step: Step) -> int:
+    """Return the attempt that is carried out; a step that the snapshot's record does not have yet is at its first."""
+    known = snapshot.state.steps.get(step.slug)
+    return known.attempt if known else 1
+
+
 def _worked(
     site: Site, snapshot: Snapshot, step: Step, work: workspace.Work, result: object, told: dict[str, object]
 ) -> Attempt:
@@ -233,7 +239,7 @@ def _worked(
     git = site.project.git
     done = ev.StepFinished(
         subject=step.slug,
-        attempt=snapshot.state.steps[step.slug].attempt if step.slug in snapshot.state.steps else 1,
+        attempt=_attempt_of(snapshot, step),
         digest=step.digest,
         start=snapshot.tip,
         result=result,
@@ -256,7 +262,7 @@ def _failed(
     site: Site, snapshot: Snapshot, step: Step, told: dict[str, object], work: workspace.Work | None
 ) -> Attempt:
     kept = work.tree if work and work.changed else None
-    ref = attempt_ref(snapshot.protocol, step.slug, snapshot.state.steps[step.slug].attempt) if kept else None
+    ref = attempt_ref(snapshot.protocol, step.slug, _attempt_of(snapshot, step)) if kept else None
     return Attempt(lambda state: failed(state, step, told, kept=ref), kept=kept, failed=True, said=str(told["reason"]))
 
 

@@ -11,12 +11,42 @@ from runner.errors import StepFailedError, UsageError
 from runner.protocol import log, references
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
-from runner.sandbox import Command, Outcome, Sandbox, choose, explain, toolchains
+from runner.sandbox import Command, Outcome, Sandbox, SandboxUnavailableError, choose, explain, toolchains
 from runner.store import workspace
 from runner.store.project import Project
 from runner.store.workspace import Workspace
 
 DEFAULT_TIMEOUT = 3600.0  # seconds, where the step names none
+
+
+_KEPT = "runner.executor"  # in the person's own git configuration: their answer where there is no sandbox
+
+
+def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
+    """Return the sandbox; where it does not work, ask once at a terminal, and keep the answer as the person's own.
+
+    Raises:
+        SandboxUnavailableError: there is none, and nobody said to do without.
+    """
+    wanted, where = project.source("executor")
+    try:
+        return choose(project.setting("executor"), toolchains=found)
+    except SandboxUnavailableError as error:
+        if wanted != "sandbox" or where.startswith(("--", "RUNNER_")):
+            raise
+        code, out, _ = project.git.personal("config", "--global", "--get", _KEPT)
+        if code == 0 and out.strip() == b"host":
+            return choose("host", toolchains=found)
+        answer = project.who.ask(
+            f"{error.what}\nRun commands on this machine without a sandbox? They can then read and change whatever you can.",
+            ("no", "once", "always"),
+        )
+        if answer == "always":
+            project.git.personal("config", "--global", _KEPT, "host")
+            project.who.say(f"kept as `git config --global {_KEPT} host`")
+        if answer in ("once", "always"):
+            return choose("host", toolchains=found)
+        raise
 
 
 def results_of(state: State) -> dict[str, Any]:
@@ -44,7 +74,7 @@ class Site:
         project.refuse_unsupported()
         environ = project.who.environ
         found = toolchains(environ.get("PATH", ""), Path(environ.get("HOME", "/nonexistent")))
-        sandbox = choose(project.setting("executor"), toolchains=found)
+        sandbox = _choose(project, found)
         return cls(
             project, protocol, workspace.place(project.places, protocol, project.config.workspace.path), sandbox, found
         )

@@ -5,41 +5,69 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from runner.protocol import words
+from runner.errors import MalformedFileError
+from runner.protocol import branches, words
 from runner.protocol.ids import branch_of, protocol_of_branch
-from runner.protocol.model import Duration, Line, RelativePath, _one_or_many
-from runner.protocol.words import Bool, Text, Words
+from runner.protocol.model import Branch, Duration, Paths, branch_name
+from runner.protocol.words import Bool, Line, Script, Text, Words, one_or_many, problem
+
+_MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 
 
 def _branch(pattern: str) -> str:
+    hint = "write it with {id} once, such as runner/{id}"
     if pattern.count("{id}") != 1 or not re.fullmatch(r"[A-Za-z0-9._/{}-]+", pattern):
-        raise ValueError("should hold {id} once, such as runner/{id}")
-    if (
-        protocol_of_branch(pattern, branch_of(pattern, "0001-a")) != "0001-a"
-        or ".." in pattern
-        or pattern.startswith(("/", "-", "."))
-    ):
-        raise ValueError("should be a name that git allows for a branch, with {id} in it")
+        raise problem("should hold {id} once, and else letters, digits and . _ / -", hint)
+    branch_name(branch_of(pattern, "0001-a"))
+    if protocol_of_branch(pattern, branch_of(pattern, "0001-a")) != "0001-a":
+        raise problem("should let the id be read again", hint)
     return pattern
+
+
+def _who(text: str) -> str:
+    if re.search(r"[<>\n\r\0]", text):
+        raise problem("should not hold < or >", "write the name or the address alone")
+    return text
+
+
+def _module(text: str) -> str:
+    if not re.fullmatch(_MODULE, text):
+        raise problem("should be a Python module", "write it as it is imported, such as tools.deploy")
+    return text
+
+
+def _variable(text: str) -> str:
+    if not re.fullmatch(_VARIABLE, text):
+        raise problem("should be an environment variable's name", "write the name alone, such as DEPLOY_TOKEN")
+    return text
+
+
+BranchPattern = Annotated[
+    Text,
+    AfterValidator(_branch),
+    WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9._/-]*\{id\}[A-Za-z0-9._/-]*$"}),
+]
+Who = Annotated[Line, AfterValidator(_who)]
 
 
 class Identity(Words):
     """Who the runner's commits are by."""
 
-    name: Line = "protocol-runner"
-    email: Line = "runner@localhost.invalid"
+    name: Who = "protocol-runner"
+    email: Who = "runner@localhost.invalid"
 
 
 class WorkspaceKey(Words):
     """How the runner's own checkout is made ready. `key`: files whose change runs `setup` again."""
 
     path: Line | None = None
-    setup: Line | None = None
+    setup: Script | None = None
     network: Bool = False
-    key: Annotated[tuple[RelativePath, ...], BeforeValidator(_one_or_many)] = ()
-    share: Annotated[tuple[RelativePath, ...], BeforeValidator(_one_or_many)] = ()
+    key: Paths = ()
+    share: Paths = ()
     python: Line | None = None
 
 
@@ -54,9 +82,11 @@ class ToolEffect(Words):
 class ToolModule(Words):
     """A Python module whose functions are tools."""
 
-    module: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$")]
+    module: Annotated[Text, AfterValidator(_module), WithJsonSchema({"type": "string", "pattern": f"^{_MODULE}$"})]
     effects: dict[Text, Literal["read", "workspace"] | ToolEffect] = Field(default_factory=dict)
-    env: tuple[Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...] = ()
+    env: tuple[
+        Annotated[Text, AfterValidator(_variable), WithJsonSchema({"type": "string", "pattern": f"^{_VARIABLE}$"})], ...
+    ] = ()
     network: tuple[Line, ...] = ()
 
 
@@ -79,11 +109,7 @@ class Worktrees(Words):
     path: Line | None = None
 
 
-def _engine(value: object) -> object:
-    return {"default": [value]} if isinstance(value, str) else {"default": value} if isinstance(value, list) else value
-
-
-_Engines = Annotated[tuple[Line, ...], BeforeValidator(_one_or_many)]
+_Engines = Annotated[tuple[Line, ...], BeforeValidator(one_or_many, json_schema_input_type=Line | tuple[Line, ...])]
 
 
 class EngineKey(Words):
@@ -96,15 +122,21 @@ class EngineKey(Words):
     review: _Engines = ()
 
 
+def _engine(value: object) -> object:
+    return {"default": value} if isinstance(value, str | list) else value
+
+
 class Config(Words):
     """The whole of config.yaml."""
 
-    base: Line | None = None
-    branch: Annotated[Text, AfterValidator(_branch)] = "{id}"
+    base: Branch | None = None
+    branch: BranchPattern = "{id}"
     identity: Identity = Identity()
     publish: Literal["never", "ask", "always"] = "never"
     forge: Line | None = None
-    engine: Annotated[EngineKey, BeforeValidator(_engine)] = EngineKey()
+    engine: Annotated[
+        EngineKey, BeforeValidator(_engine, json_schema_input_type=Line | tuple[Line, ...] | EngineKey)
+    ] = EngineKey()
     executor: Literal["sandbox", "container", "host"] = "sandbox"
     workspace: WorkspaceKey = WorkspaceKey()
     worktrees: Worktrees = Worktrees()
@@ -126,4 +158,11 @@ def parse(data: bytes | None, where: str) -> Config:
     if data is None:
         return Config()
     value, lines = words.load_yaml(words.decode(data, where), where)
-    return words.validate(Config, value if value is not None else {}, lines, where)
+    found = words.validate(Config, value if value not in (None, "") else {}, lines, where)
+    if branches.pattern_of(data) != found.branch:  # commands that only read look for a line of that form
+        raise MalformedFileError(
+            "`branch` does not stand on a line of its own",
+            f"{where}:{lines.get(('branch',), 1)}",
+            f"write the line `branch: {found.branch}`, without indentation",
+        )
+    return found

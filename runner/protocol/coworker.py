@@ -6,18 +6,18 @@ from pydantic import Field
 
 from runner.protocol import words
 from runner.protocol.config import ToolModule
-from runner.protocol.model import AgentName, Budget, Line
-from runner.protocol.words import Text, Value, Words
+from runner.protocol.model import AgentName, Budget, ToolName
+from runner.protocol.words import Line, Script, Text, Value, Words
 
 
 class Coworker(Words):
     """The whole of a coworker's file. `tools`: names of tools, and modules that hold them."""
 
     name: AgentName
-    objective: Line
+    objective: Script
     instructions: Text = ""
     engine: Line | None = None
-    tools: tuple[Line | ToolModule, ...] = ()
+    tools: tuple[ToolName | ToolModule, ...] = ()
     policies: dict[Text, Value] = Field(default_factory=dict)
     budget: Budget | None = None
 

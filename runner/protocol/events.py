@@ -18,7 +18,15 @@ from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict bef
 from runner.errors import IntegrityError
 
 Json = Any  # a value of JSON, never looked into by the machine
-Spent = dict[str, int | str]  # seconds, input_tokens, output_tokens: whole numbers; usd: a decimal string
+
+
+class Spent(TypedDict, total=False):
+    """What an attempt cost. `usd`: a decimal string."""
+
+    seconds: int
+    input_tokens: int
+    output_tokens: int
+    usd: str
 
 
 class PlannedStep(TypedDict):
@@ -215,7 +223,7 @@ class StepFinished(Event):
     artifacts: list[ArtifactFields] = dataclasses.field(default_factory=list)
     output: str | None = None
     tail: str | None = None
-    spent: Spent = dataclasses.field(default_factory=dict)
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +236,7 @@ class QaPassed(Event):
     evidence: list[CheckEvidence]
     executor: str | None = None
     report: str | None = None
-    spent: Spent = dataclasses.field(default_factory=dict)
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +250,7 @@ class QaFailed(Event):
     evidence: list[CheckEvidence]
     executor: str | None = None
     report: str | None = None
-    spent: Spent = dataclasses.field(default_factory=dict)
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +273,7 @@ class StepFailed(Event):
     output: str | None = None
     tail: str | None = None
     kept: str | None = None
-    spent: Spent = dataclasses.field(default_factory=dict)
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,13 @@ value's type needs no schema. An empty line ends an entry. A log past `SEGMENT` 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from runner.errors import IntegrityError
+from runner.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
     from runner.protocol.events import Entry
@@ -27,7 +28,10 @@ Json = Any  # a value of JSON
 SEGMENT: Final = 64 * 1024
 TEXT_LIMIT: Final = 500  # characters of long text; the whole of it is in the transcript
 
+DEPTH_LIMIT: Final = 64  # of a value; readers bound what they follow
+
 BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*")
+_JSON_WORD = re.compile(r"true|false|null|NaN|Infinity|(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 HEADLINE = re.compile(r"## (?P<revision>[1-9][0-9]{0,8}) (?P<event>[a-z]+(?:-[a-z]+)*) (?P<subject>[a-z0-9][a-z0-9-]*)")
 FIELD = re.compile(r"- (?P<key>[a-z_]+): (?P<value>[ -~]+)")
 TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
@@ -58,13 +62,7 @@ def cut_tail(data: bytes) -> str:
 
 def is_bare(text: str) -> bool:
     """Return whether a text may stand without quotes."""
-    if not BARE.fullmatch(text):
-        return False
-    try:
-        json.loads(text)
-    except ValueError:
-        return True
-    return False
+    return BARE.fullmatch(text) is not None and _JSON_WORD.fullmatch(text) is None
 
 
 def actor(text: str) -> str:
@@ -78,8 +76,35 @@ def _value(value: Json) -> str:
     return json.dumps(value, sort_keys=True, separators=(", ", ": "), allow_nan=False)
 
 
+def _refuse_unreadable(value: Json, where: str, depth: int = 0) -> None:
+    """Refuse what could be written and not be read again: half characters, infinity, what is nested without end."""
+    hint = "give it as valid UTF-8 text, finite numbers, and not nested deeper"
+    if depth > DEPTH_LIMIT:
+        raise UsageError(f"a value that is nested deeper than {DEPTH_LIMIT}", where, hint)
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError("a text that is not valid Unicode", where, hint) from error
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise UsageError("a number that is not finite", where, hint)
+    elif isinstance(value, int) and abs(value) >= 10**300:
+        raise UsageError("a number of more than 300 digits", where, hint)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_unreadable(key, where, depth)
+            _refuse_unreadable(item, where, depth + 1)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _refuse_unreadable(item, where, depth + 1)
+
+
 def render(entry: Entry) -> str:
-    """Return the entry's lines, ending in a newline."""
+    """Return the entry's lines, ending in a newline.
+
+    Raises:
+        UsageError: a value that could not be read again.
+    """
     from runner.protocol import events
 
     lines = [
@@ -87,7 +112,9 @@ def render(entry: Entry) -> str:
         f"- time: {entry.time}",
         f"- actor: {entry.actor}",
     ]
-    lines += [f"- {key}: {_value(value)}" for key, value in events.fields_of(entry.event).items()]
+    for key, value in events.fields_of(entry.event).items():
+        _refuse_unreadable(value, f"the field `{key}` of `{entry.event.name} {entry.event.subject}`")
+        lines.append(f"- {key}: {_value(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -111,6 +138,8 @@ def parse_raw(data: bytes, where: str) -> list[RawEntry]:
         text = data.decode("ascii")
     except UnicodeDecodeError as error:
         raise refuse(data.count(b"\n", 0, error.start) + 1, "the log holds a byte that is not ASCII") from error
+    if text.endswith("\n\n\n"):
+        raise refuse(text.count("\n"), "this is no headline of a log entry")
     if text and not text.endswith("\n\n"):
         raise refuse(text.count("\n") + 1, "the log's last entry is cut off")
     found = []
@@ -136,15 +165,16 @@ def parse_raw(data: bytes, where: str) -> list[RawEntry]:
 
 def _read(text: str, refuse: object) -> Json:
     assert callable(refuse)
+    if is_bare(text):
+        return text
     try:
         value = json.loads(text)
+        written = _value(value)
     except RecursionError as error:
         raise refuse("the value is nested too deep") from error
     except ValueError as error:
-        if BARE.fullmatch(text):
-            return text
         raise refuse("this value is neither a bare word nor JSON") from error
-    if _value(value) != text:
+    if written != text:
         raise refuse("this value is not written as the runner writes it")
     return value
 

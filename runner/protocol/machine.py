@@ -6,6 +6,7 @@ Pure: no I/O, no clock, no randomness. An event that does not belong to the stat
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -122,6 +123,8 @@ def _apply(state: State, entry: Entry) -> State:
             raise _illegal(state, event, f"{state.protocol} is {state.status}")
         state = dataclasses.replace(state, status=after)
     match event:
+        case ev.Created():
+            raise _illegal(state, event, "it was begun before")
         case ev.Planned():  # Imported and Forked too
             state = dataclasses.replace(state, plan=event.plan, steps=_planned(event.steps))
             if isinstance(event, ev.Forked):
@@ -146,6 +149,11 @@ def _apply(state: State, entry: Entry) -> State:
                     )
                 state = _started(_with_step(state, event, event.subject, status=_S.RUNNING))
             elif event.subject in state.steps:
+                step = _step(state, event)
+                if state.status not in WORKING or step.status not in (_S.PENDING, _S.RUNNING) or step.removed:
+                    raise _illegal(
+                        state, event, f"{event.subject} is {step.status}, {state.protocol} is {state.status}"
+                    )
                 state = _started(_with_step(state, event, event.subject, status=_S.RUNNING))
             elif state.status is Status.PENDING:
                 state = dataclasses.replace(state, status=Status.PLANNING)
@@ -222,8 +230,17 @@ def _unwait(state: State, event: Event, wait: str) -> State:
     return dataclasses.replace(state, waiting=[found for found in state.waiting if found.id != wait])
 
 
-def _spend(state: State, spent: ev.Spent) -> State:
+_USD = re.compile(r"(?:0|[1-9][0-9]{0,8})(?:\.[0-9]{1,12})?")
+_MOST = 2**53  # what every reader of JSON keeps exactly
+
+
+def _spend(state: State, event: Event, spent: ev.Spent) -> State:
     total = state.spent
+    counts = [spent.get(key, 0) for key in ("input_tokens", "output_tokens", "seconds")]
+    if not all(isinstance(count, int) and 0 <= count <= _MOST for count in counts):
+        raise _illegal(state, event, "what it spent is no count")
+    if not _USD.fullmatch(str(spent.get("usd", "0"))):
+        raise _illegal(state, event, "what it spent is no amount")
     return dataclasses.replace(
         state,
         spent=SpentTotal(
@@ -275,22 +292,23 @@ def _apply_to_step(state: State, entry: Entry) -> State:
             if event.digest != step.digest:
                 raise _illegal(state, event, "the step's file has another digest")
             changes |= {"result": event.result, "reason": None}
-            state = _made(_spend(state, event.spent), entry, event.artifacts, step.attempt)
+            state = _made(_spend(state, event, event.spent), entry, event.artifacts, step.attempt)
         case ev.QaPassed():
             if not event.evidence:
                 raise _illegal(state, event, "it names no evidence")
             changes |= {"passed": True}
-            state = _spend(state, event.spent)
+            state = _spend(state, event, event.spent)
         case ev.QaFailed():
             changes |= {"passed": False, "reason": event.reason}
-            state = _spend(state, event.spent)
+            state = _spend(state, event, event.spent)
         case ev.StepCompleted():
             if not (step.passed or step.qa == "skip") or owed:
                 raise _illegal(state, event, "QA has not passed" if not owed else f"{owed[0].kind} is still owed")
         case ev.StepFailed():  # StepBlocked too
             changes |= {"reason": event.reason}
             state = dataclasses.replace(
-                _spend(state, event.spent), waiting=[wait for wait in state.waiting if wait.subject != event.subject]
+                _spend(state, event, event.spent),
+                waiting=[wait for wait in state.waiting if wait.subject != event.subject],
             )
         case ev.StepCancelled():
             changes |= {"reason": event.reason}
@@ -332,7 +350,13 @@ def _edit(state: State, event: ev.PlanEdited) -> State:
 def _undo(state: State, event: ev.Undone) -> State:
     if not 0 < event.to <= state.revision:
         raise _illegal(state, event, f"there is no revision {event.to}")
+    if event.status not in list(Status):
+        raise _illegal(state, event, f"there is no status {event.status}")
     for slug, told in event.steps.items():
+        if told["status"] not in list(StepStatus):
+            raise _illegal(state, event, f"there is no status {told['status']} of a step")
+        if slug in state.steps and told["attempt"] < state.steps[slug].attempt:
+            raise _illegal(state, event, f"{slug} is at attempt {state.steps[slug].attempt}")
         state = _with_step(
             state,
             event,

@@ -15,7 +15,7 @@ from runner.protocol.events import Entry
 
 _TRAILERS = re.compile(
     r"Runner-Protocol: (?P<protocol>[0-9]{4,9}-[a-z0-9-]+)\n"
-    r"Runner-Revision: (?P<revision>[1-9][0-9]*)\n"
+    r"Runner-Revision: (?P<revision>[1-9][0-9]{0,8})\n"
     r"(?P<events>(?:Runner-Event: [a-z-]+ [a-z0-9-]+\n)+)"
     r"Runner-Trusted: (?P<trusted>[0-9a-f]{40}(?:[0-9a-f]{24})?)\n"
     r"Runner-Actor: (?P<actor>[A-Za-z0-9][A-Za-z0-9_.:/@+-]*)\n"
@@ -95,7 +95,8 @@ def parse(message: bytes) -> Trailers | None:
         text = message.decode("ascii")
     except UnicodeDecodeError:
         return None
-    match = _TRAILERS.fullmatch(text[text.rfind("\n\n") + 2 :])
+    _, blank, last = text.rpartition("\n\n")
+    match = _TRAILERS.fullmatch(last) if blank else None
     if not match:
         return None
     return Trailers(

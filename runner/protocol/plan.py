@@ -5,16 +5,14 @@ The parser says what is wrong with a file, its line, and what to write; it never
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runner.errors import MalformedFileError, UnsupportedError
-from runner.protocol import digest, ids, paths, words
+from runner.protocol import digest, ids, paths, references, words
 from runner.protocol.model import Kind, OnFailure, PlanHeader, QaPolicy, StepHeader
 
 STEP_LIMIT = 10_000
-INPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +29,7 @@ class Step:
     goto: str | None
     qa: QaPolicy
     checks: tuple[str, ...]
+    lines: Mapping[str, int] = field(repr=False, compare=False)  # of the header's keys, for messages
 
     @property
     def on_failure(self) -> OnFailure:
@@ -47,6 +46,7 @@ class Plan:
     digest: str  # of plan.md and context.md
     context: str | None
     steps: tuple[Step, ...]
+    lines: Mapping[str, int] = field(repr=False, compare=False)
 
     def step(self, slug: str) -> Step | None:
         """Return the step, or None where there is none of that name."""
@@ -71,13 +71,6 @@ def parse(files: Mapping[str, bytes], where: str) -> Plan:
     front, prose = words.split_front_matter(text, plan_where)
     value, lines = words.load_yaml(front, plan_where)
     header = words.validate(PlanHeader, value, lines, plan_where)
-    for name in header.inputs:
-        if not INPUT_NAME.fullmatch(name):
-            raise MalformedFileError(
-                f"`{name}` is no name for an input",
-                _at(plan_where, lines, ("inputs", name)),
-                "use letters, digits and _",
-            )
     context = None
     if paths.CONTEXT in files:
         context = words.decode(files[paths.CONTEXT], f"{where}/{paths.CONTEXT}")
@@ -88,6 +81,7 @@ def parse(files: Mapping[str, bytes], where: str) -> Plan:
         digest=digest.manifest_digest(told),
         context=context,
         steps=tuple(_steps(files, where, header)),
+        lines=_key_lines(lines),
     )
 
 
@@ -100,28 +94,29 @@ def names(files: Mapping[str, object], where: str) -> dict[str, tuple[int, str]]
     found: dict[str, tuple[int, str]] = {}
     numbers: dict[int, str] = {}
     for name in sorted(files):
-        if not name.endswith(".md") or name in (paths.PLAN, paths.CONTEXT, paths.LOG) or "/" in name:
+        if not name.lower().endswith(".md") or name in (paths.PLAN, paths.CONTEXT, paths.LOG) or "/" in name:
             continue
+        shown = name if name.isprintable() else ascii(name)
+
+        def refuse(what: str, hint: str, at: str = f"{where}/{shown}:1") -> MalformedFileError:
+            return MalformedFileError(what, at, hint)
+
         match = ids.STEP_FILE.fullmatch(name)
-        if match is None or len(match["slug"]) > ids.SLUG_LIMIT:
-            raise MalformedFileError(
-                f"{name!r} is no name for a step",
-                f"{where}/{name}:1",
-                "call it NN-slug.md, with a slug of a-z, 0-9 and single hyphens",
+        if match is None:
+            raise refuse(
+                f"`{shown}` is no name for a step", "call it NN-slug.md, with a slug of a-z, 0-9 and single hyphens"
             )
         number, slug = int(match["number"]), match["slug"]
+        if len(slug) > ids.SLUG_LIMIT:
+            raise refuse(f"`{slug}` is too long for a slug", f"use at most {ids.SLUG_LIMIT} characters")
+        if slug == "plan":
+            raise refuse("a step cannot be called plan", "in the record `plan` is plan.md; call the step planning")
         if number in numbers:
-            raise MalformedFileError(
-                f"two steps have the number {number}: {numbers[number]} and {name}",
-                f"{where}/{name}:1",
-                "give each step a number of its own",
-            )
+            what = f"two steps have the number {number}: {numbers[number]} and {name}"
+            raise refuse(what, "give each step a number of its own")
         if slug in found:
-            raise MalformedFileError(
-                f"two steps are called {slug}: {found[slug][1]} and {name}",
-                f"{where}/{name}:1",
-                "a step is known by its slug; rename one",
-            )
+            what = f"two steps are called {slug}: {found[slug][1]} and {name}"
+            raise refuse(what, "a step is known by its slug; rename one")
         numbers[number], found[slug] = name, (number, name)
     if len(found) > STEP_LIMIT:
         raise MalformedFileError(
@@ -134,12 +129,17 @@ def _at(where: str, lines: words.Lines, path: words.Path) -> str:
     return f"{where}:{lines.get(path, 1)}"
 
 
+def _key_lines(lines: words.Lines) -> dict[str, int]:
+    return {str(path[0]): line for path, line in lines.items() if len(path) == 1}
+
+
 def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator[Step]:
     order = names(files, where)
     if not order:
         raise MalformedFileError("the plan has no steps", where, "add a file such as 01-first.md")
     needs_of: dict[str, tuple[str, ...]] = {}
     where_of: dict[str, str] = {}
+    goto_of: dict[str, tuple[str, str]] = {}
     before: str | None = None
     made = []
     for slug, (number, name) in order.items():
@@ -149,13 +149,22 @@ def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator
         header = words.validate(StepHeader, value, lines, at)
         needs: tuple[str, ...] = (before,) if before else ()
         if header.needs is not None:
-            needs = tuple(_resolve(ref, order, _at(at, lines, ("needs", i))) for i, ref in enumerate(header.needs))
+            needs, where_of[slug] = (), _at(at, lines, ("needs",))
+            for index, reference in enumerate(header.needs):
+                here = _at(at, lines, ("needs", index) if ("needs", index) in lines else ("needs",))
+                need = _resolve(reference, order, here)
+                if need == slug:
+                    raise MalformedFileError(f"{slug} needs itself", here, "remove it from `needs`")
+                if need in needs:
+                    raise MalformedFileError(f"{slug} needs {need} twice", here, "keep one of them")
+                needs = (*needs, need)
         goto = None
         if header.on_failure.goto:
-            goto = _resolve(header.on_failure.goto, order, _at(at, lines, ("on_failure", "goto")))
-        if slug in needs:
-            raise MalformedFileError(f"{slug} needs itself", _at(at, lines, ("needs",)), "remove it from `needs`")
-        needs_of[slug], where_of[slug], before = needs, _at(at, lines, ("needs",)), slug
+            here = _at(at, lines, ("on_failure", "goto"))
+            goto = _resolve(header.on_failure.goto, order, here)
+            goto_of[slug] = goto, here
+        _check_references(header, plan.inputs, order, at, lines)
+        needs_of[slug], before = needs, slug
         asked = header.qa or plan.qa
         checks = asked.checks if asked else ()
         policy = asked.policy if asked and asked.policy else None
@@ -173,9 +182,11 @@ def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator
                 goto=goto,
                 qa=policy,
                 checks=checks,
+                lines=_key_lines(lines),
             )
         )
     _refuse_cycles(needs_of, where_of)
+    _refuse_jumps(needs_of, goto_of)
     yield from made
 
 
@@ -188,26 +199,78 @@ def _resolve(reference: str, known: Mapping[str, object], where: str) -> str:
     return slug
 
 
+def _check_references(
+    header: StepHeader, inputs: Mapping[str, object], steps: Mapping[str, object], where: str, lines: words.Lines
+) -> None:
+    for key, value in header.with_.items():
+        at = _at(where, lines, ("with", key))
+        for name in references.names_in(value, at):
+            kind, word = references.split(name, at)
+            known = inputs if kind == "inputs" else steps
+            if word not in known and not (kind == "steps" and ids.find_step(word, steps)):
+                close = words.nearest(word, known)
+                other = "name it under `inputs:` in plan.md" if kind == "inputs" else "name a step of this plan"
+                what = f"there is no {'input' if kind == 'inputs' else 'step'} `{word}`"
+                raise MalformedFileError(what, at, f"did you mean `{close}`?" if close else other)
+    spliced = next(filter(None, map(references.variable_for, _texts(header.run))), None)
+    if spliced:
+        raise MalformedFileError(
+            "a reference in `run`, which is given to the shell as it stands",
+            _at(where, lines, ("run",)),
+            f"write the environment variable ${spliced}",
+        )
+
+
+def _texts(run: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (run,) if isinstance(run, str) else run or ()
+
+
+def _refuse_jumps(needs: Mapping[str, tuple[str, ...]], goto: Mapping[str, tuple[str, str]]) -> None:
+    """Refuse a `goto` to a step that is not done whenever this one has failed: it goes back, or to itself."""
+    if not goto:
+        return
+    bit = {slug: 1 << index for index, slug in enumerate(needs)}
+    before: dict[str, int] = {}  # each step with all that it stands on
+    for start in needs:
+        stack = [start]
+        while stack:
+            missing = [need for need in needs[stack[-1]] if need not in before]
+            if missing:
+                stack += missing
+                continue
+            slug = stack.pop()
+            before[slug] = bit[slug]
+            for need in needs[slug]:
+                before[slug] |= before[need]
+    for slug, (target, where) in goto.items():
+        if not before[slug] & bit[target]:
+            raise MalformedFileError(
+                f"{slug} does not come after {target}", where, f"go to {slug} itself, or to a step that it needs"
+            )
+
+
 def _refuse_cycles(needs: Mapping[str, tuple[str, ...]], where: Mapping[str, str]) -> None:
     done: set[str] = set()
     for start in needs:
-        path: list[str] = []
-        stack = [(start, iter(needs[start]))]
         if start in done:
             continue
-        path.append(start)
+        path = {start: None}  # in order
+        stack = [(start, iter(needs[start]))]
         while stack:
             slug, rest = stack[-1]
             following = next(rest, None)
             if following is None:
                 done.add(slug)
-                path.pop()
+                path.popitem()
                 stack.pop()
             elif following in path:
-                circle = " → ".join([*path[path.index(following) :], following])
-                raise MalformedFileError(f"the steps need each other: {circle}", where[slug], "remove one of the needs")
+                circle = list(path)[list(path).index(following) :]
+                told = [*circle[:5], "…"] if len(circle) > 6 else circle
+                what = f"the steps need each other: {' → '.join([*told, following])}"
+                at = next(where[name] for name in reversed(circle) if name in where)  # the others need what is before
+                raise MalformedFileError(what, at, "remove one of the needs")
             elif following not in done:
-                path.append(following)
+                path[following] = None
                 stack.append((following, iter(needs[following])))
 
 
@@ -218,15 +281,19 @@ def refuse_unsupported(plan: Plan, where: str) -> None:
         UnsupportedError: naming file and key.
     """
 
-    def refuse(what: str, name: str, hint: str) -> UnsupportedError:
-        return UnsupportedError(f"{what} is not supported by this version", f"{where}/{name}:1", hint)
+    def refuse(what: str, of: Plan | Step, key: str, hint: str) -> UnsupportedError:
+        at = f"{where}/{of.file if isinstance(of, Step) else paths.PLAN}:{of.lines.get(key, 1)}"
+        return UnsupportedError(f"{what} is not supported by this version", at, hint)
 
     if plan.header.approval and plan.header.approval.when != "none":
-        raise refuse("`approval:` on a plan", paths.PLAN, "remove the key, or put a step of kind human first")
+        raise refuse("`approval:` on a plan", plan, "approval", "remove the key, or put a step of kind human first")
     for step in plan.steps:
         if step.header.kind is Kind.AGENT:
-            raise refuse("a step of kind agent (the default)", step.file, "write `kind: command`, `tool` or `human`")
+            hint = "write `kind: command`, `tool` or `human`"
+            raise refuse("a step of kind agent (the default)", step, "kind", hint)
         if step.qa is QaPolicy.FULL:
-            raise refuse("`qa: full`", step.file, "write `qa: {policy: light, checks: [...]}`")
+            owner = step if step.header.qa else plan
+            raise refuse("`qa: full`", owner, "qa", "write `qa: {policy: light, checks: [...]}`")
         if step.header.approval and step.header.approval.when != "none":
-            raise refuse("`approval:`", step.file, "remove the key, or put a step of kind human before it")
+            hint = "remove the key, or put a step of kind human before it"
+            raise refuse("`approval:`", step, "approval", hint)

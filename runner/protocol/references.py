@@ -12,22 +12,57 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.errors import MalformedFileError, WaitingError
+from runner.protocol import ids
 
-_REFERENCE = re.compile(r"\$\{\{\s*([^{}]*?)\s*\}\}")
+_REFERENCE = re.compile(r"\$\{\{([^{}]*)\}\}")
 _PATH = re.compile(
     r"(?:inputs\.(?P<input>[A-Za-z_][A-Za-z0-9_]*)|steps\.(?P<step>[a-z0-9-]+)\.result)(?P<rest>(?:\.[A-Za-z0-9_-]+)*)"
 )
 
 
-def names_in(value: Any) -> list[str]:
-    """Return every reference that stands in a value, as written between the braces."""
+def names_in(value: Any, where: str) -> list[str]:
+    """Return every reference that stands in a value, as written between the braces.
+
+    Raises:
+        MalformedFileError: one is not closed.
+    """
     if isinstance(value, str):
-        return _REFERENCE.findall(value)
+        if "${{" in _REFERENCE.sub("", value):
+            raise MalformedFileError("a reference that is not closed", where, "end it with `}}`")
+        return [name.strip() for name in _REFERENCE.findall(value)]
     if isinstance(value, Mapping):
-        return [name for item in value.values() for name in names_in(item)]
+        return [name for item in value.values() for name in names_in(item, where)]
     if isinstance(value, list | tuple):
-        return [name for item in value for name in names_in(item)]
+        return [name for item in value for name in names_in(item, where)]
     return []
+
+
+def split(name: str, where: str) -> tuple[str, str]:
+    """Return ("inputs", the input's name) or ("steps", the step's slug) of a reference.
+
+    Raises:
+        MalformedFileError: it is no reference.
+    """
+    match = _PATH.fullmatch(name)
+    if not match:
+        raise MalformedFileError(
+            f"`${{{{ {name[:80]} }}}}` is no reference",
+            where,
+            "write ${{ inputs.NAME }} or ${{ steps.SLUG.result.NAME }}",
+        )
+    return ("inputs", match["input"]) if match["input"] else ("steps", match["step"])
+
+
+def variable_for(text: str) -> str | None:
+    """Return the environment variable that a command should use for the first reference in `text`; None without one."""
+    for name in _REFERENCE.findall(text):
+        match = _PATH.fullmatch(name.strip())
+        if match:
+            rest = match["rest"].removeprefix(".").split(".")[0]
+            if match["input"]:
+                return _variable("INPUT", match["input"])
+            return _variable("STEPS", ids.step_slug(match["step"]) or match["step"], rest)
+    return None
 
 
 def resolve(value: Any, inputs: Mapping[str, Any], results: Mapping[str, Any], where: str) -> Any:
@@ -40,8 +75,8 @@ def resolve(value: Any, inputs: Mapping[str, Any], results: Mapping[str, Any], w
     if isinstance(value, str):
         whole = _REFERENCE.fullmatch(value)
         if whole:
-            return _look_up(whole[1], inputs, results, where)
-        return _REFERENCE.sub(lambda match: _as_text(_look_up(match[1], inputs, results, where)), value)
+            return _look_up(whole[1].strip(), inputs, results, where)
+        return _REFERENCE.sub(lambda match: _as_text(_look_up(match[1].strip(), inputs, results, where)), value)
     if isinstance(value, Mapping):
         return {key: resolve(item, inputs, results, where) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -54,11 +89,9 @@ def _as_text(value: Any) -> str:
 
 
 def _look_up(name: str, inputs: Mapping[str, Any], results: Mapping[str, Any], where: str) -> Any:
+    split(name, where)
     match = _PATH.fullmatch(name)
-    if not match:
-        raise MalformedFileError(
-            f"`${{{{ {name} }}}}` is no reference", where, "write ${{ inputs.NAME }} or ${{ steps.SLUG.result.NAME }}"
-        )
+    assert match is not None
     if match["input"]:
         if match["input"] not in inputs:
             raise MalformedFileError(
@@ -66,13 +99,14 @@ def _look_up(name: str, inputs: Mapping[str, Any], results: Mapping[str, Any], w
             )
         value = inputs[match["input"]]
     else:
-        if match["step"] not in results:
+        step = ids.find_step(match["step"], results)
+        if step is None:
             raise MalformedFileError(
                 f"there is no result of a step `{match['step']}` yet",
                 where,
                 "name a step that comes before, and list it in `needs`",
             )
-        value = results[match["step"]]
+        value = results[step]
     for part in match["rest"].split(".")[1:]:
         if value is None:
             raise WaitingError(f"the result `{name}` is not known", where, "edit the step so that it does without it")
@@ -85,12 +119,12 @@ def _look_up(name: str, inputs: Mapping[str, Any], results: Mapping[str, Any], w
 
 def environment(inputs: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, str]:
     """Return what a command sees of inputs and results: `RUNNER_INPUT_VERSION`, `RUNNER_STEPS_CONTEXT_TEXT`."""
-
-    def name(*parts: str) -> str:
-        return re.sub(r"[^A-Z0-9]", "_", "_".join(("RUNNER", *parts)).upper())
-
-    found = {name("INPUT", key): _as_text(value) for key, value in inputs.items()}
+    found = {_variable("INPUT", key): _as_text(value) for key, value in inputs.items()}
     for step, result in results.items():
         if isinstance(result, Mapping):
-            found |= {name("STEPS", step, str(key)): _as_text(value) for key, value in result.items()}
+            found |= {_variable("STEPS", step, str(key)): _as_text(value) for key, value in result.items()}
     return {key: value for key, value in found.items() if "\0" not in value}
+
+
+def _variable(*parts: str) -> str:
+    return re.sub(r"[^A-Z0-9]", "_", "_".join(("RUNNER", *filter(None, parts))).upper())

@@ -126,7 +126,9 @@ def render(state: State) -> bytes:
     """Return the bytes of state.json."""
     plain = {"schema": SCHEMA, **dataclasses.asdict(state)}
     plain["steps"] = {
-        slug: {key: value for key, value in step.items() if value not in (None, False) or key == "result"}
+        slug: {
+            key: value for key, value in step.items() if (value is not None and value is not False) or key == "result"
+        }
         for slug, step in plain["steps"].items()
     }
     return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode("ascii")
@@ -140,9 +142,20 @@ def load(data: bytes, where: str) -> State:
         IntegrityError: not what `render` writes.
     """
     try:
-        plain: dict[str, Any] = json.loads(data)
+        plain = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise damaged(where) from error
+    return from_plain(plain, where)
+
+
+def from_plain(value: Json, where: str) -> State:
+    """Return the state that JSON already read holds; `value` is left as it is. Raises as `load` does."""
+    try:
+        plain: dict[str, Any] = dict(value)
         schema = plain.pop("schema")
-        if schema != SCHEMA:
+        if type(schema) is not int or schema < SCHEMA:
+            raise damaged(where)
+        if schema > SCHEMA:
             raise UnsupportedError(
                 f"state.json has schema {schema}; this version reads {SCHEMA}", where, "use a newer protocol-runner"
             )

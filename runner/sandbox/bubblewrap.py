@@ -44,7 +44,7 @@ ETC = (
     *("python*", "java*", "perl", "php", "maven/m2.conf", "maven/logging"),
 )
 
-# Below HOME: version managers, whose folder as a whole holds programs and no credentials.
+# Version managers, whose folder as a whole holds programs and no credentials.
 MANAGERS = (
     *(".pyenv", ".rbenv", ".nodenv", ".goenv", ".jenv", ".asdf", ".nvm", ".volta", ".sdkman/candidates", ".rustup"),
     *(".local/share/mise/installs", ".local/share/mise/shims", ".local/share/uv/python", ".local/share/uv/tools"),
@@ -220,7 +220,7 @@ def toolchains(path: str, home: Path) -> tuple[Path, ...]:
     """
     found: set[Path] = set()
     for entry in map(Path, filter(None, path.split(os.pathsep))):
-        if not entry.is_absolute() or not entry.is_dir() or _is_system(entry):
+        if not entry.is_absolute() or not os.path.isdir(entry) or _is_system(entry):
             continue
         found.update((_installation(entry, home) or entry, *_needed_beside(entry, home)))
         with suppress(OSError):
@@ -233,9 +233,9 @@ def toolchains(path: str, home: Path) -> tuple[Path, ...]:
 
 def _installation(folder: Path, home: Path) -> Path | None:
     """Return the installation that `folder`, which holds programs, is of; None where it does not look like one."""
-    for manager in MANAGERS:
-        if folder.is_relative_to(home / manager):
-            return home / manager
+    for place in (folder, *folder.parents):  # HOME may be another one than the one it was installed in
+        if any(place.parts[-len(Path(manager).parts) :] == Path(manager).parts for manager in MANAGERS):
+            return place
     root = folder.parent
     if folder.name not in ("bin", "sbin", "Scripts") or root == home / ".local" or home.is_relative_to(root):
         return None

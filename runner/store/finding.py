@@ -8,12 +8,22 @@ from runner.store.project import Project
 
 
 def known(project: Project) -> dict[str, str]:
-    """Return id to the commit that shows it: the branches here, what the base holds, and what only the remote's branch has."""
+    """Return id to the commit that shows it: the branches here, and the folders that the trusted branch holds."""
     found = project.protocols()
     for name in project.git.tree(f"{project.trusted.commit}:{paths.ROOT}") or {}:
         if ids.is_protocol_id(name) and name not in found:
             found[name] = project.trusted.commit
     return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
+
+
+def tip(project: Project, protocol: str) -> str:
+    """Return the commit that shows a protocol that is known: its branch's, else the trusted branch's."""
+    return project.tip(protocol) or project.trusted.commit
+
+
+def _is_known(project: Project, protocol: str) -> bool:
+    at = project.tip(protocol)
+    return at is not None or project.git.tree(f"{project.trusted.commit}:{paths.folder(protocol)}") is not None
 
 
 def find(project: Project, name: str | None) -> str:
@@ -27,9 +37,9 @@ def find(project: Project, name: str | None) -> str:
     direct = (
         name if ids.is_protocol_id(name) else ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
     )
-    everything = known(project)
-    if direct in everything:
+    if direct is not None and _is_known(project, direct):
         return direct
+    everything = known(project)
     if name.isdigit():
         same = [protocol for protocol in everything if ids.number_of(protocol) == int(name)]
         if len(same) == 1:
@@ -44,18 +54,65 @@ def find(project: Project, name: str | None) -> str:
     raise UsageError(f"there is no protocol `{name}`", str(project.git.top or project.git.common_dir), hint)
 
 
-def _here(project: Project) -> str:
+def find_with_step(project: Project, name: str | None, step: str | None) -> tuple[str, str | None]:
+    """Return (id of the protocol, slug of the step or None) that a person means; one name alone may be a step of this one.
+
+    Raises:
+        UsageError: there is none, or it is not clear which.
+    """
+    from runner.store import record
+
+    try:
+        protocol = find(project, name)
+    except UsageError as error:
+        if name is None or step is not None:
+            raise
+        try:
+            here = _here(project)
+        except UsageError:
+            raise error from None
+        slug = ids.find_step(name, record.row(project.git, here, tip(project, here))["steps"])
+        if slug is None:
+            raise
+        return here, slug
+    return protocol, None if step is None else find_step(project, protocol, step)
+
+
+def find_step(project: Project, protocol: str, name: str) -> str:
+    """Return the slug of the step that a person means: `deploy` or `02-deploy`.
+
+    Raises:
+        UsageError: there is none; near ones are offered.
+    """
+    from runner.store import record
+
+    row = record.row(project.git, protocol, tip(project, protocol))
+    slug = ids.find_step(name, row["steps"])
+    if slug is not None:
+        return slug
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, row["steps"], n=3, cutoff=0.4) or [slug for slug, _ in record.open_steps(row)][:5]
+    hint = f"did you mean {' or '.join(near)}?" if near else "it has no steps yet"
+    raise UsageError(f"there is no step `{name}`", protocol, hint)
+
+
+def _of_worktree(project: Project) -> str | None:
     head = project.git.symbolic_ref("HEAD", project.git.git_dir)
     protocol = ids.protocol_of_branch(project.pattern, head.removeprefix("refs/heads/")) if head else None
+    return protocol if protocol and _is_known(project, protocol) else None
+
+
+def _here(project: Project) -> str:
+    protocol = _of_worktree(project)
     if protocol:
         return protocol
     from runner.store import record
 
-    there = [
-        row["protocol"]
-        for row in record.rows(project.git, project.protocols())
-        if row.get("status") not in ("completed", "cancelled")
-    ]
+    every = record.rows(project.git, project.protocols())
+    there = [row["protocol"] for row in every if row["status"] not in record.ENDED]
+    if not there and len(every) == 1:
+        return str(every[0]["protocol"])
     if len(there) == 1:
         return str(there[0])
     if not there:

@@ -48,10 +48,13 @@ def hold(path: Path, who: Surroundings, *, what: str, wait: float = 0.0) -> Iter
                         "wait for it, or stop it; its work is not lost",
                     ) from error
                 who.sleep(0.02)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": who.pid, "host": who.host, "since": who.timestamp()}).encode() + b"\n", 0)
+        told = json.dumps({"pid": who.pid, "host": who.host, "since": who.timestamp()}).encode() + b"\n"
+        with contextlib.suppress(OSError):  # on a full disk the lock holds all the same; who has it is a courtesy
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, told, 0)
         yield
-        os.ftruncate(handle, 0)
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, 0)
     finally:
         os.close(handle)
 
@@ -82,8 +85,8 @@ def is_held(path: Path) -> str | None:
 def is_dead(lock: Path, now: float) -> bool:
     """Return whether a lock file of git's has no owner any more.
 
-    `git commit` closes its index lock while the editor is open, so a living git that stands in the same work tree counts as
-    an owner too.
+    git closes some of its locks while it still owns them (`git commit` its index's while the editor is open, `git gc` that of
+    packed-refs), so a living git that stands in the repository, or was told of it by name, counts as an owner too.
     """
     try:
         age = now - lock.stat().st_mtime
@@ -92,9 +95,7 @@ def is_dead(lock: Path, now: float) -> bool:
     if not Path("/proc/self/fd").is_dir():
         return age > STALE_AFTER
     real = os.path.realpath(lock)
-    tree = lock.parent
-    with contextlib.suppress(OSError):
-        tree = Path((lock.parent / "gitdir").read_text().strip()).parent
+    folders, ours = _repository(Path(real)), _ancestors()
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
@@ -103,13 +104,44 @@ def is_dead(lock: Path, now: float) -> bool:
                 with contextlib.suppress(OSError):
                     if os.readlink(handle) == real:
                         return False
-            name = (process / "comm").read_text().strip()
-            if name.startswith("git") and Path(os.readlink(process / "cwd")).is_relative_to(tree) and age < 24 * 3600:
+            if age < 24 * 3600 and int(process.name) not in ours and _is_git_at(process, folders):
                 return False
         except OSError:  # it ended, or it is another user's: then its age decides
             if process.exists() and not os.access(process / "fd", os.R_OK) and age < STALE_AFTER:
                 return False
     return True
+
+
+def _ancestors() -> set[int]:
+    """Return this process and those that started it: `git runner step` is a git that waits for us."""
+    found, pid = set(), os.getpid()
+    while pid > 1 and pid not in found:
+        found.add(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            break
+    return found
+
+
+def _repository(lock: Path) -> list[Path]:
+    """Return the folders that a git which owns the lock may stand in: the git directory, and its work tree."""
+    at = next((folder for folder in lock.parents if (folder / "HEAD").is_file()), lock.parent)
+    with contextlib.suppress(OSError):  # a linked worktree's own
+        return [at, Path(os.path.realpath((at / (at / "gitdir").read_text().strip()).parent))]
+    return [at.parent if at.name == ".git" else at]
+
+
+def _is_git_at(process: Path, folders: list[Path]) -> bool:
+    if not (process / "comm").read_text().startswith("git"):
+        return False
+    cwd = Path(os.readlink(process / "cwd"))
+    told = (process / "cmdline").read_bytes()
+    held_open = any(
+        word in told for word in (b"--batch-command", b"--stdin-paths")
+    )  # a runner's own: these lock nothing
+    named = any(os.fsencode(folder) in told for folder in folders)
+    return not held_open and (named or any(cwd.is_relative_to(folder) for folder in folders))
 
 
 def remove_dead(lock: Path, who: Surroundings) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 
 from runner.protocol.ids import OID
-from runner.store.places import Places, write_atomically
+from runner.store.places import Places
 
 
 def read(places: Places, protocol: str) -> str | None:
@@ -18,11 +19,13 @@ def read(places: Places, protocol: str) -> str | None:
 
 
 def write(places: Places, protocol: str, tip: str, genesis: str) -> None:
-    """Remember a tip that verified; where the state cannot be written it is verified again next time."""
-    if read(places, protocol) == tip:
-        return
+    """Remember a tip that verified; where the state cannot be written, or is lost, it is verified again next time."""
+    path = places.mark(protocol)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        write_atomically(places.mark(protocol), json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"tip": tip, "genesis": genesis}) + "\n")
+        os.replace(temporary, path)  # whole or not at all; no fsync, every transition would wait for it
     except OSError:
         return
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+from runner.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,10 @@ class Places:
         real = os.path.realpath(self.common)
         named = Path(real).parent.name if Path(real).name == ".git" else Path(real).name.removesuffix(".git")
         return self.state_home / f"{named}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}"
+
+    def publish_lock(self, branch: str) -> Path:
+        """The file whose `flock` says that somebody moves this branch (its full ref name)."""
+        return self.lock(f"{branch.replace('/', '%')}.publish")
 
     def lock(self, name: str) -> Path:
         """The file whose `flock` says that somebody is at work on `name`."""
@@ -53,15 +60,36 @@ class Places:
 
 
 def writable_state_home(wanted: Path) -> Path:
-    """Return `wanted` where it can be written, else a folder of this user's in the temporary folder."""
+    """Return `wanted` where it can be written, else a folder of this user's in the temporary folder.
+
+    Raises:
+        UsageError: there is no place for it.
+    """
     probe = wanted
     while not probe.exists() and probe != probe.parent:
         probe = probe.parent
-    if os.access(probe, os.W_OK | os.X_OK):
+    if os.access(probe, os.W_OK | os.X_OK) and probe.is_dir() and not wanted.is_relative_to("/nonexistent"):
         return wanted
     import tempfile
 
-    return Path(tempfile.gettempdir()) / f"protocol-runner-{os.getuid()}"
+    folder = Path(tempfile.gettempdir()) / f"protocol-runner-{os.getuid()}"
+    # Its name can be guessed and others write there too: it is used where it is this user's and nobody else can write it.
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        told = folder.lstat()
+    except OSError as error:
+        raise UsageError(
+            f"the runner's own state cannot be written: {error.strerror}",
+            str(folder),
+            "set XDG_STATE_HOME to a folder of yours",
+        ) from error
+    if told.st_uid != os.getuid() or not stat.S_ISDIR(told.st_mode) or told.st_mode & 0o022:
+        raise UsageError(
+            "the folder for the runner's own state is not yours alone",
+            str(folder),
+            "set XDG_STATE_HOME to a folder of yours",
+        )
+    return folder
 
 
 def write_atomically(path: Path, data: bytes) -> None:

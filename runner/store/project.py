@@ -148,6 +148,14 @@ class Project:
         """Return the full name of a protocol's branch."""
         return f"refs/heads/{ids.branch_of(self.pattern, protocol)}"
 
+    def tip(self, protocol: str) -> str | None:
+        """Return the commit of a protocol's branch here, else of the remote's as last fetched, or None."""
+        here = self.git.resolve(self.branch(protocol))
+        if here is None and self.trusted.remote:
+            name = ids.branch_of(self.pattern, protocol)
+            return self.git.resolve(f"refs/remotes/{self.trusted.remote}/{name}")
+        return here
+
     def protocols(self) -> dict[str, str]:
         """Return id to tip of the protocols that have a branch here, or at the remote as last fetched, by number."""
         before = self.pattern.partition("{id}")[0]

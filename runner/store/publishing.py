@@ -192,10 +192,10 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
     ours, _ = _since(git, here, there)
     check(there, common)
     lost = {}
-    if not any(is_transition(commit, protocol) for commit in theirs):
-        new = _merge(project, here, there, protocol)
-    elif not any(is_transition(commit, protocol) for commit in ours):
+    if not any(is_transition(commit, protocol) for commit in ours):
         new = _merge(project, there, here, protocol)
+    elif not any(is_transition(commit, protocol) for commit in theirs):
+        new = _merge(project, here, there, protocol)
     else:
         new = there
         for commit in ours:

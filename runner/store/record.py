@@ -1,32 +1,65 @@
-"""The record read as plain data, for commands that only show it: no models, one pass over git's objects."""
+"""The record read as plain data, for commands that only show it: no models, git's objects asked for in one go.
+
+`row` is state.json as it stands; `outlook` is the one typed function that says what would follow, by the machine's own rules.
+That the record is right is `verify`'s to say.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
 
-from runner.git import Git
-from runner.protocol import paths
+from runner.errors import RunnerError
+from runner.git import TREE, Git, Tree, Worktree
+from runner.protocol import decision, log, paths, state
+from runner.protocol.decision import Halt
+from runner.protocol.ids import STEP_FILE
+from runner.protocol.log import RawEntry
 
-Row = dict[str, Any]  # state.json as it stands; `protocol` is always there
+Row = dict[str, Any]  # state.json as it stands; `protocol`, `status`, `title`, `revision`, `steps`, `waiting` are there
+UNREADABLE = "unreadable"
+ENDED = ("completed", "cancelled")
+
+_NAMES: dict[type, str] = {
+    decision.RunStep: "run-step",
+    decision.AskPerson: "ask-person",
+    decision.TakeWork: "take-work",
+    decision.CheckStep: "check-step",
+    decision.CompleteStep: "complete-step",
+    decision.Complete: "complete",
+}
 
 
-def row(git: Git, protocol: str, commit: str) -> Row:
-    """Return state.json of a protocol at a commit; `{"protocol", "status": "unreadable"}` where it is none."""
-    data = git.blob(f"{commit}:{paths.folder(protocol)}/{paths.STATE}")
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What would follow. `action`: one of `_NAMES`, or `none`; `by`: who owes it, empty where nobody does; `waiting`: the
+    ids of what is owed; `reason`: why nothing can go on, or what it is."""
+
+    action: str
+    step: str | None
+    by: str
+    reason: str
+    waiting: tuple[str, ...] = ()
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _place(protocol: str, commit: str) -> str:
+    return f"{commit}:{paths.folder(protocol)}/{paths.STATE}"
+
+
+def _row(protocol: str, data: bytes | None) -> Row:
     try:
         found = json.loads(data) if data is not None else None
     except (ValueError, RecursionError):
         found = None
-    if (
-        not isinstance(found, dict)
-        or not isinstance(found.get("steps"), dict)
-        or not isinstance(found.get("waiting"), list)
-    ):
+    if not _is_shown(found):
         return {
             "protocol": protocol,
-            "status": "unreadable",
+            "status": UNREADABLE,
             "steps": {},
             "waiting": [],
             "title": protocol,
@@ -35,6 +68,225 @@ def row(git: Git, protocol: str, commit: str) -> Row:
     return {**found, "protocol": protocol}
 
 
-def rows(git: Git, protocols: Mapping[str, str]) -> Iterable[Row]:
+def _is_shown(found: object) -> TypeGuard[Row]:
+    """Return whether it has what is shown of a record, of the right types; the rest is looked at where it is needed."""
+    return (
+        isinstance(found, dict)
+        and all(isinstance(found.get(key), str) for key in ("status", "title", "base"))
+        and isinstance(found.get("revision"), int)
+        and isinstance(found.get("steps"), dict)
+        and isinstance(found.get("waiting"), list)
+        and all(isinstance(wait, dict) for wait in found["waiting"])
+        and all(
+            isinstance(step, dict)
+            and isinstance(step.get("place"), int)
+            and isinstance(step.get("status"), str)
+            and isinstance(step.get("needs"), list)
+            for step in found["steps"].values()
+        )
+    )
+
+
+def row(git: Git, protocol: str, commit: str) -> Row:
+    """Return state.json of a protocol at a commit; status `unreadable` where it is none."""
+    return _row(protocol, git.blob(_place(protocol, commit)))
+
+
+def rows(git: Git, protocols: Mapping[str, str]) -> list[Row]:
     """Return the rows of many protocols, given as id to commit."""
-    return [row(git, protocol, commit) for protocol, commit in protocols.items()]
+    found = git.blobs([_place(protocol, commit) for protocol, commit in protocols.items()])
+    return [_row(protocol, data) for protocol, data in zip(protocols, found, strict=True)]
+
+
+def outlook(row: Row) -> Outlook:
+    """Return what would follow, as the machine decides it; edits of the plan that wait to be taken up are not looked at."""
+    status = row["status"]
+    if status in ENDED:
+        return Outlook("none", None, "", f"it is {status}")
+    try:
+        now = state.from_plain(row, str(row["protocol"]))
+    except RunnerError as error:
+        return Outlook("none", None, "anyone", f"{error.what}; {error.hint}")
+    action = decision.decide(now)
+    if isinstance(action, Halt):
+        owed = action.waiting or tuple(now.waiting)
+        failed = next((slug for slug, step in now.open_steps() if step.status in _STUCK), None)
+        step = owed[0].subject if owed and owed[0].subject in now.steps else failed
+        by = ", ".join(dict.fromkeys(wait.by for wait in owed)) or "anyone"
+        return Outlook("none", step, by, action.reason, tuple(wait.id for wait in owed))
+    slug = getattr(action, "slug", None)
+    by = "anyone" if isinstance(action, decision.AskPerson) else "runner"
+    return Outlook(_NAMES[type(action)], slug, by, now.steps[slug].title if slug else "every step is done")
+
+
+_STUCK = (state.StepStatus.FAILED, state.StepStatus.BLOCKED)
+
+
+def label(row: Row, slug: str) -> str:
+    """Return a step as people see it, its place before it: `02-middleware`; the slug alone where it is no step."""
+    return f"{row['steps'][slug]['place']:02d}-{slug}" if slug in row["steps"] else slug
+
+
+def open_steps(row: Row) -> list[tuple[str, dict[str, Any]]]:
+    """Return the steps that still count, in the order of their places."""
+    found = [(slug, step) for slug, step in row["steps"].items() if not step.get("removed")]
+    return sorted(found, key=lambda item: int(item[1]["place"]))
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def folder(git: Git, protocol: str, commit: str) -> Tree:
+    """Return the entries of the protocol's folder in a commit, not those below its folders."""
+    return git.tree(f"{commit}:{paths.folder(protocol)}") or {}
+
+
+def events(git: Git, protocol: str, commit: str) -> list[RawEntry]:
+    """Return every event of the protocol as its log has it, older segments too.
+
+    Raises:
+        IntegrityError: the log is not of the grammar.
+    """
+    there = folder(git, protocol, commit)
+    segments = git.tree(there["log"].oid) if "log" in there and there["log"].mode == TREE else None
+    names = [f"log/{name}" for name in sorted(segments or {})] + [paths.LOG]
+    data = git.blobs([f"{commit}:{paths.folder(protocol)}/{name}" for name in names])
+    found: list[RawEntry] = []
+    for name, part in zip(names, data, strict=True):
+        found += log.parse_raw(part or b"", f"{paths.folder(protocol)}/{name} in {commit[:12]}")
+    return found
+
+
+# --- facts that git knows ----------------------------------------------------------------------------------------------
+
+
+def base_tip(git: Git, base: str, remote: str | None) -> str | None:
+    """Return the commit that a protocol's base is at here: the branch, else the remote's as last fetched, else the commit."""
+    for name in (f"refs/heads/{base}", *([f"refs/remotes/{remote}/{base}"] if remote else []), base):
+        commit = git.resolve(name)
+        if commit:
+            return commit
+    return None
+
+
+def is_merged(git: Git, protocol: str, tip: str, base: str) -> bool:
+    """Return whether the base's commit holds the protocol's record as `tip` has it: by merge, fast-forward or squash."""
+    there = folder(git, protocol, base).get(paths.STATE)
+    return there is not None and there == folder(git, protocol, tip).get(paths.STATE)
+
+
+def merged_in(git: Git, protocol: str, base: str) -> str | None:
+    """Return the commit of the base's own line that brought the protocol's record as it is there now."""
+    path = f"{paths.folder(protocol)}/{paths.STATE}"
+    code, out, _ = git.try_run("rev-list", "-1", "--first-parent", base, "--", path)
+    return out.decode().strip() or None if code == 0 else None
+
+
+def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | None:
+    """Return (before, after), the two commits between which a step's work lies: its last attempt's; None where it has none.
+
+    The work of an attempt that failed is what was kept of it.
+    """
+    from runner.protocol import message
+
+    last = None
+    for entry in events(git, protocol, tip):
+        if entry.subject == slug and entry.event in ("step-finished", "step-failed", "step-blocked", "step-retried"):
+            last = entry if entry.event != "step-retried" else last
+    if last is None:
+        return None
+    kept = last.fields.get("kept")
+    if last.event != "step-finished":
+        commit = git.commit(git.resolve(kept) or "") if isinstance(kept, str) else None
+        return (commit.parents[0], commit.oid) if commit and commit.parents else None
+    for oid in git.first_parents(tip):
+        commit = git.commit(oid)
+        told = message.parse(commit.message) if commit else None
+        if commit is None or told is None or told.revision < last.revision:
+            continue
+        if told.revision - len(told.events) < last.revision:
+            start = last.fields.get("start")
+            by_person = last.fields.get("executor") == "person" and isinstance(start, str)
+            return (str(start) if by_person else commit.parents[0], oid)
+    return None
+
+
+def unsaved(git: Git, tree: Worktree, protocol: str) -> list[str]:
+    """Return the names of the protocol's words that a person changed in a worktree and did not commit."""
+    from runner.store import worktree
+
+    at = paths.folder(protocol)
+    code, out, _ = git.try_run(
+        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--", at,
+        git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git),
+    )  # fmt: skip
+    names = [line[3:].removeprefix(f"{at}/") for line in out.decode("utf-8", "surrogateescape").split("\0")]
+    return sorted(name for name in names if paths.is_words(name)) if code == 0 else []
+
+
+def prose(data: bytes | None) -> str:
+    """Return what stands below a file's front matter; all of it where it has none. Nothing is judged here."""
+    text = (data or b"").decode("utf-8-sig", "replace").replace("\r\n", "\n")
+    if text.startswith("---\n"):
+        lines = text.split("\n")
+        for at, line in enumerate(lines[1:], 1):
+            if line.rstrip() in ("---", "..."):
+                return "\n".join(lines[at + 1 :]).strip()
+    return text.strip()
+
+
+def step_file(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, bytes | None]:
+    """Return (name, bytes) of a step's file in a commit; the name is empty where there is none."""
+    names: Sequence[str] = [name for name in folder(git, protocol, tip) if _is_file_of(name, slug)]
+    return (names[0], git.blob(f"{tip}:{paths.folder(protocol)}/{names[0]}")) if names else ("", None)
+
+
+def _is_file_of(name: str, slug: str) -> bool:
+    match = STEP_FILE.fullmatch(name)
+    return match is not None and match["slug"] == slug
+
+
+def checks(entries: Sequence[RawEntry], slug: str) -> Iterator[tuple[RawEntry, dict[str, Any]]]:
+    """Return each check of a step's QA with the event that tells of it."""
+    for entry in entries:
+        evidence = entry.fields.get("evidence")
+        if entry.subject == slug and isinstance(evidence, list):
+            for check in evidence:
+                if isinstance(check, dict):
+                    yield entry, check
+
+
+class Merges:
+    """Which protocols' records their bases hold; each base is looked at once."""
+
+    def __init__(self, git: Git, remote: str | None) -> None:
+        self._git, self._remote = git, remote
+        self._bases: dict[str, tuple[str | None, Tree]] = {}
+
+    def base(self, name: str) -> str | None:
+        """Return the commit that a base is at here, or None where there is none."""
+        return self._look(name)[0]
+
+    def holds(self, row: Row, tip: str) -> bool:
+        """Return whether the row's base holds its record as the commit `tip` has it."""
+        protocol = str(row["protocol"])
+        commit, there = self._look(str(row.get("base", "")))
+        return commit is not None and protocol in there and is_merged(self._git, protocol, tip, commit)
+
+    def _look(self, name: str) -> tuple[str | None, Tree]:
+        if name not in self._bases:
+            commit = base_tip(self._git, name, self._remote) if name else None
+            self._bases[name] = (commit, (self._git.tree(f"{commit}:{paths.ROOT}") if commit else None) or {})
+        return self._bases[name]
+
+
+def worktree_paths(git: Git) -> dict[str, str]:
+    """Return full branch name to the path of the worktree that has it checked out."""
+    return {tree.branch: str(tree.path) for tree in git.worktrees() if tree.branch}
+
+
+def times(git: Git) -> dict[str, int]:
+    """Return full branch name to when its last commit was made, in seconds since the epoch."""
+    out = git.run("for-each-ref", "--format=%(committerdate:unix) %(refname)", "refs/heads/").decode("utf-8", "replace")
+    lines = (line.partition(" ") for line in out.splitlines())
+    return {name: int(when) for when, _, name in lines if when.isdigit()}

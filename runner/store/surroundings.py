@@ -12,7 +12,7 @@ from pathlib import Path
 class Surroundings:
     """`now`: seconds since the epoch; `monotonic`: seconds; `random_hex(n)`: n hex digits; `state_home`: the person's
     own state, `$XDG_STATE_HOME/protocol-runner`; `environ`: settings that begin with `RUNNER_`, and PATH and HOME;
-    `say`: one line for a person."""
+    `say`: one line for a person; `ask(question, choices)`: the choice of the person at the terminal, None where nobody is."""
 
     now: Callable[[], float]
     monotonic: Callable[[], float]
@@ -23,6 +23,7 @@ class Surroundings:
     state_home: Path
     environ: Mapping[str, str] = field(default_factory=dict)
     say: Callable[[str], None] = lambda line: None
+    ask: Callable[[str, tuple[str, ...]], str | None] = lambda question, choices: None
 
     def timestamp(self) -> str:
         """Return the time as the record writes it: UTC, whole seconds."""

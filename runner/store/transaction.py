@@ -121,9 +121,10 @@ def publish(
         ConflictError: the branch is not at `old`; nothing was published.
         InTheWayError: a person's files are in the way; nothing was published.
     """
-    with locks.hold(places.lock(f"{branch.replace('/', '%')}.publish"), who, what=branch, wait=PUBLISH_WAIT):
+    with locks.hold(places.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
         worktree.settle_all(git, places, branch, who)
-        locks.remove_dead(git.common_dir / f"{branch}.lock", who)
+        for name in (*(also or {}), branch, "HEAD", "packed-refs"):
+            locks.remove_dead(git.common_dir / f"{name}.lock", who)
         if old is not None and git.ref(branch) != old:
             raise ConflictError(
                 f"{branch} moved meanwhile", f"expected {old[:12]}", "run the same command again; nothing was written"
@@ -167,10 +168,10 @@ def adopt(
     tree = git.edit_tree(commit.tree, files)
     assert tree is not None
     new = git.person_commit(tree, (old,), author, subject.encode() + b"\n")
-    with locks.hold(places.lock(f"{branch.replace('/', '%')}.publish"), who, what=branch, wait=PUBLISH_WAIT):
+    with locks.hold(places.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
+        worktree.note(git, places, branch, old, new)
         git.update_refs({branch: (new, old)}, "runner: adopt")
-        for tree_there in worktree.on_branch(git, branch):
-            worktree.settle(git, tree_there, old, new, who)
+        worktree.settle_all(git, places, branch, who)
     return new
 
 

@@ -18,6 +18,15 @@ from runner.store.places import Places, write_atomically
 REF = "refs/runner/fetched/trusted"  # kept here so that no `git gc` takes its objects away
 
 
+class NoCommitsError(UsageError):
+    """There is nothing to trust or to begin from yet."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            "the repository has no commits yet", where, "make a first commit: git commit --allow-empty -m start"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Pin:
     """What is pinned. `time`: when the branch was last fetched, or empty."""
@@ -94,9 +103,7 @@ def _local_branch(git: Git) -> str:
         return head.removeprefix("refs/heads/")
     heads = list(git.refs("refs/heads/"))
     if not heads:
-        raise UsageError(
-            "the repository has no commits yet", str(git.cwd), "make a first commit: git commit --allow-empty -m start"
-        )
+        raise NoCommitsError(str(git.cwd))
     return heads[0].removeprefix("refs/heads/")
 
 
@@ -112,11 +119,7 @@ def last_seen(git: Git, places: Places) -> Trusted:
         branch = _local_branch(git)
         commit = git.resolve(f"refs/heads/{branch}")
         if commit is None:
-            raise UsageError(
-                "the repository has no commits yet",
-                str(git.cwd),
-                "make a first commit: git commit --allow-empty -m start",
-            )
+            raise NoCommitsError(str(git.cwd))
         return Trusted(commit, branch, None, f"the local branch {branch} is trusted: not protected")
     pin = read_pin(places)
     url = remote_url(git, remote)
@@ -138,9 +141,7 @@ def last_seen(git: Git, places: Places) -> Trusted:
     branch = _local_branch(git)
     commit = git.resolve(f"refs/heads/{branch}")
     if commit is None:
-        raise UsageError(
-            "the repository has no commits yet", str(git.cwd), "make a first commit: git commit --allow-empty -m start"
-        )
+        raise NoCommitsError(str(git.cwd))
     return Trusted(
         commit, branch, remote, f"nothing of {remote} is known yet: the local branch {branch} is trusted, not protected"
     )

@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import RefusedError, UsageError
-from runner.git import LINK, SUBMODULE, Git, TreeEntry
+from runner.git import LINK, SUBMODULE, Git, GitError, TreeEntry
 from runner.protocol.digest import digest
+from runner.protocol.paths import ROOT
 from runner.store import locks, worktree
 from runner.store.places import Places, write_atomically
 from runner.store.surroundings import Surroundings
@@ -50,7 +52,9 @@ def place(places: Places, protocol: str, configured: str | None) -> Workspace:
     Raises:
         UsageError: the configured place is below a `.git`.
     """
-    root = (Path(configured).expanduser() / places.own.name if configured else places.own) / protocol
+    root = (
+        places.common.parent / Path(configured).expanduser() / places.own.name if configured else places.own
+    ) / protocol
     if ".git" in root.parts or any(
         (parent / "HEAD").exists() and (parent / "objects").is_dir() for parent in root.parents
     ):
@@ -68,8 +72,28 @@ def _run(
         excludes.write_text(EXCLUDES)
     return git.run(
         *args, data=data, index=index or space.index, work_tree=work or space.work,
-        config=[f"core.excludesFile={excludes}", *worktree.conversions(git)],
+        config=[f"core.excludesFile={excludes}", *worktree.conversions(git), *_filesystem(space)],
     )  # fmt: skip
+
+
+def _filesystem(space: Workspace) -> list[str]:
+    """Return what this folder's file system can hold; the repository's configuration speaks of another one, perhaps.
+
+    What a step does to a file is seen by any of its times.
+    """
+    probe = space.root / "excludes"
+    probe.chmod(0o755)
+    executable = bool(probe.stat().st_mode & 0o100)
+    probe.chmod(0o644)
+    modes = executable and not probe.stat().st_mode & 0o100
+    caseless = (space.root / "EXCLUDES").exists()
+    return [
+        f"core.fileMode={str(modes).lower()}",
+        f"core.ignoreCase={str(caseless).lower()}",
+        "core.symlinks=true",
+        "core.trustctime=true",
+        "core.checkStat=default",
+    ]
 
 
 def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundings, *, clean: bool = False) -> None:
@@ -92,16 +116,34 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
         ) from error
     locks.remove_dead(space.root / "index.lock", who)
     fetch_missing(git, commit, who)
-    if not space.index.exists():
-        shutil.rmtree(space.work)
+    fresh = not space.index.exists()
+    if fresh:
+        _remove_tree(space.work)
         space.work.mkdir()
-        _run(git, space, "read-tree", "--reset", "-u", commit)
     else:
+        _mend(space.work)
+    try:
         _run(git, space, "read-tree", "--reset", "-u", commit)
-        # Not only what the index knows: a step may have changed a file and set its times back.
-        _run(git, space, "checkout-index", "-a", "-f", "-q")
+    except GitError:
+        if fresh or _is_readable(git, space):
+            raise
+        space.index.unlink()  # cut short by a crash, say: all of it is made again
+        reset(git, space, commit, protocol, who)
+        return
+    if not fresh:
+        for folder in _submodules(git, space, commit):
+            _remove_tree(folder)
+            folder.mkdir()
         _run(git, space, "clean", "-ffdq", *(["-x"] if clean else []))
     _make_repository(git, space, commit, protocol)
+
+
+def _is_readable(git: Git, space: Workspace) -> bool:
+    try:
+        _run(git, space, "ls-files", "-z")
+    except GitError:
+        return False
+    return True
 
 
 def _forget_repository(work: Path) -> None:
@@ -110,6 +152,38 @@ def _forget_repository(work: Path) -> None:
         repository.unlink()
     elif repository.exists():
         _remove_tree(repository)
+
+
+def _mend(folder: Path) -> list[str]:
+    """Let the owner read and write what a command may have locked, and return the folders that hold a repository."""
+    found: list[str] = []
+    stack = [os.fspath(folder)]
+    while stack:
+        at = stack.pop()
+        with os.scandir(at) as entries:
+            for entry in entries:
+                if entry.name == ".git":
+                    found.append(os.path.relpath(at, folder))
+                if entry.is_symlink():
+                    continue
+                inside = entry.is_dir()
+                mode = entry.stat(follow_symlinks=False).st_mode
+                wanted = 0o700 if inside else 0o600
+                if mode & wanted != wanted and (inside or stat.S_ISREG(mode)):
+                    os.chmod(entry.path, stat.S_IMODE(mode) | wanted)
+                if inside and entry.name != ".git":
+                    stack.append(entry.path)
+    return found
+
+
+def _submodules(git: Git, space: Workspace, commit: str) -> list[Path]:
+    """Return the folders in the workspace that stand for submodules; none is checked out there."""
+    if git.blob(f"{commit}:.gitmodules") is None:
+        return []
+    named = [path for path, entry in git.files(commit).items() if entry.mode == SUBMODULE]
+    return [
+        space.work / path for path in named if (space.work / path).is_dir() and not (space.work / path).is_symlink()
+    ]
 
 
 def _remove_tree(folder: Path) -> None:
@@ -170,19 +244,36 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
     Raises:
         RefusedError: a nested repository, or a changed path that needs a filter driver.
     """
+    if space.work.is_symlink() or not space.work.is_dir():
+        raise RefusedError(
+            "the step removed its own workspace", str(space.work), "leave the folder that it runs in where it is"
+        )
     _forget_repository(space.work)
-    _run(git, space, "add", "-A", "--ignore-errors", ".")
+    inner = _mend(space.work)
+    for folder in _submodules(git, space, start):
+        if any(folder.iterdir()):
+            at = str(folder.relative_to(space.work))
+            raise RefusedError(
+                f"the step left files in the submodule {at}", at, "change a submodule in a checkout of your own"
+            )
+    try:
+        _run(git, space, "add", "-A", ".")
+    except GitError as error:
+        if path := _not_ignored(git, space, inner):
+            raise _nested(path) from error
+        raise
     tree = _run(git, space, "write-tree").decode().strip()
     changed = git.changed(start, tree)
     nested = [
         path for path, (before, after) in changed.items() if after and after.mode == SUBMODULE and before != after
     ]
     if nested:
-        raise RefusedError(
-            f"the work holds a repository of its own: {nested[0]}",
-            nested[0],
-            "remove its .git folder in the step, or ignore the folder in .gitignore",
-        )
+        raise _nested(nested[0])
+    links = [
+        path for path, (_, after) in changed.items() if after and after.mode == LINK and path.startswith(f"{ROOT}/")
+    ]
+    if links:
+        raise RefusedError(f"{links[0]} is a symbolic link", links[0], "files below .protocols are plain files")
     named = [path for path, (_, after) in changed.items() if after and after.mode != LINK]
     if named:
         data = b"\0".join(path.encode("utf-8", "surrogateescape") for path in named) + b"\0"
@@ -198,6 +289,24 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
                     f"allow it with `filters: [{value}]` in .protocols/config.yaml, or leave the file alone",
                 )
     return Work(tree, changed)
+
+
+def _nested(path: str) -> RefusedError:
+    return RefusedError(
+        f"the work holds a repository of its own: {path}",
+        path,
+        "remove its .git folder in the step, or ignore the folder in .gitignore",
+    )
+
+
+def _not_ignored(git: Git, space: Workspace, folders: list[str]) -> str | None:
+    """Return the first of the folders that git does not ignore."""
+    for folder in folders:
+        try:
+            _run(git, space, "check-ignore", "-q", "--no-index", "--", folder)
+        except GitError:
+            return folder
+    return None
 
 
 def export(git: Git, space: Workspace, commit: str, who: Surroundings) -> Path:

@@ -13,12 +13,12 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import InTheWayError, UsageError
-from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, TreeEntry, Worktree
+from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree
 from runner.store import locks
 from runner.store.places import Places, write_atomically
 from runner.store.surroundings import Surroundings
@@ -42,31 +42,33 @@ def on_branch(git: Git, ref: str) -> list[Worktree]:
 
 def conversions(git: Git) -> list[str]:
     """Return how the person's own configuration converts line ends, where the repository's does not say."""
-    code, out, _ = git.personal(
-        "config", "--get-regexp", r"^core\.(autocrlf|eol|ignorecase|precomposeunicode|symlinks|filemode)$"
-    )
-    if code:
-        return []
-    told = dict(line.partition(" ")[::2] for line in out.decode("utf-8", "replace").splitlines())
-    return [f"{key}={value}" for key, value in told.items() if key in _CONVERSIONS and git.config(key) is None]
+    own = git.personal_settings()
+    return [f"{key}={own[key][-1]}" for key in _CONVERSIONS if key in own and git.config(key) is None]
 
 
-def locked(git: Git, tree: Worktree, who: Surroundings) -> contextlib.AbstractContextManager[Path]:
+def _settings(git: Git, tree: Worktree) -> list[str]:
+    """Return what a worktree's own configuration says about which files stand in it, and in what form."""
+    found = conversions(git)
+    if (tree.git_dir / "info/sparse-checkout").exists():
+        told = git.settings(tree.git_dir)
+        for key in ("core.sparsecheckout", "core.sparsecheckoutcone"):
+            found += [f"{key}={told[key][-1]}"] if key in told else []
+    return found
+
+
+@contextlib.contextmanager
+def locked(tree: Worktree, who: Surroundings) -> Iterator[Path]:
     """Hold a worktree's index lock as git does, and give the path of a copy of the index to work on.
 
     Raises:
         InTheWayError: another git has it, still after 5 seconds.
     """
-    return _locked(tree, who)
-
-
-@contextlib.contextmanager
-def _locked(tree: Worktree, who: Surroundings) -> Iterator[Path]:
     lock = tree.git_dir / "index.lock"
     until = who.monotonic() + EDITOR_WAIT
     while True:
         try:
-            os.close(os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+            # Held open while it is ours: a lock that is open nowhere is taken for a dead one.
+            handle = os.open(lock, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             break
         except FileExistsError as error:
             if locks.remove_dead(lock, who):
@@ -83,15 +85,18 @@ def _locked(tree: Worktree, who: Surroundings) -> Iterator[Path]:
                 f"the worktree's index cannot be locked: {error.strerror}", str(lock), "make the repository writable"
             ) from error
     copy = tree.git_dir / COPY
+    left = (copy, copy.with_name(f"{COPY}.lock"))
     try:
+        for path in left:  # of one that was killed
+            path.unlink(missing_ok=True)
         with contextlib.suppress(FileNotFoundError):
-            shutil.copyfile(tree.git_dir / "index", copy)
+            # With its time: git looks into files that are as new as the index, and would trust their size under a newer one.
+            shutil.copy2(tree.git_dir / "index", copy)
         yield copy
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            copy.unlink()
-        with contextlib.suppress(FileNotFoundError):
-            lock.unlink()
+        for path in (*left, lock):
+            path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class Follow:
     """A worktree that is ready to follow: its lock is held, and that it can was shown."""
 
     git: Git
+    who: Surroundings
     tree: Worktree
     copy: Path
     note: Path
@@ -107,21 +113,31 @@ class Follow:
     settings: list[str]
 
     def finish(self) -> None:
-        """Write the files and the index of the new commit. The ref has moved."""
-        self._run("read-tree", "-m", "-u", self.old, self.new)
-        os.replace(self.copy, self.tree.git_dir / "index")
-        with contextlib.suppress(FileNotFoundError):
-            self.note.unlink()
+        """Write the files and the index of the new commit. The ref has moved: what fails here is told, and settled later."""
+        try:
+            self._run("read-tree", "-m", "-u", self.old, self.new)
+            os.replace(self.copy, self.tree.git_dir / "index")
+        except (GitError, OSError) as error:
+            why = error.what if isinstance(error, GitError) else error.strerror
+            self.who.say(f"{self.tree.path} could not follow ({why}); the next command brings it along")
+            return
+        self.note.unlink(missing_ok=True)
 
     def forget(self) -> None:
         """The ref did not move: nothing is to be settled."""
-        with contextlib.suppress(FileNotFoundError):
-            self.note.unlink()
+        self.note.unlink(missing_ok=True)
 
     def _run(self, *args: str) -> bytes:
         return self.git.run(
             *args, git_dir=self.tree.git_dir, index=self.copy, work_tree=self.tree.path, config=self.settings
         )
+
+    def _can(self) -> bool:
+        try:
+            self._run("read-tree", "-m", "-u", "-n", self.old, self.new)
+        except GitError:
+            return False
+        return True
 
 
 @contextlib.contextmanager
@@ -131,62 +147,76 @@ def prepare(git: Git, places: Places, ref: str, old: str, new: str, who: Surroun
     Raises:
         InTheWayError: files of a person's are in the way; they are named, and nothing was changed.
     """
-    trees = on_branch(git, ref)
     with contextlib.ExitStack() as stack:
         follows = []
-        settings = conversions(git) if trees else []
-        for tree in trees:
-            copy = stack.enter_context(_locked(tree, who))
-            follow = Follow(git, tree, copy, _note_path(places, tree), old, new, settings)
-            follows.append(follow)
+        for tree in on_branch(git, ref):
+            copy = stack.enter_context(locked(tree, who))
+            note = _note_path(places, tree)
+            follow = Follow(git, who, tree, copy, note, old, new, _settings(git, tree))
             _refuse_what_is_in_the_way(follow)
+            follows.append(follow)
         for follow in follows:
-            told = {
-                "worktree": str(follow.tree.path),
-                "git_dir": str(follow.tree.git_dir),
-                "ref": ref,
-                "old": old,
-                "new": new,
-            }
-            write_atomically(follow.note, json.dumps(told).encode() + b"\n")
+            _write_note(follow.note, follow.tree, ref, old, new)
         yield follows
+
+
+def note(git: Git, places: Places, ref: str, old: str, new: str) -> list[Worktree]:
+    """Note that the worktrees on `ref` are about to be settled from `old` to `new`, and return them."""
+    trees = on_branch(git, ref)
+    for tree in trees:
+        _write_note(_note_path(places, tree), tree, ref, old, new)
+    return trees
 
 
 def _note_path(places: Places, tree: Worktree) -> Path:
     return places.follows / f"{hashlib.sha256(os.fsencode(tree.git_dir)).hexdigest()[:16]}.json"
 
 
+def _write_note(path: Path, tree: Worktree, ref: str, old: str, new: str) -> None:
+    told = {"worktree": str(tree.path), "git_dir": str(tree.git_dir), "ref": ref, "old": old, "new": new}
+    write_atomically(path, json.dumps(told).encode() + b"\n")
+
+
 def _refuse_what_is_in_the_way(follow: Follow) -> None:
-    changed = follow.git.changed(follow.old, follow.new)
-    follow.git.try_run(
-        "update-index",
-        "-q",
-        "--refresh",
-        git_dir=follow.tree.git_dir,
-        index=follow.copy,
-        work_tree=follow.tree.path,
-        config=follow.settings,
-    )
-    dirty = _names(follow._run("diff-files", "-z", "--name-only")) | _names(
-        follow._run("diff-index", "--cached", "-z", "--name-only", follow.old)
-    )
-    in_the_way = {path for path in changed if path in dirty}
-    for path, (before, after) in changed.items():
-        if before is None and after is not None and _exists(follow.tree.path, path):
-            in_the_way.add(path)
+    git, root = follow.git, follow.tree.path
+    changed = git.changed(follow.old, follow.new)
+    gone = {path for path, (_, after) in changed.items() if after is None}
+    in_the_way = {
+        found
+        for path, (before, after) in changed.items()
+        if before is None and after is not None and (found := _foreign(root, path, gone))
+    }
+    absent = {path for path, (before, _) in changed.items() if before is not None and not os.path.lexists(root / path)}
+    if absent:
+        in_the_way |= absent & _names(follow._run("diff-files", "-z", "--name-only", "--ignore-submodules=dirty"))
     if not in_the_way:
-        code, _, err = follow.git.try_run(
-            "read-tree", "-m", "-u", "-n", follow.old, follow.new,
-            git_dir=follow.tree.git_dir, index=follow.copy, work_tree=follow.tree.path, config=follow.settings,
-        )  # fmt: skip
-        if code == 0:
+        if follow._can():
             return
-        in_the_way = {err.splitlines()[0] if err else "git read-tree refuses"}
-    shown = sorted(in_the_way)
+        # What only looks changed, by its times, is no hindrance.
+        git.try_run(
+            "update-index", "-q", "--refresh",
+            git_dir=follow.tree.git_dir, index=follow.copy, work_tree=root, config=follow.settings,
+        )  # fmt: skip
+        if follow._can():
+            return
+    in_the_way |= set(changed) & (
+        _names(follow._run("diff-files", "-z", "--name-only", "--ignore-submodules=dirty"))
+        | _names(follow._run("diff-index", "--cached", "-z", "--name-only", follow.old))
+    )
+    if not in_the_way:  # hidden from git by assume-unchanged or skip-worktree, or a merge that is not finished
+        disk = Disk(git, follow.tree, follow.settings)
+        in_the_way = {path for path, (before, _) in changed.items() if before and disk.entry(path, before) != before}
+    if not in_the_way and follow._run("ls-files", "-u", "-z"):
+        raise InTheWayError(
+            "a merge with conflicts is under way in this worktree",
+            str(root),
+            "finish it (`git merge --continue`) or give it up (`git merge --abort`), and run the same command again",
+        )
+    shown = sorted(in_the_way) or ["what it is, git does not say: see `git status` there"]
     more = f" and {len(shown) - 5} more" if len(shown) > 5 else ""
     raise InTheWayError(
         f"this would overwrite work of yours: {', '.join(shown[:5])}{more}",
-        str(follow.tree.path),
+        str(root),
         "commit, stash or move it, and run the same command again",
     )
 
@@ -195,27 +225,39 @@ def _names(out: bytes) -> set[str]:
     return set(filter(None, out.decode("utf-8", "surrogateescape").split("\0")))
 
 
-def _exists(root: Path, path: str) -> bool:
-    """Return whether something of the worktree's stands at `path`, or a file where one of its folders should be."""
-    at = root
-    for part in path.split("/"):
+def _foreign(root: Path, path: str, gone: set[str]) -> str | None:
+    """Return what stands where a new file goes and is not among the files that go away (`gone`), or None.
+
+    That is something at `path`, something below it where it is a folder, or a file where one of its folders should be.
+    """
+    at, parts = root, path.split("/")
+    for number, part in enumerate(parts, 1):
         at = at / part
+        here = "/".join(parts[:number])
         try:
             mode = at.lstat().st_mode
         except FileNotFoundError:
-            return False
-        except NotADirectoryError:
-            return True
+            return None
+        except OSError:
+            return here
         if not stat.S_ISDIR(mode):
-            return True
-    return True  # a folder where a file should be
+            return None if here in gone else here
+    for folder, _, names in os.walk(at):
+        for name in names:
+            inner = os.path.relpath(os.path.join(folder, name), root)
+            if inner not in gone:
+                return inner
+    return None
 
 
 # --- settling ----------------------------------------------------------------------------------------------------------
 
 
 def settle_all(git: Git, places: Places, ref: str, who: Surroundings) -> None:
-    """Finish the follows of `ref` that a crash cut, path by path by their bytes; say which files were left to the person."""
+    """Finish the follows of `ref` that a crash cut, path by path by their bytes; say which files were left to the person.
+
+    The caller holds the branch's publish lock: the note of a living process is not to be taken for one that was cut.
+    """
     if not places.follows.is_dir():
         return
     for note in sorted(places.follows.glob("*.json")):
@@ -248,26 +290,28 @@ def settle(git: Git, tree: Worktree, old: str, new: str, who: Surroundings) -> l
     A file with the bytes of `old`, or absent, is checked out; one with the bytes of `new` is left; anything else is the
     person's. An index entry follows where it was `old`'s.
     """
-    settings = conversions(git)
+    settings = _settings(git, tree)
     changed = git.changed(old, new)
+    disk = Disk(git, tree, settings)
     left: list[str] = []
-    with _locked(tree, who) as copy:
+    with locked(tree, who) as copy:
 
-        def run(*args: str, data: bytes = b"") -> bytes:
+        def run(*args: str, names: Iterable[str] = (), data: bytes = b"") -> bytes:
+            data = data or b"".join(_bytes(name) + b"\0" for name in names)
             return git.run(*args, data=data, git_dir=tree.git_dir, index=copy, work_tree=tree.path, config=settings)
 
         if not copy.exists():
             run("read-tree", old)
-        staged = _staged(run("ls-files", "-s", "-z"))
-        info: list[bytes] = []
+        index = _index(run("ls-files", "-v", "-s", "-z"))
+        follows = [path for path, pair in changed.items() if index.plain(path) in pair]
+        hidden = [path for path in follows if path in index.skipped]
         write: list[str] = []
-        for path, (before, after) in changed.items():
-            here = _entry_on_disk(git, tree, path, settings)
-            name = path.encode("utf-8", "surrogateescape")
-            if staged.get(path) in (before, after):
-                entry = f"{after.mode.zfill(6)} {after.oid} 0\t" if after else f"0 {git.zero} 0\t"
-                info.append(entry.encode() + name + b"\0")
-            if here == after:
+        # What goes away goes first: a folder may become a file.
+        for path, (before, after) in sorted(changed.items(), key=lambda item: item[1][1] is not None):
+            if SUBMODULE in {entry.mode for entry in (before, after) if entry}:
+                continue
+            here = disk.entry(path, before, after)
+            if here == after or (here is None and path in hidden):
                 continue
             if here is not None and here != before:
                 left.append(path)
@@ -276,16 +320,17 @@ def settle(git: Git, tree: Worktree, old: str, new: str, who: Surroundings) -> l
                 _prune(tree.path, path)
             else:
                 write.append(path)
+        entries = {path: changed[path][1] for path in follows}
+        info = [
+            (f"{entry.mode.zfill(6)} {entry.oid} 0\t" if entry else f"0 {git.zero} 0\t").encode() + _bytes(path) + b"\0"
+            for path, entry in entries.items()
+        ]
         run("update-index", "-z", "--index-info", data=b"".join(info))
+        for flag, paths in (("--skip-worktree", index.skipped), ("--assume-unchanged", index.assumed)):
+            if again := [path for path, entry in entries.items() if entry and path in paths]:
+                run("update-index", flag, "-z", "--stdin", names=again)
         if write:
-            run(
-                "checkout-index",
-                "-f",
-                "-u",
-                "-z",
-                "--stdin",
-                data=b"\0".join(p.encode("utf-8", "surrogateescape") for p in write) + b"\0",
-            )
+            run("checkout-index", "-f", "-u", "-z", "--stdin", names=write)
         git.try_run(
             "update-index", "-q", "--refresh", git_dir=tree.git_dir, index=copy, work_tree=tree.path, config=settings
         )
@@ -293,36 +338,84 @@ def settle(git: Git, tree: Worktree, old: str, new: str, who: Surroundings) -> l
     return left
 
 
-def _staged(out: bytes) -> dict[str, TreeEntry]:
-    found = {}
+def _bytes(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What an index says: entries by path, those in conflict, and those that a person hid from git."""
+
+    entries: dict[str, TreeEntry]
+    conflicts: set[str]
+    skipped: set[str]
+    assumed: set[str]
+
+    def plain(self, path: str) -> TreeEntry | None:
+        """Return the entry that follows the branch; one in conflict follows nothing."""
+        return TreeEntry("", "conflict") if path in self.conflicts else self.entries.get(path)
+
+
+def _index(out: bytes) -> _Index:
+    index = _Index({}, set(), set(), set())
     for line in filter(None, out.decode("utf-8", "surrogateescape").split("\0")):
         meta, _, path = line.partition("\t")
-        mode, oid, _ = meta.split(" ")
-        found[path] = TreeEntry(mode, oid)
-    return found
+        tag, mode, oid, stage = meta.split(" ")
+        if stage != "0":
+            index.conflicts.add(path)
+            continue
+        index.entries[path] = TreeEntry(mode, oid)
+        if tag in "Ss":
+            index.skipped.add(path)
+        if tag.islower():
+            index.assumed.add(path)
+    return index
 
 
-def _entry_on_disk(git: Git, tree: Worktree, path: str, settings: list[str]) -> TreeEntry | None:
-    """Return what `git add` would make of the file at `path`, or None where there is none."""
-    at = tree.path / path
-    try:
-        mode = at.lstat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if stat.S_ISLNK(mode):
-        return TreeEntry(LINK, git.write("blob", os.fsencode(os.readlink(at))))
-    if stat.S_ISDIR(mode):
-        return TreeEntry(SUBMODULE, "")
-    out = git.run(
-        "hash-object",
-        f"--path={path}",
-        "--stdin",
-        data=at.read_bytes(),
-        git_dir=tree.git_dir,
-        work_tree=tree.path,
-        config=settings,
-    )
-    return TreeEntry(EXECUTABLE if mode & stat.S_IXUSR else BLOB, out.decode().strip())
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A worktree's files, as `git add` would see them."""
+
+    git: Git
+    tree: Worktree
+    settings: list[str]
+
+    def entry(self, path: str, *known: TreeEntry | None, write: bool = False) -> TreeEntry | None:
+        """Return what `git add` would make of the file at `path`, or None where there is none.
+
+        `known`: what it may be; their modes hold where the disk cannot tell them. What only a person can have put there (a
+        folder, a link on the way, a file that cannot be read) is an entry that equals no other.
+        """
+        at, theirs = self.tree.path / path, TreeEntry("", "theirs")
+        for folder in list(Path(path).parents)[:-1]:
+            if (self.tree.path / folder).is_symlink():
+                return theirs
+        try:
+            mode = at.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                return TreeEntry(LINK, self.git.write("blob", os.fsencode(os.readlink(at))))
+            if not stat.S_ISREG(mode):
+                return theirs
+            data = at.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError:
+            return theirs
+        link = next((entry for entry in known if entry and entry.mode == LINK), None)
+        if link is not None and not self._keeps("core.symlinks"):
+            return TreeEntry(LINK, self.git.write("blob", data))
+        out = self.git.run(
+            "hash-object", *(["-w"] if write else []), f"--path={path}", "--stdin",
+            data=data, git_dir=self.tree.git_dir, work_tree=self.tree.path, config=self.settings,
+        )  # fmt: skip
+        executable = bool(mode & stat.S_IXUSR)
+        if not self._keeps("core.filemode"):
+            executable = any(entry is not None and entry.mode == EXECUTABLE for entry in known)
+        return TreeEntry(EXECUTABLE if executable else BLOB, out.decode().strip())
+
+    def _keeps(self, key: str) -> bool:
+        told = self.git.config(key) or dict(line.split("=", 1) for line in self.settings).get(key) or "true"
+        return told.lower() in ("true", "yes", "on", "1")
 
 
 def _prune(root: Path, path: str) -> None:
@@ -337,32 +430,32 @@ def _prune(root: Path, path: str) -> None:
 
 # --- people's edits ----------------------------------------------------------------------------------------------------
 
+_UNMERGED = ("DD", "AU", "UD", "UA", "DU", "AA", "UU")
+
 
 def uncommitted(git: Git, tree: Worktree, folder: str) -> dict[str, TreeEntry | None]:
-    """Return the person's changes below `folder` that are not in a commit: path to what `git add` would make of it."""
-    settings = conversions(git)
-    code, out, _ = git.try_run(
-        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=no", "--", folder,
+    """Return the person's changes below `folder` that are not in a commit: path to what `git add` would make of it.
+
+    Raises:
+        InTheWayError: a merge left conflicts there.
+    """
+    settings = _settings(git, tree)
+    out = git.run(
+        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=no",
+        "--ignore-submodules=dirty", "--", folder,
         git_dir=tree.git_dir, work_tree=tree.path, config=settings,
     )  # fmt: skip
-    if code:
+    told = [(line[:2], line[3:]) for line in out.decode("utf-8", "surrogateescape").split("\0") if len(line) > 3]
+    if not told:
         return {}
-    paths = [line[3:] for line in out.decode("utf-8", "surrogateescape").split("\0") if len(line) > 3]
-    return {path: _entry_on_disk_written(git, tree, path, settings) for path in paths}
-
-
-def _entry_on_disk_written(git: Git, tree: Worktree, path: str, settings: list[str]) -> TreeEntry | None:
-    entry = _entry_on_disk(git, tree, path, settings)
-    if entry is not None and entry.mode in (BLOB, EXECUTABLE):
-        data = (tree.path / path).read_bytes()
-        git.run(
-            "hash-object",
-            "-w",
-            f"--path={path}",
-            "--stdin",
-            data=data,
-            git_dir=tree.git_dir,
-            work_tree=tree.path,
-            config=settings,
+    conflicts = [path for code, path in told if code in _UNMERGED]
+    if conflicts:
+        raise InTheWayError(
+            f"a merge left conflicts: {', '.join(conflicts[:5])}",
+            str(tree.path),
+            "settle them and commit the merge (`git merge --continue`), and run the same command again",
         )
-    return entry
+    committed = git.files(tree.branch or "HEAD", folder)
+    disk = Disk(git, tree, settings)
+    found = {path: disk.entry(path, committed.get(path), write=True) for _, path in told}
+    return {path: entry for path, entry in found.items() if entry != committed.get(path)}

@@ -1,61 +1,55 @@
 """`verify`: that a protocol's state is what its history says. Offline, from git's objects alone.
 
-The chain is walked by first parents from genesis to tip. At each commit:
+The chain is walked by first parents from genesis to tip, and every commit is asked what `checks.CHECKS` lists:
 
- 1. the protocol's folder holds plain files with plain names;
- 2. a transition is told from an ordinary commit by its trailers, and its message is exactly what its entries render to;
- 3. the log is the log before with those entries added; older segments stay as they were;
- 4. the events are legal, one transition a commit, revisions without a gap;
- 5. state.json is the fold, byte for byte;
- 6. digests: the plan and steps that an event names are the files of that commit; work stands where work may stand;
- 7. an ordinary commit leaves the record as it was, and only adds approvals.
+ 1. paths            plain files with plain names, nothing that could be taken for the folder
+ 2. approvals        only added; what is counted is there
+ 3. genesis          the chain begins with `created`, once
+ 4. trailers         an ordinary commit has none, nor what looks like one
+ 5. record-changed   an ordinary commit leaves the record alone (or it is repaired, by name, before anything else happens)
+ 6. commit           a transition has one parent and plain headers
+ 7. message          its message is what its entries render to
+ 8. log              the log before, whole, and the entries added
+ 9. record           the record's other files never change; a new one is named by an event
+10. transition       one transition a commit
+11. legality         each event may happen then, revisions without a gap
+12. fold             state.json is the fold, byte for byte
+13. repair           after damage comes `record-repaired`, which names the commits that did it
+14. words            a transition changes no words of people's
+15. work             code changes only where work ends
+16. plan             plan and steps are told as the files say
+17. digest           the step that was carried out, and its artifacts, are those that are named
+18. evidence         QA looked at the tree before, and nothing that it lists failed
+19. undone           what is undone is as it was
 
+A commit is a transition by its trailers alone. That transitions are unsigned means: this proves consistency, not who ran them.
 `advance` does the same for what is new since a tip that verified before; every runner does that before it acts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import TREE, Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, state
-from runner.protocol.digest import digest, manifest_digest
-from runner.protocol.events import Entry
-from runner.protocol.state import State, Status
+from runner.protocol.digest import digest
+from runner.protocol.state import State
+from runner.trust import checks
+from runner.trust.checks import Chain, Finding, Look, missing
 
-# Events that a transition may stand on when a plan's edit has not been taken up.
-_SEGMENT_NAME = re.compile(r"log/(\d{4,})\.md")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something that is not as it should be. `rule`: a name from `docs/verify.md`; `text`: one line."""
-
-    rule: str
-    commit: str
-    path: str
-    text: str
-
-
-@dataclass(slots=True)
-class Chain:
-    """What a walk has seen so far: the state by the fold, and the record's files as the last transition left them."""
-
-    protocol: str
-    state: State | None = None
-    log: bytes = b""
-    record: dict[str, TreeEntry] = field(default_factory=dict)
-    approvals: dict[str, TreeEntry] = field(default_factory=dict)
-    trees: dict[int, str] = field(default_factory=dict)  # revision to tree, for `undone`
-    transitions: int = 0
-    damage: list[Finding] = field(default_factory=list)  # by ordinary commits, not repaired yet
-    damaged_by: list[str] = field(default_factory=list)
-    repaired: int = 0
+AHEAD = 16  # commits whose objects are asked for at once
+SMALL = 512 * 1024  # bytes of a record's file that is read ahead
+FAR = 256
+RECORD_MOST = 64 * 1024 * 1024  # bytes of log.md or state.json; more is not read
+# After these the fold means nothing any more, and the walk ends.
+FATAL = frozenset({"genesis", "log", "legality", "fold", "repair", "readable"})
+# What a file that nobody's runner wrote can make of the parsers.
+_UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,84 +69,240 @@ class Report:
         return not self.findings and self.transitions > 0
 
 
-class _Broken(Exception):
-    """A finding after which the walk cannot go on."""
-
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.text)
-        self.finding = finding
-
-
-def chain_of(git: Git, protocol: str, tip: str) -> list[Commit]:
-    """Return the first-parent chain from genesis (the oldest commit whose parent has no such folder) to `tip`.
-
-    Raises:
-        InsufficientHistoryError: the chain leaves this clone before its genesis.
-    """
-    folder = paths.folder(protocol)
-    found: list[Commit] = []
-    at: str | None = tip
-    while at is not None:
-        commit = git.commit(at)
-        if commit is None:
-            raise InsufficientHistoryError(
-                f"commit {at[:12]} of {protocol} is not in this clone",
-                f"{len(found)} commits below {tip[:12]}",
-                "run `git fetch --unshallow`" if git.is_shallow() else "run `git fetch`, then `runner verify` again",
-            )
-        if _entry(git, commit.tree, folder) is None:
-            break
-        found.append(commit)
-        at = commit.parents[0] if commit.parents else None
-    return found[::-1]
-
-
-def _entry(git: Git, tree: str, path: str) -> TreeEntry | None:
-    entry = TreeEntry(TREE, tree)
-    for part in path.split("/"):
-        entries = git.tree(entry.oid) if entry.mode == TREE else None
-        if entries is None:
-            raise InsufficientHistoryError(
-                f"the tree {entry.oid[:12]} is not in this clone",
-                path,
-                "run `git fetch --refetch`, or verify in a full clone",
-            )
-        if part not in entries:
-            return None
-        entry = entries[part]
-    return entry
-
-
 def verify(git: Git, protocol: str, tip: str) -> Report:
     """Return what holds and what does not for the protocol whose branch is at `tip`.
 
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell.
     """
-    commits = chain_of(git, protocol, tip)
-    if not commits:
-        return Report(protocol, 0, (Finding("chain", tip, paths.folder(protocol), "there is no history"),), None, tip)
     walk = Chain(protocol)
+    try:
+        commits = chain_of(git, protocol, tip)
+    except InsufficientHistoryError:
+        raise
+    except (RunnerError, *_UNREADABLE) as error:
+        return Report(protocol, 0, (_unreadable(walk, tip, error),), None, tip)
+    if not commits:
+        return Report(protocol, 0, (Finding("genesis", tip, paths.folder(protocol), "there is no history"),), None, tip)
     findings = walk_commits(git, walk, commits)
-    notes = (f"{walk.repaired} damaged by ordinary commits and repaired",) if walk.repaired else ()
-    return Report(protocol, walk.transitions, tuple(findings), walk.state, tip, notes)
+    notes = []
+    if walk.repaired:
+        notes.append(f"the record was damaged by {walk.repaired} ordinary commits, and repaired")
+    if walk.mended:
+        notes.append("the record was damaged by ordinary commits, and put back by hand")
+    if walk.moved:
+        notes.append(f"the branch was moved: it was begun on {walk.moved[:12]}")
+    if walk.taken_over:
+        notes.append(f"steps were taken over from {walk.taken_over}; they are not proven here")
+    return Report(protocol, walk.transitions, tuple(findings), walk.state, tip, tuple(notes))
+
+
+def chain_of(git: Git, protocol: str, tip: str) -> list[Commit]:
+    """Return the first-parent chain from genesis (the oldest commit whose parent has no such folder) to `tip`.
+
+    Commits from which the folder is gone lie on the chain where an older one has it.
+
+    Raises:
+        InsufficientHistoryError: the chain leaves this clone before its genesis.
+    """
+    found: list[Commit] = []
+    at: str | None = tip
+    stop: str | None = None  # an older commit that touched the folder
+    while at is not None:
+        if len(found) % FAR == AHEAD:  # a long one: the next commits are asked for at once
+            git.warm(git.try_run("rev-list", "--first-parent", f"--max-count={FAR}", at)[1].decode().split())
+        commit = git.commit(at)
+        if commit is None:
+            raise missing(git, f"commit {at[:12]}, {len(found)} commits below {tip[:12]}")
+        if stop is None and not _is_transition(commit, protocol) and _folder(git, commit, protocol) is None:
+            stop = _older(git, commit.oid, protocol)
+            if stop is None:
+                break
+        if commit.oid == stop:
+            stop = None
+        found.append(commit)
+        at = commit.parents[0] if commit.parents else None
+    return found[::-1]
+
+
+def _is_transition(commit: Commit, protocol: str) -> bool:
+    trailers = message.parse(commit.message)
+    return trailers is not None and trailers.protocol == protocol
+
+
+def _older(git: Git, tip: str, protocol: str) -> str | None:
+    """Return the newest commit down the first parents that touched the folder, or None; grafts are not followed."""
+    args = ("rev-list", "--first-parent", "--max-count=1", tip, "--", paths.folder(protocol))
+    code, out, _ = git.try_run(*args, env={"GIT_GRAFT_FILE": "/dev/null"})
+    return out.decode().strip() or None if code == 0 else None
+
+
+def _tree(git: Git, oid: str) -> dict[str, TreeEntry]:
+    tree = git.tree(oid)
+    if tree is None:
+        raise missing(git, f"the tree {oid[:12]}")
+    return tree
+
+
+def _folder(git: Git, commit: Commit, protocol: str) -> str | None:
+    entry = _tree(git, commit.tree).get(paths.ROOT)
+    entry = _tree(git, entry.oid).get(protocol) if entry is not None and entry.mode == TREE else None
+    return entry.oid if entry is not None and entry.mode == TREE else None
 
 
 def walk_commits(git: Git, walk: Chain, commits: Sequence[Commit]) -> list[Finding]:
     """Check `commits` (oldest first), going on from what `walk` has seen, and return what does not hold."""
     findings: list[Finding] = []
-    for commit in commits:
+    read: dict[str, bytes] = {}
+    for number, commit in enumerate(commits):
         try:
-            findings += _check(git, walk, commit)
-        except _Broken as broken:
-            findings.append(broken.finding)
-            return [*walk.damage, *findings]
-        except InsufficientHistoryError:
-            raise
+            if number % AHEAD == 0:
+                read = _ahead(git, walk.protocol, commits[number : number + AHEAD])
+            found = _check(git, walk, commit, read)
+        except InsufficientHistoryError as error:
+            raise missing(git, error.what.removesuffix(" is not in this clone")) from error
+        except (RunnerError, *_UNREADABLE) as error:
+            found = [_unreadable(walk, commit.oid, error)]
+        findings += found
+        if any(finding.rule in FATAL for finding in found):
+            break
+    return [*findings, *walk.damage]
+
+
+def _ahead(git: Git, protocol: str, commits: Sequence[Commit]) -> dict[str, bytes]:
+    """Have git read what these commits will be asked for, and return the record's blobs that are not too big."""
+    git.warm(commit.tree for commit in commits)
+    found = [git.tree(commit.tree) or {} for commit in commits]
+    for name in (paths.ROOT, protocol):
+        trees = [tree[name].oid for tree in found if name in tree and tree[name].mode == TREE]
+        git.warm(trees)
+        found = [git.tree(oid) or {} for oid in trees]
+    wanted = list({tree[name].oid for tree in found for name in (paths.LOG, paths.STATE) if name in tree})
+    small = [oid for oid, size in zip(wanted, git.sizes(wanted), strict=True) if size is not None and size <= SMALL]
+    return {oid: data for oid, data in zip(small, git.blobs(small), strict=True) if data is not None}
+
+
+def _unreadable(walk: Chain, commit: str, error: BaseException) -> Finding:
+    if isinstance(error, RunnerError):
+        return Finding("readable", commit, error.where, error.what)
+    return Finding("readable", commit, paths.folder(walk.protocol), f"it cannot be read: {type(error).__name__}")
+
+
+def _check(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> list[Finding]:
+    look = take(git, walk, commit, read)
+    found = [
+        Finding(rule, commit.oid, path, text)
+        for rule, check in checks.CHECKS.items()
+        for path, text in check(git, walk, look)
+    ]
+    walk.names, walk.approvals = frozenset(look.files), look.approvals
+    if look.trailers is None:
+        # What an ordinary commit does to the folder can be put back; what it says of itself cannot.
+        damage = [finding for finding in found if finding.rule in ("paths", "record-changed")]
+        if walk.damaged_by and not damage:
+            walk.damaged_by, walk.mended = [], walk.mended + 1
+        if any(finding.rule == "record-changed" for finding in damage):
+            walk.damaged_by.append(commit.oid)
+        walk.damage = damage
+        return [finding for finding in found if finding not in damage]
+    if any(finding.rule == "repair" for finding in found):
+        return found
+    walk.repaired += len(walk.damaged_by)
+    walk.damage, walk.damaged_by = [], []
+    _note(walk, look)
+    walk.state, walk.log, walk.record = look.after, look.log, look.record
+    walk.transitions += 1
+    return found
+
+
+def _note(walk: Chain, look: Look) -> None:
+    created, forked = look.first(ev.Created), look.first(ev.Forked)
+    if isinstance(created, ev.Created) and look.commit.parents and created.start != look.commit.parents[0]:
+        walk.moved = created.start
+    if isinstance(forked, ev.Forked):
+        walk.taken_over = forked.source
+
+
+def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Look:
+    """Take a commit apart: its files and, where its trailers say that it is a transition, its entries and what they make.
+
+    `read`: blobs that were read ahead, by oid.
+    """
+    parent = git.commit(commit.parents[0]) if commit.parents else None
+    if commit.parents and parent is None:
+        raise missing(git, f"commit {commit.parents[0][:12]}")
+    files, lookalikes = _files(git, commit, walk.protocol)
+    record = {name: entry for name, entry in files.items() if paths.is_record(name)}
+    approvals = {name: entry for name, entry in files.items() if name.startswith("approvals/")}
+    look = Look(commit, parent, files, record, approvals, lookalikes)
+    trailers = message.parse(commit.message)
+    if trailers is None or trailers.protocol != walk.protocol:
+        return look
+    look.trailers, look.before = trailers, walk.state
+    look.log, look.state = _record(git, look, paths.LOG, read), _record(git, look, paths.STATE, read)
+    where = f"{checks.at(walk, paths.LOG)} in {commit.oid[:12]}"
+    before = walk.log if checks.due_segment(walk) is None else b""
+    known = walk.state.revision if walk.state else 0
+    if look.log.startswith(before):
+        raw = log.parse_raw(look.log[len(before) :], where)
+    else:
+        raw = [entry for entry in log.parse_raw(look.log, where) if entry.revision > known]
+    look.entries = [log.entry_of(entry, where) for entry in raw]
+    if not look.entries:
+        raise IntegrityError("a transition without an event", where, "run `git show` to see what it changed")
+    look.illegal = next((told for event in look.events if (told := checks.unbounded(event))), None)
+    if look.illegal is None:
+        try:
+            look.after = machine.fold(walk.state, look.entries)
         except RunnerError as error:
-            findings.append(Finding("format", commit.oid, error.where, error.what))
-            return [*walk.damage, *findings]
-    return [*walk.damage, *findings]
+            look.illegal = error.what
+        except _UNREADABLE as error:
+            look.illegal = f"its fields make no sense: {type(error).__name__}"
+    if look.after is None:  # told as illegal; what else is wrong is told of the state that the commit claims
+        with contextlib.suppress(RunnerError):
+            look.after = state.load(look.state, where)
+    if look.after is not None:
+        look.after = dataclasses.replace(look.after, log=digest(look.log))
+    return look
+
+
+def _record(git: Git, look: Look, name: str, read: Mapping[str, bytes]) -> bytes:
+    entry = look.files.get(name)
+    where = f"{name}, commit {look.commit.oid[:12]}"
+    if entry is None:
+        raise IntegrityError("a transition without its record", where, "run `git show` to see what it changed")
+    if entry.oid in read:
+        return read[entry.oid]
+    size = git.sizes([entry.oid])[0]
+    if size is not None and size > RECORD_MOST:
+        raise IntegrityError(f"{size:,} bytes are not read", where, "run `git log` to see who wrote them")
+    data = git.blob(entry.oid) if size is not None else None
+    if data is None:
+        raise missing(git, f"{name} of commit {look.commit.oid[:12]}")
+    return data
+
+
+def _files(git: Git, commit: Commit, protocol: str) -> tuple[dict[str, TreeEntry], list[str]]:
+    """Return (the folder's files, by name in it; paths beside it that only case tells from it)."""
+    root = _tree(git, commit.tree)
+    lookalikes = [name for name in root if name.startswith(".") and name != paths.ROOT and name.casefold() == paths.ROOT]
+    entry = root.get(paths.ROOT)
+    beside = _tree(git, entry.oid) if entry is not None and entry.mode == TREE else {}
+    lookalikes += [f"{paths.ROOT}/{name}" for name in beside if name != protocol and name.casefold() == protocol]
+    entry = beside.get(protocol)
+    found: dict[str, TreeEntry] = {}
+    stack = [("", entry.oid)] if entry is not None and entry.mode == TREE else []
+    while stack:
+        prefix, oid = stack.pop()
+        for name, entry in _tree(git, oid).items():
+            if entry.mode == TREE:
+                stack.append((f"{prefix}{name}/", entry.oid))
+            else:
+                found[prefix + name] = entry
+    return found, lookalikes
+
+
+# --- what is new since a tip that verified ---------------------------------------------------------------------------
 
 
 def advance(git: Git, protocol: str, tip: str, since: tuple[str, State] | None) -> State:
@@ -162,26 +312,37 @@ def advance(git: Git, protocol: str, tip: str, since: tuple[str, State] | None) 
         IntegrityError: the first finding, with the way out.
         InsufficientHistoryError: this clone does not have enough to tell.
     """
-    if since is not None:
-        old, known = since
-        commits = [
-            commit for oid in reversed(git.first_parents(tip, stop=old)) if (commit := git.commit(oid)) is not None
-        ]
-        if not commits or commits[0].parents[:1] != (old,):
-            raise went_back(protocol, old, tip)
-        walk = resume(git, protocol, old, known)
+    if since is None:
+        report = verify(git, protocol, tip)
+        findings, known = list(report.findings), report.state
     else:
-        commits = chain_of(git, protocol, tip)
-        walk = Chain(protocol)
-    findings = walk_commits(git, walk, commits)
-    if findings or walk.state is None:
-        finding = findings[0] if findings else Finding("chain", tip, paths.folder(protocol), "there is no history")
+        old, state_then = since
+        commits = _since(git, protocol, tip, old)
+        if commits is None:
+            raise went_back(protocol, old, tip)
+        walk = resume(git, protocol, old, state_then)
+        findings, known = walk_commits(git, walk, commits), walk.state
+    if findings or known is None:
+        finding = findings[0] if findings else Finding("genesis", tip, paths.folder(protocol), "there is no history")
         raise IntegrityError(
             f"{protocol} does not verify: {finding.text}",
-            f"{finding.path}, commit {finding.commit[:12]}",
+            f"{finding.path or 'its message'}, commit {finding.commit[:12]}",
             f"run `runner verify {protocol}` to see all of it, `runner doctor --fix {protocol}` to mend the record",
         )
-    return walk.state
+    return known
+
+
+def _since(git: Git, protocol: str, tip: str, old: str) -> list[Commit] | None:
+    """Return the commits of the chain above `old`, oldest first; None where it is not on the chain."""
+    found: list[Commit] = []
+    at: str | None = tip
+    while at is not None and at != old:
+        commit = git.commit(at)
+        if commit is None:
+            raise missing(git, f"commit {at[:12]}")
+        found.append(commit)
+        at = commit.parents[0] if commit.parents else None
+    return found[::-1] if at == old else None
 
 
 def went_back(protocol: str, old: str, tip: str) -> IntegrityError:
@@ -196,206 +357,47 @@ def went_back(protocol: str, old: str, tip: str) -> IntegrityError:
 def resume(git: Git, protocol: str, tip: str, known: State) -> Chain:
     """Return a walk that has come as far as `tip`, whose state is known."""
     walk = Chain(protocol, state=known)
-    files = _folder(git, tip, protocol)
-    data = git.blob(files[paths.LOG].oid)
-    assert data is not None
-    walk.log = data
+    commit = git.commit(tip)
+    assert commit is not None
+    files, _ = _files(git, commit, protocol)
     walk.record = {name: entry for name, entry in files.items() if paths.is_record(name)}
     walk.approvals = {name: entry for name, entry in files.items() if name.startswith("approvals/")}
+    walk.names = frozenset(files)
+    data = git.blob(files[paths.LOG].oid) if paths.LOG in files else None
+    if data is None:
+        raise missing(git, f"{paths.LOG} of commit {tip[:12]}")
+    walk.log = data
     return walk
 
 
-def _folder(git: Git, commit: str, protocol: str) -> dict[str, TreeEntry]:
-    from runner.store.snapshot import folder_files
-
-    return folder_files(git, commit, protocol) or {}
+# --- a protocol whose branch is gone ---------------------------------------------------------------------------------
 
 
-def _check(git: Git, walk: Chain, commit: Commit) -> list[Finding]:
-    files = _folder(git, commit.oid, walk.protocol)  # 1.
-    record = {name: entry for name, entry in files.items() if paths.is_record(name)}
-    approvals = {name: entry for name, entry in files.items() if name.startswith("approvals/")}
-    findings = _approvals(walk, commit, approvals)
-    walk.approvals = approvals
-    trailers = message.parse(commit.message)  # 2.
-    if trailers is None or (trailers.protocol != walk.protocol):
-        findings += _ordinary(walk, commit, record, forged=trailers is None and message.looks_forged(commit.message))
-        return findings
-    _transition(git, walk, commit, trailers, files, record, findings)
-    return findings
+def merged_tip(git: Git, protocol: str, base: str) -> str:
+    """Return the transition that the base's folder comes from: the newest of its history whose record is the base's own.
+
+    Raises:
+        InsufficientHistoryError: the base holds the folder, and not its history: it was squashed or rebased.
+    """
+    folder = paths.folder(protocol)
+    commit = git.commit(base)
+    assert commit is not None
+    record = _record_of(git, commit, protocol)
+    code, out, _ = git.try_run(
+        "rev-list", "--max-count=100", base, "--", f"{folder}/{paths.STATE}", env={"GIT_GRAFT_FILE": "/dev/null"}
+    )
+    for oid in out.decode().split() if code == 0 else []:
+        found = git.commit(oid)
+        if found is not None and _is_transition(found, protocol) and _record_of(git, found, protocol) == record:
+            return oid
+    if git.is_shallow() or git.is_partial():
+        raise missing(git, f"the history of {folder}")
+    raise InsufficientHistoryError(
+        f"the history of {protocol} is not here: its branch is gone, and it was squashed or copied",
+        f"{folder} in {base[:12]}",
+        f"run `git fetch origin {protocol}:{protocol}` where a remote still has the branch, then `runner verify` again",
+    )
 
 
-def _approvals(walk: Chain, commit: Commit, approvals: dict[str, TreeEntry]) -> list[Finding]:
-    return [
-        Finding("approvals-only-added", commit.oid, _path(walk, name), "an approval was changed or deleted")
-        for name, entry in walk.approvals.items()
-        if approvals.get(name) != entry
-    ]
-
-
-def _path(walk: Chain, name: str) -> str:
-    return f"{paths.folder(walk.protocol)}/{name}"
-
-
-def _ordinary(walk: Chain, commit: Commit, record: dict[str, TreeEntry], *, forged: bool) -> list[Finding]:
-    """7."""
-    if walk.state is None:
-        raise _Broken(
-            Finding("genesis", commit.oid, paths.folder(walk.protocol), "the folder was not made by the runner")
-        )
-    if forged:
-        return [Finding("trailers", commit.oid, "", "a commit that is no transition carries a Runner- trailer")]
-    if record == walk.record:
-        if walk.damage:  # put back by hand
-            walk.damage, walk.damaged_by = [], []
-        return []
-    names = sorted(name for name in {*record, *walk.record} if record.get(name) != walk.record.get(name))
-    walk.damage = [
-        Finding("record-changed", commit.oid, _path(walk, name), "an ordinary commit changed the runner's record")
-        for name in names
-    ]
-    walk.damaged_by.append(commit.oid)
-    return []
-
-
-def _transition(
-    git: Git,
-    walk: Chain,
-    commit: Commit,
-    trailers: message.Trailers,
-    files: dict[str, TreeEntry],
-    record: dict[str, TreeEntry],
-    findings: list[Finding],
-) -> None:
-    def broken(rule: str, name: str, text: str) -> _Broken:
-        return _Broken(Finding(rule, commit.oid, _path(walk, name) if name else "", text))
-
-    if paths.LOG not in record or paths.STATE not in record:
-        raise broken("record", paths.STATE, "a transition without its record")
-    new_log, new_state = git.blob(record[paths.LOG].oid), git.blob(record[paths.STATE].oid)
-    if new_log is None or new_state is None:
-        raise InsufficientHistoryError(
-            "the record's objects are not in this clone",
-            commit.oid,
-            "run `git fetch --refetch`, or verify in a full clone",
-        )
-    # 3. the log before, whole, either goes on or lies under the next name in log/
-    old_log, rotated = walk.log, None
-    if len(old_log) > log.SEGMENT:
-        number = 1 + sum(_SEGMENT_NAME.fullmatch(name) is not None for name in walk.record)
-        rotated, old_log = f"log/{number:04d}.md", b""
-        entry = record.get(rotated)
-        if entry is None or git.blob(entry.oid) != walk.log:
-            raise broken("log", rotated, "the full log was not kept whole")
-    if not new_log.startswith(old_log):
-        raise broken("log", paths.LOG, "the log does not go on from the one before")
-    raw = log.parse_raw(new_log[len(old_log) :], f"{_path(walk, paths.LOG)} in {commit.oid[:12]}")
-    entries: list[Entry] = [log.entry_of(one, _path(walk, paths.LOG)) for one in raw]
-    if not entries:
-        raise broken("log", paths.LOG, "a transition without an event")
-    # 4.
-    repair = any(isinstance(entry.event, ev.RecordRepaired) for entry in entries)
-    kept = {name: entry for name, entry in walk.record.items() if name not in (paths.LOG, paths.STATE)}
-    for name, entry in kept.items():
-        if record.get(name) != entry:
-            raise broken("record-changed", name, "a transition changed a file of the record that is never changed")
-    odd = [name for name in record if name not in walk.record and name.startswith("log/") and name != rotated]
-    if odd:
-        raise broken("log", odd[0], "a segment of the log that was not due")
-    before = walk.state
-    try:
-        walk.state = machine.fold(walk.state, entries)
-    except RunnerError as error:
-        raise broken("legality", paths.LOG, error.what) from error
-    assert walk.state is not None
-    walk.state = dataclasses.replace(walk.state, log=digest(new_log))
-    if walk.state.protocol != walk.protocol:
-        raise broken("genesis", paths.LOG, f"the log is of {walk.state.protocol}")
-    # 5.
-    if state.render(walk.state) != new_state:
-        raise broken("fold", paths.STATE, "state.json is not the fold of the log")
-    # 2. the message says the same as the log
-    if message.render(walk.protocol, entries, trailers.trusted) != commit.message:
-        findings.append(Finding("message", commit.oid, "", "the commit's message is not that of its events"))
-    if walk.damage:
-        if not repair:
-            raise _Broken(walk.damage[0])
-        told = next(entry.event for entry in entries if isinstance(entry.event, ev.RecordRepaired))
-        if not set(walk.damaged_by) <= set(told.commits):
-            raise broken("record-repaired", paths.LOG, "it does not name the commits that it repairs")
-        walk.repaired += len(walk.damaged_by)
-        walk.damage, walk.damaged_by = [], []
-    findings += _digests(git, walk, commit, entries, files)  # 6.
-    findings += _work(git, walk, commit, entries, before)
-    walk.log, walk.record = new_log, record
-    walk.trees[walk.state.revision] = commit.tree
-    walk.transitions += 1
-
-
-def _digests(
-    git: Git, walk: Chain, commit: Commit, entries: Sequence[Entry], files: dict[str, TreeEntry]
-) -> list[Finding]:
-    """6. What an event says of people's files is what stands in its commit."""
-    assert walk.state is not None
-    if not any(isinstance(entry.event, ev.Planned | ev.PlanEdited) for entry in entries):
-        return []
-    found = []
-    told = {name: git.blob(files[name].oid) or b"" for name in (paths.PLAN, paths.CONTEXT) if name in files}
-    if manifest_digest(told) != walk.state.plan:
-        found.append(
-            Finding("digest", commit.oid, _path(walk, paths.PLAN), "the plan's digest is not that of its files")
-        )
-    standing = {}
-    for name, entry in files.items():
-        if paths.is_words(name) and name not in (paths.PLAN, paths.CONTEXT):
-            standing[name.partition("-")[2].removesuffix(".md")] = (int(name.partition("-")[0]), entry)
-    for slug, step in walk.state.open_steps():
-        place = standing.pop(slug, None)
-        data = git.blob(place[1].oid) if place else None
-        if place is None or data is None or digest(data) != step.digest or place[0] != step.place:
-            found.append(
-                Finding(
-                    "digest",
-                    commit.oid,
-                    _path(walk, f"{step.place:02d}-{slug}.md"),
-                    "the step's digest is not that of its file",
-                )
-            )
-    found += [
-        Finding("digest", commit.oid, _path(walk, f"{place:02d}-{slug}.md"), "a step that the record does not have")
-        for slug, (place, _) in standing.items()
-    ]
-    return found
-
-
-def _work(git: Git, walk: Chain, commit: Commit, entries: Sequence[Entry], before: State | None) -> list[Finding]:
-    """6. A transition changes no words of people's, and code only where its events bring work."""
-    found: list[Finding] = []
-    if before is None or not commit.parents:
-        if before is None and walk.state is not None and walk.state.status is Status.PENDING and len(entries) > 1:
-            found.append(Finding("genesis", commit.oid, paths.folder(walk.protocol), "it did not begin with a plan"))
-        return found
-    parent = git.commit(commit.parents[0])
-    if parent is None:
-        return found
-    undone = next((entry.event for entry in entries if isinstance(entry.event, ev.Undone)), None)
-    own = f"{paths.folder(walk.protocol)}/"
-    may_work = any(isinstance(entry.event, ev.StepFinished) for entry in entries)
-    for path in git.changed(parent.tree, commit.tree):
-        if path.startswith(own):
-            if not paths.is_record(path.removeprefix(own)):
-                found.append(Finding("words", commit.oid, path, "a transition changed people's words"))
-        elif undone is not None:
-            continue
-        elif not may_work and len(commit.parents) < 2:
-            found.append(Finding("work", commit.oid, path, "a transition without work changed this"))
-        elif path.startswith(f"{paths.ROOT}/") and not path.startswith(paths.MEMORY):
-            found.append(Finding("work", commit.oid, path, "a step changed what only people may change"))
-    if undone is not None and undone.to in walk.trees:
-        for path in git.changed(walk.trees[undone.to], commit.tree):
-            if not path.startswith(f"{paths.ROOT}/"):
-                found.append(Finding("undone", commit.oid, path, f"it is not as it was at revision {undone.to}"))
-    for entry in entries:
-        if isinstance(entry.event, ev.QaPassed | ev.QaFailed) and entry.event.tree != parent.tree:
-            found.append(Finding("evidence", commit.oid, "", "QA did not look at the tree that it speaks of"))
-    return found
+def _record_of(git: Git, commit: Commit, protocol: str) -> dict[str, TreeEntry]:
+    return {name: entry for name, entry in _files(git, commit, protocol)[0].items() if paths.is_record(name)}

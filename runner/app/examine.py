@@ -1,0 +1,392 @@
+"""What is wrong here: with this machine, with the clone, with the record of its protocols. Looks, and changes nothing.
+
+A finding says what was found, where, what follows from it, and what to type. Mending is `runner.app.heal`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from runner.errors import InsufficientHistoryError, RunnerError
+from runner.git import Git
+from runner.protocol import ids, paths
+from runner.store import locks, marks, worktree
+from runner.store.places import Places, writable_state_home
+from runner.store.project import Project
+from runner.store.surroundings import Surroundings
+from runner.trust import checks, verify
+
+ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
+
+Kind = Literal["here", "integrity", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`kind`: `here` is something missing or in the way on this machine, `integrity` a record that is not what its
+    history says, `note` something to know. `consequence`: what follows; `command`: what helps."""
+
+    kind: Kind
+    what: str
+    where: str
+    consequence: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A protocol's chain as verify sees it, as far as `walk` has come."""
+
+    tip: str
+    findings: tuple[checks.Finding, ...]
+    walk: checks.Chain
+    has_folder: bool  # at the tip
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether verify holds."""
+        return not self.findings and self.walk.transitions > 0
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether nothing of the protocol is in the whole history: a branch that only has its name."""
+        return not self.findings and self.walk.transitions == 0
+
+    @property
+    def is_mendable(self) -> bool:
+        """Whether ordinary commits damaged the record, and nothing else is wrong."""
+        return (
+            self.walk.state is not None
+            and len(self.findings) == len(self.walk.damage) > 0
+            and all(paths.is_record(name_in(self.walk.protocol, finding.path)) for finding in self.findings)
+        )
+
+
+def name_in(protocol: str, path: str) -> str:
+    """Return a path's name in the protocol's folder."""
+    return path.removeprefix(f"{paths.folder(protocol)}/")
+
+
+def examine(cwd: Path, who: Surroundings, options: Mapping[str, str], only: str | None = None) -> list[Finding]:
+    """Return what is found in the repository of `cwd`; of protocols, in all of them or in `only`."""
+    try:
+        git = Git.open(cwd)
+    except RunnerError as error:
+        return [*_room((who.state_home,)), *_state(who), _told(error, "nothing works here until it is mended")]
+    with git:
+        places = Places(git.common_dir, writable_state_home(who.state_home))
+        found = [*_room((git.common_dir, places.state_home)), *_state(who), *_loose(git, places, who)]
+        try:
+            project = Project.open(cwd, who, options)
+        except RunnerError as error:
+            return [*found, _told(error, "no protocol can be worked on")]
+    with project:
+        found += [*_person(project), *_settings(project), *_trusted(project), *_numbers(project)]
+        here = project.protocols()
+        if only is not None and only not in here:
+            found.append(
+                Finding(
+                    "note",
+                    f"{only} has no branch here",
+                    project.branch(only),
+                    "it can only be looked at",
+                    "`git fetch`",
+                )
+            )
+        for protocol, tip in here.items():
+            if only in (None, protocol):
+                found += _protocol(project, protocol, tip)
+    return found
+
+
+def _told(error: RunnerError, consequence: str) -> Finding:
+    return Finding("here", error.what, error.where, consequence, error.hint)
+
+
+# --- the machine -------------------------------------------------------------------------------------------------------
+
+
+def _room(folders: Sequence[Path]) -> Iterator[Finding]:
+    seen = set()
+    for folder in folders:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with contextlib.suppress(OSError):
+            free, device = shutil.disk_usage(folder).free, folder.stat().st_dev
+            if free < ROOM and device not in seen:
+                yield Finding(
+                    "here",
+                    f"the disk has {free // 1_000_000} MB left",
+                    str(folder),
+                    "steps and commits may fail; what was not published whole is not published at all",
+                    "make room; `runner clean` takes away what finished protocols left",
+                )
+            seen.add(device)
+
+
+def _state(who: Surroundings) -> Iterator[Finding]:
+    real = writable_state_home(who.state_home)
+    if real != who.state_home:
+        yield Finding(
+            "here",
+            "your own state cannot be written where it belongs",
+            str(who.state_home),
+            f"workspaces, marks and pins lie in {real} and are gone when that is emptied",
+            "make it writable, or set XDG_STATE_HOME to a folder of yours",
+        )
+
+
+def dead_locks(git: Git, places: Places, who: Surroundings) -> list[Path]:
+    """Return git's lock files in this clone and its workspaces that have no owner any more."""
+    patterns = ("*.lock", "refs/**/*.lock", "worktrees/*/*.lock", "worktrees/*/refs/**/*.lock")
+    found = [path for pattern in patterns for path in git.common_dir.glob(pattern)]
+    found += places.own.glob("*/index.lock")
+    return sorted(path for path in set(found) if locks.is_dead(path, who.now()))
+
+
+def follow_notes(places: Places) -> list[tuple[Path, str]]:
+    """Return the notes of follows that were cut off, with the ref that each is about (empty where it is unreadable)."""
+    found = []
+    for note in sorted(places.follows.glob("*.json")):
+        ref = ""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            ref = str(json.loads(note.read_bytes())["ref"])
+        found.append((note, ref))
+    return found
+
+
+def vanished_worktrees(git: Git) -> list[Path]:
+    """Return the folders of worktrees that git knows and that are gone."""
+    found = []
+    for private in sorted((git.common_dir / "worktrees").glob("*/gitdir")):
+        with contextlib.suppress(OSError):
+            pointed = Path(os.fsdecode(private.read_bytes()).strip())
+            if not pointed.exists() and not (private.parent / "locked").exists():
+                found.append(pointed.parent)
+    return found
+
+
+def _loose(git: Git, places: Places, who: Surroundings) -> Iterator[Finding]:
+    for lock in dead_locks(git, places, who):
+        yield Finding(
+            "here",
+            "a git that died left its lock",
+            str(lock),
+            "git refuses to write there",
+            "`runner doctor --fix` takes it away",
+        )
+    for note, ref in follow_notes(places):
+        yield Finding(
+            "here",
+            f"a worktree of {ref or 'a branch'} was cut off while it followed",
+            str(note),
+            "its files may be older than its branch, and `git commit -a` there would put them back",
+            "`runner doctor --fix` brings it along",
+        )
+    for path in vanished_worktrees(git):
+        yield Finding(
+            "note",
+            "a worktree's folder is gone",
+            str(path),
+            "git still counts its branch as checked out there",
+            "`runner doctor --fix` forgets it, as `git worktree prune` does",
+        )
+
+
+# --- the project -------------------------------------------------------------------------------------------------------
+
+
+def _person(project: Project) -> Iterator[Finding]:
+    try:
+        project.person()
+    except RunnerError as error:
+        yield _told(error, "nothing that carries your words can be committed")
+
+
+def _settings(project: Project) -> Iterator[Finding]:
+    from runner import sandbox
+
+    try:
+        project.refuse_unsupported()
+        name = project.setting("executor")
+        sandbox.choose(name)
+    except RunnerError as error:
+        yield _told(error, "steps that run commands cannot be run")
+        return
+    if name == "host":
+        yield Finding(
+            "note",
+            "commands of steps run on this machine without a sandbox",
+            f"executor: host, by {project.source('executor')[1]}",
+            "they can do what you can do",
+            "`--executor sandbox` where bubblewrap is installed",
+        )
+
+
+def _trusted(project: Project) -> Iterator[Finding]:
+    trusted = project.trusted
+    if trusted.note:
+        yield Finding(
+            "note",
+            trusted.note,
+            f"{trusted.branch} at {trusted.commit[:12]}",
+            "configuration and tools are read from there",
+            "a remote whose default branch is protected makes it a matter of review" if not trusted.remote else "",
+        )
+    if trusted.config(project.git) is None:
+        yield Finding(
+            "note",
+            "nothing is set up",
+            f"{paths.CONFIG} on {trusted.branch}",
+            "the defaults hold",
+            "`runner init` writes them down",
+        )
+
+
+def _numbers(project: Project) -> Iterator[Finding]:
+    by_number: dict[int, list[str]] = {}
+    for protocol in project.protocols():
+        by_number.setdefault(ids.number_of(protocol), []).append(protocol)
+    for number, sharing in by_number.items():
+        if len(sharing) > 1:
+            yield Finding(
+                "note",
+                f"{len(sharing)} protocols have the number {number}",
+                ", ".join(sharing),
+                f"`{number}` does not say which one is meant",
+                "give the whole id",
+            )
+
+
+# --- a protocol --------------------------------------------------------------------------------------------------------
+
+
+def judge(git: Git, protocol: str, tip: str) -> Judged:
+    """Return what verify says of a protocol's chain.
+
+    Raises:
+        InsufficientHistoryError: this clone does not have enough to tell.
+    """
+    walk = checks.Chain(protocol)
+    chain = verify.chain_of(git, protocol, tip)
+    findings = verify.walk_commits(git, walk, chain)
+    return Judged(tip, tuple(findings), walk, git.tree(f"{tip}:{paths.folder(protocol)}") is not None)
+
+
+def rewritten(project: Project, protocol: str, tip: str) -> str | None:
+    """Return the commit that verified here last where the branch's history no longer has it, else None."""
+    known = marks.read(project.places, protocol)
+    if known is None or known == tip:
+        return None
+    if project.git.commit(known) is None:
+        return known
+    newer = project.git.first_parents(tip, stop=known)
+    oldest = project.git.commit(newer[-1]) if newer else None
+    return None if oldest is not None and oldest.parents[:1] == (known,) else known
+
+
+def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
+    """Return the command that puts the branch back to `old`."""
+    branch = project.branch(protocol)
+    there = worktree.on_branch(project.git, branch)
+    if there:
+        return f"git -C {there[0].path} reset --keep {old}"
+    return f"git update-ref {branch} {old} {tip}"
+
+
+def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
+    git, branch = project.git, project.branch(protocol)
+    try:
+        judged, old = judge(git, protocol, tip), rewritten(project, protocol, tip)
+    except InsufficientHistoryError as error:
+        yield _told(error, f"nobody can tell here whether {protocol} is what its history says")
+        return
+    except RunnerError as error:
+        yield Finding("integrity", error.what, error.where, f"{protocol} cannot be worked on", error.hint)
+        return
+    sound = judged.is_whole or judged.is_mendable
+    if old is not None:
+        adopt = f"`runner doctor --fix {protocol}` adopts it as it is and keeps the old one"
+        known = git.commit(old) is not None
+        yield Finding(
+            "integrity",
+            f"the history of {protocol} was rewritten: {old[:12]} is no longer in it",
+            f"{branch} at {tip[:12]}",
+            "nothing goes on until a person says that this is meant",
+            adopt
+            if sound
+            else f"`{way_back(project, protocol, tip, old)}` puts it back"
+            if known
+            else "fetch the old one",
+        )
+    if judged.is_whole:
+        yield from _by_hand(project, protocol)
+        return
+    if judged.is_foreign:
+        if old is None:
+            name = branch.removeprefix("refs/heads/")
+            yield Finding(
+                "note",
+                f"the branch {name} is named like a protocol and has none",
+                f"{branch} at {tip[:12]}",
+                "it is listed as unreadable",
+                f"`git branch -m {name} NAME` where it is another branch of yours",
+            )
+        return
+    if not judged.has_folder and judged.is_mendable:
+        yield Finding(
+            "integrity",
+            f"the folder of {protocol} was taken away by commit {judged.walk.damaged_by[0][:12]}",
+            f"{paths.folder(protocol)} in {tip[:12]}",
+            "it cannot be worked on",
+            f"`runner doctor --fix {protocol}` puts it back",
+        )
+        return
+    for finding in judged.findings:
+        yield Finding(
+            "integrity",
+            f"{protocol} does not verify: {finding.text} ({finding.rule})",
+            f"{finding.path or branch}, commit {finding.commit[:12]}",
+            "nothing goes on from a record that is not the runner's",
+            f"`runner doctor --fix {protocol}` mends it, with a commit that says so"
+            if judged.is_mendable
+            else _remaining(project, protocol, judged, finding),
+        )
+
+
+def _remaining(project: Project, protocol: str, judged: Judged, finding: checks.Finding) -> str:
+    if finding in judged.walk.damage:
+        if paths.is_record(name_in(protocol, finding.path)):
+            return "see to the others first"
+        there = worktree.on_branch(project.git, project.branch(protocol))
+        at = f" -C {there[0].path}" if there else ""
+        return f"`git{at} rm -- {finding.path}` and commit that; a file of people's is theirs to take away"
+    commit = project.git.commit(finding.commit)
+    good = commit.parents[0] if commit and commit.parents and judged.walk.state is not None else None
+    if good is None:
+        return f"it cannot be mended; `git log {project.branch(protocol)}` shows what happened"
+    back = way_back(project, protocol, judged.tip, good)
+    return f"`{back}` goes back to before that commit, and `runner doctor --fix {protocol}` adopts that"
+
+
+def _by_hand(project: Project, protocol: str) -> Iterator[Finding]:
+    """Tell of changes of the record in a worktree that are in no commit."""
+    prefix = f"{paths.folder(protocol)}/"
+    for tree in worktree.on_branch(project.git, project.branch(protocol)):
+        changed = worktree.uncommitted(project.git, tree, prefix.rstrip("/"))
+        names = sorted(path for path in changed if paths.is_record(path.removeprefix(prefix)))
+        if names:
+            yield Finding(
+                "here",
+                f"the runner's record was changed by hand: {', '.join(names[:3])}",
+                str(tree.path),
+                "the next transition would overwrite it, so it is refused",
+                f"`git -C {tree.path} restore --staged --worktree -- {names[0]}`",
+            )

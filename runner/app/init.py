@@ -1,0 +1,210 @@
+"""Setting a repository up: the files that a team shares, written into the checkout; nothing that stands there is overwritten.
+
+A repository need not be set up to be worked in: these files say what would hold anyway, and where to change it. They have
+force once the trusted branch holds them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner import resources
+from runner.errors import InTheWayError, RefusedError, UnreachableError, UsageError
+from runner.git import BLOB, Git, Ident, TreeEntry
+from runner.protocol import paths
+from runner.store import transaction, worktree
+from runner.store.places import Places
+from runner.store.surroundings import Surroundings
+
+TEMPLATES = {paths.CONFIG: "init/config.yaml", f"{paths.ROOT}/.gitattributes": "init/gitattributes"}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file that is shared. `here`: its bytes in the checkout before, or None."""
+
+    path: str
+    data: bytes
+    here: bytes | None
+
+
+def look(git: Git) -> list[File]:
+    """Return the files that a team shares, and what stands in the checkout in their place.
+
+    Raises:
+        UsageError: there is no checkout.
+        InTheWayError: something that is no plain file stands there.
+    """
+    top = _top(git)
+    found = []
+    for path, template in TEMPLATES.items():
+        at = top / path
+        if any(part.is_symlink() for part in (at.parent, at)) or (at.exists() and not at.is_file()):
+            raise InTheWayError(f"{path} is not a plain file", str(at), "move it away, and run the same command again")
+        if at.parent.exists() and not at.parent.is_dir():
+            raise InTheWayError(
+                f"{paths.ROOT} is not a folder", str(at.parent), "move it away, and run the same command again"
+            )
+        found.append(File(path, resources.template(template).read_bytes(), at.read_bytes() if at.exists() else None))
+    return found
+
+
+def write(git: Git, files: list[File]) -> None:
+    """Write those files of `look` that are not there yet.
+
+    Raises:
+        UsageError: the checkout cannot be written.
+    """
+    top = _top(git)
+    for file in files:
+        if file.here is not None:
+            continue
+        at = top / file.path
+        try:
+            at.parent.mkdir(exist_ok=True)
+            with at.open("xb") as handle:
+                handle.write(file.data)
+        except FileExistsError:
+            continue  # somebody was faster; it is theirs
+        except OSError as error:
+            raise UsageError(
+                f"{file.path} cannot be written: {error.strerror}", str(at), "make the checkout writable"
+            ) from error
+
+
+def commit(git: Git, places: Places, who: Surroundings, files: list[File], author: Ident) -> str | None:
+    """Commit, as the person, those of the files that stand in the checkout as they were given and in no commit yet.
+
+    Nothing else that is staged or changed is taken along. Returns the commit, or None where there is nothing to commit.
+
+    Raises:
+        RefusedError: no branch is checked out.
+        ConflictError: the branch moved meanwhile.
+    """
+    top = _top(git)
+    branch = git.symbolic_ref("HEAD", git.git_dir)
+    if branch is None:
+        raise RefusedError(
+            "no branch is checked out here", str(top), f"`git switch` to one, or commit {paths.ROOT}/ yourself"
+        )
+    old = git.ref(branch)
+    known = git.commit(old) if old else None
+    changes: dict[str, TreeEntry | None] = {}
+    for file in files:
+        at = top / file.path
+        if at.is_file() and at.read_bytes() == file.data:
+            entry = TreeEntry(BLOB, git.write("blob", file.data))
+            if old is None or git.blob(f"{old}:{file.path}") is None:
+                changes[file.path] = entry
+    if not changes:
+        return None
+    if old is not None and known is not None:
+        return transaction.adopt(
+            git, places, who, branch=branch, old=old, files=changes, author=author, subject="Set up protocol-runner"
+        )
+    tree = git.edit_tree(None, changes)
+    assert tree is not None
+    new = git.person_commit(tree, (), author, b"Set up protocol-runner\n")
+    git.update_refs({branch: (new, None)}, "runner: init")
+    nothing = git.write_tree({})
+    for there in worktree.on_branch(git, branch):
+        worktree.settle(git, there, nothing, new, who)
+    return new
+
+
+def _top(git: Git) -> Path:
+    if git.top is None:
+        raise UsageError(
+            "a bare repository has no checkout to write into", str(git.common_dir), "run it in a clone of this one"
+        )
+    return git.top
+
+
+def begin_if_needed(folder: Path) -> bool:
+    """Make `folder` a git repository, as `git init` does for this person, where it is in none; return whether it was made.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    gitpython = _gitpython()
+    with contextlib.suppress(gitpython.exc.InvalidGitRepositoryError):
+        gitpython.Repo(folder, search_parent_directories=True).close()
+        return False
+    try:
+        gitpython.Repo.init(folder).close()
+        return True
+    except (gitpython.exc.GitError, OSError) as error:
+        raise UsageError(
+            f"no repository can be made here: {_told(error)}", str(folder), "run `git init` to see why"
+        ) from error
+
+
+def clone(url: str, folder: Path | None, cwd: Path, tell: Callable[[str], None]) -> Path:
+    """Clone a repository with the person's own git and return its folder; `tell` is given how it goes on.
+
+    Raises:
+        UsageError: the address is not one that is safe to clone from, or the folder is taken.
+        UnreachableError: the remote did not answer, or refused us.
+    """
+    gitpython = _gitpython()
+    name = re.split(r"[/:\\]", url.rstrip("/"))[-1].removesuffix(".git")
+    if folder is None and (not name or name.startswith((".", "-"))):
+        raise UsageError(f"`{url}` does not say what its folder is called", "--clone", "name the folder after it")
+    at = cwd / (folder or name)
+    if at.exists() and (not at.is_dir() or any(at.iterdir())):
+        raise UsageError(f"{at} is there already, and not empty", str(at), "name another folder")
+    if "://" not in url and "::" not in url and (cwd / url).exists():
+        url = os.path.abspath(cwd / url)
+    stages: set[str] = set()
+
+    class Progress(gitpython.RemoteProgress):  # type: ignore[name-defined,misc]
+        def line_dropped(self, line: str) -> None:
+            tell(line)
+
+        def update(self, op_code: int, cur_count: object, max_count: object = None, message: str = "") -> None:
+            line = str(self._cur_line or "").strip()
+            stage = line.split(":", 1)[0]
+            if stage and (op_code & self.END or stage not in stages):
+                stages.add(stage)
+                tell(line)
+
+    made, progress = not at.exists(), Progress()
+    try:
+        gitpython.Repo.clone_from(url, at, progress=progress).close()
+    except (gitpython.exc.UnsafeProtocolError, gitpython.exc.UnsafeOptionError) as error:
+        raise UsageError(
+            f"`{url}` is not an address that is safe to clone from", "--clone", "use https, ssh, or a path"
+        ) from error
+    except gitpython.exc.GitError as error:
+        if made:
+            with contextlib.suppress(OSError):
+                at.rmdir()
+        why = progress.error_lines[0] if progress.error_lines else _told(error)
+        raise UnreachableError(
+            f"it could not be cloned: {why}", url, f"try `git clone` with that address; {at} was not made"
+        ) from error
+    return at
+
+
+def _gitpython() -> Any:
+    """Return GitPython; it is loaded late, and says by ImportError that there is no git."""
+    try:
+        import git
+    except ImportError as error:
+        raise UsageError(
+            "there is no git on this machine", "PATH", "install git 2.38 or later, and run the same command again"
+        ) from error
+    return git
+
+
+def _told(error: Exception) -> str:
+    text = str(getattr(error, "stderr", "") or error)
+    lines = [line.strip().strip("'") for line in text.splitlines() if line.strip()]
+    told = next((line for line in lines if "fatal:" in line or "error:" in line), lines[-1] if lines else "no answer")
+    return told.removeprefix("stderr:").strip().strip("'")

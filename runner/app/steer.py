@@ -1,0 +1,260 @@
+"""What people say while a protocol goes on: pause, resume, cancel, retry, answer.
+
+Each is a transition of its own, recorded beside a runner that may be at work; saying a thing twice changes nothing. Taking
+transitions back is in `undo`, changing the plan in `edit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.errors import RefusedError, UsageError
+from runner.executor import advance, perform
+from runner.protocol import events as ev
+from runner.protocol import ids, log, machine, paths, words
+from runner.protocol.state import State, Status, StepStatus, Wait
+from runner.store import locks, worktree
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+
+ANSWERABLE = ("human", "question")
+_STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """What came of it: `said` in a few words, `next` what to type then (or empty), `notes` further lines."""
+
+    protocol: str
+    said: str
+    next: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def number(protocol: str) -> str:
+    """Return what a person types for the protocol."""
+    return str(ids.number_of(protocol))
+
+
+def following(state: State) -> str:
+    """Return the command that goes on from a state, or an empty text where there is none."""
+    short = number(state.protocol)
+    match state.status:
+        case Status.PAUSED:
+            return f"runner resume {short}"
+        case Status.FAILED | Status.BLOCKED:
+            return f"runner retry {short}"
+        case Status.COMPLETED:
+            return f"runner take {short}"
+        case Status.CANCELLED:
+            return ""
+        case _:
+            if any(step.status in _STOPPED for _, step in state.open_steps()):
+                return f"runner retry {short}"
+            asked = any(wait.kind in ANSWERABLE for wait in state.waiting)
+            return f'runner answer {short} "…"' if asked else f"runner run {short}"
+
+
+def text_of(text: str, what: str) -> str:
+    """Return a person's text as the record keeps it, whole.
+
+    Raises:
+        UsageError: it is empty or too long. MalformedFileError: a control or bidi character in it.
+    """
+    text = words.decode(text.encode("utf-8", "surrogateescape"), what).strip()
+    if not text:
+        raise UsageError(f"{what} is empty", "the command line", "say something")
+    if len(text) > log.TEXT_LIMIT:
+        raise UsageError(
+            f"{what} has {len(text):,} characters; the record keeps {log.TEXT_LIMIT}",
+            "the command line",
+            "write it into a file of the branch, commit that, and name it here",
+        )
+    return text
+
+
+def refuse_ended(state: State, verb: str) -> None:
+    """Refuse to steer what has ended.
+
+    Raises:
+        RefusedError: saying how it ended.
+    """
+    if state.status not in machine.OPEN:
+        raise RefusedError(
+            f"{state.protocol} is {state.status}: there is nothing to {verb}",
+            f"revision {state.revision}",
+            f"`runner undo {number(state.protocol)}` takes its last transition back",
+        )
+
+
+def pause(project: Project, protocol: str, reason: str | None = None) -> Steered:
+    """Stop the protocol for now. A step that is at work ends and is recorded; nothing follows it."""
+    reason = text_of(reason, "the reason") if reason is not None else None
+
+    def build(seen: Snapshot) -> Sequence[ev.Event]:
+        refuse_ended(seen.state, "pause")
+        return [] if seen.state.status is Status.PAUSED else [ev.Paused(subject=protocol, reason=reason)]
+
+    done = advance.tell(project, protocol, build)
+    if not done.entries:
+        return Steered(protocol, "already paused", following(done.state))
+    at_work = locks.is_held(project.places.lock(protocol)) is not None
+    notes = ("a step is at work: it ends and is recorded, and nothing follows it",) if at_work else ()
+    return Steered(protocol, "paused", following(done.state), notes)
+
+
+def resume(project: Project, protocol: str) -> Steered:
+    """Let a paused or blocked protocol go on from where it was.
+
+    Raises:
+        RefusedError: it has ended or failed, or a step is blocked: that is for a retry.
+    """
+
+    def build(seen: Snapshot) -> Sequence[ev.Event]:
+        state = seen.state
+        refuse_ended(state, "resume")
+        stopped = [(slug, step) for slug, step in state.open_steps() if step.status in _STOPPED]
+        if state.status is Status.FAILED or (state.status is Status.BLOCKED and stopped):
+            why = f": {stopped[0][0]}: {stopped[0][1].reason}" if stopped else ""
+            raise RefusedError(
+                f"{protocol} is {state.status}{why}",
+                paths.folder(protocol),
+                f"mend what made it so, then `runner retry {number(protocol)}`",
+            )
+        if state.status not in (Status.PAUSED, Status.BLOCKED):
+            return []
+        return [ev.Resumed(subject=protocol)]
+
+    done = advance.tell(project, protocol, build)
+    return Steered(protocol, str(done.state.status) if done.entries else "it is not paused", following(done.state))
+
+
+def cancel(project: Project, protocol: str, reason: str | None = None) -> Steered:
+    """End the protocol. What a step that is at work brings is kept aside, not recorded."""
+    reason = text_of(reason, "the reason") if reason is not None else None
+
+    def build(seen: Snapshot) -> Sequence[ev.Event]:
+        if seen.state.status is Status.CANCELLED:
+            return []
+        refuse_ended(seen.state, "cancel")
+        return [ev.Cancelled(subject=protocol, reason=reason)]
+
+    done = advance.tell(project, protocol, build)
+    if not done.entries:
+        return Steered(protocol, "already cancelled")
+    at_work = locks.is_held(project.places.lock(protocol)) is not None
+    kept = f"a step is at work: what it brings will be kept at {perform.attempt_ref(protocol, '…', 0)[:-4]}/"
+    return Steered(protocol, "cancelled", "", (kept,) if at_work else ())
+
+
+def retry(project: Project, protocol: str, *, step: str | None = None, keep: bool = False) -> Steered:
+    """Let a new attempt of a step begin: the failed or blocked one, or `step`. `keep`: from the work of the last attempt.
+
+    Raises:
+        RefusedError: nothing failed, or there is no work to be kept. UsageError: it is not clear which step.
+    """
+    made = ""
+
+    def build(seen: Snapshot) -> Sequence[ev.Event]:
+        nonlocal made
+        state = seen.state
+        refuse_ended(state, "retry")
+        slug = _to_retry(state, step)
+        attempt, kept = state.steps[slug].attempt, None
+        if keep:
+            kept = perform.attempt_ref(protocol, slug, attempt)
+            oid, anew = project.git.ref(kept), f"`runner retry {number(protocol)}` without --keep begins anew"
+            if oid is None:
+                raise RefusedError(f"attempt {attempt} of {slug} left no work to go on from", kept, anew)
+            tree, conflicts = project.git.merge_trees(seen.tip, oid)
+            if tree is None:
+                raise RefusedError(f"the work of attempt {attempt} conflicts: {', '.join(conflicts[:5])}", kept, anew)
+        made = f"{slug} is to be tried again: attempt {attempt + 1}{', from the work of the last one' if keep else ''}"
+        return [ev.StepRetried(subject=slug, attempt=attempt + 1, kept=kept)]
+
+    done = advance.tell(project, protocol, build)
+    return Steered(protocol, made, following(done.state))
+
+
+def _to_retry(state: State, name: str | None) -> str:
+    where = paths.folder(state.protocol)
+    stopped = [slug for slug, step in state.open_steps() if step.status in _STOPPED]
+    if name is None:
+        if not stopped:
+            raise RefusedError(
+                "nothing failed: there is no step to retry",
+                where,
+                f"`runner run {number(state.protocol)}` goes on; --step SLUG does a finished step again",
+            )
+        if len(stopped) > 1:
+            raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "say which: --step SLUG")
+        return stopped[0]
+    slug = advance.find_step(state, name)
+    status = state.steps[slug].status
+    if status not in machine.STEP_RULES[ev.StepRetried][0]:
+        raise RefusedError(
+            f"{slug} is {status}: it did not fail", where, f"`runner run {number(state.protocol)}` goes on with it"
+        )
+    return slug
+
+
+def answer(project: Project, protocol: str, which: str | None, text: str) -> Steered:
+    """Answer what waits for a person: `which` names the wait (w12) or its step; None where one thing waits.
+
+    Raises:
+        UsageError: nothing waits, or it is not clear what is answered.
+    """
+    text = text_of(text, "the answer")
+    answered: Wait | None = None
+
+    def build(seen: Snapshot) -> Sequence[ev.Event]:
+        nonlocal answered
+        refuse_ended(seen.state, "answer")
+        answered = _to_answer(seen.state, which)
+        return [ev.Answered(subject=answered.subject, wait=answered.id, text=text, by=project.actor())]
+
+    done = advance.tell(project, protocol, build, as_person=True)
+    assert answered is not None
+    notes = _left_out(project, protocol) if answered.kind == "human" else ()
+    return Steered(protocol, f"{answered.subject} answered", following(done.state), notes)
+
+
+def _to_answer(state: State, which: str | None) -> Wait:
+    where = paths.folder(state.protocol)
+    if which is None:
+        found = [wait for wait in state.waiting if wait.kind in ANSWERABLE]
+    else:
+        subject = ids.find_step(which, state.steps) or which
+        found = [wait for wait in state.waiting if which == wait.id] or [
+            wait for wait in state.waiting if wait.subject == subject
+        ]
+    there = ", ".join(f"{wait.id} ({wait.subject})" for wait in state.waiting if wait.kind in ANSWERABLE)
+    if not found:
+        raise UsageError(
+            f"nothing waits for an answer{f' as `{which}`' if which else ''}",
+            where,
+            f"what waits: {there}" if there else f"run `runner status {number(state.protocol)}` to see how it stands",
+        )
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} things wait for an answer", where, f"say which: {there}")
+    if found[0].kind not in ANSWERABLE:
+        raise RefusedError(f"{found[0].id} waits for {found[0].kind}, not for an answer", where, found[0].text)
+    return found[0]
+
+
+def _left_out(project: Project, protocol: str) -> tuple[str, ...]:
+    """Say which of the person's changes are in no commit, and so no part of the work that they have just ended."""
+    git = project.git
+    for tree in worktree.on_branch(git, project.branch(protocol)):
+        code, out, _ = git.try_run(
+            "status", "--porcelain=v1", "-z", "--untracked-files=normal", "--no-renames",
+            git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git),
+        )  # fmt: skip
+        changed = [line[3:] for line in out.decode("utf-8", "surrogateescape").split("\0") if len(line) > 3]
+        if code == 0 and changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            return (
+                f"not committed, so not a part of it: {', '.join(changed[:3])}{more}; commit before the next step, in {tree.path}",
+            )
+    return ()

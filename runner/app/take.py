@@ -1,0 +1,117 @@
+"""Merging what a protocol made into its base, here: one merge commit of the person's, so that the chain stays whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.app.steer import following, number
+from runner.errors import ConflictError, RefusedError
+from runner.executor import advance
+from runner.git import Git
+from runner.protocol import ids
+from runner.protocol.state import State, Status
+from runner.store import record, transaction
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+
+RACES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """`commit`: the base's commit that brought it; `new`: whether it was made now."""
+
+    protocol: str
+    base: str
+    commit: str
+    new: bool
+
+
+def take(project: Project, protocol: str) -> Taken:
+    """Merge a completed protocol's branch into its base, here; the worktrees that have the base checked out follow.
+
+    Raises:
+        RefusedError: it is not completed, the base cannot be moved here, or the two conflict: with what to do by hand.
+        InTheWayError: a person's uncommitted files are in the way.
+    """
+    git = project.git
+    with advance.at_work(project, protocol):
+        seen = advance.look(project, protocol)
+        for _ in range(RACES):
+            branch = f"refs/heads/{seen.state.base}"
+            base = git.ref(branch)
+            _refuse_unready(seen.state)
+            if base is not None and git.is_ancestor(seen.tip, base):
+                return _already(git, seen, base)
+            if base is None or project.setting("publish") != "never":
+                raise _elsewhere(project, seen.state, base)
+            tree, conflicts = git.merge_trees(base, seen.tip)
+            if tree is None:
+                raise _conflict(project, protocol, seen.state.base, conflicts)
+            there = git.commit(base)
+            assert there is not None
+            if tree == there.tree and record.is_merged(git, protocol, seen.tip, base):  # squashed, or picked
+                return _already(git, seen, base)
+            # Nothing of the plan's or a model's stands in it: the id is enough to find the rest.
+            text = f"Merge {protocol}\n".encode()
+            new = git.person_commit(tree, (base, seen.tip), project.person(), text)
+            try:
+                transaction.publish(
+                    git,
+                    project.places,
+                    project.who,
+                    branch=branch,
+                    old=base,
+                    new=new,
+                    reason=f"runner: take {protocol}",
+                )
+            except ConflictError:
+                continue
+            return Taken(protocol, seen.state.base, new, new=True)
+    raise ConflictError(f"{seen.state.base} moves all the time", branch, "run the same command again")
+
+
+def _already(git: Git, seen: Snapshot, base: str) -> Taken:
+    commit = record.merged_in(git, seen.protocol, base) or base
+    return Taken(seen.protocol, seen.state.base, commit, new=False)
+
+
+def _refuse_unready(state: State) -> None:
+    if state.status is not Status.COMPLETED:
+        go_on = following(state)
+        raise RefusedError(
+            f"{state.protocol} is {state.status}: only what is completed is taken",
+            f"revision {state.revision}",
+            f"`{go_on}` goes on" if go_on else f"`git merge {state.protocol}` by hand, if you want it all the same",
+        )
+
+
+def _elsewhere(project: Project, state: State, base: str | None) -> RefusedError:
+    remote, name = project.trusted.remote, ids.branch_of(project.pattern, state.protocol)
+    where = f"base `{state.base}`"
+    if remote is not None:
+        what = "is published" if base is not None else "has its base on the remote only"
+        return RefusedError(
+            f"{state.protocol} {what}: it is merged there",
+            where,
+            f"`git push {remote} {name}`, then open a request into {state.base}",
+        )
+    if base is not None:
+        return RefusedError(
+            f"{state.protocol} is to be published, and there is no remote", where, "add one: git remote add"
+        )
+    return RefusedError(
+        f"there is no branch `{state.base}` here",
+        where,
+        f"merge it where it belongs: `git merge {name}` on the branch that you choose",
+    )
+
+
+def _conflict(project: Project, protocol: str, base: str, conflicts: list[str]) -> RefusedError:
+    name = ids.branch_of(project.pattern, protocol)
+    more = f" and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
+    return RefusedError(
+        f"{protocol} and {base} conflict: {', '.join(conflicts[:5])}{more}",
+        f"nothing was changed; base `{base}`",
+        f"`git switch {base} && git merge {name}`, settle it, commit; `runner status {number(protocol)}` then shows it as merged",
+    )

@@ -1,0 +1,218 @@
+"""Taking away what finished protocols leave on this machine: worktrees, workspaces, and branches that the base has.
+
+Nothing of a person's is lost by it: a worktree goes only where git holds all that is in it, a branch only where the base has
+its commits. What is left is named, with the reason. What the record says stays as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from runner.errors import ConflictError, HeldError
+from runner.git import Git, Worktree
+from runner.protocol import ids, paths
+from runner.store import locks, record, trusted, workspace, worktree
+from runner.store.project import Project
+
+ENDED = ("completed", "cancelled")
+CACHES = frozenset(line.strip("/") for line in workspace.EXCLUDES.split() if not line.startswith("*"))
+UNDER_WAY = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG", "rebase-merge", "rebase-apply")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something that may be taken away. `size`: bytes on the disk; `why`: why it is left, or empty."""
+
+    protocol: str
+    kind: Literal["worktree", "workspace", "branch"]
+    name: str
+    size: int
+    why: str
+
+
+def look(project: Project, only: str | None = None) -> list[Item]:
+    """Return what finished protocols have here; with `only`, what that one has, which may be open.
+
+    Raises:
+        HeldError: `only` is being worked on.
+    """
+    if only is not None:
+        holder = locks.is_held(project.places.lock(only))
+        if holder:
+            raise _held(project, only, holder)
+        return _of(project, only, project.protocols().get(only), named=True, held=None)
+    found: list[Item] = []
+    here = project.protocols()
+    for protocol, tip in here.items():
+        found += _of(project, protocol, tip, named=False, held=locks.is_held(project.places.lock(protocol)))
+    for protocol in _with_workspace(project):
+        if protocol not in here:
+            held = locks.is_held(project.places.lock(protocol))
+            found += _of(project, protocol, None, named=False, held=held)
+    return found
+
+
+def remove(project: Project, items: list[Item], *, named: bool) -> Iterator[Item]:
+    """Take the items away, one after the other, and give each back as it ended: `why` is empty where it is gone.
+
+    Raises:
+        HeldError: with `named`, where somebody has begun to work on the protocol.
+    """
+    for item in items:
+        if item.why:
+            yield item
+            continue
+        try:
+            with locks.hold(project.places.lock(item.protocol), project.who, what=item.protocol):
+                yield _remove(project, item, named)
+        except HeldError as error:
+            if named:
+                raise
+            yield Item(item.protocol, item.kind, item.name, item.size, error.what)
+
+
+def _held(project: Project, protocol: str, holder: str) -> HeldError:
+    return HeldError(
+        f"{protocol} is held by another runner: {holder}", str(project.places.lock(protocol)), "wait for it, or stop it"
+    )
+
+
+def _remove(project: Project, item: Item, named: bool) -> Item:
+    tip = project.protocols().get(item.protocol)
+    # A question may have stood between the look and this: what holds now decides.
+    now = [
+        one
+        for one in _of(project, item.protocol, tip, named=named, held=None)
+        if (one.kind, one.name) == (item.kind, item.name)
+    ]
+    why = now[0].why if now else "it is gone already"
+    if not why:
+        why = {"worktree": _remove_worktree, "workspace": _remove_workspace, "branch": _remove_branch}[item.kind](
+            project, item, tip
+        )
+    return Item(item.protocol, item.kind, item.name, item.size, why)
+
+
+def _remove_worktree(project: Project, item: Item, tip: str | None) -> str:
+    git, path = project.git, Path(item.name)
+    code, _, err = git.try_run("worktree", "remove", "--force", str(path), config=worktree.conversions(git))
+    if code:
+        return err.splitlines()[0] if err else f"git worktree remove: exit {code}"
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()  # where it was the last one
+    return ""
+
+
+def _remove_workspace(project: Project, item: Item, tip: str | None) -> str:
+    try:
+        workspace.remove(_workspace(project, item.protocol))
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return ""
+
+
+def _remove_branch(project: Project, item: Item, tip: str | None) -> str:
+    try:
+        project.git.update_refs({project.branch(item.protocol): (None, tip)}, "runner: clean")
+    except ConflictError as error:
+        return error.what
+    return ""
+
+
+# --- what there is -----------------------------------------------------------------------------------------------------
+
+
+def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: str | None) -> list[Item]:
+    git = project.git
+    row = record.row(git, protocol, tip or project.trusted.commit)
+    ended = row["status"] in ENDED or (tip is None and row["status"] == "unreadable")
+    merged = _base_with(project, protocol, tip, str(row.get("base", ""))) if tip else None
+    if not (ended or named):
+        return []
+    waits = ended and not named and tip is not None and row["status"] == "completed" and merged is None
+    why = f"held by {held}" if held else f"{protocol} waits for its merge" if waits else ""
+    found: list[Item] = []
+    branch = project.branch(protocol)
+    if ended:
+        found += [
+            Item(protocol, "worktree", str(tree.path), _size(tree.path), why or _keeps(git, tree))
+            for tree in (worktree.on_branch(git, branch) if tip else [])
+        ]
+    space = _workspace(project, protocol)
+    if space.root.is_dir():
+        found.append(Item(protocol, "workspace", str(space.root), _size(space.root), why))
+    if ended and tip and merged and git.is_ancestor(tip, merged):
+        left = [item for item in found if item.kind == "worktree" and item.why]
+        if git.symbolic_ref("HEAD", git.common_dir) == branch:
+            left_why = "it is checked out"
+        else:
+            left_why = f"its worktree is left: {left[0].name}" if left else ""
+        found.append(Item(protocol, "branch", branch.removeprefix("refs/heads/"), 0, why or left_why))
+    return found
+
+
+def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | None:
+    """Return the base's ref, here or as last fetched, that holds the protocol's end, by its commits or by its record."""
+    git = project.git
+    remote = trusted.remote_name(git)
+    state = f"{paths.folder(protocol)}/{paths.STATE}"
+    for ref in (f"refs/heads/{base}", f"refs/remotes/{remote}/{base}"):
+        at = git.ref(ref) if base else None
+        if at and (git.is_ancestor(tip, at) or git.blob(f"{at}:{state}") == git.blob(f"{tip}:{state}")):
+            return ref
+    return None
+
+
+def _keeps(git: Git, tree: Worktree) -> str:
+    """Return why a worktree has to stay, or nothing where git holds all that is in it."""
+    if tree.git_dir == git.common_dir:
+        return "it is the main worktree; `git switch` to another branch there"
+    if Path(os.path.realpath(git.cwd)).is_relative_to(os.path.realpath(tree.path)):
+        return "you are in it"
+    if (tree.git_dir / "locked").exists():
+        return "it is locked: `git worktree unlock` lets it go"
+    if any((tree.git_dir / name).exists() for name in UNDER_WAY):
+        return "a merge, rebase or the like is under way in it"
+    if (tree.git_dir / "modules").exists():
+        return "it has submodules of its own"
+    code, out, err = git.try_run(
+        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=matching",
+        git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git),
+    )  # fmt: skip
+    if code:
+        return f"git cannot tell what is in it: {err.splitlines()[0] if err else code}"
+    lines = out.decode("utf-8", "surrogateescape").split("\0")
+    mine = [line[3:] for line in lines if len(line) > 3 and not _is_cache(line[3:])]
+    if not mine:
+        return ""
+    more = f" and {len(mine) - 3} more" if len(mine) > 3 else ""
+    return f"it holds what is in no commit: {', '.join(mine[:3])}{more}"
+
+
+def _is_cache(path: str) -> bool:
+    return path.endswith(".pyc") or any(part in CACHES for part in path.split("/"))
+
+
+def _workspace(project: Project, protocol: str) -> workspace.Workspace:
+    return workspace.place(project.places, protocol, project.config.workspace.path)
+
+
+def _with_workspace(project: Project) -> list[str]:
+    folder = _workspace(project, "0000-none").root.parent
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if ids.is_protocol_id(path.name))
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(at, name)).st_size
+    return total

@@ -1,0 +1,187 @@
+"""Taking transitions back: code and steps stand again as they did, in one more transition; nothing is rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.app.steer import Steered, following, number
+from runner.errors import InsufficientHistoryError, RefusedError, UsageError
+from runner.executor import advance
+from runner.git import Commit, Git, TreeEntry
+from runner.protocol import events as ev
+from runner.protocol import log, message, paths
+from runner.protocol.state import State, StepState, StepStatus
+from runner.store import snapshot
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+
+_DONE = (StepStatus.COMPLETED, StepStatus.CANCELLED)
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """The chain from the tip to the genesis. `transitions`: last revision to commit; `others`: people's commits, oldest first,
+    each with the last revision before it."""
+
+    transitions: dict[int, Commit]
+    others: list[tuple[int, Commit]]
+
+
+def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
+    """Take back the last transition, or all since revision `to`. Said again, it goes further back.
+
+    People's files in the protocol's folder, and what was spent, stay as they are.
+
+    Raises:
+        RefusedError: people's commits changed code since, or there is nothing before. UsageError: no such revision.
+    """
+    target: Snapshot | None = None
+
+    def build(seen: Snapshot) -> Sequence[ev.Event]:
+        nonlocal target
+        history = _walk(project.git, seen)
+        revision = _before(project.git, seen, history) if to is None else _named(seen, history, to)
+        if revision == seen.state.revision:
+            return []
+        _refuse_lost(project.git, seen, history, revision)
+        target = snapshot.read(project.git, history.transitions[revision].oid, protocol)
+        return [undone(seen.state, target.state)]
+
+    with advance.at_work(project, protocol):
+        done = advance.tell(project, protocol, build, tree=lambda seen: target.tree if target else None)
+    if not done.entries or target is None:
+        return Steered(protocol, f"it stands at revision {done.state.revision}: nothing was taken back")
+    again = [
+        f"{slug} ({step.status}, attempt {step.attempt})"
+        for slug, step in done.state.open_steps()
+        if slug in _event(done.events).steps and step.status not in _DONE
+    ]
+    notes = (f"open again: {', '.join(again)}",) if again else ()
+    return Steered(protocol, f"as it was at revision {target.state.revision}", following(done.state), notes)
+
+
+def _event(events: Sequence[ev.Event]) -> ev.Undone:
+    return next(event for event in events if isinstance(event, ev.Undone))
+
+
+def undone(now: State, then: State) -> ev.Undone:
+    """Return the event that makes of `now` what stood at `then`.
+
+    A step that is open again and had begun is at a new attempt. What was asked then and has ended since is asked again.
+    """
+    steps: dict[str, ev.UndoneStep] = {}
+    for slug, step in now.open_steps():
+        owed = [[wait.id for wait in state.waiting if wait.subject == slug] for state in (now, then)]
+        told = _again(step, then.steps.get(slug), same=owed[0] == owed[1])
+        if told != {"status": step.status.value, "attempt": step.attempt, "result": step.result}:
+            steps[slug] = told
+    kept = {wait.id for wait in then.waiting if wait.subject not in steps}
+    made = {artifact.id for artifact in then.artifacts}
+    return ev.Undone(
+        subject=now.protocol,
+        to=then.revision,
+        status=then.status.value,
+        steps=steps,
+        artifacts=[artifact.id for artifact in now.artifacts if artifact.id not in made],
+        dropped=[wait.id for wait in now.waiting if wait.id not in kept],
+    )
+
+
+def _again(now: StepState, then: StepState | None, *, same: bool) -> ev.UndoneStep:
+    """`same`: the step waits for what it waited for then."""
+    if same and then is not None and (then.status, then.attempt) == (now.status, now.attempt):
+        return {"status": now.status.value, "attempt": now.attempt, "result": now.result}
+    status = then.status if then is not None and not then.removed else StepStatus.PENDING
+    if status in (StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL):
+        status = StepStatus.PENDING  # what it waited for has ended
+    begun = now.status is not StepStatus.PENDING and status not in _DONE
+    worked = then is not None and status in (*_DONE, StepStatus.NEEDS_QA)
+    return {
+        "status": status.value,
+        "attempt": now.attempt + begun,
+        "result": then.result if worked and then is not None else None,
+    }
+
+
+def _walk(git: Git, seen: Snapshot) -> _History:
+    transitions: dict[int, Commit] = {}
+    others: list[Commit] = []
+    placed: list[tuple[int, Commit]] = []
+    at: str | None = seen.tip
+    while at is not None:
+        commit = git.commit(at)
+        if commit is None:
+            break
+        trailers = message.parse(commit.message)
+        if trailers is None or trailers.protocol != seen.protocol:
+            others.append(commit)
+        else:
+            placed += [(trailers.revision, other) for other in others]
+            others = []
+            transitions[trailers.revision] = commit
+            if trailers.events[0] == f"created {seen.protocol}":
+                return _History(transitions, placed[::-1])
+        at = commit.parents[0] if commit.parents else None
+    raise InsufficientHistoryError(
+        f"the history of {seen.protocol} is cut off in this clone", seen.where, "run `git fetch --unshallow`"
+    )
+
+
+def _before(git: Git, seen: Snapshot, history: _History) -> int:
+    """Return the revision before the last transition that was not taken back already."""
+    data = b"".join(git.blob(seen.files[name].oid) or b"" for name in sorted(seen.files) if name.startswith("log/"))
+    entries = {raw.revision: raw for raw in log.parse_raw(data + seen.log, seen.where)}
+    at = seen.state.revision
+    while entries[at].event == ev.Undone.name:
+        at = int(entries[at].fields["to"])
+    earlier = [revision for revision in history.transitions if revision < at]
+    if not earlier:
+        raise RefusedError(
+            f"{seen.protocol} has only just begun: there is nothing to take back",
+            seen.where,
+            f"`runner cancel {number(seen.protocol)}` ends it",
+        )
+    return max(earlier)
+
+
+def _named(seen: Snapshot, history: _History, revision: int) -> int:
+    if revision in history.transitions:
+        return revision
+    near = sorted(sorted(history.transitions, key=lambda known: (abs(known - revision), known))[:4])
+    raise UsageError(
+        f"no transition of {seen.protocol} ends at revision {revision}",
+        seen.where,
+        f"near ones: {', '.join(f'{seen.protocol}@{known}' for known in near)}; `runner log {number(seen.protocol)}` shows all",
+    )
+
+
+def _refuse_lost(git: Git, seen: Snapshot, history: _History, to: int) -> None:
+    """Refuse where code of people's would be lost: commits since then that touched it and were not reverted."""
+    own = f"{paths.folder(seen.protocol)}/"
+    standing: dict[str, list[tuple[Commit, TreeEntry | None, TreeEntry | None]]] = {}
+    for revision, commit in history.others:
+        if revision < to:
+            continue
+        parent = git.commit(commit.parents[0])
+        assert parent is not None
+        for path, (before, after) in git.changed(parent.tree, commit.tree).items():
+            if path.startswith(own):
+                continue
+            changes = standing.setdefault(path, [])
+            if changes and changes[-1][1:] == (after, before):
+                changes.pop()
+            else:
+                changes.append((commit, before, after))
+    left = {commit.oid for changes in standing.values() for commit, _, _ in changes}
+    lost = [commit for _, commit in history.others if commit.oid in left]
+    if lost:
+        names = ", ".join(
+            f"{commit.oid[:7]} ({commit.message.decode('utf-8', 'replace').split(chr(10))[0][:60]})" for commit in lost
+        )
+        merges = " (with `-m 1` for a merge)" if any(len(commit.parents) > 1 for commit in lost) else ""
+        raise RefusedError(
+            f"this would take away what people committed since revision {to}: {names}",
+            seen.where,
+            f"take it back yourself first: `git revert {' '.join(commit.oid[:7] for commit in reversed(lost))}`{merges}",
+        )

@@ -1,0 +1,21 @@
+"""`runner cancel`."""
+
+from __future__ import annotations
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+
+@click.command("cancel", short_help="End a protocol.")
+@options.protocol
+@click.option("-m", "reason", metavar="TEXT", help="Why, in the record.")
+@click.pass_obj
+def command(session: Session, protocol: str | None, reason: str | None) -> None:
+    """End PROTOCOL as it stands. Its branch stays; `runner undo` takes this back."""
+    from runner.app import steer
+    from runner.cli import steering
+    from runner.store import finding
+
+    steering.tell(session, steer.cancel(session.project, finding.find(session.project, protocol), reason))

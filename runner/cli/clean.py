@@ -1,0 +1,54 @@
+"""`runner clean`."""
+
+from __future__ import annotations
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+
+@click.command("clean", short_help="Take finished worktrees and workspaces away.")
+@options.protocol
+@click.option("--dry-run", is_flag=True, help="Say what would go, and do nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def command(session: Session, protocol: str | None, dry_run: bool, yes: bool) -> None:
+    """Take away the worktrees and workspaces of protocols that ended, and branches whose commits the base has.
+
+    What is in no commit is never taken away; what is left is named. With PROTOCOL, that one's, and the workspace of
+    one that is still open (it is made again when it is needed).
+    """
+    from runner.app import tidy
+    from runner.store import finding
+
+    project = session.project
+    name = finding.find(project, protocol) if protocol else None
+    items = tidy.look(project, name)
+    going = [item for item in items if not item.why]
+    if going and not dry_run and not yes and session.is_terminal():
+        for item in going:
+            session.note(f"  {item.kind:<9}  {item.name}  {size(item.size)}")
+        if not click.confirm("Take these away?", default=True, err=True):
+            session.note("nothing was taken away")
+            return
+    freed = 0
+    for item in items if dry_run else tidy.remove(project, items, named=name is not None):
+        if item.why:
+            session.note(f"left     {item.kind:<9}  {item.name}  {item.why}")
+            continue
+        freed += item.size
+        session.result(
+            f"{'would go' if dry_run else 'removed'}  {item.kind:<9}  {item.name}  {size(item.size)}".rstrip()
+        )
+    session.note(f"{size(freed) or 0} {'would be ' if dry_run else ''}freed" if going else "nothing to take away")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as people read it; nothing where there are none."""
+    if count < 1000:
+        return f"{count} B" if count else ""
+    unit, factor = next(
+        ((unit, factor) for unit, factor in (("kB", 1e3), ("MB", 1e6)) if count < 1000 * factor), ("GB", 1e9)
+    )
+    return f"{count / factor:.1f} {unit}"

@@ -1,0 +1,100 @@
+"""`runner doctor`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+if TYPE_CHECKING:
+    from runner.app.examine import Finding
+
+
+@click.command("doctor", short_help="Find what is wrong here, and mend it.")
+@options.protocol
+@click.option("--fix", "action", flag_value="fix", help="Mend what can be mended without losing anything.")
+@click.option("--config", "action", flag_value="config", help="Print each setting and where it came from.")
+@click.option("--repin", "action", flag_value="repin", help="Trust the remote's default branch as it is now.")
+@click.option("--forget", "action", flag_value="forget", help="Take PROTOCOL's history as it stands now.")
+@options.work
+@options.as_json
+@click.pass_obj
+def command(session: Session, protocol: str | None, action: str | None, as_json: bool) -> None:
+    """Look at this machine, this clone and its protocols, or at PROTOCOL, and say what is wrong and what helps.
+
+    It exits 0 where all is well, 2 where something is missing or in the way on this machine, and 4 where a record is
+    not what its history says.
+    """
+    from runner.app import examine, heal
+    from runner.store import finding
+
+    who = session.surroundings()
+    if action == "repin":
+        session.note(heal.repin(session.cwd, who))
+        return
+    if action == "config":
+        _config(session, as_json)
+        return
+    if action == "fix":
+        heal.fix_clone(session.cwd, who)
+    name = finding.find(session.project, protocol) if protocol is not None else None
+    if action == "forget":
+        if name is None:
+            raise click.UsageError("--forget needs a PROTOCOL")
+        known = heal.forget(session.project, name)
+        session.note(
+            f"{name}: what was seen of it is forgotten; it is taken as it stands now"
+            if known
+            else f"{name}: not marked"
+        )
+        return
+    if action == "fix" and not _cannot_open(session):
+        heal.fix_protocols(session.project, name, session.note)
+    found = examine.examine(session.cwd, who, session.options, name)
+    if as_json:
+        rows = [{key: getattr(one, key) for key in type(one).__slots__} for one in found]
+        session.json({"ok": _exit_code(found) == 0, "findings": rows})
+    else:
+        for one in found:
+            _tell(session, one)
+        session.note("all is well" if _exit_code(found) == 0 else f"{sum(one.kind != 'note' for one in found)} found")
+    raise SystemExit(_exit_code(found))
+
+
+def _cannot_open(session: Session) -> bool:
+    """Return whether the project cannot be opened; the examination then says why."""
+    from runner.errors import RunnerError
+
+    try:
+        return session.project is None
+    except RunnerError:
+        return True
+
+
+def _exit_code(found: list[Finding]) -> int:
+    kinds = {one.kind for one in found}
+    return 4 if "integrity" in kinds else 2 if "here" in kinds else 0
+
+
+def _tell(session: Session, one: Finding) -> None:
+    session.result(f"{'note' if one.kind == 'note' else 'found'}: {one.what}")
+    session.result(f"  at:   {one.where}")
+    session.result(f"  then: {one.consequence}")
+    if one.command:
+        session.result(f"  next: {one.command}")
+
+
+def _config(session: Session, as_json: bool) -> None:
+    from runner.app import heal
+
+    found = heal.values(session.project)
+    if as_json:
+        session.json({"config": [{"key": one.key, "value": one.value, "source": one.source} for one in found]})
+        return
+    width = max(len(one.key) for one in found)
+    for one in found:
+        session.result(f"{one.key:<{width}}  {json.dumps(one.value, ensure_ascii=False)}  ({one.source})")

@@ -1,0 +1,52 @@
+"""`runner list`."""
+
+from __future__ import annotations
+
+import click
+
+from runner.cli import options, status, summary
+from runner.cli.main import program
+from runner.cli.session import Session
+from runner.store import finding, locks, record
+from runner.store.trusted import NoCommitsError
+
+
+@click.command("list", short_help="List the protocols.")
+@options.as_json
+@click.pass_obj
+def command(session: Session, as_json: bool) -> None:
+    """List the protocols, finished ones too: number, how they stand, steps done, age of the last commit, title."""
+    try:
+        project = session.project
+    except NoCommitsError as error:
+        status.tell_nothing(session, as_json, f"{error.what}; {error.hint}")
+        return
+    known = finding.known(project)
+    rows = record.rows(project.git, known)
+    if as_json:
+        session.json_rows(status.described(project, rows, known))
+        return
+    if not rows:
+        status.tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
+        return
+    names, now, times = summary.Names(known), project.who.now(), record.times(project.git)
+    merges = record.Merges(project.git, project.trusted.remote)
+    lines = []
+    for row in rows:
+        protocol = row["protocol"]
+        held = locks.is_held(project.places.lock(protocol)) is not None
+        word = summary.word(row, record.outlook(row), held=held)
+        if word == "completed":
+            word = f"completed · {'merged' if merges.holds(row, known[protocol]) else 'waits for merge'}"
+        every = record.open_steps(row)
+        done = sum(step.get("status") in ("completed", "cancelled") for _, step in every)
+        when = times.get(project.branch(protocol))
+        old = summary.age_of(now - when) if when is not None else "on the base"
+        lines.append((names.shown(protocol), word, f"{done}/{len(every)}", old, str(row["title"])))
+    widths = [max(len(line[at]) for line in lines) for at in range(4)]
+    for number, word, steps, old, title in lines:
+        session.line(
+            f"{number.ljust(widths[0])}  ",
+            (word.ljust(widths[1]), summary.COLOURS.get(word.split(" ", 1)[0], "")),
+            f"  {steps.rjust(widths[2])}  {old.ljust(widths[3])}  {title}",
+        )

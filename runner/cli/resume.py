@@ -1,0 +1,20 @@
+"""`runner resume`."""
+
+from __future__ import annotations
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+
+@click.command("resume", short_help="Let it go on.")
+@options.protocol
+@click.pass_obj
+def command(session: Session, protocol: str | None) -> None:
+    """Let PROTOCOL go on from where it was paused or blocked."""
+    from runner.app import steer
+    from runner.cli import steering
+    from runner.store import finding
+
+    steering.tell(session, steer.resume(session.project, finding.find(session.project, protocol)))

@@ -1,0 +1,23 @@
+"""`runner retry`."""
+
+from __future__ import annotations
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+
+@click.command("retry", short_help="Try what failed again.")
+@options.protocol
+@click.option("--step", metavar="SLUG", help="This step, though another failed, or none.")
+@click.option("--keep", is_flag=True, help="Go on from the work of the last attempt.")
+@click.pass_obj
+def command(session: Session, protocol: str | None, step: str | None, keep: bool) -> None:
+    """Let a new attempt begin of the step of PROTOCOL that failed or is blocked. `runner run` carries it out."""
+    from runner.app import steer
+    from runner.cli import steering
+    from runner.store import finding
+
+    name = finding.find(session.project, protocol)
+    steering.tell(session, steer.retry(session.project, name, step=step, keep=keep))

@@ -1,0 +1,185 @@
+"""`runner status`, and `runner` alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.cli import options, summary
+from runner.cli.main import program
+from runner.cli.session import Session
+from runner.protocol import paths
+from runner.store import finding, locks, record
+from runner.store.record import Row
+from runner.store.trusted import NoCommitsError
+
+if TYPE_CHECKING:
+    from runner.store.project import Project
+
+
+@click.command("status", short_help="Show what waits, works and failed.")
+@options.protocol
+@options.as_json
+@click.pass_obj
+def command(session: Session, protocol: str | None, as_json: bool) -> None:
+    """Show what waits, works and failed, a protocol a line; or how PROTOCOL stands, step by step.
+
+    It exits with 0 whatever it finds.
+    """
+    try:
+        project = session.project
+    except NoCommitsError as error:
+        tell_nothing(session, as_json, f"{error.what}; {error.hint}")
+        return
+    if protocol is not None:
+        name = finding.find(project, protocol)
+        row = record.row(project.git, name, finding.tip(project, name))
+        if as_json:
+            session.json_rows([describe(project, row, finding.known(project))])
+        else:
+            show_one(session, project, row)
+        return
+    known = finding.known(project)
+    merges = record.Merges(project.git, project.trusted.remote)
+    found = []
+    for row in record.rows(project.git, known):
+        ended = row["status"] == "cancelled" or (
+            row["status"] == "completed" and merges.holds(row, known[row["protocol"]])
+        )
+        if not ended:
+            found.append(row)
+    if as_json:
+        session.json_rows(described(project, found, known))
+    elif not known:
+        tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
+    elif not found:
+        session.note(f"no protocol is open; `{program()} list` shows all {len(known)}")
+    else:
+        show_all(session, project, found[::-1], known)
+
+
+def tell_nothing(session: Session, as_json: bool, text: str) -> None:
+    """Say that there is no protocol, and what makes one."""
+    if as_json:
+        session.json_rows([])
+    else:
+        session.note(text)
+
+
+def described(project: Project, rows: list[Row], known: Mapping[str, str]) -> list[Row]:
+    """Return rows as `--json` gives them."""
+    names, trees = summary.Names(known), record.worktree_paths(project.git)
+    return [
+        summary.described(row, names.short(row["protocol"]), _path(project, row["protocol"], trees)) for row in rows
+    ]
+
+
+def describe(project: Project, row: Row, known: Mapping[str, str]) -> Row:
+    """Return one row as `--json` gives it."""
+    return described(project, [row], known)[0]
+
+
+def _path(project: Project, protocol: str, trees: Mapping[str, str]) -> str | None:
+    path = trees.get(project.branch(protocol))
+    return path if path and Path(path, paths.folder(protocol)).is_dir() else None
+
+
+def show_all(session: Session, project: Project, rows: list[Row], known: Mapping[str, str]) -> None:
+    """Give a line a protocol: how it stands, what waits or comes next, what to type."""
+    names, now = summary.Names(known), project.who.now()
+    lines = []
+    for row in rows:
+        protocol = row["protocol"]
+        found, held = record.outlook(row), locks.is_held(project.places.lock(protocol))
+        word, text = summary.word(row, found, held=held is not None), summary.situation(row, found, now)
+        typed = summary.command(row, found, names.short(protocol))
+        if row["status"] == "completed":
+            text, typed = f"waits for merge: {row['title']}", f"runner take {names.short(protocol)}"
+        elif word == "works":
+            text, typed = f"{text} · {held}", None
+        lines.append((names.shown(protocol), word, text, typed or ""))
+    widths = [max(len(line[at]) for line in lines) for at in range(3)]
+    for number, word, text, typed in lines:
+        coloured = (word.ljust(widths[1]), summary.COLOURS.get(word, ""))
+        session.line(f"{number.ljust(widths[0])}  ", coloured, f"  {text.ljust(min(widths[2], 60))}  {as_typed(typed)}")
+
+
+def as_typed(command: str) -> str:
+    """Return a command as the person types it: `runner` or `git runner`."""
+    return command.replace("runner", program(), 1) if command.startswith("runner ") else command
+
+
+def standing(project: Project, row: Row) -> str:
+    """Return a protocol's status with the facts that git knows: `completed · merged in 4f1c2e9`."""
+    status = str(row["status"])
+    if status != "completed":
+        return status
+    merges = record.Merges(project.git, project.trusted.remote)
+    base = merges.base(str(row.get("base", "")))
+    if base is None or not merges.holds(row, finding.tip(project, row["protocol"])):
+        return f"{status} · waits for merge"
+    commit = record.merged_in(project.git, row["protocol"], base)
+    return f"{status} · merged in {commit[:7]}" if commit else f"{status} · merged"
+
+
+def show_one(session: Session, project: Project, row: Row) -> None:
+    """Give how one protocol stands: its steps, what waits, who is at work, what to type next."""
+    protocol, now = row["protocol"], project.who.now()
+    known = finding.known(project)
+    name, found = summary.Names(known).short(protocol), record.outlook(row)
+    typed = summary.command(row, found, name)
+    session.line(f"{protocol}  {row['title']}")
+    stands = standing(project, row)
+    parts = [summary.progress(row), f"from {row['base']}" if row.get("base") else "", summary.spent(row)]
+    session.line("  ", (stands, summary.COLOURS.get(row["status"], "")), *(f" · {part}" for part in parts if part))
+    show_steps(session, row)
+    for wait in row["waiting"]:
+        session.line(f"  {'waits':12}  {wait.get('id')} {summary.wait_text(row, wait, now)}")
+        if wait.get("text"):
+            session.line(f"  {'':12}  {wait['text']}")
+    held = locks.is_held(project.places.lock(protocol))
+    if held:
+        session.line(f"  {'works':12}  {held}")
+    branch = project.branch(protocol)
+    for tree in project.git.worktrees():
+        if tree.branch == branch:
+            session.line(f"  {'worktree':12}  {os.path.relpath(tree.path, session.cwd)}")
+            unsaved = record.unsaved(project.git, tree, protocol)
+            if unsaved:
+                session.line(f"  {'not yet in':12}  {', '.join(unsaved)}: the next step takes these edits up")
+    if project.git.resolve(branch) is None:
+        session.line(f"  {'branch':12}  gone; this is how {project.trusted.branch} has it")
+    session.line(f"  {'trusted':12}  {project.trusted.note}")
+    if row["status"] in ("failed", "blocked"):
+        typed = f"{typed}, then runner retry {name}".replace("then runner", f"then {program()}")
+    if stands.endswith("waits for merge"):
+        typed = f"runner take {name}"
+    if typed and not held:
+        session.line(f"  {'next':12}  {as_typed(typed)}")
+
+
+def show_steps(session: Session, row: Row) -> None:
+    """Give a line a step: place and slug, status, attempt, why it failed or what it needs."""
+    steps = record.open_steps(row)
+    width = max((len(record.label(row, slug)) for slug, _ in steps), default=0)
+    for slug, step in steps:
+        status = str(step["status"])
+        said = str(step.get("reason") or "") if status in ("failed", "blocked", "cancelled") else ""
+        missing = [need for need in step["needs"] if _is_open(row, need)]
+        if not said and status == "pending" and missing:
+            said = f"needs {', '.join(missing)}"
+        again = f"attempt {step['attempt']}" if step.get("attempt", 1) > 1 else ""
+        told = " · ".join(filter(None, (again, said or str(step.get("title") or ""))))
+        session.line(
+            f"  {record.label(row, slug).ljust(width)}  ",
+            (status.replace("_", " ").ljust(10), summary.COLOURS.get(status, "")),
+            f"  {told}",
+        )
+
+
+def _is_open(row: Row, slug: str) -> bool:
+    return slug not in row["steps"] or row["steps"][slug]["status"] not in ("completed", "cancelled")

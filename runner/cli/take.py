@@ -1,0 +1,23 @@
+"""`runner take`."""
+
+from __future__ import annotations
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+
+@click.command("take", short_help="Merge a protocol's work here, or say how.")
+@options.protocol
+@click.pass_obj
+def command(session: Session, protocol: str | None) -> None:
+    """Merge PROTOCOL into its base, here, as one commit of yours; nothing is pushed. Where that cannot be, say how."""
+    from runner.app import take
+    from runner.store import finding
+
+    project = session.project
+    done = take.take(project, finding.find(project, protocol))
+    session.note(f"{done.protocol}  completed · {'' if done.new else 'already '}merged in {done.commit[:7]}")
+    if done.new and project.trusted.remote:
+        session.note(f"  next          git push {project.trusted.remote} {done.base}")

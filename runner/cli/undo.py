@@ -1,0 +1,31 @@
+"""`runner undo`."""
+
+from __future__ import annotations
+
+import click
+
+from runner.cli.session import Session
+
+
+@click.command("undo", short_help="Take the last transition back, or all since a revision.")
+@click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
+@click.pass_obj
+def command(session: Session, protocol: str | None) -> None:
+    """Take the last transition of PROTOCOL back, or all since REVISION: code and steps stand as they did.
+
+    It is one more transition; nothing is rewritten. What was spent, and people's own files, stay.
+    """
+    from runner.app import undo
+    from runner.cli import steering
+    from runner.errors import UsageError
+    from runner.store import finding
+
+    name, at, revision = (protocol or "").partition("@")
+    if at and not (revision.isascii() and revision.isdigit() and len(revision) < 10):
+        raise UsageError(
+            f"`{revision}` is no revision",
+            "the command line",
+            "write PROTOCOL@REVISION; `runner log` shows the revisions",
+        )
+    found = finding.find(session.project, name or None)
+    steering.tell(session, undo.undo(session.project, found, int(revision) if at else None))

@@ -1,0 +1,197 @@
+"""A workflow: a plan whose plan.md declares its inputs, so that it can be carried out with other values each time.
+
+    inputs:
+      text: {type: string, description: What is said back}
+      times: {type: integer, default: 1}
+      note: string                      # short for {type: string}
+
+An input without a default is required; with `required: false` it is null where it is not given. Promises a plan's files with
+the values put in for the declarations and every other byte as it was. Where workflows are found is left to the callers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from runner.errors import MalformedFileError, UsageError
+from runner.protocol import paths, plan, words
+from runner.protocol.model import PlanHeader, input_names
+from runner.protocol.words import INT, NUMBER, Bool, Plain, Script, Text, Words, problem
+
+
+class Type(StrEnum):
+    """What a value of an input is."""
+
+    STRING = "string"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+
+
+_SHOULD = {
+    Type.STRING: ("should be text", "write one line of text, in quotes where it looks like something else"),
+    Type.INTEGER: ("should be a whole number", "write digits, such as 3"),
+    Type.NUMBER: ("should be a number", "write one such as 3 or 1.50"),
+    Type.BOOLEAN: ("should be true or false", "write true or false"),
+}
+
+
+def written(kind: Type, text: str) -> str | None:
+    """Return how `text` is written in YAML as a value of this type; None where it is none."""
+    match kind:
+        case Type.STRING:
+            return _quoted(text)
+        case Type.INTEGER:
+            return text if INT.fullmatch(text) else None
+        case Type.NUMBER:
+            return text if NUMBER.fullmatch(text) else None
+        case Type.BOOLEAN:
+            return text if text in ("true", "false") else None
+
+
+def _quoted(text: str) -> str:
+    # JSON's strings are YAML's, but for characters that YAML breaks lines at or does not print.
+    return re.sub(
+        "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]",
+        lambda found: f"\\u{ord(found[0]):04x}",
+        json.dumps(text, ensure_ascii=False),
+    )
+
+
+class Input(Words):
+    """What a workflow says of one of its inputs. `default`: as it stands in YAML, quotes included."""
+
+    type: Type
+    description: Script | None = None
+    default: Annotated[str | None, Field(json_schema_extra={"type": ["string", "number", "boolean"]})] = None
+    required: Bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_of_its_type(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "default" not in value or value.get("type") not in list(Type):
+            return value
+        kind, given = Type(value["type"]), value["default"]
+        plain = isinstance(given, Plain)
+        found = None
+        if isinstance(given, str) and (plain or kind is Type.STRING) and not (plain and given in ("", "null", "~")):
+            found = written(kind, given)
+        if found is None:
+            what, hint = _SHOULD[kind]
+            raise problem(what, hint, "default")
+        return {**value, "default": found}
+
+    @model_validator(mode="after")
+    def _required_or_default(self) -> Input:
+        if self.required and self.default is not None:
+            raise problem("is true, and there is a default", "keep one of them", "required")
+        return self
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it has to be given."""
+        return self.default is None if self.required is None else self.required
+
+
+def _short(value: object) -> object:
+    return {"type": value} if isinstance(value, str) else value
+
+
+class WorkflowHeader(PlanHeader):
+    """The front matter of a workflow's plan.md."""
+
+    inputs: Annotated[
+        dict[Text, Annotated[Input, BeforeValidator(_short, json_schema_input_type=Type | Input)]],
+        AfterValidator(input_names),
+    ] = Field(default_factory=dict)
+
+
+def inputs_of(files: Mapping[str, bytes], where: str) -> dict[str, Input]:
+    """Return the inputs that a workflow declares; `files`: name in its folder to bytes.
+
+    Raises:
+        MalformedFileError: with the file and line.
+    """
+    return _read(files, where)[0]
+
+
+def _read(files: Mapping[str, bytes], where: str) -> tuple[dict[str, Input], str, words.Lines]:
+    if paths.PLAN not in files:
+        raise MalformedFileError("there is no plan.md", where, "write one: front matter with `title: …`, and prose")
+    at = f"{where}/{paths.PLAN}"
+    front, _ = words.split_front_matter(words.decode(files[paths.PLAN], at), at)
+    value, lines = words.load_yaml(front, at)
+    return words.validate(WorkflowHeader, value, lines, at).inputs, front, lines
+
+
+def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]) -> dict[str, bytes]:
+    """Return the plan's files of a workflow with the values of `given` in the place of plan.md's declarations.
+
+    Raises:
+        UsageError: an input that is unknown, missing or not of its type.
+        MalformedFileError: the workflow itself is not valid.
+    """
+    declared, front, lines = _read(files, where)
+    at = f"{where}/{paths.PLAN}"
+    block_line = lines.get(("inputs",), 1)
+    for name in given:
+        if name not in declared:
+            close = words.nearest(name, declared)
+            known = f"it takes {', '.join(declared)}" if declared else "this workflow takes none"
+            hint = f"did you mean `{close}`?" if close else known
+            raise UsageError(f"there is no input `{name}`", f"{at}:{block_line}", hint)
+    missing = [name for name, told in declared.items() if told.is_required and name not in given]
+    if missing:
+        raise UsageError(
+            f"the input{'s' if len(missing) > 1 else ''} {', '.join(f'`{name}`' for name in missing)} must be given",
+            f"{at}:{lines.get(('inputs', missing[0]), block_line)}",
+            f"add --input {missing[0]}=…",
+        )
+    values = {
+        name: _given(name, told, given[name]) if name in given else told.default or "null"
+        for name, told in declared.items()
+    }
+    made = dict(files)
+    if declared:
+        made[paths.PLAN] = _with_values(files[paths.PLAN], front, lines, values, at)
+    plan.parse(made, where)
+    return made
+
+
+def _given(name: str, told: Input, text: str) -> str:
+    if words.FORBIDDEN.search(text):
+        raise UsageError(
+            f"the input `{name}` holds a control or bidi character, or is not UTF-8",
+            f"--input {name}=…",
+            "give it without that character",
+        )
+    found = written(told.type, text)
+    if found is None:
+        what, hint = _SHOULD[told.type]
+        raise UsageError(f"the input `{name}` {what}, not {words.shown(text)}", f"--input {name}=…", hint)
+    return found
+
+
+def _with_values(data: bytes, front: str, lines: words.Lines, values: Mapping[str, str], where: str) -> bytes:
+    """Return plan.md with the `inputs:` block replaced by plain values, everything else byte for byte."""
+    rows = re.findall(r"[^\n]*\n|[^\n]+\Z", data.decode())  # str.splitlines ends lines at more than LF
+    first = lines[("inputs",)] - 1
+    if not re.match(r"inputs[ \t]*:", rows[first]):
+        raise MalformedFileError(
+            "`inputs` does not stand on a line of its own",
+            f"{where}:{first + 1}",
+            "write `inputs:` at the beginning of a line",
+        )
+    later = [line - 1 for path, line in lines.items() if len(path) == 1 and line - 1 > first]
+    last = min(later, default=front.count("\n"))
+    while last > first + 1 and re.match(r"#|[ \t]*\r?\n", rows[last - 1]):
+        last -= 1  # a comment or an empty line before the next key belongs to that
+    end = "\r\n" if rows[first].endswith("\r\n") else "\n"
+    block = [f"inputs:{end}", *(f"  {name}: {value}{end}" for name, value in values.items())]
+    return "".join([*rows[:first], *block, *rows[last:]]).encode()

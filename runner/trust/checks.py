@@ -1,0 +1,514 @@
+"""What verify asks of every commit of a protocol's chain: a table of checks, each a rule by the name that findings carry.
+
+A check is a function of (git, what the walk has seen, this commit); it yields (path, text) for what does not hold and changes
+nothing. `docs/verify.md` has one line for each, with the same numbers. Reading the commits, folding and reporting is `verify`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from runner.errors import InsufficientHistoryError, MalformedFileError
+from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Commit, Git, TreeEntry
+from runner.protocol import events as ev
+from runner.protocol import log, machine, message, paths, state
+from runner.protocol import plan as plan_
+from runner.protocol.digest import digest
+from runner.protocol.events import Entry, Event
+from runner.protocol.state import State, StepStatus
+
+Said = Iterator[tuple[str, str]]  # (path from the tree's root, what is wrong, in one line)
+
+NONCE = re.compile(r"[0-9a-f]{32}")
+USD = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?")
+SPENT_MOST = 2**53
+WORDS_MOST = 2 * 1024 * 1024  # bytes of one file of people's; the parser allows less
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be. `rule`: a name from `docs/verify.md`; `text`: one line."""
+
+    rule: str
+    commit: str
+    path: str
+    text: str
+
+
+@dataclass(slots=True)
+class Chain:
+    """What a walk has seen so far: the state by the fold, and the record's files as the last transition left them."""
+
+    protocol: str
+    state: State | None = None
+    log: bytes = b""
+    record: dict[str, TreeEntry] = field(default_factory=dict)
+    approvals: dict[str, TreeEntry] = field(default_factory=dict)
+    names: frozenset[str] = frozenset()  # the folder's files in the commit before
+    transitions: int = 0
+    damage: list[Finding] = field(default_factory=list)  # by ordinary commits, not repaired yet
+    damaged_by: list[str] = field(default_factory=list)  # the commits that stand on a damaged record
+    repaired: int = 0
+    mended: int = 0
+    moved: str | None = None  # the commit that the genesis was made on, where it stands on another one now
+    taken_over: str | None = None  # PROTOCOL@REVISION that steps came from, done
+
+
+@dataclass(slots=True)
+class Look:
+    """One commit, taken apart. `trailers` is None for an ordinary commit; the fields after it are a transition's."""
+
+    commit: Commit
+    parent: Commit | None
+    files: dict[str, TreeEntry]  # of the protocol's folder, by name in it
+    record: dict[str, TreeEntry]  # those of them that are the runner's
+    approvals: dict[str, TreeEntry]
+    lookalikes: list[str]  # paths that a file system could take for the folder
+    trailers: message.Trailers | None = None
+    log: bytes = b""
+    state: bytes = b""
+    entries: list[Entry] = field(default_factory=list)
+    before: State | None = None
+    after: State | None = None
+    illegal: str | None = None
+    changed: tuple[str, ...] | None = None  # paths that differ from the parent's tree, once somebody has asked
+
+    @property
+    def events(self) -> list[Event]:
+        """The transition's events, in order."""
+        return [entry.event for entry in self.entries]
+
+    def first(self, kind: type[Event]) -> Event | None:
+        """Return the first event of a kind."""
+        return next((event for event in self.events if isinstance(event, kind)), None)
+
+
+def at(walk: Chain, name: str = "") -> str:
+    """Return the path of a file of the protocol's folder."""
+    return f"{paths.folder(walk.protocol)}/{name}".rstrip("/")
+
+
+def missing(git: Git, what: str) -> InsufficientHistoryError:
+    """Return the error for an object that this clone does not have, with what to type to have it."""
+    if git.is_shallow():
+        hint = "run `git fetch --unshallow`, then `runner verify` again"
+    elif git.is_partial():
+        hint = "run `git fetch --refetch --no-filter`, then `runner verify` again"
+    else:
+        hint = "run `git fsck` to see what is lost, and `git fetch` where a remote has it"
+    return InsufficientHistoryError(f"{what} is not in this clone", str(git.common_dir), hint)
+
+
+# --- any commit ------------------------------------------------------------------------------------------------------
+
+
+def check_paths(git: Git, walk: Chain, look: Look) -> Said:
+    """1. The folder holds plain files with plain names, and nothing beside it could be taken for it."""
+    for path in look.lookalikes:
+        yield path, "a file system that ignores case would take this for the protocol's folder"
+    kinds = {LINK: "a symbolic link", SUBMODULE: "a submodule"}
+    for name, entry in look.files.items():
+        allowed = (BLOB,) if paths.is_record(name) else (BLOB, EXECUTABLE)
+        if entry.mode not in allowed:
+            yield at(walk, name), f"it is {kinds.get(entry.mode, f'of mode {entry.mode}')}, not a plain file"
+    if look.files.keys() == walk.names:
+        return
+    folded: dict[str, str] = {}
+    for name in sorted(look.files):
+        if not name.isascii() or not name.isprintable() or "\\" in name:
+            yield at(walk, name), "its name is not plain ASCII"
+        if folded.setdefault(name.lower(), name) != name:
+            yield at(walk, name), f"it differs from {folded[name.lower()]} in case only"
+
+
+def check_approvals(git: Git, walk: Chain, look: Look) -> Said:
+    """2. Approvals are only ever added, and what an event counts is there."""
+    now = look.approvals
+    for name, entry in walk.approvals.items():
+        if now.get(name) != entry:
+            yield at(walk, name), "an approval was changed or deleted"
+    for event in look.events:
+        for name in getattr(event, "approvals", ()):
+            if f"approvals/{name}" not in now and f"approvals/{name}.approval" not in now:
+                yield at(walk, paths.LOG), f"`{event.name}` counts an approval that is not there"
+
+
+def check_genesis(git: Git, walk: Chain, look: Look) -> Said:
+    """3. The chain begins with a transition that says `created`, of this protocol, on a commit without the folder."""
+    if walk.state is not None:
+        return  # a second one is not legal
+    created = [event for event in look.events if isinstance(event, ev.Created)]
+    if look.trailers is None:
+        merge = " by a merge the wrong way round" if len(look.commit.parents) > 1 else ""
+        yield at(walk), f"the folder came here{merge}, not by a transition of the runner's"
+    elif not created:
+        yield at(walk, paths.LOG), "its first transition does not say `created`"
+    elif created[0].subject != walk.protocol:
+        yield at(walk, paths.LOG), f"the log is that of {created[0].subject}"
+    elif not NONCE.fullmatch(created[0].nonce):
+        yield at(walk, paths.LOG), "the nonce is not 32 hex digits"
+    elif not look.commit.parents:
+        yield at(walk), "the genesis stands on no commit"
+
+
+# --- ordinary commits ------------------------------------------------------------------------------------------------
+
+
+def check_trailers(git: Git, walk: Chain, look: Look) -> Said:
+    """4. An ordinary commit has no line that could be taken for a trailer of the runner's."""
+    if look.trailers is None and message.parse(look.commit.message) is None and message.looks_forged(look.commit.message):
+        yield "", "a commit that is no transition carries a Runner- trailer"
+
+
+def check_record_changed(git: Git, walk: Chain, look: Look) -> Said:
+    """5. An ordinary commit leaves the record as the last transition left it; else it is damaged until it is repaired."""
+    if look.trailers is None and walk.state is not None:
+        now = look.record
+        for name in sorted({*now, *walk.record}):
+            if now.get(name) != walk.record.get(name):
+                what = "deleted" if name not in now else "changed" if name in walk.record else "added to"
+                yield at(walk, name), f"an ordinary commit {what} the runner's record"
+
+
+# --- transitions -----------------------------------------------------------------------------------------------------
+
+
+def check_commit(git: Git, walk: Chain, look: Look) -> Said:
+    """6. A transition's commit has one parent, and no header but tree, parent, author, committer and a signature."""
+    if look.trailers is not None:
+        if len(look.commit.parents) > 1:
+            yield "", f"a transition with {len(look.commit.parents)} parents"
+        if not look.commit.plain:
+            yield "", "the commit object has a header that the runner does not write"
+
+
+def check_message(git: Git, walk: Chain, look: Look) -> Said:
+    """7. The message is, byte for byte, what the entries render to."""
+    trailers = look.trailers
+    if trailers is not None and message.render(walk.protocol, look.entries, trailers.trusted) != look.commit.message:
+        yield "", "the commit's message is not that of its entries"
+
+
+def check_log(git: Git, walk: Chain, look: Look) -> Said:
+    """8. The log is the one before with the entries added, as the runner writes them; a full one is kept, whole, in log/."""
+    if look.trailers is None:
+        return
+    before, due = walk.log, due_segment(walk)
+    if due is not None:
+        kept = look.files.get(due)
+        if kept is None or git.blob(kept.oid) != walk.log:
+            yield at(walk, due), "the full log was not kept whole under the next number"
+        before = b""
+    if not look.log.startswith(before):
+        yield at(walk, paths.LOG), "the log does not go on from the one before"
+    elif log.append(before, look.entries) != look.log:
+        yield at(walk, paths.LOG), "the entries are not written as the runner writes them"
+
+
+def due_segment(walk: Chain) -> str | None:
+    """Return the name under which the log is kept before the next entry, or None where it goes on."""
+    if len(walk.log) <= log.SEGMENT:
+        return None
+    return f"log/{1 + sum(name.startswith('log/') for name in walk.record):04d}.md"
+
+
+def check_record(git: Git, walk: Chain, look: Look) -> Said:
+    """9. Of the other files of the record none changes, and none is new that no event names."""
+    if look.trailers is None:
+        return
+    now, free = look.record, {paths.LOG, paths.STATE, due_segment(walk)}
+    for event in look.events:
+        if isinstance(event, ev.CallHeld):
+            free.add(f"calls/{event.call}.json")
+        elif isinstance(event, ev.QaPassed | ev.QaFailed) and event.report:
+            free.add(f"reports/{event.subject}.{event.attempt}.md")
+    for name in sorted({*now, *walk.record}):
+        if name in walk.record and name not in (paths.LOG, paths.STATE) and now.get(name) != walk.record[name]:
+            yield at(walk, name), "a transition changed a file of the record that never changes"
+        elif name not in walk.record and name not in free:
+            yield at(walk, name), "a file of the record that no event names"
+
+
+# Which event may follow which in one commit; `None`: which may begin one. People's edits are taken up, and words counted,
+# by the transition that goes on with them.
+_ALONE: tuple[type[Event], ...] = (
+    ev.CallHeld, ev.EffectUnknown, ev.EffectDecided, ev.Asked, ev.Answered, ev.StepFinished, ev.QaPassed, ev.QaFailed,
+    ev.StepCompleted, ev.StepFailed, ev.StepBlocked, ev.StepCancelled, ev.StepRetried, ev.BudgetReached, ev.Paused, ev.Resumed,
+    ev.Blocked, ev.Failed, ev.Cancelled, ev.Completed, ev.CiReported, ev.RequestChanged, ev.Undone, ev.RecordRepaired,
+    ev.ApprovalAsked,
+)  # fmt: skip
+_WORDS: tuple[type[Event], ...] = (ev.ApprovalCounted, ev.ApprovalRefused, ev.CallDecided)
+FOLLOWS: dict[type[Event] | None, tuple[type[Event], ...]] = {
+    None: (ev.Created, ev.Planned, ev.PlanEdited, *_WORDS, *_ALONE),
+    ev.Created: (ev.Planned, ev.Imported, ev.Forked, ev.Asked),
+    ev.PlanEdited: (*_WORDS, *_ALONE),
+    ev.ApprovalCounted: (*_WORDS, *_ALONE),
+    ev.ApprovalRefused: (*_WORDS, *_ALONE),
+    ev.CallDecided: (*_WORDS, *_ALONE),
+    ev.Answered: (ev.Resumed,),
+    ev.StepFinished: (ev.StepCompleted, ev.ApprovalAsked),
+    ev.QaPassed: (ev.StepCompleted, ev.ApprovalAsked),
+    ev.QaFailed: (ev.StepFailed, ev.StepBlocked),
+    ev.StepFailed: (ev.StepRetried, ev.Failed),
+    ev.StepBlocked: (ev.Blocked,),
+    ev.StepCompleted: (ev.Completed,),
+    ev.StepRetried: (ev.StepRetried, ev.Resumed),
+    ev.StepCancelled: (ev.StepCancelled, ev.Cancelled),
+}
+_OF_PROTOCOL = (
+    ev.Created, ev.Paused, ev.Resumed, ev.Blocked, ev.Failed, ev.Cancelled, ev.Completed, ev.CiReported, ev.RequestChanged,
+    ev.Undone, ev.RecordRepaired,
+)  # fmt: skip
+
+
+def check_transition(git: Git, walk: Chain, look: Look) -> Said:
+    """10. The events are those of one transition: what one decision brings about, of one step."""
+    before: Event | None = None
+    for event in look.events:
+        follows = FOLLOWS.get(None if before is None else type(before), ())
+        if type(event) not in follows:
+            told = f"`{before.name}` and `{event.name}`" if before else f"`{event.name}` alone"
+            yield at(walk, paths.LOG), f"{told}: not one transition"
+        elif (
+            before is not None
+            and type(before) in machine.STEP_RULES
+            and type(event) in machine.STEP_RULES
+            and not isinstance(event, ev.StepRetried | ev.StepCancelled)
+            and not isinstance(before, ev.CallDecided)
+            and event.subject != before.subject
+        ):
+            yield at(walk, paths.LOG), f"one transition of two steps, {before.subject} and {event.subject}"
+        before = event
+
+
+def check_legality(git: Git, walk: Chain, look: Look) -> Said:
+    """11. Each event may happen to the state before it, is about what it can be about, and its revision is the next one."""
+    if look.illegal is not None:
+        yield at(walk, paths.LOG), look.illegal
+        return
+    known = {"plan", walk.protocol, *(look.before.steps if look.before else ()), *(look.after.steps if look.after else ())}
+    for event in look.events:
+        if isinstance(event, _OF_PROTOCOL):
+            right = event.subject == walk.protocol
+        elif isinstance(event, ev.Planned | ev.PlanEdited):
+            right = event.subject == "plan"
+        else:
+            right = event.subject in known
+        if not right:
+            yield at(walk, paths.LOG), f"`{event.name}` cannot be about {event.subject}"
+
+
+def unbounded(event: Event) -> str | None:
+    """Return what is wrong with the amounts that an event says were spent, before they are added up."""
+    for key, value in getattr(event, "spent", {}).items():
+        if key == "usd":
+            right = isinstance(value, str) and USD.fullmatch(value) is not None
+        else:
+            right = key in ("seconds", "input_tokens", "output_tokens") and type(value) is int and 0 <= value < SPENT_MOST
+        if not right:
+            return f"`{event.name}` says that {str(value)[:40]!r} of {key} was spent"
+    return None
+
+
+def check_fold(git: Git, walk: Chain, look: Look) -> Said:
+    """12. state.json is the fold of the log, byte for byte."""
+    if look.trailers is not None and look.after is not None and state.render(look.after) != look.state:
+        yield at(walk, paths.STATE), "state.json is not the fold of the log"
+
+
+def check_repair(git: Git, walk: Chain, look: Look) -> Said:
+    """13. After damage comes `record-repaired`; it names the commits that stand on a damaged record, and no others."""
+    if look.trailers is not None and walk.damaged_by and look.first(ev.RecordRepaired) is None:
+        yield at(walk), "a transition stands on a record that an ordinary commit had damaged"
+    for event in look.events:
+        if isinstance(event, ev.RecordRepaired) and sorted(event.commits) != sorted(walk.damaged_by):
+            yield at(walk, paths.LOG), "it does not name the commits whose damage it repairs"
+
+
+def check_words(git: Git, walk: Chain, look: Look) -> Said:
+    """14. A transition changes no words of people's; the first one brings them."""
+    if look.trailers is None or look.before is None:
+        return
+    own = at(walk) + "/"
+    for path in _changed(git, look):
+        if path.startswith(own) and not paths.is_record(path.removeprefix(own)):
+            yield path, "a transition changed people's words"
+
+
+def check_work(git: Git, walk: Chain, look: Look) -> Said:
+    """15. Code changes only where a step's work ends or is undone, and below .protocols nothing does but memory/."""
+    if look.trailers is None or look.first(ev.Undone):  # an undoing is compared with what it goes back to
+        return
+    own = at(walk) + "/"
+    works = any(isinstance(event, ev.StepFinished) and event.executor != "person" for event in look.events)
+    for path in _changed(git, look):
+        if path.startswith(own):
+            continue
+        if not works:
+            yield path, "a transition without work changed this"
+        elif path.partition("/")[0].casefold() == paths.ROOT and not path.startswith(paths.MEMORY):
+            yield path, "a step changed what only people may change"
+
+
+def _changed(git: Git, look: Look) -> tuple[str, ...]:
+    if look.changed is None:
+        look.changed = tuple(git.changed(look.parent.tree, look.commit.tree)) if look.parent else ()
+    return look.changed
+
+
+def check_plan(git: Git, walk: Chain, look: Look) -> Said:
+    """16. What `planned` and `plan-edited` say is what the plan's files say in that commit."""
+    planned, edit = look.first(ev.Planned), look.first(ev.PlanEdited)
+    if planned is None and edit is None:
+        return
+    told = {}
+    for name, entry in look.files.items():
+        if "/" in name or not name.endswith(".md") or name == paths.LOG:
+            continue
+        size = git.sizes([entry.oid])[0]
+        if size is not None and size > WORDS_MOST:
+            yield at(walk, name), "the file is too big to be read"
+            return
+        data = git.blob(entry.oid)
+        if data is None:
+            raise missing(git, f"{name} of commit {look.commit.oid[:12]}")
+        told[name] = data
+    try:
+        plan = plan_.parse(told, at(walk))
+    except MalformedFileError as error:
+        yield error.where, f"the plan that the event speaks of cannot be read: {error.what}"
+        return
+    if isinstance(planned, ev.Planned):
+        if (planned.plan, planned.steps) != (plan.digest, machine.planned_steps(plan)):
+            yield at(walk, paths.PLAN), "`planned` does not say what the plan's files say"
+        created = look.first(ev.Created)
+        if isinstance(created, ev.Created) and created.title != plan.header.title:
+            yield at(walk, paths.PLAN), "`created` gives another title"
+    elif look.before is not None and edit != machine.edit_of(look.before, plan):
+        yield at(walk, paths.PLAN), "`plan-edited` does not say what people changed"
+
+
+def check_digest(git: Git, walk: Chain, look: Look) -> Said:
+    """17. The step's file that work names by digest is there, and so are the artifacts.
+
+    Where a person's edit came between, the file is that of the commit which the work began at, on this chain.
+    """
+    for event in look.events:
+        if not isinstance(event, ev.StepFinished) or look.after is None or event.subject not in look.after.steps:
+            continue
+        name = f"{look.after.steps[event.subject].place:02d}-{event.subject}.md"
+        if _step_digest(git, look.files, event.subject) != event.digest:
+            began = _files_at(git, walk, look.commit, event.start)
+            if began is None or _step_digest(git, began, event.subject) != event.digest:
+                yield at(walk, name), "the step's file is not the one that was carried out"
+        if event.start != look.commit.parents[0]:
+            continue  # the work was merged onto a person's: the artifact is what it was before that
+        for artifact in event.artifacts:
+            data = git.blob(f"{look.commit.tree}:{artifact['path']}")
+            if digest(data if data is not None else b"") != artifact["digest"]:
+                yield artifact["path"], "the artifact has another digest"
+
+
+def _step_digest(git: Git, files: dict[str, TreeEntry], slug: str) -> str | None:
+    for name, entry in files.items():
+        if paths.is_words(name) and name.partition("-")[2] == f"{slug}.md":
+            data = git.blob(entry.oid)
+            if data is None:
+                raise missing(git, name)
+            return digest(data)
+    return None
+
+
+def _files_at(git: Git, walk: Chain, tip: Commit, oid: str) -> dict[str, TreeEntry] | None:
+    """Return the folder's files in a commit of the chain below `tip`; None where it is no commit of it."""
+    for commit in _back(git, walk, tip):
+        if commit.oid == oid:
+            return git.tree(f"{oid}:{at(walk)}")
+    return None
+
+
+def _back(git: Git, walk: Chain, commit: Commit) -> Iterator[Commit]:
+    """Return the chain below a commit, newest first, down to its genesis."""
+    while commit.parents:
+        trailers = message.parse(commit.message)
+        if trailers and trailers.protocol == walk.protocol and trailers.events[0] == f"created {walk.protocol}":
+            return
+        below = git.commit(commit.parents[0])
+        if below is None:
+            raise missing(git, f"commit {commit.parents[0][:12]}")
+        commit = below
+        yield commit
+
+
+def check_evidence(git: Git, walk: Chain, look: Look) -> Said:
+    """18. QA looked at the tree of the commit before; what passed has no check that failed."""
+    for event in look.events:
+        if isinstance(event, ev.QaPassed | ev.QaFailed):
+            if look.parent is None or event.tree != look.parent.tree:
+                yield "", f"the QA of {event.subject} did not look at the tree before this commit"
+            if isinstance(event, ev.QaPassed) and any(check["code"] != 0 for check in event.evidence):
+                yield at(walk, paths.LOG), f"the QA of {event.subject} passed with a check that failed"
+
+
+def check_undone(git: Git, walk: Chain, look: Look) -> Said:
+    """19. After `undone` the tree outside the folder, and what stands as done, are those of the revision that it names."""
+    event = look.first(ev.Undone)
+    if not isinstance(event, ev.Undone) or look.after is None:
+        return
+    then = _transition_at(git, walk, look.commit, event.to)
+    if then is None:
+        yield at(walk, paths.LOG), f"no transition ended at revision {event.to}"
+        return
+    own, moved = at(walk) + "/", set(_changed(git, look))
+    for path in git.changed(then.tree, look.commit.tree):
+        people = path.startswith(f"{paths.ROOT}/") and not path.startswith(paths.MEMORY)
+        if not path.startswith(own) and (not people or path in moved):
+            yield path, f"it is not as it was at revision {event.to}"
+    data = git.blob(f"{then.oid}:{at(walk, paths.STATE)}")
+    if data is None:
+        raise missing(git, f"state.json of commit {then.oid[:12]}")
+    old = state.load(data, at(walk, paths.STATE))
+    if look.after.status is not old.status and look.after.status in (state.Status.COMPLETED, state.Status.CANCELLED):
+        yield at(walk, paths.LOG), f"at revision {event.to} the protocol was {old.status}"
+    for slug, told in event.steps.items():
+        was = old.steps.get(slug)
+        ended = told["status"] in (StepStatus.COMPLETED, StepStatus.CANCELLED, StepStatus.NEEDS_QA)
+        if ended and (was is None or (was.status, was.result) != (told["status"], told["result"])):
+            yield at(walk, paths.LOG), f"at revision {event.to} {slug} was {was.status if was else 'not there'}"
+
+
+def _transition_at(git: Git, walk: Chain, tip: Commit, revision: int) -> Commit | None:
+    """Return the transition of the chain below `tip` whose last event has the revision."""
+    for commit in _back(git, walk, tip):
+        trailers = message.parse(commit.message)
+        if trailers and trailers.protocol == walk.protocol and trailers.revision <= revision:
+            return commit if trailers.revision == revision else None
+    return None
+
+
+Check = Callable[[Git, Chain, Look], Said]
+
+# The rules by their numbers, in the order in which a commit is asked.
+CHECKS: dict[str, Check] = {
+    "paths": check_paths,  # 1
+    "approvals": check_approvals,  # 2
+    "genesis": check_genesis,  # 3
+    "trailers": check_trailers,  # 4
+    "record-changed": check_record_changed,  # 5
+    "commit": check_commit,  # 6
+    "message": check_message,  # 7
+    "log": check_log,  # 8
+    "record": check_record,  # 9
+    "transition": check_transition,  # 10
+    "legality": check_legality,  # 11
+    "fold": check_fold,  # 12
+    "repair": check_repair,  # 13
+    "words": check_words,  # 14
+    "work": check_work,  # 15
+    "plan": check_plan,  # 16
+    "digest": check_digest,  # 17
+    "evidence": check_evidence,  # 18
+    "undone": check_undone,  # 19
+}
