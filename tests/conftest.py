@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from typing import Any
 import hypothesis
 import pytest
 
+from runner.protocol.ids import is_protocol_id
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
 
@@ -41,6 +43,62 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Register what tests here may be marked with."""
+    config.addinivalue_line("markers", "no_agreement(reason): the two verifiers are not compared after this test")
+
+
+_made_boxes: list[Path] = []  # repositories of the test that runs
+_AGREE_ON = 12  # branches of a repository
+
+
+@pytest.fixture(autouse=True)
+def agreement(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test that made protocols: `runner verify` and the second verifier say the same of every branch of theirs."""
+    _made_boxes.clear()
+    yield
+    if request.node.get_closest_marker("no_agreement") is None:
+        for path in dict.fromkeys(_made_boxes):
+            if names := _protocol_branches(path / ".git"):
+                _agree(path, names[:_AGREE_ON])
+
+
+def _protocol_branches(git_dir: Path) -> list[str]:
+    """Return the branches that are named as protocols, read from the files without starting git."""
+    if not git_dir.is_dir():
+        return []
+    heads = git_dir / "refs" / "heads"
+    names = {str(file.relative_to(heads)) for file in heads.rglob("*") if file.is_file()}
+    packed = git_dir / "packed-refs"
+    if packed.is_file():
+        names |= set(re.findall(r"^[0-9a-f]+ refs/heads/(.+)$", packed.read_text("utf-8", "replace"), re.MULTILINE))
+    return sorted(name for name in names if is_protocol_id(name.rsplit("/", 1)[-1]))
+
+
+def _agree(path: Path, names: list[str]) -> None:
+    from runner.errors import InsufficientHistoryError, RunnerError
+    from runner.git import Git
+    from runner.trust import verify
+
+    ours: dict[str, int] = {}
+    try:
+        with Git.open(path) as git:
+            for name in names:
+                protocol, tip = name.rsplit("/", 1)[-1], git.ref(f"refs/heads/{name}")
+                try:
+                    if tip is not None:
+                        ours[name] = 0 if verify.verify(git, protocol, tip).ok else 4
+                except InsufficientHistoryError:
+                    ours[name] = 5
+    except RunnerError:  # a repository that the test broke as a whole
+        return
+    argv = [sys.executable, "-I", str(Path(__file__).with_name("second_verifier.py")), str(path / ".git")]
+    argv += [word for name in ours for word in (f"refs/heads/{name}", name.rsplit("/", 1)[-1])]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    theirs = [int(line.split(" ", 1)[0]) for line in done.stdout.splitlines()]
+    assert list(ours.values()) == theirs, f"the verifiers differ: ours {ours}, the second {done.stdout}{done.stderr}"
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """How a command ended."""
@@ -61,6 +119,9 @@ class Box:
     path: Path
     home: Path
     env: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _made_boxes.append(self.path)
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """The person's whole environment."""

@@ -1,0 +1,218 @@
+"""What finished protocols leave here is taken away; what is in no commit never is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.store import locks
+from tests.conftest import Box, clone, command
+
+
+def workspace(box: Box, protocol: str) -> Path:
+    with box.project() as project:
+        return project.places.own / protocol
+
+
+def branches(box: Box) -> list[str]:
+    return box.git("for-each-ref", "--format=%(refname:short)", "refs/heads").split()
+
+
+@pytest.fixture
+def done(box: Box) -> str:
+    """A protocol that is completed and waits for its merge."""
+    protocol = box.new({"01-a": command("echo a > a.txt; mkdir -p cache; echo big > cache/x"), "02-b": command("true")})
+    box.runner("run", protocol, rc=0)
+    assert workspace(box, protocol).is_dir()
+    return protocol
+
+
+@pytest.fixture
+def merged(box: Box, done: str) -> str:
+    """A protocol that is completed and merged."""
+    box.git("merge", "-q", "--no-ff", "-m", "merge", done)
+    return done
+
+
+def test_a_merged_protocol_leaves_nothing(box: Box, merged: str) -> None:
+    folder, space = box.worktree(merged), workspace(box, merged)
+    told = box.runner("clean", rc=0)
+    assert [line.split()[:2] for line in told.out.splitlines()] == [
+        ["removed", "worktree"],
+        ["removed", "workspace"],
+        ["removed", "branch"],
+    ]
+    assert str(folder) in told.out and str(space) in told.out and "freed" in told.err
+    assert not folder.exists() and not folder.parent.exists() and not space.exists()
+    assert branches(box) == ["main"] and "worktrees" not in box.git("worktree", "list")
+    assert box.git("show", "main:a.txt") == "a\n"
+    assert box.git("fsck", "--no-dangling") == "" and box.git("status", "--porcelain") == ""
+    assert "nothing to take away" in box.runner("clean", rc=0).err
+    assert box.new({"01-a": command("true")}) == "0002-a-plan"  # its number is not given again
+
+
+def test_a_dry_run_says_the_same_and_does_nothing(box: Box, merged: str) -> None:
+    folder, space = box.worktree(merged), workspace(box, merged)
+    would = box.runner("clean", "--dry-run", rc=0)
+    assert would.out.count("would go") == 3 and "would be freed" in would.err
+    assert folder.is_dir() and space.is_dir() and merged in branches(box)
+    did = box.runner("clean", rc=0)
+    assert would.out.replace("would go", "removed") == did.out
+
+
+def test_one_that_waits_for_its_merge_is_left_and_named(box: Box, done: str) -> None:
+    folder, space = box.worktree(done), workspace(box, done)
+    told = box.runner("clean", rc=0)
+    assert told.out == "" and f"{done} waits for its merge" in told.err
+    assert folder.is_dir() and space.is_dir()
+    told = box.runner("clean", done, rc=0)
+    assert "worktree" in told.out and "workspace" in told.out and "branch" not in told.out
+    assert not folder.exists() and not space.exists() and done in branches(box)
+    box.runner("verify", done, rc=0)
+
+
+def test_a_cancelled_protocol_loses_its_folders_and_keeps_its_branch(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+    box.runner("step", protocol, rc=0)
+    folder, space = box.worktree(protocol), workspace(box, protocol)
+    box.runner("cancel", protocol)
+    assert box.state(protocol)["status"] == "cancelled"
+    box.runner("clean", rc=0)
+    assert not folder.exists() and not space.exists() and protocol in branches(box)
+
+
+def test_an_open_protocol_keeps_everything_unless_it_is_named(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("cat a.txt > b.txt")})
+    box.runner("step", protocol, rc=0)
+    folder, space = box.worktree(protocol), workspace(box, protocol)
+    assert "nothing to take away" in box.runner("clean", rc=0).err
+    assert space.is_dir()
+    told = box.runner("clean", protocol, rc=0).out
+    assert "workspace" in told and "worktree" not in told
+    assert not space.exists() and folder.is_dir()
+    box.runner("run", protocol, rc=0)  # it is made again
+    assert box.git("show", f"{protocol}:b.txt") == "a\n"
+
+
+def test_a_held_protocol_is_left(box: Box, merged: str) -> None:
+    space = workspace(box, merged)
+    project = box.project()
+    with project, locks.hold(project.places.lock(merged), project.who, what=merged):
+        told = box.runner("clean", rc=0)
+        assert told.out == "" and "held by" in told.err
+        assert "held by another runner" in box.runner("clean", merged, rc=75).err
+    assert space.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "ignored"),
+    [("mine.txt", False), ("a.txt", False), ("secret.env", True)],
+    ids=["new", "changed", "ignored"],
+)
+def test_a_worktree_that_holds_what_is_in_no_commit_is_left_and_named(
+    box: Box, merged: str, name: str, ignored: bool
+) -> None:
+    folder = box.worktree(merged)
+    if ignored:
+        box.write(".git/info/exclude", f"{name}\n")
+    (folder / name).write_text("mine\n")
+    told = box.runner("clean", rc=0)
+    assert f"left     worktree   {folder}" in told.err and name in told.err
+    assert (folder / name).read_text() == "mine\n"
+    assert merged in branches(box) and "its worktree is left" in told.err
+    assert not workspace(box, merged).exists()
+    (folder / name).unlink()
+    box.git("checkout", "-q", ".", cwd=folder)
+    box.runner("clean", rc=0)
+    assert not folder.exists() and merged not in branches(box)
+
+
+def test_caches_do_not_keep_a_worktree(box: Box, merged: str) -> None:
+    folder = box.worktree(merged)
+    (folder / "src/__pycache__").mkdir(parents=True)
+    (folder / "src/__pycache__/app.pyc").write_bytes(b"\0")
+    box.runner("clean", rc=0)
+    assert not folder.exists()
+
+
+def test_staged_changes_a_locked_worktree_and_a_rebase_under_way_keep_it(box: Box, merged: str) -> None:
+    folder = box.worktree(merged)
+    (folder / "staged.txt").write_text("s\n")
+    box.git("add", "staged.txt", cwd=folder)
+    assert "staged.txt" in box.runner("clean", rc=0).err
+    box.git("reset", "-q", "--hard", cwd=folder)
+    box.git("worktree", "lock", folder)
+    assert "locked" in box.runner("clean", rc=0).err
+    box.git("worktree", "unlock", folder)
+    git_dir = Path(box.git("rev-parse", "--absolute-git-dir", cwd=folder).strip())
+    (git_dir / "MERGE_HEAD").write_text(box.git("rev-parse", "main"))
+    assert "under way" in box.runner("clean", rc=0).err
+    assert folder.is_dir()
+
+
+def test_the_worktree_that_one_stands_in_is_left(box: Box, merged: str) -> None:
+    folder = box.worktree(merged)
+    assert "you are in it" in box.runner("clean", cwd=folder / "src", rc=0).err
+    assert folder.is_dir()
+
+
+def test_the_main_worktree_is_never_taken_away(box: Box, merged: str) -> None:
+    box.git("worktree", "remove", box.worktree(merged))
+    box.git("switch", "-q", merged)
+    told = box.runner("clean", rc=0).err
+    assert "it is the main worktree" in told
+    assert (box.path / "README.md").is_file() and merged in branches(box)
+
+
+def test_a_squashed_protocol_keeps_its_branch(box: Box, done: str) -> None:
+    """The base has its record and not its commits: the branch is what proves it."""
+    box.git("merge", "-q", "--squash", done)
+    box.git("commit", "-qm", "squashed")
+    folder = box.worktree(done)
+    told = box.runner("clean", rc=0).out
+    assert "worktree" in told and "branch" not in told
+    assert not folder.exists() and done in branches(box)
+
+
+def test_merged_on_the_remote_counts(remote: Box) -> None:
+    protocol = remote.new({"01-a": command("echo a > a.txt")})
+    remote.runner("run", protocol, rc=0)
+    remote.git("push", "-q", "origin", protocol)
+    other = clone(remote, "other")
+    other.git("merge", "-q", "--no-ff", "-m", "merge", f"origin/{protocol}")
+    other.git("push", "-q", "origin", "main")
+    remote.runner("clean", rc=0)
+    assert protocol in branches(remote)
+    remote.git("fetch", "-q", "origin")
+    remote.runner("clean", rc=0)
+    assert protocol not in branches(remote)
+
+
+def test_a_workspace_whose_branch_is_gone_is_taken_away(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+    box.runner("step", protocol, rc=0)
+    box.git("worktree", "remove", box.worktree(protocol))
+    box.git("branch", "-qD", protocol)
+    space = workspace(box, protocol)
+    assert space.is_dir()
+    assert str(space) in box.runner("clean", rc=0).out
+    assert not space.exists()
+
+
+def test_a_folder_that_a_step_made_unreadable_goes_too(box: Box) -> None:
+    protocol = box.new({"01-a": command("mkdir -p node_modules/x; touch node_modules/x/f; chmod 0 node_modules/x")})
+    box.runner("run", protocol, rc=0)
+    space = workspace(box, protocol)
+    box.runner("clean", protocol, rc=0)
+    assert not space.exists()
+
+
+def test_nothing_else_of_the_persons_state_is_touched(box: Box, merged: str) -> None:
+    own = workspace(box, merged).parent
+    mark = own / "marks" / f"{merged}.json"
+    before = json.loads(mark.read_bytes())
+    box.runner("clean", rc=0)
+    assert json.loads(mark.read_bytes()) == before
+    box.runner("clean", "0009-none", rc=2)

@@ -1,0 +1,617 @@
+"""Pause, resume, cancel, retry, answer, undo and take: what people say, also beside a runner that is at work."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box, command
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A command that says when it is at work, and waits to be let go."""
+
+    folder: Path
+
+    def line(self, then: str = "true") -> str:
+        """The shell line; `then` is done after the wait."""
+        return f"touch {self.folder}/begun; while [ ! -e {self.folder}/go ]; do sleep 0.02; done; {then}"
+
+    def wait(self) -> None:
+        """Wait until the command is at work."""
+        until = time.monotonic() + 30
+        while not (self.folder / "begun").exists():
+            assert time.monotonic() < until, "the step did not begin"
+            time.sleep(0.02)
+
+    def open(self) -> None:
+        """Let it go on."""
+        (self.folder / "go").touch()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    return Gate(folder)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """How a started command ended: (exit code, stderr)."""
+    _, err = process.communicate(timeout=60)
+    return process.returncode, err
+
+
+def healthy(box: Box, protocol: str) -> None:
+    """The history verifies, nothing is lost, the person's worktree is clean."""
+    box.runner("verify", protocol, rc=0)
+    assert box.git("fsck", "--no-dangling") == ""
+    assert box.git("status", "--porcelain", cwd=box.worktree(protocol)) == ""
+
+
+def human(prose: str = "") -> str:
+    return f"kind: human\n{prose}"
+
+
+# --- pause, resume, cancel ---------------------------------------------------------------------------------------------
+
+
+def test_pause_stops_and_resume_goes_on(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
+    box.runner("step", protocol, rc=0)
+    told = box.runner("pause", protocol, "-m", "lunch", rc=0)
+    assert "paused" in told.err and "runner resume 1" in told.err
+    assert "- reason: lunch\n" in box.log(protocol)
+    box.runner("run", protocol, rc=3)
+    assert box.state(protocol)["status"] == "paused"
+    box.runner("resume", protocol, rc=0)
+    assert box.state(protocol)["status"] == "running"
+    box.runner("run", protocol, rc=0)
+    assert box.state(protocol)["status"] == "completed"
+    healthy(box, protocol)
+
+
+def test_saying_it_twice_changes_nothing(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    assert "it is not paused" in box.runner("resume", protocol, rc=0).err
+    for verb, told in (("pause", "already paused"), ("cancel", "already cancelled")):
+        box.runner(verb, protocol, rc=0)
+        tip = box.git("rev-parse", protocol)
+        assert told in box.runner(verb, protocol, rc=0).err
+        assert box.git("rev-parse", protocol) == tip
+
+
+def test_a_pause_before_the_first_step_resumes_to_planned(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    box.runner("pause", protocol, rc=0)
+    box.runner("resume", protocol, rc=0)
+    assert box.state(protocol)["status"] == "planned"
+
+
+@pytest.mark.parametrize("verb", [["pause"], ["resume"], ["retry"], ["answer", "yes"], ["cancel"], ["edit"]])
+def test_what_has_ended_cannot_be_steered(box: Box, verb: list[str]) -> None:
+    protocol = box.new({"01-a": command("true")})
+    box.runner("run", protocol, rc=0)
+    tip = box.git("rev-parse", protocol)
+    told = box.runner(verb[0], protocol, *verb[1:], rc=4)
+    assert f"{protocol} is completed: there is nothing to {verb[0]}" in told.err
+    assert "runner undo 1" in told.err
+    assert box.git("rev-parse", protocol) == tip
+
+
+def test_cancel_ends_it_and_its_branch_stays(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+    box.runner("step", protocol, rc=0)
+    box.runner("cancel", protocol, "-m", "not needed any more", rc=0)
+    assert box.state(protocol)["status"] == "cancelled"
+    assert '- reason: "not needed any more"\n' in box.log(protocol)
+    box.runner("resume", protocol, rc=4)
+    tip = box.git("rev-parse", protocol)
+    box.runner("step", protocol)
+    assert box.git("rev-parse", protocol) == tip
+    healthy(box, protocol)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"), [("", "is empty"), ("x" * 501, "501 characters"), ("a\u202eb", "U+202E"), ("a\x1b[2Jb", "U+001B")]
+)
+def test_a_text_that_cannot_be_kept_whole_is_refused(box: Box, text: str, what: str) -> None:
+    protocol = box.new({"01-a": command("true")})
+    tip = box.git("rev-parse", protocol)
+    assert what in box.runner("pause", protocol, "-m", text, rc=2).err
+    assert box.git("rev-parse", protocol) == tip
+
+
+def test_pause_while_a_step_is_at_work_lets_it_end_and_stops(box: Box, gate: Gate) -> None:
+    protocol = box.new({"01-a": command(gate.line("echo a > a.txt")), "02-b": command("echo b > b.txt")})
+    process = box.start("run", protocol)
+    gate.wait()
+    assert "a step is at work" in box.runner("pause", protocol, rc=0).err
+    gate.open()
+    code, err = ended(process)
+    assert code == 3, err
+    state = box.state(protocol)
+    assert state["status"] == "paused"
+    assert state["steps"]["a"]["status"] == "completed" and state["steps"]["b"]["status"] == "pending"
+    assert box.git("show", f"{protocol}:a.txt") == "a\n"
+    healthy(box, protocol)
+    box.runner("resume", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert box.log(protocol).count("step-finished a") == 1
+    healthy(box, protocol)
+
+
+def test_pause_while_the_last_step_is_at_work_keeps_it_paused(box: Box, gate: Gate) -> None:
+    protocol = box.new({"01-a": command(gate.line("echo a > a.txt"))})
+    process = box.start("run", protocol)
+    gate.wait()
+    box.runner("pause", protocol, rc=0)
+    gate.open()
+    assert ended(process)[0] == 3
+    assert box.state(protocol)["status"] == "paused"
+    assert box.state(protocol)["steps"]["a"]["status"] == "completed"
+    box.runner("resume", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert box.state(protocol)["status"] == "completed"
+    healthy(box, protocol)
+
+
+def test_pause_while_checks_run_leaves_the_verdict_for_later(box: Box, gate: Gate) -> None:
+    qa = f"qa: {{policy: light, checks: ['{gate.line()}']}}\n"
+    protocol = box.new({"01-a": command("echo a > a.txt", qa), "02-b": command("true")})
+    box.runner("step", protocol, rc=0)
+    process = box.start("run", protocol)
+    gate.wait()
+    box.runner("pause", protocol, rc=0)
+    gate.open()
+    assert ended(process)[0] == 3
+    assert box.state(protocol)["status"] == "paused"
+    assert box.state(protocol)["steps"]["a"]["status"] == "needs_qa"
+    healthy(box, protocol)
+    box.runner("resume", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert box.state(protocol)["status"] == "completed"
+    healthy(box, protocol)
+
+
+def test_cancel_while_a_step_is_at_work_keeps_its_work_aside(box: Box, gate: Gate) -> None:
+    protocol = box.new({"01-a": command(gate.line("echo a > a.txt"))})
+    process = box.start("step", protocol)
+    gate.wait()
+    assert f"refs/runner/attempts/{protocol}/" in box.runner("cancel", protocol, rc=0).err
+    gate.open()
+    code, err = ended(process)
+    assert code == 4 and "was cancelled while a was at work" in err
+    kept = f"refs/runner/attempts/{protocol}/a.1"
+    assert kept in err and box.git("show", f"{kept}:a.txt") == "a\n"
+    assert box.state(protocol)["status"] == "cancelled"
+    assert "a.txt" not in box.git("ls-tree", "--name-only", protocol)
+    healthy(box, protocol)
+    box.runner("undo", protocol, rc=0)
+    assert box.state(protocol)["status"] == "planned"
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:a.txt") == "a\n"
+    healthy(box, protocol)
+
+
+def test_a_step_that_fails_while_paused_is_recorded(box: Box, gate: Gate) -> None:
+    protocol = box.new({"01-a": command(gate.line("exit 3"))})
+    process = box.start("run", protocol)
+    gate.wait()
+    box.runner("pause", protocol, rc=0)
+    gate.open()
+    assert ended(process)[0] == 1
+    assert box.state(protocol)["steps"]["a"]["status"] == "failed"
+    assert box.state(protocol)["status"] == "failed"
+    healthy(box, protocol)
+
+
+def test_many_at_once_lose_no_word(box: Box) -> None:
+    protocol = box.new({f"{number:02d}-s{number}": command("true") for number in range(1, 6)})
+    runner = box.start("run", protocol)
+    others = [box.start(verb, protocol) for verb in ("pause", "resume", "pause", "resume")]
+    codes = [ended(process) for process in others]
+    assert [code for code, _ in codes] == [0] * 4, codes
+    assert ended(runner)[0] in (0, 3)
+    healthy(box, protocol)
+    box.runner("resume", protocol)
+    box.runner("run", protocol)
+    assert box.state(protocol)["status"] == "completed"
+    healthy(box, protocol)
+
+
+# --- retry -------------------------------------------------------------------------------------------------------------
+
+
+def test_retry_begins_a_new_attempt_from_before_the_failed_one(box: Box) -> None:
+    protocol = box.new({"01-a": command("ls; echo half >> a.txt; test -e allowed")})
+    box.runner("run", protocol, rc=1)
+    kept = f"refs/runner/attempts/{protocol}/a.1"
+    assert box.git("show", f"{kept}:a.txt") == "half\n"
+    tree = box.worktree(protocol)
+    (tree / "allowed").touch()
+    box.commit("allow it", cwd=tree)
+    told = box.runner("retry", protocol, rc=0)
+    assert "attempt 2" in told.err and "runner run 1" in told.err
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:a.txt") == "half\n"
+    assert box.state(protocol)["steps"]["a"]["attempt"] == 2
+    healthy(box, protocol)
+
+
+def test_retry_keep_goes_on_from_the_failed_work(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo half >> a.txt; test $(wc -l < a.txt) -ge 2")})
+    box.runner("run", protocol, rc=1)
+    told = box.runner("retry", protocol, "--keep", rc=0)
+    assert "from the work of the last one" in told.err
+    assert f"- kept: refs/runner/attempts/{protocol}/a.1\n" in box.log(protocol)
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:a.txt") == "half\nhalf\n"
+    healthy(box, protocol)
+
+
+def test_retry_keep_that_conflicts_by_now_is_refused_and_can_be_taken_back(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo ours > README.md; test -e ok")})
+    box.runner("run", protocol, rc=1)
+    box.runner("retry", protocol, "--keep", rc=0)
+    tree = box.worktree(protocol)
+    (tree / "README.md").write_text("mine\n")
+    (tree / "ok").touch()
+    box.commit("mine", cwd=tree)
+    assert "`runner undo` takes the retry back" in box.runner("run", protocol, rc=4).err
+    box.git("revert", "--no-edit", "HEAD", cwd=tree)
+    box.runner("undo", protocol, rc=0)
+    assert box.state(protocol)["status"] == "failed"
+    (tree / "ok").touch()
+    box.commit("ok", cwd=tree)
+    box.runner("retry", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:README.md") == "ours\n"
+    healthy(box, protocol)
+
+
+def test_retry_keep_without_work_says_so(box: Box) -> None:
+    protocol = box.new({"01-a": command("false")})
+    box.runner("run", protocol, rc=1)
+    assert "left no work to go on from" in box.runner("retry", protocol, "--keep", rc=4).err
+
+
+def test_retry_where_nothing_failed_is_refused(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+    assert "nothing failed" in box.runner("retry", protocol, rc=4).err
+    assert "b is pending: it did not fail" in box.runner("retry", protocol, "--step", "02-b", rc=4).err
+    assert "did you mean `a`?" in box.runner("retry", protocol, "--step", "aa", rc=2).err
+
+
+def test_a_finished_step_is_done_again_when_it_is_named(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a >> a.txt"), "02-b": command("true")})
+    box.runner("step", protocol, rc=0)
+    box.runner("retry", protocol, "--step", "01-a", rc=0)
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:a.txt") == "a\na\n"
+    assert box.state(protocol)["steps"]["a"]["attempt"] == 2
+    healthy(box, protocol)
+
+
+def test_a_blocked_protocol_resumes_by_a_retry(box: Box) -> None:
+    protocol = box.new({"01-a": command("test -e ok", "on_failure: {then: block}\n")})
+    box.runner("run", protocol, rc=3)
+    assert box.state(protocol)["status"] == "blocked"
+    told = box.runner("resume", protocol, rc=4)
+    assert "runner retry 1" in told.err
+    tree = box.worktree(protocol)
+    (tree / "ok").touch()
+    box.commit("ok", cwd=tree)
+    box.runner("retry", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    healthy(box, protocol)
+
+
+# --- answer ------------------------------------------------------------------------------------------------------------
+
+
+def asked(box: Box) -> str:
+    protocol = box.new({"01-review": human(), "02-b": command("echo $RUNNER_STEPS_REVIEW_ANSWER > b.txt")})
+    box.runner("run", protocol, rc=3)
+    return protocol
+
+
+@pytest.mark.parametrize("which", [[], ["w3"], ["review"], ["01-review"]])
+def test_an_answer_ends_a_human_step(box: Box, which: list[str]) -> None:
+    protocol = asked(box)
+    told = box.runner("answer", protocol, *which, "looks good", rc=0)
+    assert "review answered" in told.err
+    assert box.git("log", "-1", "--format=%an", protocol) == "Alice\n"
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:b.txt") == "looks good\n"
+    healthy(box, protocol)
+
+
+def test_an_answer_needs_no_protocol_where_one_is_open(box: Box) -> None:
+    protocol = asked(box)
+    assert "is the protocol" in box.runner("answer", "1", rc=2).err
+    box.runner("answer", "review", "fine", rc=0)
+    assert box.state(protocol)["waiting"] == []
+
+
+def test_an_answer_is_read_from_stdin(box: Box) -> None:
+    protocol = asked(box)
+    process = subprocess.run(
+        ["python3", "-c", "import sys; print('from a file')"], capture_output=True, text=True, check=True
+    )
+    done = subprocess.run(
+        [__import__("sys").executable, "-m", "runner", "answer", protocol, "-"],
+        cwd=box.path,
+        env={**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
+        input=process.stdout,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert '- text: "from a file"\n' in box.log(protocol)
+
+
+def test_an_answer_where_nothing_waits(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-review": human()})
+    assert "nothing waits for an answer" in box.runner("answer", protocol, "yes", rc=2).err
+    box.runner("run", protocol, rc=3)
+    told = box.runner("answer", protocol, "w99", "yes", rc=2).err
+    assert "as `w99`" in told and "(review)" in told
+    box.runner("answer", protocol, "yes", rc=0)
+    box.runner("answer", protocol, "yes", rc=2)
+
+
+def test_an_answer_says_what_is_not_committed(box: Box) -> None:
+    protocol = asked(box)
+    (box.worktree(protocol) / "notes.txt").write_text("mine\n")
+    assert "not committed, so not a part of it: notes.txt" in box.runner("answer", protocol, "done", rc=0).err
+
+
+def test_an_answer_is_signed_where_the_person_signs(box: Box, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    box.git("config", "--global", "gpg.format", "ssh")
+    box.git("config", "--global", "user.signingkey", key)
+    box.git("config", "--global", "commit.gpgsign", "true")
+    protocol = asked(box)
+    box.runner("answer", protocol, "yes", rc=0)
+    assert "gpgsig" in box.git("cat-file", "commit", protocol)
+    box.runner("pause", protocol, rc=0)
+    assert "gpgsig" not in box.git("cat-file", "commit", protocol)
+    healthy(box, protocol)
+
+
+# --- undo --------------------------------------------------------------------------------------------------------------
+
+
+def three(box: Box) -> str:
+    return box.new({f"0{n}-{s}": command(f"echo {s} >> all.txt") for n, s in ((1, "a"), (2, "b"), (3, "c"))})
+
+
+def test_undo_takes_the_last_transition_back(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    told = box.runner("undo", protocol, rc=0)
+    assert "open again: c (pending, attempt 2)" in told.err
+    state = box.state(protocol)
+    assert state["status"] == "running"
+    assert [state["steps"][slug]["status"] for slug in "abc"] == ["completed", "completed", "pending"]
+    assert box.git("show", f"{protocol}:all.txt") == "a\nb\n"
+    assert (box.worktree(protocol) / "all.txt").read_text() == "a\nb\n"
+    healthy(box, protocol)
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:all.txt") == "a\nb\nc\n"
+    healthy(box, protocol)
+
+
+def test_undo_said_again_goes_further_back_and_a_revision_goes_forward(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    last = box.state(protocol)["revision"]
+    for standing in ("a\nb\n", "a\n"):
+        box.runner("undo", protocol, rc=0)
+        assert box.git("show", f"{protocol}:all.txt") == standing
+    box.runner("undo", protocol, rc=0)
+    assert "all.txt" not in box.git("ls-tree", "--name-only", protocol)
+    assert box.state(protocol)["status"] == "planned"
+    assert "only just begun" in box.runner("undo", protocol, rc=4).err
+    box.runner("undo", f"{protocol}@{last}", rc=0)
+    assert box.git("show", f"{protocol}:all.txt") == "a\nb\nc\n"
+    assert box.state(protocol)["status"] == "completed"
+    healthy(box, protocol)
+
+
+def test_undo_to_a_revision_that_is_none_offers_near_ones(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    told = box.runner("undo", f"{protocol}@3", rc=2)
+    assert f"{protocol}@2" in told.err and f"{protocol}@4" in told.err
+    box.runner("undo", f"{protocol}@x", rc=2)
+    tip = box.git("rev-parse", protocol)
+    assert "nothing was taken back" in box.runner("undo", f"1@{box.state(protocol)['revision']}", rc=0).err
+    assert box.git("rev-parse", protocol) == tip
+
+
+def test_undo_keeps_words_and_what_was_spent(box: Box) -> None:
+    protocol = box.new({"01-a": command("sleep 0.6; echo a > a.txt"), "02-b": command("true")})
+    box.runner("step", protocol, rc=0)
+    spent = box.state(protocol)["spent"]
+    assert spent["seconds"] >= 1
+    folder = box.worktree(protocol) / f".protocols/{protocol}"
+    (folder / "context.md").write_text("Remember.\n")
+    box.commit("context", cwd=box.worktree(protocol))
+    box.runner("undo", protocol, rc=0)
+    assert box.state(protocol)["spent"] == spent
+    assert (folder / "context.md").read_text() == "Remember.\n"
+    assert not (box.worktree(protocol) / "a.txt").exists()
+    box.runner("run", protocol, rc=0)
+    healthy(box, protocol)
+
+
+def test_undo_drops_artifacts_and_waits_and_asks_again(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt", "outputs: [a.txt]\n"), "02-review": human()})
+    box.runner("run", protocol, rc=3)
+    state = box.state(protocol)
+    assert len(state["artifacts"]) == 1 and len(state["waiting"]) == 1
+    box.runner("undo", f"{protocol}@2", rc=0)
+    state = box.state(protocol)
+    assert state["artifacts"] == [] and state["waiting"] == [] and state["status"] == "planned"
+    assert state["steps"]["review"] == {**state["steps"]["review"], "status": "pending", "attempt": 2}
+    box.runner("run", protocol, rc=3)
+    box.runner("answer", protocol, "yes", rc=0)
+    box.runner("undo", protocol, rc=0)
+    assert box.state(protocol)["steps"]["review"]["status"] == "pending"
+    box.runner("run", protocol, rc=3)
+    box.runner("answer", protocol, "yes", rc=0)
+    box.runner("run", protocol, rc=0)
+    healthy(box, protocol)
+
+
+def test_undo_of_a_verdict_and_of_a_failure(box: Box) -> None:
+    qa = "qa: {policy: light, checks: ['true']}\n"
+    protocol = box.new({"01-a": command("echo a > a.txt", qa), "02-b": command("test -e ok")})
+    box.runner("run", protocol, rc=1)
+    box.runner("undo", protocol, rc=0)
+    state = box.state(protocol)
+    assert state["status"] == "running" and state["steps"]["b"]["status"] == "pending"
+    assert state["steps"]["b"]["attempt"] == 2
+    box.runner("undo", protocol, rc=0)
+    assert box.state(protocol)["steps"]["a"] == {
+        **box.state(protocol)["steps"]["a"],
+        "status": "needs_qa",
+        "attempt": 2,
+    }
+    (box.worktree(protocol) / "ok").touch()
+    box.commit("ok", cwd=box.worktree(protocol))
+    box.runner("run", protocol, rc=0)
+    healthy(box, protocol)
+
+
+def test_undo_refuses_to_take_peoples_code_away_until_they_reverted_it(box: Box) -> None:
+    protocol = three(box)
+    box.runner("step", protocol, rc=0)
+    tree = box.worktree(protocol)
+    (tree / "mine.txt").write_text("mine\n")
+    mine = box.commit("my own file", cwd=tree)
+    box.runner("step", protocol, rc=0)
+    tip = box.git("rev-parse", protocol)
+    told = box.runner("undo", f"{protocol}@2", rc=4)
+    assert f"{mine[:7]} (my own file)" in told.err and f"git revert {mine[:7]}" in told.err
+    assert box.git("rev-parse", protocol) == tip
+    box.runner("undo", protocol, rc=4)  # the commit came after what would be restored
+    box.git("revert", "--no-edit", mine, cwd=tree)
+    box.runner("undo", f"{protocol}@2", rc=0)
+    assert not (tree / "all.txt").exists()
+    healthy(box, protocol)
+
+
+def test_undo_leaves_uncommitted_work_alone(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    tree = box.worktree(protocol)
+    (tree / "all.txt").write_text("mine\n")
+    tip = box.git("rev-parse", protocol)
+    assert "all.txt" in box.runner("undo", protocol, rc=4).err
+    assert (tree / "all.txt").read_text() == "mine\n" and box.git("rev-parse", protocol) == tip
+    box.git("checkout", "-q", "all.txt", cwd=tree)
+    (tree / "README.md").write_text("mine\n")
+    box.runner("undo", protocol, rc=0)
+    assert box.git("status", "--porcelain", cwd=tree) == " M README.md\n"
+
+
+def test_undo_waits_for_nobody_who_is_at_work(box: Box, gate: Gate) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command(gate.line())})
+    box.runner("step", protocol, rc=0)
+    process = box.start("step", protocol)
+    gate.wait()
+    assert f"process {process.pid}" in box.runner("undo", protocol, rc=75).err
+    gate.open()
+    assert ended(process)[0] == 0
+
+
+# --- take --------------------------------------------------------------------------------------------------------------
+
+
+def test_take_merges_into_the_base_and_its_checkout_follows(box: Box) -> None:
+    protocol = three(box)
+    assert "only what is completed is taken" in box.runner("take", protocol, rc=4).err
+    box.runner("run", protocol, rc=0)
+    box.write("other.txt", "mine\n")
+    box.write("README.md", "# half done\n")
+    base = box.git("rev-parse", "main").strip()
+    tip = box.git("rev-parse", protocol).strip()
+    told = box.runner("take", protocol, rc=0)
+    made = box.git("rev-parse", "main").strip()
+    assert f"completed · merged in {made[:7]}" in told.err
+    assert box.git("log", "-1", "--format=%P|%an|%s", "main") == f"{base} {tip}|Alice|Merge {protocol}\n"
+    assert (box.path / "all.txt").read_text() == "a\nb\nc\n"
+    assert box.git("status", "--porcelain") == " M README.md\n?? other.txt\n"
+    assert f"already merged in {made[:7]}" in box.runner("take", protocol, rc=0).err
+    box.commit("more")
+    assert f"already merged in {made[:7]}" in box.runner("take", protocol, rc=0).err
+    healthy(box, protocol)
+
+
+def test_take_of_a_base_that_went_on(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    box.write("src/app.py", "print('hello again')\n")
+    box.commit("meanwhile")
+    box.runner("take", protocol, rc=0)
+    assert (box.path / "all.txt").exists()
+    assert (box.path / "src/app.py").read_text() == "print('hello again')\n"
+    assert box.git("status", "--porcelain") == ""
+
+
+def test_take_names_conflicts_and_changes_nothing(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo ours > README.md")})
+    box.runner("run", protocol, rc=0)
+    box.write("README.md", "theirs\n")
+    base = box.commit("meanwhile")
+    told = box.runner("take", protocol, rc=4)
+    assert "conflict: README.md" in told.err and f"git switch main && git merge {protocol}" in told.err
+    assert box.git("rev-parse", "main").strip() == base
+    assert box.git("status", "--porcelain") == ""
+    box.git("merge", "-q", protocol, "-X", "ours")
+    assert "already merged" in box.runner("take", protocol, rc=0).err
+
+
+def test_take_does_not_write_over_a_file_of_the_persons(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    box.write("all.txt", "mine\n")
+    base = box.git("rev-parse", "main")
+    assert "all.txt" in box.runner("take", protocol, rc=4).err
+    assert box.git("rev-parse", "main") == base and (box.path / "all.txt").read_text() == "mine\n"
+
+
+def test_take_knows_what_was_squashed(box: Box) -> None:
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    box.git("merge", "-q", "--squash", protocol)
+    made = box.commit("all of it")
+    assert f"already merged in {made[:7]}" in box.runner("take", protocol, rc=0).err
+    (box.worktree(protocol) / "more.txt").write_text("more\n")
+    box.commit("more", cwd=box.worktree(protocol))
+    box.runner("take", protocol, rc=0)
+    assert (box.path / "more.txt").exists()
+
+
+def test_take_says_how_where_it_cannot(remote: Box) -> None:
+    box = remote
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    told = box.runner("take", protocol, rc=4, env={"RUNNER_PUBLISH": "ask"})
+    assert f"git push origin {protocol}" in told.err
+    box.git("checkout", "-q", "--detach")
+    box.git("branch", "-D", "-q", "main")
+    told = box.runner("take", protocol, rc=4)
+    assert "on the remote only" in told.err and f"git push origin {protocol}" in told.err
+    box.git("branch", "-q", "main", "origin/main")
+    told = box.runner("take", protocol, rc=0)
+    assert "git push origin main" in told.err

@@ -1,0 +1,127 @@
+"""state.json: its bytes, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runner.errors import IntegrityError, RunnerError, UnsupportedError
+from runner.protocol import state as state_
+from runner.protocol.state import Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
+from tests.protocol import histories
+
+texts, numbers = histories.texts, st.integers(0, 2**53)
+steps = st.builds(
+    StepState,
+    place=numbers,
+    title=texts,
+    kind=texts,
+    needs=st.lists(texts, max_size=3),
+    qa=texts,
+    digest=texts,
+    status=st.sampled_from(list(StepStatus)),
+    attempt=numbers,
+    result=histories.values,
+    reason=st.none() | texts,
+    passed=st.booleans(),
+    removed=st.booleans(),
+)
+states = st.builds(
+    State,
+    protocol=texts,
+    genesis=texts,
+    revision=numbers,
+    status=st.sampled_from(list(Status)),
+    title=texts,
+    base=texts,
+    plan=st.none() | texts,
+    steps=st.dictionaries(texts, steps, max_size=3),
+    waiting=st.lists(st.builds(Wait, **dict.fromkeys(("id", "kind", "subject", "digest", "text", "by", "since"), texts)), max_size=2),
+    artifacts=st.lists(
+        st.builds(Artifact, **dict.fromkeys(("id", "name", "kind", "path", "digest", "time", "step"), texts), attempt=numbers),
+        max_size=2,
+    ),
+    spent=st.builds(SpentTotal, usd=texts, input_tokens=numbers, output_tokens=numbers, seconds=numbers),
+    log=texts,
+)  # fmt: skip
+
+
+@given(states)
+def test_what_is_written_is_read_again(state: State) -> None:
+    data = state_.render(state)
+
+    assert data.isascii() and data.endswith(b"\n}\n")
+    assert state_.load(data, "state.json") == state
+    assert data == (json.dumps(json.loads(data), indent=2, sort_keys=True) + "\n").encode()
+
+
+def test_what_says_nothing_is_left_out_of_a_step() -> None:
+    state = histories.state_with({"a": histories.step_state()})
+
+    assert sorted(json.loads(state_.render(state))["steps"]["a"]) == sorted(
+        ["place", "title", "kind", "needs", "qa", "digest", "status", "attempt", "result"]
+    )
+
+
+def test_a_step_of_number_zero_keeps_its_place() -> None:
+    state = histories.state_with({"a": histories.step_state(place=0)})
+
+    assert state_.load(state_.render(state), "state.json") == state
+
+
+GOOD = json.loads(state_.render(histories.state_with({"a": histories.step_state()})))
+
+
+def test_a_newer_schema_is_refused_with_the_version_that_reads_it() -> None:
+    with pytest.raises(UnsupportedError, match="schema 2; this version reads 1") as refused:
+        state_.load(json.dumps(GOOD | {"schema": 2, "steps": "of another shape"}).encode(), "state.json")
+
+    assert refused.value.exit_code == 2
+    assert refused.value.hint == "use a newer protocol-runner"
+
+
+STEP = GOOD["steps"]["a"]
+CHANGES: list[dict[str, Any]] = [
+    {"schema": 0}, {"schema": "2"}, {"schema": None}, {"schema": True}, {"schema": 1.0}, {"more": 1}, {"status": "sealed"},
+    {"status": []}, {"steps": []}, {"steps": {"a": {}}}, {"steps": {"a": None}}, {"steps": None}, {"waiting": [1]}, {"waiting": [{}]},
+    {"waiting": None}, {"artifacts": [{"id": "x"}]}, {"spent": []}, {"spent": {"euro": 1}},
+    {"steps": {"a": STEP | {"status": "idle"}}},
+    {"steps": {"a": STEP | {"more": 1}}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"{", b"[]", b"null", b"1", b'"x"', b"{}", b"\xff", b"[" * 100_000, b'{"schema": 1}',
+        *(json.dumps(GOOD | change).encode() for change in CHANGES),
+        *(json.dumps({name: value for name, value in GOOD.items() if name != key}).encode() for key in GOOD if key != "log"),
+    ],
+)  # fmt: skip
+def test_what_the_runner_did_not_write_is_refused(data: bytes) -> None:
+    with pytest.raises(IntegrityError, match="not what the runner wrote") as refused:
+        state_.load(data, "P/state.json")
+
+    assert refused.value.where == "P/state.json"
+    assert "runner doctor --fix" in refused.value.hint
+
+
+plain = st.recursive(
+    st.none() | st.integers() | texts,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(sorted(GOOD)), inner, max_size=9),
+)
+
+
+@given(plain)
+def test_arbitrary_json_is_read_or_refused(value: object) -> None:
+    candidates = [value, *(GOOD | {key: value} for key in GOOD), GOOD | {"steps": {"a": value}}]
+    for candidate in candidates:
+        try:
+            found = state_.load(json.dumps(candidate).encode(), "state.json")
+        except RunnerError:
+            continue
+        assert isinstance(found, State)

@@ -1,0 +1,275 @@
+"""The remote: the trusted branch, publishing, and two clones that advance beside each other. Real git, two clones, one origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box, clone, command
+
+STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("cat a.txt > b.txt"), "03-c": command("echo c > c.txt")}
+
+
+def publish(box: Box, when: str = "always") -> None:
+    """Set `publish` on the trusted branch."""
+    box.write(".protocols/config.yaml", f"publish: {when}\n")
+    box.commit("config")
+    box.git("push", "-q", "origin", "main")
+
+
+def origin(box: Box) -> Path:
+    return box.path.parent / "origin.git"
+
+
+def there(box: Box, ref: str) -> str:
+    return box.git("rev-parse", "--verify", "-q", ref, cwd=origin(box), check=False).strip()
+
+
+def here(box: Box, ref: str) -> str:
+    return box.git("rev-parse", ref).strip()
+
+
+def test_nothing_leaves_the_machine_unasked(remote: Box) -> None:
+    before = remote.git("for-each-ref", cwd=origin(remote))
+    protocol = remote.new(STEPS)
+    remote.runner("run", protocol, rc=0)
+    assert remote.git("for-each-ref", cwd=origin(remote)) == before
+
+
+def test_always_publishes_branch_and_number_in_one_push_with_each_step(remote: Box) -> None:
+    publish(remote)
+    protocol = remote.new(STEPS)
+    assert there(remote, protocol) == here(remote, protocol)
+    assert there(remote, "refs/runner/numbers/0001") == here(remote, protocol)
+    remote.runner("step", protocol, rc=0)
+    assert there(remote, protocol) == here(remote, protocol)
+    remote.runner("run", protocol, rc=0)
+    assert there(remote, protocol) == here(remote, protocol)
+    assert remote.state(protocol)["status"] == "completed"
+
+
+def test_two_clones_claim_two_numbers(remote: Box) -> None:
+    publish(remote)
+    other = clone(remote, "bob")
+    first = remote.new(STEPS, title="One")
+    second = other.new(STEPS, title="Two")
+    assert (first, second) == ("0001-one", "0002-two")
+
+
+def test_what_others_pushed_is_taken_up_by_the_next_step_worktree_and_all(remote: Box) -> None:
+    publish(remote)
+    protocol = remote.new(STEPS)
+    other = clone(remote, "bob")
+    other.runner("step", protocol, rc=0)
+    remote.runner("step", protocol, rc=0)
+    assert remote.git("show", f"{protocol}:b.txt") == "a\n"
+    assert (remote.worktree(protocol) / "a.txt").exists()
+    assert remote.git("status", "--porcelain", cwd=remote.worktree(protocol)) == ""
+    remote.runner("verify", protocol, rc=0)
+
+
+def test_never_goes_on_apart_and_sync_settles_it_the_second_loses(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    remote.runner("sync", protocol, rc=0)
+    other = clone(remote, "bob")
+    other.runner("step", protocol, rc=0)
+    other.runner("sync", protocol, rc=0)
+    remote.env["RUNNER_EXECUTOR"] = "host"
+    tree = remote.worktree(protocol)
+    # this side, which has not looked, advances as well, and a person commits beside it
+    remote.git("remote", "set-url", "origin", str(origin(remote)))
+    (tree / "mine.txt").write_text("mine\n")
+    remote.git("add", "mine.txt", cwd=tree)
+    remote.git("commit", "-qm", "by hand", cwd=tree)
+    origin(remote).rename(origin(remote).with_suffix(".away"))
+    done = remote.runner("step", protocol, rc=0)
+    assert "could not be reached" in done.err
+    origin(remote).with_suffix(".away").rename(origin(remote))
+    lost = here(remote, protocol)
+    done = remote.runner("step", protocol, rc=0)
+    assert "apart" in done.err and "runner sync" in done.err
+    lost = here(remote, protocol)
+    done = remote.runner("sync", protocol, rc=0)
+    assert "was first" in done.err
+    assert here(remote, f"refs/runner/lost/{protocol}/{lost[:12]}") == lost
+    assert remote.git("show", f"{protocol}:mine.txt") == "mine\n"
+    assert remote.git("log", "--format=%an", "-1", protocol, "--", "mine.txt").strip() == "Alice"
+    assert there(remote, protocol) == here(remote, protocol)
+    assert remote.git("status", "--porcelain", cwd=tree) == ""
+    remote.runner("run", protocol, rc=0)
+    remote.runner("verify", protocol, rc=0)
+    assert remote.state(protocol)["status"] == "completed"
+
+
+def test_people_on_both_sides_lose_nothing(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    remote.runner("sync", protocol, rc=0)
+    other = clone(remote, "bob")
+    other.git("checkout", "-q", protocol)
+    other.write("theirs.txt", "theirs\n")
+    other.commit("theirs")
+    other.git("push", "-q", "origin", protocol)
+    remote.runner("pause", protocol, rc=0)
+    remote.runner("sync", protocol, rc=0)
+    assert remote.git("show", f"{protocol}:theirs.txt") == "theirs\n"
+    assert remote.state(protocol)["status"] == "paused"
+    assert there(remote, protocol) == here(remote, protocol)
+    remote.runner("verify", protocol, rc=0)
+
+
+def test_a_push_that_lost_the_race_merges_and_does_not_run_the_step_again(remote: Box) -> None:
+    publish(remote)
+    protocol = remote.new({"01-a": command("echo ran >> ran.txt; sleep 2"), "02-b": command("true")})
+    other = clone(remote, "bob")
+    other.git("checkout", "-q", protocol)
+    step = remote.start("step", protocol)
+    import time
+
+    time.sleep(1.0)
+    other.write("theirs.txt", "theirs\n")
+    other.commit("theirs")
+    other.git("push", "-q", "origin", protocol)
+    _, err = step.communicate(timeout=60)
+    assert step.returncode == 0, err
+    assert remote.git("show", f"{protocol}:ran.txt") == "ran\n"
+    assert remote.git("show", f"{protocol}:theirs.txt") == "theirs\n"
+    assert there(remote, protocol) == here(remote, protocol)
+    remote.runner("verify", protocol, rc=0)
+
+
+def test_two_runners_of_two_clones_on_one_step_one_wins_the_other_starts_again_from_what_it_finds(remote: Box) -> None:
+    publish(remote)
+    protocol = remote.new(
+        {"01-a": command("sleep 2; echo $RANDOM > a.txt; date +%N >> a.txt"), "02-b": command("true")}
+    )
+    other = clone(remote, "bob")
+    other.runner("status", rc=0)
+    runs = [remote.start("step", protocol), other.start("step", protocol)]
+    ends = [(run.communicate(timeout=60)[1], run.returncode) for run in runs]
+    assert [code for _, code in ends] == [0, 0], ends
+    assert sum("was done elsewhere meanwhile" in err for err, _ in ends) == 1, ends
+    for box in (remote, other):
+        box.runner("run", protocol, rc=0)
+        box.runner("verify", protocol, rc=0)
+    assert there(remote, protocol) == here(remote, protocol) == here(other, protocol)
+
+
+def test_a_remote_that_is_away_when_a_publish_is_due_gives_69_and_loses_nothing(remote: Box) -> None:
+    publish(remote)
+    protocol = remote.new(STEPS)
+    tip = here(remote, protocol)
+    origin(remote).rename(origin(remote).with_suffix(".away"))
+    done = remote.runner("step", protocol)
+    assert done.code == 69, done.err
+    assert here(remote, protocol) == tip
+    origin(remote).with_suffix(".away").rename(origin(remote))
+    remote.runner("run", protocol, rc=0)
+
+
+def test_a_server_that_refuses_is_told_with_its_words(remote: Box) -> None:
+    publish(remote)
+    protocol = remote.new(STEPS)
+    hook = origin(remote) / "hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho 'closed for today' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    done = remote.runner("step", protocol)
+    assert done.code == 69 and "closed for today" in done.err, done.err
+    hook.unlink()
+    remote.runner("run", protocol, rc=0)
+
+
+def test_a_pushed_tip_that_does_not_verify_is_not_taken_up(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    remote.runner("sync", protocol, rc=0)
+    other = clone(remote, "mallory")
+    other.git("checkout", "-q", protocol)
+    state = other.path / f".protocols/{protocol}/state.json"
+    state.write_text(state.read_text().replace('"pending"', '"completed"', 1))
+    other.commit("cheat")
+    other.git("push", "-q", "origin", protocol)
+    tip = here(remote, protocol)
+    done = remote.runner("step", protocol)
+    assert done.code == 4 and "does not verify" in done.err, done.err
+    assert here(remote, protocol) == tip
+
+
+def test_configuration_comes_from_the_remote_and_never_from_a_branch(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    tree = remote.worktree(protocol)
+    (tree / ".protocols/config.yaml").write_text("identity: {name: Evil, email: evil@example.test}\n")
+    remote.git("add", "-A", cwd=tree)
+    remote.git("commit", "-qm", "config on the branch", cwd=tree)
+    remote.write(".protocols/config.yaml", "identity: {name: Local, email: local@example.test}\n")
+    remote.commit("config here, not pushed")
+    remote.runner("step", protocol, rc=0)
+    assert remote.git("log", "-1", "--format=%ce", protocol).strip() == "runner@localhost.invalid"
+    remote.git("push", "-q", "origin", "main")
+    remote.runner("step", protocol, rc=0)
+    assert remote.git("log", "-1", "--format=%ce", protocol).strip() == "local@example.test"
+
+
+def test_another_address_is_refused_until_it_is_pinned_again(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    remote.runner("step", protocol, rc=0)
+    elsewhere = remote.path.parent / "elsewhere.git"
+    remote.git("clone", "-q", "--bare", origin(remote), elsewhere, cwd=remote.path.parent)
+    remote.git("remote", "set-url", "origin", str(elsewhere))
+    done = remote.runner("step", protocol)
+    assert done.code == 4 and "--repin" in done.err
+    remote.runner("doctor", "--repin", rc=0)
+    remote.runner("step", protocol, rc=0)
+
+
+def test_a_trusted_branch_that_went_back_is_refused(remote: Box) -> None:
+    publish(remote, "never")
+    protocol = remote.new(STEPS)
+    remote.runner("step", protocol, rc=0)
+    remote.git("push", "-qf", "origin", "main~1:main")
+    done = remote.runner("step", protocol)
+    assert done.code == 4 and "went back" in done.err, done.err
+
+
+@pytest.mark.parametrize("url", ["ext::sh -c touch% {canary}", "--upload-pack=touch {canary}"])
+def test_an_address_that_runs_a_command_runs_none(remote: Box, url: str) -> None:
+    protocol = remote.new(STEPS)
+    canary = remote.path.parent / "canary"
+    remote.git("config", "remote.origin.url", url.format(canary=canary))
+    done = remote.runner("step", protocol)
+    assert not canary.exists(), done.err
+
+
+def test_settings_of_the_repository_do_not_reach_the_transport(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    canary = remote.path.parent / "canary"
+    remote.git("config", "core.sshCommand", f"touch {canary}; false")
+    remote.git("config", "url.ssh://evil.invalid/.insteadOf", str(origin(remote)))
+    remote.git("config", "remote.origin.uploadpack", f"touch {canary}; git-upload-pack")
+    remote.runner("step", protocol, rc=0)
+    assert not canary.exists()
+
+
+def test_a_relative_address_and_one_with_spaces_work(remote: Box) -> None:
+    spaced = remote.path.parent / "or igin.git"
+    origin(remote).rename(spaced)
+    remote.git("remote", "set-url", "origin", "../or igin.git")
+    publish(remote)
+    protocol = remote.new(STEPS)
+    remote.runner("run", protocol, rc=0)
+    assert remote.git("rev-parse", protocol, cwd=spaced).strip() == here(remote, protocol)
+
+
+def test_ask_publishes_only_at_a_persons_word(remote: Box) -> None:
+    from tests.cli.test_sandbox_question import at_terminal
+
+    publish(remote, "ask")
+    protocol = remote.new(STEPS)
+    done = remote.runner("step", protocol, rc=0)
+    assert "not published" in done.err and "runner sync" in done.err
+    assert there(remote, protocol) == ""
+    code, said = at_terminal(remote, "no", "step", protocol)
+    assert code == 0 and "Publish" in said and there(remote, protocol) == ""
+    code, said = at_terminal(remote, "yes", "run", protocol)
+    assert code == 0, said
+    assert there(remote, protocol) == here(remote, protocol)
