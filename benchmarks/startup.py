@@ -1,0 +1,72 @@
+"""What a person waits for: whole processes of the commands that only read, against loading click alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks import ground as ground_
+from benchmarks.ground import Ground
+from benchmarks.measure import Figure, Spread, at_most, duration, in_turns, within
+
+_CLICK = [sys.executable, "-c", "import click"]
+
+
+def run(ground: Ground) -> Iterator[Figure]:
+    """Measure `status` with one protocol, and `list` over many branches."""
+    rounds = 5 if ground.quick else 15
+    at = ground.repository(50)
+    with ground.project(at) as project:
+        protocol = ground_.new(project)
+    found = in_turns(
+        rounds,
+        {
+            "python": lambda: ground.run([sys.executable, "-c", "pass"], at),
+            "click": lambda: ground.run(_CLICK, at),
+            "status": lambda: ground.runner(at, "status"),
+            "list": lambda: ground.runner(at, "list", "--json"),
+        },
+    )
+    yield Figure("start: python -c pass", found["python"].text())
+    yield Figure('start: python -c "import click"', found["click"].text(), 1.0)
+    yield at_most("start: runner status, one protocol, against import click", found["status"], found["click"], 3.5)
+    one = found["status"]
+    for count, goal in ((1000, None), (2000 if ground.quick else 10_000, 2.0)):
+        _branches(ground, at, protocol, count)
+        many = _list(ground, at, count, 3 if ground.quick else 5)
+        if goal is None:
+            more = min(many.median - one.median, many.least - one.least)
+            name = f"start: runner list --json, {count:,} branches, beyond status of one"
+            yield within(name, more, 0.3, f"{many.text()}, {duration(max(more, 0))} more")
+        else:
+            yield within(f"start: runner list --json, {count:,} branches", many.least, goal, many.text())
+
+
+def _list(ground: Ground, at: Path, count: int, rounds: int) -> Spread:
+    import json
+
+    listed = len(json.loads(ground.runner(at, "list", "--json"))["protocols"])
+    assert listed >= count, f"{listed} protocols are listed, {count} were made"
+    return in_turns(rounds, {"": lambda: ground.runner(at, "list", "--json")}, warm=0)[""]
+
+
+def _branches(ground: Ground, at: Path, protocol: str, count: int) -> None:
+    """Make so many branches, each with a protocol like the one that is there."""
+    paths = ground.git(at, "ls-tree", "-r", "--name-only", protocol, f".protocols/{protocol}/").decode().split()
+    files = {path: ground.git(at, "show", f"{protocol}:{path}") for path in paths}
+    slug = protocol.partition("-")[2]
+    known = ground.git(at, "for-each-ref", "--format=%(refname:short)", "refs/heads").decode().split()
+    out = []
+    for number in range(2, count + 2):
+        name = f"{number:04d}-{slug}"
+        if name in known:
+            continue
+        out.append(
+            f"commit refs/heads/{name}\ncommitter A <a@example.test> 1700000000 +0000\ndata 4\ncopy\nfrom refs/heads/main\n".encode()
+        )
+        for path, data in files.items():
+            text = data.replace(protocol.encode(), name.encode())
+            out.append(b"M 100644 inline %s\ndata %d\n%s\n" % (path.replace(protocol, name).encode(), len(text), text))
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=at, input=b"".join(out), check=True)
