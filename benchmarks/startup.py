@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,9 +10,9 @@ from pathlib import Path
 
 from benchmarks import ground as ground_
 from benchmarks.ground import Ground
-from benchmarks.measure import Figure, Spread, at_most, duration, in_turns, within
+from benchmarks.measure import Figure, at_most, in_turns, within
 
-_CLICK = [sys.executable, "-c", "import click"]
+CLICK = [sys.executable, "-c", "import click"]
 
 
 def run(ground: Ground) -> Iterator[Figure]:
@@ -24,32 +25,37 @@ def run(ground: Ground) -> Iterator[Figure]:
         rounds,
         {
             "python": lambda: ground.run([sys.executable, "-c", "pass"], at),
-            "click": lambda: ground.run(_CLICK, at),
+            "click": lambda: ground.run(CLICK, at),
             "status": lambda: ground.runner(at, "status"),
-            "list": lambda: ground.runner(at, "list", "--json"),
         },
     )
     yield Figure("start: python -c pass", found["python"].text())
     yield Figure('start: python -c "import click"', found["click"].text(), 1.0)
     yield at_most("start: runner status, one protocol, against import click", found["status"], found["click"], 3.5)
-    one = found["status"]
-    for count, goal in ((1000, None), (2000 if ground.quick else 10_000, 2.0)):
+    for count in (1000, 2000 if ground.quick else 10_000):
         _branches(ground, at, protocol, count)
-        many = _list(ground, at, count, 3 if ground.quick else 5)
-        if goal is None:
-            more = min(many.median - one.median, many.least - one.least)
-            name = f"start: runner list --json, {count:,} branches, beyond status of one"
-            yield within(name, more, 0.3, f"{many.text()}, {duration(max(more, 0))} more")
-        else:
-            yield within(f"start: runner list --json, {count:,} branches", many.least, goal, many.text())
+        yield _list(ground, at, count, 3 if ground.quick else 5)
 
 
-def _list(ground: Ground, at: Path, count: int, rounds: int) -> Spread:
-    import json
-
+def _list(ground: Ground, at: Path, count: int, rounds: int) -> Figure:
     listed = len(json.loads(ground.runner(at, "list", "--json"))["protocols"])
     assert listed >= count, f"{listed} protocols are listed, {count} were made"
-    return in_turns(rounds, {"": lambda: ground.runner(at, "list", "--json")}, warm=0)[""]
+    small = ground.repository(50)
+    with ground.project(small) as project:
+        ground_.new(project)
+    found = in_turns(
+        rounds,
+        {
+            "click": lambda: ground.run(CLICK, at),
+            "status": lambda: ground.runner(small, "status"),
+            "list": lambda: ground.runner(at, "list", "--json"),
+        },
+        warm=0,
+    )
+    name = f"start: runner list --json, {count:,} branches"
+    if count == 1000:
+        return within(f"{name}, beyond status of one", found["list"], 0.3, found["click"], found["status"])
+    return within(name, found["list"], 2.0, found["click"])
 
 
 def _branches(ground: Ground, at: Path, protocol: str, count: int) -> None:

@@ -88,5 +88,6 @@ def _programs(ground: Ground, at: Path, protocol: str) -> str:
     for line in notes.read_text().splitlines():
         words = re.sub(r"-c \S+ |--\S+ ", "", line + " ").split()
         counted[words[0] if words else "?"] += 1
+    # What is held open, and what is spawned for a single act, alike.
     told = ", ".join(f"{name} {count}" if count > 1 else name for name, count in counted.most_common())
     return f"{sum(counted.values())} git: {told}"

@@ -278,6 +278,8 @@ class Git:
             UsageError: no git or too old a one, no repository, or one that is not trusted.
         """
         env = _sealed_environment()
+        if "\n" in str(cwd):
+            raise UsageError("the folder's name holds a line break", repr(str(cwd)), "rename it")
         code, out, _ = _spawn(["git", "version"], env=env, cwd=cwd)
         found = re.search(rb"(\d+)\.(\d+)", out)
         if code or not found or (int(found[1]), int(found[2])) < OLDEST:
@@ -393,7 +395,9 @@ class Git:
             pairs.append(["safe.directory", "*"])
         for name in dict.fromkeys(_driver_of(key, "filter") for key in settings):
             if name:
-                pairs += [[f"filter.{name}.{what}", ""] for what in ("clean", "smudge", "process")]
+                # An empty `process` would also keep a person's own `clean` from running, where one is allowed.
+                keys = [f"filter.{name}.{what}" for what in ("clean", "smudge", "process")]
+                pairs += [[key, ""] for key in keys if key in settings]
                 pairs.append([f"filter.{name}.required", "false"])
         for name in dict.fromkeys(_driver_of(key, "merge") for key in settings):
             if name:  # a driver that fails is a conflict, and a person looks
@@ -486,7 +490,13 @@ class Git:
     def _answer(self, asked: bytes) -> tuple[str, str, bytes] | None:
         if self._reader is None:
             self._reader = _Held(self._argv(["cat-file", "--batch-command"]), self._sealed())
-        header = self._reader.ask(asked)
+        try:
+            header = self._reader.ask(asked)
+        except GitError as error:
+            self._reader = None
+            if "promisor remote" in error.stderr and asked.count(b"\n") == 1:  # promised, and not fetched
+                return None
+            raise
         parts = header.rsplit(b" ", 2)
         if len(parts) != 3 or not parts[2].isdigit():  # `NAME missing`, `NAME ambiguous`
             return None

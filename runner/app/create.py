@@ -51,6 +51,7 @@ def create(project: Project, title: str, files: Mapping[str, bytes], *, where: s
     start_commit = git.commit(start)
     assert start_commit is not None
     trunk = git.tree(f"{start}:{paths.ROOT}") or {}
+    _name_what_has_no_force(project, start)
     slug = ids.slug_of_title(title.strip() or plan.header.title)
     nonce = who.random_hex(32)
     claimed = publishing.look_at_numbers(project)
@@ -95,6 +96,16 @@ def create(project: Project, title: str, files: Mapping[str, bytes], *, where: s
         path, note = creating.add_worktree(project, protocol)
         return Made(protocol, len(plan.steps), base_name, start, path, note)
     raise ConflictError("no number could be claimed", numbers.PREFIX, "run the same command again")
+
+
+def _name_what_has_no_force(project: Project, start: str) -> None:
+    """Say which rules of the base are not on the trusted branch yet: a person who committed them takes them for in force."""
+    git, trusted = project.git, project.trusted
+    for path in (paths.CONFIG, paths.POLICY, f"{paths.ROOT}/allowed_signers"):
+        here = git.blob(f"{start}:{path}")
+        if here is not None and here != trusted.blob(git, path):
+            remote = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
+            project.who.say(f"{path} is not on {remote} as it stands here: it has no force until it is")
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:

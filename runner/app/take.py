@@ -43,7 +43,7 @@ def take(project: Project, protocol: str) -> Taken:
             _refuse_unready(seen.state)
             if base is not None and git.is_ancestor(seen.tip, base):
                 return _already(git, seen, base)
-            if base is None or project.setting("publish") != "never":
+            if base is None or (project.trusted.remote is not None and project.setting("publish") != "never"):
                 raise _elsewhere(project, seen.state, base)
             tree, conflicts = git.merge_trees(base, seen.tip)
             if tree is None:
@@ -95,10 +95,6 @@ def _elsewhere(project: Project, state: State, base: str | None) -> RefusedError
             f"{state.protocol} {what}: it is merged there",
             where,
             f"`git push {remote} {name}`, then open a request into {state.base}",
-        )
-    if base is not None:
-        return RefusedError(
-            f"{state.protocol} is to be published, and there is no remote", where, "add one: git remote add"
         )
     return RefusedError(
         f"there is no branch `{state.base}` here",

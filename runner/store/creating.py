@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from runner.errors import UsageError
@@ -115,15 +114,6 @@ def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
         config=worktree.conversions(git),
     )
     return path, ""
-
-
-def remove_worktree(git: Git, path: Path) -> str | None:
-    """Take a clean worktree away; return why it was left, or None."""
-    code, _, err = git.try_run("worktree", "remove", str(path))
-    if code:
-        return err.splitlines()[0] if err else f"exit {code}"
-    shutil.rmtree(path, ignore_errors=True)
-    return None
 
 
 def person_path(git: Git, branch: str, protocol: str) -> Path | None:

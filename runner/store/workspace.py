@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,14 +66,20 @@ def place(places: Places, protocol: str, configured: str | None) -> Workspace:
 
 
 def _run(
-    git: Git, space: Workspace, *args: str, data: bytes = b"", work: Path | None = None, index: Path | None = None
+    git: Git,
+    space: Workspace,
+    *args: str,
+    data: bytes = b"",
+    work: Path | None = None,
+    index: Path | None = None,
+    config: Sequence[str] = (),
 ) -> bytes:
     excludes = space.root / "excludes"
     if not excludes.exists():
         excludes.write_text(EXCLUDES)
     return git.run(
         *args, data=data, index=index or space.index, work_tree=work or space.work,
-        config=[f"core.excludesFile={excludes}", *worktree.conversions(git), *_filesystem(space)],
+        config=[f"core.excludesFile={excludes}", *worktree.conversions(git), *_filesystem(space), *config],
     )  # fmt: skip
 
 
@@ -120,22 +127,29 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
     if fresh:
         _remove_tree(space.work)
         space.work.mkdir()
-    else:
-        _mend(space.work)
     try:
-        _run(git, space, "read-tree", "--reset", "-u", commit)
+        _check_out(git, space, commit, clean=clean)
     except GitError:
-        if fresh or _is_readable(git, space):
+        if fresh:
             raise
-        space.index.unlink()  # cut short by a crash, say: all of it is made again
-        reset(git, space, commit, protocol, who)
-        return
+        _mend(space.work, files=True)  # a step that was cut short may have locked what it left
+        if not _is_readable(git, space):
+            space.index.unlink()
+            _remove_tree(space.work)
+            space.work.mkdir()
+        _check_out(git, space, commit, clean=clean)
+    _make_repository(git, space, commit, protocol)
+
+
+def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
+    fresh = not space.index.exists()
+    # What the index and a file's times agree on is left as it is; of those a step cannot set all back (`_filesystem`).
+    _run(git, space, "read-tree", "--reset", "-u", commit)
     if not fresh:
         for folder in _submodules(git, space, commit):
             _remove_tree(folder)
             folder.mkdir()
         _run(git, space, "clean", "-ffdq", *(["-x"] if clean else []))
-    _make_repository(git, space, commit, protocol)
 
 
 def _is_readable(git: Git, space: Workspace) -> bool:
@@ -148,15 +162,18 @@ def _is_readable(git: Git, space: Workspace) -> bool:
 
 def _forget_repository(work: Path) -> None:
     repository = work / ".git"
+    if work.is_dir() and not work.is_symlink():
+        work.chmod(0o755)  # its owner may have locked it
     if repository.is_symlink() or repository.is_file():
         repository.unlink()
     elif repository.exists():
         _remove_tree(repository)
 
 
-def _mend(folder: Path) -> list[str]:
-    """Let the owner read and write what a command may have locked, and return the folders that hold a repository."""
+def _mend(folder: Path, *, files: bool = False) -> list[str]:
+    """Let the owner into folders that a command may have locked, `files` too; return the folders that hold a repository."""
     found: list[str] = []
+    os.chmod(folder, 0o755)
     stack = [os.fspath(folder)]
     while stack:
         at = stack.pop()
@@ -167,6 +184,8 @@ def _mend(folder: Path) -> list[str]:
                 if entry.is_symlink():
                     continue
                 inside = entry.is_dir()
+                if not inside and not files:
+                    continue
                 mode = entry.stat(follow_symlinks=False).st_mode
                 wanted = 0o700 if inside else 0o600
                 if mode & wanted != wanted and (inside or stat.S_ISREG(mode)):
@@ -189,13 +208,11 @@ def _submodules(git: Git, space: Workspace, commit: str) -> list[Path]:
 def _remove_tree(folder: Path) -> None:
     """Remove a folder that a command may have made unreadable."""
 
-    def mend(function: object, path: str, _: object) -> None:
-        os.chmod(os.path.dirname(path), 0o700)
-        os.chmod(path, 0o700, follow_symlinks=os.chmod in os.supports_follow_symlinks)
-        assert callable(function)
-        function(path)
-
-    shutil.rmtree(folder, onerror=mend)
+    try:
+        shutil.rmtree(folder)
+    except PermissionError:
+        _mend(folder, files=True)
+        shutil.rmtree(folder)
 
 
 def _make_repository(git: Git, space: Workspace, commit: str, protocol: str) -> None:
@@ -257,7 +274,11 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
                 f"the step left files in the submodule {at}", at, "change a submodule in a checkout of your own"
             )
     try:
-        _run(git, space, "add", "-A", ".")
+        try:
+            _run(git, space, "add", "-A", ".", config=_drivers(git, filters))
+        except GitError:
+            _mend(space.work, files=True)
+            _run(git, space, "add", "-A", ".", config=_drivers(git, filters))
     except GitError as error:
         if path := _not_ignored(git, space, inner):
             raise _nested(path) from error
@@ -282,6 +303,12 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
         )
         parts = out.split("\0")
         for path, value in zip(parts[0::3], parts[2::3], strict=False):
+            if value in filters and not _drivers(git, (value,)):
+                raise RefusedError(
+                    f"{path} goes through the filter `{value}`, which is not set up on this machine",
+                    path,
+                    f"set it up for yourself (`git {value} install`), and retry",
+                )
             if value not in ("unspecified", "unset", "set", "") and value not in filters:
                 raise RefusedError(
                     f"{path} goes through the filter `{value}`, which the runner does not run",
@@ -289,6 +316,17 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
                     f"allow it with `filters: [{value}]` in .protocols/config.yaml, or leave the file alone",
                 )
     return Work(tree, changed)
+
+
+def _drivers(git: Git, filters: tuple[str, ...]) -> list[str]:
+    """Return the filter drivers that config.yaml allows, as the person's own configuration has them.
+
+    Those of the repository's never run. What is stored goes through them; what is checked out does not, so a step sees what
+    the repository holds (of LFS, the pointer).
+    """
+    own = git.personal_settings()
+    names = [f"filter.{name}.{what}" for name in filters for what in ("clean", "process", "required")]
+    return [f"{name}={own[name][-1]}" for name in names if name in own]
 
 
 def _nested(path: str) -> RefusedError:

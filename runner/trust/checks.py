@@ -145,8 +145,6 @@ def check_genesis(git: Git, walk: Chain, look: Look) -> Said:
         yield at(walk), f"the folder came here{merge}, not by a transition of the runner's"
     elif not created:
         yield at(walk, paths.LOG), "its first transition does not say `created`"
-    elif created[0].subject != walk.protocol:
-        yield at(walk, paths.LOG), f"the log is that of {created[0].subject}"
     elif not NONCE.fullmatch(created[0].nonce):
         yield at(walk, paths.LOG), "the nonce is not 32 hex digits"
     elif not look.commit.parents:
@@ -158,7 +156,11 @@ def check_genesis(git: Git, walk: Chain, look: Look) -> Said:
 
 def check_trailers(git: Git, walk: Chain, look: Look) -> Said:
     """4. An ordinary commit has no line that could be taken for a trailer of the runner's."""
-    if look.trailers is None and message.parse(look.commit.message) is None and message.looks_forged(look.commit.message):
+    if (
+        look.trailers is None
+        and message.parse(look.commit.message) is None
+        and message.looks_forged(look.commit.message)
+    ):
         yield "", "a commit that is no transition carries a Runner- trailer"
 
 
@@ -288,7 +290,12 @@ def check_legality(git: Git, walk: Chain, look: Look) -> Said:
     if look.illegal is not None:
         yield at(walk, paths.LOG), look.illegal
         return
-    known = {"plan", walk.protocol, *(look.before.steps if look.before else ()), *(look.after.steps if look.after else ())}
+    known = {
+        "plan",
+        walk.protocol,
+        *(look.before.steps if look.before else ()),
+        *(look.after.steps if look.after else ()),
+    }
     for event in look.events:
         if isinstance(event, _OF_PROTOCOL):
             right = event.subject == walk.protocol
@@ -306,7 +313,9 @@ def unbounded(event: Event) -> str | None:
         if key == "usd":
             right = isinstance(value, str) and USD.fullmatch(value) is not None
         else:
-            right = key in ("seconds", "input_tokens", "output_tokens") and type(value) is int and 0 <= value < SPENT_MOST
+            right = (
+                key in ("seconds", "input_tokens", "output_tokens") and type(value) is int and 0 <= value < SPENT_MOST
+            )
         if not right:
             return f"`{event.name}` says that {str(value)[:40]!r} of {key} was spent"
     return None

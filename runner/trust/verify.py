@@ -34,7 +34,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
-from runner.git import TREE, Commit, Git, TreeEntry
+from runner.git import TREE, Commit, Git, GitError, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, state
 from runner.protocol.digest import digest
@@ -81,6 +81,7 @@ def verify(git: Git, protocol: str, tip: str) -> Report:
     except InsufficientHistoryError:
         raise
     except (RunnerError, *_UNREADABLE) as error:
+        _refuse_promised(git, error)
         return Report(protocol, 0, (_unreadable(walk, tip, error),), None, tip)
     if not commits:
         return Report(protocol, 0, (Finding("genesis", tip, paths.folder(protocol), "there is no history"),), None, tip)
@@ -162,6 +163,7 @@ def walk_commits(git: Git, walk: Chain, commits: Sequence[Commit]) -> list[Findi
         except InsufficientHistoryError as error:
             raise missing(git, error.what.removesuffix(" is not in this clone")) from error
         except (RunnerError, *_UNREADABLE) as error:
+            _refuse_promised(git, error)
             found = [_unreadable(walk, commit.oid, error)]
         findings += found
         if any(finding.rule in FATAL for finding in found):
@@ -180,6 +182,12 @@ def _ahead(git: Git, protocol: str, commits: Sequence[Commit]) -> dict[str, byte
     wanted = list({tree[name].oid for tree in found for name in (paths.LOG, paths.STATE) if name in tree})
     small = [oid for oid, size in zip(wanted, git.sizes(wanted), strict=True) if size is not None and size <= SMALL]
     return {oid: data for oid, data in zip(small, git.blobs(small), strict=True) if data is not None}
+
+
+def _refuse_promised(git: Git, error: BaseException) -> None:
+    """Say that an object is missing where git says that it was promised and cannot be fetched."""
+    if isinstance(error, GitError) and "promisor remote" in error.stderr:
+        raise missing(git, "an object of its history") from error
 
 
 def _unreadable(walk: Chain, commit: str, error: BaseException) -> Finding:
@@ -241,12 +249,12 @@ def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Lo
     look.trailers, look.before = trailers, walk.state
     look.log, look.state = _record(git, look, paths.LOG, read), _record(git, look, paths.STATE, read)
     where = f"{checks.at(walk, paths.LOG)} in {commit.oid[:12]}"
-    before = walk.log if checks.due_segment(walk) is None else b""
     known = walk.state.revision if walk.state else 0
-    if look.log.startswith(before):
-        raw = log.parse_raw(look.log[len(before) :], where)
+    if walk.log and look.log.startswith(walk.log):
+        raw = log.parse_raw(look.log[len(walk.log) :], where)
     else:
-        raw = [entry for entry in log.parse_raw(look.log, where) if entry.revision > known]
+        raw = log.parse_raw(look.log, where)
+        raw = [entry for entry in raw if entry.revision > known] or raw
     look.entries = [log.entry_of(entry, where) for entry in raw]
     if not look.entries:
         raise IntegrityError("a transition without an event", where, "run `git show` to see what it changed")
@@ -285,7 +293,9 @@ def _record(git: Git, look: Look, name: str, read: Mapping[str, bytes]) -> bytes
 def _files(git: Git, commit: Commit, protocol: str) -> tuple[dict[str, TreeEntry], list[str]]:
     """Return (the folder's files, by name in it; paths beside it that only case tells from it)."""
     root = _tree(git, commit.tree)
-    lookalikes = [name for name in root if name.startswith(".") and name != paths.ROOT and name.casefold() == paths.ROOT]
+    lookalikes = [
+        name for name in root if name.startswith(".") and name != paths.ROOT and name.casefold() == paths.ROOT
+    ]
     entry = root.get(paths.ROOT)
     beside = _tree(git, entry.oid) if entry is not None and entry.mode == TREE else {}
     lookalikes += [f"{paths.ROOT}/{name}" for name in beside if name != protocol and name.casefold() == protocol]

@@ -94,7 +94,9 @@ class Forge:
                 lines.append(f"{change[0]} {oid}\t{path}")
             else:
                 lines.append(f"100644 {self.blob(change)}\t{path}")
-        self.box.git("update-index", "-z", "--add", "--index-info", data="".join(f"{line}\0" for line in lines), env=index)
+        self.box.git(
+            "update-index", "-z", "--add", "--index-info", data="".join(f"{line}\0" for line in lines), env=index
+        )
         return self.box.git("write-tree", env=index).strip()
 
     def commit(
@@ -206,6 +208,12 @@ class Forge:
 def second(path: Path, *protocols: str) -> tuple[int, str]:
     """Run the second verifier on branches that are named as their protocols."""
     git_dir = path / ".git" if (path / ".git").exists() else path
-    argv = [sys.executable, "-I", str(SECOND), str(git_dir), *(word for name in protocols for word in (f"refs/heads/{name}", name))]
+    argv = [
+        sys.executable,
+        "-I",
+        str(SECOND),
+        str(git_dir),
+        *(word for name in protocols for word in (f"refs/heads/{name}", name)),
+    ]
     done = subprocess.run(argv, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import pytest
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol.digest import digest, manifest_digest
-from tests.attacks.forge import Forge, second
-from tests.conftest import Box, command
+from runner.trust import checks
+from tests.attacks.forge import Forge
 
 Attack = Callable[[Forge], None]
 ATTACKS: dict[str, tuple[Attack, str]] = {}  # name to (what is done, the rule that finds it)
@@ -43,7 +42,9 @@ def passed(forge: Forge, slug: str = "b", code: int = 0, tree: str | None = None
     assert forge.state is not None
     tree = tree or forge.box.git("rev-parse", f"{forge.tip}^{{tree}}").strip()
     check: ev.CheckEvidence = {"check": "make test", "code": code, "seconds": 0, "output": "", "tail": ""}
-    return ev.QaPassed(subject=slug, attempt=forge.state.steps[slug].attempt, tree=tree, evidence=[check], executor="host")
+    return ev.QaPassed(
+        subject=slug, attempt=forge.state.steps[slug].attempt, tree=tree, evidence=[check], executor="host"
+    )
 
 
 def paused(forge: Forge) -> ev.Paused:
@@ -140,7 +141,10 @@ def _words(forge: Forge) -> dict[str, Any]:
 
 @attack("genesis")
 def a_folder_made_by_hand(forge: Forge) -> None:
-    words = {path: forge.box.git("show", f"{forge.tip}:{path}") for path in [f"{forge.folder}/state.json", f"{forge.folder}/log.md"]}
+    words = {
+        path: forge.box.git("show", f"{forge.tip}:{path}")
+        for path in [f"{forge.folder}/state.json", f"{forge.folder}/log.md"]
+    }
     forge.commit({**_words(forge), **words}, parents=[forge.trusted])
 
 
@@ -149,7 +153,7 @@ def a_second_genesis(forge: Forge) -> None:
     forge.imitate(_genesis(forge)[0])
 
 
-@attack("genesis")
+@attack("legality")
 def a_genesis_of_another_protocol(forge: Forge) -> None:
     events = _genesis(forge, subject="0009-other")
     forge.imitate(*events, code=_words(forge), parents=[forge.trusted], fresh=True)
@@ -218,7 +222,9 @@ def state_json_with_merge_markers(forge: Forge) -> None:
 
 @attack("record-changed")
 def log_md_with_an_entry_by_hand(forge: Forge) -> None:
-    forge.commit({f"{forge.folder}/log.md": forge.log + b"## 6 completed x\n- time: 2026-11-20T06:47:03Z\n- actor: runner\n\n"})
+    forge.commit(
+        {f"{forge.folder}/log.md": forge.log + b"## 6 completed x\n- time: 2026-11-20T06:47:03Z\n- actor: runner\n\n"}
+    )
 
 
 @attack("record-changed")
@@ -249,7 +255,9 @@ def a_textual_merge_of_two_states(forge: Forge) -> None:
     plain = json.loads(forge.box.git("show", f"{start}:{forge.folder}/state.json"))
     plain["revision"] += 1
     merged = json.dumps(plain, indent=2, sort_keys=True) + "\n"
-    forge.commit(tree=forge.tree(start, {f"{forge.folder}/state.json": merged}), parents=[start, theirs], text="Merge\n")
+    forge.commit(
+        tree=forge.tree(start, {f"{forge.folder}/state.json": merged}), parents=[start, theirs], text="Merge\n"
+    )
 
 
 @attack("log")
@@ -338,37 +346,25 @@ def a_trailer_with_another_revision(forge: Forge) -> None:
 
 @attack("log")
 def an_old_entry_rewritten(forge: Forge) -> None:
-    forge.imitate(paused(forge), edit_log=lambda data: data.replace(b"actor: alice@example.test", b"actor: mallory@example.tes"))
+    forge.imitate(
+        paused(forge), edit_log=lambda data: data.replace(b"actor: alice@example.test", b"actor: mallory@example.tes")
+    )
 
 
 @attack("log")
 def fields_in_another_order(forge: Forge) -> None:
-    def swap(data: bytes) -> bytes:
-        at = data.rindex(b"- reason")
-        lines = data[at:].split(b"\n")
-        return data[:at] + b"- tail: x\n" + lines[0] + b"\n\n"
-
-    def text(message: str) -> str:
-        return message
-
-    assert forge.state is not None
     event = ev.StepFailed(subject="b", attempt=1, reason="r", tail="x")
     forge.imitate(event, edit_log=lambda data: data.replace(b"- reason: r\n- tail: x\n", b"- tail: x\n- reason: r\n"))
 
 
 @attack("log")
 def a_log_begun_anew_before_it_is_full(forge: Forge) -> None:
-    forge.imitate(paused(forge), rotate=True)
+    forge.imitate(paused(forge), rotate=True, record={"log/0001.md": None})
 
 
 def _long(forge: Forge) -> None:
-    """Let the log grow past its limit: an attempt that failed and is tried again, over and over."""
-    assert forge.state is not None
-    while len(forge.log) <= 64 * 1024:
-        attempt = forge.state.steps["b"].attempt
-        many = [ev.StepFailed(subject="b", attempt=attempt, reason="x" * 480, tail="y" * 480, output="z" * 480)]
-        forge.imitate(*many)
-        forge.imitate(ev.StepRetried(subject="b", attempt=attempt + 1))
+    """Let the log grow past its limit."""
+    forge.imitate(ev.StepFailed(subject="b", attempt=1, reason="x" * 70_000))
 
 
 @attack("log")
@@ -468,7 +464,9 @@ def money_given_back(forge: Forge) -> None:
 
 @attack("legality")
 def an_amount_that_fills_the_memory(forge: Forge) -> None:
-    forge.imitate(ev.StepFailed(subject="b", attempt=1, reason="x", spent={"usd": "1e9999999"}), edit_state=lambda plain: None)
+    forge.imitate(
+        ev.StepFailed(subject="b", attempt=1, reason="x", spent={"usd": "1e9999999"}), edit_state=lambda plain: None
+    )
 
 
 # --- 12. fold --------------------------------------------------------------------------------------------------------
@@ -498,8 +496,12 @@ def state_json_written_otherwise(forge: Forge) -> None:
 def duplicate_keys_in_state_json(forge: Forge) -> None:
     oid = forge.imitate(paused(forge))
     good = forge.box.git("show", f"{oid}:{forge.folder}/state.json")
-    tree = forge.tree(oid, {f"{forge.folder}/state.json": good.replace('  "status"', '  "status": "completed",\n  "status"')})
-    forge.commit(tree=tree, parents=[f"{oid}^"], text=forge.box.git("log", "-1", "--format=%B", oid).rstrip("\n") + "\n")
+    tree = forge.tree(
+        oid, {f"{forge.folder}/state.json": good.replace('  "status"', '  "status": "completed",\n  "status"')}
+    )
+    forge.commit(
+        tree=tree, parents=[f"{oid}^"], text=forge.box.git("log", "-1", "--format=%B", oid).rstrip("\n") + "\n"
+    )
 
 
 # --- 14. words, 15. work ---------------------------------------------------------------------------------------------
@@ -560,8 +562,11 @@ def an_edit_that_takes_qa_away(forge: Forge) -> None:
     forge.commit({path: text})
     assert forge.state is not None and forge.state.plan is not None
     step = forge.state.steps["b"]
-    told: ev.PlannedStep = {"place": 2, "title": step.title, "kind": step.kind, "needs": step.needs, "qa": "skip", "digest": digest(text.encode())}
-    forge.imitate(ev.PlanEdited(subject="plan", plan=forge.state.plan, steps={"b": told}, removed=[], dropped=[]), paused(forge))
+    told: ev.PlannedStep = {
+        "place": 2, "title": step.title, "kind": step.kind, "needs": step.needs, "qa": "skip", "digest": digest(text.encode()),
+    }  # fmt: skip
+    edited = ev.PlanEdited(subject="plan", plan=forge.state.plan, steps={"b": told}, removed=[], dropped=[])
+    forge.imitate(edited, paused(forge))
 
 
 @attack("plan")
@@ -678,11 +683,18 @@ def a_tree_that_names_a_file_twice(forge: Forge) -> None:
     assert found is not None
     entry = found[2][found[2].index(b"100644 README.md") :][: len(b"100644 README.md\0") + 20]
     double = forge.object("tree", entry + found[2])
-    text = forge.box.git("log", "-1", "--format=%B", oid).rstrip("\n") + "\n"
-    raw = forge.box.git("cat-file", "commit", f"{oid}^").split("\n")
-    head = [f"tree {double}", f"parent {forge.box.git('rev-parse', f'{oid}^').strip()}", *[x for x in raw[:5] if x[:6] in ("author", "commit")]]
-    odd = forge.object("commit", ("\n".join(head) + "\n\n" + text).encode())
+    raw = forge.box.git("cat-file", "commit", oid)
+    odd = forge.object("commit", raw.replace(root, double, 1).encode())
     forge.box.git("update-ref", f"refs/heads/{forge.protocol}", odd)
+
+
+# What else is told, because one deed breaks more than one rule.
+ALSO = {
+    "the_folder_deleted_and_made_again": ("legality", "repair", "words", "record-changed"),
+    "a_transition_that_hides_damage": ("record-changed",),
+    "a_repair_that_names_other_commits": ("record-changed",),
+    "a_segment_number_skipped": ("record",),
+}
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -690,9 +702,21 @@ def test_attack_is_found(name: str, forge: Forge) -> None:
     """Exactly the rule that is meant finds it; and the second verifier does not hold it for good."""
     function, rule = ATTACKS[name]
     function(forge)
-    also = {"repair": {"record-changed"} if "nothing" not in name else set()}.get(rule, set())
-    if name == "the_folder_deleted_and_made_again":
-        also = {"record-changed", "repair", "genesis"}
-    if name == "a_transition_that_is_a_merge":
-        also = set()
-    forge.refused(rule, *also)
+    forge.refused(rule, *ALSO.get(name, ()))
+
+
+@pytest.mark.no_agreement("ours is disabled in part")
+@pytest.mark.parametrize("rule", checks.CHECKS)
+def test_each_check_is_needed(rule: str, forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the check, an attack passes that it alone finds."""
+    monkeypatch.setitem(checks.CHECKS, rule, lambda git, walk, look: iter(()))
+    told = []
+    for number, (name, (function, found_by)) in enumerate(ATTACKS.items()):
+        if found_by == rule and name not in ALSO:
+            copy = Forge.copy(forge.box, forge.protocol, tmp_path / str(number))
+            function(copy)
+            report = copy.verify()
+            if report.ok:
+                return
+            told.append((name, report.findings))
+    raise AssertionError(f"nothing passes without {rule}: {told}")

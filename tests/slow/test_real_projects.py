@@ -65,14 +65,9 @@ def fetch(project: Real, into: Path) -> Path:
 
 def pip_options() -> str:
     """How this machine reaches its package index; the sandbox has none of a person's settings."""
-    options = []
-    for option in ("cert", "index-url", "proxy"):
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "config", "get", f"global.{option}"], capture_output=True, text=True
-        )
-        if done.returncode == 0:
-            options.append(f"--{option} {done.stdout.strip()}")
-    return " ".join(options)
+    listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    told = dict(re.findall(r"^(?:global|:env:)\.(cert|index-url|proxy)='(.+)'$", listed, re.MULTILINE))
+    return " ".join(f"--{option} {value}" for option, value in told.items())
 
 
 @pytest.mark.timeout(900)

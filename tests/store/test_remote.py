@@ -273,3 +273,11 @@ def test_ask_publishes_only_at_a_persons_word(remote: Box) -> None:
     code, said = at_terminal(remote, "yes", "run", protocol)
     assert code == 0, said
     assert there(remote, protocol) == here(remote, protocol)
+
+
+def test_rules_that_are_committed_and_not_pushed_are_named(remote: Box) -> None:
+    remote.write(".protocols/config.yaml", "publish: always\n")
+    remote.commit("rules")
+    done = remote.runner("new", "X", "--plan", remote.plan(STEPS), "--base", "main", rc=0)
+    assert ".protocols/config.yaml is not on main of origin" in done.err
+    assert there(remote, done.out.strip()) == ""

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from runner.git import Git
+from runner.store import workspace
 from tests.conftest import Box, clone, command, make_box
 
 STEPS = {
@@ -119,12 +120,8 @@ def test_shared_clone(box: Box, tmp_path: Path) -> None:
     box.git("clone", "-q", "--shared", box.path, tmp_path / "shared", cwd=tmp_path)
     other = Box(tmp_path / "shared", box.home, box.env)
     goes(other)
-    git = Git.open(other.path)
-    with git:
-        assert {str(path) for path in __import__("runner.store.workspace", fromlist=["x"]).object_folders(git)} == {
-            str(other.path / ".git/objects"),
-            str(box.path / ".git/objects"),
-        }
+    with Git.open(other.path) as git:
+        assert set(workspace.object_folders(git)) == {other.path / ".git/objects", box.path / ".git/objects"}
 
 
 def test_bare_repository_serves_reading_and_recording(box: Box, tmp_path: Path) -> None:
@@ -677,6 +674,25 @@ def test_lfs_files_that_are_left_alone_are_no_problem(box: Box) -> None:
     assert "filters: [lfs]" in box.log(protocol), result.err
     assert box.git("show", f"{protocol}:big.bin") == pointer
     assert (box.worktree(protocol) / "big.bin").read_text() == pointer
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_filter_that_the_trusted_branch_allows(box: Box, tmp_path: Path, mine: bool) -> None:
+    """It runs as the person set it up, never as the repository's configuration says."""
+    box.write(".gitattributes", "*.bin filter=lfs -text\n")
+    box.write(".protocols/config.yaml", "filters: [lfs]\n")
+    box.commit()
+    box.git("config", "--local", "filter.lfs.clean", f"touch {tmp_path}/ran; cat")
+    if mine:
+        box.git("config", "--global", "filter.lfs.clean", "tr a-z A-Z")
+        box.git("config", "--global", "filter.lfs.required", "true")
+    protocol = box.new({"01-a": command("echo content > big.bin")})
+    result = box.runner("run", protocol)
+    if mine:
+        assert box.git("cat-file", "-p", f"{protocol}:big.bin") == "CONTENT\n", result.err
+    else:
+        assert "not set up on this machine" in box.log(protocol) and "big.bin" not in listed(box, protocol)
+    assert not (tmp_path / "ran").exists()
 
 
 # --- what a step may leave ---------------------------------------------------------------------------------------------

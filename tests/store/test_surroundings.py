@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from runner.store import locks, places
@@ -160,16 +161,25 @@ def test_workspace_deleted_or_spoilt_between_the_steps(box: Box) -> None:
 # --- places that cannot be written -------------------------------------------------------------------------------------
 
 
-def as_nobody(box: Box, *words: str, home: str | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+def _for_all(path: Path) -> bool:
+    return all(folder.stat().st_mode & 0o001 for folder in path.parents)
+
+
+def as_nobody(box: Box, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as another user than root, who owns nothing here."""
     if os.getuid() != 0:
         pytest.skip("allowed: only root can become somebody else")
-    for folder in (*HERE.parents, HERE, Path(sys.executable).resolve().parent):
-        if not folder.stat().st_mode & 0o005:
-            pytest.skip("allowed: the sources stand where no other user can read them")
-    more = {"PYTHONPATH": str(HERE), "PYTHONDONTWRITEBYTECODE": "1", **({"HOME": home} if home else {}), **env}
+    # An interpreter that others may run: ours, or the system's of the same version with our packages.
+    packages = Path(click.__file__).parents[1]
+    named = f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
+    python = next(
+        (one for one in (sys.executable, named) if Path(one).exists() and _for_all(Path(one).resolve())), None
+    )
+    if python is None or not _for_all(HERE) or not _for_all(packages):
+        pytest.skip("allowed: the sources or Python stand where no other user can read them")
+    more = {"PYTHONPATH": f"{HERE}:{packages}", "PYTHONDONTWRITEBYTECODE": "1", **env}
     return subprocess.run(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "runner", *words],
+        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", python, "-m", "runner", *words],
         cwd=box.path,
         env=box.environment(more),
         capture_output=True,
@@ -178,20 +188,16 @@ def as_nobody(box: Box, *words: str, home: str | None = None, **env: str) -> sub
 
 
 @pytest.fixture
-def open_box(box: Box, tmp_path: Path) -> Iterator[Box]:
+def open_box(box: Box, tmp_path: Path) -> Box:
     """A repository that everybody can read and only its owner can write."""
-    folder, opened = tmp_path, []
-    while folder != folder.parent and not folder.stat().st_mode & 0o001:
-        opened.append((folder, folder.stat().st_mode))
-        folder.chmod(folder.stat().st_mode | 0o055)
-        folder = folder.parent
+    for folder in (tmp_path, *tmp_path.parents):  # left so: another worker may be using them
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(folder.stat().st_mode | 0o055)
     (box.home / ".gitconfig").write_text(
         '[user]\n name = N\n email = n@example.test\n[safe]\n directory = *\n[protocol "file"]\n allow = always\n'
     )
     box.home.chmod(0o755)
-    yield box
-    for path, mode in opened:
-        path.chmod(mode)
+    return box
 
 
 def test_repository_that_cannot_be_written(open_box: Box, tmp_path: Path) -> None:
@@ -206,21 +212,55 @@ def test_repository_that_cannot_be_written(open_box: Box, tmp_path: Path) -> Non
     assert open_box.git("for-each-ref") == refs
 
 
-def test_home_that_cannot_be_written(open_box: Box) -> None:
+def test_home_that_cannot_be_written(open_box: Box, tmp_path: Path) -> None:
     """Its place is the temporary folder then, where it is this user's alone."""
-    open_box.git("config", "core.sharedRepository", "world")
-    subprocess.run(["chmod", "-R", "a+rwX", open_box.path.parent / "repo"], check=True)
+    subprocess.run(["chmod", "-R", "a+rwX", open_box.path], check=True)
     open_box.path.parent.chmod(0o777)
-    plan = open_box.plan(STEPS)
-    folder = Path("/tmp/protocol-runner-65534")
-    there = folder.exists()
-    done = as_nobody(open_box, "new", "x", "--plan", str(plan))
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    made = as_nobody(open_box, "new", "x", "--plan", str(open_box.plan(STEPS)), TMPDIR=str(temporary))
+    assert made.returncode == 0, made.stderr
+    done = as_nobody(open_box, "run", made.stdout.strip(), TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
-    done = as_nobody(open_box, "run", done.stdout.strip())
-    assert done.returncode == 0, done.stderr
+    folder = temporary / "protocol-runner-65534"
     assert folder.stat().st_uid == 65534 and not folder.stat().st_mode & 0o077
-    if not there:
-        shutil.rmtree(folder)
+
+
+def test_what_a_step_locked_is_opened_again(open_box: Box) -> None:
+    """As another user than root, whom modes do hold back."""
+    subprocess.run(["chown", "-R", "65534:65534", open_box.path.parent], check=True)
+    lock = "mkdir -p deep/er; echo x > deep/er/f; echo y > g; chmod 0 g deep/er deep src"
+    leave = "mkdir junk; echo j > junk/j; chmod 0 junk README.md"
+    plan = {
+        "01-a": command(lock),
+        "02-b": command(
+            f'cat deep/er/f g src/app.py; test "$RUNNER_ATTEMPT" = 2 || {{ {leave}; kill -9 $PPID; sleep 9; }}'
+        ),
+        "03-c": command(
+            "chmod 0 .git; chmod 0 .; true", 'qa: {policy: light, checks: ["mkdir x; chmod 0 x", "true"]}\n'
+        ),
+        "04-d": command("echo end > end", 'qa: {policy: light, checks: ["test ! -e x"]}\n'),
+    }
+    made = as_nobody(open_box, "new", "x", "--plan", str(open_box.plan(plan)))
+    assert made.returncode == 0, made.stderr
+    protocol = made.stdout.strip()
+    done = as_nobody(open_box, "step", protocol)
+    assert done.returncode == 0, done.stderr
+    open_box.git("config", "--global", "safe.directory", "*")
+    names = open_box.git("ls-tree", "-r", "--name-only", protocol).split()
+    assert {"deep/er/f", "g", "src/app.py"} <= set(names)
+    as_nobody(open_box, "step", protocol)  # its runner is killed: nothing is recorded, and what it left is locked
+    assert "step-failed" not in open_box.log(protocol)
+    text = open_box.git("show", f"{protocol}:.protocols/{protocol}/02-b.md").replace(
+        'test \\"$RUNNER_ATTEMPT\\" = 2', "true"
+    )
+    path = open_box.worktree(protocol) / f".protocols/{protocol}/02-b.md"
+    path.write_text(text)
+    done = as_nobody(open_box, "run", protocol)
+    assert done.returncode == 0, done.stderr
+    names = open_box.git("ls-tree", "-r", "--name-only", protocol).split()
+    assert "junk/j" not in names and {"README.md", "end"} <= set(names)
 
 
 def test_state_folder_that_is_somebody_else_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

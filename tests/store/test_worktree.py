@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from runner.errors import InTheWayError
 from runner.git import BLOB, EXECUTABLE, LINK, Git, Ident, TreeEntry
 from runner.store import worktree
 from runner.store.places import Places
-from runner.store.project import Project
 from tests.conftest import Box, command, make_box
+from tests.store.test_shapes import fingerprint
 
 WHO = Ident("Runner", "runner@example.test", 1_700_000_000)
 REF = "refs/heads/main"
@@ -445,8 +446,6 @@ def test_cut_where_the_disk_cannot_tell_modes(box: Box, desk: Desks, key: str) -
 def test_follow_that_fails_after_the_ref_moved_is_told_and_settled(desk: Desks) -> None:
     here = desk(OLD, NEW)
     said: list[str] = []
-    import dataclasses
-
     who = dataclasses.replace(here.project.who, say=said.append)
     with worktree.prepare(here.git, here.places, REF, here.old, here.new, who) as follows:
         here.git.update_refs({REF: (here.new, here.old)}, "test")
@@ -529,8 +528,6 @@ def test_cut_and_settled_is_as_if_it_had_followed(shared: Box, old: Content, new
 
 def test_checkout_index_and_files_are_left_byte_for_byte(box: Box) -> None:
     """The person's main checkout, with something in every state, after a whole run."""
-    from tests.store.test_shapes import fingerprint
-
     box.write("s.txt", "1\n")
     box.write("t.txt", "1\n")
     box.commit()
@@ -538,7 +535,7 @@ def test_checkout_index_and_files_are_left_byte_for_byte(box: Box) -> None:
     box.git("add", "s.txt")
     box.write("t.txt", "changed\n")
     box.write("u.txt", "untracked\n")
-    before, status = fingerprint(box.path), box.git("status", "--porcelain")
+    status = box.git("status", "--porcelain")
     stamp = (box.path / ".git/index").stat().st_mtime_ns
     before = fingerprint(box.path)
     protocol = box.new({"01-a": command("echo a > u.txt; echo b > s.txt"), "02-b": command("rm t.txt")})
@@ -574,7 +571,6 @@ def test_adopting_that_is_cut_leaves_nothing_staged_backwards(box: Box) -> None:
     path = tree / f".protocols/{protocol}/01-a.md"
     path.write_text(path.read_text() + "More.\n")
     ref = f"refs/heads/{protocol}"
-    project: Project
     with box.project() as project:
         git, old = project.git, project.git.ref(ref)
         assert old is not None
