@@ -211,6 +211,14 @@ class _Held:
             self.stdin.flush()
         except BrokenPipeError as error:
             raise self.died() from error
+        return self.answer()
+
+    def answer(self) -> bytes:
+        """Return the next line, without its newline.
+
+        Raises:
+            GitError: the process ended instead.
+        """
         line = self.stdout.readline()
         if not line.endswith(b"\n"):
             raise self.died()
@@ -263,6 +271,7 @@ class Git:
         self._reader: _Held | None = None
         self._writers: dict[str, _Held] = {}
         self._refs: _Held | None = None
+        self._reason = ""  # what that process writes into reflogs
         self._scratch: Path | None = None
         self._commits: dict[str, Commit] = {}
         self._trees: dict[str, Tree] = {}
@@ -753,7 +762,10 @@ class Git:
         """Write a commit object and return its id."""
         lines = [b"tree " + tree.encode(), *(b"parent " + parent.encode() for parent in parents)]
         lines += [b"author " + author.line(), b"committer " + committer.line(), b"", message]
-        return self.write("commit", b"\n".join(lines))
+        data = b"\n".join(lines)
+        oid = self.write("commit", data)
+        self._commits[oid] = parse_commit(oid, data)
+        return oid
 
     def merge_trees(self, ours: str, theirs: str) -> tuple[str | None, list[str]]:
         """Return (tree, []) of the merge of two commits, or (None, paths in conflict)."""
@@ -800,18 +812,17 @@ class Git:
                 commands.append(f"delete {name} {old or ''}".rstrip().encode() + b"\n")
             else:
                 commands.append(f"update {name} {new} {old or self.zero}\n".encode())
+        if self._refs is not None and self._reason != reason:
+            self._refs.close()
+            self._refs = None
         if self._refs is None:
+            self._reason = reason
             self._refs = _Held(self._argv(["update-ref", "-m", reason, "--stdin"]), self._sealed())
         held = self._refs
         try:
-            for data, want in (
-                (b"".join(commands), b"start: ok"),
-                (b"prepare\n", b"prepare: ok"),
-                (b"commit\n", b"commit: ok"),
-            ):
-                answer = held.ask(data)
-                if answer != want:
-                    raise held.died()
+            told = held.ask(b"".join([*commands, b"prepare\n", b"commit\n"]))
+            if [told, held.answer(), held.answer()] != [b"start: ok", b"prepare: ok", b"commit: ok"]:
+                raise held.died()
         except GitError as error:
             self._refs = None
             # A lost race and a broken repository look alike in git's words: the refs themselves tell.
@@ -842,6 +853,19 @@ class Git:
             if git_dir is not None and path is not None and path.is_dir():
                 found.append(Worktree(path, git_dir, told.get("branch")))
         return found
+
+    def may_be_checked_out(self, branch: str) -> bool:
+        """Return False where no HEAD of the repository names the branch (its full name); its files tell, no git is started."""
+        for folder in (self.common_dir, *self._worktree_dirs()):
+            try:
+                told = (folder / "HEAD").read_bytes()
+            except OSError:
+                return True
+            if (folder / "HEAD").is_symlink() or told.startswith(b"ref: refs/heads/.invalid"):  # a reftable has its own
+                return True
+            if told.rstrip() == b"ref: " + branch.encode("utf-8", "surrogateescape"):
+                return True
+        return False
 
     def _main_worktree(self) -> Path | None:
         """Return the main work tree; git itself names the git directory where it is a submodule's or a separate one.

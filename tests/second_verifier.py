@@ -1,5 +1,6 @@
 """A second verifier, written from docs/design.md: `second_verifier.py REPOSITORY [BRANCH PROTOCOL]...`; it reads with git alone.
 Prints `CODE PROTOCOL why` a protocol and exits with the worst: 4 does not hold, 5 this clone cannot tell, 0 verified."""
+
 # mypy: ignore-errors
 # ruff: noqa: E401, E501, E701, I001, SIM905
 # fmt: off
@@ -107,9 +108,12 @@ def fold(s, number, name, about, f, protocol):
     elif name in ("planned", "plan-edited"):
         for slug, told in f["steps"].items():
             old = steps.get(slug, {"status": "pending", "attempt": 1, "result": None, "passed": False, **told})
-            steps[slug] = {**old, **told, "removed": False, "passed": old["passed"] and not (old["qa"] != told["qa"] and old["status"] in QA)}
+            steps[slug] = {**old, **told, "removed": False, "passed": old["passed"] and old["status"] not in QA}
+            if old.get("removed") and old["status"] != "completed":
+                steps[slug] |= {"status": "pending", "attempt": old["attempt"] + 1, "result": None, "passed": False}
         for slug in f.get("removed", []):
-            steps |= {slug: {**gone, "removed": True}} if (gone := steps.pop(slug))["status"] in ("completed", "cancelled") else {}
+            if ((gone := steps.pop(slug))["status"], gone["attempt"]) != ("pending", 1):
+                steps[slug] = {**gone, "removed": True, "status": "completed" if gone["status"] == "completed" else "cancelled"}
         s["plan"] = f["plan"]
     elif name == "asked":
         need(f["kind"] != "human" or (step["status"] == "pending" and status in ("planned", "running")), "asked")
@@ -117,7 +121,8 @@ def fold(s, number, name, about, f, protocol):
         if step: step["status"] = "running"
     elif name == "resumed":
         begun = need(status in ("paused", "blocked"), name) or {(step["status"], step["attempt"]) for step in steps.values()} != {("pending", 1)}
-        s["status"] = "running" if begun else "planned"
+        stuck = [end for end in ("failed", "blocked") if end in {step["status"] for step in steps.values() if not step["removed"]}]
+        s["status"] = [*stuck, "running" if begun else "planned"][0]
     elif name == "undone":
         s |= {"status": f["status"], "steps": steps | {slug: {**steps[slug], **told, "passed": False} for slug, told in f["steps"].items()}}
     elif name == "completed":

@@ -119,6 +119,8 @@ def call(argv: list[str] | None = None) -> int:
         if name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
     ]:
         del os.environ[name]
+    # What other packages plug into pydantic is looked for on disk at its first use, and would run in our process.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         cli.main(args=argv, prog_name=program(), standalone_mode=False)
     except click.exceptions.Exit as ended:

@@ -271,7 +271,7 @@ def _publish(
         branch=branch,
         old=seen.tip,
         new=made.commit,
-        reason=f"runner: {made.entries[-1].event.name}",
+        reason="runner: transition",
         also=also,
         push=publishing.pusher(project, seen.protocol, made.commit),
     )

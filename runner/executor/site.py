@@ -73,7 +73,9 @@ class Site:
         """
         project.refuse_unsupported()
         environ = project.who.environ
-        found = toolchains(environ.get("PATH", ""), Path(environ.get("HOME", "/nonexistent")))
+        found: tuple[Path, ...] = ()
+        if project.setting("executor") != "host":
+            found = toolchains(environ.get("PATH", ""), Path(environ.get("HOME", "/nonexistent")))
         sandbox = _choose(project, found)
         return cls(
             project, protocol, workspace.place(project.places, protocol, project.config.workspace.path), sandbox, found

@@ -207,6 +207,10 @@ def _where_it_was(state: State) -> Status:
     """Return the status that a pause or a block had interrupted; it follows from the steps."""
     if state.plan is None:
         return Status.PLANNING if state.waiting else Status.PENDING
+    standing = {step.status for _, step in state.open_steps()}
+    for status, stopped in ((_S.FAILED, Status.FAILED), (_S.BLOCKED, Status.BLOCKED)):
+        if status in standing:
+            return stopped
     begun = any(step.status is not _S.PENDING or step.attempt > 1 for step in state.steps.values())
     return Status.RUNNING if begun else Status.PLANNED
 
@@ -329,15 +333,20 @@ def _edit(state: State, event: ev.PlanEdited) -> State:
     for slug, told in event.steps.items():
         old = steps.get(slug)
         steps[slug] = dataclasses.replace(old, **told, removed=False) if old else StepState(**told)
-        if old and old.qa != told["qa"] and old.status is _S.NEEDS_QA:
+        if old and old.status is _S.NEEDS_QA:  # what was checked is not what stands there now
             steps[slug] = dataclasses.replace(steps[slug], passed=False)
+        if old and old.removed and old.status is not _S.COMPLETED:
+            again = {"status": _S.PENDING, "attempt": old.attempt + 1, "result": None, "reason": None, "passed": False}
+            steps[slug] = dataclasses.replace(steps[slug], **again)  # type: ignore[arg-type]
     for slug in event.removed:
         if slug not in steps or steps[slug].removed:
             raise _illegal(state, event, f"there is no step {slug}")
-        if steps[slug].status in (_S.COMPLETED, _S.CANCELLED):
-            steps[slug] = dataclasses.replace(steps[slug], removed=True)
-        else:
+        gone = steps[slug]
+        if gone.status is _S.PENDING and gone.attempt == 1:
             del steps[slug]
+        else:  # what was done, or begun, stays in the record: an attempt's number is given once
+            status = gone.status if gone.status is _S.COMPLETED else _S.CANCELLED
+            steps[slug] = dataclasses.replace(gone, removed=True, status=status)
     ids = [wait.id for wait in state.waiting]
     missing = [wait for wait in event.dropped if wait not in ids]
     if missing:

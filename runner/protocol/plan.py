@@ -285,6 +285,11 @@ def refuse_unsupported(plan: Plan, where: str) -> None:
         at = f"{where}/{of.file if isinstance(of, Step) else paths.PLAN}:{of.lines.get(key, 1)}"
         return UnsupportedError(f"{what} is not supported by this version", at, hint)
 
+    owners: list[Plan | Step] = [plan, *plan.steps]
+    for of in owners:
+        for key in ("budget", "engine"):
+            if getattr(of.header, key) is not None:
+                raise refuse(f"`{key}:`", of, key, "remove the key: no step asks a model yet")
     if plan.header.approval and plan.header.approval.when != "none":
         raise refuse("`approval:` on a plan", plan, "approval", "remove the key, or put a step of kind human first")
     for step in plan.steps:

@@ -5,7 +5,6 @@ Sorted keys, two spaces, ASCII, a final newline, so that its diffs read well and
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -124,14 +123,27 @@ class State:
 
 def render(state: State) -> bytes:
     """Return the bytes of state.json."""
-    plain = {"schema": SCHEMA, **dataclasses.asdict(state)}
-    plain["steps"] = {
-        slug: {
-            key: value for key, value in step.items() if (value is not None and value is not False) or key == "result"
-        }
-        for slug, step in plain["steps"].items()
+    plain = {
+        "schema": SCHEMA,
+        **_plain(state),
+        "steps": {
+            slug: {
+                key: value
+                for key, value in _plain(step).items()
+                if (value is not None and value is not False) or key == "result"
+            }
+            for slug, step in state.steps.items()
+        },
+        "waiting": [_plain(wait) for wait in state.waiting],
+        "artifacts": [_plain(artifact) for artifact in state.artifacts],
+        "spent": _plain(state.spent),
     }
     return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode("ascii")
+
+
+def _plain(value: State | StepState | Wait | Artifact | SpentTotal) -> dict[str, Any]:
+    """Return a value's own fields; `asdict` would copy all that is below them, at each transition."""
+    return {name: getattr(value, name) for name in value.__slots__}
 
 
 def load(data: bytes, where: str) -> State:

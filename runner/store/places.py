@@ -5,9 +5,20 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from runner.errors import UsageError
+
+
+@cache
+def _name(common: Path) -> str:
+    """Return what a clone's folder in the person's state is called: its name, and a digest of where it really is."""
+    import hashlib
+
+    real = os.path.realpath(common)
+    named = Path(real).parent.name if Path(real).name == ".git" else Path(real).name.removesuffix(".git")
+    return f"{named}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +36,7 @@ class Places:
     @property
     def own(self) -> Path:
         """The person's own state for this clone: mirror, marks, workspaces. Nothing in the repository can write there."""
-        import hashlib
-
-        real = os.path.realpath(self.common)
-        named = Path(real).parent.name if Path(real).name == ".git" else Path(real).name.removesuffix(".git")
-        return self.state_home / f"{named}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}"
+        return self.state_home / _name(self.common)
 
     def publish_lock(self, branch: str) -> Path:
         """The file whose `flock` says that somebody moves this branch (its full ref name)."""

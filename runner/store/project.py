@@ -33,6 +33,7 @@ class Project:
     looked: bool = False  # whether the remote was asked in this process
     mirror: Mirror | None = None  # the remote, where it answered
     batch: bool = False  # `run` pushes once, when it ends
+    _asked: str = ""  # the trusted commit that asks for nothing unsupported
     _config: Config | None = None
     _pattern: str | None = None
 
@@ -92,14 +93,16 @@ class Project:
         """
         from runner.errors import UnsupportedError
 
+        if self._asked == self.trusted.commit:
+            return
         if self.trusted.blob(self.git, paths.POLICY) is not None:
             raise UnsupportedError(
                 "a policy is not supported by this version, and is not ignored",
                 f"{paths.POLICY} on {self.trusted.branch}",
                 "use a version that has `runner policy`, or take the file away on the trusted branch",
             )
-        for key in ("forge", "mcp", "ci"):
-            if getattr(self.config, key):
+        for key in ("forge", "mcp", "ci", "engine", "lease", "qa", "clarifications"):
+            if key in self.config.model_fields_set:
                 raise UnsupportedError(
                     f"`{key}:` is not supported by this version",
                     f"{paths.CONFIG} on {self.trusted.branch}",
@@ -111,6 +114,11 @@ class Project:
                 f"{paths.CONFIG} on {self.trusted.branch}, RUNNER_EXECUTOR or --executor",
                 "use `sandbox` or `host`",
             )
+        if self.options.get("engine"):
+            raise UnsupportedError(
+                "`--engine` is not supported by this version", "--engine", "leave it out: no step asks a model yet"
+            )
+        self._asked = self.trusted.commit
 
     def setting(self, key: str) -> str:
         """Return `executor` or `publish`: option, else environment, else config.yaml.

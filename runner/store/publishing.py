@@ -254,9 +254,8 @@ def _carry(project: Project, commit: Commit, onto: str, protocol: str) -> str:
     if tree is None:
         raise _conflict(protocol, conflicts)
     committer = project.person()
-    lines = [
-        f"tree {tree}".encode(), f"parent {onto}".encode(), b"author " + commit.author, b"committer " + committer.line(), b"", commit.message,
-    ]  # fmt: skip
+    head = [f"tree {tree}".encode(), f"parent {onto}".encode(), b"author " + commit.author]
+    lines = [*head, b"committer " + committer.line(), b"", commit.message]
     return git.write("commit", b"\n".join(lines))
 
 

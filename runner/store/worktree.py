@@ -37,6 +37,8 @@ _CONVERSIONS = (
 
 def on_branch(git: Git, ref: str) -> list[Worktree]:
     """Return the work trees that have the branch checked out."""
+    if not git.may_be_checked_out(ref):
+        return []
     return [tree for tree in git.worktrees() if tree.branch == ref]
 
 

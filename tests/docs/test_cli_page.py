@@ -17,7 +17,9 @@ NAMED = re.compile(r"`runner ([a-z]+)[^`]*`")
 
 def help_of(name: str) -> str:
     """What `runner NAME --help` prints, 100 columns wide."""
-    parent = click.Context(cli, info_name="runner", max_content_width=100, terminal_width=100)
+    parent = click.Context(
+        cli, info_name="runner", max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"]
+    )
     command = cli.get_command(parent, name)
     assert command is not None
     with click.Context(command, info_name=name, parent=parent) as ctx:
