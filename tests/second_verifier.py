@@ -180,7 +180,7 @@ def verify(repo, tip, name):
             need(all(path.startswith(".protocols/") for path in repo.changed(then[0], tree)) and (kind != "undone" or all(
                  one["status"] in ("pending", then[1].get(slug)) for slug, one in f["steps"].items())), f"{oid[:12]}: undone")
         need(not damaged or "record-repaired" in kinds, f"{damaged} changed the record")
-        works = any(one[3].get("executor", "person") != "person" for one in added if one[1] == "step-finished")
+        works = any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind == "asked" and "transcript" in f) for _, kind, _, f, _ in added)
         for path in repo.changed(was, tree):
             need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None, f"{oid[:12]}: words, {path}")
             free = works and (path.split("/")[0].casefold() != ".protocols" or path.startswith(".protocols/memory/"))

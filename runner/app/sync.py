@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.errors import ConflictError, UnreachableError, UsageError
 from runner.executor import advance
 from runner.protocol import ids
-from runner.store import publishing
+from runner.store import history, publishing
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
@@ -36,7 +36,7 @@ def sync(project: Project, protocols: list[str]) -> list[Synced]:
         raise UsageError("there is no remote", str(project.git.common_dir), "add one: git remote add origin URL")
     project.looked, project.mirror = True, mirror
     done = []
-    histories = [publishing.history_ref(protocol) for protocol in protocols]
+    histories = [history.ref_of(protocol) for protocol in protocols]
     project.trust(mirror.look(*names, *histories, "refs/runner/numbers/*"))
     for protocol in protocols:
         done.append(publish(project, protocol))
@@ -88,5 +88,5 @@ def publish(project: Project, protocol: str) -> Synced:
                 publishing.push(project, protocol, tip)
                 return Synced(protocol, tip, "published")
             except ConflictError:
-                project.trust(project.mirror.look(name, publishing.history_ref(protocol)))
+                project.trust(project.mirror.look(name, history.ref_of(protocol)))
     raise UnreachableError(f"{protocol} moves all the time on the remote", name, "run `runner sync` again")

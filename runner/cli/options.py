@@ -72,6 +72,9 @@ def work(function: F) -> F:
     function = click.option(
         "--publish", expose_value=False, callback=keep, metavar="WHEN", help="never, ask or always."
     )(function)
+    function = click.option(
+        "--record", expose_value=False, callback=keep, metavar="FILE", help="Add what the model answers to a cassette."
+    )(function)
     return click.option(
         "--engine", expose_value=False, callback=keep, metavar="MODEL", help="The model for agent steps."
     )(function)

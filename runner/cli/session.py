@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +62,7 @@ class Session:
             pid=os.getpid(),
             state_home=state_home(self.environ),
             environ=self.environ,
+            hear=self.hear,
             say=self.note,
             ask=self.ask,
         )
@@ -132,6 +133,20 @@ class Session:
     def shows_progress(self) -> bool:
         """Return whether stderr is a terminal on which something may move."""
         return sys.stderr.isatty() and not self.quiet and self.environ.get("TERM") != "dumb"
+
+    def hear(self, record: Mapping[str, Any]) -> None:
+        """Tell about a record of a running agent: what it says and which tools it calls."""
+        if record["kind"] == "response":
+            first = next((line.strip() for line in str(record["text"]).splitlines() if line.strip()), "")
+            if first:
+                self.note(f"  {first[:160]}")
+            for call in record["calls"]:
+                told = ", ".join(f"{value}"[:60] for value in (call["arguments"] or {}).values() if not isinstance(value, dict | list))
+                self.note(f"  · {call['name']}  {told[:120]}".rstrip().replace("\n", " "))
+        elif record["kind"] == "results":
+            for one in record["results"]:
+                if one["error"]:
+                    self.note(f"    {one['name']}: {str(one['content'])[:160]}".replace("\n", " "))
 
     def ask(self, question: str, choices: tuple[str, ...]) -> str | None:
         """Ask the person at the terminal for one of `choices`, the first being what Enter means; None where nobody is."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -26,7 +26,7 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.machine import Action, Halt, RunStep
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, StepStatus
-from runner.store import locks, marks, publishing, snapshot, transaction, worktree
+from runner.store import history, locks, marks, publishing, snapshot, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
@@ -262,8 +262,12 @@ def _publish(
     seen: Snapshot,
     made: transaction.Transition,
     also: dict[str, tuple[str | None, str | None]] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> None:
-    branch = project.branch(seen.protocol)
+    branch, filed = project.branch(seen.protocol), None
+    if files or any(isinstance(entry.event, ev.Completed | ev.Cancelled) for entry in made.entries):
+        filed, before = history.add(project.git, seen.protocol, files or {}, made.commit, project.runner())
+        also = {**(also or {}), history.ref_of(seen.protocol): (filed, before)}
     transaction.publish(
         project.git,
         project.places,
@@ -273,7 +277,7 @@ def _publish(
         new=made.commit,
         reason="runner: transition",
         also=also,
-        push=publishing.pusher(project, seen.protocol, made.commit),
+        push=publishing.pusher(project, seen.protocol, made.commit, filed=filed),
     )
     marks.write(project.places, seen.protocol, made.commit, made.state.genesis)
 
@@ -330,7 +334,7 @@ def conclude(
                 else f"run `runner status {protocol}`; `runner step` goes on from there",
             ) from error
         try:
-            _publish(project, seen, made, also)
+            _publish(project, seen, made, also, attempt.files)
         except ConflictError:
             publishing.again(project, protocol, checker(project, protocol))
             seen = look(project, protocol)
@@ -351,7 +355,7 @@ def _conclude_at_once(
     events = [*first, *attempt.events(_edited(project, began.state, first))]
     made = _prepare(project, began, events, attempt.tree)
     try:
-        _publish(project, began, made)
+        _publish(project, began, made, files=attempt.files)
     except ConflictError:
         return None
     return Advanced(made.state, action, made.entries, made.commit, attempt.said, attempt.failed)

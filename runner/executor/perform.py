@@ -6,6 +6,7 @@ applied to (a person may have gone on meanwhile), the tree that holds the work, 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
 from runner.qa import checks
 from runner.sandbox import Outcome
-from runner.store import transaction, workspace
+from runner.store import history, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
@@ -46,6 +47,7 @@ class Attempt:
     failed: bool = False
     said: str = ""
     changed: tuple[str, ...] = field(default=())
+    files: dict[str, bytes] = field(default_factory=dict)  # for the history: transcripts, long outputs
 
 
 def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
@@ -144,7 +146,53 @@ def run_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state
         return _run_command(site, snapshot, plan, step, state)
     if step.header.kind is Kind.TOOL:
         return _run_tool(site, snapshot, plan, step, state, where)
+    if step.header.kind is Kind.AGENT:
+        return _run_agent(site, snapshot, plan, step, state, where)
     raise AssertionError(f"unreachable: {step.header.kind}")
+
+
+def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, where: str) -> Attempt:
+    """Let the model do the step: its work, a question, a budget that is used up, or a failure come of it."""
+    from runner.executor import agent
+
+    project, attempt = site.project, state.steps[step.slug].attempt
+    began = project.who.monotonic()
+    ended, journal, engine = agent.carry_out(site, snapshot, plan, step, state, timeout=_timeout(step), where=where)
+    seconds = round(project.who.monotonic() - began)
+    spent = agent.spent_since(journal, snapshot, step.slug, attempt, seconds)
+    data, transcript = agent.transcript(journal)
+    files = {history.transcript_name(step.slug, attempt): data}
+    if ended.outcome == "budget":
+        reached = ev.BudgetReached(subject=step.slug, text=log.cut(ended.text), by="whoever plans", spent=spent)
+        return Attempt(lambda now: [reached], said=ended.text, files=files)
+    told: dict[str, object] = {
+        "executor": site.sandbox.name,
+        "engine": engine,
+        "transcript": transcript,
+        "spent": spent,
+    }
+    try:
+        work = workspace.collect(project.git, site.space, snapshot.tip, project.config.filters)
+    except RefusedError as error:
+        reason = {"reason": log.cut(f"{error.what}; {error.hint}"), **told}
+        return dataclasses.replace(_failed(site, snapshot, step, reason, None), files=files)
+    if ended.outcome == "failed":
+        reason = {"reason": log.cut(ended.text), **told}
+        return dataclasses.replace(_failed(site, snapshot, step, reason, work), files=files)
+    if ended.outcome == "asked" and not transaction.paths_outside(work.changed):
+        asked = ev.Asked(
+            subject=step.slug,
+            kind="question",
+            text=log.cut(ended.text),
+            by="anyone",
+            transcript=transcript,
+            spent=spent,
+        )
+        return Attempt(
+            lambda now: [asked], tree=work.tree if work.changed else None, said=f"asks: {ended.text}", files=files
+        )
+    made = _worked(site, snapshot, step, work, ended.result, told, more=ended.artifacts)
+    return dataclasses.replace(made, files=files)
 
 
 def _start(project: Project, snapshot: Snapshot, step: Step, state: State) -> str:
@@ -230,8 +278,16 @@ def _attempt_of(snapshot: Snapshot, step: Step) -> int:
 
 
 def _worked(
-    site: Site, snapshot: Snapshot, step: Step, work: workspace.Work, result: object, told: dict[str, object]
+    site: Site,
+    snapshot: Snapshot,
+    step: Step,
+    work: workspace.Work,
+    result: object,
+    told: dict[str, object],
+    *,
+    more: tuple[str, ...] = (),
 ) -> Attempt:
+    """Return the attempt whose work is in the tree; `more`: artifacts beside the step's outputs."""
     forbidden = transaction.paths_outside(work.changed)
     if forbidden:
         reason = f"it changed what only people may change: {', '.join(forbidden[:3])}"
@@ -244,9 +300,9 @@ def _worked(
         start=snapshot.tip,
         result=result,
         artifacts=checks.artifacts(
-            step.header.outputs, git.files(work.tree), lambda path: _digest_at(git, work.tree, path)
+            (*step.header.outputs, *more), git.files(work.tree), lambda path: _digest_at(git, work.tree, path)
         )
-        if step.header.outputs
+        if step.header.outputs or more
         else [],
         **told,  # type: ignore[arg-type]
     )

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runner.errors import MalformedFileError, UnsupportedError
 from runner.executor.site import Site
 from runner.protocol import coworker, paths
 from runner.protocol.config import ToolModule
+from runner.protocol.coworker import Coworker
+from runner.protocol.digest import digest
 from runner.protocol.plan import Plan, Step
+from runner.protocol.state import State
 from runner.store import workspace
-from runner.tools import registry
-from runner.tools.base import Tool
+from runner.tools import loop, registry, values
+from runner.tools.agent import AgentTools
+from runner.tools.base import Contract, Tool, ToolError
 from runner.tools.python import PythonTools
 
 DEFAULT_TIMEOUT = 600.0
+ALWAYS = ("finish", "ask_person")  # whatever a coworker's list says
 
 
 @contextlib.contextmanager
@@ -53,6 +61,76 @@ def open_tool(site: Site, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
                 f"declare it where it is safe to repeat: `effects: {{{name}: workspace}}` or `read` beside its module",
             )
         yield tool
+
+
+@dataclass(frozen=True, slots=True)
+class LoopTool:
+    """A tool that the loop carries out: its arguments are checked here, and what it means is the loop's matter."""
+
+    contract: Contract
+    work: Path
+
+    def call(self, arguments: Mapping[str, Any]) -> Any:
+        """Return what the model is told; an artifact has to be a file of the workspace.
+
+        Raises:
+            ToolError: the arguments are not those of the contract.
+        """
+        match self.contract.name:
+            case "publish_artifact":
+                given = loop.read(self.contract, values.PublishArtifactInput, arguments)
+                path = Path(os.path.normpath(self.work / given.path))
+                if not path.is_relative_to(self.work) or not path.is_file() or path.is_symlink():
+                    raise ToolError(f"there is no file `{given.path}` in the workspace")
+                return {"path": str(path.relative_to(self.work)), "digest": digest(path.read_bytes())}
+            case "ask_person":
+                loop.read(self.contract, values.AskPersonInput, arguments)
+                return {"asked": True}
+            case _:
+                loop.read(self.contract, values.FinishInput, arguments)
+                return {"done": True}
+
+
+@contextlib.contextmanager
+def open_agent_tools(
+    site: Site, plan: Plan, step: Step, state: State, coworker: Coworker | None, where: str
+) -> Iterator[dict[str, Tool]]:
+    """Give the tools that an agent step may call: those of the sandbox, and a project's functions that are not external.
+
+    A coworker that lists tools by name gets those, and `finish` and `ask_person` in any case.
+
+    Raises:
+        UsageError: the coworker names a tool that there is not.
+    """
+    env = site.environment(plan, step, state)
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(
+            AgentTools(
+                site.sandbox,
+                work=site.space.work,
+                env=env,
+                readable=workspace.object_folders(site.project.git),
+                writable=(site.home, site.out),
+                default_timeout=DEFAULT_TIMEOUT,
+            )
+        )
+        tools: dict[str, Tool] = {
+            **opened.tools,
+            **{name: LoopTool(contract, site.space.work) for name, contract in loop.LOOP.items()},
+        }
+        own: dict[str, Tool] = {}
+        for module in _modules(site, plan, step, where):
+            own |= stack.enter_context(_opened(site, module)).tools
+        # An external call that nothing allows is denied; nothing can allow one before there are policies.
+        tools = {name: tool for name, tool in {**tools, **own}.items() if tool.contract.effect != "external"}
+        named = [tool for tool in coworker.tools if isinstance(tool, str)] if coworker else []
+        if named:
+            for name in named:
+                if name not in tools:
+                    registry.find(name, {**opened.tools, **tools, **own})
+            kept = {*named, *own, *ALWAYS}
+            tools = {name: tool for name, tool in tools.items() if name in kept}
+        yield tools
 
 
 def _modules(site: Site, plan: Plan, step: Step, where: str) -> list[ToolModule]:

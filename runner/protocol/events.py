@@ -192,12 +192,14 @@ class EffectDecided(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked(Event):
-    """A person is asked. `kind`: human (a step of theirs) or question."""
+    """A person is asked. `kind`: human (a step of theirs) or question; with one, what the step has spent till then."""
 
     name: ClassVar[str] = "asked"
     kind: str
     text: str
     by: str
+    transcript: str | None = None
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +225,8 @@ class StepFinished(Event):
     artifacts: list[ArtifactFields] = dataclasses.field(default_factory=list)
     output: str | None = None
     tail: str | None = None
+    engine: str | None = None
+    transcript: str | None = None  # digest of runs/SLUG.ATTEMPT.jsonl in the history
     spent: Spent = dataclasses.field(default_factory=Spent)
 
 
@@ -273,6 +277,8 @@ class StepFailed(Event):
     output: str | None = None
     tail: str | None = None
     kept: str | None = None
+    engine: str | None = None
+    transcript: str | None = None
     spent: Spent = dataclasses.field(default_factory=Spent)
 
 
@@ -307,6 +313,7 @@ class BudgetReached(Event):
     name: ClassVar[str] = "budget-reached"
     text: str
     by: str
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

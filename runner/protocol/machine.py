@@ -157,11 +157,11 @@ def _apply(state: State, entry: Entry) -> State:
                 state = _started(_with_step(state, event, event.subject, status=_S.RUNNING))
             elif state.status is Status.PENDING:
                 state = dataclasses.replace(state, status=Status.PLANNING)
-            state = _wait(state, entry, event.kind, None, event.text, event.by)
+            state = _wait(_spend(state, event, event.spent), entry, event.kind, None, event.text, event.by)
         case ev.Answered():
             state = _unwait(state, event, event.wait)
         case ev.BudgetReached():
-            state = _wait(state, entry, "budget", None, event.text, event.by)
+            state = _wait(_spend(state, event, event.spent), entry, "budget", None, event.text, event.by)
         case ev.Resumed():
             if state.status not in (Status.PAUSED, Status.BLOCKED):
                 raise _illegal(state, event, f"{state.protocol} is {state.status}")
@@ -423,6 +423,8 @@ def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
     dropped = [
         wait.id
         for wait in state.waiting
-        if wait.subject in gone or (wait.digest is not None and wait.kind != "call" and wait.subject in stale)
+        if wait.subject in gone
+        or wait.kind == "budget"
+        or (wait.digest is not None and wait.kind != "call" and wait.subject in stale)
     ]
     return ev.PlanEdited(subject="plan", plan=plan.digest, steps=changed, removed=removed, dropped=dropped)

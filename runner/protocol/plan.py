@@ -275,7 +275,7 @@ def _refuse_cycles(needs: Mapping[str, tuple[str, ...]], where: Mapping[str, str
 
 
 def refuse_unsupported(plan: Plan, where: str) -> None:
-    """Refuse by name what this version does not do yet: agent steps, `qa: full`, `approval:`.
+    """Refuse by name what this version does not do yet: `qa: full`, `approval:`.
 
     Raises:
         UnsupportedError: naming file and key.
@@ -285,17 +285,11 @@ def refuse_unsupported(plan: Plan, where: str) -> None:
         at = f"{where}/{of.file if isinstance(of, Step) else paths.PLAN}:{of.lines.get(key, 1)}"
         return UnsupportedError(f"{what} is not supported by this version", at, hint)
 
-    owners: list[Plan | Step] = [plan, *plan.steps]
-    for of in owners:
-        for key in ("budget", "engine"):
-            if getattr(of.header, key) is not None:
-                raise refuse(f"`{key}:`", of, key, "remove the key: no step asks a model yet")
     if plan.header.approval and plan.header.approval.when != "none":
         raise refuse("`approval:` on a plan", plan, "approval", "remove the key, or put a step of kind human first")
     for step in plan.steps:
-        if step.header.kind is Kind.AGENT:
-            hint = "write `kind: command`, `tool` or `human`"
-            raise refuse("a step of kind agent (the default)", step, "kind", hint)
+        if step.header.budget and step.header.kind is not Kind.AGENT:
+            raise refuse("`budget:` of a step that asks no model", step, "budget", "remove the key; `timeout:` bounds a command")
         if step.qa is QaPolicy.FULL:
             owner = step if step.header.qa else plan
             raise refuse("`qa: full`", owner, "qa", "write `qa: {policy: light, checks: [...]}`")

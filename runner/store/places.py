@@ -51,6 +51,10 @@ class Places:
         """Notes of worktrees that are about to follow a ref."""
         return self.beside / "follows"
 
+    def journal(self, protocol: str) -> Path:
+        """The folder of the journals of a protocol's attempts."""
+        return self.beside / "journal" / protocol
+
     def mark(self, protocol: str) -> Path:
         """The last tip of a protocol that verified here."""
         return self.own / "marks" / f"{protocol}.json"

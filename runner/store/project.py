@@ -101,7 +101,7 @@ class Project:
                 f"{paths.POLICY} on {self.trusted.branch}",
                 "use a version that has `runner policy`, or take the file away on the trusted branch",
             )
-        for key in ("forge", "mcp", "ci", "engine", "lease", "qa", "clarifications"):
+        for key in ("forge", "mcp", "ci", "lease", "qa", "clarifications"):
             if key in self.config.model_fields_set:
                 raise UnsupportedError(
                     f"`{key}:` is not supported by this version",
@@ -113,10 +113,6 @@ class Project:
                 "`executor: container` is not supported by this version",
                 f"{paths.CONFIG} on {self.trusted.branch}, RUNNER_EXECUTOR or --executor",
                 "use `sandbox` or `host`",
-            )
-        if self.options.get("engine"):
-            raise UnsupportedError(
-                "`--engine` is not supported by this version", "--engine", "leave it out: no step asks a model yet"
             )
         self._asked = self.trusted.commit
 

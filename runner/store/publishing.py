@@ -11,16 +11,11 @@ from collections.abc import Callable, Mapping
 from runner.errors import ConflictError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
-from runner.store import marks, numbers, transaction
+from runner.store import history, marks, numbers, transaction
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
 Check = Callable[[str, str | None], None]  # (tip, verified ancestor or None): raises where the history does not hold
-
-
-def history_ref(protocol: str) -> str:
-    """Return the ref that keeps a protocol's chain and transcripts."""
-    return f"refs/runner/history/{protocol}"
 
 
 def look(project: Project, *patterns: str) -> Mirror | None:
@@ -71,11 +66,12 @@ def bring(project: Project, protocol: str, check: Check) -> None:
         IntegrityError: what was pushed does not verify; nothing here changed.
     """
     name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
-    mirror, here = look(project, name, history_ref(protocol)), project.git.ref(project.branch(protocol))
+    mirror, here = look(project, name, history.ref_of(protocol)), project.git.ref(project.branch(protocol))
     if mirror is None and here is None and project.trusted.remote:  # never looked at here, and the remote is away
         there = project.git.ref(f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}")
     else:
         there = mirror.refs().get(name) if mirror else None
+    _bring_history(project, protocol)
     if there is None or there == here:
         return
     if here is None or project.git.is_ancestor(here, there):
@@ -89,6 +85,20 @@ def bring(project: Project, protocol: str, check: Check) -> None:
             )
 
 
+def _bring_history(project: Project, protocol: str) -> None:
+    """Take up the history as it was pushed; one that was made here beside it is kept under refs/runner/lost/."""
+    name = history.ref_of(protocol)
+    there = project.mirror.refs().get(name) if project.mirror else None
+    git, here = project.git, project.git.ref(name)
+    if there is None or there == here or (here is not None and git.is_ancestor(there, here)):
+        return
+    changes: dict[str, tuple[str | None, str | None]] = {name: (there, here)}
+    if here is not None and not git.is_ancestor(here, there):
+        lost = f"refs/runner/lost/{protocol}/history-{here[:12]}"
+        changes[lost] = (here, git.ref(lost))
+    git.update_refs(changes, "runner: fetched")
+
+
 def again(project: Project, protocol: str, check: Check) -> None:
     """After a lost race: where it was lost on the remote, bring what was published there.
 
@@ -97,7 +107,9 @@ def again(project: Project, protocol: str, check: Check) -> None:
     """
     if project.mirror is None or project.batch or project.setting("publish") != "always":
         return
-    project.trust(project.mirror.look(f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history_ref(protocol)))
+    project.trust(
+        project.mirror.look(f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
+    )
     settle(project, protocol, project.mirror, check)
 
 
@@ -116,17 +128,19 @@ def forward(project: Project, protocol: str, here: str | None, there: str, check
     project.who.say(f"took up what was pushed of {protocol}: {there[:7]}")
 
 
-def pusher(project: Project, protocol: str, new: str, *, number: bool = False) -> Callable[[], None] | None:
+def pusher(
+    project: Project, protocol: str, new: str, *, number: bool = False, filed: str | None = None
+) -> Callable[[], None] | None:
     """Return what pushes the new commit before the local ref moves, or None where publishing is not `always`.
 
-    `number`: the protocol is new, and its number is claimed in the same push.
+    `number`: the protocol is new, and its number is claimed in the same push; `filed`: the history's commit that goes with it.
     """
     if project.batch or project.setting("publish") != "always":
         return None
-    return lambda: push(project, protocol, new, number=number)
+    return lambda: push(project, protocol, new, number=number, filed=filed)
 
 
-def push(project: Project, protocol: str, new: str, *, number: bool = False) -> None:
+def push(project: Project, protocol: str, new: str, *, number: bool = False, filed: str | None = None) -> None:
     """Publish a commit as the protocol's branch, by compare-and-swap with what the remote was seen to have.
 
     Raises:
@@ -147,9 +161,10 @@ def push(project: Project, protocol: str, new: str, *, number: bool = False) -> 
         changes[claim] = (new, None)
     elif mine is not None and claim not in there:
         changes[claim] = (mine, None)
-    history = project.git.ref(history_ref(protocol))
-    if history is not None and there.get(history_ref(protocol)) != history:
-        changes[history_ref(protocol)] = (history, there.get(history_ref(protocol)))
+    kept = history.ref_of(protocol)
+    filed = filed or project.git.ref(kept)
+    if filed is not None and there.get(kept) != filed:
+        changes[kept] = (filed, there.get(kept))
     if changes:
         mirror.push(changes)
         _track(project.git, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
@@ -182,6 +197,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
         RefusedError: people's commits conflict; both sides stay as they are.
     """
     git, branch = project.git, project.branch(protocol)
+    _bring_history(project, protocol)
     here, there = git.ref(branch), mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
     if there is None or here is None or here == there or git.is_ancestor(there, here):
         return

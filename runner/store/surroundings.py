@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """`now`: seconds since the epoch; `monotonic`: seconds; `random_hex(n)`: n hex digits; `state_home`: the person's
     own state, `$XDG_STATE_HOME/protocol-runner`; `environ`: settings that begin with `RUNNER_`, and PATH and HOME;
-    `say`: one line for a person; `ask(question, choices)`: the choice of the person at the terminal, None where nobody is."""
+    `hear`: a record of a running attempt, as it is made; `say`: one line for a person; `ask(question, choices)`: the choice of
+    the person at the terminal, None where nobody is."""
 
     now: Callable[[], float]
     monotonic: Callable[[], float]
@@ -22,6 +24,7 @@ class Surroundings:
     pid: int
     state_home: Path
     environ: Mapping[str, str] = field(default_factory=dict)
+    hear: Callable[[Mapping[str, Any]], None] = lambda record: None
     say: Callable[[str], None] = lambda line: None
     ask: Callable[[str, tuple[str, ...]], str | None] = lambda question, choices: None
 

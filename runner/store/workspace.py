@@ -318,6 +318,18 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
     return Work(tree, changed)
 
 
+def tree_now(git: Git, space: Workspace) -> str:
+    """Return the workspace's files as a tree, in the middle of a step: so that it can be gone back to, not as its work."""
+    _run(git, space, "add", "-A", "--ignore-errors", ".")
+    return _run(git, space, "write-tree").decode().strip()
+
+
+def restore(git: Git, space: Workspace, tree: str) -> None:
+    """Make the workspace hold a tree that `tree_now` gave; ignored files stay."""
+    _run(git, space, "read-tree", "--reset", "-u", tree)
+    _run(git, space, "clean", "-ffdq")
+
+
 def _drivers(git: Git, filters: tuple[str, ...]) -> list[str]:
     """Return the filter drivers that config.yaml allows, as the person's own configuration has them.
 

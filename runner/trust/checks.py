@@ -351,7 +351,11 @@ def check_work(git: Git, walk: Chain, look: Look) -> Said:
     if look.trailers is None or look.first(ev.Undone):  # an undoing is compared with what it goes back to
         return
     own = at(walk) + "/"
-    works = any(isinstance(event, ev.StepFinished) and event.executor != "person" for event in look.events)
+    works = any(
+        (isinstance(event, ev.StepFinished) and event.executor != "person")
+        or (isinstance(event, ev.Asked) and event.transcript is not None)  # a step's work so far, and its question
+        for event in look.events
+    )
     for path in _changed(git, look):
         if path.startswith(own):
             continue

@@ -1,0 +1,215 @@
+"""An agent step: the engine, the tools, the limits and the journal put together around the loop, and what comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+from runner import resources
+from runner.engines import prices, registry
+from runner.engines.base import Engine, Usage
+from runner.engines.recorded import Recorder
+from runner.errors import MalformedFileError, UnsupportedError
+from runner.executor import prompting, toolbox
+from runner.executor.journal import Journal
+from runner.executor.loop import Ended, Limits, Loop, Total
+from runner.executor.redact import Redactor
+from runner.executor.site import Site
+from runner.protocol import coworker as coworker_
+from runner.protocol import events as ev
+from runner.protocol import log, paths
+from runner.protocol.coworker import Coworker
+from runner.protocol.digest import digest
+from runner.protocol.model import Budget
+from runner.protocol.plan import Plan, Step
+from runner.protocol.state import State
+from runner.store import history, workspace
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+
+TURNS = 200  # where no budget says less
+
+
+def coworker_of(project: Project, plan: Plan, step: Step, where: str) -> Coworker | None:
+    """Return the coworker that a step names, or its plan; read from the trusted branch.
+
+    Raises:
+        MalformedFileError: there is none, or it is not valid. UnsupportedError: it asks for approvals.
+    """
+    name = step.header.agent or plan.header.agent
+    if name is None:
+        return None
+    path = paths.agent_file(name)
+    data = project.trusted.blob(project.git, path)
+    if data is None:
+        raise MalformedFileError(
+            f"there is no coworker `{name}`", where, f"write {path} on {project.trusted.branch}, the trusted branch"
+        )
+    found = coworker_.parse(data, f"{path} on {project.trusted.branch}")
+    if found.policies:
+        raise UnsupportedError(
+            "`policies:` of a coworker is not supported by this version, and is not ignored",
+            f"{path} on {project.trusted.branch}",
+            "remove the key, or use a version that has policies",
+        )
+    return found
+
+
+def engine_names(
+    project: Project, plan: Plan, step: Step, coworker: Coworker | None, phase: str = "execute"
+) -> tuple[str, ...]:
+    """Return the engines for a phase, the first that answers counts: option, environment, step, plan, coworker, config.
+
+    Raises:
+        UsageError: nobody said which model, and none can be found: what was looked for, and what to set.
+    """
+    environ = project.who.environ
+    for one in (project.options.get("engine"), environ.get("RUNNER_ENGINE"), step.header.engine, plan.header.engine):
+        if one:
+            return (one,)
+    if coworker and coworker.engine:
+        return (coworker.engine,)
+    config = project.config.engine
+    named: tuple[str, ...] = getattr(config, phase) or config.default
+    return named or (registry.default_name(environ),)
+
+
+@contextlib.contextmanager
+def open_engines(project: Project, names: tuple[str, ...], record: Path | None) -> Iterator[tuple[Engine, ...]]:
+    """Open the engines; with `record`, what they answer is added to that cassette."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for name in names:
+            engine = registry.open_engine(name, project.who.environ, project.git.top or project.git.cwd)
+            if record is not None:
+                engine = Recorder(engine, record)
+            stack.callback(engine.close)
+            found.append(engine)
+        yield tuple(found)
+
+
+def limits_of(plan: Plan, step: Step, coworker: Coworker | None, state: State, used: Total, timeout: float) -> Limits:
+    """Return what the attempt may use in all: its own budget and what the protocol's leaves, the smaller of both.
+
+    `used`: what the journal of this attempt has, of which the record may know a part already.
+    """
+    budgets = [one for one in (step.header.budget, coworker.budget if coworker else None) if one]
+    whole = plan.header.budget
+    usd = [one.usd for one in budgets if one.usd is not None]
+    tokens = [one.tokens for one in budgets if one.tokens is not None]
+    minutes = [one.minutes for one in (*budgets, *([whole] if whole else [])) if one.minutes is not None]
+    if whole and whole.usd is not None:
+        usd.append(whole.usd - Decimal(state.spent.usd) + used.usd)
+    if whole and whole.tokens is not None:
+        tokens.append(
+            whole.tokens - state.spent.input_tokens - state.spent.output_tokens + used.input_tokens + used.output_tokens
+        )
+    return Limits(
+        usd=min(usd) if usd else None,
+        tokens=min(tokens) if tokens else None,
+        turns=min([_least(budgets, "turns"), TURNS]),
+        calls=_least(budgets, "calls") if any(one.calls is not None for one in budgets) else None,
+        seconds=min([timeout, *(60.0 * one for one in minutes)]),
+    )
+
+
+def _least(budgets: list[Budget], key: str) -> int:
+    return min((value for one in budgets if (value := getattr(one, key)) is not None), default=10**9)
+
+
+def price(engine: Engine, usage: Usage) -> Decimal | None:
+    """Return an upper bound for what a response costs, in US dollars; recorded answers cost what they would have."""
+    return prices.cost_usd(engine.provider, engine.model, usage)
+
+
+def journal_of(project: Project, protocol: str, slug: str, attempt: int) -> Journal:
+    """Return the journal of an attempt; where it was begun on another machine, from the history's transcript."""
+    journal = Journal(project.places.journal(protocol) / f"{slug}.{attempt}.jsonl")
+    if not journal.records:
+        known = history.read(project.git, protocol, history.transcript_name(slug, attempt))
+        if known:
+            journal.seed(known)
+    return journal
+
+
+def spent_since(journal: Journal, snapshot: Snapshot, slug: str, attempt: int, seconds: int) -> ev.Spent:
+    """Return what the journal has that the record of this attempt does not have yet."""
+    total = Total()
+    for record in journal.records:
+        if record["kind"] in ("response", "summary"):
+            total.add(record)
+    usd, tokens_in, tokens_out = total.usd, total.input_tokens, total.output_tokens
+    for raw in log.parse_raw(snapshot.log, snapshot.where):
+        if raw.subject == slug and raw.event in ("asked", "budget-reached"):
+            told = raw.fields.get("spent") or {}
+            if raw.fields.get("attempt", attempt) == attempt:
+                usd -= Decimal(str(told.get("usd", "0")))
+                tokens_in -= int(told.get("input_tokens", 0))
+                tokens_out -= int(told.get("output_tokens", 0))
+    spent: ev.Spent = {"input_tokens": tokens_in, "output_tokens": tokens_out, "usd": format(max(usd, Decimal(0)), "f")}
+    if seconds:
+        spent["seconds"] = seconds
+    return spent
+
+
+def carry_out(
+    site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, *, timeout: float, where: str
+) -> tuple[Ended, Journal, str]:
+    """Run the agent's loop in the site that was made ready; return how it ended, its journal, and the engine's name.
+
+    Raises:
+        EngineError: no engine answered; what was heard is in the journal, and no attempt is used up.
+    """
+    project, attempt = site.project, state.steps[step.slug].attempt
+    coworker = coworker_of(project, plan, step, where)
+    names = engine_names(project, plan, step, coworker)
+    journal = journal_of(project, snapshot.protocol, step.slug, attempt)
+    redactor = Redactor(project.who.environ)
+    used = Total()
+    for one in journal.records:
+        if one["kind"] in ("response", "summary"):
+            used.add(one)
+    record = project.options.get("record")
+    told = f"You are {coworker.name}. {coworker.objective}\n{coworker.instructions}" if coworker else None
+    with (
+        open_engines(project, names, Path(record) if record else None) as engines,
+        toolbox.open_agent_tools(site, plan, step, state, coworker, where) as tools,
+    ):
+        loop = Loop(
+            journal=journal,
+            engines=engines,
+            tools=tools,
+            system=prompting.system(told),
+            task=prompting.task(project, snapshot, plan, step, state),
+            summarize=resources.prompt("summarize").strip(),
+            limits=limits_of(plan, step, coworker, state, used, timeout),
+            redactor=redactor,
+            tree=lambda: workspace.tree_now(project.git, site.space),
+            restore=lambda tree: workspace.restore(project.git, site.space, tree),
+            price=price,
+            now=project.who.timestamp,
+            monotonic=project.who.monotonic,
+            sleep=project.who.sleep,
+            told=lambda made: project.who.hear(made),
+        )
+        ended = loop.run(_answers(snapshot, step))
+    return ended, journal, names[0]
+
+
+def _answers(snapshot: Snapshot, step: Step) -> list[str]:
+    """Return what people answered to the questions of this attempt, in order."""
+    found: list[str] = []
+    for raw in log.parse_raw(snapshot.log, snapshot.where):
+        if raw.subject == step.slug and raw.event == "answered":
+            found.append(str(raw.fields.get("text", "")))
+        elif raw.subject == step.slug and raw.event == "step-retried":
+            found = []
+    return found
+
+
+def transcript(journal: Journal) -> tuple[bytes, str]:
+    """Return the attempt's transcript and its digest."""
+    data = journal.transcript()
+    return data, digest(data)

@@ -1,0 +1,429 @@
+"""The agent's loop: ask the model, journal its answer, run the tools it calls, until it says that it is done.
+
+What is heard is on the disk before it is used, and after each round of tools the tree that they left is noted: a step that was
+killed goes on from the last whole record, in the same tree, and asks nothing twice. Limits are reserved before they are spent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+import tenacity
+
+from runner.engines.base import (
+    Call,
+    Engine,
+    EngineError,
+    ModelTurn,
+    RateLimitError,
+    Request,
+    Response,
+    ToolResult,
+    ToolSpec,
+    ToolTurn,
+    Turn,
+    Usage,
+    UserTurn,
+)
+from runner.executor.journal import Journal, Record
+from runner.executor.redact import Redactor
+from runner.tools.base import Tool, ToolError, check_arguments
+
+NUDGE = "You called no tool. Go on with the step, or call `finish` if it is done or cannot be done."
+TRIES = 6  # how often one request is made before its error is told
+CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before old tool output is shortened
+KEEP_WHOLE = 6  # tool turns at the end that are never shortened
+SHORT = 600  # characters that remain of a shortened output
+CHARACTERS_A_TOKEN = 3  # an estimate that is rather too many tokens than too few
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an attempt may still use; None is no limit. `usd` and `tokens` are what is left of step's and protocol's budgets."""
+
+    usd: Decimal | None = None
+    tokens: int | None = None
+    turns: int | None = 200
+    calls: int | None = None
+    seconds: float = 3600.0
+
+
+@dataclass(slots=True)
+class Total:
+    """What an attempt has used."""
+
+    usd: Decimal = Decimal(0)
+    priced: bool = True  # False where a response's price is not known
+    input_tokens: int = 0
+    output_tokens: int = 0
+    turns: int = 0
+    calls: int = 0
+
+    def add(self, record: Record) -> None:
+        """Count a response of the journal."""
+        self.turns += 1
+        self.calls += len(record["calls"])
+        self.input_tokens += record["usage"]["input"]
+        self.output_tokens += record["usage"]["output"]
+        if record["usd"] is None:
+            self.priced = False
+        else:
+            self.usd += Decimal(record["usd"])
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a loop ended. `outcome`: finished, failed, asked or budget; `text`: summary, reason or question."""
+
+    outcome: str
+    text: str
+    result: dict[str, Any] | None = None
+    artifacts: tuple[str, ...] = ()
+
+
+class BudgetStop(Exception):
+    """Going on would pass a limit."""
+
+
+@dataclass(slots=True)
+class Loop:
+    """One attempt of an agent step.
+
+    `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
+    `restore(tree)`: makes the workspace hold it; `price(usage)`: an upper bound in US dollars, or None where it is not known.
+    """
+
+    journal: Journal
+    engines: tuple[Engine, ...]
+    tools: Mapping[str, Tool]
+    system: str
+    task: str
+    summarize: str
+    limits: Limits
+    redactor: Redactor
+    tree: Callable[[], str]
+    restore: Callable[[str], None]
+    price: Callable[[Engine, Usage], Decimal | None]
+    now: Callable[[], str]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], None]
+    told: Callable[[Record], None] = lambda record: None
+    on_text: Callable[[str], None] | None = None
+    total: Total = field(default_factory=Total)
+    _began: float = 0.0
+    _nudged: bool = False
+
+    def run(self, answers: Sequence[str] = ()) -> Ended:
+        """Go on from what the journal has, to the end. `answers`: what people said to its questions till now, in order.
+
+        Raises:
+            EngineError: no engine answered; what was heard is in the journal.
+        """
+        self._began = self.monotonic()
+        turns: list[Turn] = [UserTurn(text=self.task)]
+        pending = self._replay(turns, answers)
+        ended = self._ended_before(answers)
+        if ended is not None:
+            return ended
+        while True:
+            if pending is not None:
+                ended = self._tools(turns, pending)
+                if ended is not None:
+                    return ended
+            following = self._next(turns)
+            if isinstance(following, Ended):
+                return following
+            pending = following
+
+    # --- what was heard before ---------------------------------------------------------------------------------------
+
+    def _ended_before(self, answers: Sequence[str]) -> Ended | None:
+        """Return how the loop had ended where it was killed after that; a question that is answered by now is no end."""
+        made = [record for record in self.journal.records if record["kind"] == "results"]
+        if not made or made[-1] is not self.journal.records[-1] or made[-1]["ended"] is None:
+            return None
+        told = made[-1]["ended"]
+        if told["outcome"] == "asked" and len(answers) >= sum(_asks(record) for record in made):
+            return None
+        return Ended(told["outcome"], told["text"], told["result"], self._artifacts())
+
+    def _replay(self, turns: list[Turn], answers: Sequence[str]) -> ModelTurn | None:
+        """Put the journal's records into the conversation; return the turn whose calls were not carried out, if any."""
+        pending: ModelTurn | None = None
+        tree: str | None = None
+        left = list(answers)
+        for record in self.journal.records:
+            kind = record["kind"]
+            if kind == "response":
+                self.total.add(record)
+                pending = _turn_of(record)
+                turns.append(pending)
+                self._nudged = False
+                if not pending.calls:
+                    turns.append(UserTurn(text=NUDGE))
+                    pending, self._nudged = None, True
+            elif kind == "results":
+                turns.append(_results_of(record, left.pop(0) if _asks(record) and left else None))
+                pending, tree = None, record["tree"]
+            elif kind == "summary":
+                self.total.add(record)
+                turns[1:] = [UserTurn(text=record["text"])]
+        if tree is not None:
+            self.restore(tree)
+        return pending
+
+    # --- asking --------------------------------------------------------------------------------------------------------
+
+    def _next(self, turns: list[Turn]) -> ModelTurn | Ended:
+        if self._tokens(turns) > CONTEXT:
+            self._shorten(turns)
+        if self._tokens(turns) > CONTEXT:
+            self._sum_up(turns)
+        try:
+            response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
+        except BudgetStop as stop:
+            return Ended("budget", str(stop))
+        record = self._record("response", response)
+        turns.append(response.turn)
+        if response.finish == "refused":
+            return Ended("failed", f"the model refused: {record['text'][:300] or 'no reason given'}")
+        if response.turn.calls:
+            self._nudged = False
+            return response.turn
+        if self._nudged:
+            return Ended("failed", "the model called no tool and did not finish, also when asked once more")
+        self._nudged = True
+        turns.append(UserTurn(text=NUDGE))
+        return self._next(turns)
+
+    def _specs(self) -> tuple[ToolSpec, ...]:
+        return tuple(
+            ToolSpec(name=name, description=tool.contract.description, parameters=tool.contract.parameters)
+            for name, tool in self.tools.items()
+        )
+
+    def _ask(self, request: Request) -> Response:
+        """Return the answer of the first engine that gives one.
+
+        Raises:
+            BudgetStop: the request could cost more than is left.
+            EngineError: none did.
+        """
+        problem: EngineError | None = None
+        for engine in self.engines:
+            self._reserve(engine, request)
+            try:
+                return self._insist(engine, request)
+            except EngineError as error:
+                problem = problem or error
+        assert problem is not None
+        raise problem
+
+    def _insist(self, engine: Engine, request: Request) -> Response:
+        left = self._seconds_left()
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.retry_after if isinstance(error, RateLimitError) else None
+            return asked if asked is not None else min(2.0 ** (state.attempt_number - 1), 30.0)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, EngineError) and error.retryable),
+            stop=lambda state: state.attempt_number >= TRIES or self._seconds_left() <= wait(state),
+            wait=wait,
+            sleep=self.sleep,
+            reraise=True,
+        )
+        return retrying(engine.ask, request, timeout=max(1.0, min(left, 600.0)), on_text=self.on_text)
+
+    def _seconds_left(self) -> float:
+        return self.limits.seconds - (self.monotonic() - self._began)
+
+    def _reserve(self, engine: Engine, request: Request) -> None:
+        """Refuse a request that could go past a limit, before it is made."""
+        limits, total = self.limits, self.total
+        if limits.turns is not None and total.turns >= limits.turns:
+            raise BudgetStop(f"{total.turns} turns are used up")
+        if self._seconds_left() <= 0:
+            raise BudgetStop(f"{limits.seconds:g} s are used up")
+        asked = Usage(
+            input=self._tokens(request.turns) + len(request.system) // CHARACTERS_A_TOKEN, output=request.max_output
+        )
+        used = total.input_tokens + total.output_tokens
+        if limits.tokens is not None and used + asked.input + asked.output > limits.tokens:
+            raise BudgetStop(
+                f"{used:,} of {limits.tokens:,} tokens are used, and the next request could need {asked.input + asked.output:,}"
+            )
+        if limits.usd is not None:
+            cost = self.price(engine, asked)
+            if cost is None or not total.priced:
+                raise BudgetStop(f"the price of {engine.name} is not known, so a budget in money cannot be kept")
+            if total.usd + cost > limits.usd:
+                raise BudgetStop(
+                    f"${total.usd:.4f} of ${limits.usd} are used, and the next request could cost ${cost:.4f}"
+                )
+
+    def _record(self, kind: str, response: Response) -> Record:
+        engine = next((one for one in self.engines if one.provider == response.turn.provider), self.engines[0])
+        usd = self.price(engine, response.usage)
+        record: Record = {
+            "kind": kind,
+            "time": self.now(),
+            "engine": engine.name,
+            "model": response.model,
+            "text": response.turn.text,
+            "thoughts": response.thoughts,
+            "calls": [
+                {"id": c.id, "name": c.name, "arguments": c.arguments, "problem": c.problem}
+                for c in response.turn.calls
+            ],
+            "usage": {"input": response.usage.input, "output": response.usage.output, "cached": response.usage.cached},
+            "usd": None if usd is None else format(usd, "f"),
+            "finish": response.finish,
+            "provider": response.turn.provider,
+            "turn": response.turn.raw,
+            "raw": response.raw,
+        }
+        record = self.redactor.value(record)
+        self.journal.append(record)
+        self.total.add(record)
+        self.told(record)
+        return record
+
+    # --- tools -----------------------------------------------------------------------------------------------------------
+
+    def _tools(self, turns: list[Turn], turn: ModelTurn) -> Ended | None:
+        results: list[ToolResult] = []
+        ended: Ended | None = None
+        for call in turn.calls:
+            content, is_error, said = self._carry_out(call, ended)
+            if said is not None:
+                ended = said
+            results.append(
+                ToolResult(id=call.id, name=call.name, content=self.redactor.value(content), is_error=is_error)
+            )
+        record = {
+            "kind": "results",
+            "time": self.now(),
+            "results": [{"id": r.id, "name": r.name, "content": r.content, "error": r.is_error} for r in results],
+            "tree": self.tree(),
+            "ended": None if ended is None else {"outcome": ended.outcome, "text": ended.text, "result": ended.result},
+        }
+        self.journal.append(record)
+        self.told(record)
+        turns.append(ToolTurn(results=tuple(results)))
+        return None if ended is None else replace(ended, artifacts=self._artifacts())
+
+    def _artifacts(self) -> tuple[str, ...]:
+        made = [name for one in self.journal.records if one["kind"] == "results" for name in _artifacts_in(one)]
+        return tuple(dict.fromkeys(made))
+
+    def _carry_out(self, call: Call, ended: Ended | None) -> tuple[Any, bool, Ended | None]:
+        """Return (content, is it an error, how the loop ends by it)."""
+        tool = self.tools.get(call.name)
+        if call.arguments is None:
+            return f"the arguments are malformed: {call.problem}", True, None
+        if tool is None:
+            return f"there is no tool `{call.name}`; there are {', '.join(self.tools)}", True, None
+        if ended is not None:
+            return "not done: an earlier call of this turn ended the work", True, None
+        if self.limits.calls is not None and self.total.calls > self.limits.calls:
+            return (
+                "not done: the budget of calls is used up",
+                True,
+                Ended("budget", f"{self.limits.calls} calls are used up"),
+            )
+        try:
+            check_arguments(tool.contract, call.arguments)
+            content = tool.call(call.arguments)
+        except ToolError as error:
+            return str(error), True, None
+        if call.name == "finish":
+            summary = str(call.arguments.get("summary", ""))
+            result = call.arguments.get("result")
+            typed = {"summary": summary, **(result if isinstance(result, dict) else {})}
+            return content, False, Ended("finished", summary, typed)
+        if call.name == "ask_person":
+            return content, False, Ended("asked", str(call.arguments.get("question", "")))
+        return content, False, None
+
+    # --- the conversation's size -------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _tokens(turns: list[Turn] | tuple[Turn, ...]) -> int:
+        return sum(_size(turn) for turn in turns) // CHARACTERS_A_TOKEN
+
+    @staticmethod
+    def _shorten(turns: list[Turn]) -> None:
+        """Shorten old tool output, whatever is there more than the last few rounds."""
+        at = [number for number, turn in enumerate(turns) if isinstance(turn, ToolTurn)]
+        for number in at[:-KEEP_WHOLE]:
+            turn = turns[number]
+            assert isinstance(turn, ToolTurn)
+            turns[number] = ToolTurn(results=tuple(_shortened(result) for result in turn.results))
+
+    def _sum_up(self, turns: list[Turn]) -> None:
+        """Let the model sum the conversation up, and go on from the summary; that it was summed up is recorded."""
+        response = self._ask(Request(system=self.summarize, turns=(*turns, UserTurn(text=self.summarize)), tools=()))
+        self._record("summary", response)
+        turns[1:] = [UserTurn(text=response.turn.text)]
+
+
+def _turn_of(record: Record) -> ModelTurn:
+    calls = tuple(
+        Call(id=c["id"], name=c["name"], arguments=c["arguments"], problem=c["problem"]) for c in record["calls"]
+    )
+    return ModelTurn(text=record["text"], calls=calls, provider=record["provider"], raw=record["turn"])
+
+
+def _results_of(record: Record, answer: str | None) -> ToolTurn:
+    results = []
+    for one in record["results"]:
+        content = (
+            {"answer": answer}
+            if one["name"] == "ask_person" and not one["error"] and answer is not None
+            else one["content"]
+        )
+        results.append(ToolResult(id=one["id"], name=one["name"], content=content, is_error=one["error"]))
+    return ToolTurn(results=tuple(results))
+
+
+def _asks(record: Record) -> bool:
+    return record["ended"] is not None and record["ended"]["outcome"] == "asked"
+
+
+def _artifacts_in(record: Record) -> list[str]:
+    return [
+        str(one["content"]["path"])
+        for one in record["results"]
+        if one["name"] == "publish_artifact"
+        and not one["error"]
+        and isinstance(one["content"], dict)
+        and "path" in one["content"]
+    ]
+
+
+def _size(turn: Turn) -> int:
+    match turn:
+        case UserTurn():
+            return len(turn.text)
+        case ModelTurn():
+            return len(turn.text) + len(json.dumps([call.arguments for call in turn.calls]))
+        case ToolTurn():
+            return sum(
+                len(r.content) if isinstance(r.content, str) else len(json.dumps(r.content)) for r in turn.results
+            )
+
+
+def _shortened(result: ToolResult) -> ToolResult:
+    text = result.content if isinstance(result.content, str) else json.dumps(result.content)
+    if len(text) <= 2 * SHORT:
+        return result
+    short = (
+        f"{text[:SHORT]}\n[… {len(text) - 2 * SHORT:,} characters left out, they were shown before …]\n{text[-SHORT:]}"
+    )
+    return ToolResult(id=result.id, name=result.name, content=short, is_error=result.is_error)

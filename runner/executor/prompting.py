@@ -1,0 +1,111 @@
+"""What a model is told before its first turn: the plan, the step, what came before, and the project's own instructions.
+
+Words of people's files are the task. Everything else (results of earlier steps, findings, memory that the trusted branch does
+not have) is fenced as untrusted. Instructions are read from the trusted branch alone.
+"""
+
+from __future__ import annotations
+
+import json
+
+from runner import resources
+from runner.executor.site import results_of
+from runner.protocol import log, paths
+from runner.protocol.plan import Plan, Step
+from runner.protocol.state import State
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+
+INSTRUCTIONS = ("AGENTS.md", "CONTRIBUTING.md")
+INSTRUCTIONS_LIMIT = 24_000  # characters of one instruction file
+MEMORY_LIMIT = 12_000  # characters of all memory
+RESULT_LIMIT = 4_000  # characters of one earlier result
+
+
+def fence(text: str, label: str) -> str:
+    """Return text that is material and no instruction, between lines that it cannot close by itself."""
+    inner = text.replace("untrusted>>>", "untrusted>> >").replace("<<<untrusted", "<< <untrusted")
+    return f"<<<untrusted {label}\n{inner}\nuntrusted>>>"
+
+
+def system(coworker: str | None) -> str:
+    """Return the system instruction of an agent step; `coworker`: the objective and instructions of its coworker."""
+    text = resources.prompt("execute").strip()
+    return f"{text}\n\n{coworker.strip()}" if coworker else text
+
+
+def task(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> str:
+    """Return the first turn of an attempt."""
+    parts = [f"# The work: {plan.header.title}", plan.prose.strip()]
+    if plan.header.acceptance:
+        parts.append("It is accepted when:\n" + "\n".join(f"- {line}" for line in plan.header.acceptance))
+    if plan.header.inputs:
+        parts.append(
+            "Inputs:\n" + "\n".join(f"- {key}: {json.dumps(value)}" for key, value in plan.header.inputs.items())
+        )
+    parts.append("Its steps:\n" + "\n".join(_line(one, step, state) for one in plan.steps))
+    if plan.context:
+        parts.append(f"# Notes\n\n{plan.context.strip()}")
+    parts += _instructions(project)
+    results = {slug: result for slug, result in results_of(state).items() if result is not None}
+    for slug, result in results.items():
+        shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
+        parts.append(fence(shown, f"result of the step {slug}"))
+    found = _findings(snapshot, step, state)
+    if found:
+        parts.append(
+            f"This is attempt {state.steps[step.slug].attempt}. The one before did not do:\n{fence(found, 'findings')}"
+        )
+    parts.append(f"# Your step: {step.header.title}\n\n{step.prose.strip()}")
+    if step.header.outputs:
+        parts.append("It must leave: " + ", ".join(step.header.outputs))
+    if step.checks:
+        parts.append("It is checked with: " + "; ".join(f"`{check}`" for check in step.checks))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _line(one: Step, step: Step, state: State) -> str:
+    mark = (
+        "yours"
+        if one.slug == step.slug
+        else state.steps[one.slug].status.value
+        if one.slug in state.steps
+        else "pending"
+    )
+    return f"- {one.number:02d}-{one.slug} ({mark}): {one.header.title}"
+
+
+def _instructions(project: Project) -> list[str]:
+    found = []
+    for name in INSTRUCTIONS:
+        data = project.trusted.blob(project.git, name)
+        if data:
+            text = data.decode("utf-8", "replace")[:INSTRUCTIONS_LIMIT]
+            found.append(f"# The project's {name}\n\n{text.strip()}")
+    memory = project.git.tree(f"{project.trusted.commit}:{paths.MEMORY.rstrip('/')}") or {}
+    told: list[str] = []
+    for name in sorted(memory):
+        data = project.git.blob(memory[name].oid) if name.endswith(".md") else None
+        if data and sum(len(line) for line in told) < MEMORY_LIMIT:
+            told.append(f"- {name.removesuffix('.md')}: {data.decode('utf-8', 'replace').strip()}")
+    if told:
+        found.append("# What is known from earlier work\n\n" + "\n".join(told)[:MEMORY_LIMIT])
+    return found
+
+
+def _findings(snapshot: Snapshot, step: Step, state: State) -> str:
+    """Return why the attempt before did not hold, by the log."""
+    if state.steps[step.slug].attempt == 1:
+        return ""
+    for raw in reversed(log.parse_raw(snapshot.log, snapshot.where)):
+        if raw.subject == step.slug and raw.event in ("qa-failed", "step-failed", "step-blocked"):
+            told = [str(raw.fields.get("reason", ""))]
+            told += [
+                f"{check['check']}: exit {check['code']}\n{check['tail']}"
+                for check in raw.fields.get("evidence", [])
+                if check["code"]
+            ]
+            if raw.event == "step-failed" and raw.fields.get("reason", "").startswith("QA:"):
+                continue  # the verdict before it says more
+            return "\n\n".join(told)
+    return ""

@@ -1,0 +1,217 @@
+"""The agent's loop beside a scripted mind: order, limits, resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.engines.base import (
+    Call,
+    Engine,
+    EngineError,
+    KeyRefusedError,
+    ModelTurn,
+    OverloadedError,
+    RateLimitError,
+    Request,
+    Response,
+    ToolTurn,
+    Usage,
+    UserTurn,
+)
+from runner.executor.journal import Journal
+from runner.executor.loop import Limits, Loop
+from runner.executor.redact import Redactor
+from runner.tools.base import Contract, Tool, ToolError
+
+Said = Response | EngineError
+
+
+class Scripted:
+    """An engine that says what it is given, and keeps what it was asked."""
+
+    provider, model, name = "scripted", "one", "scripted:one"
+
+    def __init__(self, said: list[Said]) -> None:
+        self.said, self.asked = said, list[Request]()
+
+    def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
+        self.asked.append(request)
+        one = self.said.pop(0)
+        if isinstance(one, EngineError):
+            raise one
+        return one
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Counting:
+    """A tool that counts its calls and writes into a list, which stands for the workspace."""
+
+    def __init__(self, name: str, files: list[str]) -> None:
+        self.name, self.files = name, files
+
+    @property
+    def contract(self) -> Contract:
+        return Contract(name=self.name, description="x", effect="workspace", parameters={"type": "object"}, returns=None, source="test")
+
+    def call(self, arguments: Mapping[str, Any]) -> Any:
+        if arguments.get("fail"):
+            raise ToolError("no")
+        self.files.append(f"{self.name} {arguments.get('n', '')}".strip())
+        return {"ok": True}
+
+
+def say(*calls: tuple[str, dict[str, Any]], text: str = "", tokens: int = 10) -> Response:
+    made = tuple(Call(id=f"c{number}", name=name, arguments=arguments) for number, (name, arguments) in enumerate(calls))
+    return Response(
+        turn=ModelTurn(text=text, calls=made, provider="scripted", raw={"sig": "abc"}), usage=Usage(input=tokens, output=tokens), model="one"
+    )
+
+
+FINISH = say(("finish", {"summary": "done", "result": {"n": 1}}))
+
+
+def overloaded() -> OverloadedError:
+    return OverloadedError("too much", "there", "wait")
+
+
+class Bench:
+    """A loop, its workspace as a list, and the clock in a variable."""
+
+    def __init__(self, tmp_path: Path, said: list[Said], **limits: Any) -> None:
+        self.files: list[str] = []
+        self.path = tmp_path / "journal.jsonl"
+        self.slept: list[float] = []
+        self.clock = 0.0
+        self.limits = Limits(**limits)
+        self.engine = Scripted(said)
+
+    def loop(self, *engines: Engine, price: Decimal | None = Decimal("0.001")) -> Loop:
+        tools: dict[str, Tool] = {name: Counting(name, self.files) for name in ("write", "finish", "ask_person")}
+
+        def sleep(seconds: float) -> None:
+            self.slept.append(seconds)
+            self.clock += seconds
+
+        return Loop(
+            journal=Journal(self.path),
+            engines=engines or (self.engine,),
+            tools=tools,
+            system="system",
+            task="task",
+            summarize="sum it up",
+            limits=self.limits,
+            redactor=Redactor({"API_KEY": "a-secret-value"}),
+            tree=lambda: "\n".join(self.files),
+            restore=lambda tree: self.files.__setitem__(slice(None), tree.splitlines()),
+            price=lambda engine, usage: None if price is None else price * (usage.input + usage.output) / 10,
+            now=lambda: "2026-11-20T00:00:00Z",
+            monotonic=lambda: self.clock,
+            sleep=sleep,
+        )
+
+
+def test_calls_run_in_order_and_finish_gives_the_typed_result(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(("write", {"n": 1}), ("write", {"n": 2})), FINISH])
+    ended = bench.loop().run()
+    assert (ended.outcome, ended.result) == ("finished", {"summary": "done", "n": 1})
+    assert bench.files == ["write 1", "write 2", "finish"]
+    turns = bench.engine.asked[1].turns
+    assert isinstance(turns[1], ModelTurn) and turns[1].raw == {"sig": "abc"} and isinstance(turns[2], ToolTurn)
+
+
+def test_errors_of_tools_unknown_ones_and_malformed_arguments_go_back_to_the_model(tmp_path: Path) -> None:
+    bad = Response(turn=ModelTurn(text="", calls=(Call(id="x", name="write", arguments=None, problem="not JSON"),)))
+    bench = Bench(tmp_path, [say(("write", {"fail": True}), ("moon", {})), bad, FINISH])
+    assert bench.loop().run().outcome == "finished"
+    first, second = (turn for turn in bench.engine.asked[2].turns if isinstance(turn, ToolTurn))
+    assert [result.is_error for result in (*first.results, *second.results)] == [True, True, True]
+    assert "there is no tool `moon`" in first.results[1].content and "malformed" in second.results[0].content
+
+
+def test_a_reply_without_a_call_is_asked_once_more_then_fails(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(text="hm"), say(text="hm")])
+    assert bench.loop().run().outcome == "failed"
+    assert isinstance(bench.engine.asked[1].turns[-1], UserTurn)
+    bench = Bench(tmp_path / "b", [say(text="hm"), FINISH])
+    assert bench.loop().run().outcome == "finished"
+
+
+def test_a_retry_after_is_waited_for_and_a_refused_key_is_not_tried_again(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [RateLimitError("slow", "there", "wait", retry_after=7.0), overloaded(), FINISH])
+    assert bench.loop().run().outcome == "finished"
+    assert bench.slept == [7.0, 2.0]
+    bench = Bench(tmp_path / "b", [KeyRefusedError("no", "there", "set it"), FINISH])
+    with pytest.raises(KeyRefusedError):
+        bench.loop().run()
+    assert len(bench.engine.asked) == 1
+
+
+def test_retries_end_with_the_steps_time_and_nothing_is_recorded(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [overloaded() for _ in range(20)], seconds=5.0)
+    with pytest.raises(OverloadedError):
+        bench.loop().run()
+    assert sum(bench.slept) < 5 and Journal(bench.path).records == []
+
+
+def test_the_next_engine_is_asked_where_the_first_does_not_answer(tmp_path: Path) -> None:
+    first, second = Scripted([KeyRefusedError("no", "there", "set it")]), Scripted([FINISH])
+    bench = Bench(tmp_path, [])
+    assert bench.loop(first, second).run().outcome == "finished"
+
+
+@pytest.mark.parametrize("limits", [{"tokens": 50}, {"usd": Decimal("0.002")}, {"turns": 1}])
+def test_a_limit_stops_before_the_request_that_would_pass_it(tmp_path: Path, limits: dict[str, Any]) -> None:
+    bench = Bench(tmp_path, [say(("write", {"n": 1})), FINISH], **limits)
+    ended = bench.loop().run()
+    assert ended.outcome == "budget"
+    assert len(bench.engine.asked) <= 1
+
+
+def test_an_unknown_price_is_never_taken_for_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [FINISH], usd=Decimal(5))
+    ended = bench.loop(price=None).run()
+    assert ended.outcome == "budget" and "price" in ended.text and not bench.engine.asked
+
+
+def test_killed_at_every_record_it_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
+    script = [say(("write", {"n": 1})), say(("write", {"n": 2}), ("write", {"n": 3})), FINISH]
+    whole = Bench(tmp_path, list(script))
+    whole.loop().run()
+    lines = whole.path.read_bytes().splitlines(keepends=True)
+    ends = [sum(map(len, lines[:count])) for count in range(len(lines) + 1)]
+    points = sorted({*ends, *(end + 5 for end in ends[:-1])})
+    for point in points:
+        heard = sum(b'"kind":"response"' in line for line in whole.path.read_bytes()[:point].split(b"\n")[:-1])
+        again = Bench(tmp_path / str(point), list(script[heard:]))
+        again.path.parent.mkdir()
+        again.path.write_bytes(whole.path.read_bytes()[:point])
+        again.files = ["left over from before it was killed"] if point else []
+        if not heard or point < ends[2]:
+            again.files = []  # the workspace is reset to the attempt's start by whoever runs the loop
+        ended = again.loop().run()
+        assert ended.outcome == "finished", point
+        assert len(again.engine.asked) == 3 - heard
+        assert [name for name in again.files if name != "finish"] == ["write 1", "write 2", "write 3"], point
+
+
+def test_a_question_ends_the_loop_and_its_answer_goes_on(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(("ask_person", {"question": "which?"}))])
+    ended = bench.loop().run()
+    assert (ended.outcome, ended.text) == ("asked", "which?")
+    bench.engine.said.append(FINISH)
+    assert bench.loop().run(["the left one"]).outcome == "finished"
+    turn = bench.engine.asked[-1].turns[-1]
+    assert isinstance(turn, ToolTurn) and turn.results[0].content == {"answer": "the left one"}
+
+
+def test_secrets_do_not_reach_the_journal(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(("write", {"text": "a-secret-value"}), text="a-secret-value"), FINISH])
+    bench.loop().run()
+    assert b"a-secret-value" not in bench.path.read_bytes()
