@@ -350,3 +350,26 @@ def test_checkout_index_and_untracked_files_are_byte_for_byte_what_they_were(box
         box.runner(*words)
         assert picture() == before, words
     assert box.git("fsck", "--strict", "--no-dangling") == ""
+
+
+# --- the house -------------------------------------------------------------------------------------------------------
+
+
+def test_the_second_verifier_is_short_and_imports_nothing_of_ours() -> None:
+    text = (ROOT / "tests/second_verifier.py").read_text()
+    assert len(text.splitlines()) <= 200
+    imported = {
+        name.strip()
+        for line in re.findall(r"^\s*(?:import|from) (.+)$", text, re.MULTILINE)
+        for name in line.split(",")
+    }
+    assert imported <= sys.stdlib_module_names
+
+
+def test_ci_files_call_make_and_hold_no_logic() -> None:
+    import yaml
+
+    github = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    lines = [step["run"] for job in github["jobs"].values() for step in job["steps"] if "run" in step]
+    gitlab = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
+    assert lines + [line for job in gitlab.values() for line in job["script"]] == ["make ci", "make ci"]
