@@ -158,6 +158,28 @@ def test_setup_runs_once_and_again_when_a_key_changes_or_the_workspace_is_made_a
     assert count.read_text() == "x\n" * 4
 
 
+@pytest.mark.parametrize("path", ["../beside", "~/mine", "ABSOLUTE/../there"])
+def test_workspace_and_worktrees_lie_where_the_configuration_says(box: Box, tmp_path: Path, path: str) -> None:
+    path = path.replace("ABSOLUTE", str(tmp_path / "no such folder"))
+    configure(box, f"workspace: {{path: {path}}}\nworktrees: {{path: {path}-trees}}\n")
+    name = box.new({"01-a": command('echo "at=$PWD" > "$RUNNER_RESULT"'), "02-b": "kind: human"})
+    box.runner("run", name, rc=3)
+    wanted = {"../beside": tmp_path / "beside", "~/mine": box.home / "mine"}.get(path, tmp_path / "there")
+    at = Path(box.state(name)["steps"]["a"]["result"]["at"])
+    assert at.is_relative_to(wanted) and at.name == "work" and ".." not in at.parts
+    assert box.worktree(name) == Path(f"{wanted}-trees") / name
+    assert box.git("status", "--porcelain") == ""
+    box.runner("cancel", name, rc=0)
+    box.runner("clean", "--yes", rc=0)
+    assert not at.exists() and not Path(f"{wanted}-trees/{name}").exists()
+
+
+def test_a_state_folder_whose_name_goes_up_and_down_works(box: Box, tmp_path: Path) -> None:
+    box.env["XDG_STATE_HOME"] = f"{tmp_path}/repo/../state"
+    name = box.new({"01-a": command("true", "qa: {checks: ['test -f README.md']}")})
+    box.runner("run", name, rc=0)
+
+
 def test_setup_that_fails_uses_up_no_attempt(box: Box) -> None:
     configure(box, "workspace: {setup: 'echo no such thing; exit 9'}\n")
     name = box.new({"01-a": command("true")})
@@ -305,10 +327,16 @@ def test_tools_of_the_trusted_branch_read_and_write_the_workspace_and_others_are
         }
     )
     told = box.runner("run", name, rc=2)
-    assert "`send`" in told.err and "effects" in told.err
+    assert "`send`" in told.err and "effects" in told.err and "03-send.md" in told.err
     state = box.state(name)
     assert [state["steps"][slug]["status"] for slug in ("look", "put", "send")] == ["completed", "completed", "pending"]
     assert box.git("show", f"{name}:new.txt") == "print('hello')\n"
+
+
+def test_a_tool_that_is_not_there_is_named_with_its_file_and_a_near_one(box: Box) -> None:
+    name = box.new({"01-a": "kind: tool\ntool: eco\nwith: {text: x}"})
+    told = box.runner("step", name, rc=2).err
+    assert f".protocols/{name}/01-a.md" in told and "did you mean echo?" in told
 
 
 def test_a_tool_changed_on_the_protocols_branch_is_not_the_one_that_runs(box: Box) -> None:

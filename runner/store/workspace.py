@@ -53,9 +53,11 @@ def place(places: Places, protocol: str, configured: str | None) -> Workspace:
     Raises:
         UsageError: the configured place is below a `.git`.
     """
-    root = (
-        places.common.parent / Path(configured).expanduser() / places.own.name if configured else places.own
-    ) / protocol
+    own = places.own
+    if configured:
+        given = Path(configured).expanduser() if configured.startswith("~/") else Path(configured)
+        own = places.common.parent / given / own.name
+    root = Path(os.path.realpath(own)) / protocol  # sandboxes want paths without `..`
     if ".git" in root.parts or any(
         (parent / "HEAD").exists() and (parent / "objects").is_dir() for parent in root.parents
     ):
