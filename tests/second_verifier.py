@@ -1,9 +1,6 @@
 """A second verifier, written from docs/design.md: `second_verifier.py REPOSITORY [BRANCH PROTOCOL]...`; it reads with git alone.
 Prints `CODE PROTOCOL why` a protocol and exits with the worst: 4 does not hold, 5 this clone cannot tell, 0 verified."""
 
-# mypy: ignore-errors
-# ruff: noqa: E401, E501, E701, I001, SIM905
-# fmt: off
 import hashlib, json, os, re, subprocess, sys
 
 SEAL = {**dict.fromkeys(("GIT_CONFIG_GLOBAL", "GIT_GRAFT_FILE"), os.devnull), "PATH": os.environ["PATH"],
@@ -125,8 +122,7 @@ def fold(s, number, name, about, f, protocol):
         s["status"] = [*stuck, "running" if begun else "planned"][0]
     elif name == "undone":
         s |= {"status": f["status"], "steps": steps | {slug: {**steps[slug], **told, "passed": False} for slug, told in f["steps"].items()}}
-    elif name == "completed":
-        need(all(step["removed"] or step["status"] in ("completed", "cancelled") for step in steps.values()), "not done")
+    elif name == "completed": need(all(step["removed"] or step["status"] in ("completed", "cancelled") for step in steps.values()), "not done")
     return s
 def plan_holds(repo, files, state):
     told = {path: repo.get(oid) for path, (_, oid) in files.items() if path in ("plan.md", "context.md") or STEP_FILE.fullmatch(path)}
@@ -197,8 +193,7 @@ if __name__ == "__main__":
     codes = [0]
     for branch, protocol in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
         repository, code, why = Repo(sys.argv[1]), 0, "verified"
-        try:
-            verify(repository, repository.ask("rev-parse", branch), protocol)
+        try: verify(repository, repository.ask("rev-parse", branch), protocol)
         except (BrokenPipeError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             code, why = 5 if isinstance(error, BrokenPipeError) else 4, f"{type(error).__name__} {error}"
         codes.append(print(code, protocol, why) or code)

@@ -81,11 +81,17 @@ def _exit_code(found: list[Finding]) -> int:
 
 
 def _tell(session: Session, one: Finding) -> None:
-    session.result(f"{'note' if one.kind == 'note' else 'found'}: {one.what}")
-    session.result(f"  at:   {one.where}")
-    session.result(f"  then: {one.consequence}")
-    if one.command:
-        session.result(f"  next: {one.command}")
+    from runner.cli.main import program
+    from runner.cli.status import as_typed
+
+    lines = [
+        f"{'note' if one.kind == 'note' else 'found'}: {one.what}",
+        f"  at:   {one.where}",
+        f"  then: {one.consequence}",
+    ]
+    lines += [f"  next: {as_typed(one.command)}"] if one.command else []
+    for line in lines:
+        session.result(line.replace("`runner ", f"`{program()} "))
 
 
 def _config(session: Session, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from runner import __version__
-from runner.errors import RunnerError
+from runner.errors import RunnerError, UnsupportedError
 
 # Name to module below runner.cli, its group in `--help`, and its help line: the module is loaded only when it is run.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -39,6 +39,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("doctor", "Find what is wrong here, and mend it."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),
 }
+# The rest of design §9, refused by name until it is there.
+LATER = {
+    "plan", "approve", "reject", "revoke", "qa", "why", "audit", "fork", "watch", "fleet", "serve", "tui", "mcp", "engines", "policy"
+}  # fmt: skip
 
 
 class Commands(click.Group):
@@ -67,6 +71,9 @@ class Commands(click.Group):
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from difflib import get_close_matches
 
+            if args[0] in LATER:
+                hint = "`runner --help` lists the commands that there are"
+                raise UnsupportedError(f"`runner {args[0]}` is not supported by this version", "the command line", hint)
             close = get_close_matches(args[0], COMMANDS, n=1)
             hint = f"did you mean `{program()} {close[0]}`?" if close else f"`{program()} --help` lists the commands"
             raise click.UsageError(f"there is no command `{args[0]}`; {hint}")
@@ -160,7 +167,8 @@ def _folder_exists() -> bool:
 def _tell(error: RunnerError) -> int:
     from runner.cli.session import safe
 
-    return _say("error: " + safe(str(error)).replace("`runner ", f"`{program()} "), error.exit_code)
+    told = safe(str(error)).replace("`runner ", f"`{program()} ").replace("at:   runner ", f"at:   {program()} ")
+    return _say(f"error: {told}", error.exit_code)
 
 
 def _say(text: str, code: int) -> int:

@@ -82,9 +82,11 @@ class Session:
             self._project.close()
 
     def note(self, line: str) -> None:
-        """Say something to the person, on stderr."""
+        """Say something to the person, on stderr; commands as they type them."""
+        from runner.cli.main import program
+
         if not self.quiet:
-            self._err(safe(line))
+            self._err(safe(line).replace("`runner ", f"`{program()} "))
 
     def result(self, line: str) -> None:
         """Give a line of the result, on stdout."""

@@ -231,7 +231,7 @@ def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: 
         "spent": _spent(outcome),
     }
     try:
-        work = workspace.collect(site.project.git, site.space, snapshot.tip, site.project.config.filters)
+        work = site.collect(snapshot.tip)
     except RefusedError as error:
         reason = {"reason": log.cut(f"{error.what}; {error.hint}"), "code": outcome.code, **told}
         return _failed(site, snapshot, step, reason, None)
@@ -263,7 +263,7 @@ def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: Sta
     seconds = round(site.project.who.monotonic() - began)
     told["spent"] = {"seconds": seconds} if seconds else {}
     try:
-        work = workspace.collect(site.project.git, site.space, snapshot.tip, site.project.config.filters)
+        work = site.collect(snapshot.tip)
     except RefusedError as error:
         return _failed(site, snapshot, step, {"reason": log.cut(f"{error.what}; {error.hint}"), **told}, None)
     if problem is not None:

@@ -174,6 +174,21 @@ class Site:
                     target.symlink_to(source)
         return tuple(found)
 
+    def collect(self, start: str) -> workspace.Work:
+        """Return what the step left in the workspace since `start`, without the links to what `workspace.share` names.
+
+        Raises:
+            RefusedError: as `workspace.collect` does.
+        """
+        # `node_modules/` in a .gitignore speaks of folders only: git would take the link for a new file.
+        top = self.project.git.top
+        for name in self.project.config.workspace.share if top else ():
+            assert top is not None
+            link = self.space.work / name
+            if link.is_symlink() and link.readlink() == top / name:
+                link.unlink()
+        return workspace.collect(self.project.git, self.space, start, self.project.config.filters)
+
     def run(
         self,
         run: str | tuple[str, ...],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.errors import MalformedFileError, UnsupportedError
+from runner.errors import MalformedFileError, UnsupportedError, UsageError
 from runner.executor.site import Site
 from runner.protocol import coworker, paths
 from runner.protocol.config import ToolModule
@@ -53,7 +53,10 @@ def open_tool(site: Site, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
                 )
             tools |= opened.tools
             refused |= opened.refused
-        tool = registry.find(name, tools, refused)
+        try:
+            tool = registry.find(name, tools, refused)
+        except UsageError as error:
+            raise UsageError(error.what, where, error.hint) from error
         if tool.contract.effect == "external":
             raise UnsupportedError(
                 f"the tool `{name}` has an effect outside the repository, which this version does not run",

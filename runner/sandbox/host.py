@@ -48,8 +48,9 @@ class Host:
 
 
 class _HostGroup(Group):
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
+    def __init__(self, process: subprocess.Popen[bytes], before: set[tuple[int, int]]) -> None:
+        """`before`: the children that the runner had (process id and start), which are none of the command's."""
+        self.process, self._before = process, before
         own = process_of(process.pid)
         self._started = own.started if own is not None else None
 
@@ -58,8 +59,9 @@ class _HostGroup(Group):
         table, me, here = processes(), os.getpid(), os.getsid(0)
         found = {pid for pid, process in table.items() if process.session == self.process.pid}
         for pid, process in table.items():
-            # Adopted: our child, though no child of ours leaves our session but the commands that run now.
-            if process.parent == me and process.session != here and pid not in _live:
+            # Adopted: our child out of our session, and neither a command that runs now nor ours before (git, held open).
+            ours = pid in _live or (pid, process.started) in self._before
+            if process.parent == me and process.session != here and not ours:
                 if process.zombie:
                     with suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG)
@@ -101,6 +103,8 @@ def _spawn(command: Command, stdin: int, stdout: int, stderr: int) -> Group:
     with _live_lock:
         if not _live:
             _adopt(True)
+        me = os.getpid()
+        before = {(pid, process.started) for pid, process in processes().items() if process.parent == me}
         try:
             process = subprocess.Popen(
                 argv,
@@ -120,7 +124,7 @@ def _spawn(command: Command, stdin: int, stdout: int, stderr: int) -> Group:
                 hint="where it is too long, hand the text over in a file or by stdin",
             ) from error
         _live.add(process.pid)
-    return _HostGroup(process)
+    return _HostGroup(process, before)
 
 
 def _adopt(on: bool) -> None:

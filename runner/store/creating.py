@@ -75,7 +75,9 @@ def worktree_path(project: Project, protocol: str) -> Path | None:
         return None
     main = trees[0].path
     configured = project.config.worktrees.path
-    folder = Path(configured) if configured else Path(f"../{main.name}.worktrees")
+    folder = Path(configured or f"../{main.name}.worktrees")
+    if configured and configured.startswith("~/"):
+        folder = folder.expanduser()
     return Path((main / folder).resolve()) / protocol
 
 

@@ -53,9 +53,11 @@ def place(places: Places, protocol: str, configured: str | None) -> Workspace:
     Raises:
         UsageError: the configured place is below a `.git`.
     """
-    root = (
-        places.common.parent / Path(configured).expanduser() / places.own.name if configured else places.own
-    ) / protocol
+    own = places.own
+    if configured:
+        given = Path(configured).expanduser() if configured.startswith("~/") else Path(configured)
+        own = places.common.parent / given / own.name
+    root = Path(os.path.realpath(own)) / protocol  # sandboxes want paths without `..`
     if ".git" in root.parts or any(
         (parent / "HEAD").exists() and (parent / "objects").is_dir() for parent in root.parents
     ):
@@ -114,7 +116,9 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
         _forget_repository(space.work)
         if space.work.is_symlink() or (space.work.exists() and not space.work.is_dir()):
             space.work.unlink()
-        space.work.mkdir(exist_ok=True)
+        if not space.work.exists():
+            space.work.mkdir()
+            _forget_setup(space)
     except OSError as error:
         raise UsageError(
             f"the workspace cannot be made: {error.strerror}",
@@ -125,8 +129,7 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
     fetch_missing(git, commit, who)
     fresh = not space.index.exists()
     if fresh:
-        _remove_tree(space.work)
-        space.work.mkdir()
+        _empty(space)
     try:
         _check_out(git, space, commit, clean=clean)
     except GitError:
@@ -135,10 +138,15 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
         _mend(space.work, files=True)  # a step that was cut short may have locked what it left
         if not _is_readable(git, space):
             space.index.unlink()
-            _remove_tree(space.work)
-            space.work.mkdir()
+            _empty(space)
         _check_out(git, space, commit, clean=clean)
     _make_repository(git, space, commit, protocol)
+
+
+def _empty(space: Workspace) -> None:
+    _remove_tree(space.work)
+    space.work.mkdir()
+    _forget_setup(space)
 
 
 def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
@@ -408,6 +416,11 @@ def setup_done(space: Workspace) -> str | None:
         return (space.root / "setup").read_text()
     except OSError:
         return None
+
+
+def _forget_setup(space: Workspace) -> None:
+    """What the setup made went with the folder."""
+    (space.root / "setup").unlink(missing_ok=True)
 
 
 def note_setup(space: Workspace, key: str) -> None:

@@ -63,5 +63,5 @@ def test_a_policy_is_refused_and_not_ignored_also_when_it_comes_later(box: Box) 
 def test_options(box: Box, args: list[str]) -> None:
     protocol = box.new({"01-a": STEP})
     done = box.runner("step", protocol, *args)
-    assert done.code == 2 and args[0] in done.err or args[1] in done.err
+    assert done.code == 2 and (args[0] in done.err or args[1] in done.err)
     assert box.state(protocol)["revision"] == 2

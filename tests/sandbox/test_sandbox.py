@@ -530,3 +530,14 @@ def test_explain_reads_the_names_that_shells_say(said: bytes) -> None:
     assert explain(ended(1, said), ("sh", "-c", "env"), PATH) is None
     assert explain(ended(127, said.replace(b"env", b"no-such-program")), ("sh", "-c", "no-such-program"), PATH) is None
     assert explain(ended(127, b""), ("sh", "-c", "exit 127"), PATH) is None
+
+
+def test_what_the_runner_had_started_before_is_left_alone(work: Path) -> None:
+    for _ in range(20):  # a process that began in the same tick of the kernel's clock cannot be told by its age
+        before = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        try:
+            assert Host().run(command(work, "true")).ok
+            assert before.poll() is None
+        finally:
+            before.kill()
+            before.wait()

@@ -1,0 +1,30 @@
+"""git, as this project uses it: its own plumbing, sealed, values in and bytes or ids out. The only package that starts git.
+
+Two profiles. *Reading* (and writing objects and refs) starts from an empty environment, knows no person's configuration but
+`safe.directory`, and neutralises whatever in a repository's configuration runs code. *Transport* and *identity* use the
+person's own configuration (credential helpers, ssh command, URL rewrites, name, signing key) and never the repository's.
+
+Single acts are spawned; what is done often is held open: `cat-file --batch-command`, `hash-object --stdin-paths`,
+`update-ref --stdin`. A ref moves only by compare-and-swap. Nothing here knows about protocols.
+
+What others use is named here; the modules are the package's own.
+"""
+
+from runner.git.objects import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Commit, Ident, Tree, TreeEntry
+from runner.git.process import GitError
+from runner.git.repository import Git, Worktree
+
+__all__ = [
+    "BLOB",
+    "EXECUTABLE",
+    "LINK",
+    "SUBMODULE",
+    "TREE",
+    "Commit",
+    "Git",
+    "GitError",
+    "Ident",
+    "Tree",
+    "TreeEntry",
+    "Worktree",
+]

@@ -1,0 +1,303 @@
+"""The object database of a repository: objects read and written, and what a history or two trees have between them.
+
+Objects are read through one held-open `cat-file --batch-command`, written through held-open `hash-object`, and those that
+never change (commits, trees) are remembered. Nothing here moves a ref.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
+
+from runner.errors import InsufficientHistoryError
+from runner.git.location import Location
+from runner.git.objects import TREE, Commit, Ident, Tree, TreeEntry, commit_bytes, parse_commit, parse_tree, tree_bytes
+from runner.git.process import GitError, Held, git_error
+from runner.git.sealed import Sealed
+
+AHEAD = 200  # objects that are asked for ahead of their answers; their names fit into a pipe
+TREES_KEPT = 250_000  # entries of trees that are remembered
+
+
+class Database(Sealed):
+    """A repository's objects. What is remembered is bounded."""
+
+    def __init__(self, at: Location) -> None:
+        super().__init__(at)
+        self._commits: dict[str, Commit] = {}
+        self._trees: dict[str, Tree] = {}
+        self._kept = 0  # entries in _trees
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def object(self, name: str) -> tuple[str, str, bytes] | None:
+        """Return (oid, type, bytes) of what `name` names (an oid, `REV:PATH`, a ref), or None where it is not here."""
+        if "\n" in name:  # a path may hold what ends a line here; its trees are gone through instead
+            revision, _, path = name.partition(":")
+            revision = self.ref(f"{revision}^{{tree}}") or ""
+            for part in path.split("/"):
+                entry = (self.tree(revision) or {}).get(part) if revision else None
+                if entry is None:
+                    return None
+                revision = entry.oid
+            return self.object(revision)
+        return self._answer(b"contents " + name.encode("utf-8", "surrogateescape") + b"\n")
+
+    def _reader(self) -> Held:
+        return self._hold("read", "cat-file", "--batch-command")
+
+    def _answer(self, asked: bytes) -> tuple[str, str, bytes] | None:
+        reader = self._reader()
+        try:
+            header = reader.ask(asked)
+        except GitError as error:
+            if "promisor remote" in error.stderr and asked.count(b"\n") == 1:  # promised, and not fetched
+                return None
+            raise
+        parts = header.rsplit(b" ", 2)
+        if len(parts) != 3 or not parts[2].isdigit():  # `NAME missing`, `NAME ambiguous`
+            return None
+        size = int(parts[2])
+        data = reader.stdout.read(size + 1)
+        if len(data) != size + 1:
+            raise reader.died()
+        return parts[0].decode(), parts[1].decode(), data[:-1]
+
+    def blobs(self, names: Sequence[str]) -> list[bytes | None]:
+        """Return the bytes of many blobs, or None where there is none of that name; asked for ahead of the answers."""
+        found: list[bytes | None] = []
+        for at in range(0, len(names), AHEAD):
+            some = names[at : at + AHEAD]
+            if any("\n" in name for name in some):
+                found += [self.blob(name) for name in some]
+                continue
+            asked = [b"contents " + name.encode("utf-8", "surrogateescape") + b"\n" for name in some]
+            found += [self._blob_of(answer) for answer in self._answers(asked)]
+        return found
+
+    def _answers(self, asked: Sequence[bytes]) -> Iterator[tuple[str, str, bytes] | None]:
+        # Few enough to fit into a pipe: git may be busy answering while they are written.
+        yield self._answer(b"".join(asked))
+        for _ in asked[1:]:
+            yield self._answer(b"")
+
+    @staticmethod
+    def _blob_of(found: tuple[str, str, bytes] | None) -> bytes | None:
+        return found[2] if found and found[1] == "blob" else None
+
+    def _info(self, name: str) -> list[bytes] | None:
+        """Return [oid, type, size] of what a name means, or None where there is none."""
+        if "\n" in name:
+            return None
+        parts = self._reader().ask(b"info " + name.encode("utf-8", "surrogateescape") + b"\n").rsplit(b" ", 2)
+        return parts if len(parts) == 3 and parts[2].isdigit() else None
+
+    def ref(self, name: str) -> str | None:
+        """Return what a ref (its full name) points at, or None."""
+        told = self._info(name)
+        return told[0].decode() if told else None
+
+    def resolve(self, revision: str) -> str | None:
+        """Return the commit that a revision names, or None."""
+        return self.ref(f"{revision}^{{commit}}")
+
+    def blob(self, name: str) -> bytes | None:
+        """Return a blob's bytes, or None where there is none of that name."""
+        return self._blob_of(self.object(name))
+
+    def tree(self, name: str) -> Tree | None:
+        """Return a tree's entries by name, or None where there is no such tree. Names are text by surrogateescape."""
+        cached = self._trees.get(name)
+        if cached is not None:
+            return dict(cached)
+        found = self.object(name)
+        if found is None or found[1] != "tree":
+            return None
+        tree = parse_tree(found[2], self.oid_length)
+        if len(name) == self.oid_length:
+            self._keep(name, tree)
+        return dict(tree)
+
+    def _keep(self, oid: str, tree: Tree) -> None:
+        self._kept += len(tree) + 8
+        if self._kept > TREES_KEPT:
+            self._trees.clear()
+            self._kept = len(tree) + 8
+        self._trees[oid] = tree
+
+    def warm(self, names: Iterable[str]) -> None:
+        """Read these commits and trees (oids) ahead of `commit` and `tree`; one that is not here, or is broken, is left to them."""
+        wanted = [name for name in dict.fromkeys(names) if name not in self._commits and name not in self._trees]
+        for at in range(0, len(wanted), AHEAD):
+            some = wanted[at : at + AHEAD]
+            for name, found in zip(
+                some, list(self._answers([f"contents {name}\n".encode() for name in some])), strict=True
+            ):
+                if found and found[1] == "commit":
+                    self._commits[name] = parse_commit(name, found[2])
+                elif found and found[1] == "tree":
+                    with contextlib.suppress(GitError, ValueError):
+                        self._keep(name, parse_tree(found[2], self.oid_length))
+
+    def sizes(self, names: Sequence[str]) -> list[int | None]:
+        """Return how many bytes each object has, without reading it, or None where it is not here."""
+        found: list[int | None] = []
+        for at in range(0, len(names), AHEAD):
+            some = names[at : at + AHEAD]
+            reader = self._reader()
+            asked = "".join(f"info {name}\n" for name in some).encode("utf-8", "surrogateescape")
+            lines = [reader.ask(asked), *(reader.ask(b"") for _ in some[1:])]
+            parts = [line.rsplit(b" ", 2) for line in lines]
+            found += [int(part[2]) if len(part) == 3 and part[2].isdigit() else None for part in parts]
+        return found
+
+    def commit(self, name: str) -> Commit | None:
+        """Return a commit, or None where it is not here."""
+        if name in self._commits:
+            return self._commits[name]
+        found = self.object(name)
+        if found is None or found[1] != "commit":
+            return None
+        commit = parse_commit(found[0], found[2])
+        if len(self._commits) > 4096:
+            self._commits.clear()
+        self._commits[commit.oid] = commit
+        return commit
+
+    def files(self, tree_ish: str, *paths: str) -> dict[str, TreeEntry]:
+        """Return path to entry of all that is not a tree, below `paths` where given."""
+        out = self.run("ls-tree", "-r", "-z", "--full-tree", tree_ish, "--", *paths).decode("utf-8", "surrogateescape")
+        found = {}
+        for line in filter(None, out.split("\0")):
+            meta, _, path = line.partition("\t")
+            mode, _, oid = meta.split(" ")
+            found[path] = TreeEntry(mode, oid)
+        return found
+
+    def is_shallow(self) -> bool:
+        """Return whether history is cut off in this clone."""
+        return (self.common_dir / "shallow").exists()
+
+    def is_partial(self) -> bool:
+        """Return whether objects may be missing in this clone until they are fetched."""
+        return any(
+            key == "extensions.partialclone" or (key.startswith("remote.") and key.endswith(".promisor"))
+            for key in self.settings()
+        )
+
+    def first_parents(self, tip: str, *, stop: str | None = None) -> list[str]:
+        """Return the first-parent chain from `tip` to a root, newest first, without what `stop` has.
+
+        Raises:
+            InsufficientHistoryError: the chain is cut off in this clone before it ends.
+        """
+        args = ["rev-list", "--first-parent", tip, *([f"^{stop}"] if stop else []), "--"]
+        code, out, err = self.try_run(*args)
+        if code:
+            raise InsufficientHistoryError(
+                f"history is missing: {err.splitlines()[0] if err else code}",
+                tip,
+                "run `git fetch --unshallow`, or `git fetch`",
+            )
+        return out.decode().split()
+
+    def is_ancestor(self, old: str, new: str) -> bool:
+        """Return whether `new` has `old` in its history, as far as this clone knows it."""
+        return self.try_run("merge-base", "--is-ancestor", old, new)[0] == 0
+
+    def merge_base(self, one: str, other: str) -> str | None:
+        """Return a best common ancestor, or None."""
+        code, out, _ = self.try_run("merge-base", one, other)
+        return out.decode().strip() if code == 0 else None
+
+    def changed(self, old: str, new: str) -> dict[str, tuple[TreeEntry | None, TreeEntry | None]]:
+        """Return path to (before, after) of what differs between two commits or trees; renames are not looked for.
+
+        Only trees that differ are read, so a transition's few files cost the same in a repository of any size.
+        """
+        found: dict[str, tuple[TreeEntry | None, TreeEntry | None]] = {}
+        stack: list[tuple[str, str | None, str | None]] = [("", old, new)]
+        while stack:
+            prefix, one, other = stack.pop()
+            before, after = self._whole_tree(one), self._whole_tree(other)
+            for name in before.keys() | after.keys():
+                was, now = before.get(name), after.get(name)
+                if was == now:
+                    continue
+                path = prefix + name
+                trees = [entry.oid if entry and entry.mode == TREE else None for entry in (was, now)]
+                if any(trees):
+                    stack.append((f"{path}/", trees[0], trees[1]))
+                files = [entry if entry and entry.mode != TREE else None for entry in (was, now)]
+                if any(files):
+                    found[path] = (files[0], files[1])
+        return dict(sorted(found.items()))
+
+    def _whole_tree(self, name: str | None) -> Tree:
+        if name is None:
+            return {}
+        tree = self.tree(name)
+        if tree is None:
+            commit = self.commit(name)
+            tree = self.tree(commit.tree) if commit else None
+        if tree is None:
+            raise InsufficientHistoryError(f"the tree {name[:12]} is not in this clone", name, "run `git fetch`")
+        return tree
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def write(self, kind: Literal["blob", "tree", "commit"], data: bytes) -> str:
+        """Write an object as it is, without filters, and return its id."""
+        held = self._hold(f"write {kind}", "hash-object", "-w", "--no-filters", "-t", kind, "--stdin-paths")
+        path = self.scratch() / kind
+        path.write_bytes(data)
+        return held.ask(os.fsencode(path) + b"\n").decode()
+
+    def write_tree(self, tree: Mapping[str, TreeEntry]) -> str:
+        """Write a tree with these entries and return its id."""
+        oid = self.write("tree", tree_bytes(tree))
+        self._keep(oid, dict(tree))
+        return oid
+
+    def edit_tree(self, tree: str | None, changes: Mapping[str, TreeEntry | None]) -> str | None:
+        """Return the id of the tree with the entries at `changes`' paths put or (None) taken out; None where nothing is left.
+
+        Only the trees on the way are read and written, whatever the size of the rest.
+        """
+        entries = (self.tree(tree) if tree else None) or {}
+        below: dict[str, dict[str, TreeEntry | None]] = {}
+        for path, entry in changes.items():
+            name, slash, rest = path.partition("/")
+            if slash:
+                below.setdefault(name, {})[rest] = entry
+            elif entry is None:
+                entries.pop(name, None)
+            else:
+                entries[name] = entry
+        for name, inner in below.items():
+            old = entries.get(name)
+            made = self.edit_tree(old.oid if old and old.mode == TREE else None, inner)
+            if made is None:
+                entries.pop(name, None)
+            else:
+                entries[name] = TreeEntry(TREE, made)
+        return self.write_tree(entries) if entries else None
+
+    def write_commit(self, tree: str, parents: Sequence[str], author: Ident, committer: Ident, message: bytes) -> str:
+        """Write a commit object and return its id."""
+        data = commit_bytes(tree, parents, author, committer, message)
+        oid = self.write("commit", data)
+        self._commits[oid] = parse_commit(oid, data)
+        return oid
+
+    def merge_trees(self, ours: str, theirs: str) -> tuple[str | None, list[str]]:
+        """Return (tree, []) of the merge of two commits, or (None, paths in conflict)."""
+        code, out, err = self.try_run("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", ours, theirs)
+        parts = [part for part in out.decode("utf-8", "surrogateescape").split("\0") if part]
+        if code == 0:
+            return parts[0].strip(), []
+        if code == 1:
+            return None, sorted(set(parts[1:]))
+        raise git_error(["git", "merge-tree"], code, err)

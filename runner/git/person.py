@@ -1,0 +1,90 @@
+"""The person at the keyboard, as their own git knows them: who they are, and commits in their name.
+
+What is executed for a signature comes from the person's own configuration alone; the repository's may name the key.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from runner.errors import UsageError
+from runner.git.database import Database
+from runner.git.objects import Ident
+from runner.git.process import personal_environment, spawn
+from runner.git.sealed import last
+
+
+def ident(git: Database, time: int) -> Ident:
+    """Return the person at the keyboard as their git knows them, the repository's `user.name` included.
+
+    Raises:
+        UsageError: git does not know who they are.
+    """
+    name = os.environ.get("GIT_AUTHOR_NAME") or git.config("user.name")
+    email = os.environ.get("GIT_AUTHOR_EMAIL") or git.config("user.email")
+    name = name or last(git.personal_settings(), "user.name")
+    email = email or last(git.personal_settings(), "user.email") or os.environ.get("EMAIL")
+    if not (name and email):
+        raise UsageError(
+            "git does not know who you are",
+            "user.name and user.email",
+            'git config --global user.name "Your Name" && git config --global user.email you@example.com',
+        )
+    clean = {ord(char): None for char in "<>\n\0"}
+    return Ident(name.translate(clean).strip(), email.translate(clean).strip(), time)
+
+
+def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message: bytes) -> str:
+    """Write a commit of the person's: signed where their git signs commits. Hooks do not run.
+
+    Raises:
+        UsageError: it should be signed and could not be.
+    """
+
+    def setting(key: str, repository_too: bool) -> str | None:
+        value = git.config(key) if repository_too else None
+        return value if value is not None else last(git.personal_settings(), key)
+
+    if (setting("commit.gpgsign", True) or "false").lower() not in ("true", "yes", "on", "1"):
+        return git.write_commit(tree, parents, who, who, message)
+    overrides = []
+    for key in (
+        "gpg.format",
+        "user.signingkey",
+        "gpg.program",
+        "gpg.openpgp.program",
+        "gpg.ssh.program",
+        "gpg.x509.program",
+        "gpg.ssh.defaultkeycommand",
+    ):
+        # What is executed is taken from the person's own configuration alone.
+        value = setting(key, key in ("gpg.format", "user.signingkey"))
+        default = {
+            "gpg.program": "gpg",
+            "gpg.openpgp.program": setting("gpg.program", False) or "gpg",
+            "gpg.ssh.program": "ssh-keygen",
+            "gpg.x509.program": "gpgsm",
+        }.get(key, "")
+        if value is not None or default or key.endswith("command"):
+            overrides += ["-c", f"{key}={value or default}"]
+    env = {
+        **personal_environment(),
+        **{key: value for key, value in git.environment().items() if key.startswith("GIT_")},
+        "GIT_AUTHOR_NAME": who.name,
+        "GIT_AUTHOR_EMAIL": who.email,
+        "GIT_COMMITTER_NAME": who.name,
+        "GIT_COMMITTER_EMAIL": who.email,
+        "GIT_AUTHOR_DATE": f"{who.time} +0000",
+        "GIT_COMMITTER_DATE": f"{who.time} +0000",
+    }
+    argv = git.argv([*overrides, "commit-tree", "-S", tree, *(part for parent in parents for part in ("-p", parent))])
+    code, out, err = spawn(argv, env=env, cwd=git.top, data=message)
+    if code:
+        told = err.decode("utf-8", "replace").strip().splitlines()
+        raise UsageError(
+            f"the commit could not be signed: {told[0] if told else code}",
+            "commit.gpgsign",
+            "mend the signing key, or `git config commit.gpgsign false`; nothing was written",
+        )
+    return out.decode().strip()

@@ -1,0 +1,169 @@
+"""A git process: spawned for one act or held open for many, in an environment that is either sealed or the person's.
+
+What is asked of git is the caller's; here is how it is started, how it ends, and what is said when it fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, ClassVar
+
+from runner.errors import RunnerError, UsageError
+
+OLDEST = (2, 38)
+
+# git exports these to hooks and aliases; inherited, they would point every command at the caller's repository. The few that
+# say who somebody is or how a remote is reached are the person's own and are kept where those are asked for.
+_PERSONAL = re.compile(
+    r"(?!GIT_).*|GIT_(?:AUTHOR|COMMITTER)_(?:NAME|EMAIL)|GIT_CONFIG_(?:GLOBAL|SYSTEM|NOSYSTEM)|GIT_SSH(?:_COMMAND|_VARIANT)?"
+    r"|GIT_ASKPASS|GIT_SSL_.*|GIT_PROXY_.*|GIT_HTTP_.*|GIT_TRACE.*"
+)
+
+
+class GitError(RunnerError):
+    """git said no where that was not expected; the repository or the machine has a problem."""
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, what: str, where: str, hint: str, *, stderr: str = "", code: int = 128) -> None:
+        super().__init__(what, where, hint)
+        self.stderr, self.code = stderr, code
+
+
+def personal_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the person's environment without what git passes to its children."""
+    source = os.environ if environ is None else environ
+    kept = {key: value for key, value in source.items() if _PERSONAL.fullmatch(key)}
+    return {**kept, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+
+
+def sealed_environment() -> dict[str, str]:
+    null = os.devnull
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LC_ALL": "C",
+        "TZ": "UTC",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_SYSTEM": null,
+        "GIT_CONFIG_GLOBAL": null,
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_GRAFT_FILE": f"{null}/none",
+        "GIT_ALLOW_PROTOCOL": "none",  # it goes before any protocol.NAME.allow: an old git fetches what is missing unasked
+        "GIT_LITERAL_PATHSPECS": "1",
+        "GIT_ADVICE": "0",
+    }
+
+
+def spawn(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, data: bytes = b"", timeout: float | None = None
+) -> tuple[int, bytes, bytes]:
+    """Run to the end in a session of its own, so that Ctrl-C reaches us first and a child cannot outlive its time."""
+    try:
+        child = subprocess.Popen(
+            argv,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        if cwd is not None and not cwd.exists():
+            raise UsageError("the folder is gone", str(cwd), "change to a folder that exists") from error
+        raise UsageError(
+            "there is no git on this machine", "PATH", f"install git {OLDEST[0]}.{OLDEST[1]} or later"
+        ) from error
+    try:
+        out, err = child.communicate(data, timeout=timeout)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        raise
+    return child.returncode, out, err
+
+
+def _unnamed_file() -> IO[bytes]:
+    """Return a file that is nowhere in a folder; `tempfile` is not loaded where memory will do."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("git"), "w+b")
+    import tempfile
+
+    return tempfile.TemporaryFile()
+
+
+class Held:
+    """A git process that is held open: lines in, answers out."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+        self.argv = argv
+        self._errors = _unnamed_file()
+        self.process = subprocess.Popen(
+            argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
+        )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.stdin: IO[bytes] = self.process.stdin
+        self.stdout: IO[bytes] = self.process.stdout
+
+    def ask(self, data: bytes) -> bytes:
+        """Write and return the next line, without its newline.
+
+        Raises:
+            GitError: the process ended instead.
+        """
+        try:
+            self.stdin.write(data)
+            self.stdin.flush()
+        except BrokenPipeError as error:
+            raise self.died() from error
+        return self.answer()
+
+    def answer(self) -> bytes:
+        """Return the next line, without its newline.
+
+        Raises:
+            GitError: the process ended instead.
+        """
+        line = self.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise self.died()
+        return line[:-1]
+
+    def died(self) -> GitError:
+        """Return the error for a process that ended before its time."""
+        self.close()
+        self._errors.seek(0)
+        text = self._errors.read().decode("utf-8", "replace").strip()
+        return git_error(self.argv, self.process.returncode, text)
+
+    def close(self) -> None:
+        """End it; it has no work of its own left."""
+        with contextlib.suppress(BrokenPipeError):
+            self.stdin.close()
+        self.process.wait()
+        self.stdout.close()
+
+
+def git_error(argv: Sequence[str], code: int, stderr: str) -> GitError:
+    words = [word for word in argv[1:] if not word.startswith(("-", "core.")) and "=" not in word]
+    told = stderr.splitlines() or [f"exit {code}"]
+    fatal = next((line for line in told if line.startswith(("fatal:", "error:"))), told[0])
+    hint = "run `runner doctor`"
+    if "No space left" in stderr:
+        hint = "make room on the disk; nothing was published"
+    elif "Permission denied" in stderr or "Read-only file system" in stderr or "insufficient permission" in stderr:
+        hint = "the repository cannot be written here; use a clone of your own"
+    elif ".lock" in stderr and "File exists" in stderr:
+        hint = "another git is at work there, or one died: run `runner doctor --fix`"
+    return GitError(f"git {' '.join(words[:1])}: {fatal}", "git", hint, stderr=stderr, code=code)

@@ -1,0 +1,254 @@
+"""A repository that git is run on while nothing of its configuration runs code: its settings and the seal.
+
+Two profiles. *Sealed* commands start from an empty environment, know no person's configuration but `safe.directory`, and
+neutralise whatever in the repository's configuration runs code. *Personal* ones use the person's own configuration (name,
+signing key, conditional includes) and never the repository's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from runner.errors import UsageError
+from runner.git.location import Location, locate
+from runner.git.process import Held, git_error, personal_environment, sealed_environment, spawn
+
+# Fixed overrides of whatever the repository's configuration says; drivers are overridden by name, see `environment`.
+_SEAL = (
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "core.commitGraph=false",
+    "core.attributesFile=/dev/null",
+    "core.alternateRefsCommand=true",
+    "core.sparseCheckout=false",
+    "core.splitIndex=false",
+    "core.untrackedCache=false",
+    "index.sparse=false",
+    "core.quotePath=false",
+    "core.pager=cat",
+    "core.askPass=",
+    "credential.helper=",
+    "diff.external=",
+    "submodule.recurse=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "core.logAllRefUpdates=true",
+    "advice.detachedHead=false",
+    "advice.addEmbeddedRepo=false",
+    "core.safecrlf=false",
+    "protocol.allow=never",
+)
+DURABLE = ("core.fsync=loose-object,pack,pack-metadata,reference", "core.fsyncMethod=fsync")
+
+
+class Sealed:
+    """A repository, found. Holds its git processes open until `close`; one thread at a time."""
+
+    def __init__(self, at: Location) -> None:
+        self.cwd, self.git_dir, self.common_dir, self.top = at.cwd, at.git_dir, at.common_dir, at.top
+        self.object_format = at.object_format
+        self.oid_length = 64 if at.object_format == "sha256" else 40
+        self.zero = "0" * self.oid_length
+        self._trusted = at.trusted
+        self._empty = sealed_environment()
+        self._seals: dict[Path, dict[str, str]] = {}
+        self._settings: dict[str, list[str]] | None = None
+        self._personal: dict[str, list[str]] | None = None
+        self._held: dict[str, Held] = {}
+        self._scratch: Path | None = None
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, cwd: Path) -> Self:
+        """Return the repository that `cwd` is in: a checkout, a linked worktree, or a bare one.
+
+        Raises:
+            UsageError: no git or too old a one, no repository, or one that is not trusted.
+        """
+        return cls(locate(cwd))
+
+    def close(self) -> None:
+        """End the processes that are held open."""
+        for held in self._held.values():
+            held.close()
+        self._held = {}
+        if self._scratch is not None:
+            import shutil
+
+            shutil.rmtree(self._scratch, ignore_errors=True)
+            self._scratch = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    def settings(self, git_dir: Path | None = None) -> Mapping[str, Sequence[str]]:
+        """Return the repository's own configuration as it was when first asked for: key to values, the last one last.
+
+        `git_dir`: as that work tree has it; asked for anew.
+        """
+        if git_dir is not None and git_dir != self.common_dir:
+            return self._listed(git_dir)
+        if self._settings is None:
+            self._settings = self._listed(self.common_dir)
+        return self._settings
+
+    def personal_settings(self) -> Mapping[str, Sequence[str]]:
+        """Return the person's own configuration, system's included, with its conditional includes judged for this repository."""
+        if self._personal is None:
+            argv = ["git", f"--git-dir={self.git_dir}", "config", "--includes", "--show-scope", "-z", "--list"]
+            out = spawn(argv, env={**personal_environment(), "LC_ALL": "C"}, cwd=None)[1]
+            parts = out.decode("utf-8", "surrogateescape").split("\0")
+            own = [line for scope, line in zip(parts[0::2], parts[1::2], strict=False) if scope in ("system", "global")]
+            self._personal = by_key(own)
+        return self._personal
+
+    def _listed(self, git_dir: Path) -> dict[str, list[str]]:
+        argv = ["git", f"--git-dir={git_dir}", "config", "--includes", "-z", "--list"]
+        return by_key(spawn(argv, env=self._empty, cwd=None)[1].decode("utf-8", "surrogateescape").split("\0"))
+
+    def environment(self, git_dir: Path | None = None) -> dict[str, str]:
+        """Return the environment in which the repository's configuration runs nothing, drivers by name included.
+
+        By environment, not `-c`: a driver's name may hold an equals sign.
+        """
+        at = git_dir or self.common_dir
+        found = self._seals.get(at)
+        if found is not None:
+            return found
+        settings = self.settings()
+        conditional = any(key.startswith("includeif.") for key in settings)
+        if conditional or (at != self.common_dir and (at / "config.worktree").exists()):
+            settings = self._listed(at)
+        pairs = [setting.split("=", 1) for setting in (*_SEAL, *DURABLE)]
+        if self._trusted:
+            pairs.append(["safe.directory", "*"])
+        for name in dict.fromkeys(driver_of(key, "filter") for key in settings):
+            if name:
+                # An empty `process` would also keep a person's own `clean` from running, where one is allowed.
+                keys = [f"filter.{name}.{what}" for what in ("clean", "smudge", "process")]
+                pairs += [[key, ""] for key in keys if key in settings]
+                pairs.append([f"filter.{name}.required", "false"])
+        for name in dict.fromkeys(driver_of(key, "merge") for key in settings):
+            if name:  # a driver that fails is a conflict, and a person looks
+                pairs.append([f"merge.{name}.driver", "false"])
+        found = {**self._empty, "GIT_CONFIG_COUNT": str(len(pairs))}
+        for number, (key, value) in enumerate(pairs):
+            found[f"GIT_CONFIG_KEY_{number}"], found[f"GIT_CONFIG_VALUE_{number}"] = key, value
+        if not conditional:
+            self._seals[at] = found
+        return found
+
+    def argv(self, args: Sequence[str], git_dir: Path | None = None) -> list[str]:
+        """Return the words of one git command on this repository."""
+        return ["git", "--no-replace-objects", f"--git-dir={git_dir or self.common_dir}", *args]
+
+    def try_run(
+        self,
+        *args: str,
+        data: bytes = b"",
+        git_dir: Path | None = None,
+        index: Path | None = None,
+        work_tree: Path | None = None,
+        config: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> tuple[int, bytes, str]:
+        """Run one sealed git command and return (exit code, output, errors). `config`: more `key=value` overrides."""
+        env = {**self.environment(git_dir), **(env or {})}
+        if index is not None:
+            env["GIT_INDEX_FILE"] = str(index)
+        more = [part for setting in config for part in ("-c", setting)]
+        if work_tree is not None:
+            more = [f"--work-tree={work_tree}", *more]
+        code, out, err = spawn(self.argv([*more, *args], git_dir), env=env, cwd=work_tree, data=data, timeout=timeout)
+        return code, out, err.decode("utf-8", "replace").strip()
+
+    def run(
+        self,
+        *args: str,
+        data: bytes = b"",
+        git_dir: Path | None = None,
+        index: Path | None = None,
+        work_tree: Path | None = None,
+        config: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """Run one sealed git command and return its output.
+
+        Raises:
+            GitError: it failed.
+        """
+        code, out, err = self.try_run(
+            *args, data=data, git_dir=git_dir, index=index, work_tree=work_tree, config=config, env=env
+        )
+        if code:
+            raise git_error(["git", *args], code, err)
+        return out
+
+    def _hold(self, name: str, *args: str) -> Held:
+        """Return the sealed process that is held open under `name`; it is started anew where it ended or had other arguments."""
+        argv = self.argv(args)
+        held = self._held.get(name)
+        if held is not None:
+            if held.argv == argv and held.process.returncode is None:
+                return held
+            held.close()
+        held = self._held[name] = Held(argv, self.environment())
+        return held
+
+    def text(self, *args: str) -> str:
+        """Run one sealed git command and return its output as text, without the final newline."""
+        return self.run(*args).decode("utf-8", "surrogateescape").rstrip("\n")
+
+    def scratch(self) -> Path:
+        """Return a folder of this object's own, removed by `close`."""
+        if self._scratch is None:
+            import tempfile
+
+            try:
+                self._scratch = Path(tempfile.mkdtemp(prefix="runner-"))
+            except OSError as error:
+                raise UsageError(
+                    "no temporary folder can be written", str(error.filename or "TMPDIR"), "set TMPDIR to one that can"
+                ) from error
+        return self._scratch
+
+    def personal(self, *args: str, cwd: Path | None = None, data: bytes = b"") -> tuple[int, bytes, str]:
+        """Run git with the person's own configuration, without the repository's."""
+        env = {**personal_environment(), "GIT_DIR": os.devnull, "LC_ALL": "C"}
+        code, out, err = spawn(["git", *args], env=env, cwd=cwd, data=data)
+        return code, out, err.decode("utf-8", "replace").strip()
+
+    def config(self, key: str) -> str | None:
+        """Return one value of the repository's own configuration, as data; it is never executed."""
+        return last(self.settings(), key)
+
+
+def by_key(lines: Sequence[str]) -> dict[str, list[str]]:
+    """Return what `git config -z --list` told; a key without a value is a true one."""
+    found: dict[str, list[str]] = {}
+    for line in filter(None, lines):
+        key, newline, value = line.partition("\n")
+        found.setdefault(key, []).append(value if newline else "true")
+    return found
+
+
+def last(settings: Mapping[str, Sequence[str]], key: str) -> str | None:
+    section, _, rest = key.partition(".")
+    middle, dot, name = rest.rpartition(".")
+    values = settings.get(f"{section.lower()}.{middle}{dot}{name.lower()}")
+    return values[-1] if values else None
+
+
+def driver_of(key: str, kind: str) -> str | None:
+    section, _, rest = key.partition(".")
+    return rest.rpartition(".")[0] or None if section == kind else None

@@ -1,0 +1,90 @@
+"""What is installed is what was made: the wheel, in an empty environment, run far from the checkout."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[1]
+DATA = ("schemas", "templates", "prompts")
+# Imports every module, as somebody who only has the base install; prints where the package stands.
+IMPORT_ALL = """
+import importlib, pkgutil, sys, runner
+for found in pkgutil.walk_packages(runner.__path__, "runner."):
+    if found.name != "runner.__main__":
+        importlib.import_module(found.name)
+print(runner.__file__)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """An environment that holds the wheel and what the wheel asks for. `wheel`: its file."""
+
+    bin: Path
+    wheel: Path
+
+
+def run(*argv: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run([*map(str, argv)], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """Build from a copy of the sources (a build leaves nothing in the checkout), sdist first, and the wheel from that."""
+    at = tmp_path_factory.mktemp("wheel")
+    leave = shutil.ignore_patterns(".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "dist", "build")
+    shutil.copytree(ROOT, at / "sources", ignore=leave)
+    run(sys.executable, "-m", "build", "--outdir", at / "dist", ".", cwd=at / "sources")
+    (wheel,) = (at / "dist").glob("*.whl")
+    run(sys.executable, "-m", "venv", at / "env", cwd=at)
+    run(at / "env/bin/python", "-m", "pip", "install", "-q", wheel, cwd=at)
+    return Installed(at / "env/bin", wheel)
+
+
+def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(installed: Installed) -> None:
+    with zipfile.ZipFile(installed.wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    files = {at for folder in ("runner", *DATA) for at in (ROOT / folder).rglob("*") if at.is_file()}
+    wanted = {at.relative_to(ROOT) for at in files if "__pycache__" not in at.parts}
+    assert held == {str(at) if at.parts[0] == "runner" else f"runner/_data/{at}" for at in wanted}
+
+
+def test_the_base_install_is_enough_and_brings_no_sdk(installed: Installed, tmp_path: Path) -> None:
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def names(wanted: list[str]) -> set[str]:
+        return {re.split(r"[\[>=<~! ]", name)[0].lower() for name in wanted} - {"protocol-runner"}
+
+    found = run(installed.bin / "python", "-m", "pip", "list", "--format=freeze", cwd=tmp_path)
+    have = {line.partition("==")[0].lower() for line in found.splitlines()}
+    extras = set().union(*(names(wanted) for wanted in told["optional-dependencies"].values()))
+    assert have >= names(told["dependencies"]) and not have & extras
+    where = run(installed.bin / "python", "-I", "-c", IMPORT_ALL, cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(installed.bin.parent)
+
+
+def test_what_was_installed_runs_a_workflow_and_proves_it(installed: Installed, box: Box) -> None:
+    env = box.environment({"PATH": f"{installed.bin}{os.pathsep}{os.environ['PATH']}"})
+    given = ("--input", "text=hello", "--input", "a=2", "--input", "b=3")
+    run("runner", "do", "--workflow", "echo-add", *given, cwd=box.path, env=env)
+    run("runner", "verify", cwd=box.path, env=env)
+    assert "completed" in run("git", "runner", "status", "--json", cwd=box.path, env=env)
+    (protocol,) = [name for name in box.git("branch", "--format=%(refname:short)").split() if name[0].isdigit()]
+    results = {slug: step["result"] for slug, step in box.state(protocol)["steps"].items()}
+    assert results == {"echo": {"text": "hello"}, "add": {"sum": 5}}
