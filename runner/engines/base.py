@@ -197,9 +197,7 @@ class Engine(Protocol):
     def model(self) -> str:
         """The model's own name, by which prices are known."""
 
-    def ask(
-        self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None
-    ) -> Response:
+    def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
         """Return the model's next turn.
 
         `on_text` is called with each piece of text as it comes. KeyboardInterrupt ends the request within two seconds.
@@ -237,4 +235,8 @@ def _plain_turn(turn: Turn) -> Json:
             calls = [{"id": c.id, "name": c.name, "arguments": c.arguments, "problem": c.problem} for c in turn.calls]
             return {"model": turn.text, "calls": calls}
         case ToolTurn():
-            return {"results": [{"id": r.id, "name": r.name, "content": r.content, "error": r.is_error} for r in turn.results]}
+            return {
+                "results": [
+                    {"id": r.id, "name": r.name, "content": r.content, "error": r.is_error} for r in turn.results
+                ]
+            }

@@ -44,6 +44,9 @@ class Command:
     timeout: float | None = None  # seconds
     writable: tuple[Path, ...] = ()  # folders bound read-write at the same path
     readable: tuple[Path, ...] = ()  # folders or files bound read-only at the same path
+    links: tuple[
+        tuple[str, str], ...
+    ] = ()  # name and target of links that the sandbox shows besides; the host has none
     network: bool = False
     stdin: bytes = b""
     keep: int = 64 * 1024  # bytes of the output's tail that Outcome.tail holds
@@ -59,8 +62,14 @@ class Command:
         if any(not name or "=" in name for name in self.env):
             raise ValueError("the name of an environment variable is empty or has a =")
         # Options reach bubblewrap separated by NUL: one inside a value would be an option of the value's making.
-        if any("\0" in text for text in (*self.argv, *self.env, *self.env.values(), *map(str, paths), str(self.cwd))):
+        if any("\0" in text for text in _texts(self)):
             raise ValueError("a command holds no NUL")
+
+
+def _texts(command: Command) -> tuple[str, ...]:
+    paths = (*command.writable, *command.readable, command.cwd)
+    links = [text for link in command.links for text in link]
+    return (*command.argv, *command.env, *command.env.values(), *map(str, paths), *links)
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,9 @@ class Bubblewrap:
         for folder in ("/tmp", "/run", "/var/tmp", str(HOME)):
             yield from ("--tmpfs", folder)
         yield from self._binds(command)
+        for link, target in command.links:
+            if not any(path.is_relative_to(link) for path in (*command.writable, *command.readable)):
+                yield from ("--symlink", target, link)
         yield from ("--remount-ro", "/", "--chdir", str(command.cwd))
         for name, value in command.env.items():
             if name != "HOME":

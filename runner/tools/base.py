@@ -40,6 +40,7 @@ class Contract:
     parameters: Mapping[str, Any]  # JSON schema of the arguments, an object
     returns: Mapping[str, Any] | None  # JSON schema of the result; None where nothing is known of it
     source: str  # "built in", or module:function
+    timeout: float | None = None  # seconds that a call may take; None where whoever opened the tool decided
 
 
 class ToolError(Exception):

@@ -14,46 +14,69 @@ from pydantic import BaseModel, ConfigDict, ValidationError, WithJsonSchema
 from runner.tools.base import Contract, Effect, ToolError, check_arguments
 
 
-class _Value(BaseModel):
+class Value(BaseModel):
+    """What goes into a tool of ours, or comes out."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-In = TypeVar("In", bound=_Value)
-Out = TypeVar("Out", bound=_Value)
+In = TypeVar("In", bound=Value)
+Out = TypeVar("Out", bound=Value)
 
 Number = Annotated[int | float, WithJsonSchema({"type": "number"})]  # a whole number stays one
 
 
-class EchoInput(_Value):
+class EchoInput(Value):
     """What `echo` takes."""
 
     text: str
 
 
-class EchoOutput(_Value):
+class EchoOutput(Value):
     """What `echo` gives."""
 
     text: str
 
 
-class AddInput(_Value):
+class AddInput(Value):
     """What `add` takes."""
 
     a: Number
     b: Number
 
 
-class AddOutput(_Value):
+class AddOutput(Value):
     """What `add` gives."""
 
     sum: Number
 
 
-def _schema(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the model's schema without titles and docstrings, which say nothing to a model that calls."""
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the model's schema as one that calls is shown it: nothing but what it has to know.
+
+    Titles and docstrings are left out, what is referred to stands in its place, and what may be left out is not said to
+    be null as well.
+    """
     schema = model.model_json_schema()
-    properties = {name: {k: v for k, v in of.items() if k != "title"} for name, of in schema["properties"].items()}
-    return {k: v for k, v in schema.items() if k not in ("title", "description")} | {"properties": properties}
+    shown: dict[str, Any] = _shown({**schema, "description": None}, schema.get("$defs", {}))
+    return shown
+
+
+def _shown(part: Any, known: Mapping[str, Any]) -> Any:
+    if isinstance(part, list):
+        return [_shown(item, known) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if (name := str(part.get("$ref", "")).removeprefix("#/$defs/")) in known:
+        return _shown({**known[name], "description": part.get("description")}, known)
+    if {"type": "null"} in (choices := part.get("anyOf", [])) and len(choices) == 2:
+        (one,) = [choice for choice in choices if choice != {"type": "null"}]
+        part = {**one, **{key: value for key, value in part.items() if key not in ("anyOf", "default")}}
+        return _shown(part, known)
+    found = {key: _shown(value, known) for key, value in part.items() if key not in ("title", "properties", "$defs")}
+    if "properties" in part:  # a property may be called title
+        found["properties"] = {name: _shown(value, known) for name, value in part["properties"].items()}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +96,17 @@ class Builtin(Generic[In, Out]):
         takes: type[In],
         gives: type[Out],
         function: Callable[[In], Out],
+        timeout: float | None = None,
     ) -> Builtin[In, Out]:
         """Return the tool, its contract derived from the models."""
         contract = Contract(
             name=name,
             description=description,
             effect=effect,
-            parameters=_schema(takes),
-            returns=_schema(gives),
+            parameters=schema_of(takes),
+            returns=schema_of(gives),
             source="built in",
+            timeout=timeout,
         )
         return cls(contract, takes, function)
 

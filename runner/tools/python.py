@@ -8,10 +8,6 @@ one at a time, in the thread that opened the tools.
 
 from __future__ import annotations
 
-import json
-import os
-import selectors
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -23,10 +19,9 @@ from runner.errors import UsageError
 from runner.protocol.config import ToolEffect, ToolModule
 from runner.sandbox import Command, Outcome, Sandbox, Session
 from runner.tools.base import Contract, Effect, Repeat, Tool, ToolError, check_arguments, check_result
+from runner.tools.talk import exchange
 
 CHILD = Path(__file__).with_name("child.py").resolve()
-CHUNK = 64 * 1024
-ANSWER_LIMIT = 16 * 1024 * 1024  # bytes of one line; a result's own limit, which the child holds, is far below
 LAST_LINES, LAST_CHARACTERS = 12, 2000  # of what the child said
 
 
@@ -109,7 +104,7 @@ class PythonTools:
         """
         self._session = self._sandbox.open(self._command)
         try:
-            hello = self._exchange(self._session, None)
+            hello = exchange(self._session, None, self._timeout)
         except TimeoutError:
             raise self._refusal(f"no end after {self._timeout:g} s", self._end(0.0)) from None
         except ToolError as error:
@@ -203,7 +198,7 @@ class PythonTools:
             self._start()
         assert self._session is not None
         try:
-            answer = self._exchange(self._session, {"call": name, "arguments": dict(arguments)})
+            answer = exchange(self._session, {"call": name, "arguments": dict(arguments)}, self._timeout)
         except TimeoutError:
             raise ToolError(f"no end after {self._timeout:g} s; it was ended", _last_lines(self._end(0.0))) from None
         except BaseException:
@@ -217,56 +212,10 @@ class PythonTools:
             raise ToolError(answer["error"], _cut(answer.get("trace", "")))
         return answer["result"]
 
-    def _exchange(self, session: Session, request: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Send a request and return the child's next line; None where the child ended instead.
-
-        Raises:
-            TimeoutError: neither came in time.
-            ToolError: it said something else.
-        """
-        left = memoryview(b"" if request is None else json.dumps(request, allow_nan=False).encode() + b"\n")
-        by, said = time.monotonic() + self._timeout, bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(session.stdout, selectors.EVENT_READ)
-            if left:
-                os.set_blocking(session.stdin.fileno(), False)
-                selector.register(session.stdin, selectors.EVENT_WRITE)
-            while not said.endswith(b"\n"):
-                if (wait := by - time.monotonic()) <= 0:
-                    raise TimeoutError
-                for key, _ in selector.select(wait):
-                    if key.fileobj is session.stdin:
-                        left = _feed(key.fd, left)
-                        if not left:
-                            selector.unregister(session.stdin)
-                        continue
-                    data = os.read(key.fd, CHUNK)
-                    if not data:
-                        return None
-                    said += data
-                    if len(said) > ANSWER_LIMIT:
-                        raise ToolError(f"it answered with more than {ANSWER_LIMIT:,} bytes")
-        try:
-            answer = json.loads(said)
-        except ValueError as error:
-            raise ToolError("it answered with what is not JSON") from error
-        if not isinstance(answer, dict):
-            raise ToolError("it answered with what is no object")
-        return answer
-
     def _end(self, grace: float) -> Outcome | None:
         """End the child where there is one; return how it ended."""
         session, self._session = self._session, None
         return session.close(grace) if session is not None else None
-
-
-def _feed(stdin: int, left: memoryview) -> memoryview:
-    try:
-        return left[os.write(stdin, left[:CHUNK]) :]
-    except BlockingIOError:
-        return left
-    except BrokenPipeError:
-        return left[:0]  # the child is gone, which its stdout says too
 
 
 def _effect(module: ToolModule, name: str) -> tuple[Effect, Repeat]:

@@ -1,0 +1,132 @@
+"""Which engines there are, and how one is opened by its name `PROVIDER:WHAT`.
+
+Promises that nothing of a provider's is imported before it is asked for. A provider is one line of `PROVIDERS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from runner.engines.base import Engine, EngineError, KeyMissingError, Request, Response, UserTurn
+from runner.errors import UsageError
+
+DEFAULT_GEMINI_MODEL: Final = "gemini-3.8-flash"
+_CHECK_OUTPUT: Final = 1_024  # thinking counts, too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """A provider: what stands after the colon, how one of its engines is opened, and what is missing for it here."""
+
+    form: str
+    about: str
+    open: Callable[[str, Mapping[str, str], Path], Engine]
+    missing: Callable[[Mapping[str, str]], str]
+
+
+def _open_gemini(what: str, environ: Mapping[str, str], base: Path) -> Engine:
+    from runner.engines.gemini import GeminiEngine
+
+    return GeminiEngine(what, environ)
+
+
+def _missing_gemini(environ: Mapping[str, str]) -> str:
+    from runner.engines import gemini
+
+    if not gemini.installed():
+        return gemini.INSTALL
+    return "" if gemini.key_variable(environ) else f"set {gemini.KEYS[-1]} or {gemini.KEYS[0]}"
+
+
+def _open_recorded(what: str, environ: Mapping[str, str], base: Path) -> Engine:
+    from runner.engines.recorded import PROVIDER, RecordedEngine
+
+    return RecordedEngine(base / what, f"{PROVIDER}:{what}")
+
+
+PROVIDERS: Final[dict[str, Provider]] = {
+    "gemini": Provider(
+        form="gemini:MODEL", about="Google's Gemini, over google-genai", open=_open_gemini, missing=_missing_gemini
+    ),
+    "recorded": Provider(
+        form="recorded:FILE", about="answers from a recording", open=_open_recorded, missing=lambda environ: ""
+    ),
+}
+
+
+def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
+    """Return the engine `name`; files are relative to `base`.
+
+    Raises:
+        UsageError: the name is none, or its provider is not known; near ones are offered.
+        EngineError: something that it needs is missing.
+    """
+    provider, colon, what = name.partition(":")
+    known = PROVIDERS.get(provider)
+    forms = ", ".join(each.form for each in PROVIDERS.values())
+    if known is None:
+        near = difflib.get_close_matches(provider, PROVIDERS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(PROVIDERS[each].form for each in near)}?" if near else f"there is {forms}"
+        raise UsageError(f"there is no engine `{provider}`", f"engine `{name}`", hint)
+    if not colon or not what:
+        raise UsageError(f"`{name}` does not say which", f"engine `{name}`", f"write it as {known.form}")
+    return known.open(what, environ, base)
+
+
+def default_name(environ: Mapping[str, str]) -> str:
+    """Return the engine that is taken where nobody names one.
+
+    Raises:
+        KeyMissingError: there is none; what was looked for, what was found, what to set.
+    """
+    from runner.engines import gemini
+
+    missing = _missing_gemini(environ)
+    if not missing:
+        return f"gemini:{DEFAULT_GEMINI_MODEL}"
+    variable = gemini.key_variable(environ)
+    package = "google-genai is installed" if gemini.installed() else "google-genai is not installed"
+    found = f"{variable} is set" if variable else "no key is set"
+    raise KeyMissingError(
+        "there is no model to ask",
+        f"looked for google-genai, GEMINI_API_KEY and GOOGLE_API_KEY: {package}, {found}",
+        f"{missing}; or name another engine with --engine",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A provider as `runner engines` shows it. `missing`: what to do before it can be asked; empty: it is ready."""
+
+    form: str
+    about: str
+    missing: str
+
+
+def listed(environ: Mapping[str, str]) -> list[Listed]:
+    """Return the providers and what each lacks on this machine; nobody is asked."""
+    return [Listed(form=each.form, about=each.about, missing=each.missing(environ)) for each in PROVIDERS.values()]
+
+
+def check(name: str, environ: Mapping[str, str], base: Path, *, timeout: float = 30.0) -> Response | None:
+    """Ask the engine `name` one small question and return its answer; None: a cassette was read, and has none to ask.
+
+    Raises:
+        UsageError: the name is none.
+        EngineError: why it does not answer.
+    """
+    engine = open_engine(name, environ, base)
+    try:
+        if engine.provider == "recorded":
+            return None
+        question = Request(system="", turns=(UserTurn(text="Answer with the word: ready"),), max_output=_CHECK_OUTPUT)
+        response = engine.ask(question, timeout=timeout)
+        if response.finish == "refused":
+            raise EngineError("the model refuses a harmless question", f"engine {name}", response.problem)
+        return response
+    finally:
+        engine.close()

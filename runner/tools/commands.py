@@ -1,0 +1,117 @@
+"""Commands that a model asks for: a sandbox of its own each, ended with all that it started, and an answer of bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.sandbox import Command, Outcome, Sandbox, explain
+from runner.tools.base import ToolError
+from runner.tools.view import HEAD, MOST, View, bounded
+
+KEPT = 4 * MOST  # bytes of the output's end, which is no more than MOST characters
+MOST_OUTPUT = 100_000_000  # bytes, after which a command is ended
+MOST_ARGUMENT = 120_000  # bytes; Linux takes 128 KiB (MAX_ARG_STRLEN)
+MOST_ARGUMENTS = 1_000_000  # bytes in all
+
+
+class _EndlessError(Exception):
+    """A command says more than anybody will read."""
+
+
+class _Heard:
+    """The beginning of what a command says, and its last bytes for the case that it is ended for saying too much."""
+
+    def __init__(self) -> None:
+        self.head, self.size, self.last = bytearray(), 0, b""
+
+    def take(self, data: bytes) -> None:
+        self.size += len(data)
+        if (room := KEPT - len(self.head)) > 0:
+            self.head += data[:room]
+        self.last = data
+        if self.size > MOST_OUTPUT:
+            raise _EndlessError
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """Runs commands in the workspace `work`, without a network."""
+
+    sandbox: Sandbox
+    work: Path
+    view: View
+    env: Mapping[str, str]
+    readable: tuple[Path, ...]
+    writable: tuple[Path, ...]
+
+    def run(
+        self, argv: tuple[str, ...], timeout: float, env: Mapping[str, str] | None = None, *, writes: bool = True
+    ) -> dict[str, Any]:
+        """Run it to its end: `exit_code`, `output`, `timed_out`, `truncated`.
+
+        Without `writes` it sees the workspace read-only, where the sandbox can do that.
+
+        Raises:
+            ToolError: the model asks for what cannot be started, or the output had no end.
+        """
+        argv, command = self._command(argv, timeout, env, writes)
+        heard = _Heard()
+        try:
+            outcome = self.sandbox.run(command, heard.take)
+        except _EndlessError:
+            last = self.view.hide(heard.last[-2000:].decode(errors="replace"))
+            raise ToolError(f"it was ended after {heard.size:,} bytes of output", last) from None
+        output, cut = self._output(bytes(heard.head), outcome)
+        if outcome.timed_out:
+            output += f"\n[it was ended after {timeout:g} s, with everything that it had started]"
+        elif (why := explain(outcome, argv, self.env.get("PATH", ""))) is not None:
+            output += f"\n[{self.view.hide(why)}]"
+        return {
+            "exit_code": outcome.code,
+            "output": output,
+            "timed_out": outcome.timed_out,
+            "truncated": cut,
+        }
+
+    def listen(self, argv: tuple[str, ...], timeout: float, take: Callable[[bytes], None]) -> Outcome:
+        """Run a command that only reads, and hand out what it says on the way; what `take` raises ends it."""
+        return self.sandbox.run(self._command(argv, timeout, None, writes=False)[1], take)
+
+    def _command(
+        self, argv: tuple[str, ...], timeout: float, env: Mapping[str, str] | None, writes: bool
+    ) -> tuple[tuple[str, ...], Command]:
+        if self.sandbox.name == "host":
+            argv = tuple(self.view.show(word) for word in argv)
+        _refuse_argv(argv)
+        folders = (self.work, *self.writable)
+        return argv, Command(
+            argv=argv,
+            cwd=self.work,
+            env=self.env if env is None else env,
+            timeout=timeout,
+            writable=folders if writes else (),
+            readable=self.readable if writes else (*folders, *self.readable),
+            links=((self.view.name, self.view.real[-1]),),
+            keep=KEPT,
+        )
+
+    def _output(self, head: bytes, outcome: Outcome) -> tuple[str, bool]:
+        if outcome.size <= len(head):
+            text, cut = bounded(self.view.hide(head.decode(errors="replace")))
+            return text, cut
+        first = self.view.hide(head.decode(errors="replace"))[:HEAD]
+        last = self.view.hide(outcome.tail.decode(errors="replace"))[-MOST:]
+        return bounded(first, last, outcome.size, outcome.digest)
+
+
+def _refuse_argv(argv: tuple[str, ...]) -> None:
+    if not argv[0] or "=" in argv[0]:
+        raise ToolError("the first of `argv` is a program's name, not empty and without a =; `shell` sets variables")
+    sizes = [len(word.encode()) for word in argv]
+    if any("\0" in word for word in argv):
+        raise ToolError("an argument holds a NUL")
+    if max(sizes) > MOST_ARGUMENT or sum(sizes) + 16 * len(sizes) > MOST_ARGUMENTS:
+        raise ToolError(f"it is {sum(sizes):,} bytes long, too much for a command; write it to a file and name that")

@@ -1,0 +1,115 @@
+"""The worker that holds the workspace's files, in the sandbox, as long as an attempt lasts.
+
+It is started by the first call, and anew after one that had no end. It runs under the interpreter that runs us, of which the
+sandbox sees the standard library and no packages; it may write the workspace and nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.sandbox import Command, Sandbox, SandboxUnavailableError, Session
+from runner.tools.base import ToolError
+from runner.tools.talk import exchange
+from runner.tools.view import View
+
+WORKER = Path(__file__).with_name("worker.py").resolve()
+START = 30.0  # seconds until it has to be there
+
+
+class FileWorker:
+    """Asks the worker; `close` ends it."""
+
+    def __init__(self, sandbox: Sandbox, work: Path, view: View) -> None:
+        interpreter, needed = interpreter_and_library()
+        self._sandbox, self._view = sandbox, view
+        self._session: Session | None = None
+        self._command = Command(
+            argv=(str(interpreter), "-I", "-S", "-B", str(WORKER), str(work), *view.real, view.name),
+            cwd=work,
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
+            writable=(work,),
+            readable=(WORKER, *needed),
+            links=((view.name, view.real[-1]),),
+        )
+
+    def ask(self, call: str, arguments: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+        """Have it done and return the result.
+
+        Raises:
+            ToolError: it cannot be done as asked, or took too long.
+        """
+        if self._session is None:
+            self._start()
+        assert self._session is not None
+        try:
+            answer = exchange(self._session, {"call": call, "arguments": dict(arguments)}, timeout)
+        except TimeoutError:
+            self.close(0.0)
+            raise ToolError(f"no end after {timeout:g} s; ask for less at once") from None
+        except BaseException:
+            self.close(0.0)
+            raise
+        if answer is None:
+            raise self._death("the worker for files ended")
+        if "error" in answer:
+            raise ToolError(self._view.hide(answer["error"]))
+        if "crash" in answer:
+            raise RuntimeError(f"the worker for files failed at `{call}`:\n{answer['crash']}")
+        result: dict[str, Any] = self._view.hide(answer["result"])
+        return result
+
+    def close(self, grace: float = 2.0) -> bytes:
+        """End it where it runs; return the last of what it said on stderr."""
+        session, self._session = self._session, None
+        return session.close(grace).tail if session is not None else b""
+
+    def _start(self) -> None:
+        self._session = self._sandbox.open(self._command)
+        try:
+            ready = exchange(self._session, None, START)
+        except TimeoutError:
+            ready = None
+        except BaseException:
+            self.close(0.0)
+            raise
+        if ready is None:
+            raise self._death("the worker for files could not be started")
+
+    def _death(self, what: str) -> SandboxUnavailableError:
+        said = self.close(0.5).decode(errors="replace").strip().splitlines()
+        return SandboxUnavailableError(
+            f"{what}: {said[-1] if said else 'it said nothing'}",
+            where=self._command.argv[0],
+            hint="look whether the workspace is there and memory is left; `runner doctor` tells whether the sandbox works",
+        )
+
+
+def interpreter_and_library() -> tuple[Path, tuple[Path, ...]]:
+    """Return the interpreter behind ours, without a virtual environment, and what it needs to start with `-I -S`.
+
+    Where its installation is the person's HOME, or holds it, only the library is named.
+    """
+    base = Path(os.path.realpath(sys.base_prefix))
+    found = getattr(sys, "_base_executable", None) or sys.executable
+    interpreter = Path(os.path.realpath(found))
+    if not interpreter.is_relative_to(base) and sys.prefix != sys.base_prefix:
+        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+        inside = base / "bin" / version
+        interpreter = Path(os.path.realpath(inside)) if inside.exists() else interpreter
+    if Path.home().is_relative_to(base) or base == Path(base.anchor):
+        paths = [
+            Path(sysconfig.get_path(name, vars={"base": str(base), "platbase": str(base)}))
+            for name in ("stdlib", "platstdlib")
+        ]
+        shared = [Path(os.path.realpath(path)) for path in (base / "lib").glob("libpython*.so*")]
+        needed = [interpreter, *paths, *shared]
+    else:
+        needed = [base, interpreter]
+    kept = dict.fromkeys(path for path in needed if path.exists())
+    return interpreter, tuple(p for p in kept if not any(p != other and p.is_relative_to(other) for other in kept))

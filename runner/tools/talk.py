@@ -1,0 +1,66 @@
+"""JSON lines spoken with a child over a session's pipes: one request, one answer, in a time.
+
+Which child, what the lines mean and what becomes of a child that does not answer is the caller's matter.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from runner.sandbox import Session
+from runner.tools.base import ToolError
+
+CHUNK = 64 * 1024
+ANSWER_LIMIT = 16 * 1024 * 1024  # bytes of one line; what a child may answer is far below
+
+
+def exchange(session: Session, request: Mapping[str, Any] | None, timeout: float) -> dict[str, Any] | None:
+    """Send a request and return the child's next line; None where the child ended instead.
+
+    Raises:
+        TimeoutError: neither came in time.
+        ToolError: it said something else.
+    """
+    left = memoryview(b"" if request is None else json.dumps(request, allow_nan=False).encode() + b"\n")
+    by, said = time.monotonic() + timeout, bytearray()
+    with selectors.DefaultSelector() as selector:
+        selector.register(session.stdout, selectors.EVENT_READ)
+        if left:
+            os.set_blocking(session.stdin.fileno(), False)
+            selector.register(session.stdin, selectors.EVENT_WRITE)
+        while not said.endswith(b"\n"):
+            if (wait := by - time.monotonic()) <= 0:
+                raise TimeoutError
+            for key, _ in selector.select(wait):
+                if key.fileobj is session.stdin:
+                    left = _feed(key.fd, left)
+                    if not left:
+                        selector.unregister(session.stdin)
+                    continue
+                data = os.read(key.fd, CHUNK)
+                if not data:
+                    return None
+                said += data
+                if len(said) > ANSWER_LIMIT:
+                    raise ToolError(f"it answered with more than {ANSWER_LIMIT:,} bytes")
+    try:
+        answer = json.loads(said)
+    except ValueError as error:
+        raise ToolError("it answered with what is not JSON") from error
+    if not isinstance(answer, dict):
+        raise ToolError("it answered with what is no object")
+    return answer
+
+
+def _feed(stdin: int, left: memoryview) -> memoryview:
+    try:
+        return left[os.write(stdin, left[:CHUNK]) :]
+    except BlockingIOError:
+        return left
+    except BrokenPipeError:
+        return left[:0]  # the child is gone, which its stdout says too

@@ -1,0 +1,758 @@
+"""The process that touches the workspace's files for the model's tools: started by `files`.
+
+    python -I -S -B worker.py FOLDER NAME...
+
+Standard library alone, Python 3.11. Only `ripgrep` imports it, for what both searches share. FOLDER is the workspace, each
+NAME what it is called besides. It says {"ready": true}; then each {"call": name, "arguments": {…}} on stdin is answered by
+{"result": …}, by {"error": …}, which is the model's to know, or by {"crash": traceback}, which is ours.
+
+No path leads out of FOLDER, whatever changes it meanwhile: paths are walked name by name from an open folder. Reading
+follows links that stay inside, writing follows none. What is git's is not to be had by any name that some system takes for
+`.git`; below `.protocols` only `memory` is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import re
+import stat
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+MOST_READ = 10_000_000  # bytes of a file
+MOST_SEARCHED = 5_000_000  # bytes of a file that is searched; a larger one is named
+MOST_SHOWN = 30_000  # characters of an answer
+MOST_OF_LINE = 2_000
+MOST_OF_MATCH = 300
+MOST_LISTED = 1_000
+MOST_DEEP = 64
+HOPS = 40
+# Looked through only where they are asked for by name: what tools and package managers put there.
+SKIPPED = frozenset(
+    (
+        "node_modules",
+        "__pycache__",
+        ".venv",
+        ".tox",
+        ".nox",
+        ".pytest_cache",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".hypothesis",
+    )
+)
+# HFS+ leaves these out of a name (git's utf8.c, next_hfs_char).
+_LEFT_OUT = dict.fromkeys([*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF])
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class RefusedError(Exception):
+    """It cannot be done as asked; the model is told."""
+
+
+def _said(error: OSError, path: str) -> RefusedError:
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return RefusedError(f"{path}: a part of it is no folder, or became a link meanwhile")
+    return RefusedError(f"{path}: {error.strerror}")
+
+
+def _plain(name: str) -> set[str]:
+    """Return what a name is taken for by git and by the file systems of Linux, macOS and Windows."""
+    parts = re.split(r"[\\/]", name.translate(_LEFT_OUT))
+    return {part.partition(":")[0].rstrip(" .").casefold() for part in parts}
+
+
+# --- places ------------------------------------------------------------------------------------------------------------
+
+
+class Place:
+    """A name in an open folder; `at` is its path in the workspace. `mode` is None where nothing is there.
+
+    `rest`: names of folders that are missing on the way to it, the folder open is the last one that is there. `itself`:
+    the open folder is the place.
+    """
+
+    def __init__(
+        self, folder: int, at: list[str], mode: int | None, rest: list[str] | None = None, itself: bool = False
+    ) -> None:
+        self.folder, self.at, self.mode, self.rest, self.itself = folder, at, mode, rest or [], itself
+
+    @property
+    def name(self) -> str:
+        return self.at[-1] if self.at else "."
+
+    @property
+    def path(self) -> str:
+        return "/".join(self.at) or "."
+
+
+class Root:
+    """The workspace, held open."""
+
+    def __init__(self, folder: str, names: list[str]) -> None:
+        self.fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.names = sorted({folder, *names}, key=len, reverse=True)
+
+    def parts(self, path: str) -> list[str]:
+        if not path or "\0" in path:
+            raise RefusedError("a path is missing, or holds a NUL")
+        for name in self.names:
+            if path == name or path.startswith(name + "/"):
+                return [part for part in path[len(name) :].split("/") if part not in ("", ".")]
+        if path.startswith(("/", "~")):
+            raise RefusedError(f"{path} is outside the workspace; give a path relative to it")
+        return [part for part in path.split("/") if part not in ("", ".")]
+
+    @contextlib.contextmanager
+    def walk(self, path: str, *, writing: bool, make: bool = False) -> Iterator[Place]:
+        """Give the place that `path` names; `make` folders that are missing on the way."""
+        todo, stack, at, hops = deque(self.parts(path)), [os.dup(self.fd)], list[str](), 0
+        try:
+            while todo:
+                part = todo.popleft()
+                if part == "..":
+                    if not at:
+                        raise RefusedError(f"{path} leads out of the workspace")
+                    os.close(stack.pop())
+                    at.pop()
+                    continue
+                self._refuse_names([*at, part], path)
+                if len(at) + len(todo) > MOST_DEEP:
+                    raise RefusedError(f"{path[:100]}… is more than {MOST_DEEP} folders deep")
+                try:
+                    mode = os.stat(part, dir_fd=stack[-1], follow_symlinks=False).st_mode
+                except FileNotFoundError:
+                    if make and todo:
+                        with contextlib.suppress(FileExistsError):
+                            os.mkdir(part, 0o755, dir_fd=stack[-1])
+                        mode = stat.S_IFDIR
+                    else:
+                        whole = [*at, part, *todo]
+                        if ".." in whole:
+                            raise RefusedError(f"{path}: {'/'.join([*at, part])} does not exist") from None
+                        for number in range(len(at) + 1, len(whole)):
+                            self._refuse_names(whole[: number + 1], path)
+                        if writing:
+                            self._refuse_record(whole, path)
+                        yield Place(stack[-1], whole, None, [part, *todo][:-1])
+                        return
+                if stat.S_ISLNK(mode):
+                    target = os.readlink(part, dir_fd=stack[-1])
+                    if writing:
+                        raise RefusedError(
+                            f"{'/'.join([*at, part])} is a link to {target}; nothing is written through links"
+                        )
+                    if (hops := hops + 1) > HOPS:
+                        raise RefusedError(f"{path}: too many links")
+                    todo.extendleft(reversed(self._target(target, path)))
+                    if target.startswith("/"):
+                        while len(stack) > 1:
+                            os.close(stack.pop())
+                        at.clear()
+                    continue
+                if not todo:
+                    at.append(part)
+                    if writing:
+                        self._refuse_record(at, path)
+                    yield Place(stack[-1], at, mode)
+                    return
+                stack.append(os.open(part, _FOLDER, dir_fd=stack[-1]))
+                at.append(part)
+            if writing:
+                raise RefusedError(f"{path} is a folder")
+            yield Place(stack[-1], at, stat.S_IFDIR, itself=True)
+        finally:
+            for fd in stack:
+                os.close(fd)
+
+    def _target(self, target: str, path: str) -> list[str]:
+        try:
+            return self.parts(target if target.startswith("/") else "./" + target)
+        except RefusedError:
+            raise RefusedError(f"{path} is a link that leads out of the workspace") from None
+
+    @staticmethod
+    def _refuse_names(at: list[str], path: str) -> None:
+        if _plain(at[-1]) & {".git", "git~1"}:
+            raise RefusedError(
+                f"{path}: what is git's is not for file tools; the tool `git` shows status, diff and history"
+            )
+
+    @staticmethod
+    def _refuse_record(at: list[str], path: str) -> None:
+        if _plain(at[0]) & {".protocols", "protoc~1"} and (at[:2] != [".protocols", "memory"] or len(at) < 3):
+            raise RefusedError(f"{path}: below .protocols only .protocols/memory/ may be written")
+
+
+@contextlib.contextmanager
+def _opened(place: Place) -> Iterator[int]:
+    """Give the folder that the place is, open."""
+    fd = os.open("." if place.itself else place.name, _FOLDER, dir_fd=place.folder)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _missing(root: Root, place: Place) -> RefusedError:
+    import difflib
+
+    first = place.rest[0] if place.rest else place.name
+    near = [name for name in os.listdir(place.folder) if not _plain(name) & {".git"}]
+    before = place.at[: len(place.at) - len(place.rest) - 1]
+    found = ["/".join([*before, name]) for name in difflib.get_close_matches(first, near, 3)]
+    for number, (path, _, is_folder) in enumerate(_below(root.fd, [])):
+        if number > 5_000 or len(found) >= 5:
+            break
+        if not is_folder and path.rpartition("/")[2] == place.name and path not in found:
+            found.append(path)
+    hint = f"; there is {', '.join(found)}" if found else ""
+    return RefusedError(f"{place.path} does not exist{hint}")
+
+
+def _read(place: Place, root: Root, most: int = MOST_READ) -> bytes:
+    if place.mode is None:
+        raise _missing(root, place)
+    if stat.S_ISDIR(place.mode):
+        raise RefusedError(f"{place.path} is a folder; list_files shows it")
+    fd = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.folder)
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise RefusedError(f"{place.path} is no plain file")
+        if found.st_size > most:
+            raise RefusedError(
+                f"{place.path} holds {found.st_size:,} bytes, more than {most:,}; search_text finds places in it,"
+                " and `sed -n` shows a part"
+            )
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise RefusedError(f"{place.path} grows beyond {most:,} bytes")
+    return data
+
+
+def _write(place: Place, data: bytes, mode: int | None) -> None:
+    """Put a whole new file in place of what is there; never through a link."""
+    if place.mode is not None and not stat.S_ISREG(place.mode):
+        raise RefusedError(f"{place.path} is {'a folder' if stat.S_ISDIR(place.mode) else 'no plain file'}")
+    kept = stat.S_IMODE(place.mode) & 0o777 if place.mode is not None else 0o644
+    temporary = f".runner-{os.urandom(8).hex()}"
+    fd = os.open(
+        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=place.folder
+    )
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            os.fchmod(fd, mode if mode is not None else kept)
+        os.replace(temporary, place.name, src_dir_fd=place.folder, dst_dir_fd=place.folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=place.folder)
+        raise
+
+
+# --- text --------------------------------------------------------------------------------------------------------------
+
+
+class Text:
+    """A file's text, and how its bytes say it: mark at the beginning, ends of lines."""
+
+    def __init__(self, data: bytes, path: str) -> None:
+        self.mark = data.startswith(b"\xef\xbb\xbf")
+        try:
+            self.text = data[3 * self.mark :].decode()
+        except UnicodeDecodeError as error:
+            raise RefusedError(
+                f"{path} is not UTF-8 (byte {error.start}); it is changed by a command, not by this tool"
+            ) from None
+        self.crlf = _is_crlf(self.text)
+
+    def fit(self, text: str) -> str:
+        """Return text as it would stand in this file."""
+        return text.replace("\n", "\r\n") if self.crlf and "\r" not in text else text
+
+    def bytes(self, text: str) -> bytes:
+        return b"\xef\xbb\xbf" * self.mark + text.encode()
+
+
+def _is_crlf(text: str) -> bool:
+    return "\r\n" in text and text.count("\n") == text.count("\r\n")
+
+
+def _refuse_binary(data: bytes, path: str) -> None:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise RefusedError(f"{path} is UTF-16, {len(data):,} bytes; convert it by a command")
+    if b"\0" in data:
+        raise RefusedError(f"{path} is a binary file, {len(data):,} bytes")
+
+
+def _lines(text: str) -> list[str]:
+    """Return the lines with their ends; a line ends with a line feed and nothing else."""
+    found = text.split("\n")
+    return [line + "\n" for line in found[:-1]] + ([found[-1]] if found[-1] else [])
+
+
+def _numbered(number: int, line: str) -> str:
+    line = line.rstrip("\n")
+    more = len(line) - MOST_OF_LINE
+    return f"{number:>5}\t{line[:MOST_OF_LINE]}" + (f"[… {more:,} more characters]" if more > 0 else "")
+
+
+def _line_of(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
+
+
+def _positions(text: str, part: str) -> list[int]:
+    found, at = [], text.find(part)
+    while at >= 0:
+        found.append(at)
+        at = text.find(part, at + len(part))
+    return found
+
+
+def _some(numbers: list[int]) -> str:
+    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+    return ", ".join(map(str, numbers[:8])) + more
+
+
+def _nearest(text: str, wanted: str) -> str:
+    """Say what of the text is most like `wanted`."""
+    import difflib
+
+    lines, asked = text.splitlines(), [line for line in wanted.splitlines() if line.strip()]
+    if not asked or not lines:
+        return ""
+    bare = [line.strip() for line in asked]
+    have = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()][:10_000]
+    for index in range(len(have) - len(bare) + 1):
+        if [line for _, line in have[index : index + len(bare)]] == bare:
+            at = have[index][0]
+            shown = "\n".join(
+                _numbered(n, lines[n - 1]) for n in range(at, min(at + len(asked), at + 8, len(lines) + 1))
+            )
+            return f"; but for spaces or empty lines it stands at line {at}:\n{shown}"
+    first = max(bare, key=len)
+    near = difflib.get_close_matches(first[:200], {line[:200] for _, line in have}, 3, 0.5)
+    found = [number for line in near for number, other in have if other[:200] == line][:3]
+    if not found:
+        return ""
+    return "; the nearest lines are\n" + "\n".join(_numbered(n, lines[n - 1]) for n in sorted(set(found)))
+
+
+# --- looking through folders -------------------------------------------------------------------------------------------
+
+
+def _below(fd: int, at: list[str], depth: int = MOST_DEEP) -> Iterator[tuple[str, int, bool]]:
+    """Yield path, the folder that holds it, open, and whether it is a folder; in order of names, links not followed."""
+    with os.scandir(fd) as entries:
+        names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    for name, is_folder in names:
+        if _plain(name) & {".git", "git~1"}:
+            continue
+        yield "/".join([*at, name]), fd, is_folder
+        if is_folder and depth > 1 and name not in SKIPPED:
+            try:
+                inner = os.open(name, _FOLDER, dir_fd=fd)
+            except OSError:
+                continue  # not to be opened, or something else meanwhile
+            try:
+                yield from _below(inner, [*at, name], depth - 1)
+            finally:
+                os.close(inner)
+
+
+def matcher(glob: str | None) -> Callable[[str], bool]:
+    """Return whether a path fits: `*` and `?` within a name, `**` over folders; without a `/`, the name alone counts."""
+    if not glob:
+        return lambda path: True
+    names, pattern = glob.removeprefix("./").strip("/").split("/"), ""
+    for name in names[:-1]:
+        pattern += "(?:.*/)?" if name == "**" else _of_name(name) + "/"
+    pattern += ".*" if names[-1] == "**" else _of_name(names[-1])
+    try:
+        fits = re.compile(pattern, re.DOTALL).fullmatch
+    except re.error as error:
+        raise RefusedError(f"the glob {glob} cannot be read: {error}") from None
+    if "/" in glob:
+        return lambda path: fits(path) is not None
+    return lambda path: fits(path.rpartition("/")[2]) is not None
+
+
+def _of_name(name: str) -> str:
+    pattern = ""
+    for part in re.split(r"(\*+|\?|\[!?\]?[^\]/]*\]|\{[^{}/]*\})", name):
+        if part.startswith("*"):
+            pattern += "[^/]*"
+        elif part == "?":
+            pattern += "[^/]"
+        elif part.startswith("{") and part.endswith("}"):
+            pattern += "(?:" + "|".join(_of_name(choice) for choice in part[1:-1].split(",")) + ")"
+        elif part.startswith("[") and part.endswith("]"):
+            inside = part[1:-1].replace("\\", r"\\").replace("[", r"\[")
+            pattern += "[" + ("^" + inside[1:] if inside.startswith("!") else inside) + "]"
+        else:
+            pattern += re.escape(part)
+    return pattern
+
+
+# --- the calls ---------------------------------------------------------------------------------------------------------
+
+
+def read_file(root: Root, path: str, start_line: int | None = None, end_line: int | None = None) -> dict[str, Any]:
+    with root.walk(path, writing=False) as place:
+        data, shown = _read(place, root), place.path
+    _refuse_binary(data, shown)
+    notes = []
+    text = data.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
+    if text.encode() != data.removeprefix(b"\xef\xbb\xbf"):
+        notes.append("it is not UTF-8: what is not is shown as �")
+    if _is_crlf(text):
+        text = text.replace("\r\n", "\n")
+        notes.append("lines end with CRLF, which edits keep")
+    lines = _lines(text)
+    first, last = start_line or 1, min(end_line or len(lines), len(lines))
+    if first > len(lines) and not (first == 1 and not lines):
+        raise RefusedError(f"{shown} has {len(lines)} lines; there is no line {first}")
+    if end_line is not None and end_line < first:
+        raise RefusedError(f"the range {first}-{end_line} is empty")
+    if lines and not lines[-1].endswith("\n"):
+        notes.append("there is no line feed at its end")
+    out, size = list[str](), 0
+    for number in range(first, last + 1):
+        line = _numbered(number, lines[number - 1])
+        if (size := size + len(line) + 1) > MOST_SHOWN and out:
+            notes.append(f"only lines {first}-{number - 1} are shown; go on with start_line={number}")
+            break
+        out.append(line)
+    return {"path": shown, "text": "\n".join(out), "lines": len(lines), "note": "; ".join(notes)}
+
+
+def write_file(root: Root, path: str, content: str) -> dict[str, Any]:
+    with root.walk(path, writing=True, make=False) as place:
+        data = content.encode()
+        if place.mode is not None and stat.S_ISREG(place.mode):
+            with contextlib.suppress(RefusedError):  # what is not text, or too much of it, is written over all the same
+                data = Text(_read(place, root), path).fit(content).encode()
+    with root.walk(path, writing=True, make=True) as place:
+        _write(place, data, None)
+        return {"path": place.path, "bytes": len(data), "created": place.mode is None}
+
+
+def edit_file(root: Root, path: str, edits: list[dict[str, Any]]) -> dict[str, Any]:
+    with root.walk(path, writing=True) as place:
+        data = _read(place, root)
+        _refuse_binary(data, place.path)
+        held = Text(data, place.path)
+        text, places = held.text, list[int]()
+        for number, edit in enumerate(edits, 1):
+            which = f"edit {number} of {len(edits)}: " if len(edits) > 1 else ""
+            try:
+                text, changed = _edited(held, text, edit, root, place.path)
+            except RefusedError as error:
+                raise RefusedError(f"{which}{error}" + ("; no edit was made" if len(edits) > 1 else "")) from None
+            places += changed
+        _write(place, held.bytes(text), None)
+        return {"path": place.path, "replaced": len(places), "lines": places[:100]}
+
+
+def _edited(held: Text, text: str, edit: dict[str, Any], root: Root, path: str) -> tuple[str, list[int]]:
+    old, new = held.fit(edit["old"]), held.fit(edit["new"])
+    if not old:
+        raise RefusedError("`old` is empty; write_file makes or replaces a whole file")
+    if (
+        old not in text and root.names[-1] in old
+    ):  # the file may hold the workspace's real name, which is shown as this one
+        for name in root.names[:-1]:
+            if (real := old.replace(root.names[-1], name)) in text:
+                old, new = real, new.replace(root.names[-1], name)
+                break
+    if old == new:
+        raise RefusedError("`old` and `new` are the same")
+    found = _positions(text, old)
+    if not found:
+        where = _nearest(text.replace("\r\n", "\n"), old.replace("\r\n", "\n"))
+        raise RefusedError(f"`old` is not in {path} (spaces count, line numbers are not part of it){where}")
+    lines = [_line_of(text, at) for at in found]
+    if len(found) > 1 and not edit.get("all"):
+        raise RefusedError(
+            f"`old` is in {path} {len(found)} times, at lines {_some(lines)}; give more of what stands around it, or `all`"
+        )
+    return text.replace(old, new), lines
+
+
+def apply_patch(root: Root, files: list[dict[str, Any]]) -> dict[str, Any]:
+    """Change all the files, or none."""
+    prepared: list[tuple[str, bytes | None, bytes | None, int | None, str]] = []
+    for file in files:
+        with root.walk(file["path"], writing=True) as place:
+            kind, before = file["kind"], None
+            if kind == "create":
+                if place.mode is not None:
+                    raise RefusedError(f"{place.path} is there already; nothing was changed")
+                after: bytes | None = "".join(file["hunks"][0]["new"]).encode() if file["hunks"] else b""
+            else:
+                before = _read(place, root)
+                _refuse_binary(before, place.path)
+                held = Text(before, place.path)
+                after = held.bytes(_patched(held, file["hunks"], place.path))
+                if kind == "delete":
+                    if after:
+                        raise RefusedError(f"{place.path} holds more than the patch removes; nothing was changed")
+                    after = None
+            prepared.append((place.path, before, after, file.get("mode"), kind))
+    done: list[tuple[str, bytes | None, int | None]] = []
+    try:
+        for path, before, after, mode, _ in prepared:
+            with root.walk(path, writing=True, make=True) as place:
+                done.append((path, before, stat.S_IMODE(place.mode) if place.mode is not None else None))
+                if after is None:
+                    os.unlink(place.name, dir_fd=place.folder)
+                else:
+                    _write(place, after, mode)
+    except (OSError, RefusedError) as error:
+        why = error if isinstance(error, RefusedError) else _said(error, path)
+        for path, before, kept in reversed(done):
+            with contextlib.suppress(OSError, RefusedError), root.walk(path, writing=True, make=True) as place:
+                if before is not None:
+                    _write(place, before, kept)
+                elif place.mode is not None:
+                    os.unlink(place.name, dir_fd=place.folder)
+        raise RefusedError(f"{why}; nothing was changed") from None
+    return {"files": [{"path": path, "change": kind + "d"} for path, *_, kind in prepared]}
+
+
+def _patched(held: Text, hunks: list[dict[str, Any]], path: str) -> str:
+    lines, out, cursor = _lines(held.text), list[str](), 0
+    for number, hunk in enumerate(hunks, 1):
+        old, new = [held.fit(line) for line in hunk["old"]], [held.fit(line) for line in hunk["new"]]
+        expected = hunk["start"] - 1 if old else hunk["start"]
+        which = f"{path}, hunk {number} (line {hunk['line']} of the patch)"
+        at = expected
+        if at < cursor or lines[at : at + len(old)] != old or at > len(lines):
+            found = (
+                [i for i in range(cursor, len(lines) - len(old) + 1) if lines[i : i + len(old)] == old] if old else []
+            )
+            if len(found) != 1:
+                raise RefusedError(f"{which}: {_misfit(lines, old, expected, found, held)}; nothing was changed")
+            (at,) = found
+        out += [*lines[cursor:at], *new]
+        cursor = at + len(old)
+    out += lines[cursor:]
+    for index, line in enumerate(out[:-1]):
+        if not line.endswith("\n"):
+            raise RefusedError(f"{path}: line {index + 1} would have no line feed at its end; nothing was changed")
+    return "".join(out)
+
+
+def _misfit(lines: list[str], old: list[str], expected: int, found: list[int], held: Text) -> str:
+    if found:
+        return f"what it removes or keeps stands at lines {_some([at + 1 for at in found])}; its line number fits none"
+    for offset, line in enumerate(old):
+        have = lines[expected + offset] if 0 <= expected + offset < len(lines) else None
+        if have != line:
+            told = "the file ends before it" if have is None else f"it has {have[:200]!r}"
+            near = _nearest(held.text.replace("\r\n", "\n"), "".join(old).replace("\r\n", "\n"))
+            return f"line {expected + offset + 1} of the file should be {line[:200]!r}, but {told}{near}"
+    return f"the file has {len(lines)} lines, and it begins at {expected + 1}"
+
+
+def list_files(
+    root: Root, path: str | None = None, glob: str | None = None, depth: int | None = None
+) -> dict[str, Any]:
+    deepest = min(depth or MOST_DEEP, MOST_DEEP)
+    fits, found, more = matcher(glob), list[str](), 0
+    with root.walk(path or ".", writing=False) as place:
+        if place.mode is None:
+            raise _missing(root, place)
+        if not stat.S_ISDIR(place.mode):
+            return {"files": [place.path], "note": ""}
+        with _opened(place) as fd:
+            for name, folder, is_folder in _below(fd, place.at, deepest):
+                inner = name.split("/")[len(place.at) :]
+                if is_folder and len(inner) < deepest and inner[-1] not in SKIPPED:
+                    continue  # its files speak for it
+                if not (fits("/".join(inner)) or fits(name)):
+                    continue
+                if len(found) < MOST_LISTED:
+                    found.append(name + ("/" if is_folder else _arrow(inner[-1], folder)))
+                else:
+                    more += 1
+    return {"files": found, "note": f"{more} more; name a folder below, or give a glob" if more else ""}
+
+
+def _arrow(name: str, folder: int) -> str:
+    with contextlib.suppress(OSError):
+        return f" -> {os.readlink(name, dir_fd=folder)}"
+    return ""
+
+
+def search_text(
+    root: Root,
+    pattern: str,
+    path: str | None = None,
+    glob: str | None = None,
+    ignore_case: bool | None = None,
+    max: int | None = None,
+) -> dict[str, Any]:
+    try:
+        finds = re.compile(pattern, re.IGNORECASE if ignore_case else 0).search
+    except (re.error, OverflowError, RecursionError) as error:
+        raise RefusedError(f"the pattern is no regular expression: {error}") from None
+    fits, search = matcher(glob), Search(root, finds, max or 100)
+    with root.walk(path or ".", writing=False) as place:
+        if place.mode is None:
+            raise _missing(root, place)
+        if not stat.S_ISDIR(place.mode):
+            search.add(place)
+            return search.result()
+        with _opened(place) as fd:
+            for name, folder, is_folder in _below(fd, place.at):
+                at = name.split("/")
+                if is_folder or not (fits("/".join(at[len(place.at) :])) or fits(name)):
+                    continue
+                if not search.add(Place(folder, at, stat.S_IFREG)):
+                    break
+    return search.result()
+
+
+class Search:
+    """What was found so far."""
+
+    def __init__(self, root: Root, finds: Callable[[str], Any], most: int) -> None:
+        self.root, self.finds, self.most = root, finds, most
+        self.found: list[str] = []
+        self.notes: list[str] = []
+        self.size = 0
+
+    def add(self, place: Place) -> bool:
+        """Add a file's lines that fit; return whether more may be added."""
+        try:
+            data = _read(place, self.root, MOST_SEARCHED)
+        except RefusedError as error:
+            if "bytes" in str(error) and len(self.notes) < 5:
+                self.notes.append(f"{place.path} was not searched, it is too large")
+            return True
+        except OSError:
+            return True  # a link, or gone
+        if b"\0" in data:
+            return True
+        for number, line in enumerate(data.decode(errors="replace").split("\n"), 1):
+            if self.finds(line := line.rstrip("\r")):
+                if len(self.found) >= self.most or self.size > MOST_SHOWN:
+                    self.notes.append(
+                        f"there are more than {len(self.found)} matches; narrow the pattern, path or glob"
+                    )
+                    return False
+                more = "…" if len(line) > MOST_OF_MATCH else ""
+                self.found.append(f"{place.path}:{number}:{line[:MOST_OF_MATCH]}{more}")
+                self.size += len(self.found[-1])
+        return True
+
+    def result(self) -> dict[str, Any]:
+        return {"matches": self.found, "note": "; ".join(self.notes)}
+
+
+def check_paths(root: Root, paths: list[str], repository: bool = False) -> dict[str, Any]:
+    """Return where the paths lead, which may be missing; refuse those that lead out of the workspace or to what is git's.
+
+    With `repository`: refuse a repository of the workspace that is somewhere else.
+    """
+    found = []
+    for path in paths:
+        with root.walk(path, writing=False) as place:
+            found.append(place.path)
+    if repository:
+        for name, kind in ((".git", stat.S_ISDIR), (".git/config", stat.S_ISREG)):
+            if not kind(os.stat(name, dir_fd=root.fd, follow_symlinks=False).st_mode):
+                raise RefusedError(f"the workspace's {name} is not what it should be; git is not run with it")
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(".git/commondir", dir_fd=root.fd, follow_symlinks=False)
+            raise RefusedError("the workspace's .git/commondir leads elsewhere; git is not run with it")
+    return {"paths": found}
+
+
+def remember(root: Root, text: str, name: str | None = None) -> dict[str, Any]:
+    """Write a fact of its own file; a name that was not given is made of the first words, and never takes another's."""
+    chosen = name or "-".join(re.findall(r"[a-z0-9]+", text.casefold())[:6])[:48].strip("-") or "fact"
+    for number in range(1, 1000):
+        path = f".protocols/memory/{chosen if number == 1 else f'{chosen}-{number}'}.md"
+        with root.walk(path, writing=True) as place:
+            before = _read(place, root) if place.mode is not None else None
+        if name or before is None or before == _fact(text):
+            break
+    result = write_file(root, path, _fact(text).decode())
+    return {"path": result["path"], "replaced": before is not None}
+
+
+def _fact(text: str) -> bytes:
+    return text.strip().encode() + b"\n"
+
+
+def recall(root: Root, query: str | None = None) -> dict[str, Any]:
+    words = re.findall(r"\w+", (query or "").casefold())
+    scored = []
+    with root.walk(".protocols/memory", writing=False) as place:
+        if place.mode is None or not stat.S_ISDIR(place.mode):
+            return {"facts": [], "note": "nothing is remembered"}
+        with _opened(place) as fd:
+            names = sorted(name for name in os.listdir(fd) if name.endswith(".md"))
+    for name in names:
+        with contextlib.suppress(RefusedError, OSError), root.walk(f".protocols/memory/{name}", writing=False) as place:
+            text = _read(place, root, 100_000).decode(errors="replace")
+            score = sum(word in f"{name}\n{text}".casefold() for word in words)
+            if score or not words:
+                scored.append((-score, name.removesuffix(".md"), text.strip()))
+    facts, size, left = [], 0, 0
+    for _, name, text in sorted(scored):
+        if (size := size + len(text)) > MOST_SHOWN:
+            left += 1
+            continue
+        facts.append({"name": name, "text": text})
+    note = f"{left} more; ask for less by `query`" if left else "" if facts else f"nothing fits, of {len(names)} facts"
+    return {"facts": facts, "note": note}
+
+
+CALLS: dict[str, Callable[..., dict[str, Any]]] = {
+    call.__name__: call
+    for call in (read_file, write_file, edit_file, apply_patch, list_files, search_text, check_paths, remember, recall)
+}
+
+
+def answer(root: Root, request: dict[str, Any]) -> dict[str, Any]:
+    """Return the answer to one request."""
+    call = functools.partial(CALLS[request["call"]], root)
+    arguments = request["arguments"]
+    try:
+        return {"result": call(**arguments)}
+    except RefusedError as error:
+        return {"error": str(error)}
+    except OSError as error:
+        return {"error": str(_said(error, str(arguments.get("path") or "a file")))}
+    except Exception:
+        return {"crash": traceback.format_exc()[-4000:]}
+
+
+def main() -> None:
+    """Answer until stdin ends."""
+    root = Root(sys.argv[1], sys.argv[2:])
+    out = sys.stdout.buffer
+    sys.setrecursionlimit(5000)
+
+    def say(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message).encode() + b"\n")
+        out.flush()
+
+    say({"ready": True})
+    for line in sys.stdin.buffer:
+        say(answer(root, json.loads(line)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""What every engine has to hold, over the bench of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.engines.base import (
+    ContextTooLongError,
+    EngineError,
+    KeyRefusedError,
+    MalformedResponseError,
+    NetworkError,
+    OverloadedError,
+    QuotaError,
+    RateLimitError,
+    RequestRefusedError,
+    Response,
+    Usage,
+)
+from tests.engines.benches import BENCHES, FAULTS, OVER_A_WIRE, Bench
+from tests.engines.scenarios import HELLO, ODD, SCENARIOS
+from tests.engines.wire_gemini import KEY
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(params=BENCHES)
+def bench(request: pytest.FixtureRequest) -> Bench:
+    """Each engine's bench."""
+    return BENCHES[request.param]
+
+
+@pytest.fixture(params=OVER_A_WIRE)
+def wired(request: pytest.FixtureRequest) -> Bench:
+    """The bench of each engine that has an endpoint."""
+    return BENCHES[request.param]
+
+
+def play(bench: Bench, scenario: str, tmp: Path) -> list[Response]:
+    """Hold a scenario's conversation."""
+    with bench.holding(scenario, tmp) as stand:
+        return SCENARIOS[scenario].play(stand.engine)
+
+
+def test_an_answer_comes_with_its_thoughts_apart(bench: Bench, tmp_path: Path) -> None:
+    (response,) = play(bench, "answer", tmp_path)
+    assert (response.turn.text, response.thoughts) == ("Hello, world.", "A greeting.")
+    assert (response.finish, response.problem, response.turn.calls) == ("stop", "", ())
+    assert response.model
+    assert response.turn.provider
+
+
+def test_text_is_told_as_it_comes(bench: Bench, tmp_path: Path) -> None:
+    told: list[str] = []
+    with bench.holding("answer", tmp_path) as stand:
+        stand.engine.ask(HELLO, timeout=20, on_text=told.append)
+    assert "".join(told) == "Hello, world."
+
+
+def test_a_call_has_an_id_and_is_answered(bench: Bench, tmp_path: Path) -> None:
+    first, last = play(bench, "one-call", tmp_path)
+    (call,) = first.turn.calls
+    assert (call.name, call.arguments, call.problem) == ("read_file", {"path": "a.py", "start_line": 3}, "")
+    assert call.id
+    assert last.turn.text == "done"
+
+
+def test_several_calls_keep_their_order_and_have_ids_of_their_own(bench: Bench, tmp_path: Path) -> None:
+    first, second, last = play(bench, "several-calls", tmp_path)
+    assert first.turn.text == "Both."
+    assert [(call.name, call.arguments) for call in first.turn.calls] == [
+        ("read_file", {"path": "a.py"}),
+        ("shell", {"command": "ls"}),
+        ("read_file", {"path": "b.py"}),
+    ]
+    ids = [call.id for response in (first, second) for call in response.turn.calls]
+    assert len(set(ids)) == 4
+    assert last.turn.text == "done"
+
+
+def test_ids_that_the_provider_gives_are_kept(bench: Bench, tmp_path: Path) -> None:
+    first, _ = play(bench, "given-ids", tmp_path)
+    assert [call.id for call in first.turn.calls] == ["call-7", "c1"]
+
+
+def test_signatures_go_back_as_they_came(wired: Bench, tmp_path: Path) -> None:
+    with wired.holding("several-calls", tmp_path) as stand:
+        SCENARIOS["several-calls"].play(stand.engine)
+        assert stand.wire is not None
+        bodies = stand.wire.bodies
+    sent = [wired.signatures(body) for body in bodies]
+    one, other = (said.signature for said in SCENARIOS["several-calls"].script[:2])
+    assert sent == [[], [one], [one, other]]
+
+
+def test_a_turn_can_be_kept_as_json(bench: Bench, tmp_path: Path) -> None:
+    for response in play(bench, "several-calls", tmp_path):
+        assert json.loads(json.dumps(response.turn.raw)) == response.turn.raw
+        assert json.loads(json.dumps(response.raw)) == response.raw
+
+
+def test_a_malformed_call_is_said_and_the_conversation_goes_on(bench: Bench, tmp_path: Path) -> None:
+    first, last = play(bench, "malformed-call", tmp_path)
+    assert (first.finish, first.turn.calls) == ("malformed", ())
+    assert first.problem
+    assert last.turn.text == "done"
+
+
+def test_an_unknown_tool_is_passed_through(bench: Bench, tmp_path: Path) -> None:
+    first, _ = play(bench, "unknown-tool", tmp_path)
+    assert [(c.name, c.arguments) for c in first.turn.calls] == [("launch_missiles", {"a_b": {"cD": [None]}})]
+
+
+@pytest.mark.parametrize(("scenario", "text"), [("refused", "I wi"), ("blocked", "")])
+def test_a_refusal_is_a_finish_with_its_reason(bench: Bench, scenario: str, text: str, tmp_path: Path) -> None:
+    (response,) = play(bench, scenario, tmp_path)
+    assert (response.finish, response.turn.text) == ("refused", text)
+    assert response.problem
+
+
+def test_an_answer_that_was_too_long_says_so(bench: Bench, tmp_path: Path) -> None:
+    (response,) = play(bench, "length", tmp_path)
+    assert (response.finish, response.turn.text) == ("length", "Once upon a")
+
+
+def test_unicode_comes_through_both_ways(bench: Bench, tmp_path: Path) -> None:
+    first, last = play(bench, "unicode", tmp_path)
+    assert first.turn.text == last.turn.text == ODD
+    assert first.turn.calls[0].arguments == {ODD: ODD}
+
+
+def test_an_answer_to_a_schema(bench: Bench, tmp_path: Path) -> None:
+    (response,) = play(bench, "schema", tmp_path)
+    assert json.loads(response.turn.text) == {"verdict": "PASS"}
+
+
+def test_usage_is_counted_with_thoughts_in_the_output(bench: Bench, tmp_path: Path) -> None:
+    (response,) = play(bench, "usage", tmp_path)
+    assert response.usage == Usage(input=1_000, output=70, cached=600)
+
+
+def test_a_conversation_begun_with_another_provider_goes_on(bench: Bench, tmp_path: Path) -> None:
+    assert play(bench, "from-elsewhere", tmp_path)[-1].turn.text == "done"
+
+
+def test_a_result_of_a_megabyte(bench: Bench, tmp_path: Path) -> None:
+    assert play(bench, "large-result", tmp_path)[-1].turn.text == "done"
+
+
+def test_two_hundred_turns(bench: Bench, tmp_path: Path) -> None:
+    assert play(bench, "two-hundred-turns", tmp_path)[-1].turn.text == "done"
+
+
+TOLD: dict[str, type[EngineError]] = {
+    "401": KeyRefusedError,
+    "403": KeyRefusedError,
+    "key-invalid": KeyRefusedError,
+    "429": RateLimitError,
+    "429-header": RateLimitError,
+    "429-details": RateLimitError,
+    "429-date": RateLimitError,
+    "quota": QuotaError,
+    "400": RequestRefusedError,
+    "404": RequestRefusedError,
+    "413": ContextTooLongError,
+    "500": OverloadedError,
+    "503": OverloadedError,
+    "503-html": OverloadedError,
+    "error-in-stream": OverloadedError,
+    "redirect": RequestRefusedError,
+    "html": MalformedResponseError,
+    "not-utf8": MalformedResponseError,
+    "no-object": MalformedResponseError,
+    "empty": MalformedResponseError,
+    "arguments-no-object": MalformedResponseError,
+    "cut": NetworkError,
+    "cut-in-a-chunk": NetworkError,
+    "cut-between": NetworkError,
+    "silence": NetworkError,
+    "silence-after-headers": NetworkError,
+    "silence-in-the-middle": NetworkError,
+    "drip": NetworkError,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_told_apart_and_asked_once(wired: Bench, fault: str) -> None:
+    with wired.failing(fault) as stand:
+        assert stand.wire is not None
+        waits = fault.startswith(("silence", "drip"))
+        started = time.monotonic()
+        with pytest.raises(EngineError) as told:
+            stand.engine.ask(HELLO, timeout=2.0 if waits else 20.0)
+        assert time.monotonic() - started < 15  # the first of all imports the SDK
+        assert type(told.value) is TOLD[fault]
+        assert KEY not in str(told.value)
+        assert len(stand.wire.bodies) == 1, "only the caller decides what is asked again"
+        assert stand.wire.wrong == []
+        if waits:
+            assert stand.wire.gone.wait(10), "nobody waits, and the connection still stands"
+
+
+def test_what_the_key_may_not_do_speaks_of_the_key(wired: Bench) -> None:
+    for fault in ("401", "403", "key-invalid"):
+        with wired.failing(fault) as stand, pytest.raises(KeyRefusedError, match="key"):
+            stand.engine.ask(HELLO, timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"), [("429", None), ("429-header", 7.0), ("429-details", 34.5), ("429-date", 12.0)]
+)
+def test_a_rate_limit_says_how_long_to_wait(wired: Bench, fault: str, seconds: float | None) -> None:
+    with wired.failing(fault) as stand, pytest.raises(RateLimitError) as told:
+        stand.engine.ask(HELLO, timeout=20)
+    assert told.value.retry_after == seconds
+
+
+def test_a_model_that_is_not_there_is_named(wired: Bench) -> None:
+    with wired.failing("404") as stand, pytest.raises(RequestRefusedError, match=stand.engine.model):
+        stand.engine.ask(HELLO, timeout=20)
+
+
+def test_no_endpoint_at_all(wired: Bench) -> None:
+    with wired.failing("500") as stand:
+        assert stand.wire is not None
+        stand.wire.close()
+        with pytest.raises(NetworkError):
+            stand.engine.ask(HELLO, timeout=20)
+
+
+def test_text_before_a_cut_was_told_and_is_no_answer(wired: Bench) -> None:
+    told: list[str] = []
+    with wired.failing("cut") as stand, pytest.raises(NetworkError):
+        stand.engine.ask(HELLO, timeout=20, on_text=told.append)
+    assert told == ["Hel"]
+
+
+def test_an_engine_is_good_again_after_it_was_left_waiting(wired: Bench, tmp_path: Path) -> None:
+    with wired.holding("answer", tmp_path) as stand:
+        assert stand.wire is not None
+        stand.wire.script.insert(0, FAULTS["silence-in-the-middle"])
+        with pytest.raises(NetworkError):
+            stand.engine.ask(HELLO, timeout=1.5)
+        assert stand.engine.ask(HELLO, timeout=20).turn.text == "Hello, world."
+
+
+def test_whoever_listens_may_end_it(wired: Bench) -> None:
+    def enough(text: str) -> None:
+        raise EOFError(text)
+
+    with wired.failing("silence-in-the-middle") as stand:
+        assert stand.wire is not None
+        with pytest.raises(EOFError, match="Hel"):
+            stand.engine.ask(HELLO, timeout=20, on_text=enough)
+        assert stand.wire.gone.wait(10)
+
+
+_ASKS = """
+import json, signal, sys, time
+from pathlib import Path
+from runner.engines.base import Request, UserTurn
+from runner.engines.registry import open_engine
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without
+engine = open_engine(sys.argv[1], json.loads(sys.argv[2]), Path())
+try:
+    engine.ask(Request(system="", turns=(UserTurn(text="hi"),)), timeout=60)
+except KeyboardInterrupt:
+    print(time.monotonic(), flush=True)
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("fault", ["silence", "silence-after-headers", "silence-in-the-middle", "drip"])
+def test_an_interrupt_ends_it_within_two_seconds(wired: Bench, fault: str) -> None:
+    with wired.failing(fault) as stand:
+        assert stand.wire is not None
+        name, environ = wired.environ(stand.wire)
+        clean = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen(
+            [sys.executable, "-c", _ASKS, name, json.dumps(environ)],
+            env=clean,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert stand.wire.arrived.wait(60)
+            time.sleep(0.2)
+            started = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            out, said = process.communicate(timeout=60)
+            assert (process.returncode, said) == (130, "")
+            # The clock is the system's, so the two processes' can be compared. What comes after is Python taking its
+            # modules down: 0.3 s of a processor, and on a busy machine any time at all.
+            assert float(out) - started < 2
+            assert stand.wire.gone.wait(10)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_no_thread_is_left_behind(wired: Bench) -> None:
+    for fault in ("silence", "drip", "cut", "500"):
+        with wired.failing(fault) as stand, pytest.raises(EngineError):
+            stand.engine.ask(HELLO, timeout=1.5)
+    deadline = time.monotonic() + 2
+    while (left := [t for t in threading.enumerate() if t.name.startswith("ask ")]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert left == []

@@ -1,0 +1,61 @@
+"""Prices: an upper bound, offline, and None where they are not known."""
+
+from __future__ import annotations
+
+import socket
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from runner.engines.base import Usage
+from runner.engines.prices import cost_usd
+from runner.engines.registry import DEFAULT_GEMINI_MODEL
+
+MILLION = Usage(input=100_000, output=1_000_000)
+DAY = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def test_a_known_model_costs_what_the_table_says() -> None:
+    cost = cost_usd("gemini", "gemini-3.1-pro-preview", MILLION, at=DAY)
+    assert cost == Decimal("12.2")  # 2 and 12 dollars a million
+
+
+def test_the_default_model_has_a_price() -> None:
+    assert cost_usd("gemini", DEFAULT_GEMINI_MODEL, MILLION) is not None
+
+
+def test_cached_input_counts_as_input() -> None:
+    cached = Usage(input=MILLION.input, output=MILLION.output, cached=MILLION.input)
+    assert cost_usd("gemini", "gemini-3.1-pro-preview", cached, at=DAY) == cost_usd(
+        "gemini", "gemini-3.1-pro-preview", MILLION, at=DAY
+    )
+
+
+def test_a_long_conversation_costs_more_a_token() -> None:
+    short = cost_usd("gemini", "gemini-3.1-pro-preview", Usage(input=100_000), at=DAY)
+    long = cost_usd("gemini", "gemini-3.1-pro-preview", Usage(input=300_000), at=DAY)
+    assert short is not None
+    assert long is not None
+    assert long > 3 * short
+
+
+def test_a_recording_costs_what_its_model_does() -> None:
+    model = "gemini-3.1-pro-preview"
+    assert cost_usd("recorded", model, MILLION, at=DAY) == cost_usd("gemini", model, MILLION, at=DAY)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [("gemini", "no-such-model"), ("gemini", ""), ("nobody", DEFAULT_GEMINI_MODEL), ("recorded", "x"), ("", "")],
+)
+def test_an_unknown_price_is_none_and_not_nothing(provider: str, model: str) -> None:
+    assert cost_usd(provider, model, MILLION) is None
+
+
+def test_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a connection was made")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert cost_usd("gemini", DEFAULT_GEMINI_MODEL, MILLION) is not None

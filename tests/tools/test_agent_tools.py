@@ -1,0 +1,478 @@
+"""The model's tools: what they do, what they say when they cannot, and how much of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.errors import UsageError
+from runner.tools import loop, values
+from runner.tools.base import ToolError
+from runner.tools.files import interpreter_and_library
+from runner.tools.patch import parse
+from tests.tools.agent_ground import Ground, Hand, place
+
+
+@pytest.fixture(params=["sandbox", "host"])
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Ground:
+    return Ground(tmp_path, place(request.param))
+
+
+@pytest.fixture
+def hand(ground: Ground) -> Iterator[Hand]:
+    with ground.open() as tools:
+        yield Hand(tools)
+
+
+# --- contracts ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_tool_has_a_plain_contract(hand: Hand) -> None:
+    contracts = hand.tools.contracts
+    assert set(contracts) == {
+        *("read_file", "write_file", "edit_file", "apply_patch", "list_files", "search_text", "run", "shell", "git"),
+        *("fetch", "remember", "recall", "ask_person", "publish_artifact", "finish"),
+    }
+    for contract in contracts.values():
+        text = json.dumps([contract.parameters, contract.returns])
+        assert "$ref" not in text and "null" not in text and '"ge"' not in text
+        assert contract.parameters["type"] == "object" and contract.parameters["additionalProperties"] is False
+    effects = {name: contract.effect for name, contract in contracts.items()}
+    command = "external" if hand.tools.tools["run"].contract.effect == "external" else "workspace"
+    assert {name for name, effect in effects.items() if effect == "read"} == {
+        *(
+            "read_file",
+            "list_files",
+            "search_text",
+            "git",
+            "fetch",
+            "recall",
+            "ask_person",
+            "publish_artifact",
+            "finish",
+        )
+    }
+    assert effects["run"] == effects["shell"] == command
+    assert contracts["read_file"].parameters["properties"]["start_line"] == {"minimum": 1, "type": "integer"}
+
+
+def test_a_models_commands_are_external_on_the_host_alone(ground: Ground) -> None:
+    with ground.open() as tools:
+        assert tools.tools["shell"].contract.effect == ("external" if ground.sandbox.name == "host" else "workspace")
+
+
+def test_only_the_tools_that_were_named_are_there(ground: Ground) -> None:
+    with ground.open(names=("read_file", "finish")) as tools:
+        assert (list(tools.tools), list(tools.contracts)) == (["read_file"], ["read_file", "finish"])
+    with pytest.raises(UsageError, match="did you mean read_file"):
+        ground.open(names=("read_fil",))
+
+
+def test_wrong_arguments_are_told_and_nulls_are_as_if_left_out(hand: Hand) -> None:
+    assert "did you mean `path`" in hand.refused("read_file", pth="a.txt")
+    assert "`start_line`" in hand.refused("read_file", path="a.txt", start_line=0)
+    assert "should be text" in hand.refused("write_file", path="a.txt", content=3)
+    assert hand("read_file", path="a.txt", start_line=2.0, end_line=None)["text"] == "    2\ttwo\n    3\tthree"
+
+
+def test_the_loops_tools_read_their_arguments() -> None:
+    done = loop.read(loop.FINISH, values.FinishInput, {"summary": "done", "result": {"n": 1}})
+    assert (done.summary, done.result) == ("done", {"n": 1})
+    with pytest.raises(ToolError, match="`summary` is missing"):
+        loop.read(loop.FINISH, values.FinishInput, {})
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_with_its_line_numbers(ground: Ground, hand: Hand) -> None:
+    ground.write("b.txt", "".join(f"line {n}\n" for n in range(1, 21)))
+    found = hand("read_file", path="b.txt", start_line=9, end_line=10)
+    assert found == {"path": "b.txt", "text": "    9\tline 9\n   10\tline 10", "lines": 20, "note": ""}
+    assert hand("read_file", path="b.txt", start_line=20, end_line=99)["text"] == "   20\tline 20"
+    assert "there is no line 21" in hand.refused("read_file", path="b.txt", start_line=21)
+    ground.write("empty", "")
+    assert hand("read_file", path="empty")["lines"] == 0
+
+
+def test_what_is_missing_is_told_with_near_names(ground: Ground, hand: Hand) -> None:
+    ground.write("src/deep/ledger.py", "")
+    assert "there is a.txt" in hand.refused("read_file", path="a.tx")
+    assert "src/deep/ledger.py" in hand.refused("read_file", path="ledger.py")
+    assert "is a folder" in hand.refused("read_file", path="src")
+
+
+def test_what_is_no_text_is_told(ground: Ground, hand: Hand) -> None:
+    ground.write("image", b"\x89PNG\0\0")
+    ground.write("wide", "text".encode("utf-16"))
+    ground.write("latin", b"caf\xe9\n")
+    with (ground.work / "huge").open("wb") as file:
+        file.truncate(3_000_000_000)
+    assert "binary file, 6 bytes" in hand.refused("read_file", path="image")
+    assert "UTF-16" in hand.refused("read_file", path="wide")
+    assert "3,000,000,000 bytes" in hand.refused("read_file", path="huge")
+    assert "not UTF-8" in hand.refused("edit_file", path="latin", edits=[{"old": "caf", "new": "tea"}])
+    found = hand("read_file", path="latin")
+    assert ("caf�" in found["text"], "not UTF-8" in found["note"]) == (True, True)
+    os.mkfifo(ground.work / "pipe")
+    assert "no plain file" in hand.refused("read_file", path="pipe")
+
+
+def test_a_long_file_is_read_in_parts(ground: Ground, hand: Hand) -> None:
+    ground.write("long", "".join(f"{n:070}\n" for n in range(1, 2001)))
+    first = hand("read_file", path="long")
+    assert len(first["text"]) <= 30_000
+    following = int(first["note"].rpartition("=")[2])
+    assert hand("read_file", path="long", start_line=following)["text"].startswith(f"{following:>5}\t")
+    ground.write("wide-line", "x" * 1_000_000)
+    assert "[… 998,000 more characters]" in hand("read_file", path="wide-line")["text"]
+
+
+def test_files_are_listed(ground: Ground, hand: Hand) -> None:
+    for path in ("src/a.py", "src/in/b.py", "src/in/c.txt", "node_modules/x/y.js", ".github/w.yml"):
+        ground.write(path, "")
+    (ground.work / "link").symlink_to("src")
+    everything = [".github/w.yml", "a.txt", "link -> src", "node_modules/", "src/a.py", "src/in/b.py", "src/in/c.txt"]
+    assert hand("list_files")["files"] == everything
+    assert hand("list_files", depth=1)["files"] == [".github/", "a.txt", "link -> src", "node_modules/", "src/"]
+    assert hand("list_files", glob="*.py")["files"] == ["src/a.py", "src/in/b.py"]
+    assert hand("list_files", path="src", glob="in/*.{py,txt}")["files"] == ["src/in/b.py", "src/in/c.txt"]
+    assert hand("list_files", glob="src/**/b.py")["files"] == ["src/in/b.py"]
+    assert hand("list_files", path="src/in/..", glob="[ab].py")["files"] == ["src/a.py", "src/in/b.py"]
+    assert hand("list_files", path="node_modules")["files"] == ["node_modules/x/y.js"]
+    for number in range(1100):
+        ground.write(f"many/{number:04}", "")
+    many = hand("list_files", path="many")
+    assert (len(many["files"]), many["note"][:9]) == (1000, "100 more;")
+
+
+@pytest.mark.parametrize("ripgrep", [True, False], ids=["ripgrep where it is there", "python"])
+def test_text_is_found(ground: Ground, ripgrep: bool) -> None:
+    ground.write("src/a.py", "import os\nVALUE = 1\n")
+    ground.write("src/b.txt", "value: 2\r\n")
+    ground.write("image", b"\0VALUE")
+    ground.write("node_modules/m.js", "VALUE")
+    ground.write(".github/w.yml", "value" + "x" * 1000 + "\n")
+    if not ripgrep:
+        ground.env["PATH"] = "/nonexistent"
+    with ground.open() as tools:
+        hand = Hand(tools)
+        assert hand("search_text", pattern="VALUE")["matches"] == ["src/a.py:2:VALUE = 1"]
+        both = hand("search_text", pattern="^value", ignore_case=True, glob="src/*")["matches"]
+        assert both == ["src/a.py:2:VALUE = 1", "src/b.txt:1:value: 2"]
+        assert hand("search_text", pattern=r"value(?=:)", path="src")["matches"] == ["src/b.txt:1:value: 2"]
+        assert hand("search_text", pattern="import", path="src/a.py")["matches"] == ["src/a.py:1:import os"]
+        (cut,) = hand("search_text", pattern="valuex")["matches"]
+        assert len(cut) < 350
+        few = hand("search_text", pattern="[a-z]", max=1)
+        assert (len(few["matches"]), "more than 1 match" in few["note"]) == (1, True)
+        assert "no regular expression" in hand.refused("search_text", pattern="(")
+        assert "does not exist" in hand.refused("search_text", pattern="x", path="missing/y")
+
+
+def test_a_search_without_an_end_is_ended_and_the_next_call_works(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.tools.agent.FILES_TIMEOUT", 1.0)
+    ground.write("bad", "a" * 60 + "!\n")
+    ground.env["PATH"] = "/nonexistent"
+    with ground.open() as tools:
+        hand = Hand(tools)
+        assert "no end after 1 s" in hand.refused("search_text", pattern="^(a+)+$")
+        assert hand("read_file", path="a.txt")["lines"] == 3
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_written_and_keeps_its_mode(ground: Ground, hand: Hand) -> None:
+    assert hand("write_file", path="new/deep/b.txt", content="grüß\n") == {
+        "path": "new/deep/b.txt", "bytes": 7, "created": True,
+    }  # fmt: skip
+    assert ground.text("new/deep/b.txt") == "grüß\n"
+    script = ground.write("go", "#!/bin/sh\n")
+    script.chmod(0o755)
+    assert hand("write_file", path="go", content="#!/bin/sh\nexit\n")["created"] is False
+    assert script.stat().st_mode & 0o777 == 0o755
+    assert "is a folder" in hand.refused("write_file", path="new", content="")
+    assert sorted(os.listdir(ground.work)) == [".git", "a.txt", "go", "new"]
+
+
+def test_ends_of_lines_stay(ground: Ground, hand: Hand) -> None:
+    ground.write("dos", b"\xef\xbb\xbfone\r\ntwo\r\n")
+    assert "CRLF" in hand("read_file", path="dos")["note"]
+    hand("edit_file", path="dos", edits=[{"old": "one\ntwo", "new": "1\n2\n3"}])
+    assert (ground.work / "dos").read_bytes() == b"\xef\xbb\xbf1\r\n2\r\n3\r\n"
+    hand("apply_patch", patch="--- a/dos\n+++ b/dos\n@@ -1,2 +1,2 @@\n 1\n-2\n+zwei\n")
+    assert (ground.work / "dos").read_bytes() == b"\xef\xbb\xbf1\r\nzwei\r\n3\r\n"
+    ground.write("dos", b"x\r\n")
+    hand("write_file", path="dos", content="a\nb\n")
+    assert (ground.work / "dos").read_bytes() == b"a\r\nb\r\n"
+
+
+def test_edits_are_exact_and_all_or_none(ground: Ground, hand: Hand) -> None:
+    ground.write("b.py", "x = 1\nif x:\n    x = 1\n    y = 2\n")
+    assert "2 times, at lines 1, 3" in hand.refused("edit_file", path="b.py", edits=[{"old": "x = 1", "new": "z"}])
+    both = [{"old": "y = 2", "new": "y = 3"}, {"old": "missing = 1", "new": ""}]
+    assert "edit 2 of 2" in (told := hand.refused("edit_file", path="b.py", edits=both)) and "no edit was made" in told
+    assert ground.text("b.py") == "x = 1\nif x:\n    x = 1\n    y = 2\n"
+    spaces = hand.refused("edit_file", path="b.py", edits=[{"old": "x = 1\n  y = 2", "new": ""}])
+    assert "stands at line 3:\n    3\t    x = 1\n    4\t    y = 2" in spaces
+    assert "\n    4\t    y = 2" in hand.refused("edit_file", path="b.py", edits=[{"old": "    y = 22", "new": ""}])
+    assert "empty" in hand.refused("edit_file", path="b.py", edits=[{"old": "", "new": "x"}])
+    assert "the same" in hand.refused("edit_file", path="b.py", edits=[{"old": "x", "new": "x"}])
+    done = hand(
+        "edit_file",
+        path="b.py",
+        edits=[{"old": "x = 1", "new": "x = 9", "all": True}, {"old": "y = 2", "new": "y = x"}],
+    )
+    assert done == {"path": "b.py", "replaced": 3, "lines": [1, 3, 4]}
+    assert ground.text("b.py") == "x = 9\nif x:\n    x = 9\n    y = x\n"
+
+
+def test_the_workspaces_real_name_is_neither_shown_nor_in_the_way(ground: Ground, hand: Hand) -> None:
+    ground.write("log", f"at {ground.work}/a.txt, {ground.work}2\n")
+    assert hand("read_file", path="log")["text"] == f"    1\tat /workspace/a.txt, {ground.work}2"
+    hand("edit_file", path="log", edits=[{"old": "at /workspace/a", "new": "in /workspace/b"}])
+    assert ground.text("log") == f"in {ground.work}/b.txt, {ground.work}2\n"
+    assert hand("run", argv=["pwd"])["output"] == "/workspace\n"
+    assert hand("shell", command="cat /workspace/a.txt")["output"] == "one\ntwo\nthree\n"
+    assert hand("read_file", path=str(ground.work / "a.txt"))["path"] == "a.txt"
+
+
+# --- patches -----------------------------------------------------------------------------------------------------------
+
+PATCH = """\
+diff --git a/a.txt b/a.txt
+index 4cb29ea..ddc897f 100644
+--- a/a.txt
++++ b/a.txt
+@@ -1,3 +1,3 @@
+ one
+-two
++TWO
+ three
+diff --git a/bin/go b/bin/go
+new file mode 100755
+--- /dev/null
++++ b/bin/go
+@@ -0,0 +1,2 @@
++#!/bin/sh
++exit
+\\ No newline at end of file
+diff --git a/old b/old
+deleted file mode 100644
+--- a/old
++++ /dev/null
+@@ -1 +0,0 @@
+-bye
+"""
+
+
+def test_a_patch_changes_creates_and_deletes(ground: Ground, hand: Hand) -> None:
+    ground.write("old", "bye\n")
+    assert [(c["path"], c["change"]) for c in hand("apply_patch", patch=PATCH)["files"]] == [
+        ("a.txt", "changed"),
+        ("bin/go", "created"),
+        ("old", "deleted"),
+    ]
+    assert ground.text("a.txt") == "one\nTWO\nthree\n"
+    assert ground.text("bin/go") == "#!/bin/sh\nexit"
+    assert (ground.work / "bin/go").stat().st_mode & 0o777 == 0o755
+    assert not (ground.work / "old").exists()
+
+
+def test_what_git_writes_is_applied(ground: Ground, hand: Hand) -> None:
+    before = "".join(f"{n}\n" for n in range(40))
+    after = before.replace("5\n", "five\n", 1).replace("30\n", "thirty\nand more\n") + "no end"
+    ground.commit("before", {"n.txt": before, "ü.txt": "x\n", "gone/e": ""})
+    ground.write("n.txt", after)
+    ground.write("ü.txt", "y\n")
+    (ground.work / "gone/e").unlink()
+    patch = ground.git("diff")
+    ground.git("checkout", "-q", ".")
+    hand("apply_patch", patch=patch)
+    assert (ground.text("n.txt"), ground.text("ü.txt")) == (after, "y\n")
+    assert not (ground.work / "gone/e").exists()
+
+
+def test_a_patch_that_does_not_fit_changes_nothing(ground: Ground, hand: Hand) -> None:
+    assert "old does not exist" in hand.refused("apply_patch", patch=PATCH)
+    assert ground.text("a.txt") == "one\ntwo\nthree\n" and not (ground.work / "bin").exists()
+    ground.write("old", "bye\nbye\n")
+    assert "holds more than the patch removes" in hand.refused("apply_patch", patch=PATCH)
+    ground.write("old", "bye\n")
+    ground.write("a.txt", "one\n2\nthree\n")
+    told = hand.refused("apply_patch", patch=PATCH)
+    assert "line 2 of the file should be 'two\\n', but it has '2\\n'" in told
+    ground.write("bin/go", "")
+    ground.write("a.txt", "one\ntwo\nthree\n")
+    assert "bin/go is there already" in hand.refused("apply_patch", patch=PATCH)
+
+
+def test_a_wrong_line_number_is_forgiven_where_the_place_is_certain(ground: Ground, hand: Hand) -> None:
+    hunk = "--- a/a.txt\n+++ b/a.txt\n@@ -40,2 +40,2 @@\n two\n-three\n+3\n"
+    hand("apply_patch", patch=hunk)
+    assert ground.text("a.txt") == "one\ntwo\n3\n"
+    ground.write("a.txt", "two\nthree\ntwo\nthree\n")
+    assert "stands at lines 1, 3" in hand.refused("apply_patch", patch=hunk)
+
+
+def test_a_write_that_fails_takes_the_others_back(ground: Ground, hand: Hand) -> None:
+    ground.write("dir/x", "x\n")
+    patch = "--- a/a.txt\n+++ b/a.txt\n@@ -1 +1 @@\n-one\n+1\n--- /dev/null\n+++ b/a.txt/x\n@@ -0,0 +1 @@\n+x\n"
+    hand.refused("apply_patch", patch=patch)
+    long = "n" * 250
+    patch = f"--- a/a.txt\n+++ b/a.txt\n@@ -1 +1 @@\n-one\n+1\n--- /dev/null\n+++ b/{long}{long}\n@@ -0,0 +1 @@\n+x\n"
+    hand.refused("apply_patch", patch=patch)
+    assert ground.text("a.txt") == "one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize(
+    ("patch", "told"),
+    [
+        ("", "empty"),
+        ("*** Begin Patch\n", "line 1"),
+        ("--- a/x\n@@ -1 +1 @@\n-a\n+b\n", r"`\+\+\+ FILE` is expected"),
+        ("--- a/x\n+++ b/x\n", "a hunk"),
+        ("--- a/x\n+++ b/x\n@@ -1,2 +1 @@\n-a\n+b\n", "another number follows"),
+        ("--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n+c\n", "another number follows"),
+        ("--- a/x\n+++ b/y\n@@ -1 +1 @@\n-a\n+b\n", "one file has one name"),
+        ("diff --git a/x b/y\nrename from x\nrename to y\n", "renames"),
+        ("diff --git a/x b/x\nold mode 100644\nnew mode 100755\n", "mode"),
+        (
+            "diff --git a/x b/x\nnew file mode 120000\n--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+/etc\n",
+            "100644 or 100755",
+        ),
+        ("--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-b\n+c\n", "twice"),
+    ],
+)
+def test_what_is_no_patch_is_refused(patch: str, told: str) -> None:
+    with pytest.raises(ToolError, match=told):
+        parse(patch)
+
+
+# --- commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_ends_with_its_code_and_output(hand: Hand) -> None:
+    assert hand("shell", command="echo out; echo err >&2; exit 3") == {
+        "exit_code": 3, "output": "out\nerr\n", "timed_out": False, "truncated": False,
+    }  # fmt: skip
+    missing = hand("run", argv=["no-such-program"])
+    assert (missing["exit_code"], "no-such-program" in missing["output"]) == (127, True)
+    slow = hand("shell", command="echo begun; sleep 30", timeout=0.5)
+    assert (slow["exit_code"], slow["timed_out"]) == (124, True)
+    assert slow["output"].startswith("begun\n") and "[it was ended after 0.5 s" in slow["output"]
+
+
+def test_much_output_is_cut_in_the_middle(hand: Hand) -> None:
+    whole = "".join(f"{n}\n" for n in range(1, 100_001)).encode()
+    result = hand("run", argv=["seq", "100000"])
+    digest = hashlib.sha256(whole).hexdigest()
+    assert result["truncated"] and len(result["output"]) < 30_300
+    assert result["output"].startswith("1\n2\n") and result["output"].endswith("99999\n100000\n")
+    assert f"of {len(whole):,} bytes in all (sha256:{digest})" in result["output"]
+    for count in (5_000, 12_000):  # around what is kept
+        result = hand("run", argv=["seq", str(count)])
+        assert result["truncated"] is (count > 6_000) and result["output"].endswith(f"\n{count}\n")
+
+
+def test_what_cannot_be_a_command_is_told(hand: Hand) -> None:
+    assert "not empty" in hand.refused("run", argv=[""])
+    assert "without a =" in hand.refused("run", argv=["A=1", "true"])
+    assert "NUL" in hand.refused("run", argv=["echo", "a\0b"])
+    assert "too much for a command" in hand.refused("shell", command="#" * 200_000)
+
+
+def test_a_command_costs_little(ground: Ground, hand: Hand) -> None:
+    """The bound is loose: machines that run tests are busy. What is measured is in the benchmarks."""
+    times = []
+    for _ in range(15):
+        began = time.perf_counter()
+        hand("run", argv=["true"])
+        times.append(time.perf_counter() - began)
+    assert statistics.median(times) < 0.4
+
+
+# --- git ---------------------------------------------------------------------------------------------------------------
+
+
+def test_git_is_read(ground: Ground, hand: Hand) -> None:
+    ground.write("a.txt", "one\n2\nthree\n")
+    ground.write("b.txt", "new\n")
+    assert hand("git", args=["status", "--short"])["output"] == " M a.txt\n?? b.txt\n"
+    assert "-two\n+2\n" in hand("git", args=["diff", "HEAD", "--", "a.txt"])["output"]
+    assert hand("git", args=["log", "-n", "1", "--format=%s"])["output"] == "first\n"
+    assert hand("git", args=["log", "-1", "--oneline", "-S", "two"])["output"].endswith("first\n")
+    assert hand("git", args=["show", "HEAD:a.txt"])["output"] == "one\ntwo\nthree\n"
+    assert "three" in hand("git", args=["blame", "-L3,3", "HEAD", "--", "a.txt"])["output"]
+    assert hand("git", args=["diff", "--stat", "no-such-ref"])["exit_code"] == 128
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        *(["push"], ["-c", "core.pager=touch x", "log"], ["commit", "-m", "x"], ["config", "--list"]),
+        *(["log", "--exec=x"], ["diff", "--output=x"], ["diff", "--ext-diff"], ["show", "--textconv"], ["diff", "-Ox"]),
+        *(
+            ["diff", "--no-index", "a", "b"],
+            ["diff", "/etc/hosts", "/etc/passwd"],
+            ["diff", "a.txt", "../outside/secret"],
+        ),
+        *(["log", "--show-signature"], ["log", "--format=%GK"], ["blame", "--contents=/etc/passwd", "a.txt"]),
+        *(
+            ["blame", "--contents", "/etc/passwd", "a.txt"],
+            ["log", "-n"],
+            ["status", "--", ".git"],
+            ["log", "--", "/etc"],
+        ),
+        *(["diff", "--", ":(top)../x"], ["--git-dir=/x", "log"], ["status", "--no-optional-locks"], ["log", "a\0b"]),
+        *(["blame", "--ignore-revs-file=/etc/passwd", "a.txt"], ["log", "--stdin"], ["show", "~/x"]),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_for_reading_is_refused(hand: Hand, args: list[str]) -> None:
+    hand.refused("git", args=args)
+
+
+# --- memory and the rest -----------------------------------------------------------------------------------------------
+
+
+def test_facts_are_remembered_and_found(ground: Ground, hand: Hand) -> None:
+    assert hand("recall") == {"facts": [], "note": "nothing is remembered"}
+    first = hand("remember", text="The tests need Redis.\n")
+    assert first == {"path": ".protocols/memory/the-tests-need-redis.md", "replaced": False}
+    assert ground.text(first["path"]) == "The tests need Redis.\n"
+    assert hand("remember", text="The tests need redis!")["path"].endswith("/the-tests-need-redis-2.md")
+    assert hand("remember", text="Releases are on Monday.", name="releases")["replaced"] is False
+    assert hand("remember", text="Releases are on Tuesday.", name="releases")["replaced"] is True
+    assert [fact["name"] for fact in hand("recall", query="Tuesday releases")["facts"]] == ["releases"]
+    assert len(hand("recall")["facts"]) == 3
+    assert "name" in hand.refused("remember", text="x", name="../x")
+
+
+def test_no_host_is_allowed(hand: Hand) -> None:
+    assert "no host is allowed" in hand.refused("fetch", url="https://example.test/")
+
+
+def test_the_interpreter_is_the_one_behind_a_virtual_environment() -> None:
+    interpreter, needed = interpreter_and_library()
+    assert interpreter.is_file() and not interpreter.is_symlink()
+    assert any(interpreter.is_relative_to(folder) for folder in needed)
+    assert not any(Path.home().is_relative_to(folder) for folder in needed)
+
+
+def test_a_worker_that_is_ended_is_started_again(ground: Ground, hand: Hand) -> None:
+    hand("read_file", path="a.txt")
+    files: Any = hand.tools._files
+    files.close(0.0)
+    assert hand("read_file", path="a.txt")["lines"] == 3
