@@ -199,7 +199,7 @@ class Sealed:
         argv = self.argv(args)
         held = self._held.get(name)
         if held is not None:
-            if held.argv == argv and held.process.returncode is None:
+            if held.argv == argv and held.process.poll() is None:  # on the host a tool may have ended it
                 return held
             held.close()
         held = self._held[name] = Held(argv, self.environment())

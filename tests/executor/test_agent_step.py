@@ -1,0 +1,281 @@
+"""An agent step through the command line and the real google-genai package, beside a local endpoint of Gemini's format."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box, command
+from tests.engines.wire_gemini import Refusal, Reply, Silence, error
+from tests.executor.minds import (
+    Script,
+    agent,
+    ask,
+    finish,
+    lead,
+    mind,
+    say,
+    sound,
+    texts,
+    transcript,
+    write,
+)
+
+
+def test_it_edits_is_checked_and_completes_with_transcript_cost_and_result(box: Box) -> None:
+    edit = ("edit_file", {"path": "src/app.py", "edits": [{"old": "hello", "new": "hello, world"}]})
+    with mind(
+        box, say(("read_file", {"path": "src/app.py"}), text="Looking."), say(edit), finish("greeted", n=1)
+    ) as wire:
+        protocol = box.new({"01-greet": agent('qa: {checks: ["grep -q world src/app.py"]}')})
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == []
+        assert len(wire.bodies) == 3
+    state = box.state(protocol)
+    assert state["status"] == "completed"
+    assert state["steps"]["greet"]["result"] == {"summary": "greeted", "n": 1}
+    assert (state["spent"]["input_tokens"], state["spent"]["output_tokens"]) == (300, 60)
+    assert box.git("show", f"{protocol}:src/app.py") == "print('hello, world')\n"
+    assert [one["kind"] for one in transcript(box, protocol, "greet.1")] == ["response", "results"] * 3
+    assert "Do it." in texts(wire.bodies[0])
+    sound(box, protocol)
+
+
+def test_a_retry_is_told_what_the_checks_found(box: Box) -> None:
+    check = "qa: {checks: [\"sh -c 'cat x.txt; grep -q right x.txt || exit 7'\"]}\non_failure: {retry: 1, then: fail}\n"
+    with mind(box, say(write("x.txt", "left is not it\n")), finish(), say(write("x.txt", "right\n")), finish()) as wire:
+        protocol = box.new({"01-x": agent(check)})
+        box.runner("run", protocol)
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == []
+    told = texts(wire.bodies[2])
+    assert "left is not it" in told
+    assert "exit 7" in told
+    assert "left is not it" not in texts(wire.bodies[0])
+    assert box.state(protocol)["steps"]["x"]["attempt"] == 2
+    assert [len(transcript(box, protocol, f"x.{number}")) for number in (1, 2)] == [4, 4]
+    sound(box, protocol)
+
+
+def test_a_question_waits_with_the_work_so_far_and_goes_on_with_the_answer(box: Box) -> None:
+    script = [say(write("a.txt", "a\n"), ask("Which colour?")), say(write("b.txt", "blue\n")), finish()]
+    with mind(box, *script) as wire:
+        protocol = box.new({"01-x": agent()})
+        asked = box.runner("run", protocol, rc=3)
+        assert "Which colour?" in asked.err + asked.out
+        assert box.git("show", f"{protocol}:a.txt") == "a\n"
+        assert "asked x" in box.git("log", "-1", "--format=%B", protocol)
+        sound(box, protocol)
+        box.runner("run", protocol, rc=3)  # still nobody answered
+        assert len(wire.bodies) == 1
+        box.runner("answer", protocol, "Blue.", rc=0)
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == []
+        assert len(wire.bodies) == 3
+    assert "Blue." in texts(wire.bodies[1])
+    assert box.git("show", f"{protocol}:b.txt") == "blue\n"
+    assert box.state(protocol)["spent"]["input_tokens"] == 300
+    sound(box, protocol)
+
+
+def test_a_budget_stops_before_the_request_that_could_pass_it_and_a_higher_one_goes_on(box: Box) -> None:
+    script = [say(write("a.txt", "a\n"), tokens=(3_000, 2_000)), say(write("b.txt", "b\n")), finish()]
+    with mind(box, *script) as wire:
+        protocol = box.new({"01-x": agent()}, front="budget: {tokens: 21500}\n")
+        stopped = box.runner("run", protocol, rc=3)
+        assert "5,000 of 21,500 tokens" in stopped.err + stopped.out
+        assert len(wire.bodies) == 1
+        assert "budget-reached x" in box.git("log", "-1", "--format=%B", protocol)
+        assert box.state(protocol)["spent"]["input_tokens"] == 3_000
+        sound(box, protocol)
+        box.runner("run", protocol, rc=3)
+        assert len(wire.bodies) == 1
+        plan = box.worktree(protocol) / ".protocols" / protocol / "plan.md"
+        plan.write_text(plan.read_text().replace("21500", "90000"))
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 3
+        assert wire.wrong == []
+    assert box.git("show", f"{protocol}:a.txt") == "a\n"
+    assert box.state(protocol)["spent"]["input_tokens"] == 3_200
+    sound(box, protocol)
+
+
+def test_a_budget_in_money_is_kept(box: Box) -> None:
+    script = [say(write("a.txt", "a\n"), tokens=(10_000, 16_000)), finish()]
+    with mind(box, *script) as wire:
+        protocol = box.new({"01-x": agent("budget: {usd: 0.05}\n")})
+        stopped = box.runner("run", protocol, rc=3)
+        assert "$0.05" in stopped.err + stopped.out
+        assert len(wire.bodies) == 1
+    sound(box, protocol)
+
+
+def test_a_price_that_is_not_known_is_said_where_money_is_limited(box: Box) -> None:
+    with mind(box, finish()) as wire:
+        protocol = box.new({"01-x": agent("budget: {usd: 5}\n", engine="gemini:nobody-has-priced-this")})
+        stopped = box.runner("run", protocol, rc=3)
+        assert "price" in stopped.err + stopped.out
+        assert wire.bodies == []
+    sound(box, protocol)
+
+
+def test_a_reply_without_a_call_is_asked_once_more_and_then_fails_the_attempt(box: Box) -> None:
+    with mind(box, say(text="Hm."), say(text="Hm?")) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=1)
+        assert len(wire.bodies) == 2
+    assert box.state(protocol)["steps"]["x"]["status"] == "failed"
+    sound(box, protocol)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_is_refused_is_said_and_nothing_is_recorded(box: Box, status: int) -> None:
+    with mind(box, Refusal(code=status, body=error(status, "UNAUTHENTICATED", "no such key"))):
+        protocol = box.new({"01-x": agent()})
+        before = box.git("rev-parse", protocol)
+        refused = box.runner("step", protocol, rc=69)
+        assert "key" in refused.err
+        assert box.git("rev-parse", protocol) == before
+    sound(box, protocol)
+
+
+def test_an_endpoint_that_is_down_records_nothing_and_loses_nothing(box: Box) -> None:
+    script: list[Reply] = [
+        say(write("a.txt", "a\n")),
+        Refusal(code=400, body=error(400, "INVALID_ARGUMENT", "no")),
+        finish(),
+    ]
+    with mind(box, *script) as wire:
+        protocol = box.new({"01-x": agent("timeout: 5s\n")})
+        before = box.git("rev-parse", protocol)
+        box.runner("step", protocol, rc=69)
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            lead(box, f"http://127.0.0.1:{taken.getsockname()[1]}")
+            down = box.runner("step", protocol, rc=69)
+        assert down.err.count("\n") <= 6
+        assert "Traceback" not in down.err
+        assert box.git("rev-parse", protocol) == before
+        sound(box, protocol)
+        lead(box, wire.url)
+        box.runner("step", protocol, rc=0)
+        assert len(wire.bodies) == 3  # the first answer was not asked for again
+        assert wire.wrong == []
+    assert box.git("show", f"{protocol}:a.txt") == "a\n"
+    sound(box, protocol)
+
+
+def test_interrupted_it_ends_within_two_seconds_and_goes_on(box: Box) -> None:
+    with mind(box, say(write("a.txt", "a\n")), Silence(), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        before = box.git("rev-parse", protocol)
+        process = box.start("run", protocol)
+        by = time.monotonic() + 30
+        while len(wire.bodies) < 2 and time.monotonic() < by and process.poll() is None:
+            time.sleep(0.02)
+        assert len(wire.bodies) == 2, process.communicate()
+        began = time.monotonic()
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+        assert time.monotonic() - began < 2
+        assert process.returncode == 130, said
+        assert "Traceback" not in said
+        assert box.git("rev-parse", protocol) == before
+        sound(box, protocol)
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 3
+    assert box.git("show", f"{protocol}:a.txt") == "a\n"
+    sound(box, protocol)
+
+
+def test_without_the_package_one_line_says_what_to_install(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "bare/google").mkdir(parents=True)
+    (tmp_path / "bare/google/__init__.py").write_text("")  # a namespace that has no genai in it
+    protocol = box.new({"01-x": agent()})
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", "step", protocol],
+        cwd=box.path,
+        env={
+            **box.environment({"GEMINI_API_KEY": "k" * 20}),
+            "PYTHONPATH": os.pathsep.join([str(tmp_path / "bare"), str(Path(__file__).parents[2])]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'protocol-runner[gemini]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    sound(box, protocol)
+
+
+def test_without_a_key_it_says_which_were_looked_for(box: Box) -> None:
+    protocol = box.new({"01-x": agent()})
+    refused = box.runner("step", protocol, rc=2)
+    assert "GEMINI_API_KEY" in refused.err
+    assert "GOOGLE_API_KEY" in refused.err
+    sound(box, protocol)
+
+
+def test_a_persons_commit_during_the_step_is_carried_over_without_new_requests(box: Box) -> None:
+    with mind(box, say(write("a.txt", "a\n")), finish()) as wire:
+        protocol = box.new({"01-x": agent(), "02-y": command("cat a.txt theirs.txt > both.txt")})
+        at = box.worktree(protocol)
+
+        def commit() -> None:
+            (at / "theirs.txt").write_text("theirs\n")
+            box.commit("theirs", cwd=at)
+
+        assert isinstance(wire.script, Script)
+        wire.script.before[1] = commit
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 2
+    assert box.git("show", f"{protocol}:both.txt") == "a\ntheirs\n"
+    assert "theirs" in box.git("log", "--format=%s", protocol).splitlines()
+    sound(box, protocol)
+
+
+def test_a_recording_made_with_record_answers_the_same_step_without_a_network(box: Box, tmp_path: Path) -> None:
+    cassette = tmp_path / "one.jsonl"
+    with mind(box, say(write("a.txt", "a\n")), finish()):
+        first = box.new({"01-x": agent()}, title="Same")
+        box.runner("run", first, "--record", cassette, rc=0)
+    lead(box, "http://127.0.0.1:9")
+    again = box.new({"01-x": agent()}, title="Same")
+    box.runner("run", again, "--engine", f"recorded:{cassette}", rc=0)
+    assert box.git("show", f"{again}:a.txt") == "a\n"
+    assert box.state(again)["spent"]["usd"] == box.state(first)["spent"]["usd"]
+    sound(box, again)
+
+
+def test_the_sdk_is_imported_by_no_command_step_and_no_recorded_one(box: Box, tmp_path: Path) -> None:
+    cassette = tmp_path / "one.jsonl"
+    with mind(box, finish()):
+        first = box.new({"01-x": agent()}, title="Same")
+        box.runner("run", first, "--record", cassette, rc=0)
+    for args in (
+        (box.new({"01-x": agent()}, title="Same"), "--engine", f"recorded:{cassette}"),
+        (box.new({"01-c": command("true")}),),
+    ):
+        names = imported(box, *args)
+        assert "runner.executor.perform" in names
+        assert not [name for name in names if name.split(".")[0] in ("google", "httpx")]
+
+
+def imported(box: Box, *args: str) -> set[str]:
+    """Return the modules that `runner step` loads as a process."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "runner", "step", *args],
+        cwd=box.path,
+        env={**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-600:]
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
