@@ -1,4 +1,4 @@
-"""Making a protocol from files of people's: those of a folder, of a workflow, or a skeleton to be written by hand.
+"""Making a protocol: from files of people's, those of a folder or a workflow, a skeleton, or a plan that a model writes.
 
 It is made whole or not at all: branch, genesis commit and number in one movement of refs. Nothing of the person's checkout is
 touched. What the files may say is `runner.protocol.plan`'s matter, which workflows there are `runner.app.workflows`'.
@@ -6,25 +6,33 @@ touched. What the files may say is `runner.protocol.plan`'s matter, which workfl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner import resources
-from runner.errors import ConflictError, MalformedFileError, UsageError
+from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError
 from runner.git import BLOB, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import ids, machine, message, paths, workflow
+from runner.protocol import ids, machine, message, paths, words, workflow
 from runner.protocol import plan as plan_
-from runner.store import creating, marks, numbers, publishing, transaction
+from runner.protocol.digest import digest
+from runner.protocol.model import TITLE_LIMIT
+from runner.store import creating, history, marks, numbers, publishing, transaction
 from runner.store.project import Project
+
+if TYPE_CHECKING:
+    from runner.executor import planning
 
 RACES = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A new protocol. `path`: the person's worktree, or None where there is none."""
+    """A new protocol. `path`: the person's worktree, or None where there is none. Where a model wrote its plan: `usd`, what
+    that cost, as far as it is known, and `outline`: its steps, with the commands that they would run."""
 
     protocol: str
     steps: int
@@ -32,12 +40,53 @@ class Made:
     start: str
     path: Path | None
     note: str
+    usd: str = ""
+    outline: tuple[str, ...] = ()
 
 
-def create(project: Project, title: str, files: Mapping[str, bytes], *, where: str, base: str | None = None) -> Made:
+def planned(project: Project, title: str, *, base: str | None = None, questions: bool = True) -> Made:
+    """Begin a protocol whose plan a model writes; the commit is the person's at whose word it was written.
+
+    Raises:
+        WaitingError: the model has questions, and nobody is here. EngineError: there is no plan. Nothing was made.
+    """
+    from runner.executor import planning
+
+    project.refuse_unsupported()
+    request = words.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
+    if not request:
+        raise UsageError("TITLE is empty", "the command line", "say what is to be done")
+    project.person()  # who nobody knows is told before a model is paid
+    _, start = creating.base_of(project, base)
+    task = planning.task_of_new(project, request, start)
+    with planning.written(project, task, planning.check_new, questions=questions) as told:
+        made = create(project, title, told.files, where="the model's plan", base=base, by=told)
+        usd = told.spent.get("usd", "0")
+        return dataclasses.replace(made, usd=usd if usd != "0" else "", outline=tuple(outline(told.files)))
+
+
+def outline(files: Mapping[str, bytes]) -> Iterator[str]:
+    """Return a line a step: what a person wants to have seen before they run what somebody else wrote."""
+    for step in plan_.parse(files, "the plan").steps:
+        yield f"{step.number:02d}-{step.slug}  {step.header.kind}  {step.header.title}"
+        lines = [step.header.run] if isinstance(step.header.run, str) else [" ".join(step.header.run or ())]
+        for line in filter(None, [*lines, *step.checks]):
+            yield f"    $ {line.strip().splitlines()[0]}{' …' if len(line.strip().splitlines()) > 1 else ''}"
+
+
+def create(
+    project: Project,
+    title: str,
+    files: Mapping[str, bytes],
+    *,
+    where: str,
+    base: str | None = None,
+    by: planning.Written | None = None,
+) -> Made:
     """Begin a protocol with these people's files (name in the folder to bytes): branch, genesis commit, worktree.
 
-    `title` names it; where it is empty, the plan's title does. `where`: what the files are called in messages.
+    `title` names it; where it is empty, the plan's title does. `where`: what the files are called in messages. `by`: how a
+    model wrote them.
 
     Raises:
         MalformedFileError: a file is not valid; nothing was made.
@@ -64,7 +113,14 @@ def create(project: Project, title: str, files: Mapping[str, bytes], *, where: s
             None,
             [
                 ev.Created(subject=protocol, title=plan.header.title, base=base_name, start=start, nonce=nonce),
-                ev.Planned(subject="plan", plan=plan.digest, steps=machine.planned_steps(plan)),
+                ev.Planned(
+                    subject="plan",
+                    plan=plan.digest,
+                    steps=machine.planned_steps(plan),
+                    engine=by.engine if by else None,
+                    transcript=digest(by.transcript) if by else None,
+                    spent=by.spent if by else {},
+                ),
             ],
             who.timestamp(),
             project.actor(),
@@ -77,6 +133,12 @@ def create(project: Project, title: str, files: Mapping[str, bytes], *, where: s
         tree = git.edit_tree(start_commit.tree, written)
         assert tree is not None
         commit = git.person_commit(tree, (start,), person, message.render(protocol, entries, project.trusted.commit))
+        also: dict[str, tuple[str | None, str | None]] = {numbers.claim_ref(number): (commit, None)}
+        filed = None
+        if by is not None:
+            said = {history.transcript_name("plan", 1): by.transcript}
+            filed, before = history.add(git, protocol, said, commit, project.runner())
+            also[history.ref_of(protocol)] = (filed, before)
         try:
             transaction.publish(
                 git,
@@ -86,8 +148,8 @@ def create(project: Project, title: str, files: Mapping[str, bytes], *, where: s
                 old=None,
                 new=commit,
                 reason="runner: created",
-                also={numbers.claim_ref(number): (commit, None)},
-                push=publishing.pusher(project, protocol, commit, number=True),
+                also=also,
+                push=publishing.pusher(project, protocol, commit, number=True, filed=filed),
             )
         except ConflictError:
             claimed = publishing.look_at_numbers(project)
@@ -130,6 +192,49 @@ def read_folder(folder: Path) -> dict[str, bytes]:
             )
         found[path.name] = path.read_bytes()
     return found
+
+
+def task(text: str, agent: str | None = None) -> tuple[str, dict[str, bytes]]:
+    """Return (title, files) of a plan with one agent step that does what `text` says; `agent`: the coworker's name.
+
+    Raises:
+        UsageError: it is empty. MalformedFileError: a control or bidi character in it.
+    """
+    said = words.decode(text.encode("utf-8", "surrogateescape"), "TEXT").strip()
+    if not said:
+        raise UsageError("TEXT is empty", "the command line", "say what is to be done")
+    title = said.splitlines()[0].strip()
+    title = title if len(title) <= TITLE_LIMIT else f"{title[: TITLE_LIMIT - 1]}…"
+    front = f"title: {workflow.written(workflow.Type.STRING, title)}\n"
+    by = f"agent: {agent}\n" if agent else ""
+    plan = f"---\n{front}{by}---\n{said}\n"
+    step = f"---\n{front}kind: agent\n---\n{said}\n"
+    return title, {paths.PLAN: plan.encode(), "01-do.md": step.encode()}
+
+
+def coworker_named(project: Project, path: Path) -> str:
+    """Return the name of the coworker whose file a person gives; the trusted branch has to have it with the same bytes.
+
+    Raises:
+        UsageError: there is no such file. MalformedFileError: it is no coworker. UnsupportedError: it is not on the trusted branch.
+    """
+    from runner.protocol import coworker
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"the coworker cannot be read: {error.strerror}", str(path), "name a coworker's file"
+        ) from error
+    found = coworker.parse(data, str(path))
+    place = paths.agent_file(found.name)
+    if project.trusted.blob(project.git, place) != data:
+        raise UnsupportedError(
+            f"the coworker {found.name} is not on the trusted branch as it stands here; others are not supported by this version",
+            str(path),
+            f"commit it as {place} on {project.trusted.branch}, then run the same command again",
+        )
+    return found.name
 
 
 def manual(title: str) -> dict[str, bytes]:

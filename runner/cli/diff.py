@@ -48,7 +48,7 @@ def command(session: Session, protocol: str | None, step: str | None, stat: bool
     out = git.run(
         "diff", *PLAIN, *(["--stat"] if stat else []), before, after, *leave, env={"GIT_LITERAL_PATHSPECS": "0"}
     )
-    _print(session, out)
+    show(session, out)
 
 
 def _start(session: Session, name: str, tip: str) -> str | None:
@@ -58,7 +58,7 @@ def _start(session: Session, name: str, tip: str) -> str | None:
     return session.project.git.resolve(start) if isinstance(start, str) else None
 
 
-def _print(session: Session, out: bytes) -> None:
+def show(session: Session, out: bytes) -> None:
     """Print a diff as it is; on a terminal nothing in it can steer the terminal, and it has colours."""
     if not sys.stdout.isatty():
         if hasattr(sys.stdout, "buffer"):

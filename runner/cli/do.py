@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from runner.cli import options
@@ -12,7 +14,9 @@ from runner.cli.session import Session
 @click.argument("text", required=False)
 @click.option("--workflow", metavar="NAME", help="A workflow of .protocols/workflows, or a built-in one.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
-@click.option("-f", "--file", "coworker", metavar="FILE", hidden=True)
+@click.option(
+    "-f", "--file", "coworker", type=click.Path(path_type=Path), help="A coworker's file, as the trusted branch has it."
+)
 @click.option("--base", metavar="BRANCH", help="The branch that it starts from and is merged into.")
 @options.work
 @click.pass_context
@@ -21,36 +25,56 @@ def command(
     text: str | None,
     workflow: str | None,
     inputs: tuple[str, ...],
-    coworker: str | None,
+    coworker: Path | None,
     base: str | None,
 ) -> None:
-    """Make a protocol from a workflow and run it; print its id.
+    """Let an agent do what TEXT says, as a protocol of one step; or make one from a workflow, and run it.
 
-    It exits as `run` does. `runner do "some text"`, which a model carries out, comes with a later version.
+    Its id is printed, and what it changed is told. It exits as `run` does.
     """
     from runner.app import create, workflows
     from runner.cli import run
     from runner.cli.new import tell_made
-    from runner.errors import UnsupportedError, UsageError
+    from runner.errors import UsageError
 
     session: Session = ctx.obj
-    if coworker is not None:
-        raise UnsupportedError(
-            "a coworker file (`-f`) is not supported by this version", coworker, "use --workflow NAME, or `runner new`"
+    if coworker is not None and workflow is not None:
+        raise click.UsageError("-f goes with a TEXT, not with --workflow: a workflow's plan names its coworkers")
+    if inputs and workflow is None:
+        raise click.UsageError("--input goes with --workflow")
+    if text is None and workflow is None:
+        raise UsageError(
+            "nothing says what to do", "runner do", 'say it: `runner do "…"`, or --workflow NAME --input k=v'
         )
-    if text is not None and workflow is None:
-        raise UnsupportedError(
-            "a task in words needs an agent step, which this version does not run",
-            'runner do "…"',
-            "use --workflow NAME, or write the plan by hand: `runner new TITLE --manual`",
-        )
-    if workflow is None:
-        raise UsageError("nothing says what to do", "runner do", "name a workflow: --workflow NAME --input k=v")
     project = session.project
-    files, where = workflows.instantiate(project, workflow, inputs)
-    made = create.create(project, text or "", files, where=where, base=base)
+    if workflow is not None:
+        files, where = workflows.instantiate(project, workflow, inputs)
+        title = text or ""
+    else:
+        assert text is not None
+        named = create.coworker_named(project, session.cwd / coworker) if coworker is not None else None
+        title, files = create.task(text, named)
+        where = "the task"
+    made = create.create(project, title, files, where=where, base=base)
     tell_made(session, made, runs=True)
     try:
         ctx.invoke(run.command, protocol=made.protocol)
     finally:
+        _tell_changes(session, made.protocol, made.start)
         session.result(made.protocol)  # it is there, however the run ended
+
+
+def _tell_changes(session: Session, protocol: str, start: str) -> None:
+    """Tell which files differ from where it began, and how much."""
+    from runner.cli import diff
+    from runner.protocol import paths
+
+    git = session.project.git
+    tip = git.resolve(session.project.branch(protocol))
+    leave = ("--", f":(top,exclude){paths.folder(protocol)}")
+    if tip is not None:
+        code, out, _ = git.try_run(
+            "diff", *diff.PLAIN, "--stat", start, tip, *leave, env={"GIT_LITERAL_PATHSPECS": "0"}
+        )
+        for line in out.decode("utf-8", "replace").splitlines() if code == 0 else ():
+            session.note(f" {line}")

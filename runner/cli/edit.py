@@ -58,7 +58,7 @@ def _edited(session: Session, draft: Draft, path: Path) -> str | None:
     from runner.errors import RunnerError, UsageError
 
     while True:
-        line = _editor(session)
+        line = editor(session)
         code = subprocess.run(["sh", "-c", f'{line} "$@"', line, str(path)], check=False).returncode
         if code:
             raise UsageError(f"the editor ended with {code}", line, "nothing was committed; run the same command again")
@@ -76,7 +76,7 @@ def _edited(session: Session, draft: Draft, path: Path) -> str | None:
         return edit.commit(session.project, draft, data)
 
 
-def _editor(session: Session) -> str:
+def editor(session: Session) -> str:
     """Return the person's editor, found as git finds it, but never in the repository's own configuration.
 
     Raises:

@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "Show a protocol, or one of its steps."),
     "log": ("log", "Show a protocol's events."),
     "diff": ("diff", "Show what a protocol changed."),
+    "plan": ("plan", "Have the pending steps planned anew; you take, edit or drop it."),
     "edit": ("edit", "Edit a file of the plan in $EDITOR, committed as yours."),
     "answer": ("answer", "Answer what a protocol asks."),
     "pause": ("pause", "Stop a protocol for now."),
@@ -41,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 # The rest of design §9, refused by name until it is there.
 LATER = {
-    "plan", "approve", "reject", "revoke", "qa", "why", "audit", "fork", "watch", "fleet", "serve", "tui", "mcp", "engines", "policy"
+    "approve", "reject", "revoke", "qa", "why", "audit", "fork", "watch", "fleet", "serve", "tui", "mcp", "engines", "policy"
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli import options
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 @click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
 @click.option("--manual", is_flag=True, help="Begin with one step, to be written by hand.")
 @click.option("--base", metavar="BRANCH", help="The branch that it starts from and is merged into.")
+@click.option("--no-questions", is_flag=True, help="The model decides what is open, and asks nothing.")
+@options.work
 @click.pass_obj
 def command(
     session: Session,
@@ -31,29 +34,33 @@ def command(
     inputs: tuple[str, ...],
     manual: bool,
     base: str | None,
+    no_questions: bool,
 ) -> None:
     """Make a protocol TITLE and print its id.
 
-    Its plan comes from --plan, --workflow or --manual; with a plan or a workflow TITLE may be left out. Nothing is
-    pushed, and your checkout is not touched: the plan is in a worktree of its own.
+    A model writes its plan, from TITLE and what the repository holds, and asks first what it has to know; or it comes from
+    --plan, --workflow or --manual. With a plan or a workflow TITLE may be left out. Your checkout is not touched: the
+    plan is in a worktree of its own, and yours to edit.
     """
     from runner.app import create, workflows
-    from runner.errors import UsageError
 
     asked = [
         name for name, given in (("--plan", folder), ("--workflow", workflow), ("--manual", manual or None)) if given
     ]
     if len(asked) > 1:
         raise click.UsageError(f"{' and '.join(asked)}: say one place that the plan comes from")
-    if not asked:
-        raise UsageError(
-            "nobody here writes a plan: a model does from the next version on",
-            "runner new",
-            "give one with --plan DIR or --workflow NAME, or write one by hand: --manual",
-        )
+    if not asked and not title:
+        raise click.UsageError("say what is to be done: runner new TITLE")
     if inputs and not workflow:
         raise click.UsageError("--input goes with --workflow")
     project = session.project
+    if not asked:
+        assert title
+        with session.waiting("a model writes the plan"):
+            made = create.planned(project, title, base=base, questions=not no_questions)
+        tell_made(session, made)
+        session.result(made.protocol)
+        return
     if folder is not None:
         at = session.cwd / folder
         files, where = create.read_folder(at), str(folder)
@@ -71,7 +78,12 @@ def command(
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     """Tell the person about a new protocol; `runs`: it is run at once, so nothing is to be typed."""
     steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"
-    session.note(f"{made.protocol}  planned · {steps} · from {made.base[:12]} {made.start[:7]} · nothing was pushed")
+    cost = f" · ${made.usd}" if made.usd else ""
+    session.note(
+        f"{made.protocol}  planned · {steps} · from {made.base[:12]} {made.start[:7]}{cost} · nothing was pushed"
+    )
+    for line in made.outline:
+        session.note(f"  {line}")
     if made.path:
         session.note(f"  read or edit  {made.path}/.protocols/{made.protocol}/")
     elif made.note:

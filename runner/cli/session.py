@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ class Session:
             hear=self.hear,
             say=self.note,
             ask=self.ask,
+            ask_text=self.ask_text,
         )
 
     @property
@@ -154,14 +156,48 @@ class Session:
         """Ask the person at the terminal for one of `choices`, the first being what Enter means; None where nobody is."""
         if not self.is_terminal():
             return None
+        with self._standing_still():
+            chosen: str = click.prompt(safe(question), type=click.Choice(choices), default=choices[0], err=True)
+        return chosen
+
+    def ask_text(self, question: str) -> str | None:
+        """Ask the person at the terminal for a line of their own words, which may be empty; None where nobody is."""
+        if not self.is_terminal():
+            return None
+        with self._standing_still():
+            said: str = click.prompt(safe(question), default="", show_default=False, err=True)
+        return said
+
+    @contextmanager
+    def waiting(self, what: str) -> Iterator[None]:
+        """On a terminal, show that something takes its time, and how long already."""
+        if not self.shows_progress():
+            yield
+            return
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.text import Text
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        console = Console(stderr=True)
+        with Progress(*columns, console=console, transient=True) as progress:
+            progress.add_task(what)
+            self.above = lambda text: console.print(Text.from_ansi(text), soft_wrap=True)
+            self.moving = progress
+            try:
+                yield
+            finally:
+                self.above = self.moving = None
+
+    @contextmanager
+    def _standing_still(self) -> Iterator[None]:
         if self.moving is not None:
             self.moving.stop()
         try:
-            chosen: str = click.prompt(safe(question), type=click.Choice(choices), default=choices[0], err=True)
+            yield
         finally:
             if self.moving is not None:
                 self.moving.start()
-        return chosen
 
     def is_terminal(self) -> bool:
         """Return whether a person can be asked here."""

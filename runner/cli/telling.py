@@ -163,23 +163,8 @@ class Teller:
     @contextmanager
     def at_work(self, protocol: str) -> Iterator[None]:
         """On a terminal, show that something is at work and how long already."""
-        if not self._session.shows_progress():
+        with self._session.waiting(protocol):
             yield
-            return
-        from rich.console import Console
-        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-        from rich.text import Text
-
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-        console = Console(stderr=True)
-        with Progress(*columns, console=console, transient=True) as progress:
-            progress.add_task(protocol)
-            self._session.above = lambda text: console.print(Text.from_ansi(text), soft_wrap=True)
-            self._session.moving = progress
-            try:
-                yield
-            finally:
-                self._session.above = self._session.moving = None
 
 
 def _label(state: State, slug: str) -> str:

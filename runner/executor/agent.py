@@ -58,15 +58,18 @@ def coworker_of(project: Project, plan: Plan, step: Step, where: str) -> Coworke
 
 
 def engine_names(
-    project: Project, plan: Plan, step: Step, coworker: Coworker | None, phase: str = "execute"
+    project: Project, plan: Plan | None, step: Step | None, coworker: Coworker | None, phase: str = "execute"
 ) -> tuple[str, ...]:
     """Return the engines for a phase, the first that answers counts: option, environment, step, plan, coworker, config.
+
+    `plan`, `step`: None where there is none yet, or the phase is not about one.
 
     Raises:
         UsageError: nobody said which model, and none can be found: what was looked for, and what to set.
     """
     environ = project.who.environ
-    for one in (project.options.get("engine"), environ.get("RUNNER_ENGINE"), step.header.engine, plan.header.engine):
+    headers = [of.header.engine for of in (step, plan) if of is not None]
+    for one in (project.options.get("engine"), environ.get("RUNNER_ENGINE"), *headers):
         if one:
             return (one,)
     if coworker and coworker.engine:

@@ -117,6 +117,9 @@ class Loop:
     _began: float = 0.0
     _nudged: bool = False
 
+    def __post_init__(self) -> None:
+        self._began = self.monotonic()
+
     def run(self, answers: Sequence[str] = ()) -> Ended:
         """Go on from what the journal has, to the end. `answers`: what people said to its questions till now, in order.
 
@@ -138,6 +141,21 @@ class Loop:
             if isinstance(following, Ended):
                 return following
             pending = following
+
+    def question(self, request: Request) -> Record:
+        """Return the answer to a request that stands for itself, journaled; one that the journal has is not asked again,
+        unless nothing could be made of it (a record `undecided` came after it).
+
+        Raises:
+            BudgetStop: it could cost more than is left. EngineError: no engine answered.
+        """
+        asked = request.digest()
+        for record in reversed(self.journal.records):
+            if record["kind"] == "undecided":
+                break
+            if record.get("request") == asked:
+                return record
+        return self._record("response", self._ask(request), request=asked)
 
     # --- what was heard before ---------------------------------------------------------------------------------------
 
@@ -267,7 +285,7 @@ class Loop:
                     f"${total.usd:.4f} of ${limits.usd} are used, and the next request could cost ${cost:.4f}"
                 )
 
-    def _record(self, kind: str, response: Response) -> Record:
+    def _record(self, kind: str, response: Response, **more: str) -> Record:
         engine = next((one for one in self.engines if one.provider == response.turn.provider), self.engines[0])
         usd = self.price(engine, response.usage)
         record: Record = {
@@ -287,6 +305,7 @@ class Loop:
             "provider": response.turn.provider,
             "turn": response.turn.raw,
             "raw": response.raw,
+            **more,
         }
         record = self.redactor.value(record)
         self.journal.append(record)
@@ -313,6 +332,7 @@ class Loop:
             "tree": self.tree(),
             "ended": None if ended is None else {"outcome": ended.outcome, "text": ended.text, "result": ended.result},
         }
+        record = self.redactor.value(record)
         self.journal.append(record)
         self.told(record)
         turns.append(ToolTurn(results=tuple(results)))

@@ -46,7 +46,7 @@ def task(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: St
     parts.append("Its steps:\n" + "\n".join(_line(one, step, state) for one in plan.steps))
     if plan.context:
         parts.append(f"# Notes\n\n{plan.context.strip()}")
-    parts += _instructions(project)
+    parts += instructions(project)
     results = {slug: result for slug, result in results_of(state).items() if result is not None}
     for slug, result in results.items():
         shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
@@ -75,7 +75,8 @@ def _line(one: Step, step: Step, state: State) -> str:
     return f"- {one.number:02d}-{one.slug} ({mark}): {one.header.title}"
 
 
-def _instructions(project: Project) -> list[str]:
+def instructions(project: Project) -> list[str]:
+    """Return the project's own instructions and memory, as the trusted branch has them."""
     found = []
     for name in INSTRUCTIONS:
         data = project.trusted.blob(project.git, name)

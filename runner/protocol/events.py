@@ -80,11 +80,14 @@ class Created(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned(Event):
-    """The plan stands."""
+    """The plan stands. `engine`, `transcript` (digest of runs/plan.1.jsonl in the history), `spent`: where a model wrote it."""
 
     name: ClassVar[str] = "planned"
     plan: str
     steps: dict[str, PlannedStep]
+    engine: str | None = None
+    transcript: str | None = None
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,6 +126,7 @@ def _apply(state: State, entry: Entry) -> State:
         case ev.Created():
             raise _illegal(state, event, "it was begun before")
         case ev.Planned():  # Imported and Forked too
+            state = _spend(state, event, event.spent)
             state = dataclasses.replace(state, plan=event.plan, steps=_planned(event.steps))
             if isinstance(event, ev.Forked):
                 for slug, result in event.done.items():

@@ -19,6 +19,7 @@ from runner.protocol import events, output, state
 from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
 from runner.protocol.model import PlanHeader, StepHeader
+from runner.protocol.planning import Draft
 from runner.protocol.workflow import WorkflowHeader
 
 Schema = dict[str, Any]
@@ -78,6 +79,13 @@ _COWORKER = {
     "policies": "What its tools may do beyond or short of the defaults.",
     "budget": "The most that one of its steps may spend.",
 }
+_DRAFT = {
+    "title": "What is to be done, in one line.",
+    "prose": "Why, what belongs to it and what does not.",
+    "acceptance": "What has to hold at the end, each in one line.",
+    "steps": "What is done, in this order.",
+    "questions": "What has to be known before there can be a plan; without steps then.",
+}
 _WORKFLOW = _PLAN | {"inputs": "What may be given with --input NAME=VALUE: the type of each, or more of it."}
 
 # name: (model, what it is, what its keys mean)
@@ -86,6 +94,7 @@ _WORDS: dict[str, tuple[type[BaseModel], str, dict[str, str]]] = {
     "step": (StepHeader, "The front matter of a step file, NN-slug.md.", _STEP),
     "config": (Config, "The whole of .protocols/config.yaml.", _CONFIG),
     "coworker": (Coworker, "The whole of .protocols/agents/NAME.yaml.", _COWORKER),
+    "planning": (Draft, "What a model answers that is asked for a plan.", _DRAFT),
     "workflow": (WorkflowHeader, "The front matter of plan.md in .protocols/workflows/NAME/.", _WORKFLOW),
 }
 _OUTPUT: dict[str, tuple[Any, str]] = {

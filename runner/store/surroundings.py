@@ -14,7 +14,7 @@ class Surroundings:
     """`now`: seconds since the epoch; `monotonic`: seconds; `random_hex(n)`: n hex digits; `state_home`: the person's
     own state, `$XDG_STATE_HOME/protocol-runner`; `environ`: settings that begin with `RUNNER_`, and PATH and HOME;
     `hear`: a record of a running attempt, as it is made; `say`: one line for a person; `ask(question, choices)`: the choice of
-    the person at the terminal, None where nobody is."""
+    the person at the terminal, `ask_text(question)`: their own words; None where nobody is."""
 
     now: Callable[[], float]
     monotonic: Callable[[], float]
@@ -27,6 +27,7 @@ class Surroundings:
     hear: Callable[[Mapping[str, Any]], None] = lambda record: None
     say: Callable[[str], None] = lambda line: None
     ask: Callable[[str, tuple[str, ...]], str | None] = lambda question, choices: None
+    ask_text: Callable[[str], str | None] = lambda question: None
 
     def timestamp(self) -> str:
         """Return the time as the record writes it: UTC, whole seconds."""

@@ -55,7 +55,7 @@ def test_new_makes_it_and_run_goes_on(box: Box) -> None:
     ("args", "says"),
     [
         (("--workflow", "echo-ad", *ADD), "did you mean echo-add?"),
-        (("--workflow", "zzz", *ADD), "there is echo-add"),
+        (("--workflow", "zzz", *ADD), "there is bugfix, docs, echo-add, feature"),
         (("--workflow", "../workflows/echo-add", *ADD), "there is no workflow"),
         (("--workflow", "echo-add", *ADD[:4]), "`b` must be given"),
         (("--workflow", "echo-add", *ADD, "--input", "c=1"), "there is no input `c`"),
@@ -118,12 +118,14 @@ def test_do_exits_as_run_does_and_still_gives_the_id(box: Box) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (("write me a poem",), "needs an agent step"),
-        (("-f", "coworker.yaml", "text"), "`-f`"),
+        ((" ",), "TEXT is empty"),
+        (("-f", "coworker.yaml", "text"), "cannot be read"),
+        (("-f", "README.md", "text"), "README.md:1"),
+        (("text", "--input", "a=1"), "--input goes with --workflow"),
         ((), "--workflow NAME"),
     ],
 )
-def test_what_a_model_would_have_to_do_is_refused_by_name(box: Box, args: tuple[str, ...], says: str) -> None:
+def test_what_cannot_be_done_is_refused_and_makes_nothing(box: Box, args: tuple[str, ...], says: str) -> None:
     before = everything(box)
     assert says in box.runner("do", *args, rc=2).err
     assert everything(box) == before
@@ -132,10 +134,8 @@ def test_what_a_model_would_have_to_do_is_refused_by_name(box: Box, args: tuple[
 # --- new -----------------------------------------------------------------------------------------------------------------
 
 
-def test_new_without_a_plan_says_where_plans_come_from(box: Box) -> None:
-    told = box.runner("new", "A task", rc=2).err
-    assert "from the next version on" in told
-    assert all(name in told for name in ("--plan", "--workflow", "--manual"))
+def test_a_plan_comes_from_one_place(box: Box) -> None:
+    assert "say what is to be done" in box.runner("new", rc=2).err
     box.runner("new", "A task", "--manual", "--workflow", "echo-add", rc=2)
     box.runner("new", "A task", "--manual", "--input", "a=1", rc=2)
     box.runner("new", "--manual", rc=2)

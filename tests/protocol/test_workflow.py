@@ -220,11 +220,19 @@ def test_arbitrary_declarations_are_read_or_refused(text: str, start: str) -> No
 def test_the_built_in_workflows_can_be_read() -> None:
     folder = resources.template("workflows")
     found = sorted(path for path in folder.iterdir() if path.is_dir())
-    assert [path.name for path in found] == ["echo-add"]
+    inputs = {
+        "bugfix": {"bug": "it is wrong", "test": "make test"},
+        "docs": {"topic": "how it is installed"},
+        "echo-add": {"text": "hello", "a": "2", "b": "3"},
+        "feature": {"feature": "it counts", "test": "make test"},
+    }
+    assert [path.name for path in found] == list(inputs)
 
-    (echo_add,) = (_read(path) for path in found)
-    made = workflow.instantiate(echo_add, "echo-add", {"text": "hello", "a": "2", "b": "3"})
-    assert values(made) == {"text": "hello", "a": 2, "b": 3}
+    for path in found:
+        made = workflow.instantiate(_read(path), path.name, inputs[path.name])
+        plan.refuse_unsupported(plan.parse(made, path.name), path.name)
+    echo_add = workflow.instantiate(_read(folder / "echo-add"), "echo-add", inputs["echo-add"])
+    assert values(echo_add) == {"text": "hello", "a": 2, "b": 3}
 
 
 def _read(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,158 @@
+"""Planning anew what nothing was done for yet: a model proposes, a person takes it as it is, edited, or not at all.
+
+What is taken is a commit of the person's, with no event: the next transition takes it up as it does every edit of theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from runner.app.steer import number, refuse_ended
+from runner.errors import ConflictError, InTheWayError, RefusedError
+from runner.executor import advance, planning
+from runner.git import BLOB, TreeEntry
+from runner.protocol import paths
+from runner.protocol import plan as plan_
+from runner.store import history, publishing, record, snapshot, transaction, worktree
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a model proposes. `files`: people's files of the protocol's folder as they would be, `before`: as they are."""
+
+    protocol: str
+    seen: Snapshot
+    before: Mapping[str, bytes]
+    files: Mapping[str, bytes]
+    transcript: bytes
+    usd: str
+
+    def changed(self, files: Mapping[str, bytes]) -> list[str]:
+        """Return the names of the files that `files` would add, change or take away."""
+        return sorted(name for name in {*self.before, *files} if self.before.get(name) != files.get(name))
+
+
+@contextlib.contextmanager
+def propose(project: Project, protocol: str, wish: str = "", *, questions: bool = True) -> Iterator[Proposal]:
+    """Have the pending steps planned anew, and give what comes of it; nothing is changed. `wish`: what should be different.
+
+    Raises:
+        RefusedError: nothing is pending. HeldError: a step is at work. InTheWayError: words that are not committed.
+        WaitingError: the model has questions and nobody is here. EngineError: there is no plan.
+    """
+    project.refuse_unsupported()
+    project.person()
+    with advance.at_work(project, protocol):
+        seen = advance.look(project, protocol)
+        refuse_ended(seen.state, "plan anew")
+        _refuse_unsaved(project, protocol)
+        plan, _, state, _ = advance.consider(project, seen)
+    again = planning.pending(plan, state)
+    if not again:
+        raise RefusedError(
+            "every step is done or under way: there is none to plan anew",
+            paths.folder(protocol),
+            f"write a step file of your own, or `runner edit {number(protocol)}`",
+        )
+    before = snapshot.words(project.git, seen)
+    kept = {
+        name: data
+        for name, data in before.items()
+        if name not in {step.file for step in plan.steps if step.slug in again}
+    }
+    first = 1 + max((step.number for step in plan.steps if step.slug not in again), default=0)
+    task = planning.task_again(project, wish, plan, before, state, seen.tip)
+    check = planning.check_again(kept, first)
+    with planning.written(project, task, check, questions=questions, plan=plan, state=state) as told:
+        usd = told.spent.get("usd", "0")
+        yield Proposal(protocol, seen, before, told.files, told.transcript, usd if usd != "0" else "")
+
+
+def _refuse_unsaved(project: Project, protocol: str) -> None:
+    for tree in worktree.on_branch(project.git, project.branch(protocol)):
+        unsaved = record.unsaved(project.git, tree, protocol)
+        if unsaved:
+            raise InTheWayError(
+                f"changes that are not committed: {', '.join(unsaved)}",
+                str(tree.path / paths.folder(protocol)),
+                "commit them, then run the same command again",
+            )
+
+
+def check(files: Mapping[str, bytes]) -> None:
+    """Say whether the files make a plan that can be carried out.
+
+    Raises:
+        MalformedFileError, UnsupportedError: they do not.
+    """
+    plan_.refuse_unsupported(plan_.parse(files, "the plan"), "the plan")
+
+
+def tree_of(project: Project, proposal: Proposal, files: Mapping[str, bytes], seen: Snapshot | None = None) -> str:
+    """Return the tree of the branch with these files in the place of the plan's."""
+    git, seen = project.git, seen or proposal.seen
+    changes: dict[str, TreeEntry | None] = {}
+    for name in proposal.changed(files):
+        data = files.get(name)
+        entry = seen.files.get(name)
+        mode = entry.mode if entry else BLOB
+        changes[f"{paths.folder(proposal.protocol)}/{name}"] = (
+            None if data is None else TreeEntry(mode, git.write("blob", data))
+        )
+    tree = git.edit_tree(seen.tree, changes)
+    assert tree is not None
+    return tree
+
+
+def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> str:
+    """Commit the files on the branch, as the person; return the commit. What the model said is filed in the history.
+
+    Raises:
+        InTheWayError: the plan changed, or a step went on, meanwhile. MalformedFileError: as `check`.
+    """
+    git, protocol = project.git, proposal.protocol
+    branch = project.branch(protocol)
+    check(files)
+    with advance.at_work(project, protocol):
+        for _ in range(advance.RACES):
+            seen = advance.look(project, protocol)
+            _refuse_unsaved(project, protocol)
+            if snapshot.words(git, seen) != proposal.before or seen.state.steps != proposal.seen.state.steps:
+                raise InTheWayError(
+                    "the plan or a step went on meanwhile", seen.where, f"run `runner plan {number(protocol)}` again"
+                )
+            message = f"{protocol}: plan anew\n".encode()
+            tree = tree_of(project, proposal, files, seen)
+            new = git.person_commit(tree, (seen.tip,), project.person(), message)
+            filed, before = history.add(
+                git, protocol, {_name(project, protocol): proposal.transcript}, new, project.runner()
+            )
+            try:
+                transaction.publish(
+                    git,
+                    project.places,
+                    project.who,
+                    branch=branch,
+                    old=seen.tip,
+                    new=new,
+                    reason="runner: plan",
+                    also={history.ref_of(protocol): (filed, before)},
+                    push=publishing.pusher(project, protocol, new, filed=filed),
+                )
+            except ConflictError:
+                publishing.again(project, protocol, advance.checker(project, protocol))
+                continue
+            return new
+    raise ConflictError(f"the branch of {protocol} moves all the time", branch, "run the same command again")
+
+
+def _name(project: Project, protocol: str) -> str:
+    """Return where the transcript goes: the first `runs/plan.N.jsonl` that there is not yet."""
+    count = 1
+    while history.read(project.git, protocol, history.transcript_name("plan", count)) is not None:
+        count += 1
+    return history.transcript_name("plan", count)

@@ -1,0 +1,121 @@
+"""`runner plan`."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+if TYPE_CHECKING:
+    from runner.app.plan import Proposal
+
+YES, EDIT, DROP = "yes", "edit", "drop"
+
+
+@click.command("plan", short_help="Have the pending steps planned anew; you take, edit or drop it.")
+@options.protocol
+@click.option("-m", "--message", "wish", metavar="TEXT", default="", help="What should be different.")
+@click.option("-y", "--yes", is_flag=True, help="Take what is proposed.")
+@click.option("--no-questions", is_flag=True, help="The model decides what is open, and asks nothing.")
+@options.work
+@click.pass_obj
+def command(session: Session, protocol: str | None, wish: str, yes: bool, no_questions: bool) -> None:
+    """Have a model plan the pending steps of PROTOCOL anew, and show what would change.
+
+    At a terminal you take it, edit it in your editor first, or drop it; elsewhere it is taken with --yes alone. What is
+    taken is committed as yours.
+    """
+    from runner.app import plan
+    from runner.protocol import words
+    from runner.store import finding
+
+    project = session.project
+    name = finding.find(project, protocol)
+    wish = words.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
+    with contextlib.ExitStack() as stack:
+        with session.waiting("a model plans the pending steps"):
+            proposal = stack.enter_context(plan.propose(project, name, wish, questions=not no_questions))
+        if not proposal.changed(proposal.files):
+            session.note(f"{name}  the steps stay as they are")
+            return
+        _show(session, proposal, proposal.files)
+        chosen = proposal.files if yes else _chosen(session, proposal)
+        if chosen is None:
+            return
+        made = plan.take(project, proposal, chosen)
+        cost = f" · ${proposal.usd}" if proposal.usd else ""
+        session.note(f"{name}  planned anew, committed as yours: {made[:7]}{cost}")
+
+
+def _show(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> None:
+    from runner.app import plan
+    from runner.cli import diff
+
+    tree = plan.tree_of(session.project, proposal, files)
+    diff.show(session, session.project.git.run("diff", *diff.PLAIN, proposal.seen.tree, tree))
+
+
+def _chosen(session: Session, proposal: Proposal) -> Mapping[str, bytes] | None:
+    """Return what the person at the terminal takes; None where they drop it.
+
+    Raises:
+        SystemExit: nobody is there; what the model said is kept for the same command with --yes.
+    """
+    files: Mapping[str, bytes] = proposal.files
+    while True:
+        said = session.ask("take it?", (YES, EDIT, DROP))
+        if said is None:
+            session.note("nothing was changed; the same command with --yes takes it, and asks no model again")
+            raise SystemExit(0)
+        if said == YES:
+            return files
+        if said == DROP:
+            session.note("dropped: nothing was changed")
+            return None
+        files = _edited(session, proposal, files)
+        if not proposal.changed(files):
+            session.note("nothing is left of it: nothing was changed")
+            return None
+        _show(session, proposal, files)
+
+
+def _edited(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    """Let the person edit the files that would change, until they make a plan; return all files of the plan."""
+    from runner.app import create, plan
+    from runner.cli import edit
+    from runner.errors import RunnerError, UsageError
+
+    changed = proposal.changed(files)
+    folder = Path(tempfile.mkdtemp(prefix="runner-plan-"))
+    for name in changed:
+        if name in files:
+            (folder / name).write_bytes(files[name])
+    try:
+        while True:
+            line = edit.editor(session)
+            shown = [str(path) for path in sorted(folder.iterdir())]
+            code = subprocess.run(["sh", "-c", f'{line} "$@"', line, *shown], check=False).returncode
+            if code:
+                raise UsageError(
+                    f"the editor ended with {code}", line, "nothing was changed; run the same command again"
+                )
+            made = {name: data for name, data in files.items() if name not in changed} | create.read_folder(folder)
+            try:
+                plan.check(made)
+            except RunnerError as error:
+                click.echo(f"error: {error}", err=True)
+                if not click.confirm("edit it again?", default=True, err=True):
+                    raise
+                continue
+            return made
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,403 @@
+"""Having a plan written by a model: what it is told of the project, the questions that it may ask, and what is taken from it.
+
+What is wrong with an answer is fed back once. Each answer is journaled under what was asked, so that the same command after a
+kill pays for none twice. Nothing is made here: the callers turn the files into commits, with a person's word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+from runner import resources
+from runner.engines.base import EngineError, Json, ModelTurn, Request, Turn, UserTurn
+from runner.errors import MalformedFileError, UnsupportedError, WaitingError
+from runner.executor import agent, prompting
+from runner.executor.journal import Journal, Record
+from runner.executor.loop import BudgetStop, Limits, Loop, Total
+from runner.executor.redact import Redactor
+from runner.git import BLOB, EXECUTABLE, TreeEntry
+from runner.protocol import events as ev
+from runner.protocol import paths, planning, words
+from runner.protocol import plan as plan_
+from runner.protocol.plan import Plan
+from runner.protocol.planning import Draft, UnfitError
+from runner.protocol.state import State
+from runner.store import locks
+from runner.store.project import Project
+
+JOURNAL = "planning"  # beside the journals of protocols, whose names begin with a number
+ROUNDS = 3  # how often the model may ask questions
+SECONDS = 900.0
+# Characters, about three to a token, that each part of the context may have.
+REQUEST_LIMIT = 12_000
+INSTRUCTIONS_LIMIT = 30_000
+TREE_LIMIT = 12_000
+FILES_LIMIT = 45_000
+FILE_LIMIT = 8_000
+FILES_MOST = 16
+SUBJECTS_MOST = 20
+WORDS_MOST = 10
+GREP_MOST = 20_000  # files of a repository whose content is searched
+COMMON = 200  # a word that more files hold than this says nothing
+BLOB_MOST = 512 * 1024
+_GREP = ("-l", "-z", "-I", "-i", "-F", "--no-color", "--no-recurse-submodules")
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*[A-Za-z0-9_]")
+_STOP = frozenset(
+    _WORD.findall(
+        "the and for with that this from into when where make makes let all any not are its our use have has should must can so to"
+        " add fix new run runs pass passes change get set of in on is be it as at by or an if do no"
+    )
+)
+
+
+class NoPlanError(EngineError):
+    """What the model answered is no plan that can be carried out, also when told why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A model's plan that holds. `files`: name in the protocol's folder to bytes; `transcript`: what was said, JSON Lines."""
+
+    draft: Draft
+    files: dict[str, bytes]
+    engine: str
+    transcript: bytes
+    spent: ev.Spent
+
+
+Check = Callable[
+    [Draft], dict[str, bytes]
+]  # the files of a draft; MalformedFileError or UnsupportedError where they are no plan
+
+
+# --- the conversation --------------------------------------------------------------------------------------------------
+
+
+def converse(
+    ask: Callable[[Request], Record], task: str, check: Check, answer: Callable[[Sequence[str]], list[str]] | None
+) -> tuple[Draft, dict[str, bytes]]:
+    """Return the model's plan and its files. `answer`: what people say to its questions; None: it may ask none.
+
+    Raises:
+        NoPlanError: its answer was no plan, also when told what is wrong with it. EngineError: it refused, or none came.
+    """
+    schema: Json = json.loads(resources.schema("planning"))
+    schema = {key: value for key, value in schema.items() if not key.startswith("$") or key == "$defs"}
+    system = resources.prompt("plan").strip()
+    turns: list[Turn] = [
+        UserTurn(text=task if answer else f"{task}\n\nAsk no questions: decide what is open yourself.")
+    ]
+    rounds, told = 0, False
+    while True:
+        record = ask(Request(system=system, turns=tuple(turns), schema=schema))
+        turns.append(ModelTurn(text=record["text"], calls=(), provider=record["provider"], raw=record["turn"]))
+        if record["finish"] == "refused":
+            raise NoPlanError(
+                f"the model refused to plan: {record['text'][:300] or 'no reason given'}",
+                f"engine {record['engine']}",
+                "say it otherwise, or write the plan by hand: --manual",
+            )
+        try:
+            if record["finish"] == "length":
+                raise UnfitError(["it was cut off, for it is too long; write a shorter plan"])
+            draft = planning.read(record["text"])
+            if draft.questions and answer is not None and rounds < ROUNDS:
+                rounds += 1
+                said = zip(draft.questions, answer(draft.questions), strict=True)
+                turns.append(
+                    UserTurn(text="\n\n".join(f"{asked}\n{text or 'Decide this yourself.'}" for asked, text in said))
+                )
+                continue
+            if not draft.steps:
+                raise UnfitError(["no more questions are answered: decide what is open yourself, and give the steps"])
+            try:
+                return draft, check(draft)
+            except (MalformedFileError, UnsupportedError) as error:
+                raise UnfitError([f"{error.where}: {error.what}; {error.hint}"]) from error
+        except UnfitError as error:
+            reasons = "\n".join(f"- {one}" for one in error.problems)
+            if told:
+                raise NoPlanError(
+                    f"the model gave no plan that can be carried out, also when told what is wrong:\n{reasons}",
+                    f"engine {record['engine']}",
+                    "nothing was made; run the same command again, or write the plan by hand",
+                ) from error
+            told = True
+            turns.append(
+                UserTurn(text=f"This is no plan yet:\n{reasons}\nGive the whole plan again, with that mended.")
+            )
+
+
+@contextlib.contextmanager
+def written(
+    project: Project,
+    task: str,
+    check: Check,
+    *,
+    questions: bool,
+    plan: Plan | None = None,
+    state: State | None = None,
+) -> Iterator[Written]:
+    """Have a plan written and give it; what was heard is kept until the block has ended well.
+
+    `plan`, `state`: of a protocol that there is already; its budget holds.
+
+    Raises:
+        WaitingError: the model has questions and nobody is here, or the budget is used up. EngineError: there is no plan.
+        HeldError: the same is being planned by another process.
+    """
+    redactor = Redactor(project.who.environ)
+    task = redactor.text(task)
+    names = agent.engine_names(project, plan, None, None, "plan")
+    asked = Request(system=" ".join(names), turns=(UserTurn(text=f"{questions}\n{task}"),))
+    key = asked.digest().removeprefix("sha256:")[:32]
+    record = project.options.get("record")
+    with locks.hold(project.places.lock(f"{JOURNAL}-{key}"), project.who, what="this plan"):
+        journal = Journal(project.places.journal(JOURNAL) / f"{key}.jsonl")
+        began = project.who.monotonic()
+        with agent.open_engines(project, names, Path(record) if record else None) as engines:
+            loop = Loop(
+                journal=journal,
+                engines=engines,
+                tools={},
+                system="",
+                task="",
+                summarize="",
+                limits=_limits(plan, state),
+                redactor=redactor,
+                tree=lambda: "",
+                restore=lambda tree: None,
+                price=agent.price,
+                now=project.who.timestamp,
+                monotonic=project.who.monotonic,
+                sleep=project.who.sleep,
+            )
+            loop.total = _total(journal)
+            try:
+                draft, files = converse(
+                    loop.question, task, check, _asker(project, journal, redactor) if questions else None
+                )
+            except BudgetStop as stop:
+                raise WaitingError(
+                    f"the budget does not allow planning: {stop}", "plan.md, budget", "raise it, and run the same again"
+                ) from stop
+            except NoPlanError:
+                journal.path.unlink(missing_ok=True)  # said again, the command asks anew
+                raise
+        last = next(one for one in reversed(journal.records) if one["kind"] == "response")
+        yield Written(
+            draft, files, last["engine"], journal.transcript(), spent(journal, project.who.monotonic() - began)
+        )
+        journal.path.unlink(missing_ok=True)
+
+
+def spent(journal: Journal, seconds: float) -> ev.Spent:
+    """Return what the answers of a journal cost."""
+    total = _total(journal)
+    found: ev.Spent = {
+        "input_tokens": total.input_tokens,
+        "output_tokens": total.output_tokens,
+        "usd": format(total.usd, "f"),
+    }
+    if seconds >= 0.5:
+        found["seconds"] = math.ceil(seconds)
+    return found
+
+
+def _total(journal: Journal) -> Total:
+    total = Total()
+    for record in journal.records:
+        if record["kind"] == "response":
+            total.add(record)
+    return total
+
+
+def _limits(plan: Plan | None, state: State | None) -> Limits:
+    budget = plan.header.budget if plan else None
+    if budget is None or state is None:
+        return Limits(turns=ROUNDS + 2, seconds=SECONDS)
+    used = state.spent
+    return Limits(
+        turns=ROUNDS + 2,
+        seconds=SECONDS,
+        usd=None if budget.usd is None else budget.usd - Decimal(used.usd),
+        tokens=None if budget.tokens is None else budget.tokens - used.input_tokens - used.output_tokens,
+    )
+
+
+def _asker(project: Project, journal: Journal, redactor: Redactor) -> Callable[[Sequence[str]], list[str]]:
+    """Return what puts questions to the person at the terminal; what they said once is not asked again."""
+
+    def answer(questions: Sequence[str]) -> list[str]:
+        for record in journal.records:
+            if record["kind"] == "answers" and record["questions"] == [*questions]:
+                return list(record["answers"])
+        said = []
+        for question in questions:
+            text = project.who.ask_text(question)
+            if text is None:
+                raise WaitingError(
+                    f"the model has questions: {' '.join(questions)}",
+                    "nothing was made",
+                    "answer them in the title, run the same command at a terminal, or use --no-questions",
+                )
+            said.append(redactor.text(words.decode(text.encode("utf-8", "surrogateescape"), "the answer").strip()))
+        time = project.who.timestamp()
+        journal.append({"kind": "answers", "time": time, "questions": [*questions], "answers": said})
+        return said
+
+    return answer
+
+
+# --- what it is told ---------------------------------------------------------------------------------------------------
+
+
+def task_of_new(project: Project, request: str, start: str) -> str:
+    """Return what a model is told that plans a new piece of work; `start`: the commit that it begins at."""
+    return "\n\n".join([f"# What is wanted\n\n{_cut(request, REQUEST_LIMIT)}", *context(project, request, start)])
+
+
+def task_again(project: Project, wish: str, plan: Plan, files: Mapping[str, bytes], state: State, tip: str) -> str:
+    """Return what a model is told that plans the pending steps of a protocol anew."""
+    parts = [f"# The work: {plan.header.title}", plan.prose.strip()]
+    if plan.header.acceptance:
+        parts.append("It is accepted when:\n" + "\n".join(f"- {line}" for line in plan.header.acceptance))
+    if plan.context:
+        parts.append(f"# Notes\n\n{plan.context.strip()}")
+    again = pending(plan, state)
+    for step in plan.steps:
+        known = state.steps.get(step.slug)
+        standing = "to be planned anew" if step.slug in again else f"stays: {known.status if known else 'pending'}"
+        parts.append(
+            f"# Step {step.number:02d}-{step.slug} ({standing})\n\n{files[step.file].decode('utf-8', 'replace').strip()}"
+        )
+        if known is not None and (known.result is not None or known.reason):
+            told = known.reason or json.dumps(known.result, ensure_ascii=False)
+            parts.append(prompting.fence(told[: prompting.RESULT_LIMIT], f"what came of {step.slug}"))
+    parts.append(
+        "Plan the steps anew that are to be planned anew: `steps` holds those that shall stand in their place, after the ones that"
+        " stay, which are not repeated and whose slugs are taken. What is right already is given again as it stands."
+        " `title`, `prose` and `acceptance` are not changed."
+    )
+    if wish:
+        parts.append(f"# What should be different\n\n{_cut(wish, REQUEST_LIMIT)}")
+    return "\n\n".join([*filter(None, parts), *context(project, f"{plan.header.title} {wish}", tip)])
+
+
+def pending(plan: Plan, state: State) -> list[str]:
+    """Return the steps that nothing was done for yet; they may be planned anew."""
+    return [
+        step.slug
+        for step in plan.steps
+        if (known := state.steps.get(step.slug)) is None or (known.status == "pending" and known.attempt == 1)
+    ]
+
+
+def check_new(draft: Draft) -> dict[str, bytes]:
+    """Return the files of a new plan.
+
+    Raises:
+        MalformedFileError, UnsupportedError: they are no plan that can be carried out.
+    """
+    files = planning.files(draft)
+    plan_.refuse_unsupported(plan_.parse(files, "the plan"), "the plan")
+    return files
+
+
+def check_again(kept: Mapping[str, bytes], first: int) -> Check:
+    """Return what makes the files of a plan whose files `kept` stay, and whose new steps are numbered from `first` on."""
+
+    def check(draft: Draft) -> dict[str, bytes]:
+        files = {**kept, **planning.step_files(draft.steps, first)}
+        plan_.refuse_unsupported(plan_.parse(files, "the plan"), "the plan")
+        return files
+
+    return check
+
+
+def context(project: Project, request: str, commit: str) -> list[str]:
+    """Return what a model is told of the project, within bounds: instructions, files, history. Nothing in it differs from
+    clone to clone."""
+    git = project.git
+    files = {
+        path: entry
+        for path, entry in git.files(commit).items()
+        if not path.startswith(f"{paths.ROOT}/") and path.isprintable()
+    }
+    parts = []
+    left = INSTRUCTIONS_LIMIT
+    for part in prompting.instructions(project):
+        parts.append(_cut(part, left) if left else "")
+        left = max(0, left - len(part))
+    parts.append(prompting.fence(tree_listing(list(files), TREE_LIMIT), "files of the repository"))
+    subjects = _subjects(project, commit)
+    if subjects:
+        parts.append(prompting.fence("\n".join(subjects), "subjects of the last commits, newest first"))
+    left = FILES_LIMIT
+    for path in relevant(project, request, commit, files)[:FILES_MOST]:
+        text = _text(project, files[path])
+        if text is not None and left > 0:
+            shown = _cut(text, min(FILE_LIMIT, left))
+            left -= len(shown)
+            parts.append(prompting.fence(shown, path))
+    return [part for part in parts if part]
+
+
+def tree_listing(names: Sequence[str], limit: int) -> str:
+    """Return the names where they fit into `limit` characters; else its folders with how many files each has."""
+    if sum(len(name) + 1 for name in names) <= limit:
+        return "\n".join(sorted(names))
+    for depth in (6, 4, 3, 2, 1):
+        counted = Counter("/".join(name.split("/")[:-1][:depth]) for name in names)
+        lines = [
+            f"{folder or '.'}/  {count} file{'s' if count != 1 else ''}" for folder, count in sorted(counted.items())
+        ]
+        if sum(len(line) + 1 for line in lines) <= limit:
+            break
+    return _cut("\n".join(lines), limit)
+
+
+def relevant(project: Project, request: str, commit: str, files: Mapping[str, TreeEntry]) -> list[str]:
+    """Return the files that a request probably speaks of, the likeliest first: by their names, and by the words in them."""
+    found: Counter[str] = Counter()
+    wanted = _words(request)
+    for word in wanted:
+        for path in files:
+            folder, _, name = path.lower().rpartition("/")
+            found[path] += 4 * (word == name) + 3 * (word in name) + (word in folder)
+    for word in wanted if len(files) <= GREP_MOST else ():
+        _, out, _ = project.git.try_run("grep", *_GREP, "-e", word, commit)
+        hits = [one.partition(":")[2] for one in out.decode("utf-8", "surrogateescape").split("\0") if one]
+        if len(hits) <= COMMON:
+            found.update(path for path in hits if path in files)
+    plain = [path for path, score in found.items() if score and files[path].mode in (BLOB, EXECUTABLE)]
+    return sorted(plain, key=lambda path: (-found[path], path))
+
+
+def _words(request: str) -> list[str]:
+    every = [word.lower() for word in _WORD.findall(request)]
+    return list(dict.fromkeys(word for word in every if len(word) > 2 and word not in _STOP))[:WORDS_MOST]
+
+
+def _subjects(project: Project, commit: str) -> list[str]:
+    code, out, _ = project.git.try_run("rev-list", f"--max-count={SUBJECTS_MOST}", commit)
+    found = [project.git.commit(oid) for oid in out.decode().split()] if code == 0 else []
+    return [one.message.decode("utf-8", "replace").split("\n")[0][:120] for one in found if one is not None]
+
+
+def _text(project: Project, entry: TreeEntry) -> str | None:
+    size = project.git.sizes([entry.oid])[0]
+    data = project.git.blob(entry.oid) if size is not None and size <= BLOB_MOST else None
+    return None if data is None or b"\0" in data else data.decode("utf-8", "replace")
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}\n[… {len(text) - limit:,} characters left out …]"

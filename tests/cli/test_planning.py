@@ -1,0 +1,315 @@
+"""`new`, `plan` and `do` with a model, through google-genai before the local server of its wire format."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Box, command
+from tests.engines.wire_gemini import KEY, Answer, Refusal, Wire, error, serving
+
+STEPS: list[dict[str, Any]] = [
+    {"slug": "look", "title": "Look at it", "kind": "command", "run": "cat src/app.py", "prose": "See what it says."},
+    {"slug": "greet", "title": "Greet", "kind": "human", "checks": ["true"], "prose": "Say it."},
+]
+PLAN = {"title": "A better greeting", "prose": "It is curt.", "acceptance": ["It greets"], "steps": STEPS}
+
+
+def says(value: Any) -> Answer:
+    return Answer(pieces=[[{"text": value if isinstance(value, str) else json.dumps(value)}]])
+
+
+def calls(name: str, **arguments: Any) -> Answer:
+    return Answer(pieces=[[{"functionCall": {"name": name, "args": arguments}}]])
+
+
+def env(wire: Wire) -> dict[str, str]:
+    return {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": wire.url, "RUNNER_ENGINE": "gemini:gemini-3.8-flash"}
+
+
+def refs(box: Box) -> str:
+    return box.git("for-each-ref")
+
+
+def prompt(wire: Wire, number: int = 0) -> str:
+    found: str = wire.bodies[number]["contents"][-1]["parts"][0]["text"]
+    return found
+
+
+# --- new ---------------------------------------------------------------------------------------------------------------
+
+
+def test_new_has_the_plan_written_from_what_the_repository_holds(box: Box) -> None:
+    box.write("AGENTS.md", "Speak plainly.\n")
+    box.commit("rules")
+    box.write("src/app.py", "uncommitted\n")
+    with serving(says(PLAN)) as wire:
+        made = box.runner("new", "Improve the greeting of app.py", env=env(wire), rc=0)
+        told = prompt(wire)
+    assert made.out == "0001-improve-the-greeting-of-app-py\n"
+    assert "planned · 2 steps" in made.err and "$ cat src/app.py" in made.err
+    for part in ("Improve the greeting", "Speak plainly.", "print('hello')", "src/app.py", "rules"):
+        assert part in told, part
+    assert "uncommitted" not in told
+    assert "responseJsonSchema" in wire.bodies[0]["generationConfig"]
+    protocol = made.out.strip()
+    folder = f"{protocol}:.protocols/{protocol}"
+    look = "---\ntitle: Look at it\nkind: command\nrun: cat src/app.py\n---\nSee what it says.\n"
+    assert box.git("show", f"{folder}/01-look.md") == look
+    state = box.state(protocol)
+    assert state["status"] == "planned" and state["spent"]["input_tokens"] == 100
+    assert box.git("log", "-1", "--format=%an", protocol).strip() == "Alice"
+    transcript = box.git("show", f"refs/runner/history/{protocol}:runs/plan.1.jsonl")
+    assert json.loads(transcript)["text"] == json.dumps(PLAN)
+    assert not list((box.path / ".git/runner/journal/planning").iterdir())
+    box.runner("verify", protocol, rc=0)
+    done = box.runner("run", protocol, rc=3)
+    assert "look" in done.err
+
+
+def test_a_plan_that_is_none_twice_makes_nothing(box: Box) -> None:
+    before = refs(box)
+    with serving(says("no plan"), says({**PLAN, "steps": [{**STEPS[0], "run": "make ${{ inputs.x }}"}]})) as wire:
+        refused = box.runner("new", "A task", env=env(wire), rc=69)
+        assert "not JSON" in prompt(wire, 1)
+    assert "a reference in `run`" in refused.err and refused.out == "" and "nothing was made" in refused.err
+    assert refs(box) == before
+    with serving(says(PLAN)) as wire:
+        box.runner("new", "A task", env=env(wire), rc=0)
+
+
+def test_an_endpoint_that_is_down_makes_nothing_and_what_was_heard_is_kept(box: Box) -> None:
+    before = refs(box)
+    with serving(says("no plan"), Refusal(code=403, body=error(403, "PERMISSION_DENIED", "no"))) as wire:
+        box.runner("new", "A task", env=env(wire), rc=69)
+    assert refs(box) == before
+    with serving(says(PLAN)) as wire:
+        box.runner("new", "A task", env=env(wire), rc=0)
+        assert "not JSON" in prompt(wire) and len(wire.bodies) == 1
+
+
+def test_questions_with_nobody_here_are_told_and_paid_for_once(box: Box) -> None:
+    before = refs(box)
+    with serving(says({"title": "x", "questions": ["Formal or not?"]})) as wire:
+        told = box.runner("new", "Greet", env=env(wire), rc=3)
+        assert "Formal or not?" in told.err and "--no-questions" in told.err and refs(box) == before
+        assert "Formal or not?" in box.runner("new", "Greet", env=env(wire), rc=3).err
+        assert len(wire.bodies) == 1
+    with serving(says(PLAN)) as wire:
+        box.runner("new", "Greet", "--no-questions", env=env(wire), rc=0)
+        assert "Ask no questions" in prompt(wire)
+
+
+def test_questions_are_asked_at_a_terminal(box: Box) -> None:
+    with serving(says({"title": "x", "questions": ["Formal or not?"]}), says(PLAN)) as wire:
+        code, shown = at_terminal(box, env(wire), {b"Formal or not?": b"formal\n"}, "new", "Greet")
+        assert code == 0, shown
+        assert prompt(wire, 1) == "Formal or not?\nformal"
+    transcript = box.git("show", "refs/runner/history/0001-greet:runs/plan.1.jsonl").splitlines()
+    assert json.loads(transcript[1])["answers"] == ["formal"]
+    box.runner("verify", "0001-greet", rc=0)
+
+
+def test_what_the_model_said_is_pushed_with_the_plan(remote: Box) -> None:
+    with serving(says(PLAN), says({"title": "x", "steps": [STEPS[0]]})) as wire:
+        protocol = remote.runner("new", "Greet", "--publish", "always", env=env(wire), rc=0).out.strip()
+        remote.runner("plan", protocol, "--yes", "--publish", "always", env=env(wire), rc=0)
+    there = remote.git("ls-remote", "origin")
+    for ref in (f"refs/heads/{protocol}", f"refs/runner/history/{protocol}"):
+        assert f"{remote.git('rev-parse', ref).strip()}\t{ref}\n" in there
+    names = remote.git("ls-tree", "-r", "--name-only", f"refs/runner/history/{protocol}").split()
+    assert names == ["runs/plan.1.jsonl", "runs/plan.2.jsonl"]
+
+
+def test_a_key_in_the_repository_does_not_reach_the_model(box: Box) -> None:
+    box.write("src/settings.py", f"greeting = '{KEY}'\n")
+    box.commit("a slip")
+    with serving(says(PLAN)) as wire:
+        box.runner("new", "The greeting in settings.py", env=env(wire), rc=0)
+        assert "greeting = '[GEMINI_API_KEY]'" in prompt(wire)
+
+
+def test_without_a_model_it_is_told_what_to_set(box: Box) -> None:
+    told = box.runner("new", "A task", rc=2).err
+    assert "GEMINI_API_KEY" in told and "GOOGLE_API_KEY" in told
+    box.runner("new", rc=2)
+    box.runner("new", "  ", env={"RUNNER_ENGINE": "gemini:x"}, rc=2)
+
+
+# --- plan --------------------------------------------------------------------------------------------------------------
+
+SHOUT = {"slug": "shout", "title": "Shout", "kind": "command", "run": "true", "prose": "Loud."}
+AGAIN = {"title": "unused", "steps": [SHOUT]}
+
+
+def begun(box: Box) -> str:
+    protocol = box.new({"01-look": command("true"), "02-greet": command("true"), "03-end": command("true")})
+    box.runner("step", protocol, rc=0)
+    return protocol
+
+
+def words(box: Box, protocol: str) -> list[str]:
+    names = box.git("ls-tree", "--name-only", f"{protocol}:.protocols/{protocol}").split()
+    return [name for name in names if name[0].isdigit()]
+
+
+def test_pending_steps_are_planned_anew_and_taken_with_yes_without_asking_again(box: Box) -> None:
+    protocol = begun(box)
+    tip = box.git("rev-parse", protocol)
+    with serving(says(AGAIN)) as wire:
+        shown = box.runner("plan", protocol, "-m", "louder", env=env(wire), rc=0)
+        assert "+title: Shout" in shown.out and "deleted file" in shown.out and "--yes" in shown.err
+        assert box.git("rev-parse", protocol) == tip
+        told = prompt(wire)
+        box.runner("plan", protocol, "-m", "louder", "--yes", env=env(wire), rc=0)
+        assert len(wire.bodies) == 1
+    assert "louder" in told and "01-look (stays: completed)" in told and "02-greet (to be planned anew)" in told
+    assert words(box, protocol) == ["01-look.md", "02-shout.md"]
+    assert box.git("log", "-1", "--format=%an %s", protocol) == f"Alice {protocol}: plan anew\n"
+    assert "Shout" in box.git("show", f"refs/runner/history/{protocol}:runs/plan.1.jsonl")
+    assert (box.worktree(protocol) / f".protocols/{protocol}/02-shout.md").exists()
+    box.runner("run", protocol, rc=0)
+    box.runner("verify", protocol, rc=0)
+    assert {"look", "shout"} == {
+        slug for slug, step in box.state(protocol)["steps"].items() if step["status"] == "completed"
+    }
+
+
+@pytest.mark.parametrize(("said", "taken"), [(b"yes\n", True), (b"drop\n", False)])
+def test_at_a_terminal_a_person_takes_or_drops_it(box: Box, said: bytes, taken: bool) -> None:
+    protocol = begun(box)
+    with serving(says(AGAIN)) as wire:
+        code, shown = at_terminal(box, env(wire), {b"take it?": said}, "plan", protocol)
+    assert code == 0, shown
+    assert ("02-shout.md" in words(box, protocol)) == taken
+    box.runner("verify", protocol, rc=0)
+
+
+def test_at_a_terminal_a_person_edits_it(box: Box, tmp_path: Path) -> None:
+    protocol = begun(box)
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\nsed -i 's/Shout/Whisper/' \"$@\"\n")
+    editor.chmod(0o755)
+    with serving(says(AGAIN)) as wire:
+        code, shown = at_terminal(
+            box,
+            {**env(wire), "GIT_EDITOR": str(editor)},
+            {b"take it?": b"edit\n", b"Whisper": b"yes\n"},
+            "plan",
+            protocol,
+        )
+    assert code == 0, shown
+    assert "title: Whisper" in box.git("show", f"{protocol}:.protocols/{protocol}/02-shout.md")
+
+
+def test_a_slug_that_stays_is_refused_and_so_is_planning_what_is_done(box: Box) -> None:
+    protocol = begun(box)
+    wrong = {"title": "x", "steps": [{**SHOUT, "slug": "look"}]}
+    with serving(says(wrong), says(wrong)) as wire:
+        assert "two steps are called look" in box.runner("plan", protocol, env=env(wire), rc=69).err
+    (box.worktree(protocol) / f".protocols/{protocol}/02-greet.md").write_text("---\ntitle: mine\nkind: human\n---\n")
+    assert "not committed: 02-greet.md" in box.runner("plan", protocol, env={"RUNNER_ENGINE": "gemini:x"}, rc=4).err
+    other = box.new({"01-look": command("false")})
+    box.runner("step", other, rc=1)
+    assert "none to plan anew" in box.runner("plan", other, env={"RUNNER_ENGINE": "gemini:x"}, rc=4).err
+
+
+def test_a_budget_stops_planning_before_the_request(box: Box) -> None:
+    protocol = box.new({"01-look": command("true")}, front="budget: {tokens: 10}\n")
+    with serving() as wire:
+        assert "budget" in box.runner("plan", protocol, env=env(wire), rc=3).err
+        assert not wire.bodies
+
+
+# --- do ----------------------------------------------------------------------------------------------------------------
+
+
+def test_do_lets_an_agent_do_it_and_tells_what_changed(box: Box) -> None:
+    edit = calls("write_file", path="src/app.py", content="print('good day')\n")
+    with serving(edit, calls("finish", summary="greets")) as wire:
+        done = box.runner("do", "Greet politely\nand say good day", env=env(wire), rc=0)
+        assert "and say good day" in prompt(wire)
+    protocol = done.out.splitlines()[-1]
+    assert protocol == "0001-greet-politely"
+    assert "src/app.py | 2 +-" in done.err and "runner take 1" in done.err
+    assert box.git("show", f"{protocol}:src/app.py") == "print('good day')\n"
+    box.runner("verify", protocol, rc=0)
+    box.runner("take", protocol, rc=0)
+
+
+COWORKER = "name: greeter\nobjective: Greets people.\ninstructions: Be kind.\n"
+
+
+def test_do_with_a_coworker_wants_the_trusted_branch_to_have_it(box: Box) -> None:
+    box.write("greeter.yaml", COWORKER)
+    before = refs(box)
+    refused = box.runner("do", "-f", "greeter.yaml", "Greet", rc=2).err
+    assert "greeter is not on the trusted branch" in refused and ".protocols/agents/greeter.yaml" in refused
+    assert refs(box) == before
+    box.write(".protocols/agents/greeter.yaml", COWORKER)
+    box.commit("a coworker")
+    with serving(calls("finish", summary="nothing to do")) as wire:
+        box.runner("do", "-f", "greeter.yaml", "Greet", env=env(wire), rc=0)
+        assert "Be kind." in wire.bodies[0]["systemInstruction"]["parts"][0]["text"]
+    box.runner("do", "-f", "nowhere.yaml", "Greet", rc=2)
+    box.runner("do", "-f", "greeter.yaml", "--workflow", "echo-add", rc=2)
+
+
+def test_the_bugfix_workflow_is_carried_out(box: Box) -> None:
+    box.write("calc.py", "def add(a, b):\n    return a - b\n")
+    box.commit("a bug")
+    test = "from calc import add\nassert add(2, 3) == 5\n"
+    script = [
+        calls("write_file", path="test_calc.py", content=test),
+        calls("finish", summary="the sign is wrong"),
+        calls("write_file", path="calc.py", content="def add(a, b):\n    return a + b\n"),
+        calls("finish", summary="mended"),
+    ]
+    with serving(*script) as wire:
+        inputs = ("--input", "bug=add(2, 3) is -1", "--input", "test=python3 test_calc.py")
+        done = box.runner("do", "--workflow", "bugfix", *inputs, env=env(wire), rc=0)
+        assert "add(2, 3) is -1" in prompt(wire)
+    protocol = done.out.splitlines()[-1]
+    assert box.state(protocol)["status"] == "completed" and "qa-passed" in box.log(protocol)
+
+
+# --- a terminal ----------------------------------------------------------------------------------------------------------
+
+
+def at_terminal(box: Box, more: dict[str, str], typed: dict[bytes, bytes], *args: str) -> tuple[int, str]:
+    """Run the command line at a real terminal; what stands there is answered as `typed` says, each once."""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "runner", *args],
+        cwd=box.path,
+        env={**box.environment(more), "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "dumb"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown, new, left = b"", b"", dict(typed)
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        shown, new = shown + data, new + data
+        wanted = next((text for text in left if text in new and new.rstrip().endswith(b":")), None)
+        if wanted is not None:
+            os.write(ours, left.pop(wanted))
+            new = b""
+    os.close(ours)
+    return child.wait(timeout=30), shown.decode("utf-8", "replace")
