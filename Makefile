@@ -15,7 +15,7 @@ JOBS = 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test slow check fix bench golden deep schemas build clean ci
+.PHONY: help demo test slow check fix bench golden deep schemas cassettes build clean ci
 
 help:
 	@echo 'make demo    run the main job in a temporary folder (base install only)'
@@ -26,6 +26,7 @@ help:
 	@echo 'make bench   measure, as ratios in one run'
 	@echo 'make golden  rewrite the golden files; review the diff'
 	@echo 'make deep    the property tests with many more examples'
+	@echo 'make cassettes make the recorded answers anew, byte for byte; needs bubblewrap'
 	@echo 'make schemas write schemas/ anew from the models'
 	@echo 'make build   wheel and sdist into dist/'
 	@echo 'make ci      what CI runs; as root on Debian it installs what is missing'
@@ -58,6 +59,10 @@ golden: $(DEV_STAMP)
 
 deep: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) --hypothesis-profile deep --timeout 3600
+
+cassettes: $(DEV_STAMP)
+	$(PY) -m tests.engines.cassettes
+	$(PY) demo/record.py
 
 schemas: $(DEV_STAMP)
 	$(PY) -m runner.protocol.schema

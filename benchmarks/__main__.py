@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import startup, step, transition, verify
+from benchmarks import loop, startup, step, transition, verify
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, table
 
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
     "startup": startup.run,
     "verify": verify.run,
     "step": step.run,
+    "loop": loop.run,
 }
 
 
