@@ -6,6 +6,7 @@ touched. What the files may say is `runner.protocol.plan`'s matter, which workfl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,14 +109,16 @@ def _name_what_has_no_force(project: Project, start: str) -> None:
             project.who.say(f"{path} is not on {remote} as it stands here: it has no force until it is")
 
 
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """Return the plan's files of a folder of a person's: plan.md, context.md and the step files.
+def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:
+    """Return the plan's files of a folder of a person's: plan.md, context.md and the step files. `named`: as seen from `cwd`.
 
     Raises:
         UsageError: there is no such folder. MalformedFileError: a file that cannot be taken.
     """
+    folder = cwd / named
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", str(folder), "name a folder with plan.md and step files")
+        what = f"{named} is not a folder" if folder.exists() else f"there is no folder {named}"
+        raise UsageError(what, os.path.normpath(folder), "name a folder with plan.md and step files")
     found = {}
     for path in sorted(folder.iterdir()):
         if not path.name.endswith(".md") or path.name == paths.LOG:
@@ -134,7 +137,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 def manual(title: str) -> dict[str, bytes]:
     """Return a plan with this title and one step of a person's, to be written by hand."""
-    files = {path.name: path.read_bytes() for path in sorted(resources.template("manual").iterdir())}
+    files = {path.name: resources.for_people(path) for path in sorted(resources.template("manual").iterdir())}
     # Quoted, so that no title can say more than a title.
     told = (workflow.written(workflow.Type.STRING, title) or "").encode("utf-8", "surrogateescape")
     return {**files, paths.PLAN: files[paths.PLAN].replace(b"title: TITLE", b"title: " + told, 1)}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli.main import program
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -45,18 +47,17 @@ def command(
     ]
     if len(asked) > 1:
         raise click.UsageError(f"{' and '.join(asked)}: say one place that the plan comes from")
+    if inputs and not workflow:
+        raise click.UsageError("--input goes with --workflow")
     if not asked:
         raise UsageError(
             "nobody here writes a plan: a model does from the next version on",
             "runner new",
             "give one with --plan DIR or --workflow NAME, or write one by hand: --manual",
         )
-    if inputs and not workflow:
-        raise click.UsageError("--input goes with --workflow")
     project = session.project
     if folder is not None:
-        at = session.cwd / folder
-        files, where = create.read_folder(at), str(folder)
+        files, where = create.read_folder(session.cwd, folder), str(folder)
     elif workflow is not None:
         files, where = workflows.instantiate(project, workflow, inputs)
     else:
@@ -70,11 +71,16 @@ def command(
 
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     """Tell the person about a new protocol; `runs`: it is run at once, so nothing is to be typed."""
+    from runner.cli import summary
+    from runner.store import finding
+
     steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"
     session.note(f"{made.protocol}  planned · {steps} · from {made.base[:12]} {made.start[:7]} · nothing was pushed")
     if made.path:
-        session.note(f"  read or edit  {made.path}/.protocols/{made.protocol}/")
+        path = os.path.relpath(made.path, session.cwd)
+        session.note(f"  read or edit  {path}/.protocols/{made.protocol}/")
     elif made.note:
         session.note(f"  {made.note}")
     if not runs:
-        session.note(f"  next          runner run {int(made.protocol.split('-')[0])}")
+        name = summary.Names(finding.known(session.project)).short(made.protocol)
+        session.note(f"  next          {program()} run {name}")
