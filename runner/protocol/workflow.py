@@ -151,7 +151,7 @@ def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]
         raise UsageError(
             f"the input{'s' if len(missing) > 1 else ''} {', '.join(f'`{name}`' for name in missing)} must be given",
             f"{at}:{lines.get(('inputs', missing[0]), block_line)}",
-            f"add --input {missing[0]}=…",
+            f"add {' '.join(f'--input {name}=…' for name in missing)}",
         )
     values = {
         name: _given(name, told, given[name]) if name in given else told.default or "null"
