@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 
 from runner.errors import RefusedError, UsageError
 from runner.executor import advance, perform
+from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
-from runner.protocol import ids, log, machine, paths, words
 from runner.protocol.state import State, Status, StepStatus, Wait
 from runner.store import locks, record, worktree
 from runner.store.project import Project
@@ -64,7 +64,7 @@ def text_of(text: str, what: str) -> str:
     Raises:
         UsageError: it is empty or too long. MalformedFileError: a control or bidi character in it.
     """
-    text = words.decode(text.encode("utf-8", "surrogateescape"), what).strip()
+    text = document.decode(text.encode("utf-8", "surrogateescape"), what).strip()
     if not text:
         raise UsageError(f"{what} is empty", "the command line", "say something")
     if len(text) > log.TEXT_LIMIT:
