@@ -200,7 +200,7 @@ def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: 
 
 def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, where: str) -> Attempt:
     from runner.executor import toolbox
-    from runner.tools.base import ToolError
+    from runner.tools.base import ToolError, typed
 
     began = site.project.who.monotonic()
     arguments = references.resolve(step.header.with_, plan.header.inputs, results_of(state), where)
@@ -209,7 +209,7 @@ def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: Sta
     problem, result = None, None
     with toolbox.open_tool(site, plan, step, where) as tool:
         try:
-            result = tool.call(arguments)
+            result = tool.call(typed(tool.contract, arguments))
         except ToolError as error:
             problem = str(error)
     seconds = round(site.project.who.monotonic() - began)
@@ -364,7 +364,8 @@ def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, sta
 
 
 def _said(evidence: Sequence[ev.CheckEvidence]) -> str:
-    names = [check["check"].rsplit("/", 1)[-1] for check in evidence if not check["check"].startswith("outputs:")]
+    lines = [check["check"] for check in evidence if not check["check"].startswith("outputs:")]
+    names = [line if " " in line else line.rsplit("/", 1)[-1] for line in lines]
     return f"{', '.join(names)} passed" if names else ""
 
 
