@@ -468,3 +468,11 @@ def test_ci_files_call_make_and_hold_no_logic() -> None:
     lines = [step["run"] for job in github["jobs"].values() for step in job["steps"] if "run" in step]
     gitlab = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
     assert lines + [line for job in gitlab.values() for line in job["script"]] == ["make ci", "make ci"]
+
+
+@pytest.mark.parametrize("reason, code", [("no bwrap", 1), ("allowed: only root can", 0)])
+def test_a_skipped_test_fails_under_ci_unless_it_says_that_it_may(tmp_path: Path, reason: str, code: int) -> None:
+    (tmp_path / "test_it.py").write_text(f"import pytest\ndef test_a(): pytest.skip({reason!r})\ndef test_b(): pass\n")
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "tests.no_skips", "-c", os.devnull, str(tmp_path)]
+    assert subprocess.run(argv, cwd=ROOT, capture_output=True).returncode == code
+    assert "export RUNNER_CI=1" in (ROOT / ".ci/run").read_text()
