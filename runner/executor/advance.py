@@ -79,7 +79,9 @@ def look(project: Project, protocol: str) -> Snapshot:
     tip = git.ref(project.branch(protocol))
     if tip is None:
         raise RefusedError(
-            f"{protocol} has no branch here", project.branch(protocol), f"run `git fetch`, or `runner show {protocol}`"
+            f"{protocol} has no branch here",
+            project.branch(protocol),
+            f"`runner show {protocol}` says how it stands; `runner sync {protocol}` brings a branch that the remote has",
         )
     known = marks.read(project.places, protocol)
     if known == tip:

@@ -92,10 +92,13 @@ def test_edit_takes_plan_for_plan_md(box: Box) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_failed_step(box: Box) -> None:
-    protocol = box.new(TWO | {f"{place:02d}-s{place}": command("true") for place in range(3, 400)})
-    line = f"{sys.executable} -m runner log {protocol} | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", line], cwd=box.path, env=box.env, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (141, "") and done.stdout.split()[:2] == ["1", "created"]
+    protocol = box.new(TWO)
+    line = [sys.executable, "-m", "runner", "log", protocol]
+    with subprocess.Popen(line, cwd=box.path, env=box.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        told = running.stderr.read()
+    assert (running.returncode, told) == (141, b"")
 
 
 def test_list_tells_the_age_of_what_only_the_remote_has(box: Box) -> None:
@@ -108,3 +111,24 @@ def test_list_tells_the_age_of_what_only_the_remote_has(box: Box) -> None:
     box.git("branch", "-q", "-D", first)
     told = box.runner("list", rc=0).out
     assert first.split("-")[0] in told and " s " in told and "on the base" not in told
+
+
+@pytest.mark.parametrize(("said", "sum_"), [("8", 11), ("0.5", 3.5), ("true", None), ("8 or so", None)])
+def test_what_a_command_counted_can_be_added(box: Box, said: str, sum_: float | None) -> None:
+    count = command(f'echo "count={said}" > $RUNNER_RESULT')
+    add = 'kind: tool\ntool: add\nwith: {a: "${{ steps.count.result.count }}", b: 3}\n'
+    protocol = box.new({"01-count": count, "02-add": add})
+    told = box.runner("run", protocol, rc=1 if sum_ is None else 0)
+    assert box.state(protocol)["steps"]["add"]["result"] == (None if sum_ is None else {"sum": sum_})
+    assert sum_ is not None or "argument `a` should be a number" in told.err
+
+
+def test_a_protocol_whose_branch_is_gone_names_what_helps(box: Box) -> None:
+    protocol = box.new(TWO)
+    box.runner("run", protocol, rc=0)
+    box.runner("take", protocol, rc=0)
+    box.runner("clean", "--yes", rc=0)
+    for args in (["run", "1"], ["step", "1", "--dry-run"], ["undo", "1"]):
+        told = box.runner(*args, rc=4).err
+        assert f"next: `runner show {protocol}` says how it stands" in told and "git fetch" not in told
+    assert "merged" in box.runner("show", protocol, rc=0).out
