@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from runner.errors import RefusedError, UsageError
+from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import log, message, paths, references
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
-from runner.protocol.machine import ACTIVE, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
+from runner.protocol.machine import ACTIVE, Action, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
 from runner.protocol.model import Kind, seconds_of
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
@@ -25,9 +26,6 @@ from runner.sandbox import Outcome
 from runner.store import transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-
-from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of  # isort: skip
-
 
 _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 
@@ -53,8 +51,8 @@ def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
     return f"refs/runner/attempts/{protocol}/{slug}.{attempt}"
 
 
-def perform(project: Project, snapshot: Snapshot, plan: Plan, state: State, action: object) -> Attempt:
-    """Carry out an action.
+def perform(project: Project, snapshot: Snapshot, plan: Plan, state: State, action: Action) -> Attempt:
+    """Carry out an action, which is no `Halt`.
 
     Raises:
         RunnerError: it could not be begun; nothing is recorded.
@@ -149,6 +147,8 @@ def run_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state
 
 def _start(project: Project, snapshot: Snapshot, step: Step, state: State) -> str:
     """Return the commit that the attempt begins at: the tip, or what a retry with `--keep` goes on from."""
+    if state.steps[step.slug].attempt == 1:  # no retry: the log, which grows with every step, need not be read
+        return snapshot.tip
     for raw in reversed(_whole_log(project.git, snapshot)):
         if raw.event == "step-retried" and raw.subject == step.slug:
             kept = raw.fields.get("kept")
