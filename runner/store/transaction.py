@@ -129,7 +129,8 @@ def publish(
             raise ConflictError(
                 f"{branch} moved meanwhile", f"expected {old[:12]}", "run the same command again; nothing was written"
             )
-        refs = {branch: (new, old), **(also or {})}
+        # In this order: where git dies between two of them, what the branch tells of is there.
+        refs = {**(also or {}), branch: (new, old)}
         if old is None:
             if push:
                 push()
@@ -141,8 +142,9 @@ def publish(
             try:
                 git.update_refs(refs, reason)
             except ConflictError:
-                for follow in follows:
-                    follow.forget()
+                if git.ref(branch) != new:
+                    for follow in follows:
+                        follow.forget()
                 raise
             for follow in follows:
                 follow.finish()
