@@ -26,7 +26,7 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.machine import Action, Halt, RunStep
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, StepStatus
-from runner.store import locks, marks, publishing, snapshot, transaction, worktree
+from runner.store import creating, locks, marks, publishing, snapshot, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
@@ -65,6 +65,7 @@ def at_work(project: Project, protocol: str) -> Iterator[None]:
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
             locks.remove_dead(project.git.common_dir / f"{branch}.lock", project.who)
             locks.remove_dead(project.git.common_dir / "packed-refs.lock", project.who)
+            creating.finish_worktree(project.git, project.places, project.who, branch, protocol)
             worktree.settle_all(project.git, project.places, branch, project.who)
         yield
 

@@ -51,6 +51,10 @@ class Places:
         """Notes of worktrees that are about to follow a ref."""
         return self.beside / "follows"
 
+    def making(self, protocol: str) -> Path:
+        """The note that a protocol's worktree is being made."""
+        return self.beside / "making" / protocol
+
     def mark(self, protocol: str) -> Path:
         """The last tip of a protocol that verified here."""
         return self.own / "marks" / f"{protocol}.json"
