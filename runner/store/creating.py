@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runner.errors import UsageError
 from runner.git import Git, GitError
-from runner.protocol import ids, paths
+from runner.protocol import ids
 from runner.store import locks, transaction, trusted, worktree
 from runner.store.places import Places, write_atomically
 from runner.store.project import Project
@@ -171,9 +171,3 @@ def _unmake_worktree(git: Git, places: Places, protocol: str, path: Path) -> Non
         (path / ".git").unlink(missing_ok=True)
         path.rmdir()
     places.making(protocol).unlink(missing_ok=True)
-
-
-def person_path(git: Git, branch: str, protocol: str) -> Path | None:
-    """Return the worktree in which a person edits the protocol, or None."""
-    found = worktree.on_branch(git, branch)
-    return next((tree.path for tree in found if (tree.path / paths.folder(protocol)).is_dir()), None)
