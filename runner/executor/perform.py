@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from runner.errors import RefusedError, UsageError
+from runner.errors import RefusedError, UsageError, WaitingError
 from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
 from runner.git import Git
 from runner.protocol import events as ev
@@ -203,7 +203,13 @@ def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: Sta
     from runner.tools.base import ToolError, typed
 
     began = site.project.who.monotonic()
-    arguments = references.resolve(step.header.with_, plan.header.inputs, results_of(state), where)
+    try:
+        arguments = references.resolve(step.header.with_, plan.header.inputs, results_of(state), where)
+    except WaitingError as error:  # a result that nobody knows: a person has to say how it goes on
+        reason = log.cut(f"{error.what}; {error.hint}")
+        blocked = ev.StepBlocked(subject=step.slug, attempt=_attempt_of(snapshot, step), reason=reason)
+        stopped = ev.Blocked(subject=state.protocol, reason=log.cut(f"{step.slug}: {reason}"))
+        return Attempt(lambda now: [blocked, stopped], failed=True, said=reason)
     assert isinstance(arguments, dict) and step.header.tool is not None
     told: dict[str, object] = {"executor": site.sandbox.name}
     problem, result = None, None
