@@ -150,6 +150,13 @@ def publish(
                 follow.finish()
 
 
+def settle(git: Git, places: Places, who: Surroundings, branch: str) -> None:
+    """Bring the worktrees on a branch along that a crash left behind it, where nothing is to be published on it."""
+    if worktree.has_notes(places):
+        with locks.hold(places.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
+            worktree.settle_all(git, places, branch, who)
+
+
 def adopt(
     git: Git,
     places: Places,

@@ -113,6 +113,7 @@ class Follow:
     old: str
     new: str
     settings: list[str]
+    over: list[Path]  # notes of what is finished; they go once the locks are gone, or a lock would be left unknown
 
     def finish(self) -> None:
         """Write the files and the index of the new commit. The ref has moved: what fails here is told, and settled later."""
@@ -123,7 +124,7 @@ class Follow:
             why = error.what if isinstance(error, GitError) else error.strerror
             self.who.say(f"{self.tree.path} could not follow ({why}); the next command brings it along")
             return
-        self.note.unlink(missing_ok=True)
+        self.over.append(self.note)
 
     def forget(self) -> None:
         """The ref did not move: nothing is to be settled."""
@@ -149,17 +150,20 @@ def prepare(git: Git, places: Places, ref: str, old: str, new: str, who: Surroun
     Raises:
         InTheWayError: files of a person's are in the way; they are named, and nothing was changed.
     """
+    over: list[Path] = []
     with contextlib.ExitStack() as stack:
         follows = []
         for tree in on_branch(git, ref):
             copy = stack.enter_context(locked(tree, who))
             note = _note_path(places, tree)
-            follow = Follow(git, who, tree, copy, note, old, new, _settings(git, tree))
+            follow = Follow(git, who, tree, copy, note, old, new, _settings(git, tree), over)
             _refuse_what_is_in_the_way(follow)
             follows.append(follow)
         for follow in follows:
             _write_note(follow.note, follow.tree, ref, old, new)
         yield follows
+    for path in over:
+        path.unlink(missing_ok=True)
 
 
 def note(git: Git, places: Places, ref: str, old: str, new: str) -> list[Worktree]:
@@ -262,6 +266,11 @@ def _foreign(root: Path, path: str, gone: set[str]) -> str | None:
 
 
 # --- settling ----------------------------------------------------------------------------------------------------------
+
+
+def has_notes(places: Places) -> bool:
+    """Return whether any follow is under way, or was cut."""
+    return any(places.follows.glob("*.json"))
 
 
 def settle_all(git: Git, places: Places, ref: str, who: Surroundings) -> None:

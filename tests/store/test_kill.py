@@ -296,3 +296,55 @@ def test_a_sync_that_is_cut_between_the_branch_and_the_mark_goes_on(remote: Box)
     remote.runner("sync", protocol, rc=0)
     assert remote.state(protocol)["status"] == "completed"
     assert before in remote.git("for-each-ref", "refs/runner/lost/")
+
+
+def test_a_lock_that_a_killed_fetch_left_in_the_mirror_goes(remote: Box) -> None:
+    protocol = remote.new({"01-a": command("echo a > a.txt")})
+    remote.runner("sync", protocol, rc=0)
+    remote.runner("run", protocol, rc=0)
+    mirror = next((remote.home / ".local/state/protocol-runner").glob("*/mirror"))
+    lock = mirror / f"refs/there/heads/{protocol}.lock"
+    lock.touch()
+    other = clone(remote, "other")
+    other.git("checkout", "-q", protocol)
+    other.git("commit", "--allow-empty", "-qm", "a person's")
+    other.git("push", "-q", "origin", protocol)
+    said = remote.runner("sync", protocol, rc=0).err
+    assert not lock.exists() and str(lock) in said
+
+
+def test_a_follow_that_is_cut_as_it_lets_go_leaves_no_lock_that_nobody_knows_of(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    lock = Path(
+        box.git("rev-parse", "--path-format=absolute", "--git-path", "index.lock", cwd=box.worktree(protocol)).strip()
+    )
+    unlink = Path.unlink
+
+    def cut(path: Path, missing_ok: bool = False) -> None:
+        if path == lock:
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", cut)
+        box.runner("run", protocol)
+    assert lock.exists()
+    box.runner("run", protocol, rc=0)
+    assert left_over(box) == []
+
+
+def test_a_take_that_is_cut_before_the_checkout_followed_brings_it_along_the_next_time(
+    box: Box, dying: DyingGit
+) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    box.runner("run", protocol, rc=0)
+    dying.dies("read-tree -m -u", f"{NOT_YET}; kill -9 $PPID")
+    done = box.start("take", protocol)
+    said = done.communicate(timeout=60)[1]
+    assert dying.is_dead() and done.returncode == -9, said
+    assert box.git("status", "--porcelain") != ""
+    box.runner("take", protocol, rc=0)
+    assert box.git("status", "--porcelain") == ""
+    assert (box.path / "a.txt").exists() and left_over(box) == []
