@@ -23,7 +23,7 @@ import pytest
 from tests.conftest import Box, clone, command
 
 CALLS = "write,pwrite64,fsync,rename,renameat2,link,unlink,unlinkat,ftruncate,mkdir,execve"
-OWN = ("echo once", "test -f b.txt", "chmod +x")  # the steps' own commands: killed, they fail, and rightly so
+GIT = re.compile(r'execve\("[^"]*/git"')
 STEPS = {
     "01-a": command("echo once >> a.txt"),
     "02-b": command("echo b > b.txt; rm src/app.py", 'qa: {policy: light, checks: ["test -f b.txt"]}\n'),
@@ -81,13 +81,14 @@ class Sweep:
             if (found := re.match(r"(\d+) +(\w+)\(", line))
         ]
         main = calls[0][0]
-        steps = {pid for pid, call, line in calls if call == "execve" and any(word in line for word in OWN)}
+        # The steps' own commands, killed, fail, and rightly so: every process that is neither the runner nor a git.
+        steps = {pid for pid, call, line in calls if call == "execve" and not GIT.search(line)} - {main}
         seen: Counter[tuple[str, str]] = Counter()
-        points: dict[Point, None] = {}
+        first: dict[Point, str] = {}
         for pid, call, _ in calls[1:]:
             seen[pid, call] += 1
-            if pid not in steps:
-                points[Point(pid != main, call, seen[pid, call])] = None
+            first.setdefault(Point(pid != main, call, seen[pid, call]), pid)
+        points = [point for point, pid in first.items() if pid not in steps]
         ordered = sorted(points, key=lambda point: hashlib.sha256(repr(tuple(point)).encode()).digest())
         rank: Counter[tuple[bool, str]] = (
             Counter()
