@@ -32,6 +32,12 @@ def template(path: str) -> Path:
     return _find("templates", path)
 
 
+def for_people(path: Path) -> bytes:
+    """Return a template as it is written for people: without the line by which editors find the schema beside it here."""
+    lines = path.read_bytes().splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.startswith(b"# yaml-language-server:"))
+
+
 def prompt(name: str) -> str:
     """Return the text of the prompt called `name` (`plan`, for `prompts/plan.md`).
 

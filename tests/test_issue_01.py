@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -83,6 +84,16 @@ def test_evidence_is_command_exit_duration_digest_tail_and_tree(box: Box) -> Non
     (check,) = passed["evidence"]
     assert (check["check"], check["code"], check["tail"].strip()) == ("echo fine; test -f file", 0, "fine")
     assert check["output"].startswith("sha256:") and isinstance(check["seconds"], int)
+
+
+@pytest.mark.parametrize(
+    "check, said", [("scripts/ok.sh", "ok.sh passed"), ("grep -q hello src/app.py", "grep -q hello src/app.py passed")]
+)
+def test_a_check_that_passed_is_named_as_it_was_written(box: Box, check: str, said: str) -> None:
+    box.write("scripts/ok.sh", "#!/bin/sh\n").chmod(0o755)
+    box.commit("a check")
+    name = box.new({"01-a": command("true", f"qa: {{checks: ['{check}']}}")})
+    assert f"  {said}\n" in box.runner("run", name, rc=0).err
 
 
 # --- on_failure and timeouts -----------------------------------------------------------------------------------------
@@ -249,6 +260,49 @@ def test_an_identity_of_the_configuration_commits_and_the_environment_goes_befor
     assert box.git("log", "-1", "--format=%an <%ae>", name) == "CI <ci@example.test>\n"
 
 
+def test_messages_print_what_was_typed(box: Box, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "git-runner"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable} -P\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+                       "from runner.cli.main import main\nmain()\n")  # fmt: skip
+    program.chmod(0o755)
+
+    def typed(*args: str | Path) -> str:
+        env = box.environment({"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}"})
+        done = subprocess.run(["git", "runner", *map(str, args)], cwd=box.path, env=env, capture_output=True, text=True)
+        return done.stdout + done.stderr
+
+    plan = box.plan({"01-a": command("false"), "02-b": "kind: human"})
+    lines = [
+        "",
+        "verify",
+        "new x --plan PLAN",
+        "status",
+        "init",
+        "run 1",
+        "status",
+        "show 1",
+        "doctor",
+        "retry 1",
+        "step 9",
+        "cancel 1",
+        "step 1",
+        "list",
+        "--help",
+        "step --help",
+        "nonsense",
+        "step --nonsense",
+        "answer 1 x",
+        "do x",
+        "edit",
+    ]
+    told = [typed(*line.replace("PLAN", str(plan)).split()) for line in lines]
+    said = "\n".join(told)
+    assert "git runner run 1" in said and "git runner show 1 a" in said
+    left = re.findall(r"(?:`|  |then |Usage: )runner (?:[a-z]|--).*", said)
+    assert left == []
+
+
 @pytest.mark.parametrize("name", ["plan", "approve", "policy", "serve", "why"])
 def test_a_command_of_a_later_version_is_refused_by_name(box: Box, name: str) -> None:
     assert f"`runner {name}` is not supported by this version" in box.runner(name, "1", rc=2).err
@@ -339,6 +393,19 @@ def test_a_tool_that_is_not_there_is_named_with_its_file_and_a_near_one(box: Box
     assert f".protocols/{name}/01-a.md" in told and "did you mean echo?" in told
 
 
+@pytest.mark.parametrize("key", ["engine: gemini:x", "policies: {network: none}", "budget: {usd: 1}"])
+def test_what_a_coworker_asks_for_is_refused_or_done(box: Box, key: str) -> None:
+    coworker = "name: coder\nobjective: code\ntools: [{module: ours, effects: {look: read}}]\n"
+    configure(box, f"workspace: {{python: {sys.executable}}}\n",
+              **{".protocols/agents/coder.yaml": f"{coworker}{key}\n", "ours.py": TOOLS})  # fmt: skip
+    name = box.new({"01-look": "kind: tool\ntool: look\nagent: coder\nwith: {path: src/app.py}"})
+    told = box.runner("run", name, rc=2).err
+    assert f"`{key.partition(':')[0]}:`" in told and "agents/coder.yaml" in told
+    box.write(".protocols/agents/coder.yaml", coworker)
+    box.commit("without")
+    box.runner("run", name, rc=0)
+
+
 def test_a_tool_changed_on_the_protocols_branch_is_not_the_one_that_runs(box: Box) -> None:
     configure(
         box,
@@ -401,3 +468,11 @@ def test_ci_files_call_make_and_hold_no_logic() -> None:
     lines = [step["run"] for job in github["jobs"].values() for step in job["steps"] if "run" in step]
     gitlab = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
     assert lines + [line for job in gitlab.values() for line in job["script"]] == ["make ci", "make ci"]
+
+
+@pytest.mark.parametrize("reason, code", [("no bwrap", 1), ("allowed: only root can", 0)])
+def test_a_skipped_test_fails_under_ci_unless_it_says_that_it_may(tmp_path: Path, reason: str, code: int) -> None:
+    (tmp_path / "test_it.py").write_text(f"import pytest\ndef test_a(): pytest.skip({reason!r})\ndef test_b(): pass\n")
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "tests.no_skips", "-c", os.devnull, str(tmp_path)]
+    assert subprocess.run(argv, cwd=ROOT, capture_output=True).returncode == code
+    assert "export RUNNER_CI=1" in (ROOT / ".ci/run").read_text()

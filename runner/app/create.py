@@ -7,6 +7,7 @@ touched. What the files may say is `runner.protocol.plan`'s matter, which workfl
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING
 from runner import resources
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError
 from runner.git import BLOB, TreeEntry
+from runner.protocol import document, ids, machine, message, paths, workflow
 from runner.protocol import events as ev
-from runner.protocol import ids, machine, message, paths, words, workflow
 from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.model import TITLE_LIMIT
@@ -53,7 +54,7 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
     from runner.executor import planning
 
     project.refuse_unsupported()
-    request = words.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
+    request = document.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
     if not request:
         raise UsageError("TITLE is empty", "the command line", "say what is to be done")
     project.person()  # who nobody knows is told before a model is paid
@@ -170,14 +171,16 @@ def _name_what_has_no_force(project: Project, start: str) -> None:
             project.who.say(f"{path} is not on {remote} as it stands here: it has no force until it is")
 
 
-def read_folder(folder: Path) -> dict[str, bytes]:
-    """Return the plan's files of a folder of a person's: plan.md, context.md and the step files.
+def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:
+    """Return the plan's files of a folder of a person's: plan.md, context.md and the step files. `named`: as seen from `cwd`.
 
     Raises:
         UsageError: there is no such folder. MalformedFileError: a file that cannot be taken.
     """
+    folder = cwd / named
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", str(folder), "name a folder with plan.md and step files")
+        what = f"{named} is not a folder" if folder.exists() else f"there is no folder {named}"
+        raise UsageError(what, os.path.normpath(folder), "name a folder with plan.md and step files")
     found = {}
     for path in sorted(folder.iterdir()):
         if not path.name.endswith(".md") or path.name == paths.LOG:
@@ -200,7 +203,7 @@ def task(text: str, agent: str | None = None) -> tuple[str, dict[str, bytes]]:
     Raises:
         UsageError: it is empty. MalformedFileError: a control or bidi character in it.
     """
-    said = words.decode(text.encode("utf-8", "surrogateescape"), "TEXT").strip()
+    said = document.decode(text.encode("utf-8", "surrogateescape"), "TEXT").strip()
     if not said:
         raise UsageError("TEXT is empty", "the command line", "say what is to be done")
     title = said.splitlines()[0].strip()
@@ -239,7 +242,7 @@ def coworker_named(project: Project, path: Path) -> str:
 
 def manual(title: str) -> dict[str, bytes]:
     """Return a plan with this title and one step of a person's, to be written by hand."""
-    files = {path.name: path.read_bytes() for path in sorted(resources.template("manual").iterdir())}
+    files = {path.name: resources.for_people(path) for path in sorted(resources.template("manual").iterdir())}
     # Quoted, so that no title can say more than a title.
     told = (workflow.written(workflow.Type.STRING, title) or "").encode("utf-8", "surrogateescape")
     return {**files, paths.PLAN: files[paths.PLAN].replace(b"title: TITLE", b"title: " + told, 1)}

@@ -47,8 +47,8 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
     if name not in (paths.PLAN, paths.CONTEXT):
         files = {slug: file for slug, (_, file) in plan_.names(seen.files, paths.folder(protocol)).items()}
         slug = ids.find_step(name.removesuffix(".md"), files)
-        if slug is None and name == "context":
-            name = paths.CONTEXT
+        if slug is None and name in ("plan", "context"):
+            name = f"{name}.md"
         else:
             slug = slug or advance.find_step(seen.state, name)
             name = files[slug]

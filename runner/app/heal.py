@@ -122,7 +122,9 @@ def _keep(project: Project, protocol: str, old: str, tip: str, judged: Judged) -
     if before.genesis != now.genesis:
         lost = "it is another protocol of the same name now"
     elif before.revision > now.revision:
-        lost = f"revisions {now.revision + 1} to {before.revision} are no longer in it"
+        gone = range(now.revision + 1, before.revision + 1)
+        lost = f"revision {gone[0]} is" if len(gone) == 1 else f"revisions {gone[0]} to {gone[-1]} are"
+        lost += " no longer in it"
     else:
         lost = "no revision was lost"
     return f"{protocol}: adopted as it is at {tip[:12]}; {lost}; the old history is kept at {ref}"

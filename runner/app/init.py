@@ -51,7 +51,9 @@ def look(git: Git) -> list[File]:
             raise InTheWayError(
                 f"{paths.ROOT} is not a folder", str(at.parent), "move it away, and run the same command again"
             )
-        found.append(File(path, resources.template(template).read_bytes(), at.read_bytes() if at.exists() else None))
+        found.append(
+            File(path, resources.for_people(resources.template(template)), at.read_bytes() if at.exists() else None)
+        )
     return found
 
 

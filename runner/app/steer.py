@@ -7,14 +7,14 @@ transitions back is in `undo`, changing the plan in `edit`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from runner.errors import RefusedError, UsageError
 from runner.executor import advance, perform
+from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
-from runner.protocol import ids, log, machine, paths, words
 from runner.protocol.state import State, Status, StepStatus, Wait
-from runner.store import locks, worktree
+from runner.store import locks, record, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
@@ -52,8 +52,10 @@ def following(state: State) -> str:
         case _:
             if any(step.status in _STOPPED for _, step in state.open_steps()):
                 return f"runner retry {short}"
+            if record.outlook({"schema": 1, **asdict(state)}).action != "none":
+                return f"runner run {short}"
             asked = any(wait.kind in ANSWERABLE for wait in state.waiting)
-            return f'runner answer {short} "…"' if asked else f"runner run {short}"
+            return f"runner answer {short} TEXT" if asked else f"runner run {short}"
 
 
 def text_of(text: str, what: str) -> str:
@@ -62,7 +64,7 @@ def text_of(text: str, what: str) -> str:
     Raises:
         UsageError: it is empty or too long. MalformedFileError: a control or bidi character in it.
     """
-    text = words.decode(text.encode("utf-8", "surrogateescape"), what).strip()
+    text = document.decode(text.encode("utf-8", "surrogateescape"), what).strip()
     if not text:
         raise UsageError(f"{what} is empty", "the command line", "say something")
     if len(text) > log.TEXT_LIMIT:

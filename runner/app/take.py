@@ -39,6 +39,7 @@ def take(project: Project, protocol: str) -> Taken:
         seen = advance.look(project, protocol)
         for _ in range(RACES):
             branch = f"refs/heads/{seen.state.base}"
+            transaction.settle(git, project.places, project.who, branch)  # a take that was cut has moved it, perhaps
             base = git.ref(branch)
             _refuse_unready(seen.state)
             if base is not None and git.is_ancestor(seen.tip, base):

@@ -153,6 +153,9 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
         else:
             left_why = f"its worktree is left: {left[0].name}" if left else ""
         found.append(Item(protocol, "branch", branch.removeprefix("refs/heads/"), 0, why or left_why))
+    elif row["status"] == "cancelled" and tip and (found or named):
+        stays = "it was cancelled, and its base does not have its commits"
+        found.append(Item(protocol, "branch", branch.removeprefix("refs/heads/"), 0, why or stays))
     return found
 
 

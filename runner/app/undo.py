@@ -12,7 +12,7 @@ from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, message, paths
 from runner.protocol.state import State, StepState, StepStatus
-from runner.store import snapshot
+from runner.store import record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
@@ -37,15 +37,17 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
         RefusedError: people's commits changed code since, or there is nothing before. UsageError: no such revision.
     """
     target: Snapshot | None = None
+    kept = ""
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
-        nonlocal target
+        nonlocal target, kept
         history = _walk(project.git, seen)
         revision = _before(project.git, seen, history) if to is None else _named(seen, history, to)
         if revision == seen.state.revision:
             return []
         _refuse_lost(project.git, seen, history, revision)
         target = snapshot.read(project.git, history.transitions[revision].oid, protocol)
+        kept = _kept_by_base(project, seen)
         return [undone(seen.state, target.state)]
 
     with advance.at_work(project, protocol):
@@ -57,8 +59,17 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
         for slug, step in done.state.open_steps()
         if slug in _event(done.events).steps and step.status not in _DONE
     ]
-    notes = (f"open again: {', '.join(again)}",) if again else ()
-    return Steered(protocol, f"as it was at revision {target.state.revision}", following(done.state), notes)
+    notes = [f"open again: {', '.join(again)}"] if again else []
+    notes += [kept] if kept else []
+    return Steered(protocol, f"as it was at revision {target.state.revision}", following(done.state), tuple(notes))
+
+
+def _kept_by_base(project: Project, seen: Snapshot) -> str:
+    """Say that the base still has what it took of the protocol; nothing where it has none of it."""
+    base = record.base_tip(project.git, seen.state.base, project.trusted.remote)
+    if base is None or not record.is_merged(project.git, seen.protocol, seen.tip, base):
+        return ""
+    return f"{seen.state.base} keeps what it took, until this is taken again"
 
 
 def _event(events: Sequence[ev.Event]) -> ev.Undone:

@@ -17,7 +17,6 @@ from runner.protocol import paths
 from runner.store.project import Project
 
 FOLDER = f"{paths.ROOT}/workflows"
-_SCHEMA = b"# yaml-language-server: $schema=urn:protocol-runner:schema:"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -47,7 +46,7 @@ def find(project: Project, name: str) -> tuple[dict[str, bytes], str]:
     tree = git.tree(f"{project.trusted.commit}:{folder}")
     if tree is None:
         built_in = resources.template(f"workflows/{name}")
-        files = {path.name: path.read_bytes() for path in sorted(built_in.glob("*.md"))}
+        files = {path.name: resources.for_people(path) for path in sorted(built_in.glob("*.md"))}
         return files, f"the built-in workflow {name}"
     files = {}
     for file, entry in tree.items():
@@ -72,9 +71,7 @@ def instantiate(project: Project, name: str, given: Sequence[str]) -> tuple[dict
     from runner.protocol import workflow
 
     files, where = find(project, name)
-    made = workflow.instantiate(files, where, _inputs(given))
-    # With its values put in it is a plan, and an editor looks for that schema.
-    return {**made, paths.PLAN: made[paths.PLAN].replace(_SCHEMA + b"workflow\n", _SCHEMA + b"plan\n", 1)}, where
+    return workflow.instantiate(files, where, _inputs(given)), where
 
 
 def _inputs(given: Sequence[str]) -> dict[str, str]:

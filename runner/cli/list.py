@@ -40,7 +40,9 @@ def command(session: Session, as_json: bool) -> None:
             word = f"completed · {'merged' if merges.holds(row, known[protocol]) else 'waits for merge'}"
         every = record.open_steps(row)
         done = sum(step.get("status") in ("completed", "cancelled") for _, step in every)
-        when = times.get(project.branch(protocol))
+        branch = project.branch(protocol)
+        there = f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}"
+        when = times.get(branch, times.get(there))
         old = summary.age_of(now - when) if when is not None else "on the base"
         lines.append((names.shown(protocol), word, f"{done}/{len(every)}", old, str(row["title"])))
     widths = [max(len(line[at]) for line in lines) for at in range(4)]

@@ -7,11 +7,12 @@ import signal
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
 from runner import __version__
-from runner.errors import RunnerError, UnsupportedError
+from runner.errors import RunnerError, UnsupportedError, UsageError
 
 # Name to module below runner.cli, its group in `--help`, and its help line: the module is loaded only when it is run.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -46,6 +47,9 @@ LATER = {
 }  # fmt: skip
 
 
+PIPE_CLOSED = 141  # as a shell has it for what ended because nobody reads on: 128 + SIGPIPE
+
+
 class Commands(click.Group):
     """The commands, each loaded when it is named."""
 
@@ -59,6 +63,14 @@ class Commands(click.Group):
             return None
         command: click.Command = import_module(f"runner.cli.{COMMANDS[cmd_name][0]}").command
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; where nobody reads on (`runner log | head`) end quietly, and not as click does with 1."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(PIPE_CLOSED) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without loading them."""
@@ -76,8 +88,8 @@ class Commands(click.Group):
                 hint = "`runner --help` lists the commands that there are"
                 raise UnsupportedError(f"`runner {args[0]}` is not supported by this version", "the command line", hint)
             close = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"did you mean `{program()} {close[0]}`?" if close else f"`{program()} --help` lists the commands"
-            raise click.UsageError(f"there is no command `{args[0]}`; {hint}")
+            hint = f"did you mean `runner {close[0]}`?" if close else "`runner --help` lists the commands"
+            raise UsageError(f"there is no command `{args[0]}`", "the command line", hint)
         return super().resolve_command(ctx, args)
 
 
@@ -93,7 +105,10 @@ def program() -> str:
 )
 @click.version_option(__version__, prog_name="protocol-runner")
 @click.option(
-    "-C", "folder", type=click.Path(file_okay=False, path_type=Path), help="Run as if started in this folder."
+    "-C",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Run as if started in this folder.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Say only what was asked for.")
 @click.pass_context
@@ -101,7 +116,8 @@ def cli(ctx: click.Context, folder: Path | None, quiet: bool) -> None:
     """Run AI work that lives in git: one transition, one commit, nothing without a person's word."""
     from runner.cli.session import Session
 
-    ctx.obj = Session(folder or Path.cwd(), dict(os.environ), quiet=quiet)
+    cwd = Path(os.path.abspath(folder)) if folder else Path.cwd()
+    ctx.obj = Session(cwd, dict(os.environ), quiet=quiet)
     ctx.call_on_close(ctx.obj.close)
     if ctx.invoked_subcommand is None:
         ctx.invoke(cli.get_command(ctx, "status"))  # type: ignore[arg-type]
@@ -138,18 +154,13 @@ def call(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say("interrupted; nothing is lost, the same command goes on", 130)
     except click.ClickException as error:
-        error.show()
-        return 2
+        return _tell(_wrong(error))
     except RunnerError as error:
         return _tell(error)
     except FileNotFoundError as error:
         if not _folder_exists():
             return _say("error: this folder is gone\n  next: change to a folder that exists", 2)
         return _bug(error)
-    except BrokenPipeError:
-        devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
-        return 0
     except OSError as error:
         return _disk(error)
     except Exception as error:
@@ -163,6 +174,18 @@ def _folder_exists() -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _wrong(error: click.ClickException) -> UsageError:
+    """Return what click found wrong with the command line in the form that every error has."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    where = "runner" if context is None else context.command_path.replace(program(), "runner", 1)
+    if isinstance(error, click.NoSuchOption):
+        near = " or ".join(f"`{name}`" for name in error.possibilities or ())
+        what = f"there is no option `{error.option_name}`"
+        return UsageError(what, f"`{where}`", f"did you mean {near}?" if near else f"`{where} --help` lists them")
+    what = " ".join(error.format_message().split()).removesuffix(".")
+    return UsageError(what[:1].lower() + what[1:], f"`{where}`", f"`{where} --help` says what it takes")
 
 
 def _tell(error: RunnerError) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from runner.cli import options
+from runner.cli.main import program
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -62,8 +64,7 @@ def command(
         session.result(made.protocol)
         return
     if folder is not None:
-        at = session.cwd / folder
-        files, where = create.read_folder(at), str(folder)
+        files, where = create.read_folder(session.cwd, folder), str(folder)
     elif workflow is not None:
         files, where = workflows.instantiate(project, workflow, inputs)
     else:
@@ -77,6 +78,9 @@ def command(
 
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     """Tell the person about a new protocol; `runs`: it is run at once, so nothing is to be typed."""
+    from runner.cli import summary
+    from runner.store import finding
+
     steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"
     cost = f" · ${made.usd}" if made.usd else ""
     session.note(
@@ -85,8 +89,10 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     for line in made.outline:
         session.note(f"  {line}")
     if made.path:
-        session.note(f"  read or edit  {made.path}/.protocols/{made.protocol}/")
+        path = os.path.relpath(made.path, session.cwd)
+        session.note(f"  read or edit  {path}/.protocols/{made.protocol}/")
     elif made.note:
         session.note(f"  {made.note}")
     if not runs:
-        session.note(f"  next          runner run {int(made.protocol.split('-')[0])}")
+        name = summary.Names(finding.known(session.project)).short(made.protocol)
+        session.note(f"  next          {program()} run {name}")

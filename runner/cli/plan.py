@@ -35,12 +35,12 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
     taken is committed as yours.
     """
     from runner.app import plan
-    from runner.protocol import words
+    from runner.protocol import document
     from runner.store import finding
 
     project = session.project
     name = finding.find(project, protocol)
-    wish = words.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
+    wish = document.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
     with contextlib.ExitStack() as stack:
         with session.waiting("a model plans the pending steps"):
             proposal = stack.enter_context(plan.propose(project, name, wish, questions=not no_questions))
@@ -108,7 +108,9 @@ def _edited(session: Session, proposal: Proposal, files: Mapping[str, bytes]) ->
                 raise UsageError(
                     f"the editor ended with {code}", line, "nothing was changed; run the same command again"
                 )
-            made = {name: data for name, data in files.items() if name not in changed} | create.read_folder(folder)
+            made = {name: data for name, data in files.items() if name not in changed} | create.read_folder(
+                folder, Path(".")
+            )
             try:
                 plan.check(made)
             except RunnerError as error:

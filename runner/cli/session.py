@@ -145,7 +145,11 @@ class Session:
             if first:
                 self.note(f"  {first[:160]}")
             for call in record["calls"]:
-                told = ", ".join(f"{value}"[:60] for value in (call["arguments"] or {}).values() if not isinstance(value, dict | list))
+                told = ", ".join(
+                    f"{value}"[:60]
+                    for value in (call["arguments"] or {}).values()
+                    if not isinstance(value, dict | list)
+                )
                 self.note(f"  · {call['name']}  {told[:120]}".rstrip().replace("\n", " "))
         elif record["kind"] == "results":
             for one in record["results"]:

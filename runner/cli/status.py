@@ -57,7 +57,7 @@ def command(session: Session, protocol: str | None, as_json: bool) -> None:
     elif not known:
         tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
     elif not found:
-        session.note(f"no protocol is open; `{program()} list` shows all {len(known)}")
+        session.note(f"no protocol is open; `{program()} list` shows what has ended")
     else:
         show_all(session, project, found[::-1], known)
 

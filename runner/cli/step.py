@@ -68,7 +68,10 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     project.refuse_unsupported()
     tip = git.resolve(branch)
     if tip is None:
-        raise RefusedError(f"{protocol} has no branch here", branch, f"run `git fetch`, or `runner show {protocol}`")
+        hint = (
+            f"`runner show {protocol}` says how it stands; `runner sync {protocol}` brings a branch that the remote has"
+        )
+        raise RefusedError(f"{protocol} has no branch here", branch, hint)
     for tree in worktree.on_branch(git, branch):
         unsaved = record.unsaved(git, tree, protocol)
         if unsaved:

@@ -26,7 +26,7 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.machine import Action, Halt, RunStep
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, StepStatus
-from runner.store import history, locks, marks, publishing, snapshot, transaction, worktree
+from runner.store import creating, history, locks, marks, publishing, snapshot, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
@@ -65,6 +65,7 @@ def at_work(project: Project, protocol: str) -> Iterator[None]:
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
             locks.remove_dead(project.git.common_dir / f"{branch}.lock", project.who)
             locks.remove_dead(project.git.common_dir / "packed-refs.lock", project.who)
+            creating.finish_worktree(project.git, project.places, project.who, branch, protocol)
             worktree.settle_all(project.git, project.places, branch, project.who)
         yield
 
@@ -79,7 +80,9 @@ def look(project: Project, protocol: str) -> Snapshot:
     tip = git.ref(project.branch(protocol))
     if tip is None:
         raise RefusedError(
-            f"{protocol} has no branch here", project.branch(protocol), f"run `git fetch`, or `runner show {protocol}`"
+            f"{protocol} has no branch here",
+            project.branch(protocol),
+            f"`runner show {protocol}` says how it stands; `runner sync {protocol}` brings a branch that the remote has",
         )
     known = marks.read(project.places, protocol)
     if known == tip:

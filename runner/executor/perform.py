@@ -11,13 +11,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from runner.errors import RefusedError, UsageError
+from runner.errors import RefusedError, UsageError, WaitingError
+from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import log, message, paths, references
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
-from runner.protocol.machine import ACTIVE, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
+from runner.protocol.machine import ACTIVE, Action, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
 from runner.protocol.model import Kind, seconds_of
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
@@ -26,9 +27,6 @@ from runner.sandbox import Outcome
 from runner.store import history, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-
-from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of  # isort: skip
-
 
 _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 
@@ -55,8 +53,8 @@ def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
     return f"refs/runner/attempts/{protocol}/{slug}.{attempt}"
 
 
-def perform(project: Project, snapshot: Snapshot, plan: Plan, state: State, action: object) -> Attempt:
-    """Carry out an action.
+def perform(project: Project, snapshot: Snapshot, plan: Plan, state: State, action: Action) -> Attempt:
+    """Carry out an action, which is no `Halt`.
 
     Raises:
         RunnerError: it could not be begun; nothing is recorded.
@@ -197,6 +195,8 @@ def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: St
 
 def _start(project: Project, snapshot: Snapshot, step: Step, state: State) -> str:
     """Return the commit that the attempt begins at: the tip, or what a retry with `--keep` goes on from."""
+    if state.steps[step.slug].attempt == 1:  # no retry: the log, which grows with every step, need not be read
+        return snapshot.tip
     for raw in reversed(_whole_log(project.git, snapshot)):
         if raw.event == "step-retried" and raw.subject == step.slug:
             kept = raw.fields.get("kept")
@@ -248,16 +248,22 @@ def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: 
 
 def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, where: str) -> Attempt:
     from runner.executor import toolbox
-    from runner.tools.base import ToolError
+    from runner.tools.base import ToolError, typed
 
     began = site.project.who.monotonic()
-    arguments = references.resolve(step.header.with_, plan.header.inputs, results_of(state), where)
+    try:
+        arguments = references.resolve(step.header.with_, plan.header.inputs, results_of(state), where)
+    except WaitingError as error:  # a result that nobody knows: a person has to say how it goes on
+        reason = log.cut(f"{error.what}; {error.hint}")
+        blocked = ev.StepBlocked(subject=step.slug, attempt=_attempt_of(snapshot, step), reason=reason)
+        stopped = ev.Blocked(subject=state.protocol, reason=log.cut(f"{step.slug}: {reason}"))
+        return Attempt(lambda now: [blocked, stopped], failed=True, said=reason)
     assert isinstance(arguments, dict) and step.header.tool is not None
     told: dict[str, object] = {"executor": site.sandbox.name}
     problem, result = None, None
     with toolbox.open_tool(site, plan, step, where) as tool:
         try:
-            result = tool.call(arguments)
+            result = tool.call(typed(tool.contract, arguments))
         except ToolError as error:
             problem = str(error)
     seconds = round(site.project.who.monotonic() - began)
@@ -420,7 +426,8 @@ def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, sta
 
 
 def _said(evidence: Sequence[ev.CheckEvidence]) -> str:
-    names = [check["check"].rsplit("/", 1)[-1] for check in evidence if not check["check"].startswith("outputs:")]
+    lines = [check["check"] for check in evidence if not check["check"].startswith("outputs:")]
+    names = [line if " " in line else line.rsplit("/", 1)[-1] for line in lines]
     return f"{', '.join(names)} passed" if names else ""
 
 

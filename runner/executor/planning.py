@@ -24,8 +24,8 @@ from runner.executor.journal import Journal, Record
 from runner.executor.loop import BudgetStop, Limits, Loop, Total
 from runner.executor.redact import Redactor
 from runner.git import BLOB, EXECUTABLE, TreeEntry
+from runner.protocol import document, paths, planning
 from runner.protocol import events as ev
-from runner.protocol import paths, planning, words
 from runner.protocol import plan as plan_
 from runner.protocol.plan import Plan
 from runner.protocol.planning import Draft, UnfitError
@@ -249,7 +249,7 @@ def _asker(project: Project, journal: Journal, redactor: Redactor) -> Callable[[
                     "nothing was made",
                     "answer them in the title, run the same command at a terminal, or use --no-questions",
                 )
-            said.append(redactor.text(words.decode(text.encode("utf-8", "surrogateescape"), "the answer").strip()))
+            said.append(redactor.text(document.decode(text.encode("utf-8", "surrogateescape"), "the answer").strip()))
         time = project.who.timestamp()
         journal.append({"kind": "answers", "time": time, "questions": [*questions], "answers": said})
         return said

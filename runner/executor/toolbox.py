@@ -147,7 +147,12 @@ def _modules(site: Site, plan: Plan, step: Step, where: str) -> list[ToolModule]
             raise MalformedFileError(
                 f"there is no coworker `{name}`", where, f"write {path} on {project.trusted.branch}, the trusted branch"
             )
-        found += coworker.parse(data, f"{path} on {project.trusted.branch}").tool_modules()
+        at = f"{path} on {project.trusted.branch}"
+        told = coworker.parse(data, at)
+        for key in ("engine", "policies", "budget"):
+            if key in told.model_fields_set:
+                raise UnsupportedError(f"`{key}:` is not supported by this version", at, "remove the key")
+        found += told.tool_modules()
     return found
 
 

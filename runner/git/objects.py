@@ -35,7 +35,6 @@ class Commit:
     author: bytes
     committer: bytes
     message: bytes
-    signed: bool
     plain: bool = True  # no header but tree, parents, author, committer and a signature
 
 
@@ -62,7 +61,7 @@ def parse_commit(oid: str, data: bytes) -> Commit:
     plain = pairs[0][0] == b"tree" and keys == [b"author", b"committer"]
     return Commit(
         oid, tree, tuple(parents), rest.get(b"author", b""), rest.get(b"committer", b""), message,
-        signed=b"gpgsig" in rest or b"gpgsig-sha256" in rest, plain=plain,
+        plain=plain,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from typing import IO, ClassVar
 from runner.errors import RunnerError, UsageError
 
 OLDEST = (2, 38)
+CHUNK = 64 * 1024
 
 # git exports these to hooks and aliases; inherited, they would point every command at the caller's repository. The few that
 # say who somebody is or how a remote is reached are the person's own and are kept where those are asked for.
@@ -148,9 +149,11 @@ class Held:
         return git_error(self.argv, self.process.returncode, text)
 
     def close(self) -> None:
-        """End it; it has no work of its own left."""
+        """End it; it has no work of its own left. What it still says, as after Ctrl-C amid an answer, is heard out."""
         with contextlib.suppress(BrokenPipeError):
             self.stdin.close()
+        while not self.stdout.closed and self.stdout.read(CHUNK):
+            pass
         self.process.wait()
         self.stdout.close()
 

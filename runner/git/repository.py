@@ -61,6 +61,8 @@ class Git(Database):
                 raise held.died()
         except GitError as error:
             # A lost race and a broken repository look alike in git's words: the refs themselves tell.
+            if all(self.ref(name) == new for name, (new, _) in changes.items()):
+                return  # it died after its work, before its word
             for name, (_, old) in changes.items():
                 if self.ref(name) != old:
                     raise ConflictError(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from runner.errors import MalformedFileError
-from runner.protocol import branches, words
+from runner.protocol import branches, document, words
 from runner.protocol.ids import branch_of, protocol_of_branch
 from runner.protocol.model import Branch, Duration, Paths, branch_name
 from runner.protocol.words import Bool, Line, Script, Text, Words, one_or_many, problem
@@ -157,7 +157,7 @@ def parse(data: bytes | None, where: str) -> Config:
     """
     if data is None:
         return Config()
-    value, lines = words.load_yaml(words.decode(data, where), where)
+    value, lines = document.load_yaml(document.decode(data, where), where)
     found = words.validate(Config, value if value not in (None, "") else {}, lines, where)
     if branches.pattern_of(data) != found.branch:  # commands that only read look for a line of that form
         raise MalformedFileError(

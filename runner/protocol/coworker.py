@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from runner.protocol import words
+from runner.protocol import document, words
 from runner.protocol.config import ToolModule
 from runner.protocol.model import AgentName, Budget, ToolName
 from runner.protocol.words import Line, Script, Text, Value, Words
@@ -32,5 +32,5 @@ def parse(data: bytes, where: str) -> Coworker:
     Raises:
         MalformedFileError: with the line.
     """
-    value, lines = words.load_yaml(words.decode(data, where), where)
+    value, lines = document.load_yaml(document.decode(data, where), where)
     return words.validate(Coworker, value, lines, where)

@@ -16,8 +16,7 @@ from typing import Any, ClassVar
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from runner.errors import IntegrityError
-
-Json = Any  # a value of JSON, never looked into by the machine
+from runner.protocol.state import Json
 
 
 class Spent(TypedDict, total=False):

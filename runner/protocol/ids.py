@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Container
 
 SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 SLUG_LIMIT = 60
@@ -64,9 +65,8 @@ def step_slug(reference: str) -> str | None:
     return match["slug"] if match else None
 
 
-def find_step(reference: str, known: object) -> str | None:
-    """Return the slug in `known` (a container of slugs) that `deploy` or `02-deploy` names, else None."""
-    assert hasattr(known, "__contains__")
+def find_step(reference: str, known: Container[str]) -> str | None:
+    """Return the slug in `known` that `deploy` or `02-deploy` names, else None."""
     if reference in known:
         return reference
     slug = step_slug(reference)

@@ -14,16 +14,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from runner.errors import IntegrityError, UsageError
+from runner.protocol.state import Json
 
 if TYPE_CHECKING:
     from runner.protocol.events import Entry
-
-Json = Any  # a value of JSON
 
 SEGMENT: Final = 64 * 1024
 TEXT_LIMIT: Final = 500  # characters of long text; the whole of it is in the transcript
@@ -154,7 +153,7 @@ def parse_raw(data: bytes, where: str) -> list[RawEntry]:
             pair = FIELD.fullmatch(line)
             if not pair or pair["key"] in fields:
                 raise refuse(number + offset, "this is no field of a log entry")
-            fields[pair["key"]] = _read(pair["value"], lambda what, at=number + offset: refuse(at, what))
+            fields[pair["key"]] = _read(pair["value"], number + offset, refuse)
         time, actor_name = fields.pop("time", None), fields.pop("actor", None)
         if not isinstance(time, str) or not TIME.fullmatch(time) or not isinstance(actor_name, str):
             raise refuse(number, "the entry does not say when and by whom")
@@ -163,19 +162,18 @@ def parse_raw(data: bytes, where: str) -> list[RawEntry]:
     return found
 
 
-def _read(text: str, refuse: object) -> Json:
-    assert callable(refuse)
+def _read(text: str, number: int, refuse: Callable[[int, str], IntegrityError]) -> Json:
     if is_bare(text):
         return text
     try:
         value = json.loads(text)
         written = _value(value)
     except RecursionError as error:
-        raise refuse("the value is nested too deep") from error
+        raise refuse(number, "the value is nested too deep") from error
     except ValueError as error:
-        raise refuse("this value is neither a bare word nor JSON") from error
+        raise refuse(number, "this value is neither a bare word nor JSON") from error
     if written != text:
-        raise refuse("this value is not written as the runner writes it")
+        raise refuse(number, "this value is not written as the runner writes it")
     return value
 
 

@@ -10,8 +10,7 @@ from typing import Literal, NotRequired
 
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
-from runner.protocol.events import Json
-from runner.protocol.state import Artifact, SpentTotal, Status, Wait
+from runner.protocol.state import Artifact, Json, SpentTotal, Status, Wait
 
 
 class Next(TypedDict):

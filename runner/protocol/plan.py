@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runner.errors import MalformedFileError, UnsupportedError
-from runner.protocol import digest, ids, paths, references, words
+from runner.protocol import digest, document, ids, paths, references, words
 from runner.protocol.model import Kind, OnFailure, PlanHeader, QaPolicy, StepHeader
 
 STEP_LIMIT = 10_000
@@ -53,11 +53,6 @@ class Plan:
         return next((step for step in self.steps if step.slug == slug), None)
 
 
-def is_words_file(name: str) -> bool:
-    """Return whether a file of this name in a plan's folder is read as a part of the plan."""
-    return paths.is_words(name)
-
-
 def parse(files: Mapping[str, bytes], where: str) -> Plan:
     """Return the plan that `files` (name in the folder to bytes) make; `where` is the folder, for messages.
 
@@ -67,13 +62,13 @@ def parse(files: Mapping[str, bytes], where: str) -> Plan:
     if paths.PLAN not in files:
         raise MalformedFileError("there is no plan.md", where, "write one: front matter with `title: …`, and prose")
     plan_where = f"{where}/{paths.PLAN}"
-    text = words.decode(files[paths.PLAN], plan_where)
-    front, prose = words.split_front_matter(text, plan_where)
-    value, lines = words.load_yaml(front, plan_where)
+    text = document.decode(files[paths.PLAN], plan_where)
+    front, prose = document.split_front_matter(text, plan_where)
+    value, lines = document.load_yaml(front, plan_where)
     header = words.validate(PlanHeader, value, lines, plan_where)
     context = None
     if paths.CONTEXT in files:
-        context = words.decode(files[paths.CONTEXT], f"{where}/{paths.CONTEXT}")
+        context = document.decode(files[paths.CONTEXT], f"{where}/{paths.CONTEXT}")
     told = {name: files[name] for name in (paths.PLAN, paths.CONTEXT) if name in files}
     return Plan(
         header=header,
@@ -125,11 +120,11 @@ def names(files: Mapping[str, object], where: str) -> dict[str, tuple[int, str]]
     return dict(sorted(found.items(), key=lambda item: item[1][0]))
 
 
-def _at(where: str, lines: words.Lines, path: words.Path) -> str:
+def _at(where: str, lines: document.Lines, path: document.Path) -> str:
     return f"{where}:{lines.get(path, 1)}"
 
 
-def _key_lines(lines: words.Lines) -> dict[str, int]:
+def _key_lines(lines: document.Lines) -> dict[str, int]:
     return {str(path[0]): line for path, line in lines.items() if len(path) == 1}
 
 
@@ -144,8 +139,8 @@ def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator
     made = []
     for slug, (number, name) in order.items():
         at = f"{where}/{name}"
-        front, prose = words.split_front_matter(words.decode(files[name], at), at)
-        value, lines = words.load_yaml(front, at)
+        front, prose = document.split_front_matter(document.decode(files[name], at), at)
+        value, lines = document.load_yaml(front, at)
         header = words.validate(StepHeader, value, lines, at)
         needs: tuple[str, ...] = (before,) if before else ()
         if header.needs is not None:
@@ -200,7 +195,7 @@ def _resolve(reference: str, known: Mapping[str, object], where: str) -> str:
 
 
 def _check_references(
-    header: StepHeader, inputs: Mapping[str, object], steps: Mapping[str, object], where: str, lines: words.Lines
+    header: StepHeader, inputs: Mapping[str, object], steps: Mapping[str, object], where: str, lines: document.Lines
 ) -> None:
     for key, value in header.with_.items():
         at = _at(where, lines, ("with", key))
@@ -289,7 +284,9 @@ def refuse_unsupported(plan: Plan, where: str) -> None:
         raise refuse("`approval:` on a plan", plan, "approval", "remove the key, or put a step of kind human first")
     for step in plan.steps:
         if step.header.budget and step.header.kind is not Kind.AGENT:
-            raise refuse("`budget:` of a step that asks no model", step, "budget", "remove the key; `timeout:` bounds a command")
+            raise refuse(
+                "`budget:` of a step that asks no model", step, "budget", "remove the key; `timeout:` bounds a command"
+            )
         if step.qa is QaPolicy.FULL:
             owner = step if step.header.qa else plan
             raise refuse("`qa: full`", owner, "qa", "write `qa: {policy: light, checks: [...]}`")

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from runner.errors import MalformedFileError
-from runner.protocol import ids, paths, words
+from runner.protocol import document, ids, paths
+from runner.protocol.document import FORBIDDEN
 from runner.protocol.model import RelativePath, StepReference, Title
-from runner.protocol.words import FORBIDDEN, Line, Script, Text, Words, problem
+from runner.protocol.words import Line, Script, Text, Words, problem
 from runner.protocol.workflow import Type, written
 
 STEPS_MOST = 30
@@ -159,7 +160,7 @@ def _script(text: str) -> str:
         lines = text.rstrip("\n").split("\n")
         block = "\n  ".join(["|" if text.endswith("\n") else "|-", *lines])
         try:
-            if words.load_yaml(f"run: {block}\n", "run")[0] == {"run": text}:
+            if document.load_yaml(f"run: {block}\n", "run")[0] == {"run": text}:
                 return block
         except MalformedFileError:
             pass

@@ -20,9 +20,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from runner.errors import MalformedFileError, UsageError
-from runner.protocol import paths, plan, words
+from runner.protocol import document, paths, plan, words
+from runner.protocol.document import Plain
 from runner.protocol.model import PlanHeader, input_names
-from runner.protocol.words import INT, NUMBER, Bool, Plain, Script, Text, Words, problem
+from runner.protocol.words import INT, NUMBER, Bool, Script, Text, Words, problem
 
 
 class Type(StrEnum):
@@ -112,21 +113,13 @@ class WorkflowHeader(PlanHeader):
     ] = Field(default_factory=dict)
 
 
-def inputs_of(files: Mapping[str, bytes], where: str) -> dict[str, Input]:
-    """Return the inputs that a workflow declares; `files`: name in its folder to bytes.
-
-    Raises:
-        MalformedFileError: with the file and line.
-    """
-    return _read(files, where)[0]
-
-
-def _read(files: Mapping[str, bytes], where: str) -> tuple[dict[str, Input], str, words.Lines]:
+def _read(files: Mapping[str, bytes], where: str) -> tuple[dict[str, Input], str, document.Lines]:
+    """Return (the inputs that plan.md declares, its front matter, the lines of its keys)."""
     if paths.PLAN not in files:
         raise MalformedFileError("there is no plan.md", where, "write one: front matter with `title: …`, and prose")
     at = f"{where}/{paths.PLAN}"
-    front, _ = words.split_front_matter(words.decode(files[paths.PLAN], at), at)
-    value, lines = words.load_yaml(front, at)
+    front, _ = document.split_front_matter(document.decode(files[paths.PLAN], at), at)
+    value, lines = document.load_yaml(front, at)
     return words.validate(WorkflowHeader, value, lines, at).inputs, front, lines
 
 
@@ -151,7 +144,7 @@ def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]
         raise UsageError(
             f"the input{'s' if len(missing) > 1 else ''} {', '.join(f'`{name}`' for name in missing)} must be given",
             f"{at}:{lines.get(('inputs', missing[0]), block_line)}",
-            f"add --input {missing[0]}=…",
+            f"add {' '.join(f'--input {name}=…' for name in missing)}",
         )
     values = {
         name: _given(name, told, given[name]) if name in given else told.default or "null"
@@ -165,7 +158,7 @@ def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]
 
 
 def _given(name: str, told: Input, text: str) -> str:
-    if words.FORBIDDEN.search(text):
+    if document.FORBIDDEN.search(text):
         raise UsageError(
             f"the input `{name}` holds a control or bidi character, or is not UTF-8",
             f"--input {name}=…",
@@ -174,11 +167,11 @@ def _given(name: str, told: Input, text: str) -> str:
     found = written(told.type, text)
     if found is None:
         what, hint = _SHOULD[told.type]
-        raise UsageError(f"the input `{name}` {what}, not {words.shown(text)}", f"--input {name}=…", hint)
+        raise UsageError(f"the input `{name}` {what}, not {document.shown(text)}", f"--input {name}=…", hint)
     return found
 
 
-def _with_values(data: bytes, front: str, lines: words.Lines, values: Mapping[str, str], where: str) -> bytes:
+def _with_values(data: bytes, front: str, lines: document.Lines, values: Mapping[str, str], where: str) -> bytes:
     """Return plan.md with the `inputs:` block replaced by plain values, everything else byte for byte."""
     rows = re.findall(r"[^\n]*\n|[^\n]+\Z", data.decode())  # str.splitlines ends lines at more than LF
     first = lines[("inputs",)] - 1

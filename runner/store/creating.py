@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from pathlib import Path
 
 from runner.errors import UsageError
-from runner.git import Git
-from runner.protocol import ids, paths
-from runner.store import trusted, worktree
+from runner.git import Git, GitError
+from runner.protocol import ids
+from runner.store import locks, transaction, trusted, worktree
+from runner.store.places import Places, write_atomically
 from runner.store.project import Project
+from runner.store.surroundings import Surroundings
 
 
 def base_of(project: Project, named: str | None) -> tuple[str, str]:
@@ -97,28 +102,72 @@ def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
     from runner.store import workspace
 
     workspace.fetch_missing(git, branch, project.who)
+    ref = f"refs/heads/{branch}"
+    with locks.hold(project.places.publish_lock(ref), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+        return _make_worktree(git, project.places, ref, protocol, path)
+
+
+def finish_worktree(git: Git, places: Places, who: Surroundings, ref: str, protocol: str) -> None:
+    """Make the worktree again whose making a crash cut; git is not able to read what is left of one.
+
+    The caller holds the branch's publish lock.
+    """
+    try:
+        path = Path(os.fsdecode(places.making(protocol).read_bytes()))
+    except OSError:
+        return
+    _unmake_worktree(git, places, protocol, path)
+    if git.ref(ref) is not None and not path.exists():
+        made, why = _make_worktree(git, places, ref, protocol, path)
+        who.say(why or f"made the worktree that was not finished: {made}")
+
+
+def _make_worktree(git: Git, places: Places, ref: str, protocol: str, path: Path) -> tuple[Path | None, str]:
+    # A crash before the files are written is known by one note, while they are by that of a worktree that follows its branch.
+    write_atomically(places.making(protocol), os.fsencode(path))
+    branch = ref.removeprefix("refs/heads/")
     code, _, err = git.try_run(
         "worktree", "add", "--quiet", "--no-checkout", str(path), branch, env={"GIT_LITERAL_PATHSPECS": "0"}
     )
     if code:
+        _unmake_worktree(git, places, protocol, path)
         return None, f"no worktree: {err.splitlines()[0] if err else code}"
     tree = next((tree for tree in git.worktrees() if tree.path == path or tree.path == path.resolve()), None)
-    if tree is None:
+    tip = git.ref(ref)
+    if tree is None or tip is None:
+        _unmake_worktree(git, places, protocol, path)
         return None, f"no worktree: {path} was not made"
-    git.run(
-        "read-tree",
-        "-m",
-        "-u",
-        "HEAD",
-        git_dir=tree.git_dir,
-        work_tree=tree.path,
-        index=tree.git_dir / "index",
-        config=worktree.conversions(git),
-    )
+    note = worktree.note_one(places, tree, ref, git.write("tree", b""), tip)
+    places.making(protocol).unlink()
+    try:
+        git.run(
+            "read-tree",
+            "-m",
+            "-u",
+            "HEAD",
+            git_dir=tree.git_dir,
+            work_tree=tree.path,
+            index=tree.git_dir / "index",
+            config=worktree.conversions(git),
+        )
+    except GitError as error:
+        return path, f"{path} is not complete ({error.what}); the next command brings it along"
+    note.unlink(missing_ok=True)
     return path, ""
 
 
-def person_path(git: Git, branch: str, protocol: str) -> Path | None:
-    """Return the worktree in which a person edits the protocol, or None."""
-    found = worktree.on_branch(git, branch)
-    return next((tree.path for tree in found if (tree.path / paths.folder(protocol)).is_dir()), None)
+def _unmake_worktree(git: Git, places: Places, protocol: str, path: Path) -> None:
+    """Take away what is left of a worktree whose making was cut, before it had files: nobody can have worked in it."""
+    with contextlib.suppress(FileNotFoundError):
+        if set(os.listdir(path)) - {".git"}:
+            places.making(protocol).unlink(missing_ok=True)
+            return
+    wanted = os.fsencode(path / ".git")
+    for private in (git.common_dir / "worktrees").glob(f"{protocol}*"):
+        gitdir = private / "gitdir"
+        if not gitdir.exists() or wanted.startswith(gitdir.read_bytes().rstrip(b"\n")):
+            shutil.rmtree(private)
+    with contextlib.suppress(OSError):
+        (path / ".git").unlink(missing_ok=True)
+        path.rmdir()
+    places.making(protocol).unlink(missing_ok=True)

@@ -55,6 +55,10 @@ class Places:
         """The folder of the journals of a protocol's attempts."""
         return self.beside / "journal" / protocol
 
+    def making(self, protocol: str) -> Path:
+        """The note that a protocol's worktree is being made."""
+        return self.beside / "making" / protocol
+
     def mark(self, protocol: str) -> Path:
         """The last tip of a protocol that verified here."""
         return self.own / "marks" / f"{protocol}.json"

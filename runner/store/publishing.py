@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from runner.errors import ConflictError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
-from runner.store import history, marks, numbers, transaction
+from runner.store import history, marks, numbers, snapshot, transaction
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
@@ -220,10 +220,15 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
         name = f"refs/runner/lost/{protocol}/{here[:12]}"
         lost = {name: (here, git.ref(name))}
     check(new, common)
+    # Before the branch moves: a crash after it would leave a mark that the branch seems to have gone back behind.
+    seen = snapshot.read(git, common, protocol) if common and snapshot.folder_files(git, common, protocol) else None
+    if seen:
+        marks.write(project.places, protocol, seen.tip, seen.state.genesis)
+    else:
+        marks.forget(project.places, protocol)
     transaction.publish(
         git, project.places, project.who, branch=branch, old=here, new=new, reason="runner: settled", also=lost
     )
-    marks.forget(project.places, protocol)
     if lost:
         count = sum(is_transition(commit, protocol) for commit in ours)
         project.who.say(

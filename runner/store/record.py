@@ -287,6 +287,7 @@ def worktree_paths(git: Git) -> dict[str, str]:
 
 def times(git: Git) -> dict[str, int]:
     """Return full branch name to when its last commit was made, in seconds since the epoch."""
-    out = git.run("for-each-ref", "--format=%(committerdate:unix) %(refname)", "refs/heads/").decode("utf-8", "replace")
+    form = "--format=%(committerdate:unix) %(refname)"
+    out = git.run("for-each-ref", form, "refs/heads/", "refs/remotes/").decode("utf-8", "replace")
     lines = (line.partition(" ") for line in out.splitlines())
     return {name: int(when) for when, _, name in lines if when.isdigit()}

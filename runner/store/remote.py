@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
 from runner.git import Git
-from runner.store import trusted
+from runner.store import locks, trusted
 from runner.store.places import Places, writable_state_home, write_atomically
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Pin, Trusted
@@ -97,7 +97,12 @@ class Mirror:
         return "".join(f"{line}\n" for line in ["# pack-refs with: peeled fully-peeled sorted ", *lines]).encode()
 
     def _run(self, *args: str, timeout: float, env: Mapping[str, str] | None = None) -> tuple[int, bytes, str]:
-        return self.git.transport(self.path, *args, timeout=timeout, env=env)
+        done = self.git.transport(self.path, *args, timeout=timeout, env=env)
+        if done[0] and ".lock" in done[2]:  # of a git that was killed here, perhaps
+            dead = [locks.remove_dead(lock, self.who) for lock in self.path.rglob("*.lock")]
+            if any(dead):
+                return self.git.transport(self.path, *args, timeout=timeout, env=env)
+        return done
 
     def refs(self) -> dict[str, str]:
         """Return what the remote had when it was last fetched: full ref name there to oid."""

@@ -129,7 +129,8 @@ def publish(
             raise ConflictError(
                 f"{branch} moved meanwhile", f"expected {old[:12]}", "run the same command again; nothing was written"
             )
-        refs = {branch: (new, old), **(also or {})}
+        # In this order: where git dies between two of them, what the branch tells of is there.
+        refs = {**(also or {}), branch: (new, old)}
         if old is None:
             if push:
                 push()
@@ -141,11 +142,19 @@ def publish(
             try:
                 git.update_refs(refs, reason)
             except ConflictError:
-                for follow in follows:
-                    follow.forget()
+                if git.ref(branch) != new:
+                    for follow in follows:
+                        follow.forget()
                 raise
             for follow in follows:
                 follow.finish()
+
+
+def settle(git: Git, places: Places, who: Surroundings, branch: str) -> None:
+    """Bring the worktrees on a branch along that a crash left behind it, where nothing is to be published on it."""
+    if worktree.has_notes(places):
+        with locks.hold(places.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
+            worktree.settle_all(git, places, branch, who)
 
 
 def adopt(

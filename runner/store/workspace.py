@@ -214,13 +214,29 @@ def _submodules(git: Git, space: Workspace, commit: str) -> list[Path]:
 
 
 def _remove_tree(folder: Path) -> None:
-    """Remove a folder that a command may have made unreadable."""
+    """Remove a folder that a command may have made unreadable, or deeper than the stack and the open files reach.
 
-    try:
-        shutil.rmtree(folder)
-    except PermissionError:
-        _mend(folder, files=True)
-        shutil.rmtree(folder)
+    Each folder found is moved up to the top before it is looked into, so no path grows longer.
+    """
+    left, number = [folder], 0
+    while left:
+        at = left.pop()
+        at.chmod(0o700)
+        with os.scandir(at) as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for name, is_folder in found:
+            if not is_folder:
+                (at / name).unlink()
+                continue
+            (at / name).chmod(0o700)
+            while os.path.lexists(folder / f".going-{number}"):
+                number += 1
+            moved = folder / f".going-{number}"
+            (at / name).rename(moved)
+            left.append(moved)
+        if at != folder:
+            at.rmdir()
+    folder.rmdir()
 
 
 def _make_repository(git: Git, space: Workspace, commit: str, protocol: str) -> None:

@@ -113,6 +113,7 @@ class Follow:
     old: str
     new: str
     settings: list[str]
+    over: list[Path]  # notes of what is finished; they go once the locks are gone, or a lock would be left unknown
 
     def finish(self) -> None:
         """Write the files and the index of the new commit. The ref has moved: what fails here is told, and settled later."""
@@ -123,7 +124,7 @@ class Follow:
             why = error.what if isinstance(error, GitError) else error.strerror
             self.who.say(f"{self.tree.path} could not follow ({why}); the next command brings it along")
             return
-        self.note.unlink(missing_ok=True)
+        self.over.append(self.note)
 
     def forget(self) -> None:
         """The ref did not move: nothing is to be settled."""
@@ -149,25 +150,35 @@ def prepare(git: Git, places: Places, ref: str, old: str, new: str, who: Surroun
     Raises:
         InTheWayError: files of a person's are in the way; they are named, and nothing was changed.
     """
+    over: list[Path] = []
     with contextlib.ExitStack() as stack:
         follows = []
         for tree in on_branch(git, ref):
             copy = stack.enter_context(locked(tree, who))
             note = _note_path(places, tree)
-            follow = Follow(git, who, tree, copy, note, old, new, _settings(git, tree))
+            follow = Follow(git, who, tree, copy, note, old, new, _settings(git, tree), over)
             _refuse_what_is_in_the_way(follow)
             follows.append(follow)
         for follow in follows:
             _write_note(follow.note, follow.tree, ref, old, new)
         yield follows
+    for path in over:
+        path.unlink(missing_ok=True)
 
 
 def note(git: Git, places: Places, ref: str, old: str, new: str) -> list[Worktree]:
     """Note that the worktrees on `ref` are about to be settled from `old` to `new`, and return them."""
     trees = on_branch(git, ref)
     for tree in trees:
-        _write_note(_note_path(places, tree), tree, ref, old, new)
+        note_one(places, tree, ref, old, new)
     return trees
+
+
+def note_one(places: Places, tree: Worktree, ref: str, old: str, new: str) -> Path:
+    """Note that a worktree is about to be settled from `old` to `new`, and return the note, to be taken away when it is."""
+    path = _note_path(places, tree)
+    _write_note(path, tree, ref, old, new)
+    return path
 
 
 def _note_path(places: Places, tree: Worktree) -> Path:
@@ -175,6 +186,8 @@ def _note_path(places: Places, tree: Worktree) -> Path:
 
 
 def _write_note(path: Path, tree: Worktree, ref: str, old: str, new: str) -> None:
+    for left in path.parent.glob(f".{path.name}.*"):  # of one that was killed as it wrote
+        left.unlink(missing_ok=True)
     told = {"worktree": str(tree.path), "git_dir": str(tree.git_dir), "ref": ref, "old": old, "new": new}
     write_atomically(path, json.dumps(told).encode() + b"\n")
 
@@ -255,6 +268,11 @@ def _foreign(root: Path, path: str, gone: set[str]) -> str | None:
 # --- settling ----------------------------------------------------------------------------------------------------------
 
 
+def has_notes(places: Places) -> bool:
+    """Return whether any follow is under way, or was cut."""
+    return any(places.follows.glob("*.json"))
+
+
 def settle_all(git: Git, places: Places, ref: str, who: Surroundings) -> None:
     """Finish the follows of `ref` that a crash cut, path by path by their bytes; say which files were left to the person.
 
@@ -289,8 +307,9 @@ def settle_all(git: Git, places: Places, ref: str, who: Surroundings) -> None:
 def settle(git: Git, tree: Worktree, old: str, new: str, who: Surroundings) -> list[str]:
     """Bring a worktree whose branch has moved from `old` to `new` along, and return the paths left to the person.
 
-    A file with the bytes of `old`, or absent, is checked out; one with the bytes of `new` is left; anything else is the
-    person's. An index entry follows where it was `old`'s.
+    A file with the bytes of `old`, or of a part of `new` (a git was killed as it wrote them, or the disk was full), or absent,
+    is checked out; one with the bytes of `new` is left; anything else is the person's. An index entry follows where it was
+    `old`'s.
     """
     settings = _settings(git, tree)
     changed = git.changed(old, new)
@@ -315,7 +334,7 @@ def settle(git: Git, tree: Worktree, old: str, new: str, who: Surroundings) -> l
             here = disk.entry(path, before, after)
             if here == after or (here is None and path in hidden):
                 continue
-            if here is not None and here != before:
+            if here is not None and here != before and not (after and disk.begins(path, after)):
                 left.append(path)
             elif after is None:
                 (tree.path / path).unlink()
@@ -414,6 +433,20 @@ class Disk:
         if not self._keeps("core.filemode"):
             executable = any(entry is not None and entry.mode == EXECUTABLE for entry in known)
         return TreeEntry(EXECUTABLE if executable else BLOB, out.decode().strip())
+
+    def begins(self, path: str, entry: TreeEntry) -> bool:
+        """Return whether the file at `path` is one that a git began to write as `entry` and did not get to the end of."""
+        at = self.tree.path / path
+        if entry.mode not in (BLOB, EXECUTABLE) or at.is_symlink() or not at.is_file():
+            return False
+        whole = self.git.run(
+            "cat-file", "--filters", f"--path={path}", entry.oid,
+            git_dir=self.tree.git_dir, work_tree=self.tree.path, config=self.settings,
+        )  # fmt: skip
+        try:
+            return whole.startswith(at.read_bytes())
+        except OSError:
+            return False
 
     def _keeps(self, key: str) -> bool:
         told = self.git.config(key) or dict(line.split("=", 1) for line in self.settings).get(key) or "true"

@@ -74,6 +74,25 @@ class Tool(Protocol):
         ...
 
 
+def typed(contract: Contract, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with text read as what the contract wants, where that is a number or a truth value.
+
+    A command's results are text. What cannot be read so stays as it is, for `check_arguments` to name.
+    """
+    wanted = {name: of.get("type") for name, of in contract.parameters.get("properties", {}).items()}
+    return {name: _read(value, wanted.get(name)) for name, value in arguments.items()}
+
+
+def _read(value: Any, wanted: object) -> Any:
+    if not isinstance(value, str) or wanted not in ("integer", "number", "boolean"):
+        return value
+    try:
+        read = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return read if isinstance(read, bool if wanted == "boolean" else (int, float)) else value
+
+
 def check_arguments(contract: Contract, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that the contract does not allow.
 

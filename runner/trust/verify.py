@@ -88,7 +88,8 @@ def verify(git: Git, protocol: str, tip: str) -> Report:
     findings = walk_commits(git, walk, commits)
     notes = []
     if walk.repaired:
-        notes.append(f"the record was damaged by {walk.repaired} ordinary commits, and repaired")
+        count = "an ordinary commit" if walk.repaired == 1 else f"{walk.repaired} ordinary commits"
+        notes.append(f"the record was damaged by {count}, and repaired")
     if walk.mended:
         notes.append("the record was damaged by ordinary commits, and put back by hand")
     if walk.moved:

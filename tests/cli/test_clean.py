@@ -216,3 +216,15 @@ def test_nothing_else_of_the_persons_state_is_touched(box: Box, merged: str) -> 
     box.runner("clean", rc=0)
     assert json.loads(mark.read_bytes()) == before
     box.runner("clean", "0009-none", rc=2)
+
+
+def test_a_workspace_deeper_than_the_stack_is_removed(box: Box) -> None:
+    deep = "import os\nfor n in range(1500): os.mkdir('d'); os.chdir('d')"
+    protocol = box.new(
+        {"01-a": command(f'python3 -c "{deep}"'), "02-b": command("mkdir -p x/y && touch x/y/z && chmod 0 x/y x")}
+    )
+    box.runner("run", protocol)
+    box.runner("cancel", protocol)
+    box.runner("clean", protocol, "--yes", rc=0)
+    left = list((box.home / ".local/state/protocol-runner").rglob("work"))
+    assert left == []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_new_makes_it_and_run_goes_on(box: Box) -> None:
     made = box.runner("new", "My own title", "--workflow", "echo-add", *ADD[:4], "--input", "b=0.5", rc=0)
     assert made.out == "0001-my-own-title\n"
     plan_file = box.git("show", f"0001-my-own-title:.protocols/{made.out.strip()}/plan.md")
-    assert "schema:plan\n" in plan_file and "type:" not in plan_file and 'text: "hello"' in plan_file
+    assert "schema" not in plan_file and "type:" not in plan_file and 'text: "hello"' in plan_file
     box.runner("run", made.out.strip(), rc=0)
     assert results(box, made.out.strip())["add"] == {"sum": 2.5}
 
@@ -210,8 +210,16 @@ def test_every_template_names_the_schema_of_its_kind(path: Path) -> None:
     kind = "config" if path.suffix == ".yaml" else "step" if path.name != "plan.md" else "plan"
     if path.name == "plan.md" and path.parent.parent.name == "workflows":
         kind = "workflow"
-    named = json.loads(resources.schema(kind))["$id"]
-    assert f"# yaml-language-server: $schema={named}\n" in path.read_text(encoding="utf-8")
+    named = re.search(r"^# yaml-language-server: \$schema=(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert named and (path.parent / named[1]).read_bytes() == resources.schema(kind)
+
+
+def test_what_is_written_for_people_names_no_schema_that_is_not_there(box: Box) -> None:
+    box.runner("init", "--yes", rc=0)
+    box.runner("new", "By hand", "--manual", rc=0)
+    box.runner("new", "--workflow", "echo-add", *ADD, rc=0)
+    assert "yaml-language-server" not in (box.path / ".protocols/config.yaml").read_text()
+    assert box.git("grep", "-l", "yaml-language-server", "0001-by-hand", "0002-echo-and-add", check=False) == ""
 
 
 def test_the_manual_template_is_a_valid_plan() -> None:

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from runner.errors import IntegrityError
 from runner.executor.journal import Journal
 
-RECORDS = st.lists(st.dictionaries(st.text(max_size=8), st.text(max_size=40) | st.integers(), max_size=4), min_size=1, max_size=6)
+RECORDS = st.lists(
+    st.dictionaries(st.text(max_size=8), st.text(max_size=40) | st.integers(), max_size=4), min_size=1, max_size=6
+)
 
 
 @settings(max_examples=40)

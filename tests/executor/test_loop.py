@@ -58,7 +58,14 @@ class Counting:
 
     @property
     def contract(self) -> Contract:
-        return Contract(name=self.name, description="x", effect="workspace", parameters={"type": "object"}, returns=None, source="test")
+        return Contract(
+            name=self.name,
+            description="x",
+            effect="workspace",
+            parameters={"type": "object"},
+            returns=None,
+            source="test",
+        )
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
         if arguments.get("fail"):
@@ -68,9 +75,13 @@ class Counting:
 
 
 def say(*calls: tuple[str, dict[str, Any]], text: str = "", tokens: int = 10) -> Response:
-    made = tuple(Call(id=f"c{number}", name=name, arguments=arguments) for number, (name, arguments) in enumerate(calls))
+    made = tuple(
+        Call(id=f"c{number}", name=name, arguments=arguments) for number, (name, arguments) in enumerate(calls)
+    )
     return Response(
-        turn=ModelTurn(text=text, calls=made, provider="scripted", raw={"sig": "abc"}), usage=Usage(input=tokens, output=tokens), model="one"
+        turn=ModelTurn(text=text, calls=made, provider="scripted", raw={"sig": "abc"}),
+        usage=Usage(input=tokens, output=tokens),
+        model="one",
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.errors import RunnerError, UnsupportedError
-from runner.protocol import branches, config, coworker, log, machine, message, plan, state, words, workflow
+from runner.protocol import branches, config, coworker, document, log, machine, message, plan, state, workflow
 from tests.protocol import histories
 from tests.protocol.histories import OID, PROTOCOL, begun, planned_step
 
@@ -103,7 +103,7 @@ def test_a_mutated_file_is_read_or_refused(kind: str, data: st.DataObject) -> No
         read(data.draw(mutated(good)))
     except RunnerError as error:
         assert error.what and error.where and error.hint
-        assert words.FORBIDDEN.search(str(error)) is None
+        assert document.FORBIDDEN.search(str(error)) is None
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -125,4 +125,4 @@ def test_arbitrary_names_are_taken_or_refused(files: dict[str, bytes]) -> None:
     try:
         plan.parse({"plan.md": PLAN, **files}, "P")
     except RunnerError as error:
-        assert words.FORBIDDEN.search(error.where) is None
+        assert document.FORBIDDEN.search(error.where) is None

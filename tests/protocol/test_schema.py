@@ -11,7 +11,7 @@ import pytest
 
 from runner import resources
 from runner.errors import MalformedFileError
-from runner.protocol import events, log, schema, words
+from runner.protocol import document, events, log, schema, words
 from runner.protocol.model import PlanHeader, StepHeader
 from runner.protocol.workflow import WorkflowHeader
 from tests.conftest import Box, command
@@ -85,7 +85,7 @@ BAD: list[tuple[str, type[words.Words], str]] = [
 
 @pytest.mark.parametrize(("name", "model", "text"), GOOD)
 def test_what_a_parser_takes_the_schema_takes(name: str, model: type[words.Words], text: str) -> None:
-    value, lines = words.load_yaml(text, "f.md")
+    value, lines = document.load_yaml(text, "f.md")
     words.validate(model, value, lines, "f.md")
 
     validator(name).validate(words.resolve(value))
@@ -93,7 +93,7 @@ def test_what_a_parser_takes_the_schema_takes(name: str, model: type[words.Words
 
 @pytest.mark.parametrize(("name", "model", "text"), BAD)
 def test_what_a_schema_refuses_the_parser_refuses(name: str, model: type[words.Words], text: str) -> None:
-    value, lines = words.load_yaml(text, "f.md")
+    value, lines = document.load_yaml(text, "f.md")
 
     assert not validator(name).is_valid(words.resolve(value))
     with pytest.raises(MalformedFileError):
@@ -104,8 +104,8 @@ def test_templates_are_valid() -> None:
     found = sorted(resources.template("workflows").rglob("*.md"))
     assert found
     for path in found:
-        front, _ = words.split_front_matter(path.read_text(), str(path))
-        value, _ = words.load_yaml(front, str(path))
+        front, _ = document.split_front_matter(path.read_text(), str(path))
+        value, _ = document.load_yaml(front, str(path))
         validator("workflow" if path.name == "plan.md" else "step").validate(words.resolve(value))
 
 

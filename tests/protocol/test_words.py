@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import MalformedFileError
-from runner.protocol import words
-from runner.protocol.words import Plain
+from runner.protocol import document, words
+from runner.protocol.document import Plain
 
-LOADERS = sorted({words.LOADER, yaml.SafeLoader}, key=lambda loader: str(loader.__name__))
+LOADERS = sorted({document.LOADER, yaml.SafeLoader}, key=lambda loader: str(loader.__name__))
 
 
 @pytest.fixture(params=LOADERS, ids=lambda loader: str(loader.__name__))
@@ -24,8 +24,8 @@ def loader(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def load(text: str, loader: Any = words.LOADER) -> Any:
-    return words.load_yaml(text, "f.yaml", loader=loader)[0]
+def load(text: str, loader: Any = document.LOADER) -> Any:
+    return document.load_yaml(text, "f.yaml", loader=loader)[0]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_is_resolved_is_json_and_finite(text: str) -> None:
 def test_arbitrary_text_is_read_or_refused(text: str) -> None:
     for parser in LOADERS:
         try:
-            value, lines = words.load_yaml(text, "f.yaml", loader=parser)
+            value, lines = document.load_yaml(text, "f.yaml", loader=parser)
         except MalformedFileError:
             continue
         assert all(1 <= line <= text.count("\n") + 1 for line in lines.values())
@@ -142,7 +142,7 @@ def test_arbitrary_text_is_read_or_refused(text: str) -> None:
 def test_every_key_and_item_has_its_line() -> None:
     text = "\na: 1\nb:\n  - x\n  - c: 1\n    d: |\n      text\n      text\ne: {f: [1,\n  2]}\n"
 
-    _, lines = words.load_yaml(text, "f.yaml")
+    _, lines = document.load_yaml(text, "f.yaml")
 
     assert lines == {
         (): 2, ("a",): 2, ("b",): 3, ("b", 0): 4, ("b", 1): 5, ("b", 1, "c"): 5, ("b", 1, "d"): 6,
@@ -167,13 +167,13 @@ def test_every_key_and_item_has_its_line() -> None:
 )
 def test_bytes_that_are_no_readable_text_are_refused_by_line(data: bytes, line: int, what: str) -> None:
     with pytest.raises(MalformedFileError, match=what) as refused:
-        words.decode(data, "f.md")
+        document.decode(data, "f.md")
 
     assert refused.value.where == f"f.md:{line}"
 
 
 def test_a_bom_and_tabs_and_crlf_and_foreign_letters_are_text() -> None:
-    assert words.decode("\ufeff---\r\n\tä😀\u200d\r\n".encode(), "f.md") == "---\r\n\tä😀\u200d\r\n"
+    assert document.decode("\ufeff---\r\n\tä😀\u200d\r\n".encode(), "f.md") == "---\r\n\tä😀\u200d\r\n"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_bom_and_tabs_and_crlf_and_foreign_letters_are_text() -> None:
 )
 def test_front_matter_begins_and_ends(text: str, what: str, hint: str) -> None:
     with pytest.raises(MalformedFileError, match=what) as refused:
-        words.split_front_matter(text, "f.md")
+        document.split_front_matter(text, "f.md")
 
     assert refused.value.where == "f.md:1"
     assert refused.value.hint.startswith(hint)
@@ -212,7 +212,7 @@ def test_front_matter_begins_and_ends(text: str, what: str, hint: str) -> None:
     ],
 )
 def test_front_matter_is_told_from_prose(text: str, front: str, prose: str) -> None:
-    assert words.split_front_matter(text, "f.md") == (front, prose)
+    assert document.split_front_matter(text, "f.md") == (front, prose)
 
 
 @pytest.mark.parametrize(
@@ -223,5 +223,5 @@ def test_the_nearest_word(word: str, close: str | None) -> None:
 
 
 def test_text_for_a_message_is_short_and_does_nothing_to_a_terminal() -> None:
-    assert words.shown("\x1b[2J\n") == r"'\x1b[2J\n'"
-    assert len(words.shown("x" * 1000)) == 80
+    assert document.shown("\x1b[2J\n") == r"'\x1b[2J\n'"
+    assert len(document.shown("x" * 1000)) == 80

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runner import resources
 from runner.errors import MalformedFileError, RunnerError, UsageError
-from runner.protocol import plan, words, workflow
+from runner.protocol import document, plan, workflow
 
 STEP = b"---\ntitle: a\nkind: human\n---\nDo it.\n"
 
@@ -200,7 +200,7 @@ odd = [
 
 @given(st.text(max_size=60) | st.sampled_from(odd))
 def test_any_text_arrives_as_it_was_given(text: str) -> None:
-    if words.FORBIDDEN.search(text):
+    if document.FORBIDDEN.search(text):
         return
     made = workflow.instantiate(files("inputs: {a: string}"), "w", {"a": text})
 
