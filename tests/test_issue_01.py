@@ -249,7 +249,7 @@ def test_an_identity_of_the_configuration_commits_and_the_environment_goes_befor
     assert box.git("log", "-1", "--format=%an <%ae>", name) == "CI <ci@example.test>\n"
 
 
-@pytest.mark.parametrize("name", ["plan", "approve", "policy", "serve", "why"])
+@pytest.mark.parametrize("name", ["approve", "policy", "serve", "why"])
 def test_a_command_of_a_later_version_is_refused_by_name(box: Box, name: str) -> None:
     assert f"`runner {name}` is not supported by this version" in box.runner(name, "1", rc=2).err
 

@@ -353,7 +353,7 @@ def _conclude_at_once(
     project: Project, began: Snapshot, first: list[Event], action: Action, attempt: Attempt
 ) -> Advanced | None:
     events = [*first, *attempt.events(_edited(project, began.state, first))]
-    made = _prepare(project, began, events, attempt.tree)
+    made = _prepare(project, began, events, attempt.tree, more=attempt.record)
     try:
         _publish(project, began, made, files=attempt.files)
     except ConflictError:
@@ -376,7 +376,13 @@ def _edited(project: Project, state: State, edits: Sequence[Event]) -> State:
 
 
 def _prepare(
-    project: Project, seen: Snapshot, events: Sequence[Event], tree: str | None, *, as_person: bool = False
+    project: Project,
+    seen: Snapshot,
+    events: Sequence[Event],
+    tree: str | None,
+    *,
+    as_person: bool = False,
+    more: Mapping[str, bytes] | None = None,
 ) -> transaction.Transition:
     return transaction.prepare(
         project.git,
@@ -387,6 +393,7 @@ def _prepare(
         trusted=project.trusted.commit,
         author=project.person() if as_person else project.runner(),
         tree=tree,
+        more=more,
         sign=as_person,
     )
 

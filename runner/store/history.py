@@ -20,6 +20,11 @@ def transcript_name(slug: str, attempt: int) -> str:
     return f"runs/{slug}.{attempt}.jsonl"
 
 
+def review_name(slug: str, attempt: int) -> str:
+    """Return where the transcript of the review of an attempt lies in the history's tree."""
+    return f"runs/{slug}.{attempt}.qa.jsonl"
+
+
 def add(git: Git, protocol: str, files: Mapping[str, bytes], commit: str, who: Ident) -> tuple[str, str | None]:
     """Write a history commit that files `files` beside the branch's new `commit`; return (it, the history before it).
 
