@@ -52,6 +52,7 @@ class Attempt:
     said: str = ""
     changed: tuple[str, ...] = field(default=())
     files: dict[str, bytes] = field(default_factory=dict)  # for the history: transcripts, long outputs
+    keeps: tuple[str, ...] = field(default=())  # commits for the history to keep: the work so far of a step that waits
     record: dict[str, bytes] = field(default_factory=dict)  # further files of the protocol's folder: reports
 
 
@@ -170,7 +171,7 @@ def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: St
     files = {history.transcript_name(step.slug, attempt): data}
     if ended.outcome == "budget":
         reached = ev.BudgetReached(subject=step.slug, text=log.cut(ended.text), by="whoever plans", spent=spent)
-        return Attempt(lambda now: [reached], said=ended.text, files=files)
+        return Attempt(lambda now: [reached], said=ended.text, files=files, keeps=agent.work_so_far(journal))
     told: dict[str, object] = {
         "executor": site.sandbox.name,
         "engine": engine,
@@ -195,7 +196,11 @@ def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: St
             spent=spent,
         )
         return Attempt(
-            lambda now: [asked], tree=work.tree if work.changed else None, said=f"asks: {ended.text}", files=files
+            lambda now: [asked],
+            tree=work.tree if work.changed else None,
+            said=f"asks: {ended.text}",
+            files=files,
+            keeps=agent.work_so_far(journal),
         )
     made = _worked(site, snapshot, step, work, ended.result, told, more=ended.artifacts)
     return dataclasses.replace(made, files=files)
