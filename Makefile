@@ -63,6 +63,7 @@ deep: $(DEV_STAMP)
 cassettes: $(DEV_STAMP)
 	$(PY) -m tests.engines.cassettes
 	$(PY) demo/record.py
+	$(PY) -m benchmarks.agent.record
 
 schemas: $(DEV_STAMP)
 	$(PY) -m runner.protocol.schema

@@ -123,7 +123,7 @@ def _processes(ground: Ground, at: Path, executors: list[str], rounds: int) -> I
         names = [
             line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
         ]
-        sdk = [name for name in names if name.split(".")[0] in ("google", "httpx", "httpx2")]
+        sdk = [name for name in names if name.split(".")[0] == "google"]
         yield Figure(
             f"loop: modules of an SDK in that step, {executor}", f"{len(sdk)} of {len(names)}", None, "0", not sdk
         )

@@ -87,7 +87,7 @@ def fold(s, number, name, about, f, protocol):
     if s is None:
         need(name == "created" and number == 1 and about == protocol and re.fullmatch("[0-9a-f]{32}", f["nonce"]), "no genesis")
         return {"genesis": sha(f["nonce"].encode()), "revision": 1, "status": "pending", "plan": None, "steps": {}}
-    steps, step, status, kinds = s["steps"], s["steps"].get(about), s["status"], {*ALL, *STEP, *FREE, "plan-edited", "asked", "answered", "resumed"}
+    steps, step, status, kinds = s["steps"], s["steps"].get(about), s["status"], {*ALL, *STEP, *FREE, "plan-edited", "asked", "answered", "resumed", "budget-reached"}
     need(number == s["revision"] + 1 and (step or about in ("plan", protocol)) and name in kinds, f"{number} {name} {about}")
     need(((status in OPEN and status in ALL.get(name, OPEN)) or name in FREE)
          and (about == protocol or name == "planned" or name not in FREE | {*ALL, "resumed"}), f"{name} of {about}, {status}")
@@ -155,8 +155,9 @@ def verify(repo, tip, name):
         due = {f"log/{1 + sum(path[:4] == 'log/' for path in record):04d}.md"} if len(log) > 65536 else set()
         new, log = repo.get(now["log.md"][1]), b"" if [need(repo.get(now[path][1]) == log, path) for path in due] else log
         added, before, was, free = list(entries(new[len(log):])), s, repo.get(parents[0])[0], {"log.md", "state.json", *due}
-        kept = all(now.get(path) == record[path] for path in record.keys() - {"log.md", "state.json"})
-        need(new.startswith(log) and kept and added and now.keys() <= record.keys() | free, f"{oid[:12]}: the record's other files")
+        named = {f"reports/{a}.{f['attempt']}.md": f["report"] for _, k, a, f, _ in added if k[:3] == "qa-" and "report" in f}
+        kept = [now.get(path) == record[path] for path in record.keys() - {"log.md", "state.json"}] + [sha(repo.get(now[path][1])) == told for path, told in named.items()]
+        need(new.startswith(log) and all(kept) and added and now.keys() <= record.keys() | free | named.keys(), f"{oid[:12]}: the record's other files")
         kinds, tail = [one[1] for one in added], "".join(f"Runner-Event: {one[1]} {one[2]}\n" for one in added)
         (title, _, body), actor = message.decode().partition("\n\n"), added[-1][3]["actor"]
         tail = f"Runner-Protocol: {name}\nRunner-Revision: {added[-1][0]}\n{tail}Runner-Trusted: {told[4]}\nRunner-Actor: {actor}\n"
@@ -184,8 +185,7 @@ def verify(repo, tip, name):
         {"planned", "plan-edited"}.isdisjoint(kinds) or plan_holds(repo, files, s)
         raw, plain = repo.get(now["state.json"][1]), json.loads(repo.get(now["state.json"][1]))
         need((json.dumps(plain, indent=2, sort_keys=True) + "\n").encode() == raw, f"{oid[:12]}: state.json is written otherwise")
-        need(all(plain[key] == s[key] for key in s if key != "steps") and plain["log"] == sha(new), f"{oid[:12]}: state.json")
-        need(all(plain["steps"][slug].get(key, False) == one[key] for slug, one in s["steps"].items() for key in one if one[key]), "a step")
+        need(all(plain[key] == s[key] for key in s if key != "steps") and plain["log"] == sha(new) and all(plain["steps"][slug].get(key, False) == one[key] for slug, one in s["steps"].items() for key in one if one[key]), f"{oid[:12]}: state.json")
         log, record, damaged, revisions[s["revision"]] = new, now, [], (tree, {slug: one["status"] for slug, one in s["steps"].items()})
     need(s and not damaged and not odd, f"the record or the folder is damaged since {damaged}")
 

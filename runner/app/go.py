@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from runner.app import sync
 from runner.executor import advance
 from runner.executor.advance import Advanced
-from runner.protocol import machine, state
+from runner.protocol import events, machine, state
 from runner.protocol.machine import Halt
 from runner.store.project import Project
 
@@ -45,7 +45,10 @@ def exit_code(done: Advanced) -> int:
         return 1
     if status in (state.Status.PAUSED, state.Status.BLOCKED):
         return 3
-    if done.state.waiting and isinstance(done.action, Halt | machine.AskPerson):
+    owes = isinstance(done.action, Halt | machine.AskPerson) or any(
+        isinstance(event, events.Asked | events.BudgetReached) for event in done.events
+    )
+    if done.state.waiting and owes:
         return 3
     if isinstance(done.action, Halt) and status in machine.ACTIVE:
         return 3

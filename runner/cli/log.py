@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +24,9 @@ POLL = 0.5  # seconds between two looks at the branch
 @click.command("log", short_help="Show a protocol's events.")
 @options.protocol
 @options.as_json
-@click.option("--follow", is_flag=True, help="Go on showing what happens, until the protocol ends.")
+@click.option(
+    "--follow", is_flag=True, help="Go on showing what happens, a running step's turns too, until the protocol ends."
+)
 @click.pass_obj
 def command(session: Session, protocol: str | None, as_json: bool, follow: bool) -> None:
     """Show PROTOCOL's events, the oldest first. With --json one object a line."""
@@ -32,16 +35,74 @@ def command(session: Session, protocol: str | None, as_json: bool, follow: bool)
     show = _json if as_json else _block
     tip = finding.tip(project, name)
     shown = _show(session, show, record.events(project.git, name, tip), 0)
+    at_work = _AtWork(session, project, name) if follow and not as_json else None
     while follow and record.row(project.git, name, tip)["status"] not in record.ENDED:
-        tip, shown = _next(session, project, name, tip, shown, show)
+        tip, shown = _next(session, project, name, tip, shown, show, at_work)
 
 
 Show = Callable[[Session, "RawEntry"], None]
 
 
-def _next(session: Session, project: Project, name: str, tip: str, shown: int, show: Show) -> tuple[str, int]:
-    while (now := finding.tip(project, name)) == tip:
+class _AtWork:
+    """The journals of a protocol's attempts, read beside the runner that writes them; no lock is taken."""
+
+    def __init__(self, session: Session, project: Project, protocol: str) -> None:
+        self._session, self._folder = session, project.places.journal(protocol)
+        self._sizes: dict[str, int] = {}
+        self._shown: dict[str, int] = {}
+        row = record.row(project.git, protocol, finding.tip(project, protocol))
+        open_now = {
+            f"{slug}.{step.get('attempt', 1)}{'.qa' if step['status'] == 'needs_qa' else ''}.jsonl"
+            for slug, step in row["steps"].items()
+            if step["status"] in ("pending", "running", "needs_qa")
+        }
+        for path in self._files():
+            if path.name not in open_now:  # what has ended stands in the history
+                self._shown[path.name] = len(self._records(path))
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("*.jsonl")) if self._folder.is_dir() else []
+
+    def _records(self, path: Path) -> list[dict[str, Any]]:
+        from runner.errors import RunnerError
+        from runner.executor.journal import Journal
+
+        try:
+            self._sizes[path.name] = path.stat().st_size
+            return Journal(path).records
+        except (RunnerError, OSError):  # it is being replaced, or damaged: whoever runs the step says so
+            return []
+
+    def look(self) -> None:
+        """Show what is new since the last look."""
+        from runner.cli import transcript
+
+        for path in self._files():
+            try:
+                if path.stat().st_size == self._sizes.get(path.name, 0):
+                    continue
+            except OSError:
+                continue
+            found, before = self._records(path), self._shown.get(path.name, 0)
+            if len(found) > before:
+                if before == 0:
+                    self._session.line("")
+                    self._session.line((path.name.removesuffix(".jsonl"), "yellow"), "  is at work")
+                transcript.show(self._session, found, after=before, brief=True)
+                self._shown[path.name] = len(found)
+
+
+def _next(
+    session: Session, project: Project, name: str, tip: str, shown: int, show: Show, at_work: _AtWork | None
+) -> tuple[str, int]:
+    while True:
+        if at_work is not None:
+            at_work.look()
+        if (now := finding.tip(project, name)) != tip:
+            break
         time.sleep(POLL)
+    if at_work is not None:
+        at_work.look()  # what was written between the two
     return now, _show(session, show, record.events(project.git, name, now), shown)
 
 

@@ -35,15 +35,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "retry": ("retry", "Try what failed again."),
     "undo": ("undo", "Take the last transition back, or all since a revision."),
     "take": ("take", "Merge a protocol's work here, or say how."),
+    "qa": ("qa", "Judge a step's work by hand; nothing is recorded."),
     "verify": ("verify", "Prove that the state is what the history says."),
     "sync": ("sync", "Publish what is here, and bring what is there."),
     "clean": ("clean", "Take finished worktrees and workspaces away."),
+    "engines": ("engines", "List the models that can be asked, or check one."),
     "doctor": ("doctor", "Find what is wrong here, and mend it."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),
 }
 # The rest of design §9, refused by name until it is there.
 LATER = {
-    "approve", "reject", "revoke", "qa", "why", "audit", "fork", "watch", "fleet", "serve", "tui", "mcp", "engines", "policy"
+    "approve", "reject", "revoke", "why", "audit", "fork", "watch", "fleet", "serve", "tui", "mcp", "policy"
 }  # fmt: skip
 
 

@@ -23,15 +23,27 @@ ATTEMPT = ("step-finished", "step-completed", "step-failed", "step-blocked", "st
 @click.command("show", short_help="Show a protocol, or one of its steps.")
 @options.protocol
 @options.step
+@click.option(
+    "--transcript", is_flag=True, help="Show what the model said and called in STEP; with --json a record a line."
+)
+@click.option(
+    "--attempt", type=click.IntRange(1), metavar="N", help="The attempt whose transcript it is; else the last one."
+)
 @options.as_json
 @click.pass_obj
-def command(session: Session, protocol: str | None, step: str | None, as_json: bool) -> None:
+def command(
+    session: Session, protocol: str | None, step: str | None, transcript: bool, attempt: int | None, as_json: bool
+) -> None:
     """Show PROTOCOL: its plan, its steps, what it made; or STEP: its words, its attempts and what its checks said."""
     project = session.project
     name, slug = finding.find_with_step(project, protocol, step)
     tip = finding.tip(project, name)
     row = record.row(project.git, name, tip)
-    if as_json:
+    if attempt is not None and not transcript:
+        raise click.UsageError("--attempt goes with --transcript")
+    if transcript:
+        show_transcript(session, project, row, slug, attempt, as_json=as_json)
+    elif as_json:
         told = status.describe(project, row, finding.known(project))
         session.json(told if slug is None else {**row["steps"][slug], "protocol": name, "step": slug})
     elif slug is None:
@@ -54,6 +66,46 @@ def show_protocol(session: Session, project: Project, row: Row, tip: str) -> Non
         session.line(
             f"  {artifact.get('id')}  {artifact.get('path')}  by {record.label(row, str(artifact.get('step')))}"
         )
+
+
+def show_transcript(
+    session: Session, project: Project, row: Row, slug: str | None, attempt: int | None, *, as_json: bool
+) -> None:
+    """Give what the model said and called in an attempt, and then what the model said that judged it.
+
+    Raises:
+        UsageError: no step is named and not one alone has a transcript, or there is none.
+    """
+    import json
+
+    from runner.cli import transcript
+    from runner.errors import UsageError
+
+    protocol = row["protocol"]
+    if slug is None:
+        asked = [name for name, step in record.open_steps(row) if step.get("kind") == "agent"]
+        if len(asked) != 1:
+            raise UsageError("whose transcript?", protocol, f"name the step: {', '.join(asked) or 'none asks a model'}")
+        slug = asked[0]
+    number = attempt or int(row["steps"][slug].get("attempt", 1))
+    found = {of: transcript.read(project, protocol, slug, number, review=of == "review") for of in ("work", "review")}
+    if not any(found.values()):
+        before = f"; `--attempt {number - 1}` may have one" if attempt is None and number > 1 else ""
+        raise UsageError(
+            f"attempt {number} of {slug} has no transcript here",
+            protocol,
+            f"it was made elsewhere (`git fetch` of refs/runner/* brings it), or no model was asked{before}",
+        )
+    for of, records in found.items():
+        if as_json:
+            for one in records:
+                click.echo(json.dumps({"of": of, **one}, sort_keys=True))
+        elif records:
+            session.line(
+                f"{record.label(row, slug)} of {protocol}  attempt {number}{'  review' if of == 'review' else ''}"
+            )
+            transcript.show(session, records)
+            session.line("")
 
 
 def show_step(session: Session, project: Project, row: Row, tip: str, slug: str) -> None:

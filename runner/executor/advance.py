@@ -266,10 +266,11 @@ def _publish(
     made: transaction.Transition,
     also: dict[str, tuple[str | None, str | None]] | None = None,
     files: Mapping[str, bytes] | None = None,
+    keeps: Sequence[str] = (),
 ) -> None:
     branch, filed = project.branch(seen.protocol), None
     if files or any(isinstance(entry.event, ev.Completed | ev.Cancelled) for entry in made.entries):
-        filed, before = history.add(project.git, seen.protocol, files or {}, made.commit, project.runner())
+        filed, before = history.add(project.git, seen.protocol, files or {}, made.commit, project.runner(), keeps)
         also = {**(also or {}), history.ref_of(seen.protocol): (filed, before)}
     transaction.publish(
         project.git,
@@ -337,7 +338,7 @@ def conclude(
                 else f"run `runner status {protocol}`; `runner step` goes on from there",
             ) from error
         try:
-            _publish(project, seen, made, also, attempt.files)
+            _publish(project, seen, made, also, attempt.files, attempt.keeps)
         except ConflictError:
             publishing.again(project, protocol, checker(project, protocol))
             seen = look(project, protocol)
@@ -356,9 +357,9 @@ def _conclude_at_once(
     project: Project, began: Snapshot, first: list[Event], action: Action, attempt: Attempt
 ) -> Advanced | None:
     events = [*first, *attempt.events(_edited(project, began.state, first))]
-    made = _prepare(project, began, events, attempt.tree)
+    made = _prepare(project, began, events, attempt.tree, more=attempt.record)
     try:
-        _publish(project, began, made, files=attempt.files)
+        _publish(project, began, made, files=attempt.files, keeps=attempt.keeps)
     except ConflictError:
         return None
     return Advanced(made.state, action, made.entries, made.commit, attempt.said, attempt.failed)
@@ -379,7 +380,13 @@ def _edited(project: Project, state: State, edits: Sequence[Event]) -> State:
 
 
 def _prepare(
-    project: Project, seen: Snapshot, events: Sequence[Event], tree: str | None, *, as_person: bool = False
+    project: Project,
+    seen: Snapshot,
+    events: Sequence[Event],
+    tree: str | None,
+    *,
+    as_person: bool = False,
+    more: Mapping[str, bytes] | None = None,
 ) -> transaction.Transition:
     return transaction.prepare(
         project.git,
@@ -390,6 +397,7 @@ def _prepare(
         trusted=project.trusted.commit,
         author=project.person() if as_person else project.runner(),
         tree=tree,
+        more=more,
         sign=as_person,
     )
 

@@ -11,7 +11,7 @@ from runner import resources
 from runner.engines import prices, registry
 from runner.engines.base import Engine, Usage
 from runner.engines.recorded import Recorder
-from runner.errors import MalformedFileError, UnsupportedError
+from runner.errors import MalformedFileError, RefusedError, UnsupportedError
 from runner.executor import prompting, toolbox
 from runner.executor.journal import Journal
 from runner.executor.loop import Ended, Limits, Loop, Total
@@ -189,8 +189,8 @@ def carry_out(
             summarize=resources.prompt("summarize").strip(),
             limits=limits_of(plan, step, coworker, state, used, timeout),
             redactor=redactor,
-            tree=lambda: workspace.tree_now(project.git, site.space),
-            restore=lambda tree: workspace.restore(project.git, site.space, tree),
+            tree=lambda: _note(site, snapshot.tip),
+            restore=lambda noted: _go_back(site, snapshot.tip, noted),
             price=price,
             now=project.who.timestamp,
             monotonic=project.who.monotonic,
@@ -199,6 +199,44 @@ def carry_out(
         )
         ended = loop.run(_answers(snapshot, step))
     return ended, journal, names[0]
+
+
+def work_so_far(journal: Journal) -> tuple[str, ...]:
+    """Return the commit of what the tools had left when they last ended; empty where none was called."""
+    return tuple(one["tree"] for one in journal.records if one["kind"] == "results")[-1:]
+
+
+def _note(site: Site, start: str) -> str:
+    """Return a commit of the workspace as it is now, on what the attempt stands on: on no branch, to be gone back to."""
+    git, who = site.project.git, site.project.runner()
+    return git.write_commit(workspace.tree_now(git, site.space), (start,), who, who, b"work so far\n")
+
+
+def _go_back(site: Site, start: str, noted: str) -> None:
+    """Make the workspace hold the work so far, merged with what came to the branch since.
+
+    Raises:
+        RefusedError: it is not in this clone, or conflicts.
+    """
+    git = site.project.git
+    found = git.commit(noted)
+    if found is None:
+        raise RefusedError(
+            "the work so far of the step is not in this clone",
+            noted,
+            "fetch it: git fetch origin 'refs/runner/*:refs/runner/*'",
+        )
+    if found.parents == (start,):
+        workspace.restore(git, site.space, found.tree)
+        return
+    tree, conflicts = git.merge_trees(start, noted)
+    if tree is None:
+        raise RefusedError(
+            f"the work so far of the step conflicts with commits that came since: {', '.join(conflicts[:3])}",
+            noted,
+            "revert those commits, or take the step away and write it anew: it begins again then",
+        )
+    workspace.restore(git, site.space, tree)
 
 
 def _answers(snapshot: Snapshot, step: Step) -> list[str]:

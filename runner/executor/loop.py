@@ -329,7 +329,7 @@ class Loop:
             "kind": "results",
             "time": self.now(),
             "results": [{"id": r.id, "name": r.name, "content": r.content, "error": r.is_error} for r in results],
-            "tree": self.tree(),
+            "tree": self._tree_after(turn),
             "ended": None if ended is None else {"outcome": ended.outcome, "text": ended.text, "result": ended.result},
         }
         record = self.redactor.value(record)
@@ -337,6 +337,14 @@ class Loop:
         self.told(record)
         turns.append(ToolTurn(results=tuple(results)))
         return None if ended is None else replace(ended, artifacts=self._artifacts())
+
+    def _tree_after(self, turn: ModelTurn) -> str:
+        """Return the tree that the calls left: that of the round before where they only read."""
+        before = next((one["tree"] for one in reversed(self.journal.records) if one["kind"] == "results"), None)
+        called = [self.tools[call.name] for call in turn.calls if call.name in self.tools]
+        if before is not None and all(tool.contract.effect == "read" for tool in called):
+            return str(before)
+        return self.tree()
 
     def _artifacts(self) -> tuple[str, ...]:
         made = [name for one in self.journal.records if one["kind"] == "results" for name in _artifacts_in(one)]

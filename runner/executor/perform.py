@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError, WaitingError
 from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
@@ -19,7 +20,7 @@ from runner.protocol import log, message, paths, references
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
 from runner.protocol.machine import ACTIVE, Action, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
-from runner.protocol.model import Kind, seconds_of
+from runner.protocol.model import Kind, QaPolicy, seconds_of
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
 from runner.qa import checks
@@ -27,6 +28,10 @@ from runner.sandbox import Outcome
 from runner.store import history, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from runner.executor.journal import Journal
+    from runner.executor.reviewing import Reviewed
 
 _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 
@@ -46,6 +51,8 @@ class Attempt:
     said: str = ""
     changed: tuple[str, ...] = field(default=())
     files: dict[str, bytes] = field(default_factory=dict)  # for the history: transcripts, long outputs
+    keeps: tuple[str, ...] = field(default=())  # commits for the history to keep: the work so far of a step that waits
+    record: dict[str, bytes] = field(default_factory=dict)  # further files of the protocol's folder: reports
 
 
 def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
@@ -159,10 +166,11 @@ def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: St
     seconds = round(project.who.monotonic() - began)
     spent = agent.spent_since(journal, snapshot, step.slug, attempt, seconds)
     data, transcript = agent.transcript(journal)
+    ended = dataclasses.replace(ended, text=site.redactor.text(ended.text), result=site.redactor.value(ended.result))
     files = {history.transcript_name(step.slug, attempt): data}
     if ended.outcome == "budget":
         reached = ev.BudgetReached(subject=step.slug, text=log.cut(ended.text), by="whoever plans", spent=spent)
-        return Attempt(lambda now: [reached], said=ended.text, files=files)
+        return Attempt(lambda now: [reached], said=ended.text, files=files, keeps=agent.work_so_far(journal))
     told: dict[str, object] = {
         "executor": site.sandbox.name,
         "engine": engine,
@@ -187,7 +195,11 @@ def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: St
             spent=spent,
         )
         return Attempt(
-            lambda now: [asked], tree=work.tree if work.changed else None, said=f"asks: {ended.text}", files=files
+            lambda now: [asked],
+            tree=work.tree if work.changed else None,
+            said=f"asks: {ended.text}",
+            files=files,
+            keeps=agent.work_so_far(journal),
         )
     made = _worked(site, snapshot, step, work, ended.result, told, more=ended.artifacts)
     return dataclasses.replace(made, files=files)
@@ -219,10 +231,15 @@ def _timeout(step: Step) -> float:
     return float(seconds_of(step.header.timeout)) if step.header.timeout else DEFAULT_TIMEOUT
 
 
+def _redacted(site: Site, outcome: Outcome) -> Outcome:
+    """Return the outcome with the secrets of our own environment taken out of what is shown and kept of it."""
+    return dataclasses.replace(outcome, tail=site.redactor.data(outcome.tail))
+
+
 def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
     run = step.header.run
     assert run is not None
-    outcome = site.run(run, site.environment(plan, step, state), timeout=_timeout(step))
+    outcome = _redacted(site, site.run(run, site.environment(plan, step, state), timeout=_timeout(step)))
     shown = run if isinstance(run, str) else " ".join(run)
     told: dict[str, object] = {
         "executor": site.sandbox.name,
@@ -240,7 +257,7 @@ def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: 
         reason = {"reason": log.cut(site.explain(run, outcome) or f"{ended}, `{shown}`"), "code": outcome.code, **told}
         return _failed(site, snapshot, step, reason, work)
     try:
-        result = site.result()
+        result = site.redactor.value(site.result())
     except UsageError as error:
         return _failed(site, snapshot, step, {"reason": error.what, "code": outcome.code, **told}, work)
     return _worked(site, snapshot, step, work, result, told)
@@ -263,9 +280,9 @@ def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: Sta
     problem, result = None, None
     with toolbox.open_tool(site, plan, step, where) as tool:
         try:
-            result = tool.call(typed(tool.contract, arguments))
+            result = site.redactor.value(tool.call(typed(tool.contract, arguments)))
         except ToolError as error:
-            problem = str(error)
+            problem = site.redactor.text(str(error))
     seconds = round(site.project.who.monotonic() - began)
     told["spent"] = {"seconds": seconds} if seconds else {}
     try:
@@ -401,28 +418,70 @@ def _whole_log(git: Git, snapshot: Snapshot) -> list[log.RawEntry]:
 
 
 def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
-    """Check the step's work in a clean export of the tip's tree."""
+    """Check the step's work in a clean export of the tip's tree; with `full`, a model judges it after the checks."""
     verdict, executor = judge(project, snapshot, plan, step, state)
-    attempt, tree = state.steps[step.slug].attempt, snapshot.tree
-    seconds = sum(check["seconds"] for check in verdict.evidence)
-    spent: ev.Spent = {"seconds": seconds} if seconds else {}
-    evidence = list(verdict.evidence)
-    if verdict.passed:
-        passed = ev.QaPassed(
-            subject=step.slug, attempt=attempt, tree=tree, evidence=evidence, executor=executor, spent=spent
-        )
-        return Attempt(lambda now: [passed, *completed(now, step.slug)], said=_said(evidence))
-    bad = ev.QaFailed(
-        subject=step.slug,
-        attempt=attempt,
-        tree=tree,
-        reason=verdict.reason,
-        evidence=evidence,
-        executor=executor,
-        spent=spent,
-    )
-    told: dict[str, object] = {"reason": log.cut(f"QA: {verdict.reason}")}
-    return Attempt(lambda now: [bad, *failed(now, step, told)], failed=True, said=verdict.reason)
+    reviewed, files = None, {}
+    if verdict.passed and step.qa is QaPolicy.FULL:
+        reviewed = review_step(project, snapshot, plan, step, state, verdict)
+        files = {history.review_name(step.slug, state.steps[step.slug].attempt): reviewed.transcript}
+    return dataclasses.replace(_decided(snapshot, step, state, verdict, executor, reviewed), files=files)
+
+
+def review_step(
+    project: Project,
+    snapshot: Snapshot,
+    plan: Plan,
+    step: Step,
+    state: State,
+    verdict: checks.Verdict,
+    journal: Journal | None = None,
+) -> Reviewed:
+    """Have a model judge the step's work; `journal`: where to note what it says, if not in the attempt's own.
+
+    Raises:
+        EngineError: it cannot be asked, or gave no verdict.
+    """
+    from runner.executor import reviewing
+
+    if journal is None:
+        journal = reviewing.journal_of(project, snapshot.protocol, step.slug, state.steps[step.slug].attempt)
+    entries = _whole_log(project.git, snapshot)
+    return reviewing.carry_out(project, snapshot, plan, step, state, entries, verdict.evidence, journal)
+
+
+def _decided(
+    snapshot: Snapshot,
+    step: Step,
+    state: State,
+    verdict: checks.Verdict,
+    executor: str | None,
+    reviewed: Reviewed | None,
+) -> Attempt:
+    attempt = state.steps[step.slug].attempt
+    evidence, reason = list(verdict.evidence), verdict.reason
+    seconds = sum(check["seconds"] for check in evidence) + (reviewed.seconds if reviewed else 0)
+    spent: ev.Spent = {**(reviewed.spent if reviewed else {}), **({"seconds": seconds} if seconds else {})}
+    told: dict[str, object] = {"executor": executor, "spent": spent}
+    files: dict[str, bytes] = {}
+    if reviewed is not None and reviewed.verdict is None:
+        reached = ev.BudgetReached(subject=step.slug, text=log.cut(reviewed.stopped), by="whoever plans", spent=spent)
+        return Attempt(lambda now: [reached], said=reviewed.stopped)
+    if reviewed is not None and reviewed.verdict is not None:
+        evidence.append(reviewed.evidence())
+        files = {paths.report_file(step.slug, attempt): reviewed.report}
+        told |= {
+            "engine": reviewed.engine,
+            "report": digest(reviewed.report),
+            "transcript": digest(reviewed.transcript),
+        }
+        reason = "" if reviewed.verdict.passed else log.cut(f"review: {evidence[-1]['tail']}")
+    fields = {"subject": step.slug, "attempt": attempt, "tree": snapshot.tree, "evidence": evidence, **told}
+    if not reason:
+        passed = ev.QaPassed(**fields)  # type: ignore[arg-type]
+        return Attempt(lambda now: [passed, *completed(now, step.slug)], said=_said(evidence), record=files)
+    bad = ev.QaFailed(reason=reason, **fields)  # type: ignore[arg-type]
+    why: dict[str, object] = {"reason": log.cut(f"QA: {reason}")}
+    return Attempt(lambda now: [bad, *failed(now, step, why)], failed=True, said=reason, record=files)
 
 
 def _said(evidence: Sequence[ev.CheckEvidence]) -> str:
@@ -434,12 +493,12 @@ def _said(evidence: Sequence[ev.CheckEvidence]) -> str:
 def judge(
     project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State
 ) -> tuple[checks.Verdict, str | None]:
-    """Return the verdict on the tip's tree, and where the checks ran. Nothing is recorded.
+    """Return what the checks say of the tip's tree, and where they ran. Nothing is recorded.
 
     Raises:
         UsageError: a step that asks for QA and names nothing to check.
     """
-    if not step.checks and not step.header.outputs:
+    if not step.checks and not step.header.outputs and step.qa is not QaPolicy.FULL:
         raise UsageError(
             f"the QA of {step.slug} has nothing to check",
             f"{paths.folder(snapshot.protocol)}/{step.file}",
@@ -459,7 +518,7 @@ def judge(
 
     def execute(check: str) -> Outcome:
         assert site is not None
-        return site.run(check, env, timeout=_timeout(step), cwd=folder)
+        return _redacted(site, site.run(check, env, timeout=_timeout(step), cwd=folder))
 
     def explain(check: str, outcome: Outcome) -> str | None:
         return site.explain(check, outcome) if site else None

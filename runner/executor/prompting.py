@@ -11,6 +11,7 @@ import json
 from runner import resources
 from runner.executor.site import results_of
 from runner.protocol import log, paths
+from runner.protocol.digest import digest
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
 from runner.store.project import Project
@@ -20,6 +21,7 @@ INSTRUCTIONS = ("AGENTS.md", "CONTRIBUTING.md")
 INSTRUCTIONS_LIMIT = 24_000  # characters of one instruction file
 MEMORY_LIMIT = 12_000  # characters of all memory
 RESULT_LIMIT = 4_000  # characters of one earlier result
+REPORT_LIMIT = 16_000  # characters of the report of a review
 
 
 def fence(text: str, label: str) -> str:
@@ -51,7 +53,7 @@ def task(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: St
     for slug, result in results.items():
         shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
         parts.append(fence(shown, f"result of the step {slug}"))
-    found = _findings(snapshot, step, state)
+    found = _findings(project, snapshot, step, state)
     if found:
         parts.append(
             f"This is attempt {state.steps[step.slug].attempt}. The one before did not do:\n{fence(found, 'findings')}"
@@ -94,7 +96,7 @@ def instructions(project: Project) -> list[str]:
     return found
 
 
-def _findings(snapshot: Snapshot, step: Step, state: State) -> str:
+def _findings(project: Project, snapshot: Snapshot, step: Step, state: State) -> str:
     """Return why the attempt before did not hold, by the log."""
     if state.steps[step.slug].attempt == 1:
         return ""
@@ -106,7 +108,17 @@ def _findings(snapshot: Snapshot, step: Step, state: State) -> str:
                 for check in raw.fields.get("evidence", [])
                 if check["code"]
             ]
+            told += _report(project, snapshot, raw)
             if raw.event == "step-failed" and raw.fields.get("reason", "").startswith("QA:"):
                 continue  # the verdict before it says more
             return "\n\n".join(told)
     return ""
+
+
+def _report(project: Project, snapshot: Snapshot, raw: log.RawEntry) -> list[str]:
+    """Return the findings of the review that an event names, from its report; nothing where it is not that report any more."""
+    entry = snapshot.files.get(paths.report_file(raw.subject, int(raw.fields.get("attempt", 0))))
+    data = project.git.blob(entry.oid) if entry and raw.fields.get("report") else None
+    if data is None or digest(data) != raw.fields["report"]:
+        return []
+    return [data.decode("utf-8", "replace")[:REPORT_LIMIT]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import StepFailedError, UsageError
+from runner.executor.redact import Redactor
 from runner.protocol import log, references
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
@@ -80,6 +81,11 @@ class Site:
         return cls(
             project, protocol, workspace.place(project.places, protocol, project.config.workspace.path), sandbox, found
         )
+
+    @property
+    def redactor(self) -> Redactor:
+        """Takes the secrets of our own environment out of what is written."""
+        return Redactor(self.project.who.environ)
 
     @property
     def home(self) -> Path:

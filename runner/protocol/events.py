@@ -241,7 +241,9 @@ class QaPassed(Event):
     tree: str
     evidence: list[CheckEvidence]
     executor: str | None = None
-    report: str | None = None
+    engine: str | None = None
+    report: str | None = None  # digest of reports/SLUG.ATTEMPT.md
+    transcript: str | None = None  # digest of runs/SLUG.ATTEMPT.qa.jsonl in the history
     spent: Spent = dataclasses.field(default_factory=Spent)
 
 
@@ -255,7 +257,9 @@ class QaFailed(Event):
     reason: str
     evidence: list[CheckEvidence]
     executor: str | None = None
+    engine: str | None = None
     report: str | None = None
+    transcript: str | None = None
     spent: Spent = dataclasses.field(default_factory=Spent)
 
 

@@ -24,6 +24,11 @@ def agent_file(name: str) -> str:
     return f"{ROOT}/agents/{name}.yaml"
 
 
+def report_file(slug: str, attempt: int) -> str:
+    """Return the name of an attempt's QA report in the protocol's folder."""
+    return f"reports/{slug}.{attempt}.md"
+
+
 def is_words(name: str) -> bool:
     """Return whether `name`, relative to the protocol's folder, is a file of people's that the runner never writes."""
     return name in (PLAN, CONTEXT) or STEP_FILE.fullmatch(name) is not None

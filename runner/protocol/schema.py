@@ -20,6 +20,7 @@ from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
 from runner.protocol.model import PlanHeader, StepHeader
 from runner.protocol.planning import Draft
+from runner.protocol.verdict import Verdict
 from runner.protocol.workflow import WorkflowHeader
 
 Schema = dict[str, Any]
@@ -113,12 +114,19 @@ def schemas() -> dict[str, Schema]:
         for key, told in keys.items():
             made["properties"][key]["description"] = told
         found[name] = _finish(name, made, text)
+    found["qa-verdict"] = _finish("qa-verdict", qa_verdict(), "What a model that judges a change has to answer.")
     found["state"] = _finish("state", _state(), "The whole of state.json, the runner's own record of a protocol.")
     found["events"] = _finish("events", _entries(), "An entry of log.md as JSON: one definition an event.")
     found["log"] = _finish("log", _entries(), "A line of what `runner log --json` prints: one event.")
     for name, (kind, text) in _OUTPUT.items():
         found[name] = _finish(name, TypeAdapter(kind).json_schema(mode="validation"), text)
     return dict(sorted(found.items()))
+
+
+def qa_verdict() -> Schema:
+    """Return the schema of a verdict, as a model is given it: a key that may be left out may not be null."""
+    made: Schema = _without_null(Verdict.model_json_schema())
+    return made
 
 
 def render(schema: Schema) -> bytes:

@@ -5,7 +5,7 @@ A history commit's parents are the history before it and the branch's commit. Bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from runner.git import BLOB, Git, Ident, TreeEntry
 
@@ -20,8 +20,17 @@ def transcript_name(slug: str, attempt: int) -> str:
     return f"runs/{slug}.{attempt}.jsonl"
 
 
-def add(git: Git, protocol: str, files: Mapping[str, bytes], commit: str, who: Ident) -> tuple[str, str | None]:
+def review_name(slug: str, attempt: int) -> str:
+    """Return where the transcript of the review of an attempt lies in the history's tree."""
+    return f"runs/{slug}.{attempt}.qa.jsonl"
+
+
+def add(
+    git: Git, protocol: str, files: Mapping[str, bytes], commit: str, who: Ident, keeps: Sequence[str] = ()
+) -> tuple[str, str | None]:
     """Write a history commit that files `files` beside the branch's new `commit`; return (it, the history before it).
+
+    `keeps`: further commits that it keeps alive: the work so far of a step that waits.
 
     Files are only added: an attempt's transcript that is there already is replaced by a longer one of the same attempt only.
     """
@@ -29,7 +38,7 @@ def add(git: Git, protocol: str, files: Mapping[str, bytes], commit: str, who: I
     old = git.commit(before) if before else None
     changes = {name: TreeEntry(BLOB, git.write("blob", data)) for name, data in files.items()}
     tree = git.edit_tree(old.tree if old else None, changes) or git.write_tree({})
-    parents = (before, commit) if before else (commit,)
+    parents = (*([before] if before else []), commit, *keeps)
     return git.write_commit(tree, parents, who, who, f"{protocol}: history\n".encode()), before
 
 

@@ -217,7 +217,7 @@ def due_segment(walk: Chain) -> str | None:
 
 
 def check_record(git: Git, walk: Chain, look: Look) -> Said:
-    """9. Of the other files of the record none changes, and none is new that no event names."""
+    """9. Of the other files of the record none changes, and none is new that no event names; a report is the one named."""
     if look.trailers is None:
         return
     now, free = look.record, {paths.LOG, paths.STATE, due_segment(walk)}
@@ -225,7 +225,10 @@ def check_record(git: Git, walk: Chain, look: Look) -> Said:
         if isinstance(event, ev.CallHeld):
             free.add(f"calls/{event.call}.json")
         elif isinstance(event, ev.QaPassed | ev.QaFailed) and event.report:
-            free.add(f"reports/{event.subject}.{event.attempt}.md")
+            report = paths.report_file(event.subject, event.attempt)
+            free.add(report)
+            if report not in now or digest(git.blob(now[report].oid) or b"") != event.report:
+                yield at(walk, report), f"it is not the report that `{event.name}` names"
     for name in sorted({*now, *walk.record}):
         if name in walk.record and name not in (paths.LOG, paths.STATE) and now.get(name) != walk.record[name]:
             yield at(walk, name), "a transition changed a file of the record that never changes"

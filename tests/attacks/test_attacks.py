@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -396,6 +397,19 @@ def a_transition_that_plants_a_call(forge: Forge) -> None:
 @attack("record")
 def a_transition_that_plants_a_report(forge: Forge) -> None:
     forge.imitate(paused(forge), record={"reports/b.1.md": "PASS"})
+
+
+@attack("record")
+def a_report_that_is_not_the_one_that_qa_names(forge: Forge) -> None:
+    forge.imitate(finish(forge))
+    told = dataclasses.replace(passed(forge), report=digest(b"FAIL"))
+    forge.imitate(told, record={"reports/b.1.md": "PASS"})
+
+
+@attack("record")
+def a_report_that_qa_names_and_that_is_not_there(forge: Forge) -> None:
+    forge.imitate(finish(forge))
+    forge.imitate(dataclasses.replace(passed(forge), report=digest(b"PASS")))
 
 
 @attack("record")

@@ -225,10 +225,6 @@ def test_a_plan_without_plan_md_is_refused() -> None:
 @pytest.mark.parametrize(
     ("files", "where", "what"),
     [
-        ({"01-a.md": step("agent: coder")}, "P/01-a.md:1", "a step of kind agent (the default)"),
-        ({"01-a.md": step("timeout: 1m\nkind: agent")}, "P/01-a.md:4", "a step of kind agent (the default)"),
-        ({"01-a.md": step(COMMAND + "qa: full")}, "P/01-a.md:5", "`qa: full`"),
-        ({"plan.md": "---\ntitle: t\nqa: full\n---\n", "01-a.md": STEP}, "P/plan.md:3", "`qa: full`"),
         ({"01-a.md": step(COMMAND + "approval: before")}, "P/01-a.md:5", "`approval:`"),
         (
             {"plan.md": "---\ntitle: t\napproval: before\n---\n", "01-a.md": STEP},

@@ -1,0 +1,83 @@
+"""Judging a step's work by hand: the checks and the review that its QA would be, with nothing recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import RefusedError, UsageError
+from runner.executor import advance, perform
+from runner.protocol.events import CheckEvidence
+from runner.protocol.model import QaPolicy
+from runner.protocol.state import State, StepStatus
+from runner.store.project import Project
+
+_HAS_WORK = (StepStatus.NEEDS_QA, StepStatus.COMPLETED)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What was found. `reason` is empty where it passed; `report` where no model judged."""
+
+    step: str
+    attempt: int
+    evidence: tuple[CheckEvidence, ...]
+    reason: str
+    report: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the work may stay."""
+        return not self.reason
+
+
+def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) -> Judged:
+    """Judge a step's work as the branch's tip has it; `slug` None: the step that waits for it, else the last with work.
+
+    Raises:
+        UsageError: no such step has work, or its QA has nothing to check.
+        RefusedError: a budget does not allow the review.
+        EngineError: the model cannot be asked, or gave no verdict.
+    """
+    project.refuse_unsupported()
+    with advance.at_work(project, protocol):
+        seen = advance.look(project, protocol)
+        plan = advance.read_plan(project, seen)
+        found = slug or _step_of(seen.state)
+        step = plan.step(found) if found else None
+        if (
+            step is None
+            or found is None
+            or found not in seen.state.steps
+            or seen.state.steps[found].status not in _HAS_WORK
+        ):
+            raise UsageError(
+                f"{found} has no work to judge" if found else "no step has work to judge",
+                protocol,
+                f"`runner status {protocol}` shows how it stands",
+            )
+        if full:
+            step = dataclasses.replace(step, qa=QaPolicy.FULL)
+        attempt = seen.state.steps[found].attempt
+        verdict, _ = perform.judge(project, seen, plan, step, seen.state)
+        if not verdict.passed or step.qa is not QaPolicy.FULL:
+            return Judged(found, attempt, verdict.evidence, verdict.reason)
+        from runner.executor.journal import Journal
+
+        with tempfile.TemporaryDirectory() as folder:
+            journal = Journal(Path(folder) / "review.jsonl")
+            reviewed = perform.review_step(project, seen, plan, step, seen.state, verdict, journal)
+        if reviewed.verdict is None:
+            raise RefusedError(reviewed.stopped, f"{protocol}, {found}", "raise `budget:` in the plan or the step")
+        one = reviewed.evidence()
+        reason = "" if reviewed.verdict.passed else f"review: {one['tail']}"
+        return Judged(found, attempt, (*verdict.evidence, one), reason, reviewed.report.decode("utf-8", "replace"))
+
+
+def _step_of(state: State) -> str | None:
+    steps = state.open_steps()
+    waiting = [slug for slug, step in steps if step.status is StepStatus.NEEDS_QA]
+    done = [slug for slug, step in steps if step.status is StepStatus.COMPLETED]
+    return waiting[0] if waiting else done[-1] if done else None

@@ -1,0 +1,57 @@
+"""`runner engines`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from runner.cli.session import Session
+
+
+@click.command("engines", short_help="List the models that can be asked, or check one.")
+@click.argument("name", required=False)
+@click.option(
+    "--timeout", default=30.0, show_default=True, type=click.FloatRange(1), help="Seconds to wait for an answer."
+)
+@click.pass_obj
+def command(session: Session, name: str | None, timeout: float) -> None:
+    """List what engines there are and what each lacks on this machine; with NAME, such as gemini:MODEL, ask it one small thing."""
+    from runner.engines import registry
+
+    if name is not None:
+        _check(session, name, timeout)
+        return
+    every = registry.listed(session.environ)
+    width = max(len(one.form) for one in every)
+    for one in every:
+        state = (one.missing, "yellow") if one.missing else ("ready", "green")
+        session.line(f"{one.form.ljust(width)}  ", (state[0].ljust(5), state[1]), f"  {one.about}")
+
+
+def _check(session: Session, name: str, timeout: float) -> None:
+    import time
+
+    from runner.engines import prices, registry
+
+    began = time.monotonic()
+    response = registry.check(name, session.environ, _base(session), timeout=timeout)
+    if response is None:
+        session.result(f"{name}  can be read")
+        return
+    took = time.monotonic() - began
+    cost = prices.cost_usd(response.turn.provider, name.partition(":")[2], response.usage)
+    told = f"${format(cost, 'f')}" if cost is not None else "its price is not known: a budget in money cannot be kept"
+    usage = response.usage
+    session.result(f"{name}  answers  {took:.1f} s · {usage.input:,} tokens in, {usage.output:,} out · {told}")
+
+
+def _base(session: Session) -> Path:
+    """Return the folder that files are relative to: the repository's, else the one that the command runs in."""
+    from runner.errors import UsageError
+
+    try:
+        git = session.project.git
+    except UsageError:
+        return session.cwd
+    return git.top or git.cwd

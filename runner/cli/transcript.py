@@ -1,0 +1,130 @@
+"""An attempt's transcript as people read it: turn by turn, what was said, called and answered. `--json` has it whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from runner.cli.session import Session
+
+if TYPE_CHECKING:
+    from runner.store.project import Project
+
+Record = Mapping[str, Any]
+LINES = 24  # of one output that are shown
+BRIEF = 3  # of them where a running step is followed
+WIDTH = 160  # characters of a line
+
+
+def read(project: Project, protocol: str, slug: str, attempt: int, *, review: bool) -> list[Record]:
+    """Return the records of an attempt, or of its review: from the history, or from the journal where that has more.
+
+    No lock is taken: a record that is being written is not seen yet.
+
+    Raises:
+        IntegrityError: the journal is damaged.
+    """
+    from runner.executor.journal import Journal
+    from runner.store import history
+
+    name = history.review_name(slug, attempt) if review else history.transcript_name(slug, attempt)
+    filed: list[Record] = [json.loads(line) for line in (history.read(project.git, protocol, name) or b"").splitlines()]
+    noted = Journal(project.places.journal(protocol) / name.removeprefix("runs/")).records
+    return list(noted) if len(noted) > len(filed) else filed
+
+
+def show(session: Session, records: Sequence[Record], *, after: int = 0, brief: bool = False) -> None:
+    """Give the records but the first `after`; `brief`: as they are followed, thoughts left out and outputs short."""
+    turn = 0
+    for number, record in enumerate(records):
+        turn += record["kind"] in ("response", "summary")
+        if number < after:
+            continue
+        match record["kind"]:
+            case "response":
+                _response(session, record, turn, brief)
+            case "summary":
+                session.line("")
+                session.line((f"turn {turn}", "yellow"), "  the conversation was summed up, and goes on from this:")
+                _text(session, str(record["text"]), BRIEF if brief else LINES)
+            case "results":
+                _results(session, record, brief)
+            case "undecided":
+                session.line("")
+                session.line(("nothing was decided", "red"), f"  {'; '.join(map(str, record.get('problems', ())))}")
+            case _:
+                session.line(f"  {record['kind']}")
+
+
+def _response(session: Session, record: Record, turn: int, brief: bool) -> None:
+    usage = record["usage"]
+    told = [str(record["engine"]), f"{usage['input']:,} in, {usage['output']:,} out"]
+    told.append(f"${record['usd']}" if record["usd"] is not None else "price not known")
+    told += [str(record["finish"])] if record["finish"] not in ("stop", "") else []
+    if not brief or turn == 1:
+        session.line("")
+    session.line((f"turn {turn}", "yellow"), f"  {record['time']}  {' · '.join(told)}")
+    if record["thoughts"] and not brief:
+        session.line("  thinks")
+        _text(session, str(record["thoughts"]), LINES, "    ")
+    _text(session, str(record["text"]), BRIEF if brief else LINES)
+    for call in record["calls"]:
+        arguments = call["arguments"]
+        if arguments is None:
+            session.line("  → ", (str(call["name"]), "cyan"), f"  malformed: {call['problem']}")
+            continue
+        short = {
+            key: value for key, value in arguments.items() if len(_plain(value)) <= 80 and "\n" not in _plain(value)
+        }
+        session.line(
+            "  → ",
+            (str(call["name"]), "cyan"),
+            f"  {'  '.join(f'{key}={_plain(value)}' for key, value in short.items())}",
+        )
+        for key, value in arguments.items():
+            if key not in short:
+                session.line(f"      {key}:")
+                _text(session, _plain(value), BRIEF if brief else LINES, "        ")
+
+
+def _results(session: Session, record: Record, brief: bool) -> None:
+    for one in record["results"]:
+        session.line(
+            "  ← ", (str(one["name"]), "red" if one["error"] else "green"), "  refused" if one["error"] else ""
+        )
+        content = one["content"]
+        if isinstance(content, dict):
+            short = {
+                key: value for key, value in content.items() if "\n" not in _plain(value) and len(_plain(value)) <= 80
+            }
+            if short:
+                session.line(
+                    f"      {'  '.join(f'{key}={_plain(value)}' for key, value in short.items())}"[: WIDTH + 6]
+                )
+            for key, value in content.items():
+                if key not in short:
+                    session.line(f"      {key}:")
+                    _text(session, _plain(value), BRIEF if brief else LINES, "        ")
+        else:
+            _text(session, _plain(content), BRIEF if brief else LINES, "      ")
+    ended = record.get("ended")
+    if ended is not None:
+        session.line(
+            "  ended  ",
+            (str(ended["outcome"]), "green" if ended["outcome"] == "finished" else "yellow"),
+            f"  {ended['text']}"[:500],
+        )
+
+
+def _text(session: Session, text: str, most: int, by: str = "  ") -> None:
+    lines = text.strip().splitlines()
+    shown = lines if len(lines) <= most + 1 else lines[:most]
+    for line in shown:
+        session.line(f"{by}{line[:WIDTH]}{'…' if len(line) > WIDTH else ''}")
+    if len(shown) < len(lines):
+        session.line(f"{by}… {len(lines) - len(shown):,} more lines")
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,219 @@
+"""What a review looks at and what it leaves: the change in bounds, the files to be careful with, the report.
+
+Nobody is asked here; that is the executor's matter. Nothing is left out in silence: what does not fit is named.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from runner.git import Git, TreeEntry
+from runner.protocol import paths
+from runner.protocol.events import CheckEvidence
+from runner.protocol.verdict import Verdict
+
+DIFF_LIMIT = 120_000  # characters of the whole diff
+FILE_LIMIT = 24_000  # characters of one file's part
+BLOB_LIMIT = 512 * 1024  # bytes of a file that is compared at all
+BLOBS_LIMIT = 16 * 1024 * 1024  # bytes of all that are compared
+NAMES_LIMIT = 400  # files that are listed
+
+_TESTS = re.compile(
+    r"(?:^|/)(?:tests?|specs?|__tests__|testdata|fixtures)/|(?:^|/)(?:test_[^/]*|conftest\.py|[^/]*(?:_test|_spec|\.test|\.spec)\.[^/]+)$",
+    re.IGNORECASE,
+)
+_CI = (
+    ".github/*", ".gitlab-ci.yml", ".gitlab/*", ".forgejo/*", ".gitea/*", ".circleci/*", ".woodpecker*", ".travis.yml", ".ci/*",
+    "scripts/ci/*", "Jenkinsfile", "azure-pipelines.yml", "Makefile", "*/Makefile", "tox.ini", "noxfile.py",
+    ".pre-commit-config.yaml",
+)  # fmt: skip
+_POLICY = (
+    f"{paths.ROOT}/*", "AGENTS.md", "*/AGENTS.md", "CLAUDE.md", "*/CLAUDE.md", "GEMINI.md", "*/GEMINI.md", "CONTRIBUTING.md",
+    ".cursorrules", "CODEOWNERS", "*/CODEOWNERS", ".gitattributes", "*/.gitattributes", ".gitmodules",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """The files of a change that decide whether a change is noticed."""
+
+    tests: tuple[str, ...] = ()
+    ci: tuple[str, ...] = ()
+    policy: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Return one line a kind that there is: `tests: tests/test_a.py`."""
+        named = (("tests", self.tests), ("CI and what checks run", self.ci), ("policy and instructions", self.policy))
+        return [f"{kind}: {_listed(files)}" for kind, files in named if files]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change as a judge is shown it. `left_out`: one line for each thing of it that the diff does not have."""
+
+    files: tuple[str, ...]  # `M src/app.py`
+    diff: str
+    left_out: tuple[str, ...]
+    touched: Touched
+
+
+def touched(changed: Iterable[str], checks: Sequence[str] = ()) -> Touched:
+    """Return those of the changed paths that are tests, CI or policy; a file that a check names counts as CI."""
+    tests, ci, policy = [], [], []
+    words = {word.removeprefix("./") for line in checks for word in re.split(r"[\s;&|()<>\"'=]+", line) if word}
+    for path in sorted(changed):
+        if any(fnmatch.fnmatchcase(path, pattern) for pattern in _POLICY):
+            policy.append(path)
+        elif path in words or any(fnmatch.fnmatchcase(path, pattern) for pattern in _CI):
+            ci.append(path)
+        elif _TESTS.search(path):
+            tests.append(path)
+    return Touched(tuple(tests), tuple(ci), tuple(policy))
+
+
+def change(git: Git, protocol: str, before: str, after: str, checks: Sequence[str] = ()) -> Change:
+    """Return what differs between two commits outside the protocol's own folder, files to be careful with first."""
+    own = f"{paths.folder(protocol)}/"
+    pairs = {path: pair for path, pair in git.changed(before, after).items() if not path.startswith(own)}
+    found = touched(pairs, checks)
+    careful = {*found.tests, *found.ci, *found.policy}
+    order = sorted(pairs, key=lambda path: (path not in careful, path))
+    left_out: list[str] = []
+    compared = _compared(git, {path: pairs[path] for path in order}, left_out)
+    parts: list[str] = []
+    size = 0
+    texts = _diffs(git, before, after, compared)
+    for path in compared:
+        text = texts.get(path, "")
+        if size >= DIFF_LIMIT:
+            left_out.append(f"{path}: the diff is full")
+            continue
+        most = min(FILE_LIMIT, DIFF_LIMIT - size)
+        if len(text) > most:
+            left_out.append(f"{path}: {len(text) - most:,} of {len(text):,} characters of its diff")
+            text = f"{text[:most]}\n[… cut off here …]\n"
+        parts.append(text)
+        size += len(text)
+    names = [f"{_kind(pairs[path])} {path}" for path in order]
+    if len(names) > NAMES_LIMIT:
+        names = [*names[:NAMES_LIMIT], f"… and {len(names) - NAMES_LIMIT:,} more files"]
+    return Change(tuple(names), "".join(parts), tuple(left_out), found)
+
+
+def _kind(pair: tuple[TreeEntry | None, TreeEntry | None]) -> str:
+    return "A" if pair[0] is None else "D" if pair[1] is None else "M"
+
+
+def _compared(git: Git, pairs: dict[str, tuple[TreeEntry | None, TreeEntry | None]], left_out: list[str]) -> list[str]:
+    """Return the paths whose text is compared; the others are named in `left_out`, with the reason."""
+    kept: list[str] = []
+    total = 0
+    for path, pair in pairs.items():
+        oids = [entry.oid for entry in pair if entry is not None]
+        sizes = [size or 0 for size in git.sizes(oids)]
+        if max(sizes) > BLOB_LIMIT or total + sum(sizes) > BLOBS_LIMIT:
+            left_out.append(f"{path}: too big to be shown, {max(sizes):,} bytes")
+        elif any(b"\0" in (git.blob(oid) or b"")[:8000] for oid in oids):
+            left_out.append(f"{path}: binary, {sizes[-1]:,} bytes")
+        else:
+            kept.append(path)
+            total += sum(sizes)
+    return kept
+
+
+def _diffs(git: Git, before: str, after: str, wanted: Sequence[str]) -> dict[str, str]:
+    """Return each path's part of the diff. No attribute of the change's own can hide a file: all is compared as text."""
+    found: dict[str, str] = {}
+    for at in range(0, len(wanted), 200):
+        some = list(wanted[at : at + 200])
+        out = git.run(
+            "diff-tree", "-r", "-p", "--text", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
+            before, after, "--", *some, env={"GIT_LITERAL_PATHSPECS": "1"},
+        ).decode("utf-8", "replace")  # fmt: skip
+        # A line of a diff begins with +, -, @, \ or a space; a file that became a link has two parts with one headline.
+        parts: list[str] = []
+        for part in re.split(r"(?m)^(?=diff --git )", out)[1:]:
+            same = parts and parts[-1].split("\n", 1)[0] == part.split("\n", 1)[0]
+            parts[-1:] = [parts[-1] + part] if same else [*parts[-1:], part]
+        # They come in the order of their paths' bytes.
+        found |= dict(zip(sorted(some, key=lambda path: path.encode("utf-8", "surrogateescape")), parts, strict=True))
+    return found
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def report(
+    slug: str,
+    attempt: int,
+    verdict: Verdict,
+    *,
+    judge: str,
+    author: str,
+    tree: str,
+    evidence: Sequence[CheckEvidence],
+    seen: Change,
+) -> bytes:
+    """Return `reports/SLUG.ATTEMPT.md`. A model's words stand in it as plain indented text that no forge renders."""
+    same = " (the model that did the work, in a conversation of its own)" if judge == author else ""
+    lines = [
+        f"# QA of {slug}, attempt {attempt}: {verdict.verdict}",
+        "",
+        f"- judged by: {_code(judge)}{same}",
+        f"- the work is by: {_code(author or 'a person or a command')}",
+        f"- tree: {_code(tree)}",
+        f"- files changed: {len(seen.files)}",
+        "",
+        _indented(verdict.summary),
+        "",
+    ]
+    if seen.touched.lines():
+        lines += ["## Tests, CI and policy that it touched", ""]
+        lines += [
+            f"- {kind}: {_code(files)}" for kind, _, files in (one.partition(": ") for one in seen.touched.lines())
+        ]
+        lines.append("")
+    lines += [f"## Findings: {len(verdict.findings)}", ""]
+    for number, one in enumerate(verdict.findings, 1):
+        place = f"{one.file}:{one.line}" if one.file and one.line else one.file
+        told = [f"**{one.severity}**", *([_code(place)] if place else [])]
+        told += [f"criterion {_code(one.criterion)}"] if one.criterion else []
+        lines += [f"{number}. {' · '.join(told)}", "", _indented(one.text, "       "), ""]
+    if evidence:
+        lines += ["## Checks", ""]
+        for check in evidence:
+            lines.append(
+                f"- {'passed' if check['code'] == 0 else 'exit ' + str(check['code'])}: {_code(check['check'])}"
+            )
+        lines.append("")
+    if seen.left_out:
+        lines += ["## What the judge was not shown", ""]
+        lines += [f"- {_code(line)}" for line in seen.left_out[:NAMES_LIMIT]]
+        lines.append("")
+    return "\n".join(lines).rstrip("\n").encode("utf-8", "replace") + b"\n"
+
+
+def _listed(files: Sequence[str]) -> str:
+    return ", ".join(files[:20]) + (f" and {len(files) - 20} more" if len(files) > 20 else "")
+
+
+def plain(text: str) -> str:
+    """Return a model's text without what steers a terminal or turns its direction round."""
+    return "".join(
+        char
+        if char == "\n"
+        or (char.isprintable() and not "\u202a" <= char <= "\u202e" and not "\u2066" <= char <= "\u2069")
+        else " "
+        for char in text.replace("\r\n", "\n").replace("\t", "    ")
+    )
+
+
+def _code(text: str) -> str:
+    return f"`{' '.join(plain(text).replace('`', chr(39)).split())}`"
+
+
+def _indented(text: str, by: str = "    ") -> str:
+    return "\n".join(f"{by}{line}".rstrip() for line in plain(text).strip().splitlines())

@@ -1,0 +1,41 @@
+"""`runner engines`: what there is here, and whether one answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.conftest import Box
+from tests.engines.wire_gemini import Refusal, error
+from tests.executor.minds import ENGINE, mind, say
+
+
+def test_what_is_there_and_what_is_missing(box: Box) -> None:
+    told = box.runner("engines", rc=0).out.splitlines()
+    assert told[0].startswith("gemini:MODEL") and "set GEMINI_API_KEY" in told[0].replace("GOOGLE_API_KEY or ", "")
+    assert told[1].startswith("recorded:FILE") and "ready" in told[1]
+    ready = box.runner("engines", rc=0, env={"GEMINI_API_KEY": "some-key-of-mine"}).out
+    assert "ready" in ready.splitlines()[0] and "some-key" not in ready
+
+
+def test_it_works_outside_a_repository(box: Box, tmp_path: Path) -> None:
+    assert "gemini:MODEL" in box.runner("engines", cwd=tmp_path, rc=0).out
+
+
+def test_one_is_asked(box: Box) -> None:
+    with mind(box, say(text="ready")) as wire:
+        told = box.runner("engines", ENGINE, rc=0).out
+        assert len(wire.bodies) == 1
+    assert told.startswith(f"{ENGINE}  answers") and "100 tokens in, 20 out · $0.0" in told
+
+
+def test_a_key_that_is_refused_a_missing_key_and_no_such_engine(box: Box) -> None:
+    assert "GOOGLE_API_KEY" in box.runner("engines", ENGINE, rc=2).err
+    with mind(box, Refusal(code=401, body=error(401, "UNAUTHENTICATED", "no such key"))):
+        assert "key" in box.runner("engines", ENGINE, rc=69).err
+    assert "gemini:MODEL" in box.runner("engines", "gemni:x", rc=2).err
+    assert box.runner("engines", "recorded:none.jsonl").code == 2
+
+
+def test_a_cassette_is_read(box: Box) -> None:
+    box.write("answers.jsonl", "")
+    assert "can be read" in box.runner("engines", "recorded:answers.jsonl", rc=0).out
