@@ -51,10 +51,10 @@ def command(
     ]
     if len(asked) > 1:
         raise click.UsageError(f"{' and '.join(asked)}: say one place that the plan comes from")
-    if not asked and not title:
-        raise click.UsageError("say what is to be done: runner new TITLE")
     if inputs and not workflow:
         raise click.UsageError("--input goes with --workflow")
+    if not asked and not title:
+        raise click.UsageError("say what is to be done: runner new TITLE")
     project = session.project
     if not asked:
         assert title
