@@ -10,7 +10,8 @@ DEMO_STAMP = .venv-demo/.stamp
 
 # In CI a test that was skipped is a failure, unless its reason begins with "allowed:".
 PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rs)
-JOBS = 2
+# Three on two cores: many tests wait for processes.
+JOBS = 3
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH

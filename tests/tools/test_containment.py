@@ -278,7 +278,7 @@ def test_endless_output_is_ended(hand: Hand, monkeypatch: pytest.MonkeyPatch) ->
     told = hand.refused("run", argv=["yes", mark])
     assert "ended after 2" in told and len(told) < 3000
     assert living(mark) == []
-    timed = hand("shell", command=f"while :; do echo {mark}; done", timeout=1)
+    timed = hand("shell", command=f"while :; do echo {mark}; sleep 0.001; done", timeout=1)
     assert timed["timed_out"] and len(timed["output"]) < 31_000
     assert living(mark) == []
 
