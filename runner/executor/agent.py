@@ -137,7 +137,7 @@ def journal_of(project: Project, protocol: str, slug: str, attempt: int) -> Jour
     return journal
 
 
-def spent_since(journal: Journal, snapshot: Snapshot, slug: str, attempt: int, seconds: int) -> ev.Spent:
+def spent_since(journal: Journal, snapshot: Snapshot, slug: str, seconds: int) -> ev.Spent:
     """Return what the journal has that the record of this attempt does not have yet."""
     total = Total()
     for record in journal.records:
@@ -145,12 +145,13 @@ def spent_since(journal: Journal, snapshot: Snapshot, slug: str, attempt: int, s
             total.add(record)
     usd, tokens_in, tokens_out = total.usd, total.input_tokens, total.output_tokens
     for raw in log.parse_raw(snapshot.log, snapshot.where):
-        if raw.subject == slug and raw.event in ("asked", "budget-reached"):
+        if raw.subject == slug and raw.event == "step-retried":  # what was recorded till then is of an attempt before
+            usd, tokens_in, tokens_out = total.usd, total.input_tokens, total.output_tokens
+        elif raw.subject == slug and raw.event in ("asked", "budget-reached"):
             told = raw.fields.get("spent") or {}
-            if raw.fields.get("attempt", attempt) == attempt:
-                usd -= Decimal(str(told.get("usd", "0")))
-                tokens_in -= int(told.get("input_tokens", 0))
-                tokens_out -= int(told.get("output_tokens", 0))
+            usd -= Decimal(str(told.get("usd", "0")))
+            tokens_in -= int(told.get("input_tokens", 0))
+            tokens_out -= int(told.get("output_tokens", 0))
     spent: ev.Spent = {"input_tokens": tokens_in, "output_tokens": tokens_out, "usd": format(max(usd, Decimal(0)), "f")}
     if seconds:
         spent["seconds"] = seconds

@@ -164,7 +164,7 @@ def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: St
     began = project.who.monotonic()
     ended, journal, engine = agent.carry_out(site, snapshot, plan, step, state, timeout=_timeout(step), where=where)
     seconds = round(project.who.monotonic() - began)
-    spent = agent.spent_since(journal, snapshot, step.slug, attempt, seconds)
+    spent = agent.spent_since(journal, snapshot, step.slug, seconds)
     data, transcript = agent.transcript(journal)
     ended = dataclasses.replace(ended, text=site.redactor.text(ended.text), result=site.redactor.value(ended.result))
     files = {history.transcript_name(step.slug, attempt): data}
