@@ -111,4 +111,4 @@ def commit(project: Project, draft: Draft, data: bytes) -> str:
             publishing.again(project, draft.protocol, advance.checker(project, draft.protocol))
             continue
         return new
-    raise ConflictError(f"the branch of {draft.protocol} moves all the time", branch, "run the same command again")
+    raise advance.moves(project, draft.protocol)

@@ -147,7 +147,7 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
                 publishing.again(project, protocol, advance.checker(project, protocol))
                 continue
             return new
-    raise ConflictError(f"the branch of {protocol} moves all the time", branch, "run the same command again")
+    raise advance.moves(project, protocol)
 
 
 def _name(project: Project, protocol: str) -> str:

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from runner.protocol.log import RawEntry
     from runner.store.project import Project
 
-ATTEMPT = ("step-finished", "step-completed", "step-failed", "step-blocked", "step-cancelled", "step-retried")
-
 
 @click.command("show", short_help="Show a protocol, or one of its steps.")
 @options.protocol

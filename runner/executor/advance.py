@@ -224,7 +224,7 @@ def step(project: Project, protocol: str, *, only: str | None = None, adopt: boo
             if done is not None:
                 return done
             publishing.again(project, protocol, checker(project, protocol))
-    raise _moves(project, protocol)
+    raise moves(project, protocol)
 
 
 def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None:
@@ -254,7 +254,8 @@ def find_step(state: State, name: str) -> str:
     return slug
 
 
-def _moves(project: Project, protocol: str) -> ConflictError:
+def moves(project: Project, protocol: str) -> ConflictError:
+    """Return the error for a branch that moved under every try."""
     return ConflictError(
         f"the branch of {protocol} moves all the time", project.branch(protocol), "run the same command again"
     )
@@ -350,7 +351,7 @@ def conclude(
             made.state, action, made.entries, made.commit, conflict or attempt.said, attempt.failed or bool(conflict)
         )
     _keep(project, began, aside, attempt)
-    raise _moves(project, protocol)
+    raise moves(project, protocol)
 
 
 def _conclude_at_once(
@@ -448,4 +449,4 @@ def tell(
             publishing.again(project, protocol, checker(project, protocol))
             continue
         return Advanced(made.state, machine.decide(made.state), made.entries, made.commit)
-    raise _moves(project, protocol)
+    raise moves(project, protocol)
