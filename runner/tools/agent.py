@@ -70,7 +70,9 @@ class AgentTools:
         self._host, self._work = sandbox.name == "host", work
         self._files = FileWorker(sandbox, work, view)
         self._commands = Commands(sandbox, work, view, env, readable, writable)
-        self._ripgrep = Ripgrep(self._commands) if shutil.which("rg", path=env.get("PATH", "")) else None
+        # rg looks at a file and then opens it by name: on the host a link put there in between would lead it out.
+        there = not self._host and shutil.which("rg", path=env.get("PATH", ""))
+        self._ripgrep = Ripgrep(self._commands) if there else None
         self._timeout = default_timeout
         offered = {tool.contract.name: tool for tool in self._all()}
         if names is not None:
