@@ -20,6 +20,7 @@ from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
 from runner.protocol.model import PlanHeader, StepHeader
 from runner.protocol.planning import Draft
+from runner.protocol.policy import Policy
 from runner.protocol.verdict import Verdict
 from runner.protocol.workflow import WorkflowHeader
 
@@ -80,6 +81,24 @@ _COWORKER = {
     "policies": "What its tools may do beyond or short of the defaults.",
     "budget": "The most that one of its steps may spend.",
 }
+_POLICY = {
+    "repo": "Names this project in approvals: 32 hex digits, made once.",
+    "roles": "Who is in which role: principals of allowed_signers.",
+    "agents": "The principals of runners and agents; their words never count.",
+    "forge": "Host to principal to numeric id, for reviews on a forge.",
+    "own_work": "Whether people may approve what they wrote themselves; signed: where those commits are signed.",
+    "approvals": "Who must say yes, by what the word is about.",
+    "rules": "What is denied, asked about or allowed. Deny goes over ask, ask over allow; the order decides nothing.",
+    "approval_required": "Tools whose calls wait for a word; short for rules with ask and tool.",
+    "protected": "Files that a person looks at when a step changed them, besides the built-in ones.",
+    "limits": "What a step may change without anybody looking.",
+    "budget": "The most that any step, and any protocol, may spend.",
+    "network": "The hosts that may be reached.",
+    "engines": "The engines that may be chosen.",
+    "isolation": "The weakest isolation that is allowed: host, container or sandbox.",
+    "transitions": "Whether the runner's commits have to be signed by one of agents.",
+    "examples": "What the policy is meant to say; `runner policy test` runs them.",
+}
 _DRAFT = {
     "title": "What is to be done, in one line.",
     "prose": "Why, what belongs to it and what does not.",
@@ -95,6 +114,7 @@ _WORDS: dict[str, tuple[type[BaseModel], str, dict[str, str]]] = {
     "step": (StepHeader, "The front matter of a step file, NN-slug.md.", _STEP),
     "config": (Config, "The whole of .protocols/config.yaml.", _CONFIG),
     "coworker": (Coworker, "The whole of .protocols/agents/NAME.yaml.", _COWORKER),
+    "policy": (Policy, "The whole of .protocols/policy.yaml.", _POLICY),
     "planning": (Draft, "What a model answers that is asked for a plan.", _DRAFT),
     "workflow": (WorkflowHeader, "The front matter of plan.md in .protocols/workflows/NAME/.", _WORKFLOW),
 }

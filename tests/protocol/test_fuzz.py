@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.errors import RunnerError, UnsupportedError
-from runner.protocol import branches, config, coworker, document, log, machine, message, plan, state, workflow
+from runner.protocol import branches, config, coworker, document, log, machine, message, plan, policy, state, workflow
 from tests.protocol import histories
 from tests.protocol.histories import OID, PROTOCOL, begun, planned_step
+from tests.protocol.test_policy import WHOLE
 
 STEP = b"""---
 title: Deploy
@@ -60,6 +61,7 @@ READERS: dict[str, tuple[bytes, Callable[[bytes], object]]] = {
         ),
     ),
     "config": (CONFIG, lambda data: (branches.pattern_of(data), config.parse(data, "c.yaml"))),
+    "policy": (WHOLE.encode(), lambda data: policy.parse(data, "policy.yaml")),
     "coworker": (COWORKER, lambda data: coworker.parse(data, "a.yaml")),
     "log": (LOG, lambda data: machine.fold(None, log.parse(data, "log.md"))),
     "state": (STATE, lambda data: state.load(data, "state.json")),
