@@ -580,7 +580,7 @@ def starts_others(argv: Sequence[str]) -> bool:
         assert leading is not None
         if leading.match(word):
             return True
-        if not word.startswith("-") and not re.fullmatch("-[A-Za-z]", before):  # `-W ignore`: the option's value
+        if not word.startswith("-") and before not in ("-W", "-X", "-I", "-r", "-C"):  # whose value it is
             return False
         before = word
     return False
