@@ -12,14 +12,14 @@ TRAILERS = re.compile(r"Runner-Protocol: (\S+)\nRunner-Revision: (\d+)\n((?:Runn
 RECORD, STEP_FILE = re.compile(r"state\.json|log\.md|(log|calls|reports)/.*"), re.compile(r"(\d{2,6})-([a-z0-9-]+)\.md")
 OPEN = {"pending", "planning", "planned", "running", "paused", "blocked", "failed"}
 WORKING, WORK, QA = {"planned", "running", "paused", "blocked"}, {"pending", "running", "needs_qa", "awaiting_approval"}, {"needs_qa"}
-STEP = {  # event: from which status of its step, to which; events about a call or an approval are not judged here yet
+STEP = {  # event: from which status of its step, to which; whether a word was given is not judged here yet
+    "call-held": (WORK - QA, "awaiting_approval"), "call-decided": ({"awaiting_approval"}, "running"), "effect-unknown": (WORK - QA, "running"), "effect-decided": ({"running"}, "running"),
     "step-finished": ({"pending", "running"}, "needs_qa"), "qa-passed": (QA, "needs_qa"), "qa-failed": (QA, "needs_qa"),
     "step-completed": (QA, "completed"), "step-failed": (WORK, "failed"), "step-blocked": (WORK, "blocked"),
     "step-cancelled": (WORK | {"failed", "blocked"}, "cancelled"), "step-retried": (QA | {"failed", "blocked", "completed"}, "pending")}
-ALL = {"planned": {"pending", "planning"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"},
-       "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
+ALL = {"planned": {"pending", "planning"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"}, "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
 FREE, SAYS = {"ci-reported", "request-changed", "undone", "record-repaired"}, set("all done finished failed blocked retried to be tried again passed did not pass edited".split())
-AFTER = {"plan-edited", "planned", "step-completed", "completed", "failed", "blocked", "step-retried", "cancelled"}
+AFTER = {"call-decided", "plan-edited", "planned", "step-completed", "completed", "failed", "blocked", "step-retried", "cancelled"}
 
 def need(holds, why, error=ValueError):
     if not holds: raise error(why)
@@ -155,7 +155,7 @@ def verify(repo, tip, name):
         due = {f"log/{1 + sum(path[:4] == 'log/' for path in record):04d}.md"} if len(log) > 65536 else set()
         new, log = repo.get(now["log.md"][1]), b"" if [need(repo.get(now[path][1]) == log, path) for path in due] else log
         added, before, was, free = list(entries(new[len(log):])), s, repo.get(parents[0])[0], {"log.md", "state.json", *due}
-        named = {f"reports/{a}.{f['attempt']}.md": f["report"] for _, k, a, f, _ in added if k[:3] == "qa-" and "report" in f}
+        named = {f"reports/{a}.{f['attempt']}.md": f["report"] for _, k, a, f, _ in added if k[:3] == "qa-" and "report" in f} | {f"calls/{f['call']}.json": f["digest"] for _, k, a, f, _ in added if k == "call-held" and f["call"].split(".")[0] == a}
         kept = [now.get(path) == record[path] for path in record.keys() - {"log.md", "state.json"}] + [sha(repo.get(now[path][1])) == told for path, told in named.items()]
         need(new.startswith(log) and all(kept) and added and now.keys() <= record.keys() | free | named.keys(), f"{oid[:12]}: the record's other files")
         kinds, tail = [one[1] for one in added], "".join(f"Runner-Event: {one[1]} {one[2]}\n" for one in added)
@@ -177,7 +177,7 @@ def verify(repo, tip, name):
             need(all(path.startswith(".protocols/") for path in repo.changed(then[0], tree)) and (kind != "undone" or all(
                  one["status"] in ("pending", then[1].get(slug)) for slug, one in f["steps"].items())), f"{oid[:12]}: undone")
         need(not damaged or "record-repaired" in kinds, f"{damaged} changed the record")
-        works = any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind == "asked" and "transcript" in f) for _, kind, _, f, _ in added)
+        works = any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f) for _, kind, _, f, _ in added)
         for path in repo.changed(was, tree):
             need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None, f"{oid[:12]}: words, {path}")
             free = works and (path.split("/")[0].casefold() != ".protocols" or path.startswith(".protocols/memory/"))

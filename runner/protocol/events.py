@@ -150,13 +150,15 @@ class ApprovalRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallHeld(Event):
-    """A tool call waits for a word; `call` is its file's name, such as `deploy.1.3`."""
+    """A tool call waits for a word; `call` is its file's name, such as `deploy.1.3`. What the step has spent till then."""
 
     name: ClassVar[str] = "call-held"
     call: str
-    digest: str
+    digest: str  # of its file
     text: str
     by: str
+    transcript: str | None = None  # with it, the commit holds the step's work so far
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +181,8 @@ class EffectUnknown(Event):
     tool: str
     digest: str  # of the arguments
     text: str
+    transcript: str | None = None  # as in `call-held`
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

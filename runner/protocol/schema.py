@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, with_config
 
 from runner.protocol import events, output, state
+from runner.protocol.call import HeldCall
 from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
 from runner.protocol.model import PlanHeader, StepHeader
@@ -135,6 +136,11 @@ def schemas() -> dict[str, Schema]:
             made["properties"][key]["description"] = told
         found[name] = _finish(name, made, text)
     found["qa-verdict"] = _finish("qa-verdict", qa_verdict(), "What a model that judges a change has to answer.")
+    called = HeldCall.model_json_schema(mode="validation", by_alias=True)
+    called["required"] = list(called["properties"])  # `render` leaves none out
+    found["call"] = _finish(
+        "call", called, "The whole of calls/SLUG.ATTEMPT.N.json, a tool call that waits for a word."
+    )
     found["state"] = _finish("state", _state(), "The whole of state.json, the runner's own record of a protocol.")
     found["events"] = _finish("events", _entries(), "An entry of log.md as JSON: one definition an event.")
     found["log"] = _finish("log", _entries(), "A line of what `runner log --json` prints: one event.")

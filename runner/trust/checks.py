@@ -80,6 +80,11 @@ class Look:
         """The transition's events, in order."""
         return [entry.event for entry in self.entries]
 
+    def attempt(self, slug: str) -> int:
+        """Return the attempt that a step is at after the transition; 0 where there is no such step."""
+        step = self.after.steps.get(slug) if self.after else None
+        return step.attempt if step else 0
+
     def first(self, kind: type[Event]) -> Event | None:
         """Return the first event of a kind."""
         return next((event for event in self.events if isinstance(event, kind)), None)
@@ -217,13 +222,18 @@ def due_segment(walk: Chain) -> str | None:
 
 
 def check_record(git: Git, walk: Chain, look: Look) -> Said:
-    """9. Of the other files of the record none changes, and none is new that no event names; a report is the one named."""
+    """9. Of the other files of the record none changes, and none is new that no event names; each is the one named."""
     if look.trailers is None:
         return
     now, free = look.record, {paths.LOG, paths.STATE, due_segment(walk)}
     for event in look.events:
         if isinstance(event, ev.CallHeld):
-            free.add(f"calls/{event.call}.json")
+            name = paths.call_file(event.call)
+            free.add(name)
+            if name not in now or digest(git.blob(now[name].oid) or b"") != event.digest:
+                yield at(walk, name), "it is not the call that `call-held` names"
+            if event.call.rpartition(".")[0] != f"{event.subject}.{look.attempt(event.subject)}":
+                yield at(walk, name), "it is no call of the step's attempt"
         elif isinstance(event, ev.QaPassed | ev.QaFailed) and event.report:
             report = paths.report_file(event.subject, event.attempt)
             free.add(report)
@@ -356,7 +366,8 @@ def check_work(git: Git, walk: Chain, look: Look) -> Said:
     own = at(walk) + "/"
     works = any(
         (isinstance(event, ev.StepFinished) and event.executor != "person")
-        or (isinstance(event, ev.Asked) and event.transcript is not None)  # a step's work so far, and its question
+        # a step's work so far, and what it waits for
+        or (isinstance(event, ev.Asked | ev.CallHeld | ev.EffectUnknown) and event.transcript is not None)
         for event in look.events
     )
     for path in _changed(git, look):
