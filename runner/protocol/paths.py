@@ -24,6 +24,11 @@ def agent_file(name: str) -> str:
     return f"{ROOT}/agents/{name}.yaml"
 
 
+def call_file(call: str) -> str:
+    """Return the name of a held call's file in the protocol's folder; `call` is such as `deploy.1.3`."""
+    return f"calls/{call}.json"
+
+
 def report_file(slug: str, attempt: int) -> str:
     """Return the name of an attempt's QA report in the protocol's folder."""
     return f"reports/{slug}.{attempt}.md"
