@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +17,7 @@ from runner.errors import (
     UnsupportedError,
     UsageError,
 )
-from runner.executor import perform
+from runner.executor import consent, perform
 from runner.executor.perform import Attempt
 from runner.git import TreeEntry
 from runner.protocol import events as ev
@@ -231,12 +232,23 @@ def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None
     """Do what may happen next; None where the branch moved under it and it has to be decided again."""
     plan, edit, state, action = consider(project, seen, only)
     first: list[Event] = [edit] if edit else []
+    words = consent.settle(project, seen, plan, state)
+    if words:
+        first += words
+        state = _edited(project, state, words)
+        action = machine.decide(state, find_step(state, only) if only is not None else None)
     if isinstance(action, Halt):
         if not first:
             return Advanced(state, action, (), seen.tip, action.reason)
-        told = Attempt(lambda now: [], said="the plan's edit is recorded")
-        return _conclude_at_once(project, seen, first, action, told)
-    return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action))
+        said = "the plan's edit is recorded" if edit else "it is recorded who said what"
+        return _conclude_at_once(project, seen, first, action, Attempt(lambda now: [], said=said))
+    held = consent.hold(project, seen, plan, state, action, words)
+    if held is not None:
+        asked = held.event
+        return _conclude_at_once(
+            project, seen, first, action, Attempt(lambda now: [asked], said=f"waits: {asked.text}")
+        )
+    return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action, words))
 
 
 def find_step(state: State, name: str) -> str:
@@ -367,11 +379,19 @@ def _conclude_at_once(
 
 
 def _edits_again(project: Project, began: Snapshot, first: list[Event], seen: Snapshot) -> list[Event]:
-    """Return the plan's edit that the work stands on, as it has to be told at `seen`; later ones are the next transition's."""
+    """Return what came before the work, as it has to be told at `seen`: the plan's edit that it stands on (later ones are the
+    next transition's), and the words that were counted, with the commit that they were judged at."""
     if not first or seen is began:
         return first
+    words = [
+        dataclasses.replace(event, at=began.tip) if isinstance(event, ev.ApprovalCounted | ev.CallDecided) else event
+        for event in first
+        if not isinstance(event, ev.PlanEdited)
+    ]
+    if len(words) == len(first):
+        return words
     edit = machine.edit_of(seen.state, read_plan(project, seen))
-    return [edit] if edit else []
+    return [edit, *words] if edit else words
 
 
 def _edited(project: Project, state: State, edits: Sequence[Event]) -> State:

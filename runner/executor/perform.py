@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError, WaitingError
+from runner.executor import consent
 from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
 from runner.git import Git
 from runner.protocol import events as ev
@@ -60,8 +61,10 @@ def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
     return f"refs/runner/attempts/{protocol}/{slug}.{attempt}"
 
 
-def perform(project: Project, snapshot: Snapshot, plan: Plan, state: State, action: Action) -> Attempt:
-    """Carry out an action, which is no `Halt`.
+def perform(
+    project: Project, snapshot: Snapshot, plan: Plan, state: State, action: Action, words: Sequence[Event] = ()
+) -> Attempt:
+    """Carry out an action, which is no `Halt`. `words`: what people said that this transition takes up.
 
     Raises:
         RunnerError: it could not be begun; nothing is recorded.
@@ -100,11 +103,11 @@ def completed(state: State, slug: str) -> list[Event]:
     return found
 
 
-def finished(state: State, step: Step, done: ev.StepFinished) -> list[Event]:
-    """Return the events of work that is in the tree: where QA is `skip`, the step is done with it."""
+def finished(state: State, step: Step, done: ev.StepFinished, asked: Sequence[Event]) -> list[Event]:
+    """Return the events of work that is in the tree: where QA is `skip`, a word is `asked` for, or the step is done with it."""
     if state.steps[step.slug].qa != "skip":
         return [done]
-    return [done, *completed(state, step.slug)]
+    return [done, *(asked or completed(state, step.slug))]
 
 
 def failed(state: State, step: Step, told: dict[str, object], *, kept: str | None = None) -> list[Event]:
@@ -201,7 +204,7 @@ def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: St
             files=files,
             keeps=agent.work_so_far(journal),
         )
-    made = _worked(site, snapshot, step, work, ended.result, told, more=ended.artifacts)
+    made = _worked(site, snapshot, plan, step, state, work, ended.result, told, more=ended.artifacts)
     return dataclasses.replace(made, files=files)
 
 
@@ -260,7 +263,7 @@ def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: 
         result = site.redactor.value(site.result())
     except UsageError as error:
         return _failed(site, snapshot, step, {"reason": error.what, "code": outcome.code, **told}, work)
-    return _worked(site, snapshot, step, work, result, told)
+    return _worked(site, snapshot, plan, step, state, work, result, told)
 
 
 def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, where: str) -> Attempt:
@@ -291,7 +294,7 @@ def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: Sta
         return _failed(site, snapshot, step, {"reason": log.cut(f"{error.what}; {error.hint}"), **told}, None)
     if problem is not None:
         return _failed(site, snapshot, step, {"reason": log.cut(f"{step.header.tool}: {problem}"), **told}, work)
-    return _worked(site, snapshot, step, work, result, told)
+    return _worked(site, snapshot, plan, step, state, work, result, told)
 
 
 def _attempt_of(snapshot: Snapshot, step: Step) -> int:
@@ -303,7 +306,9 @@ def _attempt_of(snapshot: Snapshot, step: Step) -> int:
 def _worked(
     site: Site,
     snapshot: Snapshot,
+    plan: Plan,
     step: Step,
+    state: State,
     work: workspace.Work,
     result: object,
     told: dict[str, object],
@@ -316,6 +321,11 @@ def _worked(
         reason = f"it changed what only people may change: {', '.join(forbidden[:3])}"
         return _failed(site, snapshot, step, {"reason": log.cut(reason), **told}, work)
     git = site.project.git
+    said = consent.of(site.project).work_of(git, snapshot.protocol, snapshot.tip, work.tree, plan, step)
+    if said and said[0].verdict == "deny":
+        denied = f"the policy denies it: {said[0].reason or said[0].rule} ({said[0].rule}, {said[0].where})"
+        return _failed(site, snapshot, step, {"reason": log.cut(denied), **told}, work)
+    asked = consent.asked_after(site.project, snapshot, plan, step, state, snapshot.tip, work.tree)
     done = ev.StepFinished(
         subject=step.slug,
         attempt=_attempt_of(snapshot, step),
@@ -330,7 +340,7 @@ def _worked(
         **told,  # type: ignore[arg-type]
     )
     return Attempt(
-        lambda state: finished(state, step, done),
+        lambda now: finished(now, step, done, asked),
         tree=work.tree if work.changed else None,
         said=describe_changes(git, snapshot.tip, work.tree),
         changed=tuple(work.changed),
@@ -404,7 +414,8 @@ def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, stat
         result={"answer": answer} if answer is not None else None,
         artifacts=checks.artifacts(step.header.outputs, files, lambda path: _digest_at(git, snapshot.tip, path)),
     )
-    return Attempt(lambda now: finished(now, step, done), said=describe_changes(git, start, snapshot.tip))
+    asked = consent.asked_after(project, snapshot, plan, step, state, start, snapshot.tip)
+    return Attempt(lambda now: finished(now, step, done, asked), said=describe_changes(git, start, snapshot.tip))
 
 
 def _whole_log(git: Git, snapshot: Snapshot) -> list[log.RawEntry]:
@@ -424,7 +435,11 @@ def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, sta
     if verdict.passed and step.qa is QaPolicy.FULL:
         reviewed = review_step(project, snapshot, plan, step, state, verdict)
         files = {history.review_name(step.slug, state.steps[step.slug].attempt): reviewed.transcript}
-    return dataclasses.replace(_decided(snapshot, step, state, verdict, executor, reviewed), files=files)
+    asked: list[Event] = []
+    if verdict.passed:
+        start = _start_of(project.git, snapshot, step.slug)
+        asked = consent.asked_after(project, snapshot, plan, step, state, start or snapshot.tip, snapshot.tip)
+    return dataclasses.replace(_decided(snapshot, step, state, verdict, executor, reviewed, asked), files=files)
 
 
 def review_step(
@@ -456,6 +471,7 @@ def _decided(
     verdict: checks.Verdict,
     executor: str | None,
     reviewed: Reviewed | None,
+    asked: Sequence[Event],
 ) -> Attempt:
     attempt = state.steps[step.slug].attempt
     evidence, reason = list(verdict.evidence), verdict.reason
@@ -478,7 +494,9 @@ def _decided(
     fields = {"subject": step.slug, "attempt": attempt, "tree": snapshot.tree, "evidence": evidence, **told}
     if not reason:
         passed = ev.QaPassed(**fields)  # type: ignore[arg-type]
-        return Attempt(lambda now: [passed, *completed(now, step.slug)], said=_said(evidence), record=files)
+        return Attempt(
+            lambda now: [passed, *(asked or completed(now, step.slug))], said=_said(evidence), record=files
+        )
     bad = ev.QaFailed(reason=reason, **fields)  # type: ignore[arg-type]
     why: dict[str, object] = {"reason": log.cut(f"QA: {reason}")}
     return Attempt(lambda now: [bad, *failed(now, step, why)], failed=True, said=reason, record=files)
@@ -537,7 +555,13 @@ def judge(
 
 def _changed_by(git: Git, snapshot: Snapshot, slug: str) -> list[str]:
     """Return what the step's work changed, by the commit that it began at."""
+    start = _start_of(git, snapshot, slug)
+    return list(git.changed(start, snapshot.tip)) if start else []
+
+
+def _start_of(git: Git, snapshot: Snapshot, slug: str) -> str | None:
+    """Return the commit that the step's work began at, by the record."""
     for raw in reversed(_whole_log(git, snapshot)):
         if raw.event == "step-finished" and raw.subject == slug and isinstance(raw.fields.get("start"), str):
-            return list(git.changed(raw.fields["start"], snapshot.tip))
-    return []
+            return str(raw.fields["start"])
+    return None

@@ -37,6 +37,12 @@ class Commit:
     message: bytes
     plain: bool = True  # no header but tree, parents, author, committer and a signature
 
+    @property
+    def emails(self) -> tuple[str, str]:
+        """The author's and the committer's address, as they stand."""
+        found = [who.rpartition(b"<")[2].partition(b">")[0] for who in (self.author, self.committer)]
+        return found[0].decode("utf-8", "replace"), found[1].decode("utf-8", "replace")
+
 
 @dataclass(frozen=True, slots=True)
 class TreeEntry:
@@ -63,6 +69,25 @@ def parse_commit(oid: str, data: bytes) -> Commit:
         oid, tree, tuple(parents), rest.get(b"author", b""), rest.get(b"committer", b""), message,
         plain=plain,
     )  # fmt: skip
+
+
+def split_signature(data: bytes) -> tuple[bytes, bytes]:
+    """Return (what was signed, the armoured signature) of a raw commit object; the signature is empty where there is none."""
+    head, blank, message = data.partition(b"\n\n")
+    kept: list[bytes] = []
+    found: list[bytes] = []
+    inside = False
+    for line in head.split(b"\n"):
+        if line.startswith(b" "):
+            (found if inside else kept).append(line[1:] if inside else line)
+            continue
+        key, _, value = line.partition(b" ")
+        inside = key in (b"gpgsig", b"gpgsig-sha256")
+        if inside:
+            found.append(value)
+        else:
+            kept.append(line)
+    return b"\n".join(kept) + blank + message, b"\n".join(found) + b"\n" if found else b""
 
 
 def parse_tree(data: bytes, oid_length: int) -> Tree:

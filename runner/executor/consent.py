@@ -1,0 +1,306 @@
+"""Between deciding and acting: is somebody's word needed, was it given, and does it still stand (design §4).
+
+`settle` turns the words that came in into events; `hold` says whether what may happen next has to wait for one. Nothing is acted
+here, and a word is only used after the trusted branch was fetched, where there is a remote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from runner.protocol import events as ev
+from runner.protocol import log, machine, paths
+from runner.protocol.events import Entry, Event
+from runner.protocol.machine import Action, AskPerson, CompleteStep, RunStep
+from runner.protocol.plan import Plan, Step
+from runner.protocol.state import State, StepStatus, Wait
+from runner.protocol.statement import seconds
+from runner.store import publishing
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+from runner.trust import approval, authority, demand
+from runner.trust.approval import Bench, Standing
+from runner.trust.authority import Authority
+from runner.trust.demand import Demand
+from runner.trust.manifest import Subject
+
+KINDS = ("plan", "step", "result", "call", "protected-path", "merge")  # of waits that a word ends
+
+
+@dataclass(frozen=True, slots=True)
+class AskApproval:
+    """What may happen next has to wait: `demand` is to be asked for, `digest` is what it is about now."""
+
+    demand: Demand
+    digest: str
+
+    @property
+    def event(self) -> ev.ApprovalAsked:
+        """The event that asks."""
+        subject = self.demand.subject
+        return ev.ApprovalAsked(
+            subject=subject.slug or subject.kind,
+            kind=subject.kind,
+            digest=self.digest,
+            text=log.cut(self.demand.text),
+            by=log.cut(self.demand.who),
+        )
+
+
+def of(project: Project) -> Authority:
+    """Return what the trusted branch says, as this process last saw it."""
+    if "authority" not in project.kept:
+        trusted = project.trusted
+        project.kept["authority"] = authority.load(project.git, trusted.commit, trusted.branch, project.config)
+    found: Authority = project.kept["authority"]
+    return found
+
+
+def bench(project: Project, seen: Snapshot, state: State, found: Authority) -> Bench:
+    """Return what judging words takes, at the present time."""
+    return Bench(project.git, seen.protocol, seen.tip, state, found, int(project.who.now()))
+
+
+def subject_of(wait: Wait, state: State, known: Iterable[log.RawEntry]) -> Subject:
+    """Return what a wait is about; a held call's name stands in the log entry that the wait is called after."""
+    if wait.kind == "call":
+        call = next(str(raw.fields.get("call")) for raw in known if f"w{raw.revision}" == wait.id)
+        return Subject("call", call, int(call.split(".")[1]))
+    if wait.kind in ("plan", "merge"):
+        return Subject(wait.kind)
+    attempt = state.steps[wait.subject].attempt if wait.kind != "step" else 0
+    return Subject(wait.kind, wait.subject, attempt)
+
+
+def demanded(found: Authority, subject: Subject, text: str, plan: Plan, where: str) -> Demand | None:
+    """Return the demand that a wait on the subject stands for now; None where nothing asks for it any more. `text`: the wait's."""
+    step = plan.step(subject.slug) if subject.slug else None
+    match subject.kind:
+        case "plan":
+            return demand.of_plan(found, plan, where)
+        case "call":
+            return demand.of_call(found, subject.name, subject.attempt, text)
+        case "merge":
+            return demand.of_merge(found)
+        case "protected-path":
+            return demand.of_changes(found, subject.name, subject.attempt, [text])
+        case _ if step is None:
+            return None
+        case "step":
+            return demand.of_start(found, step, where)
+        case _:
+            return demand.of_result(found, step, subject.attempt, where)
+
+
+def settle(project: Project, seen: Snapshot, plan: Plan, state: State) -> list[Event]:
+    """Return the events that the words which came in make: counted, decided, or refused with the reason, each told once.
+
+    Raises:
+        UnreachableError: a word would be used, and the remote that says whose word counts does not answer.
+    """
+    waits = [wait for wait in state.waiting if wait.kind in KINDS]
+    if not waits or state.status not in machine.ACTIVE:
+        return []
+    made: list[Event] = []
+    known = entries(project, seen)
+    told = {raw.fields.get("approval") for raw in known if raw.event == "approval-refused"}
+    for wait in waits:
+        subject = subject_of(wait, state, known)
+        standing = _standing(project, seen, plan, state, wait, subject)
+        if standing is None:
+            gone = ev.ApprovalRefused(subject=wait.subject, reason="no word is needed for it any more", wait=wait.id)
+            made.append(gone)
+            continue
+        if standing.counted or standing.rejected or standing.refused:
+            if _refresh(project, seen.protocol):
+                standing = _standing(project, seen, plan, state, wait, subject) or standing
+            made += [
+                ev.ApprovalRefused(subject=wait.subject, reason=log.cut(f"{word.fault}: {word.text}"), approval=word.id)
+                for word in standing.refused
+                if word.id not in told
+            ]
+        made += _decided(project, wait, standing)
+    return made
+
+
+def _standing(
+    project: Project, seen: Snapshot, plan: Plan, state: State, wait: Wait, subject: Subject
+) -> Standing | None:
+    found = of(project)
+    asked = demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
+    if asked is None:
+        return None
+    if asked.keyboard:  # said at a terminal, when it is said
+        return Standing(asked, wait.digest or "", (), (), ())
+    return approval.judge(bench(project, seen, state, found), asked, plan)
+
+
+def _decided(project: Project, wait: Wait, standing: Standing) -> list[Event]:
+    words = standing.rejected or standing.counted
+    by, ids = [word.approver for word in words], [word.id for word in words]
+    if wait.kind == "call" and (standing.satisfied or standing.rejected):
+        decision = "rejected" if standing.rejected else "approved"
+        return [ev.CallDecided(subject=wait.subject, wait=wait.id, decision=decision, by=", ".join(by), approvals=ids)]
+    if standing.satisfied:
+        return [ev.ApprovalCounted(subject=wait.subject, wait=wait.id, approvals=ids, by=by)]
+    if wait.kind == "call" and project.who.now() > seconds(wait.since) + standing.demand.lasts:
+        hours = standing.demand.lasts // 3600
+        assert wait.digest is not None
+        return [
+            ev.ApprovalRefused(subject=wait.subject, reason=f"nobody decided within {hours} h", wait=wait.id),
+            ev.CallHeld(
+                subject=wait.subject, call=standing.demand.subject.name, digest=wait.digest, text=wait.text, by=wait.by
+            ),
+        ]
+    return []
+
+
+def entries(project: Project, seen: Snapshot) -> list[log.RawEntry]:
+    """Return the whole log of a snapshot, renamed parts included."""
+    data = b"".join(
+        project.git.blob(seen.files[name].oid) or b"" for name in sorted(seen.files) if name.startswith("log/")
+    )
+    return log.parse_raw(data + seen.log, seen.where)
+
+
+def _refresh(project: Project, protocol: str) -> bool:
+    """Fetch the trusted branch just before a word is used; return whether it moved."""
+    before = project.trusted.commit
+    publishing.look_again(project, protocol)
+    return project.trusted.commit != before
+
+
+def hold(
+    project: Project, seen: Snapshot, plan: Plan, state: State, action: Action, words: Sequence[Event]
+) -> AskApproval | None:
+    """Return what has to be asked for before `action` may happen, the first of all; `words`: what this transition settled.
+
+    Raises:
+        RefusedError: the policy denies it.
+    """
+    found, where = of(project), paths.folder(seen.protocol)
+    if isinstance(action, RunStep | AskPerson):
+        step = plan.step(action.slug)
+        if step is None or state.steps[action.slug].status is not StepStatus.PENDING:
+            return None
+        asked: list[Demand | None] = [demand.of_plan(found, plan, where), demand.of_start(found, step, where)]
+    elif isinstance(action, CompleteStep):
+        step = plan.step(action.slug)
+        assert step is not None
+        asked = [*after(project, seen, plan, step, state, seen.tip, seen.tip, found)]
+    else:
+        return None
+    return _first(project, seen, plan, state, [one for one in asked if one], words, found)
+
+
+def after(
+    project: Project,
+    seen: Snapshot,
+    plan: Plan,
+    step: Step,
+    state: State,
+    start: str,
+    tree: str,
+    found: Authority | None = None,
+) -> list[Demand]:
+    """Return the words that a step's work needs before it is done. `start`: what it began at; `tree`: what it left."""
+    found = found or of(project)
+    attempt = state.steps[step.slug].attempt if step.slug in state.steps else 1
+    if start == tree:
+        judged = bench(project, seen, state, found)
+        start = judged.began(Subject("result", step.slug, attempt))
+    said = found.work_of(project.git, seen.protocol, start, tree, plan, step)
+    why = [f"{one.reason or one.rule} ({one.rule})" for one in said if one.verdict == "ask"]
+    asked: list[Demand | None] = [
+        demand.of_changes(found, step.slug, attempt, why),
+        demand.of_result(found, step, attempt, paths.folder(seen.protocol)),
+    ]
+    return [one for one in asked if one]
+
+
+def asked_after(
+    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, start: str, tree: str
+) -> list[Event]:
+    """Return the event that asks for the first word that a step's work needs, none where it needs none."""
+    found = of(project)
+    for one in after(project, seen, plan, step, state, start, tree, found):
+        judged = bench(project, seen, state, found)
+        return [AskApproval(one, judged.digest(one.subject, tree, plan, began=start)).event]
+    return []
+
+
+def _first(
+    project: Project,
+    seen: Snapshot,
+    plan: Plan,
+    state: State,
+    asked: Sequence[Demand],
+    words: Sequence[Event],
+    found: Authority,
+) -> AskApproval | None:
+    if not asked:
+        return None
+    judged = bench(project, seen, state, found)
+    known = entries(project, seen)
+    for one in asked:
+        if not _stands(judged, one, plan, state, seen.state, known, words):
+            return AskApproval(one, judged.digest(one.subject, seen.tip, plan))
+    return None
+
+
+def _stands(
+    judged: Bench,
+    one: Demand,
+    plan: Plan,
+    state: State,
+    before: State,
+    known: Sequence[log.RawEntry],
+    words: Sequence[Event],
+) -> bool:
+    """Return whether the word was counted, now or before, and still stands."""
+    waits = {wait.id: wait for wait in before.waiting}
+    for event in words:
+        if isinstance(event, ev.ApprovalCounted) and subject_of(waits[event.wait], state, known) == one.subject:
+            return True
+    counted = _counted(one.subject, known, state)
+    if counted is None:
+        return False
+    if one.keyboard:
+        return not _edited_since(one.subject, known, counted)
+    if one.subject.kind == "step" and state.steps[one.subject.name].attempt > 1:
+        return not _edited_since(one.subject, known, counted)  # the word covers the retries of what it was given for
+    return approval.judge(judged, one, plan).satisfied
+
+
+def _counted(subject: Subject, known: Iterable[log.RawEntry], state: State) -> int | None:
+    """Return the revision at which a word on the subject was last counted, or None; of an attempt's result, of this attempt."""
+    asked: dict[str, str] = {}
+    found: int | None = None
+    slug = subject.slug or subject.kind
+    for raw in known:
+        if raw.subject != slug:
+            continue
+        if raw.event == "approval-asked":
+            asked[f"w{raw.revision}"] = str(raw.fields.get("kind"))
+        elif raw.event == "approval-counted" and asked.get(str(raw.fields.get("wait"))) == subject.kind:
+            found = raw.revision
+        elif raw.event == "step-finished" and subject.kind in ("result", "protected-path"):
+            found = None
+    return found
+
+
+def _edited_since(subject: Subject, known: Iterable[log.RawEntry], revision: int) -> bool:
+    for raw in known:
+        if raw.revision > revision and raw.event == "plan-edited":
+            steps = raw.fields.get("steps") or {}
+            if subject.kind == "plan" or subject.slug in steps:
+                return True
+    return False
+
+
+def apply(project: Project, state: State, events: Sequence[Event]) -> State:
+    """Return the state after events that are not recorded yet."""
+    for event in events:
+        state = machine.apply(state, Entry(state.revision + 1, project.who.timestamp(), "runner", event))
+    return state
