@@ -12,10 +12,8 @@ import contextlib
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +36,8 @@ _PGP_BEGIN = b"-----BEGIN PGP SIGNATURE-----\n"
 _L = 2**252 + 27742317777372353535851937790883648493  # the order of Ed25519's base point
 _RSA_ALGORITHMS = ("rsa-sha2-256", "rsa-sha2-512")
 _HASHES = ("sha256", "sha512")
+_NOBODY = "nobody@example.invalid"
+_LAST = 253402300799  # the last second of the year 9999
 # Judging does not look at a PATH that an agent may have a folder on.
 _PROGRAMS = ("/usr/bin", "/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin", "/run/current-system/sw/bin")
 
@@ -104,14 +104,17 @@ def verify(
 ) -> Verdict:
     """Judge an armoured signature over `text` as `principal`'s, for `namespace`, with keys as they are valid at `at`.
 
-    `at`: seconds since 1970, told by somebody who is trusted; never the statement's own `issued`. `vouched`: somebody vouches
+    `principal`: any text; one that is no name is nobody's. `at`: seconds since 1970, told by somebody who is trusted; never the
+    statement's own `issued`. `vouched`: somebody vouches
     for that time, so a revocation with a later `since` does not reach back to it. The signature's first line says whether it is
     SSH or OpenPGP; OpenPGP has no namespaces, `text` has to say what it is for.
 
     Raises:
         UsageError: the program that is needed (ssh-keygen, gpg) is not on this machine, or does not work.
     """
-    assert re.fullmatch(PRINCIPAL, principal) and namespace in keys.NAMESPACES and at > 0
+    at = min(max(at, 1), _LAST)  # a commit may claim any time; no limit of a key's lies beyond these two
+    if re.fullmatch(PRINCIPAL, principal) is None:  # a commit may claim any address; such a one is nobody's
+        principal, signers = _NOBODY, Signers((), signers.revoked)
     if signature.startswith(_PGP_BEGIN):
         return _openpgp(signature, text, principal, signers, at)
     try:
@@ -459,6 +462,9 @@ class SigningError(UsageError):
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
     """Yield a folder that only this person can read, removed afterwards; its path is short enough for gpg's sockets."""
+    import shutil
+    import tempfile
+
     try:
         folder = tempfile.mkdtemp(prefix="runner-")
     except OSError as error:
@@ -477,7 +483,9 @@ def _find(program: str, package: str) -> str:
     Raises:
         UsageError: it is in none of them.
     """
-    found = shutil.which(program, path=os.pathsep.join(_PROGRAMS))
+    from shutil import which
+
+    found = which(program, path=os.pathsep.join(_PROGRAMS))
     if found is None:
         raise UsageError(f"there is no {program} on this machine", ", ".join(_PROGRAMS), f"install {package}")
     return found
@@ -498,9 +506,11 @@ def run_personal(argv: Sequence[str | Path], data: bytes, *, show_errors: bool =
     `show_errors`: they see what it says on stderr, where that is a terminal. A name is looked up in the absolute folders of
     PATH alone: the others belong to wherever the person stands.
     """
+    from shutil import which
+
     folders = [part for part in os.environ.get("PATH", os.defpath).split(os.pathsep) if os.path.isabs(part)]
     words = [str(word) for word in argv]
-    program = shutil.which(words[0], path=os.pathsep.join(folders)) if words else None
+    program = which(words[0], path=os.pathsep.join(folders)) if words else None
     if program is None:
         name = words[0] if words else "an empty command"
         hint = {"ssh-keygen": "install openssh-client", "gpg": "install gnupg"}.get(name, "check the setting of git")

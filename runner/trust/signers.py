@@ -15,7 +15,6 @@ from calendar import timegm
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from difflib import get_close_matches
 
 from runner.errors import MalformedFileError
 from runner.protocol.paths import ROOT
@@ -321,6 +320,8 @@ def _signer(line: str, number: int) -> Signer:
     namespaces = options["namespaces"].split(",")
     for name in namespaces:
         if name not in NAMESPACES:
+            from difflib import get_close_matches
+
             near = get_close_matches(name, NAMESPACES, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMESPACES)}"
             raise _error(f"there is no namespace {name!a}", FILE, number, hint)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import re
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,10 +119,18 @@ def _ssh_key(git: Git, named: str | None) -> SigningKey:
 
 def _default_key(git: Git) -> str:
     """Return what `gpg.ssh.defaultKeyCommand` of the person's own configuration says, as git takes it: its first line."""
+    import shlex
+
     command = person.setting(git, "gpg.ssh.defaultkeycommand", repository_too=False)
     if command is None:
         raise SigningError("your git has no signing key", "user.signingkey", _set_up())
-    code, out, err = run_personal(shlex.split(command), b"")
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise SigningError(
+            f"{command[:60]!a} is no command: {error}", "gpg.ssh.defaultKeyCommand", _set_up()
+        ) from error
+    code, out, err = run_personal(words, b"")
     first = out.decode("utf-8", "replace").partition("\n")[0].strip()
     if code or _literal(first) is None:
         told = last_line(err) or (f"it says {first[:60]!a}" if first else f"exit {code}")

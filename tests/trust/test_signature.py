@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,6 +178,24 @@ def test_a_later_line_of_another_person_does_not_help(keys: dict[str, Key], sign
     assert both(signed["ed25519"], known).outcome is Outcome.UNTRUSTED
     assert both(signed["ed25519"], known, who=BOB).ok
     assert both(signed["other"], known).ok
+
+
+@pytest.mark.parametrize(
+    "who", ["", "*", "*@example.test", "-n", "Alice@example.test", "a b", "x\ny", "\x1b[2J", f"{ALICE},{BOB}"]
+)
+def test_a_name_that_a_commit_claims_may_be_anything(keys: dict[str, Key], signed: dict[str, bytes], who: str) -> None:
+    found = both(signed["ed25519"], listed(keys["ed25519"]), who=who)
+    assert found.outcome is Outcome.UNTRUSTED
+    assert found.reason.isprintable()
+    assert both(signed["ed25519"], listed(keys["ed25519"]), TEXT + b"x", who=who).outcome is Outcome.BAD
+
+
+@pytest.mark.parametrize("at", [-(10**20), -1, 0, 1, 10**11, 10**12, 10**20])
+def test_a_time_that_a_commit_claims_may_be_anything(keys: dict[str, Key], signed: dict[str, bytes], at: int) -> None:
+    key = keys["ed25519"]
+    assert both(signed["ed25519"], listed(key), at=at).ok
+    limited = listed(key, f'namespaces="{APPROVAL}",valid-after="19700102Z",valid-before="20260101Z"')
+    assert both(signed["ed25519"], limited, at=at).outcome is (Outcome.NOT_YET if at < 2 else Outcome.EXPIRED_KEY)
 
 
 # --- hostile bytes -----------------------------------------------------------------------------------------------------
@@ -413,3 +432,9 @@ def test_a_hostile_path_is_not_looked_at(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert both(signed["ed25519"], listed(keys["ed25519"])).ok
     assert not (tmp_path / "ran").exists()
+
+
+def test_the_library_is_loaded_where_a_signature_is_judged_and_not_before() -> None:
+    code = "import sys; import runner.trust.signing; print({'cryptography', 'tempfile', 'difflib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout == "set()\n", done.stderr
