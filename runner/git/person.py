@@ -41,9 +41,7 @@ def setting(git: Database, key: str, *, repository_too: bool = True) -> str | No
     return value if value is not None else last(git.personal_settings(), key)
 
 
-def commit(
-    git: Database, tree: str, parents: Sequence[str], who: Ident, message: bytes, *, sign: bool = False
-) -> str:
+def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message: bytes, *, sign: bool = False) -> str:
     """Write a commit of the person's: signed where their git signs commits, or with `sign`. Hooks do not run.
 
     Raises:
