@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from runner.errors import RefusedError
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
 from runner.protocol.events import Entry, Event
@@ -24,6 +25,7 @@ from runner.trust.approval import Bench, Standing
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
+from runner.trust.policy import Decision
 
 KINDS = ("plan", "step", "result", "call", "protected-path", "merge")  # of waits that a word ends
 
@@ -55,6 +57,32 @@ def of(project: Project) -> Authority:
         project.kept["authority"] = authority.load(project.git, trusted.commit, trusted.branch, project.config)
     found: Authority = project.kept["authority"]
     return found
+
+
+def refuse_isolation(project: Project, executor: str) -> None:
+    """Refuse to run commands where the policy wants them better kept apart.
+
+    Raises:
+        RefusedError: naming the rule.
+    """
+    _refuse(
+        of(project).isolation(executor), f"the executor `{executor}`", "use `--executor sandbox`, or change the policy"
+    )
+
+
+def refuse_engine(project: Project, engine: str, step: str | None = None) -> None:
+    """Refuse to ask a model that the policy does not allow.
+
+    Raises:
+        RefusedError: naming the rule.
+    """
+    _refuse(of(project).engine(engine, step), f"the engine `{engine}`", "use another `--engine`, or change the policy")
+
+
+def _refuse(said: Decision, what: str, hint: str) -> None:
+    if said.verdict != "allow":
+        why = f": {said.reason}" if said.reason else ""
+        raise RefusedError(f"the policy does not allow {what} by `{said.rule}`{why}", said.where, hint)
 
 
 def bench(project: Project, seen: Snapshot, state: State, found: Authority) -> Bench:
@@ -192,6 +220,11 @@ def hold(
     else:
         return None
     return _first(project, seen, plan, state, [one for one in asked if one], words, found)
+
+
+def is_approved(project: Project, step: Step, where: str) -> bool:
+    """Return whether a step starts on somebody's word: then nothing that git does not track may be there."""
+    return demand.of_start(of(project), step, where) is not None
 
 
 def after(

@@ -100,7 +100,7 @@ def carry_out(
     names = _judges(project, plan, step, where)
     record = project.options.get("record")
     stopped, found, by = "", None, names[0]
-    with agent.open_engines(project, names, Path(record) if record else None) as engines:
+    with agent.open_engines(project, names, Path(record) if record else None, step.slug) as engines:
         loop = Loop(
             journal=journal,
             engines=engines,

@@ -118,7 +118,7 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
             space.work.unlink()
         if not space.work.exists():
             space.work.mkdir()
-            _forget_setup(space)
+            forget_setup(space)
     except OSError as error:
         raise UsageError(
             f"the workspace cannot be made: {error.strerror}",
@@ -144,9 +144,9 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
 
 
 def _empty(space: Workspace) -> None:
-    _remove_tree(space.work)
+    remove_tree(space.work)
     space.work.mkdir()
-    _forget_setup(space)
+    forget_setup(space)
 
 
 def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
@@ -155,7 +155,7 @@ def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
     _run(git, space, "read-tree", "--reset", "-u", commit)
     if not fresh:
         for folder in _submodules(git, space, commit):
-            _remove_tree(folder)
+            remove_tree(folder)
             folder.mkdir()
         _run(git, space, "clean", "-ffdq", *(["-x"] if clean else []))
 
@@ -175,7 +175,7 @@ def _forget_repository(work: Path) -> None:
     if repository.is_symlink() or repository.is_file():
         repository.unlink()
     elif repository.exists():
-        _remove_tree(repository)
+        remove_tree(repository)
 
 
 def _mend(folder: Path, *, files: bool = False) -> list[str]:
@@ -213,7 +213,7 @@ def _submodules(git: Git, space: Workspace, commit: str) -> list[Path]:
     ]
 
 
-def _remove_tree(folder: Path) -> None:
+def remove_tree(folder: Path) -> None:
     """Remove a folder that a command may have made unreadable, or deeper than the stack and the open files reach.
 
     Each folder found is moved up to the top before it is looked into, so no path grows longer.
@@ -389,7 +389,7 @@ def export(git: Git, space: Workspace, commit: str, who: Surroundings) -> Path:
         if space.export.is_symlink():
             space.export.unlink()
         else:
-            _remove_tree(space.export)
+            remove_tree(space.export)
     space.export.mkdir(parents=True)
     index = space.root / "check-index"
     index.unlink(missing_ok=True)
@@ -417,7 +417,7 @@ def fetch_missing(git: Git, commit: str, who: Surroundings) -> None:
 def remove(space: Workspace) -> None:
     """Take the workspace away."""
     if space.root.exists():
-        _remove_tree(space.root)
+        remove_tree(space.root)
 
 
 def setup_key(git: Git, commit: str, setup: str, files: tuple[str, ...]) -> str:
@@ -434,7 +434,7 @@ def setup_done(space: Workspace) -> str | None:
         return None
 
 
-def _forget_setup(space: Workspace) -> None:
+def forget_setup(space: Workspace) -> None:
     """What the setup made went with the folder."""
     (space.root / "setup").unlink(missing_ok=True)
 

@@ -69,8 +69,19 @@ class Authority:
     # --- what may happen -------------------------------------------------------------------------------------------------
 
     def start_of(self, step: Step) -> Decision:
-        """Return what the policy says of a step's start."""
-        return rules_.evaluate(self.rules, rules_.Subject(kind="step", step=step.slug))
+        """Return what the policy says of a step's start, and of the commands that its author wrote; the strictest."""
+        asked = [rules_.Subject(kind="step", step=step.slug)]
+        lines = [*([step.header.run] if step.header.run else []), *step.checks]
+        asked += [rules_.command(line, step=step.slug) for line in lines]
+        return max((rules_.evaluate(self.rules, one) for one in asked), key=lambda said: rules_.SEVERITY[said.verdict])
+
+    def isolation(self, name: str) -> Decision:
+        """Return what the policy says of an executor: host, container or sandbox."""
+        return rules_.evaluate(self.rules, rules_.Subject(kind="isolation", isolation=name))  # type: ignore[arg-type]
+
+    def engine(self, name: str, step: str | None) -> Decision:
+        """Return what the policy says of an engine, for a step or for none."""
+        return rules_.evaluate(self.rules, rules_.Subject(kind="engine", engine=name, step=step))
 
     def work_of(self, git: Git, protocol: str, start: str, tree: str, plan: Plan, step: Step) -> list[Decision]:
         """Return what of a step's work may not be (deny) or needs a word (ask), the strictest first.
