@@ -12,7 +12,7 @@ from runner.engines import prices, registry
 from runner.engines.base import Engine, Usage
 from runner.engines.recorded import Recorder
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError
-from runner.executor import prompting, toolbox
+from runner.executor import consent, prompting, toolbox
 from runner.executor.journal import Journal
 from runner.executor.loop import Ended, Limits, Loop, Total
 from runner.executor.redact import Redactor
@@ -80,11 +80,18 @@ def engine_names(
 
 
 @contextlib.contextmanager
-def open_engines(project: Project, names: tuple[str, ...], record: Path | None) -> Iterator[tuple[Engine, ...]]:
-    """Open the engines; with `record`, what they answer is added to that cassette."""
+def open_engines(
+    project: Project, names: tuple[str, ...], record: Path | None, step: str | None = None
+) -> Iterator[tuple[Engine, ...]]:
+    """Open the engines; with `record`, what they answer is added to that cassette. `step`: whose attempt it is for.
+
+    Raises:
+        RefusedError: the policy does not allow one of them.
+    """
     with contextlib.ExitStack() as stack:
         found = []
         for name in names:
+            consent.refuse_engine(project, name, step)
             engine = registry.open_engine(name, project.who.environ, project.git.top or project.git.cwd)
             if record is not None:
                 engine = Recorder(engine, record)
@@ -178,7 +185,7 @@ def carry_out(
     record = project.options.get("record")
     told = f"You are {coworker.name}. {coworker.objective}\n{coworker.instructions}" if coworker else None
     with (
-        open_engines(project, names, Path(record) if record else None) as engines,
+        open_engines(project, names, Path(record) if record else None, step.slug) as engines,
         toolbox.open_agent_tools(site, plan, step, state, coworker, where) as tools,
     ):
         loop = Loop(

@@ -149,7 +149,7 @@ def run_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state
     """Run a command or a tool in the workspace, and take what it left there as the step's work."""
     where = f"{paths.folder(snapshot.protocol)}/{step.file}"
     site = Site.open(project, snapshot.protocol)
-    site.prepare(_start(project, snapshot, step, state))
+    site.prepare(_start(project, snapshot, step, state), clean=consent.is_approved(project, step, where))
     if step.header.kind is Kind.COMMAND:
         return _run_command(site, snapshot, plan, step, state)
     if step.header.kind is Kind.TOOL:
