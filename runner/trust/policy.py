@@ -204,6 +204,8 @@ class _Compiled:
     step: Fits | None
     runs: bool  # whether it says anything of what is run
     globs: tuple[str, ...]  # those of `path`, folded
+    heads: tuple[str, ...]  # how a path has to begin, and to end, for one of these: told sooner than whether it fits
+    tails: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +304,14 @@ def _compile(rule: Rule, file: str, line: int) -> _Compiled:
         _names(match.step, folded=folded) if match.step else None,
         bool(match.program or argv or match.shell is not None),
         tuple(globs.fold(glob) for glob in match.path),
+        *_ends([globs.fold(glob) if folded else glob for glob in match.path]),
     )
+
+
+def _ends(given: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    parts = [re.split(r"[*?]", glob) for glob in given]
+    # `a/**` is `a` too, `**/a` is `a` too, and `a` what lies in it.
+    return tuple(one[0].rstrip("/") for one in parts), tuple(one[-1].lstrip("/") if one[1:] else "" for one in parts)
 
 
 def _names(given: Sequence[str], *, folded: bool) -> Fits:
@@ -406,11 +415,6 @@ def _action(policy: Policy, subject: Subject, path: str | None, host: str | None
         said = max((one for one in (said, _first(strict, view)) if one), key=_severity, default=None)
     if said is not None and said.said.verdict == "deny":
         return said.said
-    if path is not None and subject.effect != "read":
-        for guard in protected(policy, (path,), named):
-            return said.said if said else guard
-    if said is not None:
-        return said.said
     plain = _View(
         tool="shell" if disguised else subject.tool,
         path=path,
@@ -422,33 +426,39 @@ def _action(policy: Policy, subject: Subject, path: str | None, host: str | None
         engine=subject.engine,
         step=subject.step,
     )
-    return _otherwise(policy, subject, _matching(lax, plain), address)
+    allowing = _matching(lax, plain)
+    closed = address is not None and policy.hosts is None and not subject.configured
+    if closed and not any(rule.host for rule in (*allowing, *([said] if said else []))):
+        return _built_in("deny", "default: no host is reached", "name it under `network: {allow: […]}`")
+    if said is not None:
+        return said.said
+    if path is not None and subject.effect != "read":
+        for guard in protected(policy, (path,), named):
+            return guard
+    return _otherwise(subject, allowing)
 
 
-def _otherwise(policy: Policy, subject: Subject, allowing: list[_Compiled], host: str | None) -> Decision:
+def _otherwise(subject: Subject, allowing: list[_Compiled]) -> Decision:
     """Return what holds where nothing denies or asks."""
     external = subject.effect == "external"
-    if host is not None and policy.hosts is None and not subject.configured and not any(one.host for one in allowing):
-        return _built_in("deny", "default: no host is reached", "name it under `network: {allow: […]}`")
     if external and subject.untrusted:
-        allowing_still = [rule for rule in allowing if rule.untrusted]
-        if not allowing_still:
+        still = [rule for rule in allowing if rule.untrusted]
+        if not still:
             reason = "untrusted text stands in the context"
             if allowing:
                 return replace(
                     allowing[0].said, verdict="ask", reason=f"{reason}, and the rule has no `untrusted: allow`"
                 )
             return _built_in("ask", "default: external calls ask", reason)
-        allowing = allowing_still
+        allowing = still
     if allowing:
         return allowing[0].said
+    if subject.kind == "command":
+        return _default("a step's command is its author's word")
     if not external:
-        what = (
-            "a step's command is its author's word"
-            if subject.kind == "command"
-            else f"{subject.effect} calls are allowed"
+        return _default(
+            "a step may change files" if subject.kind == "change" else f"{subject.effect} calls are allowed"
         )
-        return _default("a step may change files" if subject.kind == "change" else what)
     if subject.listed and subject.vouched:
         return Decision("allow", "the coworker's file lists it", subject.listed, 1, "")
     reason = f"{subject.listed} is not so on the trusted branch" if subject.listed else ""
@@ -483,7 +493,9 @@ def _first(rules: tuple[_Compiled, ...], view: _View) -> _Compiled | None:
     for rule in rules:
         if rule.tool is not None and (tool is None or not rule.tool(tool)):
             continue
-        if rule.path is not None and (path is None or not rule.path(path)):
+        if rule.path is not None and (
+            path is None or not path.endswith(rule.tails) or not path.startswith(rule.heads) or not rule.path(path)
+        ):
             continue
         if rule.effect is not None and effect not in rule.effect:
             continue

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.protocol import document, words
+from runner.protocol import document, globs, words
 from runner.protocol import policy as format_
 from runner.protocol.model import Budget
 from runner.sandbox.host import Host
@@ -216,6 +216,16 @@ def test_allow_is_exact_about_case() -> None:
     assert said(found, external(paths=("docs/a", "src/a"))) == "ask"
 
 
+path_globs = st.lists(st.sampled_from(["a", "b*", "*b", "?", "**", "*", "a*b"]), min_size=1, max_size=4).map("/".join)
+
+
+@given(path_globs, st.lists(st.sampled_from(["a", "b", "ab", "bb", "aab"]), min_size=1, max_size=4).map("/".join))
+def test_a_rule_fits_the_paths_that_its_glob_fits(glob: str, path: str) -> None:
+    fits = globs.compiled([globs.path_pattern(glob)]).fullmatch(path) is not None
+    assert (said(rules(f"deny: {{path: '{glob}'}}"), write(path)) == "deny") is fits
+    assert (said(rules(f"allow: {{tool: send, path: ['{glob}', x]}}"), external(paths=(path,))) == "allow") is fits
+
+
 def test_a_rule_about_what_is_not_known_of_a_call_does_not_match() -> None:
     found = rules(
         "deny: {path: 'src/**'}", "deny: {host: '*'}", "deny: {program: '*'}", "deny: {engine: '*', tool: '*'}"
@@ -351,6 +361,8 @@ def test_hosts_that_may_be_reached(url: str, verdict: str) -> None:
 def test_a_host_needs_somebody_who_names_it() -> None:
     subject = call("fetch", {"url": "https://a.test/"})
     assert said(NONE, subject) == "deny" and said(rules("allow: {tool: fetch}"), subject) == "deny"
+    assert said(rules("ask: {tool: fetch}"), subject) == "deny"
+    assert said(rules("ask: {host: a.test}"), subject) == "ask"
     assert said(rules("allow: {tool: fetch, host: a.test}"), subject) == "allow"
     assert said(NONE, replace(subject, configured="config.yaml")) == "allow"
     assert said(of("network: {allow: [b.test]}\n"), replace(subject, configured="config.yaml")) == "deny"
