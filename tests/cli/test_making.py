@@ -207,7 +207,7 @@ def templates() -> list[Path]:
 
 @pytest.mark.parametrize("path", templates(), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_template_names_the_schema_of_its_kind(path: Path) -> None:
-    kind = "config" if path.suffix == ".yaml" else "step" if path.name != "plan.md" else "plan"
+    kind = path.stem if path.suffix == ".yaml" else "step" if path.name != "plan.md" else "plan"
     if path.name == "plan.md" and path.parent.parent.name == "workflows":
         kind = "workflow"
     named = re.search(r"^# yaml-language-server: \$schema=(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
