@@ -134,7 +134,6 @@ class Site:
             workspace.forget_setup(self.space)
             if self.home.exists():
                 workspace.remove_tree(self.home)
-                self.home.rmdir()
         for folder in (self.home, self.out):
             folder.mkdir(exist_ok=True)
         (self.out / "result").unlink(missing_ok=True)
