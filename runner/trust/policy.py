@@ -12,6 +12,7 @@ that a shell writes) matches no rule about it: that is why rules without `tool` 
 from __future__ import annotations
 
 import ipaddress
+import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,11 +143,17 @@ def call(
 ) -> Subject:
     """Return the subject of a call, with what its arguments name.
 
-    `effect`: of its contract; without it that of our own tools, else external. `paths`: as they were resolved; without it
-    those of the arguments `path` and `paths`, as they stand there: good for asking beforehand, not for a decision.
+    `effect`: of its contract; without it that of our own tools, else external. `paths`: of a tool of ours, as they were
+    resolved; without it those of the arguments `path` and `paths`, as they stand there: good for asking beforehand, not for a
+    decision. Of other tools it is always those, and only what could be a path of the repository.
     """
     given = effect or BUILT_IN.get(tool, "external")
-    named = [arguments.get("path"), *_list(arguments.get("paths"))]
+    named = [path for path in (arguments.get("path"), *_list(arguments.get("paths"))) if isinstance(path, str) and path]
+    if tool not in BUILT_IN:  # what it calls a path may be anything: only it knows
+        plain = [posixpath.normpath(path) for path in named]
+        paths = tuple(
+            path for path in plain if not path.startswith("/") and path.split("/")[0] != ".." and "\0" not in path
+        )
     if tool == "remember" and isinstance(arguments.get("name"), str):
         named = [f"{MEMORY}/{arguments['name']}.md"]
     argv: tuple[str, ...] = ()
@@ -158,9 +165,7 @@ def call(
     return Subject(
         tool=tool,
         effect=given,
-        paths=paths
-        if paths is not None
-        else tuple(path.removeprefix("./") for path in named if isinstance(path, str) and path),
+        paths=paths if paths is not None else tuple(path.removeprefix("./").rstrip("/") or path for path in named),
         argv=argv,
         hosts=(host,) if host is not None else (),
     )
@@ -389,9 +394,10 @@ def _action(policy: Policy, subject: Subject, path: str | None, host: str | None
     address = None
     if host is not None:
         address = _plain_host(host)
-        if address is None:
+        own = subject.tool in BUILT_IN
+        if address is None and (own or policy.hosts or any(rule.host for rule in policy.action[0])):
             return _built_in("deny", "a host is named by its plain name or address", shown(host) or "no host is named")
-        if policy.hosts is not None and not policy.hosts(address):
+        if address is not None and policy.hosts is not None and not policy.hosts(address):
             return _at(
                 policy, "deny", "network: {allow: …}", ("network", "allow"), f"{shown(address)} is not one of them"
             )
@@ -427,7 +433,8 @@ def _action(policy: Policy, subject: Subject, path: str | None, host: str | None
         step=subject.step,
     )
     allowing = _matching(lax, plain)
-    closed = address is not None and policy.hosts is None and not subject.configured
+    # Other tools' network is their own, or what config.yaml gives them; that they are called at all is asked about.
+    closed = address is not None and policy.hosts is None and not subject.configured and subject.tool in BUILT_IN
     if closed and not any(rule.host for rule in (*allowing, *([said] if said else []))):
         return _built_in("deny", "default: no host is reached", "name it under `network: {allow: […]}`")
     if said is not None:

@@ -369,6 +369,22 @@ def test_a_host_needs_somebody_who_names_it() -> None:
     assert said(of("network: {allow: [a.test]}\nrules: [{deny: {host: '*.test'}}]\n"), subject) == "deny"
 
 
+def test_another_tool_s_path_or_url_may_be_anything() -> None:
+    assert said(rules("allow: {tool: get}"), call("get", {"path": "/v1/items", "url": "thing:1"})) == "allow"
+    assert said(rules("allow: {tool: get}"), call("get", {"path": "../x", "url": "https://a.test/"})) == "allow"
+    denied = rules("allow: {tool: get}", "deny: {path: 'migrations/**'}", "deny: {host: '*.internal'}")
+    for path in ("migrations/1", "./migrations//1", "a/../migrations/1"):
+        assert said(denied, call("get", {"path": path})) == said(denied, call("get", {"paths": ["a", path]})) == "deny"
+    for url in ("https://a.internal/", "a.internal", "http://0x7f.1/"):
+        assert said(denied, call("get", {"url": url})) == "deny"
+    listed = of("network: {allow: [a.test]}\nrules: [{allow: {tool: get}}]\n")
+    assert [said(listed, call("get", {"url": f"https://{host}/"})) for host in ("a.test", "b.test")] == [
+        "allow",
+        "deny",
+    ]
+    assert said(rules("allow: {tool: get}"), call("get", {"path": ".git/config"})) == "deny"
+
+
 # --- protected paths and a step's diff -------------------------------------------------------------------------------
 
 
