@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from runner.errors import RefusedError
 from runner.protocol import events as ev
@@ -135,14 +136,14 @@ def settle(project: Project, seen: Snapshot, plan: Plan, state: State) -> list[E
     told = {raw.fields.get("approval") for raw in known if raw.event == "approval-refused"}
     for wait in waits:
         subject = subject_of(wait, state, known)
-        standing = _standing(project, seen, plan, state, wait, subject)
+        standing = _standing(project, seen, plan, state, wait, subject, known)
         if standing is None:
             gone = ev.ApprovalRefused(subject=wait.subject, reason="no word is needed for it any more", wait=wait.id)
             made.append(gone)
             continue
         if standing.counted or standing.rejected or standing.refused:
             if _refresh(project, seen.protocol):
-                standing = _standing(project, seen, plan, state, wait, subject) or standing
+                standing = _standing(project, seen, plan, state, wait, subject, known) or standing
             made += [
                 ev.ApprovalRefused(subject=wait.subject, reason=log.cut(f"{word.fault}: {word.text}"), approval=word.id)
                 for word in standing.refused
@@ -153,7 +154,13 @@ def settle(project: Project, seen: Snapshot, plan: Plan, state: State) -> list[E
 
 
 def _standing(
-    project: Project, seen: Snapshot, plan: Plan, state: State, wait: Wait, subject: Subject
+    project: Project,
+    seen: Snapshot,
+    plan: Plan,
+    state: State,
+    wait: Wait,
+    subject: Subject,
+    known: Sequence[log.RawEntry],
 ) -> Standing | None:
     found = of(project)
     asked = demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
@@ -161,7 +168,7 @@ def _standing(
         return None
     if asked.keyboard:  # said at a terminal, when it is said
         return Standing(asked, wait.digest or "", (), (), ())
-    return approval.judge(bench(project, seen, state, found), asked, plan)
+    return approval.judge(bench(project, seen, state, found), asked, plan, used(subject, known))
 
 
 def _decided(project: Project, wait: Wait, standing: Standing) -> list[Event]:
@@ -216,7 +223,7 @@ def hold(
     elif isinstance(action, CompleteStep):
         step = plan.step(action.slug)
         assert step is not None
-        asked = [*after(project, seen, plan, step, state, seen.tip, seen.tip, found)]
+        asked = [*after(project, seen, plan, step, state, None, seen.tip, found)]
     else:
         return None
     return _first(project, seen, plan, state, [one for one in asked if one], words, found)
@@ -233,18 +240,24 @@ def after(
     plan: Plan,
     step: Step,
     state: State,
-    start: str,
+    start: str | None,
     tree: str,
     found: Authority | None = None,
 ) -> list[Demand]:
-    """Return the words that a step's work needs before it is done. `start`: what it began at; `tree`: what it left."""
+    """Return the words that a step's work needs before it is done.
+
+    `start`: what it began at, by the record where None; `tree`: what it left.
+
+    Raises:
+        RefusedError: the policy does not allow what was changed.
+    """
     found = found or of(project)
     attempt = state.steps[step.slug].attempt if step.slug in state.steps else 1
-    if start == tree:
-        judged = bench(project, seen, state, found)
-        start = judged.began(Subject("result", step.slug, attempt))
+    start = start or bench(project, seen, state, found).began(Subject("result", step.slug, attempt))
     said = found.work_of(project.git, seen.protocol, start, tree, plan, step)
-    why = [f"{one.reason or one.rule} ({one.rule})" for one in said if one.verdict == "ask"]
+    if said and said[0].verdict == "deny":
+        _refuse(said[0], f"the changes of {step.slug}", "revert them, or change the policy")
+    why = [f"{one.reason or one.rule} ({one.rule})" for one in said]
     asked: list[Demand | None] = [
         demand.of_changes(found, step.slug, attempt, why),
         demand.of_result(found, step, attempt, paths.folder(seen.protocol)),
@@ -253,7 +266,7 @@ def after(
 
 
 def asked_after(
-    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, start: str, tree: str
+    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, start: str | None, tree: str
 ) -> list[Event]:
     """Return the event that asks for the first word that a step's work needs, none where it needs none."""
     found = of(project)
@@ -276,60 +289,59 @@ def _first(
         return None
     judged = bench(project, seen, state, found)
     known = entries(project, seen)
+    waits = {wait.id: wait for wait in seen.state.waiting}
+    now = [subject_of(waits[one.wait], state, known) for one in words if isinstance(one, ev.ApprovalCounted)]
     for one in asked:
-        if not _stands(judged, one, plan, state, seen.state, known, words):
+        if one.subject not in now and not _stands(judged, one, plan, state, known):
             return AskApproval(one, judged.digest(one.subject, seen.tip, plan))
     return None
 
 
-def _stands(
-    judged: Bench,
-    one: Demand,
-    plan: Plan,
-    state: State,
-    before: State,
-    known: Sequence[log.RawEntry],
-    words: Sequence[Event],
-) -> bool:
-    """Return whether the word was counted, now or before, and still stands."""
-    waits = {wait.id: wait for wait in before.waiting}
-    for event in words:
-        if isinstance(event, ev.ApprovalCounted) and subject_of(waits[event.wait], state, known) == one.subject:
-            return True
-    counted = _counted(one.subject, known, state)
-    if counted is None:
+def _stands(judged: Bench, one: Demand, plan: Plan, state: State, known: Sequence[log.RawEntry]) -> bool:
+    """Return whether a word that an earlier transition counted still stands."""
+    counted = _counted(one.subject, known)
+    if not counted:
         return False
-    if one.keyboard:
-        return not _edited_since(one.subject, known, counted)
+    last = counted[-1].revision
     if one.subject.kind == "step" and state.steps[one.subject.name].attempt > 1:
-        return not _edited_since(one.subject, known, counted)  # the word covers the retries of what it was given for
+        return _covers_retry(one.subject, known, last) and judged.touched_by_people(one.subject, last) is None
+    if one.keyboard:
+        return judged.touched_by_people(one.subject, last) is None
     return approval.judge(judged, one, plan).satisfied
 
 
-def _counted(subject: Subject, known: Iterable[log.RawEntry], state: State) -> int | None:
-    """Return the revision at which a word on the subject was last counted, or None; of an attempt's result, of this attempt."""
-    asked: dict[str, str] = {}
-    found: int | None = None
-    slug = subject.slug or subject.kind
+def _counted(subject: Subject, known: Iterable[log.RawEntry]) -> list[log.RawEntry]:
+    """Return the entries that counted a word on the subject; of an attempt's result, those after its work."""
+    asked: set[str] = set()
+    found: list[log.RawEntry] = []
     for raw in known:
-        if raw.subject != slug:
+        if raw.subject != (subject.slug or subject.kind):
             continue
-        if raw.event == "approval-asked":
-            asked[f"w{raw.revision}"] = str(raw.fields.get("kind"))
-        elif raw.event == "approval-counted" and asked.get(str(raw.fields.get("wait"))) == subject.kind:
-            found = raw.revision
+        if raw.event == "approval-asked" and raw.fields.get("kind") == subject.kind:
+            asked.add(f"w{raw.revision}")
+        elif raw.event == "approval-counted" and raw.fields.get("wait") in asked:
+            found.append(raw)
         elif raw.event == "step-finished" and subject.kind in ("result", "protected-path"):
-            found = None
+            found.clear()
     return found
 
 
-def _edited_since(subject: Subject, known: Iterable[log.RawEntry], revision: int) -> bool:
-    for raw in known:
-        if raw.revision > revision and raw.event == "plan-edited":
-            steps = raw.fields.get("steps") or {}
-            if subject.kind == "plan" or subject.slug in steps:
-                return True
-    return False
+def used(subject: Subject, known: Iterable[log.RawEntry]) -> list[str]:
+    """Return the words on a step's start that were used: what is started again by a person needs another."""
+    if subject.kind != "step":
+        return []
+    return [one for raw in _counted(subject, known) for one in raw.fields.get("approvals") or []]
+
+
+def _covers_retry(subject: Subject, known: Sequence[log.RawEntry], revision: int) -> bool:
+    """Return whether all that came since a word counted is what `on_failure` makes of it: no edit, no undoing, nobody's retry."""
+    since = [raw for raw in known if raw.revision >= revision]
+    for before, raw in pairwise(since):
+        edited = raw.event == "plan-edited" and subject.slug in (raw.fields.get("steps") or {})
+        by_hand = raw.event == "step-retried" and before.event not in ("step-failed", "step-retried")
+        if edited or raw.event == "undone" or (by_hand and raw.subject == subject.slug):
+            return False
+    return True
 
 
 def apply(project: Project, state: State, events: Sequence[Event]) -> State:

@@ -438,7 +438,7 @@ def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, sta
     asked: list[Event] = []
     if verdict.passed:
         start = _start_of(project.git, snapshot, step.slug)
-        asked = consent.asked_after(project, snapshot, plan, step, state, start or snapshot.tip, snapshot.tip)
+        asked = consent.asked_after(project, snapshot, plan, step, state, start, snapshot.tip)
     return dataclasses.replace(_decided(snapshot, step, state, verdict, executor, reviewed, asked), files=files)
 
 

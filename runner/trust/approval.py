@@ -89,7 +89,7 @@ class Standing:
         for need in self.demand.needs:
             have = len(said & need.people)
             if have < need.count:
-                return f"{have} of {need.count} by {need.who}" if need.count > 1 else need.who
+                return f"{need.who}, {have} so far" if need.count > 1 else need.who
         return ""
 
 
@@ -258,6 +258,21 @@ class Bench:
                 if self.covers(subject, path):
                     return oid, path
         return None
+
+    def touched_by_people(self, subject: Subject, revision: int) -> str | None:
+        """Return the first commit of people's after the transition that holds a revision which touched the subject, or None."""
+        found = None
+        for oid in self.chain:
+            commit = _commit(self.git, oid)
+            trailers = message.parse(commit.message)
+            if trailers and trailers.protocol == self.protocol:
+                if trailers.revision - len(trailers.events) < revision:
+                    break
+            elif commit.parents and any(
+                self.covers(subject, path) for path in self.git.changed(commit.parents[0], oid)
+            ):
+                found = oid
+        return found
 
     # --- who wrote it ----------------------------------------------------------------------------------------------------
 
