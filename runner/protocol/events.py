@@ -130,12 +130,13 @@ class ApprovalAsked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalCounted(Event):
-    """The words that a wait asked for are there."""
+    """The words that a wait asked for are there. `at`: the commit that they were judged at, where it is not the one before."""
 
     name: ClassVar[str] = "approval-counted"
     wait: str
     approvals: list[str]
     by: list[str]
+    at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +171,7 @@ class CallDecided(Event):
     decision: str
     by: str
     approvals: list[str]
+    at: str | None = None  # as in `approval-counted`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
