@@ -53,6 +53,14 @@ class Advanced:
         return [entry.event for entry in self.entries]
 
 
+@dataclass(frozen=True, slots=True)
+class Court:
+    """When words were judged, and the trusted branch's commit whose policy said so: work takes long, and both go on."""
+
+    time: str
+    trusted: str
+
+
 @contextlib.contextmanager
 def at_work(project: Project, protocol: str) -> Iterator[None]:
     """Hold the protocol while it is worked on.
@@ -93,7 +101,7 @@ def look(project: Project, protocol: str) -> Snapshot:
         if git.commit(known) is None:
             raise verify.went_back(protocol, known, tip)
         since = (known, snapshot.read(git, known, protocol).state)
-    state = verify.advance(git, protocol, tip, since)
+    state = verify.advance(git, protocol, tip, since, project.trusted)
     marks.write(project.places, protocol, tip, state.genesis)
     return snapshot.read(git, tip, protocol)
 
@@ -106,7 +114,7 @@ def checker(project: Project, protocol: str) -> Callable[[str, str | None], None
         known = (
             snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
         )
-        verify.advance(git, protocol, tip, (since, known) if since and known else None)
+        verify.advance(git, protocol, tip, (since, known) if since and known else None, project.trusted)
 
     return check
 
@@ -232,7 +240,9 @@ def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None
     """Do what may happen next; None where the branch moved under it and it has to be decided again."""
     plan, edit, state, action = consider(project, seen, only)
     first: list[Event] = [edit] if edit else []
-    words = consent.settle(project, seen, plan, state)
+    time = project.who.timestamp()
+    words = consent.settle(project, seen, plan, state, time)
+    court = Court(time, project.trusted.commit) if words else None
     if words:
         first += words
         state = _edited(project, state, words)
@@ -241,14 +251,14 @@ def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None
         if not first:
             return Advanced(state, action, (), seen.tip, action.reason)
         said = "the plan's edit is recorded" if edit else "it is recorded who said what"
-        return _conclude_at_once(project, seen, first, action, Attempt(lambda now: [], said=said))
+        return _conclude_at_once(project, seen, first, action, Attempt(lambda now: [], said=said), court)
     held = consent.hold(project, seen, plan, state, action, words)
     if held is not None:
         asked = held.event
         return _conclude_at_once(
-            project, seen, first, action, Attempt(lambda now: [asked], said=f"waits: {asked.text}")
+            project, seen, first, action, Attempt(lambda now: [asked], said=f"waits: {asked.text}"), court
         )
-    return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action, words))
+    return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action, words), court)
 
 
 def find_step(state: State, name: str) -> str:
@@ -300,7 +310,12 @@ def _publish(
 
 
 def conclude(
-    project: Project, began: Snapshot, first: list[Event], action: Action, attempt: Attempt
+    project: Project,
+    began: Snapshot,
+    first: list[Event],
+    action: Action,
+    attempt: Attempt,
+    court: Court | None = None,
 ) -> Advanced | None:
     """Publish what acting brought about. Where a person's commits came between, a step's work is merged onto them; it is
     not done again. Whatever else was decided is decided again (None): a verdict speaks of the tree that it saw.
@@ -311,7 +326,7 @@ def conclude(
     """
     git, protocol = project.git, began.protocol
     if not isinstance(action, RunStep):
-        return _conclude_at_once(project, began, first, action, attempt)
+        return _conclude_at_once(project, began, first, action, attempt, court)
     slug, seen = action.slug, began
     number = began.state.steps[slug].attempt if slug in began.state.steps else 1
     aside = perform.attempt_ref(protocol, slug, number)
@@ -332,7 +347,9 @@ def conclude(
             if slug not in state.steps:
                 raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
             events = _blocked(state, slug, number, conflict, aside) if conflict else attempt.events(state)
-            made = _prepare(project, seen, [*edits, *events], tree)
+            made = _prepare(
+                project, seen, [*edits, *events], tree, more={} if conflict else attempt.record, court=court
+            )
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             kept = _keep(project, began, aside, attempt)
             ended = seen.state.status not in machine.OPEN
@@ -367,10 +384,15 @@ def conclude(
 
 
 def _conclude_at_once(
-    project: Project, began: Snapshot, first: list[Event], action: Action, attempt: Attempt
+    project: Project,
+    began: Snapshot,
+    first: list[Event],
+    action: Action,
+    attempt: Attempt,
+    court: Court | None = None,
 ) -> Advanced | None:
     events = [*first, *attempt.events(_edited(project, began.state, first))]
-    made = _prepare(project, began, events, attempt.tree, more=attempt.record)
+    made = _prepare(project, began, events, attempt.tree, more=attempt.record, court=court)
     try:
         _publish(project, began, made, files=attempt.files, keeps=attempt.keeps)
     except ConflictError:
@@ -408,6 +430,7 @@ def _prepare(
     *,
     as_person: bool = False,
     more: Mapping[str, bytes] | None = None,
+    court: Court | None = None,
 ) -> transaction.Transition:
     return transaction.prepare(
         project.git,
@@ -415,7 +438,8 @@ def _prepare(
         events,
         time=project.who.timestamp(),
         actor=project.actor(),
-        trusted=project.trusted.commit,
+        trusted=court.trusted if court else project.trusted.commit,
+        judged=court.time if court else None,
         author=project.person() if as_person else project.runner(),
         tree=tree,
         more=more,

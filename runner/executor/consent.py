@@ -21,14 +21,16 @@ from runner.protocol.statement import seconds
 from runner.store import publishing
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, authority, demand
+from runner.trust import approval, authority, demand, replay
 from runner.trust.approval import Bench, Standing
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
 from runner.trust.policy import Decision
-
-KINDS = ("plan", "step", "result", "call", "protected-path", "merge")  # of waits that a word ends
+from runner.trust.waits import KINDS as KINDS
+from runner.trust.waits import demanded as demanded
+from runner.trust.waits import subject_of as subject_of
+from runner.trust.waits import used as used
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,46 +88,19 @@ def _refuse(said: Decision, what: str, hint: str) -> None:
         raise RefusedError(f"the policy does not allow {what} by `{said.rule}`{why}", said.where, hint)
 
 
-def bench(project: Project, seen: Snapshot, state: State, found: Authority) -> Bench:
-    """Return what judging words takes, at the present time."""
-    return Bench(project.git, seen.protocol, seen.tip, state, found, int(project.who.now()))
+def bench(project: Project, seen: Snapshot, state: State, found: Authority, time: str | None = None) -> Bench:
+    """Return what judging words takes, at the present time or at `time`."""
+    now = seconds(time) if time else int(project.who.now())
+    return Bench(project.git, seen.protocol, seen.tip, state, found, now)
 
 
-def subject_of(wait: Wait, state: State, known: Iterable[log.RawEntry]) -> Subject:
-    """Return what a wait is about; a held call's name stands in the log entry that the wait is called after."""
-    if wait.kind == "call":
-        call = next(str(raw.fields.get("call")) for raw in known if f"w{raw.revision}" == wait.id)
-        return Subject("call", call, int(call.split(".")[1]))
-    if wait.kind in ("plan", "merge"):
-        return Subject(wait.kind)
-    attempt = state.steps[wait.subject].attempt if wait.kind != "step" else 0
-    return Subject(wait.kind, wait.subject, attempt)
-
-
-def demanded(found: Authority, subject: Subject, text: str, plan: Plan, where: str) -> Demand | None:
-    """Return the demand that a wait on the subject stands for now; None where nothing asks for it any more. `text`: the wait's."""
-    step = plan.step(subject.slug) if subject.slug else None
-    match subject.kind:
-        case "plan":
-            return demand.of_plan(found, plan, where)
-        case "call":
-            return demand.of_call(found, subject.name, subject.attempt, text)
-        case "merge":
-            return demand.of_merge(found)
-        case "protected-path":
-            return demand.of_changes(found, subject.name, subject.attempt, [text])
-        case _ if step is None:
-            return None
-        case "step":
-            return demand.of_start(found, step, where)
-        case _:
-            return demand.of_result(found, step, subject.attempt, where)
-
-
-def settle(project: Project, seen: Snapshot, plan: Plan, state: State) -> list[Event]:
+def settle(project: Project, seen: Snapshot, plan: Plan, state: State, time: str) -> list[Event]:
     """Return the events that the words which came in make: counted, decided, or refused with the reason, each told once.
 
+    `time`: at which they are judged, and which the record tells.
+
     Raises:
+        RefusedError: the trusted branch went back behind the policy that the record tells of.
         UnreachableError: a word would be used, and the remote that says whose word counts does not answer.
     """
     waits = [wait for wait in state.waiting if wait.kind in KINDS]
@@ -136,18 +111,19 @@ def settle(project: Project, seen: Snapshot, plan: Plan, state: State) -> list[E
     told = {raw.fields.get("approval") for raw in known if raw.event == "approval-refused"}
     for wait in waits:
         subject = subject_of(wait, state, known)
-        standing = _standing(project, seen, plan, state, wait, subject, known)
+        standing = _standing(project, seen, plan, state, wait, subject, known, time)
         if standing is None:
             gone = ev.ApprovalRefused(subject=wait.subject, reason="no word is needed for it any more", wait=wait.id)
             made.append(gone)
             continue
         if standing.counted or standing.rejected or standing.refused:
             if _refresh(project, seen.protocol):
-                standing = _standing(project, seen, plan, state, wait, subject, known) or standing
+                standing = _standing(project, seen, plan, state, wait, subject, known, time) or standing
+            _refuse_rolled_back(project, seen)
             made += [
                 ev.ApprovalRefused(subject=wait.subject, reason=log.cut(f"{word.fault}: {word.text}"), approval=word.id)
                 for word in standing.refused
-                if word.id not in told
+                if word.id not in told and word.fault is not approval.Fault.USED
             ]
         made += _decided(project, wait, standing)
     return made
@@ -161,6 +137,7 @@ def _standing(
     wait: Wait,
     subject: Subject,
     known: Sequence[log.RawEntry],
+    time: str,
 ) -> Standing | None:
     found = of(project)
     asked = demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
@@ -168,7 +145,19 @@ def _standing(
         return None
     if asked.keyboard:  # said at a terminal, when it is said
         return Standing(asked, wait.digest or "", (), (), ())
-    return approval.judge(bench(project, seen, state, found), asked, plan, used(subject, known))
+    return approval.judge(bench(project, seen, state, found, time), asked, plan, used(subject, known))
+
+
+def _refuse_rolled_back(project: Project, seen: Snapshot) -> None:
+    """Refuse to count words under an older policy than one that the record tells of: verify would never hold it for good."""
+    trusted = project.trusted
+    if trusted.remote is not None:
+        for newer in replay.newer(project.git, seen.protocol, seen.tip, trusted.commit):
+            raise RefusedError(
+                f"{trusted.branch} went back: it was at {newer[:12]}, and is at {trusted.commit[:12]}",
+                trusted.note,
+                f"have somebody put {newer[:12]} back onto {trusted.branch} of {trusted.remote}, or merge it there",
+            )
 
 
 def _decided(project: Project, wait: Wait, standing: Standing) -> list[Event]:
@@ -324,13 +313,6 @@ def _counted(subject: Subject, known: Iterable[log.RawEntry]) -> list[log.RawEnt
         elif raw.event == "step-finished" and subject.kind in ("result", "protected-path"):
             found.clear()
     return found
-
-
-def used(subject: Subject, known: Iterable[log.RawEntry]) -> list[str]:
-    """Return the words on a step's start that were used: what is started again by a person needs another."""
-    if subject.kind != "step":
-        return []
-    return [one for raw in _counted(subject, known) for one in raw.fields.get("approvals") or []]
 
 
 def _covers_retry(subject: Subject, known: Sequence[log.RawEntry], revision: int) -> bool:

@@ -120,17 +120,7 @@ class Bench:
     def chain(self) -> dict[str, int]:
         """The first-parent chain from the tip to the genesis: commit to its distance from the tip."""
         if self._chain is None:
-            found: dict[str, int] = {}
-            at: str | None = self.tip
-            while at is not None:
-                found[at] = len(found)
-                commit = _commit(self.git, at)
-                trailers = message.parse(commit.message)
-                born = f"created {self.protocol}"
-                at = commit.parents[0] if commit.parents else None
-                if trailers and trailers.protocol == self.protocol and trailers.events[0] == born:
-                    break
-            self._chain = found
+            self._chain = chain_of(self.git, self.protocol, self.tip)
         return self._chain
 
     def words(self) -> list[Word]:
@@ -494,6 +484,20 @@ def _commit(git: Git, oid: str) -> Commit:
     if commit is None:
         raise InsufficientHistoryError(f"commit {oid[:12]} is not in this clone", oid, "run `git fetch --unshallow`")
     return commit
+
+
+def chain_of(git: Git, protocol: str, tip: str) -> dict[str, int]:
+    """Return the first-parent chain from a tip to the protocol's genesis: commit to its distance from the tip."""
+    found: dict[str, int] = {}
+    at: str | None = tip
+    while at is not None:
+        found[at] = len(found)
+        commit = _commit(git, at)
+        trailers = message.parse(commit.message)
+        at = commit.parents[0] if commit.parents else None
+        if trailers and trailers.protocol == protocol and trailers.events[0] == f"created {protocol}":
+            break
+    return found
 
 
 def _added(git: Git, tip: str, folder: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from runner.errors import InsufficientHistoryError, MalformedFileError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Commit, Git, TreeEntry
@@ -18,6 +19,7 @@ from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
 from runner.protocol.state import State, StepStatus
+from runner.store.trusted import Trusted
 
 Said = Iterator[tuple[str, str]]  # (path from the tree's root, what is wrong, in one line)
 
@@ -39,9 +41,13 @@ class Finding:
 
 @dataclass(slots=True)
 class Chain:
-    """What a walk has seen so far: the state by the fold, and the record's files as the last transition left them."""
+    """What a walk has seen so far: the state by the fold, and the record's files as the last transition left them.
+
+    `trusted`: the trusted branch as it was last seen; None where that is not known, and nothing is said of it.
+    """
 
     protocol: str
+    trusted: Trusted | None = None
     state: State | None = None
     log: bytes = b""
     record: dict[str, TreeEntry] = field(default_factory=dict)
@@ -54,6 +60,8 @@ class Chain:
     mended: int = 0
     moved: str | None = None  # the commit that the genesis was made on, where it stands on another one now
     taken_over: str | None = None  # PROTOCOL@REVISION that steps came from, done
+    counted: set[str] = field(default_factory=set)  # ids of the words that events used, and that hold
+    authorities: dict[str, Any] = field(default_factory=dict)  # what `replay` read of the trusted branch, by commit
 
 
 @dataclass(slots=True)
@@ -515,6 +523,30 @@ def _transition_at(git: Git, walk: Chain, tip: Commit, revision: int) -> Commit 
     return None
 
 
+def _uses_words(look: Look) -> bool:
+    """Return whether a transition's events use words that can be judged: of a chain that holds so far."""
+    used = any(isinstance(event, ev.ApprovalCounted | ev.CallDecided) for event in look.events)
+    return used and look.trailers is not None and look.before is not None and look.illegal is None
+
+
+def check_counted(git: Git, walk: Chain, look: Look) -> Said:
+    """20. The words that an event uses are those that counted then, and they were enough."""
+    if _uses_words(look):
+        from runner.trust import replay  # takes what reading the policy takes, and most chains have no words
+
+        for text in replay.wrong(git, walk, look):
+            yield at(walk, paths.LOG), text
+
+
+def check_trusted(git: Git, walk: Chain, look: Look) -> Said:
+    """21. The policy that words were counted under is the trusted branch's, and no older one than before."""
+    if _uses_words(look):
+        from runner.trust import replay
+
+        for text in replay.went_back(git, walk, look):
+            yield "", text
+
+
 Check = Callable[[Git, Chain, Look], Said]
 
 # The rules by their numbers, in the order in which a commit is asked.
@@ -538,4 +570,6 @@ CHECKS: dict[str, Check] = {
     "digest": check_digest,  # 17
     "evidence": check_evidence,  # 18
     "undone": check_undone,  # 19
+    "counted": check_counted,  # 20
+    "trusted": check_trusted,  # 21
 }
