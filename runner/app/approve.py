@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from runner.app.steer import number
+from runner.app.steer import following, number
 from runner.errors import ConflictError, RefusedError, UsageError
 from runner.executor import advance, consent
 from runner.executor.advance import Advanced
@@ -21,11 +21,11 @@ from runner.protocol.events import Event
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status, Wait
 from runner.protocol.statement import Decision, Form, Signed, Statement
-from runner.store import publishing, transaction
+from runner.store import publishing, record, snapshot, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, demand, signature, signers, signing
-from runner.trust.approval import Bench, Fault
+from runner.trust.approval import Bench, Fault, Standing, Word
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
@@ -61,6 +61,7 @@ class Offer:
     text: bytes
     key: SigningKey | None
     reviewed: str | None  # the commit that the same person's last word saw, to show what changed since
+    stands: Word | None  # the same word of theirs, where it counts already
 
 
 def matter(project: Project, protocol: str, what: str | None) -> Matter:
@@ -73,6 +74,12 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     publishing.bring(project, protocol, advance.checker(project, protocol))
     publishing.look_again(project, protocol)
     seen = advance.look(project, protocol)
+    if seen.state.status is Status.CANCELLED:
+        raise RefusedError(
+            f"{protocol} is cancelled: nothing waits for a word",
+            paths.folder(protocol),
+            f"`runner undo {number(protocol)}` takes that back",
+        )
     plan, _, state, _ = advance.consider(project, seen)
     found, where = consent.of(project), paths.folder(protocol)
     known = consent.entries(project, seen)
@@ -89,8 +96,13 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
 
 def _choose(state: State, subjects: dict[str, Subject], what: str | None) -> tuple[str, Subject]:
     """Return (id of the wait or empty, subject) of what a person means."""
-    where, short = paths.folder(state.protocol), number(state.protocol)
+    where = paths.folder(state.protocol)
     there = ", ".join(str(subject) for subject in subjects.values())
+    if state.status is Status.COMPLETED:
+        hint = "`merge` can be approved: it is completed"
+    else:
+        next_ = following(state)
+        hint = f"what waits: {there}" if there else f"`{next_}` goes on till something does"
     if what is None:
         if len(subjects) == 1:
             return next(iter(subjects.items()))
@@ -98,7 +110,7 @@ def _choose(state: State, subjects: dict[str, Subject], what: str | None) -> tup
             raise UsageError(f"{len(subjects)} things wait for a word", where, f"say which: {there}")
         if state.status is Status.COMPLETED:
             return "", Subject("merge")
-        raise UsageError("nothing waits for a word", where, f"`runner status {short}` says how it stands")
+        raise UsageError("nothing waits for a word", where, hint)
     kind, colon, name = what.removesuffix(".md").rpartition(":")
     slug = ids.find_step(name, state.steps) or name
     found = [
@@ -116,7 +128,6 @@ def _choose(state: State, subjects: dict[str, Subject], what: str | None) -> tup
         return "", Subject("plan")
     if what == "merge" and state.status is Status.COMPLETED:
         return "", Subject("merge")
-    hint = f"what waits: {there}" if there else f"`runner status {short}` says how it stands"
     raise UsageError(f"nothing waits for a word as `{what}`", where, hint)
 
 
@@ -126,21 +137,36 @@ def offer(
     """Return the word that the person would give. `here`: it is to be signed with their own key; else elsewhere.
 
     Raises:
-        RefusedError: it would not count: the key is not listed, the role is another, the work is their own.
+        RefusedError: it would not count: the key is not listed, the role is another, the work is their own; or there is no
+            word of theirs to take back.
         UsageError: there is no key to sign with.
     """
     policy = found.authority.policy
     assert policy is not None
     key = signing.signing_key(project.git) if here else None
     email = project.person().email.lower()
-    approver = _listed(found.authority, key, email) if key else email
+    approver = _listed(project, found.authority, key, email) if key else email
     now = int(project.who.now())
+    judged = consent.bench(project, found.seen, found.state, found.authority)
+    subject = found.demand.subject
+    earlier = [
+        word.signed.statement
+        for word in judged.words()
+        if word.signed and word.approver == approver and word.signed.statement.seen in judged.chain
+    ]
+    own = [said for said in earlier if (said.subject, said.attempt) == (str(subject), subject.attempt)]
+    if decision is Decision.REVOKE and (not own or own[-1].decision is Decision.REVOKE):
+        raise RefusedError(
+            f"{approver} has said nothing on it that could be taken back",
+            str(subject),
+            f"`runner status {number(found.seen.protocol)}` shows who said what",
+        )
     said = Statement(
         repo=policy.words.repo,
         protocol=found.seen.protocol,
         genesis=found.state.genesis,
-        subject=str(found.demand.subject),
-        attempt=found.demand.subject.attempt,
+        subject=str(subject),
+        attempt=subject.attempt,
         digest=found.digest,
         policy=policy.digest,
         seen=found.seen.tip,
@@ -152,24 +178,22 @@ def offer(
         reason=reason,
     )
     text = statement.render(said)
-    judged = consent.bench(project, found.seen, found.state, found.authority)
     signed = Signed(said, text, b"", key.form if key else Form.SSH)
     foreseen = approval.foresee(judged, found.demand, found.plan, signed, key.fingerprint if key else "")
     if foreseen.fault is not None and not (decision is Decision.REVOKE and foreseen.fault is Fault.ROLE):
-        raise _would_not_count(found, foreseen.fault, foreseen.text)
-    earlier = [
-        word.signed.statement.seen
-        for word in judged.words()
-        if word.signed and word.approver == approver and word.signed.statement.seen in judged.chain
-    ]
-    return Offer(found, said, text, key, earlier[-1] if earlier else None)
+        raise _would_not_count(found, foreseen.fault, foreseen.text, _no_force(project, paths.POLICY))
+    used = consent.used(found.demand.subject, consent.entries(project, found.seen))
+    stands = approval.judge(judged, found.demand, found.plan, used)
+    same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
+    again = next((word for word in same if word.approver == approver), None)
+    return Offer(found, said, text, key, earlier[-1].seen if earlier else None, again)
 
 
 def _time(now: int) -> str:
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _listed(found: Authority, key: SigningKey, email: str) -> str:
+def _listed(project: Project, found: Authority, key: SigningKey, email: str) -> str:
     """Return the principal whose key it is.
 
     Raises:
@@ -190,7 +214,8 @@ def _listed(found: Authority, key: SigningKey, email: str) -> str:
         raise RefusedError(
             f"your key {key.fingerprint} is not listed",
             where,
-            f'have this line added there: you@example.test namespaces="git,{statement.NAMESPACE}" {public}',
+            _no_force(project, signers.FILE)
+            or f'have this line added there: {email} namespaces="git,{statement.NAMESPACE}" {public}',
         )
     if statement.NAMESPACE not in line.namespaces:
         raise RefusedError(
@@ -205,15 +230,35 @@ def _listed(found: Authority, key: SigningKey, email: str) -> str:
     return line.principal
 
 
-def _would_not_count(found: Matter, fault: Fault, text: str) -> RefusedError:
+def _would_not_count(found: Matter, fault: Fault, text: str, no_force: str = "") -> RefusedError:
+    short = number(found.seen.protocol)
     hints = {
-        Fault.ROLE: f"it is for {found.demand.who}",
-        Fault.AGENT: "a person has to say it",
-        Fault.OWN_WORK: f"somebody else has to: {found.demand.who}",
+        Fault.ROLE: no_force or f"ask one of them; `roles` in {found.authority.where} says who they are",
+        Fault.AGENT: f"a person has to say it: {found.demand.who}",
+        Fault.OWN_WORK: f"somebody else has to: {found.demand.who}; or `own_work: allow` in {found.authority.where}",
+        Fault.STALE: f"`runner approve {short} {found.demand.subject}` shows what is there now",
+        Fault.EXPIRED: f"`runner approve {short} {found.demand.subject}` gives a new one",
+        Fault.OTHER: f"`runner approve {short} {found.demand.subject}` gives one on this",
+        Fault.FUTURE: "set the clock right",
     }
-    return RefusedError(
-        f"your word would not count: {text}", str(found.demand.subject), hints.get(fault, "nothing was written")
-    )
+    hint = hints.get(fault, f"`runner approve {short} {found.demand.subject}` makes one that counts")
+    return RefusedError(f"the word would not count: {text}", str(found.demand.subject), f"{hint}; nothing was written")
+
+
+def _no_force(project: Project, path: str) -> str:
+    """Return what gives a file of the trusted branch force that was changed here and is not there yet; else empty."""
+    git, trusted = project.git, project.trusted
+    if trusted.remote is None:
+        head = git.resolve("HEAD")
+        here, how = head, f"merge that into {trusted.branch}"
+    else:
+        here = git.resolve(f"refs/heads/{trusted.branch}")
+        how = f"`git push {trusted.remote} {trusted.branch}`"
+    data = git.blob(f"{here}:{path}") if here else None
+    if data is None or data == trusted.blob(git, path):
+        return ""
+    there = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
+    return f"{path} as it is committed here has no force until it is on {there}: {how}"
 
 
 def give(project: Project, ready: Offer) -> str:
@@ -236,7 +281,7 @@ def bring(project: Project, protocol: str, data: bytes, where: str) -> tuple[Mat
     signed = statement.parse(data, where)
     found = matter(project, protocol, signed.statement.subject)
     if found.keyboard:
-        raise _no_policy(found)
+        raise no_policy(project, found)
     return found, add(project, found, data)
 
 
@@ -265,7 +310,7 @@ def add(project: Project, found: Matter, data: bytes) -> str:
             at=judged.at,
         )
         if not verdict.ok:
-            raise _would_not_count(found, Fault.UNTRUSTED, verdict.reason)
+            raise _would_not_count(found, Fault.UNTRUSTED, verdict.reason, _no_force(project, signers.FILE))
         foreseen = approval.foresee(judged, found.demand, found.plan, signed, verdict.fingerprint)
         if foreseen.fault is not None and said.decision is not Decision.REVOKE:
             raise _would_not_count(found, foreseen.fault, foreseen.text)
@@ -300,7 +345,7 @@ def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
     """
     wait = found.wait
     if wait is None or decision is Decision.REVOKE:
-        raise _no_policy(found)
+        raise no_policy(project, found)
     by = [demand.KEYBOARD]
 
     def build(seen: Snapshot) -> Sequence[Event]:
@@ -318,32 +363,60 @@ def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
     return advance.tell(project, found.seen.protocol, build)
 
 
-def _no_policy(found: Matter) -> RefusedError:
+def no_policy(project: Project, found: Matter) -> RefusedError:
+    """Return the error for a signature where no policy says whose counts."""
     return RefusedError(
         "there is no policy: nobody's signature counts",
         found.authority.where,
-        "`runner init` writes one; without it a word is given at a terminal, for what waits",
+        _no_force(project, paths.POLICY)
+        or "`runner init` writes one; without it a word is given at a terminal, for what waits",
     )
+
+
+def standing(project: Project, found: Matter) -> Standing:
+    """Return how the demand stands now, with the words that came in since."""
+    seen = advance.look(project, found.seen.protocol)
+    plan, _, state, _ = advance.consider(project, seen)
+    return approval.judge(consent.bench(project, seen, state, found.authority), found.demand, plan)
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A word in the branch that no transition took up yet. `fault`: why it does not count, or empty."""
+    """A word that no transition took up yet. `fault`: why it does not count, or empty; `text`: that in words."""
 
-    subject: str
     approver: str
     decision: str
     fault: str
     text: str
 
 
-def spoken(project: Project, protocol: str) -> list[Spoken]:
-    """Return the words on what waits, judged by the trusted branch as it was last seen; the network is not asked."""
-    seen = advance.look(project, protocol)
-    plan, _, state, _ = advance.consider(project, seen)
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was said on a wait. `missing`: whose word it still waits for; empty where the next transition goes on."""
+
+    wait: str
+    words: tuple[Spoken, ...]
+    missing: str
+
+
+def missing(stands: Standing) -> str:
+    """Return what a demand still waits for, as people read it; empty where nothing is missing."""
+    if stands.rejected:
+        who = " and ".join(word.approver for word in stands.rejected)
+        return f"that {who} takes the rejection back, or that what it is about changes"
+    return stands.missing
+
+
+def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
+    """Return the words on what waits, judged by the trusted branch as it was last seen; the network is not asked.
+
+    Waits on which nobody said anything are left out. Nothing is written: the record is taken as it stands.
+    """
+    seen = snapshot.read(project.git, tip, protocol)
+    plan, state = advance.consider(project, seen)[0], seen.state
     found, known = consent.of(project), consent.entries(project, seen)
     judged: Bench = consent.bench(project, seen, state, found)
-    made: list[Spoken] = []
+    made: list[Heard] = []
     for wait in state.waiting:
         if wait.kind not in consent.KINDS:
             continue
@@ -351,53 +424,93 @@ def spoken(project: Project, protocol: str) -> list[Spoken]:
         needed = consent.demanded(found, subject, wait.text, plan, paths.folder(protocol))
         if needed is None or needed.keyboard:
             continue
-        standing = approval.judge(judged, needed, plan)
-        for word in (*standing.counted, *standing.rejected, *standing.refused):
-            assert word.signed is not None
-            said = word.signed.statement
-            made.append(Spoken(str(subject), word.approver, str(said.decision), str(word.fault or ""), word.text))
+        stands = approval.judge(judged, needed, plan, consent.used(subject, known))
+        words = (*stands.counted, *stands.rejected, *stands.refused)
+        if words:
+            said = tuple(
+                Spoken(word.approver, _decision(word), str(word.fault or ""), word.text)
+                for word in sorted(words, key=lambda word: word.order)
+            )
+            made.append(Heard(wait.id, said, missing(stands)))
     return made
+
+
+def _decision(word: Word) -> str:
+    assert word.signed is not None
+    return str(word.signed.statement.decision)
 
 
 # --- what a person is shown ------------------------------------------------------------------------------------------
 
 
-def shown(project: Project, found: Matter, since: str | None) -> list[tuple[str, str]]:
-    """Return (title, text) of what a word would be about, whole; `since`: the commit of an earlier word, to show what changed.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of what a word is about. `command`: what prints it whole, where a long one may be cut; else it is never cut."""
+
+    title: str
+    text: str
+    command: str = ""
+
+
+def shown(project: Project, found: Matter, since: str | None) -> list[Part]:
+    """Return what a word would be about; `since`: the commit of an earlier word of theirs, to show what changed.
 
     Escapes are made visible by whoever prints it.
     """
     git, subject, seen = project.git, found.demand.subject, found.seen
     folder = paths.folder(seen.protocol)
-    parts: list[tuple[str, str]] = []
+    judged = consent.bench(project, seen, found.state, found.authority)
+    born = list(judged.chain)[-1]
+    parts: list[Part] = []
     if subject.kind == "call":
         data = git.blob(f"{seen.tip}:{folder}/{paths.call_file(subject.name)}") or b""
-        parts.append((f"{subject}, {len(data)} bytes", _text(data)))
+        parts.append(Part(f"{subject}, {len(data)} bytes", _text(data)))
     elif subject.kind in ("plan", "step"):
-        for step in found.plan.steps:
-            if subject.slug in ("", step.slug):
-                parts.append((step.file, _text(git.blob(f"{seen.tip}:{folder}/{step.file}") or b"")))
-        if subject.kind == "plan":
-            parts.insert(0, (paths.PLAN, _text(git.blob(f"{seen.tip}:{folder}/{paths.PLAN}") or b"")))
-    else:
-        judged = consent.bench(project, seen, found.state, found.authority)
-        start = judged.began(subject) if subject.slug else list(judged.chain)[-1]
-        parts.append((f"changes since {start[:7]}", diff(project, start, seen.tip, seen.protocol)))
+        names = [step.file for step in found.plan.steps if subject.slug in ("", step.slug)]
+        for name in (paths.PLAN, paths.CONTEXT, *names) if subject.kind == "plan" else names:
+            text = git.blob(f"{seen.tip}:{folder}/{name}")
+            if text is not None:
+                parts.append(Part(name, _text(text)))
+    if subject.kind == "step":
+        parts.append(
+            Part(
+                f"the whole tree, changed since {born[:7]}",
+                diff(project, born, seen.tip, seen.protocol, "--stat") or "nothing",
+                f"git diff {born[:12]} {seen.tip[:12]}",
+            )
+        )
+    elif subject.kind not in ("plan", "call"):
+        start = judged.began(subject) if subject.slug else born
+        parts.append(_changes(project, f"changes since {start[:7]}", start, seen))
     if since is not None and since != seen.tip:
-        changed = diff(project, since, seen.tip, seen.protocol)
-        parts.append((f"changed since your last word, {since[:7]}", changed or "nothing but the record"))
+        parts.append(_changes(project, f"changed since your last word, {since[:7]}", since, seen))
     return parts
+
+
+def _changes(project: Project, title: str, start: str, seen: Snapshot) -> Part:
+    text = diff(project, start, seen.tip, seen.protocol) or "nothing but the record"
+    return Part(title, text, f"git diff {start[:12]} {seen.tip[:12]}")
+
+
+def not_committed(project: Project, found: Matter) -> list[str]:
+    """Return the words of the protocol's that a worktree has changed and not committed: the next step takes them up."""
+    branch, made = project.branch(found.seen.protocol), []
+    for tree in project.git.worktrees():
+        if tree.branch == branch:
+            made += record.unsaved(project.git, tree, found.seen.protocol)
+    return made
 
 
 def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def diff(project: Project, old: str, new: str, protocol: str) -> str:
+def diff(project: Project, old: str, new: str, protocol: str, *options: str) -> str:
     """Return the changes between two commits but those of the protocol's record and approvals, as a diff."""
     folder = paths.folder(protocol)
+    left_out = ("state.json", "log.md", "log", "calls", "reports", "approvals")
     out = project.git.run(
-        "diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", old, new, "--", ".",
-        *(f":(exclude,top){folder}/{name}" for name in ("state.json", "log.md", "log", "calls", "reports", "approvals")),
+        "diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", *options, old, new, "--", ":(top)",
+        *(f":(exclude,top){folder}/{name}" for name in left_out), env={"GIT_LITERAL_PATHSPECS": "0"},
     )  # fmt: skip
     return out.decode("utf-8", "backslashreplace")

@@ -12,8 +12,10 @@ from runner.cli.session import Session
 
 if TYPE_CHECKING:
     from runner.app.approve import Matter, Offer
+    from runner.protocol.statement import Decision
 
-SHOWN = 400  # lines of a diff or a call that are shown; the rest is counted
+SAID = {"approve": "approved", "reject": "rejected", "revoke": "taken back"}
+SHOWN = 400  # lines of a diff that are shown; what prints the rest is said
 
 
 def words(function: Any) -> Any:
@@ -84,21 +86,39 @@ def say(
         _at_keyboard(session, found, decision, yes)
         return
     ready = approve.offer(project, found, decision, _ascii(reason), lasts=longest, here=not only_print)
+    subject, short = ready.statement.subject, steer.number(protocol)
+    if ready.stands is not None:
+        said = f"{subject}: you said so already, in {ready.stands.commit[:7]}; nothing was written"
+        steering.tell(session, steer.Steered(protocol, said, f"runner run {short}" if found.wait else ""))
+        return
     if only_print:
         sys.stdout.write(ready.text.decode("ascii"))
+        session.note("sign exactly these bytes in a file, put the signature behind them, and bring them back:")
+        session.note("  ssh-keygen -Y sign -n runner-approval -f KEY FILE && cat FILE FILE.sig > WORD")
+        session.note(f"  next          runner approve {short} --import WORD")
         return
     show(session, found, ready)
     if not yes and session.ask(f"{verb} this?", ("no", "yes")) != "yes":
         session.note("nothing was signed" + ("" if session.is_terminal() else "; without a terminal, add --yes"))
         raise SystemExit(3)
     made = approve.give(project, ready)
-    done = steer.Steered(
-        protocol,
-        f"{ready.statement.subject}: your {decision.value} is signed, {made[:7]}",
-        f"runner run {steer.number(protocol)}" if found.wait else "",
-    )
-    steering.tell(session, done)
+    _given(session, found, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
     sync.offer(project, protocol)
+
+
+def _given(session: Session, found: Matter, said: str) -> None:
+    """Tell that a word is in, what is still missing, and what to type next."""
+    from runner.app import approve, steer
+    from runner.cli import steering
+    from runner.protocol.state import Status
+
+    protocol = found.seen.protocol
+    standing, short = approve.standing(session.project, found), steer.number(protocol)
+    missing = approve.missing(standing)
+    notes = (f"still needed: {missing}",) if missing else ()
+    done = found.state.status is Status.COMPLETED
+    goes_on = "" if notes or not (found.wait or done) else f"runner {'take' if done else 'run'} {short}"
+    steering.tell(session, steer.Steered(protocol, said, goes_on, notes))
 
 
 def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -122,28 +142,35 @@ def _program() -> str:
     return program()
 
 
-def _at_keyboard(session: Session, found: Matter, decision: Any, yes: bool) -> None:
+def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool) -> None:
     from runner.app import approve
     from runner.cli import telling
     from runner.errors import WaitingError
 
-    _show_subject(session, found, None)
+    if found.wait is None or decision.value == "revoke":
+        raise approve.no_policy(session.project, found)
+    in_ci = session.environ.get("CI", "").lower() not in ("", "0", "false")
+    can_ask = session.is_terminal() and not in_ci and not yes
+    if can_ask:
+        _show_subject(session, found, None)
     question = f"{decision.value} this, without a signature: there is no policy?"
-    if yes or session.ask(question, ("no", "yes")) != "yes":
+    if not can_ask or session.ask(question, ("no", "yes")) != "yes":
         raise WaitingError(
-            "without a policy a word is given at a terminal, by an answer"
-            if not session.is_terminal() or yes
-            else "nothing was decided",
+            "nothing was decided"
+            if can_ask
+            else "without a policy a word is given by a person at a terminal: not in CI, and not with --yes",
             str(found.demand.subject),
-            "`runner init` writes a policy; then words are signed, and can be given anywhere",
+            approve.no_policy(session.project, found).hint if not can_ask else "the same command asks again",
         )
     done = approve.answer(session.project, found, decision)
+    if not done.entries:
+        session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it goes on waiting")
+        raise SystemExit(3)
     telling.Teller(session, each=True).end(done)
 
 
 def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
-    from runner.app import approve, steer, sync
-    from runner.cli import steering
+    from runner.app import approve, sync
     from runner.errors import UsageError
     from runner.protocol import statement
 
@@ -155,12 +182,7 @@ def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
         ) from error
     protocol = _named(session, named)[0] if named else statement.parse(data, str(file)).statement.protocol
     found, made = approve.bring(session.project, protocol, data, str(file))
-    steering.tell(
-        session,
-        steer.Steered(
-            protocol, f"{found.demand.subject}: the word is added, {made[:7]}", f"runner run {steer.number(protocol)}"
-        ),
-    )
+    _given(session, found, f"{found.demand.subject}: the word is in, {made[:7]}")
     sync.offer(session.project, protocol)
 
 
@@ -183,10 +205,16 @@ def show(session: Session, found: Matter, ready: Offer) -> None:
 def _show_subject(session: Session, found: Matter, since: str | None) -> None:
     from runner.app import approve
 
-    for title, text in approve.shown(session.project, found, since):
-        session.line("  ", (title, "cyan"), err=True)
-        lines = text.splitlines()
-        for line in lines[:SHOWN]:
+    for part in approve.shown(session.project, found, since):
+        session.line("  ", (part.title, "cyan"), err=True)
+        lines = part.text.splitlines()
+        cut = SHOWN if part.command else len(lines)
+        for line in lines[:cut]:
             session.line(f"  | {line}", err=True)
-        if len(lines) > SHOWN:
-            session.line(f"  | … {len(lines) - SHOWN} more lines", err=True)
+        if len(lines) > cut:
+            session.line(f"  | … {len(lines) - cut} more lines: `{part.command}` shows them", err=True)
+    for name in approve.not_committed(session.project, found):
+        session.line(
+            f"  {'not in it':12}  your edit of {name}, which is not committed: taken up, it makes the word stale",
+            err=True,
+        )

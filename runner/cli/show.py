@@ -125,11 +125,14 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
         if text:
             session.line("")
             _indented(session, text)
+    words = {one.wait: one for one in status.heard(project, row, tip)}
     for wait in row["waiting"]:
         if wait.get("subject") == slug:
             session.line("")
             session.line(f"  waits  {wait.get('id')} {summary.wait_text(row, wait, project.who.now())}")
             session.line(f"         {wait.get('text')}")
+            if wait.get("id") in words:
+                status.show_words(session, words[wait["id"]])
     about = [entry for entry in entries if entry.subject == slug]
     if about:
         session.line("")

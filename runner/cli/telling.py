@@ -55,8 +55,21 @@ class Teller:
             edit = next((event for event in happened if isinstance(event, events.PlanEdited)), None)
             if edit is not None:
                 self._line("plan", "edited", _edited(done.state, edit))
-            elif subject in done.state.steps:
+            self._words(done.state, subject, happened)
+            if edit is None and subject in done.state.steps:
                 self._step(done, subject, happened)
+
+    def _words(self, state: State, subject: str, happened: Sequence[events.Event]) -> None:
+        """Tell which people's words were used, and which do not count."""
+        for event in happened:
+            match event:
+                case events.ApprovalCounted():
+                    self._line(_label(state, subject), "approved", f"by {', '.join(event.by)}")
+                case events.CallDecided():
+                    self._line(_label(state, subject), event.decision, f"by {event.by}")
+                case events.ApprovalRefused():
+                    said = "its word does not count" if event.approval else "no word was given"
+                    self._line(_label(state, subject), "refused", f"{said}: {event.reason}")
 
     def _step(self, done: Advanced, slug: str, happened: Sequence[events.Event]) -> None:
         name = _label(done.state, slug)
@@ -75,7 +88,7 @@ class Teller:
                     by_person = event.executor == "person"
                 case events.QaPassed():
                     said = done.said
-                case events.Asked() | events.ApprovalAsked() | events.CallHeld():
+                case events.Asked() | events.ApprovalAsked() | events.CallHeld() | events.EffectUnknown():
                     ended = WAITS
         if ended == "finished" and not self._each:
             self._held[slug] = (spent, said)
@@ -151,6 +164,8 @@ class Teller:
             session.line("  ", (str(row["status"]).ljust(12), "yellow"), f"  {counted}", err=True)
         elif found.waiting:
             self._waits(state)
+            for one in status.heard(session.project, row, done.commit):
+                status.show_words(session, one, err=True)
         elif found.action == "none":
             session.line("  ", ("waits".ljust(12), "yellow"), f"  {found.reason}", err=True)
         elif not done.entries and done.said:
