@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
-from collections.abc import Iterable, Mapping
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,3 +109,31 @@ def governed(
     )
     govern(box, maintainers, listed, text=policy(maintainers, **options) if options else None)
     return box
+
+
+def at_terminal(box: Box, typed: Sequence[str], *args: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run the command line at a real terminal and type an answer each time it asks; return (exit code, what was seen)."""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "runner", *args],
+        cwd=box.path,
+        env={**box.environment(env), "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "dumb"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said, answers, end = b"", list(typed), time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        said += data
+        if answers and said.count(b"]: ") > len(typed) - len(answers):
+            os.write(ours, answers.pop(0).encode() + b"\n")
+    os.close(ours)
+    return child.wait(timeout=30), said.decode("utf-8", "replace")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import pty
+import hashlib
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Box, Result, clone, command
-from tests.people import Person, govern, governed, person, policy, push
+from tests.people import Person, at_terminal, govern, governed, person, policy, push
 
 BEFORE = {"01-deploy": command("echo deployed > d.txt", "approval: before\n"), "02-after": command("true")}
 
@@ -495,40 +492,11 @@ def test_two_people_approve_at_once_and_both_words_are_there(shared: Box, people
 # --- without a policy ------------------------------------------------------------------------------------------------------
 
 
-def at_terminal(box: Box, typed: str, *args: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Run the command line at a real terminal and type when it asks."""
-    ours, theirs = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "runner", *args],
-        cwd=box.path,
-        env={**box.environment(env), "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "dumb"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    said, asked, end = b"", False, time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        said += data
-        if not asked and b"]:" in said:
-            os.write(ours, typed.encode() + b"\n")
-            asked = True
-    os.close(ours)
-    return child.wait(timeout=30), said.decode("utf-8", "replace")
-
-
 def test_at_a_terminal_a_signature_is_asked_for_once(gov: Box, people: People) -> None:
     protocol = waiting(gov)
-    code, said = at_terminal(gov, "no", "approve", protocol, env=people.alice.env)
+    code, said = at_terminal(gov, ["no"], "approve", protocol, env=people.alice.env)
     assert code == 3 and "nothing was signed" in said
-    code, said = at_terminal(gov, "yes", "approve", protocol, env=people.alice.env)
+    code, said = at_terminal(gov, ["yes"], "approve", protocol, env=people.alice.env)
     assert code == 0, said
     assert len(re.findall(r"\]:", said)) == 1 and "signed in" in said
     gov.runner("run", protocol, rc=0)
@@ -537,9 +505,9 @@ def test_at_a_terminal_a_signature_is_asked_for_once(gov: Box, people: People) -
 def test_without_a_policy_a_word_is_an_answer_at_a_terminal(box: Box) -> None:
     protocol = box.new(BEFORE)
     assert "you, at a terminal" in box.runner("run", protocol, rc=3).err
-    code, said = at_terminal(box, "no", "approve", protocol)
+    code, said = at_terminal(box, ["no"], "approve", protocol)
     assert code == 3 and "nothing was decided" in said
-    code, said = at_terminal(box, "yes", "approve", protocol)
+    code, said = at_terminal(box, ["yes"], "approve", protocol)
     assert code == 0, said
     box.runner("run", protocol, rc=0)
     (counted,) = fields(box, protocol, "approval-counted")
@@ -553,9 +521,9 @@ def test_without_a_policy_nobody_says_it_but_a_person_at_a_terminal(box: Box) ->
     for args in ((), ("--yes",)):
         error = box.runner("approve", protocol, *args, rc=3).err
         assert "by a person at a terminal" in error and "`runner init` writes one" in error
-    code, said = at_terminal(box, "yes", "approve", protocol, "--yes")
+    code, said = at_terminal(box, ["yes"], "approve", protocol, "--yes")
     assert code == 3 and "not with --yes" in said
-    code, said = at_terminal(box, "yes", "approve", protocol, env={"CI": "true"})
+    code, said = at_terminal(box, ["yes"], "approve", protocol, env={"CI": "true"})
     assert code == 3 and "not in CI" in said
     assert not done(box, protocol)
     for words in (["revoke", protocol], ["approve", protocol, "plan"]):
@@ -606,8 +574,6 @@ def test_status_judges_words_that_nothing_took_up_yet(gov: Box, people: People, 
     says(gov, people.alice, "approve", protocol, "--yes")
     # A word of Carol's that she put there by hand: the commands refuse it.
     statement = says(gov, people.bob, "approve", protocol, "--print").out.replace("bob@", "carol@")
-    import hashlib
-
     at = gov.worktree(protocol)
     name = hashlib.sha256(statement.encode()).hexdigest()[:32]
     (at / f".protocols/{protocol}/approvals/{name}.approval").write_text(people.carol.sign(statement))
