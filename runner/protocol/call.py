@@ -46,7 +46,7 @@ class HeldCall(BaseModel):
 
     def text(self) -> str:
         """Return the call as one line for people: `send_report to=ops@example.test subject="All well"`."""
-        return " ".join([self.tool, *(f"{_short(key)}={_short(value)}" for key, value in self.arguments.items())])
+        return " ".join([_short(self.tool), *(f"{_short(key)}={_short(value)}" for key, value in self.arguments.items())])
 
 
 def _short(value: Any) -> str:
@@ -70,7 +70,7 @@ def parse(data: bytes, where: str) -> HeldCall:
         found = HeldCall.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = _short(".".join(str(part) for part in first["loc"]))
         raise IntegrityError(
             f"a held call that cannot be read: `{field}` {first['msg']}", where, "run `runner verify`"
         ) from error

@@ -55,6 +55,7 @@ def test_the_line_for_people() -> None:
     )
     assert held(text="x" * 500).text().endswith("x…")
     assert held(text="a\nb\x1b[2J\u202e").text().isprintable()
+    assert held().model_copy(update={"tool": "a\x1b[2J\nb"}).text() == r'"a\u001b[2J\nb"'
     assert held().name == "tell.1.3"
 
 
@@ -66,11 +67,17 @@ def test_the_line_for_people() -> None:
         lambda data: data.replace(b'"schema": 1', b'"schema": 2'),
         lambda data: data.replace(b'"number": 3', b'"number": 0'),
         lambda data: data.replace(b'"env"', b'"more": 1,\n  "env"'),
+        lambda data: data.replace(b'"a": 1', b'"a": NaN'),
+        lambda data: data.replace(b'"a": 1', b'"a": 1e999'),
+        lambda data: data.replace(b'"a": 1', b'"a": ' + b"9" * 4300 + b"0"),
+        lambda data: data.replace(b'"a": 1', b'"a": ' + b"[" * 5000 + b"]" * 5000),
+        lambda data: data.replace(b'"env"', '"\u202e": 1,\n  "env"'.encode()),
         lambda data: b"{}",
         lambda data: b"",
     ],
 )
 def test_anything_else_is_refused(change: object) -> None:
     assert callable(change)
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError) as refused:
         call.parse(change(call.render(held(a=1))), "x")
+    assert refused.value.what.isprintable()
