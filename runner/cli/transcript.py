@@ -50,6 +50,17 @@ def show(session: Session, records: Sequence[Record], *, after: int = 0, brief: 
                 _text(session, str(record["text"]), BRIEF if brief else LINES)
             case "results":
                 _results(session, record, brief)
+            case "held":
+                session.line("  ", ("held", "yellow"), f"  {record['text']}"[:WIDTH])
+                session.line(f"      {record['decision']['why']} ({record['decision']['where']})"[:WIDTH])
+            case "intent":
+                session.line("  ", ("begins", "yellow"), f"  {record['text']}"[:WIDTH])
+            case "outcome":
+                session.line(
+                    "  ", ("ended", "yellow"), f"  {record['tool']}{', with an error' if record['error'] else ''}"
+                )
+            case "settled":
+                session.line("  ", ("settled", "yellow"), f"  {record['how']}"[:WIDTH])
             case "undecided":
                 session.line("")
                 session.line(("nothing was decided", "red"), f"  {'; '.join(map(str, record.get('problems', ())))}")
@@ -93,6 +104,9 @@ def _results(session: Session, record: Record, brief: bool) -> None:
         session.line(
             "  ← ", (str(one["name"]), "red" if one["error"] else "green"), "  refused" if one["error"] else ""
         )
+        if (decision := one.get("decision")) is not None:
+            word = f"{decision['word']} by {decision['by']}: " if "word" in decision else f"{decision['verdict']}: "
+            session.line(f"      {word}{decision['why']} ({decision['where']})"[:WIDTH])
         content = one["content"]
         if isinstance(content, dict):
             short = {

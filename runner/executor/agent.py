@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,8 +11,9 @@ from runner import resources
 from runner.engines import prices, registry
 from runner.engines.base import Engine, Usage
 from runner.engines.recorded import Recorder
-from runner.errors import MalformedFileError, RefusedError, UnsupportedError
-from runner.executor import consent, prompting, toolbox
+from runner.errors import MalformedFileError, RefusedError
+from runner.executor import calls, consent, permission, prompting, toolbox
+from runner.executor.calls import Calls
 from runner.executor.journal import Journal
 from runner.executor.loop import Ended, Limits, Loop, Total
 from runner.executor.redact import Redactor
@@ -22,6 +23,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.coworker import Coworker
 from runner.protocol.digest import digest
+from runner.protocol.events import Event
 from runner.protocol.model import Budget
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
@@ -36,7 +38,7 @@ def coworker_of(project: Project, plan: Plan, step: Step, where: str) -> Coworke
     """Return the coworker that a step names, or its plan; read from the trusted branch.
 
     Raises:
-        MalformedFileError: there is none, or it is not valid. UnsupportedError: it asks for approvals.
+        MalformedFileError: there is none, or it is not valid.
     """
     name = step.header.agent or plan.header.agent
     if name is None:
@@ -47,14 +49,7 @@ def coworker_of(project: Project, plan: Plan, step: Step, where: str) -> Coworke
         raise MalformedFileError(
             f"there is no coworker `{name}`", where, f"write {path} on {project.trusted.branch}, the trusted branch"
         )
-    found = coworker_.parse(data, f"{path} on {project.trusted.branch}")
-    if found.policies:
-        raise UnsupportedError(
-            "`policies:` of a coworker is not supported by this version, and is not ignored",
-            f"{path} on {project.trusted.branch}",
-            "remove the key, or use a version that has policies",
-        )
-    return found
+    return coworker_.parse(data, f"{path} on {project.trusted.branch}")
 
 
 def engine_names(
@@ -165,8 +160,44 @@ def spent_since(journal: Journal, snapshot: Snapshot, slug: str, seconds: int) -
     return spent
 
 
+def gate_of(
+    site: Site,
+    snapshot: Snapshot,
+    plan: Plan,
+    step: Step,
+    state: State,
+    coworker: Coworker | None,
+    journal: Journal,
+    words: Sequence[Event],
+) -> Calls:
+    """Return what the calls of a step's attempt go through. `words`: what people said that this transition takes up."""
+    project = site.project
+    known = consent.entries(project, snapshot)
+    return Calls(
+        project=project,
+        snapshot=snapshot,
+        state=state,
+        slug=step.slug,
+        attempt=state.steps[step.slug].attempt,
+        journal=journal,
+        judge=permission.judge_of(project, plan, step, coworker, site.space.work),
+        redactor=site.redactor,
+        words=calls.words_of(project.git, snapshot, known, step.slug, words),
+        settled=calls.settled_of(known),
+        told=project.who.hear,
+    )
+
+
 def carry_out(
-    site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, *, timeout: float, where: str
+    site: Site,
+    snapshot: Snapshot,
+    plan: Plan,
+    step: Step,
+    state: State,
+    words: Sequence[Event],
+    *,
+    timeout: float,
+    where: str,
 ) -> tuple[Ended, Journal, str]:
     """Run the agent's loop in the site that was made ready; return how it ended, its journal, and the engine's name.
 
@@ -188,12 +219,15 @@ def carry_out(
         open_engines(project, names, Path(record) if record else None, step.slug) as engines,
         toolbox.open_agent_tools(site, plan, step, state, coworker, where) as tools,
     ):
+        task = prompting.task(project, snapshot, plan, step, state)
         loop = Loop(
+            gate=gate_of(site, snapshot, plan, step, state, coworker, journal, words),
+            untrusted=prompting.FENCE in task,
             journal=journal,
             engines=engines,
             tools=tools,
             system=prompting.system(told),
-            task=prompting.task(project, snapshot, plan, step, state),
+            task=task,
             summarize=resources.prompt("summarize").strip(),
             limits=limits_of(plan, step, coworker, state, used, timeout),
             redactor=redactor,

@@ -2,6 +2,8 @@
 
 What is heard is on the disk before it is used, and after each round of tools the tree that they left is noted: a step that was
 killed goes on from the last whole record, in the same tree, and asks nothing twice. Limits are reserved before they are spent.
+Whether a call may be made, and what a call that reaches outside takes, is the gate's matter (`calls`); a turn of which a call is
+held has the results of those before it in the journal, and goes on with that call.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from runner.engines.base import (
     Usage,
     UserTurn,
 )
+from runner.executor.calls import DeniedError, EffectError, Gate, HeldError, Open
 from runner.executor.journal import Journal, Record
 from runner.executor.redact import Redactor
-from runner.tools.base import Tool, ToolError, check_arguments
+from runner.tools.base import Tool, ToolError
 
 NUDGE = "You called no tool. Go on with the step, or call `finish` if it is done or cannot be done."
 TRIES = 6  # how often one request is made before its error is told
@@ -39,6 +42,8 @@ CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before ol
 KEEP_WHOLE = 6  # tool turns at the end that are never shortened
 SHORT = 600  # characters that remain of a shortened output
 CHARACTERS_A_TOKEN = 3  # an estimate that is rather too many tokens than too few
+# What these give back is ours or a person's; everything else brings text into the conversation that nobody vouches for.
+VOUCHED = frozenset(("finish", "ask_person", "publish_artifact", "write_file", "edit_file", "apply_patch", "remember"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +82,16 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a loop ended. `outcome`: finished, failed, asked or budget; `text`: summary, reason or question."""
+    """How a loop ended. `outcome`: finished, failed, asked, budget, held or unknown; `text`: summary, reason or question.
+
+    `why`: the call that is held, or the effect that a person is asked about.
+    """
 
     outcome: str
     text: str
     result: dict[str, Any] | None = None
     artifacts: tuple[str, ...] = ()
+    why: HeldError | EffectError | None = None
 
 
 class BudgetStop(Exception):
@@ -95,6 +104,7 @@ class Loop:
 
     `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
     `restore(tree)`: makes the workspace hold it; `price(usage)`: an upper bound in US dollars, or None where it is not known.
+    `untrusted`: whether text that nobody vouches for stands in the conversation.
     """
 
     journal: Journal
@@ -113,6 +123,8 @@ class Loop:
     sleep: Callable[[float], None]
     told: Callable[[Record], None] = lambda record: None
     on_text: Callable[[str], None] | None = None
+    gate: Gate = field(default_factory=Open)
+    untrusted: bool = False
     total: Total = field(default_factory=Total)
     _began: float = 0.0
     _nudged: bool = False
@@ -128,19 +140,19 @@ class Loop:
         """
         self._began = self.monotonic()
         turns: list[Turn] = [UserTurn(text=self.task)]
-        pending = self._replay(turns, answers)
+        pending, done = self._replay(turns, answers)
         ended = self._ended_before(answers)
         if ended is not None:
             return ended
         while True:
             if pending is not None:
-                ended = self._tools(turns, pending)
+                ended = self._tools(turns, pending, done)
                 if ended is not None:
                     return ended
             following = self._next(turns)
             if isinstance(following, Ended):
                 return following
-            pending = following
+            pending, done = following, []
 
     def question(self, request: Request) -> Record:
         """Return the answer to a request that stands for itself, journaled; one that the journal has is not asked again,
@@ -169,30 +181,48 @@ class Loop:
             return None
         return Ended(told["outcome"], told["text"], told["result"], self._artifacts())
 
-    def _replay(self, turns: list[Turn], answers: Sequence[str]) -> ModelTurn | None:
-        """Put the journal's records into the conversation; return the turn whose calls were not carried out, if any."""
+    def _replay(self, turns: list[Turn], answers: Sequence[str]) -> tuple[ModelTurn | None, list[Record]]:
+        """Put the journal's records into the conversation; return the turn whose calls were not all carried out, if any,
+        and the results of those that were."""
         pending: ModelTurn | None = None
+        done: list[Record] = []
         tree: str | None = None
         left = list(answers)
         for record in self.journal.records:
             kind = record["kind"]
             if kind == "response":
                 self.total.add(record)
-                pending = _turn_of(record)
+                pending, done = _turn_of(record), []
                 turns.append(pending)
                 self._nudged = False
                 if not pending.calls:
                     turns.append(UserTurn(text=NUDGE))
                     pending, self._nudged = None, True
             elif kind == "results":
-                turns.append(_results_of(record, left.pop(0) if _asks(record) and left else None))
-                pending, tree = None, record["tree"]
+                answer = left.pop(0) if _asks(record) and left else None
+                done += [_answered(one, answer) for one in record["results"]]
+                tree = record["tree"]
+                if pending is None or len(done) >= len(pending.calls):
+                    self._hear(turns, done)
+                    pending, done = None, []
             elif kind == "summary":
                 self.total.add(record)
                 turns[1:] = [UserTurn(text=record["text"])]
         if tree is not None:
             self.restore(tree)
-        return pending
+        return pending, done
+
+    def _hear(self, turns: list[Turn], results: Sequence[Record]) -> None:
+        """Put the results of a whole turn's calls into the conversation."""
+        turns.append(
+            ToolTurn(
+                results=tuple(
+                    ToolResult(id=one["id"], name=one["name"], content=one["content"], is_error=one["error"])
+                    for one in results
+                )
+            )
+        )
+        self.untrusted = self.untrusted or any(_taints(one) for one in results)
 
     # --- asking --------------------------------------------------------------------------------------------------------
 
@@ -315,33 +345,47 @@ class Loop:
 
     # --- tools -----------------------------------------------------------------------------------------------------------
 
-    def _tools(self, turns: list[Turn], turn: ModelTurn) -> Ended | None:
-        results: list[ToolResult] = []
+    def _tools(self, turns: list[Turn], turn: ModelTurn, done: list[Record]) -> Ended | None:
+        """Carry out a turn's calls but those that are `done`; return how the loop ends by them, if it does."""
+        fresh: list[Record] = []
         ended: Ended | None = None
-        for call in turn.calls:
-            content, is_error, said = self._carry_out(call, ended)
-            if said is not None:
-                ended = said
-            results.append(
-                ToolResult(id=call.id, name=call.name, content=self.redactor.value(content), is_error=is_error)
-            )
-        record = {
+        before = self.total.calls - len(turn.calls)
+        for at, call in enumerate(turn.calls[len(done) :], len(done)):
+            tool = self.tools.get(call.name)
+            outside = tool is not None and tool.contract.effect == "external"
+            if outside and fresh:  # what came before must not be made again where this one is the last that happens
+                done, fresh = self._note(turn, done, fresh, None), []
+            try:
+                result, said = self._carry_out(call, before + at + 1, ended)
+            except (HeldError, EffectError) as stop:
+                if fresh:
+                    self._note(turn, done, fresh, None)
+                return Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), why=stop)
+            ended = said or ended
+            fresh.append(self.redactor.value(result))
+            if outside and at + 1 < len(turn.calls):
+                done, fresh = self._note(turn, done, fresh, None), []
+        self._hear(turns, self._note(turn, done, fresh, ended))
+        return None if ended is None else replace(ended, artifacts=self._artifacts())
+
+    def _note(self, turn: ModelTurn, done: list[Record], fresh: list[Record], ended: Ended | None) -> list[Record]:
+        """Journal results of a turn, and the tree that the calls left; return all that the turn has."""
+        record: Record = {
             "kind": "results",
             "time": self.now(),
-            "results": [{"id": r.id, "name": r.name, "content": r.content, "error": r.is_error} for r in results],
-            "tree": self._tree_after(turn),
+            "results": fresh,
+            "tree": self._tree_after([one["name"] for one in fresh]),
             "ended": None if ended is None else {"outcome": ended.outcome, "text": ended.text, "result": ended.result},
         }
         record = self.redactor.value(record)
         self.journal.append(record)
         self.told(record)
-        turns.append(ToolTurn(results=tuple(results)))
-        return None if ended is None else replace(ended, artifacts=self._artifacts())
+        return [*done, *fresh]
 
-    def _tree_after(self, turn: ModelTurn) -> str:
-        """Return the tree that the calls left: that of the round before where they only read."""
+    def _tree_after(self, names: Sequence[str]) -> str:
+        """Return the tree that calls of these tools left: that of the round before where they only read."""
         before = next((one["tree"] for one in reversed(self.journal.records) if one["kind"] == "results"), None)
-        called = [self.tools[call.name] for call in turn.calls if call.name in self.tools]
+        called = [self.tools[name] for name in names if name in self.tools]
         if before is not None and all(tool.contract.effect == "read" for tool in called):
             return str(before)
         return self.tree()
@@ -350,34 +394,37 @@ class Loop:
         made = [name for one in self.journal.records if one["kind"] == "results" for name in _artifacts_in(one)]
         return tuple(dict.fromkeys(made))
 
-    def _carry_out(self, call: Call, ended: Ended | None) -> tuple[Any, bool, Ended | None]:
-        """Return (content, is it an error, how the loop ends by it)."""
+    def _carry_out(self, call: Call, number: int, ended: Ended | None) -> tuple[Record, Ended | None]:
+        """Return the result of a call as the transcript has it, and how the loop ends by it."""
+        result: Record = {"id": call.id, "name": call.name, "content": "", "error": True}
         tool = self.tools.get(call.name)
         if call.arguments is None:
-            return f"the arguments are malformed: {call.problem}", True, None
+            return result | {"content": f"the arguments are malformed: {call.problem}"}, None
         if tool is None:
-            return f"there is no tool `{call.name}`; there are {', '.join(self.tools)}", True, None
+            return result | {"content": f"there is no tool `{call.name}`; there are {', '.join(self.tools)}"}, None
         if ended is not None:
-            return "not done: an earlier call of this turn ended the work", True, None
+            return result | {"content": "not done: an earlier call of this turn ended the work"}, None
         if self.limits.calls is not None and self.total.calls > self.limits.calls:
-            return (
-                "not done: the budget of calls is used up",
-                True,
-                Ended("budget", f"{self.limits.calls} calls are used up"),
-            )
+            text = f"{self.limits.calls} calls are used up"
+            return result | {"content": "not done: the budget of calls is used up"}, Ended("budget", text)
         try:
-            check_arguments(tool.contract, call.arguments)
-            content = tool.call(call.arguments)
+            made = self.gate.make(number, tool, call.arguments, self.untrusted)
+        except DeniedError as error:
+            return result | {"content": str(error), "decision": error.decision}, None
         except ToolError as error:
-            return str(error), True, None
+            return result | {"content": str(error)}, None
+        result |= {"content": made.content, "error": made.is_error}
+        result |= {"decision": made.decision} if made.decision is not None else {}
+        if made.is_error:
+            return result, None
         if call.name == "finish":
             summary = str(call.arguments.get("summary", ""))
-            result = call.arguments.get("result")
-            typed = {"summary": summary, **(result if isinstance(result, dict) else {})}
-            return content, False, Ended("finished", summary, typed)
+            value = call.arguments.get("result")
+            typed = {"summary": summary, **(value if isinstance(value, dict) else {})}
+            return result, Ended("finished", summary, typed)
         if call.name == "ask_person":
-            return content, False, Ended("asked", str(call.arguments.get("question", "")))
-        return content, False, None
+            return result, Ended("asked", str(call.arguments.get("question", "")))
+        return result, None
 
     # --- the conversation's size -------------------------------------------------------------------------------------
 
@@ -408,16 +455,18 @@ def _turn_of(record: Record) -> ModelTurn:
     return ModelTurn(text=record["text"], calls=calls, provider=record["provider"], raw=record["turn"])
 
 
-def _results_of(record: Record, answer: str | None) -> ToolTurn:
-    results = []
-    for one in record["results"]:
-        content = (
-            {"answer": answer}
-            if one["name"] == "ask_person" and not one["error"] and answer is not None
-            else one["content"]
-        )
-        results.append(ToolResult(id=one["id"], name=one["name"], content=content, is_error=one["error"]))
-    return ToolTurn(results=tuple(results))
+def _answered(result: Record, answer: str | None) -> Record:
+    """Return a result with what a person said to its question."""
+    asked = result["name"] == "ask_person" and not result["error"] and answer is not None
+    return {**result, "content": {"answer": answer}} if asked else result
+
+
+def _taints(result: Record) -> bool:
+    """Return whether a result brings text that nobody vouches for; what was not done because of a rule or a person does not."""
+    decision = result.get("decision") or {}
+    if decision.get("verdict") == "deny" or decision.get("word") == "rejected":
+        return False
+    return result["error"] or result["name"] not in VOUCHED
 
 
 def _asks(record: Record) -> bool:

@@ -24,10 +24,13 @@ RESULT_LIMIT = 4_000  # characters of one earlier result
 REPORT_LIMIT = 16_000  # characters of the report of a review
 
 
+FENCE = "<<<untrusted"  # how text that nobody vouches for begins
+
+
 def fence(text: str, label: str) -> str:
     """Return text that is material and no instruction, between lines that it cannot close by itself."""
-    inner = text.replace("untrusted>>>", "untrusted>> >").replace("<<<untrusted", "<< <untrusted")
-    return f"<<<untrusted {label}\n{inner}\nuntrusted>>>"
+    inner = text.replace("untrusted>>>", "untrusted>> >").replace(FENCE, "<< <untrusted")
+    return f"{FENCE} {label}\n{inner}\nuntrusted>>>"
 
 
 def system(coworker: str | None) -> str:

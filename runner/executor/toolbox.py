@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.errors import MalformedFileError, UnsupportedError, UsageError
+from runner.errors import MalformedFileError, UsageError
+from runner.executor import consent
 from runner.executor.site import Site
 from runner.protocol import coworker, paths
 from runner.protocol.config import ToolModule
@@ -34,7 +35,6 @@ def open_tool(site: Site, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
 
     Raises:
         UsageError: there is none of that name.
-        UnsupportedError: it is external, which this version does not run yet.
     """
     name = step.header.tool
     assert name is not None
@@ -57,12 +57,6 @@ def open_tool(site: Site, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
             tool = registry.find(name, tools, refused)
         except UsageError as error:
             raise UsageError(error.what, where, error.hint) from error
-        if tool.contract.effect == "external":
-            raise UnsupportedError(
-                f"the tool `{name}` has an effect outside the repository, which this version does not run",
-                where,
-                f"declare it where it is safe to repeat: `effects: {{{name}: workspace}}` or `read` beside its module",
-            )
         yield tool
 
 
@@ -98,9 +92,10 @@ class LoopTool:
 def open_agent_tools(
     site: Site, plan: Plan, step: Step, state: State, coworker: Coworker | None, where: str
 ) -> Iterator[dict[str, Tool]]:
-    """Give the tools that an agent step may call: those of the sandbox, and a project's functions that are not external.
+    """Give the tools that an agent step may call: those of the sandbox, and a project's functions.
 
-    A coworker that lists tools by name gets those, and `finish` and `ask_person` in any case.
+    A coworker that lists tools by name gets those, and `finish` and `ask_person` in any case. A model's commands on the host
+    itself, which nothing keeps in the workspace, are there where a policy says what they may do, or the coworker lists them.
 
     Raises:
         UsageError: the coworker names a tool that there is not.
@@ -124,9 +119,11 @@ def open_agent_tools(
         own: dict[str, Tool] = {}
         for module in _modules(site, plan, step, where):
             own |= stack.enter_context(_opened(site, module)).tools
-        # An external call that nothing allows is denied; nothing can allow one before there are policies.
-        tools = {name: tool for name, tool in {**tools, **own}.items() if tool.contract.effect != "external"}
         named = [tool for tool in coworker.tools if isinstance(tool, str)] if coworker else []
+        ruled = consent.of(site.project).policy is not None
+        tools = {
+            name: tool for name, tool in tools.items() if tool.contract.effect != "external" or ruled or name in named
+        } | own
         if named:
             for name in named:
                 if name not in tools:
@@ -148,11 +145,7 @@ def _modules(site: Site, plan: Plan, step: Step, where: str) -> list[ToolModule]
                 f"there is no coworker `{name}`", where, f"write {path} on {project.trusted.branch}, the trusted branch"
             )
         at = f"{path} on {project.trusted.branch}"
-        told = coworker.parse(data, at)
-        for key in ("engine", "policies", "budget"):
-            if key in told.model_fields_set:
-                raise UnsupportedError(f"`{key}:` is not supported by this version", at, "remove the key")
-        found += told.tool_modules()
+        found += coworker.parse(data, at).tool_modules()
     return found
 
 

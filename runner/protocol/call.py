@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -46,7 +47,12 @@ class HeldCall(BaseModel):
 
     def text(self) -> str:
         """Return the call as one line for people: `send_report to=ops@example.test subject="All well"`."""
-        return " ".join([_short(self.tool), *(f"{_short(key)}={_short(value)}" for key, value in self.arguments.items())])
+        return line(self.tool, self.arguments)
+
+
+def line(tool: str, arguments: Mapping[str, Any]) -> str:
+    """Return a call as one line for people."""
+    return " ".join([_short(tool), *(f"{_short(key)}={_short(value)}" for key, value in arguments.items())])
 
 
 def _short(value: Any) -> str:
