@@ -68,7 +68,7 @@ def _response(session: Session, record: Record, turn: int, brief: bool) -> None:
     if record["thoughts"] and not brief:
         session.line("  thinks")
         _text(session, str(record["thoughts"]), LINES, "    ")
-    _text(session, str(record["text"]), BRIEF if brief else LINES)
+    _text(session, _indented(str(record["text"])), BRIEF if brief else LINES)
     for call in record["calls"]:
         arguments = call["arguments"]
         if arguments is None:
@@ -95,6 +95,7 @@ def _results(session: Session, record: Record, brief: bool) -> None:
         )
         content = one["content"]
         if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if value not in ("", None)}
             short = {
                 key: value for key, value in content.items() if "\n" not in _plain(value) and len(_plain(value)) <= 80
             }
@@ -118,12 +119,21 @@ def _results(session: Session, record: Record, brief: bool) -> None:
 
 
 def _text(session: Session, text: str, most: int, by: str = "  ") -> None:
-    lines = text.strip().splitlines()
+    lines = text.strip("\n").rstrip().splitlines()  # the first keeps its indentation: it may be a file's, with numbers
     shown = lines if len(lines) <= most + 1 else lines[:most]
     for line in shown:
         session.line(f"{by}{line[:WIDTH]}{'…' if len(line) > WIDTH else ''}")
     if len(shown) < len(lines):
         session.line(f"{by}… {len(lines) - len(shown):,} more lines")
+
+
+def _indented(text: str) -> str:
+    """Return text that is a JSON object, such as a plan or a verdict, over several lines; other text as it is."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict) else text
 
 
 def _plain(value: object) -> str:

@@ -52,7 +52,9 @@ def test_a_judge_that_did_not_write_it_passes_the_change(box: Box) -> None:
     assert (
         "1. the greeting is polite" in asked and "+print('hello, please')" in asked and "`test -f src/app.py`" in asked
     )
-    assert "review passed" in told.err
+    assert "review passed" in told.err and "  PASS: It does what it should.\n" in told.err
+    shown = box.runner("show", protocol, "--transcript", rc=0).out
+    assert '  {\n    "verdict": "PASS",\n    "summary": "It does what it should."\n  }\n' in shown
     state = box.state(protocol)
     assert state["status"] == "completed" and state["spent"]["input_tokens"] == 300
     passed = event(box, protocol, "qa-passed")
