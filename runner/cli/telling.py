@@ -192,6 +192,8 @@ def _edited(state: State, edit: events.PlanEdited) -> str:
 def would(action: decision.Action, state: State) -> str:
     """Return what an action would do, for `--dry-run`."""
     match action:
+        case decision.WritePlan():
+            return "would have the plan written, with the answers"
         case decision.RunStep(slug):
             return f"would run {_label(state, slug)}: {state.steps[slug].title}, attempt {state.steps[slug].attempt}"
         case decision.AskPerson(slug):

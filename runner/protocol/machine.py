@@ -23,6 +23,7 @@ from runner.protocol.decision import CompleteStep as CompleteStep
 from runner.protocol.decision import Halt as Halt
 from runner.protocol.decision import RunStep as RunStep
 from runner.protocol.decision import TakeWork as TakeWork
+from runner.protocol.decision import WritePlan as WritePlan
 from runner.protocol.decision import decide as decide
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
@@ -127,7 +128,9 @@ def _apply(state: State, entry: Entry) -> State:
             raise _illegal(state, event, "it was begun before")
         case ev.Planned():  # Imported and Forked too
             state = _spend(state, event, event.spent)
-            state = dataclasses.replace(state, plan=event.plan, steps=_planned(event.steps))
+            # What the planner still asked is not owed any more: the plan is there.
+            owed = [wait for wait in state.waiting if wait.subject != event.subject]
+            state = dataclasses.replace(state, plan=event.plan, steps=_planned(event.steps), waiting=owed)
             if isinstance(event, ev.Forked):
                 for slug, result in event.done.items():
                     state = _with_step(state, event, slug, status=StepStatus.COMPLETED, result=result)
@@ -207,7 +210,7 @@ def _started(state: State) -> State:
 def _where_it_was(state: State) -> Status:
     """Return the status that a pause or a block had interrupted; it follows from the steps."""
     if state.plan is None:
-        return Status.PLANNING if state.waiting else Status.PENDING
+        return Status.PLANNING
     standing = {step.status for _, step in state.open_steps()}
     for status, stopped in ((_S.FAILED, Status.FAILED), (_S.BLOCKED, Status.BLOCKED)):
         if status in standing:
@@ -362,6 +365,8 @@ def _undo(state: State, event: ev.Undone) -> State:
         raise _illegal(state, event, f"there is no revision {event.to}")
     if event.status not in list(Status):
         raise _illegal(state, event, f"there is no status {event.status}")
+    if event.status in (Status.PENDING, Status.PLANNING):
+        raise _illegal(state, event, "a plan is not taken back")
     for slug, told in event.steps.items():
         if told["status"] not in list(StepStatus):
             raise _illegal(state, event, f"there is no status {told['status']} of a step")

@@ -252,6 +252,7 @@ FOLLOWS: dict[type[Event] | None, tuple[type[Event], ...]] = {
     ev.ApprovalCounted: (*_WORDS, *_ALONE),
     ev.ApprovalRefused: (*_WORDS, *_ALONE),
     ev.CallDecided: (*_WORDS, *_ALONE),
+    ev.Asked: (ev.Asked,),  # the planner's questions, each a wait of its own
     ev.Answered: (ev.Resumed,),
     ev.StepFinished: (ev.StepCompleted, ev.ApprovalAsked),
     ev.QaPassed: (ev.StepCompleted, ev.ApprovalAsked),
@@ -285,6 +286,8 @@ def check_transition(git: Git, walk: Chain, look: Look) -> Said:
             and event.subject != before.subject
         ):
             yield at(walk, paths.LOG), f"one transition of two steps, {before.subject} and {event.subject}"
+        elif isinstance(before, ev.Asked) and not before.subject == event.subject == "plan":
+            yield at(walk, paths.LOG), "several questions that are not the planner's"
         before = event
 
 
@@ -340,12 +343,18 @@ def check_repair(git: Git, walk: Chain, look: Look) -> Said:
 
 
 def check_words(git: Git, walk: Chain, look: Look) -> Said:
-    """14. A transition changes no words of people's; the first one brings them."""
+    """14. A transition changes no words of people's; the first one brings them, or the one that a planner's plan came with."""
     if look.trailers is None or look.before is None:
         return
     own = at(walk) + "/"
+    planned = look.first(ev.Planned)
+    brings = isinstance(planned, ev.Planned) and planned.transcript is not None and look.before.plan is None
     for path in _changed(git, look):
-        if path.startswith(own) and not paths.is_record(path.removeprefix(own)):
+        name = path.removeprefix(own)
+        if not path.startswith(own) or paths.is_record(name):
+            continue
+        new = name in look.files and name not in walk.names
+        if not (brings and new and paths.is_words(name) and name != paths.CONTEXT):
             yield path, "a transition changed people's words"
 
 
@@ -356,7 +365,8 @@ def check_work(git: Git, walk: Chain, look: Look) -> Said:
     own = at(walk) + "/"
     works = any(
         (isinstance(event, ev.StepFinished) and event.executor != "person")
-        or (isinstance(event, ev.Asked) and event.transcript is not None)  # a step's work so far, and its question
+        # a step's work so far, and its question; the planner does no work
+        or (isinstance(event, ev.Asked) and event.transcript is not None and event.subject != "plan")
         for event in look.events
     )
     for path in _changed(git, look):

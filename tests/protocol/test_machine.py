@@ -272,6 +272,42 @@ def test_what_cannot_be_undone(told: dict[str, object], why: str) -> None:
         machine.apply(state, entry(8, event))
 
 
+# --- a plan that is asked about before it is written --------------------------------------------------------------------
+
+
+def asked(revision: int, text: str) -> ev.Entry:
+    return entry(revision, ev.Asked(subject="plan", kind="question", text=text, by="anyone"))
+
+
+def answered(revision: int, wait: str) -> ev.Entry:
+    return entry(revision, ev.Answered(subject="plan", wait=wait, text="yes", by="alice"))
+
+
+PLANNED = ev.Planned(subject="plan", plan=DIGEST, steps={"a": planned_step(1)}, engine="e", transcript=DIGEST)
+
+
+def test_a_planner_goes_on_when_its_questions_are_answered() -> None:
+    history = [created(), asked(2, "Formal?"), asked(3, "When?")]
+    state = fold(history)
+    assert (state.status, [wait.id for wait in state.waiting]) == (Status.PLANNING, ["w2", "w3"])
+    action = machine.decide(state)
+    assert isinstance(action, machine.Halt) and action.reason == "Formal?" and len(action.waiting) == 2
+    history += [answered(4, "w3"), entry(5, ev.Paused(subject=PROTOCOL)), answered(6, "w2")]
+    assert isinstance(machine.decide(fold(history)), machine.Halt)
+    history += [entry(7, ev.Resumed(subject=PROTOCOL))]
+    assert (fold(history).status, machine.decide(fold(history))) == (Status.PLANNING, machine.WritePlan())
+    history += [asked(8, "Where?"), answered(9, "w8"), entry(10, PLANNED)]
+    assert (fold(history).status, machine.decide(fold(history))) == (Status.PLANNED, machine.RunStep("a"))
+
+
+def test_what_was_asked_ends_with_the_plan_and_the_plan_is_not_taken_back() -> None:
+    state = fold([created(), asked(2, "Formal?"), entry(3, PLANNED)])
+    assert (state.status, state.waiting) == (Status.PLANNED, [])
+    back = ev.Undone(subject=PROTOCOL, to=2, status="planning", steps={}, artifacts=[], dropped=[])
+    with pytest.raises(IllegalEventError, match="not taken back"):
+        machine.apply(state, entry(4, back))
+
+
 def test_a_log_begins_with_created_and_has_no_gap() -> None:
     with pytest.raises(IllegalEventError, match="a log begins with `created`"):
         machine.apply(None, entry(1, sample("planned")))
