@@ -4,7 +4,7 @@
 PYTHON =
 PY = .venv/bin/python
 DEMO_PY = .venv-demo/bin/python
-# The demo shows what users get, and quickly: the base install, no tools of the developers'.
+# The demo shows what users get, and quickly: the base install and the table of prices, no tools of the developers'.
 DEV_STAMP = .venv/.stamp
 DEMO_STAMP = .venv-demo/.stamp
 
@@ -16,10 +16,10 @@ JOBS = 3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test slow check fix bench golden deep schemas cassettes build clean ci
+.PHONY: help demo picture test slow check fix bench golden deep schemas cassettes build clean ci
 
 help:
-	@echo 'make demo    run the main job in a temporary folder (base install only)'
+	@echo 'make demo    a model plans and fixes a bug, people steer; in a temporary folder, offline, no key'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
 	@echo 'make check   formatting, lint, types, import rules'
@@ -28,13 +28,18 @@ help:
 	@echo 'make golden  rewrite the golden files; review the diff'
 	@echo 'make deep    the property tests with many more examples'
 	@echo 'make cassettes make the recorded answers anew, byte for byte; needs bubblewrap'
+	@echo 'make picture docs/demo.svg anew, from what the demo prints'
 	@echo 'make schemas write schemas/ anew from the models'
 	@echo 'make build   wheel and sdist into dist/'
 	@echo 'make ci      what CI runs; as root on Debian it installs what is missing'
 	@echo 'make clean   remove environments, caches and dist/'
 
 demo: $(DEMO_STAMP)
-	$(DEMO_PY) demo/demo.py
+	@$(DEMO_PY) demo/demo.py
+
+picture: $(DEMO_STAMP)
+	$(DEMO_PY) demo/demo.py > .venv-demo/shown.txt
+	$(DEMO_PY) demo/picture.py .venv-demo/shown.txt docs/demo.svg
 
 test: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS)
@@ -93,15 +98,16 @@ find_python = \
 	"$$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || { \
 		echo "error: $$python cannot make environments; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
 
-# $(1): the environment's folder, $(2): what to install. It ignores itself, so it is no change of the checkout.
+# $(1): the environment's folder, $(2): what to install of this checkout, $(3): what else. The folder ignores itself, so it is no
+# change of the checkout.
 define environment
 	@$(find_python); \
 	echo "setting up $(1) with $$python" >&2; \
-	"$$python" -m venv $(1) && echo '*' > $(1)/.gitignore && $(1)/bin/python -m pip install -qq -e '$(2)' && touch $@
+	"$$python" -m venv $(1) && echo '*' > $(1)/.gitignore && $(1)/bin/python -m pip install -qq -e '$(2)' $(3) && touch $@
 endef
 
 $(DEV_STAMP): pyproject.toml
 	$(call environment,.venv,.[dev])
 
 $(DEMO_STAMP): pyproject.toml
-	$(call environment,.venv-demo,.)
+	$(call environment,.venv-demo,.,genai-prices)
