@@ -135,7 +135,7 @@ def _apply(state: State, entry: Entry) -> State:
                 for slug, result in event.done.items():
                     state = _with_step(state, event, slug, status=StepStatus.COMPLETED, result=result)
         case ev.PlanEdited():
-            state = _edit(state, event)
+            state = _edit(_spend(state, event, event.spent), event)
         case ev.ApprovalAsked():
             if event.subject in state.steps and state.steps[event.subject].status not in (_S.PENDING, _S.NEEDS_QA):
                 raise _illegal(state, event, f"{event.subject} is {state.steps[event.subject].status}")
@@ -244,7 +244,7 @@ _MOST = 2**53  # what every reader of JSON keeps exactly
 
 def _spend(state: State, event: Event, spent: ev.Spent) -> State:
     total = state.spent
-    counts = [spent.get(key, 0) for key in ("input_tokens", "output_tokens", "seconds")]
+    counts = [spent.get(key, 0) for key in ("input_tokens", "output_tokens", "seconds", "unpriced")]
     if not all(isinstance(count, int) and 0 <= count <= _MOST for count in counts):
         raise _illegal(state, event, "what it spent is no count")
     if not _USD.fullmatch(str(spent.get("usd", "0"))):

@@ -234,6 +234,7 @@ def test_arbitrary_events_are_applied_or_refused_and_nothing_else(
     [
         {"usd": "-1"}, {"usd": "1e9"}, {"usd": "NaN"}, {"usd": "1e999999999"}, {"usd": "0,5"}, {"usd": "01"}, {"usd": ""},
         {"seconds": -1}, {"input_tokens": 2**53 + 1}, {"output_tokens": -5},
+        {"unpriced": -1}, {"unpriced": 2**53 + 1},
     ],
 )  # fmt: skip
 def test_what_was_spent_is_a_sum_of_plain_amounts(spent: ev.Spent) -> None:
@@ -251,6 +252,14 @@ def test_what_was_spent_adds_up_exactly() -> None:
         found.append(entry(4 + 2 * at, ev.StepRetried(subject="a", attempt=2 + at)))
 
     assert fold(found).spent == state_.SpentTotal(usd="0.3", input_tokens=15, output_tokens=0, seconds=6)
+
+    steps = {"b": planned_step(2)}
+    again: ev.Spent = {"usd": "0.05", "input_tokens": 5, "unpriced": 7}
+    edited = ev.PlanEdited(
+        subject="plan", plan=DIGEST, steps=steps, removed=[], dropped=[], transcript=DIGEST, spent=again
+    )
+    found.append(entry(9, edited))
+    assert fold(found).spent == state_.SpentTotal(usd="0.35", input_tokens=20, output_tokens=0, seconds=6)
 
 
 @pytest.mark.parametrize(
