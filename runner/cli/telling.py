@@ -24,13 +24,14 @@ WAITS, FAILS = "waits", ("failed", "blocked")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Spent:
-    """What a step cost. `usd`: US dollars."""
+    """What a step cost. `usd`: US dollars; `unpriced`: tokens whose price is not known."""
 
     seconds: int = 0
     usd: Decimal = Decimal(0)
+    unpriced: int = 0
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(self.seconds + other.seconds, self.usd + other.usd)
+        return Spent(self.seconds + other.seconds, self.usd + other.usd, self.unpriced + other.unpriced)
 
 
 class Teller:
@@ -116,6 +117,8 @@ class Teller:
     def _took(self, name: str, word: str, spent: Spent, said: str, *, counted: bool = True) -> None:
         took = summary.duration(spent.seconds) if counted else ""
         cost = f"${spent.usd:f}" if spent.usd else ""
+        if spent.unpriced:
+            cost = f"{cost} and a price not known".removeprefix(" and a ")
         self._line(name, word, "   ".join(filter(None, (took.rjust(6), cost, said))), narrow=True)
 
     def _line(self, name: str, word: str, text: str, *, narrow: bool = False) -> None:
@@ -176,7 +179,8 @@ def _spent_by(happened: Sequence[events.Event]) -> Spent:
     for event in happened:
         if isinstance(event, events.StepFinished | events.StepFailed | events.QaPassed | events.QaFailed):
             told = event.spent
-            found = found + Spent(int(told.get("seconds", 0)), Decimal(told.get("usd", "0")))
+            usd, unpriced = Decimal(told.get("usd", "0")), int(told.get("unpriced", 0))
+            found = found + Spent(int(told.get("seconds", 0)), usd, unpriced)
     return found
 
 

@@ -43,25 +43,44 @@ CHARACTERS_A_TOKEN = 3  # an estimate that is rather too many tokens than too fe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What an attempt may still use; None is no limit. `usd` and `tokens` are what is left of step's and protocol's budgets."""
+    """What an attempt may use in all; None is no limit.
+
+    `unpriced`: tokens that count against `usd` beside the attempt's own, and whose price nobody knows.
+    """
 
     usd: Decimal | None = None
     tokens: int | None = None
     turns: int | None = 200
     calls: int | None = None
     seconds: float = 3600.0
+    unpriced: int = 0
 
 
 @dataclass(slots=True)
 class Total:
-    """What an attempt has used."""
+    """What was used. `unpriced`: tokens whose price is not known; `usd` is without them."""
 
     usd: Decimal = Decimal(0)
-    priced: bool = True  # False where a response's price is not known
+    unpriced: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     turns: int = 0
     calls: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, heard and said."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Total) -> Total:
+        return Total(
+            self.usd + other.usd,
+            self.unpriced + other.unpriced,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.turns + other.turns,
+            self.calls + other.calls,
+        )
 
     def add(self, record: Record) -> None:
         """Count a response of the journal."""
@@ -70,7 +89,7 @@ class Total:
         self.input_tokens += record["usage"]["input"]
         self.output_tokens += record["usage"]["output"]
         if record["usd"] is None:
-            self.priced = False
+            self.unpriced += max(1, record["usage"]["input"] + record["usage"]["output"])
         else:
             self.usd += Decimal(record["usd"])
 
@@ -267,19 +286,23 @@ class Loop:
         if limits.turns is not None and total.turns >= limits.turns:
             raise BudgetStop(f"{total.turns} turns are used up")
         if self._seconds_left() <= 0:
-            raise BudgetStop(f"{limits.seconds:g} s are used up")
+            raise BudgetStop(f"{limits.seconds:g} s are used up" if limits.seconds else "no time is left")
         asked = Usage(
             input=self._tokens(request.turns) + len(request.system) // CHARACTERS_A_TOKEN, output=request.max_output
         )
-        used = total.input_tokens + total.output_tokens
+        used = total.tokens
         if limits.tokens is not None and used + asked.input + asked.output > limits.tokens:
             raise BudgetStop(
                 f"{used:,} of {limits.tokens:,} tokens are used, and the next request could need {asked.input + asked.output:,}"
             )
         if limits.usd is not None:
             cost = self.price(engine, asked)
-            if cost is None or not total.priced:
+            if cost is None:
                 raise BudgetStop(f"the price of {engine.name} is not known, so a budget in money cannot be kept")
+            if unpriced := total.unpriced + limits.unpriced:
+                raise BudgetStop(
+                    f"the price of {unpriced:,} tokens that were used is not known, so a budget in money cannot be kept"
+                )
             if total.usd + cost > limits.usd:
                 raise BudgetStop(
                     f"${total.usd:.4f} of ${limits.usd} are used, and the next request could cost ${cost:.4f}"

@@ -158,13 +158,13 @@ def run_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state
 
 def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, where: str) -> Attempt:
     """Let the model do the step: its work, a question, a budget that is used up, or a failure come of it."""
-    from runner.executor import agent
+    from runner.executor import agent, spending
 
     project, attempt = site.project, state.steps[step.slug].attempt
     began = project.who.monotonic()
     ended, journal, engine = agent.carry_out(site, snapshot, plan, step, state, timeout=_timeout(step), where=where)
     seconds = round(project.who.monotonic() - began)
-    spent = agent.spent_since(journal, snapshot, step.slug, seconds)
+    spent = spending.since(journal, seconds)
     data, transcript = agent.transcript(journal)
     ended = dataclasses.replace(ended, text=site.redactor.text(ended.text), result=site.redactor.value(ended.result))
     files = {history.transcript_name(step.slug, attempt): data}
@@ -441,10 +441,11 @@ def review_step(
     Raises:
         EngineError: it cannot be asked, or gave no verdict.
     """
-    from runner.executor import reviewing
+    from runner.executor import reviewing, spending
 
     if journal is None:
-        journal = reviewing.journal_of(project, snapshot.protocol, step.slug, state.steps[step.slug].attempt)
+        name = f"{step.slug}.{state.steps[step.slug].attempt}.qa"
+        journal = spending.open_journal(project, snapshot.protocol, name)
     entries = _whole_log(project.git, snapshot)
     return reviewing.carry_out(project, snapshot, plan, step, state, entries, verdict.evidence, journal)
 

@@ -5,7 +5,7 @@ A history commit's parents are the history before it and the branch's commit. Bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from runner.git import BLOB, Git, Ident, TreeEntry
 
@@ -45,3 +45,9 @@ def add(
 def read(git: Git, protocol: str, name: str) -> bytes | None:
     """Return a file of the history, or None where it is not here."""
     return git.blob(f"{ref_of(protocol)}:{name}")
+
+
+def transcripts(git: Git, protocol: str) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the bytes of each file of the history's."""
+    for name in sorted(git.tree(f"{ref_of(protocol)}:runs") or {}):
+        yield f"runs/{name}", read(git, protocol, f"runs/{name}") or b""
