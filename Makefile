@@ -16,7 +16,7 @@ JOBS = 3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo picture test slow check fix bench golden deep schemas cassettes build clean ci
+.PHONY: help demo picture test slow check fix bench peers golden deep schemas cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer; in a temporary folder, offline, no key'
@@ -25,6 +25,7 @@ help:
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
 	@echo 'make bench   measure, as ratios in one run'
+	@echo 'make peers   agents of other people on the tasks of benchmarks/agent; fetches 1.2 GB by pip and npm'
 	@echo 'make golden  rewrite the golden files; review the diff'
 	@echo 'make deep    the property tests with many more examples'
 	@echo 'make cassettes make the recorded answers anew, byte for byte; needs bubblewrap'
@@ -59,6 +60,10 @@ fix: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	$(PY) -m benchmarks
+
+# TASKS='encode-hex range-end' does these only.
+peers: $(DEV_STAMP)
+	$(PY) -m benchmarks.peers $(TASKS)
 
 golden: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) --update-golden
