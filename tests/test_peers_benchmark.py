@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -143,19 +142,18 @@ def test_a_tool_that_a_peer_does_not_offer_is_not_called(tmp_path: Path) -> None
 
 
 def test_a_peer_that_does_not_end_is_stopped_with_what_it_started(tmp_path: Path) -> None:
-    child = tmp_path / "child"
-    call = ("exec_command", {"cmd": f"echo $$ > {child}; exec sleep 100"})
+    held = tmp_path / "held"
+    os.mkfifo(held)
+    reader = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    call = ("exec_command", {"cmd": f"exec 3> {held}; echo started >&3; exec sleep 100"})
     done = run(tmp_path, SMALL, [Turn([call])], limit=2)
     assert isinstance(done, Run)
     assert not done.solved
     assert done.said.startswith("stopped after 2 s")
-    # Dead at once, but shown until whoever inherited it has noticed.
-    for _ in range(50):
-        state = subprocess.run(["ps", "-o", "stat=", "-p", child.read_text().strip()], capture_output=True, text=True)
-        if not state.stdout.strip() or state.stdout.startswith("Z"):
-            return
-        time.sleep(0.1)
-    pytest.fail(f"it lives on: {state.stdout}")
+    assert os.read(reader, 100) == b"started\n"
+    os.set_blocking(reader, True)
+    assert os.read(reader, 1) == b""  # the end comes when nobody holds it any more
+    os.close(reader)
 
 
 def test_what_cannot_be_installed_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
