@@ -83,14 +83,14 @@ def open_engines(project: Project, names: tuple[str, ...], record: Path | None) 
         for name in names:
             engine = registry.open_engine(name, project.who.environ, project.git.top or project.git.cwd)
             if record is not None:
-                engine = Recorder(engine, record)
+                engine = Recorder(engine, record, price)
             stack.callback(engine.close)
             found.append(engine)
         yield tuple(found)
 
 
 def price(engine: Engine, usage: Usage) -> Decimal | None:
-    """Return an upper bound for what a response costs, in US dollars; recorded answers cost what they would have."""
+    """Return an upper bound for what a response costs, in US dollars; a recorded one's, at the price of its model."""
     return prices.cost_usd(engine.provider, engine.model, usage)
 
 

@@ -174,7 +174,7 @@ class Loop:
                 break
             if record.get("request") == asked:
                 return record
-        return self._record("response", self._ask(request), request=asked)
+        return self._record("response", *self._ask(request), request=asked)
 
     # --- what was heard before ---------------------------------------------------------------------------------------
 
@@ -221,10 +221,10 @@ class Loop:
         if self._tokens(turns) > CONTEXT:
             self._sum_up(turns)
         try:
-            response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
+            engine, response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
         except BudgetStop as stop:
             return Ended("budget", str(stop))
-        record = self._record("response", response)
+        record = self._record("response", engine, response)
         turns.append(response.turn)
         if response.finish == "refused":
             return Ended("failed", f"the model refused: {record['text'][:300] or 'no reason given'}")
@@ -243,8 +243,8 @@ class Loop:
             for name, tool in self.tools.items()
         )
 
-    def _ask(self, request: Request) -> Response:
-        """Return the answer of the first engine that gives one.
+    def _ask(self, request: Request) -> tuple[Engine, Response]:
+        """Return the first engine that answers, and what it says.
 
         Raises:
             BudgetStop: the request could cost more than is left.
@@ -254,7 +254,7 @@ class Loop:
         for engine in self.engines:
             self._reserve(engine, request)
             try:
-                return self._insist(engine, request)
+                return engine, self._insist(engine, request)
             except EngineError as error:
                 problem = problem or error
         assert problem is not None
@@ -308,9 +308,8 @@ class Loop:
                     f"${total.usd:.4f} of ${limits.usd} are used, and the next request could cost ${cost:.4f}"
                 )
 
-    def _record(self, kind: str, response: Response, **more: str) -> Record:
-        engine = next((one for one in self.engines if one.provider == response.turn.provider), self.engines[0])
-        usd = self.price(engine, response.usage)
+    def _record(self, kind: str, engine: Engine, response: Response, **more: str) -> Record:
+        usd = self.price(engine, response.usage) if response.usd is None else response.usd
         record: Record = {
             "kind": kind,
             "time": self.now(),
@@ -419,8 +418,9 @@ class Loop:
 
     def _sum_up(self, turns: list[Turn]) -> None:
         """Let the model sum the conversation up, and go on from the summary; that it was summed up is recorded."""
-        response = self._ask(Request(system=self.summarize, turns=(*turns, UserTurn(text=self.summarize)), tools=()))
-        self._record("summary", response)
+        request = Request(system=self.summarize, turns=(*turns, UserTurn(text=self.summarize)), tools=())
+        engine, response = self._ask(request)
+        self._record("summary", engine, response)
         turns[1:] = [UserTurn(text=response.turn.text)]
 
 
