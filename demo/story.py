@@ -232,7 +232,7 @@ def look(term: Terminal) -> None:
     expect(spent["input_tokens"] > 0 and spent["output_tokens"] > 0, "no tokens were counted")
     tell(
         f"As the recording counts, it took {spent['input_tokens']:,} tokens of input and {spent['output_tokens']:,} of output"
-        f"{_price(spent)}."
+        f", at most ${spent['usd']} at the prices of the model that it stands for."
     )
     term.run("runner", "show", "1")
     tell("state.json is nothing but the fold of the log. verify computes it again for every commit, offline:")
@@ -277,9 +277,3 @@ def read_state(term: Terminal) -> Any:
 
 def _near(term: Terminal, worktree: Path) -> str:
     return f"../{worktree.relative_to(term.cwd.parent)}"
-
-
-def _price(spent: Any) -> str:
-    if spent["usd"] == "0":
-        return "; in money it is not known here, for prices come with the extra `gemini`"
-    return f", at most ${spent['usd']} at the prices of the model that it stands for"

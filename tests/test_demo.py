@@ -80,7 +80,7 @@ def test_it_needs_neither_sdk_nor_prices_and_runs_in_the_sandbox(tmp_path: Path)
         (bare / name / "__init__.py").write_text(f"raise ModuleNotFoundError('No module named {name}')\n")
     printed = demo(tmp_path / "another/folder", PYTHONPATH=f"{bare}{os.pathsep}{ROOT}")
     assert "run in a sandbox" in printed and "merged in" in printed
-    assert "$0" not in printed  # what nobody knows the price of is not said to cost nothing
+    assert "at most $0.0" in printed  # the recording knows what its answers cost
 
 
 @pytest.mark.slow
@@ -95,4 +95,6 @@ def test_the_recording_is_what_the_script_makes(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert made.read_bytes() == (ROOT / "demo/cassettes/shop.jsonl").read_bytes(), "run `make cassettes`"
+    usd = re.compile(r'"usd": "[0-9.]+"')  # the table of prices follows the providers
+    there = (ROOT / "demo/cassettes/shop.jsonl").read_text()
+    assert usd.sub("", made.read_text()) == usd.sub("", there), "run `make cassettes`"
