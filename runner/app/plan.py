@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from runner.app.steer import number, refuse_ended
+from runner.app.steer import number, refuse_ended, refuse_unplanned
 from runner.errors import ConflictError, InTheWayError, RefusedError
 from runner.executor import advance, planning
 from runner.git import BLOB, TreeEntry
@@ -49,8 +49,10 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
     with advance.at_work(project, protocol):
         seen = advance.look(project, protocol)
         refuse_ended(seen.state, "plan anew")
+        refuse_unplanned(seen.state, "plan anew")
         _refuse_unsaved(project, protocol)
         plan, _, state, _ = advance.consider(project, seen)
+        assert plan is not None
     again = planning.pending(plan, state)
     if not again:
         raise RefusedError(
@@ -68,6 +70,7 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
     task = planning.task_again(project, wish, plan, before, state, seen.tip)
     check = planning.check_again(kept, first)
     with planning.written(project, task, check, questions=questions, plan=plan, state=state) as told:
+        assert isinstance(told, planning.Written)  # its questions do not wait
         usd = told.spent.get("usd", "0")
         yield Proposal(protocol, seen, before, told.files, told.transcript, usd if usd != "0" else "")
 

@@ -148,13 +148,18 @@ def situation(row: Row, found: Outlook, now: float) -> str:
     return f"{record.label(row, found.step)}{f' ({what})' if what else ''}: {title}, {counted}"
 
 
+def counted(steps: int) -> str:
+    """Return how many steps there are: `3 steps`."""
+    return f"{steps} step{'s' if steps != 1 else ''}"
+
+
 def progress(row: Row) -> str:
     """Return how many steps are done: `1 of 3 steps done`."""
     every = record.open_steps(row)
     if not every:
         return "no steps yet"
     done = sum(step.get("status") in ("completed", "cancelled") for _, step in every)
-    return f"{done} of {len(every)} step{'s' if len(every) != 1 else ''} done"
+    return f"{done} of {counted(len(every))} done"
 
 
 def spent(row: Row) -> str:

@@ -54,10 +54,22 @@ class Teller:
             about.setdefault(entry.event.subject, []).append(entry.event)
         for subject, happened in about.items():
             edit = next((event for event in happened if isinstance(event, events.PlanEdited)), None)
+            planned = next((event for event in happened if isinstance(event, events.Planned)), None)
             if edit is not None:
                 self._line("plan", "edited", _edited(done.state, edit))
+            elif planned is not None:
+                self._planned(done, planned)
+            elif subject == "plan" and any(isinstance(event, events.Asked) for event in happened):
+                self._waits(done.state)
             elif subject in done.state.steps:
                 self._step(done, subject, happened)
+
+    def _planned(self, done: Advanced, planned: events.Planned) -> None:
+        self._took(
+            "plan", "planned", _spent_by([planned]), summary.counted(len(planned.steps)), counted=bool(planned.spent)
+        )
+        for line in done.said.splitlines() if planned.transcript else ():
+            self._session.line(f"  {line}", err=True)
 
     def _step(self, done: Advanced, slug: str, happened: Sequence[events.Event]) -> None:
         name = _label(done.state, slug)
@@ -177,7 +189,9 @@ def _label(state: State, slug: str) -> str:
 def _spent_by(happened: Sequence[events.Event]) -> Spent:
     found = Spent()
     for event in happened:
-        if isinstance(event, events.StepFinished | events.StepFailed | events.QaPassed | events.QaFailed):
+        if isinstance(
+            event, events.StepFinished | events.StepFailed | events.QaPassed | events.QaFailed | events.Planned
+        ):
             told = event.spent
             usd, unpriced = Decimal(told.get("usd", "0")), int(told.get("unpriced", 0))
             found = found + Spent(int(told.get("seconds", 0)), usd, unpriced)

@@ -34,6 +34,16 @@ def read(project: Project, protocol: str, slug: str, attempt: int, *, review: bo
     return list(noted) if len(noted) > len(filed) else filed
 
 
+def plans(project: Project, protocol: str) -> int:
+    """Return the number of the last plan that a model wrote, whose transcript is here; 1 where there is none."""
+    from runner.store import history
+
+    count = 1
+    while history.read(project.git, protocol, history.transcript_name("plan", count + 1)) is not None:
+        count += 1
+    return count
+
+
 def show(session: Session, records: Sequence[Record], *, after: int = 0, brief: bool = False) -> None:
     """Give the records but the first `after`; `brief`: as they are followed, thoughts left out and outputs short."""
     turn = 0
@@ -50,6 +60,14 @@ def show(session: Session, records: Sequence[Record], *, after: int = 0, brief: 
                 _text(session, str(record["text"]), BRIEF if brief else LINES)
             case "results":
                 _results(session, record, brief)
+            case "task":
+                session.line("")
+                session.line("it had been told")
+                _text(session, str(record["text"]), BRIEF if brief else LINES)
+            case "answers":
+                session.line("")
+                for asked, said in zip(record["questions"], record["answers"], strict=True):
+                    session.line("  ", ("answered", "green"), f"  {asked}  {said}")
             case "undecided":
                 session.line("")
                 session.line(("nothing was decided", "red"), f"  {'; '.join(map(str, record.get('problems', ())))}")

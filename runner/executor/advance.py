@@ -18,14 +18,14 @@ from runner.errors import (
 )
 from runner.executor import perform
 from runner.executor.perform import Attempt
-from runner.git import TreeEntry
+from runner.git import Ident, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
 from runner.protocol import plan as plan_
 from runner.protocol.events import Entry, Event
-from runner.protocol.machine import Action, Halt, RunStep
+from runner.protocol.machine import Action, Halt, RunStep, WritePlan
 from runner.protocol.plan import Plan
-from runner.protocol.state import State, StepStatus
+from runner.protocol.state import State, Status, StepStatus
 from runner.store import creating, history, locks, marks, publishing, snapshot, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -114,12 +114,24 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
     """Return the plan as it stands in the snapshot's commit.
 
     Raises:
+        RefusedError: nobody has written one yet.
         MalformedFileError: a file of people's is not valid; UnsupportedError: it asks for what this version does not do.
     """
     where = paths.folder(seen.protocol)
+    if seen.state.plan is None and not _is_written(seen):
+        raise RefusedError(
+            f"{seen.protocol} has no plan yet: it is {seen.state.status}",
+            where,
+            f"`runner status {seen.protocol}` says what it waits for",
+        )
     plan = plan_.parse(snapshot.words(project.git, seen), where)
     plan_.refuse_unsupported(plan, where)
     return plan
+
+
+def _is_written(seen: Snapshot) -> bool:
+    """Return whether somebody wrote a plan, or began to; notes alone are none."""
+    return any(paths.is_words(name) and name != paths.CONTEXT for name in seen.files)
 
 
 def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> None:
@@ -178,6 +190,7 @@ def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str
     """Refuse an edit that could not be read, before it becomes a commit."""
     git, folder = project.git, paths.folder(protocol)
     files = snapshot.folder_files(git, tip, protocol) or {}
+    began = paths.PLAN in files
     for path, entry in words.items():
         if entry is None:
             files.pop(path.removeprefix(f"{folder}/"), None)
@@ -189,15 +202,28 @@ def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str
         for name, entry in files.items()
         if "/" not in name and name.endswith(".md") and name != paths.LOG
     }
+    if not began and told.keys() <= {paths.CONTEXT}:
+        return  # notes, while the plan is still asked about
     plan_.refuse_unsupported(plan_.parse(told, folder), folder)
 
 
 def consider(
     project: Project, seen: Snapshot, only: str | None = None
-) -> tuple[Plan, ev.PlanEdited | None, State, Action]:
-    """Return the plan, the edit that the next transition takes up, the state after it, and what may happen then."""
+) -> tuple[Plan | None, ev.PlanEdited | ev.Planned | None, State, Action]:
+    """Return the plan, the edit that the next transition takes up, the state after it, and what may happen then.
+
+    There is no plan while a planner's questions are open; one that people write then is the edit (`planned`).
+    """
+    state = seen.state
+    if state.plan is None:
+        if state.status is not Status.PLANNING or not _is_written(seen):
+            return None, None, state, machine.decide(state, find_step(state, only) if only is not None else None)
+        plan = read_plan(project, seen)
+        planned = ev.Planned(subject="plan", plan=plan.digest, steps=machine.planned_steps(plan))
+        state = _edited(project, state, [planned])
+        return plan, planned, state, machine.decide(state)
     plan = read_plan(project, seen)
-    state, edit = seen.state, None
+    edit = None
     if state.status in machine.OPEN:
         edit = machine.edit_of(state, plan)
         if edit is not None:
@@ -230,12 +256,18 @@ def step(project: Project, protocol: str, *, only: str | None = None, adopt: boo
 def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None:
     """Do what may happen next; None where the branch moved under it and it has to be decided again."""
     plan, edit, state, action = consider(project, seen, only)
+    if isinstance(edit, ev.Planned):
+        told = Attempt(lambda now: [], said="the plan that people wrote stands")
+        return _conclude_at_once(project, seen, [edit], WritePlan(), told)
     first: list[Event] = [edit] if edit else []
     if isinstance(action, Halt):
         if not first:
             return Advanced(state, action, (), seen.tip, action.reason)
         told = Attempt(lambda now: [], said="the plan's edit is recorded")
         return _conclude_at_once(project, seen, first, action, told)
+    if isinstance(action, WritePlan):
+        return _conclude_at_once(project, seen, first, action, perform.write_plan(project, seen))
+    assert plan is not None
     return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action))
 
 
@@ -358,7 +390,7 @@ def _conclude_at_once(
     project: Project, began: Snapshot, first: list[Event], action: Action, attempt: Attempt
 ) -> Advanced | None:
     events = [*first, *attempt.events(_edited(project, began.state, first))]
-    made = _prepare(project, began, events, attempt.tree, more=attempt.record)
+    made = _prepare(project, began, events, attempt.tree, more=attempt.record, author=attempt.author)
     try:
         _publish(project, began, made, files=attempt.files, keeps=attempt.keeps)
     except ConflictError:
@@ -387,6 +419,7 @@ def _prepare(
     tree: str | None,
     *,
     as_person: bool = False,
+    author: Ident | None = None,
     more: Mapping[str, bytes] | None = None,
 ) -> transaction.Transition:
     return transaction.prepare(
@@ -396,7 +429,8 @@ def _prepare(
         time=project.who.timestamp(),
         actor=project.actor(),
         trusted=project.trusted.commit,
-        author=project.person() if as_person else project.runner(),
+        author=project.person() if as_person else author or project.runner(),
+        committer=project.runner() if author else None,
         tree=tree,
         more=more,
         sign=as_person,

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError, WaitingError
 from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
-from runner.git import Git
+from runner.git import Git, Ident
 from runner.protocol import events as ev
-from runner.protocol import log, message, paths, references
+from runner.protocol import log, machine, message, paths, references
+from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
 from runner.protocol.machine import ACTIVE, Action, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
@@ -28,11 +30,13 @@ from runner.sandbox import Outcome
 from runner.store import history, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.store.snapshot import words as words_of
 
 if TYPE_CHECKING:
     from runner.executor.journal import Journal
     from runner.executor.reviewing import Reviewed
 
+_AUTHOR = re.compile(r"([^<>\n]*) <([^<>\n]*)> .*")
 _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 
 
@@ -52,7 +56,8 @@ class Attempt:
     changed: tuple[str, ...] = field(default=())
     files: dict[str, bytes] = field(default_factory=dict)  # for the history: transcripts, long outputs
     keeps: tuple[str, ...] = field(default=())  # commits for the history to keep: the work so far of a step that waits
-    record: dict[str, bytes] = field(default_factory=dict)  # further files of the protocol's folder: reports
+    record: dict[str, bytes] = field(default_factory=dict)  # further files of its folder: reports, a planner's plan
+    author: Ident | None = None  # at whose word it was written, where that is not the runner
 
 
 def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
@@ -61,7 +66,7 @@ def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
 
 
 def perform(project: Project, snapshot: Snapshot, plan: Plan, state: State, action: Action) -> Attempt:
-    """Carry out an action, which is no `Halt`.
+    """Carry out an action, which is neither `Halt` nor `WritePlan`.
 
     Raises:
         RunnerError: it could not be begun; nothing is recorded.
@@ -82,6 +87,50 @@ def perform(project: Project, snapshot: Snapshot, plan: Plan, state: State, acti
             return Attempt(lambda now: [ev.Completed(subject=protocol)], said="all done")
         case _:
             raise AssertionError(f"unreachable: {action}")
+
+
+def write_plan(project: Project, snapshot: Snapshot) -> Attempt:
+    """Let the planner go on with the answers that it got: its plan, or further questions come of it.
+
+    Raises:
+        RunnerError: there is neither; nothing is recorded, and what was heard is kept.
+    """
+    from runner.executor import planning
+
+    told = planning.go_on(project, snapshot)
+    files = {history.transcript_name("plan", 1): told.transcript}
+    if isinstance(told, planning.Asking):
+        asked = told.events()
+        return Attempt(lambda now: [*asked], said=f"asks: {' '.join(told.questions)}", files=files)
+    words = {**words_of(project.git, snapshot), **told.files}
+    plan = plan_.parse(words, snapshot.where)
+    planned = ev.Planned(
+        subject="plan",
+        plan=plan.digest,
+        steps=machine.planned_steps(plan),
+        engine=told.engine,
+        transcript=digest(told.transcript),
+        spent=told.spent,
+    )
+    return Attempt(
+        lambda now: [planned],
+        said="\n".join(planning.outline(words)),
+        files=files,
+        record=told.files,
+        author=_begun_by(project, snapshot),
+    )
+
+
+def _begun_by(project: Project, snapshot: Snapshot) -> Ident:
+    """Return the person at whose word the plan is written: who began the protocol."""
+    git, now = project.git, project.runner()
+    for oid in git.first_parents(snapshot.tip):
+        commit = git.commit(oid)
+        told = message.parse(commit.message) if commit else None
+        if commit and told and told.events[0] == f"created {snapshot.protocol}":
+            found = _AUTHOR.fullmatch(commit.author.decode("utf-8", "replace"))
+            return dataclasses.replace(now, name=found[1], email=found[2]) if found else now
+    return now
 
 
 def _step(plan: Plan, slug: str) -> Step:
