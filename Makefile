@@ -4,7 +4,7 @@
 PYTHON =
 PY = .venv/bin/python
 DEMO_PY = .venv-demo/bin/python
-# The demo shows what users get, and quickly: the base install and the table of prices, no tools of the developers'.
+# The demo shows what users get, and quickly: the base install, no tools of the developers'.
 DEV_STAMP = .venv/.stamp
 DEMO_STAMP = .venv-demo/.stamp
 
@@ -103,16 +103,15 @@ find_python = \
 	"$$python" -c 'import ensurepip, venv' >/dev/null 2>&1 || { \
 		echo "error: $$python cannot make environments; on Debian and Ubuntu install python3-venv" >&2; exit 1; }
 
-# $(1): the environment's folder, $(2): what to install of this checkout, $(3): what else. The folder ignores itself, so it is no
-# change of the checkout.
+# $(1): the environment's folder, $(2): what to install. It ignores itself, so it is no change of the checkout.
 define environment
 	@$(find_python); \
 	echo "setting up $(1) with $$python" >&2; \
-	"$$python" -m venv $(1) && echo '*' > $(1)/.gitignore && $(1)/bin/python -m pip install -qq -e '$(2)' $(3) && touch $@
+	"$$python" -m venv $(1) && echo '*' > $(1)/.gitignore && $(1)/bin/python -m pip install -qq -e '$(2)' && touch $@
 endef
 
 $(DEV_STAMP): pyproject.toml
 	$(call environment,.venv,.[dev])
 
 $(DEMO_STAMP): pyproject.toml
-	$(call environment,.venv-demo,.,genai-prices)
+	$(call environment,.venv-demo,.)

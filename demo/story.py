@@ -231,8 +231,8 @@ def look(term: Terminal) -> None:
     spent = read_state(term)["spent"]
     expect(spent["input_tokens"] > 0 and spent["output_tokens"] > 0, "no tokens were counted")
     tell(
-        f"As the recording counts, it took {spent['input_tokens']:,} tokens of input and {spent['output_tokens']:,} of output"
-        f", at most ${spent['usd']} at the prices of the model that it stands for."
+        f"It took {spent['input_tokens']:,} tokens of input, {spent['output_tokens']:,} of output, and at most ${spent['usd']}: "
+        "numbers of the script, at the prices of the model that it stands for."
     )
     term.run("runner", "show", "1")
     tell("state.json is nothing but the fold of the log. verify computes it again for every commit, offline:")
