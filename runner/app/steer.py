@@ -202,7 +202,7 @@ def _to_retry(state: State, name: str | None) -> str:
             raise RefusedError(
                 "nothing failed: there is no step to retry",
                 where,
-                f"`{following(state)}` goes on; --step SLUG does a finished step again",
+                f"`{following(state)}` goes on{'; --step SLUG does a finished step again' if state.steps else ''}",
             )
         if len(stopped) > 1:
             raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "say which: --step SLUG")

@@ -41,9 +41,10 @@ def command(
     project = session.project
     of_plan = transcript and step == PLAN
     name, slug = finding.find_with_step(project, protocol, None if of_plan else step)
-    slug = PLAN if of_plan else slug
     tip = finding.tip(project, name)
     row = record.row(project.git, name, tip)
+    if of_plan or (transcript and row["status"] == "planning"):
+        slug = PLAN
     if attempt is not None and not transcript:
         raise click.UsageError("--attempt goes with --transcript")
     if transcript:

@@ -137,6 +137,7 @@ def test_questions_with_nobody_here_wait_in_the_record(box: Box) -> None:
 
 def test_the_plan_comes_with_the_answers(box: Box) -> None:
     protocol = asked(box)
+    transcribed = box.runner("show", protocol, "--transcript", rc=0).out
     assert "runner answer 1 TEXT" in box.runner("answer", protocol, "w3", "English", rc=0).err
     told = box.runner("answer", protocol, "formal", rc=0)
     assert "runner run 1" in told.err
@@ -156,6 +157,7 @@ def test_the_plan_comes_with_the_answers(box: Box) -> None:
     transcript = box.git("show", f"refs/runner/history/{protocol}:runs/plan.1.jsonl")
     assert f"transcript: {digest(transcript.encode())}" in box.log(protocol)
     shown = box.runner("show", protocol, "plan", "--transcript", rc=0).out
+    assert "Look at it" not in transcribed
     assert "Formal or not?" in shown and "Look at it" in shown and "it had been told" in shown
     box.runner("run", protocol, rc=3)
     box.runner("verify", protocol, rc=0)
