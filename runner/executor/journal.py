@@ -111,7 +111,7 @@ class Journal:
         return b"".join(_line(record) for record in self.records)
 
     def take_up(self, transcript: bytes) -> None:
-        """Go on from what the history has of the attempt, which another clone may have carried further.
+        """Go on from what the history has of the attempt (valid records), which another clone may have carried further.
 
         Where that is no beginning of ours, ours is of no use any more, and was paid for: it is kept beside, as `NAME.lost-1.jsonl`.
         """

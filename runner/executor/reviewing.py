@@ -18,7 +18,7 @@ from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.redact import Redactor
 from runner.protocol import events as ev
-from runner.protocol import log, message, paths, schema, verdict
+from runner.protocol import log, message, paths, schema, transcript, verdict
 from runner.protocol.digest import digest
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
@@ -168,8 +168,8 @@ def _judged(loop: Loop, journal: Journal, where: str) -> tuple[Verdict, str]:
 def _limits(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State, journal: Journal) -> Limits:
     """Return what the review may use: what the protocol's budget leaves, and the step's after its attempt's work."""
     name = history.transcript_name(step.slug, state.steps[step.slug].attempt)
-    lines = (history.read(project.git, snapshot.protocol, name) or b"").splitlines()
-    work = spending.of([json.loads(line) for line in lines])
+    data = history.read(project.git, snapshot.protocol, name) or b""
+    work = spending.of(transcript.parse(data, f"{name} of {history.ref_of(snapshot.protocol)}"))
     return spending.limits(project, snapshot, plan, state, journal, (step.header.budget,), TIMEOUT, before=work)
 
 

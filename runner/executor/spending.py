@@ -7,7 +7,6 @@ a lost race): they count in every budget all the same. A price that is not known
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from runner.executor.journal import Journal, Record
 from runner.executor.loop import Limits, Total
 from runner.protocol import events as ev
+from runner.protocol import transcript
 from runner.protocol.model import Budget
 from runner.protocol.plan import Plan
 from runner.protocol.state import State
@@ -37,7 +37,9 @@ def of(records: Sequence[Record]) -> Total:
 def open_journal(project: Project, protocol: str, name: str) -> Journal:
     """Return a journal of the protocol's, `SLUG.ATTEMPT` or the like, with what the history has of it."""
     journal = Journal(project.places.journal(protocol) / f"{name}.jsonl")
-    journal.take_up(history.read(project.git, protocol, f"runs/{name}.jsonl") or b"")
+    filed = history.read(project.git, protocol, f"runs/{name}.jsonl") or b""
+    transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
+    journal.take_up(filed)
     return journal
 
 
@@ -125,8 +127,8 @@ def _unrecorded(project: Project, protocol: str, but: Path) -> Total:
 def _recorded(project: Project, protocol: str) -> Total:
     """Return what the history's transcripts have; turns and calls stand nowhere else."""
     total = Total()
-    for _, data in history.transcripts(project.git, protocol):
-        total += of([json.loads(line) for line in data.splitlines()])
+    for name, data in history.transcripts(project.git, protocol):
+        total += of(transcript.parse(data, f"{name} of {history.ref_of(protocol)}"))
     return total
 
 

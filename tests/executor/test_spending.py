@@ -21,6 +21,7 @@ from tests.conftest import Box, clone, command, make_box
 from tests.engines.wire_gemini import Answer
 from tests.executor.minds import agent, ask, finish, mind, say, sound, transcript, write
 from tests.executor.test_resume import kill
+from tests.protocol.test_transcript import ANSWER
 from tests.store.test_remote import publish
 
 # A request counts with 16,500 tokens and some: one that comes after 5,000 does not fit into 21,500.
@@ -191,9 +192,9 @@ HAPPENING = st.one_of(
 def answer(cents: int) -> dict[str, Any]:
     """Return an answer's record."""
     answer.count += 1  # type: ignore[attr-defined]
-    usage = {"input": cents * 10, "output": cents}
+    usage = {"input": cents * 10, "output": cents, "cached": 0}
     usd = format(Decimal(cents) / 100, "f")
-    return {"kind": "response", "n": answer.count, "calls": [], "usage": usage, "usd": usd}  # type: ignore[attr-defined]
+    return ANSWER | {"text": str(answer.count), "calls": [], "usage": usage, "usd": usd}  # type: ignore[attr-defined]
 
 
 answer.count = 0  # type: ignore[attr-defined]
