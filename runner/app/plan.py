@@ -69,7 +69,7 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
     first = 1 + max((step.number for step in plan.steps if step.slug not in again), default=0)
     task = planning.task_again(project, wish, plan, before, state, seen.tip)
     check = planning.check_again(kept, first)
-    with planning.written(project, task, check, questions=questions, plan=plan, state=state) as told:
+    with planning.written(project, task, check, questions=questions, of=(seen, plan, state)) as told:
         assert isinstance(told, planning.Written)  # its questions do not wait
         usd = told.spent.get("usd", "0")
         yield Proposal(protocol, seen, before, told.files, told.transcript, usd if usd != "0" else "")
@@ -131,9 +131,8 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
             message = f"{protocol}: plan anew\n".encode()
             tree = tree_of(project, proposal, files, seen)
             new = git.person_commit(tree, (seen.tip,), project.person(), message)
-            filed, before = history.add(
-                git, protocol, {_name(project, protocol): proposal.transcript}, new, project.runner()
-            )
+            said = {history.next_plan(git, protocol): proposal.transcript}
+            filed, before = history.add(git, protocol, said, new, project.runner())
             try:
                 transaction.publish(
                     git,
@@ -151,11 +150,3 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
                 continue
             return new
     raise advance.moves(project, protocol)
-
-
-def _name(project: Project, protocol: str) -> str:
-    """Return where the transcript goes: the first `runs/plan.N.jsonl` that there is not yet."""
-    count = 1
-    while history.read(project.git, protocol, history.transcript_name("plan", count)) is not None:
-        count += 1
-    return history.transcript_name("plan", count)

@@ -225,7 +225,7 @@ def consider(
     plan = read_plan(project, seen)
     edit = None
     if state.status in machine.OPEN:
-        edit = machine.edit_of(state, plan)
+        edit = _edit(project, seen, plan)
         if edit is not None:
             state = _edited(project, state, [edit])
     return plan, edit, state, machine.decide(state, find_step(state, only) if only is not None else None)
@@ -402,8 +402,18 @@ def _edits_again(project: Project, began: Snapshot, first: list[Event], seen: Sn
     """Return the plan's edit that the work stands on, as it has to be told at `seen`; later ones are the next transition's."""
     if not first or seen is began:
         return first
-    edit = machine.edit_of(seen.state, read_plan(project, seen))
+    edit = _edit(project, seen, read_plan(project, seen))
     return [edit] if edit else []
+
+
+def _edit(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:
+    """Return the edit that the next transition takes up, with what a model was paid for it where one planned anew."""
+    edit = machine.edit_of(seen.state, plan)
+    if edit is None or next(history.transcripts(project.git, seen.protocol, "plan."), None) is None:
+        return edit
+    from runner.executor import spending
+
+    return spending.planned_anew(project, seen, edit)
 
 
 def _edited(project: Project, state: State, edits: Sequence[Event]) -> State:

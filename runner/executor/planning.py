@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
 from runner import resources
@@ -23,7 +21,7 @@ from runner.engines.base import Engine, EngineError, Json, ModelTurn, Request, T
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
 from runner.executor import agent, prompting, spending
 from runner.executor.journal import Journal, Record
-from runner.executor.loop import BudgetStop, Limits, Loop, Total
+from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.redact import Redactor
 from runner.git import BLOB, EXECUTABLE, TreeEntry
 from runner.protocol import document, log, paths, planning
@@ -37,7 +35,6 @@ from runner.store import history, locks, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
-JOURNAL = "planning"  # beside the journals of protocols, whose names begin with a number
 ROUNDS = 3  # how often the model may ask questions
 SECONDS = 900.0
 # Characters, about three to a token, that each part of the context may have.
@@ -205,13 +202,12 @@ def written(
     *,
     questions: bool,
     waits: bool = False,
-    plan: Plan | None = None,
-    state: State | None = None,
+    of: tuple[Snapshot, Plan, State] | None = None,
 ) -> Iterator[Written | Asking]:
-    """Have a plan written and give it; what was heard is kept until the block has ended well.
+    """Have a plan written and give it; what was heard is kept until it is filed, or asked anew once nobody took it.
 
-    `waits`: its questions can wait where nobody is here, and are given then. `plan`, `state`: of a protocol that there is
-    already; its budget holds.
+    `waits`: its questions can wait where nobody is here, and are given then. `of`: a protocol that there is already; its
+    budget holds.
 
     Raises:
         WaitingError: the model has questions and nobody is here, or the budget is used up. EngineError: there is no plan.
@@ -219,19 +215,25 @@ def written(
     """
     redactor = Redactor(project.who.environ)
     task = redactor.text(task)
-    names = agent.engine_names(project, plan, None, None, "plan")
+    names = agent.engine_names(project, of[1] if of else None, None, None, "plan")
     asked = Request(system=" ".join(names), turns=(UserTurn(text=f"{questions}\n{task}"),))
-    key = asked.digest().removeprefix("sha256:")[:32]
+    key = of[0].protocol if of else asked.digest().removeprefix("sha256:")[:32]
     cassette = project.options.get("record")
-    with locks.hold(project.places.lock(f"{JOURNAL}-{key}"), project.who, what="this plan"):
-        journal = Journal(project.places.journal(JOURNAL) / f"{key}.jsonl")
+    with locks.hold(project.places.lock(f"planning-{key}"), project.who, what="this plan"):
+        if of is not None:
+            name = history.next_plan(project.git, key).removeprefix("runs/").removesuffix(".jsonl")
+            journal = spending.open_journal(project, key, name)
+        else:
+            journal = Journal(project.places.planning / f"{key}.jsonl")
         began = project.who.monotonic()
         draft: Draft | None = None
         files: dict[str, bytes] = {}
         open_questions: tuple[str, ...] = ()
         with agent.open_engines(project, names, Path(cassette) if cassette else None) as engines:
             loop = _loop(project, journal, engines, redactor)
-            loop.total, loop.limits = _total(journal), _limits(plan, state)
+            loop.total = spending.of(journal.records)
+            if of is not None:
+                loop.limits = spending.limits(project, *of, journal, (), SECONDS)
             try:
                 draft, files = converse(
                     loop.question, task, check, _asker(project, journal, redactor, waits) if questions else None
@@ -244,12 +246,20 @@ def written(
                 raise WaitingError(
                     f"the budget does not allow planning: {stop}", "plan.md, budget", "raise it, and run the same again"
                 ) from stop
-            except NoPlanError:
-                journal.path.unlink(missing_ok=True)  # said again, the command asks anew
+            except NoPlanError as error:
+                _ask_anew(project, journal, error.what)
                 raise
-        cost = spent(journal, project.who.monotonic() - began)
+        cost = spending.since(journal, round(project.who.monotonic() - began))
         yield _told(journal, draft, files, cost) if draft else Asking(open_questions, journal.transcript(), cost)
-        journal.path.unlink(missing_ok=True)
+        if of and history.read(project.git, key, f"runs/{journal.path.name}") is None:
+            _ask_anew(project, journal, "nobody took it")
+        else:
+            journal.path.unlink(missing_ok=True)
+
+
+def _ask_anew(project: Project, journal: Journal, why: str) -> None:
+    """Make the same command ask anew; what was paid till now is not forgotten."""
+    journal.append({"kind": "undecided", "time": project.who.timestamp(), "problems": [why]})
 
 
 def _told(journal: Journal, draft: Draft, files: dict[str, bytes], cost: ev.Spent) -> Written:
@@ -266,7 +276,7 @@ def _loop(project: Project, journal: Journal, engines: tuple[Engine, ...], redac
         system="",
         task="",
         summarize="",
-        limits=Limits(turns=ROUNDS + 2, seconds=SECONDS),
+        limits=Limits(turns=None, seconds=SECONDS),
         redactor=redactor,
         tree=lambda: "",
         restore=lambda tree: None,
@@ -274,40 +284,6 @@ def _loop(project: Project, journal: Journal, engines: tuple[Engine, ...], redac
         now=project.who.timestamp,
         monotonic=project.who.monotonic,
         sleep=project.who.sleep,
-    )
-
-
-def spent(journal: Journal, seconds: float) -> ev.Spent:
-    """Return what the answers of a journal cost."""
-    total = _total(journal)
-    found: ev.Spent = {
-        "input_tokens": total.input_tokens,
-        "output_tokens": total.output_tokens,
-        "usd": format(total.usd, "f"),
-    }
-    if seconds >= 0.5:
-        found["seconds"] = math.ceil(seconds)
-    return found
-
-
-def _total(journal: Journal) -> Total:
-    total = Total()
-    for one in journal.records:
-        if one["kind"] == "response":
-            total.add(one)
-    return total
-
-
-def _limits(plan: Plan | None, state: State | None) -> Limits:
-    budget = plan.header.budget if plan else None
-    if budget is None or state is None:
-        return Limits(turns=ROUNDS + 2, seconds=SECONDS)
-    used = state.spent
-    return Limits(
-        turns=ROUNDS + 2,
-        seconds=SECONDS,
-        usd=None if budget.usd is None else budget.usd - Decimal(used.usd),
-        tokens=None if budget.tokens is None else budget.tokens - used.input_tokens - used.output_tokens,
     )
 
 
@@ -360,7 +336,6 @@ def go_on(project: Project, seen: Snapshot) -> Written | Asking:
     with agent.open_engines(project, names, Path(cassette) if cassette else None) as engines:
         loop = _loop(project, journal, engines, redactor)
         loop.total = spending.of(journal.records)
-        loop.limits = Limits(turns=loop.total.turns + ROUNDS + 2, seconds=SECONDS)
         answers = _answers(project, seen, redactor)
         try:
             draft, files = converse(loop.question, task, lambda draft: check_new(draft, known), answers, helped=True)

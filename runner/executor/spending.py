@@ -7,6 +7,7 @@ a lost race): they count in every budget all the same. A price that is not known
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ from runner.executor.journal import Journal, Record
 from runner.executor.loop import Limits, Total
 from runner.protocol import events as ev
 from runner.protocol import transcript
+from runner.protocol.digest import digest
 from runner.protocol.model import Budget
 from runner.protocol.plan import Plan
 from runner.protocol.state import State
@@ -41,6 +43,19 @@ def open_journal(project: Project, protocol: str, name: str) -> Journal:
     transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
     journal.take_up(filed)
     return journal
+
+
+def planned_anew(project: Project, snapshot: Snapshot, edit: ev.PlanEdited) -> ev.PlanEdited:
+    """Return the edit with the cost of the plans that people took since the record last named one's transcript."""
+    entries = record.events(project.git, snapshot.protocol, snapshot.tip)
+    named = {raw.fields.get("transcript") for raw in entries if raw.subject == "plan"}
+    total, last = Total(), None
+    for name, data in history.transcripts(project.git, snapshot.protocol, "plan."):
+        if digest(data) in named:
+            total, last = Total(), None
+        else:
+            total, last = total + of(transcript.parse(data, name)), digest(data)
+    return dataclasses.replace(edit, transcript=last, spent=told(total)) if last else edit
 
 
 def told(total: Total, seconds: int = 0) -> ev.Spent:

@@ -25,6 +25,14 @@ def review_name(slug: str, attempt: int) -> str:
     return f"runs/{slug}.{attempt}.qa.jsonl"
 
 
+def next_plan(git: Git, protocol: str) -> str:
+    """Return where the transcript of the next plan will lie that a model writes: the first `runs/plan.N.jsonl` that is free."""
+    number = 1
+    while read(git, protocol, transcript_name("plan", number)) is not None:
+        number += 1
+    return transcript_name("plan", number)
+
+
 def add(
     git: Git, protocol: str, files: Mapping[str, bytes], commit: str, who: Ident, keeps: Sequence[str] = ()
 ) -> tuple[str, str | None]:
@@ -47,7 +55,8 @@ def read(git: Git, protocol: str, name: str) -> bytes | None:
     return git.blob(f"{ref_of(protocol)}:{name}")
 
 
-def transcripts(git: Git, protocol: str) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the bytes of each file of the history's."""
-    for name in sorted(git.tree(f"{ref_of(protocol)}:runs") or {}):
+def transcripts(git: Git, protocol: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    """Yield (name, bytes) of the history's transcripts whose names begin so, `plan.2` before `plan.10`."""
+    names = [name for name in git.tree(f"{ref_of(protocol)}:runs") or {} if name.startswith(prefix)]
+    for name in sorted(names, key=lambda name: (len(name), name)):
         yield f"runs/{name}", read(git, protocol, f"runs/{name}") or b""

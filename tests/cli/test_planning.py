@@ -451,6 +451,41 @@ def test_a_budget_stops_planning_before_the_request(box: Box) -> None:
         assert not wire.bodies
 
 
+def test_what_planning_anew_cost_is_in_the_record_and_every_budget(box: Box) -> None:
+    protocol = begun(box)
+    journal = box.path / f".git/runner/journal/{protocol}"
+    with serving(says(AGAIN), says("none"), says("none"), says(AGAIN)) as wire:
+        code, shown = at_terminal(box, env(wire), {b"take it?": b"drop\n"}, "plan", protocol)
+        assert code == 0, shown
+        assert box.state(protocol)["spent"]["input_tokens"] == 0 and list(journal.glob("plan.1.jsonl"))
+        box.runner("plan", protocol, env=env(wire), rc=69)
+        plan = box.worktree(protocol) / f".protocols/{protocol}/plan.md"
+        plan.write_text(plan.read_text().replace("title: A plan", "title: A plan\nbudget: {tokens: 17000}"))
+        box.runner("step", protocol, rc=0)
+        stopped = box.runner("plan", protocol, env=env(wire), rc=3)  # three answers stand in the journal alone
+        assert "360 of 17,000" in stopped.err and len(wire.bodies) == 3
+        plan.write_text(plan.read_text().replace("17000", "90000"))
+        box.commit("more", cwd=plan.parent)
+        box.runner("plan", protocol, "-m", "louder", "--yes", env=env(wire), rc=0)
+    assert not list(journal.glob("plan.*"))
+    box.runner("run", protocol, rc=0)
+    spent = box.state(protocol)["spent"]
+    assert (spent["input_tokens"], spent["output_tokens"]) == (400, 80)
+    log = box.log(protocol)
+    assert log.count("- transcript: ") == 1 and log.count('"input_tokens"') == 1
+    box.runner("verify", protocol, rc=0)
+    assert second(box.path, protocol)[0] == 0
+
+
+def test_what_a_plan_cost_that_was_none_is_in_the_record_of_the_one_that_was(box: Box) -> None:
+    with serving(says("none"), says("none"), says(PLAN)) as wire:
+        box.runner("new", "Greet", env=env(wire), rc=69)
+        protocol = box.runner("new", "Greet", env=env(wire), rc=0).out.strip()
+    assert box.state(protocol)["spent"]["input_tokens"] == 300
+    assert [one["kind"] for one in transcript(box, protocol, "plan.1")] == ["response"] * 2 + ["undecided", "response"]
+    assert not list((box.path / ".git/runner/journal/planning").iterdir())
+
+
 # --- do ----------------------------------------------------------------------------------------------------------------
 
 
