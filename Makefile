@@ -16,25 +16,31 @@ JOBS = 3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test slow check fix bench golden deep schemas cassettes build clean ci
+.PHONY: help demo picture test slow check fix bench peers golden deep schemas cassettes build clean ci
 
 help:
-	@echo 'make demo    run the main job in a temporary folder (base install only)'
+	@echo 'make demo    a model plans and fixes a bug, people steer; in a temporary folder, offline, no key'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
 	@echo 'make bench   measure, as ratios in one run'
+	@echo 'make peers   agents of other people on the tasks of benchmarks/agent; fetches 1.2 GB by pip and npm'
 	@echo 'make golden  rewrite the golden files; review the diff'
 	@echo 'make deep    the property tests with many more examples'
 	@echo 'make cassettes make the recorded answers anew, byte for byte; needs bubblewrap'
+	@echo 'make picture docs/demo.svg anew, from what the demo prints'
 	@echo 'make schemas write schemas/ anew from the models'
 	@echo 'make build   wheel and sdist into dist/'
 	@echo 'make ci      what CI runs; as root on Debian it installs what is missing'
 	@echo 'make clean   remove environments, caches and dist/'
 
 demo: $(DEMO_STAMP)
-	$(DEMO_PY) demo/demo.py
+	@$(DEMO_PY) demo/demo.py
+
+picture: $(DEMO_STAMP)
+	$(DEMO_PY) demo/demo.py > .venv-demo/shown.txt
+	$(DEMO_PY) demo/picture.py .venv-demo/shown.txt docs/demo.svg
 
 test: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS)
@@ -54,6 +60,10 @@ fix: $(DEV_STAMP)
 
 bench: $(DEV_STAMP)
 	$(PY) -m benchmarks
+
+# TASKS='encode-hex range-end' does these only.
+peers: $(DEV_STAMP)
+	$(PY) -m benchmarks.peers $(TASKS)
 
 golden: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) --update-golden

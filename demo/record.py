@@ -1,11 +1,15 @@
 """Makes the demo's recording: `make cassettes`. The same bytes each time; what it writes is never edited.
 
-The model is a local endpoint of Gemini's wire format that follows a script, asked through the real google-genai package.
-The tools that a model is offered differ between sandbox and host, so both are recorded, one after the other, in one file.
+The story is played as the demo plays it, with a local endpoint of Gemini's wire format that follows a script in the place of the
+recording, asked through the real google-genai package. The tools that a model is offered differ between sandbox and host, so
+both are recorded, one after the other, in one file.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import shutil
 import sys
 import tempfile
@@ -19,6 +23,19 @@ from terminal import Failed, Terminal
 from tests.engines.wire_gemini import KEY, Answer, Json, serving
 
 MODEL = "gemini-2.5-flash"
+ASKING = (("runner", "new"), ("runner", "step"))  # the commands of the story that ask a model
+
+
+class Recording(Terminal):
+    """Types `--record` after each command that asks a model."""
+
+    def __init__(self, home: Path, cassette: Path) -> None:
+        super().__init__(home)
+        self._cassette = cassette
+
+    def run(self, *words: str, code: int = 0, hide: bool = False, shown: str | None = None) -> str:
+        more = ("--record", str(self._cassette)) if words[:2] in ASKING else ()
+        return super().run(*words, *more, code=code, hide=hide, shown=shown)
 
 
 def turn(tokens: tuple[int, int], text: str, *calls: tuple[str, Json]) -> Answer:
@@ -29,30 +46,90 @@ def turn(tokens: tuple[int, int], text: str, *calls: tuple[str, Json]) -> Answer
     return Answer(pieces=[parts], usage=usage, model=MODEL)
 
 
+PLAN = {
+    "title": story.TITLE,
+    "prose": "test_finland fails: the price comes out as 125.00, not 125.50. The code is to be mended, not the test. Prices "
+    "change by that, so the table for the customers is made anew, and they are told.",
+    "acceptance": [
+        "`make test` holds, and no test was changed",
+        "RATES.md shows the official rates",
+        "NEWS.md tells the customers",
+    ],
+    "steps": [
+        {
+            "slug": "fix",
+            "title": "Find the bug and fix it",
+            "kind": "agent",
+            "prose": "tests/test_tax.py, test_finland, fails. Find out in shop/tax.py why, and mend the code.",
+            "checks": ["make test"],
+        },
+        {
+            "slug": "table",
+            "title": "Make the table of rates anew",
+            "kind": "command",
+            "run": "python3 scripts/table.py",
+            "outputs": ["RATES.md"],
+            "checks": ["make table"],
+            "prose": "As AGENTS.md asks for where prices change.",
+        },
+        {
+            "slug": "news",
+            "title": "Tell the customers",
+            "kind": "command",
+            "run": "printf 'Prices have the right VAT now.\\n' > NEWS.md",
+            "outputs": ["NEWS.md"],
+            "prose": "One line; the details stand in RATES.md.",
+        },
+    ],
+}
+
+VERDICT = {
+    "verdict": "PASS",
+    "summary": "The fraction of the rate is kept, as test_finland asks; whole rates and the tests are as before.",
+    "findings": [
+        {
+            "severity": "note",
+            "file": "shop/tax.py",
+            "line": 10,
+            "text": "The docstring says half up; quantize rounds half to even. It was so before, and this step does not ask for it.",
+        }
+    ],
+}
+
 SCRIPT = (
+    turn((2_640, 318), json.dumps(PLAN)),
     turn((1_904, 27), "I look at what is there.", ("list_files", {})),
     turn(
         (2_010, 58),
-        "The failing test and what it tests:",
-        ("read_file", {"path": "tests/test_median.py"}),
-        ("read_file", {"path": "stats/median.py"}),
+        "The failing test, and what it tests:",
+        ("read_file", {"path": "tests/test_tax.py"}),
+        ("read_file", {"path": "shop/tax.py"}),
     ),
     turn(
         (2_391, 121),
-        "For four values `len // 2` is the third of them; the docstring asks for the mean of the middle two.",
-        ("edit_file", {"path": "stats/median.py", "edits": [story.EDIT]}),
+        "`int` cuts 25.5 to 25; as a Decimal of its text the rate stays what was written.",
+        (
+            "edit_file",
+            {
+                "path": "shop/tax.py",
+                "edits": [
+                    {
+                        "old": "    percent = int(RATES[country])\n",
+                        "new": "    percent = Decimal(str(RATES[country]))\n",
+                    }
+                ],
+            },
+        ),
     ),
     turn(
         (2_560, 74),
         "",
         (
             "finish",
-            {
-                "summary": "median() took the upper of the two middle values for an even number of them; it returns their "
-                "mean now. The tests are as they were."
-            },
+            {"summary": "gross() cut rates to whole per cents; it keeps the fraction now."},
         ),
     ),
+    turn((1_512, 96), json.dumps(VERDICT)),
 )
 
 
@@ -62,38 +139,38 @@ def record(cassette: Path) -> None:
     Raises:
         Failed: the sandbox does not work here, or a run did not go as it should.
     """
-    cassette.parent.mkdir(parents=True, exist_ok=True)
-    cassette.unlink(missing_ok=True)
-    for executor in ("sandbox", "host"):
-        root = Path(tempfile.mkdtemp(prefix="protocol-runner-record-")).resolve()
-        try:
-            (root / "home").mkdir()
-            term = Terminal(root / "home")
-            for setting in (
-                ("user.name", "Alice"),
-                ("user.email", "alice@example.test"),
-                ("init.defaultBranch", "main"),
-            ):
-                term.run("git", "config", "--global", *setting, hide=True)
-            story.prepare(term, root)
-            with serving(*SCRIPT) as wire:
-                term.env |= {
-                    "RUNNER_EXECUTOR": executor,
-                    "RUNNER_ENGINE": f"gemini:{MODEL}",
-                    "GEMINI_API_KEY": KEY,
-                    "GOOGLE_GEMINI_BASE_URL": wire.url,
-                    "NO_PROXY": "*",
-                }
-                term.run("runner", "new", "--plan", "../fix", hide=True)
-                term.run("runner", "step", "1", "--record", str(cassette), hide=True)
-                if wire.wrong or len(wire.bodies) != len(SCRIPT):
-                    raise Failed(f"{len(wire.bodies)} requests; {wire.wrong}")
-        finally:
-            shutil.rmtree(root, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / cassette.name
+        for executor in ("sandbox", "host"):
+            play(executor, made)
+        cassette.write_bytes(made.read_bytes())  # only what is whole takes the place of the one before
+
+
+def play(executor: str, cassette: Path) -> None:
+    """Play the story once, and record at the end of `cassette`."""
+    root = Path(tempfile.mkdtemp(prefix="protocol-runner-record-")).resolve()
+    shown = io.StringIO()
+    try:
+        with serving(*SCRIPT) as wire, contextlib.redirect_stdout(shown):
+            term = Recording(root / "home", cassette)
+            term.env |= {
+                "RUNNER_EXECUTOR": executor,
+                "RUNNER_ENGINE": f"gemini:{MODEL}",
+                "GEMINI_API_KEY": KEY,
+                "GOOGLE_GEMINI_BASE_URL": wire.url,
+                "NO_PROXY": "*",
+            }
+            story.play(term, root)
+            if wire.wrong or len(wire.bodies) != len(SCRIPT):
+                raise Failed(f"{len(wire.bodies)} requests; {wire.wrong}")
+    except Failed as error:
+        raise Failed(f"{error}\n{shown.getvalue()[-3000:]}") from error
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 if __name__ == "__main__":
     try:
-        record(Path(sys.argv[1]) if len(sys.argv) > 1 else story.CASSETTE)
+        record(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else story.CASSETTE)
     except Failed as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,8 @@
-"""A model fixes a bug: an agent step in a project with a failing test, checked, steered by a person's edit, and looked into.
+"""The main job, shown in a small project with a failing test: a model plans, finds the bug and fixes it, people steer.
 
-The model is a recording (`cassettes/median.jsonl`), so there is no key, no network and no SDK; `record.py` makes it. A request
-that differs from the recorded one by a word is not answered, so what is shown is what the model was asked.
+The model is a recording (`cassettes/shop.jsonl`), so there is no key, no network and no SDK; `record.py` makes it by playing this
+same story. A request that differs from the recorded one by a word is not answered, so what is shown is what the model was
+asked. Each scene promises to end with Failed where anything is not as it should be.
 """
 
 from __future__ import annotations
@@ -13,128 +14,213 @@ from typing import Any
 
 from terminal import Terminal, expect, tell, write
 
-CASSETTE = Path(__file__).with_name("cassettes") / "median.jsonl"
+CASSETTE = Path(__file__).with_name("cassettes") / "shop.jsonl"
+TITLE = "Make the failing test pass"
 PROTOCOL = "0001-make-the-failing-test-pass"
 FOLDER = f".protocols/{PROTOCOL}"
 
 PROJECT = {
+    "AGENTS.md": """
+        `make test` runs the tests. Where prices change, `scripts/table.py` makes RATES.md anew, `make table` checks it, and NEWS.md
+        tells the customers.
+        """,
     "Makefile": """
         test:
-        \tPYTHONDONTWRITEBYTECODE=1 python3 -m unittest -q tests.test_median
+        \t@PYTHONDONTWRITEBYTECODE=1 python3 -m unittest -q tests.test_tax
+
+        table:
+        \t@python3 scripts/table.py --check
         """,
-    "stats/__init__.py": "",
-    "stats/median.py": """
-        def median(values: list[float]) -> float:
-            \"\"\"Return the middle value; of an even number of values, the mean of the middle two.\"\"\"
-            if not values:
-                raise ValueError("there is no median of nothing")
-            ordered = sorted(values)
-            return ordered[len(ordered) // 2]
+    "shop/__init__.py": "",
+    "shop/tax.py": """
+        import json
+        from decimal import Decimal
+        from pathlib import Path
+
+        RATES = json.loads(Path(__file__).with_name("rates.json").read_text())
+
+
+        def gross(net: str, country: str) -> Decimal:
+            \"\"\"Return the price with VAT, in cents that are rounded half up.\"\"\"
+            percent = int(RATES[country])
+            return (Decimal(net) * (100 + percent) / 100).quantize(Decimal("0.01"))
+        """,
+    "shop/rates.json": '{"de": 19, "fi": 25.5, "fr": 20}\n',
+    "official/rates.csv": "de,19\nfi,25.5\nfr,20\n",
+    "scripts/table.py": """
+        import argparse
+        import csv
+        import json
+        import sys
+        from pathlib import Path
+
+        TABLE = Path("RATES.md")
+
+        parser = argparse.ArgumentParser(description="Write the customers' table of VAT rates, or check it.")
+        parser.add_argument("--digits", type=int, default=0)
+        parser.add_argument("--check", action="store_true")
+        given = parser.parse_args()
+
+        if given.check:
+            for country, official in csv.reader(Path("official/rates.csv").read_text().splitlines()):
+                if f"| {country} | {float(official):g} % |" not in TABLE.read_text():
+                    sys.exit(f"{TABLE}: {country} is not {float(official):g} %, the official rate")
+        else:
+            rates = json.loads(Path("shop/rates.json").read_text())
+            rows = [f"| {country} | {round(rate, given.digits):g} % |" for country, rate in rates.items()]
+            TABLE.write_text("\\n".join(["| country | VAT |", "|---|---|", *rows, ""]))
+        """,
+    "project_tools/__init__.py": "",
+    "project_tools/rates.py": """
+        import csv
+        from pathlib import Path
+
+
+        def official_rate(country: str) -> dict[str, float]:
+            \"\"\"Look the VAT rate of a country up in the official list.\"\"\"
+            rows = dict(csv.reader(Path("official/rates.csv").read_text().splitlines()))
+            return {"percent": float(rows[country])}
         """,
     "tests/__init__.py": "",
-    "tests/test_median.py": """
+    "tests/test_tax.py": """
         import unittest
+        from decimal import Decimal
 
-        from stats.median import median
+        from shop.tax import gross
 
 
-        class Median(unittest.TestCase):
-            def test_of_an_odd_number(self):
-                self.assertEqual(median([9, 1, 5]), 5)
+        class Tax(unittest.TestCase):
+            def test_germany(self):
+                self.assertEqual(gross("100", "de"), Decimal("119.00"))
 
-            def test_of_an_even_number(self):
-                self.assertEqual(median([4, 1, 3, 2]), 2.5)
-
-            def test_of_nothing(self):
-                with self.assertRaises(ValueError):
-                    median([])
+            def test_finland(self):
+                self.assertEqual(gross("100", "fi"), Decimal("125.50"))
+        """,
+    ".protocols/config.yaml": """
+        # Read from the trusted branch only: here the local main, as there is no remote.
+        tools:
+          - {module: project_tools.rates, effects: {official_rate: read}}
         """,
 }
 
-PLAN = {
-    "plan.md": """
-        ---
-        title: Make the failing test pass
-        acceptance: The tests hold, and none of them was changed.
-        budget: {tokens: 100000, turns: 12}
-        ---
-        A test fails since last week, and nobody knows why.
-        """,
-    "01-fix.md": """
-        ---
-        title: Find the bug and fix it
-        kind: agent
-        qa: {policy: light, checks: [make test]}
-        ---
-        A test in tests/test_median.py fails. Find out why, and mend the code, not the test.
-        """,
-    "02-news.md": """
-        ---
-        title: Tell the users
-        kind: command
-        run: printf 'Bug fixes.\\n' > NEWS.md
-        outputs: NEWS.md
-        ---
-        """,
-}
+REVIEWED = "qa:\n  policy: full\n"  # what Alice makes of the planned step's `qa:`
 
-EDIT = {
-    "old": "    return ordered[len(ordered) // 2]\n",
-    "new": "    middle = len(ordered) // 2\n"
-    "    if len(ordered) % 2:\n"
-    "        return ordered[middle]\n"
-    "    return (ordered[middle - 1] + ordered[middle]) / 2\n",
-}
+RATE_STEP = """
+    ---
+    title: Look the Finnish rate up
+    kind: tool
+    tool: official_rate
+    with: {country: fi}
+    ---
+    """
 
-
-def prepare(term: Terminal, root: Path) -> None:
-    """Make the project, its plan, and the protocol."""
-    project = root / "stats"
-    write(project, PROJECT)
-    write(root / "fix", PLAN)
-    term.cwd = project
-    term.run("git", "init", "-q", hide=True)
-    term.run("git", "add", "-A", hide=True)
-    term.run("git", "commit", "-qm", "Statistics", hide=True)
+NEWS = "VAT in Finland is 25.5 %, and our prices have it."
 
 
 def play(term: Terminal, root: Path) -> None:
-    """Show the story."""
-    prepare(term, root)
-    tell("Now a model does the work. Another small project, in which a test fails:")
-    shown = term.run("make", "test", code=2)
-    expect("FAILED (failures=1)" in shown, "the test does not fail")
-    tell("Its plan has an agent step, checked by the tests, within a budget. People write what, the model finds how:")
-    term.run("cat", "../fix/01-fix.md")
-    shutil.copy(CASSETTE, root / "model.jsonl")
-    term.env["RUNNER_ENGINE"] = "recorded:../model.jsonl"
-    tell("The model is a recording here, so this needs no key: RUNNER_ENGINE=recorded:../model.jsonl")
-    made = term.run("runner", "new", "--plan", "../fix")
+    """Show the whole story in folders below `root`; the terminal's engine is the recording unless it has one."""
+    worktree = plan(term, root)
+    fix(term, worktree)
+    steer(term, worktree)
+    retry(term, worktree)
+    look(term)
+    forge(term, worktree)
+    finish(term, root)
+
+
+def plan(term: Terminal, root: Path) -> Path:
+    """Make the project, have the work planned; return the person's worktree of the protocol."""
+    shop = root / "shop"
+    write(shop, PROJECT)
+    term.cwd = shop
+    for setting in (("user.name", "Alice"), ("user.email", "alice@example.test"), ("init.defaultBranch", "main")):
+        term.run("git", "config", "--global", *setting, hide=True)
+    term.run("git", "init", "-q", hide=True)
+    term.run("git", "add", "-A", hide=True)
+    term.run("git", "commit", "-qm", "A shop", hide=True)
+    tell("A small project in git, in which a test fails:")
+    expect("FAILED (failures=1)" in term.run("make", "test", code=2), "the test does not fail")
+    if "RUNNER_ENGINE" not in term.env:
+        shutil.copy(CASSETTE, root / "model.jsonl")
+        term.env["RUNNER_ENGINE"] = "recorded:../model.jsonl"
+    tell(
+        "Alice says what she wants, and a model writes a plan. (Here it is a recording of a script's answers, "
+        "RUNNER_ENGINE=recorded:../model.jsonl; with a key it would be gemini:MODEL.)"
+    )
+    made = term.run("runner", "new", TITLE)
     expect(made.rstrip().splitlines()[-1] == PROTOCOL, f"the id is not {PROTOCOL}")
+    return Path(json.loads(term.run("runner", "show", "1", "--json", hide=True))["path"])
+
+
+def fix(term: Terminal, worktree: Path) -> None:
+    """Let the model find and fix the bug, and another conversation judge the change."""
+    tell(
+        "The plan is Markdown files on a branch, in a worktree beside the checkout. Alice edits the first step: what the model "
+        "does there may take so many tokens, and is to be reviewed as well as tested (`policy: full`)."
+    )
+    file = worktree / FOLDER / "01-fix.md"
+    text = file.read_text(encoding="utf-8")
+    expect("qa:\n" in text, "the step has no checks")
+    file.write_text(text.replace("qa:\n", f"budget: {{tokens: 100000}}\n{REVIEWED}"), encoding="utf-8")
+    term.run("cat", str(file), shown=f"cat {_near(term, worktree)}/{FOLDER}/01-fix.md")
+    tell("One step is one transition and one commit. In the first one the model works, in a workspace of its own:")
     term.run("runner", "step", "1")
+    tell("The next one is QA: the tests in a clean export of the commit, then a review in a conversation of its own:")
     term.run("runner", "step", "1")
     state = read_state(term)
     expect(state["steps"]["fix"]["status"] == "completed", "the model's step is not completed")
-    tell("It looked, changed one file, and the tests hold in a clean export of what was committed:")
-    term.run("git", "show", "--format=", "--stat", PROTOCOL + "~1", "--", "stats", "tests")
-    worktree = Path(json.loads(term.run("runner", "show", "1", "--json", hide=True))["path"])
-    tell("Alice reads what it said it did, and edits the step that comes next, to tell the users more than nothing:")
-    file = worktree / FOLDER / "02-news.md"
-    old = file.read_text(encoding="utf-8")
-    file.write_text(old.replace("Bug fixes.", "The median of an even number of values is right now."), encoding="utf-8")
-    term.run("git", "-C", str(worktree), "diff", "-U0", shown=f"git -C ../{worktree.relative_to(root)} diff -U0")
+    term.run("git", "show", "--format=", f"{PROTOCOL}~1", "--", "shop", "tests")
+    term.run("git", "show", f"{PROTOCOL}:{FOLDER}/reports/fix.1.md")
+
+
+def steer(term: Terminal, worktree: Path) -> None:
+    """Edit what comes later, as a person does."""
+    tell(
+        "While it runs, people steer by editing. Customers are to be told the official rate, so Alice adds a step that calls "
+        "a function of the project, a typed tool, and edits the step after it to use what that returns."
+    )
+    folder = worktree / FOLDER
+    write(folder, {"03-rate.md": RATE_STEP})
+    news = (folder / "03-news.md").read_text(encoding="utf-8")
+    line = "printf 'VAT in Finland is %s %%, and our prices have it.\\n' \"$RUNNER_STEPS_RATE_PERCENT\" > NEWS.md"
+    lines = [f"run: {line}" if one.startswith("run:") else one for one in news.splitlines()]
+    (folder / "04-news.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (folder / "03-news.md").unlink()
+    at = _near(term, worktree)
+    term.run("git", "-C", str(worktree), "add", "-A", shown=f"git -C {at} add -A")
+    term.run("git", "-C", str(worktree), "diff", "--cached", "-M30", "-U0", shown=f"git -C {at} diff --cached -M30 -U0")
+
+
+def retry(term: Terminal, worktree: Path) -> None:
+    """Run on, over a check that fails and what a person does about it, to the end."""
+    tell("`run` goes on until somebody is needed:")
+    term.run("runner", "run", "1", code=1)
+    tell("The check has failed: the planned command rounds 25.5 to 26. Nothing is lost, and it says what comes next.")
+    term.run("runner", "status")
+    expect(read_state(term)["status"] == "failed", "the protocol has not failed")
+    tell(
+        "Alice mends the step's command. A retry is a second attempt; before it begins, her edit is committed, as hers:"
+    )
+    file = worktree / FOLDER / "02-table.md"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("scripts/table.py", "scripts/table.py --digits 1", 1), encoding="utf-8")
+    term.run("git", "-C", str(worktree), "diff", "-U0", shown=f"git -C {_near(term, worktree)} diff -U0")
+    term.run("runner", "retry", "1")
     term.run("runner", "run", "1")
-    news = term.run("git", "show", f"{PROTOCOL}:NEWS.md", hide=True)
-    expect(news == "The median of an even number of values is right now.\n", "the edit was not taken up")
     state = read_state(term)
     expect(state["status"] == "completed", "the protocol is not completed")
-    look(term, state)
-    term.run("runner", "take", "1")
-    term.run("make", "test")
+    expect(state["steps"]["table"]["attempt"] == 2, "the step has no second attempt")
+    expect(state["steps"]["rate"]["result"] == {"percent": 25.5}, "the tool's result is not in the record")
+    expect(term.run("git", "show", f"{PROTOCOL}:NEWS.md", hide=True) == f"{NEWS}\n", "the edit was not taken up")
 
 
-def look(term: Terminal, state: Any) -> None:
-    """Show the transcript, what it took, and that the record holds."""
+def look(term: Terminal) -> None:
+    """Show what a protocol is: its files and commits, what was said, what it cost, and that its record holds."""
+    tell(
+        "The whole protocol is a folder on a branch of the same name: plan and steps are people's, the rest the runner's."
+    )
+    term.run("git", "ls-tree", "-r", "--name-only", PROTOCOL, f"{FOLDER}/")
+    term.run("git", "log", "--graph", "--format=%h %<(15,trunc)%an %s", PROTOCOL)
     tell("Every word between runner and model is kept, out of the team's diffs, in a ref beside the branch:")
     history = f"refs/runner/history/{PROTOCOL}"
     term.run("git", "ls-tree", "-r", "--name-only", history)
@@ -142,16 +228,52 @@ def look(term: Terminal, state: Any) -> None:
     calls = [call["name"] for line in lines for call in json.loads(line).get("calls", [])]
     expect(calls == ["list_files", "read_file", "read_file", "edit_file", "finish"], f"the model called {calls}")
     term.run("runner", "show", "1", "fix", "--transcript")
-    spent = state["spent"]
+    spent = read_state(term)["spent"]
     expect(spent["input_tokens"] > 0 and spent["output_tokens"] > 0, "no tokens were counted")
     tell(
-        f"It took {spent['input_tokens']:,} tokens of input and {spent['output_tokens']:,} of output. A budget is kept by asking "
-        "first what a request could cost at most; prices come with the extra `gemini`."
+        f"It took {spent['input_tokens']:,} tokens of input, {spent['output_tokens']:,} of output, and at most ${spent['usd']}: "
+        "numbers of the script, at the prices of the model that it stands for."
     )
     term.run("runner", "show", "1")
+    tell("state.json is nothing but the fold of the log. verify computes it again for every commit, offline:")
     term.run("runner", "verify", "1")
+
+
+def forge(term: Terminal, worktree: Path) -> None:
+    """Show what a forged state gets, and how it is mended."""
+    tell("Somebody forges state.json, so that the failed attempt never was, and commits it under the runner's name:")
+    file = worktree / FOLDER / "state.json"
+    text = file.read_text(encoding="utf-8")
+    forged = text.replace('"attempt": 2', '"attempt": 1')
+    expect(forged != text, "there is nothing to forge")
+    file.write_text(forged, encoding="utf-8")
+    at = _near(term, worktree)
+    forger = ["-c", "user.name=protocol-runner", "-c", "user.email=runner@localhost.invalid"]
+    commit = ["commit", "-qam", f"{PROTOCOL}: table completed"]
+    shown = f"git -C {at} {' '.join(forger)} commit -qam '{commit[-1]}'"
+    term.run("git", "-C", str(worktree), *forger, *commit, shown=shown)
+    term.run("runner", "verify", "1", code=4)
+    tell("The runner does not go on from it either, and says what mends it:")
+    term.run("runner", "step", "1", code=4)
+    term.run("runner", "doctor", "1", "--fix")
+    term.run("runner", "verify", "1")
+
+
+def finish(term: Terminal, root: Path) -> None:
+    """Bring the work where it belongs."""
+    tell("Until now main and Alice's checkout are as they were. She takes the work:")
+    expect(term.run("git", "status", "--porcelain", hide=True) == "", "the person's checkout has changed")
+    term.run("runner", "take", "1")
+    term.run("git", "log", "--graph", "--oneline", "-4")
+    term.run("make", "test", "table")
+    term.run("git", "fsck", "--no-dangling", "--no-progress", hide=True)
+    term.run("runner", "status", "1")
 
 
 def read_state(term: Terminal) -> Any:
     """Return state.json as the branch has it."""
     return json.loads(term.run("git", "show", f"{PROTOCOL}:{FOLDER}/state.json", hide=True))
+
+
+def _near(term: Terminal, worktree: Path) -> str:
+    return f"../{worktree.relative_to(term.cwd.parent)}"

@@ -23,7 +23,11 @@ class Terminal:
     """Types commands in a folder, as a person would, and shows what they print."""
 
     def __init__(self, home: Path) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "RUNNER_", "XDG_"))}
+        """Make the folder `home`, and begin in it."""
+        home.mkdir(parents=True)
+        # What the make that started this tells its children would show in the demonstration's own.
+        foreign = ("GIT_", "RUNNER_", "XDG_", "MAKE", "MFLAGS")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         scripts = sysconfig.get_path("scripts")
         self.env = {
             **kept,
@@ -32,7 +36,7 @@ class Terminal:
             "GIT_CONFIG_NOSYSTEM": "1",
             "NO_COLOR": "1",
         }
-        self.cwd = home
+        self.home = self.cwd = home
 
     def run(self, *words: str, code: int = 0, hide: bool = False, shown: str | None = None) -> str:
         """Run a command and show it, unless `hide`; return what it printed. Any other exit code than `code` ends the demo."""
@@ -49,7 +53,7 @@ class Terminal:
         text = done.stdout.decode("utf-8", "replace")
         if not hide:
             if text.strip():
-                say(textwrap.indent(text.rstrip("\n"), "  "))
+                say(textwrap.indent(text.rstrip("\n"), "  ", lambda line: line != "\n"))
             if done.returncode:
                 say(f"  [exit {done.returncode}]")
         if done.returncode != code:
@@ -67,7 +71,7 @@ def say(text: str) -> None:
 
 def tell(text: str) -> None:
     """Say what comes next."""
-    say("\n" + textwrap.fill(" ".join(text.split()), 100))
+    say("\n" + textwrap.fill(" ".join(text.split()), 110))
 
 
 def expect(held: bool, what: str) -> None:

@@ -119,8 +119,8 @@ def fold(s, number, name, about, f, protocol):
     elif name == "resumed":
         begun = need(status in ("paused", "blocked"), name) or {(step["status"], step["attempt"]) for step in steps.values()} != {("pending", 1)}
         stuck = [end for end in ("failed", "blocked") if end in {step["status"] for step in steps.values() if not step["removed"]}]
-        s["status"] = [*stuck, "running" if begun else "planned"][0]
-    elif name == "undone":
+        s["status"] = [*stuck, "planning" if not s["plan"] else "running" if begun else "planned"][0]
+    elif name == "undone" and need(f["status"] not in ("pending", "planning"), "no plan is undone") is None:
         s |= {"status": f["status"], "steps": steps | {slug: {**steps[slug], **told, "passed": False} for slug, told in f["steps"].items()}}
     elif name == "completed": need(all(step["removed"] or step["status"] in ("completed", "cancelled") for step in steps.values()), "not done")
     return s
@@ -145,11 +145,9 @@ def verify(repo, tip, name):
                or not re.fullmatch(r"[ -\[\]-~]+", path)] + [0] * (len(files) - len({path.lower() for path in files}))
         odd += [path for path in [*repo.get(tree), *(repo.get(repo.get(tree)[".protocols"][1]) if files else ())]
                 if path.casefold() in (".protocols", name) and path not in (".protocols", name)]
-        need(all(files.get(path) == entry for path, entry in words.items()), f"{oid[:12]}: an approval was changed")
-        words = {path: entry for path, entry in files.items() if path[:10] == "approvals/"}
+        words = need(all(files.get(path) == entry for path, entry in words.items()), f"{oid[:12]}: an approval was changed") or {path: entry for path, entry in files.items() if path[:10] == "approvals/"}
         if not told:
-            need(s and (ours(message) or not re.search(rb"(?im)^runner-[a-z]+[ \t]*[:=]", message)), f"{oid[:12]}: no transition")
-            damaged = [*damaged, oid] if now != record else []
+            damaged = need(s and (ours(message) or not re.search(rb"(?im)^runner-[a-z]+[ \t]*[:=]", message)), f"{oid[:12]}: no transition") or ([*damaged, oid] if now != record else [])
             continue
         need(len(parents) == 1 and plain and not odd, f"{oid[:12]}: its shape, {odd}")
         due = {f"log/{1 + sum(path[:4] == 'log/' for path in record):04d}.md"} if len(log) > 65536 else set()
@@ -163,7 +161,9 @@ def verify(repo, tip, name):
         tail = f"Runner-Protocol: {name}\nRunner-Revision: {added[-1][0]}\n{tail}Runner-Trusted: {told[4]}\nRunner-Actor: {actor}\n"
         said = {name + ":", *SAYS, *(word + end for one in added for word in (one[2], one[1], one[1].split("-")[-1]) for end in ("", ","))}
         need({*title.split(" ")} <= said and body == "\n".join(one[4] for one in added) + "\n" + tail, f"{oid[:12]}: its message")
-        need(sum(kind not in AFTER for kind in kinds) <= 1 + ("qa-failed" in kinds), f"{oid[:12]}: two transitions, {kinds}")
+        need(sum(one[1] not in AFTER and one[1:3] != ("asked", "plan") for one in added) <= 1 + ("qa-failed" in kinds), f"{oid[:12]}: two transitions, {kinds}")
+        brought = {p for p in files if s and not s["plan"] and any("transcript" in one[3] for one in added if one[1] == "planned") and
+                   (p == "plan.md" or STEP_FILE.fullmatch(p))} - dict(repo.flat(repo.folder(was, name))).keys()
         for number, kind, about, f, _ in added:
             s = fold(s, number, kind, about, f, name)
             if kind == "step-finished":
@@ -177,9 +177,9 @@ def verify(repo, tip, name):
             need(all(path.startswith(".protocols/") for path in repo.changed(then[0], tree)) and (kind != "undone" or all(
                  one["status"] in ("pending", then[1].get(slug)) for slug, one in f["steps"].items())), f"{oid[:12]}: undone")
         need(not damaged or "record-repaired" in kinds, f"{damaged} changed the record")
-        works = any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f) for _, kind, _, f, _ in added)
+        works = any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
         for path in repo.changed(was, tree):
-            need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None, f"{oid[:12]}: words, {path}")
+            need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None or path[len(own):] in brought, f"{oid[:12]}: words, {path}")
             free = works and (path.split("/")[0].casefold() != ".protocols" or path.startswith(".protocols/memory/"))
             need(path.startswith(own) or free or "undone" in kinds, f"{oid[:12]}: {path}")
         {"planned", "plan-edited"}.isdisjoint(kinds) or plan_holds(repo, files, s)

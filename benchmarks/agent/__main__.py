@@ -7,12 +7,10 @@ show that tasks and harness hold, and nothing of what a model can do.
 from __future__ import annotations
 
 import argparse
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.agent.running import Outcome, carry_out
+from benchmarks.agent.running import Outcome, carry_out, executor_here
 from benchmarks.agent.tasks import TASKS
 
 ANSWERS = Path(__file__).resolve().with_name("answers.jsonl")
@@ -35,12 +33,6 @@ def report(outcomes: list[Outcome]) -> str:
     return "\n".join(lines)
 
 
-def sandbox() -> bool:
-    """Return whether bubblewrap works here."""
-    argv = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"]
-    return shutil.which("bwrap") is not None and subprocess.run(argv, capture_output=True).returncode == 0
-
-
 def main() -> None:
     """Run what was named, all where nothing was, and print the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.agent", description="Run the tasks on an engine.")
@@ -52,7 +44,7 @@ def main() -> None:
     for name in asked.names:
         if name not in known:
             parser.error(f"there is no task `{name}`; there are {', '.join(known)}")
-    executor = asked.executor or ("sandbox" if sandbox() else "host")
+    executor = asked.executor or executor_here()
     outcomes = []
     for name in asked.names or known:
         outcomes.append(carry_out(known[name], asked.engine, executor))

@@ -81,6 +81,8 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
             f"`runner undo {number(protocol)}` takes that back",
         )
     plan, _, state, _ = advance.consider(project, seen)
+    if plan is None:
+        raise _no_plan(protocol)
     found, where = consent.of(project), paths.folder(protocol)
     known = consent.entries(project, seen)
     waits = {wait.id: wait for wait in state.waiting if wait.kind in consent.KINDS}
@@ -92,6 +94,12 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
         needed = demand.unasked(found, subject)
     judged = consent.bench(project, seen, state, found)
     return Matter(seen, plan, state, found, needed, wait, judged.digest(subject, seen.tip, plan))
+
+
+def _no_plan(protocol: str) -> UsageError:
+    short = number(protocol)
+    hint = f"`runner status {short}` says what is asked"
+    return UsageError("there is no plan yet: nothing waits for a word", paths.folder(protocol), hint)
 
 
 def _choose(state: State, subjects: dict[str, Subject], what: str | None) -> tuple[str, Subject]:
@@ -377,6 +385,8 @@ def standing(project: Project, found: Matter) -> Standing:
     """Return how the demand stands now, with the words that came in since."""
     seen = advance.look(project, found.seen.protocol)
     plan, _, state, _ = advance.consider(project, seen)
+    if plan is None:
+        raise _no_plan(seen.protocol)
     return approval.judge(consent.bench(project, seen, state, found.authority), found.demand, plan)
 
 
@@ -418,7 +428,7 @@ def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
     judged: Bench = consent.bench(project, seen, state, found)
     made: list[Heard] = []
     for wait in state.waiting:
-        if wait.kind not in consent.KINDS:
+        if wait.kind not in consent.KINDS or plan is None:
             continue
         subject = consent.subject_of(wait, state, known)
         needed = consent.demanded(found, subject, wait.text, plan, paths.folder(protocol))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,8 @@ RACES = 50
 @dataclass(frozen=True, slots=True)
 class Made:
     """A new protocol. `path`: the person's worktree, or None where there is none. Where a model wrote its plan: `usd`, what
-    that cost, as far as it is known, and `outline`: its steps, with the commands that they would run."""
+    that cost, as far as it is known, and `outline`: its steps, with the commands that they would run. `questions`: where it
+    has some before it can plan, wait (w2) and text of each."""
 
     protocol: str
     steps: int
@@ -43,13 +44,16 @@ class Made:
     note: str
     usd: str = ""
     outline: tuple[str, ...] = ()
+    questions: tuple[tuple[str, str], ...] = ()
 
 
 def planned(project: Project, title: str, *, base: str | None = None, questions: bool = True) -> Made:
     """Begin a protocol whose plan a model writes; the commit is the person's at whose word it was written.
 
+    Where the model has questions and nobody is here, they wait in the protocol's record, and the plan comes with their answers.
+
     Raises:
-        WaitingError: the model has questions, and nobody is here. EngineError: there is no plan. Nothing was made.
+        EngineError: there is no plan. Nothing was made.
     """
     from runner.executor import planning
 
@@ -60,19 +64,17 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
     project.person()  # who nobody knows is told before a model is paid
     _, start = creating.base_of(project, base)
     task = planning.task_of_new(project, request, start)
-    with planning.written(project, task, planning.check_new, questions=questions) as told:
-        made = create(project, title, told.files, where="the model's plan", base=base, by=told)
+    with planning.written(project, task, planning.check_new, questions=questions, waits=True) as told:
         usd = told.spent.get("usd", "0")
-        return dataclasses.replace(made, usd=usd if usd != "0" else "", outline=tuple(outline(told.files)))
-
-
-def outline(files: Mapping[str, bytes]) -> Iterator[str]:
-    """Return a line a step: what a person wants to have seen before they run what somebody else wrote."""
-    for step in plan_.parse(files, "the plan").steps:
-        yield f"{step.number:02d}-{step.slug}  {step.header.kind}  {step.header.title}"
-        lines = [step.header.run] if isinstance(step.header.run, str) else [" ".join(step.header.run or ())]
-        for line in filter(None, [*lines, *step.checks]):
-            yield f"    $ {line.strip().splitlines()[0]}{' …' if len(line.strip().splitlines()) > 1 else ''}"
+        if isinstance(told, planning.Asking):
+            asked = told.events()
+            made = _begin(
+                project, _headline(request), asked, {}, name=title.strip(), base=base, transcript=told.transcript
+            )
+            waits = tuple((f"w{number}", event.text) for number, event in enumerate(asked, 2))
+            return dataclasses.replace(made, usd=usd if usd != "0" else "", questions=waits)
+        made = create(project, title, told.files, where="the model's plan", base=base, by=told)
+        return dataclasses.replace(made, usd=usd if usd != "0" else "", outline=tuple(planning.outline(told.files)))
 
 
 def create(
@@ -95,14 +97,47 @@ def create(
     project.refuse_unsupported()
     plan = plan_.parse(files, where)
     plan_.refuse_unsupported(plan, where)
+    planned = ev.Planned(
+        subject="plan",
+        plan=plan.digest,
+        steps=machine.planned_steps(plan),
+        engine=by.engine if by else None,
+        transcript=digest(by.transcript) if by else None,
+        spent=by.spent if by else {},
+    )
+    return _begin(
+        project,
+        plan.header.title,
+        [planned],
+        files,
+        name=title.strip(),
+        base=base or plan.header.base,
+        transcript=by.transcript if by else None,
+    )
+
+
+def _begin(
+    project: Project,
+    title: str,
+    events: Sequence[ev.Event],
+    files: Mapping[str, bytes],
+    *,
+    name: str,
+    base: str | None,
+    transcript: bytes | None,
+) -> Made:
+    """Make the branch and its genesis: `created` and these events, with the person's files.
+
+    `name`: what it is called after, else its title; `transcript`: what the planner said, for the history.
+    """
     git, who = project.git, project.who
     person = project.person()
-    base_name, start = creating.base_of(project, base or plan.header.base)
+    base_name, start = creating.base_of(project, base)
     start_commit = git.commit(start)
     assert start_commit is not None
     trunk = git.tree(f"{start}:{paths.ROOT}") or {}
     _name_what_has_no_force(project, start)
-    slug = ids.slug_of_title(title.strip() or plan.header.title)
+    slug = ids.slug_of_title(name or title)
     nonce = who.random_hex(32)
     claimed = publishing.look_at_numbers(project)
     for _ in range(RACES):
@@ -113,15 +148,8 @@ def create(
         entries = transaction.entries_of(
             None,
             [
-                ev.Created(subject=protocol, title=plan.header.title, base=base_name, start=start, nonce=nonce),
-                ev.Planned(
-                    subject="plan",
-                    plan=plan.digest,
-                    steps=machine.planned_steps(plan),
-                    engine=by.engine if by else None,
-                    transcript=digest(by.transcript) if by else None,
-                    spent=by.spent if by else {},
-                ),
+                ev.Created(subject=protocol, title=title, base=base_name, start=start, nonce=nonce),
+                *events,
             ],
             who.timestamp(),
             project.actor(),
@@ -136,8 +164,8 @@ def create(
         commit = git.person_commit(tree, (start,), person, message.render(protocol, entries, project.trusted.commit))
         also: dict[str, tuple[str | None, str | None]] = {numbers.claim_ref(number): (commit, None)}
         filed = None
-        if by is not None:
-            said = {history.transcript_name("plan", 1): by.transcript}
+        if transcript is not None:
+            said = {history.transcript_name("plan", 1): transcript}
             filed, before = history.add(git, protocol, said, commit, project.runner())
             also[history.ref_of(protocol)] = (filed, before)
         try:
@@ -157,7 +185,7 @@ def create(
             continue
         marks.write(project.places, protocol, commit, after.genesis)
         path, note = creating.add_worktree(project, protocol)
-        return Made(protocol, len(plan.steps), base_name, start, path, note)
+        return Made(protocol, len(after.steps), base_name, start, path, note)
     raise ConflictError("no number could be claimed", numbers.PREFIX, "run the same command again")
 
 
@@ -206,13 +234,18 @@ def task(text: str, agent: str | None = None) -> tuple[str, dict[str, bytes]]:
     said = document.decode(text.encode("utf-8", "surrogateescape"), "TEXT").strip()
     if not said:
         raise UsageError("TEXT is empty", "the command line", "say what is to be done")
-    title = said.splitlines()[0].strip()
-    title = title if len(title) <= TITLE_LIMIT else f"{title[: TITLE_LIMIT - 1]}…"
+    title = _headline(said)
     front = f"title: {workflow.written(workflow.Type.STRING, title)}\n"
     by = f"agent: {agent}\n" if agent else ""
     plan = f"---\n{front}{by}---\n{said}\n"
     step = f"---\n{front}kind: agent\n---\n{said}\n"
     return title, {paths.PLAN: plan.encode(), "01-do.md": step.encode()}
+
+
+def _headline(said: str) -> str:
+    """Return the title of what somebody says: its first line, cut where it is long."""
+    title = said.splitlines()[0].strip()
+    return title if len(title) <= TITLE_LIMIT else f"{title[: TITLE_LIMIT - 1]}…"
 
 
 def coworker_named(project: Project, path: Path) -> str:

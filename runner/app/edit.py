@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.app.steer import refuse_ended
+from runner.app.steer import refuse_ended, refuse_unplanned
 from runner.errors import ConflictError, InTheWayError
 from runner.executor import advance
 from runner.git import BLOB, TreeEntry
@@ -38,11 +38,12 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
     """Return the file to be edited: plan.md, a step's (by slug, `02-deploy` or file name), or context.md for `context`.
 
     Raises:
-        UsageError: there is no such step. RefusedError: the protocol has ended.
+        UsageError: there is no such step. RefusedError: the protocol has ended, or its plan is still asked about.
         InTheWayError: the file has changes in a worktree that are not committed.
     """
     seen = advance.look(project, protocol)
     refuse_ended(seen.state, "edit")
+    refuse_unplanned(seen.state, "edit")
     name, finished = what or paths.PLAN, False
     if name not in (paths.PLAN, paths.CONTEXT):
         files = {slug: file for slug, (_, file) in plan_.names(seen.files, paths.folder(protocol)).items()}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from runner.errors import RefusedError, UsageError
 from runner.executor import advance, perform
@@ -64,11 +62,14 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
         verdict, _ = perform.judge(project, seen, plan, step, seen.state)
         if not verdict.passed or step.qa is not QaPolicy.FULL:
             return Judged(found, attempt, verdict.evidence, verdict.reason)
-        from runner.executor.journal import Journal
+        from runner.executor import spending
 
-        with tempfile.TemporaryDirectory() as folder:
-            journal = Journal(Path(folder) / "review.jsonl")
-            reviewed = perform.review_step(project, seen, plan, step, seen.state, verdict, journal)
+        journal = spending.open_journal(
+            project, protocol, f"{found}.{attempt}.hand"
+        )  # what it costs counts in the budgets
+        if journal.records:
+            journal.append({"kind": "undecided", "time": project.who.timestamp(), "problems": ["it is judged again"]})
+        reviewed = perform.review_step(project, seen, plan, step, seen.state, verdict, journal)
         if reviewed.verdict is None:
             raise RefusedError(reviewed.stopped, f"{protocol}, {found}", "raise `budget:` in the plan or the step")
         one = reviewed.evidence()

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from runner.app.steer import number, refuse_ended
+from runner.app.steer import number, refuse_ended, refuse_unplanned
 from runner.errors import ConflictError, InTheWayError, RefusedError
 from runner.executor import advance, planning
 from runner.git import BLOB, TreeEntry
@@ -49,8 +49,10 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
     with advance.at_work(project, protocol):
         seen = advance.look(project, protocol)
         refuse_ended(seen.state, "plan anew")
+        refuse_unplanned(seen.state, "plan anew")
         _refuse_unsaved(project, protocol)
         plan, _, state, _ = advance.consider(project, seen)
+        assert plan is not None
     again = planning.pending(plan, state)
     if not again:
         raise RefusedError(
@@ -67,7 +69,8 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
     first = 1 + max((step.number for step in plan.steps if step.slug not in again), default=0)
     task = planning.task_again(project, wish, plan, before, state, seen.tip)
     check = planning.check_again(kept, first)
-    with planning.written(project, task, check, questions=questions, plan=plan, state=state) as told:
+    with planning.written(project, task, check, questions=questions, of=(seen, plan, state)) as told:
+        assert isinstance(told, planning.Written)  # its questions do not wait
         usd = told.spent.get("usd", "0")
         yield Proposal(protocol, seen, before, told.files, told.transcript, usd if usd != "0" else "")
 
@@ -128,9 +131,8 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
             message = f"{protocol}: plan anew\n".encode()
             tree = tree_of(project, proposal, files, seen)
             new = git.person_commit(tree, (seen.tip,), project.person(), message)
-            filed, before = history.add(
-                git, protocol, {_name(project, protocol): proposal.transcript}, new, project.runner()
-            )
+            said = {history.next_plan(git, protocol): proposal.transcript}
+            filed, before = history.add(git, protocol, said, new, project.runner())
             try:
                 transaction.publish(
                     git,
@@ -148,11 +150,3 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
                 continue
             return new
     raise advance.moves(project, protocol)
-
-
-def _name(project: Project, protocol: str) -> str:
-    """Return where the transcript goes: the first `runs/plan.N.jsonl` that there is not yet."""
-    count = 1
-    while history.read(project.git, protocol, history.transcript_name("plan", count)) is not None:
-        count += 1
-    return history.transcript_name("plan", count)

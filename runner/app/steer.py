@@ -55,9 +55,10 @@ def following(state: State) -> str:
                 return f"runner retry {short}"
             if record.outlook({"schema": 1, **asdict(state)}).action != "none":
                 return f"runner run {short}"
-            asked = next((wait.kind for wait in state.waiting if wait.kind in ANSWERABLE), None)
-            said = "happened|did-not" if asked == "effect" else "TEXT"
-            return f"runner answer {short} {said}" if asked else f"runner run {short}"
+            asked = [wait for wait in state.waiting if wait.kind in ANSWERABLE]
+            which = f" {asked[0].id}" if len(asked) > 1 else ""
+            said = "happened|did-not" if asked and asked[0].kind == "effect" else "TEXT"
+            return f"runner answer {short}{which} {said}" if asked else f"runner run {short}"
 
 
 def text_of(text: str, what: str) -> str:
@@ -89,6 +90,20 @@ def refuse_ended(state: State, verb: str) -> None:
             f"{state.protocol} is {state.status}: there is nothing to {verb}",
             f"revision {state.revision}",
             f"`runner undo {number(state.protocol)}` takes its last transition back",
+        )
+
+
+def refuse_unplanned(state: State, verb: str) -> None:
+    """Refuse what is about a plan, where a planner's questions are still open.
+
+    Raises:
+        RefusedError: saying what goes on.
+    """
+    if state.plan is None:
+        raise RefusedError(
+            f"{state.protocol} has no plan yet: there is nothing to {verb}",
+            paths.folder(state.protocol),
+            f"`{following(state)}` goes on; or write plan.md and step files there yourself",
         )
 
 
@@ -189,7 +204,7 @@ def _to_retry(state: State, name: str | None) -> str:
             raise RefusedError(
                 "nothing failed: there is no step to retry",
                 where,
-                f"`runner run {number(state.protocol)}` goes on; --step SLUG does a finished step again",
+                f"`{following(state)}` goes on{'; --step SLUG does a finished step again' if state.steps else ''}",
             )
         if len(stopped) > 1:
             raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "say which: --step SLUG")

@@ -1,4 +1,4 @@
-"""Taking away what finished protocols leave on this machine: worktrees, workspaces, and branches that the base has.
+"""Taking away what finished protocols leave on this machine: worktrees, workspaces, journals, and branches that the base has.
 
 Nothing of a person's is lost by it: a worktree goes only where git holds all that is in it, a branch only where the base has
 its commits. What is left is named, with the reason. What the record says stays as it is.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from runner.protocol import ids, paths
 from runner.store import locks, record, trusted, workspace, worktree
 from runner.store.project import Project
 
+_PLANNING = "planning-"  # the lock of a plan that is written begins so
 ENDED = ("completed", "cancelled")
 CACHES = frozenset(line.strip("/") for line in workspace.EXCLUDES.split() if not line.startswith("*"))
 UNDER_WAY = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG", "rebase-merge", "rebase-apply")
@@ -29,7 +31,7 @@ class Item:
     """Something that may be taken away. `size`: bytes on the disk; `why`: why it is left, or empty."""
 
     protocol: str
-    kind: Literal["worktree", "workspace", "branch"]
+    kind: Literal["worktree", "workspace", "branch", "journal"]
     name: str
     size: int
     why: str
@@ -46,7 +48,7 @@ def look(project: Project, only: str | None = None) -> list[Item]:
         if holder:
             raise _held(project, only, holder)
         return _of(project, only, project.protocols().get(only), named=True, held=None)
-    found: list[Item] = []
+    found = _of_planning(project, at_work=True)
     here = project.protocols()
     for protocol, tip in here.items():
         found += _of(project, protocol, tip, named=False, held=locks.is_held(project.places.lock(protocol)))
@@ -85,16 +87,15 @@ def _held(project: Project, protocol: str, holder: str) -> HeldError:
 def _remove(project: Project, item: Item, named: bool) -> Item:
     tip = project.protocols().get(item.protocol)
     # A question may have stood between the look and this: what holds now decides.
-    now = [
-        one
-        for one in _of(project, item.protocol, tip, named=named, held=None)
-        if (one.kind, one.name) == (item.kind, item.name)
-    ]
+    there = (
+        _of_planning(project, at_work=False)
+        if item.protocol.startswith(_PLANNING)
+        else _of(project, item.protocol, tip, named=named, held=None)
+    )
+    now = [one for one in there if (one.kind, one.name) == (item.kind, item.name)]
     why = now[0].why if now else "it is gone already"
     if not why:
-        why = {"worktree": _remove_worktree, "workspace": _remove_workspace, "branch": _remove_branch}[item.kind](
-            project, item, tip
-        )
+        why = _REMOVE[item.kind](project, item, tip)
     return Item(item.protocol, item.kind, item.name, item.size, why)
 
 
@@ -124,6 +125,25 @@ def _remove_branch(project: Project, item: Item, tip: str | None) -> str:
     return ""
 
 
+def _remove_journal(project: Project, item: Item, tip: str | None) -> str:
+    try:
+        if (path := Path(item.name)).is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return ""
+
+
+_REMOVE = {
+    "worktree": _remove_worktree,
+    "workspace": _remove_workspace,
+    "branch": _remove_branch,
+    "journal": _remove_journal,
+}
+
+
 # --- what there is -----------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +166,9 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     space = _workspace(project, protocol)
     if space.root.is_dir():
         found.append(Item(protocol, "workspace", str(space.root), _size(space.root), why))
+    journal = project.places.journal(protocol)
+    if ended and journal.is_dir():
+        found.append(Item(protocol, "journal", str(journal), _size(journal), why))
     if ended and tip and merged and git.is_ancestor(tip, merged):
         left = [item for item in found if item.kind == "worktree" and item.why]
         if git.symbolic_ref("HEAD", git.common_dir) == branch:
@@ -156,6 +179,16 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     elif row["status"] == "cancelled" and tip and (found or named):
         stays = "it was cancelled, and its base does not have its commits"
         found.append(Item(protocol, "branch", branch.removeprefix("refs/heads/"), 0, why or stays))
+    return found
+
+
+def _of_planning(project: Project, *, at_work: bool) -> list[Item]:
+    """Return what models answered to commands that made no protocol; `at_work`: those that run are told."""
+    found = []
+    for path in sorted(project.places.planning.glob("*.jsonl")):
+        name = f"{_PLANNING}{path.stem}"
+        held = locks.is_held(project.places.lock(name)) if at_work else None
+        found.append(Item(name, "journal", str(path), path.stat().st_size, f"held by {held}" if held else ""))
     return found
 
 

@@ -47,6 +47,14 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
             return []
         _refuse_lost(project.git, seen, history, revision)
         target = snapshot.read(project.git, history.transitions[revision].oid, protocol)
+        if target.state.plan is None:
+            raise RefusedError(
+                f"at revision {revision} {protocol} had no plan yet: what it waited for then is not asked again",
+                seen.where,
+                f"`runner plan {number(protocol)}` plans pending steps anew, `runner cancel {number(protocol)}` ends it"
+                if seen.state.plan
+                else f"`{following(seen.state)}` goes on, `runner cancel {number(protocol)}` ends it",
+            )
         kept = _kept_by_base(project, seen)
         return [undone(seen.state, target.state)]
 

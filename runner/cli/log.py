@@ -61,7 +61,7 @@ class _AtWork:
                 self._shown[path.name] = len(self._records(path))
 
     def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.jsonl")) if self._folder.is_dir() else []
+        return sorted(path for path in self._folder.glob("*.jsonl") if ".lost-" not in path.name)
 
     def _records(self, path: Path) -> list[dict[str, Any]]:
         from runner.errors import RunnerError

@@ -41,8 +41,9 @@ def command(
     """Make a protocol TITLE and print its id.
 
     A model writes its plan, from TITLE and what the repository holds, and asks first what it has to know; or it comes from
-    --plan, --workflow or --manual. With a plan or a workflow TITLE may be left out. Your checkout is not touched: the
-    plan is in a worktree of its own, and yours to edit.
+    --plan, --workflow or --manual. With a plan or a workflow TITLE may be left out. Where nobody is at a terminal the
+    model's questions wait for `runner answer` (exit 3), and `runner run` has the plan written then. Your checkout is not
+    touched: the plan is in a worktree of its own, and yours to edit.
     """
     from runner.app import create, workflows
 
@@ -62,6 +63,8 @@ def command(
             made = create.planned(project, title, base=base, questions=not no_questions)
         tell_made(session, made)
         session.result(made.protocol)
+        if made.questions:
+            raise SystemExit(3)
         return
     if folder is not None:
         files, where = create.read_folder(session.cwd, folder), str(folder)
@@ -83,6 +86,17 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
 
     steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"
     cost = f" · ${made.usd}" if made.usd else ""
+    if made.questions:
+        count = f"{len(made.questions)} question{'s' if len(made.questions) != 1 else ''}"
+        session.note(
+            f"{made.protocol}  planning · {count} · from {made.base[:12]} {made.start[:7]}{cost} · nothing was pushed"
+        )
+        for wait, text in made.questions:
+            session.note(f"  {wait:12}  {text}")
+        which = f" {made.questions[0][0]}" if len(made.questions) > 1 else ""
+        name = summary.Names(finding.known(session.project)).short(made.protocol)
+        session.note(f"  next          {program()} answer {name}{which} TEXT")
+        return
     session.note(
         f"{made.protocol}  planned · {steps} · from {made.base[:12]} {made.start[:7]}{cost} · nothing was pushed"
     )

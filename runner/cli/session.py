@@ -141,20 +141,21 @@ class Session:
     def hear(self, record: Mapping[str, Any]) -> None:
         """Tell about a record of a running agent: what it says and which tools it calls."""
         if record["kind"] == "response":
-            first = next((line.strip() for line in str(record["text"]).splitlines() if line.strip()), "")
+            text = _verdict(str(record["text"])) or str(record["text"])
+            first = next((line.strip() for line in text.splitlines() if line.strip()), "")
             if first:
-                self.note(f"  {first[:160]}")
+                self.note(f"  {_cut(first, 160)}")
             for call in record["calls"]:
                 told = ", ".join(
-                    f"{value}"[:60]
+                    _cut(str(value), 80)
                     for value in (call["arguments"] or {}).values()
                     if not isinstance(value, dict | list)
                 )
-                self.note(f"  · {call['name']}  {told[:120]}".rstrip().replace("\n", " "))
+                self.note(f"  · {call['name']}  {_cut(told, 120)}".rstrip().replace("\n", " "))
         elif record["kind"] == "results":
             for one in record["results"]:
                 if one["error"]:
-                    self.note(f"    {one['name']}: {str(one['content'])[:160]}".replace("\n", " "))
+                    self.note(f"    {one['name']}: {_cut(str(one['content']), 160)}".replace("\n", " "))
 
     def ask(self, question: str, choices: tuple[str, ...]) -> str | None:
         """Ask the person at the terminal for one of `choices`, the first being what Enter means; None where nobody is."""
@@ -206,3 +207,17 @@ class Session:
     def is_terminal(self) -> bool:
         """Return whether a person can be asked here."""
         return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _verdict(text: str) -> str:
+    """Return a judge's answer in words; nothing where the text is none."""
+    if not text.lstrip().startswith("{"):
+        return ""
+    from runner.protocol import verdict
+
+    found, _ = verdict.read(text)
+    return f"{found.verdict}: {found.summary}" if found else ""

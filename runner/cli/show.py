@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from runner.store.project import Project
 
 
+PLAN = "plan"  # no step can be called so
+
+
 @click.command("show", short_help="Show a protocol, or one of its steps.")
 @options.protocol
 @options.step
 @click.option(
-    "--transcript", is_flag=True, help="Show what the model said and called in STEP; with --json a record a line."
+    "--transcript",
+    is_flag=True,
+    help="Show what the model said and called in STEP, or said when it wrote the `plan`; with --json a record a line.",
 )
 @click.option(
     "--attempt", type=click.IntRange(1), metavar="N", help="The attempt whose transcript it is; else the last one."
@@ -34,9 +39,12 @@ def command(
 ) -> None:
     """Show PROTOCOL: its plan, its steps, what it made; or STEP: its words, its attempts and what its checks said."""
     project = session.project
-    name, slug = finding.find_with_step(project, protocol, step)
+    of_plan = transcript and step == PLAN
+    name, slug = finding.find_with_step(project, protocol, None if of_plan else step)
     tip = finding.tip(project, name)
     row = record.row(project.git, name, tip)
+    if of_plan or (transcript and row["status"] == "planning"):
+        slug = PLAN
     if attempt is not None and not transcript:
         raise click.UsageError("--attempt goes with --transcript")
     if transcript:
@@ -85,7 +93,8 @@ def show_transcript(
         if len(asked) != 1:
             raise UsageError("whose transcript?", protocol, f"name the step: {', '.join(asked) or 'none asks a model'}")
         slug = asked[0]
-    number = attempt or int(row["steps"][slug].get("attempt", 1))
+    last = transcript.plans(project, protocol) if slug == PLAN else int(row["steps"][slug].get("attempt", 1))
+    number = attempt or last
     found = {of: transcript.read(project, protocol, slug, number, review=of == "review") for of in ("work", "review")}
     if not any(found.values()):
         before = f"; `--attempt {number - 1}` may have one" if attempt is None and number > 1 else ""

@@ -61,6 +61,7 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     from runner.cli import telling
     from runner.errors import RefusedError
     from runner.executor import advance
+    from runner.protocol import events
     from runner.store import record, snapshot, worktree
 
     project = session.project
@@ -78,6 +79,9 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
             session.result(f"would first commit your changes of {', '.join(unsaved)}; they are not looked at here")
     seen = snapshot.read(git, tip, protocol)
     _, edit, state, action = advance.consider(project, seen, only)
+    if isinstance(edit, events.Planned):
+        session.result("would take up the plan that people wrote")
+        return 0
     if edit is not None:
         session.result("would record the plan's edit")
     session.result(telling.would(action, state))

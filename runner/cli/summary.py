@@ -138,6 +138,8 @@ def situation(row: Row, found: Outlook, now: float) -> str:
     if found.action == "none":
         owed = [wait for wait in row["waiting"] if wait.get("id") in found.waiting]
         return wait_text(row, owed[0], now) if owed else found.reason
+    if found.action == "write-plan":
+        return f"the plan is to be written: {row['title']}"
     counted = progress(row)
     if found.step is None:
         return f"{counted}"
@@ -146,11 +148,18 @@ def situation(row: Row, found: Outlook, now: float) -> str:
     return f"{record.label(row, found.step)}{f' ({what})' if what else ''}: {title}, {counted}"
 
 
+def counted(steps: int) -> str:
+    """Return how many steps there are: `3 steps`."""
+    return f"{steps} step{'s' if steps != 1 else ''}"
+
+
 def progress(row: Row) -> str:
     """Return how many steps are done: `1 of 3 steps done`."""
     every = record.open_steps(row)
+    if not every:
+        return "no steps yet"
     done = sum(step.get("status") in ("completed", "cancelled") for _, step in every)
-    return f"{done} of {len(every)} step{'s' if len(every) != 1 else ''} done"
+    return f"{done} of {counted(len(every))} done"
 
 
 def spent(row: Row) -> str:

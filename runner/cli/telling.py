@@ -24,13 +24,14 @@ WAITS, FAILS = "waits", ("failed", "blocked")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Spent:
-    """What a step cost. `usd`: US dollars."""
+    """What a step cost. `usd`: US dollars; `unpriced`: tokens whose price is not known."""
 
     seconds: int = 0
     usd: Decimal = Decimal(0)
+    unpriced: int = 0
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(self.seconds + other.seconds, self.usd + other.usd)
+        return Spent(self.seconds + other.seconds, self.usd + other.usd, self.unpriced + other.unpriced)
 
 
 class Teller:
@@ -53,8 +54,13 @@ class Teller:
             about.setdefault(entry.event.subject, []).append(entry.event)
         for subject, happened in about.items():
             edit = next((event for event in happened if isinstance(event, events.PlanEdited)), None)
+            planned = next((event for event in happened if isinstance(event, events.Planned)), None)
             if edit is not None:
                 self._line("plan", "edited", _edited(done.state, edit))
+            elif planned is not None:
+                self._planned(done, planned)
+            elif subject == "plan" and any(isinstance(event, events.Asked) for event in happened):
+                self._waits(done.state)
             self._words(done.state, subject, happened)
             if edit is None and subject in done.state.steps:
                 self._step(done, subject, happened)
@@ -70,6 +76,13 @@ class Teller:
                 case events.ApprovalRefused():
                     said = "its word does not count" if event.approval else "no word was given"
                     self._line(_label(state, subject), "refused", f"{said}: {event.reason}")
+
+    def _planned(self, done: Advanced, planned: events.Planned) -> None:
+        self._took(
+            "plan", "planned", _spent_by([planned]), summary.counted(len(planned.steps)), counted=bool(planned.spent)
+        )
+        for line in done.said.splitlines() if planned.transcript else ():
+            self._session.line(f"  {line}", err=True)
 
     def _step(self, done: Advanced, slug: str, happened: Sequence[events.Event]) -> None:
         name = _label(done.state, slug)
@@ -129,6 +142,8 @@ class Teller:
     def _took(self, name: str, word: str, spent: Spent, said: str, *, counted: bool = True) -> None:
         took = summary.duration(spent.seconds) if counted else ""
         cost = f"${spent.usd:f}" if spent.usd else ""
+        if spent.unpriced:
+            cost = f"{cost} and a price not known".removeprefix(" and a ")
         self._line(name, word, "   ".join(filter(None, (took.rjust(6), cost, said))), narrow=True)
 
     def _line(self, name: str, word: str, text: str, *, narrow: bool = False) -> None:
@@ -189,9 +204,12 @@ def _label(state: State, slug: str) -> str:
 def _spent_by(happened: Sequence[events.Event]) -> Spent:
     found = Spent()
     for event in happened:
-        if isinstance(event, events.StepFinished | events.StepFailed | events.QaPassed | events.QaFailed):
+        if isinstance(
+            event, events.StepFinished | events.StepFailed | events.QaPassed | events.QaFailed | events.Planned
+        ):
             told = event.spent
-            found = found + Spent(int(told.get("seconds", 0)), Decimal(told.get("usd", "0")))
+            usd, unpriced = Decimal(told.get("usd", "0")), int(told.get("unpriced", 0))
+            found = found + Spent(int(told.get("seconds", 0)), usd, unpriced)
     return found
 
 
@@ -207,6 +225,8 @@ def _edited(state: State, edit: events.PlanEdited) -> str:
 def would(action: decision.Action, state: State) -> str:
     """Return what an action would do, for `--dry-run`."""
     match action:
+        case decision.WritePlan():
+            return "would have the plan written, with the answers"
         case decision.RunStep(slug):
             return f"would run {_label(state, slug)}: {state.steps[slug].title}, attempt {state.steps[slug].attempt}"
         case decision.AskPerson(slug):

@@ -34,6 +34,16 @@ def read(project: Project, protocol: str, slug: str, attempt: int, *, review: bo
     return list(noted) if len(noted) > len(filed) else filed
 
 
+def plans(project: Project, protocol: str) -> int:
+    """Return the number of the last plan that a model wrote, whose transcript is here; 1 where there is none."""
+    from runner.store import history
+
+    count = 1
+    while history.read(project.git, protocol, history.transcript_name("plan", count + 1)) is not None:
+        count += 1
+    return count
+
+
 def show(session: Session, records: Sequence[Record], *, after: int = 0, brief: bool = False) -> None:
     """Give the records but the first `after`; `brief`: as they are followed, thoughts left out and outputs short."""
     turn = 0
@@ -61,6 +71,14 @@ def show(session: Session, records: Sequence[Record], *, after: int = 0, brief: 
                 )
             case "settled":
                 session.line("  ", ("settled", "yellow"), f"  {record['how']}"[:WIDTH])
+            case "task":
+                session.line("")
+                session.line("it had been told")
+                _text(session, str(record["text"]), BRIEF if brief else LINES)
+            case "answers":
+                session.line("")
+                for asked, said in zip(record["questions"], record["answers"], strict=True):
+                    session.line("  ", ("answered", "green"), f"  {asked}  {said}")
             case "undecided":
                 session.line("")
                 session.line(("nothing was decided", "red"), f"  {'; '.join(map(str, record.get('problems', ())))}")
@@ -79,7 +97,7 @@ def _response(session: Session, record: Record, turn: int, brief: bool) -> None:
     if record["thoughts"] and not brief:
         session.line("  thinks")
         _text(session, str(record["thoughts"]), LINES, "    ")
-    _text(session, str(record["text"]), BRIEF if brief else LINES)
+    _text(session, _indented(str(record["text"])), BRIEF if brief else LINES)
     for call in record["calls"]:
         arguments = call["arguments"]
         if arguments is None:
@@ -109,6 +127,7 @@ def _results(session: Session, record: Record, brief: bool) -> None:
             session.line(f"      {word}{decision['why']} ({decision['where']})"[:WIDTH])
         content = one["content"]
         if isinstance(content, dict):
+            content = {key: value for key, value in content.items() if value not in ("", None)}
             short = {
                 key: value for key, value in content.items() if "\n" not in _plain(value) and len(_plain(value)) <= 80
             }
@@ -132,12 +151,21 @@ def _results(session: Session, record: Record, brief: bool) -> None:
 
 
 def _text(session: Session, text: str, most: int, by: str = "  ") -> None:
-    lines = text.strip().splitlines()
+    lines = text.strip("\n").rstrip().splitlines()  # the first keeps its indentation: it may be a file's, with numbers
     shown = lines if len(lines) <= most + 1 else lines[:most]
     for line in shown:
         session.line(f"{by}{line[:WIDTH]}{'…' if len(line) > WIDTH else ''}")
     if len(shown) < len(lines):
         session.line(f"{by}… {len(lines) - len(shown):,} more lines")
+
+
+def _indented(text: str) -> str:
+    """Return text that is a JSON object, such as a plan or a verdict, over several lines; other text as it is."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return json.dumps(value, indent=2, ensure_ascii=False) if isinstance(value, dict) else text
 
 
 def _plain(value: object) -> str:

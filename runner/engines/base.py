@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, ClassVar, Protocol
 
 from runner.errors import RunnerError
@@ -170,7 +171,7 @@ class Request:
 class Response:
     """A model's answer. `finish`: stop, length, refused or malformed; `raw`: the provider's whole response, as JSON.
 
-    `problem`: the provider's own words on why a `finish` is refused or malformed.
+    `problem`: the provider's own words on why a `finish` is refused or malformed; `usd`: what a recorded answer cost, in US dollars.
     """
 
     turn: ModelTurn
@@ -180,6 +181,7 @@ class Response:
     problem: str = ""
     model: str = ""
     raw: Json = None
+    usd: Decimal | None = None
 
 
 class Engine(Protocol):

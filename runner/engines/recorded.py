@@ -1,17 +1,20 @@
 """`recorded:FILE`: answers from a cassette, and the recorder that makes one from any engine.
 
 A cassette is JSON lines, one answer each: `schema`, `engine` (whose answer it is), `digest` and `request` (of the request,
-for finding and for reading), `response` (in neutral form, with the provider's own beside it). It is found strictly by
-`Request.digest()`; the same request asked again gets the next answer that was recorded for it. Cassettes are made, never
-edited: a request that is not its digest's is refused. What is kept out of them (secrets) is the caller's matter.
+for finding and for reading), `response` (in neutral form, with the provider's own beside it, and what it cost, `usd`, where that
+was known: replaying needs no table of prices, and costs what the original did). It is found strictly by `Request.digest()`; the
+same request asked again gets the next answer that was recorded for it. Cassettes are made, never edited: a request that is not
+its digest's is refused. What is kept out of them (secrets) is the caller's matter.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -50,7 +53,7 @@ class Recording:
 
 
 class RecordedEngine:
-    """Answers from a cassette. `model` is the model that was recorded, so that prices are those of the recording."""
+    """Answers from a cassette. `model` is the model that was recorded: what an answer may cost is reckoned by its price."""
 
     def __init__(self, path: Path, name: str = "") -> None:
         """Read the cassette.
@@ -109,15 +112,17 @@ class RecordedEngine:
 class Recorder:
     """An engine that keeps what another one answers, at the end of a cassette."""
 
-    def __init__(self, engine: Engine, path: Path) -> None:
-        """Wrap `engine`; a cassette that is there already is gone on with.
+    def __init__(
+        self, engine: Engine, path: Path, price: Callable[[Engine, Usage], Decimal | None] = lambda engine, usage: None
+    ) -> None:
+        """Wrap `engine`; a cassette that is there already is gone on with. `price`: what an answer costs, if that is known.
 
         Raises:
             MalformedFileError: what is there is no cassette.
             UsageError: nothing can be written there.
         """
         self.name, self.provider, self.model = engine.name, engine.provider, engine.model
-        self._engine, self._path = engine, path
+        self._engine, self._path, self._price = engine, path, price
         if path.exists():
             read(path)
         self._append(b"")
@@ -125,6 +130,8 @@ class Recorder:
     def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
         """Return the engine's answer, kept before anybody sees it."""
         response = self._engine.ask(request, timeout=timeout, on_text=on_text)
+        if response.usd is None:
+            response = dataclasses.replace(response, usd=self._price(self._engine, response.usage))
         self._append(dump(self.name, request, response))
         return response
 
@@ -189,7 +196,7 @@ def read(path: Path) -> list[Recording]:
                 request=said["request"],
                 response=_load_response(said["response"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise MalformedFileError("the line is no recording", where, "record it anew with --record FILE") from error
         if digest_of(recording.request) != recording.digest:
             raise MalformedFileError("the recording was edited", where, "record it anew with --record FILE")
@@ -212,6 +219,7 @@ def _dump_response(response: Response) -> Json:
         "provider": turn.provider,
         "turn": turn.raw,
         "raw": response.raw,
+        **({"usd": format(response.usd, "f")} if response.usd is not None else {}),
     }
 
 
@@ -225,7 +233,15 @@ def _load_response(said: Json) -> Response:
         problem=said["problem"],
         model=said["model"],
         raw=said["raw"],
+        usd=_amount(said["usd"]) if "usd" in said else None,
     )
+
+
+def _amount(said: Json) -> Decimal:
+    found = Decimal(said)
+    if not found.is_finite() or found < 0:
+        raise ValueError(f"{said} is no amount")
+    return found
 
 
 def _through_json(value: Json) -> Json:

@@ -19,14 +19,14 @@ from runner.errors import (
 )
 from runner.executor import consent, perform
 from runner.executor.perform import Attempt
-from runner.git import TreeEntry
+from runner.git import Ident, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
 from runner.protocol import plan as plan_
 from runner.protocol.events import Entry, Event
-from runner.protocol.machine import Action, Halt, RunStep
+from runner.protocol.machine import Action, Halt, RunStep, WritePlan
 from runner.protocol.plan import Plan
-from runner.protocol.state import State, StepStatus
+from runner.protocol.state import State, Status, StepStatus
 from runner.store import creating, history, locks, marks, publishing, snapshot, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -123,12 +123,24 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
     """Return the plan as it stands in the snapshot's commit.
 
     Raises:
+        RefusedError: nobody has written one yet.
         MalformedFileError: a file of people's is not valid; UnsupportedError: it asks for what this version does not do.
     """
     where = paths.folder(seen.protocol)
+    if seen.state.plan is None and not _is_written(seen):
+        raise RefusedError(
+            f"{seen.protocol} has no plan yet: it is {seen.state.status}",
+            where,
+            f"`runner status {seen.protocol}` says what it waits for",
+        )
     plan = plan_.parse(snapshot.words(project.git, seen), where)
     plan_.refuse_unsupported(plan, where)
     return plan
+
+
+def _is_written(seen: Snapshot) -> bool:
+    """Return whether somebody wrote a plan, or began to; notes alone are none."""
+    return any(paths.is_words(name) and name != paths.CONTEXT for name in seen.files)
 
 
 def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> None:
@@ -187,6 +199,7 @@ def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str
     """Refuse an edit that could not be read, before it becomes a commit."""
     git, folder = project.git, paths.folder(protocol)
     files = snapshot.folder_files(git, tip, protocol) or {}
+    began = paths.PLAN in files
     for path, entry in words.items():
         if entry is None:
             files.pop(path.removeprefix(f"{folder}/"), None)
@@ -198,17 +211,30 @@ def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str
         for name, entry in files.items()
         if "/" not in name and name.endswith(".md") and name != paths.LOG
     }
+    if not began and told.keys() <= {paths.CONTEXT}:
+        return  # notes, while the plan is still asked about
     plan_.refuse_unsupported(plan_.parse(told, folder), folder)
 
 
 def consider(
     project: Project, seen: Snapshot, only: str | None = None
-) -> tuple[Plan, ev.PlanEdited | None, State, Action]:
-    """Return the plan, the edit that the next transition takes up, the state after it, and what may happen then."""
+) -> tuple[Plan | None, ev.PlanEdited | ev.Planned | None, State, Action]:
+    """Return the plan, the edit that the next transition takes up, the state after it, and what may happen then.
+
+    There is no plan while a planner's questions are open; one that people write then is the edit (`planned`).
+    """
+    state = seen.state
+    if state.plan is None:
+        if state.status is not Status.PLANNING or not _is_written(seen):
+            return None, None, state, machine.decide(state, find_step(state, only) if only is not None else None)
+        plan = read_plan(project, seen)
+        planned = ev.Planned(subject="plan", plan=plan.digest, steps=machine.planned_steps(plan))
+        state = _edited(project, state, [planned])
+        return plan, planned, state, machine.decide(state)
     plan = read_plan(project, seen)
-    state, edit = seen.state, None
+    edit = None
     if state.status in machine.OPEN:
-        edit = machine.edit_of(state, plan)
+        edit = _edit(project, seen, plan)
         if edit is not None:
             state = _edited(project, state, [edit])
     return plan, edit, state, machine.decide(state, find_step(state, only) if only is not None else None)
@@ -239,9 +265,12 @@ def step(project: Project, protocol: str, *, only: str | None = None, adopt: boo
 def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None:
     """Do what may happen next; None where the branch moved under it and it has to be decided again."""
     plan, edit, state, action = consider(project, seen, only)
+    if isinstance(edit, ev.Planned):
+        told = Attempt(lambda now: [], said="the plan that people wrote stands")
+        return _conclude_at_once(project, seen, [edit], WritePlan(), told)
     first: list[Event] = [edit] if edit else []
     time = project.who.timestamp()
-    words = consent.settle(project, seen, plan, state, time)
+    words = consent.settle(project, seen, plan, state, time) if plan else []
     court = Court(time, project.trusted.commit) if words else None
     if words:
         first += words
@@ -252,6 +281,9 @@ def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None
             return Advanced(state, action, (), seen.tip, action.reason)
         said = "the plan's edit is recorded" if edit else "it is recorded who said what"
         return _conclude_at_once(project, seen, first, action, Attempt(lambda now: [], said=said), court)
+    if isinstance(action, WritePlan):
+        return _conclude_at_once(project, seen, first, action, perform.write_plan(project, seen), court)
+    assert plan is not None
     held = consent.hold(project, seen, plan, state, action, words)
     if held is not None:
         asked = held.event
@@ -392,7 +424,7 @@ def _conclude_at_once(
     court: Court | None = None,
 ) -> Advanced | None:
     events = [*first, *attempt.events(_edited(project, began.state, first))]
-    made = _prepare(project, began, events, attempt.tree, more=attempt.record, court=court)
+    made = _prepare(project, began, events, attempt.tree, more=attempt.record, author=attempt.author, court=court)
     try:
         _publish(project, began, made, files=attempt.files, keeps=attempt.keeps)
     except ConflictError:
@@ -412,8 +444,18 @@ def _edits_again(project: Project, began: Snapshot, first: list[Event], seen: Sn
     ]
     if len(words) == len(first):
         return words
-    edit = machine.edit_of(seen.state, read_plan(project, seen))
+    edit = _edit(project, seen, read_plan(project, seen))
     return [edit, *words] if edit else words
+
+
+def _edit(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:
+    """Return the edit that the next transition takes up, with what a model was paid for it where one planned anew."""
+    edit = machine.edit_of(seen.state, plan)
+    if edit is None or next(history.transcripts(project.git, seen.protocol, "plan."), None) is None:
+        return edit
+    from runner.executor import spending
+
+    return spending.planned_anew(project, seen, edit)
 
 
 def _edited(project: Project, state: State, edits: Sequence[Event]) -> State:
@@ -429,6 +471,7 @@ def _prepare(
     tree: str | None,
     *,
     as_person: bool = False,
+    author: Ident | None = None,
     more: Mapping[str, bytes] | None = None,
     court: Court | None = None,
 ) -> transaction.Transition:
@@ -440,7 +483,8 @@ def _prepare(
         actor=project.actor(),
         trusted=court.trusted if court else project.trusted.commit,
         judged=court.time if court else None,
-        author=project.person() if as_person else project.runner(),
+        author=project.person() if as_person else author or project.runner(),
+        committer=project.runner() if author else None,
         tree=tree,
         more=more,
         sign=as_person,

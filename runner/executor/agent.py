@@ -12,26 +12,22 @@ from runner.engines import prices, registry
 from runner.engines.base import Engine, Usage
 from runner.engines.recorded import Recorder
 from runner.errors import MalformedFileError, RefusedError
-from runner.executor import calls, consent, permission, prompting, toolbox
+from runner.executor import calls, consent, permission, prompting, spending, toolbox
 from runner.executor.calls import Calls
 from runner.executor.journal import Journal
-from runner.executor.loop import Ended, Limits, Loop, Total
+from runner.executor.loop import Ended, Loop
 from runner.executor.redact import Redactor
 from runner.executor.site import Site
 from runner.protocol import coworker as coworker_
-from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.coworker import Coworker
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
-from runner.protocol.model import Budget
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
-from runner.store import history, workspace
+from runner.store import record, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-
-TURNS = 200  # where no budget says less
 
 
 def coworker_of(project: Project, plan: Plan, step: Step, where: str) -> Coworker | None:
@@ -89,75 +85,15 @@ def open_engines(
             consent.refuse_engine(project, name, step)
             engine = registry.open_engine(name, project.who.environ, project.git.top or project.git.cwd)
             if record is not None:
-                engine = Recorder(engine, record)
+                engine = Recorder(engine, record, price)
             stack.callback(engine.close)
             found.append(engine)
         yield tuple(found)
 
 
-def limits_of(plan: Plan, step: Step, coworker: Coworker | None, state: State, used: Total, timeout: float) -> Limits:
-    """Return what the attempt may use in all: its own budget and what the protocol's leaves, the smaller of both.
-
-    `used`: what the journal of this attempt has, of which the record may know a part already.
-    """
-    budgets = [one for one in (step.header.budget, coworker.budget if coworker else None) if one]
-    whole = plan.header.budget
-    usd = [one.usd for one in budgets if one.usd is not None]
-    tokens = [one.tokens for one in budgets if one.tokens is not None]
-    minutes = [one.minutes for one in (*budgets, *([whole] if whole else [])) if one.minutes is not None]
-    if whole and whole.usd is not None:
-        usd.append(whole.usd - Decimal(state.spent.usd) + used.usd)
-    if whole and whole.tokens is not None:
-        tokens.append(
-            whole.tokens - state.spent.input_tokens - state.spent.output_tokens + used.input_tokens + used.output_tokens
-        )
-    return Limits(
-        usd=min(usd) if usd else None,
-        tokens=min(tokens) if tokens else None,
-        turns=min([_least(budgets, "turns"), TURNS]),
-        calls=_least(budgets, "calls") if any(one.calls is not None for one in budgets) else None,
-        seconds=min([timeout, *(60.0 * one for one in minutes)]),
-    )
-
-
-def _least(budgets: list[Budget], key: str) -> int:
-    return min((value for one in budgets if (value := getattr(one, key)) is not None), default=10**9)
-
-
 def price(engine: Engine, usage: Usage) -> Decimal | None:
-    """Return an upper bound for what a response costs, in US dollars; recorded answers cost what they would have."""
+    """Return an upper bound for what a response costs, in US dollars; a recorded one's, at the price of its model."""
     return prices.cost_usd(engine.provider, engine.model, usage)
-
-
-def journal_of(project: Project, protocol: str, slug: str, attempt: int) -> Journal:
-    """Return the journal of an attempt; where it was begun on another machine, from the history's transcript."""
-    journal = Journal(project.places.journal(protocol) / f"{slug}.{attempt}.jsonl")
-    if not journal.records:
-        known = history.read(project.git, protocol, history.transcript_name(slug, attempt))
-        if known:
-            journal.seed(known)
-    return journal
-
-
-def spent_since(journal: Journal, snapshot: Snapshot, slug: str, seconds: int) -> ev.Spent:
-    """Return what the journal has that the record of this attempt does not have yet."""
-    total = Total()
-    for record in journal.records:
-        if record["kind"] in ("response", "summary"):
-            total.add(record)
-    usd, tokens_in, tokens_out = total.usd, total.input_tokens, total.output_tokens
-    for raw in log.parse_raw(snapshot.log, snapshot.where):
-        if raw.subject == slug and raw.event == "step-retried":  # what was recorded till then is of an attempt before
-            usd, tokens_in, tokens_out = total.usd, total.input_tokens, total.output_tokens
-        elif raw.subject == slug and raw.event in ("asked", "budget-reached"):
-            told = raw.fields.get("spent") or {}
-            usd -= Decimal(str(told.get("usd", "0")))
-            tokens_in -= int(told.get("input_tokens", 0))
-            tokens_out -= int(told.get("output_tokens", 0))
-    spent: ev.Spent = {"input_tokens": tokens_in, "output_tokens": tokens_out, "usd": format(max(usd, Decimal(0)), "f")}
-    if seconds:
-        spent["seconds"] = seconds
-    return spent
 
 
 def gate_of(
@@ -207,16 +143,13 @@ def carry_out(
     project, attempt = site.project, state.steps[step.slug].attempt
     coworker = coworker_of(project, plan, step, where)
     names = engine_names(project, plan, step, coworker)
-    journal = journal_of(project, snapshot.protocol, step.slug, attempt)
+    journal = spending.open_journal(project, snapshot.protocol, f"{step.slug}.{attempt}")
+    own = (step.header.budget, coworker.budget if coworker else None)
     redactor = Redactor(project.who.environ)
-    used = Total()
-    for one in journal.records:
-        if one["kind"] in ("response", "summary"):
-            used.add(one)
-    record = project.options.get("record")
+    cassette = project.options.get("record")
     told = f"You are {coworker.name}. {coworker.objective}\n{coworker.instructions}" if coworker else None
     with (
-        open_engines(project, names, Path(record) if record else None, step.slug) as engines,
+        open_engines(project, names, Path(cassette) if cassette else None, step.slug) as engines,
         toolbox.open_agent_tools(site, plan, step, state, coworker, where) as tools,
     ):
         task = prompting.task(project, snapshot, plan, step, state)
@@ -229,7 +162,7 @@ def carry_out(
             system=prompting.system(told),
             task=task,
             summarize=resources.prompt("summarize").strip(),
-            limits=limits_of(plan, step, coworker, state, used, timeout),
+            limits=spending.limits(project, snapshot, plan, state, journal, own, timeout),
             redactor=redactor,
             tree=lambda: _note(site, snapshot.tip),
             restore=lambda noted: _go_back(site, snapshot.tip, noted),
@@ -239,7 +172,7 @@ def carry_out(
             sleep=project.who.sleep,
             told=lambda made: project.who.hear(made),
         )
-        ended = loop.run(_answers(snapshot, step))
+        ended = loop.run(_answers(project, snapshot, step.slug) if journal.records else ())
     return ended, journal, names[0]
 
 
@@ -281,15 +214,27 @@ def _go_back(site: Site, start: str, noted: str) -> None:
     workspace.restore(git, site.space, tree)
 
 
-def _answers(snapshot: Snapshot, step: Step) -> list[str]:
+def _answers(project: Project, snapshot: Snapshot, slug: str) -> list[str]:
     """Return what people answered to the questions of this attempt, in order."""
     found: list[str] = []
-    for raw in log.parse_raw(snapshot.log, snapshot.where):
-        if raw.subject == step.slug and raw.event == "answered":
+    for raw in record.events(project.git, snapshot.protocol, snapshot.tip):
+        if raw.subject == slug and raw.event == "answered":
             found.append(str(raw.fields.get("text", "")))
-        elif raw.subject == step.slug and raw.event == "step-retried":
+        elif _is_anew(raw, slug):
             found = []
     return found
+
+
+def _is_anew(raw: log.RawEntry, slug: str) -> bool:
+    """Return whether an entry makes the step's next attempt."""
+    match raw.event:
+        case "step-retried":
+            return raw.subject == slug
+        case "undone":
+            return slug in raw.fields.get("steps", {})
+        case "plan-edited":
+            return slug in raw.fields.get("removed", [])
+    return False
 
 
 def transcript(journal: Journal) -> tuple[bytes, str]:

@@ -8,8 +8,10 @@ guessed over. After a kill the step goes on from here and pays for no response t
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,15 @@ Record = dict[str, Any]
 
 
 class Journal:
-    """The records of one attempt. Opened by whoever holds the protocol's lock."""
+    """The records of one attempt. Opened by whoever holds the protocol's lock.
+
+    `filed`: how many of them, from the first on, the protocol's history has; what those cost is in the record (`take_up`).
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: list[Record] = []
+        self.filed = 0
         self._last = ""
         self._length = 0
         try:
@@ -50,19 +56,20 @@ class Journal:
                     "keep a copy and take the file away; the step begins again and pays again for what it had heard",
                 )
             self.records.append(json.loads(body))
-            self._last = self._digest(body)
+            self._last = self._digest(body, self._last)
             at = end + 1
             self._length = at
 
     def _body(self, line: bytes) -> bytes | None:
         length, _, rest = line.partition(b" ")
         digest, _, body = rest.partition(b" ")
-        if not length.isdigit() or int(length) != len(body) or self._digest(body).encode() != digest:
+        if not length.isdigit() or int(length) != len(body) or self._digest(body, self._last).encode() != digest:
             return None
         return body
 
-    def _digest(self, body: bytes) -> str:
-        return hashlib.sha256(self._last.encode() + body).hexdigest()
+    @staticmethod
+    def _digest(body: bytes, last: str) -> str:
+        return hashlib.sha256(last.encode() + body).hexdigest()
 
     def append(self, record: Record) -> None:
         """Write a record; it is on the disk when this returns.
@@ -70,16 +77,22 @@ class Journal:
         Raises:
             OSError: it is not; the process must not go on as if it were.
         """
-        body = json.dumps(record, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode()
-        line = b"%d %s %s\n" % (len(body), self._digest(body).encode(), body)
+        self._write([record])
+
+    def _write(self, records: Sequence[Record]) -> None:
+        lines, last = b"", self._last
+        for record in records:
+            body = json.dumps(record, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode()
+            last = self._digest(body, last)
+            lines += b"%d %s %s\n" % (len(body), last.encode(), body)
         new = not self.path.exists()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(handle, self._length)  # a torn record goes
             written = 0
-            while written < len(line):
-                written += os.pwrite(handle, line[written:], self._length + written)
+            while written < len(lines):
+                written += os.pwrite(handle, lines[written:], self._length + written)
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -89,18 +102,36 @@ class Journal:
                 os.fsync(folder)
             finally:
                 os.close(folder)
-        self._length += len(line)
-        self._last = self._digest(body)
-        self.records.append(record)
+        self._length += len(lines)
+        self._last = last
+        self.records += records
 
     def transcript(self) -> bytes:
         """Return the records as JSON Lines: the transcript of the attempt."""
-        return b"".join(
-            json.dumps(record, ensure_ascii=True, sort_keys=True).encode() + b"\n" for record in self.records
-        )
+        return b"".join(_line(record) for record in self.records)
 
-    def seed(self, transcript: bytes) -> None:
-        """Begin an empty journal with the records of a transcript that came from elsewhere."""
-        assert not self.records
-        for line in transcript.splitlines():
-            self.append(json.loads(line))
+    def take_up(self, transcript: bytes) -> None:
+        """Go on from what the history has of the attempt (valid records), which another clone may have carried further.
+
+        Where that is no beginning of ours, ours is of no use any more, and was paid for: it is kept beside, as `NAME.lost-1.jsonl`.
+        """
+        theirs = transcript.splitlines(keepends=True)
+        same = self.alike(transcript)
+        if same < min(len(theirs), len(self.records)):
+            count = 1
+            while (lost := self.path.with_name(f"{self.path.stem}.lost-{count}.jsonl")).exists():
+                count += 1
+            self.path.rename(lost)
+            self.records, self._last, self._length, same = [], "", 0, 0
+        if theirs[len(self.records) :]:
+            self._write([json.loads(line) for line in theirs[len(self.records) :]])
+        self.filed = len(theirs)
+
+    def alike(self, transcript: bytes) -> int:
+        """Return how many records, from the first on, are the same as a transcript's."""
+        pairs = zip(transcript.splitlines(keepends=True), self.records, strict=False)
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == _line(pair[1]), pairs))
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps(record, ensure_ascii=True, sort_keys=True).encode() + b"\n"

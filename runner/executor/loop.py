@@ -48,25 +48,44 @@ VOUCHED = frozenset(("finish", "ask_person", "publish_artifact", "write_file", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What an attempt may still use; None is no limit. `usd` and `tokens` are what is left of step's and protocol's budgets."""
+    """What an attempt may use in all; None is no limit.
+
+    `unpriced`: tokens that count against `usd` beside the attempt's own, and whose price nobody knows.
+    """
 
     usd: Decimal | None = None
     tokens: int | None = None
     turns: int | None = 200
     calls: int | None = None
     seconds: float = 3600.0
+    unpriced: int = 0
 
 
 @dataclass(slots=True)
 class Total:
-    """What an attempt has used."""
+    """What was used. `unpriced`: tokens whose price is not known; `usd` is without them."""
 
     usd: Decimal = Decimal(0)
-    priced: bool = True  # False where a response's price is not known
+    unpriced: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
     turns: int = 0
     calls: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All tokens, heard and said."""
+        return self.input_tokens + self.output_tokens
+
+    def __add__(self, other: Total) -> Total:
+        return Total(
+            self.usd + other.usd,
+            self.unpriced + other.unpriced,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.turns + other.turns,
+            self.calls + other.calls,
+        )
 
     def add(self, record: Record) -> None:
         """Count a response of the journal."""
@@ -75,7 +94,7 @@ class Total:
         self.input_tokens += record["usage"]["input"]
         self.output_tokens += record["usage"]["output"]
         if record["usd"] is None:
-            self.priced = False
+            self.unpriced += max(1, record["usage"]["input"] + record["usage"]["output"])
         else:
             self.usd += Decimal(record["usd"])
 
@@ -167,7 +186,7 @@ class Loop:
                 break
             if record.get("request") == asked:
                 return record
-        return self._record("response", self._ask(request), request=asked)
+        return self._record("response", *self._ask(request), request=asked)
 
     # --- what was heard before ---------------------------------------------------------------------------------------
 
@@ -232,10 +251,10 @@ class Loop:
         if self._tokens(turns) > CONTEXT:
             self._sum_up(turns)
         try:
-            response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
+            engine, response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
         except BudgetStop as stop:
             return Ended("budget", str(stop))
-        record = self._record("response", response)
+        record = self._record("response", engine, response)
         turns.append(response.turn)
         if response.finish == "refused":
             return Ended("failed", f"the model refused: {record['text'][:300] or 'no reason given'}")
@@ -254,8 +273,8 @@ class Loop:
             for name, tool in self.tools.items()
         )
 
-    def _ask(self, request: Request) -> Response:
-        """Return the answer of the first engine that gives one.
+    def _ask(self, request: Request) -> tuple[Engine, Response]:
+        """Return the first engine that answers, and what it says.
 
         Raises:
             BudgetStop: the request could cost more than is left.
@@ -265,7 +284,7 @@ class Loop:
         for engine in self.engines:
             self._reserve(engine, request)
             try:
-                return self._insist(engine, request)
+                return engine, self._insist(engine, request)
             except EngineError as error:
                 problem = problem or error
         assert problem is not None
@@ -297,27 +316,30 @@ class Loop:
         if limits.turns is not None and total.turns >= limits.turns:
             raise BudgetStop(f"{total.turns} turns are used up")
         if self._seconds_left() <= 0:
-            raise BudgetStop(f"{limits.seconds:g} s are used up")
+            raise BudgetStop(f"{limits.seconds:g} s are used up" if limits.seconds else "no time is left")
         asked = Usage(
             input=self._tokens(request.turns) + len(request.system) // CHARACTERS_A_TOKEN, output=request.max_output
         )
-        used = total.input_tokens + total.output_tokens
+        used = total.tokens
         if limits.tokens is not None and used + asked.input + asked.output > limits.tokens:
             raise BudgetStop(
                 f"{used:,} of {limits.tokens:,} tokens are used, and the next request could need {asked.input + asked.output:,}"
             )
         if limits.usd is not None:
             cost = self.price(engine, asked)
-            if cost is None or not total.priced:
+            if cost is None:
                 raise BudgetStop(f"the price of {engine.name} is not known, so a budget in money cannot be kept")
+            if unpriced := total.unpriced + limits.unpriced:
+                raise BudgetStop(
+                    f"the price of {unpriced:,} tokens that were used is not known, so a budget in money cannot be kept"
+                )
             if total.usd + cost > limits.usd:
                 raise BudgetStop(
                     f"${total.usd:.4f} of ${limits.usd} are used, and the next request could cost ${cost:.4f}"
                 )
 
-    def _record(self, kind: str, response: Response, **more: str) -> Record:
-        engine = next((one for one in self.engines if one.provider == response.turn.provider), self.engines[0])
-        usd = self.price(engine, response.usage)
+    def _record(self, kind: str, engine: Engine, response: Response, **more: str) -> Record:
+        usd = self.price(engine, response.usage) if response.usd is None else response.usd
         record: Record = {
             "kind": kind,
             "time": self.now(),
@@ -443,8 +465,9 @@ class Loop:
 
     def _sum_up(self, turns: list[Turn]) -> None:
         """Let the model sum the conversation up, and go on from the summary; that it was summed up is recorded."""
-        response = self._ask(Request(system=self.summarize, turns=(*turns, UserTurn(text=self.summarize)), tools=()))
-        self._record("summary", response)
+        request = Request(system=self.summarize, turns=(*turns, UserTurn(text=self.summarize)), tools=())
+        engine, response = self._ask(request)
+        self._record("summary", engine, response)
         turns[1:] = [UserTurn(text=response.turn.text)]
 
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError, WaitingError
 from runner.executor import consent
 from runner.executor.calls import DeniedError, EffectError, HeldError
 from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
-from runner.git import Git
+from runner.git import Git, Ident
 from runner.protocol import events as ev
-from runner.protocol import log, message, paths, references
+from runner.protocol import log, machine, message, paths, references
+from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
 from runner.protocol.machine import ACTIVE, Action, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
@@ -31,12 +32,14 @@ from runner.sandbox import Outcome
 from runner.store import history, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.store.snapshot import words as words_of
 from runner.trust import demand
 
 if TYPE_CHECKING:
     from runner.executor.journal import Journal
     from runner.executor.reviewing import Reviewed
 
+_AUTHOR = re.compile(r"([^<>\n]*) <([^<>\n]*)> .*")
 _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 
 
@@ -56,7 +59,8 @@ class Attempt:
     changed: tuple[str, ...] = field(default=())
     files: dict[str, bytes] = field(default_factory=dict)  # for the history: transcripts, long outputs
     keeps: tuple[str, ...] = field(default=())  # commits for the history to keep: the work so far of a step that waits
-    record: dict[str, bytes] = field(default_factory=dict)  # further files of the protocol's folder: reports
+    record: dict[str, bytes] = field(default_factory=dict)  # further files of its folder: reports, a planner's plan
+    author: Ident | None = None  # at whose word it was written, where that is not the runner
 
 
 def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
@@ -67,7 +71,7 @@ def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
 def perform(
     project: Project, snapshot: Snapshot, plan: Plan, state: State, action: Action, words: Sequence[Event] = ()
 ) -> Attempt:
-    """Carry out an action, which is no `Halt`. `words`: what people said that this transition takes up.
+    """Carry out an action, which is neither `Halt` nor `WritePlan`. `words`: what people said that it takes up.
 
     Raises:
         RunnerError: it could not be begun; nothing is recorded.
@@ -88,6 +92,50 @@ def perform(
             return Attempt(lambda now: [ev.Completed(subject=protocol)], said="all done")
         case _:
             raise AssertionError(f"unreachable: {action}")
+
+
+def write_plan(project: Project, snapshot: Snapshot) -> Attempt:
+    """Let the planner go on with the answers that it got: its plan, or further questions come of it.
+
+    Raises:
+        RunnerError: there is neither; nothing is recorded, and what was heard is kept.
+    """
+    from runner.executor import planning
+
+    told = planning.go_on(project, snapshot)
+    files = {history.transcript_name("plan", 1): told.transcript}
+    if isinstance(told, planning.Asking):
+        asked = told.events()
+        return Attempt(lambda now: [*asked], said=f"asks: {' '.join(told.questions)}", files=files)
+    words = {**words_of(project.git, snapshot), **told.files}
+    plan = plan_.parse(words, snapshot.where)
+    planned = ev.Planned(
+        subject="plan",
+        plan=plan.digest,
+        steps=machine.planned_steps(plan),
+        engine=told.engine,
+        transcript=digest(told.transcript),
+        spent=told.spent,
+    )
+    return Attempt(
+        lambda now: [planned],
+        said="\n".join(planning.outline(words)),
+        files=files,
+        record=told.files,
+        author=_begun_by(project, snapshot),
+    )
+
+
+def _begun_by(project: Project, snapshot: Snapshot) -> Ident:
+    """Return the person at whose word the plan is written: who began the protocol."""
+    git, now = project.git, project.runner()
+    for oid in git.first_parents(snapshot.tip):
+        commit = git.commit(oid)
+        told = message.parse(commit.message) if commit else None
+        if commit and told and told.events[0] == f"created {snapshot.protocol}":
+            found = _AUTHOR.fullmatch(commit.author.decode("utf-8", "replace"))
+            return dataclasses.replace(now, name=found[1], email=found[2]) if found else now
+    return now
 
 
 def _step(plan: Plan, slug: str) -> Step:
@@ -168,7 +216,7 @@ def _run_agent(
     site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, words: Sequence[Event], where: str
 ) -> Attempt:
     """Let the model do the step: its work, something that it waits for, a budget that is used up, or a failure come of it."""
-    from runner.executor import agent
+    from runner.executor import agent, spending
 
     project, attempt = site.project, state.steps[step.slug].attempt
     began = project.who.monotonic()
@@ -176,7 +224,7 @@ def _run_agent(
         site, snapshot, plan, step, state, words, timeout=_timeout(step), where=where
     )
     seconds = round(project.who.monotonic() - began)
-    spent = _untold(agent.spent_since(journal, snapshot, step.slug, seconds), project, snapshot, step)
+    spent = spending.since(journal, seconds)
     data, transcript = agent.transcript(journal)
     ended = dataclasses.replace(ended, text=site.redactor.text(ended.text), result=site.redactor.value(ended.result))
     files = {history.transcript_name(step.slug, attempt): data}
@@ -202,23 +250,6 @@ def _run_agent(
         return dataclasses.replace(made, files=files, keeps=agent.work_so_far(journal))
     made = _worked(site, snapshot, plan, step, state, work, ended.result, told, more=ended.artifacts)
     return dataclasses.replace(made, files=files)
-
-
-def _untold(spent: ev.Spent, project: Project, snapshot: Snapshot, step: Step) -> ev.Spent:
-    """Return what was spent without what the held calls of the attempt have told already."""
-    usd, tokens = Decimal(spent.get("usd", "0")), [spent.get("input_tokens", 0), spent.get("output_tokens", 0)]
-    told: list[ev.Spent] = []
-    for raw in _whole_log(project.git, snapshot):
-        if raw.subject == step.slug and raw.event == "step-retried":
-            told = []
-        elif raw.subject == step.slug and raw.event in ("call-held", "effect-unknown"):
-            told.append(raw.fields.get("spent") or {})
-    for one in told:
-        usd -= Decimal(one.get("usd", "0"))
-        tokens = [tokens[0] - one.get("input_tokens", 0), tokens[1] - one.get("output_tokens", 0)]
-    found: ev.Spent = {**spent, "usd": format(max(usd, Decimal(0)), "f")}
-    found["input_tokens"], found["output_tokens"] = tokens
-    return found
 
 
 def _waits(
@@ -335,7 +366,7 @@ def _run_tool(
     site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, words: Sequence[Event], where: str
 ) -> Attempt:
     """Call the tool: its result, something that it waits for, or a failure come of it."""
-    from runner.executor import agent, toolbox
+    from runner.executor import agent, spending, toolbox
     from runner.tools.base import ToolError, typed
 
     began = site.project.who.monotonic()
@@ -352,7 +383,7 @@ def _run_tool(
     problem, result = None, None
     stop: DeniedError | HeldError | EffectError | None = None
     attempt = state.steps[step.slug].attempt
-    journal = agent.journal_of(site.project, snapshot.protocol, step.slug, attempt)
+    journal = spending.open_journal(site.project, snapshot.protocol, f"{step.slug}.{attempt}")
     coworker = agent.coworker_of(site.project, plan, step, where)
     gate = agent.gate_of(site, snapshot, plan, step, state, coworker, journal, words)
     with toolbox.open_tool(site, plan, step, where) as tool:
@@ -556,10 +587,11 @@ def review_step(
     Raises:
         EngineError: it cannot be asked, or gave no verdict.
     """
-    from runner.executor import reviewing
+    from runner.executor import reviewing, spending
 
     if journal is None:
-        journal = reviewing.journal_of(project, snapshot.protocol, step.slug, state.steps[step.slug].attempt)
+        name = f"{step.slug}.{state.steps[step.slug].attempt}.qa"
+        journal = spending.open_journal(project, snapshot.protocol, name)
     entries = _whole_log(project.git, snapshot)
     return reviewing.carry_out(project, snapshot, plan, step, state, entries, verdict.evidence, journal)
 

@@ -1,39 +1,40 @@
 """Having a plan written by a model: what it is told of the project, the questions that it may ask, and what is taken from it.
 
 What is wrong with an answer is fed back once. Each answer is journaled under what was asked, so that the same command after a
-kill pays for none twice. Nothing is made here: the callers turn the files into commits, with a person's word.
+kill pays for none twice. Questions that nobody is here to answer are given to the caller: they wait in the protocol's record, and
+`go_on` takes the conversation up where it stood, in any clone. Nothing is made here: the callers turn the files into commits,
+with a person's word.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
 from runner import resources
-from runner.engines.base import EngineError, Json, ModelTurn, Request, Turn, UserTurn
-from runner.errors import MalformedFileError, UnsupportedError, WaitingError
-from runner.executor import agent, prompting
+from runner.engines.base import Engine, EngineError, Json, ModelTurn, Request, Turn, UserTurn
+from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
+from runner.executor import agent, prompting, spending
 from runner.executor.journal import Journal, Record
-from runner.executor.loop import BudgetStop, Limits, Loop, Total
+from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.redact import Redactor
 from runner.git import BLOB, EXECUTABLE, TreeEntry
-from runner.protocol import document, paths, planning
+from runner.protocol import document, log, paths, planning
 from runner.protocol import events as ev
 from runner.protocol import plan as plan_
+from runner.protocol.digest import digest
 from runner.protocol.plan import Plan
 from runner.protocol.planning import Draft, UnfitError
 from runner.protocol.state import State
-from runner.store import locks
+from runner.store import history, locks, record, snapshot
 from runner.store.project import Project
+from runner.store.snapshot import Snapshot
 
-JOURNAL = "planning"  # beside the journals of protocols, whose names begin with a number
 ROUNDS = 3  # how often the model may ask questions
 SECONDS = 900.0
 # Characters, about three to a token, that each part of the context may have.
@@ -45,6 +46,7 @@ FILE_LIMIT = 8_000
 FILES_MOST = 16
 SUBJECTS_MOST = 20
 WORDS_MOST = 10
+WHY_MOST = 460  # characters of why there is no plan; with the question they fit into the record
 GREP_MOST = 20_000  # files of a repository whose content is searched
 COMMON = 200  # a word that more files hold than this says nothing
 BLOB_MOST = 512 * 1024
@@ -73,6 +75,38 @@ class Written:
     spent: ev.Spent
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """What a model has to know before it can plan; nobody was here to be asked. `spent`: since it asked last."""
+
+    questions: tuple[str, ...]
+    transcript: bytes
+    spent: ev.Spent
+
+    def events(self) -> list[ev.Asked]:
+        """Return the events with which a question each waits in the record."""
+        return [
+            ev.Asked(
+                subject="plan",
+                kind="question",
+                text=log.cut(question),
+                by="anyone",
+                transcript=digest(self.transcript),
+                spent=self.spent if number == 0 else {},
+            )
+            for number, question in enumerate(self.questions)
+        ]
+
+
+class _Open(Exception):
+    """Questions that nobody answered yet."""
+
+    def __init__(self, questions: Sequence[str]) -> None:
+        super().__init__(*questions)
+        self.questions = tuple(questions)
+
+
+Answer = Callable[[Sequence[str]], list[str]]  # what people say to questions, in their order; empty: decide yourself
 Check = Callable[
     [Draft], dict[str, bytes]
 ]  # the files of a draft; MalformedFileError or UnsupportedError where they are no plan
@@ -82,9 +116,16 @@ Check = Callable[
 
 
 def converse(
-    ask: Callable[[Request], Record], task: str, check: Check, answer: Callable[[Sequence[str]], list[str]] | None
+    ask: Callable[[Request], Record],
+    task: str,
+    check: Check,
+    answer: Answer | None,
+    *,
+    helped: bool = False,
 ) -> tuple[Draft, dict[str, bytes]]:
     """Return the model's plan and its files. `answer`: what people say to its questions; None: it may ask none.
+
+    `helped`: where there is no plan, people are told why and asked what should be different.
 
     Raises:
         NoPlanError: its answer was no plan, also when told what is wrong with it. EngineError: it refused, or none came.
@@ -99,6 +140,11 @@ def converse(
     while True:
         record = ask(Request(system=system, turns=tuple(turns), schema=schema))
         turns.append(ModelTurn(text=record["text"], calls=(), provider=record["provider"], raw=record["turn"]))
+        if record["finish"] == "refused" and helped and answer is not None:
+            why = f"the model refused to plan: {record['text'][:300] or 'no reason given'}"
+            turns.append(_help(answer, why))
+            told = False
+            continue
         if record["finish"] == "refused":
             raise NoPlanError(
                 f"the model refused to plan: {record['text'][:300] or 'no reason given'}",
@@ -124,6 +170,12 @@ def converse(
                 raise UnfitError([f"{error.where}: {error.what}; {error.hint}"]) from error
         except UnfitError as error:
             reasons = "\n".join(f"- {one}" for one in error.problems)
+            if told and helped and answer is not None:
+                turns.append(
+                    _help(answer, f"the model gave no plan that can be carried out: {'; '.join(error.problems)}")
+                )
+                told = False
+                continue
             if told:
                 raise NoPlanError(
                     f"the model gave no plan that can be carried out, also when told what is wrong:\n{reasons}",
@@ -136,6 +188,12 @@ def converse(
             )
 
 
+def _help(answer: Answer, why: str) -> UserTurn:
+    """Return what people say to a model that gave no plan, having been told why."""
+    (said,) = answer([f"{why[:WHY_MOST]}; what should be different?"])
+    return UserTurn(text=f"{said or 'Try it again.'}\n\nGive the whole plan.")
+
+
 @contextlib.contextmanager
 def written(
     project: Project,
@@ -143,12 +201,13 @@ def written(
     check: Check,
     *,
     questions: bool,
-    plan: Plan | None = None,
-    state: State | None = None,
-) -> Iterator[Written]:
-    """Have a plan written and give it; what was heard is kept until the block has ended well.
+    waits: bool = False,
+    of: tuple[Snapshot, Plan, State] | None = None,
+) -> Iterator[Written | Asking]:
+    """Have a plan written and give it; what was heard is kept until it is filed, or asked anew once nobody took it.
 
-    `plan`, `state`: of a protocol that there is already; its budget holds.
+    `waits`: its questions can wait where nobody is here, and are given then. `of`: a protocol that there is already; its
+    budget holds.
 
     Raises:
         WaitingError: the model has questions and nobody is here, or the budget is used up. EngineError: there is no plan.
@@ -156,93 +215,90 @@ def written(
     """
     redactor = Redactor(project.who.environ)
     task = redactor.text(task)
-    names = agent.engine_names(project, plan, None, None, "plan")
+    names = agent.engine_names(project, of[1] if of else None, None, None, "plan")
     asked = Request(system=" ".join(names), turns=(UserTurn(text=f"{questions}\n{task}"),))
-    key = asked.digest().removeprefix("sha256:")[:32]
-    record = project.options.get("record")
-    with locks.hold(project.places.lock(f"{JOURNAL}-{key}"), project.who, what="this plan"):
-        journal = Journal(project.places.journal(JOURNAL) / f"{key}.jsonl")
+    key = of[0].protocol if of else asked.digest().removeprefix("sha256:")[:32]
+    cassette = project.options.get("record")
+    with locks.hold(project.places.lock(f"planning-{key}"), project.who, what="this plan"):
+        if of is not None:
+            name = history.next_plan(project.git, key).removeprefix("runs/").removesuffix(".jsonl")
+            journal = spending.open_journal(project, key, name)
+        else:
+            journal = Journal(project.places.planning / f"{key}.jsonl")
         began = project.who.monotonic()
-        with agent.open_engines(project, names, Path(record) if record else None) as engines:
-            loop = Loop(
-                journal=journal,
-                engines=engines,
-                tools={},
-                system="",
-                task="",
-                summarize="",
-                limits=_limits(plan, state),
-                redactor=redactor,
-                tree=lambda: "",
-                restore=lambda tree: None,
-                price=agent.price,
-                now=project.who.timestamp,
-                monotonic=project.who.monotonic,
-                sleep=project.who.sleep,
-            )
-            loop.total = _total(journal)
+        draft: Draft | None = None
+        files: dict[str, bytes] = {}
+        open_questions: tuple[str, ...] = ()
+        with agent.open_engines(project, names, Path(cassette) if cassette else None) as engines:
+            loop = _loop(project, journal, engines, redactor)
+            loop.total = spending.of(journal.records)
+            if of is not None:
+                loop.limits = spending.limits(project, *of, journal, (), SECONDS)
             try:
                 draft, files = converse(
-                    loop.question, task, check, _asker(project, journal, redactor) if questions else None
+                    loop.question, task, check, _asker(project, journal, redactor, waits) if questions else None
                 )
+            except _Open as left:
+                open_questions = left.questions
+                if not any(one["kind"] == "task" for one in journal.records):
+                    journal.append({"kind": "task", "time": project.who.timestamp(), "text": task})
             except BudgetStop as stop:
                 raise WaitingError(
                     f"the budget does not allow planning: {stop}", "plan.md, budget", "raise it, and run the same again"
                 ) from stop
-            except NoPlanError:
-                journal.path.unlink(missing_ok=True)  # said again, the command asks anew
+            except NoPlanError as error:
+                _ask_anew(project, journal, error.what)
                 raise
-        last = next(one for one in reversed(journal.records) if one["kind"] == "response")
-        yield Written(
-            draft, files, last["engine"], journal.transcript(), spent(journal, project.who.monotonic() - began)
-        )
-        journal.path.unlink(missing_ok=True)
+        cost = spending.since(journal, round(project.who.monotonic() - began))
+        yield _told(journal, draft, files, cost) if draft else Asking(open_questions, journal.transcript(), cost)
+        if of and history.read(project.git, key, f"runs/{journal.path.name}") is None:
+            _ask_anew(project, journal, "nobody took it")
+        else:
+            journal.path.unlink(missing_ok=True)
 
 
-def spent(journal: Journal, seconds: float) -> ev.Spent:
-    """Return what the answers of a journal cost."""
-    total = _total(journal)
-    found: ev.Spent = {
-        "input_tokens": total.input_tokens,
-        "output_tokens": total.output_tokens,
-        "usd": format(total.usd, "f"),
-    }
-    if seconds >= 0.5:
-        found["seconds"] = math.ceil(seconds)
-    return found
+def _ask_anew(project: Project, journal: Journal, why: str) -> None:
+    """Make the same command ask anew; what was paid till now is not forgotten."""
+    journal.append({"kind": "undecided", "time": project.who.timestamp(), "problems": [why]})
 
 
-def _total(journal: Journal) -> Total:
-    total = Total()
-    for record in journal.records:
-        if record["kind"] == "response":
-            total.add(record)
-    return total
+def _told(journal: Journal, draft: Draft, files: dict[str, bytes], cost: ev.Spent) -> Written:
+    last = next(one for one in reversed(journal.records) if one["kind"] == "response")
+    return Written(draft, files, last["engine"], journal.transcript(), cost)
 
 
-def _limits(plan: Plan | None, state: State | None) -> Limits:
-    budget = plan.header.budget if plan else None
-    if budget is None or state is None:
-        return Limits(turns=ROUNDS + 2, seconds=SECONDS)
-    used = state.spent
-    return Limits(
-        turns=ROUNDS + 2,
-        seconds=SECONDS,
-        usd=None if budget.usd is None else budget.usd - Decimal(used.usd),
-        tokens=None if budget.tokens is None else budget.tokens - used.input_tokens - used.output_tokens,
+def _loop(project: Project, journal: Journal, engines: tuple[Engine, ...], redactor: Redactor) -> Loop:
+    """Return what asks an engine and journals what it says; there are no tools."""
+    return Loop(
+        journal=journal,
+        engines=engines,
+        tools={},
+        system="",
+        task="",
+        summarize="",
+        limits=Limits(turns=None, seconds=SECONDS),
+        redactor=redactor,
+        tree=lambda: "",
+        restore=lambda tree: None,
+        price=agent.price,
+        now=project.who.timestamp,
+        monotonic=project.who.monotonic,
+        sleep=project.who.sleep,
     )
 
 
-def _asker(project: Project, journal: Journal, redactor: Redactor) -> Callable[[Sequence[str]], list[str]]:
+def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) -> Answer:
     """Return what puts questions to the person at the terminal; what they said once is not asked again."""
 
     def answer(questions: Sequence[str]) -> list[str]:
-        for record in journal.records:
-            if record["kind"] == "answers" and record["questions"] == [*questions]:
-                return list(record["answers"])
+        for one in journal.records:
+            if one["kind"] == "answers" and one["questions"] == [*questions]:
+                return list(one["answers"])
         said = []
         for question in questions:
             text = project.who.ask_text(question)
+            if text is None and waits:
+                raise _Open(questions)
             if text is None:
                 raise WaitingError(
                     f"the model has questions: {' '.join(questions)}",
@@ -253,6 +309,66 @@ def _asker(project: Project, journal: Journal, redactor: Redactor) -> Callable[[
         time = project.who.timestamp()
         journal.append({"kind": "answers", "time": time, "questions": [*questions], "answers": said})
         return said
+
+    return answer
+
+
+def go_on(project: Project, seen: Snapshot) -> Written | Asking:
+    """Go on with the planning of a protocol whose questions are answered, from where it stood.
+
+    Raises:
+        RefusedError: what the model was told is not in this clone. EngineError: no engine answered; nothing is lost.
+        WaitingError: it takes too long.
+    """
+    redactor = Redactor(project.who.environ)
+    journal = spending.open_journal(project, seen.protocol, "plan.1")
+    task = next((str(one["text"]) for one in journal.records if one["kind"] == "task"), None)
+    if task is None:
+        raise RefusedError(
+            "what the planner was told is not in this clone",
+            f"runs/plan.1.jsonl of {history.ref_of(seen.protocol)}",
+            "fetch it: git fetch origin 'refs/runner/*:refs/runner/*'",
+        )
+    names = agent.engine_names(project, None, None, None, "plan")
+    cassette = project.options.get("record")
+    began = project.who.monotonic()
+    known = {name: data for name, data in snapshot.words(project.git, seen).items() if name == paths.CONTEXT}
+    with agent.open_engines(project, names, Path(cassette) if cassette else None) as engines:
+        loop = _loop(project, journal, engines, redactor)
+        loop.total = spending.of(journal.records)
+        answers = _answers(project, seen, redactor)
+        try:
+            draft, files = converse(loop.question, task, lambda draft: check_new(draft, known), answers, helped=True)
+        except _Open as asked:
+            cost = spending.since(journal, round(project.who.monotonic() - began))
+            return Asking(asked.questions, journal.transcript(), cost)
+        except BudgetStop as stop:
+            raise WaitingError(f"the planning stopped: {stop}", seen.where, "run the same command again") from stop
+    return _told(journal, draft, files, spending.since(journal, round(project.who.monotonic() - began)))
+
+
+def _answers(project: Project, seen: Snapshot, redactor: Redactor) -> Answer:
+    """Return what gives the answers that the record has, each to the first question that it was given to."""
+    entries = record.events(project.git, seen.protocol, seen.tip)
+    said = {raw.fields["wait"]: str(raw.fields["text"]) for raw in entries if raw.event == "answered"}
+    left = [
+        (str(raw.fields["text"]), said[f"w{raw.revision}"])
+        for raw in entries
+        if raw.event == "asked" and raw.subject == "plan" and f"w{raw.revision}" in said
+    ]
+
+    def answer(questions: Sequence[str]) -> list[str]:
+        found, still = [], []
+        for question in questions:
+            pair = next((one for one in left if one[0] == log.cut(question)), None)
+            if pair is None:
+                still.append(question)
+            else:
+                left.remove(pair)
+                found.append(redactor.text(pair[1]))
+        if still:
+            raise _Open(still)
+        return found
 
     return answer
 
@@ -301,15 +417,24 @@ def pending(plan: Plan, state: State) -> list[str]:
     ]
 
 
-def check_new(draft: Draft) -> dict[str, bytes]:
-    """Return the files of a new plan.
+def check_new(draft: Draft, known: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """Return the files of a new plan. `known`: people's files that are there already.
 
     Raises:
         MalformedFileError, UnsupportedError: they are no plan that can be carried out.
     """
     files = planning.files(draft)
-    plan_.refuse_unsupported(plan_.parse(files, "the plan"), "the plan")
+    plan_.refuse_unsupported(plan_.parse({**(known or {}), **files}, "the plan"), "the plan")
     return files
+
+
+def outline(files: Mapping[str, bytes]) -> Iterator[str]:
+    """Return a line a step: what a person wants to have seen before they run what somebody else wrote."""
+    for step in plan_.parse(files, "the plan").steps:
+        yield f"{step.number:02d}-{step.slug}  {step.header.kind}  {step.header.title}"
+        lines = [step.header.run] if isinstance(step.header.run, str) else [" ".join(step.header.run or ())]
+        for line in filter(None, [*lines, *step.checks]):
+            yield f"    $ {line.strip().splitlines()[0]}{' …' if len(line.strip().splitlines()) > 1 else ''}"
 
 
 def check_again(kept: Mapping[str, bytes], first: int) -> Check:

@@ -6,21 +6,19 @@ that is no verdict is sent back once with what is wrong; then QA is not decided 
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
 from runner import resources
 from runner.engines.base import EngineError, ModelTurn, Request, Turn, UserTurn
-from runner.executor import agent, prompting
+from runner.executor import agent, prompting, spending
 from runner.executor.journal import Journal
-from runner.executor.loop import BudgetStop, Limits, Loop, Total
+from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.redact import Redactor
 from runner.protocol import events as ev
-from runner.protocol import log, message, paths, schema, verdict
+from runner.protocol import log, message, paths, schema, transcript, verdict
 from runner.protocol.digest import digest
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
@@ -63,16 +61,6 @@ class Reviewed:
         }
 
 
-def journal_of(project: Project, protocol: str, slug: str, attempt: int) -> Journal:
-    """Return the journal of the review of an attempt; begun elsewhere, from the history."""
-    journal = Journal(project.places.journal(protocol) / f"{slug}.{attempt}.qa.jsonl")
-    if not journal.records:
-        known = history.read(project.git, protocol, history.review_name(slug, attempt))
-        if known:
-            journal.seed(known)
-    return journal
-
-
 def carry_out(
     project: Project,
     snapshot: Snapshot,
@@ -95,7 +83,6 @@ def carry_out(
         project.git, snapshot.protocol, start_of_work(project, snapshot, step.slug, entries), snapshot.tip, step.checks
     )
     task = redactor.text(_task(plan, step, state, evidence, seen))
-    recorded = _recorded(entries, step.slug)
     where = f"{paths.folder(snapshot.protocol)}/{step.file}"
     names = _judges(project, plan, step, where)
     record = project.options.get("record")
@@ -108,7 +95,7 @@ def carry_out(
             system=resources.prompt("review").strip(),
             task=task,
             summarize="",
-            limits=_limits(plan, step, state, entries, recorded),
+            limits=_limits(project, snapshot, plan, step, state, journal),
             redactor=redactor,
             tree=lambda: snapshot.tree,
             restore=lambda tree: None,
@@ -118,18 +105,13 @@ def carry_out(
             sleep=project.who.sleep,
             told=lambda made: project.who.hear(made),
         )
-        loop.total = _total(journal)
+        loop.total = spending.of(journal.records)
         try:
             found, by = _judged(loop, journal, where)
         except BudgetStop as stop:
             stopped = f"QA: {stop}"
-    total = _total(journal)
     seconds = round(project.who.monotonic() - began)
-    spent: ev.Spent = {
-        "input_tokens": total.input_tokens - recorded.input_tokens,
-        "output_tokens": total.output_tokens - recorded.output_tokens,
-        "usd": format(total.usd - recorded.usd, "f"),
-    }
+    spent = spending.since(journal, 0)
     author = next(
         (
             str(raw.fields["engine"])
@@ -183,51 +165,12 @@ def _judged(loop: Loop, journal: Journal, where: str) -> tuple[Verdict, str]:
     )
 
 
-def _total(journal: Journal) -> Total:
-    total = Total()
-    for record in journal.records:
-        if record["kind"] == "response":
-            total.add(record)
-    return total
-
-
-def _recorded(entries: Sequence[log.RawEntry], slug: str) -> Total:
-    """Return what the log has already of the review that is under way: what was spent till a budget stopped it."""
-    total = Total()
-    for raw in entries:
-        if raw.subject != slug:
-            continue
-        if raw.event == "budget-reached":
-            _add(total, raw)
-        elif raw.event not in ("answered", "asked"):
-            total = Total()
-    return total
-
-
-def _add(total: Total, raw: log.RawEntry) -> None:
-    spent = raw.fields.get("spent") or {}
-    total.usd += Decimal(str(spent.get("usd", "0")))
-    total.input_tokens += int(spent.get("input_tokens", 0))
-    total.output_tokens += int(spent.get("output_tokens", 0))
-
-
-def _limits(plan: Plan, step: Step, state: State, entries: Sequence[log.RawEntry], recorded: Total) -> Limits:
+def _limits(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State, journal: Journal) -> Limits:
     """Return what the review may use: what the protocol's budget leaves, and the step's after its attempt's work."""
-    whole = agent.limits_of(plan, step, None, state, recorded, TIMEOUT)
-    own, work = step.header.budget, Total()
-    for raw in entries:
-        if raw.subject == step.slug and raw.event == "step-retried":
-            work = Total()
-        elif raw.subject == step.slug and raw.event in ("asked", "budget-reached", "step-finished"):
-            _add(work, raw)
-    work.usd -= recorded.usd
-    usd, tokens = whole.usd, whole.tokens
-    if own and own.usd is not None:
-        usd = min(own.usd - work.usd, usd if usd is not None else own.usd)
-    if own and own.tokens is not None:
-        used = work.input_tokens + work.output_tokens - recorded.input_tokens - recorded.output_tokens
-        tokens = min(own.tokens - used, tokens if tokens is not None else own.tokens)
-    return dataclasses.replace(whole, usd=usd, tokens=tokens)
+    name = history.transcript_name(step.slug, state.steps[step.slug].attempt)
+    data = history.read(project.git, snapshot.protocol, name) or b""
+    work = spending.of(transcript.parse(data, f"{name} of {history.ref_of(snapshot.protocol)}"))
+    return spending.limits(project, snapshot, plan, state, journal, (step.header.budget,), TIMEOUT, before=work)
 
 
 def _judges(project: Project, plan: Plan, step: Step, where: str) -> tuple[str, ...]:

@@ -18,6 +18,11 @@ _S = StepStatus
 
 
 @dataclass(frozen=True, slots=True)
+class WritePlan:
+    """Let the planner go on: its questions are answered."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunStep:
     """Carry out the step's attempt: a command, a tool, an agent."""
 
@@ -66,7 +71,7 @@ class Halt:
     reason: str
 
 
-Action = RunStep | AskPerson | TakeWork | CheckStep | CompleteStep | Complete | Halt
+Action = WritePlan | RunStep | AskPerson | TakeWork | CheckStep | CompleteStep | Complete | Halt
 
 
 def decide(state: State, only: str | None = None) -> Action:
@@ -74,6 +79,9 @@ def decide(state: State, only: str | None = None) -> Action:
 
     `only` asks for one step: it is given where that step may go on now.
     """
+    if state.status is Status.PLANNING:
+        owed = tuple(state.waiting)
+        return Halt(state.status, owed, owed[0].text) if owed else WritePlan()
     if state.status not in ACTIVE:
         failed = [
             f"{slug}: {step.reason}"

@@ -20,12 +20,13 @@ from runner.protocol.state import Json
 
 
 class Spent(TypedDict, total=False):
-    """What an attempt cost. `usd`: a decimal string."""
+    """What an attempt cost. `usd`: a decimal string, without the `unpriced` of the tokens, whose price is not known."""
 
     seconds: int
     input_tokens: int
     output_tokens: int
     usd: str
+    unpriced: int
 
 
 class PlannedStep(TypedDict):
@@ -108,13 +109,18 @@ class Forked(Planned):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanEdited(Event):
-    """People changed plan, context or steps. `steps`: those added, changed or moved; `dropped`: ids of stale waits."""
+    """People changed plan, context or steps. `steps`: added, changed or moved; `dropped`: stale waits; `spent`: to plan anew.
+
+    `transcript`: the digest of the last runs/plan.N.jsonl that `spent` has, and those before it.
+    """
 
     name: ClassVar[str] = "plan-edited"
     plan: str
     steps: dict[str, PlannedStep]
     removed: list[str]
     dropped: list[str]
+    transcript: str | None = None
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from runner.protocol.decision import CompleteStep as CompleteStep
 from runner.protocol.decision import Halt as Halt
 from runner.protocol.decision import RunStep as RunStep
 from runner.protocol.decision import TakeWork as TakeWork
+from runner.protocol.decision import WritePlan as WritePlan
 from runner.protocol.decision import decide as decide
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
@@ -127,12 +128,14 @@ def _apply(state: State, entry: Entry) -> State:
             raise _illegal(state, event, "it was begun before")
         case ev.Planned():  # Imported and Forked too
             state = _spend(state, event, event.spent)
-            state = dataclasses.replace(state, plan=event.plan, steps=_planned(event.steps))
+            # What the planner still asked is not owed any more: the plan is there.
+            owed = [wait for wait in state.waiting if wait.subject != event.subject]
+            state = dataclasses.replace(state, plan=event.plan, steps=_planned(event.steps), waiting=owed)
             if isinstance(event, ev.Forked):
                 for slug, result in event.done.items():
                     state = _with_step(state, event, slug, status=StepStatus.COMPLETED, result=result)
         case ev.PlanEdited():
-            state = _edit(state, event)
+            state = _edit(_spend(state, event, event.spent), event)
         case ev.ApprovalAsked():
             if event.subject in state.steps and state.steps[event.subject].status not in (_S.PENDING, _S.NEEDS_QA):
                 raise _illegal(state, event, f"{event.subject} is {state.steps[event.subject].status}")
@@ -207,7 +210,7 @@ def _started(state: State) -> State:
 def _where_it_was(state: State) -> Status:
     """Return the status that a pause or a block had interrupted; it follows from the steps."""
     if state.plan is None:
-        return Status.PLANNING if state.waiting else Status.PENDING
+        return Status.PLANNING
     standing = {step.status for _, step in state.open_steps()}
     for status, stopped in ((_S.FAILED, Status.FAILED), (_S.BLOCKED, Status.BLOCKED)):
         if status in standing:
@@ -241,7 +244,7 @@ _MOST = 2**53  # what every reader of JSON keeps exactly
 
 def _spend(state: State, event: Event, spent: ev.Spent) -> State:
     total = state.spent
-    counts = [spent.get(key, 0) for key in ("input_tokens", "output_tokens", "seconds")]
+    counts = [spent.get(key, 0) for key in ("input_tokens", "output_tokens", "seconds", "unpriced")]
     if not all(isinstance(count, int) and 0 <= count <= _MOST for count in counts):
         raise _illegal(state, event, "what it spent is no count")
     if not _USD.fullmatch(str(spent.get("usd", "0"))):
@@ -364,6 +367,8 @@ def _undo(state: State, event: ev.Undone) -> State:
         raise _illegal(state, event, f"there is no revision {event.to}")
     if event.status not in list(Status):
         raise _illegal(state, event, f"there is no status {event.status}")
+    if event.status in (Status.PENDING, Status.PLANNING):
+        raise _illegal(state, event, "a plan is not taken back")
     for slug, told in event.steps.items():
         if told["status"] not in list(StepStatus):
             raise _illegal(state, event, f"there is no status {told['status']} of a step")

@@ -16,7 +16,9 @@ from runner.protocol.state import Artifact, Json, SpentTotal, Status, Wait
 class Next(TypedDict):
     """The action that would follow. `by`: who owes it, empty where nobody does."""
 
-    action: Literal["run-step", "ask-person", "take-work", "check-step", "complete-step", "complete", "none"]
+    action: Literal[
+        "write-plan", "run-step", "ask-person", "take-work", "check-step", "complete-step", "complete", "none"
+    ]
     step: str | None
     by: str
 

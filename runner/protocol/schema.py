@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, with_config
 
-from runner.protocol import events, output, state
+from runner.protocol import events, output, state, transcript
 from runner.protocol.call import HeldCall
 from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
@@ -144,6 +144,8 @@ def schemas() -> dict[str, Schema]:
     found["state"] = _finish("state", _state(), "The whole of state.json, the runner's own record of a protocol.")
     found["events"] = _finish("events", _entries(), "An entry of log.md as JSON: one definition an event.")
     found["log"] = _finish("log", _entries(), "A line of what `runner log --json` prints: one event.")
+    lines = transcript.ADAPTER.json_schema()
+    found["transcript"] = _finish("transcript", lines, "A line of a transcript, runs/*.jsonl of refs/runner/history/*.")
     for name, (kind, text) in _OUTPUT.items():
         found[name] = _finish(name, TypeAdapter(kind).json_schema(mode="validation"), text)
     return dict(sorted(found.items()))

@@ -5,7 +5,7 @@ A history commit's parents are the history before it and the branch's commit. Bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from runner.git import BLOB, Git, Ident, TreeEntry
 
@@ -23,6 +23,14 @@ def transcript_name(slug: str, attempt: int) -> str:
 def review_name(slug: str, attempt: int) -> str:
     """Return where the transcript of the review of an attempt lies in the history's tree."""
     return f"runs/{slug}.{attempt}.qa.jsonl"
+
+
+def next_plan(git: Git, protocol: str) -> str:
+    """Return where the transcript of the next plan will lie that a model writes: the first `runs/plan.N.jsonl` that is free."""
+    number = 1
+    while read(git, protocol, transcript_name("plan", number)) is not None:
+        number += 1
+    return transcript_name("plan", number)
 
 
 def add(
@@ -45,3 +53,10 @@ def add(
 def read(git: Git, protocol: str, name: str) -> bytes | None:
     """Return a file of the history, or None where it is not here."""
     return git.blob(f"{ref_of(protocol)}:{name}")
+
+
+def transcripts(git: Git, protocol: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    """Yield (name, bytes) of the history's transcripts whose names begin so, `plan.2` before `plan.10`."""
+    names = [name for name in git.tree(f"{ref_of(protocol)}:runs") or {} if name.startswith(prefix)]
+    for name in sorted(names, key=lambda name: (len(name), name)):
+        yield f"runs/{name}", read(git, protocol, f"runs/{name}") or b""

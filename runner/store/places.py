@@ -55,6 +55,11 @@ class Places:
         """The folder of the journals of a protocol's attempts."""
         return self.beside / "journal" / protocol
 
+    @property
+    def planning(self) -> Path:
+        """The folder of what models answered that planned what is no protocol yet."""
+        return self.journal("planning")  # the names of protocols begin with a number
+
     def making(self, protocol: str) -> Path:
         """The note that a protocol's worktree is being made."""
         return self.beside / "making" / protocol

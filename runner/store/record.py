@@ -23,6 +23,7 @@ UNREADABLE = "unreadable"
 ENDED = ("completed", "cancelled")
 
 _NAMES: dict[type, str] = {
+    decision.WritePlan: "write-plan",
     decision.RunStep: "run-step",
     decision.AskPerson: "ask-person",
     decision.TakeWork: "take-work",
@@ -116,7 +117,8 @@ def outlook(row: Row) -> Outlook:
         return Outlook("none", step, by, action.reason, tuple(wait.id for wait in owed))
     slug = getattr(action, "slug", None)
     by = "anyone" if isinstance(action, decision.AskPerson) else "runner"
-    return Outlook(_NAMES[type(action)], slug, by, now.steps[slug].title if slug else "every step is done")
+    done = "the questions are answered" if isinstance(action, decision.WritePlan) else "every step is done"
+    return Outlook(_NAMES[type(action)], slug, by, now.steps[slug].title if slug else done)
 
 
 _STUCK = (state.StepStatus.FAILED, state.StepStatus.BLOCKED)

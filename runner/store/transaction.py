@@ -75,6 +75,7 @@ def prepare(
     actor: str,
     trusted: str,
     author: Ident,
+    committer: Ident | None = None,
     tree: str | None = None,
     more: Mapping[str, bytes] | None = None,
     parents: Sequence[str] = (),
@@ -85,7 +86,8 @@ def prepare(
 
     `judged`: when the words that it uses were judged, where that was before `time`.
     `tree`: the tree that holds its work (default: the snapshot's); the protocol's folder is always the snapshot's, with the
-    record of `events` and the runner's files `more`. `parents`: further ones. `sign`: as a commit of the person's.
+    record of `events` and the files `more`. `committer`: where it is not the author. `parents`: further ones. `sign`: as a commit
+    of the person's.
     """
     segments = sum(name.startswith("log/") for name in snapshot.files)
     entries = entries_of(snapshot.state, events, time, actor, judged)
@@ -106,7 +108,7 @@ def prepare(
     if sign:
         commit = git.person_commit(made, (snapshot.tip, *parents), author, text)
     else:
-        commit = git.write_commit(made, (snapshot.tip, *parents), author, author, text)
+        commit = git.write_commit(made, (snapshot.tip, *parents), author, committer or author, text)
     return Transition(commit, after, entries)
 
 

@@ -86,13 +86,18 @@ class Authority:
     def work_of(self, git: Git, protocol: str, start: str, tree: str, plan: Plan, step: Step) -> list[Decision]:
         """Return what of a step's work may not be (deny) or needs a word (ask), the strictest first.
 
-        What an agent or a tool made of a file that a check names is asked about, unless the step says that it makes it.
+        What an agent or a tool made of a file that a check names is asked about, where the trusted branch has it or the check
+        runs it, unless the step says that it makes it.
         """
+        found = changes(git, protocol, start, tree)
         named: frozenset[str] = frozenset()
-        if step.header.kind in (Kind.AGENT, Kind.TOOL):
-            named = rules_.named_files(check for one in plan.steps for check in one.checks)
+        if found and step.header.kind in (Kind.AGENT, Kind.TOOL):
+            checks = [check for one in plan.steps for check in one.checks]
+            sizes = git.sizes([f"{self.commit}:{one.path}" for one in found]) if checks else []
+            there = {globs.fold(one.path) for one, size in zip(found, sizes, strict=False) if size is not None}
+            named = (rules_.named_files(checks) & there) | rules_.named_programs(checks)
             named -= {globs.fold(path) for path in step.header.outputs}
-        return rules_.judge(self.rules, changes(git, protocol, start, tree), step=step.slug, named=named)
+        return rules_.judge(self.rules, found, step=step.slug, named=named)
 
     # --- what is lent to steps -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final, Literal
@@ -88,6 +88,32 @@ LEADING: Final[dict[str, re.Pattern[str]]] = {
     **dict.fromkeys(("ruby", "lua"), re.compile("-[A-Za-z]*e")),
     **dict.fromkeys(("node", "bun", "deno"), re.compile("-[a-z]*[ep]|--eval|--print|eval")),
 }
+
+
+# Programs that only look at the files they are given: these are what a check checks.
+LOOKING: Final = frozenset(
+    [
+        "[",
+        "cat",
+        "cmp",
+        "diff",
+        "file",
+        "find",
+        "grep",
+        "egrep",
+        "fgrep",
+        "head",
+        "jq",
+        "ls",
+        "md5sum",
+        "rg",
+        "sha256sum",
+        "stat",
+        "tail",
+        "test",
+        "wc",
+    ]
+)
 
 
 # --- what is asked ---------------------------------------------------------------------------------------------------
@@ -624,10 +650,34 @@ def _plain_host(host: str) -> str | None:
     return None if last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) else name
 
 
+def _commands(checks: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the words of each command of check lines, as far as they can be told without being a shell."""
+    for line in checks:
+        for part in re.split(r"[;&|()\n]+", line):
+            found = [word for word in re.split(r"[\s<>\"'`$]+", part) if word and not re.match(r"-|[A-Za-z_]+=", word)]
+            if found:
+                yield found
+
+
 def named_files(checks: Iterable[str]) -> frozenset[str]:
-    """Return the words of check lines that may be files of the repository: `sh scripts/test.sh -v` names `scripts/test.sh`."""
-    found = {word for line in checks for word in re.split(r"[\s;&|()<>\"'=`$]+", line)}
-    return frozenset(globs.fold(word.removeprefix("./")) for word in found if word and not word.startswith("-"))
+    """Return the words of check lines that may be files that decide: `sh scripts/test.sh -v` names `scripts/test.sh`.
+
+    What a command only looks at, such as `grep`, is what is checked, and no part of the check.
+    """
+    found = {word for words_ in _commands(checks) if words_[0] not in LOOKING for word in words_}
+    return frozenset(globs.fold(word.removeprefix("./")) for word in found)
+
+
+def named_programs(checks: Iterable[str]) -> frozenset[str]:
+    """Return of `named_files` what the check runs: the first word of each command, and the script of an interpreter."""
+    found: set[str] = set()
+    for words_ in _commands(checks):
+        for word in words_:
+            found.add(globs.fold(word.removeprefix("./")))
+            name = globs.fold(word.rpartition("/")[2])
+            if not (name in SHELLS or name in STARTERS or re.sub(r"[0-9.]+\Z", "", name) in STARTING):
+                break
+    return frozenset(found)
 
 
 def protected(policy: Policy, changed: Iterable[str], named: Collection[str] = ()) -> list[Decision]:

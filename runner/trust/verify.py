@@ -15,7 +15,7 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 11. legality         each event may happen then, revisions without a gap
 12. fold             state.json is the fold, byte for byte
 13. repair           after damage comes `record-repaired`, which names the commits that did it
-14. words            a transition changes no words of people's
+14. words            a transition changes no words of people's; a planner's plan is added once
 15. work             code changes only where work ends
 16. plan             plan and steps are told as the files say
 17. digest           the step that was carried out, and its artifacts, are those that are named

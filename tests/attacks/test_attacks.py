@@ -650,6 +650,125 @@ def an_undoing_that_completes_a_step(forge: Forge) -> None:
     forge.imitate(_undone(forge, 2, status="running", steps=done), code={"a.txt": None})
 
 
+# --- a plan that is written after questions ------------------------------------------------------------------------------
+
+PLAN = b"---\ntitle: Greet\n---\n"
+STEP = b"---\ntitle: Look\nkind: command\nrun: cat code.py\n---\n"
+
+
+def question(transcript: str | None = None, subject: str = "plan") -> ev.Asked:
+    """Return a question, of the planner's by default."""
+    return ev.Asked(subject=subject, kind="question", text="Formal?", by="anyone", transcript=transcript)
+
+
+def asks(forge: Forge, code: dict[str, Any] | None = None) -> None:
+    """Go on in a protocol of its own that begins with the planner's questions."""
+    forge.protocol = "0002-greet"
+    forge.box.git("update-ref", f"refs/heads/{forge.protocol}", forge.trusted)
+    made = ev.Created(subject=forge.protocol, title="Greet", base="main", start=forge.trusted, nonce="1" * 32)
+    forge.imitate(made, question(digest(b"said")), question(), code=code, fresh=True)
+
+
+def answers(forge: Forge) -> None:
+    """Answer both questions."""
+    for wait in ("w2", "w3"):
+        forge.imitate(ev.Answered(subject="plan", wait=wait, text="yes", by="alice"))
+
+
+def plans(forge: Forge, transcript: str | None = digest(b"said")) -> ev.Planned:
+    """Return the event of the plan whose files are `written`."""
+    step: ev.PlannedStep = {
+        "place": 1, "title": "Look", "kind": "command", "needs": [], "qa": "skip", "digest": digest(STEP),
+    }  # fmt: skip
+    plan = manifest_digest({"plan.md": PLAN})
+    return ev.Planned(subject="plan", plan=plan, steps={"look": step}, transcript=transcript)
+
+
+def written(forge: Forge) -> dict[str, Any]:
+    """Return the files of a planner's plan."""
+    return {f"{forge.folder}/plan.md": PLAN, f"{forge.folder}/01-look.md": STEP}
+
+
+def test_a_plan_after_questions_holds(forge: Forge) -> None:
+    asks(forge)
+    forge.imitate(ev.Paused(subject=forge.protocol))
+    forge.imitate(ev.Resumed(subject=forge.protocol))
+    answers(forge)
+    forge.imitate(question(digest(b"more said")))
+    forge.imitate(ev.Answered(subject="plan", wait="w8", text="yes", by="alice"))
+    forge.imitate(plans(forge), code=written(forge))
+    forge.imitate(finish(forge, "look"), ev.StepCompleted(subject="look", attempt=1), code={"code.py": "1\n"})
+    assert forge.holds().transitions == 9
+
+
+def test_a_plan_of_a_person_s_holds_while_the_planner_asks(forge: Forge) -> None:
+    asks(forge)
+    forge.commit(written(forge))
+    forge.imitate(plans(forge, None))
+    assert forge.state is not None and forge.state.waiting == []
+    forge.holds()
+
+
+@attack("work")
+def code_that_comes_with_the_planner_s_first_questions(forge: Forge) -> None:
+    asks(forge, {"evil.txt": "x"})
+
+
+@attack("work")
+def code_that_comes_with_the_planner_s_questions(forge: Forge) -> None:
+    asks(forge)
+    answers(forge)
+    forge.imitate(question(digest(b"said")), code={"evil.txt": "x"})
+
+
+@attack("work")
+def code_that_comes_with_a_planner_s_plan(forge: Forge) -> None:
+    asks(forge)
+    forge.imitate(plans(forge), code={**written(forge), "evil.txt": "x"})
+
+
+@attack("words")
+def a_plan_that_names_no_transcript(forge: Forge) -> None:
+    asks(forge)
+    forge.imitate(plans(forge, None), code=written(forge))
+
+
+@attack("words")
+def a_planner_s_plan_over_a_person_s(forge: Forge) -> None:
+    asks(forge)
+    forge.commit({f"{forge.folder}/01-look.md": "mine\n"})
+    forge.imitate(plans(forge), code=written(forge))
+
+
+@attack("words")
+def notes_that_come_with_a_planner_s_plan(forge: Forge) -> None:
+    asks(forge)
+    forge.imitate(plans(forge), code={**written(forge), f"{forge.folder}/notes.txt": "evil\n"})
+
+
+@attack("words")
+def words_that_come_with_a_planner_s_question(forge: Forge) -> None:
+    asks(forge)
+    forge.imitate(question(digest(b"said")), code=written(forge))
+
+
+@attack("words")
+def a_second_plan_of_a_planner_s(forge: Forge) -> None:
+    forge.imitate(question(digest(b"said")), code={f"{forge.folder}/09-look.md": STEP})
+
+
+@attack("transition")
+def two_questions_of_a_step(forge: Forge) -> None:
+    forge.imitate(question(subject="b"), question(subject="b"))
+
+
+@attack("legality")
+def a_plan_that_is_taken_back(forge: Forge) -> None:
+    asks(forge)
+    forge.imitate(plans(forge), code=written(forge))
+    forge.imitate(_undone(forge, 3, status="planning"), edit_state=set_status("planning"))
+
+
 # --- what cannot be read ---------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from runner.store import locks
 from tests.conftest import Box, clone, command
+from tests.executor.minds import ENGINE, agent, finish, mind, say
 
 
 def workspace(box: Box, protocol: str) -> Path:
@@ -34,6 +35,27 @@ def merged(box: Box, done: str) -> str:
     """A protocol that is completed and merged."""
     box.git("merge", "-q", "--no-ff", "-m", "merge", done)
     return done
+
+
+def test_what_models_answered_goes_where_it_is_filed_or_came_to_nothing(box: Box) -> None:
+    with mind(box, finish(), say(text="no plan"), say(text="no plan"), finish()):
+        ended, open_ = box.new({"01-x": agent()}), box.new({"01-x": agent(), "02-y": agent()})
+        box.runner("run", ended, rc=0)
+        box.runner("new", "A plan", "--no-questions", "--engine", ENGINE, rc=69)
+        box.runner("step", open_, rc=0)
+    box.git("merge", "-q", "--no-ff", "-m", "merge", ended)
+    folder = box.path / ".git/runner/journal"
+    assert sorted(path.name for path in folder.iterdir()) == [ended, open_, "planning"]
+    (stale,) = (folder / "planning").iterdir()
+    shown = box.runner("clean", "--dry-run", rc=0).out
+    assert f"would go  journal    {stale}" in shown and f"would go  journal    {folder / ended}" in shown
+    project = box.project()
+    with project, locks.hold(project.places.lock(f"planning-{stale.stem}"), project.who, what="this plan"):
+        assert f"left     journal    {stale}  held by" in box.runner("clean", "--dry-run", rc=0).err
+    box.runner("clean", "--yes", rc=0)
+    assert [path.name for path in folder.rglob("*.jsonl")] == ["x.1.jsonl"] and (folder / open_).is_dir()
+    box.runner("show", ended, "x", "--transcript", rc=0)
+    assert "nothing to take away" in box.runner("clean", "--yes", rc=0).err
 
 
 def test_a_merged_protocol_leaves_nothing(box: Box, merged: str) -> None:

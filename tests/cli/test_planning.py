@@ -13,8 +13,13 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Box, command
+from runner.protocol.digest import digest
+from tests.attacks.forge import second
+from tests.conftest import Box, clone, command
 from tests.engines.wire_gemini import KEY, Answer, Refusal, Wire, error, serving
+from tests.executor.minds import texts, transcript
+from tests.executor.test_resume import kill
+from tests.store.test_remote import publish
 
 STEPS: list[dict[str, Any]] = [
     {"slug": "look", "title": "Look at it", "kind": "command", "run": "cat src/app.py", "prose": "See what it says."},
@@ -96,13 +101,230 @@ def test_an_endpoint_that_is_down_makes_nothing_and_what_was_heard_is_kept(box: 
         assert "not JSON" in prompt(wire) and len(wire.bodies) == 1
 
 
-def test_questions_with_nobody_here_are_told_and_paid_for_once(box: Box) -> None:
-    before = refs(box)
-    with serving(says({"title": "x", "questions": ["Formal or not?"]})) as wire:
-        told = box.runner("new", "Greet", env=env(wire), rc=3)
-        assert "Formal or not?" in told.err and "--no-questions" in told.err and refs(box) == before
-        assert "Formal or not?" in box.runner("new", "Greet", env=env(wire), rc=3).err
+QUESTIONS = {"title": "x", "questions": ["Formal or not?", "In which language?"]}
+WRITTEN = ["01-look.md", "02-greet.md"]
+
+
+def asked(box: Box, *, questions: Any = QUESTIONS, options: tuple[str, ...] = ()) -> str:
+    """Begin a protocol whose planner has questions, with nobody here."""
+    with serving(says(questions)) as wire:
+        return box.runner("new", "Greet", *options, env=env(wire), rc=3).out.strip()
+
+
+def test_questions_with_nobody_here_wait_in_the_record(box: Box) -> None:
+    with serving(says(QUESTIONS)) as wire:
+        told = box.runner("new", "Greet\nand be kind", env=env(wire), rc=3)
+    assert told.out == "0001-greet-and-be-kind\n"
+    assert "planning · 2 questions" in told.err and "runner answer 1 w2 TEXT" in told.err
+    protocol = told.out.strip()
+    state = box.state(protocol)
+    assert (state["status"], state["title"], state["plan"], state["steps"]) == ("planning", "Greet", None, {})
+    assert [(wait["id"], wait["text"]) for wait in state["waiting"]] == [
+        ("w2", "Formal or not?"),
+        ("w3", "In which language?"),
+    ]
+    assert state["spent"]["input_tokens"] == 100
+    assert box.git("log", "-1", "--format=%an", protocol).strip() == "Alice" and words(box, protocol) == []
+    for shown in (box.runner("status", protocol, rc=0).out, box.runner("show", protocol, rc=0).out):
+        assert "Formal or not?" in shown and "no steps yet" in shown
+    assert "waits" in box.runner("status", rc=0).out
+    assert box.runner("show", protocol, "--json", rc=0).json()["command"] == "runner answer 1 w2 TEXT"
+    assert "Formal or not?" in box.runner("run", protocol, rc=3).err
+    assert "would do nothing" in box.runner("step", protocol, "--dry-run", rc=3).out
+    assert "say which" in box.runner("answer", protocol, "yes", rc=2).err
+    assert box.runner("verify", protocol, rc=0) and second(box.path, protocol)[0] == 0
+
+
+def test_the_plan_comes_with_the_answers(box: Box) -> None:
+    protocol = asked(box)
+    transcribed = box.runner("show", protocol, "--transcript", rc=0).out
+    assert "runner answer 1 TEXT" in box.runner("answer", protocol, "w3", "English", rc=0).err
+    told = box.runner("answer", protocol, "formal", rc=0)
+    assert "runner run 1" in told.err
+    assert "the plan is to be written" in box.runner("status", rc=0).out
+    assert "would have the plan written" in box.runner("step", protocol, "--dry-run", rc=0).out
+    box.git("config", "user.name", "Bob")
+    with serving(says(PLAN)) as wire:
+        done = box.runner("step", protocol, env=env(wire), rc=0)
+        assert prompt(wire, 0) == "Formal or not?\nformal\n\nIn which language?\nEnglish"
+        assert len(wire.bodies) == 1 and "# What is wanted\n\nGreet\n" in texts(wire.bodies[0])
+    assert "planned" in done.err and "$ cat src/app.py" in done.err
+    assert words(box, protocol) == WRITTEN
+    assert box.git("log", "-1", "--format=%an, %cn", protocol) == "Alice, protocol-runner\n"
+    assert (box.worktree(protocol) / f".protocols/{protocol}/01-look.md").exists()
+    state = box.state(protocol)
+    assert (state["status"], state["waiting"], state["spent"]["input_tokens"]) == ("planned", [], 200)
+    transcript = box.git("show", f"refs/runner/history/{protocol}:runs/plan.1.jsonl")
+    assert f"transcript: {digest(transcript.encode())}" in box.log(protocol)
+    shown = box.runner("show", protocol, "plan", "--transcript", rc=0).out
+    assert "Look at it" not in transcribed
+    assert "Formal or not?" in shown and "Look at it" in shown and "it had been told" in shown
+    box.runner("run", protocol, rc=3)
+    box.runner("verify", protocol, rc=0)
+    assert second(box.path, protocol)[0] == 0
+    assert "had no plan yet" in box.runner("undo", f"{protocol}@3", rc=4).err
+
+
+def test_a_run_plans_and_goes_on(box: Box) -> None:
+    protocol = asked(box, questions={"title": "x", "questions": ["Formal or not?"]})
+    box.runner("answer", protocol, "formal", rc=0)
+    with serving(says(PLAN)) as wire:
+        done = box.runner("run", protocol, env=env(wire), rc=3)
+    assert "look" in done.err and "runner answer 1" in done.err
+    assert box.state(protocol)["steps"]["look"]["status"] == "completed"
+
+
+def test_a_model_may_ask_again_and_then_has_to_decide(box: Box) -> None:
+    ask = [{"title": "x", "questions": [f"What about {number}?"]} for number in range(4)]
+    protocol = asked(box, questions=ask[0])
+    for number in (1, 2):
+        box.runner("answer", protocol, f"answer {number}", rc=0)
+        with serving(says(ask[number])) as wire:
+            told = box.runner("run", protocol, env=env(wire), rc=3)
+            assert prompt(wire) == f"What about {number - 1}?\nanswer {number}" and len(wire.bodies) == 1
+        assert f"What about {number}?" in told.err
+    box.runner("answer", protocol, "answer 3", rc=0)
+    with serving(says(ask[3]), says(PLAN)) as wire:
+        box.runner("step", protocol, env=env(wire), rc=0)
+        assert "no more questions" in prompt(wire, 1)
+    assert words(box, protocol) == WRITTEN
+    assert box.state(protocol)["spent"]["input_tokens"] == 500
+    box.runner("verify", protocol, rc=0)
+    assert second(box.path, protocol)[0] == 0
+
+
+def test_what_is_no_plan_waits_with_its_reasons_and_is_tried_again(box: Box) -> None:
+    protocol = asked(box, questions={"title": "x", "questions": ["Formal or not?"]})
+    box.runner("answer", protocol, "formal", rc=0)
+    with serving(says("no plan"), says("still none")) as wire:
+        told = box.runner("run", protocol, env=env(wire), rc=3).err
+        assert len(wire.bodies) == 2
+    assert "not JSON" in told and "what should be different?" in told
+    assert box.state(protocol)["status"] == "planning" and words(box, protocol) == []
+    assert "`runner answer 1 TEXT` goes on" in box.runner("retry", protocol, rc=4).err
+    box.runner("answer", protocol, "JSON, please", rc=0)
+    refusal = Answer(pieces=[[{"text": "I will not"}]], finish="SAFETY")
+    with serving(refusal) as wire:
+        told = box.runner("run", protocol, env=env(wire), rc=3).err
+        assert prompt(wire) == "JSON, please\n\nGive the whole plan."
+    assert "refused" in told
+    box.runner("answer", protocol, "it is harmless", rc=0)
+    with serving(says(PLAN)) as wire:
+        box.runner("step", protocol, env=env(wire), rc=0)
+    assert words(box, protocol) == WRITTEN
+    box.runner("verify", protocol, rc=0)
+
+
+def test_a_planning_that_found_no_endpoint_records_nothing_and_loses_nothing(box: Box) -> None:
+    protocol = asked(box, questions={"title": "x", "questions": ["Formal or not?"]})
+    box.runner("answer", protocol, "formal", rc=0)
+    tip = box.git("rev-parse", protocol)
+    with serving(says("no plan"), Refusal(code=403, body=error(403, "PERMISSION_DENIED", "no"))) as wire:
+        box.runner("step", protocol, env=env(wire), rc=69)
+    assert box.git("rev-parse", protocol) == tip
+    with serving(says(PLAN)) as wire:
+        box.runner("step", protocol, env=env(wire), rc=0)
+        assert "not JSON" in prompt(wire) and len(wire.bodies) == 1
+    assert box.state(protocol)["spent"]["input_tokens"] == 300
+
+
+def test_questions_that_a_kill_kept_from_the_record_are_not_paid_for_again(box: Box) -> None:
+    with serving(says(QUESTIONS)) as wire:
+        box.env.update(env(wire))
+        kill(box, "after", 1, "new", "Greet")
+        box.runner("new", "Greet", rc=3)
         assert len(wire.bodies) == 1
+    assert [one["kind"] for one in transcript(box, "0001-greet", "plan.1")] == ["response", "task"]
+
+
+def test_a_planning_whose_beginning_is_not_here_says_what_to_fetch(box: Box) -> None:
+    protocol = asked(box, questions={"title": "x", "questions": ["Formal or not?"]})
+    box.runner("answer", protocol, "formal", rc=0)
+    box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
+    with serving() as wire:
+        missing = box.runner("step", protocol, env=env(wire), rc=4).err
+    assert "git fetch origin 'refs/runner/*:refs/runner/*'" in missing and not wire.bodies
+
+
+@pytest.mark.parametrize("where", ["after", "before-refs", "after-refs"])
+def test_a_planning_that_was_killed_asks_nothing_twice(box: Box, where: str) -> None:
+    protocol = asked(box, questions={"title": "x", "questions": ["Formal or not?"]})
+    box.runner("answer", protocol, "formal", rc=0)
+    with serving(says(PLAN)) as wire:
+        box.env.update(env(wire))
+        kill(box, where, 0, "step", protocol)
+        box.runner("run", protocol, rc=3)
+        assert len(wire.bodies) == 1
+    assert words(box, protocol) == WRITTEN
+    assert box.state(protocol)["spent"]["input_tokens"] == 200
+    box.runner("verify", protocol, rc=0)
+
+
+def test_the_planning_goes_on_in_another_clone(remote: Box) -> None:
+    publish(remote)
+    protocol = asked(remote, options=("--publish", "always"))
+    other = clone(remote, "bob")
+    other.runner("sync", protocol, rc=0)
+    other.runner("answer", protocol, "w2", "formal", rc=0)
+    other.runner("answer", protocol, "English", rc=0)
+    with serving(says(PLAN)) as wire:
+        other.runner("step", protocol, env=env(wire), rc=0)
+        assert len(wire.bodies) == 1 and prompt(wire).startswith("Formal or not?\nformal")
+    assert words(other, protocol) == WRITTEN
+    other.runner("verify", protocol, rc=0)
+
+
+def test_a_plan_that_people_write_meanwhile_stands(box: Box) -> None:
+    protocol = asked(box)
+    folder = box.worktree(protocol) / f".protocols/{protocol}"
+    (folder / "context.md").write_text("Notes.\n")
+    assert "Formal or not?" in box.runner("step", protocol, rc=3).err  # the notes alone are no plan
+    (folder / "01-mine.md").write_text("---\ntitle: Mine\nkind: command\nrun: 'true'\n---\n")
+    assert "plan.md" in box.runner("step", protocol, rc=2).err
+    (folder / "plan.md").write_text("---\ntitle: By hand\n---\n")
+    box.commit("by hand", cwd=box.worktree(protocol))
+    assert "the plan that people wrote" in box.runner("step", protocol, "--dry-run", rc=0).out
+    assert "planned" in box.runner("step", protocol, rc=0).err
+    state = box.state(protocol)
+    assert (state["status"], list(state["steps"]), state["waiting"]) == ("planned", ["mine"], [])
+    box.runner("run", protocol, rc=0)
+    box.runner("verify", protocol, rc=0)
+    assert second(box.path, protocol)[0] == 0
+
+
+def test_notes_that_people_wrote_meanwhile_stay(box: Box) -> None:
+    protocol = asked(box, questions={"title": "x", "questions": ["Formal or not?"]})
+    (box.worktree(protocol) / f".protocols/{protocol}/context.md").write_text("Notes.\n")
+    box.runner("answer", protocol, "formal", rc=0)
+    with serving(says(PLAN)) as wire:
+        box.runner("step", protocol, env=env(wire), rc=0)
+    assert box.git("show", f"{protocol}:.protocols/{protocol}/context.md") == "Notes.\n"
+    box.runner("step", protocol, rc=0)
+    box.runner("verify", protocol, rc=0)
+    assert second(box.path, protocol)[0] == 0
+
+
+def test_a_protocol_that_is_asked_about_can_be_steered(box: Box) -> None:
+    protocol = asked(box)
+    for verb in ("edit", "plan"):
+        assert "has no plan yet" in box.runner(verb, protocol, env={"RUNNER_ENGINE": "gemini:x"}, rc=4).err
+    assert "has no plan yet" in box.runner("qa", protocol, rc=4).err
+    assert "nothing to take back" in box.runner("undo", protocol, rc=4).err
+    box.runner("pause", protocol, rc=0)
+    box.runner("answer", protocol, "w2", "formal", rc=0)
+    box.runner("answer", protocol, "English", rc=0)
+    box.runner("run", protocol, rc=3)
+    assert "planning" in box.runner("resume", protocol, rc=0).err
+    assert "had no plan yet" in box.runner("undo", protocol, rc=4).err
+    assert "no step" in box.runner("step", protocol, "--step", "look", rc=2).err
+    box.runner("cancel", protocol, rc=0)
+    assert box.runner("step", protocol, rc=0)
+    box.runner("verify", protocol, rc=0)
+    assert second(box.path, protocol)[0] == 0
+    box.runner("clean", "--yes", rc=0)
+
+
+def test_without_questions_the_model_decides(box: Box) -> None:
     with serving(says(PLAN)) as wire:
         box.runner("new", "Greet", "--no-questions", env=env(wire), rc=0)
         assert "Ask no questions" in prompt(wire)
@@ -227,6 +449,41 @@ def test_a_budget_stops_planning_before_the_request(box: Box) -> None:
     with serving() as wire:
         assert "budget" in box.runner("plan", protocol, env=env(wire), rc=3).err
         assert not wire.bodies
+
+
+def test_what_planning_anew_cost_is_in_the_record_and_every_budget(box: Box) -> None:
+    protocol = begun(box)
+    journal = box.path / f".git/runner/journal/{protocol}"
+    with serving(says(AGAIN), says("none"), says("none"), says(AGAIN)) as wire:
+        code, shown = at_terminal(box, env(wire), {b"take it?": b"drop\n"}, "plan", protocol)
+        assert code == 0, shown
+        assert box.state(protocol)["spent"]["input_tokens"] == 0 and list(journal.glob("plan.1.jsonl"))
+        box.runner("plan", protocol, env=env(wire), rc=69)
+        plan = box.worktree(protocol) / f".protocols/{protocol}/plan.md"
+        plan.write_text(plan.read_text().replace("title: A plan", "title: A plan\nbudget: {tokens: 17000}"))
+        box.runner("step", protocol, rc=0)
+        stopped = box.runner("plan", protocol, env=env(wire), rc=3)  # three answers stand in the journal alone
+        assert "360 of 17,000" in stopped.err and len(wire.bodies) == 3
+        plan.write_text(plan.read_text().replace("17000", "90000"))
+        box.commit("more", cwd=plan.parent)
+        box.runner("plan", protocol, "-m", "louder", "--yes", env=env(wire), rc=0)
+    assert not list(journal.glob("plan.*"))
+    box.runner("run", protocol, rc=0)
+    spent = box.state(protocol)["spent"]
+    assert (spent["input_tokens"], spent["output_tokens"]) == (400, 80)
+    log = box.log(protocol)
+    assert log.count("- transcript: ") == 1 and log.count('"input_tokens"') == 1
+    box.runner("verify", protocol, rc=0)
+    assert second(box.path, protocol)[0] == 0
+
+
+def test_what_a_plan_cost_that_was_none_is_in_the_record_of_the_one_that_was(box: Box) -> None:
+    with serving(says("none"), says("none"), says(PLAN)) as wire:
+        box.runner("new", "Greet", env=env(wire), rc=69)
+        protocol = box.runner("new", "Greet", env=env(wire), rc=0).out.strip()
+    assert box.state(protocol)["spent"]["input_tokens"] == 300
+    assert [one["kind"] for one in transcript(box, protocol, "plan.1")] == ["response"] * 2 + ["undecided", "response"]
+    assert not list((box.path / ".git/runner/journal/planning").iterdir())
 
 
 # --- do ----------------------------------------------------------------------------------------------------------------

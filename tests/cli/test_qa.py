@@ -52,7 +52,9 @@ def test_a_judge_that_did_not_write_it_passes_the_change(box: Box) -> None:
     assert (
         "1. the greeting is polite" in asked and "+print('hello, please')" in asked and "`test -f src/app.py`" in asked
     )
-    assert "review passed" in told.err
+    assert "review passed" in told.err and "  PASS: It does what it should.\n" in told.err
+    shown = box.runner("show", protocol, "--transcript", rc=0).out
+    assert '  {\n    "verdict": "PASS",\n    "summary": "It does what it should."\n  }\n' in shown
     state = box.state(protocol)
     assert state["status"] == "completed" and state["spent"]["input_tokens"] == 300
     passed = event(box, protocol, "qa-passed")
@@ -230,11 +232,13 @@ def test_qa_by_hand_records_nothing_and_says_pass_or_fail(box: Box) -> None:
         protocol = box.new({"01-a": command("echo 1 > a", f"{FULL}engine: {ENGINE}\n")})
         assert "no step has work" in box.runner("qa", protocol, rc=2).err
         box.runner("step", protocol, rc=0)
-        before, journal = box.git("for-each-ref"), list(box.path.glob(".git/runner/journal/*/*"))
+        before = box.git("for-each-ref")
         failed = box.runner("qa", protocol, "a", rc=1)
         assert "FAIL  a, attempt 1: review: Not polite." in failed.out and "It is rude." in failed.out
         assert box.runner("qa", protocol, rc=0).out.splitlines()[-1].startswith("PASS  a, attempt 1")
-        assert box.git("for-each-ref") == before and list(box.path.glob(".git/runner/journal/*/*")) == journal
+        assert box.git("for-each-ref") == before
+        # What it was paid stands in a journal of its own.
+        assert [at.name for at in box.path.glob(".git/runner/journal/*/*")] == ["a.1.hand.jsonl"]
         box.runner("step", protocol, rc=1)  # its own question, and its own answer
         assert len(wire.bodies) == 3
     sound(box, protocol)

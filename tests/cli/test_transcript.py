@@ -56,6 +56,20 @@ def test_a_transcript_is_shown_from_the_history(box: Box) -> None:
     assert lines[0]["calls"][0]["arguments"]["content"] == long
 
 
+def test_lines_of_a_file_stand_below_each_other_and_what_is_cut_says_so(box: Box) -> None:
+    box.write("two.txt", "one\ntwo\n")
+    box.commit("a file")
+    with mind(box, say(("read_file", {"path": "two.txt"})), finish("word " * 40)):
+        protocol = box.new({"01-a": agent()})
+        told = box.runner("step", protocol, rc=0).err
+    shown = box.runner("show", protocol, "a", "--transcript", rc=0).out
+    (first,) = [line for line in shown.splitlines() if line.endswith("1\tone")]
+    assert first.replace("1\tone", "2\ttwo") in shown.splitlines()
+    assert "note=" not in shown  # what is empty
+    (ended,) = [line for line in told.splitlines() if "· finish" in line]
+    assert ended.endswith("…")
+
+
 def test_another_attempt_and_none_at_all(box: Box) -> None:
     with mind(box, say(text="a"), say(text="b"), finish("second try")):
         protocol = box.new({"01-a": agent("on_failure: {retry: 1}\n"), "02-b": command("true")})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +46,24 @@ def test_what_comes_out_is_what_went_in(tmp_path: Path) -> None:
     engine = RecordedEngine(cassette(tmp_path / "c", (asked("a"), said("b"))), "recorded:c")
     assert engine.ask(asked("a"), timeout=1) == said("b")
     assert (engine.name, engine.provider, engine.model) == ("recorded:c", "recorded", "m")
+
+
+def test_a_recording_keeps_what_the_answer_cost_where_that_was_known(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    original = RecordedEngine(cassette(tmp_path / "original", (asked("a"), said("1")), (asked("b"), said("2"))))
+    prices = iter([Decimal("0.00012"), None])
+    recorder = Recorder(original, path, lambda engine, usage: next(prices))
+    assert [recorder.ask(asked(text), timeout=1).usd for text in "ab"] == [Decimal("0.00012"), None]
+    lines = path.read_bytes().splitlines()
+    assert json.loads(lines[0])["response"]["usd"] == "0.00012" and "usd" not in json.loads(lines[1])["response"]
+    again = RecordedEngine(path)
+    assert [again.ask(asked(text), timeout=1).usd for text in "ab"] == [Decimal("0.00012"), None]
+    said_first = json.loads(lines[0])
+    odd: Any
+    for odd in ("-1", "NaN", "much", None, {}):
+        path.write_text(json.dumps(said_first | {"response": said_first["response"] | {"usd": odd}}) + "\n")
+        with pytest.raises(MalformedFileError):
+            RecordedEngine(path)
 
 
 def test_the_same_request_gets_its_answers_in_order_and_no_more(tmp_path: Path) -> None:
@@ -154,7 +174,8 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
 
 def test_every_field_of_a_response_is_kept(tmp_path: Path) -> None:
-    (recording,) = read(cassette(tmp_path / "c", (asked("a"), full := dataclasses.replace(said("1"), problem="p"))))
+    full = dataclasses.replace(said("1"), problem="p", usd=Decimal("0.5"))
+    (recording,) = read(cassette(tmp_path / "c", (asked("a"), full)))
     assert recording.response == full
     kept = json.loads((tmp_path / "c").read_text())["response"]
     assert len(kept) >= len(dataclasses.fields(Response)) + len(dataclasses.fields(ModelTurn)) - 1

@@ -65,9 +65,32 @@ def test_a_record_that_was_taken_out_is_seen(tmp_path: Path) -> None:
         Journal(path)
 
 
-def test_a_transcript_seeds_a_journal_elsewhere(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "a.jsonl")
-    journal.append({"kind": "response", "text": "hi"})
-    other = Journal(tmp_path / "b.jsonl")
-    other.seed(journal.transcript())
-    assert Journal(tmp_path / "b.jsonl").records == journal.records
+def test_what_the_history_has_is_gone_on_from_elsewhere_and_where_it_was_cut(tmp_path: Path) -> None:
+    there = Journal(tmp_path / "there.jsonl")
+    for number in range(3):
+        there.append({"n": number, "text": "ä"})
+    told = there.transcript()
+    for many in range(4):  # records that are here already: a kill while they were taken up, or an older state
+        here = Journal(tmp_path / f"{many}.jsonl")
+        for record in there.records[:many]:
+            here.append(record)
+        here.take_up(told)
+        assert here.records == there.records
+        assert here.filed == 3
+        here.append({"n": 3})
+        again = Journal(tmp_path / f"{many}.jsonl")
+        again.take_up(told)
+        assert (len(again.records), again.filed) == (4, 3)
+    assert not list(tmp_path.glob("*lost*"))
+
+
+def test_what_went_another_way_than_the_history_is_kept_beside(tmp_path: Path) -> None:
+    there, here = Journal(tmp_path / "there.jsonl"), Journal(tmp_path / "here.jsonl")
+    for journal, texts in ((there, "abc"), (here, "axyz")):
+        for text in texts:
+            journal.append({"text": text})
+    ours = list(here.records)
+    here.take_up(there.transcript())
+    assert Journal(tmp_path / "here.jsonl").records == here.records == there.records
+    assert Journal(tmp_path / "here.lost-1.jsonl").records == ours
+    assert Journal(tmp_path / "here.lost-1.jsonl").alike(there.transcript()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -175,6 +176,22 @@ def test_the_next_engine_is_asked_where_the_first_does_not_answer(tmp_path: Path
     first, second = Scripted([KeyRefusedError("no", "there", "set it")]), Scripted([FINISH])
     bench = Bench(tmp_path, [])
     assert bench.loop(first, second).run().outcome == "finished"
+
+
+def test_an_answer_costs_what_the_engine_takes_that_gave_it(tmp_path: Path) -> None:
+    first, second = Scripted([KeyRefusedError("no", "there", "set it")]), Scripted([FINISH])
+    first.name, first.provider, second.name = "scripted:dear", "scripted", "scripted:cheap"
+    loop = Bench(tmp_path, []).loop(first, second)
+    loop.price = lambda engine, usage: Decimal(5) if engine is first else Decimal("0.5")
+    assert loop.run().outcome == "finished"
+    (answer, _) = loop.journal.records
+    assert (answer["engine"], answer["usd"], loop.total.usd) == ("scripted:cheap", "0.5", Decimal("0.5"))
+
+
+def test_what_a_recorded_answer_cost_needs_no_price(tmp_path: Path) -> None:
+    loop = Bench(tmp_path, [dataclasses.replace(FINISH, usd=Decimal("0.25"))]).loop(price=None)
+    assert loop.run().outcome == "finished"
+    assert (loop.total.usd, loop.total.unpriced) == (Decimal("0.25"), 0)
 
 
 @pytest.mark.parametrize("limits", [{"tokens": 50}, {"usd": Decimal("0.002")}, {"turns": 1}])

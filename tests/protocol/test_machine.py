@@ -234,6 +234,7 @@ def test_arbitrary_events_are_applied_or_refused_and_nothing_else(
     [
         {"usd": "-1"}, {"usd": "1e9"}, {"usd": "NaN"}, {"usd": "1e999999999"}, {"usd": "0,5"}, {"usd": "01"}, {"usd": ""},
         {"seconds": -1}, {"input_tokens": 2**53 + 1}, {"output_tokens": -5},
+        {"unpriced": -1}, {"unpriced": 2**53 + 1},
     ],
 )  # fmt: skip
 def test_what_was_spent_is_a_sum_of_plain_amounts(spent: ev.Spent) -> None:
@@ -251,6 +252,14 @@ def test_what_was_spent_adds_up_exactly() -> None:
         found.append(entry(4 + 2 * at, ev.StepRetried(subject="a", attempt=2 + at)))
 
     assert fold(found).spent == state_.SpentTotal(usd="0.3", input_tokens=15, output_tokens=0, seconds=6)
+
+    steps = {"b": planned_step(2)}
+    again: ev.Spent = {"usd": "0.05", "input_tokens": 5, "unpriced": 7}
+    edited = ev.PlanEdited(
+        subject="plan", plan=DIGEST, steps=steps, removed=[], dropped=[], transcript=DIGEST, spent=again
+    )
+    found.append(entry(9, edited))
+    assert fold(found).spent == state_.SpentTotal(usd="0.35", input_tokens=20, output_tokens=0, seconds=6)
 
 
 @pytest.mark.parametrize(
@@ -270,6 +279,42 @@ def test_what_cannot_be_undone(told: dict[str, object], why: str) -> None:
 
     with pytest.raises(IllegalEventError, match=why):
         machine.apply(state, entry(8, event))
+
+
+# --- a plan that is asked about before it is written --------------------------------------------------------------------
+
+
+def asked(revision: int, text: str) -> ev.Entry:
+    return entry(revision, ev.Asked(subject="plan", kind="question", text=text, by="anyone"))
+
+
+def answered(revision: int, wait: str) -> ev.Entry:
+    return entry(revision, ev.Answered(subject="plan", wait=wait, text="yes", by="alice"))
+
+
+PLANNED = ev.Planned(subject="plan", plan=DIGEST, steps={"a": planned_step(1)}, engine="e", transcript=DIGEST)
+
+
+def test_a_planner_goes_on_when_its_questions_are_answered() -> None:
+    history = [created(), asked(2, "Formal?"), asked(3, "When?")]
+    state = fold(history)
+    assert (state.status, [wait.id for wait in state.waiting]) == (Status.PLANNING, ["w2", "w3"])
+    action = machine.decide(state)
+    assert isinstance(action, machine.Halt) and action.reason == "Formal?" and len(action.waiting) == 2
+    history += [answered(4, "w3"), entry(5, ev.Paused(subject=PROTOCOL)), answered(6, "w2")]
+    assert isinstance(machine.decide(fold(history)), machine.Halt)
+    history += [entry(7, ev.Resumed(subject=PROTOCOL))]
+    assert (fold(history).status, machine.decide(fold(history))) == (Status.PLANNING, machine.WritePlan())
+    history += [asked(8, "Where?"), answered(9, "w8"), entry(10, PLANNED)]
+    assert (fold(history).status, machine.decide(fold(history))) == (Status.PLANNED, machine.RunStep("a"))
+
+
+def test_what_was_asked_ends_with_the_plan_and_the_plan_is_not_taken_back() -> None:
+    state = fold([created(), asked(2, "Formal?"), entry(3, PLANNED)])
+    assert (state.status, state.waiting) == (Status.PLANNED, [])
+    back = ev.Undone(subject=PROTOCOL, to=2, status="planning", steps={}, artifacts=[], dropped=[])
+    with pytest.raises(IllegalEventError, match="not taken back"):
+        machine.apply(state, entry(4, back))
 
 
 def test_a_log_begins_with_created_and_has_no_gap() -> None:

@@ -521,3 +521,14 @@ def test_rules_that_say_less_than_their_author_may_think_are_noted() -> None:
     assert (
         told("deny: {program: curl}", "deny: {shell: true}") == told("deny: {program: curl}", "ask: {tool: 's*'}") == []
     )
+
+
+def test_what_a_check_runs_is_told_from_what_it_looks_at() -> None:
+    lines = [
+        "grep -q good x.txt && test -s out/y.txt",
+        "cd x; PYTHONPATH=. python3.11 -m pytest tests",
+        "sh -e ./Check.sh | env ./run.py z",
+    ]
+    found = policy.named_programs(lines)
+    assert {"check.sh", "run.py", "grep"} <= found
+    assert not {"x.txt", "out/y.txt", "good", "z"} & found

@@ -1,0 +1,379 @@
+"""One endpoint on loopback for every agent: answers by a script, or passes on to a real one, and keeps what went through.
+
+It speaks Gemini's format (plain and streamed) and OpenAI's responses (streamed). A scripted answer calls only a tool that the
+request offers; anything else is refused and kept in `wrong`. Passing on puts the real key in: agents get one that is good for
+this server only, and without it nothing is passed on. Measured is the same in both: requests, their bytes, the tokens that
+the answers claim, and the time that a client waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import http.client
+import json
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+Json = Any
+Call = tuple[str, dict[str, Json]]
+GEMINI, RESPONSES = "gemini", "responses"
+_GEMINI = re.compile(r".*/(?P<name>models/[A-Za-z0-9._-]+:(?P<method>[A-Za-z]+))(?P<query>\?.*)?")
+_RESPONSES = re.compile(r".*/responses(\?.*)?")
+# Of a connection, or replaced on the way.
+_DROPPED = {"host", "connection", "transfer-encoding", "content-length", "accept-encoding", "keep-alive"}
+_KEYS = {"authorization", "x-goog-api-key"}
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A scripted answer: calls of tools, or the last words."""
+
+    calls: Sequence[Call] = ()
+    text: str = "Done."
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A real endpoint of a format. `url`: what comes before `models/` (Gemini) or `/responses`; `key` goes nowhere else."""
+
+    url: str
+    key: str = field(repr=False)
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request and its answer. `size`: bytes of the body; `turn`: tools were offered, so it is no side question."""
+
+    format: str
+    size: int
+    turn: bool
+    began: float
+    ended: float = 0.0
+    status: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Endpoint:
+    """The server; what it does is set anew for each run of an agent by `expect`."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream] | None = None) -> None:
+        self.upstreams, self.script = upstreams, tuple[Turn, ...]()
+        self.exchanges, self.wrong = list[Exchange](), list[str]()
+        self.key = secrets.token_hex(16)
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                # Lists of models, which agents ask for when they start. Nothing depends on them.
+                _send(self, 200, {"data": [], "models": []})
+
+            def do_POST(self) -> None:
+                # A client that has left, by its own choice or stopped, is no fault of the endpoint's.
+                with contextlib.suppress(ConnectionError):
+                    endpoint._post(self)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def expect(self, script: Sequence[Turn]) -> None:
+        """Forget what went through, and answer by this script from now on."""
+        self.script, self.exchanges, self.wrong = tuple(script), [], []
+
+    def close(self) -> None:
+        """Stop."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _post(self, at: BaseHTTPRequestHandler) -> None:
+        began = time.monotonic()
+        data = _body(at)
+        gemini, responses = _GEMINI.fullmatch(at.path), _RESPONSES.fullmatch(at.path)
+        if not gemini and not responses:
+            return _send(at, 404, {"error": {"code": 404, "message": f"no such path: {at.path}"}})
+        if self.key not in (
+            at.headers["x-goog-api-key"],
+            *(at.headers["Authorization"] or "").split()[1:],
+            _key(at.path),
+        ):
+            return _send(at, 401, {"error": {"code": 401, "message": "another key"}})
+        try:
+            plain = gzip.decompress(data) if at.headers.get("Content-Encoding") == "gzip" else data
+            asked = json.loads(plain)
+        except (ValueError, OSError):
+            self.wrong.append(f"{at.path.partition('?')[0]}: a body that is no JSON")
+            return _send(at, 400, {"error": {"code": 400, "message": "no JSON"}})
+        exchange = Exchange(GEMINI if gemini else RESPONSES, len(plain), bool(_offered(asked)), began)
+        self.exchanges.append(exchange)
+        try:
+            if self.upstreams is not None:
+                name = f"/{gemini['name']}{_without_key(gemini['query'])}" if gemini else "/responses"
+                self._pass_on(at, name, data, exchange)
+            else:
+                self._answer(at, gemini["method"] if gemini else None, asked, exchange)
+        finally:
+            exchange.ended = time.monotonic()
+
+    def _answer(self, at: BaseHTTPRequestHandler, method: str | None, asked: Json, exchange: Exchange) -> None:
+        if method == "countTokens":
+            exchange.status, exchange.turn = 200, False
+            return _send(at, 200, {"totalTokens": -(-exchange.size // 4)})
+        exchange.status = 400
+        if method not in (None, "generateContent", "streamGenerateContent"):
+            self.wrong.append(f"no such method: {method}")
+            return _send(at, 400, {"error": {"code": 400, "message": "no such method"}})
+        offered = _offered(asked)
+        said = _said(asked)
+        if not offered:
+            turn = Turn(text=json.dumps(_sample(_schema(asked))))
+        elif said < len(self.script):
+            turn = self.script[said]
+        else:
+            self.wrong.append(f"asked for turn {said + 1} of {len(self.script)}")
+            return _send(at, 400, {"error": {"code": 400, "message": "the script has ended"}})
+        for name, _ in turn.calls:
+            if name not in offered:
+                self.wrong.append(f"`{name}` is not among the tools: {', '.join(sorted(offered))}")
+                return _send(at, 400, {"error": {"code": 400, "message": f"no tool {name}"}})
+        # No tokenizer is to be had offline: a quarter of the bytes, the same for everybody.
+        exchange.status = 200
+        exchange.input_tokens = -(-exchange.size // 4)
+        exchange.output_tokens = -(-len(json.dumps([*turn.calls, turn.text])) // 4)
+        if method is None:
+            _send_events(at, _as_responses(turn, exchange, said))
+        elif method == "streamGenerateContent":
+            _send_events(at, [_as_gemini(turn, exchange, said)])
+        else:
+            _send(at, 200, _as_gemini(turn, exchange, said))
+
+    def _pass_on(self, at: BaseHTTPRequestHandler, name: str, data: bytes, exchange: Exchange) -> None:
+        upstream = (self.upstreams or {}).get(exchange.format)
+        if upstream is None:
+            exchange.status = 404
+            return _send(at, 404, {"error": {"code": 404, "message": f"no endpoint of the format {exchange.format}"}})
+        to = urlsplit(upstream.url)
+        headers = {key: value for key, value in at.headers.items() if key.lower() not in _DROPPED | _KEYS}
+        headers |= {"Accept-Encoding": "identity", "Content-Length": str(len(data))}
+        headers |= (
+            {"x-goog-api-key": upstream.key}
+            if exchange.format == GEMINI
+            else {"Authorization": f"Bearer {upstream.key}"}
+        )
+        connect = http.client.HTTPSConnection if to.scheme == "https" else http.client.HTTPConnection
+        assert to.hostname is not None, "the address of an endpoint has a host"
+        link = connect(to.hostname, to.port, timeout=300)
+        try:
+            link.request("POST", to.path.rstrip("/") + name, body=data, headers=headers)
+            reply = link.getresponse()
+        except OSError as failed:
+            link.close()
+            exchange.status = 502
+            return _send(at, 502, {"error": {"code": 502, "message": f"the real endpoint: {failed}"}})
+        exchange.status = reply.status
+        at.send_response_only(reply.status)
+        for key, value in reply.getheaders():
+            if key.lower() not in _DROPPED:
+                at.send_header(key, value)
+        at.send_header("Connection", "close")
+        at.end_headers()
+        at.close_connection = True
+        kept = b""
+        with contextlib.closing(link):
+            while piece := reply.read1(65536):
+                kept += piece
+                at.wfile.write(piece)
+                at.wfile.flush()
+        exchange.input_tokens, exchange.output_tokens = usage(kept)
+
+
+@contextlib.contextmanager
+def serving(upstreams: Mapping[str, Upstream] | None = None) -> Iterator[Endpoint]:
+    """Serve until the block ends: by scripts, or passing on to `upstreams` by format."""
+    endpoint = Endpoint(upstreams)
+    try:
+        yield endpoint
+    finally:
+        endpoint.close()
+
+
+def waited(exchanges: Sequence[Exchange]) -> float:
+    """Return the seconds in which at least one request was under way."""
+    total, until = 0.0, 0.0
+    for one in sorted(exchanges, key=lambda one: one.began):
+        total += max(0.0, one.ended - max(one.began, until))
+        until = max(until, one.ended)
+    return total
+
+
+def usage(data: bytes) -> tuple[int, int]:
+    """Return input and output tokens as an answer of either format last says, plain or as events; zeros where it does not."""
+    found = 0, 0
+    whole = data.decode("utf-8", "replace")
+    events = [line[5:] for line in whole.splitlines() if line.startswith("data:")]
+    for text in events or [whole]:
+        with contextlib.suppress(ValueError):
+            said = json.loads(text)
+            parts = said if isinstance(said, list) else [said]
+            for part in (part for part in parts if isinstance(part, dict)):
+                if counted := part.get("usageMetadata"):
+                    thought = counted.get("thoughtsTokenCount", 0)
+                    found = counted.get("promptTokenCount", 0), counted.get("candidatesTokenCount", 0) + thought
+                elif counted := (part.get("response") or part).get("usage"):
+                    found = counted.get("input_tokens", 0), counted.get("output_tokens", 0)
+    return found
+
+
+def _offered(asked: Json) -> set[str]:
+    names = set()
+    for tool in asked.get("tools") or ():
+        # The API takes both spellings, and litellm has this one.
+        declared = tool.get("functionDeclarations") or tool.get("function_declarations") or ()
+        names |= {one["name"] for one in declared}
+        if tool.get("type") == "function":
+            names.add(tool["name"])
+    return names
+
+
+def _said(asked: Json) -> int:
+    """Return how many turns of a model, with calls, the conversation has already."""
+    if "contents" in asked:
+        parts = [content.get("parts", ()) for content in asked["contents"]]
+        return sum(any("functionCall" in part or "function_call" in part for part in one) for one in parts)
+    items = asked.get("input")
+    return sum(item.get("type") == "function_call" for item in items) if isinstance(items, list) else 0
+
+
+def _schema(asked: Json) -> Json:
+    generation = asked.get("generationConfig") or {}
+    return generation.get("responseJsonSchema") or generation.get("responseSchema") or {"type": "string"}
+
+
+def _sample(schema: Json) -> Json:
+    """Return a small value of a schema, for side questions that want one."""
+    if schema.get("enum"):
+        return schema["enum"][0]
+    match str(schema.get("type", "object")).lower():
+        case "object":
+            return {name: _sample(of) for name, of in schema.get("properties", {}).items()}
+        case "array":
+            return []
+        case "boolean":
+            return True
+        case "integer" | "number":
+            return 1
+    return "user"
+
+
+def _as_gemini(turn: Turn, exchange: Exchange, number: int) -> Json:
+    parts: list[Json] = [{"functionCall": {"name": name, "args": arguments}} for name, arguments in turn.calls]
+    tokens = exchange.input_tokens, exchange.output_tokens
+    return {
+        "candidates": [
+            {"content": {"role": "model", "parts": parts or [{"text": turn.text}]}, "finishReason": "STOP", "index": 0}
+        ],
+        "usageMetadata": dict(
+            zip(("promptTokenCount", "candidatesTokenCount", "totalTokenCount"), (*tokens, sum(tokens)), strict=True)
+        ),
+        "modelVersion": "scripted",
+        "responseId": f"answer-{number}",
+    }
+
+
+def _as_responses(turn: Turn, exchange: Exchange, number: int) -> list[Json]:
+    items: list[Json] = [
+        {
+            "type": "function_call",
+            "id": f"fc_{number}_{at}",
+            "call_id": f"call_{number}_{at}",
+            "name": name,
+            "arguments": json.dumps(arguments),
+            "status": "completed",
+        }
+        for at, (name, arguments) in enumerate(turn.calls)
+    ] or [
+        {
+            "type": "message",
+            "id": f"msg_{number}",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": turn.text, "annotations": []}],
+        }
+    ]
+    tokens = exchange.input_tokens, exchange.output_tokens
+    whole = {
+        "id": f"resp_{number}",
+        "object": "response",
+        "created_at": 1,
+        "status": "completed",
+        "model": "scripted",
+        "output": items,
+        "usage": {
+            "input_tokens": tokens[0],
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": tokens[1],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": sum(tokens),
+        },
+    }
+    events: list[Json] = [{"type": "response.created", "response": {**whole, "status": "in_progress", "output": []}}]
+    for at, item in enumerate(items):
+        events.append({"type": "response.output_item.added", "output_index": at, "item": item})
+        events.append({"type": "response.output_item.done", "output_index": at, "item": item})
+    events.append({"type": "response.completed", "response": whole})
+    return [{**event, "sequence_number": at} for at, event in enumerate(events)]
+
+
+def _key(path: str) -> str | None:
+    return dict(parse_qsl(urlsplit(path).query)).get("key")
+
+
+def _without_key(query: str | None) -> str:
+    kept = [(name, value) for name, value in parse_qsl((query or "")[1:]) if name != "key"]
+    return f"?{urlencode(kept)}" if kept else ""
+
+
+def _body(at: BaseHTTPRequestHandler) -> bytes:
+    if at.headers.get("Transfer-Encoding", "").lower() != "chunked":
+        return at.rfile.read(int(at.headers.get("Content-Length") or 0))
+    data = b""
+    while size := int(at.rfile.readline().split(b";")[0], 16):
+        data += at.rfile.read(size)
+        at.rfile.readline()
+    at.rfile.readline()
+    return data
+
+
+def _send(at: BaseHTTPRequestHandler, code: int, said: Json) -> None:
+    data = json.dumps(said).encode()
+    at.send_response_only(code)
+    at.send_header("Content-Type", "application/json")
+    at.send_header("Content-Length", str(len(data)))
+    at.end_headers()
+    at.wfile.write(data)
+
+
+def _send_events(at: BaseHTTPRequestHandler, events: Sequence[Json]) -> None:
+    data = b""
+    for event in events:
+        data += (f"event: {event['type']}\n".encode() if "type" in event else b"") + b"data: "
+        data += json.dumps(event).encode() + b"\r\n\r\n"
+    at.send_response_only(200)
+    at.send_header("Content-Type", "text/event-stream")
+    at.send_header("Content-Length", str(len(data)))
+    at.end_headers()
+    at.wfile.write(data)

@@ -1,0 +1,121 @@
+"""Draws what the demo prints as a picture of a terminal: `picture.py PRINTED PICTURE`, both files; `make picture`.
+
+It promises to show a part of the demo's real output and nothing else: commands in their order, each with all that it printed and
+the words before it. No font and nothing else is fetched by who looks at it. A test compares its text with the demo's.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+from rich.text import Text
+
+# What is shown, in this order: commands with what they print, and the words between; each begins the first line that is left
+# and begins so.
+SHOWN = (
+    "Alice says what she wants,",
+    "$ runner new ",
+    "One step is one transition",
+    "$ runner step 1",
+    "The next one is QA",
+    "$ runner step 1",
+    "While it runs, people steer by editing.",
+    "`run` goes on",
+    "$ runner run 1",
+    "Alice mends",
+    "$ runner retry 1",
+    "$ runner run 1",
+    "state.json is",
+    "$ runner verify 1",
+    "Until now main",
+    "$ runner take 1",
+)
+WIDTH = 112
+STYLES = (
+    (r"^\$ .*", "bold white"),
+    (r"^(?![ $]).*", "italic #8a8f98"),  # the words between commands
+    (r"(?<=  )(done|completed|verified|finished)\b", "green"),
+    (r"(?<=  )failed\b", "red"),
+    (r"(?<=  )(took up|edited|planned|next)\b", "yellow"),
+    (r"^    · \w+", "cyan"),
+    (r"\bPASS\b", "bold green"),
+    (r"^    \|.*", "red"),
+)
+_FORMAT = """\
+<svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix {{
+font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace;
+font-size: {char_height}px; line-height: {line_height}px;
+}}
+.{unique_id}-title {{ font-size: 18px; font-weight: bold; font-family: system-ui, sans-serif; }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal"><rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" /></clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+
+
+def excerpt(printed: str) -> list[str]:
+    """Return the lines of the demo's output that the picture shows, as wide as its terminal.
+
+    Raises:
+        ValueError: one that it should show is not in the output.
+    """
+    lines = printed.splitlines()
+    found: list[str] = []
+    at = 0
+    for begin in SHOWN:
+        start = next((number for number in range(at, len(lines)) if lines[number].startswith(begin)), None)
+        if start is None:
+            raise ValueError(f"the demo does not print `{begin.strip()}` where the picture shows it")
+        at = start + 1
+        while at < len(lines) and lines[at] and not lines[at].startswith("$ "):
+            at += 1
+        if found and not begin.startswith("$ "):
+            found.append("")
+        found += lines[start:at]
+    return [line[start : start + WIDTH].rstrip() for line in found for start in range(0, len(line) or 1, WIDTH)]
+
+
+def draw(lines: list[str]) -> str:
+    """Return the picture of a terminal that shows these lines."""
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), color_system="truecolor", legacy_windows=False)
+    for line in lines:
+        text = Text(line)
+        for pattern, style in STYLES:
+            text.highlight_regex(pattern, style)
+        console.print(text, no_wrap=True, overflow="ignore", crop=False)
+    return console.export_svg(title="make demo", theme=MONOKAI, code_format=_FORMAT, unique_id="demo")
+
+
+def read(picture: str) -> list[str]:
+    """Return the lines of text of a picture."""
+    import xml.etree.ElementTree as xml
+
+    rows: dict[float, str] = {}
+    for element in xml.fromstring(picture).iter("{http://www.w3.org/2000/svg}text"):
+        if "clip-path" in element.attrib:  # the title has none
+            at = float(element.attrib["y"])
+            column = round(float(element.attrib["x"]) / 12.2)  # rich's width of a character
+            rows[at] = rows.get(at, "").ljust(column) + (element.text or "").replace("\xa0", " ")
+    return [rows[at].rstrip() for at in sorted(rows)]
+
+
+if __name__ == "__main__":
+    printed, picture = map(Path, sys.argv[1:])
+    picture.write_text(draw(excerpt(printed.read_text(encoding="utf-8"))), encoding="utf-8")

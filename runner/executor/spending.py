@@ -1,0 +1,157 @@
+"""What asking models has cost, and what the budgets leave of it (design §3, §5).
+
+A journal's records that the history has are in the record's `spent`: both are published together. The others stand in the
+journals of this clone alone (an attempt that was killed or found no model, a plan that nobody took, a review by hand, the work of
+a lost race): they count in every budget all the same. A price that is not known is never taken for nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from runner.executor import consent
+from runner.executor.journal import Journal, Record
+from runner.executor.loop import Limits, Total
+from runner.protocol import events as ev
+from runner.protocol import transcript
+from runner.protocol.digest import digest
+from runner.protocol.model import Budget
+from runner.protocol.plan import Plan
+from runner.protocol.state import State
+from runner.store import history, record
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+from runner.trust.policy import stricter
+
+TURNS = 200  # of an attempt, where no budget says less
+
+
+def of(records: Sequence[Record]) -> Total:
+    """Return what the answers among a journal's records cost."""
+    total = Total()
+    for one in records:
+        if one["kind"] in ("response", "summary"):
+            total.add(one)
+    return total
+
+
+def open_journal(project: Project, protocol: str, name: str) -> Journal:
+    """Return a journal of the protocol's, `SLUG.ATTEMPT` or the like, with what the history has of it."""
+    journal = Journal(project.places.journal(protocol) / f"{name}.jsonl")
+    filed = history.read(project.git, protocol, f"runs/{name}.jsonl") or b""
+    transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
+    journal.take_up(filed)
+    return journal
+
+
+def planned_anew(project: Project, snapshot: Snapshot, edit: ev.PlanEdited) -> ev.PlanEdited:
+    """Return the edit with the cost of the plans that people took since the record last named one's transcript."""
+    entries = record.events(project.git, snapshot.protocol, snapshot.tip)
+    named = {raw.fields.get("transcript") for raw in entries if raw.subject == "plan"}
+    total, last = Total(), None
+    for name, data in history.transcripts(project.git, snapshot.protocol, "plan."):
+        if digest(data) in named:
+            total, last = Total(), None
+        else:
+            total, last = total + of(transcript.parse(data, name)), digest(data)
+    return dataclasses.replace(edit, transcript=last, spent=told(total)) if last else edit
+
+
+def told(total: Total, seconds: int = 0) -> ev.Spent:
+    """Return an amount as an event tells it."""
+    spent: ev.Spent = {
+        "input_tokens": total.input_tokens,
+        "output_tokens": total.output_tokens,
+        "usd": format(total.usd, "f"),
+    }
+    if total.unpriced:
+        spent["unpriced"] = total.unpriced
+    if seconds:
+        spent["seconds"] = seconds
+    return spent
+
+
+def since(journal: Journal, seconds: int) -> ev.Spent:
+    """Return what the record does not have yet of a journal's cost."""
+    return told(of(journal.records[journal.filed :]), seconds)
+
+
+def limits(
+    project: Project,
+    snapshot: Snapshot,
+    plan: Plan,
+    state: State,
+    journal: Journal,
+    own: Sequence[Budget | None],
+    timeout: float,
+    *,
+    before: Total | None = None,
+) -> Limits:
+    """Return what a journal's work may use in all, what it has used already included: the least that a budget leaves.
+
+    `own`: the budgets that are its own (a step's, a coworker's), of which `before` is used up already. The plan's is the
+    protocol's, of which everything else has to be paid too.
+    """
+    ruled = consent.of(project).policy
+    whole = stricter(plan.header.budget, ruled.words.budget.protocol if ruled else None)
+    filed, before = of(journal.records[: journal.filed]), before or Total()
+    mine = [one for one in (*own, ruled.words.budget.step if ruled else None) if one]
+    usd = [one.usd - before.usd for one in mine if one.usd is not None]
+    tokens = [one.tokens - before.tokens for one in mine if one.tokens is not None]
+    turns = [TURNS, *(one.turns - before.turns for one in mine if one.turns is not None)]
+    calls = [one.calls - before.calls for one in mine if one.calls is not None]
+    seconds = [timeout, *(60.0 * one.minutes for one in mine if one.minutes is not None)]
+    unpriced = before.unpriced if usd else 0
+    if whole != stricter():
+        others = _unrecorded(project, snapshot.protocol, journal.path)
+        if whole.turns is not None or whole.calls is not None:
+            every = _recorded(project, snapshot.protocol)
+            if whole.turns is not None:
+                turns.append(whole.turns - every.turns - others.turns + filed.turns)
+            if whole.calls is not None:
+                calls.append(whole.calls - every.calls - others.calls + filed.calls)
+        if whole.usd is not None:
+            usd.append(whole.usd - Decimal(state.spent.usd) - others.usd + filed.usd)
+            unpriced += others.unpriced + _unpriced(project, snapshot)
+        if whole.tokens is not None:
+            recorded = state.spent.input_tokens + state.spent.output_tokens
+            tokens.append(whole.tokens - recorded - others.tokens + filed.tokens)
+        if whole.minutes is not None:
+            seconds.append(60.0 * whole.minutes - state.spent.seconds)
+    return Limits(
+        usd=max(min(usd), Decimal(0)) if usd else None,
+        tokens=max(min(tokens), 0) if tokens else None,
+        turns=max(min(turns), 0),
+        calls=max(min(calls), 0) if calls else None,
+        seconds=max(min(seconds), 0.0),
+        unpriced=unpriced,
+    )
+
+
+def _unrecorded(project: Project, protocol: str, but: Path) -> Total:
+    """Return what stands in this clone's journals alone, but in one of them."""
+    total = Total()
+    for path in sorted(project.places.journal(protocol).glob("*.jsonl")):
+        if path != but:
+            journal = Journal(path)
+            name = path.stem.partition(".lost-")[0]
+            filed = history.read(project.git, protocol, f"runs/{name}.jsonl") or b""
+            total += of(journal.records[journal.alike(filed) :])
+    return total
+
+
+def _recorded(project: Project, protocol: str) -> Total:
+    """Return what the history's transcripts have; turns and calls stand nowhere else."""
+    total = Total()
+    for name, data in history.transcripts(project.git, protocol):
+        total += of(transcript.parse(data, f"{name} of {history.ref_of(protocol)}"))
+    return total
+
+
+def _unpriced(project: Project, snapshot: Snapshot) -> int:
+    """Return how many recorded tokens have no known price."""
+    told = [raw.fields.get("spent") or {} for raw in record.events(project.git, snapshot.protocol, snapshot.tip)]
+    return sum(int(spent.get("unpriced", 0)) for spent in told)

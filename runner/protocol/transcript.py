@@ -1,0 +1,211 @@
+"""Transcripts: what an attempt heard and did, one record a line of JSON (design §2): `runs/SLUG.ATTEMPT.jsonl` of the history,
+`….qa.jsonl` for a review, `runs/plan.N.jsonl` for a plan.
+
+A journal's records are the same. What a model said was taken over as it came: any JSON may stand in it. What is counted is checked.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+
+from runner.errors import IntegrityError
+from runner.protocol.state import Json
+
+Record = dict[str, Any]  # a line, as JSON has it
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Usd = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?$")]
+
+
+def _text(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("it is no text")
+    return value
+
+
+def _object(value: object) -> object:
+    if not isinstance(value, dict):
+        raise ValueError("it is no object")
+    return value
+
+
+# Whatever JSON can say: a model may say half a character, which pydantic's own `str` refuses.
+Text = Annotated[Any, AfterValidator(_text), WithJsonSchema({"type": "string"})]
+Object = Annotated[Any, AfterValidator(_object), WithJsonSchema({"type": "object"})]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Call(_Strict):
+    """A tool that the model calls. `arguments` is null where they were malformed, and `problem` says how."""
+
+    id: Text
+    name: Text
+    arguments: Object | None
+    problem: Text
+
+
+class Usage(_Strict):
+    """Tokens that were counted. `cached`: of the input."""
+
+    input: Count
+    output: Count
+    cached: Count
+
+
+class _Heard(_Strict):
+    time: Text
+    engine: Text = Field(description="Who answered.")
+    model: Text = Field(description="The model, as it calls itself.")
+    text: Text
+    thoughts: Text
+    calls: list[Call]
+    usage: Usage
+    usd: Usd | None = Field(description="What it cost at most, in US dollars; null where the price is not known.")
+    finish: Text = Field(description="stop, length, refused or malformed.")
+    provider: Text
+    turn: Json = Field(description="The model's turn as its provider wants it back.")
+    raw: Json = Field(description="The provider's whole answer.")
+    request: Text | None = Field(default=None, description="The digest of a question that stands for itself.")
+
+
+class Heard(_Heard):
+    """A model's answer."""
+
+    kind: Literal["response"]
+
+
+class Summary(_Heard):
+    """The model's summary of the conversation, which goes on from it."""
+
+    kind: Literal["summary"]
+
+
+class Result(_Strict):
+    """What a tool gave for a call. `decision`: what the policy said of it, where it was not simply allowed."""
+
+    id: Text
+    name: Text
+    content: Json
+    error: bool
+    decision: Object | None = None
+
+
+class Ended(_Strict):
+    """How the work ended by the calls."""
+
+    outcome: Literal["finished", "failed", "asked", "budget"]
+    text: Text
+    result: Object | None
+
+
+class Results(_Strict):
+    """What the calls of a turn gave. `tree`: the commit of the files that they left."""
+
+    kind: Literal["results"]
+    time: Text
+    results: list[Result]
+    tree: Text
+    ended: Ended | None
+
+
+class _OfCall(_Strict):
+    """A call that waited or reached outside. `call`: its name, such as `deploy.1.3`; `digest`: of what is named."""
+
+    time: Text
+    call: Text
+    tool: Text
+    digest: Text
+    decision: Object | None
+
+
+class Held(_OfCall):
+    """A call that waits for a word; `digest`: of its file."""
+
+    kind: Literal["held"]
+    text: Text
+
+
+class Intent(_OfCall):
+    """A call that reaches outside is about to be made; `digest`: of its arguments, `key`: what makes a repeat harmless."""
+
+    kind: Literal["intent"]
+    arguments: Object
+    text: Text
+    key: Text | None = None
+
+
+class Outcome(_OfCall):
+    """What came of a call that reaches outside; `wait`: what a person said of it ended this wait."""
+
+    kind: Literal["outcome"]
+    content: Json
+    error: bool
+    wait: Text | None = None
+
+
+class Settled(_Strict):
+    """How a call that was about to be made, and of which nothing was known, was settled; `of`: when it was announced."""
+
+    kind: Literal["settled"]
+    time: Text
+    call: Text
+    of: Text
+    how: Text
+    wait: Text | None = None
+
+
+class Task(_Strict):
+    """What a planner was told, so that it can go on in another clone."""
+
+    kind: Literal["task"]
+    time: Text
+    text: Text
+
+
+class Answers(_Strict):
+    """What a person at the terminal said to a planner's questions."""
+
+    kind: Literal["answers"]
+    time: Text
+    questions: list[Text]
+    answers: list[Text]
+
+
+class Undecided(_Strict):
+    """What was said till here came to nothing, and is asked anew."""
+
+    kind: Literal["undecided"]
+    time: Text
+    problems: list[Text]
+
+
+Line = Annotated[
+    Heard | Summary | Results | Held | Intent | Outcome | Settled | Task | Answers | Undecided,
+    Field(discriminator="kind"),
+]
+ADAPTER: TypeAdapter[Line] = TypeAdapter(Line)
+
+
+def parse(data: bytes, where: str) -> list[Record]:
+    """Return the records of a transcript.
+
+    Raises:
+        IntegrityError: naming the line that is none.
+    """
+    found: list[Record] = []
+    for number, line in enumerate(data.splitlines(), 1):
+        try:
+            found.append(json.loads(line))
+            ADAPTER.validate_python(found[-1])
+        except (ValidationError, ValueError, RecursionError) as error:
+            raise IntegrityError(
+                "this is no line of a transcript",
+                f"{where}:{number}",
+                "fetch refs/runner/history anew from a clone that has it whole",
+            ) from error
+    return found
