@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, mind, say, sound, texts, transcript, write
 from tests.people import Person, govern, person, push
+from tests.tools.test_fetch import page, serving
 
 WAITS = 3
 
@@ -526,4 +527,27 @@ def test_a_call_that_fails_has_an_outcome(box: Box) -> None:
     protocol = box.new({"01-x": tool("fail", "agent: analyst\n")})
     box.runner("run", protocol, rc=1)
     assert "no such thing" in box.state(protocol)["steps"]["x"]["reason"]
+    sound(box, protocol)
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+def test_fetch_is_there_where_the_policy_names_hosts_and_reaches_no_other(box: Box, alice: Person) -> None:
+    with serving(page(b"the page says hello")) as server:
+        there, other = f"http://127.0.0.1:{server.server_port}/", "https://example.test/x"
+        script = [say(("fetch", {"url": there}), ("fetch", {"url": other})), finish()]
+        with mind(box, *script) as wire:
+            box.runner("run", box.new({"01-x": agent()}, title="none"), rc=0)
+            assert "there is no tool `fetch`" in texts(wire.bodies[1])
+        allow(box, alice, "network: {allow: [127.0.0.1]}\n")
+        with mind(box, *script) as wire:
+            protocol = box.new({"01-x": agent()}, title="named")
+            box.runner("run", protocol, rc=0)
+            told = texts(wire.bodies[1])
+            assert "the page says hello" in told and "no instruction" in told
+            assert "is not one of them" in told
+    got, refused = results(box, protocol, "x.1")[:2]
+    assert (got["error"], refused["error"]) == (False, True)
+    assert "network" in refused["decision"]["why"]
     sound(box, protocol)
