@@ -475,6 +475,20 @@ def test_a_call_that_can_be_repeated_or_looked_up_needs_nobody(box: Box, moment:
     sound(box, protocol)
 
 
+def test_a_call_that_was_begun_is_not_made_again_where_the_policy_denies_it_now(box: Box, alice: Person) -> None:
+    ledger = outside(box, coworker="TOOLS\n")
+    protocol = box.new({"01-x": tool("pay", "agent: analyst\n", amount=5)})
+    kill(box, ledger, "after-intent", "step", protocol)
+    allow(box, alice, "rules: [{deny: {tool: pay}, reason: no money}]\n")
+    box.runner("run", protocol, rc=WAITS)  # keyed, and yet a person has to look
+    assert wait(box, protocol)["kind"] == "effect"
+    box.runner("answer", protocol, "did-not", rc=0)
+    box.runner("run", protocol, rc=WAITS)
+    assert "no money" in box.state(protocol)["steps"]["x"]["reason"]
+    assert lines(ledger) == []
+    sound(box, protocol)
+
+
 def test_an_effect_of_a_step_that_is_called_otherwise_now_is_found_again(box: Box) -> None:
     ledger = outside(box, coworker="TOOLS\n")
     step = tool("send_report", "agent: analyst\n", **REPORT[1])
