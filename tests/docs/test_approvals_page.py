@@ -85,6 +85,7 @@ def test_a_stale_word_is_stale_by_hand_and_by_the_runner(scene: Scene) -> None:
     scene.box.runner("run", scene.protocol, rc=3)
 
 
+@pytest.mark.slow
 def test_a_word_under_anothers_name_is_none_by_hand_and_by_the_runner(scene: Scene) -> None:
     by_hand = page("hand").replace("$(git config user.email)", "bob@example.test")
     assert by_hand != page("hand")

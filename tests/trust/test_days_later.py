@@ -12,7 +12,10 @@ import pytest
 from tests.conftest import Result, command
 from tests.people import governed, person, policy
 
-pytestmark = pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("faketime") is None, reason="faketime is not installed"),
+]
 
 ONE = {"01-deploy": command("echo deployed > d.txt", "approval: before\n")}
 MORE = {**ONE, "02-ci": command("mkdir -p .github && echo x > .github/ci.yml", "approval: after\n")}
