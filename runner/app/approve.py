@@ -16,7 +16,7 @@ from runner.executor import advance, consent
 from runner.executor.advance import Advanced
 from runner.git import BLOB, TreeEntry, person
 from runner.protocol import events as ev
-from runner.protocol import ids, paths, statement
+from runner.protocol import ids, message, paths, statement
 from runner.protocol.events import Event
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status, Wait
@@ -68,7 +68,8 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     """Return what waits for a word: the one thing, or `what` (`step:deploy`, `deploy`, `plan`, `merge`, `call:…`, `w12`).
 
     Raises:
-        UsageError: nothing waits, or several things do. RefusedError: the protocol has ended.
+        UsageError: nothing waits, or several things do. RefusedError: the protocol is cancelled, or there was a policy and it is
+            gone.
         UnreachableError: the remote that says whose word counts does not answer.
     """
     publishing.bring(project, protocol, advance.checker(project, protocol))
@@ -93,6 +94,8 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     if needed is None:
         needed = demand.unasked(found, subject)
     judged = consent.bench(project, seen, state, found)
+    if needed.keyboard:
+        _refuse_where_one_was(project, judged)
     return Matter(seen, plan, state, found, needed, wait, judged.digest(subject, seen.tip, plan))
 
 
@@ -379,6 +382,20 @@ def no_policy(project: Project, found: Matter) -> RefusedError:
         _no_force(project, paths.POLICY)
         or "`runner init` writes one; without it a word is given at a terminal, for what waits",
     )
+
+
+def _refuse_where_one_was(project: Project, judged: Bench) -> None:
+    """Refuse a word at a terminal where the protocol went on under a policy before: taking it away must not make it easier."""
+    git = project.git
+    commits = filter(None, map(git.commit, judged.chain))
+    told = {trailers.trusted for commit in commits if (trailers := message.parse(commit.message)) is not None}
+    for trusted in sorted(told):
+        if git.blob(f"{trusted}:{paths.POLICY}") is not None:
+            raise RefusedError(
+                f"there was a policy, at {trusted[:12]}, and it is gone: no word counts without it",
+                judged.authority.where,
+                f"put it back on {judged.authority.branch}: `git checkout {trusted[:12]} -- {paths.POLICY}`, and commit that",
+            )
 
 
 def standing(project: Project, found: Matter) -> Standing:

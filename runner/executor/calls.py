@@ -29,6 +29,7 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
 from runner.tools.python import ToolModuleError
+from runner.trust.policy import Decision
 
 HAPPENED = "a person says that it happened; its result is not known"
 REPEATS = 2  # how often a call that can be repeated is made again in one go, where its process is lost
@@ -145,17 +146,17 @@ class Calls:
         last = self._last(name) if contract.effect == "external" else None
         if last is not None and last["kind"] == "outcome":
             return _made(last)
-        if (
-            last is not None and last["kind"] == "intent"
-        ):  # it was begun with permission; what is open is what came of it
-            return self._effect(name, tool, last["arguments"], last["decision"])
+        if last is not None and last["kind"] == "intent":
+            # It was begun with permission; what is open is what came of it.
+            barred = self._barred(tool, last, untrusted)
+            return self._effect(name, tool, last["arguments"], last["decision"], barred=barred)
         check_arguments(contract, arguments)
         written: Mapping[str, Any] = self.redactor.value(dict(arguments))
         said = self.judge(contract, written, untrusted)
         decision: Record = {"verdict": said.verdict, "why": said.why, "where": said.where}
         word = self.words.get(name)
         if said.verdict == "deny":
-            raise DeniedError(f"not done, and not to be tried again: denied by {said.why} ({said.where})", decision)
+            raise _denied(said)
         if word is None and said.verdict == "ask":
             self._hold(name, number, contract, written, decision)
         if word is not None:
@@ -228,10 +229,23 @@ class Calls:
 
     # --- effects ---------------------------------------------------------------------------------------------------------
 
+    def _barred(self, tool: Tool, intent: Record, untrusted: bool) -> DeniedError | None:
+        """Return what forbids to make a call again that was begun, where the policy has come to deny it."""
+        said = self.judge(tool.contract, intent["arguments"], untrusted)
+        return _denied(said) if said.verdict == "deny" else None
+
     def _effect(
-        self, name: str, tool: Tool, arguments: Mapping[str, Any], decision: Record, left: int = REPEATS
+        self,
+        name: str,
+        tool: Tool,
+        arguments: Mapping[str, Any],
+        decision: Record,
+        *,
+        left: int = REPEATS,
+        barred: DeniedError | None = None,
     ) -> Made:
-        """Make a call that reaches outside, once. `left`: how often one that can be repeated is, where its process is lost."""
+        """Make a call that reaches outside, once. `left`: how often one that can be repeated is, where its process is lost;
+        `barred`: what forbids that it is made again."""
         contract = tool.contract
         what = (contract.name, digest(_canonical(arguments)))
         self._refuse_waiting(contract)
@@ -243,7 +257,7 @@ class Calls:
                 self._settle(intent, word.text, word.wait)
                 if mine and word.happened:
                     return self._conclude(name, what, HAPPENED, decision, wait=word.wait)
-            elif mine and contract.repeat == "keyed" and left:
+            elif mine and contract.repeat == "keyed" and left and barred is None:
                 key = str(intent["key"])
                 self._settle(intent, "made again with the same key")
             elif mine and isinstance(tool, Probed) and left:
@@ -258,6 +272,8 @@ class Calls:
             self._settle({"call": word.call, "time": ""}, word.text, word.wait)
             if word.happened:
                 return self._conclude(name, what, HAPPENED, decision, wait=word.wait)
+        if barred is not None:
+            raise barred
         self._append(
             {"kind": "intent", "call": name, "tool": what[0], "digest": what[1], "arguments": dict(arguments)}
             | {"text": call_.line(contract.name, arguments), "decision": decision}
@@ -269,7 +285,7 @@ class Calls:
         except OutcomeUnknownError as error:
             if contract.repeat == "never" or not left:
                 raise EffectError(begun, self.redactor.text(error.message)) from error
-            return self._effect(name, tool, arguments, decision, left - 1)
+            return self._effect(name, tool, arguments, decision, left=left - 1)
         except ToolModuleError:
             self._settle(begun, "not begun: its module could not be loaded")
             raise
@@ -358,6 +374,11 @@ class Calls:
 
 
 _EFFECT = ("intent", "outcome", "settled")
+
+
+def _denied(said: Decision) -> DeniedError:
+    decision = {"verdict": said.verdict, "why": said.why, "where": said.where}
+    return DeniedError(f"not done, and not to be tried again: denied by {said.why} ({said.where})", decision)
 
 
 def _made(outcome: Record) -> Made:

@@ -59,6 +59,17 @@ def judge_of(project: Project, plan: Plan, step: Step, coworker: Coworker | None
     return judge
 
 
+def hosts_of(project: Project) -> Callable[[str], str | None]:
+    """Return what says why a host may not be asked for a page, or None where it may: the policy's word on its name."""
+    rules = consent.of(project).rules
+
+    def wrong(host: str) -> str | None:
+        said = policy.evaluate(rules, policy.Subject(tool="fetch", effect="read", hosts=(host,)))
+        return None if said.verdict == "allow" else f"{said.why} ({said.where})"
+
+    return wrong
+
+
 def listed_by(coworker: Coworker | None) -> Callable[[Contract], bool]:
     """Return what says whether a coworker's file lists a tool: by its name, or by the module that it is of."""
     names = {tool for tool in coworker.tools if isinstance(tool, str)} if coworker else set()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import MalformedFileError, UsageError
-from runner.executor import consent
+from runner.executor import consent, permission
 from runner.executor.site import Site
 from runner.protocol import coworker, paths
 from runner.protocol.config import ToolModule
@@ -110,6 +110,7 @@ def open_agent_tools(
                 readable=workspace.object_folders(site.project.git),
                 writable=(site.home, site.out),
                 default_timeout=DEFAULT_TIMEOUT,
+                allowed=permission.hosts_of(site.project),
             )
         )
         tools: dict[str, Tool] = {
@@ -120,9 +121,13 @@ def open_agent_tools(
         for module in _modules(site, plan, step, where):
             own |= stack.enter_context(_opened(site, module)).tools
         named = [tool for tool in coworker.tools if isinstance(tool, str)] if coworker else []
-        ruled = consent.of(site.project).policy is not None
+        rules = consent.of(site.project).policy
+        if rules is None or rules.words.network is None:  # there is no host that it could ask
+            del tools["fetch"]
         tools = {
-            name: tool for name, tool in tools.items() if tool.contract.effect != "external" or ruled or name in named
+            name: tool
+            for name, tool in tools.items()
+            if tool.contract.effect != "external" or rules is not None or name in named
         } | own
         if named:
             for name in named:

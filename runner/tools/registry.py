@@ -14,6 +14,7 @@ from runner.tools.builtin import ADD, ECHO
 if TYPE_CHECKING:
     from runner.sandbox import Sandbox
     from runner.tools.agent import AgentTools
+    from runner.tools.fetch import Allowed
 
 BUILTIN: dict[str, Tool] = {"add": ADD, "echo": ECHO}
 
@@ -71,10 +72,18 @@ def open_agent_tools(
     writable: tuple[Path, ...],
     default_timeout: float,
     names: Collection[str] | None = None,
+    allowed: Allowed | None = None,
 ) -> AgentTools:
     """Return the tools that a model gets, to be used as a context manager; see `runner.tools.agent.AgentTools`."""
     from runner.tools.agent import AgentTools  # here: only a step of an agent's needs them
 
     return AgentTools(
-        sandbox, work=work, env=env, readable=readable, writable=writable, default_timeout=default_timeout, names=names
+        sandbox,
+        work=work,
+        env=env,
+        readable=readable,
+        writable=writable,
+        default_timeout=default_timeout,
+        names=names,
+        allowed=allowed,
     )

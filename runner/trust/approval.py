@@ -141,9 +141,13 @@ class Bench:
         if entry.mode != BLOB:
             return _faulty(word, Fault.MISPLACED, "it is not a plain file")
         size = self.git.sizes([entry.oid])[0]
-        data = self.git.blob(entry.oid) if size is not None and size <= statement.LIMIT else b"\0" * (size or 1)
+        if size is not None and size > statement.LIMIT:  # never read: it may be as big as its writer likes
+            return _faulty(word, Fault.MALFORMED, f"{size} bytes, {statement.LIMIT} at most")
+        data = self.git.blob(entry.oid)
+        if data is None:
+            raise InsufficientHistoryError(f"{path} is not in this clone", entry.oid, "run `git fetch --refetch`")
         try:
-            signed = statement.parse(data or b"", path)
+            signed = statement.parse(data, path)
             statement.check_name(signed, name, path)
         except MalformedStatementError as error:
             return _faulty(word, Fault.MALFORMED, error.what)
@@ -304,7 +308,7 @@ def judge(bench: Bench, demand: Demand, plan: Plan | None, used: Sequence[str] =
             continue
         judged = _judge(bench, demand, plan, word, now)
         if judged.fault is None and word.id in used:
-            judged = _faulty(judged, Fault.USED, "it was used before; a word on a call counts once")
+            judged = _faulty(judged, Fault.USED, "it was used before, and counts once")
         if judged.fault is None:
             good[said.approver] = judged  # the last one in the chain stands
         else:
@@ -422,6 +426,8 @@ def _is_signed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
 
 
 def _is_in_role(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    if not demand.signed:
+        return _faulty(word, Fault.UNTRUSTED, f"reviews count here, and no signed words, by {bench.authority.where}")
     if word.approver in bench.authority.agents:
         return _faulty(word, Fault.AGENT, f"{word.approver} is a runner or an agent")
     if not any(word.approver in need.people for need in demand.needs):

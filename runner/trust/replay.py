@@ -7,7 +7,7 @@ is now. Nothing here is asked of a chain that has no such event.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
@@ -18,14 +18,13 @@ from runner.protocol import plan as plan_
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
 from runner.protocol.plan import Plan
-from runner.protocol.state import State, Wait
+from runner.protocol.state import State
 from runner.protocol.statement import seconds
 from runner.trust import approval, authority, waits
 from runner.trust.approval import Bench, Standing
 from runner.trust.authority import Authority
 from runner.trust.checks import Chain, Look, at, missing
 from runner.trust.demand import KEYBOARD
-from runner.trust.manifest import Subject
 
 Word = ev.ApprovalCounted | ev.CallDecided
 
@@ -247,31 +246,24 @@ def _judged(
         if git.is_partial() or git.is_shallow():
             raise missing(git, error.what) from error
         raise
-    return _differs(event, standing, wait, subject)
+    return _differs(event, standing, bench.words())
 
 
-def _differs(event: Word, standing: Standing, wait: Wait, subject: Subject) -> str | None:
-    """Return how the event differs from what is found, or None."""
-    words = standing.rejected or standing.counted
-    if isinstance(event, ev.CallDecided) and standing.rejected:
-        holds, by = event.decision == "rejected", ", ".join(word.approver for word in words)
-    elif isinstance(event, ev.CallDecided):
-        holds, by = event.decision == "approved" and standing.satisfied, ", ".join(word.approver for word in words)
+def _differs(event: Word, standing: Standing, found: Sequence[approval.Word]) -> str | None:
+    """Return how the event differs from what is found, or None. `found`: every word there is."""
+    words, by = standing.rejected or standing.counted, event.by
+    if isinstance(event, ev.CallDecided):
+        decided = "rejected" if standing.rejected else "approved" if standing.satisfied else ""
+        holds, by = event.decision == decided, event.by.split(", ")
     else:
         holds = standing.satisfied
-        by = ", ".join(word.approver for word in standing.counted)
-    told = event.by if isinstance(event, ev.CallDecided) else ", ".join(event.by)
-    if holds and list(event.approvals) == [word.id for word in words] and told == by:
+    if holds and event.approvals == [word.id for word in words] and by == [word.approver for word in words]:
         return None
-    refused = {word.id: word for word in standing.refused}
-    why = [f"{refused[one].fault}: {refused[one].text}" for one in event.approvals if one in refused]
-    if not why and standing.rejected and not holds:
-        why = [f"{word.approver} rejected it" for word in standing.rejected]
+    faults = {word.id: f"{word.fault}: {word.text}" for word in (*found, *standing.refused) if word.fault is not None}
+    why = [faults[one] for one in event.approvals if one in faults]
     if not why and not holds:
-        why = [
-            f"{standing.missing or event.decision if isinstance(event, ev.CallDecided) else standing.missing} is not there"
-        ]
-    return "; ".join(why[:3]) or f"other words count for {subject}: {by or 'none'}"
+        why = [f"{word.approver} rejected it" for word in standing.rejected] or [f"missing: {standing.missing}"]
+    return "; ".join(why[:3]) or f"other words count: {', '.join(word.approver for word in words) or 'none'}"
 
 
 def _at_keyboard(git: Git, walk: Chain, ground: Ground, event: Word, found: Authority) -> str | None:

@@ -42,7 +42,7 @@ roles:
 agents: [runner@example.test]
 approvals:
   plan: {{roles: [maintainer], count: 1{plan}}}
-  step: {{roles: [maintainer], count: {count}, expires: 720h}}
+  step: {{roles: [maintainer], count: {count}, expires: 720h{step}}}
   call: {{roles: [maintainer], count: 1}}
 """
 
@@ -52,10 +52,10 @@ def sha(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def policy(*maintainers: str, count: int = 1, plan: str = "") -> str:
+def policy(*maintainers: str, count: int = 1, plan: str = "", step: str = "") -> str:
     """Return a policy.yaml."""
     names = ", ".join(f"{name}@example.test" for name in maintainers)
-    return POLICY.format(repo=REPO, maintainers=names, count=count, plan=plan)
+    return POLICY.format(repo=REPO, maintainers=names, count=count, plan=plan, step=step)
 
 
 class Keys:

@@ -20,6 +20,7 @@ from runner.protocol.statement import seconds
 from runner.store.trusted import Trusted
 from runner.trust import approval, authority, checks, verify, waits
 from runner.trust.approval import Bench
+from tests.attacks.forge import second
 from tests.attacks.make import FOLDER, NOW, PROTOCOL, History, Keys
 from tests.attacks.words import CASES, bundle
 
@@ -116,6 +117,12 @@ def test_a_word_that_is_abused(name: str, keys: Keys, tmp_path: Path) -> None:
         assert says(case) == expected.says
         assert case.rules(BRANCH, case.trusted()) == sorted(expected.plain)
         assert case.rules(FORGED, case.trusted()) == sorted(expected.rules)
+        # The second verifier knows of the trusted branch what the record names.
+        _, said = second(case.path, PROTOCOL, PROTOCOL, branches=(PROTOCOL, "forged"))
+        assert [int(line[0]) for line in said.splitlines()] == [
+            4 if case.rules(ref, None) else 0 for ref in (BRANCH, FORGED)
+        ], said
+        assert "not judged" not in said
 
 
 @pytest.mark.parametrize("check", approval._CHECKS, ids=lambda check: check.__name__)

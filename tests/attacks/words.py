@@ -555,6 +555,11 @@ def somebody_without_the_role(h: History) -> None:
     asked(h).say("carol")
 
 
+@case("untrusted")
+def a_signature_where_reviews_alone_count(h: History) -> None:
+    asked(h, step=", from: [review]").say("alice")
+
+
 @case("own-work")
 def own_work_by_author(h: History) -> None:
     begin(h)

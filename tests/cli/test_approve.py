@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,6 +113,7 @@ def test_a_plan_is_approved_before_any_step(gov: Box, people: People) -> None:
     gov.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_a_plan_can_be_approved_before_anybody_asks(gov: Box, people: People) -> None:
     protocol = gov.new({"01-a": command("true")}, front="approval: before\n")
     says(gov, people.alice, "approve", protocol, "plan", "--yes")
@@ -118,6 +121,7 @@ def test_a_plan_can_be_approved_before_anybody_asks(gov: Box, people: People) ->
     assert fields(gov, protocol, "approval-counted")[0]["by"] == ["alice@example.test"]
 
 
+@pytest.mark.slow
 def test_a_policy_asks_where_the_plan_does_not(tmp_path: Path, people: People) -> None:
     required = "  plan: {roles: [maintainer], required: true}\n"
     box = governed(tmp_path / "repo", [people.alice, people.bob], approvals=required)
@@ -140,6 +144,7 @@ def test_what_waits_is_named_in_any_way(gov: Box, people: People) -> None:
         assert "subject: step:deploy\n" in says(gov, people.alice, "approve", protocol, *named, "--print").out
 
 
+@pytest.mark.slow
 def test_two_things_that_wait_are_told_apart(gov: Box, people: People) -> None:
     steps = {name: command("true", "approval: before\nneeds: []\n") for name in ("01-a", "02-b")}
     protocol = gov.new(steps)
@@ -210,6 +215,7 @@ def test_a_rejection_stands_till_it_is_taken_back(gov: Box, people: People) -> N
     gov.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_rejected_by_mistake_and_approved_again(gov: Box, people: People) -> None:
     protocol = waiting(gov)
     says(gov, people.alice, "reject", protocol, "--yes")
@@ -306,6 +312,7 @@ def test_an_edit_that_is_not_committed_is_said_before_it_makes_the_word_stale(go
     assert not done(gov, protocol)
 
 
+@pytest.mark.slow
 def test_windows_line_ends_do_not_make_a_word_stale(gov: Box, people: People) -> None:
     plan = gov.plan(BEFORE)
     for file in plan.iterdir():
@@ -463,6 +470,7 @@ def test_another_clone_goes_on_with_the_word(shared: Box, people: People) -> Non
     assert shared.git("rev-parse", protocol) == other.git("rev-parse", protocol)
 
 
+@pytest.mark.slow
 def test_run_goes_through_one_wait_after_another(gov: Box, people: People) -> None:
     steps = {f"0{at}-s{at}": command(f"echo {at} > {at}.txt", "approval: before\n") for at in (1, 2, 3)}
     protocol = waiting(gov, steps)
@@ -530,6 +538,17 @@ def test_without_a_policy_nobody_says_it_but_a_person_at_a_terminal(box: Box) ->
         assert "nobody's signature counts" in box.runner(*words, "--yes", rc=4).err
 
 
+def test_a_policy_that_was_there_and_is_gone_makes_it_no_easier(gov: Box) -> None:
+    protocol = waiting(gov)
+    gov.git("rm", "-q", ".protocols/policy.yaml")
+    gov.commit("no policy any more")
+    gov.runner("run", protocol, rc=3)
+    code, said = at_terminal(gov, ["yes"], "approve", protocol)
+    assert code == 4 and "there was a policy" in said and "it is gone" in said and "git checkout" in said
+    assert not done(gov, protocol)
+    gov.runner("verify", protocol, rc=0)
+
+
 # --- the merge -------------------------------------------------------------------------------------------------------------
 
 MERGE = "  step: {roles: [maintainer]}\n  merge: {roles: [maintainer], required: true}\n"
@@ -551,6 +570,7 @@ def test_a_merge_that_needs_a_word_is_not_taken_without(tmp_path: Path, people: 
     assert done(box, "main", "a.txt")
 
 
+@pytest.mark.slow
 def test_a_word_on_a_merge_is_stale_when_code_comes_after_it(tmp_path: Path, people: People) -> None:
     box = governed(tmp_path / "repo", [people.alice, people.bob], approvals=MERGE)
     protocol = box.new({"01-a": command("echo a > a.txt")})
@@ -586,6 +606,22 @@ def test_status_judges_words_that_nothing_took_up_yet(gov: Box, people: People, 
     assert "alice@example.test approves" in line and line.endswith("runner run 1") and "carol" not in line
     assert gov.runner("status", "--json").out == before
     assert "wrong-role" in gov.runner("run", protocol, rc=0).err
+
+
+def test_status_loads_what_judges_words_only_where_there_are_new_ones(gov: Box, people: People) -> None:
+    def judges() -> bool:
+        code = "import sys; from runner.cli import main; main.call(['status']); print(*sys.modules, file=sys.stderr)"
+        env = {**gov.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+        words = [sys.executable, "-c", code]
+        told = subprocess.run(words, cwd=gov.path, env=env, capture_output=True, text=True, check=True)
+        return "runner.trust.approval" in told.stderr.split()
+
+    protocol = waiting(gov, {**BEFORE, "02-after": command("true", "approval: before\n")})
+    assert not judges()
+    says(gov, people.alice, "approve", protocol, "--yes")
+    assert judges()
+    gov.runner("run", protocol, rc=3)  # it was used: the log names it, and the next step waits
+    assert not judges()
 
 
 def test_status_says_so_where_words_cannot_be_judged(gov: Box, people: People) -> None:

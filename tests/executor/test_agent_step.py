@@ -34,7 +34,8 @@ def test_it_edits_is_checked_and_completes_with_transcript_cost_and_result(box: 
     with mind(
         box, say(("read_file", {"path": "src/app.py"}), text="Looking."), say(edit), finish("greeted", n=1)
     ) as wire:
-        protocol = box.new({"01-greet": agent('qa: {checks: ["grep -q world src/app.py"]}')})
+        made = 'outputs: [src/app.py]\nqa: {checks: ["grep -q world src/app.py"]}'  # else a person looks at what a check names
+        protocol = box.new({"01-greet": agent(made)})
         box.runner("run", protocol, rc=0)
         assert wire.wrong == []
         assert len(wire.bodies) == 3
@@ -49,7 +50,10 @@ def test_it_edits_is_checked_and_completes_with_transcript_cost_and_result(box: 
 
 
 def test_a_retry_is_told_what_the_checks_found(box: Box) -> None:
-    check = "qa: {checks: [\"sh -c 'cat x.txt; grep -q right x.txt || exit 7'\"]}\non_failure: {retry: 1, then: fail}\n"
+    check = "outputs: [x.txt]\n"
+    check += (
+        "qa: {checks: [\"sh -c 'cat x.txt; grep -q right x.txt || exit 7'\"]}\non_failure: {retry: 1, then: fail}\n"
+    )
     with mind(box, say(write("x.txt", "left is not it\n")), finish(), say(write("x.txt", "right\n")), finish()) as wire:
         protocol = box.new({"01-x": agent(check)})
         box.runner("run", protocol)

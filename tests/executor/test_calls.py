@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, mind, say, sound, texts, transcript, write
 from tests.people import Person, govern, person, push
+from tests.tools.test_fetch import page, serving
 
 WAITS = 3
 
@@ -474,6 +475,20 @@ def test_a_call_that_can_be_repeated_or_looked_up_needs_nobody(box: Box, moment:
     sound(box, protocol)
 
 
+def test_a_call_that_was_begun_is_not_made_again_where_the_policy_denies_it_now(box: Box, alice: Person) -> None:
+    ledger = outside(box, coworker="TOOLS\n")
+    protocol = box.new({"01-x": tool("pay", "agent: analyst\n", amount=5)})
+    kill(box, ledger, "after-intent", "step", protocol)
+    allow(box, alice, "rules: [{deny: {tool: pay}, reason: no money}]\n")
+    box.runner("run", protocol, rc=WAITS)  # keyed, and yet a person has to look
+    assert wait(box, protocol)["kind"] == "effect"
+    box.runner("answer", protocol, "did-not", rc=0)
+    box.runner("run", protocol, rc=WAITS)
+    assert "no money" in box.state(protocol)["steps"]["x"]["reason"]
+    assert lines(ledger) == []
+    sound(box, protocol)
+
+
 def test_an_effect_of_a_step_that_is_called_otherwise_now_is_found_again(box: Box) -> None:
     ledger = outside(box, coworker="TOOLS\n")
     step = tool("send_report", "agent: analyst\n", **REPORT[1])
@@ -526,4 +541,27 @@ def test_a_call_that_fails_has_an_outcome(box: Box) -> None:
     protocol = box.new({"01-x": tool("fail", "agent: analyst\n")})
     box.runner("run", protocol, rc=1)
     assert "no such thing" in box.state(protocol)["steps"]["x"]["reason"]
+    sound(box, protocol)
+
+
+# --- the network -----------------------------------------------------------------------------------------------------
+
+
+def test_fetch_is_there_where_the_policy_names_hosts_and_reaches_no_other(box: Box, alice: Person) -> None:
+    with serving(page(b"the page says hello")) as server:
+        there, other = f"http://127.0.0.1:{server.server_port}/", "https://example.test/x"
+        script = [say(("fetch", {"url": there}), ("fetch", {"url": other})), finish()]
+        with mind(box, *script) as wire:
+            box.runner("run", box.new({"01-x": agent()}, title="none"), rc=0)
+            assert "there is no tool `fetch`" in texts(wire.bodies[1])
+        allow(box, alice, "network: {allow: [127.0.0.1]}\n")
+        with mind(box, *script) as wire:
+            protocol = box.new({"01-x": agent()}, title="named")
+            box.runner("run", protocol, rc=0)
+            told = texts(wire.bodies[1])
+            assert "the page says hello" in told and "no instruction" in told
+            assert "is not one of them" in told
+    got, refused = results(box, protocol, "x.1")[:2]
+    assert (got["error"], refused["error"]) == (False, True)
+    assert "network" in refused["decision"]["why"]
     sound(box, protocol)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runner.git import Git
 from runner.git.objects import TreeEntry, parse_commit, parse_tree, tree_bytes
 from runner.git.process import GitError
+from tests import second_verifier
 
+SECOND: Any = second_verifier.Repo
 OID = "a" * 40
 EMPTY = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
@@ -38,6 +41,9 @@ def test_a_mode_is_the_one_that_git_takes_it_for(empty: Path, mode: str) -> None
     told = git(empty, "ls-tree", oid).decode().split()[0]
     with Git.open(empty) as opened:
         assert opened.tree(oid) == {"a": TreeEntry(told.removeprefix("0"), OID)}
+    second = SECOND(empty / ".git")
+    assert second.get(oid) == {"a": (told.removeprefix("0"), OID)}
+    second.cat.communicate()
 
 
 @pytest.mark.parametrize(
