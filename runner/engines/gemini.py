@@ -91,7 +91,10 @@ class GeminiEngine:
                 if item is None or isinstance(item, Exception):
                     ended = True
                     break
-                chunk = _as_json(item)
+                try:
+                    chunk = _as_json(item)
+                except ValueError as error:  # nested deeper than the SDK writes
+                    raise self._told(error) from error
                 chunks.append(chunk)
                 if on_text is not None:
                     for text in gemini_form.texts(chunk):

@@ -55,6 +55,8 @@ _FINISH: Final = {
     "MODEL_ARMOR": "refused",
 }
 
+_MOST_TOKENS: Final = 10**9  # of one answer; budgets could not be kept by a count that is none
+
 # Google's documented stand-in (base64 of `skip_thought_signature_validator`) for the signature of a call that another
 # model made: without one, Gemini refuses a conversation that was begun elsewhere.
 _NO_SIGNATURE: Final = "c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="
@@ -175,7 +177,10 @@ def response(whole: Json, request: Request, where: str) -> Response:
     counted = whole.get("usageMetadata", {})
 
     def count(*names: str) -> int:
-        return sum(counted.get(name) or 0 for name in names)
+        found = [counted.get(name) or 0 for name in names]
+        if not all(0 <= one <= _MOST_TOKENS for one in found):
+            raise MalformedResponseError("its tokens are counted wrongly", where, "run the same command again")
+        return sum(found)
 
     parts = content["parts"]
     return Response(
