@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from typing import Any
 
 from runner.errors import MalformedFileError, UnsupportedError, UsageError
 from runner.executor.site import Site
-from runner.protocol import coworker, paths
+from runner.protocol import coworker, log, paths
 from runner.protocol.config import ToolModule
 from runner.protocol.coworker import Coworker
-from runner.protocol.digest import digest
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
 from runner.store import workspace
@@ -71,10 +69,10 @@ class LoopTool:
     """A tool that the loop carries out: its arguments are checked here, and what it means is the loop's matter."""
 
     contract: Contract
-    work: Path
+    opened: AgentTools
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Return what the model is told; an artifact has to be a file of the workspace.
+        """Return what the model is told; an artifact has to be a file of the workspace, a result what the log can hold.
 
         Raises:
             ToolError: the arguments are not those of the contract.
@@ -82,15 +80,16 @@ class LoopTool:
         match self.contract.name:
             case "publish_artifact":
                 given = loop.read(self.contract, values.PublishArtifactInput, arguments)
-                path = Path(os.path.normpath(self.work / given.path))
-                if not path.is_relative_to(self.work) or not path.is_file() or path.is_symlink():
-                    raise ToolError(f"there is no file `{given.path}` in the workspace")
-                return {"path": str(path.relative_to(self.work)), "digest": digest(path.read_bytes())}
+                return self.opened.artifact(given.path)
             case "ask_person":
                 loop.read(self.contract, values.AskPersonInput, arguments)
                 return {"asked": True}
             case _:
                 loop.read(self.contract, values.FinishInput, arguments)
+                try:
+                    log.refuse_unreadable(dict(arguments), "the arguments")
+                except UsageError as error:
+                    raise ToolError(f"{error.where}: {error.what}; {error.hint}") from error
                 return {"done": True}
 
 
@@ -119,7 +118,7 @@ def open_agent_tools(
         )
         tools: dict[str, Tool] = {
             **opened.tools,
-            **{name: LoopTool(contract, site.space.work) for name, contract in loop.LOOP.items()},
+            **{name: LoopTool(contract, opened) for name, contract in loop.LOOP.items()},
         }
         own: dict[str, Tool] = {}
         for module in _modules(site, plan, step, where):
@@ -149,9 +148,8 @@ def _modules(site: Site, plan: Plan, step: Step, where: str) -> list[ToolModule]
             )
         at = f"{path} on {project.trusted.branch}"
         told = coworker.parse(data, at)
-        for key in ("engine", "policies", "budget"):
-            if key in told.model_fields_set:
-                raise UnsupportedError(f"`{key}:` is not supported by this version", at, "remove the key")
+        if told.policies:
+            raise UnsupportedError("`policies:` is not supported by this version", at, "remove the key")
         found += told.tool_modules()
     return found
 

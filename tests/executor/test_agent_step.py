@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from runner.protocol.digest import digest
 from tests.conftest import Box, command
 from tests.engines.wire_gemini import Refusal, Reply, Silence, error
 from tests.executor.minds import (
+    ENGINE,
     Script,
     agent,
     ask,
@@ -192,6 +194,61 @@ def test_interrupted_it_ends_within_two_seconds_and_goes_on(box: Box) -> None:
         box.runner("run", protocol, rc=0)
         assert len(wire.bodies) == 3
     assert box.git("show", f"{protocol}:a.txt") == "a\n"
+    sound(box, protocol)
+
+
+def test_an_artifact_behind_a_link_is_not_looked_at(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_text("canary")
+    (box.path / "lead").symlink_to(tmp_path / "outside")
+    box.commit("a link that leads out")
+    asked = [
+        ("publish_artifact", {"path": path})
+        for path in ("lead/secret", "lead/none", "x" * 5000, "/workspace/README.md")
+    ]
+    with mind(box, say(*asked), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+        answers = [part["functionResponse"]["response"] for part in wire.bodies[1]["contents"][-1]["parts"]]
+    assert [list(answer) for answer in answers] == [["error"], ["error"], ["error"], ["output"]]
+    assert "canary" not in str(answers) and digest(b"canary") not in str(answers)
+    assert answers[3]["output"] == {"path": "README.md", "digest": digest(b"# a project\n")}
+    sound(box, protocol)
+
+
+def test_a_result_that_the_log_cannot_hold_goes_back_to_the_model(box: Box) -> None:
+    deep: object = 1
+    for _ in range(80):
+        deep = [deep]
+    with mind(box, finish("big", n=10**400), finish("deep", n=deep), finish("done", n=1)) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+        assert "300 digits" in texts(wire.bodies[1])
+        assert "nested" in texts(wire.bodies[2])
+    assert box.state(protocol)["steps"]["x"]["result"] == {"summary": "done", "n": 1}
+    sound(box, protocol)
+
+
+def test_a_coworkers_engine_and_budget_hold(box: Box) -> None:
+    told = f"name: coder\nobjective: o\ninstructions: i\nengine: {ENGINE}\nbudget: {{calls: 1}}\n"
+    box.write(".protocols/agents/coder.yaml", told)
+    box.commit("a coworker")
+    with mind(box, say(write("a.txt", "a\n"), write("b.txt", "b\n")), finish()) as wire:
+        protocol = box.new({"01-x": "kind: agent\nagent: coder\n"})
+        assert "1 calls are used up" in box.runner("run", protocol, rc=3).err
+        assert len(wire.bodies) == 1
+    sound(box, protocol)
+
+
+def test_a_budget_of_calls_that_is_raised_goes_on(box: Box) -> None:
+    with mind(box, say(write("a.txt", "a\n"), write("b.txt", "b\n")), say(write("c.txt", "c\n")), finish()) as wire:
+        protocol = box.new({"01-x": agent("budget: {calls: 1}\n")})
+        box.runner("run", protocol, rc=3)
+        step = box.worktree(protocol) / ".protocols" / protocol / "01-x.md"
+        step.write_text(step.read_text().replace("calls: 1", "calls: 9"))
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 3
+    assert box.git("show", f"{protocol}:c.txt") == "c\n"
     sound(box, protocol)
 
 
