@@ -283,7 +283,7 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
     """Return the workspace's files as a tree: tracked files that changed, and new ones that git does not ignore.
 
     Raises:
-        RefusedError: a nested repository, or a changed path that needs a filter driver.
+        RefusedError: a nested repository, a changed path that needs a filter driver, or an encoding that does not fit.
     """
     if space.work.is_symlink() or not space.work.is_dir():
         raise RefusedError(
@@ -306,6 +306,7 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
     except GitError as error:
         if path := _not_ignored(git, space, inner):
             raise _nested(path) from error
+        _refuse_encoding(git, space, error)
         raise
     tree = _run(git, space, "write-tree").decode().strip()
     changed = git.changed(start, tree)
@@ -343,8 +344,19 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
 
 
 def tree_now(git: Git, space: Workspace) -> str:
-    """Return the workspace's files as a tree, in the middle of a step: so that it can be gone back to, not as its work."""
-    _run(git, space, "add", "-A", "--ignore-errors", ".")
+    """Return the workspace's files as a tree, in the middle of a step: so that it can be gone back to, not as its work.
+
+    What git cannot take is left out: a repository without a commit, a file that its owner locked.
+
+    Raises:
+        RefusedError: a file is not in the encoding that its attributes say.
+    """
+    try:
+        _run(git, space, "add", "-A", "--ignore-errors", ".")
+    except GitError as error:
+        if error.code != 1:
+            _refuse_encoding(git, space, error)
+            raise
     return _run(git, space, "write-tree").decode().strip()
 
 
@@ -371,6 +383,24 @@ def _nested(path: str) -> RefusedError:
         path,
         "remove its .git folder in the step, or ignore the folder in .gitignore",
     )
+
+
+def _refuse_encoding(git: Git, space: Workspace, error: GitError) -> None:
+    """Tell of git's refusal what the step can do about it, where files shall be stored in another encoding.
+
+    Raises:
+        RefusedError: there is such a file.
+    """
+    names = _run(git, space, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    out = _run(git, space, "check-attr", "-z", "--stdin", "working-tree-encoding", data=names)
+    parts = out.decode("utf-8", "surrogateescape").split("\0")
+    for path, value in zip(parts[0::3], parts[2::3], strict=False):
+        if value not in ("unspecified", "unset", ""):
+            raise RefusedError(
+                f"git cannot take the files, which .gitattributes wants to be {value}: {error.what}",
+                path,
+                "leave `working-tree-encoding` as it was",
+            ) from error
 
 
 def _not_ignored(git: Git, space: Workspace, folders: list[str]) -> str | None:

@@ -29,6 +29,7 @@ from tests.executor.minds import (
     transcript,
     write,
 )
+from tests.tools.agent_ground import place
 
 
 def test_it_edits_is_checked_and_completes_with_transcript_cost_and_result(box: Box) -> None:
@@ -226,6 +227,27 @@ def test_a_result_that_the_log_cannot_hold_goes_back_to_the_model(box: Box) -> N
         assert "300 digits" in texts(wire.bodies[1])
         assert "nested" in texts(wire.bodies[2])
     assert box.state(protocol)["steps"]["x"]["result"] == {"summary": "done", "n": 1}
+    sound(box, protocol)
+
+
+def test_a_repository_that_the_model_makes_in_the_workspace_does_not_stop_the_step(box: Box) -> None:
+    place("sandbox")
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    lines = ("git init -q sub && echo x > sub/x", "rm -rf sub && echo y > y.txt")
+    with mind(box, *(say(("shell", {"command": line})) for line in lines), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 3
+    assert box.git("show", f"{protocol}:y.txt") == "y\n"
+    sound(box, protocol)
+
+
+def test_an_encoding_that_the_files_are_not_in_fails_the_attempt_and_stops_no_more(box: Box) -> None:
+    with mind(box, say(write(".gitattributes", "* working-tree-encoding=UTF-16\n")), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        assert "UTF-16" in box.runner("run", protocol, rc=1).err
+        assert len(wire.bodies) == 1
+    assert box.state(protocol)["steps"]["x"]["status"] == "failed"
     sound(box, protocol)
 
 
