@@ -299,10 +299,10 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
             )
     try:
         try:
-            _run(git, space, "add", "-A", ".", config=_drivers(git, filters))
+            _add(git, space, config=_drivers(git, filters))
         except GitError:
             _mend(space.work, files=True)
-            _run(git, space, "add", "-A", ".", config=_drivers(git, filters))
+            _add(git, space, config=_drivers(git, filters))
     except GitError as error:
         if path := _not_ignored(git, space, inner):
             raise _nested(path) from error
@@ -352,12 +352,35 @@ def tree_now(git: Git, space: Workspace) -> str:
         RefusedError: a file is not in the encoding that its attributes say.
     """
     try:
-        _run(git, space, "add", "-A", "--ignore-errors", ".")
+        _add(git, space, "--ignore-errors")
     except GitError as error:
         if error.code != 1:
             _refuse_encoding(git, space, error)
             raise
     return _run(git, space, "write-tree").decode().strip()
+
+
+def _add(git: Git, space: Workspace, *options: str, config: Sequence[str] = ()) -> None:
+    """Take the workspace's files into the index, where a repository that it has already is looked at as if it were new.
+
+    To see whether a known one changed, git would run in it, outside the sandbox, with the configuration that it finds there:
+    filters that whoever wrote it chose. What we set to prevent that, git keeps from submodules.
+    """
+    entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
+    links = [entry.partition(b"\t")[2] for entry in entries if entry.startswith(b"160000 ")]
+    filled = [path for path in links if _holds_something(os.fsencode(space.work) + b"/" + path)]
+    if filled:
+        _run(git, space, "update-index", "--force-remove", "-z", "--stdin", data=b"\0".join(filled) + b"\0")
+    _run(git, space, "add", "-A", *options, ".", config=config)
+
+
+def _holds_something(folder: bytes) -> bool:
+    try:
+        return bool(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def restore(git: Git, space: Workspace, tree: str) -> None:

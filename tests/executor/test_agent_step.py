@@ -242,6 +242,31 @@ def test_a_repository_that_the_model_makes_in_the_workspace_does_not_stop_the_st
     sound(box, protocol)
 
 
+@pytest.mark.parametrize("kind", ["agent", "command"])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_repository_in_the_workspace_runs_nothing_outside_the_sandbox(
+    box: Box, tmp_path: Path, kind: str, known: bool
+) -> None:
+    place("sandbox")
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    if known:  # as a submodule that nobody set up, and that .gitmodules does not name
+        box.git("update-index", "--add", "--cacheinfo", f"160000,{box.git('rev-parse', 'HEAD').strip()},sub")
+        box.git("commit", "-qm", "a submodule")
+    flag = tmp_path / "outside"  # the sandbox has a /tmp of its own
+    lines = (
+        "mkdir -p sub && cd sub && git init -q && echo x > x && git add x",
+        "git -c user.name=t -c user.email=t@example.test commit -qm x",
+        f"git config filter.f.clean 'touch {flag}' && git config core.fsmonitor 'touch {flag}'",
+        "echo '* filter=f' > .gitattributes && echo y > x",
+    )
+    evil = " && ".join(lines)
+    with mind(box, say(("shell", {"command": evil})), say(write("a.txt", "a\n")), say(write("b.txt", "b\n")), finish()):
+        protocol = box.new({"01-x": agent() if kind == "agent" else command(evil)})
+        assert "a repository of its own" in box.runner("run", protocol, rc=1).err
+    assert not flag.exists()
+    box.runner("verify", protocol, rc=0)
+
+
 def test_an_encoding_that_the_files_are_not_in_fails_the_attempt_and_stops_no_more(box: Box) -> None:
     with mind(box, say(write(".gitattributes", "* working-tree-encoding=UTF-16\n")), finish()) as wire:
         protocol = box.new({"01-x": agent()})
