@@ -130,6 +130,7 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
     fresh = not space.index.exists()
     if fresh:
         _empty(space)
+    _remove_pipes(space.work)
     try:
         _check_out(git, space, commit, clean=clean)
     except GitError:
@@ -201,6 +202,27 @@ def _mend(folder: Path, *, files: bool = False) -> list[str]:
                 if inside and entry.name != ".git":
                     stack.append(entry.path)
     return found
+
+
+def _remove_pipes(folder: Path) -> None:
+    """Remove named pipes: git would open one that has the name of a file it reads, and wait there without end."""
+    stack, locked = [os.fspath(folder)], set[str]()
+    while stack:
+        at = stack.pop()
+        try:
+            with os.scandir(at) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        stack.append(entry.path)
+                    elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()) and stat.S_ISFIFO(
+                        entry.stat(follow_symlinks=False).st_mode
+                    ):
+                        os.unlink(entry.path)
+        except PermissionError:
+            if at not in locked:
+                locked.add(at)
+                os.chmod(at, 0o700)
+                stack.append(at)
 
 
 def _submodules(git: Git, space: Workspace, commit: str) -> list[Path]:
@@ -366,6 +388,7 @@ def _add(git: Git, space: Workspace, *options: str, config: Sequence[str] = ()) 
     To see whether a known one changed, git would run in it, outside the sandbox, with the configuration that it finds there:
     filters that whoever wrote it chose. What we set to prevent that, git keeps from submodules.
     """
+    _remove_pipes(space.work)
     entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
     links = [entry.partition(b"\t")[2] for entry in entries if entry.startswith(b"160000 ")]
     filled = [path for path in links if _holds_something(os.fsencode(space.work) + b"/" + path)]

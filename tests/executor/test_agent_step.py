@@ -267,6 +267,29 @@ def test_a_repository_in_the_workspace_runs_nothing_outside_the_sandbox(
     box.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mkfifo .gitignore",
+        "mkdir d && touch d/x && mkfifo d/.gitattributes",
+        "rm README.md && mkfifo README.md",
+        "mkdir -p d/.git && mkfifo d/.git/HEAD",
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_at(box: Box, line: str) -> None:
+    place("sandbox")
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    with mind(box, say(("shell", {"command": line})), finish()):
+        protocol = box.new({"01-x": agent()})
+        process = box.start("run", protocol)
+        try:
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert process.returncode == 0, said
+    sound(box, protocol)
+
+
 def test_an_encoding_that_the_files_are_not_in_fails_the_attempt_and_stops_no_more(box: Box) -> None:
     with mind(box, say(write(".gitattributes", "* working-tree-encoding=UTF-16\n")), finish()) as wire:
         protocol = box.new({"01-x": agent()})
