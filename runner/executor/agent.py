@@ -83,7 +83,7 @@ def open_engines(project: Project, names: tuple[str, ...], record: Path | None) 
         for name in names:
             engine = registry.open_engine(name, project.who.environ, project.git.top or project.git.cwd)
             if record is not None:
-                engine = Recorder(engine, record, price)
+                engine = Recorder(engine, record, price, Redactor(project.who.environ).value)
             stack.callback(engine.close)
             found.append(engine)
         yield tuple(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ import pytest
 
 from runner.protocol.digest import digest
 from tests.conftest import Box, command
-from tests.engines.wire_gemini import Refusal, Reply, Silence, error
+from tests.engines.wire_gemini import KEY, Refusal, Reply, Silence, error
 from tests.executor.minds import (
     ENGINE,
     Script,
@@ -378,6 +379,21 @@ def test_a_recording_made_with_record_answers_the_same_step_without_a_network(bo
     box.runner("run", again, "--engine", f"recorded:{cassette}", rc=0)
     assert box.git("show", f"{again}:a.txt") == "a\n"
     assert box.state(again)["spent"]["usd"] == box.state(first)["spent"]["usd"]
+    sound(box, again)
+
+
+def test_a_recording_holds_no_key_and_answers_as_the_model_did(box: Box, tmp_path: Path) -> None:
+    cassette, hidden = tmp_path / "one.jsonl", base64.b64encode(KEY.encode()).decode()
+    echo = say(write("a.txt", f"{KEY} {hidden}\n"), text=KEY)
+    with mind(box, echo, finish()):
+        first = box.new({"01-x": agent()}, title="Same")
+        box.runner("run", first, "--record", cassette, rc=0)
+    assert KEY not in cassette.read_text() and hidden not in cassette.read_text()
+    lead(box, "http://127.0.0.1:9")
+    again = box.new({"01-x": agent()}, title="Same")
+    box.runner("run", again, "--engine", f"recorded:{cassette}", rc=0)
+    assert box.git("show", f"{again}:a.txt") == box.git("show", f"{first}:a.txt")
+    assert "[GEMINI_API_KEY] [GEMINI_API_KEY]" in box.git("show", f"{again}:a.txt")
     sound(box, again)
 
 
