@@ -129,7 +129,8 @@ def carry_out(
             now=project.who.timestamp,
             monotonic=project.who.monotonic,
             sleep=project.who.sleep,
-            told=lambda made: project.who.hear(made),
+            told=project.who.hear,
+            say=project.who.say,
         )
         ended = loop.run(_answers(project, snapshot, step.slug) if journal.records else ())
     return ended, journal, names[0]

@@ -113,7 +113,8 @@ class Loop:
     """One attempt of an agent step.
 
     `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
-    `restore(tree)`: makes the workspace hold it; `price(usage)`: an upper bound in US dollars, or None where it is not known.
+    `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
+    `say`: a line for a person, why it is waited.
     """
 
     journal: Journal
@@ -131,7 +132,7 @@ class Loop:
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]
     told: Callable[[Record], None] = lambda record: None
-    on_text: Callable[[str], None] | None = None
+    say: Callable[[str], None] = lambda line: None
     total: Total = field(default_factory=Total)
     _began: float = 0.0
     _nudged: bool = False
@@ -272,10 +273,16 @@ class Loop:
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, EngineError) and error.retryable),
             stop=lambda state: state.attempt_number >= TRIES or self._seconds_left() <= wait(state),
             wait=wait,
+            before_sleep=self._say_again,
             sleep=self.sleep,
             reraise=True,
         )
-        return retrying(engine.ask, request, timeout=max(1.0, min(left, 600.0)), on_text=self.on_text)
+        return retrying(engine.ask, request, timeout=max(1.0, min(left, 600.0)))
+
+    def _say_again(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, EngineError):
+            self.say(f"  {error.what}; asked again in {state.upcoming_sleep:g} s")
 
     def _seconds_left(self) -> float:
         return self.limits.seconds - (self.monotonic() - self._began)

@@ -284,6 +284,7 @@ def _loop(project: Project, journal: Journal, engines: tuple[Engine, ...], redac
         now=project.who.timestamp,
         monotonic=project.who.monotonic,
         sleep=project.who.sleep,
+        say=project.who.say,
     )
 
 
@@ -296,7 +297,7 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
                 return list(one["answers"])
         said = []
         for question in questions:
-            text = project.who.ask_text(question)
+            text = project.who.ask_text(f"{question} (Enter: the model decides)")
             if text is None and waits:
                 raise _Open(questions)
             if text is None:

@@ -103,7 +103,8 @@ def carry_out(
             now=project.who.timestamp,
             monotonic=project.who.monotonic,
             sleep=project.who.sleep,
-            told=lambda made: project.who.hear(made),
+            told=project.who.hear,
+            say=project.who.say,
         )
         loop.total = spending.of(journal.records)
         try:
