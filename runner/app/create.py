@@ -285,7 +285,7 @@ def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> Non
         from runner.executor import agent
 
         names = agent.engine_names(project, plan, step, agent.coworker_of(project, plan, step, where))
-        with agent.open_engines(project, names, None):
+        with agent.open_engines(project, names):
             pass
 
 

@@ -254,6 +254,17 @@ def test_a_recording_made_with_record_answers_the_same_step_without_a_network(bo
     sound(box, again)
 
 
+def test_what_record_wrote_recorded_reads_wherever_both_are_typed(box: Box, tmp_path: Path) -> None:
+    box.write("src/deep/keep.txt", "")
+    box.commit("a folder")
+    with mind(box, finish()):
+        first = box.new({"01-x": agent()}, title="Same")
+        box.runner("run", first, "--record", "../one.jsonl", cwd=box.path / "src/deep", rc=0)
+    again, other = box.new({"01-x": agent()}, title="Same"), box.new({"01-x": agent()}, title="Same")
+    box.runner("run", again, "--engine", "recorded:../one.jsonl", rc=0)
+    box.runner("-C", box.path, "run", other, "--engine", "recorded:../one.jsonl", cwd=tmp_path, rc=0)
+
+
 def test_neither_sdk_nor_prices_are_imported_by_a_command_step_or_a_recorded_one(box: Box, tmp_path: Path) -> None:
     cassette = tmp_path / "one.jsonl"
     with mind(box, finish()):
