@@ -159,6 +159,15 @@ def carry_out(
     return ended, journal, names[0]
 
 
+def budgets_stand_in(project: Project, plan: Plan, step: Step, where: str) -> str:
+    """Return where a person looks for the budget that a step has reached: the files with those that hold for it."""
+    coworker = coworker_of(project, plan, step, where)
+    files = [step.file] if step.header.budget else []
+    files += [paths.PLAN] if plan.header.budget else []
+    files += [paths.agent_file(coworker.name)] if coworker and coworker.budget else []
+    return f"see `budget:` in {' and '.join(files or [step.file])}"
+
+
 def work_so_far(journal: Journal) -> tuple[str, ...]:
     """Return the commit of what the tools had left when they last ended; empty where none was called."""
     return tuple(one["tree"] for one in journal.records if one["kind"] == "results")[-1:]

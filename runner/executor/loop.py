@@ -291,9 +291,13 @@ class Loop:
         """Refuse a request that could go past a limit, before it is made."""
         limits, total = self.limits, self.total
         if limits.turns is not None and total.turns >= limits.turns:
-            raise BudgetStop(f"{total.turns} turns are used up")
+            raise BudgetStop(f"{total.turns} of {limits.turns} turns are used up")
         if self._seconds_left() <= 0:
-            raise BudgetStop(f"{limits.seconds:g} s are used up" if limits.seconds else "no time is left")
+            raise BudgetStop(
+                f"the {limits.seconds:g} s of `timeout:` or a budget are used up"
+                if limits.seconds
+                else "no time is left"
+            )
         asked = Usage(
             input=self._tokens(request.turns) + len(request.system) // CHARACTERS_A_TOKEN, output=request.max_output
         )

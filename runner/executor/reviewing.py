@@ -92,7 +92,7 @@ def carry_out(
         try:
             found, by = _judged(loop, journal, task, where)
         except BudgetStop as stop:
-            stopped = f"QA: {stop}"
+            stopped = f"QA: {stop}; {agent.budgets_stand_in(project, plan, step, where)}"
     seconds = round(project.who.monotonic() - began)
     spent = spending.since(journal, 0)
     author = next(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.executor import spending
 from tests.conftest import Box, command
 from tests.engines.wire_gemini import Refusal, Reply, Silence, error
 from tests.executor.minds import (
@@ -113,7 +114,24 @@ def test_a_budget_in_money_is_kept(box: Box) -> None:
         protocol = box.new({"01-x": agent("budget: {usd: 0.05}\n")})
         stopped = box.runner("run", protocol, rc=3)
         assert "$0.05" in stopped.err + stopped.out
+        assert "; see `budget:` in 01-x.md\n" in stopped.err
+        assert "for whoever plans: budget of 01-x, since" in box.runner("status", protocol, rc=0).out
         assert len(wire.bodies) == 1
+    sound(box, protocol)
+
+
+def test_turns_that_nobody_limited_end_too_and_the_step_may_be_given_more(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spending, "TURNS", 1)
+    with mind(box, say(write("a.txt", "a\n")), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        stopped = box.runner("run", protocol, rc=3)
+        assert "1 of 1 turns are used up; see `budget:` in 01-x.md\n" in stopped.err
+        step = box.worktree(protocol) / ".protocols" / protocol / "01-x.md"
+        step.write_text(step.read_text().replace("kind: agent", "kind: agent\nbudget: {turns: 2}"))
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 2
     sound(box, protocol)
 
 
