@@ -114,7 +114,7 @@ def wait_text(row: Row, wait: dict[str, Any], now: float) -> str:
     """Return what is owed: `for alice: step:deploy, since 4 min`."""
     kind, subject = str(wait.get("kind")), str(wait.get("subject"))
     told = record.label(row, subject) if subject in row["steps"] else subject
-    about = told if kind in ("human", "question") else f"{kind}:{subject}"
+    about = told if kind in ("human", "question") else f"{kind} of {told}" if kind == "budget" else f"{kind}:{subject}"
     return f"for {wait.get('by') or 'anyone'}: {about}, since {age(str(wait.get('since')), now)}"
 
 

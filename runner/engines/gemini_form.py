@@ -219,16 +219,19 @@ def _calls(parts: Iterable[Json], request: Request) -> tuple[Call, ...]:
 
 
 def refusal(
-    code: int | None, details: Json, headers: Mapping[str, str], words: str, model: str, where: str
+    code: int | None, details: Json, headers: Mapping[str, str], words: str, model: str, where: str, variable: str
 ) -> EngineError:
-    """Return what an error response means; `details` is its JSON, `words` its message as people may read it."""
+    """Return what an error response means; `details` is its JSON, `words` its message as people may read it.
+
+    `variable`: the one that the key was taken from.
+    """
     typed = _typed(details)
     said = f": {words}" if words else ""
     if code in (401, 403) or any(detail.get("reason") == "API_KEY_INVALID" for detail in typed):
         return KeyRefusedError(
             f"Gemini refuses the API key, or what it may do ({code}){said}",
             where,
-            "set GEMINI_API_KEY to a key that is valid",
+            f"set {variable} to a key that is valid",
         )
     if code == 429:
         if _used_up(typed):

@@ -115,7 +115,8 @@ class Loop:
     """One attempt of an agent step.
 
     `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
-    `restore(tree)`: makes the workspace hold it; `price(usage)`: an upper bound in US dollars, or None where it is not known.
+    `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
+    `say`: a line for a person, why it is waited.
     """
 
     journal: Journal
@@ -133,7 +134,7 @@ class Loop:
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]
     told: Callable[[Record], None] = lambda record: None
-    on_text: Callable[[str], None] | None = None
+    say: Callable[[str], None] = lambda line: None
     total: Total = field(default_factory=Total)
     _began: float = 0.0
     _nudged: bool = False
@@ -283,12 +284,16 @@ class Loop:
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, EngineError) and error.retryable),
             stop=lambda state: state.attempt_number >= TRIES or self._seconds_left() <= wait(state),
             wait=wait,
+            before_sleep=self._say_again,
             sleep=self.sleep,
             reraise=True,
         )
-        return retrying(
-            lambda: engine.ask(request, timeout=max(1.0, min(self._seconds_left(), 600.0)), on_text=self.on_text)
-        )
+        return retrying(lambda: engine.ask(request, timeout=max(1.0, min(self._seconds_left(), 600.0))))
+
+    def _say_again(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, EngineError):
+            self.say(f"  {error.what}; asked again in {state.upcoming_sleep:g} s")
 
     def _seconds_left(self) -> float:
         return self.limits.seconds - (self.monotonic() - self._began)
@@ -297,9 +302,13 @@ class Loop:
         """Refuse a request that could go past a limit, before it is made."""
         limits, total = self.limits, self.total
         if limits.turns is not None and total.turns >= limits.turns:
-            raise BudgetStop(f"{total.turns} turns are used up")
+            raise BudgetStop(f"{total.turns} of {limits.turns} turns are used up")
         if self._seconds_left() <= 0:
-            raise BudgetStop(f"{limits.seconds:g} s are used up" if limits.seconds else "no time is left")
+            raise BudgetStop(
+                f"the {limits.seconds:g} s of `timeout:` or a budget are used up"
+                if limits.seconds
+                else "no time is left"
+            )
         asked = Usage(input=self._weight(request), output=request.max_output)
         used = total.tokens
         if limits.tokens is not None and used + asked.input + asked.output > limits.tokens:

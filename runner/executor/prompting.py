@@ -1,7 +1,7 @@
 """What a model is told before its first turn: the plan, the step, what came before, and the project's own instructions.
 
-Words of people's files are the task. Everything else (results of earlier steps, findings, memory that the trusted branch does
-not have) is fenced as untrusted. Instructions are read from the trusted branch alone.
+Words of people's files are the task. What steps and models made (earlier results, findings) is fenced as untrusted. Instructions
+and memory are read from the trusted branch alone.
 """
 
 from __future__ import annotations

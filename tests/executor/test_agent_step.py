@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.executor import spending
 from runner.protocol.digest import digest
 from tests.conftest import Box, command
 from tests.engines.wire_gemini import KEY, Refusal, Reply, Silence, error
@@ -117,7 +118,24 @@ def test_a_budget_in_money_is_kept(box: Box) -> None:
         protocol = box.new({"01-x": agent("budget: {usd: 0.05}\n")})
         stopped = box.runner("run", protocol, rc=3)
         assert "$0.05" in stopped.err + stopped.out
+        assert "; see `budget:` in 01-x.md\n" in stopped.err
+        assert "for whoever plans: budget of 01-x, since" in box.runner("status", protocol, rc=0).out
         assert len(wire.bodies) == 1
+    sound(box, protocol)
+
+
+def test_turns_that_nobody_limited_end_too_and_the_step_may_be_given_more(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spending, "TURNS", 1)
+    with mind(box, say(write("a.txt", "a\n")), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        stopped = box.runner("run", protocol, rc=3)
+        assert "1 of 1 turns are used up; see `budget:` in 01-x.md\n" in stopped.err
+        step = box.worktree(protocol) / ".protocols" / protocol / "01-x.md"
+        step.write_text(step.read_text().replace("kind: agent", "kind: agent\nbudget: {turns: 2}"))
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 2
     sound(box, protocol)
 
 
@@ -395,6 +413,17 @@ def test_a_recording_holds_no_key_and_answers_as_the_model_did(box: Box, tmp_pat
     assert box.git("show", f"{again}:a.txt") == box.git("show", f"{first}:a.txt")
     assert "[GEMINI_API_KEY] [GEMINI_API_KEY]" in box.git("show", f"{again}:a.txt")
     sound(box, again)
+
+
+def test_what_record_wrote_recorded_reads_wherever_both_are_typed(box: Box, tmp_path: Path) -> None:
+    box.write("src/deep/keep.txt", "")
+    box.commit("a folder")
+    with mind(box, finish()):
+        first = box.new({"01-x": agent()}, title="Same")
+        box.runner("run", first, "--record", "../one.jsonl", cwd=box.path / "src/deep", rc=0)
+    again, other = box.new({"01-x": agent()}, title="Same"), box.new({"01-x": agent()}, title="Same")
+    box.runner("run", again, "--engine", "recorded:../one.jsonl", rc=0)
+    box.runner("-C", box.path, "run", other, "--engine", "recorded:../one.jsonl", cwd=tmp_path, rc=0)
 
 
 def test_neither_sdk_nor_prices_are_imported_by_a_command_step_or_a_recorded_one(box: Box, tmp_path: Path) -> None:
