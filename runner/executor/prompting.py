@@ -25,9 +25,12 @@ REPORT_LIMIT = 16_000  # characters of the report of a review
 
 
 def fence(text: str, label: str) -> str:
-    """Return text that is material and no instruction, between lines that it cannot close by itself."""
-    inner = text.replace("untrusted>>>", "untrusted>> >").replace("<<<untrusted", "<< <untrusted")
-    return f"<<<untrusted {label}\n{inner}\nuntrusted>>>"
+    """Return text that is material and no instruction, between lines that it cannot close by itself; nor can the label."""
+    return f"<<<untrusted {_inner(label)}\n{_inner(text)}\nuntrusted>>>"
+
+
+def _inner(text: str) -> str:
+    return text.replace("untrusted>>>", "untrusted>> >").replace("<<<untrusted", "<< <untrusted")
 
 
 def system(coworker: str | None) -> str:
