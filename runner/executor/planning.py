@@ -27,7 +27,7 @@ from runner.protocol import document, log, paths, planning
 from runner.protocol import events as ev
 from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
-from runner.protocol.plan import Plan
+from runner.protocol.plan import Plan, Step
 from runner.protocol.planning import Draft, UnfitError
 from runner.protocol.state import State
 from runner.store import history, locks, record, snapshot
@@ -279,8 +279,8 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
             if text is None:
                 raise WaitingError(
                     f"the model has questions: {' '.join(questions)}",
-                    "nothing was made",
-                    "answer them in the title, run the same command at a terminal, or use --no-questions",
+                    "the plan",
+                    "nothing was made; answer them in what you ask for, run the same command at a terminal, or use --no-questions",
                 )
             said.append(redactor.text(document.decode(text.encode("utf-8", "surrogateescape"), "the answer").strip()))
         time = project.who.timestamp()
@@ -412,11 +412,14 @@ def outline(files: Mapping[str, bytes]) -> Iterator[str]:
             yield f"    $ {line.strip().splitlines()[0]}{' …' if len(line.strip().splitlines()) > 1 else ''}"
 
 
-def check_again(kept: Mapping[str, bytes], first: int) -> Check:
-    """Return what makes the files of a plan whose files `kept` stay, and whose new steps are numbered from `first` on."""
+def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tuple[Step, bytes]]) -> Check:
+    """Return what makes the files of a plan whose files `kept` stay, and whose new steps are numbered from `first` on.
+
+    `before`: by slug, the steps in whose place they come.
+    """
 
     def check(draft: Draft) -> dict[str, bytes]:
-        files = {**kept, **planning.step_files(draft.steps, first)}
+        files = {**kept, **planning.step_files(draft.steps, first, before)}
         plan_.refuse_unsupported(plan_.parse(files, "the plan"), "the plan")
         return files
 

@@ -428,6 +428,24 @@ def test_pending_steps_are_planned_anew_and_taken_with_yes_without_asking_again(
     }
 
 
+def test_what_only_people_say_of_a_step_stays_with_its_slug(box: Box) -> None:
+    mine = "engine: gemini:gemini-2.5-flash\nbudget:\n  usd: 2\n  turns: 40\non_failure: {retry: 1, then: block}\n"
+    front = f'qa: {{policy: full, checks: ["true"]}}\n{mine}timeout: 20m\n'
+    protocol = box.new({"01-greet": f"kind: agent\n{front}", "02-end": command("true", "qa: full\ntimeout: 5m\n")})
+    greet = {"slug": "greet", "title": "Greet twice", "checks": ["false"], "prose": "Hello, hello."}
+    draft = {"title": "x", "steps": [greet, {**SHOUT, "slug": "end"}, {"slug": "new", "title": "N", "prose": "N"}]}
+    with serving(says(draft)) as wire:
+        box.runner("plan", protocol, "--yes", env=env(wire), rc=0)
+        assert len(wire.bodies) == 1
+    folder = f"{protocol}:.protocols/{protocol}"
+    assert box.git("show", f"{folder}/01-greet.md") == (
+        f'---\ntitle: Greet twice\nkind: agent\nqa:\n  policy: full\n  checks:\n    - "false"\n{mine}timeout: 20m\n---\n'
+        "Hello, hello.\n"
+    )
+    assert "qa:\n  policy: full\ntimeout: 5m\n---" in box.git("show", f"{folder}/02-end.md")
+    assert "timeout" not in box.git("show", f"{folder}/03-new.md")
+
+
 @pytest.mark.parametrize(("said", "taken"), [(b"yes\n", True), (b"drop\n", False)])
 def test_at_a_terminal_a_person_takes_or_drops_it(box: Box, said: bytes, taken: bool) -> None:
     protocol = begun(box)
