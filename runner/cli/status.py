@@ -160,12 +160,13 @@ def show_one(session: Session, project: Project, row: Row) -> None:
     if held:
         session.line(f"  {'works':12}  {held}")
     branch = project.branch(protocol)
+    edited = record.untaken(project.git, protocol, finding.tip(project, protocol))
     for tree in project.git.worktrees():
         if tree.branch == branch:
             session.line(f"  {'worktree':12}  {os.path.relpath(tree.path, session.cwd)}")
-            unsaved = record.unsaved(project.git, tree, protocol)
-            if unsaved:
-                session.line(f"  {'not yet in':12}  {', '.join(unsaved)}: the next step takes these edits up")
+            edited += record.unsaved(project.git, tree, protocol)
+    if edited and row["status"] not in record.ENDED:
+        session.line(f"  {'not yet in':12}  {', '.join(sorted({*edited}))}: the next step takes these edits up")
     if project.git.resolve(branch) is None:
         session.line(f"  {'branch':12}  gone; this is how {project.trusted.branch} has it")
     session.line(f"  {'trusted':12}  {project.trusted.note}")

@@ -114,7 +114,12 @@ def wait_text(row: Row, wait: dict[str, Any], now: float) -> str:
     """Return what is owed: `for alice: step:deploy, since 4 min`."""
     kind, subject = str(wait.get("kind")), str(wait.get("subject"))
     told = record.label(row, subject) if subject in row["steps"] else subject
-    about = told if kind in ("human", "question") else kind if kind == subject else f"{kind}:{subject}"
+    if kind in ("human", "question"):
+        about = told
+    elif kind == "budget":
+        about = f"{kind} of {told}"
+    else:
+        about = kind if kind == subject else f"{kind}:{subject}"
     return f"for {wait.get('by') or 'anyone'}: {about}, since {age(str(wait.get('since')), now)}"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from runner.cli import status, summary
 from runner.cli.main import program
 from runner.cli.session import Session
-from runner.protocol import decision, events
+from runner.protocol import decision, events, paths
 from runner.store import finding, record
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Teller:
             before, earlier = self._held.pop(slug)
             spent, said = before + spent, "   ".join(filter(None, (earlier, said)))
         if ended in FAILS:
-            self._failed(name, ended, happened)
+            self._failed(done.state.protocol, name, ended, happened)
         elif ended == WAITS:
             self._waits(done.state)
         elif ended:
@@ -119,16 +119,24 @@ class Teller:
             if isinstance(event, events.StepRetried):
                 self._line(name, "again", f"attempt {event.attempt}")
 
-    def _failed(self, name: str, ended: str, happened: Sequence[events.Event]) -> None:
+    def _failed(self, protocol: str, name: str, ended: str, happened: Sequence[events.Event]) -> None:
         failure = next(event for event in happened if isinstance(event, events.StepFailed))
         self._line(name, ended, failure.reason)
         tails = [failure.tail or ""]
         for event in happened:
             if isinstance(event, events.QaFailed):
-                tails += [check["tail"] for check in event.evidence if check["code"] != 0]
+                tails += [
+                    check["tail"]
+                    for check in event.evidence
+                    if check["code"] != 0 and check["tail"] not in failure.reason
+                ]
         for tail in filter(None, tails):
             for line in tail.splitlines()[-TAIL:]:
                 self._session.line(f"  | {line}", err=True)
+        for event in happened:
+            if isinstance(event, events.QaFailed) and event.report:
+                report = f"{paths.folder(protocol)}/{paths.report_file(event.subject, event.attempt)}"
+                self._session.line(f"  {'findings':12}  {report}", err=True)
         if failure.kept:
             self._session.line(f"  {'its work':12}  kept at {failure.kept}", err=True)
 

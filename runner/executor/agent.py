@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from pathlib import Path
 
 from runner import resources
 from runner.engines import prices, registry
@@ -15,7 +14,7 @@ from runner.errors import MalformedFileError, RefusedError
 from runner.executor import calls, consent, permission, prompting, spending, toolbox
 from runner.executor.calls import Calls
 from runner.executor.journal import Journal
-from runner.executor.loop import Ended, Loop
+from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.redact import Redactor
 from runner.executor.site import Site
 from runner.protocol import coworker as coworker_
@@ -71,24 +70,49 @@ def engine_names(
 
 
 @contextlib.contextmanager
-def open_engines(
-    project: Project, names: tuple[str, ...], record: Path | None, step: str | None = None
-) -> Iterator[tuple[Engine, ...]]:
-    """Open the engines; with `record`, what they answer is added to that cassette. `step`: whose attempt it is for.
+def open_engines(project: Project, names: tuple[str, ...], step: str | None = None) -> Iterator[tuple[Engine, ...]]:
+    """Open the engines; with the option `record`, what they answer is added to that cassette. Files are seen from the top.
+
+    `step`: whose attempt it is for.
 
     Raises:
         RefusedError: the policy does not allow one of them.
     """
+    top, record = project.git.top or project.git.cwd, project.options.get("record")
     with contextlib.ExitStack() as stack:
         found = []
         for name in names:
             consent.refuse_engine(project, name, step)
-            engine = registry.open_engine(name, project.who.environ, project.git.top or project.git.cwd)
-            if record is not None:
-                engine = Recorder(engine, record, price)
+            engine = registry.open_engine(name, project.who.environ, top)
+            if record:
+                engine = Recorder(engine, top / record, price, Redactor(project.who.environ).value)
             stack.callback(engine.close)
             found.append(engine)
         yield tuple(found)
+
+
+def questioner(
+    project: Project, journal: Journal, engines: tuple[Engine, ...], redactor: Redactor, limits: Limits
+) -> Loop:
+    """Return what asks questions that stand for themselves and journals the answers: there are no tools."""
+    return Loop(
+        journal=journal,
+        engines=engines,
+        tools={},
+        system="",
+        task="",
+        summarize="",
+        limits=limits,
+        redactor=redactor,
+        tree=lambda: "",
+        restore=lambda tree: None,
+        price=price,
+        now=project.who.timestamp,
+        monotonic=project.who.monotonic,
+        sleep=project.who.sleep,
+        say=project.who.say,
+        total=spending.of(journal.records),
+    )
 
 
 def price(engine: Engine, usage: Usage) -> Decimal | None:
@@ -146,10 +170,9 @@ def carry_out(
     journal = spending.open_journal(project, snapshot.protocol, f"{step.slug}.{attempt}")
     own = (step.header.budget, coworker.budget if coworker else None)
     redactor = Redactor(project.who.environ)
-    cassette = project.options.get("record")
     told = f"You are {coworker.name}. {coworker.objective}\n{coworker.instructions}" if coworker else None
     with (
-        open_engines(project, names, Path(cassette) if cassette else None, step.slug) as engines,
+        open_engines(project, names, step.slug) as engines,
         toolbox.open_agent_tools(site, plan, step, state, coworker, where) as tools,
     ):
         task = prompting.task(project, snapshot, plan, step, state)
@@ -170,10 +193,20 @@ def carry_out(
             now=project.who.timestamp,
             monotonic=project.who.monotonic,
             sleep=project.who.sleep,
-            told=lambda made: project.who.hear(made),
+            told=project.who.hear,
+            say=project.who.say,
         )
         ended = loop.run(_answers(project, snapshot, step.slug) if journal.records else ())
     return ended, journal, names[0]
+
+
+def budgets_stand_in(project: Project, plan: Plan, step: Step, where: str) -> str:
+    """Return where a person looks for the budget that a step has reached: the files with those that hold for it."""
+    coworker = coworker_of(project, plan, step, where)
+    files = [step.file] if step.header.budget else []
+    files += [paths.PLAN] if plan.header.budget else []
+    files += [paths.agent_file(coworker.name)] if coworker and coworker.budget else []
+    return f"see `budget:` in {' and '.join(files or [step.file])}"
 
 
 def work_so_far(journal: Journal) -> tuple[str, ...]:

@@ -31,9 +31,11 @@ from runner.engines.base import (
     Usage,
     UserTurn,
 )
+from runner.errors import RefusedError
 from runner.executor.calls import DeniedError, EffectError, Gate, HeldError, Open
 from runner.executor.journal import Journal, Record
 from runner.executor.redact import Redactor
+from runner.protocol.digest import digest
 from runner.tools.base import Tool, ToolError
 
 NUDGE = "You called no tool. Go on with the step, or call `finish` if it is done or cannot be done."
@@ -122,8 +124,8 @@ class Loop:
     """One attempt of an agent step.
 
     `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
-    `restore(tree)`: makes the workspace hold it; `price(usage)`: an upper bound in US dollars, or None where it is not known.
-    `untrusted`: whether text that nobody vouches for stands in the conversation.
+    `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
+    `say`: a line for a person, why it is waited. `untrusted`: whether text that nobody vouches for stands in the conversation.
     """
 
     journal: Journal
@@ -141,12 +143,13 @@ class Loop:
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]
     told: Callable[[Record], None] = lambda record: None
-    on_text: Callable[[str], None] | None = None
+    say: Callable[[str], None] = lambda line: None
     gate: Gate = field(default_factory=Open)
     untrusted: bool = False
     total: Total = field(default_factory=Total)
     _began: float = 0.0
     _nudged: bool = False
+    _ended: Ended | None = None  # by the last answer, if that called no tool
 
     def __post_init__(self) -> None:
         self._began = self.monotonic()
@@ -160,7 +163,7 @@ class Loop:
         self._began = self.monotonic()
         turns: list[Turn] = [UserTurn(text=self.task)]
         pending, done = self._replay(turns, answers)
-        ended = self._ended_before(answers)
+        ended = self._ended_before(answers) or self._ended
         if ended is not None:
             return ended
         while True:
@@ -180,7 +183,7 @@ class Loop:
         Raises:
             BudgetStop: it could cost more than is left. EngineError: no engine answered.
         """
-        asked = request.digest()
+        asked = digest(json.dumps(request.plain(), sort_keys=True).encode())  # every letter counts: it is no recording
         for record in reversed(self.journal.records):
             if record["kind"] == "undecided":
                 break
@@ -191,12 +194,15 @@ class Loop:
     # --- what was heard before ---------------------------------------------------------------------------------------
 
     def _ended_before(self, answers: Sequence[str]) -> Ended | None:
-        """Return how the loop had ended where it was killed after that; a question that is answered by now is no end."""
+        """Return how the loop had ended where it was killed after that; a question that is answered by now is no end, nor is a
+        budget that was raised."""
         made = [record for record in self.journal.records if record["kind"] == "results"]
         if not made or made[-1] is not self.journal.records[-1] or made[-1]["ended"] is None:
             return None
         told = made[-1]["ended"]
         if told["outcome"] == "asked" and len(answers) >= sum(_asks(record) for record in made):
+            return None
+        if told["outcome"] == "budget" and (self.limits.calls is None or self.total.calls <= self.limits.calls):
             return None
         return Ended(told["outcome"], told["text"], told["result"], self._artifacts())
 
@@ -211,12 +217,7 @@ class Loop:
             kind = record["kind"]
             if kind == "response":
                 self.total.add(record)
-                pending, done = _turn_of(record), []
-                turns.append(pending)
-                self._nudged = False
-                if not pending.calls:
-                    turns.append(UserTurn(text=NUDGE))
-                    pending, self._nudged = None, True
+                pending, done = self._heard(record, _turn_of(record), turns), []
             elif kind == "results":
                 answer = left.pop(0) if _asks(record) and left else None
                 done += [_answered(one, answer) for one in record["results"]]
@@ -227,7 +228,7 @@ class Loop:
             elif kind == "summary":
                 self.total.add(record)
                 turns[1:] = [UserTurn(text=record["text"])]
-        if tree is not None:
+        if tree:
             self.restore(tree)
         return pending, done
 
@@ -248,24 +249,30 @@ class Loop:
     def _next(self, turns: list[Turn]) -> ModelTurn | Ended:
         if self._tokens(turns) > CONTEXT:
             self._shorten(turns)
-        if self._tokens(turns) > CONTEXT:
-            self._sum_up(turns)
         try:
+            if self._tokens(turns) > CONTEXT:
+                self._sum_up(turns)
             engine, response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
         except BudgetStop as stop:
             return Ended("budget", str(stop))
         record = self._record("response", engine, response)
-        turns.append(response.turn)
-        if response.finish == "refused":
-            return Ended("failed", f"the model refused: {record['text'][:300] or 'no reason given'}")
-        if response.turn.calls:
+        return self._heard(record, response.turn, turns) or self._ended or self._next(turns)
+
+    def _heard(self, record: Record, turn: ModelTurn, turns: list[Turn]) -> ModelTurn | None:
+        """Take a model's turn into the conversation; return it where it calls tools, else ask once more or end by it."""
+        turns.append(turn)
+        self._ended = None
+        if record["finish"] == "refused":
+            self._ended = Ended("failed", f"the model refused: {record['text'][:300] or 'no reason given'}")
+        elif turn.calls:
             self._nudged = False
-            return response.turn
-        if self._nudged:
-            return Ended("failed", "the model called no tool and did not finish, also when asked once more")
-        self._nudged = True
-        turns.append(UserTurn(text=NUDGE))
-        return self._next(turns)
+            return turn
+        elif self._nudged:
+            self._ended = Ended("failed", "the model called no tool and did not finish, also when asked once more")
+        else:
+            self._nudged = True
+            turns.append(UserTurn(text=NUDGE))
+        return None
 
     def _specs(self) -> tuple[ToolSpec, ...]:
         return tuple(
@@ -274,7 +281,7 @@ class Loop:
         )
 
     def _ask(self, request: Request) -> tuple[Engine, Response]:
-        """Return the first engine that answers, and what it says.
+        """Return the first engine that answers, and what it says; tokens that it did not count are counted by estimate.
 
         Raises:
             BudgetStop: the request could cost more than is left.
@@ -284,15 +291,19 @@ class Loop:
         for engine in self.engines:
             self._reserve(engine, request)
             try:
-                return engine, self._insist(engine, request)
+                response = self._insist(engine, request)
             except EngineError as error:
                 problem = problem or error
+                continue
+            if not response.usage.input:  # no question is of no tokens
+                said = len(json.dumps([response.turn.raw, response.turn.text, response.thoughts])) // CHARACTERS_A_TOKEN
+                usage = Usage(input=self._weight(request), output=max(said, response.usage.output))
+                response = replace(response, usage=usage, usd=None)
+            return engine, response
         assert problem is not None
         raise problem
 
     def _insist(self, engine: Engine, request: Request) -> Response:
-        left = self._seconds_left()
-
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, RateLimitError) else None
@@ -302,10 +313,16 @@ class Loop:
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, EngineError) and error.retryable),
             stop=lambda state: state.attempt_number >= TRIES or self._seconds_left() <= wait(state),
             wait=wait,
+            before_sleep=self._say_again,
             sleep=self.sleep,
             reraise=True,
         )
-        return retrying(engine.ask, request, timeout=max(1.0, min(left, 600.0)), on_text=self.on_text)
+        return retrying(lambda: engine.ask(request, timeout=max(1.0, min(self._seconds_left(), 600.0))))
+
+    def _say_again(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, EngineError):
+            self.say(f"  {error.what}; asked again in {state.upcoming_sleep:g} s")
 
     def _seconds_left(self) -> float:
         return self.limits.seconds - (self.monotonic() - self._began)
@@ -314,12 +331,14 @@ class Loop:
         """Refuse a request that could go past a limit, before it is made."""
         limits, total = self.limits, self.total
         if limits.turns is not None and total.turns >= limits.turns:
-            raise BudgetStop(f"{total.turns} turns are used up")
+            raise BudgetStop(f"{total.turns} of {limits.turns} turns are used up")
         if self._seconds_left() <= 0:
-            raise BudgetStop(f"{limits.seconds:g} s are used up" if limits.seconds else "no time is left")
-        asked = Usage(
-            input=self._tokens(request.turns) + len(request.system) // CHARACTERS_A_TOKEN, output=request.max_output
-        )
+            raise BudgetStop(
+                f"the {limits.seconds:g} s of `timeout:` or a budget are used up"
+                if limits.seconds
+                else "no time is left"
+            )
+        asked = Usage(input=self._weight(request), output=request.max_output)
         used = total.tokens
         if limits.tokens is not None and used + asked.input + asked.output > limits.tokens:
             raise BudgetStop(
@@ -337,6 +356,11 @@ class Loop:
                 raise BudgetStop(
                     f"${total.usd:.4f} of ${limits.usd} are used, and the next request could cost ${cost:.4f}"
                 )
+
+    def _weight(self, request: Request) -> int:
+        """Return how many tokens a request has, by estimate: of all that it says, in bytes, since foreign letters weigh more."""
+        said = json.dumps(request.plain(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return len(said) // CHARACTERS_A_TOKEN
 
     def _record(self, kind: str, engine: Engine, response: Response, **more: str) -> Record:
         usd = self.price(engine, response.usage) if response.usd is None else response.usd
@@ -376,36 +400,53 @@ class Loop:
             tool = self.tools.get(call.name)
             outside = tool is not None and tool.contract.effect == "external"
             if outside and fresh:  # what came before must not be made again where this one is the last that happens
-                done, fresh = self._note(turn, done, fresh, None), []
+                done, stopped = self._note(done, fresh, None)
+                fresh = []
+                if stopped is not None:
+                    return stopped
             try:
                 result, said = self._carry_out(call, before + at + 1, ended)
             except (HeldError, EffectError) as stop:
-                if fresh:
-                    self._note(turn, done, fresh, None)
-                return Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), why=stop)
+                stopped = self._note(done, fresh, None)[1] if fresh else None
+                return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), why=stop)
             ended = said or ended
             fresh.append(self.redactor.value(result))
             if outside and at + 1 < len(turn.calls):
-                done, fresh = self._note(turn, done, fresh, None), []
-        self._hear(turns, self._note(turn, done, fresh, ended))
+                done, stopped = self._note(done, fresh, None)
+                fresh = []
+                if stopped is not None:
+                    return stopped
+        done, ended = self._note(done, fresh, ended)
+        self._hear(turns, done)
         return None if ended is None else replace(ended, artifacts=self._artifacts())
 
-    def _note(self, turn: ModelTurn, done: list[Record], fresh: list[Record], ended: Ended | None) -> list[Record]:
-        """Journal results of a turn, and the tree that the calls left; return all that the turn has."""
+    def _note(self, done: list[Record], fresh: list[Record], ended: Ended | None) -> tuple[list[Record], Ended | None]:
+        """Journal results of a turn, and the tree that the calls left; return all that the turn has, and how it ended.
+
+        What git cannot take of what they left ends the attempt.
+        """
+        try:
+            tree = self._tree_after([one["name"] for one in fresh])
+        except RefusedError as error:
+            tree, ended = "", Ended("failed", f"{error.what}; {error.hint}")
         record: Record = {
             "kind": "results",
             "time": self.now(),
             "results": fresh,
-            "tree": self._tree_after([one["name"] for one in fresh]),
+            "tree": tree,
             "ended": None if ended is None else {"outcome": ended.outcome, "text": ended.text, "result": ended.result},
         }
         record = self.redactor.value(record)
         self.journal.append(record)
         self.told(record)
-        return [*done, *fresh]
+        return [*done, *fresh], ended
 
     def _tree_after(self, names: Sequence[str]) -> str:
-        """Return the tree that calls of these tools left: that of the round before where they only read."""
+        """Return the tree that calls of these tools left: that of the round before where they only read.
+
+        Raises:
+            RefusedError: git cannot take what they left.
+        """
         before = next((one["tree"] for one in reversed(self.journal.records) if one["kind"] == "results"), None)
         called = [self.tools[name] for name in names if name in self.tools]
         if before is not None and all(tool.contract.effect == "read" for tool in called):

@@ -229,8 +229,9 @@ def _run_agent(
     ended = dataclasses.replace(ended, text=site.redactor.text(ended.text), result=site.redactor.value(ended.result))
     files = {history.transcript_name(step.slug, attempt): data}
     if ended.outcome == "budget":
-        reached = ev.BudgetReached(subject=step.slug, text=log.cut(ended.text), by="whoever plans", spent=spent)
-        return Attempt(lambda now: [reached], said=ended.text, files=files, keeps=agent.work_so_far(journal))
+        text = log.cut(f"{ended.text}; {agent.budgets_stand_in(project, plan, step, where)}")
+        reached = ev.BudgetReached(subject=step.slug, text=text, by="whoever plans", spent=spent)
+        return Attempt(lambda now: [reached], said=text, files=files, keeps=agent.work_so_far(journal))
     told: dict[str, object] = {
         "executor": site.sandbox.name,
         "engine": engine,

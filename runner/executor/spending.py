@@ -26,7 +26,7 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust.policy import stricter
 
-TURNS = 200  # of an attempt, where no budget says less
+TURNS = 200  # of an attempt, where no budget of its own says how many
 
 
 def of(records: Sequence[Record]) -> Total:
@@ -101,7 +101,7 @@ def limits(
     mine = [one for one in (*own, ruled.words.budget.step if ruled else None) if one]
     usd = [one.usd - before.usd for one in mine if one.usd is not None]
     tokens = [one.tokens - before.tokens for one in mine if one.tokens is not None]
-    turns = [TURNS, *(one.turns - before.turns for one in mine if one.turns is not None)]
+    turns = [one.turns - before.turns for one in mine if one.turns is not None] or [TURNS]
     calls = [one.calls - before.calls for one in mine if one.calls is not None]
     seconds = [timeout, *(60.0 * one.minutes for one in mine if one.minutes is not None)]
     unpriced = before.unpriced if usd else 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ from typing import Any
 from runner.errors import MalformedFileError, UsageError
 from runner.executor import consent, permission
 from runner.executor.site import Site
-from runner.protocol import coworker, paths
+from runner.protocol import coworker, log, paths
 from runner.protocol.config import ToolModule
 from runner.protocol.coworker import Coworker
-from runner.protocol.digest import digest
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
 from runner.store import workspace
@@ -65,10 +63,10 @@ class LoopTool:
     """A tool that the loop carries out: its arguments are checked here, and what it means is the loop's matter."""
 
     contract: Contract
-    work: Path
+    opened: AgentTools
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Return what the model is told; an artifact has to be a file of the workspace.
+        """Return what the model is told; an artifact has to be a file of the workspace, a result what the log can hold.
 
         Raises:
             ToolError: the arguments are not those of the contract.
@@ -76,15 +74,16 @@ class LoopTool:
         match self.contract.name:
             case "publish_artifact":
                 given = loop.read(self.contract, values.PublishArtifactInput, arguments)
-                path = Path(os.path.normpath(self.work / given.path))
-                if not path.is_relative_to(self.work) or not path.is_file() or path.is_symlink():
-                    raise ToolError(f"there is no file `{given.path}` in the workspace")
-                return {"path": str(path.relative_to(self.work)), "digest": digest(path.read_bytes())}
+                return self.opened.artifact(given.path)
             case "ask_person":
                 loop.read(self.contract, values.AskPersonInput, arguments)
                 return {"asked": True}
             case _:
                 loop.read(self.contract, values.FinishInput, arguments)
+                try:
+                    log.refuse_unreadable(dict(arguments), "the arguments")
+                except UsageError as error:
+                    raise ToolError(f"{error.where}: {error.what}; {error.hint}") from error
                 return {"done": True}
 
 
@@ -115,7 +114,7 @@ def open_agent_tools(
         )
         tools: dict[str, Tool] = {
             **opened.tools,
-            **{name: LoopTool(contract, site.space.work) for name, contract in loop.LOOP.items()},
+            **{name: LoopTool(contract, opened) for name, contract in loop.LOOP.items()},
         }
         own: dict[str, Tool] = {}
         for module in _modules(site, plan, step, where):

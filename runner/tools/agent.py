@@ -94,6 +94,14 @@ class AgentTools:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._files.close(2.0 if kind is None else 0.0)
 
+    def artifact(self, path: str) -> dict[str, Any]:
+        """Return the `path` in the workspace and the `digest` of a plain file there.
+
+        Raises:
+            ToolError: there is none.
+        """
+        return self._files.ask("digest_file", {"path": path}, FILES_TIMEOUT)
+
     def _all(self) -> list[BoundTool]:
         v = values
         command: Effect = "external" if self._host else "workspace"

@@ -46,7 +46,9 @@ def test_the_help_of_every_command_is_up_to_date(request: pytest.FixtureRequest)
     assert shown == generated(), "run `make golden` and read the diff"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/concepts.md", "docs/files.md", "docs/cli.md", "SECURITY.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/concepts.md", "docs/files.md", "docs/cli.md", "docs/agents.md", "SECURITY.md"]
+)
 def test_the_pages_name_only_commands_that_there_are(page: str) -> None:
     text = (PAGE.parents[1] / page).read_text()
     assert set(NAMED.findall(text)) <= {*COMMANDS, "/"}
