@@ -17,7 +17,6 @@ def seconds(time): return datetime.datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ")
 
 class Court:
     """One protocol's chain, looked at from genesis on. `ours(message)`: a transition's trailers; `entries(data)`: a log's."""
-
     def __init__(self, repo, chain, name, ours, entries):
         self.repo, self.chain, self.name, self.ours, self.entries = repo, chain, name, ours, entries
         self.own, self.steps, self.waits, self.used, self.began, self.notes = f".protocols/{name}/", {}, {}, set(), {}, []
@@ -75,41 +74,40 @@ class Court:
             return
         need("policy.yaml" in trust and "allowed_signers" in trust, f"{number}: nobody's word counts")
         text, signers = (self.repo.get(trust[path][1]).decode() for path in ("policy.yaml", "allowed_signers"))
-        policy, subject = Policy(text, wait[0], signers), wait[0] if about in ("plan", self.name) else f"{wait[0]}:{wait[2]}"
+        policy, subject = Policy(text, "step" if wait[0] == "result" else wait[0], signers), wait[0] if about in ("plan", self.name) else f"{wait[0]}:{wait[2]}"
         attempt = 0 if wait[0] in ("plan", "merge", "step") else self.steps[about]["attempt"] if wait[0] != "call" else int(wait[2].split(".")[1])
-        plain, last = not self.asks_more(at, wait[0], about), {}
+        more, last = self.asks_more(at, wait[0], about), {}  # with roles of the step's own, whoever is in any
+        policy.people = policy.everybody if more else policy.people
         for name, data, there in sorted((one for one in self.born if one[2] <= end), key=lambda one: (one[2], one[0])):
             if b"BEGIN PGP" in data: raise NotJudged("an OpenPGP signature")
             word = WORD.fullmatch(data.decode("latin-1")) if len(data) <= 8192 else None
             if word and (word["subject"], word["attempt"]) == (subject, str(attempt)) and self.counts(word, name, there, at, base, trust, policy, f, wait):
                 last[word["approver"]] = (name[:32], word["decision"])
+        if more:
+            need({*f["approvals"]} <= {one for one, _ in last.values()}, f"{number}: words that do not count")
+            raise NotJudged("the step or plan asks for more than the policy")
         said = {decision: [(one, who) for who, (one, what) in last.items() if what == decision] for decision in ("approve", "reject")}
         meant = "reject" if f.get("decision") == "rejected" else "approve"
         found = sorted(said[meant], key=lambda one: [name[:32] for name, _, _ in self.born].index(one[0]))
         right = (meant == "reject" or not said["reject"]) and [one for one, _ in found] == f["approvals"] and [who for _, who in found] == by
-        need(right and found, f"{number}: {kind} without its words: {last}")
-        need(meant == "reject" or len(found) >= policy.count, f"{number}: {len(found)} of {policy.count}")
-        if not plain: raise NotJudged("the step, plan or policy asks for more than a word that is in its roles")
+        need(right and len(found) >= (policy.count if meant == "approve" else 1), f"{number}: {kind} of {policy.count}, without its words: {last}")
 
     def asks_more(self, at, kind, about):  # people of its own; a front matter is not read further than that
-        files = dict(self.repo.flat(self.repo.folder(self.repo.get(at)[0], self.name)))
-        own = [oid for path, (_, oid) in files.items() if (path == "plan.md" and kind == "plan") or path.partition("-")[2] == about + ".md"]
+        own = [oid for path, (_, oid) in self.repo.flat(self.repo.folder(self.repo.get(at)[0], self.name)) if (path == "plan.md" and kind == "plan") or path.partition("-")[2] == about + ".md"]
         return any(re.search(r"(?m)^approval:(?! (before|after|none)\s*(#.*)?$)", self.repo.get(oid).decode()) for oid in own)
 
     def counts(self, word, name, there, at, base, trust, policy, f, wait):
         """Whether a word counts for the wait, at the time that the event's entry tells."""
         now, seen = seconds(f["time"]), word["seen"]
         if name != sha(word["text"].encode())[7:39] + ".approval" or seen not in self.chain[:there]: return False
-        if (word["repo"], word["protocol"], word["genesis"]) != (policy.repo, self.name, self.genesis): return False
-        if name[:32] in self.used and wait[0] in ("step", "call"): return False
+        if (word["repo"], word["protocol"], word["genesis"]) != (policy.repo, self.name, self.genesis) or (name[:32] in self.used and wait[0] in ("step", "call")): return False
         issued, expires = seconds(word["issued"]), seconds(word["expires"])
         if not (issued <= now + 300 and issued < expires and now < expires <= issued + policy.lasts) or word["approver"] not in policy.people: return False
-        revoked = self.repo.get(trust["revoked_keys"][1]).decode() if "revoked_keys" in trust else ""
-        if not signed(word, policy.signers, revoked, f["time"]): return False
+        if not signed(word, policy.signers, self.repo.get(trust["revoked_keys"][1]).decode() if "revoked_keys" in trust else "", f["time"]): return False
         if word["digest"] != self.digest(word, seen, base, trust) or (wait[0] != "plan" and word["digest"] != self.digest(word, at, base, trust)): return False
         for one in self.chain[self.chain.index(seen) + 1:self.chain.index(at) + 1]:
             if any(self.covers(path, wait) for path in self.repo.changed(*(self.repo.get(c)[0] for c in (self.repo.get(one)[1][0], one)))): return False
-        return policy.own_work == "allow" or word["decision"] != "approve" or not self.wrote(word, at, policy, wait)
+        return policy.own_work == "allow" or word["decision"] != "approve" or not self.wrote(word, at, base, policy, wait)
 
     def covers(self, path, wait):
         return path == f"{self.own}calls/{wait[2]}.json" if wait[0] == "call" else bool(self.words(path)) if wait[0] == "plan" else not self.record.fullmatch(path)
@@ -147,13 +145,15 @@ class Court:
         return {path: entry for path, entry in self.repo.flat(self.repo.get(base)[0]) if (path[11:] in coworkers and path[:11] == ".protocols/")
                 or ("agent" in kinds and path in ("AGENTS.md", "CONTRIBUTING.md")) or path.partition("/")[0] in roots or path.removesuffix(".py") in roots}
 
-    def wrote(self, word, at, policy, wait):  # as author, committer or by the key of a commit's signature
+    def wrote(self, word, at, base, policy, wait):  # as author, committer or by the key of a commit's signature
         files = [] if wait[0] == "call" else [path for path, _ in self.repo.flat(self.repo.get(at)[0]) if self.words(path, wait[1] if wait[1] in self.steps else None)
                  or (wait[0] == "merge" and re.fullmatch(re.escape(self.own) + r"[\w-]+\.md", path) and not path.endswith("/log.md"))]
         start, found = self.repo.get(self.chain[0])[1][0], set()
         if files: found |= set(self.repo.ask("rev-list", "--full-history", at, f"^{start}", "--", *files).split())
         if wait[0] in ("result", "protected-path"):
-            found |= {oid for oid in self.repo.ask("rev-list", at, f"^{self.began[wait[1]]}").split() if not self.ours(self.repo.get(oid)[2])}
+            for oid in self.repo.ask("rev-list", at, f"^{self.began[wait[1]]}", f"^{base}").split():
+                sides = [set(self.repo.changed(self.repo.get(parent)[0], self.repo.get(oid)[0])) for parent in self.repo.get(oid)[1]]
+                if not self.ours(self.repo.get(oid)[2]) and any(not self.record.fullmatch(path) for path in set.intersection(*sides)): found.add(oid)
         for oid in found:
             raw = self.repo.ask("cat-file", "commit", oid)
             if policy.own_work == "signed": raise NotJudged("own_work: signed")
@@ -171,7 +171,6 @@ class Policy:
         if not rows or not all(rows): raise NotJudged("roles that are not written as `role: [people]`")
         roles, agents = {row[1]: re.findall(r"[^\s,\"']+", row[2]) for row in rows}, re.search(r"(?m)^agents: *\[([^\]]*)\]", text)
         if "\nagents:" in text and not agents: raise NotJudged("agents that are not written as [list]")
-        kind = "step" if kind == "result" else kind
         told = re.search(rf"(?m)^  {kind}: *(\{{.*\}}) *(#.*)?$", part["approvals"][1]) if part["approvals"] else None
         if part["approvals"] and not told and re.search(rf"(?m)^  {kind}:", part["approvals"][1]): raise NotJudged(f"approvals of {kind} on several lines")
         told = told[1] if told else ""
@@ -180,7 +179,8 @@ class Policy:
         self.people = {who for role in (re.findall(r"[\w-]+", named[0])[1:] if named else roles) for who in roles.get(role, ())}
         lasts, unit = next(iter(re.findall(r"expires: *\"?(\d+)([smhd])", told)), ("24" if kind == "call" else "168", "h"))
         self.lasts = min(int(lasts) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit], (24 if kind == "call" else 720) * 3600)
-        self.people = set() if "from:" in told and "signed" not in told else self.people - set(self.agents)
+        if "from:" in told and "signed" not in told: self.people = set()
+        self.people, self.everybody = self.people - {*self.agents}, {who for one in roles.values() for who in one} - {*self.agents}
         self.repo, self.own_work = re.search(r"(?m)^repo: *\"?([0-9a-f]{32})", text)[1], (re.search(r"(?m)^own_work: *(\w+)", text) or [0, "refuse"])[1]
         lines = [line for line in signers.splitlines() if line.strip() and not line.startswith("#")]
         found = [re.fullmatch(r'([a-z0-9][\w.+@-]*) +namespaces="([^"]*)"\S* +\S+ +(\S+).*', line) for line in lines]

@@ -283,10 +283,16 @@ class Bench:
             wanted = list(manifest.step_words(self.protocol, names, subject.slug))
         found = _wrote(self.git, self.tip, list(self.chain)[-1], wanted)
         if subject.kind in ("result", "protected-path") and subject.slug in self.state.steps:
-            start = self.began(subject)
-            between = _wrote(self.git, self.tip, start, [":/"], below=start)
-            found += [one for one in between if message.parse(one.message) is None]
+            out = self.git.run("rev-list", self.tip, f"^{self.began(subject)}", f"^{self.authority.commit}")
+            found += [commit for oid in out.decode().split() if self._is_work(commit := _commit(self.git, oid))]
         return found
+
+    def _is_work(self, commit: Commit) -> bool:
+        """Return whether a commit is a person's that changes code; a merge's are what it has from none of its parents."""
+        if message.parse(commit.message) is not None:
+            return False
+        changed = [set(self.git.changed(parent, commit.oid)) for parent in commit.parents]
+        return any(manifest.is_code(self.protocol, path) for path in set.intersection(*changed)) if changed else True
 
 
 _ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)
@@ -523,12 +529,12 @@ def _added(git: Git, tip: str, folder: str) -> dict[str, str]:
     return {path: oid for path, oid in found.items() if path not in often}
 
 
-def _wrote(git: Git, tip: str, first: str, names: Sequence[str], below: str | None = None) -> list[Commit]:
-    """Return the commits between the genesis `first` (itself included, unless `below`) and the tip that touched the files."""
+def _wrote(git: Git, tip: str, first: str, names: Sequence[str]) -> list[Commit]:
+    """Return the commits between the genesis `first` (itself included) and the tip that touched the files."""
     if not names:
         return []
     start = _commit(git, first)
-    stop = [f"^{below}"] if below else [f"^{parent}" for parent in start.parents]
+    stop = [f"^{parent}" for parent in start.parents]
     code, out, _ = git.try_run("rev-list", "--full-history", tip, *stop, "--", *names)
     if code:
         raise InsufficientHistoryError(

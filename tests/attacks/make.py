@@ -228,13 +228,19 @@ class History:
         planned = {"plan": sha(lines.encode()), "steps": told}
         self.transition(("created", PROTOCOL, created), ("planned", "plan", planned), changes=files, on=self.main)
 
-    def done(self, slug: str, changes: Mapping[str, Change], *after: Event) -> None:
-        """Record the work of a step, and what follows it in the same commit."""
-        work = {"attempt": 1, "digest": self.state["steps"][slug]["digest"], "start": self.tip, "executor": "host"}
+    def done(self, slug: str, changes: Mapping[str, Change], *after: Event, **how: str) -> None:
+        """Record the work of a step, and what follows it in the same commit. `how`: where it began, what carried it out."""
+        work = {
+            "attempt": 1,
+            "digest": self.state["steps"][slug]["digest"],
+            "start": self.tip,
+            "executor": "host",
+            **how,
+        }
         self.transition(("step-finished", slug, work), *after, changes=changes)
 
-    def ask(self, subject: str) -> str:
-        """Let the protocol wait for a word on a subject, and return the wait's id; a result's step is done first."""
+    def ask(self, subject: str, **how: str) -> str:
+        """Let the protocol wait for a word on a subject, and return the wait's id; a result's step is done first, `how` says how."""
         kind, _, name = subject.partition(":")
         slug = name.partition(".")[0]
         asked = {"kind": kind, "digest": sha(b""), "text": f"approval of {subject}", "by": "a maintainer"}
@@ -244,7 +250,7 @@ class History:
             held = {"call": name, "digest": sha(data), "text": "send_report to=ops@example.test", "by": "a maintainer"}
             self.transition(("call-held", slug, held), changes={path: data})
         elif kind == "result":
-            self.done(slug, {"ship.txt": "shipped\n"}, ("approval-asked", slug, asked))
+            self.done(slug, {} if how else {"ship.txt": "shipped\n"}, ("approval-asked", slug, asked), **how)
         else:
             asked["digest"] = self.digest(subject, 0)
             self.transition(("approval-asked", slug or kind, asked))
@@ -282,7 +288,8 @@ class History:
             now = self.git("rev-parse", f"{commit}^{{commit}}")
             while f"step-finished {name}" not in self.git("log", "-1", "--format=%B", now):
                 now = self.git("rev-parse", f"{now}^")
-            before = {path: one for path, one in self.files(f"{now}^").items() if not record.fullmatch(path)}
+            start = re.findall(r"^- start: (\S+)$", self.git("log", "-1", "--format=%B", now), re.MULTILINE)[-1]
+            before = {path: one for path, one in self.files(start).items() if not record.fullmatch(path)}
             sections = {"before": before, "after": code}
         if kind in ("plan", "step", "call"):
             agent = kind == "plan" or name == "write"

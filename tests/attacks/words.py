@@ -593,6 +593,32 @@ def own_work_on_a_side_branch_that_somebody_else_merged(h: History) -> None:
     h.say("alice")
 
 
+@case("own-work")
+def own_work_in_the_code_that_is_a_result(h: History) -> Use:
+    begin(h)
+    start = h.tip
+    h.commit({"ship.txt": "by Alice\n"}, who="alice")
+    wait = h.ask("result:ship", start=start, executor="person")
+    h.say("alice", "result:ship")
+    return Use("result:ship", wait)
+
+
+@case("counts")
+def a_result_that_others_made_and_what_she_wrote_on_main(h: History) -> Use:
+    """Neither her words on it nor what the trusted branch has of hers are her work in it."""
+    begin(h)
+    start = h.tip
+    h.main = h.made([h.main], {"m.txt": "by Alice\n"}, who="alice")
+    h.tip = h.made([h.tip, h.main], {"m.txt": "by Alice\n"}, "Merge main")
+    h.commit({"ship.txt": "by Dana\n"})
+    wait = h.ask("result:ship", start=start, executor="person")
+    h.add(h.word("alice", "result:ship", decision="revoke"))
+    word = h.word("alice", "result:ship")
+    text = hashlib.sha256(word[: word.find(b"-----BEGIN")]).hexdigest()[:32]
+    h.commit({f"{FOLDER}/approvals/{text}.approval": word}, "her own commit", who="alice")
+    return Use("result:ship", wait, words=[text])
+
+
 @case("missing")
 def a_threshold_met_by_one_person_twice(h: History) -> None:
     asked(h, count=2).say("alice")

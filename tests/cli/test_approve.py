@@ -631,3 +631,18 @@ def test_status_says_so_where_words_cannot_be_judged(gov: Box, people: People) -
     gov.commit("broken")
     told = gov.runner("status", protocol, rc=0)
     assert "cannot be judged" in told.err and ".protocols/policy.yaml" in told.err and "step:deploy" in told.out
+
+
+def test_nobody_approves_the_result_of_their_own_work(gov: Box, people: People) -> None:
+    protocol = waiting(gov, {"01-write": "kind: human\napproval: after\n"})
+    at = gov.worktree(protocol)
+    (at / "text.txt").write_text("Alice's own words\n")
+    gov.git("add", "-A", cwd=at, env=people.alice.env)
+    gov.git("commit", "-qm", "my work", cwd=at, env=people.alice.env)
+    gov.runner("answer", protocol, "done", rc=0)
+    gov.runner("run", protocol, rc=3)
+    error = says(gov, people.alice, "approve", protocol, "--yes", rc=4).err
+    assert "alice@example.test wrote what it approves" in error
+    says(gov, people.bob, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+    gov.runner("verify", protocol, rc=0)
