@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -29,11 +28,6 @@ def made(box: Box, script: str, front: str = DEPLOY) -> str:
     box.write("deploy.sh", script)
     box.commit("script")
     return box.new({"01-deploy": front})
-
-
-def wait(box: Box, protocol: str) -> dict[str, str]:
-    (found,) = json.loads(box.runner("show", protocol, "--json").out)["waiting"]
-    return found
 
 
 def asks(box: Box, protocol: str) -> int:
@@ -95,7 +89,10 @@ def test_what_is_undone_starts_again_on_another_word_only(box: Box, alice: Perso
 
 def test_an_approved_step_finds_nothing_that_an_earlier_one_left_ignored(box: Box, alice: Person) -> None:
     box.write(".gitignore", "hidden.sh\n")
-    box.write("deploy.sh", "test -e hidden.sh && sh hidden.sh; test -e ~/.hidden && echo home >> out.txt; echo ok >> out.txt\n")
+    box.write(
+        "deploy.sh",
+        "test -e hidden.sh && sh hidden.sh; test -e ~/.hidden && echo home >> out.txt; echo ok >> out.txt\n",
+    )
     box.commit("script")
     plant = "kind: command\nrun: echo 'echo pwned > out.txt' > hidden.sh; touch ~/.hidden\n"
     protocol = box.new({"01-plant": plant, "02-deploy": DEPLOY})

@@ -106,6 +106,7 @@ def test_a_coworker() -> None:
     )
     found = coworker.parse(text.encode(), "coder.yaml")
 
+    assert found.policies is not None
     assert (found.name, found.policies.approval_required) == ("coder", ("deploy",))
     assert [tool.module for tool in found.tool_modules()] == ["pkg.mod"]
 
