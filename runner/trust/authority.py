@@ -7,7 +7,7 @@ keyboard.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runner.errors import MalformedFileError
 from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry, split_signature
@@ -83,13 +83,15 @@ class Authority:
         """Return what the policy says of an engine, for a step or for none."""
         return rules_.evaluate(self.rules, rules_.Subject(kind="engine", engine=name, step=step))
 
-    def work_of(self, git: Git, protocol: str, start: str, tree: str, plan: Plan, step: Step) -> list[Decision]:
-        """Return what of a step's work may not be (deny) or needs a word (ask), the strictest first.
+    def work_of(
+        self, git: Git, protocol: str, pieces: Iterable[tuple[str, str]], plan: Plan, step: Step
+    ) -> list[Decision]:
+        """Return what of a step's work may not be (deny) or needs a word (ask), the strictest first. `pieces`: as for `changes`.
 
         What an agent or a tool made of a file that a check names is asked about, where the trusted branch has it or the check
         runs it, unless the step says that it makes it.
         """
-        found = changes(git, protocol, start, tree)
+        found = changes(git, protocol, pieces)
         named: frozenset[str] = frozenset()
         if found and step.header.kind in (Kind.AGENT, Kind.TOOL):
             checks = [check for one in plan.steps for check in one.checks]
@@ -188,8 +190,20 @@ def _plain(git: Git, entry: TreeEntry, path: str, branch: str) -> bytes:
     return data
 
 
-def changes(git: Git, protocol: str, start: str, tree: str) -> list[Change]:
-    """Return a step's diff as the policy looks at it; the protocol's own record and approvals are left out."""
+def changes(git: Git, protocol: str, pieces: Iterable[tuple[str, str]]) -> list[Change]:
+    """Return a step's diff as the policy looks at it; the protocol's own record and approvals are left out.
+
+    `pieces`: the (before, after) of what the step did, newest first; what others did between them is not the step's.
+    """
+    made: dict[str, Change] = {}
+    for start, tree in pieces:
+        for one in _changes(git, protocol, start, tree):
+            later = made.get(one.path)
+            made[one.path] = replace(later, before=one.before, lines=later.lines + one.lines) if later else one
+    return list(made.values())
+
+
+def _changes(git: Git, protocol: str, start: str, tree: str) -> list[Change]:
     found = {path: pair for path, pair in git.changed(start, tree).items() if manifest.is_code(protocol, path)}
     if not found:
         return []
