@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from runner.errors import RefusedError
+from runner.errors import RefusedError, UnsupportedError
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
 from runner.protocol.events import Entry, Event
-from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep
+from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
+from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus, Wait
 from runner.protocol.statement import seconds
@@ -53,10 +54,21 @@ class AskApproval:
 
 
 def of(project: Project) -> Authority:
-    """Return what the trusted branch says, as this process last saw it."""
+    """Return what the trusted branch says, as this process last saw it.
+
+    Raises:
+        UnsupportedError: its policy asks for what this version does not do.
+    """
     if "authority" not in project.kept:
         trusted = project.trusted
-        project.kept["authority"] = authority.load(project.git, trusted.commit, trusted.branch, project.config)
+        loaded = authority.load(project.git, trusted.commit, trusted.branch, project.config)
+        if loaded.policy is not None and loaded.policy.words.transitions == "signed":
+            raise UnsupportedError(
+                "`transitions: signed` is not supported by this version: nothing signs the runner's commits, nor asks for it",
+                loaded.policy.at("transitions"),
+                "take the key out, and let nobody but the runner push to the protocols' branches",
+            )
+        project.kept["authority"] = loaded
     found: Authority = project.kept["authority"]
     return found
 
@@ -194,6 +206,15 @@ def _refresh(project: Project, protocol: str) -> bool:
     return project.trusted.commit != before
 
 
+_NEEDING = (
+    RunStep,
+    AskPerson,
+    TakeWork,
+    CheckStep,
+    CompleteStep,
+)  # what is done on somebody's word, where one is needed
+
+
 def hold(
     project: Project, seen: Snapshot, plan: Plan, state: State, action: Action, words: Sequence[Event]
 ) -> AskApproval | None:
@@ -205,7 +226,7 @@ def hold(
         RefusedError: the policy denies it.
         UnreachableError: a word would be used, and the remote that says whose word counts does not answer.
     """
-    step = plan.step(action.slug) if isinstance(action, RunStep | AskPerson | CheckStep | CompleteStep) else None
+    step = plan.step(action.slug) if isinstance(action, _NEEDING) else None
     if step is None:
         return None
     asked = _asked(project, seen, plan, step, state, action)
@@ -304,8 +325,11 @@ def _stands(judged: Bench, one: Demand, plan: Plan, step: Step, state: State, kn
     if not counted:
         return False
     last, then = counted[-1].revision, state.steps[step.slug]
-    if one.subject.kind in ("plan", "step") and then.status is StepStatus.NEEDS_QA:
-        # Its work is there, and changed the tree: what is still to come is what its words say of checks and of the end.
+    is_there = then.status is StepStatus.NEEDS_QA or (
+        then.status is StepStatus.RUNNING and step.header.kind is Kind.HUMAN
+    )
+    if one.subject.kind in ("plan", "step") and is_there:
+        # Its work changed the tree, as it was to: what is still to come is what its words say of checks and of the end.
         return judged.touched_by_people(one.subject, last, judged.words_of(step.slug)) is None
     if one.subject.kind == "step" and not _covers(one.subject, plan, known, last):
         return False

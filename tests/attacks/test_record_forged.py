@@ -141,3 +141,38 @@ def test_a_word_on_a_call_is_used_up_where_the_record_takes_the_call_back(box: B
     box.runner("step", protocol, rc=WAITS)
     box.runner("step", protocol, rc=WAITS)
     assert lines(ledger) == ["ops done"]
+
+
+def test_a_person_s_step_that_only_the_record_says_was_asked_for_is_not_taken(box: Box) -> None:
+    protocol = box.new({"01-look": "kind: human\napproval: before\n"})
+    forge = forger(box, protocol)
+    forge.imitate(ev.Asked(subject="look", kind="human", text="Look.", by="anyone"))
+    forge.imitate(ev.Answered(subject="look", wait=f"w{forge.state.revision}", text="done", by="anyone"))
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("step", protocol, rc=WAITS)
+    assert box.state(protocol)["steps"]["look"]["status"] == "running"
+
+
+def test_a_word_that_became_stale_covers_no_retry_whatever_the_record_says(box: Box, alice: Person) -> None:
+    """The word was good at an earlier commit; the record says that it was counted there, and that the step failed since."""
+    retried = command("sh deploy.sh > d.txt", "approval: before\non_failure: {retry: 3}\n")
+    protocol = box.new({"01-deploy": retried})
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    forge = forger(box, protocol)
+    before = forge.tip
+    names = box.git("ls-tree", "--name-only", protocol, f"{forge.folder}/approvals/").split()
+    ids = [Path(name).name.removesuffix(".approval") for name in names]
+    (wait,) = forge.state.waiting
+    forge.commit({"deploy.sh": "echo pwned\n"})
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.attacks.forge.TIME", now)
+        forge.imitate(
+            ev.ApprovalCounted(subject="deploy", wait=wait.id, approvals=ids, by=[alice.email], at=before),
+            ev.StepFailed(subject="deploy", attempt=1, reason="so it is"),
+            ev.StepRetried(subject="deploy", attempt=2),
+        )
+    assert forge.verify().ok
+    box.runner("step", protocol, rc=WAITS)
+    assert not is_done(box, protocol)

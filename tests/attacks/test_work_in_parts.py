@@ -133,3 +133,19 @@ def test_a_plan_s_word_is_looked_up_again_before_each_step(tmp_path: Path, alice
     box.env["RUNNER_PUBLISH"] = "never"
     assert "does not answer" in box.runner("step", protocol, rc=69).err
     assert box.state(protocol)["steps"]["b"]["status"] == "pending"
+
+
+def test_a_person_s_work_makes_the_word_that_it_began_on_no_stale_one(tmp_path: Path, alice: Person) -> None:
+    box = governed(tmp_path / "repo", [alice])
+    protocol = box.new(
+        {"01-look": 'kind: human\napproval: before\nqa: {policy: light, checks: ["test -e logo.svg"]}\n'}
+    )
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("step", protocol, rc=WAITS)
+    at = box.worktree(protocol)
+    (at / "logo.svg").write_text("<svg/>\n")
+    box.commit("the logo", cwd=at)
+    box.runner("answer", protocol, "done", rc=0)
+    box.runner("run", protocol, rc=0)
+    sound(box, protocol)
