@@ -110,6 +110,8 @@ class Bench:
     contents: Contents = field(init=False)
     _chain: dict[str, int] | None = None
     _words: list[Word] | None = None
+    _digests: dict[tuple[Subject, str], str] = field(default_factory=dict)
+    _authors: dict[Subject, list[Commit]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.contents = Contents(self.git)
@@ -272,6 +274,17 @@ class Bench:
 
     def authors(self, subject: Subject) -> list[Commit]:
         """Return the commits, side branches included, that wrote the words which the subject is about."""
+        if subject not in self._authors:
+            self._authors[subject] = self._authors_of(subject)
+        return self._authors[subject]
+
+    def digest_at(self, subject: Subject, commit: str, plan: Plan | None) -> str:
+        """Return what `digest` does, made once for each commit; `plan`: that of the tip."""
+        if (subject, commit) not in self._digests:
+            self._digests[subject, commit] = self.digest(subject, commit, plan)
+        return self._digests[subject, commit]
+
+    def _authors_of(self, subject: Subject) -> list[Commit]:
         own = f"{paths.folder(self.protocol)}/"
         files = self.git.files(self.tip, own.rstrip("/"))
         names = {path.removeprefix(own): entry for path, entry in files.items()}
@@ -312,9 +325,10 @@ def judge(bench: Bench, demand: Demand, plan: Plan | None, used: Sequence[str] =
         said = word.signed.statement
         if (said.subject, said.attempt) != (str(demand.subject), demand.subject.attempt):
             continue
-        judged = _judge(bench, demand, plan, word, now)
-        if judged.fault is None and word.id in used:
-            judged = _faulty(judged, Fault.USED, "it was used before, and counts once")
+        if word.id in used:
+            judged = _faulty(word, Fault.USED, "it was used before, and counts once")
+        else:
+            judged = _judge(bench, demand, plan, word, now)
         if judged.fault is None:
             good[said.approver] = judged  # the last one in the chain stands
         else:
@@ -451,7 +465,7 @@ def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: 
         commit = _commit(bench.git, oid)
         subject = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
         return _faulty(word, Fault.STALE, f"{path} was changed since, by {oid[:12]} ({ascii(subject)[1:-1]})")
-    if said.digest != bench.digest(demand.subject, said.seen, plan):
+    if said.digest != bench.digest_at(demand.subject, said.seen, plan):
         return _faulty(
             word, Fault.STALE, "it names another digest than what was seen has, by the trusted branch of now"
         )
