@@ -303,7 +303,7 @@ def test_messages_print_what_was_typed(box: Box, tmp_path: Path) -> None:
     assert left == []
 
 
-@pytest.mark.parametrize("name", ["approve", "policy", "serve", "why"])
+@pytest.mark.parametrize("name", ["serve", "why"])
 def test_a_command_of_a_later_version_is_refused_by_name(box: Box, name: str) -> None:
     assert f"`runner {name}` is not supported by this version" in box.runner(name, "1", rc=2).err
 
@@ -367,7 +367,7 @@ def send(text: str) -> dict:
 """
 
 
-def test_tools_of_the_trusted_branch_read_and_write_the_workspace_and_others_are_refused(box: Box) -> None:
+def test_tools_of_the_trusted_branch_read_and_write_the_workspace_and_others_wait(box: Box) -> None:
     configure(
         box,
         f"workspace: {{python: {sys.executable}}}\ntools: [{{module: ours, effects: {{look: read, put: workspace}}}}]\n",
@@ -380,10 +380,10 @@ def test_tools_of_the_trusted_branch_read_and_write_the_workspace_and_others_are
             "03-send": "kind: tool\ntool: send\nwith: {text: hello}",
         }
     )
-    told = box.runner("run", name, rc=2)
-    assert "`send`" in told.err and "effects" in told.err and "03-send.md" in told.err
-    state = box.state(name)
-    assert [state["steps"][slug]["status"] for slug in ("look", "put", "send")] == ["completed", "completed", "pending"]
+    told = box.runner("run", name, rc=3)
+    assert "send text=hello" in told.err and "runner approve 1" in told.err
+    state, stands = box.state(name), ["completed", "completed", "awaiting_approval"]
+    assert [state["steps"][slug]["status"] for slug in ("look", "put", "send")] == stands
     assert box.git("show", f"{name}:new.txt") == "print('hello')\n"
 
 

@@ -189,8 +189,9 @@ def _plain(git: Git, entry: TreeEntry, path: str, branch: str) -> bytes:
 
 
 def changes(git: Git, protocol: str, start: str, tree: str) -> list[Change]:
-    """Return a step's diff as the policy looks at it; the protocol's own record and approvals are left out."""
-    found = {path: pair for path, pair in git.changed(start, tree).items() if manifest.is_code(protocol, path)}
+    """Return a step's diff as the policy looks at it, without the protocol's own folder: no step's work is taken from there."""
+    own = f"{paths.folder(protocol)}/"
+    found = {path: pair for path, pair in git.changed(start, tree).items() if not path.startswith(own)}
     if not found:
         return []
     out = git.run("diff-tree", "-r", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv", "-z", start, tree)
