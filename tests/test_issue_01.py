@@ -393,14 +393,14 @@ def test_a_tool_that_is_not_there_is_named_with_its_file_and_a_near_one(box: Box
     assert f".protocols/{name}/01-a.md" in told and "did you mean echo?" in told
 
 
-@pytest.mark.parametrize("key", ["engine: gemini:x", "policies: {network: none}", "budget: {usd: 1}"])
-def test_what_a_coworker_asks_for_is_refused_or_done(box: Box, key: str) -> None:
-    coworker = "name: coder\nobjective: code\ntools: [{module: ours, effects: {look: read}}]\n"
+def test_what_a_coworker_asks_for_is_refused_or_done(box: Box) -> None:
+    coworker = "name: coder\nobjective: code\nengine: gemini:x\nbudget: {usd: 1}\ntools: [{module: ours, effects: {look: read}}]\n"
+    key = "policies: {network: none}"  # engine and budget are a model's: a tool step asks none
     configure(box, f"workspace: {{python: {sys.executable}}}\n",
               **{".protocols/agents/coder.yaml": f"{coworker}{key}\n", "ours.py": TOOLS})  # fmt: skip
     name = box.new({"01-look": "kind: tool\ntool: look\nagent: coder\nwith: {path: src/app.py}"})
     told = box.runner("run", name, rc=2).err
-    assert f"`{key.partition(':')[0]}:`" in told and "agents/coder.yaml" in told
+    assert "`policies" in told and "agents/coder.yaml" in told
     box.write(".protocols/agents/coder.yaml", coworker)
     box.commit("without")
     box.runner("run", name, rc=0)
