@@ -311,6 +311,7 @@ def test_a_command_of_a_later_version_is_refused_by_name(box: Box, name: str) ->
 # --- what a commit holds ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_log_past_64_kib_begins_anew_and_the_old_one_is_kept_whole(box: Box) -> None:
     long = "on_failure: {retry: 200, then: fail}"
     name = box.new({"01-a": command("head -c 900 /dev/zero | tr '\\0' x; test \"$RUNNER_ATTEMPT\" -gt 130", long)})

@@ -427,7 +427,7 @@ def unknown(moment: str) -> bool:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("kind", ["tool", "agent"])
+@pytest.mark.parametrize("kind", ["tool", pytest.param("agent", marks=pytest.mark.slow)])
 def test_killed_around_an_effect_it_happens_once_or_a_person_is_asked(box: Box, moment: str, kind: str) -> None:
     ledger = outside(box, coworker="TOOLS\n")
     step = tool("send_report", "agent: analyst\n", **REPORT[1]) if kind == "tool" else agent("agent: analyst\n")
