@@ -124,7 +124,11 @@ def settle(project: Project, seen: Snapshot, plan: Plan, state: State, time: str
                 standing = _standing(project, seen, plan, state, wait, subject, known, time) or standing
             _refuse_rolled_back(project, seen)
             made += [
-                ev.ApprovalRefused(subject=wait.subject, reason=log.cut(f"{word.fault}: {word.text}"), approval=word.id)
+                ev.ApprovalRefused(
+                    subject=wait.subject,
+                    reason=log.cut(f"{word.approver}: {word.fault}: {word.text}"),
+                    approval=word.id,
+                )
                 for word in standing.refused
                 if word.id not in told and word.fault is not approval.Fault.USED
             ]
