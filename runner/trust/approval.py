@@ -18,11 +18,10 @@ from runner.protocol import ids, message, paths, statement
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
 from runner.protocol.statement import Decision, MalformedStatementError, Signed
-from runner.trust import manifest, signature
+from runner.trust import manifest
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Contents, Subject
-from runner.trust.signature import Outcome
 
 AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
 
@@ -433,6 +432,9 @@ def _is_timely(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
 
 
 def _is_signed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    from runner.trust import signature
+    from runner.trust.signature import Outcome
+
     assert word.signed is not None
     verdict = signature.verify(
         word.signed.signature,
