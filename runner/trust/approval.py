@@ -230,11 +230,14 @@ class Bench:
         Raises:
             InsufficientHistoryError: the chain has no such work.
         """
-        for oid in self.chain:
-            commit = _commit(self.git, oid)
+        at: str | None = self.tip  # down from the tip: the whole chain may be long, and the work is mostly near
+        while at is not None:
+            commit = _commit(self.git, at)
             trailers = message.parse(commit.message)
-            if trailers and f"step-finished {slug}" in trailers.events:
+            events = trailers.events if trailers and trailers.protocol == self.protocol else ()
+            if f"step-finished {slug}" in events:
                 return commit
+            at = commit.parents[0] if commit.parents and f"created {self.protocol}" not in events else None
         raise InsufficientHistoryError(
             f"nothing says where the work of {slug} began", self.protocol, "run `runner verify`"
         )
