@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UnsupportedError
 from runner.protocol import events as ev
@@ -21,16 +22,18 @@ from runner.protocol.statement import seconds
 from runner.store import publishing
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, authority, demand, replay
+from runner.trust import approval, authority, demand
 from runner.trust.approval import Bench, Standing
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
-from runner.trust.policy import Decision
 from runner.trust.waits import KINDS as KINDS
 from runner.trust.waits import demanded as demanded
 from runner.trust.waits import subject_of as subject_of
 from runner.trust.waits import used as used
+
+if TYPE_CHECKING:
+    from runner.trust.policy import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,11 @@ def settle(project: Project, seen: Snapshot, plan: Plan, state: State, time: str
                 standing = _standing(project, seen, plan, state, wait, subject, known, time) or standing
             _refuse_rolled_back(project, seen)
             made += [
-                ev.ApprovalRefused(subject=wait.subject, reason=log.cut(f"{word.fault}: {word.text}"), approval=word.id)
+                ev.ApprovalRefused(
+                    subject=wait.subject,
+                    reason=log.cut(f"{word.approver}: {word.fault}: {word.text}"),
+                    approval=word.id,
+                )
                 for word in standing.refused
                 if word.id not in told and word.fault is not approval.Fault.USED
             ]
@@ -161,6 +168,8 @@ def _standing(
 
 def _refuse_rolled_back(project: Project, seen: Snapshot) -> None:
     """Refuse to count words under an older policy than one that the record tells of: verify would never hold it for good."""
+    from runner.trust import replay
+
     trusted = project.trusted
     if trusted.remote is not None:
         for newer in replay.newer(project.git, seen.protocol, seen.tip, trusted.commit):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError, WaitingError
 from runner.executor import consent
-from runner.executor.calls import DeniedError, EffectError, HeldError
 from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
 from runner.git import Git, Ident
 from runner.protocol import events as ev
@@ -36,6 +35,7 @@ from runner.store.snapshot import words as words_of
 from runner.trust import demand
 
 if TYPE_CHECKING:
+    from runner.executor.calls import DeniedError, EffectError, HeldError
     from runner.executor.journal import Journal
     from runner.executor.reviewing import Reviewed
 
@@ -268,6 +268,8 @@ def _waits(
 
     Work that needs a word of its own is not on the branch before the step is done, when all of it is looked at.
     """
+    from runner.executor.calls import EffectError
+
     record: dict[str, bytes] = {}
     found = consent.of(site.project)
     event: Event
@@ -369,6 +371,7 @@ def _run_tool(
 ) -> Attempt:
     """Call the tool: its result, something that it waits for, or a failure come of it."""
     from runner.executor import agent, spending, toolbox
+    from runner.executor.calls import DeniedError, EffectError, HeldError
     from runner.tools.base import ToolError, typed
 
     began = site.project.who.monotonic()

@@ -19,11 +19,10 @@ from runner.protocol import ids, message, paths, statement
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
 from runner.protocol.statement import Decision, MalformedStatementError, Signed
-from runner.trust import manifest, signature
+from runner.trust import manifest
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Contents, Subject
-from runner.trust.signature import Outcome
 
 AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
 
@@ -111,6 +110,8 @@ class Bench:
     contents: Contents = field(init=False)
     _chain: dict[str, int] | None = None
     _words: list[Word] | None = None
+    _digests: dict[tuple[Subject, str], str] = field(default_factory=dict)
+    _authors: dict[Subject, list[Commit]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.contents = Contents(self.git)
@@ -219,23 +220,24 @@ class Bench:
 
         `now`: the last one, where it is not on the branch yet.
         """
-        found, kind = [now] if now else [], self.state.steps[slug].kind if slug in self.state.steps else ""
+        kind = self.state.steps[slug].kind if slug in self.state.steps else ""
         at: str | None = self.tip
-        while at is not None and not (found and kind != "agent"):
+        if now is None:
+            done = self.finished(slug)
+            at = done.parents[0]
+            start = _start_of(done.message, slug) if kind == "human" else None
+            now = (start if start is not None and start in self.chain else at, done.oid)
+        found = [now]
+        while at is not None and kind == "agent":
             commit = _commit(self.git, at)
             at = commit.parents[0] if commit.parents else None
             trailers = message.parse(commit.message)
             if trailers is None or trailers.protocol != self.protocol or at is None:
                 continue
             told = {event for event, about in (one.split(" ") for one in trailers.events) if about == slug}
-            if found and ("step-retried" in told or _takes_back(commit.message, slug)):
+            if told & _BEGINS or f"created {self.protocol}" in trailers.events or _takes_back(commit.message, slug):
                 break
-            if trailers.events[0] == f"created {self.protocol}":
-                break
-            if "step-finished" in told and not found:
-                start = _start_of(commit.message, slug) if kind == "human" else None
-                found.append((start if start in self.chain else at, commit.oid))
-            elif found and told & _WAITS:
+            if told & _WAITS:
                 found.append((at, commit.oid))
         return found
 
@@ -245,16 +247,27 @@ class Bench:
         Raises:
             InsufficientHistoryError: the chain has no such work.
         """
-        for oid in self.chain:
-            trailers = message.parse(_commit(self.git, oid).message)
-            if trailers and f"step-finished {subject.slug}" in trailers.events:
-                _, *before = self.pieces(subject.slug)
-                start = before[-1][0] if before else _start_of(_commit(self.git, oid).message, subject.slug)
-                if start is not None and start in self.chain:
-                    return start
-                return _commit(self.git, oid).parents[0]
+        done = self.finished(subject.slug)
+        _, *before = self.pieces(subject.slug)
+        start = before[-1][0] if before else _start_of(done.message, subject.slug)
+        return start if start is not None and start in self.chain else done.parents[0]
+
+    def finished(self, slug: str) -> Commit:
+        """Return the transition that brought a step's last work.
+
+        Raises:
+            InsufficientHistoryError: the chain has no such work.
+        """
+        at: str | None = self.tip  # down from the tip: the whole chain may be long, and the work is mostly near
+        while at is not None:
+            commit = _commit(self.git, at)
+            trailers = message.parse(commit.message)
+            events = trailers.events if trailers and trailers.protocol == self.protocol else ()
+            if f"step-finished {slug}" in events:
+                return commit
+            at = commit.parents[0] if commit.parents and f"created {self.protocol}" not in events else None
         raise InsufficientHistoryError(
-            f"nothing says where the work of {subject.slug} began", self.protocol, "run `runner verify`"
+            f"nothing says where the work of {slug} began", self.protocol, "run `runner verify`"
         )
 
     def covers(self, subject: Subject, path: str) -> bool:
@@ -316,6 +329,17 @@ class Bench:
 
     def authors(self, subject: Subject) -> list[Commit]:
         """Return the commits, side branches included, that wrote the words which the subject is about, whatever their number was."""
+        if subject not in self._authors:
+            self._authors[subject] = self._authors_of(subject)
+        return self._authors[subject]
+
+    def digest_at(self, subject: Subject, commit: str, plan: Plan | None) -> str:
+        """Return what `digest` does, made once for each commit; `plan`: that of the tip."""
+        if (subject, commit) not in self._digests:
+            self._digests[subject, commit] = self.digest(subject, commit, plan)
+        return self._digests[subject, commit]
+
+    def _authors_of(self, subject: Subject) -> list[Commit]:
         if subject.kind == "call":
             return []
         own = f"{paths.folder(self.protocol)}/"
@@ -361,9 +385,10 @@ def judge(
         said = word.signed.statement
         if (said.subject, said.attempt) != (str(demand.subject), demand.subject.attempt):
             continue
-        judged = _judge(bench, demand, plan, word, now)
-        if judged.fault is None and word.id in used:
-            judged = _faulty(judged, Fault.USED, "it was used before, and counts once")
+        if word.id in used:
+            judged = _faulty(word, Fault.USED, "it was used before, and counts once")
+        else:
+            judged = _judge(bench, demand, plan, word, now)
         if judged.fault is None:
             good[said.approver] = judged  # the last one in the chain stands
         else:
@@ -460,6 +485,9 @@ def _is_timely(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
 
 
 def _is_signed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    from runner.trust import signature
+    from runner.trust.signature import Outcome
+
     assert word.signed is not None
     verdict = signature.verify(
         word.signed.signature,
@@ -503,7 +531,7 @@ def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: 
         commit = _commit(bench.git, oid)
         subject = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
         return _faulty(word, Fault.STALE, f"{path} was changed since, by {oid[:12]} ({ascii(subject)[1:-1]})")
-    if said.digest != bench.digest(demand.subject, said.seen, plan):
+    if said.digest != bench.digest_at(demand.subject, said.seen, plan):
         return _faulty(
             word, Fault.STALE, "it names another digest than what was seen has, by the trusted branch of now"
         )
@@ -618,6 +646,7 @@ def _start_of(text: bytes, slug: str) -> str | None:
 
 
 _WAITS = frozenset(("asked", "call-held", "effect-unknown"))
+_BEGINS = frozenset(("step-finished", "step-retried"))  # what lies before belongs to an earlier attempt
 
 
 def _takes_back(text: bytes, slug: str) -> bool:
