@@ -6,11 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 
 from runner.errors import RefusedError, UsageError
-from runner.executor import advance, perform
+from runner.executor import advance, consent, perform
+from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.model import QaPolicy
 from runner.protocol.state import State, StepStatus
 from runner.store.project import Project
+from runner.trust import demand
 
 _HAS_WORK = (StepStatus.NEEDS_QA, StepStatus.COMPLETED)
 
@@ -36,7 +38,7 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
 
     Raises:
         UsageError: no such step has work, or its QA has nothing to check.
-        RefusedError: a budget does not allow the review.
+        RefusedError: the policy denies the step or its checks, or a budget does not allow the review.
         EngineError: the model cannot be asked, or gave no verdict.
     """
     project.refuse_unsupported()
@@ -56,6 +58,9 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
                 protocol,
                 f"`runner status {protocol}` shows how it stands",
             )
+        demand.of_start(
+            consent.of(project), step, paths.folder(protocol)
+        )  # what the policy denies is not run by hand either
         if full:
             step = dataclasses.replace(step, qa=QaPolicy.FULL)
         attempt = seen.state.steps[found].attempt

@@ -231,6 +231,16 @@ def test_a_step_can_be_judged_by_the_review_alone_and_people_s_work_too(box: Box
     sound(box, protocol)
 
 
+def test_qa_by_hand_runs_no_check_that_the_policy_denies(box: Box) -> None:
+    ledger = box.path.parent / "ledger"
+    protocol = box.new({"01-a": command("echo a > a.txt", f"qa: {{checks: ['echo ran >> {ledger}']}}\n")})
+    box.runner("run", protocol, rc=0)
+    box.write(".protocols/policy.yaml", f"repo: {'6f0c' * 8}\nrules: [{{deny: {{shell: true}}}}]\n")
+    box.commit("policy")
+    assert "deny: {shell: true}" in box.runner("qa", protocol, "a", rc=4).err
+    assert ledger.read_text() == "ran\n"
+
+
 def test_qa_by_hand_records_nothing_and_says_pass_or_fail(box: Box) -> None:
     with mind(box, word(FAIL), word(PASS), word(FAIL)) as wire:
         protocol = box.new({"01-a": command("echo 1 > a", f"{FULL}engine: {ENGINE}\n")})
