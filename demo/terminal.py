@@ -91,8 +91,8 @@ def write(folder: Path, files: dict[str, str]) -> None:
 def choose_executor(term: Terminal) -> None:
     """Let the steps' commands run in the sandbox where it works, else on the host, and say which."""
     bwrap = shutil.which("bwrap", path=term.env["PATH"])
-    trial = [bwrap or "", "--unshare-all", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--proc", "/proc", "true"]
-    if bwrap and subprocess.run(trial, capture_output=True, env=term.env).returncode == 0:
+    trial = [bwrap or "", "--unshare-all", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--proc", "/proc"]
+    if bwrap and subprocess.run([*trial, sys.executable, "-c", ""], capture_output=True, env=term.env).returncode == 0:
         tell("bubblewrap is here: the steps' commands run in a sandbox, without network and without your home.")
         return
     why = "does not work" if bwrap else "is not installed"

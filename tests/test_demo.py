@@ -16,6 +16,8 @@ MASKS = (
     (re.compile(r"\b[0-9a-f]{7}\b"), "COMMIT"),
     (re.compile(r"(?: ·)? *<?\b(?:\d+m )?\d+ ?s\b"), ""),  # what took no second is not summed up
     (re.compile(r"\$0\.\d+"), "PRICE"),
+    (re.compile(r"\bSHA256:\S+"), "KEY"),
+    (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "TIME"),
 )
 SHOWN = "import picture; print('\\n'.join(picture.excerpt(open(sys.argv[2]).read())))"
 DRAWN = "import picture; print('\\n'.join(picture.read(open(sys.argv[2]).read())))"
@@ -41,6 +43,16 @@ def demo(tmp: Path, **env: str) -> str:
     return done.stdout
 
 
+def programs(tmp: Path, *names: str) -> str:
+    """Return a PATH on which these programs are, python3, and no others."""
+    folder = tmp / "bin"
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(shutil.which(name) or name)
+    (folder / "python3").symlink_to(sys.executable)
+    return str(folder)
+
+
 def of_picture(script: str, file: Path) -> list[str]:
     """Return the lines that a script of picture.py finds in a file, without what differs from run to run."""
     code = f"import sys; sys.path.insert(0, sys.argv[1]); {script}"
@@ -53,13 +65,9 @@ def of_picture(script: str, file: Path) -> list[str]:
 
 
 def test_it_runs_without_bubblewrap_and_the_picture_shows_what_it_prints(tmp_path: Path) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("git", "make", "sh", "cat"):
-        (programs / name).symlink_to(shutil.which(name) or name)
-    (programs / "python3").symlink_to(sys.executable)
-    printed = demo(tmp_path / "a", PATH=str(programs))
+    printed = demo(tmp_path / "a", PATH=programs(tmp_path, "git", "make", "sh", "cat", "ssh-keygen"))
     assert "bubblewrap is not installed here" in printed
+    assert "1 approval" in printed
     (tmp_path / "printed").write_text(printed)
     shown = of_picture(SHOWN, tmp_path / "printed")
     assert shown == of_picture(DRAWN, ROOT / "docs/demo.svg"), "run `make picture`, and look at it"
@@ -71,14 +79,16 @@ def test_the_picture_fetches_nothing() -> None:
     assert set(re.findall(r"https?://[^\"' ]+", svg)) == {"http://www.w3.org/2000/svg"}
 
 
-def test_it_needs_neither_sdk_nor_table_of_prices_and_runs_in_the_sandbox(tmp_path: Path) -> None:
+def test_it_needs_neither_sdk_nor_table_of_prices_nor_ssh_keygen_and_runs_in_the_sandbox(tmp_path: Path) -> None:
     if not sandbox():
         pytest.skip("allowed: bubblewrap does not work here")
     bare = tmp_path / "bare"
     for name in ("google", "genai_prices", "httpx", "httpx2"):  # as if the extras were not installed
         (bare / name).mkdir(parents=True)
         (bare / name / "__init__.py").write_text(f"raise ModuleNotFoundError('No module named {name}')\n")
-    printed = demo(tmp_path / "another/folder", PYTHONPATH=f"{bare}{os.pathsep}{ROOT}")
+    path = programs(tmp_path, "git", "make", "sh", "cat", "bwrap")
+    printed = demo(tmp_path / "another/folder", PYTHONPATH=f"{bare}{os.pathsep}{ROOT}", PATH=path)
+    assert "ssh-keygen is not installed here" in printed and "announce" not in printed.partition("While it runs")[2]
     assert "run in a sandbox" in printed and "merged in" in printed
     assert "at most $0.0" in printed  # the recording knows what its answers cost
 
