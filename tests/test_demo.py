@@ -1,4 +1,4 @@
-"""The demo: the same recording answers in any folder, in sandbox and on host; the README's picture is what it prints."""
+"""The demos: the same recordings answer in any folder, in sandbox and on host; the README's picture is what the first prints."""
 
 from __future__ import annotations
 
@@ -93,18 +93,56 @@ def test_it_needs_neither_sdk_nor_table_of_prices_nor_ssh_keygen_and_runs_in_the
     assert "at most $0.0" in printed  # the recording knows what its answers cost
 
 
+def attack(tmp: Path, code: str, *names: str, **env: str) -> tuple[int, str, list[str]]:
+    """Attack with folders below `tmp`, after `code`; return the exit code, what was printed, and how each attack ended."""
+    script = f"import sys; sys.path.insert(0, {str(ROOT / 'demo')!r}); import attack; {code}; sys.exit(attack.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *names],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp), **env},
+        capture_output=True,
+        text=True,
+    )
+    assert not done.stderr and not list(tmp.glob("protocol-runner-attack-*")), done.stderr
+    ended = done.stdout.partition("How each ended:\n")[2].partition("\n\n")[0]
+    return done.returncode, done.stdout, [" ".join(line.split()) for line in ended.splitlines()]
+
+
+def test_no_attack_gets_through(tmp_path: Path) -> None:
+    code, printed, ended = attack(tmp_path, "pass")
+    assert (code, ended) == (0, [
+        "agent refused it changed README.md: exit 3, then 0; verify: exit 0",
+        "edited refused the word is stale: exit 3; verify: exit 0",
+        "edited-and-back refused the word is stale: exit 3; verify: exit 0",
+        "forged refused the word is untrusted: exit 3; verify: exit 0",
+        "own-work refused the word is own-work: exit 3; verify: exit 0",
+        "replayed refused the word is other: exit 3; verify: exit 0",
+    ]), printed  # fmt: skip
+
+
 @pytest.mark.slow
-def test_the_recording_is_what_the_script_makes(tmp_path: Path) -> None:
+def test_an_attack_that_gets_through_is_seen_and_the_agent_attacks_on_the_host_too(tmp_path: Path) -> None:
+    path = programs(tmp_path, "git", "sh", "ssh-keygen")
+    allow = "attack.PROJECT['.protocols/policy.yaml'] = attack.POLICY.replace('refuse', 'allow')"
+    code, printed, ended = attack(tmp_path, allow, "agent", "own-work", PATH=path)
+    assert (code, ended) == (1, [
+        "agent refused it changed README.md: exit 3, then 0; verify: exit 0",
+        "own-work GOT THROUGH the step ran: exit 0; verify: exit 0",
+    ]), printed  # fmt: skip
+    assert "bubblewrap is not installed here" in printed
+
+
+@pytest.mark.slow
+def test_the_recordings_are_what_the_scripts_make(tmp_path: Path) -> None:
     if not sandbox():
         pytest.skip("allowed: bubblewrap does not work here")
-    made = tmp_path / "made.jsonl"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "demo/record.py"), str(made)],
+        [sys.executable, str(ROOT / "demo/record.py"), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     usd = re.compile(r'"usd": "[0-9.]+"')  # the table of prices follows the providers
-    there = (ROOT / "demo/cassettes/shop.jsonl").read_text()
-    assert usd.sub("", made.read_text()) == usd.sub("", there), "run `make cassettes`"
+    for name in ("shop.jsonl", "attack.jsonl"):
+        made, there = (tmp_path / name).read_text(), (ROOT / "demo/cassettes" / name).read_text()
+        assert usd.sub("", made) == usd.sub("", there), "run `make cassettes`"
