@@ -409,10 +409,14 @@ def standing(project: Project, found: Matter) -> Standing:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A word that no transition took up yet. `fault`: why it does not count, or empty; `text`: that in words."""
+    """A word that no transition took up yet. `reason`: the person's; `fault`: why it does not count, or empty.
+
+    `text`: the fault in words.
+    """
 
     approver: str
     decision: str
+    reason: str
     fault: str
     text: str
 
@@ -428,6 +432,8 @@ class Heard:
 
 def missing(stands: Standing) -> str:
     """Return what a demand still waits for, as people read it; empty where nothing is missing."""
+    if stands.rejected and stands.demand.subject.kind == "call":
+        return ""  # its agent is told, and goes on
     if stands.rejected:
         who = " and ".join(word.approver for word in stands.rejected)
         return f"that {who} takes the rejection back, or that what it is about changes"
@@ -454,17 +460,20 @@ def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
         stands = approval.judge(judged, needed, plan, consent.used(subject, known))
         words = (*stands.counted, *stands.rejected, *stands.refused)
         if words:
+            last = {word.approver: word.order for word in sorted(words, key=lambda word: word.order)}
             said = tuple(
-                Spoken(word.approver, _decision(word), str(word.fault or ""), word.text)
+                _spoken(word)
                 for word in sorted(words, key=lambda word: word.order)
+                if word.fault is None or word.order == last[word.approver]
             )
             made.append(Heard(wait.id, said, missing(stands)))
     return made
 
 
-def _decision(word: Word) -> str:
+def _spoken(word: Word) -> Spoken:
     assert word.signed is not None
-    return str(word.signed.statement.decision)
+    said = word.signed.statement
+    return Spoken(word.approver, str(said.decision), said.reason, str(word.fault or ""), word.text)
 
 
 # --- what a person is shown ------------------------------------------------------------------------------------------

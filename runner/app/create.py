@@ -191,12 +191,18 @@ def _begin(
 
 def _name_what_has_no_force(project: Project, start: str) -> None:
     """Say which rules of the base are not on the trusted branch yet: a person who committed them takes them for in force."""
-    git, trusted = project.git, project.trusted
-    for path in (paths.CONFIG, paths.POLICY, f"{paths.ROOT}/allowed_signers"):
-        here = git.blob(f"{start}:{path}")
-        if here is not None and here != trusted.blob(git, path):
-            remote = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
-            project.who.say(f"{path} is not on {remote} as it stands here: it has no force until it is")
+
+    def differing() -> list[str]:
+        rules = (paths.CONFIG, paths.POLICY, f"{paths.ROOT}/allowed_signers")
+        here = {path: project.git.blob(f"{start}:{path}") for path in rules}
+        return [path for path, data in here.items() if data not in (None, project.trusted.blob(project.git, path))]
+
+    if differing() and project.trusted.remote:
+        publishing.look(project)  # it may have been pushed since this clone last looked
+    for path in differing():
+        trusted = project.trusted
+        remote = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
+        project.who.say(f"{path} is not on {remote} as it stands here: it has no force until it is")
 
 
 def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:

@@ -126,13 +126,13 @@ def listing(git: Git) -> Listing:
     try:
         key = signing.signing_key(git)
     except RunnerError as error:
-        if here is not None:
-            return Listing()
         return Listing(todo=f"{error.hint}, then `runner init` again")
     if key.form is not statement.Form.SSH:
         name = f"{signers.OPENPGP}{person}.asc"
         there = (_top(git) / name).is_file()
-        return Listing(todo="" if there else f"gpg --armor --export {key.fingerprint} > {name}")
+        return Listing(
+            todo="" if there else f"mkdir -p {signers.OPENPGP} && gpg --armor --export {key.fingerprint} > {name}"
+        )
     public = signers.read_key(key.public)
     line = f'{person} namespaces="git,{statement.NAMESPACE}" {public}'
     head = "# Whose keys count, and for what. The runner reads this file from the trusted branch only.\n"

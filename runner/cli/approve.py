@@ -154,18 +154,20 @@ def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool)
     if can_ask:
         _show_subject(session, found, None)
     question = f"{decision.value} this, without a signature: there is no policy?"
-    if not can_ask or session.ask(question, ("no", "yes")) != "yes":
+    if not can_ask:
         raise WaitingError(
-            "nothing was decided"
-            if can_ask
-            else "without a policy a word is given by a person at a terminal: not in CI, and not with --yes",
+            "without a policy a word is given by a person at a terminal: not in CI, and not with --yes",
             str(found.demand.subject),
-            approve.no_policy(session.project, found).hint if not can_ask else "the same command asks again",
+            approve.no_policy(session.project, found).hint,
         )
+    if session.ask(question, ("no", "yes")) != "yes":
+        session.note("nothing was decided")
+        raise SystemExit(3)
     done = approve.answer(session.project, found, decision)
     if not done.entries:
         session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it goes on waiting")
         raise SystemExit(3)
+    session.note(f"{found.seen.protocol}  {found.demand.subject}: {SAID[decision.value]}, without a signature")
     telling.Teller(session, each=True).end(done)
 
 

@@ -84,22 +84,20 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     from runner.cli import summary
     from runner.store import finding
 
+    goes_out = session.project.setting("publish") == "always" and session.project.trusted.remote
+    pushed = f" · published to {goes_out}" if goes_out else " · nothing was pushed"
     steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"
     cost = f" · ${made.usd}" if made.usd else ""
     if made.questions:
         count = f"{len(made.questions)} question{'s' if len(made.questions) != 1 else ''}"
-        session.note(
-            f"{made.protocol}  planning · {count} · from {made.base[:12]} {made.start[:7]}{cost} · nothing was pushed"
-        )
+        session.note(f"{made.protocol}  planning · {count} · from {made.base[:12]} {made.start[:7]}{cost}{pushed}")
         for wait, text in made.questions:
             session.note(f"  {wait:12}  {text}")
         which = f" {made.questions[0][0]}" if len(made.questions) > 1 else ""
         name = summary.Names(finding.known(session.project)).short(made.protocol)
         session.note(f"  next          {program()} answer {name}{which} TEXT")
         return
-    session.note(
-        f"{made.protocol}  planned · {steps} · from {made.base[:12]} {made.start[:7]}{cost} · nothing was pushed"
-    )
+    session.note(f"{made.protocol}  planned · {steps} · from {made.base[:12]} {made.start[:7]}{cost}{pushed}")
     for line in made.outline:
         session.note(f"  {line}")
     if made.path:

@@ -42,6 +42,14 @@ def state_home(environ: dict[str, str]) -> Path:
     return Path(home) / ".local/state/protocol-runner"
 
 
+class _Beginning(click.Choice[str]):
+    """One of several answers, by its beginning: `y` is yes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        meant = [choice for choice in self.choices if choice.startswith(str(value).strip().lower())]
+        return super().convert(meant[0] if len(meant) == 1 else value, param, ctx)
+
+
 class Session:
     """One call of the command line."""
 
@@ -158,7 +166,7 @@ class Session:
         if not self.is_terminal():
             return None
         with self._standing_still():
-            chosen: str = click.prompt(safe(question), type=click.Choice(choices), default=choices[0], err=True)
+            chosen: str = click.prompt(safe(question), type=_Beginning(choices), default=choices[0], err=True)
         return chosen
 
     def ask_text(self, question: str) -> str | None:

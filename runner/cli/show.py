@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,8 @@ from runner.store import finding, record
 from runner.store.record import Row
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from runner.protocol.log import RawEntry
     from runner.store.project import Project
 
@@ -184,6 +186,7 @@ def _show_event(session: Session, protocol: str, entry: RawEntry) -> None:
     told = [f"attempt {fields['attempt']}"] if "attempt" in fields else []
     told += [text] if (text := summary.spent(fields)) else []
     told += [str(fields[key]) for key in ("reason", "text") if fields.get(key)]
+    told += _words(fields) if entry.event in ("approval-counted", "call-decided") else []
     told += [f"kept at {fields['kept']}"] if fields.get("kept") else []
     session.line(f"  {entry.revision:>4}  {entry.time}  {entry.event.ljust(15)}  {' · '.join(told)}")
     for _, check in record.checks([entry], entry.subject):
@@ -196,6 +199,12 @@ def _show_event(session: Session, protocol: str, entry: RawEntry) -> None:
     if fields.get("report"):
         name = paths.report_file(entry.subject, int(fields["attempt"]))
         session.line(f"        the review's findings  {paths.folder(protocol)}/{name}")
+
+
+def _words(fields: Mapping[str, Any]) -> list[str]:
+    """Return whose word it was, and what it said."""
+    by = fields.get("by")
+    return [f"{fields.get('decision', 'approved')} by {', '.join(map(str, by)) if isinstance(by, list) else by}"]
 
 
 def _indented(session: Session, text: str, by: str = "  ") -> None:

@@ -206,7 +206,7 @@ def show_words(session: Session, found: Heard, *, err: bool = False) -> None:
     """Give a line a word: who says what, and why it does not count, if it does not."""
     for word in found.words:
         why = (f": {word.fault}", "red") if word.fault else ""
-        text = f": {word.text}" if word.fault else ""
+        text = f": {word.text}" if word.fault else f": {word.reason}" if word.reason else ""
         session.line(f"  {'':12}  {word.approver} {SAID[word.decision]}", why, text, err=err)
     if found.missing:
         session.line(f"  {'':12}  still needed: {found.missing}", err=err)

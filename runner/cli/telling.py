@@ -74,7 +74,7 @@ class Teller:
                 case events.CallDecided():
                     self._line(_label(state, subject), event.decision, f"by {event.by}")
                 case events.ApprovalRefused():
-                    said = "its word does not count" if event.approval else "no word was given"
+                    said = "a word does not count" if event.approval else "no word was given"
                     self._line(_label(state, subject), "refused", f"{said}: {event.reason}")
 
     def _planned(self, done: Advanced, planned: events.Planned) -> None:

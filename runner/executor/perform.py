@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError, WaitingError
 from runner.executor import consent
-from runner.executor.calls import DeniedError, EffectError, HeldError
 from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
 from runner.git import Git, Ident
 from runner.protocol import events as ev
@@ -36,6 +35,7 @@ from runner.store.snapshot import words as words_of
 from runner.trust import demand
 
 if TYPE_CHECKING:
+    from runner.executor.calls import DeniedError, EffectError, HeldError
     from runner.executor.journal import Journal
     from runner.executor.reviewing import Reviewed
 
@@ -267,6 +267,8 @@ def _waits(
 
     Work that needs a word of its own is not on the branch before the step is done, when all of it is looked at.
     """
+    from runner.executor.calls import EffectError
+
     record: dict[str, bytes] = {}
     found = consent.of(site.project)
     event: Event
@@ -368,6 +370,7 @@ def _run_tool(
 ) -> Attempt:
     """Call the tool: its result, something that it waits for, or a failure come of it."""
     from runner.executor import agent, spending, toolbox
+    from runner.executor.calls import DeniedError, EffectError, HeldError
     from runner.tools.base import ToolError, typed
 
     began = site.project.who.monotonic()
@@ -457,7 +460,7 @@ def _worked(
     if said and said[0].verdict == "deny":
         denied = f"the policy denies it: {said[0].reason or said[0].rule} ({said[0].rule}, {said[0].where})"
         return _failed(site, snapshot, step, {"reason": log.cut(denied), **told}, work)
-    asked = consent.asked_after(site.project, snapshot, plan, step, state, snapshot.tip, work.tree)
+    asked = consent.asked_after(site.project, snapshot, plan, step, state, (snapshot.tip, work.tree))
     done = ev.StepFinished(
         subject=step.slug,
         attempt=_attempt_of(snapshot, step),
@@ -546,7 +549,7 @@ def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, stat
         result={"answer": answer} if answer is not None else None,
         artifacts=checks.artifacts(step.header.outputs, files, lambda path: _digest_at(git, snapshot.tip, path)),
     )
-    asked = consent.asked_after(project, snapshot, plan, step, state, start, snapshot.tip)
+    asked = consent.asked_after(project, snapshot, plan, step, state, (start, snapshot.tip))
     return Attempt(lambda now: finished(now, step, done, asked), said=describe_changes(git, start, snapshot.tip))
 
 
@@ -569,8 +572,7 @@ def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, sta
         files = {history.review_name(step.slug, state.steps[step.slug].attempt): reviewed.transcript}
     asked: list[Event] = []
     if verdict.passed:
-        start = _start_of(project.git, snapshot, step.slug)
-        asked = consent.asked_after(project, snapshot, plan, step, state, start, snapshot.tip)
+        asked = consent.asked_after(project, snapshot, plan, step, state)
     return dataclasses.replace(_decided(snapshot, step, state, verdict, executor, reviewed, asked), files=files)
 
 

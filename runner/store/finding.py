@@ -51,6 +51,8 @@ def find(project: Project, name: str | None) -> str:
     slugs = [protocol for protocol in everything if protocol.split("-", 1)[1] == name]
     near = slugs or get_close_matches(name, everything, n=3, cutoff=0.4) or list(everything)[-3:]
     hint = f"did you mean {' or '.join(near)}?" if near else "`runner new` makes one"
+    if project.trusted.remote:
+        hint += f" What others pushed since: `git fetch {project.trusted.remote}`"
     raise UsageError(f"there is no protocol `{name}`", str(project.git.top or project.git.common_dir), hint)
 
 

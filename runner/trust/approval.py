@@ -18,11 +18,10 @@ from runner.protocol import ids, message, paths, statement
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
 from runner.protocol.statement import Decision, MalformedStatementError, Signed
-from runner.trust import manifest, signature
+from runner.trust import manifest
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Contents, Subject
-from runner.trust.signature import Outcome
 
 AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
 
@@ -110,6 +109,8 @@ class Bench:
     contents: Contents = field(init=False)
     _chain: dict[str, int] | None = None
     _words: list[Word] | None = None
+    _digests: dict[tuple[Subject, str], str] = field(default_factory=dict)
+    _authors: dict[Subject, list[Commit]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.contents = Contents(self.git)
@@ -219,15 +220,26 @@ class Bench:
         Raises:
             InsufficientHistoryError: the chain has no such work.
         """
-        for oid in self.chain:
-            trailers = message.parse(_commit(self.git, oid).message)
-            if trailers and f"step-finished {subject.slug}" in trailers.events:
-                start = _start_of(_commit(self.git, oid).message, subject.slug)
-                if start is not None and start in self.chain:
-                    return start
-                return _commit(self.git, oid).parents[0]
+        done = self.finished(subject.slug)
+        start = _start_of(done.message, subject.slug)
+        return start if start is not None and start in self.chain else done.parents[0]
+
+    def finished(self, slug: str) -> Commit:
+        """Return the transition that brought a step's last work.
+
+        Raises:
+            InsufficientHistoryError: the chain has no such work.
+        """
+        at: str | None = self.tip  # down from the tip: the whole chain may be long, and the work is mostly near
+        while at is not None:
+            commit = _commit(self.git, at)
+            trailers = message.parse(commit.message)
+            events = trailers.events if trailers and trailers.protocol == self.protocol else ()
+            if f"step-finished {slug}" in events:
+                return commit
+            at = commit.parents[0] if commit.parents and f"created {self.protocol}" not in events else None
         raise InsufficientHistoryError(
-            f"nothing says where the work of {subject.slug} began", self.protocol, "run `runner verify`"
+            f"nothing says where the work of {slug} began", self.protocol, "run `runner verify`"
         )
 
     def covers(self, subject: Subject, path: str) -> bool:
@@ -272,6 +284,17 @@ class Bench:
 
     def authors(self, subject: Subject) -> list[Commit]:
         """Return the commits, side branches included, that wrote the words which the subject is about."""
+        if subject not in self._authors:
+            self._authors[subject] = self._authors_of(subject)
+        return self._authors[subject]
+
+    def digest_at(self, subject: Subject, commit: str, plan: Plan | None) -> str:
+        """Return what `digest` does, made once for each commit; `plan`: that of the tip."""
+        if (subject, commit) not in self._digests:
+            self._digests[subject, commit] = self.digest(subject, commit, plan)
+        return self._digests[subject, commit]
+
+    def _authors_of(self, subject: Subject) -> list[Commit]:
         own = f"{paths.folder(self.protocol)}/"
         files = self.git.files(self.tip, own.rstrip("/"))
         names = {path.removeprefix(own): entry for path, entry in files.items()}
@@ -312,9 +335,10 @@ def judge(bench: Bench, demand: Demand, plan: Plan | None, used: Sequence[str] =
         said = word.signed.statement
         if (said.subject, said.attempt) != (str(demand.subject), demand.subject.attempt):
             continue
-        judged = _judge(bench, demand, plan, word, now)
-        if judged.fault is None and word.id in used:
-            judged = _faulty(judged, Fault.USED, "it was used before, and counts once")
+        if word.id in used:
+            judged = _faulty(word, Fault.USED, "it was used before, and counts once")
+        else:
+            judged = _judge(bench, demand, plan, word, now)
         if judged.fault is None:
             good[said.approver] = judged  # the last one in the chain stands
         else:
@@ -411,6 +435,9 @@ def _is_timely(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
 
 
 def _is_signed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    from runner.trust import signature
+    from runner.trust.signature import Outcome
+
     assert word.signed is not None
     verdict = signature.verify(
         word.signed.signature,
@@ -451,7 +478,7 @@ def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: 
         commit = _commit(bench.git, oid)
         subject = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
         return _faulty(word, Fault.STALE, f"{path} was changed since, by {oid[:12]} ({ascii(subject)[1:-1]})")
-    if said.digest != bench.digest(demand.subject, said.seen, plan):
+    if said.digest != bench.digest_at(demand.subject, said.seen, plan):
         return _faulty(
             word, Fault.STALE, "it names another digest than what was seen has, by the trusted branch of now"
         )

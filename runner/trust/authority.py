@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from runner.errors import MalformedFileError
 from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry, split_signature
-from runner.protocol import config as config_
-from runner.protocol import coworker, globs, paths
-from runner.protocol import policy as policy_
-from runner.protocol.config import Config
+from runner.protocol import globs, paths
 from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
-from runner.protocol.policy import Approval, PolicyFile
-from runner.trust import manifest, signature, signers
+from runner.trust import manifest, signers
 from runner.trust import policy as rules_
 from runner.trust.manifest import Loaded
 from runner.trust.policy import Change, Decision
 from runner.trust.signers import Signers
+
+# What a step without a policy, tools or signatures does not need is loaded where it is used: it would take a third of its start.
+if TYPE_CHECKING:
+    from runner.protocol.config import Config
+    from runner.protocol.policy import Approval, PolicyFile
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class Authority:
     config: Config
     rules: rules_.Policy
     _files: dict[Loaded, dict[str, TreeEntry]] = field(default_factory=dict)
+    _changed: dict[tuple[str, str, str], list[Change]] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -89,7 +92,10 @@ class Authority:
         What an agent or a tool made of a file that a check names is asked about, where the trusted branch has it or the check
         runs it, unless the step says that it makes it.
         """
-        found = changes(git, protocol, start, tree)
+        at = (protocol, start, tree)
+        if at not in self._changed:
+            self._changed[at] = changes(git, protocol, start, tree, measured=self.policy is not None)
+        found = self._changed[at]
         named: frozenset[str] = frozenset()
         if found and step.header.kind in (Kind.AGENT, Kind.TOOL):
             checks = [check for one in plan.steps for check in one.checks]
@@ -115,6 +121,8 @@ class Authority:
 
     def files(self, git: Git, loaded: Loaded) -> dict[str, TreeEntry]:
         """Return the files of the trusted branch that will be loaded."""
+        from runner.protocol import coworker
+
         if loaded not in self._files:
             self._files[loaded] = manifest.trusted_files(git, self.commit, loaded, coworker.parse)
         return self._files[loaded]
@@ -123,6 +131,8 @@ class Authority:
 
     def signing_key(self, git: Git, commit: Commit) -> str:
         """Return the fingerprint of the key that a commit claims to be signed with; empty where it has no SSH signature."""
+        from runner.trust import signature
+
         _, armour = _raw_signature(git, commit)
         try:
             return signature.read_ssh(armour).key.fingerprint if armour else ""
@@ -131,6 +141,8 @@ class Authority:
 
     def vouches_for(self, git: Git, commit: Commit, at: int) -> bool:
         """Return whether a commit is signed by a key that is listed for git."""
+        from runner.trust import signature
+
         text, armour = _raw_signature(git, commit)
         if not armour:
             return False
@@ -157,12 +169,16 @@ def load(git: Git, commit: str, branch: str, config: Config | None = None, revok
     name = paths.POLICY.rpartition("/")[2]
     file = None
     if name in files:
+        from runner.protocol import policy as policy_
+
         file = policy_.parse(_plain(git, files[name], paths.POLICY, branch), f"{paths.POLICY} on {branch}")
     keys = _signers(git, commit, revoked_at or commit, branch, file)
     return Authority(commit, branch, file, keys, config or _config(git, commit, branch), rules_.compiled(file))
 
 
 def _config(git: Git, commit: str, branch: str) -> Config:
+    from runner.protocol import config as config_
+
     return config_.parse(git.blob(f"{commit}:{paths.CONFIG}"), f"{paths.CONFIG} on {branch}")
 
 
@@ -188,11 +204,20 @@ def _plain(git: Git, entry: TreeEntry, path: str, branch: str) -> bytes:
     return data
 
 
-def changes(git: Git, protocol: str, start: str, tree: str) -> list[Change]:
-    """Return a step's diff as the policy looks at it; the protocol's own record and approvals are left out."""
-    found = {path: pair for path, pair in git.changed(start, tree).items() if manifest.is_code(protocol, path)}
+def changes(git: Git, protocol: str, start: str, tree: str, *, measured: bool) -> list[Change]:
+    """Return a step's diff as the policy looks at it, without the protocol's own folder: no step's work is taken from there.
+
+    `measured`: with lines, sizes and what is binary, which only a policy's limits ask for.
+    """
+    own = f"{paths.folder(protocol)}/"
+    found = {path: pair for path, pair in git.changed(start, tree).items() if not path.startswith(own)}
     if not found:
         return []
+    if not measured:
+        return [
+            Change(path=path, before=before.mode if before else None, after=after.mode if after else None)
+            for path, (before, after) in found.items()
+        ]
     out = git.run("diff-tree", "-r", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv", "-z", start, tree)
     counted: dict[str, tuple[str, str]] = {}
     for line in out.decode("utf-8", "surrogateescape").split("\0"):

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.protocol import paths, words
-from runner.protocol import policy as policy_
 from runner.protocol.model import Approval, seconds_of
 from runner.protocol.plan import Plan, Step
 from runner.trust.authority import Authority
@@ -169,6 +168,8 @@ def _needs(authority: Authority, kind: str, asked: Approval | None, where: str) 
 
 def _need(authority: Authority, roles: Sequence[str], count: int, where: str) -> Need:
     assert authority.policy is not None
+    from runner.protocol import policy as policy_
+
     people = policy_.people(authority.policy.words, tuple(roles))
     if len(people) < count:
         could = f"{len(people)} could say yes" if people else "nobody is in a role that could give it"

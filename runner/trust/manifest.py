@@ -12,12 +12,15 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from runner.errors import IntegrityError
 from runner.git import SUBMODULE, Git, TreeEntry
 from runner.protocol import ids, paths
-from runner.protocol.coworker import Coworker
 from runner.protocol.digest import digest
+
+if TYPE_CHECKING:
+    from runner.protocol.coworker import Coworker
 
 VERSION = "runner-manifest/v1"
 KINDS = ("plan", "step", "result", "call", "protected-path", "merge")

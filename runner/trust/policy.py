@@ -17,22 +17,14 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from runner.protocol import globs, paths
 from runner.protocol.document import Path, shown
 from runner.protocol.model import Budget
-from runner.protocol.policy import (
-    ISOLATIONS,
-    Effect,
-    Isolation,
-    Match,
-    Narrowing,
-    PolicyFile,
-    Rule,
-    Verdict,
-    bytes_of,
-)
+
+if TYPE_CHECKING:
+    from runner.protocol.policy import Effect, Isolation, Narrowing, PolicyFile, Rule, Verdict
 
 Fits = Callable[[str], object]
 
@@ -294,6 +286,8 @@ def compiled(file: PolicyFile | None, more: Iterable[More] = ()) -> Policy:
 
 
 def _short(tool: str) -> Rule:
+    from runner.protocol.policy import Match, Rule
+
     return Rule(ask=Match(tool=(tool,)))
 
 
@@ -495,6 +489,8 @@ def _isolation(policy: Policy, subject: Subject) -> Decision:
     asked = subject.isolation or "host"
     if policy.file is None:
         return _default("every isolation is allowed")
+    from runner.protocol.policy import ISOLATIONS
+
     weakest = policy.file.words.isolation
     weaker = ISOLATIONS.index(asked) < ISOLATIONS.index(weakest)
     reason = f"{asked} is weaker than {weakest}" if weaker else ""
@@ -742,6 +738,8 @@ def _moved(policy: Policy, change: Change, step: str | None) -> Iterable[Decisio
 
 
 def _over(policy: Policy, changes: Sequence[Change]) -> Iterable[Decision]:
+    from runner.protocol.policy import bytes_of
+
     assert policy.file is not None
     limits = policy.file.words.limits
     lines = sum(change.lines for change in changes)

@@ -104,7 +104,9 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
         notes.append(f"steps were taken over from {walk.taken_over}; they are not proven here")
     if walk.counted:
         notes.append("times not vouched for: keys and words were judged at the times that the record tells")
-    notes += [f"{name} was used by no event" for name in _unused(walk)]
+    if unused := _unused(walk):
+        them = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
+        notes.append(f"used by no event: {them}")
     return Report(protocol, walk.transitions, tuple(findings), walk.state, tip, tuple(notes), len(walk.counted))
 
 

@@ -201,12 +201,30 @@ def test_saying_a_thing_twice_writes_nothing(gov: Box, people: People) -> None:
     assert gov.git("rev-parse", protocol) == tip
 
 
+def test_of_somebodys_words_the_last_alone_is_told(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    at = gov.worktree(protocol)
+    step = at / f".protocols/{protocol}/01-deploy.md"
+    step.write_text(step.read_text().replace("deployed", "shipped"))
+    gov.commit("ship", cwd=at)
+    told = gov.runner("run", protocol, rc=3).err
+    assert "a word does not count: alice@example.test: stale: " in told
+    says(gov, people.alice, "reject", protocol, "--yes", "-m", "not like this")
+    told = gov.runner("status", protocol).out
+    assert "alice@example.test rejects: not like this" in told and "stale" not in told
+    assert "used by no event: approvals/" in gov.runner("verify", protocol, rc=0).err
+    says(gov, people.alice, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+    assert "approval-counted  approved by alice@example.test" in gov.runner("show", protocol, "deploy").out
+
+
 def test_a_rejection_stands_till_it_is_taken_back(gov: Box, people: People) -> None:
     protocol = waiting(gov)
     says(gov, people.alice, "approve", protocol, "--yes")
     told = says(gov, people.bob, "reject", protocol, "--yes", "-m", "not on a friday").err
     assert "still needed: that bob@example.test takes the rejection back" in told
-    assert "rejects" in gov.runner("run", protocol, rc=3).err
+    assert "bob@example.test rejects: not on a friday" in gov.runner("run", protocol, rc=3).err
     assert not done(gov, protocol)
     says(gov, people.bob, "revoke", protocol, "--yes")
     assert "runner run 1" in gov.runner("status", protocol).out
@@ -504,7 +522,7 @@ def test_at_a_terminal_a_signature_is_asked_for_once(gov: Box, people: People) -
     protocol = waiting(gov)
     code, said = at_terminal(gov, ["no"], "approve", protocol, env=people.alice.env)
     assert code == 3 and "nothing was signed" in said
-    code, said = at_terminal(gov, ["yes"], "approve", protocol, env=people.alice.env)
+    code, said = at_terminal(gov, ["y"], "approve", protocol, env=people.alice.env)
     assert code == 0, said
     assert len(re.findall(r"\]:", said)) == 1 and "signed in" in said
     gov.runner("run", protocol, rc=0)
@@ -514,9 +532,9 @@ def test_without_a_policy_a_word_is_an_answer_at_a_terminal(box: Box) -> None:
     protocol = box.new(BEFORE)
     assert "you, at a terminal" in box.runner("run", protocol, rc=3).err
     code, said = at_terminal(box, ["no"], "approve", protocol)
-    assert code == 3 and "nothing was decided" in said
-    code, said = at_terminal(box, ["yes"], "approve", protocol)
-    assert code == 0, said
+    assert code == 3 and "nothing was decided" in said and "error" not in said
+    code, said = at_terminal(box, ["Y"], "approve", protocol)
+    assert code == 0 and "step:deploy: approved, without a signature" in said, said
     box.runner("run", protocol, rc=0)
     (counted,) = fields(box, protocol, "approval-counted")
     assert counted["by"] == ["keyboard"] and counted["approvals"] == []

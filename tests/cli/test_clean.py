@@ -240,6 +240,7 @@ def test_nothing_else_of_the_persons_state_is_touched(box: Box, merged: str) -> 
     box.runner("clean", "0009-none", rc=2)
 
 
+@pytest.mark.slow
 def test_a_workspace_deeper_than_the_stack_is_removed(box: Box) -> None:
     deep = "import os\nfor n in range(1500): os.mkdir('d'); os.chdir('d')"
     protocol = box.new(

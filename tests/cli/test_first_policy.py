@@ -115,6 +115,28 @@ def test_it_has_no_force_before_it_is_on_the_remote_and_that_is_said(remote: Box
     remote.runner("run", protocol, rc=0)
 
 
+def test_what_was_pushed_since_has_force(remote: Box, tmp_path: Path) -> None:
+    ann = person(tmp_path, "ann")
+    remote.env.update(ann.env)
+    remote.runner("run", remote.new(BEFORE, title="First"), rc=3)  # it looks at the remote, and keeps what it saw
+    remote.runner("init", "--yes", "--commit", rc=0)
+    (tmp_path / "second").mkdir()
+    (tmp_path / "second/plan.md").write_text("---\ntitle: Second\n---\n")
+    (tmp_path / "second/01-a.md").write_text("---\ntitle: a\nkind: human\n---\n")
+    told = remote.runner("new", "--plan", tmp_path / "second", rc=0).err
+    assert "policy.yaml is not on main of origin as it stands here" in told
+    remote.git("push", "-q", "origin", "main")
+    assert "no force" not in remote.runner("new", "--plan", tmp_path / "second", rc=0).err
+
+
+def test_who_joins_without_a_key_is_told_what_to_type(alone: tuple[Box, Person]) -> None:
+    box, ann = alone
+    box.runner("init", "--yes", "--commit", rc=0)
+    assert "no key of yours" not in box.runner("init", rc=0).err
+    (ann.home / ".gitconfig").write_text("[user]\n name = bo\n email = bo@example.test\n")
+    assert "no key of yours is listed for approvals: ssh-keygen -t ed25519" in box.runner("init", rc=0).err
+
+
 def test_who_git_does_not_know_gets_no_policy(tmp_path: Path) -> None:
     box = make_box(tmp_path / "repo")
     (box.home / ".gitconfig").write_text("")

@@ -314,7 +314,9 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_at(box: Box, line: str) -> 
 
 
 def test_an_encoding_that_the_files_are_not_in_fails_the_attempt_and_stops_no_more(box: Box) -> None:
-    with mind(box, say(write(".gitattributes", "* working-tree-encoding=UTF-16\n")), finish()) as wire:
+    box.write(".gitattributes", "*.u16 working-tree-encoding=UTF-16\n")
+    box.commit("attributes")
+    with mind(box, say(write("x.u16", "no mark of its order\n")), finish()) as wire:
         protocol = box.new({"01-x": agent()})
         assert "UTF-16" in box.runner("run", protocol, rc=1).err
         assert len(wire.bodies) == 1
@@ -442,6 +444,13 @@ def test_neither_sdk_nor_prices_are_imported_by_a_command_step_or_a_recorded_one
         names = imported(box, *args)
         assert "runner.executor.perform" in names
         assert not [name for name in names if name.split(".")[0] in ("google", "genai_prices", "httpx2")]
+
+
+def test_a_command_step_without_a_policy_loads_nothing_of_policies_tools_and_signatures(box: Box) -> None:
+    names = imported(box, box.new({"01-c": command("echo x > x.txt")}))
+    assert "runner.trust.authority" in names
+    unused = ("runner.protocol.policy", "runner.executor.calls", "runner.trust.signature", "runner.trust.replay")
+    assert not [name for name in names if name in unused or name.startswith(("runner.tools", "cryptography"))]
 
 
 def imported(box: Box, *args: str) -> set[str]:

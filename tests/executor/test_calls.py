@@ -181,8 +181,11 @@ def test_a_rejected_call_is_told_to_the_model_with_the_reason_and_not_made(box: 
     with mind(box, say(REPORT), finish("left it")) as wire:
         protocol = box.new({"01-tell": agent()})
         box.runner("run", protocol, rc=WAITS)
-        box.runner("reject", protocol, "--yes", "-m", "not on a Friday", env=alice.env, rc=0)
+        said = box.runner("reject", protocol, "--yes", "-m", "not on a Friday", env=alice.env, rc=0).err
+        assert "next          runner run 1" in said and "still needed" not in said
+        assert "carol@example.test rejects: not on a Friday" in box.runner("status", protocol).out
         box.runner("run", protocol, rc=0)
+        assert "rejected by carol@example.test" in box.runner("show", protocol, "tell", rc=0).out
         assert wire.wrong == []
     told = texts(wire.bodies[1])
     assert "rejected by carol@example.test" in told and "not on a Friday" in told
@@ -427,7 +430,7 @@ def unknown(moment: str) -> bool:
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("kind", ["tool", "agent"])
+@pytest.mark.parametrize("kind", ["tool", pytest.param("agent", marks=pytest.mark.slow)])
 def test_killed_around_an_effect_it_happens_once_or_a_person_is_asked(box: Box, moment: str, kind: str) -> None:
     ledger = outside(box, coworker="TOOLS\n")
     step = tool("send_report", "agent: analyst\n", **REPORT[1]) if kind == "tool" else agent("agent: analyst\n")

@@ -357,7 +357,7 @@ def test_a_file_that_becomes_a_link_meanwhile_is_not_followed(ground: Ground, ha
     ground.write("file", "inside\n")
     (ground.work / "l").symlink_to(ground.outside / "secret")
     with swapping(ground.work / "file", ground.work / "l") as count:
-        for number in range(500):
+        for number in range(250):
             with suppress(ToolError):
                 assert CANARY not in hand("read_file", path="file")["text"]
             if number % 5 == 0:
