@@ -183,13 +183,16 @@ class Stage(Terminal):
     def outcome(self, at: Protocol, why: str) -> Ended:
         """Have Dana run it and see how the attack ended; `why`: of which kind the word should be, that it does not count."""
         self.act("dana")
-        said = self.run("runner", "run", at.number, code=None)
+        self.run("runner", "run", at.number, code=None)
         ran = self.code
         self.run("runner", "verify", at.number, code=None)
-        how = f"exit {ran}; verify: exit {self.code}"
+        verified = self.code
+        how = f"exit {ran}; verify: exit {verified}"
         if self.has(at, MADE):
             return Ended(THROUGH, f"the step ran: {how}")
-        if (ran, self.code) != (3, 0) or f"does not count: {why}: " not in said:
+        log = self.run("git", "show", f"{at.name}:{at.folder}/log.md", hide=True)
+        refused = re.search(rf'^## \d+ approval-refused work\n(- .*\n)*- reason: "(\S+: )?{why}: ', log, re.MULTILINE)
+        if (ran, verified) != (3, 0) or not refused:
             return Ended(ODD, f"not for a word that is {why}: {how}")
         return Ended(REFUSED, f"the word is {why}: {how}")
 
