@@ -304,7 +304,7 @@ def test_messages_print_what_was_typed(box: Box, tmp_path: Path) -> None:
     assert left == []
 
 
-@pytest.mark.parametrize("name", ["approve", "policy", "serve", "why"])
+@pytest.mark.parametrize("name", ["serve", "why"])
 def test_a_command_of_a_later_version_is_refused_by_name(box: Box, name: str) -> None:
     assert f"`runner {name}` is not supported by this version" in box.runner(name, "1", rc=2).err
 
@@ -368,7 +368,7 @@ def send(text: str) -> dict:
 """
 
 
-def test_tools_of_the_trusted_branch_read_and_write_the_workspace_and_others_are_refused(box: Box) -> None:
+def test_tools_of_the_trusted_branch_read_and_write_the_workspace_and_others_wait(box: Box) -> None:
     configure(
         box,
         f"workspace: {{python: {sys.executable}}}\ntools: [{{module: ours, effects: {{look: read, put: workspace}}}}]\n",
@@ -381,10 +381,10 @@ def test_tools_of_the_trusted_branch_read_and_write_the_workspace_and_others_are
             "03-send": "kind: tool\ntool: send\nwith: {text: hello}",
         }
     )
-    told = box.runner("run", name, rc=2)
-    assert "`send`" in told.err and "effects" in told.err and "03-send.md" in told.err
-    state = box.state(name)
-    assert [state["steps"][slug]["status"] for slug in ("look", "put", "send")] == ["completed", "completed", "pending"]
+    told = box.runner("run", name, rc=3)
+    assert "send text=hello" in told.err and "runner approve 1" in told.err
+    state, stands = box.state(name), ["completed", "completed", "awaiting_approval"]
+    assert [state["steps"][slug]["status"] for slug in ("look", "put", "send")] == stands
     assert box.git("show", f"{name}:new.txt") == "print('hello')\n"
 
 
@@ -394,14 +394,14 @@ def test_a_tool_that_is_not_there_is_named_with_its_file_and_a_near_one(box: Box
     assert f".protocols/{name}/01-a.md" in told and "did you mean echo?" in told
 
 
-@pytest.mark.parametrize("key", ["engine: gemini:x", "policies: {network: none}", "budget: {usd: 1}"])
-def test_what_a_coworker_asks_for_is_refused_or_done(box: Box, key: str) -> None:
-    coworker = "name: coder\nobjective: code\ntools: [{module: ours, effects: {look: read}}]\n"
+def test_what_a_coworker_asks_for_is_refused_or_done(box: Box) -> None:
+    coworker = "name: coder\nobjective: code\nengine: gemini:x\nbudget: {usd: 1}\ntools: [{module: ours, effects: {look: read}}]\n"
+    key = "policies: {network: none}"  # engine and budget are a model's: a tool step asks none
     configure(box, f"workspace: {{python: {sys.executable}}}\n",
               **{".protocols/agents/coder.yaml": f"{coworker}{key}\n", "ours.py": TOOLS})  # fmt: skip
     name = box.new({"01-look": "kind: tool\ntool: look\nagent: coder\nwith: {path: src/app.py}"})
     told = box.runner("run", name, rc=2).err
-    assert f"`{key.partition(':')[0]}:`" in told and "agents/coder.yaml" in told
+    assert "`policies" in told and "agents/coder.yaml" in told
     box.write(".protocols/agents/coder.yaml", coworker)
     box.commit("without")
     box.runner("run", name, rc=0)

@@ -16,6 +16,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
 from runner.protocol.events import Entry, Event
 from runner.protocol.machine import Action, AskPerson, CompleteStep, RunStep
+from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus, Wait
 from runner.protocol.statement import seconds
@@ -221,7 +222,7 @@ def hold(
     elif isinstance(action, CompleteStep):
         step = plan.step(action.slug)
         assert step is not None
-        asked = [*after(project, seen, plan, step, state, None, seen.tip, found)]
+        asked = [*after(project, seen, plan, step, state, None, found)]
     else:
         return None
     return _first(project, seen, plan, state, [one for one in asked if one], words, found)
@@ -238,21 +239,24 @@ def after(
     plan: Plan,
     step: Step,
     state: State,
-    start: str | None,
-    tree: str,
+    work: tuple[str, str] | None = None,
     found: Authority | None = None,
 ) -> list[Demand]:
     """Return the words that a step's work needs before it is done.
 
-    `start`: what it began at, by the record where None; `tree`: what it left.
+    `work`: what it began at, and what it left; where None, what the record has: no commit of people's that came later.
 
     Raises:
         RefusedError: the policy does not allow what was changed.
     """
     found = found or of(project)
     attempt = state.steps[step.slug].attempt if step.slug in state.steps else 1
-    start = start or bench(project, seen, state, found).began(Subject("result", step.slug, attempt))
-    said = found.work_of(project.git, seen.protocol, start, tree, plan, step)
+    if work is None:
+        judged = bench(project, seen, state, found)
+        done = judged.finished(step.slug)
+        people = step.header.kind is Kind.HUMAN
+        work = (judged.began(Subject("result", step.slug, attempt)) if people else done.parents[0], done.oid)
+    said = found.work_of(project.git, seen.protocol, *work, plan, step)
     if said and said[0].verdict == "deny":
         _refuse(said[0], f"the changes of {step.slug}", "revert them, or change the policy")
     why = [f"{one.reason or one.rule} ({one.rule})" for one in said]
@@ -264,12 +268,13 @@ def after(
 
 
 def asked_after(
-    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, start: str | None, tree: str
+    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, work: tuple[str, str] | None = None
 ) -> list[Event]:
     """Return the event that asks for the first word that a step's work needs, none where it needs none."""
     found = of(project)
-    for one in after(project, seen, plan, step, state, start, tree, found):
+    for one in after(project, seen, plan, step, state, work, found):
         judged = bench(project, seen, state, found)
+        start, tree = work or (None, seen.tip)
         return [AskApproval(one, judged.digest(one.subject, tree, plan, began=start)).event]
     return []
 

@@ -460,7 +460,7 @@ def _worked(
     if said and said[0].verdict == "deny":
         denied = f"the policy denies it: {said[0].reason or said[0].rule} ({said[0].rule}, {said[0].where})"
         return _failed(site, snapshot, step, {"reason": log.cut(denied), **told}, work)
-    asked = consent.asked_after(site.project, snapshot, plan, step, state, snapshot.tip, work.tree)
+    asked = consent.asked_after(site.project, snapshot, plan, step, state, (snapshot.tip, work.tree))
     done = ev.StepFinished(
         subject=step.slug,
         attempt=_attempt_of(snapshot, step),
@@ -549,7 +549,7 @@ def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, stat
         result={"answer": answer} if answer is not None else None,
         artifacts=checks.artifacts(step.header.outputs, files, lambda path: _digest_at(git, snapshot.tip, path)),
     )
-    asked = consent.asked_after(project, snapshot, plan, step, state, start, snapshot.tip)
+    asked = consent.asked_after(project, snapshot, plan, step, state, (start, snapshot.tip))
     return Attempt(lambda now: finished(now, step, done, asked), said=describe_changes(git, start, snapshot.tip))
 
 
@@ -572,8 +572,7 @@ def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, sta
         files = {history.review_name(step.slug, state.steps[step.slug].attempt): reviewed.transcript}
     asked: list[Event] = []
     if verdict.passed:
-        start = _start_of(project.git, snapshot, step.slug)
-        asked = consent.asked_after(project, snapshot, plan, step, state, start, snapshot.tip)
+        asked = consent.asked_after(project, snapshot, plan, step, state)
     return dataclasses.replace(_decided(snapshot, step, state, verdict, executor, reviewed, asked), files=files)
 
 

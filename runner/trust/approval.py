@@ -220,15 +220,23 @@ class Bench:
         Raises:
             InsufficientHistoryError: the chain has no such work.
         """
+        done = self.finished(subject.slug)
+        start = _start_of(done.message, subject.slug)
+        return start if start is not None and start in self.chain else done.parents[0]
+
+    def finished(self, slug: str) -> Commit:
+        """Return the transition that brought a step's last work.
+
+        Raises:
+            InsufficientHistoryError: the chain has no such work.
+        """
         for oid in self.chain:
-            trailers = message.parse(_commit(self.git, oid).message)
-            if trailers and f"step-finished {subject.slug}" in trailers.events:
-                start = _start_of(_commit(self.git, oid).message, subject.slug)
-                if start is not None and start in self.chain:
-                    return start
-                return _commit(self.git, oid).parents[0]
+            commit = _commit(self.git, oid)
+            trailers = message.parse(commit.message)
+            if trailers and f"step-finished {slug}" in trailers.events:
+                return commit
         raise InsufficientHistoryError(
-            f"nothing says where the work of {subject.slug} began", self.protocol, "run `runner verify`"
+            f"nothing says where the work of {slug} began", self.protocol, "run `runner verify`"
         )
 
     def covers(self, subject: Subject, path: str) -> bool:

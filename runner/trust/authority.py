@@ -205,11 +205,12 @@ def _plain(git: Git, entry: TreeEntry, path: str, branch: str) -> bytes:
 
 
 def changes(git: Git, protocol: str, start: str, tree: str, *, measured: bool) -> list[Change]:
-    """Return a step's diff as the policy looks at it; the protocol's own record and approvals are left out.
+    """Return a step's diff as the policy looks at it, without the protocol's own folder: no step's work is taken from there.
 
     `measured`: with lines, sizes and what is binary, which only a policy's limits ask for.
     """
-    found = {path: pair for path, pair in git.changed(start, tree).items() if manifest.is_code(protocol, path)}
+    own = f"{paths.folder(protocol)}/"
+    found = {path: pair for path, pair in git.changed(start, tree).items() if not path.startswith(own)}
     if not found:
         return []
     if not measured:

@@ -117,7 +117,7 @@ def test_tests_that_the_step_touched_are_named_to_judge_and_people(box: Box) -> 
     line = "rm tests/test_app.py; echo '*.py -diff' > .gitattributes"
     with mind(box, word(PASS)) as wire:
         protocol = box.new({"01-a": command(line, f"{FULL}engine: {ENGINE}\n")})
-        box.runner("run", protocol, rc=0)
+        assert "protected: **/.gitattributes" in box.runner("run", protocol, rc=3).err
     asked, said = texts(wire.bodies[0]), report(box, protocol, "a.1")
     for text in (asked, said):
         assert "tests/test_app.py" in text and ".gitattributes" in text

@@ -314,7 +314,9 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_at(box: Box, line: str) -> 
 
 
 def test_an_encoding_that_the_files_are_not_in_fails_the_attempt_and_stops_no_more(box: Box) -> None:
-    with mind(box, say(write(".gitattributes", "* working-tree-encoding=UTF-16\n")), finish()) as wire:
+    box.write(".gitattributes", "*.u16 working-tree-encoding=UTF-16\n")
+    box.commit("attributes")
+    with mind(box, say(write("x.u16", "no mark of its order\n")), finish()) as wire:
         protocol = box.new({"01-x": agent()})
         assert "UTF-16" in box.runner("run", protocol, rc=1).err
         assert len(wire.bodies) == 1

@@ -225,15 +225,10 @@ def test_a_plan_without_plan_md_is_refused() -> None:
 @pytest.mark.parametrize(
     ("files", "where", "what"),
     [
-        ({"01-a.md": step(COMMAND + "approval: before")}, "P/01-a.md:5", "`approval:`"),
-        (
-            {"plan.md": "---\ntitle: t\napproval: before\n---\n", "01-a.md": STEP},
-            "P/plan.md:3",
-            "`approval:` on a plan",
-        ),
+        ({"01-a.md": step(COMMAND + "budget: {usd: 1}")}, "P/01-a.md:5", "`budget:` of a step that asks no model"),
     ],
 )
-def test_what_later_versions_bring_is_refused_by_name(files: Mapping[str, str], where: str, what: str) -> None:
+def test_what_has_no_effect_is_refused_by_name(files: Mapping[str, str], where: str, what: str) -> None:
     found = parse(files)
 
     with pytest.raises(UnsupportedError) as refused:
