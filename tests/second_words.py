@@ -8,7 +8,7 @@ import base64, datetime, hashlib, json, os, re, subprocess, tempfile
 FIELDS = "repo protocol genesis subject attempt digest policy seen decision approver issued expires nonce reason".split()
 WORD = re.compile("(?P<text>runner-approval/v1\n" + "".join(rf"{name}: (?P<{name}>[ -~]*)\n" for name in FIELDS) + ")"
                   r"(?P<armour>-----BEGIN SSH SIGNATURE-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+-----END SSH SIGNATURE-----\n)")
-ENDED = ("completed", "cancelled")
+ENDED, WORK = ("completed", "cancelled"), {"step-finished", "step-failed", "step-blocked", "call-held", "asked", "effect-unknown", "budget-reached"}
 class NotJudged(Exception): pass
 def need(holds, why):
     if not holds: raise ValueError(why)
@@ -19,7 +19,7 @@ class Court:
     """One protocol's chain, looked at from genesis on. `ours(message)`: a transition's trailers; `entries(data)`: a log's."""
     def __init__(self, repo, chain, name, ours, entries):
         self.repo, self.chain, self.name, self.ours, self.entries = repo, chain, name, ours, entries
-        self.own, self.steps, self.waits, self.used, self.began, self.notes = f".protocols/{name}/", {}, {}, set(), {}, []
+        self.own, self.steps, self.waits, self.used, self.began, self.first, self.notes = f".protocols/{name}/", {}, {}, set(), {}, {}, []
         self.tips, self.genesis, self.born = [], "", []  # (the trusted commit that a transition names, its place); (id, data, place)
         self.record = re.compile(re.escape(self.own) + r"(state\.json|log\.md|(log|calls|reports|approvals)/.*)")
 
@@ -30,11 +30,11 @@ class Court:
             new = {p: e for p, e in self.repo.flat(self.repo.folder(tree, self.name)) if p[:10] == "approvals/" and p not in was}
             alone = all(path.startswith(self.own + "approvals/") for path in self.repo.changed(self.repo.get(parents[0])[0], tree)) if new else 0
             self.born += [(p[10:], self.repo.get(oid) if mode == "100644" and alone else b"", place) for p, (mode, oid) in sorted(new.items())]
-            told = self.ours(message)
             body = message.decode().partition("\n\n")[2].rpartition("\nRunner-Protocol: ")[0] + "\n"
-            for number, kind, about, f, _ in self.entries(body.encode()) if told else ():
+            told_of = [*self.entries(body.encode())] if (told := self.ours(message)) else []
+            for number, kind, about, f, _ in told_of:
                 if kind in ("approval-counted", "call-decided"):
-                    try: self.event(place, told[4], number, kind, about, f)
+                    try: self.event(place, told[4], number, kind, about, f, {one[1] for one in told_of} & WORK)
                     except NotJudged as why: self.notes.append(f"{number} {kind}: {why}")
                     self.used |= set(f["approvals"])
                 self.fold(place, number, kind, about, f)
@@ -49,10 +49,11 @@ class Court:
                 self.steps[slug] = {"attempt": 1, "status": "pending", **self.steps.get(slug, {}), "kind": one["kind"], "place": one["place"]}
             for slug in f.get("removed", []): self.steps[slug]["status"] = "cancelled"
         elif kind in ("approval-asked", "call-held"): self.waits[f"w{number}"] = (f.get("kind", "call"), about, f.get("call", about))
-        elif kind == "step-finished": self.began[about] = f["start"] if f["start"] in self.chain else self.chain[place - 1]
+        elif kind == "step-finished": self.began[about] = self.first.pop(about, f["start"] if f["start"] in self.chain else self.chain[place - 1])
         elif kind in ("step-completed", "step-cancelled"): step["status"] = kind[5:]
-        elif kind == "step-retried": step |= {"attempt": f["attempt"], "status": "pending"}
-        elif kind == "undone": [self.steps[slug].update(one) for slug, one in f["steps"].items()]
+        elif kind == "step-retried": self.first.pop(about, step.update(attempt=f["attempt"], status="pending"))
+        elif kind == "undone": [self.first.pop(slug, self.steps[slug].update(one)) for slug, one in f["steps"].items()]
+        if kind in ("asked", "call-held", "effect-unknown") and step.get("kind") == "agent": self.first.setdefault(about, self.chain[place - 1])
         for wait in [f.get("wait"), *f.get("dropped", [])]: self.waits.pop(wait, None)
         if kind in ("step-failed", "step-blocked", "step-cancelled"): self.waits = {w: one for w, one in self.waits.items() if one[1] != about}
 
@@ -60,9 +61,9 @@ class Court:
         mode, tree = self.repo.get(self.repo.get(commit)[0]).get(".protocols", ("", None))
         return dict(self.repo.flat(tree)) if mode == "40000" else {}
 
-    def event(self, place, base, number, kind, about, f):
+    def event(self, place, base, number, kind, about, f, deed):  # `deed`: whether work that it began on ends in the same commit
         at = f.get("at", self.chain[place - 1])
-        need(at in self.chain[:place] and base not in self.chain, f"{number}: judged nowhere, or by the branch's own policy")
+        need(at in self.chain[:place] and base not in self.chain and (at == self.chain[place - 1] or deed), f"{number}: judged nowhere, or by the branch's own policy")
         end, trust = self.chain.index(at), self.trusted(base)
         for before in {tip for tip, there in self.tips if there <= end} - {base}:
             need(self.repo.get(before) and not self.repo.ask("rev-list", "-1", before, f"^{base}"), f"{number}: an older policy")
@@ -146,10 +147,11 @@ class Court:
                 or ("agent" in kinds and path in ("AGENTS.md", "CONTRIBUTING.md")) or path.partition("/")[0] in roots or path.removesuffix(".py") in roots}
 
     def wrote(self, word, at, base, policy, wait):  # as author, committer or by the key of a commit's signature
-        files = [] if wait[0] == "call" else [path for path, _ in self.repo.flat(self.repo.get(at)[0]) if self.words(path, wait[1] if wait[1] in self.steps else None)
-                 or (wait[0] == "merge" and re.fullmatch(re.escape(self.own) + r"[\w-]+\.md", path) and not path.endswith("/log.md"))]
-        start, found = self.repo.get(self.chain[0])[1][0], set()
-        if files: found |= set(self.repo.ask("rev-list", "--full-history", at, f"^{start}", "--", *files).split())
+        def bare(path): return re.sub(r"/\d{2,6}-(?=[a-z0-9-]+\.md$)", "/-", path)  # a step is its slug, whatever its number was
+        files = set() if wait[0] == "call" else {bare(path) for path, _ in self.repo.flat(self.repo.get(at)[0]) if self.words(path, wait[1] if wait[1] in self.steps else None)
+                 or (wait[0] == "merge" and re.fullmatch(re.escape(self.own) + r"[\w-]+\.md", path) and not path.endswith("/log.md"))}
+        told = self.repo.ask("log", "--full-history", "-c", "--no-renames", "--format=%x01%H", "--name-only", at, f"^{self.repo.get(self.chain[0])[1][0]}", "--", self.own)
+        found = {block.split("\n")[0] for block in told.split("\x01")[1:] if files & {*map(bare, block.split("\n")[1:])}}
         if wait[0] in ("result", "protected-path"):
             for oid in self.repo.ask("rev-list", at, f"^{self.began[wait[1]]}", f"^{base}").split():
                 sides = [set(self.repo.changed(self.repo.get(parent)[0], self.repo.get(oid)[0])) for parent in self.repo.get(oid)[1]]
@@ -164,7 +166,6 @@ class Court:
 
 class Policy:
     """A policy.yaml in the form that `runner init` writes: lists and maps of a kind of word on one line."""
-
     def __init__(self, text, kind, signers):
         part = {name: re.search(rf"(?m)^{name}:[^\n]*\n((?: .*\n|#.*\n|\n)*)", text + "\n") for name in ("roles", "approvals")}
         rows = [re.fullmatch(r"  ([\w-]+): *\[([^\]]*)\] *(#.*)?", line) for line in (part["roles"][1] if part["roles"] else "").splitlines() if re.search(r"\S", line.split("#")[0])]
@@ -194,7 +195,6 @@ def signed(word, signers, revoked, time):
         keys = "".join(" ".join(line.split()[:2]) + "\n" for line in revoked.splitlines() if line.strip() and line[0] != "#")
         for name, text in (("signers", signers), ("revoked", keys), ("armour", word["armour"])):
             with open(os.path.join(at, name), "w") as file: file.write(text)
-        argv = ["ssh-keygen", "-Y", "verify", "-f", "signers", "-r", "revoked", "-s", "armour", "-I", word["approver"], "-n", "runner-approval",
-                "-Overify-time=" + re.sub(r"\D", "", time) + "Z"]
+        argv = ["ssh-keygen", "-Y", "verify", "-f", "signers", "-r", "revoked", "-s", "armour", "-I", word["approver"], "-n", "runner-approval", "-Overify-time=" + re.sub(r"\D", "", time) + "Z"]
         done = subprocess.run(argv, cwd=at, env={"PATH": os.environ["PATH"], "TZ": "UTC"}, input=word["text"].encode(), capture_output=True)
     return done.returncode == 0 and done.stdout.decode().startswith(f'Good "runner-approval" signature for {word["approver"]} with ')

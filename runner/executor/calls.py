@@ -98,12 +98,13 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What was decided about a held call. `digest`: of its file, as it was held."""
+    """What was decided about a held call. `digest`: of its file, as it was held; `told`: by an earlier transition."""
 
     approved: bool
     by: str
     reason: str
     digest: str
+    told: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,10 @@ class Settled:
 
 @dataclass(slots=True)
 class Calls:
-    """The gate of one attempt of a step. `words`: what was decided about held calls, by their names."""
+    """The gate of one attempt of a step. `words`: what was decided about held calls, by their names.
+
+    `stands(name, by)`: whether an approval that an earlier transition counted still is one.
+    """
 
     project: Project
     snapshot: Snapshot
@@ -137,6 +141,7 @@ class Calls:
     redactor: Redactor
     words: Mapping[str, Word]
     settled: Sequence[Settled]
+    stands: Callable[[str, str], bool]
     told: Callable[[Record], None] = lambda record: None
     _others: list[list[Record]] | None = field(default=None)
 
@@ -150,11 +155,15 @@ class Calls:
             # It was begun with permission; what is open is what came of it.
             barred = self._barred(tool, last, untrusted)
             return self._effect(name, tool, last["arguments"], last["decision"], barred=barred)
+        word = self.words.get(name)
+        if word is not None and word.told and word.approved and not self.stands(name, word.by):
+            word = None  # it is asked for again
         check_arguments(contract, arguments)
         written: Mapping[str, Any] = self.redactor.value(dict(arguments))
+        if word is not None and word.approved:
+            written = self._file(name, contract, word)
         said = self.judge(contract, written, untrusted)
         decision: Record = {"verdict": said.verdict, "why": said.why, "where": said.where}
-        word = self.words.get(name)
         if said.verdict == "deny":
             raise _denied(said)
         if word is None and said.verdict == "ask":
@@ -164,7 +173,7 @@ class Calls:
             if not word.approved:
                 why = f": {word.reason}" if word.reason else ""
                 raise DeniedError(f"not done, and not to be tried again: rejected by {word.by}{why}", decision)
-            arguments = written = self._file(name, contract, word)
+            arguments = written
         if contract.effect == "external":
             return self._effect(name, tool, written, decision)
         shown = None if word is None and not said.file else decision
@@ -374,6 +383,7 @@ class Calls:
 
 
 _EFFECT = ("intent", "outcome", "settled")
+_ENDS = ("step-finished", "step-failed", "step-blocked", "step-cancelled", "undone")  # of an attempt
 
 
 def _denied(said: Decision) -> DeniedError:
@@ -409,21 +419,23 @@ def words_of(
     """Return what was decided about the calls of a step: by the log, and by `words` of this very transition."""
     held: dict[str, tuple[str, str]] = {}
     found: dict[str, Word] = {}
-    said: list[tuple[str, str, str, Sequence[str]]] = []
+    said: list[tuple[str, str, str, Sequence[str], bool]] = []
     for raw in known:
         if raw.subject == slug and raw.event == "call-held":
             held[f"w{raw.revision}"] = (str(raw.fields["call"]), str(raw.fields["digest"]))
         elif raw.subject == slug and raw.event == "call-decided":
             fields = raw.fields
-            said.append((fields["wait"], fields["decision"], fields["by"], fields.get("approvals") or ()))
+            said.append((fields["wait"], fields["decision"], fields["by"], fields.get("approvals") or (), True))
+        elif raw.event in _ENDS and (raw.subject == slug or slug in raw.fields.get("steps", {})):
+            said.clear()  # a word is about one attempt, whatever number the next one is given
     said += [
-        (one.wait, one.decision, one.by, one.approvals)
+        (one.wait, one.decision, one.by, one.approvals, False)
         for one in words
         if isinstance(one, ev.CallDecided) and one.subject == slug
     ]
-    for wait, decision, by, approvals in said:
+    for wait, decision, by, approvals, told in said:
         call, of = held[wait]
-        found[call] = Word(decision == "approved", by, _reason(git, snapshot, approvals), of)
+        found[call] = Word(decision == "approved", by, _reason(git, snapshot, approvals), of, told)
     return found
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from runner.errors import RefusedError
+from runner.errors import RefusedError, UnsupportedError
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
 from runner.protocol.events import Entry, Event
-from runner.protocol.machine import Action, AskPerson, CompleteStep, RunStep
+from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
 from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus, Wait
@@ -58,10 +57,21 @@ class AskApproval:
 
 
 def of(project: Project) -> Authority:
-    """Return what the trusted branch says, as this process last saw it."""
+    """Return what the trusted branch says, as this process last saw it.
+
+    Raises:
+        UnsupportedError: its policy asks for what this version does not do.
+    """
     if "authority" not in project.kept:
         trusted = project.trusted
-        project.kept["authority"] = authority.load(project.git, trusted.commit, trusted.branch, project.config)
+        loaded = authority.load(project.git, trusted.commit, trusted.branch, project.config)
+        if loaded.policy is not None and loaded.policy.words.transitions == "signed":
+            raise UnsupportedError(
+                "`transitions: signed` is not supported by this version: nothing signs the runner's commits, nor asks for it",
+                loaded.policy.at("transitions"),
+                "take the key out, and let nobody but the runner push to the protocols' branches",
+            )
+        project.kept["authority"] = loaded
     found: Authority = project.kept["authority"]
     return found
 
@@ -205,32 +215,59 @@ def _refresh(project: Project, protocol: str) -> bool:
     return project.trusted.commit != before
 
 
+_NEEDING = (
+    RunStep,
+    AskPerson,
+    TakeWork,
+    CheckStep,
+    CompleteStep,
+)  # what is done on somebody's word, where one is needed
+
+
 def hold(
     project: Project, seen: Snapshot, plan: Plan, state: State, action: Action, words: Sequence[Event]
 ) -> AskApproval | None:
     """Return what has to be asked for before `action` may happen, the first of all; `words`: what this transition settled.
 
+    What a step began on is asked for again as it goes on: the record alone proves no start, and its file may have been edited.
+
     Raises:
         RefusedError: the policy denies it.
+        UnreachableError: a word would be used, and the remote that says whose word counts does not answer.
     """
-    found, where = of(project), paths.folder(seen.protocol)
-    if isinstance(action, RunStep | AskPerson):
-        step = plan.step(action.slug)
-        if step is None or state.steps[action.slug].status is not StepStatus.PENDING:
-            return None
-        asked: list[Demand | None] = [demand.of_plan(found, plan, where), demand.of_start(found, step, where)]
-    elif isinstance(action, CompleteStep):
-        step = plan.step(action.slug)
-        assert step is not None
-        asked = [*after(project, seen, plan, step, state, None, found)]
-    else:
+    step = plan.step(action.slug) if isinstance(action, _NEEDING) else None
+    if step is None:
         return None
-    return _first(project, seen, plan, state, [one for one in asked if one], words, found)
+    asked = _asked(project, seen, plan, step, state, action)
+    if not asked:
+        return None
+    known = entries(project, seen)
+    if any(_counted(one.subject, known) for one in asked) and _refresh(project, seen.protocol):
+        asked = _asked(project, seen, plan, step, state, action)
+    return _first(project, seen, plan, state, step, asked, words, known)
+
+
+def _asked(project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, action: Action) -> list[Demand]:
+    found, where = of(project), paths.folder(seen.protocol)
+    asked = [demand.of_plan(found, plan, where), demand.of_start(found, step, where)]
+    if isinstance(action, CompleteStep):
+        asked += after(project, seen, plan, step, state)
+    return [one for one in asked if one]
 
 
 def is_approved(project: Project, step: Step, where: str) -> bool:
     """Return whether a step starts on somebody's word: then nothing that git does not track may be there."""
     return demand.of_start(of(project), step, where) is not None
+
+
+def work_of(
+    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, now: tuple[str, str] | None = None
+) -> list[Decision]:
+    """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `after`."""
+    found = of(project)
+    anew = now is not None and (step.slug not in state.steps or state.steps[step.slug].status is StepStatus.PENDING)
+    pieces = [now] if anew and now else bench(project, seen, state, found).pieces(step.slug, now)
+    return found.work_of(project.git, seen.protocol, pieces, plan, step)
 
 
 def after(
@@ -239,24 +276,18 @@ def after(
     plan: Plan,
     step: Step,
     state: State,
-    work: tuple[str, str] | None = None,
-    found: Authority | None = None,
+    now: tuple[str, str] | None = None,
 ) -> list[Demand]:
     """Return the words that a step's work needs before it is done.
 
-    `work`: what it began at, and what it left; where None, what the record has: no commit of people's that came later.
+    `now`: the (before, after) of the work that is not on the branch yet; None where all of it is.
 
     Raises:
         RefusedError: the policy does not allow what was changed.
     """
-    found = found or of(project)
+    found = of(project)
     attempt = state.steps[step.slug].attempt if step.slug in state.steps else 1
-    if work is None:
-        judged = bench(project, seen, state, found)
-        done = judged.finished(step.slug)
-        people = step.header.kind is Kind.HUMAN
-        work = (judged.began(Subject("result", step.slug, attempt)) if people else done.parents[0], done.oid)
-    said = found.work_of(project.git, seen.protocol, *work, plan, step)
+    said = work_of(project, seen, plan, step, state, now)
     if said and said[0].verdict == "deny":
         _refuse(said[0], f"the changes of {step.slug}", "revert them, or change the policy")
     why = [f"{one.reason or one.rule} ({one.rule})" for one in said]
@@ -268,14 +299,13 @@ def after(
 
 
 def asked_after(
-    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, work: tuple[str, str] | None = None
+    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, now: tuple[str, str] | None = None
 ) -> list[Event]:
-    """Return the event that asks for the first word that a step's work needs, none where it needs none."""
-    found = of(project)
-    for one in after(project, seen, plan, step, state, work, found):
-        judged = bench(project, seen, state, found)
-        start, tree = work or (None, seen.tip)
-        return [AskApproval(one, judged.digest(one.subject, tree, plan, began=start)).event]
+    """Return the event that asks for the first word that a step's work needs, none where it needs none; `now`: as for `after`."""
+    for one in after(project, seen, plan, step, state, now):
+        judged = bench(project, seen, state, of(project))
+        began = judged.pieces(step.slug, now)[-1][0] if now else None
+        return [AskApproval(one, judged.digest(one.subject, now[1] if now else seen.tip, plan, began=began)).event]
     return []
 
 
@@ -284,33 +314,38 @@ def _first(
     seen: Snapshot,
     plan: Plan,
     state: State,
+    step: Step,
     asked: Sequence[Demand],
     words: Sequence[Event],
-    found: Authority,
+    known: Sequence[log.RawEntry],
 ) -> AskApproval | None:
-    if not asked:
-        return None
-    judged = bench(project, seen, state, found)
-    known = entries(project, seen)
+    judged = bench(project, seen, state, of(project))
     waits = {wait.id: wait for wait in seen.state.waiting}
     now = [subject_of(waits[one.wait], state, known) for one in words if isinstance(one, ev.ApprovalCounted)]
     for one in asked:
-        if one.subject not in now and not _stands(judged, one, plan, state, known):
+        if one.subject not in now and not _stands(judged, one, plan, step, state, known):
             return AskApproval(one, judged.digest(one.subject, seen.tip, plan))
     return None
 
 
-def _stands(judged: Bench, one: Demand, plan: Plan, state: State, known: Sequence[log.RawEntry]) -> bool:
-    """Return whether a word that an earlier transition counted still stands."""
+def _stands(judged: Bench, one: Demand, plan: Plan, step: Step, state: State, known: Sequence[log.RawEntry]) -> bool:
+    """Return whether a word that an earlier transition counted still stands for what `step` is about to do."""
     counted = _counted(one.subject, known)
     if not counted:
         return False
-    last = counted[-1].revision
-    if one.subject.kind == "step" and state.steps[one.subject.name].attempt > 1:
-        return _covers_retry(one.subject, known, last) and judged.touched_by_people(one.subject, last) is None
+    last, then = counted[-1].revision, state.steps[step.slug]
+    is_there = then.status is StepStatus.NEEDS_QA or (
+        then.status is StepStatus.RUNNING and step.header.kind is Kind.HUMAN
+    )
+    if one.subject.kind in ("plan", "step") and is_there:
+        # Its work changed the tree, as it was to: what is still to come is what its words say of checks and of the end.
+        return judged.touched_by_people(one.subject, last, judged.words_of(step.slug)) is None
+    if one.subject.kind == "step" and not _covers(one.subject, plan, known, last):
+        return False
     if one.keyboard:
         return judged.touched_by_people(one.subject, last) is None
-    return approval.judge(judged, one, plan).satisfied
+    begun = one.subject.kind == "step" and (then.attempt > 1 or then.status is not StepStatus.PENDING)
+    return approval.judge(judged, one, plan, begun=begun).satisfied
 
 
 def _counted(subject: Subject, known: Iterable[log.RawEntry]) -> list[log.RawEntry]:
@@ -329,15 +364,48 @@ def _counted(subject: Subject, known: Iterable[log.RawEntry]) -> list[log.RawEnt
     return found
 
 
-def _covers_retry(subject: Subject, known: Sequence[log.RawEntry], revision: int) -> bool:
+def _covers(subject: Subject, plan: Plan, known: Sequence[log.RawEntry], revision: int) -> bool:
     """Return whether all that came since a word counted is what `on_failure` makes of it: no edit, no undoing, nobody's retry."""
     since = [raw for raw in known if raw.revision >= revision]
-    for before, raw in pairwise(since):
+    failed: Step | None = None
+    for raw in since:
+        if raw.event == "step-failed":
+            failed = plan.step(raw.subject)
+        elif raw.event != "step-retried":
+            failed = None
+        elif raw.subject == subject.slug and not _makes(plan, failed, raw):
+            return False
         edited = raw.event == "plan-edited" and subject.slug in (raw.fields.get("steps") or {})
-        by_hand = raw.event == "step-retried" and before.event not in ("step-failed", "step-retried")
-        if edited or raw.event == "undone" or (by_hand and raw.subject == subject.slug):
+        if edited or raw.event == "undone":
             return False
     return True
+
+
+def _makes(plan: Plan, failed: Step | None, retried: log.RawEntry) -> bool:
+    """Return whether the `on_failure` of a step that failed makes this retry."""
+    if failed is None:
+        return False
+    first, most = failed, failed.on_failure.retry
+    if failed.goto is not None:
+        first, most = plan.step(failed.goto) or failed, failed.on_failure.limit or 1
+    again = plan.step(retried.subject)
+    between = again is not None and first.number <= again.number <= failed.number
+    return between and int(retried.fields["attempt"]) <= most + 1
+
+
+def call_stands(project: Project, seen: Snapshot, plan: Plan, state: State, call: str, by: str) -> bool:
+    """Return whether the word on a held call that an earlier transition counted still stands: a decision in the record is not
+    signed, and the word may have ended since.
+
+    Raises:
+        UnreachableError: the remote that says whose word counts does not answer.
+    """
+    _refresh(project, seen.protocol)
+    found = of(project)
+    asked = demand.of_call(found, call, int(call.split(".")[1]), "")
+    if asked.keyboard:
+        return by == demand.KEYBOARD
+    return approval.judge(bench(project, seen, state, found), asked, plan).satisfied
 
 
 def apply(project: Project, state: State, events: Sequence[Event]) -> State:

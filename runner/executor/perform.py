@@ -247,7 +247,7 @@ def _run_agent(
         reason = {"reason": log.cut(ended.text), **told}
         return dataclasses.replace(_failed(site, snapshot, step, reason, work), files=files)
     if ended.outcome in ("asked", "held", "unknown") and not transaction.paths_outside(work.changed):
-        made = _waits(site, snapshot, plan, step, ended.why or ended.text, work, transcript, spent)
+        made = _waits(site, snapshot, plan, step, state, ended.why or ended.text, work, transcript, spent)
         return dataclasses.replace(made, files=files, keeps=agent.work_so_far(journal))
     made = _worked(site, snapshot, plan, step, state, work, ended.result, told, more=ended.artifacts)
     return dataclasses.replace(made, files=files)
@@ -258,6 +258,7 @@ def _waits(
     snapshot: Snapshot,
     plan: Plan,
     step: Step,
+    state: State,
     why: HeldError | EffectError | str,
     work: workspace.Work,
     transcript: str | None,
@@ -302,7 +303,7 @@ def _waits(
         )
     shown = work.changed and all(
         one.verdict == "allow"
-        for one in found.work_of(site.project.git, snapshot.protocol, snapshot.tip, work.tree, plan, step)
+        for one in consent.work_of(site.project, snapshot, plan, step, state, (snapshot.tip, work.tree))
     )
     return Attempt(lambda now: [event], tree=work.tree if shown else None, said=said, record=record)
 
@@ -417,7 +418,9 @@ def _run_tool(
         return dataclasses.replace(_failed(site, snapshot, step, reason, None), files=files)
     if stop is not None:
         nothing = workspace.Work(snapshot.tree, {})
-        return dataclasses.replace(_waits(site, snapshot, plan, step, stop, nothing, transcript, spent), files=files)
+        return dataclasses.replace(
+            _waits(site, snapshot, plan, step, state, stop, nothing, transcript, spent), files=files
+        )
     if problem is not None:
         reason = {"reason": log.cut(f"{step.header.tool}: {problem}"), **told}
         return dataclasses.replace(_failed(site, snapshot, step, reason, work), files=files)
@@ -456,11 +459,12 @@ def _worked(
         reason = f"it changed what only people may change: {', '.join(forbidden[:3])}"
         return _failed(site, snapshot, step, {"reason": log.cut(reason), **told}, work)
     git = site.project.git
-    said = consent.of(site.project).work_of(git, snapshot.protocol, snapshot.tip, work.tree, plan, step)
+    now = (snapshot.tip, work.tree)
+    said = consent.work_of(site.project, snapshot, plan, step, state, now)
     if said and said[0].verdict == "deny":
         denied = f"the policy denies it: {said[0].reason or said[0].rule} ({said[0].rule}, {said[0].where})"
         return _failed(site, snapshot, step, {"reason": log.cut(denied), **told}, work)
-    asked = consent.asked_after(site.project, snapshot, plan, step, state, (snapshot.tip, work.tree))
+    asked = consent.asked_after(site.project, snapshot, plan, step, state, now)
     done = ev.StepFinished(
         subject=step.slug,
         attempt=_attempt_of(snapshot, step),

@@ -137,7 +137,8 @@ def _apply(state: State, entry: Entry) -> State:
         case ev.PlanEdited():
             state = _edit(_spend(state, event, event.spent), event)
         case ev.ApprovalAsked():
-            if event.subject in state.steps and state.steps[event.subject].status not in (_S.PENDING, _S.NEEDS_QA):
+            asked_of = (_S.PENDING, _S.RUNNING, _S.NEEDS_QA)
+            if event.subject in state.steps and state.steps[event.subject].status not in asked_of:
                 raise _illegal(state, event, f"{event.subject} is {state.steps[event.subject].status}")
             state = _wait(state, entry, event.kind, event.digest, event.text, event.by)
         case ev.ApprovalCounted():

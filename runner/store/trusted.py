@@ -111,17 +111,22 @@ def last_seen(git: Git, places: Places) -> Trusted:
     """Return the trusted branch without asking the network.
 
     Raises:
-        RefusedError: the remote's address is no longer the pinned one.
+        RefusedError: the remote's address is no longer the pinned one, or the remote is gone.
         UsageError: there is no commit to trust yet.
     """
-    remote = remote_name(git)
+    remote, pin = remote_name(git), read_pin(places)
+    if remote is None and pin is not None:
+        raise RefusedError(
+            f"the remote {pin.remote} is no longer configured, and its {pin.branch} is the trusted branch",
+            str(Path(git.common_dir) / "config"),
+            f"`git remote add {pin.remote} {pin.url}` puts it back; `runner doctor --repin` trusts a local branch",
+        )
     if remote is None:
         branch = _local_branch(git)
         commit = git.resolve(f"refs/heads/{branch}")
         if commit is None:
             raise NoCommitsError(str(git.cwd))
         return Trusted(commit, branch, None, f"the local branch {branch} is trusted: not protected")
-    pin = read_pin(places)
     url = remote_url(git, remote)
     if pin is not None and (pin.url, pin.remote) != (url, remote):
         raise RefusedError(

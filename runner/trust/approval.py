@@ -7,8 +7,9 @@ with the time of that event. What makes a word count is checked in the order of 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -214,6 +215,32 @@ class Bench:
         then = state_.load(data, f"{paths.STATE} in {commit[:12]}")
         return {slug for slug, step in then.steps.items() if step.status in _ENDED}
 
+    def pieces(self, slug: str, now: tuple[str, str] | None = None) -> list[tuple[str, str]]:
+        """Return the (before, after) of what a step's attempt did, newest first: its last piece, and those that it waited after.
+
+        `now`: the last one, where it is not on the branch yet.
+        """
+        kind = self.state.steps[slug].kind if slug in self.state.steps else ""
+        at: str | None = self.tip
+        if now is None:
+            done = self.finished(slug)
+            at = done.parents[0]
+            start = _start_of(done.message, slug) if kind == "human" else None
+            now = (start if start is not None and start in self.chain else at, done.oid)
+        found = [now]
+        while at is not None and kind == "agent":
+            commit = _commit(self.git, at)
+            at = commit.parents[0] if commit.parents else None
+            trailers = message.parse(commit.message)
+            if trailers is None or trailers.protocol != self.protocol or at is None:
+                continue
+            told = {event for event, about in (one.split(" ") for one in trailers.events) if about == slug}
+            if told & _BEGINS or f"created {self.protocol}" in trailers.events or _takes_back(commit.message, slug):
+                break
+            if told & _WAITS:
+                found.append((at, commit.oid))
+        return found
+
     def began(self, subject: Subject) -> str:
         """Return the commit that the attempt's work began at.
 
@@ -221,7 +248,8 @@ class Bench:
             InsufficientHistoryError: the chain has no such work.
         """
         done = self.finished(subject.slug)
-        start = _start_of(done.message, subject.slug)
+        _, *before = self.pieces(subject.slug)
+        start = before[-1][0] if before else _start_of(done.message, subject.slug)
         return start if start is not None and start in self.chain else done.parents[0]
 
     def finished(self, slug: str) -> Commit:
@@ -254,19 +282,31 @@ class Bench:
             return paths.is_words(name) and (known is None or known.status not in _ENDED)
         return subject.kind != "call"
 
-    def touched_since(self, subject: Subject, seen: str) -> tuple[str, str] | None:
-        """Return (commit, path) of the first commit after `seen` that touched what the subject is about, or None."""
+    def words_of(self, slug: str) -> frozenset[str]:
+        """Return the paths of what people wrote of a step: plan, context and its own file."""
+        own = paths.folder(self.protocol)
+        files = {path.removeprefix(f"{own}/"): entry for path, entry in self.git.files(self.tip, own).items()}
+        return frozenset(manifest.step_words(self.protocol, files, slug))
+
+    def touched_since(self, subject: Subject, seen: str, *, by_people: bool = False) -> tuple[str, str] | None:
+        """Return (commit, path) of the first commit after `seen` that touched what the subject is about, or None.
+
+        `by_people`: a step's own work is no change of what it began on.
+        """
         for oid in reversed([oid for oid, distance in self.chain.items() if distance < self.chain[seen]]):
             commit = _commit(self.git, oid)
-            if not commit.parents:
+            if not commit.parents or (by_people and self._is_transition(commit)):
                 continue
             for path in self.git.changed(commit.parents[0], oid):
                 if self.covers(subject, path):
                     return oid, path
         return None
 
-    def touched_by_people(self, subject: Subject, revision: int) -> str | None:
-        """Return the first commit of people's after the transition that holds a revision which touched the subject, or None."""
+    def touched_by_people(self, subject: Subject, revision: int, only: Collection[str] | None = None) -> str | None:
+        """Return the first commit of people's after the transition that holds a revision which touched the subject, or None.
+
+        `only`: the paths that count, where not all that it is about does.
+        """
         found = None
         for oid in self.chain:
             commit = _commit(self.git, oid)
@@ -275,15 +315,20 @@ class Bench:
                 if trailers.revision - len(trailers.events) < revision:
                     break
             elif commit.parents and any(
-                self.covers(subject, path) for path in self.git.changed(commit.parents[0], oid)
+                path in only if only is not None else self.covers(subject, path)
+                for path in self.git.changed(commit.parents[0], oid)
             ):
                 found = oid
         return found
 
+    def _is_transition(self, commit: Commit) -> bool:
+        trailers = message.parse(commit.message)
+        return trailers is not None and trailers.protocol == self.protocol
+
     # --- who wrote it ----------------------------------------------------------------------------------------------------
 
     def authors(self, subject: Subject) -> list[Commit]:
-        """Return the commits, side branches included, that wrote the words which the subject is about."""
+        """Return the commits, side branches included, that wrote the words which the subject is about, whatever their number was."""
         if subject not in self._authors:
             self._authors[subject] = self._authors_of(subject)
         return self._authors[subject]
@@ -295,16 +340,18 @@ class Bench:
         return self._digests[subject, commit]
 
     def _authors_of(self, subject: Subject) -> list[Commit]:
+        if subject.kind == "call":
+            return []
         own = f"{paths.folder(self.protocol)}/"
         files = self.git.files(self.tip, own.rstrip("/"))
         names = {path.removeprefix(own): entry for path, entry in files.items()}
-        if subject.kind == "call":
-            return []
-        if subject.kind in ("plan", "merge"):
-            wanted = [own + name for name in names if paths.is_words(name)]
+        if subject.kind == "merge":
+            wanted = [name for name in names if paths.is_words(name)]
+        elif subject.kind == "plan":
+            wanted = [path.removeprefix(own) for path in files if self.covers(subject, path)]
         else:
-            wanted = list(manifest.step_words(self.protocol, names, subject.slug))
-        found = _wrote(self.git, self.tip, list(self.chain)[-1], wanted)
+            wanted = [path.removeprefix(own) for path in manifest.step_words(self.protocol, names, subject.slug)]
+        found = _wrote(self.git, self.tip, list(self.chain)[-1], own, {_unnumbered(name) for name in wanted})
         if subject.kind in ("result", "protected-path") and subject.slug in self.state.steps:
             out = self.git.run("rev-list", self.tip, f"^{self.began(subject)}", f"^{self.authority.commit}")
             found += [commit for oid in out.decode().split() if self._is_work(commit := _commit(self.git, oid))]
@@ -321,12 +368,15 @@ class Bench:
 _ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)
 
 
-def judge(bench: Bench, demand: Demand, plan: Plan | None, used: Sequence[str] = ()) -> Standing:
+def judge(
+    bench: Bench, demand: Demand, plan: Plan | None, used: Sequence[str] = (), *, begun: bool = False
+) -> Standing:
     """Return how a demand stands at the tip of the bench.
 
-    `plan`: as it stands there; `used`: ids of words that were used up by another call.
+    `plan`: as it stands there; `used`: ids of words that were used up by another call; `begun`: what it is about began on these
+    words, and its own work stands in the tree by now.
     """
-    now = bench.digest(demand.subject, bench.tip, plan)
+    now = "" if begun else bench.digest(demand.subject, bench.tip, plan)
     good: dict[str, Word] = {}
     refused: list[Word] = []
     for word in bench.words():
@@ -469,10 +519,13 @@ def _is_in_role(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now
 
 
 def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
-    """It names what stands there now, and nothing touched that since it was seen, even if the bytes came back."""
+    """It names what stands there now, and nothing touched that since it was seen, even if the bytes came back.
+
+    Where `now` is empty the work has begun: what it left is no change.
+    """
     assert word.signed is not None
     said = word.signed.statement
-    touched = bench.touched_since(demand.subject, said.seen)
+    touched = bench.touched_since(demand.subject, said.seen, by_people=not now)
     if touched is not None:
         oid, path = touched
         commit = _commit(bench.git, oid)
@@ -482,7 +535,7 @@ def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: 
         return _faulty(
             word, Fault.STALE, "it names another digest than what was seen has, by the trusted branch of now"
         )
-    if demand.subject.kind != "plan" and said.digest != now:
+    if now and demand.subject.kind != "plan" and said.digest != now:
         return _faulty(word, Fault.STALE, "it names another digest than what stands there now")
     return None
 
@@ -556,18 +609,30 @@ def _added(git: Git, tip: str, folder: str) -> dict[str, str]:
     return {path: oid for path, oid in found.items() if path not in often}
 
 
-def _wrote(git: Git, tip: str, first: str, names: Sequence[str]) -> list[Commit]:
-    """Return the commits between the genesis `first` (itself included) and the tip that touched the files."""
-    if not names:
-        return []
-    start = _commit(git, first)
-    stop = [f"^{parent}" for parent in start.parents]
-    code, out, _ = git.try_run("rev-list", "--full-history", tip, *stop, "--", *names)
+def _wrote(git: Git, tip: str, first: str, folder: str, names: Collection[str]) -> list[Commit]:
+    """Return the commits between the genesis `first` (itself included) and the tip that wrote the files, as `_unnumbered` has them.
+
+    A merge wrote what it has from none of its parents.
+    """
+    stop = [f"^{parent}" for parent in _commit(git, first).parents]
+    args = ("log", "--full-history", "-c", "--no-renames", "--format=%x01%H", "--name-only", "-z", tip, *stop)
+    code, out, _ = git.try_run(*args, "--", folder)
     if code:
         raise InsufficientHistoryError(
             "the history of the words is not in this clone", tip, "run `git fetch --unshallow`"
         )
-    return [_commit(git, oid) for oid in out.decode().split()]
+    found = []
+    for part in out.decode("utf-8", "surrogateescape").split("\x01")[1:]:
+        oid, *told = [one.strip("\n") for one in part.split("\0")]
+        if any(_unnumbered(path.removeprefix(folder)) in names for path in told):
+            found.append(_commit(git, oid))
+    return found
+
+
+def _unnumbered(name: str) -> str:
+    """Return a file of people's by what stays when steps are numbered anew."""
+    match = ids.STEP_FILE.fullmatch(name)
+    return f"-{match['slug']}.md" if match else name
 
 
 def _start_of(text: bytes, slug: str) -> str | None:
@@ -578,6 +643,16 @@ def _start_of(text: bytes, slug: str) -> str | None:
         re.MULTILINE,
     )
     return match[1].decode() if match else None
+
+
+_WAITS = frozenset(("asked", "call-held", "effect-unknown"))
+_BEGINS = frozenset(("step-finished", "step-retried"))  # what lies before belongs to an earlier attempt
+
+
+def _takes_back(text: bytes, slug: str) -> bool:
+    """Return whether a transition's `undone` entry is about a step."""
+    match = re.search(rb"^## [0-9]+ undone [^\n]*\n(?:- [^\n]*\n)*?- steps: (\{[^\n]*\})\n", text, re.MULTILINE)
+    return match is not None and slug in json.loads(match[1])
 
 
 def _steps_of(subject: Subject, plan: Plan, state: State) -> list[Step]:

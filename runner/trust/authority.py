@@ -7,7 +7,7 @@ keyboard.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from runner.errors import MalformedFileError
@@ -38,7 +38,7 @@ class Authority:
     config: Config
     rules: rules_.Policy
     _files: dict[Loaded, dict[str, TreeEntry]] = field(default_factory=dict)
-    _changed: dict[tuple[str, str, str], list[Change]] = field(default_factory=dict)
+    _changed: dict[tuple[str, tuple[tuple[str, str], ...]], list[Change]] = field(default_factory=dict)
 
     @property
     def where(self) -> str:
@@ -86,15 +86,17 @@ class Authority:
         """Return what the policy says of an engine, for a step or for none."""
         return rules_.evaluate(self.rules, rules_.Subject(kind="engine", engine=name, step=step))
 
-    def work_of(self, git: Git, protocol: str, start: str, tree: str, plan: Plan, step: Step) -> list[Decision]:
-        """Return what of a step's work may not be (deny) or needs a word (ask), the strictest first.
+    def work_of(
+        self, git: Git, protocol: str, pieces: Iterable[tuple[str, str]], plan: Plan, step: Step
+    ) -> list[Decision]:
+        """Return what of a step's work may not be (deny) or needs a word (ask), the strictest first. `pieces`: as for `changes`.
 
         What an agent or a tool made of a file that a check names is asked about, where the trusted branch has it or the check
         runs it, unless the step says that it makes it.
         """
-        at = (protocol, start, tree)
+        at = (protocol, tuple(pieces))
         if at not in self._changed:
-            self._changed[at] = changes(git, protocol, start, tree, measured=self.policy is not None)
+            self._changed[at] = changes(git, protocol, at[1], measured=self.policy is not None)
         found = self._changed[at]
         named: frozenset[str] = frozenset()
         if found and step.header.kind in (Kind.AGENT, Kind.TOOL):
@@ -204,11 +206,21 @@ def _plain(git: Git, entry: TreeEntry, path: str, branch: str) -> bytes:
     return data
 
 
-def changes(git: Git, protocol: str, start: str, tree: str, *, measured: bool) -> list[Change]:
+def changes(git: Git, protocol: str, pieces: Iterable[tuple[str, str]], *, measured: bool) -> list[Change]:
     """Return a step's diff as the policy looks at it, without the protocol's own folder: no step's work is taken from there.
 
-    `measured`: with lines, sizes and what is binary, which only a policy's limits ask for.
+    `pieces`: the (before, after) of what the step did, newest first; what others did between them is not the step's. `measured`:
+    with lines, sizes and what is binary, which only a policy's limits ask for.
     """
+    made: dict[str, Change] = {}
+    for start, tree in pieces:
+        for one in _changes(git, protocol, start, tree, measured=measured):
+            later = made.get(one.path)
+            made[one.path] = replace(later, before=one.before, lines=later.lines + one.lines) if later else one
+    return list(made.values())
+
+
+def _changes(git: Git, protocol: str, start: str, tree: str, *, measured: bool) -> list[Change]:
     own = f"{paths.folder(protocol)}/"
     found = {path: pair for path, pair in git.changed(start, tree).items() if not path.startswith(own)}
     if not found:

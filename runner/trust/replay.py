@@ -27,6 +27,10 @@ from runner.trust.checks import Chain, Look, at, missing
 from runner.trust.demand import KEYBOARD
 
 Word = ev.ApprovalCounted | ev.CallDecided
+# How a transition in which a step was at work can end; only then may people's commits have come between.
+_WORK = (
+    ev.StepFinished, ev.StepFailed, ev.StepBlocked, ev.CallHeld, ev.Asked, ev.EffectUnknown, ev.BudgetReached,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +185,8 @@ def _ground(git: Git, walk: Chain, look: Look, event: Word) -> Ground | str:
     commit, then = event.at or look.parent.oid, look.before
     if commit not in chain:
         return f"it was judged at {commit[:12]}, which is no commit of the branch before it"
+    if commit != look.parent.oid and not any(isinstance(one, _WORK) for one in look.events):
+        return f"it was judged at {commit[:12]}, and no work that began there ends here"
     work = look.first(ev.StepFinished)
     if (
         event.at

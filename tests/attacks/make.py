@@ -397,7 +397,7 @@ def _rendered(state: dict[str, Any]) -> bytes:
 
 
 def _title(events: tuple[Event, ...]) -> str:
-    says = {"planned": "planned", "step-finished": "finished", "step-completed": "completed"}
+    says = {"planned": "planned", "plan-edited": "edited", "step-finished": "finished", "step-completed": "completed"}
     name, subject, _ = next(
         (one for kind in ("step-completed", "step-finished", "planned") for one in events if one[0] == kind), events[-1]
     )
@@ -416,6 +416,10 @@ def _fold(state: dict[str, Any], number: int, time: str, name: str, subject: str
     if name == "planned":
         steps = {slug: {**told, "attempt": 1, "result": None, "status": "pending"} for slug, told in f["steps"].items()}
         state |= {"plan": f["plan"], "status": "planned", "steps": steps}
+    elif name == "plan-edited":
+        state["plan"] = f["plan"]
+        for slug, told in f["steps"].items():
+            state["steps"][slug] |= told
     elif name in ("approval-asked", "call-held"):
         state["waiting"].append({"id": f"w{number}", "kind": f.get("kind", "call"), "subject": subject, "digest": f["digest"],
                                  "text": f["text"], "by": f["by"], "since": time})  # fmt: skip

@@ -258,3 +258,16 @@ def test_a_repository_of_another_user_is_not_worked_on(waits: Clone) -> None:
         os.chown(at, 65534, 65534)
     said = waits.box.runner("step", waits.protocol)
     assert said.code not in (0, 3) and "safe.directory" in said.err, said
+
+
+@pytest.mark.parametrize("how", [("remote", "remove", "origin"), ("remote", "rename", "origin", "other")])
+def test_a_remote_that_was_taken_away_is_refused_by_name(waits: Clone, how: tuple[str, ...]) -> None:
+    """Whoever owns the clone's configuration does not make the local branch the one that is trusted."""
+    waits.say()
+    waits.box.git("update-ref", "refs/heads/main", commit(waits.box, "main", usurp(waits.mallory)))
+    waits.box.git(*how)
+    if how[1] == "rename":
+        waits.box.git("remote", "add", "another", "/nowhere")
+    said = waits.box.runner("step", waits.protocol)
+    assert said.code == 4 and "doctor --repin" in said.err, said
+    assert not waits.is_done()

@@ -282,6 +282,17 @@ def a_word_that_was_judged_before_it_came(h: History) -> Use:
     return Use(at=before)
 
 
+@case("stale")
+def a_word_on_what_is_done_judged_before_the_edit(h: History) -> Use:
+    """Where no work began there is nothing that it could have been judged for earlier: the event's own transition does nothing."""
+    begin(h)
+    wait = h.ask("result:ship")
+    h.say("alice", "result:ship")
+    before = h.tip
+    h.commit({"deploy.sh": "echo pwned\n"})
+    return Use("result:ship", wait, at=before)
+
+
 # --- 2: the file ---------------------------------------------------------------------------------------------------------------
 
 
@@ -589,6 +600,29 @@ def own_work_on_a_side_branch_that_somebody_else_merged(h: History) -> None:
     begin(h)
     side = h.made([h.tip], {f"{FOLDER}/context.md": "By Alice.\n"}, who="alice")
     h.tip = h.made([h.tip, side], {f"{FOLDER}/context.md": "By Alice.\n"}, "Merge")
+    h.ask("step:deploy")
+    h.say("alice")
+
+
+@case("own-work")
+def own_work_under_a_number_that_somebody_else_gave_it(h: History) -> Use:
+    begin(h)
+    text = "---\ntitle: 02-deploy\nkind: command\nrun: sh deploy.sh\napproval: before\n---\nAs Alice says.\n"
+    h.commit({f"{FOLDER}/02-deploy.md": text}, who="alice")
+    h.commit({f"{FOLDER}/02-deploy.md": None, f"{FOLDER}/002-deploy.md": text})
+    known = {key: h.state["steps"]["deploy"][key] for key in ("kind", "needs", "place", "qa", "title")}
+    told = {"deploy": {**known, "digest": "sha256:" + hashlib.sha256(text.encode()).hexdigest()}}
+    h.transition(("plan-edited", "plan", {"plan": h.state["plan"], "steps": told, "removed": [], "dropped": []}))
+    wait = h.ask("step:deploy")
+    h.say("alice")
+    return Use(wait=wait)
+
+
+@case("counts")
+def a_step_on_a_branch_into_which_she_merged_main(h: History) -> None:
+    begin(h)
+    main = h.trust({"more.txt": "more\n"})
+    h.tip = h.made([h.tip, main], {"more.txt": "more\n"}, "Merge main", who="alice")
     h.ask("step:deploy")
     h.say("alice")
 

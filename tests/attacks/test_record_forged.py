@@ -1,0 +1,178 @@
+"""Somebody without a role writes transitions by hand and pushes them: a runner that believes them does nothing without the word."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from runner.protocol import events as ev
+from tests.attacks.forge import Forge
+from tests.conftest import Box, command
+from tests.executor.test_calls import lines, outside
+from tests.people import Person, govern, governed, person, policy
+
+pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not here")
+
+WAITS = 3
+DEPLOY = command("sh deploy.sh > d.txt", "approval: before\n")
+CALL = "kind: tool\ntool: send_report\nwith: {to: ops, subject: done}\n"
+
+
+@pytest.fixture
+def alice(tmp_path: Path) -> Person:
+    return person(tmp_path / "people", "alice")
+
+
+@pytest.fixture
+def box(tmp_path: Path, alice: Person) -> Box:
+    made = governed(tmp_path / "repo", [alice])
+    made.write("deploy.sh", "echo deployed\n")
+    made.commit("script")
+    return made
+
+
+def forger(box: Box, protocol: str) -> Forge:
+    """Return somebody who writes the branch of the very repository that the runner works in."""
+    forge = Forge(box, protocol, trusted=box.git("rev-parse", "main").strip())
+    box.git("worktree", "remove", "--force", box.worktree(protocol))
+    forge.see()
+    return forge
+
+
+def is_done(box: Box, protocol: str) -> bool:
+    return "d.txt" in box.git("ls-tree", "--name-only", protocol)
+
+
+def test_a_step_that_only_the_record_says_has_begun_does_not_go_on(box: Box) -> None:
+    protocol = box.new({"01-deploy": DEPLOY})
+    forge = forger(box, protocol)
+    forge.imitate(ev.Asked(subject="deploy", kind="question", text="May I?", by="anyone", transcript=None, spent={}))
+    forge.imitate(ev.Answered(subject="deploy", wait=f"w{forge.state.revision}", text="yes", by="anyone"))
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("step", protocol, rc=WAITS)
+    assert not is_done(box, protocol)
+
+
+def test_a_start_that_the_record_takes_back_needs_another_word(box: Box, alice: Person) -> None:
+    ledger = box.path.parent / "ledger"
+    protocol = box.new(
+        {"01-deploy": command(f"echo deployed >> {ledger}", "approval: before\n"), "02-more": command("true")}
+    )
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    forge = forger(box, protocol)
+    before = forge.state.revision
+    box.runner("step", protocol, rc=0)
+    forge.see()
+    told = {"status": "pending", "attempt": 1, "result": None}
+    forge.imitate(
+        ev.Undone(subject=protocol, to=before, status="running", steps={"deploy": told}, artifacts=[], dropped=[])
+    )
+    assert forge.verify().ok
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("step", protocol, rc=WAITS)
+    assert ledger.read_text() == "deployed\n"
+
+
+def test_a_retry_that_no_on_failure_makes_needs_another_word(box: Box, alice: Person) -> None:
+    box.write("deploy.sh", "echo $RUNNER_ATTEMPT\n")
+    box.commit("script")
+    protocol = box.new({"01-deploy": DEPLOY, "02-other": command("true")})
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("step", protocol, rc=0)
+    forge = forger(box, protocol)
+    forge.imitate(
+        ev.StepFailed(subject="other", attempt=1, reason="so it is"),
+        ev.StepRetried(subject="other", attempt=2),
+        ev.StepRetried(subject="deploy", attempt=2),
+    )
+    assert forge.verify().ok
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("step", protocol, rc=WAITS)
+    assert box.git("show", f"{protocol}:d.txt") == "1\n"
+
+
+def test_a_word_on_a_call_that_an_older_policy_counted_makes_no_call(
+    box: Box, alice: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eve was a maintainer and left; she writes herself that her word was counted while she was one."""
+    eve = person(tmp_path / "people", "eve")
+    ledger = outside(box)
+    govern(box, [alice, eve], text=policy([alice, eve]) + "  call: {roles: [maintainer]}\n")
+    protocol = box.new({"01-send": CALL})
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=eve.env, rc=0)
+    forge = forger(box, protocol)
+    govern(box, [alice], text=policy([alice]) + "  call: {roles: [maintainer]}\n")
+    names = box.git("ls-tree", "--name-only", protocol, f"{forge.folder}/approvals/").split()
+    ids = [Path(name).name.removesuffix(".approval") for name in names]
+    (wait,) = forge.state.waiting
+    monkeypatch.setattr("tests.attacks.forge.TIME", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    forge.imitate(ev.CallDecided(subject="send", wait=wait.id, decision="approved", by=eve.email, approvals=ids))
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("step", protocol, rc=WAITS)
+    assert lines(ledger) == []
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert lines(ledger) == ["ops done"]
+
+
+def test_a_word_on_a_call_is_used_up_where_the_record_takes_the_call_back(box: Box, alice: Person) -> None:
+    ledger = outside(box)
+    govern(box, [alice], text=policy([alice]) + "  call: {roles: [maintainer]}\n")
+    protocol = box.new({"01-send": CALL, "02-more": command("true")})
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    forge = forger(box, protocol)
+    before = forge.state.revision
+    box.runner("step", protocol, rc=0)
+    assert lines(ledger) == ["ops done"]
+    forge.see()
+    told = {"status": "pending", "attempt": 1, "result": None}
+    forge.imitate(
+        ev.Undone(subject=protocol, to=before, status="running", steps={"send": told}, artifacts=[], dropped=[])
+    )
+    shutil.rmtree(box.path / ".git" / "runner" / "journal")  # on another machine, with a history that was taken away
+    box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("step", protocol, rc=WAITS)
+    assert lines(ledger) == ["ops done"]
+
+
+def test_a_person_s_step_that_only_the_record_says_was_asked_for_is_not_taken(box: Box) -> None:
+    protocol = box.new({"01-look": "kind: human\napproval: before\n"})
+    forge = forger(box, protocol)
+    forge.imitate(ev.Asked(subject="look", kind="human", text="Look.", by="anyone"))
+    forge.imitate(ev.Answered(subject="look", wait=f"w{forge.state.revision}", text="done", by="anyone"))
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("step", protocol, rc=WAITS)
+    assert box.state(protocol)["steps"]["look"]["status"] == "running"
+
+
+def test_a_word_that_became_stale_covers_no_retry_whatever_the_record_says(box: Box, alice: Person) -> None:
+    """The word was good at an earlier commit; the record says that it was counted there, and that the step failed since."""
+    retried = command("sh deploy.sh > d.txt", "approval: before\non_failure: {retry: 3}\n")
+    protocol = box.new({"01-deploy": retried})
+    box.runner("step", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    forge = forger(box, protocol)
+    before = forge.tip
+    names = box.git("ls-tree", "--name-only", protocol, f"{forge.folder}/approvals/").split()
+    ids = [Path(name).name.removesuffix(".approval") for name in names]
+    (wait,) = forge.state.waiting
+    forge.commit({"deploy.sh": "echo pwned\n"})
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.attacks.forge.TIME", now)
+        forge.imitate(
+            ev.ApprovalCounted(subject="deploy", wait=wait.id, approvals=ids, by=[alice.email], at=before),
+            ev.StepFailed(subject="deploy", attempt=1, reason="so it is"),
+            ev.StepRetried(subject="deploy", attempt=2),
+        )
+    assert forge.verify().ok
+    box.runner("step", protocol, rc=WAITS)
+    assert not is_done(box, protocol)
