@@ -20,10 +20,11 @@ SECONDS = 60
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo picture test slow check fix bench peers golden deep fuzz fuzz-keep schemas cassettes build clean ci
+.PHONY: help demo demo-attack picture test slow check fix bench peers golden deep fuzz fuzz-keep schemas cassettes build clean ci
 
 help:
-	@echo 'make demo    a model plans and fixes a bug, people steer; in a temporary folder, offline, no key'
+	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
+	@echo 'make demo-attack six attacks on a person'"'"'s word, and how each ended; needs ssh-keygen'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
 	@echo 'make check   formatting, lint, types, import rules'
@@ -43,6 +44,9 @@ help:
 
 demo: $(DEMO_STAMP)
 	@$(DEMO_PY) demo/demo.py
+
+demo-attack: $(DEMO_STAMP)
+	@$(DEMO_PY) demo/attack.py
 
 picture: $(DEMO_STAMP)
 	$(DEMO_PY) demo/demo.py > .venv-demo/shown.txt

@@ -29,21 +29,26 @@ SHOWN = (
     "Alice mends",
     "$ runner retry 1",
     "$ runner run 1",
+    "The call waits",
+    "$ runner approve 1",
+    "Whoever runs it next",
+    "$ runner run 1",
+    "$ cat ../mailed.txt",
     "state.json is",
     "$ runner verify 1",
-    "Until now main",
+    "Until now nothing",
     "$ runner take 1",
 )
 WIDTH = 112
 STYLES = (
     (r"^\$ .*", "bold white"),
     (r"^(?![ $]).*", "italic #8a8f98"),  # the words between commands
-    (r"(?<=  )(done|completed|verified|finished)\b", "green"),
+    (r"(?<=  )(done|completed|verified|finished|approved)\b", "green"),
     (r"(?<=  )failed\b", "red"),
-    (r"(?<=  )(took up|edited|planned|next)\b", "yellow"),
+    (r"(?<=  )(took up|edited|planned|next|waits)\b", "yellow"),
     (r"^    · \w+", "cyan"),
     (r"\bPASS\b", "bold green"),
-    (r"^    \|.*", "red"),
+    (r"^    \| [^ {}].*", "red"),  # but not JSON
 )
 _FORMAT = """\
 <svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">

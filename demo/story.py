@@ -2,13 +2,18 @@
 
 The model is a recording (`cassettes/shop.jsonl`), so there is no key, no network and no SDK; `record.py` makes it by playing this
 same story. A request that differs from the recorded one by a word is not answered, so what is shown is what the model was
-asked. Each scene promises to end with Failed where anything is not as it should be.
+asked. Each scene promises to end with Failed where anything is not as it should be. Where there is no ssh-keygen, nobody can make
+a key: the step that needs a person's word is left out, and that is said.
 """
 
 from __future__ import annotations
 
+import http.server
 import json
 import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +86,17 @@ PROJECT = {
             rows = dict(csv.reader(Path("official/rates.csv").read_text().splitlines()))
             return {"percent": float(rows[country])}
         """,
+    "project_tools/mail.py": """
+        import http.client
+        import os
+
+
+        def announce(text: str) -> dict[str, int]:
+            \"\"\"Mail a text to all customers.\"\"\"
+            mail = http.client.HTTPConnection(os.environ["SHOP_MAIL"], timeout=20)
+            mail.request("POST", "/", text.encode())
+            return {"customers": int(mail.getresponse().read())}
+        """,
     "tests/__init__.py": "",
     "tests/test_tax.py": """
         import unittest
@@ -100,6 +116,7 @@ PROJECT = {
         # Read from the trusted branch only: here the local main, as there is no remote.
         tools:
           - {module: project_tools.rates, effects: {official_rate: read}}
+          - {module: project_tools.mail, effects: {announce: {external: never}}, env: [SHOP_MAIL], network: [127.0.0.1]}
         """,
 }
 
@@ -114,18 +131,53 @@ RATE_STEP = """
     ---
     """
 
+ANNOUNCE_STEP = """
+    ---
+    title: Mail it to the customers
+    kind: tool
+    tool: announce
+    with: {text: "VAT in Finland is ${{ steps.rate.result.percent }} %, and our prices have it."}
+    ---
+    """
+
 NEWS = "VAT in Finland is 25.5 %, and our prices have it."
 
 
 def play(term: Terminal, root: Path) -> None:
     """Show the whole story in folders below `root`; the terminal's engine is the recording unless it has one."""
-    worktree = plan(term, root)
-    fix(term, worktree)
-    steer(term, worktree)
-    retry(term, worktree)
-    look(term)
-    forge(term, worktree)
-    finish(term, root)
+    with mail_service(root / "mailed.txt") as term.env["SHOP_MAIL"]:
+        worktree = plan(term, root)
+        fix(term, worktree)
+        # Not before: with a policy a model on the host is offered other tools, and the recording is to answer without a key too.
+        signs = list_key(term)
+        steer(term, worktree, announces=signs)
+        retry(term, worktree, waits=signs)
+        if signs:
+            approve(term)
+        look(term)
+        forge(term, worktree)
+        finish(term)
+
+
+@contextmanager
+def mail_service(mailed: Path) -> Iterator[str]:
+    """Stand in for the shop's mail service while the block lasts: give its address; a line of `mailed` is a text that it sent."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            with mailed.open("ab") as file:
+                file.write(self.rfile.read(int(self.headers["Content-Length"])) + b"\n")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"212")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def plan(term: Terminal, root: Path) -> Path:
@@ -173,11 +225,37 @@ def fix(term: Terminal, worktree: Path) -> None:
     term.run("git", "show", f"{PROTOCOL}:{FOLDER}/reports/fix.1.md")
 
 
-def steer(term: Terminal, worktree: Path) -> None:
-    """Edit what comes later, as a person does."""
+def list_key(term: Terminal) -> bool:
+    """Make Alice a key and have the project take her word for what needs one; return whether it could be done."""
+    if shutil.which("ssh-keygen", path=term.env["PATH"]) is None:
+        tell(
+            "ssh-keygen is not installed here, so nobody can sign: the story goes on without what needs a person's word."
+        )
+        return False
+    tell(
+        "What reaches outside of the workspace needs a person's word: a signature. Alice makes a key that her git signs with. "
+        "`runner init` lists it, in files on main, the branch that is trusted; no agent can write there."
+    )
+    key = term.home / ".ssh" / "id_ed25519"
+    key.parent.mkdir(mode=0o700)
+    make = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "alice@example.test", "-f")
+    term.run(*make, str(key), shown="ssh-keygen -q -t ed25519 -N '' -C alice@example.test -f ~/.ssh/id_ed25519")
+    term.run("git", "config", "--global", "gpg.format", "ssh")
+    term.run(
+        *("git", "config", "--global", "user.signingkey", f"{key}.pub"),
+        shown="git config --global user.signingkey ~/.ssh/id_ed25519.pub",
+    )
+    term.run("runner", "-q", "init", "--commit", "--yes")
+    term.run("git", "show", "--stat", "--format=%h %an: %s")
+    return True
+
+
+def steer(term: Terminal, worktree: Path, *, announces: bool) -> None:
+    """Edit what comes later, as a person does; `announces`: with a last step that reaches outside."""
     tell(
         "While it runs, people steer by editing. Customers are to be told the official rate, so Alice adds a step that calls "
         "a function of the project, a typed tool, and edits the step after it to use what that returns."
+        + (" Then it is to be mailed." if announces else "")
     )
     folder = worktree / FOLDER
     write(folder, {"03-rate.md": RATE_STEP})
@@ -186,13 +264,15 @@ def steer(term: Terminal, worktree: Path) -> None:
     lines = [f"run: {line}" if one.startswith("run:") else one for one in news.splitlines()]
     (folder / "04-news.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     (folder / "03-news.md").unlink()
+    if announces:
+        write(folder, {"05-announce.md": ANNOUNCE_STEP})
     at = _near(term, worktree)
     term.run("git", "-C", str(worktree), "add", "-A", shown=f"git -C {at} add -A")
     term.run("git", "-C", str(worktree), "diff", "--cached", "-M30", "-U0", shown=f"git -C {at} diff --cached -M30 -U0")
 
 
-def retry(term: Terminal, worktree: Path) -> None:
-    """Run on, over a check that fails and what a person does about it, to the end."""
+def retry(term: Terminal, worktree: Path, *, waits: bool) -> None:
+    """Run on, over a check that fails and what a person does about it, to the end, or to where it `waits` for a word."""
     tell("`run` goes on until somebody is needed:")
     term.run("runner", "run", "1", code=1)
     tell("The check has failed: the planned command rounds 25.5 to 26. Nothing is lost, and it says what comes next.")
@@ -206,12 +286,30 @@ def retry(term: Terminal, worktree: Path) -> None:
     file.write_text(text.replace("scripts/table.py", "scripts/table.py --digits 1", 1), encoding="utf-8")
     term.run("git", "-C", str(worktree), "diff", "-U0", shown=f"git -C {_near(term, worktree)} diff -U0")
     term.run("runner", "retry", "1")
-    term.run("runner", "run", "1")
+    term.run("runner", "run", "1", code=3 if waits else 0)
     state = read_state(term)
-    expect(state["status"] == "completed", "the protocol is not completed")
+    expect(state["status"] == ("running" if waits else "completed"), f"the protocol is {state['status']}")
     expect(state["steps"]["table"]["attempt"] == 2, "the step has no second attempt")
     expect(state["steps"]["rate"]["result"] == {"percent": 25.5}, "the tool's result is not in the record")
     expect(term.run("git", "show", f"{PROTOCOL}:NEWS.md", hide=True) == f"{NEWS}\n", "the edit was not taken up")
+
+
+def approve(term: Terminal) -> None:
+    """Show what the call that waits would do, sign it, and that it is made then, once."""
+    mailed = term.cwd.parent / "mailed.txt"
+    expect(not mailed.exists(), "the call was made without a word")
+    tell(
+        "The call waits: its very bytes lie in a file, and nothing was mailed. Alice is shown what she would sign (it would ask "
+        "her first, but for --yes); her word is on exactly that, and goes in as a commit of hers."
+    )
+    term.run("runner", "approve", "1", "--yes", "-m", "the text is right")
+    tell("Whoever runs it next, anywhere, makes that call, once:")
+    term.run("runner", "run", "1")
+    term.run("cat", "../mailed.txt")
+    expect(mailed.read_text(encoding="utf-8") == f"{NEWS}\n", "the call was not made once")
+    state = read_state(term)
+    expect(state["status"] == "completed", "the protocol is not completed")
+    expect(state["steps"]["announce"]["result"] == {"customers": 212}, "the call's result is not in the record")
 
 
 def look(term: Terminal) -> None:
@@ -259,9 +357,10 @@ def forge(term: Terminal, worktree: Path) -> None:
     term.run("runner", "verify", "1")
 
 
-def finish(term: Terminal, root: Path) -> None:
+def finish(term: Terminal) -> None:
     """Bring the work where it belongs."""
-    tell("Until now main and Alice's checkout are as they were. She takes the work:")
+    tell("Until now nothing of the work is on main, nor in Alice's checkout. She takes it:")
+    expect(term.run("git", "log", "--format=%h", f"main..{PROTOCOL}", hide=True) != "", "the work is on main already")
     expect(term.run("git", "status", "--porcelain", hide=True) == "", "the person's checkout has changed")
     term.run("runner", "take", "1")
     term.run("git", "log", "--graph", "--oneline", "-4")

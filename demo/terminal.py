@@ -14,6 +14,8 @@ import sysconfig
 import textwrap
 from pathlib import Path
 
+ASKING = (("runner", "new"), ("runner", "step"))  # the commands of the demonstrations that ask a model
+
 
 class Failed(Exception):
     """Something in the demo is not as it should be."""
@@ -37,13 +39,19 @@ class Terminal:
             "NO_COLOR": "1",
         }
         self.home = self.cwd = home
+        self.prompt, self.code = "$", 0  # what stands before a command; the exit code of the last one
+        self.record: Path | None = None  # where the answers are recorded that the commands of ASKING get
 
-    def run(self, *words: str, code: int = 0, hide: bool = False, shown: str | None = None) -> str:
-        """Run a command and show it, unless `hide`; return what it printed. Any other exit code than `code` ends the demo."""
+    def run(self, *words: str, code: int | None = 0, hide: bool = False, shown: str | None = None) -> str:
+        """Run a command and show it, unless `hide`; return what it printed.
+
+        Any other exit code than `code` ends the demo, unless that is None.
+        """
         if not hide:
-            say(f"$ {shown or shlex.join(words)}")
+            say(f"{self.prompt} {shown or shlex.join(words)}")
+        more = ("--record", str(self.record)) if self.record is not None and words[:2] in ASKING else ()
         done = subprocess.run(
-            words,
+            [*words, *more],
             cwd=self.cwd,
             env=self.env,
             stdin=subprocess.DEVNULL,
@@ -56,9 +64,10 @@ class Terminal:
                 say(textwrap.indent(text.rstrip("\n"), "  ", lambda line: line != "\n"))
             if done.returncode:
                 say(f"  [exit {done.returncode}]")
-        if done.returncode != code:
+        self.code = done.returncode
+        if code is not None and done.returncode != code:
             if hide:
-                say(f"$ {shlex.join(words)}\n{text}")
+                say(f"{self.prompt} {shlex.join(words)}\n{text}")
             raise Failed(f"`{shlex.join(words)}` ended with exit {done.returncode}, not {code}")
         return text
 
@@ -91,8 +100,8 @@ def write(folder: Path, files: dict[str, str]) -> None:
 def choose_executor(term: Terminal) -> None:
     """Let the steps' commands run in the sandbox where it works, else on the host, and say which."""
     bwrap = shutil.which("bwrap", path=term.env["PATH"])
-    trial = [bwrap or "", "--unshare-all", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--proc", "/proc", "true"]
-    if bwrap and subprocess.run(trial, capture_output=True, env=term.env).returncode == 0:
+    trial = [bwrap or "", "--unshare-all", "--cap-drop", "ALL", "--ro-bind", "/", "/", "--proc", "/proc"]
+    if bwrap and subprocess.run([*trial, sys.executable, "-c", ""], capture_output=True, env=term.env).returncode == 0:
         tell("bubblewrap is here: the steps' commands run in a sandbox, without network and without your home.")
         return
     why = "does not work" if bwrap else "is not installed"

@@ -1,4 +1,4 @@
-"""The demo: the same recording answers in any folder, in sandbox and on host; the README's picture is what it prints."""
+"""The demos: the same recordings answer in any folder, in sandbox and on host; the README's picture is what the first prints."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ MASKS = (
     (re.compile(r"\b[0-9a-f]{7}\b"), "COMMIT"),
     (re.compile(r"(?: ·)? *<?\b(?:\d+m )?\d+ ?s\b"), ""),  # what took no second is not summed up
     (re.compile(r"\$0\.\d+"), "PRICE"),
+    (re.compile(r"\bSHA256:\S+"), "KEY"),
+    (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "TIME"),
 )
 SHOWN = "import picture; print('\\n'.join(picture.excerpt(open(sys.argv[2]).read())))"
 DRAWN = "import picture; print('\\n'.join(picture.read(open(sys.argv[2]).read())))"
@@ -41,6 +43,16 @@ def demo(tmp: Path, **env: str) -> str:
     return done.stdout
 
 
+def programs(tmp: Path, *names: str) -> str:
+    """Return a PATH on which these programs are, python3, and no others."""
+    folder = tmp / "bin"
+    folder.mkdir()
+    for name in names:
+        (folder / name).symlink_to(shutil.which(name) or name)
+    (folder / "python3").symlink_to(sys.executable)
+    return str(folder)
+
+
 def of_picture(script: str, file: Path) -> list[str]:
     """Return the lines that a script of picture.py finds in a file, without what differs from run to run."""
     code = f"import sys; sys.path.insert(0, sys.argv[1]); {script}"
@@ -53,13 +65,9 @@ def of_picture(script: str, file: Path) -> list[str]:
 
 
 def test_it_runs_without_bubblewrap_and_the_picture_shows_what_it_prints(tmp_path: Path) -> None:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name in ("git", "make", "sh", "cat"):
-        (programs / name).symlink_to(shutil.which(name) or name)
-    (programs / "python3").symlink_to(sys.executable)
-    printed = demo(tmp_path / "a", PATH=str(programs))
+    printed = demo(tmp_path / "a", PATH=programs(tmp_path, "git", "make", "sh", "cat", "ssh-keygen"))
     assert "bubblewrap is not installed here" in printed
+    assert "1 approval" in printed
     (tmp_path / "printed").write_text(printed)
     shown = of_picture(SHOWN, tmp_path / "printed")
     assert shown == of_picture(DRAWN, ROOT / "docs/demo.svg"), "run `make picture`, and look at it"
@@ -71,30 +79,70 @@ def test_the_picture_fetches_nothing() -> None:
     assert set(re.findall(r"https?://[^\"' ]+", svg)) == {"http://www.w3.org/2000/svg"}
 
 
-def test_it_needs_neither_sdk_nor_table_of_prices_and_runs_in_the_sandbox(tmp_path: Path) -> None:
+def test_it_needs_neither_sdk_nor_table_of_prices_nor_ssh_keygen_and_runs_in_the_sandbox(tmp_path: Path) -> None:
     if not sandbox():
         pytest.skip("allowed: bubblewrap does not work here")
     bare = tmp_path / "bare"
     for name in ("google", "genai_prices", "httpx", "httpx2"):  # as if the extras were not installed
         (bare / name).mkdir(parents=True)
         (bare / name / "__init__.py").write_text(f"raise ModuleNotFoundError('No module named {name}')\n")
-    printed = demo(tmp_path / "another/folder", PYTHONPATH=f"{bare}{os.pathsep}{ROOT}")
+    path = programs(tmp_path, "git", "make", "sh", "cat", "bwrap")
+    printed = demo(tmp_path / "another/folder", PYTHONPATH=f"{bare}{os.pathsep}{ROOT}", PATH=path)
+    assert "ssh-keygen is not installed here" in printed and "announce" not in printed.partition("While it runs")[2]
     assert "run in a sandbox" in printed and "merged in" in printed
     assert "at most $0.0" in printed  # the recording knows what its answers cost
 
 
+def attack(tmp: Path, code: str, *names: str, **env: str) -> tuple[int, str, list[str]]:
+    """Attack with folders below `tmp`, after `code`; return the exit code, what was printed, and how each attack ended."""
+    script = f"import sys; sys.path.insert(0, {str(ROOT / 'demo')!r}); import attack; {code}; sys.exit(attack.main())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *names],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp), **env},
+        capture_output=True,
+        text=True,
+    )
+    assert not done.stderr and not list(tmp.glob("protocol-runner-attack-*")), done.stderr
+    ended = done.stdout.partition("How each ended:\n")[2].partition("\n\n")[0]
+    return done.returncode, done.stdout, [" ".join(line.split()) for line in ended.splitlines()]
+
+
+def test_no_attack_gets_through(tmp_path: Path) -> None:
+    code, printed, ended = attack(tmp_path, "pass")
+    assert (code, ended) == (0, [
+        "agent refused it changed README.md: exit 3, then 0; verify: exit 0",
+        "edited refused the word is stale: exit 3; verify: exit 0",
+        "edited-and-back refused the word is stale: exit 3; verify: exit 0",
+        "forged refused the word is untrusted: exit 3; verify: exit 0",
+        "own-work refused the word is own-work: exit 3; verify: exit 0",
+        "replayed refused the word is other: exit 3; verify: exit 0",
+    ]), printed  # fmt: skip
+
+
 @pytest.mark.slow
-def test_the_recording_is_what_the_script_makes(tmp_path: Path) -> None:
+def test_an_attack_that_gets_through_is_seen_and_the_agent_attacks_on_the_host_too(tmp_path: Path) -> None:
+    path = programs(tmp_path, "git", "sh", "ssh-keygen")
+    allow = "attack.PROJECT['.protocols/policy.yaml'] = attack.POLICY.replace('refuse', 'allow')"
+    code, printed, ended = attack(tmp_path, allow, "agent", "own-work", PATH=path)
+    assert (code, ended) == (1, [
+        "agent refused it changed README.md: exit 3, then 0; verify: exit 0",
+        "own-work GOT THROUGH the step ran: exit 0; verify: exit 0",
+    ]), printed  # fmt: skip
+    assert "bubblewrap is not installed here" in printed
+
+
+@pytest.mark.slow
+def test_the_recordings_are_what_the_scripts_make(tmp_path: Path) -> None:
     if not sandbox():
         pytest.skip("allowed: bubblewrap does not work here")
-    made = tmp_path / "made.jsonl"
     done = subprocess.run(
-        [sys.executable, str(ROOT / "demo/record.py"), str(made)],
+        [sys.executable, str(ROOT / "demo/record.py"), str(tmp_path)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     usd = re.compile(r'"usd": "[0-9.]+"')  # the table of prices follows the providers
-    there = (ROOT / "demo/cassettes/shop.jsonl").read_text()
-    assert usd.sub("", made.read_text()) == usd.sub("", there), "run `make cassettes`"
+    for name in ("shop.jsonl", "attack.jsonl"):
+        made, there = (tmp_path / name).read_text(), (ROOT / "demo/cassettes" / name).read_text()
+        assert usd.sub("", made) == usd.sub("", there), "run `make cassettes`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -455,11 +456,12 @@ def test_checkout_index_and_untracked_files_are_byte_for_byte_what_they_were(box
 def test_the_second_verifier_is_short_and_imports_nothing_of_ours(name: str) -> None:
     text = (ROOT / f"tests/{name}.py").read_text()
     assert len(text.splitlines()) <= 200
-    imported = {
-        name.strip()
-        for line in re.findall(r"^(?:import|from) (.+)$", text, re.MULTILINE)
-        for name in line.partition(" import ")[0].split(",")
-    }
+    imported = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            imported |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add("." * node.level + (node.module or ""))
     assert imported - {"second_words"} <= sys.stdlib_module_names
 
 

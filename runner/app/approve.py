@@ -409,9 +409,9 @@ def standing(project: Project, found: Matter) -> Standing:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A word that no transition took up yet. `reason`: the person's; `fault`: why it does not count, or empty.
+    """A word that no transition took up yet. `reason`: the person's.
 
-    `text`: the fault in words.
+    `fault`: why it does not count, or empty; `text`: that in words.
     """
 
     approver: str

@@ -78,7 +78,7 @@ def say(
     try:
         longest = seconds_of(lasts) if lasts else None
     except ValueError as error:
-        raise click.UsageError(f"--for: {error}") from error
+        raise click.UsageError(f"--for: {error}; one is written as 90m, 24h or 168h") from error
     reason = steer.text_of(reason, "the reason") if reason else ""
     found = approve.matter(project, protocol, rest[0] if rest else None)
     decision = Decision(verb)

@@ -15,7 +15,7 @@ from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry, split_sign
 from runner.protocol import globs, paths
 from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
-from runner.trust import manifest, signers
+from runner.trust import manifest, programs, signers
 from runner.trust import policy as rules_
 from runner.trust.manifest import Loaded
 from runner.trust.policy import Change, Decision
@@ -103,7 +103,7 @@ class Authority:
             checks = [check for one in plan.steps for check in one.checks]
             sizes = git.sizes([f"{self.commit}:{one.path}" for one in found]) if checks else []
             there = {globs.fold(one.path) for one, size in zip(found, sizes, strict=False) if size is not None}
-            named = (rules_.named_files(checks) & there) | rules_.named_programs(checks)
+            named = (programs.named_files(checks) & there) | programs.named_programs(checks)
             named -= {globs.fold(path) for path in step.header.outputs}
         return rules_.judge(self.rules, found, step=step.slug, named=named)
 

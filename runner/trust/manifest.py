@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,10 +23,6 @@ if TYPE_CHECKING:
 
 VERSION = "runner-manifest/v1"
 KINDS = ("plan", "step", "result", "call", "protected-path", "merge")
-_SUBJECT = re.compile(
-    rf"plan|merge|(?P<kind>step|result|protected-path):(?P<slug>{ids.SLUG})"
-    rf"|call:(?P<call>(?P<of>{ids.SLUG})\.(?P<attempt>[1-9][0-9]{{0,5}})\.[1-9][0-9]{{0,5}})"
-)
 _TOGETHER = 256  # blobs that are read at once
 
 
@@ -46,18 +41,6 @@ class Subject:
     def slug(self) -> str:
         """The step that it is about, or empty."""
         return self.name.split(".", 1)[0]
-
-
-def parse_subject(text: str, attempt: int = 0) -> Subject | None:
-    """Return the subject that `plan`, `step:deploy`, `call:deploy.1.3` … names; None where it is none."""
-    match = _SUBJECT.fullmatch(text)
-    if match is None:
-        return None
-    if match["call"]:
-        return Subject("call", match["call"], int(match["attempt"]))
-    if match["kind"]:
-        return Subject(match["kind"], match["slug"], 0 if match["kind"] == "step" else attempt)
-    return Subject(text)
 
 
 class Contents:

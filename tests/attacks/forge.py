@@ -54,6 +54,12 @@ class Forge:
         return paths.folder(self.protocol)
 
     @property
+    def now(self) -> State:
+        """The state that the next imitation goes on from."""
+        assert self.state is not None
+        return self.state
+
+    @property
     def tip(self) -> str:
         """Where the branch is."""
         return self.box.git("rev-parse", f"refs/heads/{self.protocol}").strip()

@@ -50,7 +50,7 @@ def test_a_step_that_only_the_record_says_has_begun_does_not_go_on(box: Box) -> 
     protocol = box.new({"01-deploy": DEPLOY})
     forge = forger(box, protocol)
     forge.imitate(ev.Asked(subject="deploy", kind="question", text="May I?", by="anyone", transcript=None, spent={}))
-    forge.imitate(ev.Answered(subject="deploy", wait=f"w{forge.state.revision}", text="yes", by="anyone"))
+    forge.imitate(ev.Answered(subject="deploy", wait=f"w{forge.now.revision}", text="yes", by="anyone"))
     box.runner("step", protocol, rc=WAITS)
     box.runner("step", protocol, rc=WAITS)
     assert not is_done(box, protocol)
@@ -64,10 +64,10 @@ def test_a_start_that_the_record_takes_back_needs_another_word(box: Box, alice: 
     box.runner("step", protocol, rc=WAITS)
     box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
     forge = forger(box, protocol)
-    before = forge.state.revision
+    before = forge.now.revision
     box.runner("step", protocol, rc=0)
     forge.see()
-    told = {"status": "pending", "attempt": 1, "result": None}
+    told: ev.UndoneStep = {"status": "pending", "attempt": 1, "result": None}
     forge.imitate(
         ev.Undone(subject=protocol, to=before, status="running", steps={"deploy": told}, artifacts=[], dropped=[])
     )
@@ -110,7 +110,7 @@ def test_a_word_on_a_call_that_an_older_policy_counted_makes_no_call(
     govern(box, [alice], text=policy([alice]) + "  call: {roles: [maintainer]}\n")
     names = box.git("ls-tree", "--name-only", protocol, f"{forge.folder}/approvals/").split()
     ids = [Path(name).name.removesuffix(".approval") for name in names]
-    (wait,) = forge.state.waiting
+    (wait,) = forge.now.waiting
     monkeypatch.setattr("tests.attacks.forge.TIME", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     forge.imitate(ev.CallDecided(subject="send", wait=wait.id, decision="approved", by=eve.email, approvals=ids))
     box.runner("step", protocol, rc=WAITS)
@@ -128,11 +128,11 @@ def test_a_word_on_a_call_is_used_up_where_the_record_takes_the_call_back(box: B
     box.runner("step", protocol, rc=WAITS)
     box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
     forge = forger(box, protocol)
-    before = forge.state.revision
+    before = forge.now.revision
     box.runner("step", protocol, rc=0)
     assert lines(ledger) == ["ops done"]
     forge.see()
-    told = {"status": "pending", "attempt": 1, "result": None}
+    told: ev.UndoneStep = {"status": "pending", "attempt": 1, "result": None}
     forge.imitate(
         ev.Undone(subject=protocol, to=before, status="running", steps={"send": told}, artifacts=[], dropped=[])
     )
@@ -147,7 +147,7 @@ def test_a_person_s_step_that_only_the_record_says_was_asked_for_is_not_taken(bo
     protocol = box.new({"01-look": "kind: human\napproval: before\n"})
     forge = forger(box, protocol)
     forge.imitate(ev.Asked(subject="look", kind="human", text="Look.", by="anyone"))
-    forge.imitate(ev.Answered(subject="look", wait=f"w{forge.state.revision}", text="done", by="anyone"))
+    forge.imitate(ev.Answered(subject="look", wait=f"w{forge.now.revision}", text="done", by="anyone"))
     box.runner("step", protocol, rc=WAITS)
     box.runner("step", protocol, rc=WAITS)
     assert box.state(protocol)["steps"]["look"]["status"] == "running"
@@ -163,7 +163,7 @@ def test_a_word_that_became_stale_covers_no_retry_whatever_the_record_says(box: 
     before = forge.tip
     names = box.git("ls-tree", "--name-only", protocol, f"{forge.folder}/approvals/").split()
     ids = [Path(name).name.removesuffix(".approval") for name in names]
-    (wait,) = forge.state.waiting
+    (wait,) = forge.now.waiting
     forge.commit({"deploy.sh": "echo pwned\n"})
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with pytest.MonkeyPatch.context() as patch:

@@ -518,6 +518,11 @@ def test_two_people_approve_at_once_and_both_words_are_there(shared: Box, people
 # --- without a policy ------------------------------------------------------------------------------------------------------
 
 
+def test_a_time_that_is_none_says_how_one_is_written(gov: Box, people: People) -> None:
+    error = says(gov, people.alice, "approve", waiting(gov), "--yes", "--for", "7d", rc=2).err
+    assert "'7d' is no duration; one is written as 90m, 24h or 168h" in error
+
+
 def test_at_a_terminal_a_signature_is_asked_for_once(gov: Box, people: People) -> None:
     protocol = waiting(gov)
     code, said = at_terminal(gov, ["no"], "approve", protocol, env=people.alice.env)

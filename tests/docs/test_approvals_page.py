@@ -71,7 +71,7 @@ def test_a_word_given_by_hand_counts_and_both_say_so(scene: Scene) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the runner asks about the same" in done.stdout
     assert 'Good "runner-approval" signature for alice@example.test' in done.stdout
-    assert "alice@example.test approves\n" in scene.status()
+    assert "alice@example.test approves: it does what the ticket says\n" in scene.status()
     scene.box.runner("run", scene.protocol, rc=0)
     assert "deployed" in scene.box.git("show", f"{scene.protocol}:d.txt")
     scene.box.runner("verify", scene.protocol, rc=0)

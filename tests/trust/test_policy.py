@@ -17,7 +17,7 @@ from runner.protocol.model import Budget
 from runner.sandbox.host import Host
 from runner.tools.agent import AgentTools
 from runner.tools.loop import LOOP
-from runner.trust import policy
+from runner.trust import policy, programs
 from runner.trust.policy import SEVERITY, Change, More, Policy, Subject, call, command, compiled, evaluate, judge
 
 HEAD = "repo: 6f0c6f0c6f0c6f0c6f0c6f0c6f0c6f0c\nroles: {maintainer: [alice@example.test]}\n"
@@ -308,7 +308,7 @@ def test_what_starts_other_programs_is_a_shell_whatever_runs_it(argv: list[str])
     ],
 )  # fmt: skip
 def test_what_runs_itself_is_none(argv: list[str]) -> None:
-    assert not policy.starts_others(argv)
+    assert not programs.starts_others(argv)
     assert said(rules("deny: {tool: shell}", "allow: {tool: run}"), run(*argv)) == "allow"
 
 
@@ -401,7 +401,7 @@ def change(path: str, before: str | None = "100644", after: str | None = "100644
 )  # fmt: skip
 def test_protected_paths(path: str) -> None:
     found = of("protected: [infra]\n")
-    named = policy.named_files(["cd x && sh ./scripts/test.sh -v", "make test"])
+    named = programs.named_files(["cd x && sh ./scripts/test.sh -v", "make test"])
     (one,) = policy.protected(found, [path], named)
     assert one.verdict == "ask" and one.rule.startswith("protected: ")
     assert [one.verdict for one in judge(found, [change(path)], named=named)] == ["ask"]
@@ -410,7 +410,7 @@ def test_protected_paths(path: str) -> None:
 
 
 def test_what_is_not_protected() -> None:
-    named = policy.named_files(["pytest tests/"])
+    named = programs.named_files(["pytest tests/"])
     assert policy.protected(NONE, ["src/a.py", "github/x", "scripts/cid", "tests/test_a.py", "infra/x"], named) == []
 
 
@@ -529,6 +529,6 @@ def test_what_a_check_runs_is_told_from_what_it_looks_at() -> None:
         "cd x; PYTHONPATH=. python3.11 -m pytest tests",
         "sh -e ./Check.sh | env ./run.py z",
     ]
-    found = policy.named_programs(lines)
+    found = programs.named_programs(lines)
     assert {"check.sh", "run.py", "grep"} <= found
     assert not {"x.txt", "out/y.txt", "good", "z"} & found

@@ -1,0 +1,114 @@
+"""What a command line would start, as far as its words tell: a shell, other programs, the files that a check lives by.
+
+Nobody reads a shell's text: what is one, or starts what its arguments name, is said, and judged as such. The lists are as good as
+they can be and not complete; what they miss the sandbox holds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from runner.protocol import globs
+
+SHELLS: Final = frozenset({
+    "sh", "ash", "bash", "dash", "zsh", "ksh", "mksh", "rbash", "fish", "csh", "tcsh", "pwsh", "powershell", "busybox", "toybox",
+})  # fmt: skip
+# Programs that start another one, which their arguments name.
+STARTERS: Final = frozenset({
+    "chroot", "chrt", "doas", "entr", "env", "eval", "exec", "firejail", "flock", "ionice", "nice", "nohup", "nsenter",
+    "parallel", "proot", "script", "setarch", "setpriv", "setsid", "ssh", "stdbuf", "strace", "su", "sudo", "systemd-run",
+    "taskset", "time", "timeout", "unbuffer", "unshare", "watch", "xargs",
+})  # fmt: skip
+# Options that make a program start another one, or run text as code: how an argument begins, by program.
+STARTING: Final[dict[str, tuple[str, ...]]] = {
+    "find": ("-exec", "-ok"),
+    "fd": ("-x", "-X", "--exec"),
+    "git": ("--upload-pack", "--receive-pack", "--exec", "--ext-diff", "--open-files-in-pager"),
+    "tar": (
+        "--checkpoint-action",
+        "--to-command",
+        "--use-compress-program",
+        "-I",
+        "--rsh-command",
+        "-F",
+        "--info-script",
+    ),
+    "rsync": ("-e", "--rsh"),
+    "rg": ("--pre",),
+    "sort": ("--compress-program",),
+}
+# The same for options that count only before the first word that is none.
+LEADING: Final[dict[str, re.Pattern[str]]] = {
+    "git": re.compile("-c|--config-env|--exec-path"),
+    "python": re.compile("-[A-Za-z]*c"),
+    "perl": re.compile("-[A-Za-z]*[eE]"),
+    "php": re.compile("-r|--run"),
+    **dict.fromkeys(("ruby", "lua"), re.compile("-[A-Za-z]*e")),
+    **dict.fromkeys(("node", "bun", "deno"), re.compile("-[a-z]*[ep]|--eval|--print|eval")),
+}
+
+
+# Programs that only look at the files they are given: these are what a check checks.
+LOOKING: Final = frozenset({
+    "[", "cat", "cmp", "diff", "egrep", "fgrep", "file", "grep", "head", "jq", "ls", "md5sum", "rg", "sha256sum", "stat",
+    "tail", "test", "wc",
+})  # fmt: skip
+
+
+def starts_others(argv: Sequence[str]) -> bool:
+    """Return whether what is run is a shell, or starts programs that its arguments name: the text of these is not judged."""
+    name = globs.fold(argv[0].rpartition("/")[2])
+    if name in SHELLS or name in STARTERS:
+        return True
+    name = re.sub(r"[0-9.]+\Z", "", name)  # python3.12
+    if any(word.startswith(STARTING.get(name, ())) for word in argv[1:]):
+        return True
+    leading, before = LEADING.get(name), ""
+    for word in argv[1:] if leading else ():
+        assert leading is not None
+        if leading.match(word):
+            return True
+        if not word.startswith("-") and before not in ("-W", "-X", "-I", "-r", "-C"):  # whose value it is
+            return False
+        before = word
+    return False
+
+
+def may_start(argv: Sequence[str], shell: bool | None) -> tuple[str, ...]:
+    """Return what may be started, by name and as it was given, for a rule that denies or asks."""
+    if not argv:
+        return ()
+    found = [globs.fold(word) for word in (argv if shell else argv[:1])]
+    return tuple(dict.fromkeys([*found, *(word.rpartition("/")[2] for word in found)]))
+
+
+def _commands(checks: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the words of each command of check lines, as far as they can be told without being a shell."""
+    for line in checks:
+        for part in re.split(r"[;&|()\n]+", line):
+            found = [word for word in re.split(r"[\s<>\"'`$]+", part) if word and not re.match(r"-|[A-Za-z_]+=", word)]
+            if found:
+                yield found
+
+
+def named_files(checks: Iterable[str]) -> frozenset[str]:
+    """Return the words of check lines that may be files that decide: `sh scripts/test.sh -v` names `scripts/test.sh`.
+
+    What a command only looks at, such as `grep`, is what is checked, and no part of the check.
+    """
+    found = {word for words_ in _commands(checks) if words_[0] not in LOOKING for word in words_}
+    return frozenset(globs.fold(word.removeprefix("./")) for word in found)
+
+
+def named_programs(checks: Iterable[str]) -> frozenset[str]:
+    """Return of `named_files` what the check runs: the first word of each command, and the script of an interpreter."""
+    found: set[str] = set()
+    for words_ in _commands(checks):
+        for word in words_:
+            found.add(globs.fold(word.removeprefix("./")))
+            name = globs.fold(word.rpartition("/")[2])
+            if not (name in SHELLS or name in STARTERS or re.sub(r"[0-9.]+\Z", "", name) in STARTING):
+                break
+    return frozenset(found)
