@@ -142,7 +142,7 @@ class Court:
                  if path.endswith(f"-{slug}.md") and self.words(path, slug) and self.steps[slug]["kind"] in ("agent", "tool")]
         coworkers = {f"agents/{name}.yaml" for names in named for name in names} & trust.keys()
         config = {"config.yaml"} & trust.keys() if kinds else set()
-        roots = {one.partition(".")[0] for path in coworkers | config for one in re.findall(r"module: *([\w.]+)", self.repo.get(trust[path][1]).decode())}
+        roots = {one.partition(".")[0] for path in coworkers | config for one in re.findall(r"module: *[\"']?([\w.]+)", self.repo.get(trust[path][1]).decode())}
         return {path: entry for path, entry in self.repo.flat(self.repo.get(base)[0]) if (path[11:] in coworkers and path[:11] == ".protocols/")
                 or ("agent" in kinds and path in ("AGENTS.md", "CONTRIBUTING.md")) or path.partition("/")[0] in roots or path.removesuffix(".py") in roots}
 

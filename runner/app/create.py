@@ -268,15 +268,16 @@ def coworker_named(project: Project, path: Path) -> str:
         raise UsageError(
             f"the coworker cannot be read: {error.strerror}", str(path), "name a coworker's file"
         ) from error
-    found = coworker.parse(data, str(path))
-    place = paths.agent_file(found.name)
-    if project.trusted.blob(project.git, place) != data:
-        raise UnsupportedError(
-            f"the coworker {found.name} is not on the trusted branch as it stands here; others are not supported by this version",
-            str(path),
-            f"commit it as {place} on {project.trusted.branch}, then run the same command again",
-        )
-    return found.name
+    coworker.parse(data, str(path))
+    folder = project.git.tree(f"{project.trusted.commit}:{paths.AGENTS}") or {}
+    for name, entry in folder.items():
+        if name.endswith(".yaml") and project.git.blob(entry.oid) == data:
+            return name.removesuffix(".yaml")
+    raise UnsupportedError(
+        "the coworker is not on the trusted branch as it stands here; others are not supported by this version",
+        str(path),
+        f"commit it as {paths.agent_file(path.stem)} on {project.trusted.branch}, then run the same command again",
+    )
 
 
 def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> None:

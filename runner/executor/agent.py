@@ -206,7 +206,8 @@ def budgets_stand_in(project: Project, plan: Plan, step: Step, where: str) -> st
     coworker = coworker_of(project, plan, step, where)
     files = [step.file] if step.header.budget else []
     files += [paths.PLAN] if plan.header.budget else []
-    files += [paths.agent_file(coworker.name)] if coworker and coworker.budget else []
+    name = step.header.agent or plan.header.agent
+    files += [paths.agent_file(name)] if name and coworker and coworker.budget else []
     return f"see `budget:` in {' and '.join(files or [step.file])}"
 
 

@@ -33,10 +33,11 @@ ALLOWED = Decision("allow", "default: it does nothing by itself", "", 0, "")
 def judge_of(project: Project, plan: Plan, step: Step, coworker: Coworker | None, work: Path) -> Judge:
     """Return what judges a step's calls. `coworker`: the step's, as the trusted branch has it; `work`: the workspace."""
     found = consent.of(project)
-    at = f"{paths.agent_file(coworker.name)} on {project.trusted.branch}" if coworker else ""
+    file = paths.agent_file(step.header.agent or plan.header.agent or "")
+    at = f"{file} on {project.trusted.branch}" if coworker else ""
     rules = found.rules
     if coworker is not None and coworker.policies is not None:
-        data = project.trusted.blob(project.git, paths.agent_file(coworker.name)) or b""
+        data = project.trusted.blob(project.git, file) or b""
         _, lines = document.load_yaml(document.decode(data, at), at)
         rules = policy.compiled(found.policy, [policy.More(coworker.policies, at, lines, ("policies",))])
     listed = listed_by(coworker)

@@ -1,18 +1,20 @@
-"""A coworker: `.protocols/agents/NAME.yaml`, read from the trusted branch only."""
+"""A coworker: `.protocols/agents/NAME.yaml`, read from the trusted branch only. Plans and steps know it by its file's NAME."""
 
 from __future__ import annotations
 
 from runner.protocol import document, words
 from runner.protocol.config import ToolModule
-from runner.protocol.model import AgentName, Budget, ToolName
+from runner.protocol.model import Budget, ToolName
 from runner.protocol.policy import Narrowing
 from runner.protocol.words import Line, Script, Text, Words
 
 
 class Coworker(Words):
-    """The whole of a coworker's file. `tools`: names of tools, and modules that hold them; `policies`: what makes it stricter."""
+    """The whole of a coworker's file. `name`, `description`: as people call it; `tools`: names of tools, and modules that hold
+    them; `policies`: what makes it stricter."""
 
-    name: AgentName
+    name: Line
+    description: Text = ""
     objective: Script
     instructions: Text = ""
     engine: Line | None = None

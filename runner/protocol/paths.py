@@ -5,6 +5,7 @@ from __future__ import annotations
 from runner.protocol.ids import STEP_FILE
 
 ROOT = ".protocols"
+AGENTS = f"{ROOT}/agents"
 CONFIG = f"{ROOT}/config.yaml"
 POLICY = f"{ROOT}/policy.yaml"
 MEMORY = f"{ROOT}/memory/"
@@ -24,7 +25,7 @@ def folder(protocol: str) -> str:
 
 def agent_file(name: str) -> str:
     """Return where the coworker `name` is written down."""
-    return f"{ROOT}/agents/{name}.yaml"
+    return f"{AGENTS}/{name}.yaml"
 
 
 def call_file(call: str) -> str:

@@ -74,7 +74,8 @@ _CONFIG = {
     "clarifications": "Whether open questions stop the first protocol.",
 }
 _COWORKER = {
-    "name": "The coworker's name, as the file is called.",
+    "name": "Who, as people call it; plans and steps name the file.",
+    "description": "What people should know of it.",
     "objective": "What it is there for.",
     "instructions": "How it works.",
     "engine": "The model, such as gemini:gemini-3-pro.",
