@@ -107,6 +107,7 @@ def attack(tmp: Path, code: str, *names: str, **env: str) -> tuple[int, str, lis
     return done.returncode, done.stdout, [" ".join(line.split()) for line in ended.splitlines()]
 
 
+@pytest.mark.slow
 def test_no_attack_gets_through(tmp_path: Path) -> None:
     code, printed, ended = attack(tmp_path, "pass")
     assert (code, ended) == (0, [

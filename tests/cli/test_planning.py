@@ -550,7 +550,7 @@ def test_do_with_a_coworker_wants_the_trusted_branch_to_have_it(box: Box) -> Non
     box.write("greeter.yaml", COWORKER)
     before = refs(box)
     refused = box.runner("do", "-f", "greeter.yaml", "Greet", rc=2).err
-    assert "greeter is not on the trusted branch" in refused and ".protocols/agents/greeter.yaml" in refused
+    assert "the coworker is not on the trusted branch" in refused and ".protocols/agents/greeter.yaml" in refused
     assert refs(box) == before
     box.write(".protocols/agents/greeter.yaml", COWORKER)
     box.commit("a coworker")

@@ -426,8 +426,15 @@ def holder(lock: Path, cwd: Path, *, keep_open: bool) -> subprocess.Popen[str]:
     return subprocess.Popen(argv, cwd=cwd, text=True)
 
 
-@pytest.mark.parametrize("keep_open", [True, False])
-@pytest.mark.parametrize("main", [True, False])
+@pytest.mark.parametrize(
+    ("keep_open", "main"),
+    [
+        (True, True),
+        (False, False),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+    ],
+)
 def test_index_lock_of_a_living_git(box: Box, keep_open: bool, main: bool) -> None:
     protocol = box.new(STEPS)
     tree = box.worktree(protocol)
@@ -540,6 +547,7 @@ def test_signals_during_a_step(box: Box, tmp_path: Path, number: signal.Signals,
     box.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments(box: Box, tmp_path: Path) -> None:
     """Whatever it was doing: the next `run` finishes, the worktree follows, everything verifies."""
     chance = random.Random(7)
