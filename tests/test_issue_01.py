@@ -261,6 +261,7 @@ def test_an_identity_of_the_configuration_commits_and_the_environment_goes_befor
     assert box.git("log", "-1", "--format=%an <%ae>", name) == "CI <ci@example.test>\n"
 
 
+@pytest.mark.slow
 def test_messages_print_what_was_typed(box: Box, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "git-runner"
     program.parent.mkdir()

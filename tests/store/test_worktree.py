@@ -512,6 +512,7 @@ def test_never_loses_a_byte(shared: Box, old: Content, new: Content, mine: Conte
         here.close()
 
 
+@pytest.mark.slow
 @given(old=contents, new=contents)
 def test_cut_and_settled_is_as_if_it_had_followed(shared: Box, old: Content, new: Content) -> None:
     here = Desk(shared, old, new)

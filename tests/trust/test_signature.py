@@ -347,6 +347,7 @@ def test_no_changed_byte_is_good_and_both_say_the_same(
         assert stock(put, keys[name], tmp_path_factory.mktemp("stock"))
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(keyring.NAMES),
     st.sampled_from([ALICE, BOB]),
