@@ -7,7 +7,7 @@ import pty
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -111,8 +111,13 @@ def governed(
     return box
 
 
-def at_terminal(box: Box, typed: Sequence[str], *args: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
-    """Run the command line at a real terminal and type an answer each time it asks; return (exit code, what was seen)."""
+def at_terminal(
+    box: Box, typed: Mapping[bytes, bytes], *args: str, env: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run the command line at a real terminal; what stands there is answered as `typed` says, each once.
+
+    Return (exit code, what was shown).
+    """
     ours, theirs = pty.openpty()
     child = subprocess.Popen(
         [sys.executable, "-m", "runner", *args],
@@ -124,7 +129,8 @@ def at_terminal(box: Box, typed: Sequence[str], *args: str, env: Mapping[str, st
         start_new_session=True,
     )
     os.close(theirs)
-    said, answers, end = b"", list(typed), time.monotonic() + 60
+    shown, new, left = b"", b"", dict(typed)
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         try:
             data = os.read(ours, 65536)
@@ -132,8 +138,10 @@ def at_terminal(box: Box, typed: Sequence[str], *args: str, env: Mapping[str, st
             break
         if not data:
             break
-        said += data
-        if answers and said.count(b"]: ") > len(typed) - len(answers):
-            os.write(ours, answers.pop(0).encode() + b"\n")
+        shown, new = shown + data, new + data
+        wanted = next((text for text in left if text in new and new.rstrip().endswith((b":", b">"))), None)
+        if wanted is not None:
+            os.write(ours, left.pop(wanted))
+            new = b""
     os.close(ours)
-    return child.wait(timeout=30), said.decode("utf-8", "replace")
+    return child.wait(timeout=30), shown.decode("utf-8", "replace")

@@ -525,9 +525,9 @@ def test_a_time_that_is_none_says_how_one_is_written(gov: Box, people: People) -
 
 def test_at_a_terminal_a_signature_is_asked_for_once(gov: Box, people: People) -> None:
     protocol = waiting(gov)
-    code, said = at_terminal(gov, ["no"], "approve", protocol, env=people.alice.env)
+    code, said = at_terminal(gov, {b"approve this": b"no\n"}, "approve", protocol, env=people.alice.env)
     assert code == 3 and "nothing was signed" in said
-    code, said = at_terminal(gov, ["y"], "approve", protocol, env=people.alice.env)
+    code, said = at_terminal(gov, {b"approve this": b"y\n"}, "approve", protocol, env=people.alice.env)
     assert code == 0, said
     assert len(re.findall(r"\]:", said)) == 1 and "signed in" in said
     gov.runner("run", protocol, rc=0)
@@ -536,9 +536,9 @@ def test_at_a_terminal_a_signature_is_asked_for_once(gov: Box, people: People) -
 def test_without_a_policy_a_word_is_an_answer_at_a_terminal(box: Box) -> None:
     protocol = box.new(BEFORE)
     assert "you, at a terminal" in box.runner("run", protocol, rc=3).err
-    code, said = at_terminal(box, ["no"], "approve", protocol)
+    code, said = at_terminal(box, {b"approve this": b"no\n"}, "approve", protocol)
     assert code == 3 and "nothing was decided" in said and "error" not in said
-    code, said = at_terminal(box, ["Y"], "approve", protocol)
+    code, said = at_terminal(box, {b"approve this": b"Y\n"}, "approve", protocol)
     assert code == 0 and "step:deploy: approved, without a signature" in said, said
     box.runner("run", protocol, rc=0)
     (counted,) = fields(box, protocol, "approval-counted")
@@ -552,9 +552,9 @@ def test_without_a_policy_nobody_says_it_but_a_person_at_a_terminal(box: Box) ->
     for args in ((), ("--yes",)):
         error = box.runner("approve", protocol, *args, rc=3).err
         assert "by a person at a terminal" in error and "`runner init` writes one" in error
-    code, said = at_terminal(box, ["yes"], "approve", protocol, "--yes")
+    code, said = at_terminal(box, {b"]:": b"yes\n"}, "approve", protocol, "--yes")
     assert code == 3 and "not with --yes" in said
-    code, said = at_terminal(box, ["yes"], "approve", protocol, env={"CI": "true"})
+    code, said = at_terminal(box, {b"]:": b"yes\n"}, "approve", protocol, env={"CI": "true"})
     assert code == 3 and "not in CI" in said
     assert not done(box, protocol)
     for words in (["revoke", protocol], ["approve", protocol, "plan"]):
@@ -566,7 +566,7 @@ def test_a_policy_that_was_there_and_is_gone_makes_it_no_easier(gov: Box) -> Non
     gov.git("rm", "-q", ".protocols/policy.yaml")
     gov.commit("no policy any more")
     gov.runner("run", protocol, rc=3)
-    code, said = at_terminal(gov, ["yes"], "approve", protocol)
+    code, said = at_terminal(gov, {b"]:": b"yes\n"}, "approve", protocol)
     assert code == 4 and "there was a policy" in said and "it is gone" in said and "git checkout" in said
     assert not done(gov, protocol)
     gov.runner("verify", protocol, rc=0)

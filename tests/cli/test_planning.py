@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +14,7 @@ from tests.conftest import Box, clone, command
 from tests.engines.wire_gemini import KEY, Answer, Refusal, Wire, error, serving
 from tests.executor.minds import texts, transcript
 from tests.executor.test_resume import kill
+from tests.people import at_terminal
 from tests.store.test_remote import publish
 
 STEPS: list[dict[str, Any]] = [
@@ -332,7 +328,7 @@ def test_without_questions_the_model_decides(box: Box) -> None:
 
 def test_questions_are_asked_at_a_terminal(box: Box) -> None:
     with serving(says({"title": "x", "questions": ["Formal or not?"]}), says(PLAN)) as wire:
-        code, shown = at_terminal(box, env(wire), {b"Formal or not?": b"formal\n"}, "new", "Greet")
+        code, shown = at_terminal(box, {b"Formal or not?": b"formal\n"}, "new", "Greet", env=env(wire))
         assert code == 0, shown
         assert shown.startswith("Formal or not? (Enter: the model decides)\r\n> formal\r\n"), shown
         assert prompt(wire, 1) == "Formal or not?\nformal"
@@ -450,7 +446,7 @@ def test_what_only_people_say_of_a_step_stays_with_its_slug(box: Box) -> None:
 def test_at_a_terminal_a_person_takes_or_drops_it(box: Box, said: bytes, taken: bool) -> None:
     protocol = begun(box)
     with serving(says(AGAIN)) as wire:
-        code, shown = at_terminal(box, env(wire), {b"take it?": said}, "plan", protocol)
+        code, shown = at_terminal(box, {b"take it?": said}, "plan", protocol, env=env(wire))
     assert code == 0, shown
     assert ("02-shout.md" in words(box, protocol)) == taken
     box.runner("verify", protocol, rc=0)
@@ -464,10 +460,10 @@ def test_at_a_terminal_a_person_edits_it(box: Box, tmp_path: Path) -> None:
     with serving(says(AGAIN)) as wire:
         code, shown = at_terminal(
             box,
-            {**env(wire), "GIT_EDITOR": str(editor)},
             {b"take it?": b"edit\n", b"Whisper": b"yes\n"},
             "plan",
             protocol,
+            env={**env(wire), "GIT_EDITOR": str(editor)},
         )
     assert code == 0, shown
     assert "title: Whisper" in box.git("show", f"{protocol}:.protocols/{protocol}/02-shout.md")
@@ -496,7 +492,7 @@ def test_what_planning_anew_cost_is_in_the_record_and_every_budget(box: Box) -> 
     protocol = begun(box)
     journal = box.path / f".git/runner/journal/{protocol}"
     with serving(says(AGAIN), says("none"), says("none"), says(AGAIN)) as wire:
-        code, shown = at_terminal(box, env(wire), {b"take it?": b"drop\n"}, "plan", protocol)
+        code, shown = at_terminal(box, {b"take it?": b"drop\n"}, "plan", protocol, env=env(wire))
         assert code == 0, shown
         assert box.state(protocol)["spent"]["input_tokens"] == 0 and list(journal.glob("plan.1.jsonl"))
         box.runner("plan", protocol, env=env(wire), rc=69)
@@ -577,37 +573,3 @@ def test_the_bugfix_workflow_is_carried_out(box: Box) -> None:
         assert "add(2, 3) is -1" in prompt(wire)
     protocol = done.out.splitlines()[-1]
     assert box.state(protocol)["status"] == "completed" and "qa-passed" in box.log(protocol)
-
-
-# --- a terminal ----------------------------------------------------------------------------------------------------------
-
-
-def at_terminal(box: Box, more: dict[str, str], typed: dict[bytes, bytes], *args: str) -> tuple[int, str]:
-    """Run the command line at a real terminal; what stands there is answered as `typed` says, each once."""
-    ours, theirs = pty.openpty()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "runner", *args],
-        cwd=box.path,
-        env={**box.environment(more), "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "dumb"},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-    )
-    os.close(theirs)
-    shown, new, left = b"", b"", dict(typed)
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            data = os.read(ours, 65536)
-        except OSError:
-            break
-        if not data:
-            break
-        shown, new = shown + data, new + data
-        wanted = next((text for text in left if text in new and new.rstrip().endswith((b":", b">"))), None)
-        if wanted is not None:
-            os.write(ours, left.pop(wanted))
-            new = b""
-    os.close(ours)
-    return child.wait(timeout=30), shown.decode("utf-8", "replace")
