@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from runner.app.steer import following, number
-from runner.errors import ConflictError, RefusedError, UsageError
+from runner.errors import RefusedError, UsageError
 from runner.executor import advance, consent
 from runner.executor.advance import Advanced
 from runner.git import BLOB, TreeEntry, person
@@ -21,7 +21,7 @@ from runner.protocol.events import Event
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status, Wait
 from runner.protocol.statement import Decision, Form, Signed, Statement
-from runner.store import publishing, record, snapshot, transaction
+from runner.store import publishing, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, demand, signature, signers, signing
@@ -85,7 +85,7 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     if plan is None:
         raise _no_plan(protocol)
     found, where = consent.of(project), paths.folder(protocol)
-    known = consent.entries(project, seen)
+    known = record.events(project.git, seen.protocol, seen.tip)
     waits = {wait.id: wait for wait in state.waiting if wait.kind in consent.KINDS}
     subjects = {one: consent.subject_of(wait, state, known) for one, wait in waits.items()}
     chosen, subject = _choose(state, subjects, what)
@@ -193,7 +193,7 @@ def offer(
     foreseen = approval.foresee(judged, found.demand, found.plan, signed, key.fingerprint if key else "")
     if foreseen.fault is not None and not (decision is Decision.REVOKE and foreseen.fault is Fault.ROLE):
         raise _would_not_count(found, foreseen.fault, foreseen.text, _no_force(project, paths.POLICY))
-    used = consent.used(found.demand.subject, consent.entries(project, found.seen))
+    used = consent.used(found.demand.subject, record.events(project.git, found.seen.protocol, found.seen.tip))
     stands = approval.judge(judged, found.demand, found.plan, used)
     same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
     again = next((word for word in same if word.approver == approver), None)
@@ -309,8 +309,8 @@ def add(project: Project, found: Matter, data: bytes) -> str:
     said = signed.statement
     message = f"{protocol}: {said.approver} {verb[said.decision]} {said.subject}\n".encode()
     sign = person.setting(git, "user.signingkey") is not None
-    for _ in range(advance.RACES):
-        seen = advance.look(project, protocol)
+
+    def make(seen: Snapshot) -> advance.Commit:
         judged = consent.bench(project, seen, seen.state, found.authority)
         verdict = signature.verify(
             signed.signature,
@@ -328,24 +328,10 @@ def add(project: Project, found: Matter, data: bytes) -> str:
         tree = git.edit_tree(seen.tree, {name: TreeEntry(BLOB, git.write("blob", data))})
         assert tree is not None
         if tree == seen.tree:
-            return seen.tip
-        new = git.person_commit(tree, (seen.tip,), project.person(), message, sign=sign)
-        try:
-            transaction.publish(
-                git,
-                project.places,
-                project.who,
-                branch=project.branch(protocol),
-                old=seen.tip,
-                new=new,
-                reason="runner: approval",
-                push=publishing.pusher(project, protocol, new),
-            )
-        except ConflictError:
-            publishing.again(project, protocol, advance.checker(project, protocol))
-            continue
-        return new
-    raise advance.moves(project, protocol)
+            return advance.Commit(seen.tip)
+        return advance.Commit(git.person_commit(tree, (seen.tip,), project.person(), message, sign=sign))
+
+    return advance.put(project, protocol, "runner: approval", make)
 
 
 def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
@@ -447,7 +433,7 @@ def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
     """
     seen = snapshot.read(project.git, tip, protocol)
     plan, state = advance.consider(project, seen)[0], seen.state
-    found, known = consent.of(project), consent.entries(project, seen)
+    found, known = consent.of(project), record.events(project.git, seen.protocol, seen.tip)
     judged: Bench = consent.bench(project, seen, state, found)
     made: list[Heard] = []
     for wait in state.waiting:

@@ -8,14 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner.app.steer import refuse_ended, refuse_unplanned
-from runner.errors import ConflictError, InTheWayError
+from runner.errors import InTheWayError
 from runner.executor import advance
 from runner.git import BLOB, TreeEntry
 from runner.protocol import ids, paths
 from runner.protocol import plan as plan_
 from runner.protocol.state import StepStatus
-from runner.store import publishing, record, snapshot, transaction, worktree
+from runner.store import record, snapshot, worktree
 from runner.store.project import Project
+from runner.store.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,9 @@ def commit(project: Project, draft: Draft, data: bytes) -> str:
     Raises:
         InTheWayError: the file changed meanwhile. MalformedFileError: as `check`.
     """
-    git, branch = project.git, project.branch(draft.protocol)
-    for _ in range(advance.RACES):
-        seen = advance.look(project, draft.protocol)
+    git = project.git
+
+    def make(seen: Snapshot) -> advance.Commit:
         if seen.files.get(draft.name) != draft.entry:
             raise InTheWayError(
                 f"{draft.name} changed on the branch meanwhile", seen.where, "put your changes into the new version"
@@ -96,20 +97,6 @@ def commit(project: Project, draft: Draft, data: bytes) -> str:
         tree = git.edit_tree(seen.tree, {draft.path: TreeEntry(mode, git.write("blob", data))})
         assert tree is not None
         message = f"{draft.protocol}: edit {draft.name}\n".encode()
-        new = git.person_commit(tree, (seen.tip,), project.person(), message)
-        try:
-            transaction.publish(
-                git,
-                project.places,
-                project.who,
-                branch=branch,
-                old=seen.tip,
-                new=new,
-                reason="runner: edit",
-                push=publishing.pusher(project, draft.protocol, new),
-            )
-        except ConflictError:
-            publishing.again(project, draft.protocol, advance.checker(project, draft.protocol))
-            continue
-        return new
-    raise advance.moves(project, draft.protocol)
+        return advance.Commit(git.person_commit(tree, (seen.tip,), project.person(), message))
+
+    return advance.put(project, draft.protocol, "runner: edit", make)

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runner.app.steer import number, refuse_ended, refuse_unplanned
-from runner.errors import ConflictError, InTheWayError, RefusedError
+from runner.errors import InTheWayError, RefusedError
 from runner.executor import advance, planning
 from runner.git import BLOB, TreeEntry
 from runner.protocol import paths
 from runner.protocol import plan as plan_
-from runner.store import history, publishing, record, snapshot, transaction, worktree
+from runner.store import history, record, snapshot, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
@@ -119,35 +119,19 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
         InTheWayError: the plan changed, or a step went on, meanwhile. MalformedFileError: as `check`.
     """
     git, protocol = project.git, proposal.protocol
-    branch = project.branch(protocol)
     check(files)
+
+    def make(seen: Snapshot) -> advance.Commit:
+        _refuse_unsaved(project, protocol)
+        if snapshot.words(git, seen) != proposal.before or seen.state.steps != proposal.seen.state.steps:
+            raise InTheWayError(
+                "the plan or a step went on meanwhile", seen.where, f"run `runner plan {number(protocol)}` again"
+            )
+        message = f"{protocol}: plan anew\n".encode()
+        tree = tree_of(project, proposal, files, seen)
+        new = git.person_commit(tree, (seen.tip,), project.person(), message)
+        said = {history.next_plan(git, protocol): proposal.transcript}
+        return advance.Commit(new, history.add(git, protocol, said, new, project.runner()))
+
     with advance.at_work(project, protocol):
-        for _ in range(advance.RACES):
-            seen = advance.look(project, protocol)
-            _refuse_unsaved(project, protocol)
-            if snapshot.words(git, seen) != proposal.before or seen.state.steps != proposal.seen.state.steps:
-                raise InTheWayError(
-                    "the plan or a step went on meanwhile", seen.where, f"run `runner plan {number(protocol)}` again"
-                )
-            message = f"{protocol}: plan anew\n".encode()
-            tree = tree_of(project, proposal, files, seen)
-            new = git.person_commit(tree, (seen.tip,), project.person(), message)
-            said = {history.next_plan(git, protocol): proposal.transcript}
-            filed, before = history.add(git, protocol, said, new, project.runner())
-            try:
-                transaction.publish(
-                    git,
-                    project.places,
-                    project.who,
-                    branch=branch,
-                    old=seen.tip,
-                    new=new,
-                    reason="runner: plan",
-                    also={history.ref_of(protocol): (filed, before)},
-                    push=publishing.pusher(project, protocol, new, filed=filed),
-                )
-            except ConflictError:
-                publishing.again(project, protocol, advance.checker(project, protocol))
-                continue
-            return new
-    raise advance.moves(project, protocol)
+        return advance.put(project, protocol, "runner: plan", make)

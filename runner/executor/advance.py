@@ -511,6 +511,43 @@ def _blocked(state: State, slug: str, number: int, reason: str, kept: str) -> li
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit of a person's that carries words. `filed`: the history's commit that keeps what belongs to it, and the one before."""
+
+    oid: str
+    filed: tuple[str, str | None] | None = None
+
+
+def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot], Commit]) -> str:
+    """Publish a commit of a person's, made anew by `make(snapshot)` wherever the branch has moved; return its id.
+
+    One that is the tip itself says that there is nothing to publish.
+    """
+    for _ in range(RACES):
+        seen = look(project, protocol)
+        made = make(seen)
+        if made.oid == seen.tip:
+            return made.oid
+        try:
+            transaction.publish(
+                project.git,
+                project.places,
+                project.who,
+                branch=project.branch(protocol),
+                old=seen.tip,
+                new=made.oid,
+                reason=reason,
+                also={history.ref_of(protocol): made.filed} if made.filed else None,
+                push=publishing.pusher(project, protocol, made.oid, filed=made.filed[0] if made.filed else None),
+            )
+        except ConflictError:
+            publishing.again(project, protocol, checker(project, protocol))
+            continue
+        return made.oid
+    raise moves(project, protocol)
+
+
 def tell(
     project: Project,
     protocol: str,
