@@ -10,7 +10,7 @@ from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import log, message, paths
+from runner.protocol import message, paths
 from runner.protocol.state import State, StepState, StepStatus
 from runner.store import record, snapshot
 from runner.store.project import Project
@@ -149,8 +149,7 @@ def _walk(git: Git, seen: Snapshot) -> _History:
 
 def _before(git: Git, seen: Snapshot, history: _History) -> int:
     """Return the revision before the last transition that was not taken back already."""
-    data = b"".join(git.blob(seen.files[name].oid) or b"" for name in sorted(seen.files) if name.startswith("log/"))
-    entries = {raw.revision: raw for raw in log.parse_raw(data + seen.log, seen.where)}
+    entries = {raw.revision: raw for raw in record.events(git, seen.protocol, seen.tip)}
     at = seen.state.revision
     while entries[at].event == ev.Undone.name:
         at = int(entries[at].fields["to"])

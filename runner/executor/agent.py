@@ -132,7 +132,7 @@ def gate_of(
 ) -> Calls:
     """Return what the calls of a step's attempt go through. `words`: what people said that this transition takes up."""
     project = site.project
-    known = consent.entries(project, snapshot)
+    known = record.events(project.git, snapshot.protocol, snapshot.tip)
     return Calls(
         project=project,
         snapshot=snapshot,

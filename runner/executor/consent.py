@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from runner.errors import RefusedError, UnsupportedError
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
-from runner.protocol.events import Entry, Event
+from runner.protocol.events import Event
 from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
 from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus, Wait
 from runner.protocol.statement import seconds
-from runner.store import publishing
+from runner.store import publishing, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, authority, demand
@@ -121,7 +121,7 @@ def settle(project: Project, seen: Snapshot, plan: Plan, state: State, time: str
     if not waits or state.status not in machine.ACTIVE:
         return []
     made: list[Event] = []
-    known = entries(project, seen)
+    known = record.events(project.git, seen.protocol, seen.tip)
     told = {raw.fields.get("approval") for raw in known if raw.event == "approval-refused"}
     for wait in waits:
         subject = subject_of(wait, state, known)
@@ -200,14 +200,6 @@ def _decided(project: Project, wait: Wait, standing: Standing) -> list[Event]:
     return []
 
 
-def entries(project: Project, seen: Snapshot) -> list[log.RawEntry]:
-    """Return the whole log of a snapshot, renamed parts included."""
-    data = b"".join(
-        project.git.blob(seen.files[name].oid) or b"" for name in sorted(seen.files) if name.startswith("log/")
-    )
-    return log.parse_raw(data + seen.log, seen.where)
-
-
 def _refresh(project: Project, protocol: str) -> bool:
     """Fetch the trusted branch just before a word is used; return whether it moved."""
     before = project.trusted.commit
@@ -215,13 +207,8 @@ def _refresh(project: Project, protocol: str) -> bool:
     return project.trusted.commit != before
 
 
-_NEEDING = (
-    RunStep,
-    AskPerson,
-    TakeWork,
-    CheckStep,
-    CompleteStep,
-)  # what is done on somebody's word, where one is needed
+# What is done on somebody's word, where one is needed.
+_NEEDING = (RunStep, AskPerson, TakeWork, CheckStep, CompleteStep)
 
 
 def hold(
@@ -241,7 +228,7 @@ def hold(
     asked = _asked(project, seen, plan, step, state, action)
     if not asked:
         return None
-    known = entries(project, seen)
+    known = record.events(project.git, seen.protocol, seen.tip)
     if any(_counted(one.subject, known) for one in asked) and _refresh(project, seen.protocol):
         asked = _asked(project, seen, plan, step, state, action)
     return _first(project, seen, plan, state, step, asked, words, known)
@@ -406,10 +393,3 @@ def call_stands(project: Project, seen: Snapshot, plan: Plan, state: State, call
     if asked.keyboard:
         return by == demand.KEYBOARD
     return approval.judge(bench(project, seen, state, found), asked, plan).satisfied
-
-
-def apply(project: Project, state: State, events: Sequence[Event]) -> State:
-    """Return the state after events that are not recorded yet."""
-    for event in events:
-        state = machine.apply(state, Entry(state.revision + 1, project.who.timestamp(), "runner", event))
-    return state

@@ -28,7 +28,7 @@ from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
 from runner.qa import checks
 from runner.sandbox import Outcome
-from runner.store import history, transaction, workspace
+from runner.store import history, record, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.snapshot import words as words_of
@@ -312,7 +312,7 @@ def _start(project: Project, snapshot: Snapshot, step: Step, state: State) -> st
     """Return the commit that the attempt begins at: the tip, or what a retry with `--keep` goes on from."""
     if state.steps[step.slug].attempt == 1:  # no retry: the log, which grows with every step, need not be read
         return snapshot.tip
-    for raw in reversed(_whole_log(project.git, snapshot)):
+    for raw in reversed(record.events(project.git, snapshot.protocol, snapshot.tip)):
         if raw.event == "step-retried" and raw.subject == step.slug:
             kept = raw.fields.get("kept")
             if raw.fields.get("attempt") == state.steps[step.slug].attempt and isinstance(kept, str):
@@ -532,7 +532,7 @@ def ask_person(step: Step, protocol: str) -> Attempt:
 def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
     """Take what people committed since they were asked as a human step's work."""
     start, answer = snapshot.tip, None
-    for raw in reversed(_whole_log(project.git, snapshot)):
+    for raw in reversed(record.events(project.git, snapshot.protocol, snapshot.tip)):
         if raw.event == "answered" and raw.subject == step.slug:
             answer = raw.fields.get("text")
             break
@@ -555,13 +555,6 @@ def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, stat
     )
     asked = consent.asked_after(project, snapshot, plan, step, state, (start, snapshot.tip))
     return Attempt(lambda now: finished(now, step, done, asked), said=describe_changes(git, start, snapshot.tip))
-
-
-def _whole_log(git: Git, snapshot: Snapshot) -> list[log.RawEntry]:
-    data = b""
-    for name in sorted(name for name in snapshot.files if name.startswith("log/")):
-        data += git.blob(snapshot.files[name].oid) or b""
-    return log.parse_raw(data + snapshot.log, snapshot.where)
 
 
 # --- QA ----------------------------------------------------------------------------------------------------------------
@@ -599,7 +592,7 @@ def review_step(
     if journal is None:
         name = f"{step.slug}.{state.steps[step.slug].attempt}.qa"
         journal = spending.open_journal(project, snapshot.protocol, name)
-    entries = _whole_log(project.git, snapshot)
+    entries = record.events(project.git, snapshot.protocol, snapshot.tip)
     return reviewing.carry_out(project, snapshot, plan, step, state, entries, verdict.evidence, journal)
 
 
@@ -698,7 +691,7 @@ def _changed_by(git: Git, snapshot: Snapshot, slug: str) -> list[str]:
 
 def _start_of(git: Git, snapshot: Snapshot, slug: str) -> str | None:
     """Return the commit that the step's work began at, by the record."""
-    for raw in reversed(_whole_log(git, snapshot)):
+    for raw in reversed(record.events(git, snapshot.protocol, snapshot.tip)):
         if raw.event == "step-finished" and raw.subject == slug and isinstance(raw.fields.get("start"), str):
             return str(raw.fields["start"])
     return None

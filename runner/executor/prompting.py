@@ -16,8 +16,8 @@ from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.trust import manifest
 
-INSTRUCTIONS = ("AGENTS.md", "CONTRIBUTING.md")
 INSTRUCTIONS_LIMIT = 24_000  # characters of one instruction file
 MEMORY_LIMIT = 12_000  # characters of all memory
 RESULT_LIMIT = 4_000  # characters of one earlier result
@@ -86,7 +86,7 @@ def _line(one: Step, step: Step, state: State) -> str:
 def instructions(project: Project) -> list[str]:
     """Return the project's own instructions and memory, as the trusted branch has them."""
     found = []
-    for name in INSTRUCTIONS:
+    for name in manifest.INSTRUCTIONS:  # those that a word is about
         data = project.trusted.blob(project.git, name)
         if data:
             text = data.decode("utf-8", "replace")[:INSTRUCTIONS_LIMIT]

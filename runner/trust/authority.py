@@ -123,10 +123,8 @@ class Authority:
 
     def files(self, git: Git, loaded: Loaded) -> dict[str, TreeEntry]:
         """Return the files of the trusted branch that will be loaded."""
-        from runner.protocol import coworker
-
         if loaded not in self._files:
-            self._files[loaded] = manifest.trusted_files(git, self.commit, loaded, coworker.parse)
+            self._files[loaded] = manifest.trusted_files(git, self.commit, loaded)
         return self._files[loaded]
 
     # --- whose keys ------------------------------------------------------------------------------------------------------

@@ -9,12 +9,11 @@ from runner.errors import MalformedFileError, RefusedError
 from runner.protocol import paths, words
 from runner.protocol.model import Approval, seconds_of
 from runner.protocol.plan import Plan, Step
+from runner.protocol.statement import LONGEST, LONGEST_CALL
 from runner.trust.authority import Authority
 from runner.trust.manifest import Subject
 
 KEYBOARD = "keyboard"  # who said it where there is no policy: somebody at a terminal
-DAY = 24 * 60 * 60
-LONGEST = 30 * DAY  # seconds that a word may last; a call's `DAY`
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ def unasked(authority: Authority, subject: Subject) -> Demand:
 
 
 def _demand(authority: Authority, subject: Subject, asked: Approval | None, text: str, where: str = "") -> Demand:
-    longest = DAY if subject.kind == "call" else LONGEST
+    longest = LONGEST_CALL if subject.kind == "call" else LONGEST
     if authority.policy is None:
         return Demand(subject, (Need("you, at a terminal", frozenset({KEYBOARD}), 1),), longest, text)
     kind = "step" if subject.kind == "result" else subject.kind

@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from runner.errors import IntegrityError
 from runner.git import SUBMODULE, Git, TreeEntry
 from runner.protocol import ids, paths
 from runner.protocol.digest import digest
-
-if TYPE_CHECKING:
-    from runner.protocol.coworker import Coworker
 
 VERSION = "runner-manifest/v1"
 KINDS = ("plan", "step", "result", "call", "protected-path", "merge")
@@ -86,23 +82,26 @@ class Loaded:
 INSTRUCTIONS = ("AGENTS.md", "CONTRIBUTING.md")  # of the trusted branch, told to every model
 
 
-def trusted_files(
-    git: Git, commit: str, loaded: Loaded, read: Callable[[bytes, str], Coworker]
-) -> dict[str, TreeEntry]:
+def trusted_files(git: Git, commit: str, loaded: Loaded) -> dict[str, TreeEntry]:
     """Return the trusted branch's files that will be loaded: coworkers, instructions, and the code of tools.
 
-    `read(data, where)` parses a coworker, whose own modules count too. A file that is not there has no line: that it comes is a
-    change as well. Of a module, everything below its first name counts, since it may import the rest.
+    A coworker's own modules count too. A file that is not there has no line: that it comes is a change as well. Of a module,
+    everything below its first name counts, since it may import the rest.
+
+    Raises:
+        MalformedFileError: a coworker's file is not valid.
     """
     if not (loaded.agents or loaded.modules or loaded.prompts):
         return {}
+    from runner.protocol import coworker  # here: most steps have none, and its models are slow to load
+
     files = git.files(commit)
     agents = {paths.agent_file(name) for name in loaded.agents}
     modules = set(loaded.modules)
     for path in sorted(agents & files.keys()):
         data = git.blob(files[path].oid)
         if data is not None:
-            modules |= {module.module for module in read(data, path).tool_modules()}
+            modules |= {module.module for module in coworker.parse(data, path).tool_modules()}
     roots = {module.partition(".")[0] for module in modules}
     return {
         path: entry
