@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -567,4 +568,29 @@ def test_fetch_is_there_where_the_policy_names_hosts_and_reaches_no_other(box: B
     got, refused = results(box, protocol, "x.1")[:2]
     assert (got["error"], refused["error"]) == (False, True)
     assert "network" in refused["decision"]["why"]
+    sound(box, protocol)
+
+
+def test_a_held_call_that_outlived_its_word_is_asked_again_with_the_same_bytes(box: Box, alice: Person) -> None:
+    from tests.people import policy
+
+    def lasts(time: str) -> None:
+        govern(box, [alice], text=policy([alice], approvals=f"  call: {{roles: [maintainer], expires: {time}}}\n"))
+
+    ledger = outside(box, coworker='TOOLS\npolicies:\n  approval_required: ["send_report"]\n')
+    lasts("1s")
+    protocol = box.new({"01-tell": tool("send_report", "agent: analyst\n", to="ops@example.test", subject="All well")})
+    box.runner("run", protocol, rc=WAITS)
+    first, asked = wait(box, protocol), box.git("show", f"{protocol}:.protocols/{protocol}/calls/tell.1.1.json")
+    time.sleep(2.1)
+    box.runner("run", protocol, rc=WAITS)
+    again = wait(box, protocol)
+    assert "nobody decided within" in box.log(protocol)
+    assert (again["id"] != first["id"], again["digest"]) == (True, first["digest"])
+    assert box.git("show", f"{protocol}:.protocols/{protocol}/calls/tell.1.1.json") == asked
+    assert lines(ledger) == []
+    lasts("24h")
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert lines(ledger) == ["ops@example.test All well"]
     sound(box, protocol)
