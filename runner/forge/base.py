@@ -17,6 +17,7 @@ from typing import ClassVar, Final, Protocol
 from runner.errors import RunnerError
 
 STATUS_TEXT: Final = 140  # characters of a status that every forge shows
+BODY_TEXT: Final = 60_000  # characters of a request's or comment's body that every forge takes
 OUR_CONTEXTS: Final = ("runner/plan", "runner/step", "runner/qa", "runner/verify")
 _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -115,6 +116,14 @@ class Access(IntEnum):
     ADMIN = 3
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What an account is and may do, now. `kind` is None where the forge does not tell, which no word can count with."""
+
+    access: Access
+    kind: Kind | None
+
+
 class RequestState(StrEnum):
     """Where a request is."""
 
@@ -211,12 +220,13 @@ class Status:
 
 
 class Outcome(StrEnum):
-    """How a check of CI stands. `neutral`: it neither passed nor failed, and nothing waits for it."""
+    """How a check of CI stands. `neutral`: nothing waits for it; `cancelled`: it ended without a verdict."""
 
     PENDING = "pending"
     SUCCESS = "success"
     FAILURE = "failure"
     NEUTRAL = "neutral"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,9 +245,10 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """A push to a branch. `before` is None where it made the branch, `after` where it deleted it."""
+    """A push to a branch. `before` is None where it made the branch, `after` where it deleted it; both where the forge
+    does not tell which. `by` is None where the account is gone."""
 
-    by: Identity
+    by: Identity | None
     before: str | None
     after: str | None
     time: str
@@ -254,11 +265,12 @@ class Commit:
 
 
 class MergeMethod(StrEnum):
-    """How a request may become part of its base."""
+    """How a request may become part of its base. A merge and a fast-forward keep the commits as they are."""
 
     MERGE = "merge"
     SQUASH = "squash"
     REBASE = "rebase"
+    FAST_FORWARD = "fast-forward"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -339,8 +351,8 @@ class Forge(Protocol):
     def reviews(self, number: int) -> tuple[Review, ...]:
         """Return the reviews of a request, in the order in which they were given."""
 
-    def access(self, who: Identity) -> Access:
-        """Return what the account with that numeric id may do now."""
+    def standing(self, who: Identity) -> Standing:
+        """Return what the account with that numeric id is and may do now."""
 
     def pushes(self, branch: str) -> tuple[Push, ...]:
         """Return who pushed to the branch, as far back as the forge remembers, newest first."""
@@ -360,3 +372,8 @@ def marker(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise AssertionError(f"unreachable: no key of a comment: {key!r}")
     return f"<!-- runner: {key} -->"
+
+
+def same_text(one: str, other: str) -> bool:
+    """Tell whether two bodies are the same but for line ends and spaces at the end, which forges and browsers change."""
+    return one.replace("\r\n", "\n").rstrip() == other.replace("\r\n", "\n").rstrip()
