@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from runner.forge.base import MalformedAnswerError
@@ -87,6 +88,11 @@ def readable(words: object, secrets: Iterable[str] = ()) -> str:
         text = text.replace(secret, "[token]")
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= 300 else text[:299] + "…"
+
+
+def clock(at: float) -> str:
+    """Return a moment as people read it; `at`: seconds since the epoch."""
+    return datetime.fromtimestamp(int(at), UTC).strftime("%H:%M:%S UTC")
 
 
 def _malformed(wanted: str, where: str) -> MalformedAnswerError:

@@ -4,8 +4,7 @@ Promises the `Forge` protocol with few requests: pages of a hundred, one look be
 token in one header to one host, pauses between writes as GitHub asks for); its own retrying is off, and answers are read by
 `answer.py`, so nothing is fetched behind our back.
 
-Least rights of a fine-grained token or an App: Contents read, Pull requests write, Commit statuses write, Checks read,
-Metadata read; Administration read to see a classic branch protection whole. A classic token: `repo`.
+Least rights: see `RIGHTS`; to see a classic branch protection whole, Administration read beside them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
-from runner.forge.answer import Fields, objects, readable
+from runner.forge.answer import Fields, clock, objects, readable
 from runner.forge.base import (
     OUR_CONTEXTS,
     Access,
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 INSTALL: Final = "pip install 'protocol-runner[github]'"
+RIGHTS: Final = "Metadata, Contents and Checks read, Pull requests and Commit statuses write (a classic token: `repo`)"
 _TIMEOUT: Final = 20  # seconds a request
 _PAGE: Final = 100
 _SECONDARY_SECONDS: Final = 60.0  # what GitHub asks to wait where a secondary limit does not say
@@ -599,16 +599,14 @@ class GitHub:
         status = error.status
         if status in (403, 429) and (at := self._limit(status, headers, data)) is not None:
             return RateLimitError(
-                f"GitHub asks for a pause ({words})", where, f"run it again after {_clock(at)}", retry_at=at
+                f"GitHub asks for a pause ({words})", where, f"run it again after {clock(at)}", retry_at=at
             )
         if status == 401:
-            return TokenRefusedError(
-                f"GitHub refuses the token ({words})", where, "make a new token; see `gh auth status`"
-            )
+            return TokenRefusedError(f"GitHub refuses the token ({words})", where, f"make a new token: {RIGHTS}")
         if status == 403:
             # Fine-grained tokens are told by the first header, classic ones by the second.
             scope = headers.get("x-accepted-github-permissions") or headers.get("x-accepted-oauth-scopes") or ""
-            hint = f"give the token {scope}" if scope else "give the token the rights that docs/forges.md lists"
+            hint = f"give the token {scope}" if scope else f"give the token {RIGHTS}"
             return ScopeMissingError(f"the token may not do this ({words})", where, hint, scope=scope)
         if status in (404, 410):
             return NotFoundError(
@@ -632,9 +630,3 @@ class GitHub:
 
 def _commit_or_none(oid: str) -> str | None:
     return oid if oid.strip("0") else None
-
-
-def _clock(at: float) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(int(at), UTC).strftime("%H:%M:%S UTC")

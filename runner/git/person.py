@@ -6,13 +6,16 @@ What is executed for a signature comes from the person's own configuration alone
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from runner.errors import UsageError
 from runner.git.database import Database
 from runner.git.objects import Ident
-from runner.git.process import personal_environment, spawn
+from runner.git.process import answer, personal_environment, spawn
 from runner.git.sealed import last
+
+_HELPER_SECONDS = 10.0  # a helper that opens a window waits for somebody
 
 
 def ident(git: Database, time: int) -> Ident:
@@ -33,6 +36,18 @@ def ident(git: Database, time: int) -> Ident:
         )
     clean = {ord(char): None for char in "<>\n\0"}
     return Ident(name.translate(clean).strip(), email.translate(clean).strip(), time)
+
+
+def credential(url: str, environ: Mapping[str, str]) -> str | None:
+    """Return the password that the person's credential helpers keep for an address; None where they have none.
+
+    Nobody is asked for one, and the repository's own settings have no say.
+    """
+    env = {**personal_environment(environ), "GIT_ASKPASS": "", "SSH_ASKPASS": "", "GCM_INTERACTIVE": "never"}
+    argv = ["git", "-c", "credential.interactive=false", "credential", "fill"]
+    out = answer(argv, env=env, cwd=Path("/"), data=f"url={url}\n\n".encode(), timeout=_HELPER_SECONDS)
+    found = [line[9:] for line in (out or b"").decode("utf-8", "replace").splitlines() if line.startswith("password=")]
+    return found[0] if found else None
 
 
 def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message: bytes) -> str:
