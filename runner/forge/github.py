@@ -603,7 +603,8 @@ class GitHub:
             )
         if status == 401:
             return TokenRefusedError(f"GitHub refuses the token ({words})", where, f"make a new token: {RIGHTS}")
-        if status == 403:
+        kinds = {each.get("type") for each in data.get("errors") or [] if isinstance(each, dict)}  # GraphQL's
+        if status == 403 or kinds & {"FORBIDDEN", "INSUFFICIENT_SCOPES"}:
             # Fine-grained tokens are told by the first header, classic ones by the second.
             scope = headers.get("x-accepted-github-permissions") or headers.get("x-accepted-oauth-scopes") or ""
             hint = f"give the token {scope}" if scope else f"give the token {RIGHTS}"

@@ -576,6 +576,14 @@ class GitLabFake(Server):
             web_url=page,
         )
         self.requests[iid] = MergeRequest(value)
+        earlier = [
+            e["push_data"]["commit_to"]
+            for e in self.events
+            if e.get("push_data", {}).get("ref") == sent["source_branch"]
+        ]
+        self.requests[iid].commits += [
+            like(COMMIT, id=oid, short_id=oid[:11]) for oid in earlier if oid not in (head, None)
+        ]
         self._grow(self.requests[iid], head)
         return Answer(201, value)
 
