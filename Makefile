@@ -7,6 +7,7 @@ DEMO_PY = .venv-demo/bin/python
 # The demo shows what users get, and quickly: the base install, no tools of the developers'.
 DEV_STAMP = .venv/.stamp
 DEMO_STAMP = .venv-demo/.stamp
+FORGE_STAMP = build/forge/.stamp
 
 # In CI a test that was skipped is a failure, unless its reason begins with "allowed:".
 PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rs)
@@ -16,12 +17,13 @@ JOBS = 3
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo picture test slow check fix bench peers golden deep schemas cassettes build clean ci
+.PHONY: help demo picture test slow forge check fix bench peers golden deep schemas cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer; in a temporary folder, offline, no key'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
+	@echo 'make forge   the GitHub tests, against programs of others; fetches 0.7 GB by npm'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
 	@echo 'make bench   measure, as ratios in one run'
@@ -47,6 +49,9 @@ test: $(DEV_STAMP)
 
 slow: $(DEV_STAMP)
 	$(PYTEST) -m slow --timeout 900
+
+forge: $(DEV_STAMP) $(FORGE_STAMP)
+	$(PYTEST) -m peers tests/forge
 
 check: $(DEV_STAMP)
 	$(PY) -m ruff format --check .
@@ -115,3 +120,9 @@ $(DEV_STAMP): pyproject.toml
 
 $(DEMO_STAMP): pyproject.toml
 	$(call environment,.venv-demo,.)
+
+$(FORGE_STAMP): tests/forge/package.json
+	@command -v npm >/dev/null 2>&1 || { echo 'error: npm is not installed; install node and npm' >&2; exit 1; }
+	rm -rf build/forge && mkdir -p build/forge && cp tests/forge/package.json build/forge/
+	npm install --prefix build/forge --no-audit --no-fund --no-package-lock --loglevel=error
+	touch $@

@@ -117,8 +117,11 @@ class GitHub:
 
     def me(self) -> Identity:
         """Return whose token it is."""
+        return self._patience.with_(self._whose)
+
+    def _whose(self) -> Identity:
         if self._me is None:
-            self._me = self._patience.with_(self._find_me)
+            self._me = self._find_me()
         return self._me
 
     def _find_me(self) -> Identity:
@@ -233,7 +236,7 @@ class GitHub:
         return self._patience.with_(lambda: self._keep_comment(number, marker(key), body))
 
     def _keep_comment(self, number: int, mark: str, body: str) -> Comment:
-        whole, me = f"{mark}\n{body}", self.me()
+        whole, me = f"{mark}\n{body}", self._whose()
         for there in self._comments(number):
             if there.by == me and there.body.splitlines()[:1] == [mark]:
                 if same_text(there.body, whole):
@@ -480,7 +483,7 @@ class GitHub:
         return self._read_request(found)
 
     def _read_request(self, found: Fields, *, ended_by: Identity | None = None) -> Request:
-        merged = found.maybe("merged_at")
+        merged = found.maybe("merged_at") if found.text("state") == "closed" else None
         merger = found.maybe_inner("merged_by")
         state = RequestState.MERGED if merged else RequestState(found.text("state"))
         return Request(

@@ -121,9 +121,11 @@ class GitLab:
 
     def me(self) -> Identity:
         """Return whose token it is."""
+        return self._patience.with_(self._whose)
+
+    def _whose(self) -> Identity:
         if self._me is None:
-            found = self._patience.with_(lambda: self._one("/user"))
-            self._me = self._identity(found)
+            self._me = self._identity(self._one("/user"))
         return self._me
 
     def standing(self, who: Identity) -> Standing:
@@ -217,7 +219,7 @@ class GitLab:
         return self._patience.with_(lambda: self._keep_comment(number, marker(key), plain(body)))
 
     def _keep_comment(self, number: int, mark: str, body: str) -> Comment:
-        whole, me = f"{mark}\n{body}", self.me()
+        whole, me = f"{mark}\n{body}", self._whose()
         notes = f"{self._project}/merge_requests/{number}/notes"
         for there in self._comments(number):
             if there.by == me and there.body.splitlines()[:1] == [mark]:

@@ -143,6 +143,7 @@ class GitHubFront(Server):
         self.events: dict[int, list[dict[str, Any]]] = {}
         self.rules: list[dict[str, Any]] = []
         self.drafts_allowed = True
+        self.forks: dict[int, bool] = {}  # requests that come from a fork: whether that still exists
 
     def handle(self, asked: Asked) -> Answer:
         """Answer as GitHub does: who, then whether that may be asked, then what."""
@@ -196,6 +197,8 @@ class GitHubFront(Server):
             value["permission"] = ROLES.get(value["permission"], value["permission"])
         if re.fullmatch(rf"{HERE}/pulls(/\d+)?", path) and status < 300:
             for each in value if isinstance(value, list) else [value]:
+                if each["number"] in self.forks:
+                    each["head"]["repo"] = {**each["head"]["repo"], "id": 4711} if self.forks[each["number"]] else None
                 if each["state"] == "open":
                     each["head"]["sha"] = self.tips.get(each["head"]["ref"], each["head"]["sha"])
         if path.endswith("/commits") and status == 200:
@@ -277,9 +280,17 @@ class GitHubFront(Server):
 
     # what happens there
 
-    def pushed(self, login: str, branch: str, before: str | None, after: str | None) -> None:
+    def pushed(self, login: str, branch: str, before: str | None, after: str | None, *, forced: bool = False) -> None:
         """Note a push as the repository's activity has it."""
-        kind = "branch_creation" if before is None else "branch_deletion" if after is None else "push"
+        kind = (
+            "force_push"
+            if forced
+            else "branch_creation"
+            if before is None
+            else "branch_deletion"
+            if after is None
+            else "push"
+        )
         number = len(self.activity) + 1
         self.activity.append(
             {

@@ -149,6 +149,22 @@ def test_a_classic_protection_is_seen_by_an_administrator_only(github: GitHubGro
     assert (part.required_reviews, part.dismisses_stale, part.forced_pushes) == (None, None, None)
 
 
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_request_of_a_fork_is_not_seen(github: GitHubGround, exists: bool) -> None:
+    number = proposed(github)
+    github.front.forks[number] = exists
+    assert github.forge().request_of(BRANCH) is None
+    with pytest.raises(RequestRefusedError, match="comes from a fork"):
+        github.forge().request(number)
+
+
+def test_a_forced_push_is_told(github: GitHubGround) -> None:
+    first = github.push("runner", BRANCH)
+    github.front.pushed("alice", BRANCH, first, "f" * 40, forced=True)
+    forced, made = github.forge().pushes(BRANCH)
+    assert (forced.forced, forced.by, made.forced) == (True, github.identity("alice"), False)
+
+
 def test_the_shop_is_found_after_it_moved(github: GitHubGround) -> None:
     path = "/api/v3/repos/owner/shop/pulls"
     github.server.faults.append(

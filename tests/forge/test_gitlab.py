@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.forge.base import Access, MergeMethod, Outcome, Said, Status, StatusState
+from runner.forge.base import Access, MergeMethod, Outcome, RequestRefusedError, Said, Status, StatusState
 from runner.forge.gitlab import plain
 from tests.forge.gitlab_fake import PATH, like
 from tests.forge.gitlab_fake import PROTECTED as PROTECTED
@@ -116,6 +116,8 @@ def test_a_request_of_a_fork_is_not_seen(gitlab: GitLabGround) -> None:
     number = proposed(gitlab)
     gitlab.fake.requests[number].value["source_project_id"] = 99
     assert gitlab.forge().request_of(BRANCH) is None
+    with pytest.raises(RequestRefusedError, match="comes from a fork"):
+        gitlab.forge().request(number)
 
 
 def test_who_is_blocked_may_do_nothing(gitlab: GitLabGround) -> None:
