@@ -367,6 +367,12 @@ class Forge(Protocol):
         """Let go of connections."""
 
 
+def status_text(text: str) -> str:
+    """Return a text as a status shows it: one line, cut where it is too long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= STATUS_TEXT else line[: STATUS_TEXT - 1] + "…"
+
+
 def marker(key: str) -> str:
     """Return the line that no forge renders and that our comment of that key begins with."""
     if not _KEY.fullmatch(key):

@@ -1,21 +1,18 @@
-"""GitHub, and GitHub Enterprise, over PyGithub, which is imported when the first question is asked.
+"""GitHub, and GitHub Enterprise: the `Forge` protocol in GitHub's words.
 
-Promises the `Forge` protocol with few requests: pages of a hundred, one look before each write. PyGithub gives the transport (the
-token in one header to one host, pauses between writes as GitHub asks for); its own retrying is off, and answers are read by
-`answer.py`, so nothing is fetched behind our back.
+Promises few requests: pages of a hundred, one look before each write, and nothing fetched behind our back, since answers are
+read by `answer.py` and not by the SDK's lazy objects. How they are sent is `github_line.py`'s matter.
 
-Least rights: see `RIGHTS`; to see a classic branch protection whole, Administration read beside them.
+Least rights: `github_line.RIGHTS`; to see a classic branch protection whole, Administration read beside them.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import re
-from collections.abc import Callable, Collection, Iterator
-from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import parse_qsl, quote, urlsplit
+from collections.abc import Collection, Iterator
+from typing import Final
+from urllib.parse import quote
 
-from runner.forge.answer import Fields, clock, objects, readable
+from runner.forge.answer import Fields
 from runner.forge.base import (
     OUR_CONTEXTS,
     Access,
@@ -23,46 +20,31 @@ from runner.forge.base import (
     Comment,
     Commit,
     Dismissal,
-    ForgeError,
     Identity,
     Kind,
     MergeMethod,
-    NetworkError,
     NotFoundError,
     Outcome,
     Protection,
     Push,
-    RateLimitError,
     Request,
     RequestRefusedError,
     RequestState,
     Review,
     Said,
     ScopeMissingError,
-    ServerError,
     Settings,
     Standing,
     Status,
     StatusState,
-    TokenMissingError,
-    TokenRefusedError,
     marker,
     same_text,
+    status_text,
 )
+from runner.forge.github_line import Line
 from runner.forge.place import Place
 from runner.forge.retrying import Patience
 
-if TYPE_CHECKING:
-    from github import GithubException
-    from github.Requester import Requester
-
-T = TypeVar("T")
-
-INSTALL: Final = "pip install 'protocol-runner[github]'"
-RIGHTS: Final = "Metadata, Contents and Checks read, Pull requests and Commit statuses write (a classic token: `repo`)"
-_TIMEOUT: Final = 20  # seconds a request
-_PAGE: Final = 100
-_SECONDARY_SECONDS: Final = 60.0  # what GitHub asks to wait where a secondary limit does not say
 _ACCESS: Final = {"admin": Access.ADMIN, "maintain": Access.WRITE, "write": Access.WRITE, "read": Access.READ}
 _SAID: Final = {
     "approved": Said.APPROVED,
@@ -81,37 +63,28 @@ _OUTCOMES: Final = {
 }
 
 
-def installed() -> bool:
-    """Tell whether PyGithub is here, without importing it."""
-    return importlib.util.find_spec("github") is not None
-
-
 class GitHub:
     """One repository on GitHub. Asked by one thread at a time."""
 
     name: Final = "github"
 
     def __init__(self, place: Place, token: str, patience: Patience, *, write_pause: float = 1.0) -> None:
-        """`write_pause`: seconds between two writes, as GitHub's guidelines ask.
+        """`write_pause`: seconds between two writes.
 
         Raises:
             TokenMissingError: PyGithub is not installed.
         """
-        if not installed():
-            raise TokenMissingError("the package pygithub is not installed", f"forge: github, {place.host}", INSTALL)
         self.host: Final = place.host
-        self._place, self._token, self._patience, self._write_pause = place, token, patience, write_pause
+        self._line = Line(place, token, patience.now, write_pause)
+        self._patience = patience
         self._owner = place.path.split("/")[0]
         self._repo = f"/repos/{quote(place.path)}"
-        self._opened: Requester | None = None
         self._me: Identity | None = None
         self._standings: dict[int, Standing] = {}
 
     def close(self) -> None:
         """Let go of connections; a later question opens new ones."""
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        self._line.close()
 
     # who
 
@@ -126,10 +99,10 @@ class GitHub:
 
     def _find_me(self) -> Identity:
         try:
-            return self._identity(Fields.of(self._ask("GET", "/user"), "GET /user"))
+            return self._identity(Fields.of(self._line.ask("GET", "/user"), "GET /user"))
         except ScopeMissingError:
             # The token of an App, GITHUB_TOKEN of Actions among them, has no /user; GraphQL tells whose it is.
-            data = self._graphql("query { viewer { login databaseId } }", {})
+            data = self._line.graphql("query { viewer { login databaseId } }", {})
             viewer = data.inner("viewer")
             return Identity(host=self.host, id=viewer.number("databaseId"), login=viewer.text("login"), kind=Kind.BOT)
 
@@ -142,7 +115,7 @@ class GitHub:
     def _find_standing(self, who: Identity) -> Standing:
         path = f"{self._repo}/collaborators/{quote(who.login, safe='')}/permission"
         try:
-            found = Fields.of(self._ask("GET", path), f"GET {path}")
+            found = Fields.of(self._line.ask("GET", path), f"GET {path}")
         except NotFoundError:
             return Standing(access=Access.NONE, kind=who.kind)
         user = found.maybe_inner("user")
@@ -160,7 +133,7 @@ class GitHub:
 
     def _request(self, number: int) -> Request:
         where = f"GET {self._repo}/pulls/{number}"
-        found = Fields.of(self._ask("GET", f"{self._repo}/pulls/{number}"), where)
+        found = Fields.of(self._line.ask("GET", f"{self._repo}/pulls/{number}"), where)
         request = self._own(found)
         if request is None:
             raise RequestRefusedError(
@@ -168,7 +141,7 @@ class GitHub:
             )
         if request.state is not RequestState.CLOSED:
             return request
-        issue = Fields.of(self._ask("GET", f"{self._repo}/issues/{number}"), where)
+        issue = Fields.of(self._line.ask("GET", f"{self._repo}/issues/{number}"), where)
         by = issue.maybe_inner("closed_by")
         return self._read_request(found, ended_by=self._identity(by) if by else None)
 
@@ -178,7 +151,7 @@ class GitHub:
 
     def _request_of(self, branch: str) -> Request | None:
         query = {"head": f"{self._owner}:{branch}", "state": "all", "sort": "created", "direction": "desc"}
-        found = [self._own(each) for each in self._pages(f"{self._repo}/pulls", query)]
+        found = [self._own(each) for each in self._line.pages(f"{self._repo}/pulls", query)]
         ours = [each for each in found if each is not None and each.branch == branch]
         return next((each for each in ours if each.state is RequestState.OPEN), ours[0] if ours else None)
 
@@ -191,12 +164,12 @@ class GitHub:
         if there is None or there.state is not RequestState.OPEN:
             new = {"title": title, "body": body, "head": branch, "base": base}
             try:
-                return self._read_request(self._post(f"{self._repo}/pulls", {**new, "draft": True}))
+                return self._read_request(self._line.post(f"{self._repo}/pulls", {**new, "draft": True}))
             except RequestRefusedError:
                 # Somebody else opened it just now, or drafts are not part of this repository's plan.
                 there = self._request_of(branch)
             if there is None or there.state is not RequestState.OPEN:
-                return self._read_request(self._post(f"{self._repo}/pulls", {**new, "draft": False}))
+                return self._read_request(self._line.post(f"{self._repo}/pulls", {**new, "draft": False}))
         changes = {}
         if there.title != title:
             changes["title"] = title
@@ -205,16 +178,16 @@ class GitHub:
         if not changes:
             return there
         path = f"{self._repo}/pulls/{there.number}"
-        return self._read_request(Fields.of(self._ask("PATCH", path, body=changes), f"PATCH {path}"))
+        return self._read_request(Fields.of(self._line.ask("PATCH", path, body=changes), f"PATCH {path}"))
 
     def mark_ready(self, number: int) -> Request:
         """Return the request, no longer a draft."""
         return self._patience.with_(lambda: self._mark_ready(number))
 
     def _mark_ready(self, number: int) -> Request:
-        found = Fields.of(self._ask("GET", f"{self._repo}/pulls/{number}"), f"GET {self._repo}/pulls/{number}")
+        found = Fields.of(self._line.ask("GET", f"{self._repo}/pulls/{number}"), f"GET {self._repo}/pulls/{number}")
         if found.flag("draft"):  # REST cannot
-            self._graphql(
+            self._line.graphql(
                 "mutation ($id: ID!) { markPullRequestReadyForReview(input: {pullRequestId: $id})"
                 " { pullRequest { isDraft } } }",
                 {"id": found.text("node_id")},
@@ -228,7 +201,7 @@ class GitHub:
         return self._patience.with_(lambda: self._comments(number))
 
     def _comments(self, number: int) -> tuple[Comment, ...]:
-        found = self._pages(f"{self._repo}/issues/{number}/comments", {})
+        found = self._line.pages(f"{self._repo}/issues/{number}/comments", {})
         return tuple(self._comment(each) for each in found if each.maybe_inner("user") is not None)
 
     def keep_comment(self, number: int, key: str, body: str) -> Comment:
@@ -242,8 +215,8 @@ class GitHub:
                 if same_text(there.body, whole):
                     return there
                 path = f"{self._repo}/issues/comments/{there.id}"
-                return self._comment(Fields.of(self._ask("PATCH", path, body={"body": whole}), f"PATCH {path}"))
-        return self._comment(self._post(f"{self._repo}/issues/{number}/comments", {"body": whole}))
+                return self._comment(Fields.of(self._line.ask("PATCH", path, body={"body": whole}), f"PATCH {path}"))
+        return self._comment(self._line.post(f"{self._repo}/issues/{number}/comments", {"body": whole}))
 
     # statuses and checks
 
@@ -256,7 +229,7 @@ class GitHub:
             Status(
                 context=each.text("context"),
                 state=_STATES.get(each.text("state"), StatusState.FAILURE),
-                text=each.maybe("description") or "",
+                text=status_text(each.maybe("description") or ""),  # whoever may write it wrote it
                 url=each.maybe("target_url") or "",
             )
             for each in self._all_statuses(commit)
@@ -264,7 +237,7 @@ class GitHub:
         )
 
     def _all_statuses(self, commit: str) -> Iterator[Fields]:
-        return self._pages(f"{self._repo}/commits/{quote(commit, safe='')}/status", {}, key="statuses")
+        return self._line.pages(f"{self._repo}/commits/{quote(commit, safe='')}/status", {}, key="statuses")
 
     def report(self, commit: str, statuses: Collection[Status], *, branch: str) -> tuple[Status, ...]:
         """Set what differs from what stands, and return only that. GitHub needs no `branch`."""
@@ -278,7 +251,7 @@ class GitHub:
         for each in wanted:
             words = {"state": each.state.value, "context": each.context, "description": each.text}
             link = {"target_url": each.url} if each.url else {}
-            self._post(f"{self._repo}/statuses/{quote(commit, safe='')}", {**words, **link})
+            self._line.post(f"{self._repo}/statuses/{quote(commit, safe='')}", {**words, **link})
         return wanted
 
     def checks(self, commit: str) -> tuple[Check, ...]:
@@ -287,7 +260,7 @@ class GitHub:
 
     def _checks(self, commit: str) -> tuple[Check, ...]:
         path = f"{self._repo}/commits/{quote(commit, safe='')}/check-runs"
-        runs = [self._check_run(each) for each in self._pages(path, {"filter": "latest"}, key="check_runs")]
+        runs = [self._check_run(each) for each in self._line.pages(path, {"filter": "latest"}, key="check_runs")]
         statuses = [
             Check(
                 name=each.text("context"),
@@ -310,14 +283,14 @@ class GitHub:
     def _reviews(self, number: int) -> tuple[Review, ...]:
         found = [
             each
-            for each in self._pages(f"{self._repo}/pulls/{number}/reviews", {})
+            for each in self._line.pages(f"{self._repo}/pulls/{number}/reviews", {})
             # one that is not sent yet, or of an account that is gone
             if each.text("state").lower() != "pending" and each.maybe_inner("user") is not None
         ]
         ends: dict[int, Fields] = {}
         if any(each.text("state").lower() == "dismissed" for each in found):
             # What it said before, and at which push the forge itself ended it, only the events tell.
-            for event in self._pages(f"{self._repo}/issues/{number}/events", {}):
+            for event in self._line.pages(f"{self._repo}/issues/{number}/events", {}):
                 if event.text("event") == "review_dismissed":
                     ends[event.inner("dismissed_review").number("review_id")] = event
         return tuple(self._review(each, ends.get(each.number("id"))) for each in found)
@@ -357,7 +330,7 @@ class GitHub:
                 time=each.text("timestamp"),
                 forced=each.text("activity_type") == "force_push",
             )
-            for each in self._pages(f"{self._repo}/activity", {"ref": f"refs/heads/{branch}"})
+            for each in self._line.pages(f"{self._repo}/activity", {"ref": f"refs/heads/{branch}"})
         )
 
     def commits(self, number: int) -> tuple[Commit, ...]:
@@ -369,7 +342,7 @@ class GitHub:
             Commit(
                 oid=each.text("sha"), author=self._account(each, "author"), committer=self._account(each, "committer")
             )
-            for each in self._pages(f"{self._repo}/pulls/{number}/commits", {})
+            for each in self._line.pages(f"{self._repo}/pulls/{number}/commits", {})
         )
 
     # settings
@@ -379,7 +352,7 @@ class GitHub:
         return self._patience.with_(lambda: self._settings(branch))
 
     def _settings(self, branch: str) -> Settings:
-        headers, value = self._send("GET", self._repo)
+        headers, value = self._line.send("GET", self._repo)
         found = Fields.of(value, f"GET {self._repo}")
         allowed = {
             MergeMethod.MERGE: "allow_merge_commit",
@@ -403,15 +376,15 @@ class GitHub:
 
     def _protection(self, branch: str) -> Protection:
         at = f"{self._repo}/branches/{quote(branch, safe='')}"
-        found = Fields.of(self._ask("GET", at), f"GET {at}")
+        found = Fields.of(self._line.ask("GET", at), f"GET {at}")
         rules: dict[str, list[Fields]] = {}
-        for rule in self._pages(f"{self._repo}/rules/branches/{quote(branch, safe='')}", {}):
+        for rule in self._line.pages(f"{self._repo}/rules/branches/{quote(branch, safe='')}", {}):
             parameters = rule.maybe_inner("parameters") or Fields({}, rule.where)
             rules.setdefault(rule.text("type"), []).append(parameters)
         classic: Fields | None = Fields({}, at)
         if found.flag("protected"):
             try:
-                classic = Fields.of(self._ask("GET", f"{at}/protection"), f"GET {at}/protection")
+                classic = Fields.of(self._line.ask("GET", f"{at}/protection"), f"GET {at}/protection")
             except NotFoundError:  # protected by rules alone
                 pass
             except ScopeMissingError:
@@ -524,112 +497,6 @@ class GitHub:
             app=app.number("id") if app else None,
             is_status=False,
         )
-
-    # asking
-
-    def _post(self, path: str, body: dict[str, Any]) -> Fields:
-        return Fields.of(self._ask("POST", path, body=body), f"POST {path}")
-
-    def _ask(self, verb: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None) -> Any:
-        return self._send(verb, path, query=query, body=body)[1]
-
-    def _pages(self, path: str, query: dict[str, Any], *, key: str | None = None) -> Iterator[Fields]:
-        """Return the items of every page; `key`: where they stand, in an answer that is an object."""
-        where = f"GET {path}"
-        asked: dict[str, Any] | None = {**query, "per_page": _PAGE}
-        while asked is not None:
-            headers, value = self._send("GET", path, query=asked)
-            yield from objects(value, where) if key is None else Fields.of(value, where).several(key)
-            # Only the query of the next address is taken: some lists go by cursors, and no answer chooses a host.
-            following = re.search(r'<([^>]*)>\s*;\s*rel="next"', headers.get("link") or "")
-            asked = dict(parse_qsl(urlsplit(following[1]).query)) if following else None
-
-    def _graphql(self, query: str, variables: dict[str, Any]) -> Fields:
-        requester = self._requester()
-        _, value = self._told("POST graphql", lambda: requester.graphql_query(query, variables))
-        return Fields.of(value, "POST graphql").inner("data")
-
-    def _send(
-        self, verb: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None
-    ) -> tuple[dict[str, str], Any]:
-        requester = self._requester()
-        return self._told(f"{verb} {path}", lambda: requester.requestJsonAndCheck(verb, path, query, None, body))
-
-    def _requester(self) -> Requester:
-        if self._opened is None:
-            import github
-
-            self._opened = github.Github(
-                auth=github.Auth.Token(self._token),
-                base_url=self._place.api,
-                timeout=_TIMEOUT,
-                per_page=_PAGE,
-                retry=None,
-                user_agent="protocol-runner",
-                seconds_between_requests=None,
-                seconds_between_writes=self._write_pause,
-            ).requester
-        return self._opened
-
-    def _told(self, what: str, call: Callable[[], T]) -> T:
-        """Return what `call` returns, or raise what its exception means, by type and status code."""
-        import github
-        import requests
-
-        where = f"{what} at {self.host}"
-        try:
-            return call()
-        except github.GithubException as error:
-            raise self._refusal(error, where) from None  # the SDK's exception holds whole answers
-        except (requests.RequestException, OSError) as error:
-            words = readable(f"{type(error).__name__}: {error}", [self._token])
-            raise NetworkError(f"no answer from GitHub ({words})", where, "check the network; run it again") from None
-        except RuntimeError as error:  # the SDK's word for a redirect that it does not follow
-            words = readable(error, [self._token])
-            hint = "correct the address of the remote, or `forge:`"
-            raise RequestRefusedError(f"GitHub points elsewhere ({words})", where, hint) from None
-
-    def _refusal(self, error: GithubException, where: str) -> ForgeError:
-        headers = {key.lower(): value for key, value in (error.headers or {}).items()}
-        data = error.data if isinstance(error.data, dict) else {}
-        words = readable(data.get("message") or f"status {error.status}", [self._token])
-        more = "; ".join(
-            readable(each.get("message") or f"{each.get('field')}: {each.get('code')}", [self._token])
-            for each in data.get("errors") or []
-            if isinstance(each, dict)
-        )
-        words = f"{words}: {more}" if more else words
-        status = error.status
-        if status in (403, 429) and (at := self._limit(status, headers, data)) is not None:
-            return RateLimitError(
-                f"GitHub asks for a pause ({words})", where, f"run it again after {clock(at)}", retry_at=at
-            )
-        if status == 401:
-            return TokenRefusedError(f"GitHub refuses the token ({words})", where, f"make a new token: {RIGHTS}")
-        kinds = {each.get("type") for each in data.get("errors") or [] if isinstance(each, dict)}  # GraphQL's
-        if status == 403 or kinds & {"FORBIDDEN", "INSUFFICIENT_SCOPES"}:
-            # Fine-grained tokens are told by the first header, classic ones by the second.
-            scope = headers.get("x-accepted-github-permissions") or headers.get("x-accepted-oauth-scopes") or ""
-            hint = f"give the token {scope}" if scope else f"give the token {RIGHTS}"
-            return ScopeMissingError(f"the token may not do this ({words})", where, hint, scope=scope)
-        if status in (404, 410):
-            return NotFoundError(
-                f"GitHub has nothing there ({words})", where, "check the name, and that the token sees the repository"
-            )
-        if status >= 500:
-            return ServerError(f"GitHub has a problem of its own ({words})", where, "run it again later")
-        return RequestRefusedError(f"GitHub refuses the request ({words})", where, "see what it says")
-
-    def _limit(self, status: int, headers: dict[str, str], data: dict[str, Any]) -> float | None:
-        """Return when GitHub will listen again; None where this is no rate limit. Docs: "Rate limits for the REST API"."""
-        now = self._patience.now()
-        if re.fullmatch(r"\d{1,9}", headers.get("retry-after", "")):
-            return now + int(headers["retry-after"])
-        if headers.get("x-ratelimit-remaining") == "0" and headers.get("x-ratelimit-reset", "").isdigit():
-            return float(headers["x-ratelimit-reset"])
-        if status == 429 or "secondary-rate-limit" in str(data.get("documentation_url")):
-            return now + _SECONDARY_SECONDS
-        return None
 
 
 def _commit_or_none(oid: str) -> str | None:

@@ -1,73 +1,57 @@
-"""GitLab over python-gitlab, which is imported when the first question is asked.
+"""GitLab: the `Forge` protocol in GitLab's words. How it is asked is `gitlab_line.py`'s matter.
 
-Promises the `Forge` protocol through the SDK's low-level requests; its own retrying and waiting are off. What GitLab has
-otherwise than GitHub: an approval is tied to a version of the request by the time at which it was given; one that GitLab
-reset at a push is gone without a trace; a pending status can only go forward, so its text stays; whatever stands at the beginning of a
-line and looks like a quick action is written so that GitLab does not carry it out.
+What GitLab has otherwise than GitHub: an approval is tied to a version of the request by the time at which it was given; one
+that GitLab reset at a push is gone without a trace; a pending status can only go forward, so its text stays; and what stands
+at the beginning of a line like a quick action would be carried out, so it is written otherwise.
 
-Least rights: a token with scope `api` and the role Developer (no scope below it may write comments); Maintainer to see
-protected branches. With `read_api` everything can be read and nothing written. CI_JOB_TOKEN may not use these routes.
+Least rights: `gitlab_line.RIGHTS`: no scope below `api` may write comments. With `read_api` everything can be read and
+nothing written. CI_JOB_TOKEN may not use these routes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from fnmatch import fnmatchcase
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Final
 from urllib.parse import quote
 
-from runner.forge.answer import Fields, clock, objects, readable
+from runner.forge.answer import Fields
 from runner.forge.base import (
     OUR_CONTEXTS,
     Access,
     Check,
     Comment,
     Commit,
-    ForgeError,
     Identity,
     Kind,
     MalformedAnswerError,
     MergeMethod,
-    NetworkError,
     NotFoundError,
     Outcome,
     Protection,
     Push,
-    RateLimitError,
     Request,
     RequestRefusedError,
     RequestState,
     Review,
     Said,
     ScopeMissingError,
-    ServerError,
     Settings,
     Standing,
     Status,
     StatusState,
-    TokenMissingError,
     TokenRefusedError,
     marker,
     same_text,
+    status_text,
 )
+from runner.forge.gitlab_line import Line
 from runner.forge.place import Place
 from runner.forge.retrying import Patience
 
-if TYPE_CHECKING:
-    import gitlab
-    import requests
-
-T = TypeVar("T")
-
-INSTALL: Final = "pip install 'protocol-runner[gitlab]'"
-RIGHTS: Final = "scope `api` and the role Developer; Maintainer to see protected branches"
-_TIMEOUT: Final = 20.0  # seconds a request
-_LIMIT_SECONDS: Final = 60.0  # where GitLab does not say how long
 _PUSH_PAGES: Final = 10  # of a project's pushes, a hundred each: the events of all its branches are one list
 _DRAFT: Final = re.compile(r"^\s*(?:(?:\[draft\]|\(draft\)|draft:)\s*)+", re.IGNORECASE)
 _DEVELOPER, _MAINTAINER, _GUEST = 30, 40, 10
@@ -85,11 +69,6 @@ _OUTCOMES: Final = {
 }
 
 
-def installed() -> bool:
-    """Tell whether python-gitlab is here, without importing it."""
-    return importlib.util.find_spec("gitlab") is not None
-
-
 class GitLab:
     """One project on GitLab. Asked by one thread at a time."""
 
@@ -101,21 +80,16 @@ class GitLab:
         Raises:
             TokenMissingError: python-gitlab is not installed.
         """
-        if not installed():
-            raise TokenMissingError("python-gitlab is not installed", f"forge: gitlab, {place.host}", INSTALL)
         self.host: Final = place.host
-        self._place, self._token, self._patience = place, token, patience
+        self._line = Line(place, token, patience.now)
+        self._place, self._patience = place, patience
         self._project = f"/projects/{quote(place.path, safe='')}"
-        self._opened: gitlab.Gitlab | None = None
-        self._headers: dict[str, str] = {}  # of the last answer; the SDK's exceptions do not keep them
         self._me: Identity | None = None
         self._standings: dict[int, Standing] = {}
 
     def close(self) -> None:
         """Let go of connections; a later question opens new ones."""
-        if self._opened is not None:
-            self._opened.session.close()
-            self._opened = None
+        self._line.close()
 
     # who
 
@@ -125,7 +99,7 @@ class GitLab:
 
     def _whose(self) -> Identity:
         if self._me is None:
-            self._me = self._identity(self._one("/user"))
+            self._me = self._identity(self._line.one("/user"))
         return self._me
 
     def standing(self, who: Identity) -> Standing:
@@ -137,8 +111,8 @@ class GitLab:
     def _find_standing(self, user: int) -> Standing:
         kind, access = None, Access.NONE
         try:
-            kind = self._kind(self._one(f"/users/{user}"))
-            member = self._one(f"{self._project}/members/all/{user}")
+            kind = self._kind(self._line.one(f"/users/{user}"))
+            member = self._line.one(f"{self._project}/members/all/{user}")
         except NotFoundError:
             return Standing(access=Access.NONE, kind=kind)
         if member.text("state") == "active":  # not blocked, and not only invited
@@ -152,7 +126,7 @@ class GitLab:
         return self._patience.with_(lambda: self._request(number))
 
     def _request(self, number: int) -> Request:
-        found = self._one(f"{self._project}/merge_requests/{number}")
+        found = self._line.one(f"{self._project}/merge_requests/{number}")
         request = self._own(found)
         if request is None:
             hint = "requests of this project's own branches only"
@@ -165,7 +139,7 @@ class GitLab:
 
     def _request_of(self, branch: str) -> Request | None:
         query = {"source_branch": branch, "state": "all", "order_by": "created_at", "sort": "desc"}
-        found = [self._own(each) for each in self._pages(f"{self._project}/merge_requests", query)]
+        found = [self._own(each) for each in self._line.pages(f"{self._project}/merge_requests", query)]
         ours = [each for each in found if each is not None and each.branch == branch]
         return next((each for each in ours if each.state is RequestState.OPEN), ours[0] if ours else None)
 
@@ -178,7 +152,7 @@ class GitLab:
         if there is None or there.state is not RequestState.OPEN:
             new = {"source_branch": branch, "target_branch": base, "title": f"Draft: {title}", "description": body}
             try:
-                return self._read_request(self._send("POST", f"{self._project}/merge_requests", new))
+                return self._read_request(self._line.send("POST", f"{self._project}/merge_requests", new))
             except RequestRefusedError:
                 there = self._request_of(branch)  # somebody else opened it just now
                 if there is None or there.state is not RequestState.OPEN:
@@ -190,7 +164,7 @@ class GitLab:
             changes["description"] = body
         if not changes:
             return there
-        return self._read_request(self._send("PUT", f"{self._project}/merge_requests/{there.number}", changes))
+        return self._read_request(self._line.send("PUT", f"{self._project}/merge_requests/{there.number}", changes))
 
     def mark_ready(self, number: int) -> Request:
         """Return the request, no longer a draft."""
@@ -201,7 +175,7 @@ class GitLab:
         if not there.draft:
             return there
         path = f"{self._project}/merge_requests/{number}"
-        return self._read_request(self._send("PUT", path, {"title": there.title}))
+        return self._read_request(self._line.send("PUT", path, {"title": there.title}))
 
     # comments
 
@@ -211,7 +185,7 @@ class GitLab:
 
     def _comments(self, number: int) -> tuple[Comment, ...]:
         query = {"sort": "asc", "order_by": "created_at"}
-        found = self._pages(f"{self._project}/merge_requests/{number}/notes", query)
+        found = self._line.pages(f"{self._project}/merge_requests/{number}/notes", query)
         return tuple(self._comment(each, number) for each in found if not each.flag("system"))
 
     def keep_comment(self, number: int, key: str, body: str) -> Comment:
@@ -225,8 +199,8 @@ class GitLab:
             if there.by == me and there.body.splitlines()[:1] == [mark]:
                 if same_text(there.body, whole):
                     return there
-                return self._comment(self._send("PUT", f"{notes}/{there.id}", {"body": whole}), number)
-        return self._comment(self._send("POST", notes, {"body": whole}), number)
+                return self._comment(self._line.send("PUT", f"{notes}/{there.id}", {"body": whole}), number)
+        return self._comment(self._line.send("POST", notes, {"body": whole}), number)
 
     # statuses and checks
 
@@ -241,14 +215,14 @@ class GitLab:
             Status(
                 context=name,
                 state=_STATES.get(each.text("status"), StatusState.FAILURE),
-                text=each.maybe("description") or "",
+                text=status_text(each.maybe("description") or ""),  # whoever may write it wrote it
                 url=each.maybe("target_url") or "",
             )
             for name, each in newest.items()
         )
 
     def _all_statuses(self, commit: str) -> Iterator[Fields]:
-        return self._pages(f"{self._project}/repository/commits/{quote(commit, safe='')}/statuses", {})
+        return self._line.pages(f"{self._project}/repository/commits/{quote(commit, safe='')}/statuses", {})
 
     def report(self, commit: str, statuses: Collection[Status], *, branch: str) -> tuple[Status, ...]:
         """Set what differs from what stands, and return only that. A pending status keeps its text till it ends."""
@@ -271,7 +245,7 @@ class GitLab:
                 "description": each.text,
             }
             link = {"target_url": each.url} if each.url else {}
-            self._send("POST", f"{self._project}/statuses/{quote(commit, safe='')}", {**words, **link})
+            self._line.send("POST", f"{self._project}/statuses/{quote(commit, safe='')}", {**words, **link})
         return tuple(wanted)
 
     def checks(self, commit: str) -> tuple[Check, ...]:
@@ -285,7 +259,7 @@ class GitLab:
         statuses = list(self._all_statuses(commit))
         newest = {each.text("name"): each for each in statuses if each.text("name") not in OUR_CONTEXTS}
         found = [self._check(name, each) for name, each in newest.items()]
-        for each in self._pages(f"{self._project}/pipelines", {"sha": commit}):
+        for each in self._line.pages(f"{self._project}/pipelines", {"sha": commit}):
             # One that failed without a job has an error in its file.
             if each.text("status") == "failed" and each.text("source") != "external" and not newest:
                 url = each.maybe("web_url") or ""
@@ -309,7 +283,7 @@ class GitLab:
         at = f"{self._project}/merge_requests/{number}"
         given = [
             (each.inner("user"), each.maybe("approved_at"))
-            for each in self._one(f"{at}/approvals").several("approved_by")
+            for each in self._line.one(f"{at}/approvals").several("approved_by")
         ]
         if any(time is None for _, time in given):  # an older GitLab; its events tell the times
             times = self._approval_times(number)
@@ -317,7 +291,7 @@ class GitLab:
         versions = (
             [
                 (_time(v.text("created_at"), v.where), v.text("head_commit_sha"))
-                for v in self._pages(f"{at}/versions", {})
+                for v in self._line.pages(f"{at}/versions", {})
             ]
             if given
             else []
@@ -329,7 +303,7 @@ class GitLab:
             commit = max(seen)[1] if seen else None
             by = self._identity(user)
             found.append(Review(id=f"{number}-{by.id}", by=by, said=Said.APPROVED, commit=commit, time=time or ""))
-        for each in self._pages(f"{at}/reviewers", {}):
+        for each in self._line.pages(f"{at}/reviewers", {}):
             if each.text("state") == "requested_changes":  # an approval of the same person's would have ended it
                 by = self._identity(each.inner("user"))
                 found.append(Review(id=f"{number}-{by.id}-changes", by=by, said=Said.CHANGES, commit=None, time=""))
@@ -339,7 +313,7 @@ class GitLab:
         """Return when each account last approved the request."""
         times: dict[int, str] = {}
         query = {"action": "approved", "target_type": "merge_request", "sort": "desc"}
-        for event in self._pages(f"{self._project}/events", query, limit=_PUSH_PAGES):
+        for event in self._line.pages(f"{self._project}/events", query, limit=_PUSH_PAGES):
             if event.value.get("target_iid") == number and event.text("action_name") == "approved":
                 times.setdefault(event.number("author_id"), event.text("created_at"))
         return times
@@ -353,7 +327,9 @@ class GitLab:
 
     def _pushes(self, branch: str) -> tuple[Push, ...]:
         found = []
-        for event in self._pages(f"{self._project}/events", {"action": "pushed", "sort": "desc"}, limit=_PUSH_PAGES):
+        for event in self._line.pages(
+            f"{self._project}/events", {"action": "pushed", "sort": "desc"}, limit=_PUSH_PAGES
+        ):
             data = event.maybe_inner("push_data")
             if data is None or data.maybe("ref_type") == "tag" or data.maybe("ref") not in (branch, None):
                 continue
@@ -374,7 +350,7 @@ class GitLab:
         return self._patience.with_(lambda: self._commits(number))
 
     def _commits(self, number: int) -> tuple[Commit, ...]:
-        found = self._pages(f"{self._project}/merge_requests/{number}/commits", {})
+        found = self._line.pages(f"{self._project}/merge_requests/{number}/commits", {})
         return tuple(Commit(oid=each.text("id"), author=None, committer=None) for each in reversed(list(found)))
 
     # settings
@@ -384,7 +360,7 @@ class GitLab:
         return self._patience.with_(lambda: self._settings(branch))
 
     def _settings(self, branch: str) -> Settings:
-        found = self._one(self._project)
+        found = self._line.one(self._project)
         method, squash = found.text("merge_method"), found.maybe("squash_option") or "default_off"
         methods = set()
         if squash != "never":
@@ -399,7 +375,7 @@ class GitLab:
         ]
         scopes = None
         with contextlib.suppress(NotFoundError, TokenRefusedError, ScopeMissingError):  # another kind of token
-            token = self._one("/personal_access_tokens/self")
+            token = self._line.one("/personal_access_tokens/self")
             scopes = tuple(str(scope) for scope in token.value.get("scopes") or ())
         return Settings(
             default_branch=found.text("default_branch"),
@@ -413,10 +389,10 @@ class GitLab:
         rules: list[Fields] | None = None
         approvals: Fields | None = None
         with contextlib.suppress(NotFoundError, ScopeMissingError):
-            every = self._pages(f"{self._project}/protected_branches", {})
+            every = self._line.pages(f"{self._project}/protected_branches", {})
             rules = [each for each in every if fnmatchcase(branch, each.text("name"))]
         with contextlib.suppress(NotFoundError, ScopeMissingError):  # not a Premium instance, or not to be seen
-            approvals = self._one(f"{self._project}/approvals")
+            approvals = self._line.one(f"{self._project}/approvals")
         pipelines = project.flag("only_allow_merge_if_pipeline_succeeds")
         return Protection(
             protected=None if rules is None else bool(rules),
@@ -476,102 +452,6 @@ class GitLab:
             time=found.text("created_at"),
             edited=found.text("created_at") != found.text("updated_at"),
         )
-
-    # asking
-
-    def _one(self, path: str) -> Fields:
-        client = self._client()
-        return Fields.of(self._told(f"GET {path}", lambda: client.http_get(path, **_ONCE)), f"GET {path}")
-
-    def _send(self, verb: str, path: str, body: dict[str, Any]) -> Fields:
-        client, where = self._client(), f"{verb} {path}"
-        send = client.http_post if verb == "POST" else client.http_put
-        return Fields.of(self._told(where, lambda: send(path, post_data=body, **_ONCE)), where)
-
-    def _pages(self, path: str, query: dict[str, Any], *, limit: int | None = None) -> Iterator[Fields]:
-        """Return the items of every page, or of the first `limit`."""
-        client, where, number = self._client(), f"GET {path}", 1
-        while limit is None or number <= limit:
-            asked = {**query, "per_page": 100, "page": number}
-            # By number, so that no answer's address is followed; one page at a time, so that a limit is a limit.
-            page = partial(client.http_list, path, asked, get_all=False, iterator=False, **_ONCE)
-            value = self._told(where, page)
-            yield from objects(value, where)
-            if not self._headers.get("x-next-page"):
-                return
-            number += 1
-
-    def _client(self) -> gitlab.Gitlab:
-        if self._opened is None:
-            import gitlab
-
-            self._opened = gitlab.Gitlab(
-                self._place.api,
-                # Every kind of token may be shown as a bearer, and a redirect to another host does not take it along.
-                oauth_token=self._token,
-                timeout=_TIMEOUT,
-                user_agent="protocol-runner",
-                retry_transient_errors=False,
-            )
-            self._opened.session.hooks["response"].append(self._note)
-        return self._opened
-
-    def _note(self, response: requests.Response, *args: object, **kwargs: object) -> None:
-        self._headers = {key.lower(): value for key, value in response.headers.items()}
-
-    def _told(self, what: str, call: Callable[[], T]) -> T:
-        """Return what `call` returns, or raise what its exception means, by type and status code."""
-        import gitlab
-        import requests
-
-        where = f"{what} at {self.host}"
-        try:
-            return call()
-        except gitlab.exceptions.RedirectError as error:
-            words = readable(error, [self._token])
-            hint = "correct the address of the remote, or `forge:`"
-            raise RequestRefusedError(f"GitLab points elsewhere ({words})", where, hint) from None
-        except gitlab.exceptions.GitlabParsingError as error:
-            hint = "check that `forge:` names the right address; a proxy may have answered instead"
-            words = readable(error, [self._token])
-            raise MalformedAnswerError(f"what came back is not the forge's format ({words})", where, hint) from None
-        except gitlab.exceptions.GitlabError as error:
-            raise self._refusal(error, where) from None  # the SDK's exception holds whole answers
-        except (requests.RequestException, OSError) as error:
-            words = readable(f"{type(error).__name__}: {error}", [self._token])
-            raise NetworkError(f"no answer from GitLab ({words})", where, "check the network; run it again") from None
-
-    def _refusal(self, error: gitlab.exceptions.GitlabError, where: str) -> ForgeError:
-        status = error.response_code or 0
-        words = readable(error.error_message or f"status {status}", [self._token])
-        body = error.response_body.decode("utf-8", "replace") if isinstance(error.response_body, bytes) else ""
-        if status == 429:
-            at = self._limit()
-            hint = f"run it again after {clock(at)}"
-            return RateLimitError(f"GitLab asks for a pause ({words})", where, hint, retry_at=at)
-        if status == 401:
-            return TokenRefusedError(f"GitLab refuses the token ({words})", where, f"make a new token: {RIGHTS}")
-        if status == 403:
-            found = re.search(r'"scope"\s*:\s*"([a-z_ ]+)"', body)  # RFC 6750, `insufficient_scope`
-            scope = found[1] if found else ""
-            hint = f"give the token the scope {scope}" if scope else f"give the token {RIGHTS}"
-            return ScopeMissingError(f"the token may not do this ({words})", where, hint, scope=scope)
-        if status in (404, 410):
-            hint = "check the name, and that the token sees the project"
-            return NotFoundError(f"GitLab has nothing there ({words})", where, hint)
-        if status >= 500:
-            return ServerError(f"GitLab has a problem of its own ({words})", where, "run it again later")
-        return RequestRefusedError(f"GitLab refuses the request ({words})", where, "see what it says")
-
-    def _limit(self) -> float:
-        """Return when GitLab will listen again. Docs: "Rate limits", response headers."""
-        after, reset = self._headers.get("retry-after", ""), self._headers.get("ratelimit-reset", "")
-        if re.fullmatch(r"\d{1,9}", after):
-            return self._patience.now() + int(after)
-        return float(reset) if re.fullmatch(r"\d{1,12}", reset) else self._patience.now() + _LIMIT_SECONDS
-
-
-_ONCE: Final[dict[str, Any]] = {"obey_rate_limit": False, "retry_transient_errors": False}
 
 
 def plain(text: str) -> str:

@@ -22,11 +22,11 @@ def open_forge(place: Place | None, environ: Mapping[str, str], patience: Patien
     if place is None:
         return NoForge()
     if place.name == "github":
-        from runner.forge import github
+        from runner.forge import github, github_line
 
-        return github.GitHub(place, find(place, environ, github.RIGHTS).value, patience)
+        return github.GitHub(place, find(place, environ, github_line.RIGHTS).value, patience)
     if place.name == "gitlab":
-        from runner.forge import gitlab
+        from runner.forge import gitlab, gitlab_line
 
-        return gitlab.GitLab(place, find(place, environ, gitlab.RIGHTS).value, patience)
+        return gitlab.GitLab(place, find(place, environ, gitlab_line.RIGHTS).value, patience)
     raise AssertionError(f"unreachable: place.py knows no forge {place.name!r}")

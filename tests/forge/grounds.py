@@ -67,6 +67,7 @@ class Ground(Protocol):
     def close_request(self, who: str, number: int) -> None: ...
     def merge(self, who: str, number: int) -> str: ...
     def ci(self, commit: str, name: str, outcome: Outcome) -> None: ...
+    def foreign_status(self, commit: str, context: str, text: str) -> None: ...
     def rename(self, who: str, login: str) -> None: ...
     def protect(self) -> None: ...
     def read_only_token(self) -> str: ...
@@ -131,6 +132,10 @@ class GitLabGround:
             Outcome.CANCELLED: "canceled",
         }
         self.fake.job(commit, name, words[outcome])
+
+    def foreign_status(self, commit: str, context: str, text: str) -> None:
+        self.fake.job(commit, context, "success")
+        self.fake.statuses[-1]["description"] = text
 
     def rename(self, who: str, login: str) -> None:
         self.accounts[who].username = login
@@ -235,6 +240,10 @@ class GitHubGround:
         if outcome is not Outcome.PENDING:
             body |= {"status": "completed", "conclusion": outcome.value}
         self.emulated.done("owner", "POST", f"{HERE}/check-runs", body)
+
+    def foreign_status(self, commit: str, context: str, text: str) -> None:
+        status = {"sha": commit, "state": "success", "context": context, "description": text, "target_url": None}
+        self.front.statuses.append(status)
 
     def rename(self, who: str, login: str) -> None:
         self.front.renamed[who] = self.logins[who] = login

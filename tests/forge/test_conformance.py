@@ -9,6 +9,7 @@ import pytest
 
 from runner.forge.base import (
     BODY_TEXT,
+    STATUS_TEXT,
     Access,
     ForgeError,
     Kind,
@@ -175,6 +176,15 @@ def test_a_status_is_set_only_where_it_differs(ground: Ground) -> None:
     assert len([w for w in ground.server.writes() if "statuses" in w]) == 4
     before = len(ground.server.asked)
     assert forge.report(commit, [], branch=BRANCH) == () and len(ground.server.asked) == before
+
+
+def test_a_status_that_somebody_else_set_under_our_name_is_read_and_replaced(ground: Ground) -> None:
+    commit = ground.push("runner", BRANCH)
+    ground.foreign_status(commit, "runner/step", "two\nlines, " + "long " * 40)
+    (found,) = ground.forge().statuses(commit)
+    assert found.text.startswith("two lines, long") and len(found.text) == STATUS_TEXT
+    assert ground.forge().report(commit, [DONE], branch=BRANCH) == (DONE,)
+    assert ground.forge().statuses(commit) == (DONE,)
 
 
 def test_ci_is_read_without_our_own_statuses(ground: Ground) -> None:
@@ -365,10 +375,18 @@ def test_what_was_done_before_the_line_was_cut_is_not_done_twice(ground: Ground,
 
 
 def test_another_answer_than_the_forges_is_named(ground: Ground) -> None:
-    ground.server.faults.append(Fault("", 200, body=["not what was asked for"]))
-    with pytest.raises(ForgeError, match="not the forge's format") as told:
+    for status, body in (
+        (200, ["not what was asked for"]),
+        (200, {"login": 7, "username": 7, "id": "x"}),
+        (200, b"<html>"),
+    ):
+        ground.server.faults[:] = [Fault("", status, body=body)]
+        with pytest.raises(ForgeError, match="not the forge's format") as told:
+            ground.forge().me()
+        assert "proxy" in told.value.hint
+    ground.server.faults[:] = [Fault("", 400, body=["an error that is no object"])]
+    with pytest.raises(ForgeError):
         ground.forge().me()
-    assert "proxy" in told.value.hint
 
 
 def test_the_token_stands_nowhere(

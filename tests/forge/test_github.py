@@ -102,10 +102,16 @@ def test_a_secondary_limit_is_waited_out_and_told_apart_from_a_missing_right(git
     )
     assert github.forge().me() == github.identity("runner")
     assert github.hours.slept == [3.0, 60.0]
+    number = proposed(github)
+    github.server.faults.append(
+        Fault("/graphql", 200, {}, {"errors": [{"type": "RATE_LIMITED", "message": "API rate limit exceeded"}]})
+    )
+    assert not github.forge().mark_ready(number).draft
+    assert github.hours.slept == [3.0, 60.0, 60.0]
     github.server.faults.append(Fault("", 429, {"Retry-After": "3600"}))
     with pytest.raises(RateLimitError) as limited:
         github.forge().me()
-    assert limited.value.retry_at == START + 63 + 3600
+    assert limited.value.retry_at == START + 123 + 3600
     github.server.faults.append(Fault("", 403, {"X-RateLimit-Remaining": "17"}, {"message": "Resource not accessible"}))
     with pytest.raises(ScopeMissingError):
         github.forge().standing(github.identity("alice"))

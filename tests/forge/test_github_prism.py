@@ -152,8 +152,8 @@ def test_each_request_is_as_github_describes_it_and_its_examples_are_read(prism:
     assert forge.standing(Identity(host=place.host, id=1, login="octocat")).access is Access.ADMIN
     settings = forge.settings("main")
     assert settings.default_branch and settings.protection.protected
-    list(forge._pages(f"{forge._repo}/issues/1/events", {}))
-    forge._ask("GET", f"{forge._repo}/issues/1")
+    list(forge._line.pages(f"{forge._repo}/issues/1/events", {}))
+    forge._line.ask("GET", f"{forge._repo}/issues/1")
 
     assert prism.objections == []
     asked = {f"{each.method} {each.path.removeprefix('/api/v3')}" for each in prism.asked}
@@ -172,8 +172,8 @@ def test_prism_would_object(prism: Prism) -> None:
     before = list(prism.objections)
     for body in ({"title": "no head"}, {"title": "T", "head": "h", "base": "b", "reviewer": "x"}):
         with pytest.raises(Exception, match="GitHub refuses"):
-            forge._ask("POST", f"{forge._repo}/pulls", body=body)
-    forge._ask("GET", f"{forge._repo}/pulls", query={"branch": "x"})
+            forge._line.ask("POST", f"{forge._repo}/pulls", body=body)
+    forge._line.ask("GET", f"{forge._repo}/pulls", query={"branch": "x"})
     told = prism.objections[len(before) :]
     prism.objections[:] = before
     assert len(told) == 3 and "no parameters ['branch']" in told[2]
