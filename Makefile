@@ -4,20 +4,24 @@
 PYTHON =
 PY = .venv/bin/python
 DEMO_PY = .venv-demo/bin/python
+FUZZ_PY = .venv-fuzz/bin/python
 # The demo shows what users get, and quickly: the base install, no tools of the developers'.
 DEV_STAMP = .venv/.stamp
 DEMO_STAMP = .venv-demo/.stamp
 FORGE_STAMP = build/forge/.stamp
+FUZZ_STAMP = .venv-fuzz/.stamp
 
 # In CI a test that was skipped is a failure, unless its reason begins with "allowed:".
 PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rs)
 # Three on two cores: many tests wait for processes.
 JOBS = 3
+# Of fuzzing, all targets together.
+SECONDS = 60
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo picture test slow forge check fix bench peers golden deep schemas cassettes build clean ci
+.PHONY: help demo picture test slow forge check fix bench peers golden deep fuzz fuzz-keep schemas cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer; in a temporary folder, offline, no key'
@@ -30,6 +34,8 @@ help:
 	@echo 'make peers   agents of other people on the tasks of benchmarks/agent; fetches 1.2 GB by pip and npm'
 	@echo 'make golden  rewrite the golden files; review the diff'
 	@echo 'make deep    the property tests with many more examples'
+	@echo 'make fuzz    fuzz every reader of hostile bytes; SECONDS=600 in all, TARGETS="log plan" some of them'
+	@echo 'make fuzz-keep add what fuzzing found to tests/fuzz/corpus/'
 	@echo 'make cassettes make the recorded answers anew, byte for byte; needs bubblewrap'
 	@echo 'make picture docs/demo.svg anew, from what the demo prints'
 	@echo 'make schemas write schemas/ anew from the models'
@@ -76,6 +82,12 @@ golden: $(DEV_STAMP)
 deep: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) --hypothesis-profile deep --timeout 3600
 
+fuzz: $(FUZZ_STAMP)
+	$(FUZZ_PY) -m tests.fuzz run --seconds $(SECONDS) $(TARGETS)
+
+fuzz-keep: $(FUZZ_STAMP)
+	$(FUZZ_PY) -m tests.fuzz keep $(TARGETS)
+
 cassettes: $(DEV_STAMP)
 	$(PY) -m tests.engines.cassettes
 	$(PY) demo/record.py
@@ -92,7 +104,7 @@ ci:
 	.ci/run
 
 clean:
-	rm -rf .venv .venv-demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
+	rm -rf .venv .venv-demo .venv-fuzz dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Prints what is missing and stops, or leaves the path of a fit Python in $$python.
@@ -126,3 +138,5 @@ $(FORGE_STAMP): tests/forge/package.json
 	rm -rf build/forge && mkdir -p build/forge && cp tests/forge/package.json build/forge/
 	npm install --prefix build/forge --no-audit --no-fund --no-package-lock --loglevel=error
 	touch $@
+$(FUZZ_STAMP): pyproject.toml
+	$(call environment,.venv-fuzz,.[fuzz])

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import loop, startup, step, transition, verify
+from benchmarks import loop, policy, startup, step, transition, verify
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, table
 
@@ -17,6 +17,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
     "verify": verify.run,
     "step": step.run,
     "loop": loop.run,
+    "policy": policy.run,
 }
 
 

@@ -16,6 +16,8 @@ from runner.app import create
 from runner.engines import registry
 from runner.engines.base import Call, Json, ModelTurn, Request, Response, Usage
 from runner.executor import advance
+from runner.sandbox import Command
+from runner.sandbox.bubblewrap import Bubblewrap, toolchains
 from runner.store.project import Project
 
 FILES = 1000
@@ -83,7 +85,24 @@ def run(ground: Ground) -> Iterator[Figure]:
     if "sandbox" in executors:
         found = _turns(ground, at, "sandbox", f"command*{turns}")
         yield within(f"loop, {FILES:,} files: a turn with a sandboxed command", found, 0.040, base)
+        yield from _bubblewrap(ground, found, turns)
     yield from _processes(ground, at, executors, rounds)
+
+
+def _bubblewrap(ground: Ground, turn: Spread, rounds: int) -> Iterator[Figure]:
+    """Measure what of such a turn nobody gets around: bwrap with one mount, and with the mounts of a command's."""
+    work = ground.at / "sandboxed"
+    work.mkdir()
+    sandbox, env = Bubblewrap(toolchains(ground.env["PATH"], ground.home)), {"PATH": ground.env["PATH"]}
+    command = Command(("true",), work, env, 20, writable=(work,))
+    argv = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "true"]
+    found = in_turns(
+        rounds,
+        {"bare": lambda: subprocess.run(argv, check=True), "ours": lambda: sandbox.run(command)},
+    )
+    yield Figure("loop: bwrap alone, one mount", found["bare"].text())
+    yield at_most("loop: a command in our sandbox, against bwrap alone", found["ours"], found["bare"])
+    yield at_most("loop: a turn with a sandboxed command, against bwrap alone", turn, found["bare"])
 
 
 def _turns(ground: Ground, at: Path, executor: str, what: str) -> Spread:

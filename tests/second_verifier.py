@@ -1,25 +1,24 @@
 """A second verifier, written from docs/design.md: `second_verifier.py REPOSITORY [BRANCH PROTOCOL]...`; it reads with git alone.
-Prints `CODE PROTOCOL why` a protocol and exits with the worst: 4 does not hold, 5 this clone cannot tell, 0 verified."""
-
+Prints `CODE PROTOCOL why` and exits with the worst: 4 does not hold, 5 this clone cannot tell, 0 verified; what is not judged is said."""
 import hashlib, json, os, re, subprocess, sys
-
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from second_words import Court
 SEAL = {**dict.fromkeys(("GIT_CONFIG_GLOBAL", "GIT_GRAFT_FILE"), os.devnull), "PATH": os.environ["PATH"],
         **dict.fromkeys(("GIT_CONFIG_NOSYSTEM", "GIT_NO_REPLACE_OBJECTS", "GIT_NO_LAZY_FETCH"), "1")}
-HEAD, FIELD = re.compile(r"## ([1-9]\d*) ([a-z]+(?:-[a-z]+)*) ([a-z0-9][a-z0-9-]*)"), re.compile(r"- ([a-z_]+): ([ -~]+)")
-BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*")
+BARE, HEAD, FIELD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*"), re.compile(r"## ([1-9]\d*) ([a-z]+(?:-[a-z]+)*) ([a-z0-9][a-z0-9-]*)"), re.compile(r"- ([a-z_]+): ([ -~]+)")
 TRAILERS = re.compile(r"Runner-Protocol: (\S+)\nRunner-Revision: (\d+)\n((?:Runner-Event: [a-z-]+ [a-z0-9-]+\n)+)"
                       r"Runner-Trusted: ([0-9a-f]{40}|[0-9a-f]{64})\nRunner-Actor: (\S+)\n")
 RECORD, STEP_FILE = re.compile(r"state\.json|log\.md|(log|calls|reports)/.*"), re.compile(r"(\d{2,6})-([a-z0-9-]+)\.md")
 OPEN = {"pending", "planning", "planned", "running", "paused", "blocked", "failed"}
-WORKING, WORK, QA = {"planned", "running", "paused", "blocked"}, {"pending", "running", "needs_qa", "awaiting_approval"}, {"needs_qa"}
-STEP = {  # event: from which status of its step, to which; events about a call or an approval are not judged here yet
+KINDS, WORKING, WORK, QA = {4: "40000", 8: "100644", 10: "120000"}, {"planned", "running", "paused", "blocked"}, {"pending", "running", "needs_qa", "awaiting_approval"}, {"needs_qa"}
+STEP = {  # event: from which status of its step, to which
+    "call-held": (WORK - QA, "awaiting_approval"), "call-decided": ({"awaiting_approval"}, "running"), "effect-unknown": (WORK - QA, "running"), "effect-decided": ({"running"}, "running"),
     "step-finished": ({"pending", "running"}, "needs_qa"), "qa-passed": (QA, "needs_qa"), "qa-failed": (QA, "needs_qa"),
     "step-completed": (QA, "completed"), "step-failed": (WORK, "failed"), "step-blocked": (WORK, "blocked"),
     "step-cancelled": (WORK | {"failed", "blocked"}, "cancelled"), "step-retried": (QA | {"failed", "blocked", "completed"}, "pending")}
-ALL = {"planned": {"pending", "planning"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"},
-       "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
+ALL = {"planned": {"pending", "planning"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"}, "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
 FREE, SAYS = {"ci-reported", "request-changed", "undone", "record-repaired"}, set("all done finished failed blocked retried to be tried again passed did not pass edited".split())
-AFTER = {"plan-edited", "planned", "step-completed", "completed", "failed", "blocked", "step-retried", "cancelled"}
+AFTER = {"call-decided", "approval-asked", "approval-counted", "approval-refused", "plan-edited", "planned", "step-completed", "completed", "failed", "blocked", "step-retried", "cancelled"}
 
 def need(holds, why, error=ValueError):
     if not holds: raise error(why)
@@ -38,7 +37,7 @@ class Repo:
             data, width = self.cat.stdout.read(int(told[2]) + 1)[:-1], len(oid) // 2
             if told[1] == b"tree":
                 found = re.findall(rb"([0-7]+) ([^\0]+)\0(.{%d})" % width, data, re.DOTALL)
-                data = {name.decode("utf-8", "surrogateescape"): (mode.decode(), raw.hex()) for mode, name, raw in found}
+                data = {name.decode("utf-8", "surrogateescape"): ("100755" if int(mode, 8) & 0o170100 == 0o100100 else KINDS.get(int(mode, 8) >> 12, "160000"), raw.hex()) for mode, name, raw in found}
                 need(len(data) == len(found), "a tree names something twice")
             elif told[1] == b"commit":
                 head, _, message = data.partition(b"\n\n")
@@ -87,7 +86,7 @@ def fold(s, number, name, about, f, protocol):
     if s is None:
         need(name == "created" and number == 1 and about == protocol and re.fullmatch("[0-9a-f]{32}", f["nonce"]), "no genesis")
         return {"genesis": sha(f["nonce"].encode()), "revision": 1, "status": "pending", "plan": None, "steps": {}}
-    steps, step, status, kinds = s["steps"], s["steps"].get(about), s["status"], {*ALL, *STEP, *FREE, "plan-edited", "asked", "answered", "resumed", "budget-reached"}
+    steps, step, status, kinds = s["steps"], s["steps"].get(about), s["status"], {*ALL, *STEP, *FREE, "plan-edited", "approval-asked", "approval-counted", "approval-refused", "asked", "answered", "resumed", "budget-reached"}
     need(number == s["revision"] + 1 and (step or about in ("plan", protocol)) and name in kinds, f"{number} {name} {about}")
     need(((status in OPEN and status in ALL.get(name, OPEN)) or name in FREE)
          and (about == protocol or name == "planned" or name not in FREE | {*ALL, "resumed"}), f"{name} of {about}, {status}")
@@ -153,7 +152,7 @@ def verify(repo, tip, name):
         due = {f"log/{1 + sum(path[:4] == 'log/' for path in record):04d}.md"} if len(log) > 65536 else set()
         new, log = repo.get(now["log.md"][1]), b"" if [need(repo.get(now[path][1]) == log, path) for path in due] else log
         added, before, was, free = list(entries(new[len(log):])), s, repo.get(parents[0])[0], {"log.md", "state.json", *due}
-        named = {f"reports/{a}.{f['attempt']}.md": f["report"] for _, k, a, f, _ in added if k[:3] == "qa-" and "report" in f}
+        named = {f"reports/{a}.{f['attempt']}.md": f["report"] for _, k, a, f, _ in added if k[:3] == "qa-" and "report" in f} | {f"calls/{f['call']}.json": f["digest"] for _, k, a, f, _ in added if k == "call-held" and f["call"].split(".")[0] == a}
         kept = [now.get(path) == record[path] for path in record.keys() - {"log.md", "state.json"}] + [sha(repo.get(now[path][1])) == told for path, told in named.items()]
         need(new.startswith(log) and all(kept) and added and now.keys() <= record.keys() | free | named.keys(), f"{oid[:12]}: the record's other files")
         kinds, tail = [one[1] for one in added], "".join(f"Runner-Event: {one[1]} {one[2]}\n" for one in added)
@@ -177,7 +176,7 @@ def verify(repo, tip, name):
             need(all(path.startswith(".protocols/") for path in repo.changed(then[0], tree)) and (kind != "undone" or all(
                  one["status"] in ("pending", then[1].get(slug)) for slug, one in f["steps"].items())), f"{oid[:12]}: undone")
         need(not damaged or "record-repaired" in kinds, f"{damaged} changed the record")
-        works = any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind == "asked" and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
+        works = any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
         for path in repo.changed(was, tree):
             need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None or path[len(own):] in brought, f"{oid[:12]}: words, {path}")
             free = works and (path.split("/")[0].casefold() != ".protocols" or path.startswith(".protocols/memory/"))
@@ -188,12 +187,13 @@ def verify(repo, tip, name):
         need(all(plain[key] == s[key] for key in s if key != "steps") and plain["log"] == sha(new) and all(plain["steps"][slug].get(key, False) == one[key] for slug, one in s["steps"].items() for key in one if one[key]), f"{oid[:12]}: state.json")
         log, record, damaged, revisions[s["revision"]] = new, now, [], (tree, {slug: one["status"] for slug, one in s["steps"].items()})
     need(s and not damaged and not odd, f"the record or the folder is damaged since {damaged}")
+    return Court(repo, chain, name, ours, entries).judge()
 
 if __name__ == "__main__":
     codes = [0]
     for branch, protocol in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
         repository, code, why = Repo(sys.argv[1]), 0, "verified"
-        try: verify(repository, repository.ask("rev-parse", branch), protocol)
+        try: why = "verified" + "".join(f", not judged: {one}" for one in verify(repository, repository.ask("rev-parse", branch), protocol))
         except (BrokenPipeError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             code, why = 5 if isinstance(error, BrokenPipeError) else 4, f"{type(error).__name__} {error}"
         codes.append(print(code, protocol, why) or code)

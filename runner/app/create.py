@@ -20,7 +20,7 @@ from runner.protocol import document, ids, machine, message, paths, workflow
 from runner.protocol import events as ev
 from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
-from runner.protocol.model import TITLE_LIMIT
+from runner.protocol.model import TITLE_LIMIT, Kind
 from runner.store import creating, history, marks, numbers, publishing, transaction
 from runner.store.project import Project
 
@@ -271,6 +271,22 @@ def coworker_named(project: Project, path: Path) -> str:
             f"commit it as {place} on {project.trusted.branch}, then run the same command again",
         )
     return found.name
+
+
+def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> None:
+    """Look for the model that a plan begins with, where it does; nobody is asked.
+
+    Raises:
+        EngineError: something that it needs is missing. UsageError: nobody said which, or the name is none.
+    """
+    plan = plan_.parse(files, where)
+    step = next(iter(plan.steps), None)
+    if step is not None and step.header.kind is Kind.AGENT:
+        from runner.executor import agent
+
+        names = agent.engine_names(project, plan, step, agent.coworker_of(project, plan, step, where))
+        with agent.open_engines(project, names):
+            pass
 
 
 def manual(title: str) -> dict[str, bytes]:

@@ -21,6 +21,7 @@ from runner.store import locks, marks, worktree
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
+from runner.store.trusted import Trusted
 from runner.trust import checks, verify
 
 ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
@@ -268,13 +269,13 @@ def _numbers(project: Project) -> Iterator[Finding]:
 # --- a protocol --------------------------------------------------------------------------------------------------------
 
 
-def judge(git: Git, protocol: str, tip: str) -> Judged:
+def judge(git: Git, protocol: str, tip: str, trusted: Trusted) -> Judged:
     """Return what verify says of a protocol's chain.
 
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell.
     """
-    walk = checks.Chain(protocol)
+    walk = checks.Chain(protocol, trusted)
     chain = verify.chain_of(git, protocol, tip)
     findings = verify.walk_commits(git, walk, chain)
     return Judged(tip, tuple(findings), walk, git.tree(f"{tip}:{paths.folder(protocol)}") is not None)
@@ -304,7 +305,7 @@ def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
 def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
     git, branch = project.git, project.branch(protocol)
     try:
-        judged, old = judge(git, protocol, tip), rewritten(project, protocol, tip)
+        judged, old = judge(git, protocol, tip, project.trusted), rewritten(project, protocol, tip)
     except InsufficientHistoryError as error:
         yield _told(error, f"nobody can tell here whether {protocol} is what its history says")
         return

@@ -38,6 +38,9 @@ def run(
         return
 
 
+_ASKING = (events.Asked, events.BudgetReached, events.ApprovalAsked, events.CallHeld, events.EffectUnknown)
+
+
 def exit_code(done: Advanced) -> int:
     """Return what a command that advanced exits with (design §9)."""
     status = done.state.status
@@ -45,9 +48,7 @@ def exit_code(done: Advanced) -> int:
         return 1
     if status in (state.Status.PAUSED, state.Status.BLOCKED):
         return 3
-    owes = isinstance(done.action, Halt | machine.AskPerson) or any(
-        isinstance(event, events.Asked | events.BudgetReached) for event in done.events
-    )
+    owes = isinstance(done.action, Halt | machine.AskPerson) or any(isinstance(one, _ASKING) for one in done.events)
     if done.state.waiting and owes:
         return 3
     if isinstance(done.action, Halt) and status in machine.ACTIVE:

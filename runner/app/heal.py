@@ -75,7 +75,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None]) -> None:
     """
     with advance.at_work(project, protocol):
         git, tip = project.git, project.protocols()[protocol]
-        judged, old = examine.judge(git, protocol, tip), examine.rewritten(project, protocol, tip)
+        judged, old = examine.judge(git, protocol, tip, project.trusted), examine.rewritten(project, protocol, tip)
         if judged.is_foreign and old is None:
             return
         if not (judged.is_whole or judged.is_mendable):
@@ -161,7 +161,7 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
         trusted=project.trusted.commit,
         author=project.runner(),
     )
-    left = examine.judge(git, protocol, made.commit)
+    left = examine.judge(git, protocol, made.commit, project.trusted)
     if not left.is_whole:
         raise _refused(project, protocol, left, None)
     transaction.publish(

@@ -15,27 +15,39 @@ from pathlib import Path
 from typing import Any
 
 from runner import resources
-from runner.errors import InTheWayError, RefusedError, UnreachableError, UsageError
+from runner.errors import InTheWayError, RefusedError, RunnerError, UnreachableError, UsageError
 from runner.git import BLOB, Git, Ident, TreeEntry
-from runner.protocol import paths
+from runner.protocol import config, paths, statement
+from runner.protocol.config import Config
 from runner.store import transaction, worktree
 from runner.store.places import Places
 from runner.store.surroundings import Surroundings
+from runner.trust import signers, signing
 
-TEMPLATES = {paths.CONFIG: "init/config.yaml", f"{paths.ROOT}/.gitattributes": "init/gitattributes"}
+TEMPLATES = {
+    paths.CONFIG: "init/config.yaml",
+    f"{paths.ROOT}/.gitattributes": "init/gitattributes",
+    paths.POLICY: "init/policy.yaml",
+}
+# What the template says of nobody in particular, which the first policy says of this project.
+_REPO, _PERSON, _AGENTS, _OWN = "0" * 32, "you@example.test", "agents: []", "own_work: refuse"
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that is shared. `here`: its bytes in the checkout before, or None."""
+    """A file that is shared. `here`: its bytes in the checkout before, or None; `own`: they are a person's, and are left alone."""
 
     path: str
     data: bytes
     here: bytes | None
+    own: bool = False
 
 
-def look(git: Git) -> list[File]:
+def look(git: Git, who: Surroundings) -> list[File]:
     """Return the files that a team shares, and what stands in the checkout in their place.
+
+    The first policy names the person as its one maintainer; where git does not know who that is, it is left out. One that is
+    there already is as it should be.
 
     Raises:
         UsageError: there is no checkout.
@@ -51,10 +63,85 @@ def look(git: Git) -> list[File]:
             raise InTheWayError(
                 f"{paths.ROOT} is not a folder", str(at.parent), "move it away, and run the same command again"
             )
-        found.append(
-            File(path, resources.for_people(resources.template(template)), at.read_bytes() if at.exists() else None)
-        )
+        data: bytes | None = resources.for_people(resources.template(template))
+        here = at.read_bytes() if at.exists() else None
+        own = False
+        if path == paths.POLICY:
+            data = _policy(git, who, data or b"", top, here)
+            own = here is not None and here != data
+        if data is not None:
+            found.append(File(path, data, here, own))
     return found
+
+
+def _policy(git: Git, who: Surroundings, template: bytes, top: Path, here: bytes | None) -> bytes | None:
+    """Return the first policy: the template with the id that `here` has, or one of its own, the person, and the runner."""
+    person = principal(git)
+    if person is None:
+        return here
+    known_id = re.search(rb'^repo: "?([0-9a-f]{32})"?$', here or b"", re.MULTILINE)
+    try:
+        known = config.parse((top / paths.CONFIG).read_bytes(), paths.CONFIG)
+    except (OSError, RunnerError):
+        known = Config()
+    text = template.decode()
+    for old, new in (
+        (_REPO, known_id[1].decode() if known_id else who.random_hex(32)),
+        (_PERSON, person),
+        (_AGENTS, f"agents: [{known.identity.email.lower()}]"),
+        (_OWN, "own_work: allow  # while one person is listed, who could approve nothing else; with two, write refuse"),
+    ):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text.encode()
+
+
+def principal(git: Git) -> str | None:
+    """Return the person as policy and keys name them, or None where their git does not say who they are."""
+    try:
+        email = git.person(0).email.lower()
+    except UsageError:
+        return None
+    return email if re.fullmatch(statement.PRINCIPAL, email) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Whether the person's key is listed for approvals. `file`: what lists it, where nothing else is there.
+
+    `fingerprint`: of the key that is to be listed; `todo`: what to type instead; both empty where it is listed already.
+    """
+
+    file: File | None = None
+    fingerprint: str = ""
+    todo: str = ""
+
+
+def listing(git: Git) -> Listing:
+    """Return what would list the key that the person's git signs with, in the checkout's allowed_signers."""
+    at, person = _top(git) / signers.FILE, principal(git)
+    here = at.read_bytes() if at.is_file() else None
+    if person is None:
+        return Listing(todo="git config --global user.email YOU, then `runner init` again")
+    try:
+        key = signing.signing_key(git)
+    except RunnerError as error:
+        if here is not None:
+            return Listing()
+        return Listing(todo=f"{error.hint}, then `runner init` again")
+    if key.form is not statement.Form.SSH:
+        name = f"{signers.OPENPGP}{person}.asc"
+        there = (_top(git) / name).is_file()
+        return Listing(todo="" if there else f"gpg --armor --export {key.fingerprint} > {name}")
+    public = signers.read_key(key.public)
+    line = f'{person} namespaces="git,{statement.NAMESPACE}" {public}'
+    head = "# Whose keys count, and for what. The runner reads this file from the trusted branch only.\n"
+    file = File(signers.FILE, f"{head}{line}\n".encode(), here)
+    if here in (None, file.data):
+        return Listing(file, "" if here else key.fingerprint)
+    if str(public).encode() in (here or b""):
+        return Listing()
+    return Listing(fingerprint=key.fingerprint, todo=f"add this line to {signers.FILE}: {line}")
 
 
 def write(git: Git, files: list[File]) -> None:
@@ -100,7 +187,7 @@ def commit(git: Git, places: Places, who: Surroundings, files: list[File], autho
     changes: dict[str, TreeEntry | None] = {}
     for file in files:
         at = top / file.path
-        if at.is_file() and at.read_bytes() == file.data:
+        if not file.own and at.is_file() and at.read_bytes() == file.data:
             entry = TreeEntry(BLOB, git.write("blob", file.data))
             if old is None or git.blob(f"{old}:{file.path}") is None:
                 changes[file.path] = entry

@@ -71,7 +71,7 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
             journal.append({"kind": "undecided", "time": project.who.timestamp(), "problems": ["it is judged again"]})
         reviewed = perform.review_step(project, seen, plan, step, seen.state, verdict, journal)
         if reviewed.verdict is None:
-            raise RefusedError(reviewed.stopped, f"{protocol}, {found}", "raise `budget:` in the plan or the step")
+            raise RefusedError(reviewed.stopped, f"{protocol}, {found}", "raise it, and run the same command again")
         one = reviewed.evidence()
         reason = "" if reviewed.verdict.passed else f"review: {one['tail']}"
         return Judged(found, attempt, (*verdict.evidence, one), reason, reviewed.report.decode("utf-8", "replace"))

@@ -68,7 +68,8 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
     }
     first = 1 + max((step.number for step in plan.steps if step.slug not in again), default=0)
     task = planning.task_again(project, wish, plan, before, state, seen.tip)
-    check = planning.check_again(kept, first)
+    replaced = {step.slug: (step, before[step.file]) for step in plan.steps if step.slug in again}
+    check = planning.check_again(kept, first, replaced)
     with planning.written(project, task, check, questions=questions, of=(seen, plan, state)) as told:
         assert isinstance(told, planning.Written)  # its questions do not wait
         usd = told.spent.get("usd", "0")

@@ -18,7 +18,8 @@ from runner.store import locks, record, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
-ANSWERABLE = ("human", "question")
+ANSWERABLE = ("human", "question", "effect")
+EFFECT = {"happened": True, "did-not": False}  # what may be said of an effect that nobody knows of
 _STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
 
 
@@ -54,9 +55,10 @@ def following(state: State) -> str:
                 return f"runner retry {short}"
             if record.outlook({"schema": 1, **asdict(state)}).action != "none":
                 return f"runner run {short}"
-            asked = [wait.id for wait in state.waiting if wait.kind in ANSWERABLE]
-            which = f" {asked[0]}" if len(asked) > 1 else ""
-            return f"runner answer {short}{which} TEXT" if asked else f"runner run {short}"
+            asked = [wait for wait in state.waiting if wait.kind in ANSWERABLE]
+            which = f" {asked[0].id}" if len(asked) > 1 else ""
+            said = "happened|did-not" if asked and asked[0].kind == "effect" else "TEXT"
+            return f"runner answer {short}{which} {said}" if asked else f"runner run {short}"
 
 
 def text_of(text: str, what: str) -> str:
@@ -219,8 +221,10 @@ def _to_retry(state: State, name: str | None) -> str:
 def answer(project: Project, protocol: str, which: str | None, text: str) -> Steered:
     """Answer what waits for a person: `which` names the wait (w12) or its step; None where one thing waits.
 
+    Of an effect that nobody knows of, `text` is `happened` or `did-not`.
+
     Raises:
-        UsageError: nothing waits, or it is not clear what is answered.
+        UsageError: nothing waits, it is not clear what is answered, or that is no answer to it.
     """
     text = text_of(text, "the answer")
     answered: Wait | None = None
@@ -229,12 +233,24 @@ def answer(project: Project, protocol: str, which: str | None, text: str) -> Ste
         nonlocal answered
         refuse_ended(seen.state, "answer")
         answered = _to_answer(seen.state, which)
+        if answered.kind == "effect":
+            return [_decided(answered, text, project.actor())]
         return [ev.Answered(subject=answered.subject, wait=answered.id, text=text, by=project.actor())]
 
     done = advance.tell(project, protocol, build, as_person=True)
     assert answered is not None
     notes = _left_out(project, protocol) if answered.kind == "human" else ()
     return Steered(protocol, f"{answered.subject} answered", following(done.state), notes)
+
+
+def _decided(wait: Wait, text: str, by: str) -> ev.EffectDecided:
+    if text not in EFFECT:
+        raise UsageError(
+            f"`{text}` does not say whether it happened",
+            f"{wait.subject}: {wait.text}",
+            "look whether it is there, then say `happened` or `did-not`",
+        )
+    return ev.EffectDecided(subject=wait.subject, wait=wait.id, happened=EFFECT[text], by=by)
 
 
 def _to_answer(state: State, which: str | None) -> Wait:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 from runner.app.steer import following, number
 from runner.errors import ConflictError, RefusedError
-from runner.executor import advance
+from runner.executor import advance, consent
 from runner.git import Git
 from runner.protocol import ids
 from runner.protocol.state import State, Status
-from runner.store import record, transaction
+from runner.store import publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.trust import approval, demand
 
 RACES = 20
 
@@ -31,7 +32,9 @@ def take(project: Project, protocol: str) -> Taken:
     """Merge a completed protocol's branch into its base, here; the worktrees that have the base checked out follow.
 
     Raises:
-        RefusedError: it is not completed, the base cannot be moved here, or the two conflict: with what to do by hand.
+        RefusedError: it is not completed, the policy wants a word that is not there, the base cannot be moved here, or the two
+            conflict: with what to do by hand.
+        UnreachableError: the policy wants a word, and the remote that says whose word counts does not answer.
         InTheWayError: a person's uncommitted files are in the way.
     """
     git = project.git
@@ -46,6 +49,7 @@ def take(project: Project, protocol: str) -> Taken:
                 return _already(git, seen, base)
             if base is None or (project.trusted.remote is not None and project.setting("publish") != "never"):
                 raise _elsewhere(project, seen.state, base)
+            _refuse_without_word(project, seen)
             tree, conflicts = git.merge_trees(base, seen.tip)
             if tree is None:
                 raise _conflict(project, protocol, seen.state.base, conflicts)
@@ -85,6 +89,29 @@ def _refuse_unready(state: State) -> None:
             f"revision {state.revision}",
             f"`{go_on}` goes on" if go_on else f"`git merge {state.protocol}` by hand, if you want it all the same",
         )
+
+
+def _refuse_without_word(project: Project, seen: Snapshot) -> None:
+    """Refuse where the policy wants a word on the merge that is not there, or somebody whose word counts rejected it."""
+    if consent.of(project).policy is None:
+        return
+    if consent.of(project).requires("merge"):
+        publishing.look_again(project, seen.protocol)
+    found = consent.of(project)
+    judged = consent.bench(project, seen, seen.state, found)
+    standing = approval.judge(judged, demand.of_merge(found), advance.read_plan(project, seen))
+    if not (standing.rejected or (found.requires("merge") and standing.missing)):
+        return
+    said = [f"{word.approver}'s does not count: {word.text}" for word in standing.refused]
+    why = (
+        f"rejected by {', '.join(word.approver for word in standing.rejected)}" if standing.rejected else "not approved"
+    )
+    raise RefusedError(
+        f"the merge of {seen.protocol} is {why}; it needs {standing.demand.who}{''.join(f'; {one}' for one in said)}",
+        found.where,
+        f"`runner {'revoke' if standing.rejected else 'approve'} {number(seen.protocol)} merge`, by "
+        + (", ".join(word.approver for word in standing.rejected) or standing.missing),
+    )
 
 
 def _elsewhere(project: Project, state: State, base: str | None) -> RefusedError:

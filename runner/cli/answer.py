@@ -16,7 +16,8 @@ from runner.cli.session import Session
 def command(session: Session, words: tuple[str, ...]) -> None:
     """Answer what PROTOCOL asks, or end a step of yours. The commit is yours.
 
-    ID is the wait (w12) or its step, and is not needed where one thing waits. TEXT `-` is read from stdin.
+    ID is the wait (w12) or its step, and is not needed where one thing waits. TEXT `-` is read from stdin. Where nobody knows
+    whether a call happened, look, and answer `happened` or `did-not`.
     """
     from runner.app import steer
     from runner.cli import steering

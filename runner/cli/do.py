@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from runner.cli import options
+from runner.cli.main import program
 from runner.cli.session import Session
 
 
@@ -33,9 +34,10 @@ def command(
     Its id is printed, and what it changed is told. It exits as `run` does.
     """
     from runner.app import create, workflows
-    from runner.cli import run
+    from runner.cli import run, summary
     from runner.cli.new import tell_made
-    from runner.errors import UsageError
+    from runner.errors import RunnerError, UsageError
+    from runner.store import finding
 
     session: Session = ctx.obj
     if coworker is not None and workflow is not None:
@@ -55,10 +57,15 @@ def command(
         named = create.coworker_named(project, session.cwd / coworker) if coworker is not None else None
         title, files = create.task(text, named)
         where = "the task"
+    create.need_engine(project, files, where)
     made = create.create(project, title, files, where=where, base=base)
     tell_made(session, made, runs=True)
     try:
         ctx.invoke(run.command, protocol=made.protocol)
+    except (KeyboardInterrupt, RunnerError):  # typed again, the same command would make another one
+        name = summary.Names(finding.known(project)).short(made.protocol)
+        session.note(f"  it is made    {program()} run {name} goes on with it")
+        raise
     finally:
         _tell_changes(session, made.protocol, made.start)
         session.result(made.protocol)  # it is there, however the run ended

@@ -23,10 +23,10 @@ def command(session: Session, name: str | None, timeout: float) -> None:
         _check(session, name, timeout)
         return
     every = registry.listed(session.environ)
-    width = max(len(one.form) for one in every)
+    form, about = max(len(one.form) for one in every), max(len(one.about) for one in every)
     for one in every:
         state = (one.missing, "yellow") if one.missing else ("ready", "green")
-        session.line(f"{one.form.ljust(width)}  ", (state[0].ljust(5), state[1]), f"  {one.about}")
+        session.line(f"{one.form.ljust(form)}  {one.about.ljust(about)}  ", state)
 
 
 def _check(session: Session, name: str, timeout: float) -> None:

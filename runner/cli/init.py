@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from runner.app.init import File
 
 
-@click.command("init", short_help="Write what a team shares: .protocols/config.yaml.")
+@click.command("init", short_help="Write what a team shares: configuration, policy, your key.")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--commit", is_flag=True, help="Commit exactly those files, as you.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -32,14 +32,16 @@ def command(
     forge: str | None,
     discover: bool,
 ) -> None:
-    """Write .protocols/config.yaml and .protocols/.gitattributes into the checkout.
+    """Write what a team shares into the checkout: .protocols/config.yaml, policy.yaml, .gitattributes, and your key.
 
-    What is there already is never overwritten: where it differs, the difference is shown. Nothing needs to be set up
-    for the other commands to work.
+    The first policy names you as its maintainer, and .protocols/allowed_signers lists the key that your git signs with, after
+    asking. What is there already is never overwritten: where it differs, the difference is shown. Nothing needs to be set up
+    for the other commands to work, and nothing of it has force before it is on the trusted branch.
     """
     from runner.app import init
     from runner.errors import UnsupportedError
     from runner.git import Git
+    from runner.store import trusted
     from runner.store.places import Places, writable_state_home
 
     for name, given in (("--forge", forge), ("--discover", discover)):
@@ -56,28 +58,55 @@ def command(
     with Git.open(cwd) as git:
         who = session.surroundings()
         author = git.person(int(who.now())) if commit else None
-        files = init.look(git)
+        files = init.look(git, who)
         missing = [file for file in files if file.here is None]
         if missing and not yes and session.is_terminal():
-            names = " and ".join(file.path for file in missing)
+            names = ", ".join(file.path for file in missing)
             if not click.confirm(f"Write {names}?", default=True, err=True):
                 session.note("nothing was written")
                 return
+        key, todo = init.listing(git), ""
+        if key.file is not None and not key.fingerprint:
+            files.append(key.file)
+        elif key.file is not None:
+            if yes or (
+                session.is_terminal()
+                and click.confirm(f"List your key {key.fingerprint} for approvals?", default=True, err=True)
+            ):
+                files.append(key.file)
+                missing.append(key.file)
+            else:
+                todo = "`runner init --yes` lists it"
         init.write(git, files)
         for file in files:
             _tell(session, file)
+        if todo or key.todo:
+            which = f"your key {key.fingerprint}" if key.fingerprint else "no key of yours"
+            session.note(f"{which} {'is not' if key.fingerprint else 'is'} listed for approvals: {todo or key.todo}")
+        remote, branch = trusted.remote_name(git), git.symbolic_ref("HEAD", git.git_dir) or "HEAD"
+        push = f"git push {remote} {branch.removeprefix('refs/heads/')}" if remote else ""
         if author is None:
             if missing:
-                session.note("  next          commit them (`runner init --commit`); the trusted branch's are used")
+                session.note("  next          commit them: runner init --commit" + (f", then {push}" if push else ""))
+                session.note(f"                they have force once they are on the trusted branch{of_remote(remote)}")
             return
         made = init.commit(git, Places(git.common_dir, writable_state_home(who.state_home)), who, files, author)
         session.note(f"committed as {made[:12]}" if made else "there is nothing to commit")
+        if made and push:
+            session.note(
+                f"  next          {push}: they have force once they are on the trusted branch{of_remote(remote)}"
+            )
+
+
+def of_remote(remote: str | None) -> str:
+    """Return where the trusted branch is, after its name."""
+    return f", the default branch of {remote}" if remote else ""
 
 
 def _tell(session: Session, file: File) -> None:
     if file.here is None:
         session.result(f"wrote  {file.path}")
-    elif file.here == file.data:
+    elif file.own or file.here == file.data:
         session.result(f"there  {file.path}")
     else:
         import difflib

@@ -28,6 +28,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "diff": ("diff", "Show what a protocol changed."),
     "plan": ("plan", "Have the pending steps planned anew; you take, edit or drop it."),
     "edit": ("edit", "Edit a file of the plan in $EDITOR, committed as yours."),
+    "approve": ("approve", "Say yes to what waits, with a signature."),
+    "reject": ("reject", "Say no to what waits, with a signature."),
+    "revoke": ("revoke", "Take back your own word on something."),
     "answer": ("answer", "Answer what a protocol asks."),
     "pause": ("pause", "Stop a protocol for now."),
     "resume": ("resume", "Let it go on."),
@@ -39,13 +42,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "verify": ("verify", "Prove that the state is what the history says."),
     "sync": ("sync", "Publish what is here, and bring what is there."),
     "clean": ("clean", "Take finished worktrees and workspaces away."),
+    "policy": ("policy", "Ask what the policy would say, or run its examples."),
     "engines": ("engines", "List the models that can be asked, or check one."),
     "doctor": ("doctor", "Find what is wrong here, and mend it."),
     "completion": ("completion", "Print the completion script for bash, zsh or fish."),
 }
 # The rest of design §9, refused by name until it is there.
 LATER = {
-    "approve", "reject", "revoke", "why", "audit", "fork", "watch", "fleet", "serve", "tui", "mcp", "policy"
+    "why", "audit", "fork", "watch", "fleet", "serve", "tui", "mcp"
 }  # fmt: skip
 
 

@@ -146,11 +146,7 @@ class Session:
             if first:
                 self.note(f"  {_cut(first, 160)}")
             for call in record["calls"]:
-                told = ", ".join(
-                    _cut(str(value), 80)
-                    for value in (call["arguments"] or {}).values()
-                    if not isinstance(value, dict | list)
-                )
+                told = ", ".join(_cut(text, 80) for text in map(_plain, (call["arguments"] or {}).values()) if text)
                 self.note(f"  · {call['name']}  {_cut(told, 120)}".rstrip().replace("\n", " "))
         elif record["kind"] == "results":
             for one in record["results"]:
@@ -170,7 +166,9 @@ class Session:
         if not self.is_terminal():
             return None
         with self._standing_still():
-            said: str = click.prompt(safe(question), default="", show_default=False, err=True)
+            said: str = click.prompt(
+                f"{safe(question)}\n", default="", show_default=False, prompt_suffix="> ", err=True
+            )
         return said
 
     @contextmanager
@@ -211,6 +209,12 @@ class Session:
 
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _plain(value: object) -> str:
+    """Return an argument on one line, a command's words too; nothing where it has parts of its own."""
+    words = value if isinstance(value, list) else [value]
+    return "" if any(isinstance(word, dict | list) for word in words) else " ".join(map(str, words))
 
 
 def _verdict(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -97,11 +97,8 @@ def show_transcript(
     number = attempt or last
     found = {of: transcript.read(project, protocol, slug, number, review=of == "review") for of in ("work", "review")}
     if not any(found.values()):
-        before = f"; `--attempt {number - 1}` may have one" if attempt is None and number > 1 else ""
         raise UsageError(
-            f"attempt {number} of {slug} has no transcript here",
-            protocol,
-            f"it was made elsewhere (`git fetch` of refs/runner/* brings it), or no model was asked{before}",
+            f"attempt {number} of {slug} has no transcript here", protocol, _why_none(project, row, slug, number, last)
         )
     for of, records in found.items():
         if as_json:
@@ -113,6 +110,22 @@ def show_transcript(
             )
             transcript.show(session, records)
             session.line("")
+
+
+def _why_none(project: Project, row: Row, slug: str, number: int, last: int) -> str:
+    """Return why there is no transcript of an attempt, and what can be looked at instead; `last`: the last attempt."""
+    from runner.cli import transcript
+
+    if number > last:
+        return f"it is at attempt {last}"
+    if slug != PLAN and number == last and row["steps"][slug].get("status") == "pending":
+        planner = bool(transcript.read(project, row["protocol"], PLAN, 1, review=False))
+        told = (
+            f"; `runner show {row['protocol']} {PLAN} --transcript` shows what was said of the plan" if planner else ""
+        )
+        return f"it has not begun{told}"
+    before = f"; `--attempt {number - 1}` may have one" if number > 1 else ""
+    return f"it was made elsewhere (`git fetch` of refs/runner/* brings it), or no model was asked{before}"
 
 
 def show_step(session: Session, project: Project, row: Row, tip: str, slug: str) -> None:
@@ -134,16 +147,19 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
         if text:
             session.line("")
             _indented(session, text)
+    words = {one.wait: one for one in status.heard(project, row, tip)}
     for wait in row["waiting"]:
         if wait.get("subject") == slug:
             session.line("")
             session.line(f"  waits  {wait.get('id')} {summary.wait_text(row, wait, project.who.now())}")
             session.line(f"         {wait.get('text')}")
+            if wait.get("id") in words:
+                status.show_words(session, words[wait["id"]])
     about = [entry for entry in entries if entry.subject == slug]
     if about:
         session.line("")
     for entry in about:
-        _show_event(session, entry)
+        _show_event(session, protocol, entry)
     last = next((entry for entry in reversed(about) if entry.fields.get("tail")), None)
     if last is not None:
         session.line("")
@@ -163,12 +179,10 @@ def entry_name(entry: RawEntry) -> str:
     return f"{entry.revision} {entry.event}"
 
 
-def _show_event(session: Session, entry: RawEntry) -> None:
+def _show_event(session: Session, protocol: str, entry: RawEntry) -> None:
     fields = entry.fields
     told = [f"attempt {fields['attempt']}"] if "attempt" in fields else []
-    spent: Any = fields.get("spent")
-    if isinstance(spent, dict) and spent.get("seconds"):
-        told.append(summary.duration(spent["seconds"]))
+    told += [text] if (text := summary.spent(fields)) else []
     told += [str(fields[key]) for key in ("reason", "text") if fields.get(key)]
     told += [f"kept at {fields['kept']}"] if fields.get("kept") else []
     session.line(f"  {entry.revision:>4}  {entry.time}  {entry.event.ljust(15)}  {' · '.join(told)}")
@@ -179,6 +193,9 @@ def _show_event(session: Session, entry: RawEntry) -> None:
         session.line(f"        {check.get('check')}  ", outcome, f"  {took}")
         if not passed and check.get("tail"):
             _indented(session, str(check["tail"]), "          ")
+    if fields.get("report"):
+        name = paths.report_file(entry.subject, int(fields["attempt"]))
+        session.line(f"        the review's findings  {paths.folder(protocol)}/{name}")
 
 
 def _indented(session: Session, text: str, by: str = "  ") -> None:

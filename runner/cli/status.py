@@ -12,13 +12,18 @@ import click
 from runner.cli import options, summary
 from runner.cli.main import program
 from runner.cli.session import Session
+from runner.errors import RunnerError
 from runner.protocol import paths
 from runner.store import finding, locks, record
 from runner.store.record import Row
 from runner.store.trusted import NoCommitsError
 
 if TYPE_CHECKING:
+    from runner.app.approve import Heard
     from runner.store.project import Project
+
+WORDS = {"plan", "step", "result", "call", "protected-path", "merge"}  # kinds of waits that a word ends
+SAID = {"approve": "approves", "reject": "rejects", "revoke": "takes its word back"}
 
 
 @click.command("status", short_help="Show what waits, works and failed.")
@@ -97,6 +102,12 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
         found, held = record.outlook(row), locks.is_held(project.places.lock(protocol))
         word, text = summary.word(row, found, held=held is not None), summary.situation(row, found, now)
         typed = summary.command(row, found, names.short(protocol))
+        for one in heard(project, row, finding.tip(project, protocol)):
+            if one.wait in found.waiting:
+                text = " · ".join(
+                    [text, *(f"{word.approver} {SAID[word.decision]}" for word in one.words if not word.fault)]
+                )
+                typed = typed if one.missing else f"runner run {names.short(protocol)}"
         if row["status"] == "completed":
             text, typed = f"waits for merge: {row['title']}", f"runner take {names.short(protocol)}"
         elif word == "works":
@@ -137,20 +148,25 @@ def show_one(session: Session, project: Project, row: Row) -> None:
     parts = [summary.progress(row), f"from {row['base']}" if row.get("base") else "", summary.spent(row)]
     session.line("  ", (stands, summary.COLOURS.get(row["status"], "")), *(f" · {part}" for part in parts if part))
     show_steps(session, row)
+    words = {one.wait: one for one in heard(project, row, finding.tip(project, protocol))}
     for wait in row["waiting"]:
         session.line(f"  {'waits':12}  {wait.get('id')} {summary.wait_text(row, wait, now)}")
         if wait.get("text"):
             session.line(f"  {'':12}  {wait['text']}")
+        if wait.get("id") in words:
+            show_words(session, words[wait["id"]])
+            typed = typed if words[wait["id"]].missing else f"runner run {name}"
     held = locks.is_held(project.places.lock(protocol))
     if held:
         session.line(f"  {'works':12}  {held}")
     branch = project.branch(protocol)
+    edited = record.untaken(project.git, protocol, finding.tip(project, protocol))
     for tree in project.git.worktrees():
         if tree.branch == branch:
             session.line(f"  {'worktree':12}  {os.path.relpath(tree.path, session.cwd)}")
-            unsaved = record.unsaved(project.git, tree, protocol)
-            if unsaved:
-                session.line(f"  {'not yet in':12}  {', '.join(unsaved)}: the next step takes these edits up")
+            edited += record.unsaved(project.git, tree, protocol)
+    if edited and row["status"] not in record.ENDED:
+        session.line(f"  {'not yet in':12}  {', '.join(sorted({*edited}))}: the next step takes these edits up")
     if project.git.resolve(branch) is None:
         session.line(f"  {'branch':12}  gone; this is how {project.trusted.branch} has it")
     session.line(f"  {'trusted':12}  {project.trusted.note}")
@@ -160,6 +176,40 @@ def show_one(session: Session, project: Project, row: Row) -> None:
         typed = f"runner take {name}"
     if typed and not held:
         session.line(f"  {'next':12}  {as_typed(typed)}")
+
+
+def heard(project: Project, row: Row, tip: str) -> list[Heard]:
+    """Return what people said on what waits and no transition took up yet, judged; where that cannot be told, nobody said it.
+
+    What judging takes is loaded only where an approval lies in the branch that the log does not name.
+    """
+    kinds = {str(wait.get("kind")) for wait in row["waiting"]}
+    if not kinds & WORDS:
+        return []
+    at = f"{tip}:{paths.folder(row['protocol'])}"
+    there = project.git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}")
+    if not there:
+        return []
+    log = project.git.blob(f"{at}/{paths.LOG}") or b""
+    if all(name.partition(".")[0].encode() in log for name in there):
+        return []
+    from runner.app import approve
+
+    try:
+        return approve.heard(project, row["protocol"], tip)
+    except RunnerError as error:
+        project.who.say(f"{row['protocol']}: what people said cannot be judged: {error.what} ({error.where})")
+        return []
+
+
+def show_words(session: Session, found: Heard, *, err: bool = False) -> None:
+    """Give a line a word: who says what, and why it does not count, if it does not."""
+    for word in found.words:
+        why = (f": {word.fault}", "red") if word.fault else ""
+        text = f": {word.text}" if word.fault else ""
+        session.line(f"  {'':12}  {word.approver} {SAID[word.decision]}", why, text, err=err)
+    if found.missing:
+        session.line(f"  {'':12}  still needed: {found.missing}", err=err)
 
 
 def show_steps(session: Session, row: Row) -> None:

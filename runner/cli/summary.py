@@ -84,7 +84,7 @@ def command(row: Row, found: Outlook, name: str) -> str | None:
         return f"runner show {name}"
     if owed[0].get("kind") in ("human", "question", "effect"):
         which = f" {owed[0]['id']}" if len(row["waiting"]) > 1 else ""
-        return f"runner answer {name}{which} TEXT"
+        return f"runner answer {name}{which} {'happened|did-not' if owed[0].get('kind') == 'effect' else 'TEXT'}"
     return f"runner approve {name}" if owed[0].get("kind") != "budget" else f"runner edit {name}"
 
 
@@ -114,7 +114,12 @@ def wait_text(row: Row, wait: dict[str, Any], now: float) -> str:
     """Return what is owed: `for alice: step:deploy, since 4 min`."""
     kind, subject = str(wait.get("kind")), str(wait.get("subject"))
     told = record.label(row, subject) if subject in row["steps"] else subject
-    about = told if kind in ("human", "question") else f"{kind}:{subject}"
+    if kind in ("human", "question"):
+        about = told
+    elif kind == "budget":
+        about = f"{kind} of {told}"
+    else:
+        about = kind if kind == subject else f"{kind}:{subject}"
     return f"for {wait.get('by') or 'anyone'}: {about}, since {age(str(wait.get('since')), now)}"
 
 

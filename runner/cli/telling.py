@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from runner.cli import status, summary
 from runner.cli.main import program
 from runner.cli.session import Session
-from runner.protocol import decision, events
+from runner.protocol import decision, events, paths
 from runner.store import finding, record
 
 if TYPE_CHECKING:
@@ -61,8 +61,21 @@ class Teller:
                 self._planned(done, planned)
             elif subject == "plan" and any(isinstance(event, events.Asked) for event in happened):
                 self._waits(done.state)
-            elif subject in done.state.steps:
+            self._words(done.state, subject, happened)
+            if edit is None and subject in done.state.steps:
                 self._step(done, subject, happened)
+
+    def _words(self, state: State, subject: str, happened: Sequence[events.Event]) -> None:
+        """Tell which people's words were used, and which do not count."""
+        for event in happened:
+            match event:
+                case events.ApprovalCounted():
+                    self._line(_label(state, subject), "approved", f"by {', '.join(event.by)}")
+                case events.CallDecided():
+                    self._line(_label(state, subject), event.decision, f"by {event.by}")
+                case events.ApprovalRefused():
+                    said = "its word does not count" if event.approval else "no word was given"
+                    self._line(_label(state, subject), "refused", f"{said}: {event.reason}")
 
     def _planned(self, done: Advanced, planned: events.Planned) -> None:
         self._took(
@@ -88,7 +101,7 @@ class Teller:
                     by_person = event.executor == "person"
                 case events.QaPassed():
                     said = done.said
-                case events.Asked() | events.ApprovalAsked() | events.CallHeld():
+                case events.Asked() | events.ApprovalAsked() | events.CallHeld() | events.EffectUnknown():
                     ended = WAITS
         if ended == "finished" and not self._each:
             self._held[slug] = (spent, said)
@@ -97,7 +110,7 @@ class Teller:
             before, earlier = self._held.pop(slug)
             spent, said = before + spent, "   ".join(filter(None, (earlier, said)))
         if ended in FAILS:
-            self._failed(name, ended, happened)
+            self._failed(done.state.protocol, name, ended, happened)
         elif ended == WAITS:
             self._waits(done.state)
         elif ended:
@@ -106,16 +119,24 @@ class Teller:
             if isinstance(event, events.StepRetried):
                 self._line(name, "again", f"attempt {event.attempt}")
 
-    def _failed(self, name: str, ended: str, happened: Sequence[events.Event]) -> None:
+    def _failed(self, protocol: str, name: str, ended: str, happened: Sequence[events.Event]) -> None:
         failure = next(event for event in happened if isinstance(event, events.StepFailed))
         self._line(name, ended, failure.reason)
         tails = [failure.tail or ""]
         for event in happened:
             if isinstance(event, events.QaFailed):
-                tails += [check["tail"] for check in event.evidence if check["code"] != 0]
+                tails += [
+                    check["tail"]
+                    for check in event.evidence
+                    if check["code"] != 0 and check["tail"] not in failure.reason
+                ]
         for tail in filter(None, tails):
             for line in tail.splitlines()[-TAIL:]:
                 self._session.line(f"  | {line}", err=True)
+        for event in happened:
+            if isinstance(event, events.QaFailed) and event.report:
+                report = f"{paths.folder(protocol)}/{paths.report_file(event.subject, event.attempt)}"
+                self._session.line(f"  {'findings':12}  {report}", err=True)
         if failure.kept:
             self._session.line(f"  {'its work':12}  kept at {failure.kept}", err=True)
 
@@ -166,6 +187,8 @@ class Teller:
             session.line("  ", (str(row["status"]).ljust(12), "yellow"), f"  {counted}", err=True)
         elif found.waiting:
             self._waits(state)
+            for one in status.heard(session.project, row, done.commit):
+                status.show_words(session, one, err=True)
         elif found.action == "none":
             session.line("  ", ("waits".ljust(12), "yellow"), f"  {found.reason}", err=True)
         elif not done.entries and done.said:

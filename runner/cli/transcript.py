@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runner.cli.session import Session
@@ -60,6 +60,17 @@ def show(session: Session, records: Sequence[Record], *, after: int = 0, brief: 
                 _text(session, str(record["text"]), BRIEF if brief else LINES)
             case "results":
                 _results(session, record, brief)
+            case "held":
+                session.line("  ", ("held", "yellow"), f"  {record['text']}"[:WIDTH])
+                session.line(f"      {record['decision']['why']} ({record['decision']['where']})"[:WIDTH])
+            case "intent":
+                session.line("  ", ("begins", "yellow"), f"  {record['text']}"[:WIDTH])
+            case "outcome":
+                session.line(
+                    "  ", ("ended", "yellow"), f"  {record['tool']}{', with an error' if record['error'] else ''}"
+                )
+            case "settled":
+                session.line("  ", ("settled", "yellow"), f"  {record['how']}"[:WIDTH])
             case "task":
                 session.line("")
                 session.line("it had been told")
@@ -92,18 +103,9 @@ def _response(session: Session, record: Record, turn: int, brief: bool) -> None:
         if arguments is None:
             session.line("  → ", (str(call["name"]), "cyan"), f"  malformed: {call['problem']}")
             continue
-        short = {
-            key: value for key, value in arguments.items() if len(_plain(value)) <= 80 and "\n" not in _plain(value)
-        }
-        session.line(
-            "  → ",
-            (str(call["name"]), "cyan"),
-            f"  {'  '.join(f'{key}={_plain(value)}' for key, value in short.items())}",
-        )
-        for key, value in arguments.items():
-            if key not in short:
-                session.line(f"      {key}:")
-                _text(session, _plain(value), BRIEF if brief else LINES, "        ")
+        short, long = _apart(arguments)
+        session.line("  → ", (str(call["name"]), "cyan"), f"  {short}")
+        _blocks(session, long, brief)
 
 
 def _results(session: Session, record: Record, brief: bool) -> None:
@@ -111,20 +113,15 @@ def _results(session: Session, record: Record, brief: bool) -> None:
         session.line(
             "  ← ", (str(one["name"]), "red" if one["error"] else "green"), "  refused" if one["error"] else ""
         )
+        if (decision := one.get("decision")) is not None:
+            word = f"{decision['word']} by {decision['by']}: " if "word" in decision else f"{decision['verdict']}: "
+            session.line(f"      {word}{decision['why']} ({decision['where']})"[:WIDTH])
         content = one["content"]
         if isinstance(content, dict):
-            content = {key: value for key, value in content.items() if value not in ("", None)}
-            short = {
-                key: value for key, value in content.items() if "\n" not in _plain(value) and len(_plain(value)) <= 80
-            }
+            short, long = _apart({key: value for key, value in content.items() if value not in ("", None)})
             if short:
-                session.line(
-                    f"      {'  '.join(f'{key}={_plain(value)}' for key, value in short.items())}"[: WIDTH + 6]
-                )
-            for key, value in content.items():
-                if key not in short:
-                    session.line(f"      {key}:")
-                    _text(session, _plain(value), BRIEF if brief else LINES, "        ")
+                session.line(f"      {short}"[: WIDTH + 6])
+            _blocks(session, long, brief)
         else:
             _text(session, _plain(content), BRIEF if brief else LINES, "      ")
     ended = record.get("ended")
@@ -134,6 +131,42 @@ def _results(session: Session, record: Record, brief: bool) -> None:
             (str(ended["outcome"]), "green" if ended["outcome"] == "finished" else "yellow"),
             f"  {ended['text']}"[:500],
         )
+
+
+def _apart(values: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+    """Return the values that fit into one line together, and those that want lines of their own."""
+    long = {
+        key: value
+        for key, value in values.items()
+        if len(_plain(value)) > 80 or "\n" in _plain(value) or (isinstance(value, list) and _has_parts(value))
+    }
+    return "  ".join(f"{key}={_plain(value)}" for key, value in values.items() if key not in long), long
+
+
+def _blocks(session: Session, values: Mapping[str, object], brief: bool) -> None:
+    for key, value in values.items():
+        session.line(f"      {key}:")
+        _text(session, "\n".join(_spread(value)), BRIEF if brief else LINES, "        ")
+
+
+def _spread(value: object) -> Iterator[str]:
+    """Return the lines of a value that was JSON: a list's parts below each other, text as it is."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            first, *more = [*_spread(inner)] or [""]
+            yield from [f"{key}:", f"  {first}", *(f"  {line}" for line in more)] if more else [f"{key}: {first}"]
+    elif isinstance(value, list) and _has_parts(value):
+        for inner in value:
+            first, *more = [*_spread(inner)] or [""]
+            yield from [f"- {first}", *(f"  {line}" for line in more)]
+    elif isinstance(value, list):
+        yield from map(_plain, value)
+    else:
+        yield from _plain(value).split("\n")
+
+
+def _has_parts(values: Sequence[object]) -> bool:
+    return any(isinstance(value, dict | list) for value in values)
 
 
 def _text(session: Session, text: str, most: int, by: str = "  ") -> None:

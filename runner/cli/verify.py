@@ -62,7 +62,7 @@ def _verify(project: Project, name: str) -> Report:
     tip = project.protocols().get(name)
     if tip is None:
         tip = verify.merged_tip(project.git, name, project.trusted.commit)
-    return verify.verify(project.git, name, tip)
+    return verify.verify(project.git, name, tip, project.trusted)
 
 
 def _plain(report: Report) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def _plain(report: Report) -> dict[str, Any]:
         "protocol": report.protocol,
         "ok": report.ok,
         "transitions": report.transitions,
-        "approvals": 0,
+        "approvals": report.approvals,
         "findings": [
             {"rule": found.rule, "commit": found.commit, "path": found.path, "text": found.text}
             for found in report.findings
@@ -85,7 +85,8 @@ def _tell(session: Session, report: Report) -> None:
         session.note(f"{report.protocol}  {note}")
     if report.ok:
         plural = "" if report.transitions == 1 else "s"
-        session.result(f"{report.protocol}  verified · {report.transitions} transition{plural} · {UNSIGNED}")
+        words = f" · {report.approvals} approval{'' if report.approvals == 1 else 's'}" if report.approvals else ""
+        session.result(f"{report.protocol}  verified · {report.transitions} transition{plural}{words} · {UNSIGNED}")
     elif not report.tip:
         session.result(f"{report.protocol}  cannot tell")
     else:

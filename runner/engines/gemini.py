@@ -63,14 +63,16 @@ class GeminiEngine:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", model):
             raise UsageError(f"`{model}` is no name of a model", f"engine gemini:{model}", "write it as `gemini:MODEL`")
         self.provider, self.model, self.name = gemini_form.PROVIDER, model, f"{gemini_form.PROVIDER}:{model}"
-        self._key, variable = _key(environ)
+        self._key, self._variable = _key(environ)
         self._base_url, host = _base_url(environ)
         self._where = f"{host}, model {model}"
         if not self._key:
             looked = " and ".join(reversed(KEYS))
             raise KeyMissingError("no key for Gemini is set", f"looked for {looked}", f"set {KEYS[-1]}")
         if not re.fullmatch(r"[!-~]+", self._key) or self._key.startswith("auth_tokens/"):
-            raise KeyRefusedError("what is set is no API key of Gemini's", variable, f"set {variable} to an API key")
+            raise KeyRefusedError(
+                "what is set is no API key of Gemini's", self._variable, f"set {self._variable} to an API key"
+            )
         self._line: _Line | None = None
 
     def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
@@ -91,7 +93,10 @@ class GeminiEngine:
                 if item is None or isinstance(item, Exception):
                     ended = True
                     break
-                chunk = _as_json(item)
+                try:
+                    chunk = _as_json(item)
+                except ValueError as error:  # nested deeper than the SDK writes
+                    raise self._told(error) from error
                 chunks.append(chunk)
                 if on_text is not None:
                     for text in gemini_form.texts(chunk):
@@ -117,7 +122,9 @@ class GeminiEngine:
         if isinstance(error, APIError):
             headers = getattr(error.response, "headers", None) or {}
             words = self._readable(error.message if isinstance(error.message, str) else "")
-            return gemini_form.refusal(error.code, error.details, headers, words, self.model, self._where)
+            return gemini_form.refusal(
+                error.code, error.details, headers, words, self.model, self._where, self._variable
+            )
         words = self._readable(f"{type(error).__name__}: {error}")
         if isinstance(error, (OSError, *_transport_errors())):
             return NetworkError(f"no answer from the endpoint ({words})", self._where, f"check the network; {_AGAIN}")

@@ -55,6 +55,8 @@ _FINISH: Final = {
     "MODEL_ARMOR": "refused",
 }
 
+_MOST_TOKENS: Final = 10**9  # of one answer; budgets could not be kept by a count that is none
+
 # Google's documented stand-in (base64 of `skip_thought_signature_validator`) for the signature of a call that another
 # model made: without one, Gemini refuses a conversation that was begun elsewhere.
 _NO_SIGNATURE: Final = "c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="
@@ -175,7 +177,10 @@ def response(whole: Json, request: Request, where: str) -> Response:
     counted = whole.get("usageMetadata", {})
 
     def count(*names: str) -> int:
-        return sum(counted.get(name) or 0 for name in names)
+        found = [counted.get(name) or 0 for name in names]
+        if not all(0 <= one <= _MOST_TOKENS for one in found):
+            raise MalformedResponseError("its tokens are counted wrongly", where, "run the same command again")
+        return sum(found)
 
     parts = content["parts"]
     return Response(
@@ -214,16 +219,19 @@ def _calls(parts: Iterable[Json], request: Request) -> tuple[Call, ...]:
 
 
 def refusal(
-    code: int | None, details: Json, headers: Mapping[str, str], words: str, model: str, where: str
+    code: int | None, details: Json, headers: Mapping[str, str], words: str, model: str, where: str, variable: str
 ) -> EngineError:
-    """Return what an error response means; `details` is its JSON, `words` its message as people may read it."""
+    """Return what an error response means; `details` is its JSON, `words` its message as people may read it.
+
+    `variable`: the one that the key was taken from.
+    """
     typed = _typed(details)
     said = f": {words}" if words else ""
     if code in (401, 403) or any(detail.get("reason") == "API_KEY_INVALID" for detail in typed):
         return KeyRefusedError(
             f"Gemini refuses the API key, or what it may do ({code}){said}",
             where,
-            "set GEMINI_API_KEY to a key that is valid",
+            f"set {variable} to a key that is valid",
         )
     if code == 429:
         if _used_up(typed):

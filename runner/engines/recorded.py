@@ -4,7 +4,7 @@ A cassette is JSON lines, one answer each: `schema`, `engine` (whose answer it i
 for finding and for reading), `response` (in neutral form, with the provider's own beside it, and what it cost, `usd`, where that
 was known: replaying needs no table of prices, and costs what the original did). It is found strictly by `Request.digest()`; the
 same request asked again gets the next answer that was recorded for it. Cassettes are made, never edited: a request that is not
-its digest's is refused. What is kept out of them (secrets) is the caller's matter.
+its digest's is refused. What is kept out of them (secrets) the caller says, by `clean`.
 """
 
 from __future__ import annotations
@@ -113,16 +113,22 @@ class Recorder:
     """An engine that keeps what another one answers, at the end of a cassette."""
 
     def __init__(
-        self, engine: Engine, path: Path, price: Callable[[Engine, Usage], Decimal | None] = lambda engine, usage: None
+        self,
+        engine: Engine,
+        path: Path,
+        price: Callable[[Engine, Usage], Decimal | None] = lambda engine, usage: None,
+        clean: Callable[[Json], Json] = lambda said: said,
     ) -> None:
         """Wrap `engine`; a cassette that is there already is gone on with. `price`: what an answer costs, if that is known.
+
+        `clean`: takes out of what is written what must not be; the answer is given as it is written.
 
         Raises:
             MalformedFileError: what is there is no cassette.
             UsageError: nothing can be written there.
         """
         self.name, self.provider, self.model = engine.name, engine.provider, engine.model
-        self._engine, self._path, self._price = engine, path, price
+        self._engine, self._path, self._price, self._clean = engine, path, price, clean
         if path.exists():
             read(path)
         self._append(b"")
@@ -132,7 +138,8 @@ class Recorder:
         response = self._engine.ask(request, timeout=timeout, on_text=on_text)
         if response.usd is None:
             response = dataclasses.replace(response, usd=self._price(self._engine, response.usage))
-        self._append(dump(self.name, request, response))
+        response = _load_response(self._clean(_dump_response(response)))
+        self._append(dump(self.name, self._clean(request.plain()), response))
         return response
 
     def close(self) -> None:
@@ -149,13 +156,13 @@ class Recorder:
             ) from error
 
 
-def dump(engine: str, request: Request, response: Response) -> bytes:
-    """Return a recording as its line, the same bytes for the same answer."""
+def dump(engine: str, request: Json, response: Response) -> bytes:
+    """Return a recording as its line, the same bytes for the same answer; `request` as `Request.plain()` gives it."""
     said = {
         "schema": SCHEMA,
         "engine": engine,
-        "digest": request.digest(),
-        "request": request.plain(),
+        "digest": digest_of(request),
+        "request": request,
         "response": _dump_response(response),
     }
     # A lone surrogate (a file name that is no UTF-8) has no UTF-8 form; it is kept rather than refused.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -16,7 +17,7 @@ from runner.errors import (
     UnsupportedError,
     UsageError,
 )
-from runner.executor import perform
+from runner.executor import consent, perform
 from runner.executor.perform import Attempt
 from runner.git import Ident, TreeEntry
 from runner.protocol import events as ev
@@ -50,6 +51,14 @@ class Advanced:
     def events(self) -> list[Event]:
         """The events of the commit."""
         return [entry.event for entry in self.entries]
+
+
+@dataclass(frozen=True, slots=True)
+class Court:
+    """When words were judged, and the trusted branch's commit whose policy said so: work takes long, and both go on."""
+
+    time: str
+    trusted: str
 
 
 @contextlib.contextmanager
@@ -92,7 +101,7 @@ def look(project: Project, protocol: str) -> Snapshot:
         if git.commit(known) is None:
             raise verify.went_back(protocol, known, tip)
         since = (known, snapshot.read(git, known, protocol).state)
-    state = verify.advance(git, protocol, tip, since)
+    state = verify.advance(git, protocol, tip, since, project.trusted)
     marks.write(project.places, protocol, tip, state.genesis)
     return snapshot.read(git, tip, protocol)
 
@@ -105,7 +114,7 @@ def checker(project: Project, protocol: str) -> Callable[[str, str | None], None
         known = (
             snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
         )
-        verify.advance(git, protocol, tip, (since, known) if since and known else None)
+        verify.advance(git, protocol, tip, (since, known) if since and known else None, project.trusted)
 
     return check
 
@@ -260,15 +269,28 @@ def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None
         told = Attempt(lambda now: [], said="the plan that people wrote stands")
         return _conclude_at_once(project, seen, [edit], WritePlan(), told)
     first: list[Event] = [edit] if edit else []
+    time = project.who.timestamp()
+    words = consent.settle(project, seen, plan, state, time) if plan else []
+    court = Court(time, project.trusted.commit) if words else None
+    if words:
+        first += words
+        state = _edited(project, state, words)
+        action = machine.decide(state, find_step(state, only) if only is not None else None)
     if isinstance(action, Halt):
         if not first:
             return Advanced(state, action, (), seen.tip, action.reason)
-        told = Attempt(lambda now: [], said="the plan's edit is recorded")
-        return _conclude_at_once(project, seen, first, action, told)
+        said = "the plan's edit is recorded" if edit else "it is recorded who said what"
+        return _conclude_at_once(project, seen, first, action, Attempt(lambda now: [], said=said), court)
     if isinstance(action, WritePlan):
-        return _conclude_at_once(project, seen, first, action, perform.write_plan(project, seen))
+        return _conclude_at_once(project, seen, first, action, perform.write_plan(project, seen), court)
     assert plan is not None
-    return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action))
+    held = consent.hold(project, seen, plan, state, action, words)
+    if held is not None:
+        asked = held.event
+        return _conclude_at_once(
+            project, seen, first, action, Attempt(lambda now: [asked], said=f"waits: {asked.text}"), court
+        )
+    return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action, words), court)
 
 
 def find_step(state: State, name: str) -> str:
@@ -320,7 +342,12 @@ def _publish(
 
 
 def conclude(
-    project: Project, began: Snapshot, first: list[Event], action: Action, attempt: Attempt
+    project: Project,
+    began: Snapshot,
+    first: list[Event],
+    action: Action,
+    attempt: Attempt,
+    court: Court | None = None,
 ) -> Advanced | None:
     """Publish what acting brought about. Where a person's commits came between, a step's work is merged onto them; it is
     not done again. Whatever else was decided is decided again (None): a verdict speaks of the tree that it saw.
@@ -331,7 +358,7 @@ def conclude(
     """
     git, protocol = project.git, began.protocol
     if not isinstance(action, RunStep):
-        return _conclude_at_once(project, began, first, action, attempt)
+        return _conclude_at_once(project, began, first, action, attempt, court)
     slug, seen = action.slug, began
     number = began.state.steps[slug].attempt if slug in began.state.steps else 1
     aside = perform.attempt_ref(protocol, slug, number)
@@ -352,7 +379,9 @@ def conclude(
             if slug not in state.steps:
                 raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
             events = _blocked(state, slug, number, conflict, aside) if conflict else attempt.events(state)
-            made = _prepare(project, seen, [*edits, *events], tree)
+            made = _prepare(
+                project, seen, [*edits, *events], tree, more={} if conflict else attempt.record, court=court
+            )
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             kept = _keep(project, began, aside, attempt)
             ended = seen.state.status not in machine.OPEN
@@ -387,10 +416,15 @@ def conclude(
 
 
 def _conclude_at_once(
-    project: Project, began: Snapshot, first: list[Event], action: Action, attempt: Attempt
+    project: Project,
+    began: Snapshot,
+    first: list[Event],
+    action: Action,
+    attempt: Attempt,
+    court: Court | None = None,
 ) -> Advanced | None:
     events = [*first, *attempt.events(_edited(project, began.state, first))]
-    made = _prepare(project, began, events, attempt.tree, more=attempt.record, author=attempt.author)
+    made = _prepare(project, began, events, attempt.tree, more=attempt.record, author=attempt.author, court=court)
     try:
         _publish(project, began, made, files=attempt.files, keeps=attempt.keeps)
     except ConflictError:
@@ -399,11 +433,19 @@ def _conclude_at_once(
 
 
 def _edits_again(project: Project, began: Snapshot, first: list[Event], seen: Snapshot) -> list[Event]:
-    """Return the plan's edit that the work stands on, as it has to be told at `seen`; later ones are the next transition's."""
+    """Return what came before the work, as it has to be told at `seen`: the plan's edit that it stands on (later ones are the
+    next transition's), and the words that were counted, with the commit that they were judged at."""
     if not first or seen is began:
         return first
+    words = [
+        dataclasses.replace(event, at=began.tip) if isinstance(event, ev.ApprovalCounted | ev.CallDecided) else event
+        for event in first
+        if not isinstance(event, ev.PlanEdited)
+    ]
+    if len(words) == len(first):
+        return words
     edit = _edit(project, seen, read_plan(project, seen))
-    return [edit] if edit else []
+    return [edit, *words] if edit else words
 
 
 def _edit(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:
@@ -431,6 +473,7 @@ def _prepare(
     as_person: bool = False,
     author: Ident | None = None,
     more: Mapping[str, bytes] | None = None,
+    court: Court | None = None,
 ) -> transaction.Transition:
     return transaction.prepare(
         project.git,
@@ -438,7 +481,8 @@ def _prepare(
         events,
         time=project.who.timestamp(),
         actor=project.actor(),
-        trusted=project.trusted.commit,
+        trusted=court.trusted if court else project.trusted.commit,
+        judged=court.time if court else None,
         author=project.person() if as_person else author or project.runner(),
         committer=project.runner() if author else None,
         tree=tree,

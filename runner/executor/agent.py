@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from pathlib import Path
 
 from runner import resources
 from runner.engines import prices, registry
 from runner.engines.base import Engine, Usage
 from runner.engines.recorded import Recorder
-from runner.errors import MalformedFileError, RefusedError, UnsupportedError
-from runner.executor import prompting, spending, toolbox
+from runner.errors import MalformedFileError, RefusedError
+from runner.executor import calls, consent, permission, prompting, spending, toolbox
+from runner.executor.calls import Calls
 from runner.executor.journal import Journal
-from runner.executor.loop import Ended, Loop
+from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.redact import Redactor
 from runner.executor.site import Site
 from runner.protocol import coworker as coworker_
 from runner.protocol import log, paths
 from runner.protocol.coworker import Coworker
 from runner.protocol.digest import digest
+from runner.protocol.events import Event
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
 from runner.store import record, workspace
@@ -32,7 +33,7 @@ def coworker_of(project: Project, plan: Plan, step: Step, where: str) -> Coworke
     """Return the coworker that a step names, or its plan; read from the trusted branch.
 
     Raises:
-        MalformedFileError: there is none, or it is not valid. UnsupportedError: it asks for approvals.
+        MalformedFileError: there is none, or it is not valid.
     """
     name = step.header.agent or plan.header.agent
     if name is None:
@@ -43,14 +44,7 @@ def coworker_of(project: Project, plan: Plan, step: Step, where: str) -> Coworke
         raise MalformedFileError(
             f"there is no coworker `{name}`", where, f"write {path} on {project.trusted.branch}, the trusted branch"
         )
-    found = coworker_.parse(data, f"{path} on {project.trusted.branch}")
-    if found.policies:
-        raise UnsupportedError(
-            "`policies:` of a coworker is not supported by this version, and is not ignored",
-            f"{path} on {project.trusted.branch}",
-            "remove the key, or use a version that has policies",
-        )
-    return found
+    return coworker_.parse(data, f"{path} on {project.trusted.branch}")
 
 
 def engine_names(
@@ -76,17 +70,49 @@ def engine_names(
 
 
 @contextlib.contextmanager
-def open_engines(project: Project, names: tuple[str, ...], record: Path | None) -> Iterator[tuple[Engine, ...]]:
-    """Open the engines; with `record`, what they answer is added to that cassette."""
+def open_engines(project: Project, names: tuple[str, ...], step: str | None = None) -> Iterator[tuple[Engine, ...]]:
+    """Open the engines; with the option `record`, what they answer is added to that cassette. Files are seen from the top.
+
+    `step`: whose attempt it is for.
+
+    Raises:
+        RefusedError: the policy does not allow one of them.
+    """
+    top, record = project.git.top or project.git.cwd, project.options.get("record")
     with contextlib.ExitStack() as stack:
         found = []
         for name in names:
-            engine = registry.open_engine(name, project.who.environ, project.git.top or project.git.cwd)
-            if record is not None:
-                engine = Recorder(engine, record, price)
+            consent.refuse_engine(project, name, step)
+            engine = registry.open_engine(name, project.who.environ, top)
+            if record:
+                engine = Recorder(engine, top / record, price, Redactor(project.who.environ).value)
             stack.callback(engine.close)
             found.append(engine)
         yield tuple(found)
+
+
+def questioner(
+    project: Project, journal: Journal, engines: tuple[Engine, ...], redactor: Redactor, limits: Limits
+) -> Loop:
+    """Return what asks questions that stand for themselves and journals the answers: there are no tools."""
+    return Loop(
+        journal=journal,
+        engines=engines,
+        tools={},
+        system="",
+        task="",
+        summarize="",
+        limits=limits,
+        redactor=redactor,
+        tree=lambda: "",
+        restore=lambda tree: None,
+        price=price,
+        now=project.who.timestamp,
+        monotonic=project.who.monotonic,
+        sleep=project.who.sleep,
+        say=project.who.say,
+        total=spending.of(journal.records),
+    )
 
 
 def price(engine: Engine, usage: Usage) -> Decimal | None:
@@ -94,8 +120,44 @@ def price(engine: Engine, usage: Usage) -> Decimal | None:
     return prices.cost_usd(engine.provider, engine.model, usage)
 
 
+def gate_of(
+    site: Site,
+    snapshot: Snapshot,
+    plan: Plan,
+    step: Step,
+    state: State,
+    coworker: Coworker | None,
+    journal: Journal,
+    words: Sequence[Event],
+) -> Calls:
+    """Return what the calls of a step's attempt go through. `words`: what people said that this transition takes up."""
+    project = site.project
+    known = consent.entries(project, snapshot)
+    return Calls(
+        project=project,
+        snapshot=snapshot,
+        state=state,
+        slug=step.slug,
+        attempt=state.steps[step.slug].attempt,
+        journal=journal,
+        judge=permission.judge_of(project, plan, step, coworker, site.space.work),
+        redactor=site.redactor,
+        words=calls.words_of(project.git, snapshot, known, step.slug, words),
+        settled=calls.settled_of(known),
+        told=project.who.hear,
+    )
+
+
 def carry_out(
-    site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, *, timeout: float, where: str
+    site: Site,
+    snapshot: Snapshot,
+    plan: Plan,
+    step: Step,
+    state: State,
+    words: Sequence[Event],
+    *,
+    timeout: float,
+    where: str,
 ) -> tuple[Ended, Journal, str]:
     """Run the agent's loop in the site that was made ready; return how it ended, its journal, and the engine's name.
 
@@ -108,18 +170,20 @@ def carry_out(
     journal = spending.open_journal(project, snapshot.protocol, f"{step.slug}.{attempt}")
     own = (step.header.budget, coworker.budget if coworker else None)
     redactor = Redactor(project.who.environ)
-    cassette = project.options.get("record")
     told = f"You are {coworker.name}. {coworker.objective}\n{coworker.instructions}" if coworker else None
     with (
-        open_engines(project, names, Path(cassette) if cassette else None) as engines,
+        open_engines(project, names, step.slug) as engines,
         toolbox.open_agent_tools(site, plan, step, state, coworker, where) as tools,
     ):
+        task = prompting.task(project, snapshot, plan, step, state)
         loop = Loop(
+            gate=gate_of(site, snapshot, plan, step, state, coworker, journal, words),
+            untrusted=prompting.FENCE in task,
             journal=journal,
             engines=engines,
             tools=tools,
             system=prompting.system(told),
-            task=prompting.task(project, snapshot, plan, step, state),
+            task=task,
             summarize=resources.prompt("summarize").strip(),
             limits=spending.limits(project, snapshot, plan, state, journal, own, timeout),
             redactor=redactor,
@@ -129,10 +193,20 @@ def carry_out(
             now=project.who.timestamp,
             monotonic=project.who.monotonic,
             sleep=project.who.sleep,
-            told=lambda made: project.who.hear(made),
+            told=project.who.hear,
+            say=project.who.say,
         )
         ended = loop.run(_answers(project, snapshot, step.slug) if journal.records else ())
     return ended, journal, names[0]
+
+
+def budgets_stand_in(project: Project, plan: Plan, step: Step, where: str) -> str:
+    """Return where a person looks for the budget that a step has reached: the files with those that hold for it."""
+    coworker = coworker_of(project, plan, step, where)
+    files = [step.file] if step.header.budget else []
+    files += [paths.PLAN] if plan.header.budget else []
+    files += [paths.agent_file(coworker.name)] if coworker and coworker.budget else []
+    return f"see `budget:` in {' and '.join(files or [step.file])}"
 
 
 def work_so_far(journal: Journal) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class Journal:
     def _body(self, line: bytes) -> bytes | None:
         length, _, rest = line.partition(b" ")
         digest, _, body = rest.partition(b" ")
-        if not length.isdigit() or int(length) != len(body) or self._digest(body, self._last).encode() != digest:
+        if length != b"%d" % len(body) or self._digest(body, self._last).encode() != digest:
             return None
         return body
 

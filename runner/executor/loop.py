@@ -2,6 +2,8 @@
 
 What is heard is on the disk before it is used, and after each round of tools the tree that they left is noted: a step that was
 killed goes on from the last whole record, in the same tree, and asks nothing twice. Limits are reserved before they are spent.
+Whether a call may be made, and what a call that reaches outside takes, is the gate's matter (`calls`); a turn of which a call is
+held has the results of those before it in the journal, and goes on with that call.
 """
 
 from __future__ import annotations
@@ -29,9 +31,12 @@ from runner.engines.base import (
     Usage,
     UserTurn,
 )
+from runner.errors import RefusedError
+from runner.executor.calls import DeniedError, EffectError, Gate, HeldError, Open
 from runner.executor.journal import Journal, Record
 from runner.executor.redact import Redactor
-from runner.tools.base import Tool, ToolError, check_arguments
+from runner.protocol.digest import digest
+from runner.tools.base import Tool, ToolError
 
 NUDGE = "You called no tool. Go on with the step, or call `finish` if it is done or cannot be done."
 TRIES = 6  # how often one request is made before its error is told
@@ -39,6 +44,8 @@ CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before ol
 KEEP_WHOLE = 6  # tool turns at the end that are never shortened
 SHORT = 600  # characters that remain of a shortened output
 CHARACTERS_A_TOKEN = 3  # an estimate that is rather too many tokens than too few
+# What these give back is ours or a person's; everything else brings text into the conversation that nobody vouches for.
+VOUCHED = frozenset(("finish", "ask_person", "publish_artifact", "write_file", "edit_file", "apply_patch", "remember"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,12 +103,16 @@ class Total:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a loop ended. `outcome`: finished, failed, asked or budget; `text`: summary, reason or question."""
+    """How a loop ended. `outcome`: finished, failed, asked, budget, held or unknown; `text`: summary, reason or question.
+
+    `why`: the call that is held, or the effect that a person is asked about.
+    """
 
     outcome: str
     text: str
     result: dict[str, Any] | None = None
     artifacts: tuple[str, ...] = ()
+    why: HeldError | EffectError | None = None
 
 
 class BudgetStop(Exception):
@@ -113,7 +124,8 @@ class Loop:
     """One attempt of an agent step.
 
     `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
-    `restore(tree)`: makes the workspace hold it; `price(usage)`: an upper bound in US dollars, or None where it is not known.
+    `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
+    `say`: a line for a person, why it is waited. `untrusted`: whether text that nobody vouches for stands in the conversation.
     """
 
     journal: Journal
@@ -131,10 +143,13 @@ class Loop:
     monotonic: Callable[[], float]
     sleep: Callable[[float], None]
     told: Callable[[Record], None] = lambda record: None
-    on_text: Callable[[str], None] | None = None
+    say: Callable[[str], None] = lambda line: None
+    gate: Gate = field(default_factory=Open)
+    untrusted: bool = False
     total: Total = field(default_factory=Total)
     _began: float = 0.0
     _nudged: bool = False
+    _ended: Ended | None = None  # by the last answer, if that called no tool
 
     def __post_init__(self) -> None:
         self._began = self.monotonic()
@@ -147,19 +162,19 @@ class Loop:
         """
         self._began = self.monotonic()
         turns: list[Turn] = [UserTurn(text=self.task)]
-        pending = self._replay(turns, answers)
-        ended = self._ended_before(answers)
+        pending, done = self._replay(turns, answers)
+        ended = self._ended_before(answers) or self._ended
         if ended is not None:
             return ended
         while True:
             if pending is not None:
-                ended = self._tools(turns, pending)
+                ended = self._tools(turns, pending, done)
                 if ended is not None:
                     return ended
             following = self._next(turns)
             if isinstance(following, Ended):
                 return following
-            pending = following
+            pending, done = following, []
 
     def question(self, request: Request) -> Record:
         """Return the answer to a request that stands for itself, journaled; one that the journal has is not asked again,
@@ -168,7 +183,7 @@ class Loop:
         Raises:
             BudgetStop: it could cost more than is left. EngineError: no engine answered.
         """
-        asked = request.digest()
+        asked = digest(json.dumps(request.plain(), sort_keys=True).encode())  # every letter counts: it is no recording
         for record in reversed(self.journal.records):
             if record["kind"] == "undecided":
                 break
@@ -179,63 +194,85 @@ class Loop:
     # --- what was heard before ---------------------------------------------------------------------------------------
 
     def _ended_before(self, answers: Sequence[str]) -> Ended | None:
-        """Return how the loop had ended where it was killed after that; a question that is answered by now is no end."""
+        """Return how the loop had ended where it was killed after that; a question that is answered by now is no end, nor is a
+        budget that was raised."""
         made = [record for record in self.journal.records if record["kind"] == "results"]
         if not made or made[-1] is not self.journal.records[-1] or made[-1]["ended"] is None:
             return None
         told = made[-1]["ended"]
         if told["outcome"] == "asked" and len(answers) >= sum(_asks(record) for record in made):
             return None
+        if told["outcome"] == "budget" and (self.limits.calls is None or self.total.calls <= self.limits.calls):
+            return None
         return Ended(told["outcome"], told["text"], told["result"], self._artifacts())
 
-    def _replay(self, turns: list[Turn], answers: Sequence[str]) -> ModelTurn | None:
-        """Put the journal's records into the conversation; return the turn whose calls were not carried out, if any."""
+    def _replay(self, turns: list[Turn], answers: Sequence[str]) -> tuple[ModelTurn | None, list[Record]]:
+        """Put the journal's records into the conversation; return the turn whose calls were not all carried out, if any,
+        and the results of those that were."""
         pending: ModelTurn | None = None
+        done: list[Record] = []
         tree: str | None = None
         left = list(answers)
         for record in self.journal.records:
             kind = record["kind"]
             if kind == "response":
                 self.total.add(record)
-                pending = _turn_of(record)
-                turns.append(pending)
-                self._nudged = False
-                if not pending.calls:
-                    turns.append(UserTurn(text=NUDGE))
-                    pending, self._nudged = None, True
+                pending, done = self._heard(record, _turn_of(record), turns), []
             elif kind == "results":
-                turns.append(_results_of(record, left.pop(0) if _asks(record) and left else None))
-                pending, tree = None, record["tree"]
+                answer = left.pop(0) if _asks(record) and left else None
+                done += [_answered(one, answer) for one in record["results"]]
+                tree = record["tree"]
+                if pending is None or len(done) >= len(pending.calls):
+                    self._hear(turns, done)
+                    pending, done = None, []
             elif kind == "summary":
                 self.total.add(record)
                 turns[1:] = [UserTurn(text=record["text"])]
-        if tree is not None:
+        if tree:
             self.restore(tree)
-        return pending
+        return pending, done
+
+    def _hear(self, turns: list[Turn], results: Sequence[Record]) -> None:
+        """Put the results of a whole turn's calls into the conversation."""
+        turns.append(
+            ToolTurn(
+                results=tuple(
+                    ToolResult(id=one["id"], name=one["name"], content=one["content"], is_error=one["error"])
+                    for one in results
+                )
+            )
+        )
+        self.untrusted = self.untrusted or any(_taints(one) for one in results)
 
     # --- asking --------------------------------------------------------------------------------------------------------
 
     def _next(self, turns: list[Turn]) -> ModelTurn | Ended:
         if self._tokens(turns) > CONTEXT:
             self._shorten(turns)
-        if self._tokens(turns) > CONTEXT:
-            self._sum_up(turns)
         try:
+            if self._tokens(turns) > CONTEXT:
+                self._sum_up(turns)
             engine, response = self._ask(Request(system=self.system, turns=tuple(turns), tools=self._specs()))
         except BudgetStop as stop:
             return Ended("budget", str(stop))
         record = self._record("response", engine, response)
-        turns.append(response.turn)
-        if response.finish == "refused":
-            return Ended("failed", f"the model refused: {record['text'][:300] or 'no reason given'}")
-        if response.turn.calls:
+        return self._heard(record, response.turn, turns) or self._ended or self._next(turns)
+
+    def _heard(self, record: Record, turn: ModelTurn, turns: list[Turn]) -> ModelTurn | None:
+        """Take a model's turn into the conversation; return it where it calls tools, else ask once more or end by it."""
+        turns.append(turn)
+        self._ended = None
+        if record["finish"] == "refused":
+            self._ended = Ended("failed", f"the model refused: {record['text'][:300] or 'no reason given'}")
+        elif turn.calls:
             self._nudged = False
-            return response.turn
-        if self._nudged:
-            return Ended("failed", "the model called no tool and did not finish, also when asked once more")
-        self._nudged = True
-        turns.append(UserTurn(text=NUDGE))
-        return self._next(turns)
+            return turn
+        elif self._nudged:
+            self._ended = Ended("failed", "the model called no tool and did not finish, also when asked once more")
+        else:
+            self._nudged = True
+            turns.append(UserTurn(text=NUDGE))
+        return None
 
     def _specs(self) -> tuple[ToolSpec, ...]:
         return tuple(
@@ -244,7 +281,7 @@ class Loop:
         )
 
     def _ask(self, request: Request) -> tuple[Engine, Response]:
-        """Return the first engine that answers, and what it says.
+        """Return the first engine that answers, and what it says; tokens that it did not count are counted by estimate.
 
         Raises:
             BudgetStop: the request could cost more than is left.
@@ -254,15 +291,19 @@ class Loop:
         for engine in self.engines:
             self._reserve(engine, request)
             try:
-                return engine, self._insist(engine, request)
+                response = self._insist(engine, request)
             except EngineError as error:
                 problem = problem or error
+                continue
+            if not response.usage.input:  # no question is of no tokens
+                said = len(json.dumps([response.turn.raw, response.turn.text, response.thoughts])) // CHARACTERS_A_TOKEN
+                usage = Usage(input=self._weight(request), output=max(said, response.usage.output))
+                response = replace(response, usage=usage, usd=None)
+            return engine, response
         assert problem is not None
         raise problem
 
     def _insist(self, engine: Engine, request: Request) -> Response:
-        left = self._seconds_left()
-
         def wait(state: tenacity.RetryCallState) -> float:
             error = state.outcome.exception() if state.outcome else None
             asked = error.retry_after if isinstance(error, RateLimitError) else None
@@ -272,10 +313,16 @@ class Loop:
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, EngineError) and error.retryable),
             stop=lambda state: state.attempt_number >= TRIES or self._seconds_left() <= wait(state),
             wait=wait,
+            before_sleep=self._say_again,
             sleep=self.sleep,
             reraise=True,
         )
-        return retrying(engine.ask, request, timeout=max(1.0, min(left, 600.0)), on_text=self.on_text)
+        return retrying(lambda: engine.ask(request, timeout=max(1.0, min(self._seconds_left(), 600.0))))
+
+    def _say_again(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, EngineError):
+            self.say(f"  {error.what}; asked again in {state.upcoming_sleep:g} s")
 
     def _seconds_left(self) -> float:
         return self.limits.seconds - (self.monotonic() - self._began)
@@ -284,12 +331,14 @@ class Loop:
         """Refuse a request that could go past a limit, before it is made."""
         limits, total = self.limits, self.total
         if limits.turns is not None and total.turns >= limits.turns:
-            raise BudgetStop(f"{total.turns} turns are used up")
+            raise BudgetStop(f"{total.turns} of {limits.turns} turns are used up")
         if self._seconds_left() <= 0:
-            raise BudgetStop(f"{limits.seconds:g} s are used up" if limits.seconds else "no time is left")
-        asked = Usage(
-            input=self._tokens(request.turns) + len(request.system) // CHARACTERS_A_TOKEN, output=request.max_output
-        )
+            raise BudgetStop(
+                f"the {limits.seconds:g} s of `timeout:` or a budget are used up"
+                if limits.seconds
+                else "no time is left"
+            )
+        asked = Usage(input=self._weight(request), output=request.max_output)
         used = total.tokens
         if limits.tokens is not None and used + asked.input + asked.output > limits.tokens:
             raise BudgetStop(
@@ -307,6 +356,11 @@ class Loop:
                 raise BudgetStop(
                     f"${total.usd:.4f} of ${limits.usd} are used, and the next request could cost ${cost:.4f}"
                 )
+
+    def _weight(self, request: Request) -> int:
+        """Return how many tokens a request has, by estimate: of all that it says, in bytes, since foreign letters weigh more."""
+        said = json.dumps(request.plain(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return len(said) // CHARACTERS_A_TOKEN
 
     def _record(self, kind: str, engine: Engine, response: Response, **more: str) -> Record:
         usd = self.price(engine, response.usage) if response.usd is None else response.usd
@@ -337,33 +391,64 @@ class Loop:
 
     # --- tools -----------------------------------------------------------------------------------------------------------
 
-    def _tools(self, turns: list[Turn], turn: ModelTurn) -> Ended | None:
-        results: list[ToolResult] = []
+    def _tools(self, turns: list[Turn], turn: ModelTurn, done: list[Record]) -> Ended | None:
+        """Carry out a turn's calls but those that are `done`; return how the loop ends by them, if it does."""
+        fresh: list[Record] = []
         ended: Ended | None = None
-        for call in turn.calls:
-            content, is_error, said = self._carry_out(call, ended)
-            if said is not None:
-                ended = said
-            results.append(
-                ToolResult(id=call.id, name=call.name, content=self.redactor.value(content), is_error=is_error)
-            )
-        record = {
+        before = self.total.calls - len(turn.calls)
+        for at, call in enumerate(turn.calls[len(done) :], len(done)):
+            tool = self.tools.get(call.name)
+            outside = tool is not None and tool.contract.effect == "external"
+            if outside and fresh:  # what came before must not be made again where this one is the last that happens
+                done, stopped = self._note(done, fresh, None)
+                fresh = []
+                if stopped is not None:
+                    return stopped
+            try:
+                result, said = self._carry_out(call, before + at + 1, ended)
+            except (HeldError, EffectError) as stop:
+                stopped = self._note(done, fresh, None)[1] if fresh else None
+                return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), why=stop)
+            ended = said or ended
+            fresh.append(self.redactor.value(result))
+            if outside and at + 1 < len(turn.calls):
+                done, stopped = self._note(done, fresh, None)
+                fresh = []
+                if stopped is not None:
+                    return stopped
+        done, ended = self._note(done, fresh, ended)
+        self._hear(turns, done)
+        return None if ended is None else replace(ended, artifacts=self._artifacts())
+
+    def _note(self, done: list[Record], fresh: list[Record], ended: Ended | None) -> tuple[list[Record], Ended | None]:
+        """Journal results of a turn, and the tree that the calls left; return all that the turn has, and how it ended.
+
+        What git cannot take of what they left ends the attempt.
+        """
+        try:
+            tree = self._tree_after([one["name"] for one in fresh])
+        except RefusedError as error:
+            tree, ended = "", Ended("failed", f"{error.what}; {error.hint}")
+        record: Record = {
             "kind": "results",
             "time": self.now(),
-            "results": [{"id": r.id, "name": r.name, "content": r.content, "error": r.is_error} for r in results],
-            "tree": self._tree_after(turn),
+            "results": fresh,
+            "tree": tree,
             "ended": None if ended is None else {"outcome": ended.outcome, "text": ended.text, "result": ended.result},
         }
         record = self.redactor.value(record)
         self.journal.append(record)
         self.told(record)
-        turns.append(ToolTurn(results=tuple(results)))
-        return None if ended is None else replace(ended, artifacts=self._artifacts())
+        return [*done, *fresh], ended
 
-    def _tree_after(self, turn: ModelTurn) -> str:
-        """Return the tree that the calls left: that of the round before where they only read."""
+    def _tree_after(self, names: Sequence[str]) -> str:
+        """Return the tree that calls of these tools left: that of the round before where they only read.
+
+        Raises:
+            RefusedError: git cannot take what they left.
+        """
         before = next((one["tree"] for one in reversed(self.journal.records) if one["kind"] == "results"), None)
-        called = [self.tools[call.name] for call in turn.calls if call.name in self.tools]
+        called = [self.tools[name] for name in names if name in self.tools]
         if before is not None and all(tool.contract.effect == "read" for tool in called):
             return str(before)
         return self.tree()
@@ -372,34 +457,37 @@ class Loop:
         made = [name for one in self.journal.records if one["kind"] == "results" for name in _artifacts_in(one)]
         return tuple(dict.fromkeys(made))
 
-    def _carry_out(self, call: Call, ended: Ended | None) -> tuple[Any, bool, Ended | None]:
-        """Return (content, is it an error, how the loop ends by it)."""
+    def _carry_out(self, call: Call, number: int, ended: Ended | None) -> tuple[Record, Ended | None]:
+        """Return the result of a call as the transcript has it, and how the loop ends by it."""
+        result: Record = {"id": call.id, "name": call.name, "content": "", "error": True}
         tool = self.tools.get(call.name)
         if call.arguments is None:
-            return f"the arguments are malformed: {call.problem}", True, None
+            return result | {"content": f"the arguments are malformed: {call.problem}"}, None
         if tool is None:
-            return f"there is no tool `{call.name}`; there are {', '.join(self.tools)}", True, None
+            return result | {"content": f"there is no tool `{call.name}`; there are {', '.join(self.tools)}"}, None
         if ended is not None:
-            return "not done: an earlier call of this turn ended the work", True, None
+            return result | {"content": "not done: an earlier call of this turn ended the work"}, None
         if self.limits.calls is not None and self.total.calls > self.limits.calls:
-            return (
-                "not done: the budget of calls is used up",
-                True,
-                Ended("budget", f"{self.limits.calls} calls are used up"),
-            )
+            text = f"{self.limits.calls} calls are used up"
+            return result | {"content": "not done: the budget of calls is used up"}, Ended("budget", text)
         try:
-            check_arguments(tool.contract, call.arguments)
-            content = tool.call(call.arguments)
+            made = self.gate.make(number, tool, call.arguments, self.untrusted)
+        except DeniedError as error:
+            return result | {"content": str(error), "decision": error.decision}, None
         except ToolError as error:
-            return str(error), True, None
+            return result | {"content": str(error)}, None
+        result |= {"content": made.content, "error": made.is_error}
+        result |= {"decision": made.decision} if made.decision is not None else {}
+        if made.is_error:
+            return result, None
         if call.name == "finish":
             summary = str(call.arguments.get("summary", ""))
-            result = call.arguments.get("result")
-            typed = {"summary": summary, **(result if isinstance(result, dict) else {})}
-            return content, False, Ended("finished", summary, typed)
+            value = call.arguments.get("result")
+            typed = {"summary": summary, **(value if isinstance(value, dict) else {})}
+            return result, Ended("finished", summary, typed)
         if call.name == "ask_person":
-            return content, False, Ended("asked", str(call.arguments.get("question", "")))
-        return content, False, None
+            return result, Ended("asked", str(call.arguments.get("question", "")))
+        return result, None
 
     # --- the conversation's size -------------------------------------------------------------------------------------
 
@@ -431,16 +519,18 @@ def _turn_of(record: Record) -> ModelTurn:
     return ModelTurn(text=record["text"], calls=calls, provider=record["provider"], raw=record["turn"])
 
 
-def _results_of(record: Record, answer: str | None) -> ToolTurn:
-    results = []
-    for one in record["results"]:
-        content = (
-            {"answer": answer}
-            if one["name"] == "ask_person" and not one["error"] and answer is not None
-            else one["content"]
-        )
-        results.append(ToolResult(id=one["id"], name=one["name"], content=content, is_error=one["error"]))
-    return ToolTurn(results=tuple(results))
+def _answered(result: Record, answer: str | None) -> Record:
+    """Return a result with what a person said to its question."""
+    asked = result["name"] == "ask_person" and not result["error"] and answer is not None
+    return {**result, "content": {"answer": answer}} if asked else result
+
+
+def _taints(result: Record) -> bool:
+    """Return whether a result brings text that nobody vouches for; what was not done because of a rule or a person does not."""
+    decision = result.get("decision") or {}
+    if decision.get("verdict") == "deny" or decision.get("word") == "rejected":
+        return False
+    return result["error"] or result["name"] not in VOUCHED
 
 
 def _asks(record: Record) -> bool:

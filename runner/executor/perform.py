@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError, WaitingError
+from runner.executor import consent
+from runner.executor.calls import DeniedError, EffectError, HeldError
 from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
 from runner.git import Git, Ident
 from runner.protocol import events as ev
@@ -31,6 +33,7 @@ from runner.store import history, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.snapshot import words as words_of
+from runner.trust import demand
 
 if TYPE_CHECKING:
     from runner.executor.journal import Journal
@@ -65,8 +68,10 @@ def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
     return f"refs/runner/attempts/{protocol}/{slug}.{attempt}"
 
 
-def perform(project: Project, snapshot: Snapshot, plan: Plan, state: State, action: Action) -> Attempt:
-    """Carry out an action, which is neither `Halt` nor `WritePlan`.
+def perform(
+    project: Project, snapshot: Snapshot, plan: Plan, state: State, action: Action, words: Sequence[Event] = ()
+) -> Attempt:
+    """Carry out an action, which is neither `Halt` nor `WritePlan`. `words`: what people said that it takes up.
 
     Raises:
         RunnerError: it could not be begun; nothing is recorded.
@@ -74,7 +79,7 @@ def perform(project: Project, snapshot: Snapshot, plan: Plan, state: State, acti
     protocol = snapshot.protocol
     match action:
         case RunStep(slug):
-            return run_step(project, snapshot, plan, _step(plan, slug), state)
+            return run_step(project, snapshot, plan, _step(plan, slug), state, words)
         case AskPerson(slug):
             return ask_person(_step(plan, slug), protocol)
         case TakeWork(slug):
@@ -149,11 +154,11 @@ def completed(state: State, slug: str) -> list[Event]:
     return found
 
 
-def finished(state: State, step: Step, done: ev.StepFinished) -> list[Event]:
-    """Return the events of work that is in the tree: where QA is `skip`, the step is done with it."""
+def finished(state: State, step: Step, done: ev.StepFinished, asked: Sequence[Event]) -> list[Event]:
+    """Return the events of work that is in the tree: where QA is `skip`, a word is `asked` for, or the step is done with it."""
     if state.steps[step.slug].qa != "skip":
         return [done]
-    return [done, *completed(state, step.slug)]
+    return [done, *(asked or completed(state, step.slug))]
 
 
 def failed(state: State, step: Step, told: dict[str, object], *, kept: str | None = None) -> list[Event]:
@@ -191,35 +196,42 @@ def _spent(outcome: Outcome) -> ev.Spent:
 # --- commands and tools ----------------------------------------------------------------------------------------------
 
 
-def run_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
+def run_step(
+    project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State, words: Sequence[Event]
+) -> Attempt:
     """Run a command or a tool in the workspace, and take what it left there as the step's work."""
     where = f"{paths.folder(snapshot.protocol)}/{step.file}"
     site = Site.open(project, snapshot.protocol)
-    site.prepare(_start(project, snapshot, step, state))
+    site.prepare(_start(project, snapshot, step, state), clean=consent.is_approved(project, step, where))
     if step.header.kind is Kind.COMMAND:
         return _run_command(site, snapshot, plan, step, state)
     if step.header.kind is Kind.TOOL:
-        return _run_tool(site, snapshot, plan, step, state, where)
+        return _run_tool(site, snapshot, plan, step, state, words, where)
     if step.header.kind is Kind.AGENT:
-        return _run_agent(site, snapshot, plan, step, state, where)
+        return _run_agent(site, snapshot, plan, step, state, words, where)
     raise AssertionError(f"unreachable: {step.header.kind}")
 
 
-def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, where: str) -> Attempt:
-    """Let the model do the step: its work, a question, a budget that is used up, or a failure come of it."""
+def _run_agent(
+    site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, words: Sequence[Event], where: str
+) -> Attempt:
+    """Let the model do the step: its work, something that it waits for, a budget that is used up, or a failure come of it."""
     from runner.executor import agent, spending
 
     project, attempt = site.project, state.steps[step.slug].attempt
     began = project.who.monotonic()
-    ended, journal, engine = agent.carry_out(site, snapshot, plan, step, state, timeout=_timeout(step), where=where)
+    ended, journal, engine = agent.carry_out(
+        site, snapshot, plan, step, state, words, timeout=_timeout(step), where=where
+    )
     seconds = round(project.who.monotonic() - began)
     spent = spending.since(journal, seconds)
     data, transcript = agent.transcript(journal)
     ended = dataclasses.replace(ended, text=site.redactor.text(ended.text), result=site.redactor.value(ended.result))
     files = {history.transcript_name(step.slug, attempt): data}
     if ended.outcome == "budget":
-        reached = ev.BudgetReached(subject=step.slug, text=log.cut(ended.text), by="whoever plans", spent=spent)
-        return Attempt(lambda now: [reached], said=ended.text, files=files, keeps=agent.work_so_far(journal))
+        text = log.cut(f"{ended.text}; {agent.budgets_stand_in(project, plan, step, where)}")
+        reached = ev.BudgetReached(subject=step.slug, text=text, by="whoever plans", spent=spent)
+        return Attempt(lambda now: [reached], said=text, files=files, keeps=agent.work_so_far(journal))
     told: dict[str, object] = {
         "executor": site.sandbox.name,
         "engine": engine,
@@ -234,24 +246,63 @@ def _run_agent(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: St
     if ended.outcome == "failed":
         reason = {"reason": log.cut(ended.text), **told}
         return dataclasses.replace(_failed(site, snapshot, step, reason, work), files=files)
-    if ended.outcome == "asked" and not transaction.paths_outside(work.changed):
-        asked = ev.Asked(
+    if ended.outcome in ("asked", "held", "unknown") and not transaction.paths_outside(work.changed):
+        made = _waits(site, snapshot, plan, step, ended.why or ended.text, work, transcript, spent)
+        return dataclasses.replace(made, files=files, keeps=agent.work_so_far(journal))
+    made = _worked(site, snapshot, plan, step, state, work, ended.result, told, more=ended.artifacts)
+    return dataclasses.replace(made, files=files)
+
+
+def _waits(
+    site: Site,
+    snapshot: Snapshot,
+    plan: Plan,
+    step: Step,
+    why: HeldError | EffectError | str,
+    work: workspace.Work,
+    transcript: str | None,
+    spent: ev.Spent,
+) -> Attempt:
+    """Return the attempt that waits for a person, with the work so far. `why`: a call, an effect, or a question's text.
+
+    Work that needs a word of its own is not on the branch before the step is done, when all of it is looked at.
+    """
+    record: dict[str, bytes] = {}
+    found = consent.of(site.project)
+    event: Event
+    if isinstance(why, str):
+        said = f"asks: {why}"
+        event = ev.Asked(
+            subject=step.slug, kind="question", text=log.cut(why), by="anyone", transcript=transcript, spent=spent
+        )
+    elif isinstance(why, EffectError):
+        said, intent = why.text, why.intent
+        event = ev.EffectUnknown(
             subject=step.slug,
-            kind="question",
-            text=log.cut(ended.text),
-            by="anyone",
+            call=intent["call"],
+            tool=intent["tool"],
+            digest=intent["digest"],
+            text=log.cut(why.text),
             transcript=transcript,
             spent=spent,
         )
-        return Attempt(
-            lambda now: [asked],
-            tree=work.tree if work.changed else None,
-            said=f"asks: {ended.text}",
-            files=files,
-            keeps=agent.work_so_far(journal),
+    else:
+        held = why.call
+        said, record = f"holds: {held.text()}", {paths.call_file(held.name): why.data}
+        event = ev.CallHeld(
+            subject=step.slug,
+            call=held.name,
+            digest=digest(why.data),
+            text=log.cut(held.text()),
+            by=log.cut(demand.of_call(found, held.name, held.attempt, held.text()).who),
+            transcript=transcript,
+            spent=spent,
         )
-    made = _worked(site, snapshot, step, work, ended.result, told, more=ended.artifacts)
-    return dataclasses.replace(made, files=files)
+    shown = work.changed and all(
+        one.verdict == "allow"
+        for one in found.work_of(site.project.git, snapshot.protocol, snapshot.tip, work.tree, plan, step)
+    )
+    return Attempt(lambda now: [event], tree=work.tree if shown else None, said=said, record=record)
 
 
 def _start(project: Project, snapshot: Snapshot, step: Step, state: State) -> str:
@@ -309,38 +360,73 @@ def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: 
         result = site.redactor.value(site.result())
     except UsageError as error:
         return _failed(site, snapshot, step, {"reason": error.what, "code": outcome.code, **told}, work)
-    return _worked(site, snapshot, step, work, result, told)
+    return _worked(site, snapshot, plan, step, state, work, result, told)
 
 
-def _run_tool(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, where: str) -> Attempt:
-    from runner.executor import toolbox
+def _run_tool(
+    site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, words: Sequence[Event], where: str
+) -> Attempt:
+    """Call the tool: its result, something that it waits for, or a failure come of it."""
+    from runner.executor import agent, spending, toolbox
     from runner.tools.base import ToolError, typed
 
     began = site.project.who.monotonic()
     try:
         arguments = references.resolve(step.header.with_, plan.header.inputs, results_of(state), where)
     except WaitingError as error:  # a result that nobody knows: a person has to say how it goes on
-        reason = log.cut(f"{error.what}; {error.hint}")
-        blocked = ev.StepBlocked(subject=step.slug, attempt=_attempt_of(snapshot, step), reason=reason)
-        stopped = ev.Blocked(subject=state.protocol, reason=log.cut(f"{step.slug}: {reason}"))
-        return Attempt(lambda now: [blocked, stopped], failed=True, said=reason)
+        return _blocked(snapshot, step, f"{error.what}; {error.hint}", {})
     assert isinstance(arguments, dict) and step.header.tool is not None
+    # What stands in the step's file is its author's word; what an earlier step gave is nobody's.
+    untrusted = any(
+        references.split(name, where)[0] == "steps" for name in references.names_in(step.header.with_, where)
+    )
     told: dict[str, object] = {"executor": site.sandbox.name}
     problem, result = None, None
+    stop: DeniedError | HeldError | EffectError | None = None
+    attempt = state.steps[step.slug].attempt
+    journal = spending.open_journal(site.project, snapshot.protocol, f"{step.slug}.{attempt}")
+    coworker = agent.coworker_of(site.project, plan, step, where)
+    gate = agent.gate_of(site, snapshot, plan, step, state, coworker, journal, words)
     with toolbox.open_tool(site, plan, step, where) as tool:
         try:
-            result = site.redactor.value(tool.call(typed(tool.contract, arguments)))
+            made = gate.make(1, tool, typed(tool.contract, arguments), untrusted)
+            result = site.redactor.value(made.content) if made.known else None
+            problem = str(result) if made.is_error else None
+        except (DeniedError, HeldError, EffectError) as error:
+            stop = error
         except ToolError as error:
             problem = site.redactor.text(str(error))
     seconds = round(site.project.who.monotonic() - began)
-    told["spent"] = {"seconds": seconds} if seconds else {}
+    spent: ev.Spent = {"seconds": seconds} if seconds else {}
+    told["spent"] = spent
+    files: dict[str, bytes] = {}
+    transcript = None
+    if journal.records:
+        data, transcript = agent.transcript(journal)
+        told["transcript"] = transcript
+        files = {history.transcript_name(step.slug, attempt): data}
+    if isinstance(stop, DeniedError):
+        return dataclasses.replace(_blocked(snapshot, step, f"{step.header.tool}: {stop.message}", told), files=files)
     try:
         work = site.collect(snapshot.tip)
     except RefusedError as error:
-        return _failed(site, snapshot, step, {"reason": log.cut(f"{error.what}; {error.hint}"), **told}, None)
+        reason = {"reason": log.cut(f"{error.what}; {error.hint}"), **told}
+        return dataclasses.replace(_failed(site, snapshot, step, reason, None), files=files)
+    if stop is not None:
+        nothing = workspace.Work(snapshot.tree, {})
+        return dataclasses.replace(_waits(site, snapshot, plan, step, stop, nothing, transcript, spent), files=files)
     if problem is not None:
-        return _failed(site, snapshot, step, {"reason": log.cut(f"{step.header.tool}: {problem}"), **told}, work)
-    return _worked(site, snapshot, step, work, result, told)
+        reason = {"reason": log.cut(f"{step.header.tool}: {problem}"), **told}
+        return dataclasses.replace(_failed(site, snapshot, step, reason, work), files=files)
+    return dataclasses.replace(_worked(site, snapshot, plan, step, state, work, result, told), files=files)
+
+
+def _blocked(snapshot: Snapshot, step: Step, why: str, told: dict[str, object]) -> Attempt:
+    """Return the attempt that a person has to look at before it goes on."""
+    reason = log.cut(why)
+    blocked = ev.StepBlocked(subject=step.slug, attempt=_attempt_of(snapshot, step), reason=reason, **told)  # type: ignore[arg-type]
+    stopped = ev.Blocked(subject=snapshot.protocol, reason=log.cut(f"{step.slug}: {reason}"))
+    return Attempt(lambda now: [blocked, stopped], failed=True, said=reason)
 
 
 def _attempt_of(snapshot: Snapshot, step: Step) -> int:
@@ -352,7 +438,9 @@ def _attempt_of(snapshot: Snapshot, step: Step) -> int:
 def _worked(
     site: Site,
     snapshot: Snapshot,
+    plan: Plan,
     step: Step,
+    state: State,
     work: workspace.Work,
     result: object,
     told: dict[str, object],
@@ -365,6 +453,11 @@ def _worked(
         reason = f"it changed what only people may change: {', '.join(forbidden[:3])}"
         return _failed(site, snapshot, step, {"reason": log.cut(reason), **told}, work)
     git = site.project.git
+    said = consent.of(site.project).work_of(git, snapshot.protocol, snapshot.tip, work.tree, plan, step)
+    if said and said[0].verdict == "deny":
+        denied = f"the policy denies it: {said[0].reason or said[0].rule} ({said[0].rule}, {said[0].where})"
+        return _failed(site, snapshot, step, {"reason": log.cut(denied), **told}, work)
+    asked = consent.asked_after(site.project, snapshot, plan, step, state, snapshot.tip, work.tree)
     done = ev.StepFinished(
         subject=step.slug,
         attempt=_attempt_of(snapshot, step),
@@ -379,7 +472,7 @@ def _worked(
         **told,  # type: ignore[arg-type]
     )
     return Attempt(
-        lambda state: finished(state, step, done),
+        lambda now: finished(now, step, done, asked),
         tree=work.tree if work.changed else None,
         said=describe_changes(git, snapshot.tip, work.tree),
         changed=tuple(work.changed),
@@ -453,7 +546,8 @@ def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, stat
         result={"answer": answer} if answer is not None else None,
         artifacts=checks.artifacts(step.header.outputs, files, lambda path: _digest_at(git, snapshot.tip, path)),
     )
-    return Attempt(lambda now: finished(now, step, done), said=describe_changes(git, start, snapshot.tip))
+    asked = consent.asked_after(project, snapshot, plan, step, state, start, snapshot.tip)
+    return Attempt(lambda now: finished(now, step, done, asked), said=describe_changes(git, start, snapshot.tip))
 
 
 def _whole_log(git: Git, snapshot: Snapshot) -> list[log.RawEntry]:
@@ -473,7 +567,11 @@ def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, sta
     if verdict.passed and step.qa is QaPolicy.FULL:
         reviewed = review_step(project, snapshot, plan, step, state, verdict)
         files = {history.review_name(step.slug, state.steps[step.slug].attempt): reviewed.transcript}
-    return dataclasses.replace(_decided(snapshot, step, state, verdict, executor, reviewed), files=files)
+    asked: list[Event] = []
+    if verdict.passed:
+        start = _start_of(project.git, snapshot, step.slug)
+        asked = consent.asked_after(project, snapshot, plan, step, state, start, snapshot.tip)
+    return dataclasses.replace(_decided(snapshot, step, state, verdict, executor, reviewed, asked), files=files)
 
 
 def review_step(
@@ -506,6 +604,7 @@ def _decided(
     verdict: checks.Verdict,
     executor: str | None,
     reviewed: Reviewed | None,
+    asked: Sequence[Event],
 ) -> Attempt:
     attempt = state.steps[step.slug].attempt
     evidence, reason = list(verdict.evidence), verdict.reason
@@ -528,7 +627,7 @@ def _decided(
     fields = {"subject": step.slug, "attempt": attempt, "tree": snapshot.tree, "evidence": evidence, **told}
     if not reason:
         passed = ev.QaPassed(**fields)  # type: ignore[arg-type]
-        return Attempt(lambda now: [passed, *completed(now, step.slug)], said=_said(evidence), record=files)
+        return Attempt(lambda now: [passed, *(asked or completed(now, step.slug))], said=_said(evidence), record=files)
     bad = ev.QaFailed(reason=reason, **fields)  # type: ignore[arg-type]
     why: dict[str, object] = {"reason": log.cut(f"QA: {reason}")}
     return Attempt(lambda now: [bad, *failed(now, step, why)], failed=True, said=reason, record=files)
@@ -587,7 +686,13 @@ def judge(
 
 def _changed_by(git: Git, snapshot: Snapshot, slug: str) -> list[str]:
     """Return what the step's work changed, by the commit that it began at."""
+    start = _start_of(git, snapshot, slug)
+    return list(git.changed(start, snapshot.tip)) if start else []
+
+
+def _start_of(git: Git, snapshot: Snapshot, slug: str) -> str | None:
+    """Return the commit that the step's work began at, by the record."""
     for raw in reversed(_whole_log(git, snapshot)):
         if raw.event == "step-finished" and raw.subject == slug and isinstance(raw.fields.get("start"), str):
-            return list(git.changed(raw.fields["start"], snapshot.tip))
-    return []
+            return str(raw.fields["start"])
+    return None

@@ -14,21 +14,20 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from runner import resources
-from runner.engines.base import Engine, EngineError, Json, ModelTurn, Request, Turn, UserTurn
+from runner.engines.base import EngineError, Json, ModelTurn, Request, Turn, UserTurn
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
 from runner.executor import agent, prompting, spending
 from runner.executor.journal import Journal, Record
-from runner.executor.loop import BudgetStop, Limits, Loop
+from runner.executor.loop import BudgetStop, Limits
 from runner.executor.redact import Redactor
 from runner.git import BLOB, EXECUTABLE, TreeEntry
 from runner.protocol import document, log, paths, planning
 from runner.protocol import events as ev
 from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
-from runner.protocol.plan import Plan
+from runner.protocol.plan import Plan, Step
 from runner.protocol.planning import Draft, UnfitError
 from runner.protocol.state import State
 from runner.store import history, locks, record, snapshot
@@ -37,6 +36,7 @@ from runner.store.snapshot import Snapshot
 
 ROUNDS = 3  # how often the model may ask questions
 SECONDS = 900.0
+UNBOUNDED = Limits(turns=None, seconds=SECONDS)  # where no plan says how much it may cost
 # Characters, about three to a token, that each part of the context may have.
 REQUEST_LIMIT = 12_000
 INSTRUCTIONS_LIMIT = 30_000
@@ -218,7 +218,6 @@ def written(
     names = agent.engine_names(project, of[1] if of else None, None, None, "plan")
     asked = Request(system=" ".join(names), turns=(UserTurn(text=f"{questions}\n{task}"),))
     key = of[0].protocol if of else asked.digest().removeprefix("sha256:")[:32]
-    cassette = project.options.get("record")
     with locks.hold(project.places.lock(f"planning-{key}"), project.who, what="this plan"):
         if of is not None:
             name = history.next_plan(project.git, key).removeprefix("runs/").removesuffix(".jsonl")
@@ -229,11 +228,9 @@ def written(
         draft: Draft | None = None
         files: dict[str, bytes] = {}
         open_questions: tuple[str, ...] = ()
-        with agent.open_engines(project, names, Path(cassette) if cassette else None) as engines:
-            loop = _loop(project, journal, engines, redactor)
-            loop.total = spending.of(journal.records)
-            if of is not None:
-                loop.limits = spending.limits(project, *of, journal, (), SECONDS)
+        with agent.open_engines(project, names) as engines:
+            limits = UNBOUNDED if of is None else spending.limits(project, *of, journal, (), SECONDS)
+            loop = agent.questioner(project, journal, engines, redactor, limits)
             try:
                 draft, files = converse(
                     loop.question, task, check, _asker(project, journal, redactor, waits) if questions else None
@@ -267,26 +264,6 @@ def _told(journal: Journal, draft: Draft, files: dict[str, bytes], cost: ev.Spen
     return Written(draft, files, last["engine"], journal.transcript(), cost)
 
 
-def _loop(project: Project, journal: Journal, engines: tuple[Engine, ...], redactor: Redactor) -> Loop:
-    """Return what asks an engine and journals what it says; there are no tools."""
-    return Loop(
-        journal=journal,
-        engines=engines,
-        tools={},
-        system="",
-        task="",
-        summarize="",
-        limits=Limits(turns=None, seconds=SECONDS),
-        redactor=redactor,
-        tree=lambda: "",
-        restore=lambda tree: None,
-        price=agent.price,
-        now=project.who.timestamp,
-        monotonic=project.who.monotonic,
-        sleep=project.who.sleep,
-    )
-
-
 def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) -> Answer:
     """Return what puts questions to the person at the terminal; what they said once is not asked again."""
 
@@ -296,14 +273,14 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
                 return list(one["answers"])
         said = []
         for question in questions:
-            text = project.who.ask_text(question)
+            text = project.who.ask_text(f"{question} (Enter: the model decides)")
             if text is None and waits:
                 raise _Open(questions)
             if text is None:
                 raise WaitingError(
                     f"the model has questions: {' '.join(questions)}",
-                    "nothing was made",
-                    "answer them in the title, run the same command at a terminal, or use --no-questions",
+                    "the plan",
+                    "nothing was made; answer them in what you ask for, run the same command at a terminal, or use --no-questions",
                 )
             said.append(redactor.text(document.decode(text.encode("utf-8", "surrogateescape"), "the answer").strip()))
         time = project.who.timestamp()
@@ -330,12 +307,10 @@ def go_on(project: Project, seen: Snapshot) -> Written | Asking:
             "fetch it: git fetch origin 'refs/runner/*:refs/runner/*'",
         )
     names = agent.engine_names(project, None, None, None, "plan")
-    cassette = project.options.get("record")
     began = project.who.monotonic()
     known = {name: data for name, data in snapshot.words(project.git, seen).items() if name == paths.CONTEXT}
-    with agent.open_engines(project, names, Path(cassette) if cassette else None) as engines:
-        loop = _loop(project, journal, engines, redactor)
-        loop.total = spending.of(journal.records)
+    with agent.open_engines(project, names) as engines:
+        loop = agent.questioner(project, journal, engines, redactor, UNBOUNDED)
         answers = _answers(project, seen, redactor)
         try:
             draft, files = converse(loop.question, task, lambda draft: check_new(draft, known), answers, helped=True)
@@ -437,11 +412,14 @@ def outline(files: Mapping[str, bytes]) -> Iterator[str]:
             yield f"    $ {line.strip().splitlines()[0]}{' …' if len(line.strip().splitlines()) > 1 else ''}"
 
 
-def check_again(kept: Mapping[str, bytes], first: int) -> Check:
-    """Return what makes the files of a plan whose files `kept` stay, and whose new steps are numbered from `first` on."""
+def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tuple[Step, bytes]]) -> Check:
+    """Return what makes the files of a plan whose files `kept` stay, and whose new steps are numbered from `first` on.
+
+    `before`: by slug, the steps in whose place they come.
+    """
 
     def check(draft: Draft) -> dict[str, bytes]:
-        files = {**kept, **planning.step_files(draft.steps, first)}
+        files = {**kept, **planning.step_files(draft.steps, first, before)}
         plan_.refuse_unsupported(plan_.parse(files, "the plan"), "the plan")
         return files
 

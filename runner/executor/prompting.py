@@ -1,7 +1,7 @@
 """What a model is told before its first turn: the plan, the step, what came before, and the project's own instructions.
 
-Words of people's files are the task. Everything else (results of earlier steps, findings, memory that the trusted branch does
-not have) is fenced as untrusted. Instructions are read from the trusted branch alone.
+Words of people's files are the task. What steps and models made (earlier results, findings) is fenced as untrusted. Instructions
+and memory are read from the trusted branch alone.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ RESULT_LIMIT = 4_000  # characters of one earlier result
 REPORT_LIMIT = 16_000  # characters of the report of a review
 
 
+FENCE = "<<<untrusted"  # how text that nobody vouches for begins
+
+
 def fence(text: str, label: str) -> str:
-    """Return text that is material and no instruction, between lines that it cannot close by itself."""
-    inner = text.replace("untrusted>>>", "untrusted>> >").replace("<<<untrusted", "<< <untrusted")
-    return f"<<<untrusted {label}\n{inner}\nuntrusted>>>"
+    """Return text that is material and no instruction, between lines that it cannot close by itself; nor can the label."""
+    return f"{FENCE} {_inner(label)}\n{_inner(text)}\nuntrusted>>>"
+
+
+def _inner(text: str) -> str:
+    return text.replace("untrusted>>>", "untrusted>> >").replace(FENCE, "<< <untrusted")
 
 
 def system(coworker: str | None) -> str:

@@ -1,8 +1,9 @@
-"""Secrets are taken out of everything before it is written: as they are, and in base64, hex and URL form."""
+"""Secrets are taken out of everything before it is written: as they are, and in base64, hex, URL and JSON form."""
 
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +22,7 @@ class Redactor:
             if len(value) < SHORTEST or not _NAMES.search(name):
                 continue
             raw = value.encode()
-            for form in (value, quote(value, safe=""), raw.hex(), raw.hex().upper(), *_base64(raw)):
+            for form in (value, json.dumps(value)[1:-1], *_urls(value), raw.hex(), raw.hex().upper(), *_base64(raw)):
                 if len(form) >= SHORTEST:
                     forms[form] = name
         self._forms = forms
@@ -49,6 +50,12 @@ class Redactor:
         if isinstance(value, list | tuple):
             return [self.value(item) for item in value]
         return value
+
+
+def _urls(value: str) -> list[str]:
+    """Return what stands in a URL: as a part of it, or as a path; programs differ in the case of the digits."""
+    found = [quote(value, safe=""), quote(value)]
+    return [*found, *(re.sub("%..", lambda match: match[0].lower(), form) for form in found)]
 
 
 def _base64(raw: bytes) -> list[str]:

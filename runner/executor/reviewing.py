@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from runner import resources
 from runner.engines.base import EngineError, ModelTurn, Request, Turn, UserTurn
@@ -85,31 +84,15 @@ def carry_out(
     task = redactor.text(_task(plan, step, state, evidence, seen))
     where = f"{paths.folder(snapshot.protocol)}/{step.file}"
     names = _judges(project, plan, step, where)
-    record = project.options.get("record")
     stopped, found, by = "", None, names[0]
-    with agent.open_engines(project, names, Path(record) if record else None) as engines:
-        loop = Loop(
-            journal=journal,
-            engines=engines,
-            tools={},
-            system=resources.prompt("review").strip(),
-            task=task,
-            summarize="",
-            limits=_limits(project, snapshot, plan, step, state, journal),
-            redactor=redactor,
-            tree=lambda: snapshot.tree,
-            restore=lambda tree: None,
-            price=agent.price,
-            now=project.who.timestamp,
-            monotonic=project.who.monotonic,
-            sleep=project.who.sleep,
-            told=lambda made: project.who.hear(made),
-        )
-        loop.total = spending.of(journal.records)
+    with agent.open_engines(project, names, step.slug) as engines:
+        limits = _limits(project, snapshot, plan, step, state, journal)
+        loop = agent.questioner(project, journal, engines, redactor, limits)
+        loop.told = project.who.hear
         try:
-            found, by = _judged(loop, journal, where)
+            found, by = _judged(loop, journal, task, where)
         except BudgetStop as stop:
-            stopped = f"QA: {stop}"
+            stopped = f"QA: {stop}; {agent.budgets_stand_in(project, plan, step, where)}"
     seconds = round(project.who.monotonic() - began)
     spent = spending.since(journal, 0)
     author = next(
@@ -132,16 +115,17 @@ def carry_out(
     return Reviewed(found, stopped, by, told, journal.transcript(), spent, seconds)
 
 
-def _judged(loop: Loop, journal: Journal, where: str) -> tuple[Verdict, str]:
+def _judged(loop: Loop, journal: Journal, task: str, where: str) -> tuple[Verdict, str]:
     """Return the verdict and the engine that gave it.
 
     Raises:
         BudgetStop: asking could cost more than is left. EngineError: nobody answered, or not with a verdict.
     """
-    turns: list[Turn] = [UserTurn(text=loop.task)]
+    system = resources.prompt("review").strip()
+    turns: list[Turn] = [UserTurn(text=task)]
     problems: tuple[str, ...] = ()
     for _ in range(2):
-        request = Request(system=loop.system, turns=tuple(turns), schema=schema.qa_verdict())
+        request = Request(system=system, turns=tuple(turns), schema=schema.qa_verdict())
         record = loop.question(request)
         if record["finish"] == "refused":
             journal.append({"kind": "undecided", "time": loop.now(), "problems": ["the model refused to judge"]})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import StepFailedError, UsageError
+from runner.executor import consent
 from runner.executor.redact import Redactor
 from runner.protocol import log, references
 from runner.protocol.plan import Plan, Step
@@ -78,6 +79,7 @@ class Site:
         if project.setting("executor") != "host":
             found = toolchains(environ.get("PATH", ""), Path(environ.get("HOME", "/nonexistent")))
         sandbox = _choose(project, found)
+        consent.refuse_isolation(project, sandbox.name)
         return cls(
             project, protocol, workspace.place(project.places, protocol, project.config.workspace.path), sandbox, found
         )
@@ -118,14 +120,20 @@ class Site:
             kept["PYENV_ROOT"] = shims.removesuffix("/shims")
         return {"PATH": path, "HOME": str(self.home), "LANG": "C.UTF-8", "TERM": "dumb", "TMPDIR": "/tmp", **kept}
 
-    def prepare(self, commit: str) -> None:
+    def prepare(self, commit: str, *, clean: bool = False) -> None:
         """Make the workspace hold exactly `commit`, and run the project's setup where it is due.
+
+        `clean`: nothing is left of earlier steps, no ignored file and no HOME; the setup is due then.
 
         Raises:
             StepFailedError: the setup failed; nothing is recorded.
         """
         git, config = self.project.git, self.project.config.workspace
-        workspace.reset(git, self.space, commit, self.protocol, self.project.who)
+        workspace.reset(git, self.space, commit, self.protocol, self.project.who, clean=clean)
+        if clean:
+            workspace.forget_setup(self.space)
+            if self.home.exists():
+                workspace.remove_tree(self.home)
         for folder in (self.home, self.out):
             folder.mkdir(exist_ok=True)
         (self.out / "result").unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
+from runner.executor import consent
 from runner.executor.journal import Journal, Record
 from runner.executor.loop import Limits, Total
 from runner.protocol import events as ev
@@ -23,8 +24,9 @@ from runner.protocol.state import State
 from runner.store import history, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.trust.policy import stricter
 
-TURNS = 200  # of an attempt, where no budget says less
+TURNS = 200  # of an attempt, where no budget of its own says how many
 
 
 def of(records: Sequence[Record]) -> Total:
@@ -93,15 +95,17 @@ def limits(
     `own`: the budgets that are its own (a step's, a coworker's), of which `before` is used up already. The plan's is the
     protocol's, of which everything else has to be paid too.
     """
-    whole, filed, before = plan.header.budget or Budget(), of(journal.records[: journal.filed]), before or Total()
-    mine = [one for one in own if one]
+    ruled = consent.of(project).policy
+    whole = stricter(plan.header.budget, ruled.words.budget.protocol if ruled else None)
+    filed, before = of(journal.records[: journal.filed]), before or Total()
+    mine = [one for one in (*own, ruled.words.budget.step if ruled else None) if one]
     usd = [one.usd - before.usd for one in mine if one.usd is not None]
     tokens = [one.tokens - before.tokens for one in mine if one.tokens is not None]
-    turns = [TURNS, *(one.turns - before.turns for one in mine if one.turns is not None)]
+    turns = [one.turns - before.turns for one in mine if one.turns is not None] or [TURNS]
     calls = [one.calls - before.calls for one in mine if one.calls is not None]
     seconds = [timeout, *(60.0 * one.minutes for one in mine if one.minutes is not None)]
     unpriced = before.unpriced if usd else 0
-    if whole.model_fields_set:
+    if whole != stricter():
         others = _unrecorded(project, snapshot.protocol, journal.path)
         if whole.turns is not None or whole.calls is not None:
             every = _recorded(project, snapshot.protocol)

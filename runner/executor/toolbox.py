@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.errors import MalformedFileError, UnsupportedError, UsageError
+from runner.errors import MalformedFileError, UsageError
+from runner.executor import consent, permission
 from runner.executor.site import Site
-from runner.protocol import coworker, paths
+from runner.protocol import coworker, log, paths
 from runner.protocol.config import ToolModule
 from runner.protocol.coworker import Coworker
-from runner.protocol.digest import digest
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
 from runner.store import workspace
@@ -34,7 +33,6 @@ def open_tool(site: Site, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
 
     Raises:
         UsageError: there is none of that name.
-        UnsupportedError: it is external, which this version does not run yet.
     """
     name = step.header.tool
     assert name is not None
@@ -57,12 +55,6 @@ def open_tool(site: Site, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
             tool = registry.find(name, tools, refused)
         except UsageError as error:
             raise UsageError(error.what, where, error.hint) from error
-        if tool.contract.effect == "external":
-            raise UnsupportedError(
-                f"the tool `{name}` has an effect outside the repository, which this version does not run",
-                where,
-                f"declare it where it is safe to repeat: `effects: {{{name}: workspace}}` or `read` beside its module",
-            )
         yield tool
 
 
@@ -71,10 +63,10 @@ class LoopTool:
     """A tool that the loop carries out: its arguments are checked here, and what it means is the loop's matter."""
 
     contract: Contract
-    work: Path
+    opened: AgentTools
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Return what the model is told; an artifact has to be a file of the workspace.
+        """Return what the model is told; an artifact has to be a file of the workspace, a result what the log can hold.
 
         Raises:
             ToolError: the arguments are not those of the contract.
@@ -82,15 +74,16 @@ class LoopTool:
         match self.contract.name:
             case "publish_artifact":
                 given = loop.read(self.contract, values.PublishArtifactInput, arguments)
-                path = Path(os.path.normpath(self.work / given.path))
-                if not path.is_relative_to(self.work) or not path.is_file() or path.is_symlink():
-                    raise ToolError(f"there is no file `{given.path}` in the workspace")
-                return {"path": str(path.relative_to(self.work)), "digest": digest(path.read_bytes())}
+                return self.opened.artifact(given.path)
             case "ask_person":
                 loop.read(self.contract, values.AskPersonInput, arguments)
                 return {"asked": True}
             case _:
                 loop.read(self.contract, values.FinishInput, arguments)
+                try:
+                    log.refuse_unreadable(dict(arguments), "the arguments")
+                except UsageError as error:
+                    raise ToolError(f"{error.where}: {error.what}; {error.hint}") from error
                 return {"done": True}
 
 
@@ -98,9 +91,10 @@ class LoopTool:
 def open_agent_tools(
     site: Site, plan: Plan, step: Step, state: State, coworker: Coworker | None, where: str
 ) -> Iterator[dict[str, Tool]]:
-    """Give the tools that an agent step may call: those of the sandbox, and a project's functions that are not external.
+    """Give the tools that an agent step may call: those of the sandbox, and a project's functions.
 
-    A coworker that lists tools by name gets those, and `finish` and `ask_person` in any case.
+    A coworker that lists tools by name gets those, and `finish` and `ask_person` in any case. A model's commands on the host
+    itself, which nothing keeps in the workspace, are there where a policy says what they may do, or the coworker lists them.
 
     Raises:
         UsageError: the coworker names a tool that there is not.
@@ -115,18 +109,25 @@ def open_agent_tools(
                 readable=workspace.object_folders(site.project.git),
                 writable=(site.home, site.out),
                 default_timeout=DEFAULT_TIMEOUT,
+                allowed=permission.hosts_of(site.project),
             )
         )
         tools: dict[str, Tool] = {
             **opened.tools,
-            **{name: LoopTool(contract, site.space.work) for name, contract in loop.LOOP.items()},
+            **{name: LoopTool(contract, opened) for name, contract in loop.LOOP.items()},
         }
         own: dict[str, Tool] = {}
         for module in _modules(site, plan, step, where):
             own |= stack.enter_context(_opened(site, module)).tools
-        # An external call that nothing allows is denied; nothing can allow one before there are policies.
-        tools = {name: tool for name, tool in {**tools, **own}.items() if tool.contract.effect != "external"}
         named = [tool for tool in coworker.tools if isinstance(tool, str)] if coworker else []
+        rules = consent.of(site.project).policy
+        if rules is None or rules.words.network is None:  # there is no host that it could ask
+            del tools["fetch"]
+        tools = {
+            name: tool
+            for name, tool in tools.items()
+            if tool.contract.effect != "external" or rules is not None or name in named
+        } | own
         if named:
             for name in named:
                 if name not in tools:
@@ -148,11 +149,7 @@ def _modules(site: Site, plan: Plan, step: Step, where: str) -> list[ToolModule]
                 f"there is no coworker `{name}`", where, f"write {path} on {project.trusted.branch}, the trusted branch"
             )
         at = f"{path} on {project.trusted.branch}"
-        told = coworker.parse(data, at)
-        for key in ("engine", "policies", "budget"):
-            if key in told.model_fields_set:
-                raise UnsupportedError(f"`{key}:` is not supported by this version", at, "remove the key")
-        found += told.tool_modules()
+        found += coworker.parse(data, at).tool_modules()
     return found
 
 

@@ -10,7 +10,7 @@ Single acts are spawned; what is done often is held open: `cat-file --batch-comm
 What others use is named here; the modules are the package's own.
 """
 
-from runner.git.objects import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Commit, Ident, Tree, TreeEntry
+from runner.git.objects import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Commit, Ident, Tree, TreeEntry, split_signature
 from runner.git.process import GitError
 from runner.git.repository import Git, Worktree
 
@@ -27,4 +27,5 @@ __all__ = [
     "Tree",
     "TreeEntry",
     "Worktree",
+    "split_signature",
 ]

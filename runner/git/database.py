@@ -136,9 +136,10 @@ class Database(Sealed):
                 some, list(self._answers([f"contents {name}\n".encode() for name in some])), strict=True
             ):
                 if found and found[1] == "commit":
-                    self._commits[name] = parse_commit(name, found[2])
+                    with contextlib.suppress(GitError):
+                        self._commits[name] = parse_commit(name, found[2])
                 elif found and found[1] == "tree":
-                    with contextlib.suppress(GitError, ValueError):
+                    with contextlib.suppress(GitError):
                         self._keep(name, parse_tree(found[2], self.oid_length))
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:

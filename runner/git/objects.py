@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +39,12 @@ class Commit:
     message: bytes
     plain: bool = True  # no header but tree, parents, author, committer and a signature
 
+    @property
+    def emails(self) -> tuple[str, str]:
+        """The author's and the committer's address, as they stand."""
+        found = [who.rpartition(b"<")[2].partition(b">")[0] for who in (self.author, self.committer)]
+        return found[0].decode("utf-8", "replace"), found[1].decode("utf-8", "replace")
+
 
 @dataclass(frozen=True, slots=True)
 class TreeEntry:
@@ -49,39 +57,84 @@ class TreeEntry:
 Tree = dict[str, TreeEntry]
 
 
+_ID = rb"[0-9a-f]{40}(?:[0-9a-f]{24})?"
+_COMMIT = re.compile(rb"tree (?P<tree>" + _ID + rb")\n(?P<parents>(?:parent " + _ID + rb"\n)*)")
+
+
 def parse_commit(oid: str, data: bytes) -> Commit:
-    """Return a raw commit object, taken apart."""
+    """Return a raw commit object, taken apart.
+
+    Raises:
+        GitError: git could not read it either.
+    """
     # As git reads it: the tree first, then the parents, and neither anywhere else.
+    begin = _COMMIT.match(data)
+    if begin is None or data.startswith(b"parent ", begin.end()):
+        raise GitError(f"the commit {oid} does not begin with its tree and its parents", "git", "run `git fsck`")
     head, _, message = data.partition(b"\n\n")
-    pairs = [(key, value) for key, _, value in (line.partition(b" ") for line in head.split(b"\n")) if key]
-    end = next((at for at, (key, _) in enumerate(pairs) if at and key != b"parent"), len(pairs))
-    tree, *parents = (value.decode("ascii", "replace") for _, value in pairs[:end])
-    rest = dict(pairs[end:])
-    keys = [key for key, _ in pairs[end:] if key not in (b"gpgsig", b"gpgsig-sha256")]
-    plain = pairs[0][0] == b"tree" and keys == [b"author", b"committer"]
+    lines = (head + b"\n")[begin.end() :].split(b"\n")
+    pairs = [(key, value) for key, _, value in (line.partition(b" ") for line in lines) if key]
+    parents = tuple(line[7:].decode() for line in begin["parents"].splitlines())
+    rest = dict(pairs)
+    plain = [key for key, _ in pairs if key not in (b"gpgsig", b"gpgsig-sha256")] == [b"author", b"committer"]
     return Commit(
-        oid, tree, tuple(parents), rest.get(b"author", b""), rest.get(b"committer", b""), message,
+        oid, begin["tree"].decode(), parents, rest.get(b"author", b""), rest.get(b"committer", b""), message,
         plain=plain,
     )  # fmt: skip
 
 
+def split_signature(data: bytes) -> tuple[bytes, bytes]:
+    """Return (what was signed, the armoured signature) of a raw commit object; the signature is empty where there is none."""
+    head, blank, message = data.partition(b"\n\n")
+    kept: list[bytes] = []
+    found: list[bytes] = []
+    inside = False
+    for line in head.split(b"\n"):
+        if line.startswith(b" "):
+            (found if inside else kept).append(line[1:] if inside else line)
+            continue
+        key, _, value = line.partition(b" ")
+        inside = key in (b"gpgsig", b"gpgsig-sha256")
+        if inside:
+            found.append(value)
+        else:
+            kept.append(line)
+    return b"\n".join(kept) + blank + message, b"\n".join(found) + b"\n" if found else b""
+
+
+_ENTRY = re.compile(rb"([0-7]{1,10}) ([^\0/]+)\0", re.DOTALL)
+
+
 def parse_tree(data: bytes, oid_length: int) -> Tree:
-    """Return the entries of a raw tree object; `oid_length`: of the repository's ids in hex.
+    """Return the entries of a raw tree object, their modes as git takes them; `oid_length`: of the repository's ids in hex.
 
     Raises:
-        GitError: it names something twice.
+        GitError: it names something twice or what no path can be, or git could not read it.
     """
     tree: Tree = {}
     at, width = 0, oid_length // 2
     while at < len(data):
-        end = data.index(b"\0", at)
-        mode, raw = data[at:end].split(b" ", 1)
-        name = raw.decode("utf-8", "surrogateescape")
+        found = _ENTRY.match(data, at)
+        if found is None or found[2] in (b".", b"..") or found.end() + width > len(data):
+            raise GitError("a tree has an entry that is none", "git", "run `git fsck`")
+        name = found[2].decode("utf-8", "surrogateescape")
         if name in tree:  # git would take the one or the other
             raise GitError(f"a tree names {name!r} twice", "git", "run `git fsck`")
-        tree[name] = TreeEntry(mode.decode(), data[end + 1 : end + 1 + width].hex())
-        at = end + 1 + width
+        at = found.end() + width
+        tree[name] = TreeEntry(_MODES.get(found[1]) or _mode(found[1]), data[found.end() : at].hex())
     return tree
+
+
+_MODES = {mode.encode(): mode for mode in (TREE, BLOB, LINK, EXECUTABLE, SUBMODULE)}
+
+
+def _mode(written: bytes) -> str:
+    """Return which of its five modes git takes any other for: 0120777 is checked out as a link too."""
+    mode = int(written, 8)
+    kind = stat.S_IFMT(mode)
+    if kind == stat.S_IFREG:
+        return EXECUTABLE if mode & 0o100 else BLOB
+    return {stat.S_IFLNK: LINK, stat.S_IFDIR: TREE}.get(kind, SUBMODULE)
 
 
 def tree_bytes(tree: Mapping[str, TreeEntry]) -> bytes:

@@ -50,18 +50,19 @@ def credential(url: str, environ: Mapping[str, str]) -> str | None:
     return found[0] if found else None
 
 
-def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message: bytes) -> str:
-    """Write a commit of the person's: signed where their git signs commits. Hooks do not run.
+def setting(git: Database, key: str, *, repository_too: bool = True) -> str | None:
+    """Return a setting of the person's git. What is executed is asked for without the repository's own configuration."""
+    value = git.config(key) if repository_too else None
+    return value if value is not None else last(git.personal_settings(), key)
+
+
+def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message: bytes, *, sign: bool = False) -> str:
+    """Write a commit of the person's: signed where their git signs commits, or with `sign`. Hooks do not run.
 
     Raises:
         UsageError: it should be signed and could not be.
     """
-
-    def setting(key: str, repository_too: bool) -> str | None:
-        value = git.config(key) if repository_too else None
-        return value if value is not None else last(git.personal_settings(), key)
-
-    if (setting("commit.gpgsign", True) or "false").lower() not in ("true", "yes", "on", "1"):
+    if not sign and (setting(git, "commit.gpgsign") or "false").lower() not in ("true", "yes", "on", "1"):
         return git.write_commit(tree, parents, who, who, message)
     overrides = []
     for key in (
@@ -74,10 +75,10 @@ def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message
         "gpg.ssh.defaultkeycommand",
     ):
         # What is executed is taken from the person's own configuration alone.
-        value = setting(key, key in ("gpg.format", "user.signingkey"))
+        value = setting(git, key, repository_too=key in ("gpg.format", "user.signingkey"))
         default = {
             "gpg.program": "gpg",
-            "gpg.openpgp.program": setting("gpg.program", False) or "gpg",
+            "gpg.openpgp.program": setting(git, "gpg.program", repository_too=False) or "gpg",
             "gpg.ssh.program": "ssh-keygen",
             "gpg.x509.program": "gpgsm",
         }.get(key, "")

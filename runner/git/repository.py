@@ -146,13 +146,15 @@ class Git(Database):
         """
         return person.ident(self, time)
 
-    def person_commit(self, tree: str, parents: Sequence[str], who: Ident, message: bytes) -> str:
-        """Write a commit of the person's: signed where their git signs commits. Hooks do not run.
+    def person_commit(
+        self, tree: str, parents: Sequence[str], who: Ident, message: bytes, *, sign: bool = False
+    ) -> str:
+        """Write a commit of the person's: signed where their git signs commits, or with `sign`. Hooks do not run.
 
         Raises:
             UsageError: it should be signed and could not be.
         """
-        return person.commit(self, tree, parents, who, message)
+        return person.commit(self, tree, parents, who, message, sign=sign)
 
     # --- transport ---------------------------------------------------------------------------------------------------
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from runner.protocol import document, words
 from runner.protocol.config import ToolModule
 from runner.protocol.model import AgentName, Budget, ToolName
-from runner.protocol.words import Line, Script, Text, Value, Words
+from runner.protocol.policy import Narrowing
+from runner.protocol.words import Line, Script, Text, Words
 
 
 class Coworker(Words):
-    """The whole of a coworker's file. `tools`: names of tools, and modules that hold them."""
+    """The whole of a coworker's file. `tools`: names of tools, and modules that hold them; `policies`: what makes it stricter."""
 
     name: AgentName
     objective: Script
     instructions: Text = ""
     engine: Line | None = None
     tools: tuple[ToolName | ToolModule, ...] = ()
-    policies: dict[Text, Value] = Field(default_factory=dict)
+    policies: Narrowing | None = None
     budget: Budget | None = None
 
     def tool_modules(self) -> list[ToolModule]:

@@ -136,12 +136,13 @@ class ApprovalAsked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalCounted(Event):
-    """The words that a wait asked for are there."""
+    """The words that a wait asked for are there. `at`: the commit that they were judged at, where it is not the one before."""
 
     name: ClassVar[str] = "approval-counted"
     wait: str
     approvals: list[str]
     by: list[str]
+    at: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,13 +157,15 @@ class ApprovalRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallHeld(Event):
-    """A tool call waits for a word; `call` is its file's name, such as `deploy.1.3`."""
+    """A tool call waits for a word; `call` is its file's name, such as `deploy.1.3`. What the step has spent till then."""
 
     name: ClassVar[str] = "call-held"
     call: str
-    digest: str
+    digest: str  # of its file
     text: str
     by: str
+    transcript: str | None = None  # with it, the commit holds the step's work so far
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +177,7 @@ class CallDecided(Event):
     decision: str
     by: str
     approvals: list[str]
+    at: str | None = None  # as in `approval-counted`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,6 +189,8 @@ class EffectUnknown(Event):
     tool: str
     digest: str  # of the arguments
     text: str
+    transcript: str | None = None  # as in `call-held`
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,7 @@ def _value(value: Json) -> str:
     return json.dumps(value, sort_keys=True, separators=(", ", ": "), allow_nan=False)
 
 
-def _refuse_unreadable(value: Json, where: str, depth: int = 0) -> None:
+def refuse_unreadable(value: Json, where: str, depth: int = 0) -> None:
     """Refuse what could be written and not be read again: half characters, infinity, what is nested without end."""
     hint = "give it as valid UTF-8 text, finite numbers, and not nested deeper"
     if depth > DEPTH_LIMIT:
@@ -91,11 +91,11 @@ def _refuse_unreadable(value: Json, where: str, depth: int = 0) -> None:
         raise UsageError("a number of more than 300 digits", where, hint)
     elif isinstance(value, dict):
         for key, item in value.items():
-            _refuse_unreadable(key, where, depth)
-            _refuse_unreadable(item, where, depth + 1)
+            refuse_unreadable(key, where, depth)
+            refuse_unreadable(item, where, depth + 1)
     elif isinstance(value, list | tuple):
         for item in value:
-            _refuse_unreadable(item, where, depth + 1)
+            refuse_unreadable(item, where, depth + 1)
 
 
 def render(entry: Entry) -> str:
@@ -112,7 +112,7 @@ def render(entry: Entry) -> str:
         f"- actor: {entry.actor}",
     ]
     for key, value in events.fields_of(entry.event).items():
-        _refuse_unreadable(value, f"the field `{key}` of `{entry.event.name} {entry.event.subject}`")
+        refuse_unreadable(value, f"the field `{key}` of `{entry.event.name} {entry.event.subject}`")
         lines.append(f"- {key}: {_value(value)}")
     return "\n".join(lines) + "\n"
 

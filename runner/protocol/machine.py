@@ -38,7 +38,7 @@ WORKING = ACTIVE | {Status.PAUSED}
 # --- what a step's status must be for an event about it, and what it is afterwards ---------------------------------
 _S = StepStatus
 STEP_RULES: dict[type[Event], tuple[frozenset[StepStatus], StepStatus | None]] = {
-    ev.CallHeld: (frozenset({_S.PENDING, _S.RUNNING}), _S.AWAITING_APPROVAL),
+    ev.CallHeld: (frozenset({_S.PENDING, _S.RUNNING, _S.AWAITING_APPROVAL}), _S.AWAITING_APPROVAL),
     ev.CallDecided: (frozenset({_S.AWAITING_APPROVAL}), _S.RUNNING),
     ev.EffectUnknown: (frozenset({_S.PENDING, _S.RUNNING, _S.AWAITING_APPROVAL}), _S.RUNNING),
     ev.EffectDecided: (frozenset({_S.RUNNING}), _S.RUNNING),
@@ -289,9 +289,11 @@ def _apply_to_step(state: State, entry: Entry) -> State:
     changes: dict[str, object] = {} if after is None else {"status": after}
     match event:
         case ev.CallHeld():
-            state = _wait(state, entry, "call", event.digest, event.text, event.by)
+            if any(wait.kind == "call" for wait in owed):  # it is asked again only where the word before it has ended
+                raise _illegal(state, event, "a call of it waits already")
+            state = _wait(_spend(state, event, event.spent), entry, "call", event.digest, event.text, event.by)
         case ev.EffectUnknown():
-            state = _wait(state, entry, "effect", event.digest, event.text, "anyone")
+            state = _wait(_spend(state, event, event.spent), entry, "effect", event.digest, event.text, "anyone")
         case ev.CallDecided() | ev.EffectDecided():
             state = _unwait(state, event, event.wait)
         case ev.StepFinished():

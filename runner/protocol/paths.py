@@ -8,6 +8,9 @@ ROOT = ".protocols"
 CONFIG = f"{ROOT}/config.yaml"
 POLICY = f"{ROOT}/policy.yaml"
 MEMORY = f"{ROOT}/memory/"
+SIGNERS = f"{ROOT}/allowed_signers"
+REVOKED = f"{ROOT}/revoked_keys"
+APPROVALS = "approvals/"
 PLAN = "plan.md"
 CONTEXT = "context.md"
 STATE = "state.json"
@@ -22,6 +25,11 @@ def folder(protocol: str) -> str:
 def agent_file(name: str) -> str:
     """Return where the coworker `name` is written down."""
     return f"{ROOT}/agents/{name}.yaml"
+
+
+def call_file(call: str) -> str:
+    """Return the name of a held call's file in the protocol's folder; `call` is such as `deploy.1.3`."""
+    return f"calls/{call}.json"
 
 
 def report_file(slug: str, attempt: int) -> str:

@@ -270,7 +270,7 @@ def _refuse_cycles(needs: Mapping[str, tuple[str, ...]], where: Mapping[str, str
 
 
 def refuse_unsupported(plan: Plan, where: str) -> None:
-    """Refuse by name what this version does not do yet, such as `approval:`.
+    """Refuse by name what this version does not do yet.
 
     Raises:
         UnsupportedError: naming file and key.
@@ -280,13 +280,8 @@ def refuse_unsupported(plan: Plan, where: str) -> None:
         at = f"{where}/{of.file if isinstance(of, Step) else paths.PLAN}:{of.lines.get(key, 1)}"
         return UnsupportedError(f"{what} is not supported by this version", at, hint)
 
-    if plan.header.approval and plan.header.approval.when != "none":
-        raise refuse("`approval:` on a plan", plan, "approval", "remove the key, or put a step of kind human first")
     for step in plan.steps:
         if step.header.budget and step.header.kind is not Kind.AGENT and step.qa is not QaPolicy.FULL:
             raise refuse(
                 "`budget:` of a step that asks no model", step, "budget", "remove the key; `timeout:` bounds a command"
             )
-        if step.header.approval and step.header.approval.when != "none":
-            hint = "remove the key, or put a step of kind human before it"
-            raise refuse("`approval:`", step, "approval", hint)

@@ -6,9 +6,10 @@ carried out is `plan`'s matter; asking the model is the planner's.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
@@ -17,12 +18,15 @@ from runner.errors import MalformedFileError
 from runner.protocol import document, ids, paths
 from runner.protocol.document import FORBIDDEN
 from runner.protocol.model import RelativePath, StepReference, Title
+from runner.protocol.plan import Step
 from runner.protocol.words import Line, Script, Text, Words, problem
 from runner.protocol.workflow import Type, written
 
 STEPS_MOST = 30
 QUESTIONS_MOST = 5
 _PROBLEMS_MOST = 12
+_AGENTS = ("agent", "engine", "budget")
+_PEOPLES = (*_AGENTS, "on_failure", "timeout", "approval")  # keys of a step that a draft has no words for
 # What YAML reads as it stands, without quotes, also between the brackets of a list.
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9 ./_*()=+@-]*")
 
@@ -115,9 +119,17 @@ def _problems(error: ValidationError) -> Iterator[str]:
             yield f"{at or 'the answer'}: {item['msg']}"
 
 
-def step_files(steps: Iterable[DraftStep], first: int = 1) -> dict[str, bytes]:
-    """Return the step files of a plan, numbered from `first` on, as a person would write them."""
-    return {f"{number:02d}-{step.slug}.md": _step(step) for number, step in enumerate(steps, first)}
+def step_files(
+    steps: Iterable[DraftStep], first: int = 1, before: Mapping[str, tuple[Step, bytes]] | None = None
+) -> dict[str, bytes]:
+    """Return the step files of a plan, numbered from `first` on, as a person would write them.
+
+    `before`: by slug, steps that there were and their files. What only people say of a step stays with its slug.
+    """
+    known = before or {}
+    return {
+        f"{number:02d}-{step.slug}.md": _step(step, known.get(step.slug)) for number, step in enumerate(steps, first)
+    }
 
 
 def files(draft: Draft) -> dict[str, bytes]:
@@ -128,7 +140,7 @@ def files(draft: Draft) -> dict[str, bytes]:
     return {paths.PLAN: _file(front, draft.prose), **step_files(draft.steps)}
 
 
-def _step(step: DraftStep) -> bytes:
+def _step(step: DraftStep, before: tuple[Step, bytes] | None) -> bytes:
     front = [f"title: {_value(step.title)}", f"kind: {step.kind}"]
     if step.run is not None:
         front.append(f"run: {_script(step.run)}")
@@ -136,9 +148,23 @@ def _step(step: DraftStep) -> bytes:
         front.append(f"needs: {_list(step.needs)}")
     if step.outputs:
         front.append(f"outputs: {_list(step.outputs)}")
-    if step.checks:
-        front += ["qa:", "  checks:", *(f"    - {_value(check)}" for check in step.checks)]
+    policy = before[0].header.qa.policy if before and before[0].header.qa else None
+    if step.checks or policy:
+        front += ["qa:", *([f"  policy: {policy}"] if policy else [])]
+        front += ["  checks:", *(f"    - {_value(check)}" for check in step.checks)] if step.checks else []
+    if before:
+        front += _kept(step, *before)
     return _file(front, step.prose)
+
+
+def _kept(draft: DraftStep, step: Step, file: bytes) -> Iterator[str]:
+    """Return the lines of the keys that a model cannot write, as they stand in the step's file."""
+    lines = file.decode("utf-8-sig").splitlines()
+    for key in _PEOPLES:
+        at = step.lines.get(key)
+        if at is not None and lines[at - 1].startswith(f"{key}:") and (draft.kind == "agent" or key not in _AGENTS):
+            yield lines[at - 1]
+            yield from itertools.takewhile(lambda line: line[:1] == " ", lines[at:])
 
 
 def _file(front: Iterable[str], prose: str) -> bytes:

@@ -16,10 +16,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, with_config
 
 from runner.protocol import events, output, state, transcript
+from runner.protocol.call import HeldCall
 from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
 from runner.protocol.model import PlanHeader, StepHeader
 from runner.protocol.planning import Draft
+from runner.protocol.policy import Policy
 from runner.protocol.verdict import Verdict
 from runner.protocol.workflow import WorkflowHeader
 
@@ -80,6 +82,24 @@ _COWORKER = {
     "policies": "What its tools may do beyond or short of the defaults.",
     "budget": "The most that one of its steps may spend.",
 }
+_POLICY = {
+    "repo": "Names this project in approvals: 32 hex digits, made once.",
+    "roles": "Who is in which role: principals of allowed_signers.",
+    "agents": "The principals of runners and agents; their words never count.",
+    "forge": "Host to principal to numeric id, for reviews on a forge.",
+    "own_work": "Whether people may approve what they wrote themselves; signed: where those commits are signed.",
+    "approvals": "Who must say yes, by what the word is about.",
+    "rules": "What is denied, asked about or allowed. Deny goes over ask, ask over allow; the order decides nothing.",
+    "approval_required": "Tools whose calls wait for a word; short for rules with ask and tool.",
+    "protected": "Files that a person looks at when a step changed them, besides the built-in ones.",
+    "limits": "What a step may change without anybody looking.",
+    "budget": "The most that any step, and any protocol, may spend.",
+    "network": "The hosts that may be reached.",
+    "engines": "The engines that may be chosen.",
+    "isolation": "The weakest isolation that is allowed: host, container or sandbox.",
+    "transitions": "Whether the runner's commits have to be signed by one of agents.",
+    "examples": "What the policy is meant to say; `runner policy test` runs them.",
+}
 _DRAFT = {
     "title": "What is to be done, in one line.",
     "prose": "Why, what belongs to it and what does not.",
@@ -95,6 +115,7 @@ _WORDS: dict[str, tuple[type[BaseModel], str, dict[str, str]]] = {
     "step": (StepHeader, "The front matter of a step file, NN-slug.md.", _STEP),
     "config": (Config, "The whole of .protocols/config.yaml.", _CONFIG),
     "coworker": (Coworker, "The whole of .protocols/agents/NAME.yaml.", _COWORKER),
+    "policy": (Policy, "The whole of .protocols/policy.yaml.", _POLICY),
     "planning": (Draft, "What a model answers that is asked for a plan.", _DRAFT),
     "workflow": (WorkflowHeader, "The front matter of plan.md in .protocols/workflows/NAME/.", _WORKFLOW),
 }
@@ -115,6 +136,11 @@ def schemas() -> dict[str, Schema]:
             made["properties"][key]["description"] = told
         found[name] = _finish(name, made, text)
     found["qa-verdict"] = _finish("qa-verdict", qa_verdict(), "What a model that judges a change has to answer.")
+    called = HeldCall.model_json_schema(mode="validation", by_alias=True)
+    called["required"] = list(called["properties"])  # `render` leaves none out
+    found["call"] = _finish(
+        "call", called, "The whole of calls/SLUG.ATTEMPT.N.json, a tool call that waits for a word."
+    )
     found["state"] = _finish("state", _state(), "The whole of state.json, the runner's own record of a protocol.")
     found["events"] = _finish("events", _entries(), "An entry of log.md as JSON: one definition an event.")
     found["log"] = _finish("log", _entries(), "A line of what `runner log --json` prints: one event.")

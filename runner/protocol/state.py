@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from types import NoneType
+from typing import Any, TypeVar
 
 from runner.errors import IntegrityError, UnsupportedError
 
@@ -172,22 +173,40 @@ def from_plain(value: Json, where: str) -> State:
                 f"state.json has schema {schema}; this version reads {SCHEMA}", where, "use a newer protocol-runner"
             )
         steps = {
-            slug: StepState(**{**step, "status": StepStatus(step["status"])})
+            slug: _typed(StepState, {**step, "status": StepStatus(step["status"])})
             for slug, step in plain.pop("steps").items()
         }
-        state = State(
-            **{
+        state = _typed(
+            State,
+            {
                 **plain,
                 "status": Status(plain["status"]),
                 "steps": steps,
-                "waiting": [Wait(**wait) for wait in plain["waiting"]],
-                "artifacts": [Artifact(**artifact) for artifact in plain["artifacts"]],
-                "spent": SpentTotal(**plain["spent"]),
-            }
+                "waiting": [_typed(Wait, wait) for wait in plain["waiting"]],
+                "artifacts": [_typed(Artifact, artifact) for artifact in plain["artifacts"]],
+                "spent": _typed(SpentTotal, plain["spent"]),
+            },
         )
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise damaged(where) from error
     return state
+
+
+_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "str | None": (str, NoneType), "int": (int,), "bool": (bool,)}
+Value = TypeVar("Value")
+
+
+def _typed(kind: type[Value], plain: dict[str, Any]) -> Value:
+    """Return the fields as a value of the kind. TypeError: one of them is not of its type."""
+    types = kind.__annotations__
+    for name, value in plain.items():
+        of = types.get(name)
+        if of == "list[str]":
+            if type(value) is not list or any(type(item) is not str for item in value):
+                raise TypeError(name)
+        elif of in _TYPES and type(value) not in _TYPES[of]:
+            raise TypeError(name)
+    return kind(**plain)
 
 
 def damaged(where: str) -> IntegrityError:

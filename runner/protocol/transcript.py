@@ -86,12 +86,13 @@ class Summary(_Heard):
 
 
 class Result(_Strict):
-    """What a tool gave for a call."""
+    """What a tool gave for a call. `decision`: what the policy said of it, where it was not simply allowed."""
 
     id: Text
     name: Text
     content: Json
     error: bool
+    decision: Object | None = None
 
 
 class Ended(_Strict):
@@ -110,6 +111,52 @@ class Results(_Strict):
     results: list[Result]
     tree: Text
     ended: Ended | None
+
+
+class _OfCall(_Strict):
+    """A call that waited or reached outside. `call`: its name, such as `deploy.1.3`; `digest`: of what is named."""
+
+    time: Text
+    call: Text
+    tool: Text
+    digest: Text
+    decision: Object | None
+
+
+class Held(_OfCall):
+    """A call that waits for a word; `digest`: of its file."""
+
+    kind: Literal["held"]
+    text: Text
+
+
+class Intent(_OfCall):
+    """A call that reaches outside is about to be made; `digest`: of its arguments, `key`: what makes a repeat harmless."""
+
+    kind: Literal["intent"]
+    arguments: Object
+    text: Text
+    key: Text | None = None
+
+
+class Outcome(_OfCall):
+    """What came of a call that reaches outside; `wait`: what a person said of it ended this wait."""
+
+    kind: Literal["outcome"]
+    content: Json
+    error: bool
+    wait: Text | None = None
+
+
+class Settled(_Strict):
+    """How a call that was about to be made, and of which nothing was known, was settled; `of`: when it was announced."""
+
+    kind: Literal["settled"]
+    time: Text
+    call: Text
+    of: Text
+    how: Text
+    wait: Text | None = None
 
 
 class Task(_Strict):
@@ -137,7 +184,10 @@ class Undecided(_Strict):
     problems: list[Text]
 
 
-Line = Annotated[Heard | Summary | Results | Task | Answers | Undecided, Field(discriminator="kind")]
+Line = Annotated[
+    Heard | Summary | Results | Held | Intent | Outcome | Settled | Task | Answers | Undecided,
+    Field(discriminator="kind"),
+]
 ADAPTER: TypeAdapter[Line] = TypeAdapter(Line)
 
 

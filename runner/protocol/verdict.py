@@ -6,7 +6,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-SEVERITIES = ("blocker", "major", "minor", "note")
 MOST = 100  # findings of one verdict
 
 

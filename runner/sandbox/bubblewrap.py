@@ -49,6 +49,7 @@ MANAGERS = (
     *(".pyenv", ".rbenv", ".nodenv", ".goenv", ".jenv", ".asdf", ".nvm", ".volta", ".sdkman/candidates", ".rustup"),
     *(".local/share/mise/installs", ".local/share/mise/shims", ".local/share/uv/python", ".local/share/uv/tools"),
 )
+COPIED = 256 * 1024  # bytes; each mount makes bwrap read the whole table of mounts again, a copy costs next to nothing
 BESIDE = {".cargo/bin": ".rustup"}  # folders whose programs need another one; .cargo itself holds the registry's token
 
 
@@ -91,11 +92,11 @@ class Bubblewrap:
             raise SandboxError("bubblewrap (bwrap) is not installed", where="PATH", hint="install bubblewrap")
         # By descriptor: an argument can be read by every user of the machine, and environment variables are secrets.
         # Nor may they be bwrap's own environment: LD_PRELOAD would be obeyed outside the sandbox.
-        options = os.memfd_create("options")
+        options, copied = os.memfd_create("options"), list[int]()
         report, status = os.pipe()
         try:
             with open(options, "wb", closefd=False) as file:
-                file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command)))
+                file.write(b"".join(os.fsencode(option) + b"\0" for option in self._options(command, copied)))
             os.lseek(options, 0, os.SEEK_SET)
             process = subprocess.Popen(
                 (bwrap, "--args", str(options), "--json-status-fd", str(status), "--", *_limits(), *argv),
@@ -104,7 +105,7 @@ class Bubblewrap:
                 stderr=stderr,
                 cwd="/",
                 env={},
-                pass_fds=(options, status),
+                pass_fds=(options, status, *copied),
                 start_new_session=True,
             )
         except OSError as error:
@@ -115,11 +116,12 @@ class Bubblewrap:
                 hint="where it is too long, hand the text over in a file or by stdin",
             ) from error
         finally:
-            os.close(options)
-            os.close(status)
+            for handle in (options, status, *copied):
+                os.close(handle)
         return _BubblewrapGroup(process, report)
 
-    def _options(self, command: Command) -> Iterator[str]:
+    def _options(self, command: Command, copied: list[int]) -> Iterator[str]:
+        """Yield bwrap's options; `copied` gets the files that they name by descriptor, for the caller to close."""
         yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
         if command.network:
             yield "--share-net"
@@ -130,7 +132,13 @@ class Bubblewrap:
             elif path.exists():
                 yield from ("--ro-bind", name, name)
         for path in _of_etc():
-            yield from ("--ro-bind", str(path.resolve()), str(path))
+            # With a network, what says where to find it may change while the command runs.
+            handle = None if command.network else _to_copy(path)
+            if handle is None:
+                yield from ("--ro-bind", str(path.resolve()), str(path))
+            else:
+                copied.append(handle)
+                yield from ("--file", str(handle), str(path))
         yield from ("--proc", "/proc", "--dev", "/dev")
         for folder in ("/tmp", "/run", "/var/tmp", str(HOME)):
             yield from ("--tmpfs", folder)
@@ -271,6 +279,15 @@ def _of_etc() -> Iterator[Path]:
             with suppress(OSError):
                 if path.stat().st_mode & stat.S_IROTH:
                     yield path
+
+
+def _to_copy(path: Path) -> int | None:
+    """Open a small file for bwrap to copy it; None where it is a folder, or large."""
+    with suppress(OSError):
+        told = path.stat()
+        if stat.S_ISREG(told.st_mode) and told.st_size <= COPIED:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return None
 
 
 def _home(command: Command) -> str:

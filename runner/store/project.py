@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import UsageError
 from runner.git import Git, Ident
@@ -33,6 +33,8 @@ class Project:
     looked: bool = False  # whether the remote was asked in this process
     mirror: Mirror | None = None  # the remote, where it answered
     batch: bool = False  # `run` pushes once, when it ends
+    looked_at: float = 0.0  # by the monotonic clock
+    kept: dict[str, Any] = field(default_factory=dict)  # what other rooms made of the trusted branch
     _asked: str = ""  # the trusted commit that asks for nothing unsupported
     _config: Config | None = None
     _pattern: str | None = None
@@ -67,6 +69,7 @@ class Project:
         """Go on with a trusted branch that was fetched just now."""
         if trusted.commit != self.trusted.commit:
             self._config = self._pattern = None
+            self.kept.clear()
         self.trusted = trusted
 
     # --- configuration -----------------------------------------------------------------------------------------------
@@ -95,12 +98,6 @@ class Project:
 
         if self._asked == self.trusted.commit:
             return
-        if self.trusted.blob(self.git, paths.POLICY) is not None:
-            raise UnsupportedError(
-                "a policy is not supported by this version, and is not ignored",
-                f"{paths.POLICY} on {self.trusted.branch}",
-                "use a version that has `runner policy`, or take the file away on the trusted branch",
-            )
         for key in ("forge", "mcp", "ci", "lease", "qa", "clarifications"):
             if key in self.config.model_fields_set:
                 raise UnsupportedError(

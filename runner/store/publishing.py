@@ -15,6 +15,7 @@ from runner.store import history, marks, numbers, snapshot, transaction
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
+FRESH = 5.0  # seconds that a look at the remote serves
 Check = Callable[[str, str | None], None]  # (tip, verified ancestor or None): raises where the history does not hold
 
 
@@ -22,7 +23,7 @@ def look(project: Project, *patterns: str) -> Mirror | None:
     """Look at the remote once a process: the trusted branch, and `patterns`. Unreachable, work goes on with what is here."""
     if project.looked:
         return project.mirror
-    project.looked = True
+    project.looked, project.looked_at = True, project.who.monotonic()
     try:
         mirror = Mirror.of(project.git, project.places, project.who)
         if mirror is None:
@@ -33,6 +34,25 @@ def look(project: Project, *patterns: str) -> Mirror | None:
         project.who.say(f"{error.what}; going on with what is here, {project.trusted.note}")
         return None
     return project.mirror
+
+
+def look_again(project: Project, protocol: str) -> None:
+    """Look at the remote just before something of the trusted branch is used; a look of a few seconds ago is one.
+
+    Raises:
+        UnreachableError: the trusted branch is the remote's, which does not answer.
+    """
+    if project.trusted.remote is None:
+        return
+    if not project.looked or project.who.monotonic() - project.looked_at > FRESH:
+        project.looked, project.mirror = False, None
+        look(project, f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
+    if project.mirror is None:
+        raise UnreachableError(
+            f"{project.trusted.remote} does not answer, and its {project.trusted.branch} says whose word counts",
+            project.trusted.note,
+            "run the same command again when it does; nothing was recorded",
+        )
 
 
 def look_at_numbers(project: Project) -> set[int]:

@@ -213,6 +213,16 @@ def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | N
     return None
 
 
+def untaken(git: Git, protocol: str, tip: str) -> list[str]:
+    """Return the names of the protocol's words that people committed after its last transition."""
+    _, out, _ = git.try_run("rev-list", "--max-count=1", tip, "--", f"{paths.folder(protocol)}/{paths.STATE}")
+    last = out.decode().strip()
+    if last in ("", tip):
+        return []
+    before, now = folder(git, protocol, last), folder(git, protocol, tip)
+    return sorted(name for name in {*before, *now} if paths.is_words(name) and before.get(name) != now.get(name))
+
+
 def unsaved(git: Git, tree: Worktree, protocol: str) -> list[str]:
     """Return the names of the protocol's words that a person changed in a worktree and did not commit."""
     from runner.store import worktree

@@ -12,7 +12,7 @@ from typing import Any
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """`now`: seconds since the epoch; `monotonic`: seconds; `random_hex(n)`: n hex digits; `state_home`: the person's
-    own state, `$XDG_STATE_HOME/protocol-runner`; `environ`: settings that begin with `RUNNER_`, and PATH and HOME;
+    own state, `$XDG_STATE_HOME/protocol-runner`; `environ`: the person's environment, keys of models included;
     `hear`: a record of a running attempt, as it is made; `say`: one line for a person; `ask(question, choices)`: the choice of
     the person at the terminal, `ask_text(question)`: their own words; None where nobody is."""
 

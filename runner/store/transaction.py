@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from runner.errors import ConflictError
 from runner.git import BLOB, Git, Ident, TreeEntry
+from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, state
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
@@ -19,6 +20,7 @@ from runner.store.places import Places
 from runner.store.snapshot import Snapshot
 from runner.store.surroundings import Surroundings
 
+_WORDS = (ev.ApprovalCounted, ev.ApprovalRefused, ev.CallDecided)
 PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same branch
 
 
@@ -31,10 +33,15 @@ class Transition:
     entries: tuple[Entry, ...]
 
 
-def entries_of(before: State | None, events: Sequence[Event], time: str, actor: str) -> tuple[Entry, ...]:
-    """Return the log entries for events that follow `before`."""
+def entries_of(
+    before: State | None, events: Sequence[Event], time: str, actor: str, judged: str | None = None
+) -> tuple[Entry, ...]:
+    """Return the log entries for events that follow `before`. `judged`: when words were judged, where that was earlier."""
     first = before.revision + 1 if before else 1
-    return tuple(Entry(first + number, time, log.actor(actor), event) for number, event in enumerate(events))
+    return tuple(
+        Entry(first + number, judged if judged and isinstance(event, _WORDS) else time, log.actor(actor), event)
+        for number, event in enumerate(events)
+    )
 
 
 def record(
@@ -73,15 +80,17 @@ def prepare(
     more: Mapping[str, bytes] | None = None,
     parents: Sequence[str] = (),
     sign: bool = False,
+    judged: str | None = None,
 ) -> Transition:
     """Write the objects of a transition that follows `snapshot`.
 
+    `judged`: when the words that it uses were judged, where that was before `time`.
     `tree`: the tree that holds its work (default: the snapshot's); the protocol's folder is always the snapshot's, with the
     record of `events` and the files `more`. `committer`: where it is not the author. `parents`: further ones. `sign`: as a commit
     of the person's.
     """
     segments = sum(name.startswith("log/") for name in snapshot.files)
-    entries = entries_of(snapshot.state, events, time, actor)
+    entries = entries_of(snapshot.state, events, time, actor, judged)
     after, files = record(snapshot.protocol, snapshot.state, snapshot.log, segments, entries)
     folder = paths.folder(snapshot.protocol)
     changes: dict[str, TreeEntry | None] = {}

@@ -118,7 +118,7 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
             space.work.unlink()
         if not space.work.exists():
             space.work.mkdir()
-            _forget_setup(space)
+            forget_setup(space)
     except OSError as error:
         raise UsageError(
             f"the workspace cannot be made: {error.strerror}",
@@ -130,6 +130,7 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
     fresh = not space.index.exists()
     if fresh:
         _empty(space)
+    _remove_pipes(space.work)
     try:
         _check_out(git, space, commit, clean=clean)
     except GitError:
@@ -144,9 +145,9 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
 
 
 def _empty(space: Workspace) -> None:
-    _remove_tree(space.work)
+    remove_tree(space.work)
     space.work.mkdir()
-    _forget_setup(space)
+    forget_setup(space)
 
 
 def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
@@ -155,7 +156,7 @@ def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
     _run(git, space, "read-tree", "--reset", "-u", commit)
     if not fresh:
         for folder in _submodules(git, space, commit):
-            _remove_tree(folder)
+            remove_tree(folder)
             folder.mkdir()
         _run(git, space, "clean", "-ffdq", *(["-x"] if clean else []))
 
@@ -175,7 +176,7 @@ def _forget_repository(work: Path) -> None:
     if repository.is_symlink() or repository.is_file():
         repository.unlink()
     elif repository.exists():
-        _remove_tree(repository)
+        remove_tree(repository)
 
 
 def _mend(folder: Path, *, files: bool = False) -> list[str]:
@@ -203,6 +204,27 @@ def _mend(folder: Path, *, files: bool = False) -> list[str]:
     return found
 
 
+def _remove_pipes(folder: Path) -> None:
+    """Remove named pipes: git would open one that has the name of a file it reads, and wait there without end."""
+    stack, locked = [os.fspath(folder)], set[str]()
+    while stack:
+        at = stack.pop()
+        try:
+            with os.scandir(at) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        stack.append(entry.path)
+                    elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()) and stat.S_ISFIFO(
+                        entry.stat(follow_symlinks=False).st_mode
+                    ):
+                        os.unlink(entry.path)
+        except PermissionError:
+            if at not in locked:
+                locked.add(at)
+                os.chmod(at, 0o700)
+                stack.append(at)
+
+
 def _submodules(git: Git, space: Workspace, commit: str) -> list[Path]:
     """Return the folders in the workspace that stand for submodules; none is checked out there."""
     if git.blob(f"{commit}:.gitmodules") is None:
@@ -213,7 +235,7 @@ def _submodules(git: Git, space: Workspace, commit: str) -> list[Path]:
     ]
 
 
-def _remove_tree(folder: Path) -> None:
+def remove_tree(folder: Path) -> None:
     """Remove a folder that a command may have made unreadable, or deeper than the stack and the open files reach.
 
     Each folder found is moved up to the top before it is looked into, so no path grows longer.
@@ -283,7 +305,7 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
     """Return the workspace's files as a tree: tracked files that changed, and new ones that git does not ignore.
 
     Raises:
-        RefusedError: a nested repository, or a changed path that needs a filter driver.
+        RefusedError: a nested repository, a changed path that needs a filter driver, or an encoding that does not fit.
     """
     if space.work.is_symlink() or not space.work.is_dir():
         raise RefusedError(
@@ -299,13 +321,14 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
             )
     try:
         try:
-            _run(git, space, "add", "-A", ".", config=_drivers(git, filters))
+            _add(git, space, config=_drivers(git, filters))
         except GitError:
             _mend(space.work, files=True)
-            _run(git, space, "add", "-A", ".", config=_drivers(git, filters))
+            _add(git, space, config=_drivers(git, filters))
     except GitError as error:
         if path := _not_ignored(git, space, inner):
             raise _nested(path) from error
+        _refuse_encoding(git, space, error)
         raise
     tree = _run(git, space, "write-tree").decode().strip()
     changed = git.changed(start, tree)
@@ -343,9 +366,44 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
 
 
 def tree_now(git: Git, space: Workspace) -> str:
-    """Return the workspace's files as a tree, in the middle of a step: so that it can be gone back to, not as its work."""
-    _run(git, space, "add", "-A", "--ignore-errors", ".")
+    """Return the workspace's files as a tree, in the middle of a step: so that it can be gone back to, not as its work.
+
+    What git cannot take is left out: a repository without a commit, a file that its owner locked.
+
+    Raises:
+        RefusedError: a file is not in the encoding that its attributes say.
+    """
+    try:
+        _add(git, space, "--ignore-errors")
+    except GitError as error:
+        if error.code != 1:
+            _refuse_encoding(git, space, error)
+            raise
     return _run(git, space, "write-tree").decode().strip()
+
+
+def _add(git: Git, space: Workspace, *options: str, config: Sequence[str] = ()) -> None:
+    """Take the workspace's files into the index, where a repository that it has already is looked at as if it were new.
+
+    To see whether a known one changed, git would run in it, outside the sandbox, with the configuration that it finds there:
+    filters that whoever wrote it chose. What we set to prevent that, git keeps from submodules.
+    """
+    _remove_pipes(space.work)
+    entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
+    links = [entry.partition(b"\t")[2] for entry in entries if entry.startswith(b"160000 ")]
+    filled = [path for path in links if _holds_something(os.fsencode(space.work) + b"/" + path)]
+    if filled:
+        _run(git, space, "update-index", "--force-remove", "-z", "--stdin", data=b"\0".join(filled) + b"\0")
+    _run(git, space, "add", "-A", *options, ".", config=config)
+
+
+def _holds_something(folder: bytes) -> bool:
+    try:
+        return bool(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def restore(git: Git, space: Workspace, tree: str) -> None:
@@ -373,6 +431,24 @@ def _nested(path: str) -> RefusedError:
     )
 
 
+def _refuse_encoding(git: Git, space: Workspace, error: GitError) -> None:
+    """Tell of git's refusal what the step can do about it, where files shall be stored in another encoding.
+
+    Raises:
+        RefusedError: there is such a file.
+    """
+    names = _run(git, space, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    out = _run(git, space, "check-attr", "-z", "--stdin", "working-tree-encoding", data=names)
+    parts = out.decode("utf-8", "surrogateescape").split("\0")
+    for path, value in zip(parts[0::3], parts[2::3], strict=False):
+        if value not in ("unspecified", "unset", ""):
+            raise RefusedError(
+                f"git cannot take the files, which .gitattributes wants to be {value}: {error.what}",
+                path,
+                "leave `working-tree-encoding` as it was",
+            ) from error
+
+
 def _not_ignored(git: Git, space: Workspace, folders: list[str]) -> str | None:
     """Return the first of the folders that git does not ignore."""
     for folder in folders:
@@ -389,7 +465,7 @@ def export(git: Git, space: Workspace, commit: str, who: Surroundings) -> Path:
         if space.export.is_symlink():
             space.export.unlink()
         else:
-            _remove_tree(space.export)
+            remove_tree(space.export)
     space.export.mkdir(parents=True)
     index = space.root / "check-index"
     index.unlink(missing_ok=True)
@@ -417,7 +493,7 @@ def fetch_missing(git: Git, commit: str, who: Surroundings) -> None:
 def remove(space: Workspace) -> None:
     """Take the workspace away."""
     if space.root.exists():
-        _remove_tree(space.root)
+        remove_tree(space.root)
 
 
 def setup_key(git: Git, commit: str, setup: str, files: tuple[str, ...]) -> str:
@@ -434,7 +510,7 @@ def setup_done(space: Workspace) -> str | None:
         return None
 
 
-def _forget_setup(space: Workspace) -> None:
+def forget_setup(space: Workspace) -> None:
     """What the setup made went with the folder."""
     (space.root / "setup").unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -41,6 +41,9 @@ class Contract:
     returns: Mapping[str, Any] | None  # JSON schema of the result; None where nothing is known of it
     source: str  # "built in", or module:function
     timeout: float | None = None  # seconds that a call may take; None where whoever opened the tool decided
+    key: str | None = None  # the argument of a keyed one that takes an idempotency key of ours; not among `parameters`
+    env: tuple[str, ...] = ()  # names of the environment variables that it is given
+    network: tuple[str, ...] = ()  # hosts that its entry names
 
 
 class ToolError(Exception):
@@ -57,6 +60,10 @@ class ToolError(Exception):
         return f"{self.message}\n{self.output}" if self.output else self.message
 
 
+class OutcomeUnknownError(ToolError):
+    """A call was begun, and nobody can tell what came of it."""
+
+
 class Tool(Protocol):
     """Something that may be done."""
 
@@ -70,6 +77,19 @@ class Tool(Protocol):
 
         Raises:
             ToolError: the arguments are not those of the contract, or it did not work.
+        """
+        ...
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """A tool whose effect can be looked up afterwards."""
+
+    def probe(self, arguments: Mapping[str, Any]) -> Any:
+        """Return what came of a call with these arguments, or None where there was none.
+
+        Raises:
+            ToolError: it cannot be told.
         """
         ...
 

@@ -8,6 +8,7 @@ one at a time, in the thread that opened the tools.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,7 +19,16 @@ from typing import Any, Self
 from runner.errors import UsageError
 from runner.protocol.config import ToolEffect, ToolModule
 from runner.sandbox import Command, Outcome, Sandbox, Session
-from runner.tools.base import Contract, Effect, Repeat, Tool, ToolError, check_arguments, check_result
+from runner.tools.base import (
+    Contract,
+    Effect,
+    OutcomeUnknownError,
+    Repeat,
+    Tool,
+    ToolError,
+    check_arguments,
+    check_result,
+)
 from runner.tools.talk import exchange
 
 CHILD = Path(__file__).with_name("child.py").resolve()
@@ -37,11 +47,23 @@ class PythonTool:
     ask: Callable[[str, Mapping[str, Any]], Any]
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Check the arguments and call the function; see `Tool.call`."""
-        check_arguments(self.contract, arguments)
+        """Check the arguments and call the function; see `Tool.call`. The idempotency key of a keyed one is among them."""
+        check_arguments(self.contract, {key: value for key, value in arguments.items() if key != self.contract.key})
         result = self.ask(self.contract.name, arguments)
         check_result(self.contract, result)
         return result
+
+
+@dataclass(frozen=True, slots=True)
+class ProbedTool(PythonTool):
+    """A function whose effect another one of its module looks up; `takes`: the arguments of that one."""
+
+    by: str
+    takes: tuple[str, ...]
+
+    def probe(self, arguments: Mapping[str, Any]) -> Any:
+        """Return what the other function finds; see `Probed.probe`."""
+        return self.ask(self.by, {key: arguments[key] for key in self.takes if key in arguments})
 
 
 class PythonTools:
@@ -135,6 +157,8 @@ class PythonTools:
                 self.refused[name] = f"its schema is not valid: {error.message}"
                 continue
             effect, repeat = _effect(self._module, name)
+            declared = self._module.effects.get(name)
+            key = declared.key if isinstance(declared, ToolEffect) and repeat == "keyed" else None
             contract = Contract(
                 name=name,
                 description=said["description"],
@@ -143,9 +167,27 @@ class PythonTools:
                 parameters=said["parameters"],
                 returns=said["returns"],
                 source=f"{self._module.module}:{name}",
+                key=key,
+                env=self._module.env,
+                network=self._module.network,
             )
             self.tools[name] = PythonTool(contract, self._ask)
         self._check_entry()
+        for name, declared in self._module.effects.items():
+            if isinstance(declared, ToolEffect) and name in self.tools:
+                self.tools[name] = self._repeatable(self.tools[name].contract, declared)
+
+    def _repeatable(self, contract: Contract, declared: ToolEffect) -> Tool:
+        """Return an external tool as its entry says that it may be repeated: we fill the key, so nobody is told of it."""
+        if contract.key is not None:
+            properties = {k: v for k, v in contract.parameters["properties"].items() if k != contract.key}
+            required = [name for name in contract.parameters.get("required", ()) if name != contract.key]
+            parameters = {**contract.parameters, "properties": properties, "required": required}
+            contract = dataclasses.replace(contract, parameters=parameters)
+        if contract.repeat == "probed":
+            assert declared.probe is not None
+            return ProbedTool(contract, self._ask, declared.probe, tuple(_properties(self.tools[declared.probe])))
+        return PythonTool(contract, self._ask)
 
     def _check_entry(self) -> None:
         """Hold the effects that the configuration declares against the functions that there are.
@@ -158,24 +200,38 @@ class PythonTools:
                 raise self._misfit(f"no public function `{name}` is defined in it", name, name, self.tools)
             if not isinstance(declared, ToolEffect) or name in self.refused:
                 continue
-            arguments = self.tools[name].contract.parameters["properties"]
+            arguments = _properties(self.tools[name])
+            needs = {"keyed": ("key", declared.key), "probed": ("probe", declared.probe)}.get(declared.external)
+            if needs is not None and needs[1] is None:
+                what = f"`{name}` is {declared.external} and names no `{needs[0]}`"
+                raise self._unfit(what, name, f"add `{needs[0]}: …` beside `external: {declared.external}`")
             if declared.key is not None and declared.key not in arguments:
                 raise self._misfit(f"`{name}` has no argument `{declared.key}`", f"{name}.key", declared.key, arguments)
-            if declared.probe is not None and declared.probe not in self.tools:
-                raise self._misfit(
-                    f"no public function `{declared.probe}` is defined in it",
-                    f"{name}.probe",
-                    declared.probe,
-                    self.tools,
+            if declared.key is not None and arguments[declared.key].get("type") != "string":
+                raise self._unfit(
+                    f"`{declared.key}` of `{name}` is no text, as a key is", f"{name}.key", "annotate it as `str`"
                 )
+            if declared.probe is not None:
+                self._check_probe(name, declared.probe, arguments)
+
+    def _check_probe(self, name: str, probe: str, arguments: Mapping[str, Any]) -> None:
+        where = f"{name}.probe"
+        if probe not in self.tools:
+            raise self._misfit(f"no public function `{probe}` is defined in it", where, probe, self.tools)
+        if self.tools[probe].contract.effect != "read":
+            raise self._unfit(f"`{probe}` looks up what `{name}` did, and is not `read`", where, f"add `{probe}: read`")
+        needed = self.tools[probe].contract.parameters.get("required", ())
+        if unknown := [one for one in needed if one not in arguments]:
+            hint = f"give `{unknown[0]}` a default, or take the arguments of `{name}` alone"
+            raise self._unfit(f"`{probe}` takes `{unknown[0]}`, which `{name}` is not given", where, hint)
 
     def _misfit(self, what: str, key: str, name: str, known: Mapping[str, object]) -> ToolModuleError:
         near = get_close_matches(name, known, n=1)
-        return ToolModuleError(
-            f"the entry of the module {self._module.module} does not fit it: {what}",
-            where=f"tools: {self._module.module}, effects.{key}",
-            hint=f"did you mean {near[0]}?" if near else f"there is {', '.join(known) or 'none'}",
-        )
+        return self._unfit(what, key, f"did you mean {near[0]}?" if near else f"there is {', '.join(known) or 'none'}")
+
+    def _unfit(self, what: str, key: str, hint: str) -> ToolModuleError:
+        what = f"the entry of the module {self._module.module} does not fit it: {what}"
+        return ToolModuleError(what, where=f"tools: {self._module.module}, effects.{key}", hint=hint)
 
     def _refusal(self, what: str, outcome: Outcome | None, where: str | None = None) -> ToolModuleError:
         said = _last_lines(outcome)
@@ -190,7 +246,7 @@ class PythonTools:
         """Have the child call the function; return its result.
 
         Raises:
-            ToolError: it failed, ended its process, or ran out of time.
+            ToolError: it failed. OutcomeUnknownError: it ended its process, ran out of time, or gave no answer that is one.
         """
         if not self._open:
             raise RuntimeError(f"the tools of {self._module.module} are closed")
@@ -200,14 +256,18 @@ class PythonTools:
         try:
             answer = exchange(self._session, {"call": name, "arguments": dict(arguments)}, self._timeout)
         except TimeoutError:
-            raise ToolError(f"no end after {self._timeout:g} s; it was ended", _last_lines(self._end(0.0))) from None
+            said = _last_lines(self._end(0.0))
+            raise OutcomeUnknownError(f"no end after {self._timeout:g} s; it was ended", said) from None
+        except ToolError as error:
+            self._end(0.0)
+            raise OutcomeUnknownError(error.message) from error
         except BaseException:
             self._end(0.0)
             raise
         if answer is None:
             outcome = self._end(2.0)
             assert outcome is not None
-            raise ToolError(f"it ended its process, with exit code {outcome.code}", _last_lines(outcome))
+            raise OutcomeUnknownError(f"it ended its process, with exit code {outcome.code}", _last_lines(outcome))
         if "error" in answer:
             raise ToolError(answer["error"], _cut(answer.get("trace", "")))
         return answer["result"]
@@ -223,6 +283,11 @@ def _effect(module: ToolModule, name: str) -> tuple[Effect, Repeat]:
     if declared is None:
         return "external", "never"
     return ("external", declared.external) if isinstance(declared, ToolEffect) else (declared, "never")
+
+
+def _properties(tool: Tool) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = tool.contract.parameters["properties"]
+    return found
 
 
 def _last_lines(outcome: Outcome | None) -> str:

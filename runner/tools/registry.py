@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
 from runner.tools.base import Tool
 from runner.tools.builtin import ADD, ECHO
-
-if TYPE_CHECKING:
-    from runner.sandbox import Sandbox
-    from runner.tools.agent import AgentTools
 
 BUILTIN: dict[str, Tool] = {"add": ADD, "echo": ECHO}
 
@@ -59,22 +53,4 @@ def find(name: str, tools: Mapping[str, Tool], refused: Mapping[str, str] | None
         f"did you mean {' or '.join(near)}?"
         if near
         else f"there is {', '.join(known)}; name modules of others under `tools:`",
-    )
-
-
-def open_agent_tools(
-    sandbox: Sandbox,
-    *,
-    work: Path,
-    env: Mapping[str, str],
-    readable: tuple[Path, ...],
-    writable: tuple[Path, ...],
-    default_timeout: float,
-    names: Collection[str] | None = None,
-) -> AgentTools:
-    """Return the tools that a model gets, to be used as a context manager; see `runner.tools.agent.AgentTools`."""
-    from runner.tools.agent import AgentTools  # here: only a step of an agent's needs them
-
-    return AgentTools(
-        sandbox, work=work, env=env, readable=readable, writable=writable, default_timeout=default_timeout, names=names
     )

@@ -134,6 +134,7 @@ class FetchInput(Given):
 class FetchOutput(Value):
     status: int
     text: str
+    note: str
 
 
 class RememberInput(Given):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import json
 import os
 import re
@@ -678,6 +679,18 @@ def check_paths(root: Root, paths: list[str], repository: bool = False) -> dict[
     return {"paths": found}
 
 
+def digest_file(root: Root, path: str) -> dict[str, Any]:
+    """Return where a plain file is, through no link, and its digest."""
+    with root.walk(path, writing=True) as place:
+        if place.mode is None:
+            raise _missing(root, place)
+        fd = os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place.folder)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise RefusedError(f"{place.path} is no plain file")
+            return {"path": place.path, "digest": f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"}
+
+
 def remember(root: Root, text: str, name: str | None = None) -> dict[str, Any]:
     """Write a fact of its own file; a name that was not given is made of the first words, and never takes another's."""
     chosen = name or "-".join(re.findall(r"[a-z0-9]+", text.casefold())[:6])[:48].strip("-") or "fact"
@@ -721,7 +734,10 @@ def recall(root: Root, query: str | None = None) -> dict[str, Any]:
 
 CALLS: dict[str, Callable[..., dict[str, Any]]] = {
     call.__name__: call
-    for call in (read_file, write_file, edit_file, apply_patch, list_files, search_text, check_paths, remember, recall)
+    for call in (
+        *(read_file, write_file, edit_file, apply_patch, list_files, search_text),
+        *(check_paths, digest_file, remember, recall),
+    )
 }
 
 

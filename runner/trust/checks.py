@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from runner.errors import InsufficientHistoryError, MalformedFileError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Commit, Git, TreeEntry
@@ -19,6 +20,7 @@ from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
 from runner.protocol.state import State, StepStatus
+from runner.store.trusted import Trusted
 
 Said = Iterator[tuple[str, str]]  # (path from the tree's root, what is wrong, in one line)
 
@@ -40,9 +42,13 @@ class Finding:
 
 @dataclass(slots=True)
 class Chain:
-    """What a walk has seen so far: the state by the fold, and the record's files as the last transition left them."""
+    """What a walk has seen so far: the state by the fold, and the record's files as the last transition left them.
+
+    `trusted`: the trusted branch as it was last seen; None where that is not known, and nothing is said of it.
+    """
 
     protocol: str
+    trusted: Trusted | None = None
     state: State | None = None
     log: bytes = b""
     record: dict[str, TreeEntry] = field(default_factory=dict)
@@ -55,6 +61,8 @@ class Chain:
     mended: int = 0
     moved: str | None = None  # the commit that the genesis was made on, where it stands on another one now
     taken_over: str | None = None  # PROTOCOL@REVISION that steps came from, done
+    counted: set[str] = field(default_factory=set)  # ids of the words that events used, and that hold
+    authorities: dict[str, Any] = field(default_factory=dict)  # what `replay` read of the trusted branch, by commit
 
 
 @dataclass(slots=True)
@@ -80,6 +88,11 @@ class Look:
     def events(self) -> list[Event]:
         """The transition's events, in order."""
         return [entry.event for entry in self.entries]
+
+    def attempt(self, slug: str) -> int:
+        """Return the attempt that a step is at after the transition; 0 where there is no such step."""
+        step = self.after.steps.get(slug) if self.after else None
+        return step.attempt if step else 0
 
     def first(self, kind: type[Event]) -> Event | None:
         """Return the first event of a kind."""
@@ -218,13 +231,18 @@ def due_segment(walk: Chain) -> str | None:
 
 
 def check_record(git: Git, walk: Chain, look: Look) -> Said:
-    """9. Of the other files of the record none changes, and none is new that no event names; a report is the one named."""
+    """9. Of the other files of the record none changes, and none is new that no event names; each is the one named."""
     if look.trailers is None:
         return
     now, free = look.record, {paths.LOG, paths.STATE, due_segment(walk)}
     for event in look.events:
         if isinstance(event, ev.CallHeld):
-            free.add(f"calls/{event.call}.json")
+            name = paths.call_file(event.call)
+            free.add(name)
+            if name not in now or digest(git.blob(now[name].oid) or b"") != event.digest:
+                yield at(walk, name), "it is not the call that `call-held` names"
+            if event.call.rpartition(".")[0] != f"{event.subject}.{look.attempt(event.subject)}":
+                yield at(walk, name), "it is no call of the step's attempt"
         elif isinstance(event, ev.QaPassed | ev.QaFailed) and event.report:
             report = paths.report_file(event.subject, event.attempt)
             free.add(report)
@@ -367,8 +385,12 @@ def check_work(git: Git, walk: Chain, look: Look) -> Said:
     own = at(walk) + "/"
     works = any(
         (isinstance(event, ev.StepFinished) and event.executor != "person")
-        # a step's work so far, and its question; the planner does no work
-        or (isinstance(event, ev.Asked) and event.transcript is not None and event.subject != "plan")
+        # a step's work so far, and what it waits for; the planner does no work
+        or (
+            isinstance(event, ev.Asked | ev.CallHeld | ev.EffectUnknown)
+            and event.transcript is not None
+            and event.subject != "plan"
+        )
         for event in look.events
     )
     for path in _changed(git, look):
@@ -518,6 +540,30 @@ def _transition_at(git: Git, walk: Chain, tip: Commit, revision: int) -> Commit 
     return None
 
 
+def _uses_words(look: Look) -> bool:
+    """Return whether a transition's events use words that can be judged: of a chain that holds so far."""
+    used = any(isinstance(event, ev.ApprovalCounted | ev.CallDecided) for event in look.events)
+    return used and look.trailers is not None and look.before is not None and look.illegal is None
+
+
+def check_counted(git: Git, walk: Chain, look: Look) -> Said:
+    """20. The words that an event uses are those that counted then, and they were enough."""
+    if _uses_words(look):
+        from runner.trust import replay  # takes what reading the policy takes, and most chains have no words
+
+        for text in replay.wrong(git, walk, look):
+            yield at(walk, paths.LOG), text
+
+
+def check_trusted(git: Git, walk: Chain, look: Look) -> Said:
+    """21. The policy that words were counted under is the trusted branch's, and no older one than before."""
+    if _uses_words(look):
+        from runner.trust import replay
+
+        for text in replay.went_back(git, walk, look):
+            yield "", text
+
+
 Check = Callable[[Git, Chain, Look], Said]
 
 # The rules by their numbers, in the order in which a commit is asked.
@@ -541,4 +587,6 @@ CHECKS: dict[str, Check] = {
     "digest": check_digest,  # 17
     "evidence": check_evidence,  # 18
     "undone": check_undone,  # 19
+    "counted": check_counted,  # 20
+    "trusted": check_trusted,  # 21
 }

@@ -21,6 +21,8 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 17. digest           the step that was carried out, and its artifacts, are those that are named
 18. evidence         QA looked at the tree before, and nothing that it lists failed
 19. undone           what is undone is as it was
+20. counted          the words that an event uses counted then, and were enough
+21. trusted          they were counted under the trusted branch's policy, never an older one than before
 
 A commit is a transition by its trailers alone. That transitions are unsigned means: this proves consistency, not who ran them.
 `advance` does the same for what is new since a tip that verified before; every runner does that before it acts.
@@ -39,6 +41,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, state
 from runner.protocol.digest import digest
 from runner.protocol.state import State
+from runner.store.trusted import Trusted
 from runner.trust import checks
 from runner.trust.checks import Chain, Finding, Look, missing
 
@@ -54,7 +57,7 @@ _UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionErr
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What verify found for one protocol."""
+    """What verify found for one protocol. `approvals`: how many words were used, and hold."""
 
     protocol: str
     transitions: int
@@ -62,6 +65,7 @@ class Report:
     state: State | None
     tip: str
     notes: tuple[str, ...] = ()
+    approvals: int = 0
 
     @property
     def ok(self) -> bool:
@@ -69,13 +73,15 @@ class Report:
         return not self.findings and self.transitions > 0
 
 
-def verify(git: Git, protocol: str, tip: str) -> Report:
+def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) -> Report:
     """Return what holds and what does not for the protocol whose branch is at `tip`.
+
+    `trusted`: the trusted branch as it was last seen, whose revocations count; None: nothing is known but what the chain names.
 
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell.
     """
-    walk = Chain(protocol)
+    walk = Chain(protocol, trusted)
     try:
         commits = chain_of(git, protocol, tip)
     except InsufficientHistoryError:
@@ -96,7 +102,15 @@ def verify(git: Git, protocol: str, tip: str) -> Report:
         notes.append(f"the branch was moved: it was begun on {walk.moved[:12]}")
     if walk.taken_over:
         notes.append(f"steps were taken over from {walk.taken_over}; they are not proven here")
-    return Report(protocol, walk.transitions, tuple(findings), walk.state, tip, tuple(notes))
+    if walk.counted:
+        notes.append("times not vouched for: keys and words were judged at the times that the record tells")
+    notes += [f"{name} was used by no event" for name in _unused(walk)]
+    return Report(protocol, walk.transitions, tuple(findings), walk.state, tip, tuple(notes), len(walk.counted))
+
+
+def _unused(walk: Chain) -> list[str]:
+    """Return the files in approvals/ that no event used: they count for nothing."""
+    return [name for name in sorted(walk.approvals) if name[len(paths.APPROVALS) :].split(".")[0] not in walk.counted]
 
 
 def chain_of(git: Git, protocol: str, tip: str) -> list[Commit]:
@@ -316,15 +330,19 @@ def _files(git: Git, commit: Commit, protocol: str) -> tuple[dict[str, TreeEntry
 # --- what is new since a tip that verified ---------------------------------------------------------------------------
 
 
-def advance(git: Git, protocol: str, tip: str, since: tuple[str, State] | None) -> State:
+def advance(
+    git: Git, protocol: str, tip: str, since: tuple[str, State] | None, trusted: Trusted | None = None
+) -> State:
     """Return the state at `tip`, having checked what is new since a tip that verified before (else all of it).
+
+    `trusted`: as for `verify`.
 
     Raises:
         IntegrityError: the first finding, with the way out.
         InsufficientHistoryError: this clone does not have enough to tell.
     """
     if since is None:
-        report = verify(git, protocol, tip)
+        report = verify(git, protocol, tip, trusted)
         findings, known = list(report.findings), report.state
     else:
         old, state_then = since
@@ -332,6 +350,7 @@ def advance(git: Git, protocol: str, tip: str, since: tuple[str, State] | None) 
         if commits is None:
             raise went_back(protocol, old, tip)
         walk = resume(git, protocol, old, state_then)
+        walk.trusted = trusted
         findings, known = walk_commits(git, walk, commits), walk.state
     if findings or known is None:
         finding = findings[0] if findings else Finding("genesis", tip, paths.folder(protocol), "there is no history")

@@ -205,15 +205,19 @@ class Forge:
         raise AssertionError(f"it could tell: {report}")
 
 
-def second(path: Path, *protocols: str) -> tuple[int, str]:
-    """Run the second verifier on branches that are named as their protocols."""
+def second(path: Path, *protocols: str, branches: Sequence[str] = ()) -> tuple[int, str]:
+    """Run the second verifier on branches that are named as their protocols, or on `branches`."""
     git_dir = path / ".git" if (path / ".git").exists() else path
     argv = [
         sys.executable,
         "-I",
         str(SECOND),
         str(git_dir),
-        *(word for name in protocols for word in (f"refs/heads/{name}", name)),
+        *(
+            word
+            for branch, name in zip(branches or protocols, protocols, strict=True)
+            for word in (f"refs/heads/{branch}", name)
+        ),
     ]
     done = subprocess.run(argv, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr

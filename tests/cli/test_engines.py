@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.conftest import Box
-from tests.engines.wire_gemini import Refusal, error
+from tests.engines.wire_gemini import KEY, Refusal, error
 from tests.executor.minds import ENGINE, mind, say
 
 
 def test_what_is_there_and_what_is_missing(box: Box) -> None:
     told = box.runner("engines", rc=0).out.splitlines()
     assert told[0].startswith("gemini:MODEL") and "set GEMINI_API_KEY" in told[0].replace("GOOGLE_API_KEY or ", "")
-    assert told[1].startswith("recorded:FILE") and "ready" in told[1]
+    assert told[1].startswith("recorded:FILE") and told[1].endswith("  ready")
+    assert told[0].index("Google's") == told[1].index("answers from") and told[0].index("set ") == told[1].index(
+        "ready"
+    )
     ready = box.runner("engines", rc=0, env={"GEMINI_API_KEY": "some-key-of-mine"}).out
     assert "ready" in ready.splitlines()[0] and "some-key" not in ready
 
@@ -31,7 +34,10 @@ def test_one_is_asked(box: Box) -> None:
 def test_a_key_that_is_refused_a_missing_key_and_no_such_engine(box: Box) -> None:
     assert "GOOGLE_API_KEY" in box.runner("engines", ENGINE, rc=2).err
     with mind(box, Refusal(code=401, body=error(401, "UNAUTHENTICATED", "no such key"))):
-        assert "key" in box.runner("engines", ENGINE, rc=69).err
+        assert "next: set GEMINI_API_KEY to a key" in box.runner("engines", ENGINE, rc=69).err
+    with mind(box, Refusal(code=401, body=error(401, "UNAUTHENTICATED", "no such key"))):
+        told = box.runner("engines", ENGINE, rc=69, env={"GOOGLE_API_KEY": KEY, "GEMINI_API_KEY": "not-asked"}).err
+        assert "next: set GOOGLE_API_KEY to a key" in told
     assert "gemini:MODEL" in box.runner("engines", "gemni:x", rc=2).err
     assert box.runner("engines", "recorded:none.jsonl").code == 2
 

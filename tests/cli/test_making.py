@@ -16,7 +16,7 @@ from runner.protocol import plan
 from tests.conftest import Box, command, make_box
 
 ADD = ("--input", "text=hello", "--input", "a=2", "--input", "b=3")
-SHARED = [".protocols/.gitattributes", ".protocols/config.yaml"]
+SHARED = [f".protocols/{name}" for name in (".gitattributes", "config.yaml", "policy.yaml")]
 
 
 def everything(box: Box) -> tuple[str, str, list[str]]:
@@ -207,7 +207,7 @@ def templates() -> list[Path]:
 
 @pytest.mark.parametrize("path", templates(), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_template_names_the_schema_of_its_kind(path: Path) -> None:
-    kind = "config" if path.suffix == ".yaml" else "step" if path.name != "plan.md" else "plan"
+    kind = path.stem if path.suffix == ".yaml" else "step" if path.name != "plan.md" else "plan"
     if path.name == "plan.md" and path.parent.parent.name == "workflows":
         kind = "workflow"
     named = re.search(r"^# yaml-language-server: \$schema=(.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -244,12 +244,13 @@ def test_the_examples_in_the_config_template_are_valid(box: Box) -> None:
 # --- init ----------------------------------------------------------------------------------------------------------------
 
 
-def test_init_writes_two_files_and_again_changes_nothing(box: Box) -> None:
+def test_init_writes_what_is_shared_and_again_changes_nothing(box: Box) -> None:
     told = box.runner("init", rc=0)
-    assert told.out == "wrote  .protocols/config.yaml\nwrote  .protocols/.gitattributes\n" and "--commit" in told.err
-    assert box.git("status", "--porcelain", "-uall").split() == ["??", SHARED[0], "??", SHARED[1]]
+    names = ("config.yaml", ".gitattributes", "policy.yaml")
+    assert told.out == "".join(f"wrote  .protocols/{name}\n" for name in names) and "--commit" in told.err
+    assert box.git("status", "--porcelain", "-uall").split() == [word for path in SHARED for word in ("??", path)]
     before = everything(box), {path: (box.path / path).stat().st_mtime_ns for path in SHARED}
-    assert box.runner("init", rc=0).out == "there  .protocols/config.yaml\nthere  .protocols/.gitattributes\n"
+    assert box.runner("init", rc=0).out == "".join(f"there  .protocols/{name}\n" for name in names)
     assert (everything(box), {path: (box.path / path).stat().st_mtime_ns for path in SHARED}) == before
     box.runner("doctor", rc=0)
 
@@ -305,7 +306,7 @@ def test_init_never_overwrites_and_shows_the_difference(box: Box) -> None:
     told = box.runner("init", "--commit", rc=0)
     assert "left   .protocols/config.yaml" in told.out and "-publish: ask" in told.err
     assert (box.path / SHARED[1]).read_text() == "publish: ask\n"
-    assert box.git("show", "--name-only", "--format=", "HEAD").split() == [SHARED[0]]
+    assert box.git("show", "--name-only", "--format=", "HEAD").split() == [SHARED[0], SHARED[2]]
     assert box.git("status", "--porcelain", "-uall") == f"?? {SHARED[1]}\n"  # the person's draft is theirs
 
 

@@ -334,6 +334,7 @@ def test_questions_are_asked_at_a_terminal(box: Box) -> None:
     with serving(says({"title": "x", "questions": ["Formal or not?"]}), says(PLAN)) as wire:
         code, shown = at_terminal(box, env(wire), {b"Formal or not?": b"formal\n"}, "new", "Greet")
         assert code == 0, shown
+        assert shown.startswith("Formal or not? (Enter: the model decides)\r\n> formal\r\n"), shown
         assert prompt(wire, 1) == "Formal or not?\nformal"
     transcript = box.git("show", "refs/runner/history/0001-greet:runs/plan.1.jsonl").splitlines()
     assert json.loads(transcript[1])["answers"] == ["formal"]
@@ -357,6 +358,28 @@ def test_a_key_in_the_repository_does_not_reach_the_model(box: Box) -> None:
     with serving(says(PLAN)) as wire:
         box.runner("new", "The greeting in settings.py", env=env(wire), rc=0)
         assert "greeting = '[GEMINI_API_KEY]'" in prompt(wire)
+
+
+def test_do_without_a_model_makes_nothing(box: Box) -> None:
+    before = box.git("for-each-ref")
+    assert "GEMINI_API_KEY" in box.runner("do", "A task", rc=2).err
+    assert "set GEMINI_API_KEY" in box.runner("do", "A task", "--engine", "gemini:x", rc=2).err
+    assert "there is no engine" in box.runner("do", "A task", env={"RUNNER_ENGINE": "gemni:x"}, rc=2).err
+    assert box.git("for-each-ref") == before and box.runner("list", rc=0).out == ""
+
+
+def test_do_that_cannot_end_says_how_it_goes_on(box: Box) -> None:
+    with serving(Refusal(code=403, body=error(403, "PERMISSION_DENIED", "no"))) as wire:
+        told = box.runner("do", "A task", env=env(wire), rc=69)
+    assert "  it is made    runner run 1 goes on with it\n" in told.err and told.out == "0001-a-task\n"
+
+
+def test_why_an_answer_does_not_come_is_said_while_it_is_waited_for(box: Box) -> None:
+    busy = Refusal(code=503, body=error(503, "UNAVAILABLE", "overloaded"))
+    with serving(busy, says(PLAN)) as wire:
+        told = box.runner("new", "Greet", env=env(wire), rc=0).err
+    (line,) = [line for line in told.splitlines() if "asked again in" in line]
+    assert "overloaded" in line and line.endswith("asked again in 1 s")
 
 
 def test_without_a_model_it_is_told_what_to_set(box: Box) -> None:
@@ -403,6 +426,24 @@ def test_pending_steps_are_planned_anew_and_taken_with_yes_without_asking_again(
     assert {"look", "shout"} == {
         slug for slug, step in box.state(protocol)["steps"].items() if step["status"] == "completed"
     }
+
+
+def test_what_only_people_say_of_a_step_stays_with_its_slug(box: Box) -> None:
+    mine = "engine: gemini:gemini-2.5-flash\nbudget:\n  usd: 2\n  turns: 40\non_failure: {retry: 1, then: block}\n"
+    front = f'qa: {{policy: full, checks: ["true"]}}\n{mine}timeout: 20m\n'
+    protocol = box.new({"01-greet": f"kind: agent\n{front}", "02-end": command("true", "qa: full\ntimeout: 5m\n")})
+    greet = {"slug": "greet", "title": "Greet twice", "checks": ["false"], "prose": "Hello, hello."}
+    draft = {"title": "x", "steps": [greet, {**SHOUT, "slug": "end"}, {"slug": "new", "title": "N", "prose": "N"}]}
+    with serving(says(draft)) as wire:
+        box.runner("plan", protocol, "--yes", env=env(wire), rc=0)
+        assert len(wire.bodies) == 1
+    folder = f"{protocol}:.protocols/{protocol}"
+    assert box.git("show", f"{folder}/01-greet.md") == (
+        f'---\ntitle: Greet twice\nkind: agent\nqa:\n  policy: full\n  checks:\n    - "false"\n{mine}timeout: 20m\n---\n'
+        "Hello, hello.\n"
+    )
+    assert "qa:\n  policy: full\ntimeout: 5m\n---" in box.git("show", f"{folder}/02-end.md")
+    assert "timeout" not in box.git("show", f"{folder}/03-new.md")
 
 
 @pytest.mark.parametrize(("said", "taken"), [(b"yes\n", True), (b"drop\n", False)])
@@ -564,7 +605,7 @@ def at_terminal(box: Box, more: dict[str, str], typed: dict[bytes, bytes], *args
         if not data:
             break
         shown, new = shown + data, new + data
-        wanted = next((text for text in left if text in new and new.rstrip().endswith(b":")), None)
+        wanted = next((text for text in left if text in new and new.rstrip().endswith((b":", b">"))), None)
         if wanted is not None:
             os.write(ours, left.pop(wanted))
             new = b""

@@ -74,9 +74,13 @@ def test_a_fail_is_recorded_with_its_findings_and_the_retry_gets_them(box: Box) 
     more = f"{FULL}on_failure: {{retry: 1, then: block}}\n"
     with mind(box, made("print('go away')\n"), finish(), word(FAIL), made(), finish(), word(PASS)) as wire:
         protocol = box.new({"01-greet": agent(more)}, front=ACCEPT)
-        box.runner("run", protocol)
+        told = box.runner("run", protocol).err
         box.runner("run", protocol, rc=0)
         assert wire.wrong == []
+    findings = f".protocols/{protocol}/reports/greet.1.md"
+    assert f"failed    QA: review: Not polite.\n  findings      {findings}\n" in told
+    shown = box.runner("show", protocol, "greet", rc=0).out
+    assert f"  the review's findings  {findings}\n" in shown and "attempt 1 · $0.0" in shown
     retry, second = texts(wire.bodies[3]), texts(wire.bodies[5])
     assert "It is rude." in retry and "Not polite." in retry and "src/app.py:1" in retry
     assert "It is rude." not in second  # the judge has no memory

@@ -127,6 +127,11 @@ def test_one_protocol_is_shown_step_by_step(box: Box) -> None:
     words = box.worktree(protocol) / f".protocols/{protocol}/03-c.md"
     words.write_text(words.read_text() + "More.\n")
     assert "03-c.md: the next step takes these edits up" in box.runner("status", protocol, rc=0).out
+    (words.parent / "plan.md").write_text((words.parent / "plan.md").read_text() + "More.\n")
+    box.git("commit", "-qm", "more", f".protocols/{protocol}/plan.md", cwd=box.worktree(protocol))
+    assert "not yet in    03-c.md, plan.md: the next step" in box.runner("status", protocol, rc=0).out
+    box.runner("step", protocol)
+    assert "not yet in" not in box.runner("status", protocol, rc=0).out
 
 
 def test_who_is_at_work_is_named(box: Box) -> None:

@@ -12,8 +12,6 @@ STEP = command("true")
 @pytest.mark.parametrize(
     ("named", "step", "front"),
     [
-        ("`approval:`", STEP + "approval: before\n", ""),
-        ("`approval:`", STEP, "approval: before\n"),
         ("`budget:`", STEP + "budget: {usd: 1}\n", ""),
     ],
 )
@@ -45,7 +43,7 @@ def test_a_configuration_that_asks_for_what_is_not_there_yet(box: Box, named: st
     assert done.code == 2 and named in done.err and "config.yaml" in done.err, done.err
 
 
-def test_a_policy_is_refused_and_not_ignored_also_when_it_comes_later(box: Box) -> None:
+def test_a_policy_that_cannot_be_carried_out_is_not_ignored_when_it_comes_later(box: Box) -> None:
     protocol = box.new({"01-a": STEP, "02-b": STEP})
     box.write(".protocols/policy.yaml", "repo: 0\n")
     box.commit("policy")

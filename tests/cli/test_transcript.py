@@ -70,6 +70,31 @@ def test_lines_of_a_file_stand_below_each_other_and_what_is_cut_says_so(box: Box
     assert ended.endswith("…")
 
 
+def test_several_edits_and_matches_stand_below_each_other(box: Box) -> None:
+    box.write("two.txt", "one\ntwo\n")
+    box.commit("a file")
+    edits = [{"old": "one\ntwo", "new": "1\n2"}, {"old": "2", "new": "II"}]
+    calls = (
+        ("edit_file", {"path": "two.txt", "edits": edits}),
+        ("search_text", {"pattern": "II", "path": "two.txt"}),
+        ("run", {"argv": ["cat", "two.txt"]}),
+    )
+    with mind(box, say(*calls), finish()):
+        protocol = box.new({"01-a": agent()})
+        told = box.runner("run", protocol, rc=0).err
+    shown = box.runner("show", protocol, "a", "--transcript", rc=0).out
+    assert "        - new:\n            1\n            2\n          old:\n            one\n            two\n" in shown
+    assert "        - new: II\n          old: 2\n" in shown
+    assert "  · run  cat two.txt\n" in told and "  · edit_file  two.txt\n" in told
+
+
+def test_what_has_not_begun_says_so_and_shows_the_way_to_the_plan_s(box: Box) -> None:
+    protocol = box.new({"01-a": agent()})
+    told = box.runner("show", protocol, "--transcript", rc=2).err
+    assert "next: it has not begun\n" in told
+    assert "next: it is at attempt 1\n" in box.runner("show", protocol, "a", "--transcript", "--attempt", "2", rc=2).err
+
+
 def test_another_attempt_and_none_at_all(box: Box) -> None:
     with mind(box, say(text="a"), say(text="b"), finish("second try")):
         protocol = box.new({"01-a": agent("on_failure: {retry: 1}\n"), "02-b": command("true")})

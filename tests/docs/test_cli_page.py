@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -15,20 +16,24 @@ BEGIN, END = "<!-- begin generated: help -->\n", "<!-- end generated: help -->"
 NAMED = re.compile(r"`runner ([a-z]+)[^`]*`")
 
 
-def help_of(name: str) -> str:
-    """What `runner NAME --help` prints, 100 columns wide."""
+def helps(name: str) -> Iterator[tuple[str, str]]:
+    """What `runner NAME --help` prints, 100 columns wide, and what its commands' do where it has some."""
     parent = click.Context(
         cli, info_name="runner", max_content_width=100, terminal_width=100, help_option_names=["-h", "--help"]
     )
     command = cli.get_command(parent, name)
     assert command is not None
     with click.Context(command, info_name=name, parent=parent) as ctx:
-        return command.get_help(ctx)
+        yield name, command.get_help(ctx)
+        for inner, below in command.commands.items() if isinstance(command, click.Group) else ():
+            with click.Context(below, info_name=inner, parent=ctx) as further:
+                yield f"{name} {inner}", below.get_help(further)
 
 
 def generated() -> str:
     """The page's part that is made from the program."""
-    return "".join(f"### {name}\n\n```text\n{help_of(name)}\n```\n\n" for name in COMMANDS)
+    every = [told for name in COMMANDS for told in helps(name)]
+    return "".join(f"### {name}\n\n```text\n{text}\n```\n\n" for name, text in every)
 
 
 def test_the_help_of_every_command_is_up_to_date(request: pytest.FixtureRequest) -> None:
@@ -41,7 +46,9 @@ def test_the_help_of_every_command_is_up_to_date(request: pytest.FixtureRequest)
     assert shown == generated(), "run `make golden` and read the diff"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/concepts.md", "docs/files.md", "docs/cli.md", "SECURITY.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/concepts.md", "docs/files.md", "docs/cli.md", "docs/agents.md", "SECURITY.md"]
+)
 def test_the_pages_name_only_commands_that_there_are(page: str) -> None:
     text = (PAGE.parents[1] / page).read_text()
     assert set(NAMED.findall(text)) <= {*COMMANDS, "/"}

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from runner.engines import gemini
-from runner.engines.base import KeyMissingError, KeyRefusedError, Request, RequestRefusedError, UserTurn
+from runner.engines.base import (
+    KeyMissingError,
+    KeyRefusedError,
+    MalformedResponseError,
+    Request,
+    RequestRefusedError,
+    UserTurn,
+)
 from runner.engines.gemini import GeminiEngine
 from runner.errors import UsageError
 from tests.engines.scenarios import HELLO, READ, VERDICT
@@ -181,3 +188,25 @@ def test_connections_are_kept_between_questions() -> None:
 
 def test_the_package_is_found_without_being_imported() -> None:
     assert gemini.installed()
+
+
+@pytest.mark.parametrize("count", [-1, 10**30])
+def test_a_count_of_tokens_that_is_none_is_no_answer(count: int) -> None:
+    with serving(
+        Answer(pieces=[[{"text": "x"}]], usage={"promptTokenCount": 5, "candidatesTokenCount": count})
+    ) as wire:
+        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
+        with pytest.raises(MalformedResponseError):
+            engine.ask(HELLO, timeout=20)
+        engine.close()
+
+
+def test_arguments_nested_without_end_are_no_answer() -> None:
+    deep: object = 1
+    for _ in range(300):
+        deep = [deep]
+    with serving(Answer(pieces=[[{"functionCall": {"name": "read", "args": {"path": deep}}}]])) as wire:
+        engine = GeminiEngine("gemini-3.8-flash", {"GEMINI_API_KEY": KEY, "GEMINI_BASE_URL": wire.url})
+        with pytest.raises(MalformedResponseError):
+            engine.ask(HELLO, timeout=20)
+        engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import socket
@@ -12,9 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from runner.executor import spending
+from runner.protocol.digest import digest
 from tests.conftest import Box, command
-from tests.engines.wire_gemini import Refusal, Reply, Silence, error
+from tests.engines.wire_gemini import KEY, Refusal, Reply, Silence, error
 from tests.executor.minds import (
+    ENGINE,
     Script,
     agent,
     ask,
@@ -27,6 +31,7 @@ from tests.executor.minds import (
     transcript,
     write,
 )
+from tests.tools.agent_ground import place
 
 
 def test_it_edits_is_checked_and_completes_with_transcript_cost_and_result(box: Box) -> None:
@@ -34,7 +39,8 @@ def test_it_edits_is_checked_and_completes_with_transcript_cost_and_result(box: 
     with mind(
         box, say(("read_file", {"path": "src/app.py"}), text="Looking."), say(edit), finish("greeted", n=1)
     ) as wire:
-        protocol = box.new({"01-greet": agent('qa: {checks: ["grep -q world src/app.py"]}')})
+        made = 'outputs: [src/app.py]\nqa: {checks: ["grep -q world src/app.py"]}'  # else a person looks at what a check names
+        protocol = box.new({"01-greet": agent(made)})
         box.runner("run", protocol, rc=0)
         assert wire.wrong == []
         assert len(wire.bodies) == 3
@@ -49,7 +55,10 @@ def test_it_edits_is_checked_and_completes_with_transcript_cost_and_result(box: 
 
 
 def test_a_retry_is_told_what_the_checks_found(box: Box) -> None:
-    check = "qa: {checks: [\"sh -c 'cat x.txt; grep -q right x.txt || exit 7'\"]}\non_failure: {retry: 1, then: fail}\n"
+    check = "outputs: [x.txt]\n"
+    check += (
+        "qa: {checks: [\"sh -c 'cat x.txt; grep -q right x.txt || exit 7'\"]}\non_failure: {retry: 1, then: fail}\n"
+    )
     with mind(box, say(write("x.txt", "left is not it\n")), finish(), say(write("x.txt", "right\n")), finish()) as wire:
         protocol = box.new({"01-x": agent(check)})
         box.runner("run", protocol)
@@ -113,7 +122,24 @@ def test_a_budget_in_money_is_kept(box: Box) -> None:
         protocol = box.new({"01-x": agent("budget: {usd: 0.05}\n")})
         stopped = box.runner("run", protocol, rc=3)
         assert "$0.05" in stopped.err + stopped.out
+        assert "; see `budget:` in 01-x.md\n" in stopped.err
+        assert "for whoever plans: budget of 01-x, since" in box.runner("status", protocol, rc=0).out
         assert len(wire.bodies) == 1
+    sound(box, protocol)
+
+
+def test_turns_that_nobody_limited_end_too_and_the_step_may_be_given_more(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spending, "TURNS", 1)
+    with mind(box, say(write("a.txt", "a\n")), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        stopped = box.runner("run", protocol, rc=3)
+        assert "1 of 1 turns are used up; see `budget:` in 01-x.md\n" in stopped.err
+        step = box.worktree(protocol) / ".protocols" / protocol / "01-x.md"
+        step.write_text(step.read_text().replace("kind: agent", "kind: agent\nbudget: {turns: 2}"))
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 2
     sound(box, protocol)
 
 
@@ -195,6 +221,130 @@ def test_interrupted_it_ends_within_two_seconds_and_goes_on(box: Box) -> None:
     sound(box, protocol)
 
 
+def test_an_artifact_behind_a_link_is_not_looked_at(box: Box, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_text("canary")
+    (box.path / "lead").symlink_to(tmp_path / "outside")
+    box.commit("a link that leads out")
+    asked = [
+        ("publish_artifact", {"path": path})
+        for path in ("lead/secret", "lead/none", "x" * 5000, "/workspace/README.md")
+    ]
+    with mind(box, say(*asked), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+        answers = [part["functionResponse"]["response"] for part in wire.bodies[1]["contents"][-1]["parts"]]
+    assert [list(answer) for answer in answers] == [["error"], ["error"], ["error"], ["output"]]
+    assert "canary" not in str(answers) and digest(b"canary") not in str(answers)
+    assert answers[3]["output"] == {"path": "README.md", "digest": digest(b"# a project\n")}
+    sound(box, protocol)
+
+
+def test_a_result_that_the_log_cannot_hold_goes_back_to_the_model(box: Box) -> None:
+    deep: object = 1
+    for _ in range(80):
+        deep = [deep]
+    with mind(box, finish("big", n=10**400), finish("deep", n=deep), finish("done", n=1)) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+        assert "300 digits" in texts(wire.bodies[1])
+        assert "nested" in texts(wire.bodies[2])
+    assert box.state(protocol)["steps"]["x"]["result"] == {"summary": "done", "n": 1}
+    sound(box, protocol)
+
+
+def test_a_repository_that_the_model_makes_in_the_workspace_does_not_stop_the_step(box: Box) -> None:
+    place("sandbox")
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    lines = ("git init -q sub && echo x > sub/x", "rm -rf sub && echo y > y.txt")
+    with mind(box, *(say(("shell", {"command": line})) for line in lines), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 3
+    assert box.git("show", f"{protocol}:y.txt") == "y\n"
+    sound(box, protocol)
+
+
+@pytest.mark.parametrize("kind", ["agent", "command"])
+@pytest.mark.parametrize("known", [False, True])
+def test_a_repository_in_the_workspace_runs_nothing_outside_the_sandbox(
+    box: Box, tmp_path: Path, kind: str, known: bool
+) -> None:
+    place("sandbox")
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    if known:  # as a submodule that nobody set up, and that .gitmodules does not name
+        box.git("update-index", "--add", "--cacheinfo", f"160000,{box.git('rev-parse', 'HEAD').strip()},sub")
+        box.git("commit", "-qm", "a submodule")
+    flag = tmp_path / "outside"  # the sandbox has a /tmp of its own
+    lines = (
+        "mkdir -p sub && cd sub && git init -q && echo x > x && git add x",
+        "git -c user.name=t -c user.email=t@example.test commit -qm x",
+        f"git config filter.f.clean 'touch {flag}' && git config core.fsmonitor 'touch {flag}'",
+        "echo '* filter=f' > .gitattributes && echo y > x",
+    )
+    evil = " && ".join(lines)
+    with mind(box, say(("shell", {"command": evil})), say(write("a.txt", "a\n")), say(write("b.txt", "b\n")), finish()):
+        protocol = box.new({"01-x": agent() if kind == "agent" else command(evil)})
+        assert "a repository of its own" in box.runner("run", protocol, rc=1).err
+    assert not flag.exists()
+    box.runner("verify", protocol, rc=0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "mkfifo .gitignore",
+        "mkdir d && touch d/x && mkfifo d/.gitattributes",
+        "rm README.md && mkfifo README.md",
+        "mkdir -p d/.git && mkfifo d/.git/HEAD",
+    ],
+)
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_at(box: Box, line: str) -> None:
+    place("sandbox")
+    box.env["RUNNER_EXECUTOR"] = "sandbox"
+    with mind(box, say(("shell", {"command": line})), finish()):
+        protocol = box.new({"01-x": agent()})
+        process = box.start("run", protocol)
+        try:
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+        assert process.returncode == 0, said
+    sound(box, protocol)
+
+
+def test_an_encoding_that_the_files_are_not_in_fails_the_attempt_and_stops_no_more(box: Box) -> None:
+    with mind(box, say(write(".gitattributes", "* working-tree-encoding=UTF-16\n")), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        assert "UTF-16" in box.runner("run", protocol, rc=1).err
+        assert len(wire.bodies) == 1
+    assert box.state(protocol)["steps"]["x"]["status"] == "failed"
+    sound(box, protocol)
+
+
+def test_a_coworkers_engine_and_budget_hold(box: Box) -> None:
+    told = f"name: coder\nobjective: o\ninstructions: i\nengine: {ENGINE}\nbudget: {{calls: 1}}\n"
+    box.write(".protocols/agents/coder.yaml", told)
+    box.commit("a coworker")
+    with mind(box, say(write("a.txt", "a\n"), write("b.txt", "b\n")), finish()) as wire:
+        protocol = box.new({"01-x": "kind: agent\nagent: coder\n"})
+        assert "1 calls are used up" in box.runner("run", protocol, rc=3).err
+        assert len(wire.bodies) == 1
+    sound(box, protocol)
+
+
+def test_a_budget_of_calls_that_is_raised_goes_on(box: Box) -> None:
+    with mind(box, say(write("a.txt", "a\n"), write("b.txt", "b\n")), say(write("c.txt", "c\n")), finish()) as wire:
+        protocol = box.new({"01-x": agent("budget: {calls: 1}\n")})
+        box.runner("run", protocol, rc=3)
+        step = box.worktree(protocol) / ".protocols" / protocol / "01-x.md"
+        step.write_text(step.read_text().replace("calls: 1", "calls: 9"))
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 3
+    assert box.git("show", f"{protocol}:c.txt") == "c\n"
+    sound(box, protocol)
+
+
 def test_without_the_package_one_line_says_what_to_install(box: Box, tmp_path: Path) -> None:
     (tmp_path / "bare/google").mkdir(parents=True)
     (tmp_path / "bare/google/__init__.py").write_text("")  # a namespace that has no genai in it
@@ -252,6 +402,32 @@ def test_a_recording_made_with_record_answers_the_same_step_without_a_network(bo
     assert box.git("show", f"{again}:a.txt") == "a\n"
     assert box.state(again)["spent"]["usd"] == box.state(first)["spent"]["usd"]
     sound(box, again)
+
+
+def test_a_recording_holds_no_key_and_answers_as_the_model_did(box: Box, tmp_path: Path) -> None:
+    cassette, hidden = tmp_path / "one.jsonl", base64.b64encode(KEY.encode()).decode()
+    echo = say(write("a.txt", f"{KEY} {hidden}\n"), text=KEY)
+    with mind(box, echo, finish()):
+        first = box.new({"01-x": agent()}, title="Same")
+        box.runner("run", first, "--record", cassette, rc=0)
+    assert KEY not in cassette.read_text() and hidden not in cassette.read_text()
+    lead(box, "http://127.0.0.1:9")
+    again = box.new({"01-x": agent()}, title="Same")
+    box.runner("run", again, "--engine", f"recorded:{cassette}", rc=0)
+    assert box.git("show", f"{again}:a.txt") == box.git("show", f"{first}:a.txt")
+    assert "[GEMINI_API_KEY] [GEMINI_API_KEY]" in box.git("show", f"{again}:a.txt")
+    sound(box, again)
+
+
+def test_what_record_wrote_recorded_reads_wherever_both_are_typed(box: Box, tmp_path: Path) -> None:
+    box.write("src/deep/keep.txt", "")
+    box.commit("a folder")
+    with mind(box, finish()):
+        first = box.new({"01-x": agent()}, title="Same")
+        box.runner("run", first, "--record", "../one.jsonl", cwd=box.path / "src/deep", rc=0)
+    again, other = box.new({"01-x": agent()}, title="Same"), box.new({"01-x": agent()}, title="Same")
+    box.runner("run", again, "--engine", "recorded:../one.jsonl", rc=0)
+    box.runner("-C", box.path, "run", other, "--engine", "recorded:../one.jsonl", cwd=tmp_path, rc=0)
 
 
 def test_neither_sdk_nor_prices_are_imported_by_a_command_step_or_a_recorded_one(box: Box, tmp_path: Path) -> None:

@@ -94,3 +94,11 @@ def test_what_went_another_way_than_the_history_is_kept_beside(tmp_path: Path) -
     assert Journal(tmp_path / "here.jsonl").records == here.records == there.records
     assert Journal(tmp_path / "here.lost-1.jsonl").records == ours
     assert Journal(tmp_path / "here.lost-1.jsonl").alike(there.transcript()) == 1
+
+
+def test_a_length_without_end_is_damage_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    Journal(path).append({"n": 1})
+    path.write_bytes(b"9" * 5000 + b"\n" + path.read_bytes())
+    with pytest.raises(IntegrityError, match="damaged"):
+        Journal(path)

@@ -55,13 +55,13 @@ class Counting:
     """A tool that counts its calls and writes into a list, which stands for the workspace."""
 
     def __init__(self, name: str, files: list[str]) -> None:
-        self.name, self.files = name, files
+        self.name, self.files, self.description = name, files, "x"
 
     @property
     def contract(self) -> Contract:
         return Contract(
             name=self.name,
-            description="x",
+            description=self.description,
             effect="workspace",
             parameters={"type": "object"},
             returns=None,
@@ -243,3 +243,67 @@ def test_secrets_do_not_reach_the_journal(tmp_path: Path) -> None:
     bench = Bench(tmp_path, [say(("write", {"text": "a-secret-value"}), text="a-secret-value"), FINISH])
     bench.loop().run()
     assert b"a-secret-value" not in bench.path.read_bytes()
+
+
+REFUSED = dataclasses.replace(say(text="I will not."), finish="refused")
+
+
+@pytest.mark.parametrize("script", [[REFUSED], [say(text="hm"), say(text="hm?")]])
+def test_killed_after_the_answer_that_ends_it_it_ends_the_same_way(tmp_path: Path, script: list[Said]) -> None:
+    whole = Bench(tmp_path, list(script))
+    ended = whole.loop().run()
+    assert ended.outcome == "failed"
+    whole.engine.said.append(FINISH)
+    assert whole.loop().run() == ended
+    assert len(whole.engine.asked) == len(script)
+
+
+def test_a_budget_that_does_not_allow_the_summary_ends_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.executor.loop.CONTEXT", 20)
+    bench = Bench(tmp_path, [say(("write", {"n": "x" * 200})), FINISH], turns=1)
+    assert bench.loop().run().outcome == "budget"
+    assert len(bench.engine.asked) == 1
+
+
+def test_an_answer_that_does_not_say_what_it_cost_is_not_taken_for_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(("write", {"n": "x" * 300}), tokens=0), FINISH], tokens=50_000)
+    loop = bench.loop()
+    assert loop.run().outcome == "finished"
+    answer = loop.journal.records[0]
+    assert answer["usage"]["input"] > 0 and answer["usage"]["output"] > 0
+    assert Decimal(answer["usd"]) > 0
+
+
+def test_what_is_reserved_is_all_that_is_said_in_any_script(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [FINISH], tokens=16_384 + 1_000)
+    loop = bench.loop()
+    loop.task = "数" * 1_500
+    assert loop.run().outcome == "budget"
+    bench = Bench(tmp_path / "b", [FINISH], tokens=16_384 + 1_000)
+    loop = bench.loop()
+    tool = loop.tools["write"]
+    assert isinstance(tool, Counting)
+    tool.description = "x" * 6_000
+    assert loop.run().outcome == "budget"
+
+
+def test_a_question_that_differs_in_a_number_alone_is_another_one(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [say(text="ten"), say(text="thirty")])
+    asked = [Request(system="", turns=(UserTurn(text=f"Set the timeout to {n} s"),)) for n in (10, 30, 10)]
+    assert [bench.loop().question(one)["text"] for one in asked] == ["ten", "thirty", "ten"]
+
+
+def test_a_try_is_given_the_time_that_is_left(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, [overloaded(), overloaded(), FINISH], seconds=60.0)
+    given: list[float] = []
+
+    class Slow(Scripted):
+        def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
+            given.append(timeout)
+            bench.clock += 20.0
+            return super().ask(request, timeout=timeout, on_text=on_text)
+
+    assert bench.loop(Slow(bench.engine.said)).run().outcome == "finished"
+    assert given == [60.0, 39.0, 17.0]

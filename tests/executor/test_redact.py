@@ -6,6 +6,7 @@ import base64
 from urllib.parse import quote
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given, settings
 
 from runner.executor.redact import Redactor
@@ -34,3 +35,11 @@ def test_values_keys_and_bytes() -> None:
     redactor = Redactor({"API_KEY": SECRET})
     assert redactor.value({"a": [SECRET, {SECRET: 1}], "n": 3}) == {"a": ["[API_KEY]", {"[API_KEY]": 1}], "n": 3}
     assert redactor.data(b"\xff" + SECRET.encode()) == b"\xff[API_KEY]"
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["abc%2Fdef%3D%22ghi", "abc/def%3D%22ghi", "abc%2fdef%3d%22ghi", "abc/def%3d%22ghi", 'abc/def=\\"ghi'],
+)
+def test_a_secret_with_signs_in_it_is_known_in_urls_and_in_json(form: str) -> None:
+    assert Redactor({"API_KEY": 'abc/def="ghi'}).text(f"x {form} y") == "x [API_KEY] y"

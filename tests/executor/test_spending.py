@@ -24,7 +24,7 @@ from tests.executor.test_resume import kill
 from tests.protocol.test_transcript import ANSWER
 from tests.store.test_remote import publish
 
-# A request counts with 16,500 tokens and some: one that comes after 5,000 does not fit into 21,500.
+# A request counts with 18,500 tokens and some: one that comes after 5,000 does not fit into 21,500.
 DEAR = (3_000, 2_000)
 
 
@@ -62,7 +62,7 @@ def test_a_kill_does_not_widen_the_protocols_budget(box: Box) -> None:
 
 def test_what_a_step_that_is_gone_had_paid_for_counts(box: Box) -> None:
     with mind(box, say(write("a.txt", "a\n"), tokens=DEAR), say(write("b.txt", "b\n"), tokens=DEAR), finish()) as wire:
-        protocol = box.new({"01-x": agent(), "02-y": agent()}, front="budget: {tokens: 22500}\n")
+        protocol = box.new({"01-x": agent(), "02-y": agent()}, front="budget: {tokens: 24500}\n")
         kill(box, "after", 2, "step", protocol)
         at = box.worktree(protocol) / ".protocols" / protocol
         (at / "01-x.md").unlink()

@@ -100,10 +100,14 @@ def test_a_bad_key_of_the_configuration_is_told_by_line(text: str, line: int, wh
 
 
 def test_a_coworker() -> None:
-    text = "name: coder\nobjective: Write code\ntools: [read_file, {module: pkg.mod}]\npolicies: {shell: deny}\nbudget: {turns: 5}\n"
+    text = (
+        "name: coder\nobjective: Write code\ntools: [read_file, {module: pkg.mod}]\n"
+        "policies: {approval_required: [deploy]}\nbudget: {turns: 5}\n"
+    )
     found = coworker.parse(text.encode(), "coder.yaml")
 
-    assert (found.name, found.policies) == ("coder", {"shell": "deny"})
+    assert found.policies is not None
+    assert (found.name, found.policies.approval_required) == ("coder", ("deploy",))
     assert [tool.module for tool in found.tool_modules()] == ["pkg.mod"]
 
 

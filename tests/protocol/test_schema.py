@@ -13,10 +13,12 @@ from runner import resources
 from runner.errors import MalformedFileError
 from runner.protocol import document, events, log, schema, words
 from runner.protocol.model import PlanHeader, StepHeader
+from runner.protocol.policy import Policy
 from runner.protocol.workflow import WorkflowHeader
 from tests.conftest import Box, command
 from tests.protocol import histories
 from tests.protocol.test_machine import sample
+from tests.protocol.test_policy import PEOPLE, WHOLE
 
 FOLDER = Path(__file__).parents[2] / "schemas"
 SCHEMAS = schema.schemas()
@@ -44,7 +46,7 @@ def test_a_schema_says_what_it_is(name: str) -> None:
     assert made["title"] and made["description"].endswith(".")
 
 
-@pytest.mark.parametrize("name", ["plan", "step", "config", "coworker", "workflow"])
+@pytest.mark.parametrize("name", ["plan", "step", "config", "coworker", "workflow", "policy"])
 def test_every_key_of_a_people_s_file_is_described(name: str) -> None:
     for key, told in SCHEMAS[name]["properties"].items():
         assert told.get("description"), f"{name}: {key}"
@@ -64,6 +66,8 @@ GOOD: list[tuple[str, type[words.Words], str]] = [
     ("step", StepHeader, "title: t\nkind: tool\ntool: deploy_prod\nwith: {a: 1, b: null}\non_failure: {retry: 2, then: block}"),
     ("step", StepHeader, "title: t\nagent: coder\nengine: a:b\non_failure: {goto: a, limit: 3}\nqa: {checks: x}"),
     ("workflow", WorkflowHeader, "title: t\ninputs: {a: string, b: {type: integer, default: 3, description: x}}"),
+    ("policy", Policy, WHOLE),
+    ("policy", Policy, PEOPLE + "rules: [{ask: {tool: [run, shell], shell: true}, reason: x}]\nlimits: {file_size: 10KB}"),
 ]  # fmt: skip
 BAD: list[tuple[str, type[words.Words], str]] = [
     ("plan", PlanHeader, "base: main"),
@@ -80,6 +84,14 @@ BAD: list[tuple[str, type[words.Words], str]] = [
     ("step", StepHeader, "title: t\nkind: tool\ntool: a b"),
     ("workflow", WorkflowHeader, "title: t\ninputs: {a: strng}"),
     ("workflow", WorkflowHeader, "title: t\ninputs: {a: {default: 3}}"),
+    ("policy", Policy, "own_work: refuse"),
+    ("policy", Policy, "repo: abc"),
+    ("policy", Policy, PEOPLE + "rules: [{deny: {tol: x}}]"),
+    ("policy", Policy, PEOPLE + "rules: [{deny: {effect: write}}]"),
+    ("policy", Policy, PEOPLE + "agents: [Robot]"),
+    ("policy", Policy, PEOPLE + "isolation: none"),
+    ("policy", Policy, PEOPLE + "network: {allow: ['a b']}"),
+    ("policy", Policy, PEOPLE + "approvals: {plan: {count: 0}}"),
 ]
 
 

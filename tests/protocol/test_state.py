@@ -90,7 +90,10 @@ CHANGES: list[dict[str, Any]] = [
     {"status": []}, {"steps": []}, {"steps": {"a": {}}}, {"steps": {"a": None}}, {"steps": None}, {"waiting": [1]}, {"waiting": [{}]},
     {"waiting": None}, {"artifacts": [{"id": "x"}]}, {"spent": []}, {"spent": {"euro": 1}},
     {"steps": {"a": STEP | {"status": "idle"}}},
-    {"steps": {"a": STEP | {"more": 1}}},
+    {"steps": {"a": STEP | {"more": 1}}}, {"steps": {"a": STEP | {"needs": [{}]}}}, {"steps": {"a": STEP | {"place": "1"}}},
+    {"steps": {"a": STEP | {"passed": 1}}}, {"steps": {"a": STEP | {"reason": 1}}}, {"revision": "x"}, {"revision": True},
+    {"plan": 1}, {"title": None}, {"waiting": [dict.fromkeys(("id", "kind", "subject", "digest", "text", "by", "since"), 1)]},
+    {"spent": {"usd": 1.5}},
 ]  # fmt: skip
 
 

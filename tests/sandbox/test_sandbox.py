@@ -422,6 +422,17 @@ def test_no_capability_and_no_secret_of_etc(bwrap: Bubblewrap, work: Path) -> No
     assert outcome.tail.split() == [b"CapEff:", b"0000000000000000", b"names"]
 
 
+@pytest.mark.parametrize("network", [False, True])
+def test_etc_is_the_machines_and_cannot_be_changed_and_no_descriptor_is_left(
+    bwrap: Bubblewrap, work: Path, network: bool
+) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    look = "cat /etc/passwd; ls /proc/self/fd | wc -l; (echo x >> /etc/passwd; touch /etc/x) 2>/dev/null || echo no"
+    outcome = bwrap.run(sh(work, look, network=network))
+    assert outcome.tail == Path("/etc/passwd").read_bytes() + b"4\nno\n"
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
 def test_the_inside_dies_with_the_runner(bwrap: Bubblewrap, work: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from runner.sandbox import Bubblewrap, Command\n"

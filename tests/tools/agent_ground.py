@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from runner.sandbox import Bubblewrap, Host, Sandbox, toolchains
-from runner.tools import registry
 from runner.tools.agent import AgentTools
 from runner.tools.base import ToolError
 
@@ -76,7 +75,7 @@ class Ground:
             "writable": (self.home,),
             "default_timeout": 30.0,
         }
-        return registry.open_agent_tools(self.sandbox, **{**given, **more})
+        return AgentTools(self.sandbox, **{**given, **more})
 
 
 class Hand:

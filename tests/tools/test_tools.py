@@ -20,7 +20,7 @@ from runner.errors import UsageError
 from runner.protocol.config import ToolEffect, ToolModule
 from runner.sandbox import Bubblewrap, Host, Sandbox, toolchains
 from runner.tools import registry
-from runner.tools.base import Contract, Tool, ToolError, check_arguments
+from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
 from runner.tools.python import PythonTools, ToolModuleError
 
 PYTHON = sys.executable
@@ -763,6 +763,9 @@ def test_effects_are_the_entrys_and_external_never_without_a_word(sandbox: Sandb
         ({"sned": "read"}, "no public function `sned` is defined in it", "did you mean send?"),
         ({"send": ToolEffect(external="keyed", key="rev")}, "`send` has no argument `rev`", "did you mean ref?"),
         ({"send": ToolEffect(external="probed", probe="xyz")}, "no public function `xyz`", "there is send"),
+        ({"send": ToolEffect(external="keyed")}, "names no `key`", "add `key: …` beside `external: keyed`"),
+        ({"send": ToolEffect(external="probed")}, "names no `probe`", "add `probe: …` beside `external: probed`"),
+        ({"send": ToolEffect(external="probed", probe="send")}, "is not `read`", "add `send: read`"),
     ],
 )
 def test_an_entry_that_does_not_fit_its_module_is_refused(
@@ -772,6 +775,52 @@ def test_an_entry_that_does_not_fit_its_module_is_refused(
     error = refusal(project.tools(sandbox, ToolModule(module="shop", effects=effects)))
     assert what in error.what
     assert error.hint == hint
+
+
+def test_a_key_is_the_runners_to_fill_and_a_probe_looks_up(sandbox: Sandbox, project: Project) -> None:
+    project.write(
+        "shop.py",
+        """
+        def send(to: str, ref: str) -> str: return f"{to} {ref}"
+        def book(seat: int, note: str = "") -> int: return seat
+        def find(seat: int) -> int | None: return seat if seat > 3 else None
+        """,
+    )
+    entry = ToolModule(
+        module="shop",
+        effects={
+            "send": ToolEffect(external="keyed", key="ref"),
+            "book": ToolEffect(external="probed", probe="find"),
+            "find": "read",
+        },
+    )
+    with project.tools(sandbox, entry) as opened:
+        send, book = opened.tools["send"], opened.tools["book"]
+        assert (send.contract.key, list(send.contract.parameters["properties"])) == ("ref", ["to"])
+        assert send.contract.parameters["required"] == ["to"]
+        assert send.call({"to": "ops", "ref": "k1"}) == "ops k1"
+        assert isinstance(book, Probed)
+        assert (book.probe({"seat": 4, "note": "x"}), book.probe({"seat": 2})) == (4, None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "import os; os._exit(3)",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "import time; time.sleep(60)",
+    ],
+)
+def test_a_call_whose_process_is_gone_has_an_outcome_that_nobody_knows(
+    sandbox: Sandbox, project: Project, body: str
+) -> None:
+    project.write("shop.py", f"def send() -> None:\n    {body}\ndef fail() -> None:\n    raise ValueError('no')\n")
+    with project.tools(sandbox, timeout=3.0) as opened:
+        with pytest.raises(OutcomeUnknownError):
+            opened.tools["send"].call({})
+        with pytest.raises(ToolError, match="no") as told:
+            opened.tools["fail"].call({})
+        assert not isinstance(told.value, OutcomeUnknownError)
 
 
 def test_another_python_than_ours_holds_the_module(sandbox: Sandbox, project: Project) -> None:

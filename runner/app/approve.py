@@ -1,0 +1,543 @@
+"""A person's word on what waits: what it would say is laid before them, then signed, and committed as theirs.
+
+The statement decides, not the commit; it can be signed elsewhere (`text`) and brought back (`bring`). Whether a word would count
+is said before it is given. Where there is no policy, the word is an answer at a terminal and no signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from runner.app.steer import following, number
+from runner.errors import ConflictError, RefusedError, UsageError
+from runner.executor import advance, consent
+from runner.executor.advance import Advanced
+from runner.git import BLOB, TreeEntry, person
+from runner.protocol import events as ev
+from runner.protocol import ids, message, paths, statement
+from runner.protocol.events import Event
+from runner.protocol.plan import Plan
+from runner.protocol.state import State, Status, Wait
+from runner.protocol.statement import Decision, Form, Signed, Statement
+from runner.store import publishing, record, snapshot, transaction
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+from runner.trust import approval, demand, signature, signers, signing
+from runner.trust.approval import Bench, Fault, Standing, Word
+from runner.trust.authority import Authority
+from runner.trust.demand import Demand
+from runner.trust.manifest import Subject
+from runner.trust.signing import SigningKey
+
+WEEK = 7 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Matter:
+    """What a word would be about. `wait`: None for a plan or a merge that nobody asked about."""
+
+    seen: Snapshot
+    plan: Plan
+    state: State
+    authority: Authority
+    demand: Demand
+    wait: Wait | None
+    digest: str
+
+    @property
+    def keyboard(self) -> bool:
+        """Whether the word is given at a terminal: there is no policy."""
+        return self.demand.keyboard
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A word that is ready to be given. `text`: the bytes to sign; `key`: what they would be signed with."""
+
+    matter: Matter
+    statement: Statement
+    text: bytes
+    key: SigningKey | None
+    reviewed: str | None  # the commit that the same person's last word saw, to show what changed since
+    stands: Word | None  # the same word of theirs, where it counts already
+
+
+def matter(project: Project, protocol: str, what: str | None) -> Matter:
+    """Return what waits for a word: the one thing, or `what` (`step:deploy`, `deploy`, `plan`, `merge`, `call:…`, `w12`).
+
+    Raises:
+        UsageError: nothing waits, or several things do. RefusedError: the protocol is cancelled, or there was a policy and it is
+            gone.
+        UnreachableError: the remote that says whose word counts does not answer.
+    """
+    publishing.bring(project, protocol, advance.checker(project, protocol))
+    publishing.look_again(project, protocol)
+    seen = advance.look(project, protocol)
+    if seen.state.status is Status.CANCELLED:
+        raise RefusedError(
+            f"{protocol} is cancelled: nothing waits for a word",
+            paths.folder(protocol),
+            f"`runner undo {number(protocol)}` takes that back",
+        )
+    plan, _, state, _ = advance.consider(project, seen)
+    if plan is None:
+        raise _no_plan(protocol)
+    found, where = consent.of(project), paths.folder(protocol)
+    known = consent.entries(project, seen)
+    waits = {wait.id: wait for wait in state.waiting if wait.kind in consent.KINDS}
+    subjects = {one: consent.subject_of(wait, state, known) for one, wait in waits.items()}
+    chosen, subject = _choose(state, subjects, what)
+    wait = waits.get(chosen)
+    needed = consent.demanded(found, subject, wait.text if wait else "", plan, where)
+    if needed is None:
+        needed = demand.unasked(found, subject)
+    judged = consent.bench(project, seen, state, found)
+    if needed.keyboard:
+        _refuse_where_one_was(project, judged)
+    return Matter(seen, plan, state, found, needed, wait, judged.digest(subject, seen.tip, plan))
+
+
+def _no_plan(protocol: str) -> UsageError:
+    short = number(protocol)
+    hint = f"`runner status {short}` says what is asked"
+    return UsageError("there is no plan yet: nothing waits for a word", paths.folder(protocol), hint)
+
+
+def _choose(state: State, subjects: dict[str, Subject], what: str | None) -> tuple[str, Subject]:
+    """Return (id of the wait or empty, subject) of what a person means."""
+    where = paths.folder(state.protocol)
+    there = ", ".join(str(subject) for subject in subjects.values())
+    if state.status is Status.COMPLETED:
+        hint = "`merge` can be approved: it is completed"
+    else:
+        next_ = following(state)
+        hint = f"what waits: {there}" if there else f"`{next_}` goes on till something does"
+    if what is None:
+        if len(subjects) == 1:
+            return next(iter(subjects.items()))
+        if subjects:
+            raise UsageError(f"{len(subjects)} things wait for a word", where, f"say which: {there}")
+        if state.status is Status.COMPLETED:
+            return "", Subject("merge")
+        raise UsageError("nothing waits for a word", where, hint)
+    kind, colon, name = what.removesuffix(".md").rpartition(":")
+    slug = ids.find_step(name, state.steps) or name
+    found = [
+        (wait, subject)
+        for wait, subject in subjects.items()
+        if what in (wait, str(subject), subject.name)
+        or ((not colon or kind == subject.kind) and slug in (subject.slug or subject.kind, subject.name))
+    ]
+    if len(found) == 1:
+        return found[0]
+    if len(found) > 1:
+        named = ", ".join(str(subject) for _, subject in found)
+        raise UsageError(f"`{what}` names {len(found)} things that wait", where, f"say which: {named}")
+    if what == "plan" and state.plan is not None and state.status is not Status.COMPLETED:
+        return "", Subject("plan")
+    if what == "merge" and state.status is Status.COMPLETED:
+        return "", Subject("merge")
+    raise UsageError(f"nothing waits for a word as `{what}`", where, hint)
+
+
+def offer(
+    project: Project, found: Matter, decision: Decision, reason: str, *, lasts: int | None = None, here: bool = True
+) -> Offer:
+    """Return the word that the person would give. `here`: it is to be signed with their own key; else elsewhere.
+
+    Raises:
+        RefusedError: it would not count: the key is not listed, the role is another, the work is their own; or there is no
+            word of theirs to take back.
+        UsageError: there is no key to sign with.
+    """
+    policy = found.authority.policy
+    assert policy is not None
+    key = signing.signing_key(project.git) if here else None
+    email = project.person().email.lower()
+    approver = _listed(project, found.authority, key, email) if key else email
+    now = int(project.who.now())
+    judged = consent.bench(project, found.seen, found.state, found.authority)
+    subject = found.demand.subject
+    earlier = [
+        word.signed.statement
+        for word in judged.words()
+        if word.signed and word.approver == approver and word.signed.statement.seen in judged.chain
+    ]
+    own = [said for said in earlier if (said.subject, said.attempt) == (str(subject), subject.attempt)]
+    if decision is Decision.REVOKE and (not own or own[-1].decision is Decision.REVOKE):
+        raise RefusedError(
+            f"{approver} has said nothing on it that could be taken back",
+            str(subject),
+            f"`runner status {number(found.seen.protocol)}` shows who said what",
+        )
+    said = Statement(
+        repo=policy.words.repo,
+        protocol=found.seen.protocol,
+        genesis=found.state.genesis,
+        subject=str(subject),
+        attempt=subject.attempt,
+        digest=found.digest,
+        policy=policy.digest,
+        seen=found.seen.tip,
+        decision=decision,
+        approver=approver,
+        issued=_time(now),
+        expires=_time(now + min(found.demand.lasts, lasts or WEEK)),
+        nonce=project.who.random_hex(32),
+        reason=reason,
+    )
+    text = statement.render(said)
+    signed = Signed(said, text, b"", key.form if key else Form.SSH)
+    foreseen = approval.foresee(judged, found.demand, found.plan, signed, key.fingerprint if key else "")
+    if foreseen.fault is not None and not (decision is Decision.REVOKE and foreseen.fault is Fault.ROLE):
+        raise _would_not_count(found, foreseen.fault, foreseen.text, _no_force(project, paths.POLICY))
+    used = consent.used(found.demand.subject, consent.entries(project, found.seen))
+    stands = approval.judge(judged, found.demand, found.plan, used)
+    same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
+    again = next((word for word in same if word.approver == approver), None)
+    return Offer(found, said, text, key, earlier[-1].seen if earlier else None, again)
+
+
+def _time(now: int) -> str:
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _listed(project: Project, found: Authority, key: SigningKey, email: str) -> str:
+    """Return the principal whose key it is.
+
+    Raises:
+        RefusedError: the trusted branch does not list it for approvals.
+    """
+    if key.form is Form.OPENPGP:
+        if email in found.signers.openpgp:
+            return email
+        raise RefusedError(
+            f"your OpenPGP key {key.fingerprint} is not listed",
+            f"{signers.OPENPGP} on {found.branch}",
+            f"have `gpg --armor --export {key.fingerprint}` put into {signers.OPENPGP}{email}.asc there",
+        )
+    public = signers.read_key(key.public)
+    line = found.signers.of_key(public)
+    where = f"{signers.FILE} on {found.branch}"
+    if line is None:
+        raise RefusedError(
+            f"your key {key.fingerprint} is not listed",
+            where,
+            _no_force(project, signers.FILE)
+            or f'have this line added there: {email} namespaces="git,{statement.NAMESPACE}" {public}',
+        )
+    if statement.NAMESPACE not in line.namespaces:
+        raise RefusedError(
+            f"your key {key.fingerprint} is listed for {', '.join(sorted(line.namespaces))}, not for approvals",
+            f"{where}:{line.line}",
+            f'have "{statement.NAMESPACE}" added to its namespaces',
+        )
+    if found.signers.revocation(public, at=0, vouched=False) is not None:
+        raise RefusedError(
+            f"your key {key.fingerprint} is revoked", f"{signers.REVOKED} on {found.branch}", "use your new key"
+        )
+    return line.principal
+
+
+def _would_not_count(found: Matter, fault: Fault, text: str, no_force: str = "") -> RefusedError:
+    short = number(found.seen.protocol)
+    hints = {
+        Fault.ROLE: no_force or f"ask one of them; `roles` in {found.authority.where} says who they are",
+        Fault.AGENT: f"a person has to say it: {found.demand.who}",
+        Fault.OWN_WORK: f"somebody else has to: {found.demand.who}; or `own_work: allow` in {found.authority.where}",
+        Fault.STALE: f"`runner approve {short} {found.demand.subject}` shows what is there now",
+        Fault.EXPIRED: f"`runner approve {short} {found.demand.subject}` gives a new one",
+        Fault.OTHER: f"`runner approve {short} {found.demand.subject}` gives one on this",
+        Fault.FUTURE: "set the clock right",
+    }
+    hint = hints.get(fault, f"`runner approve {short} {found.demand.subject}` makes one that counts")
+    return RefusedError(f"the word would not count: {text}", str(found.demand.subject), f"{hint}; nothing was written")
+
+
+def _no_force(project: Project, path: str) -> str:
+    """Return what gives a file of the trusted branch force that was changed here and is not there yet; else empty."""
+    git, trusted = project.git, project.trusted
+    if trusted.remote is None:
+        head = git.resolve("HEAD")
+        here, how = head, f"merge that into {trusted.branch}"
+    else:
+        here = git.resolve(f"refs/heads/{trusted.branch}")
+        how = f"`git push {trusted.remote} {trusted.branch}`"
+    data = git.blob(f"{here}:{path}") if here else None
+    if data is None or data == trusted.blob(git, path):
+        return ""
+    there = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
+    return f"{path} as it is committed here has no force until it is on {there}: {how}"
+
+
+def give(project: Project, ready: Offer) -> str:
+    """Sign the word, commit it as the person's, and return the commit.
+
+    Raises:
+        SigningError: no signature could be made; nothing was written.
+        RefusedError: what it is about changed meanwhile.
+    """
+    assert ready.key is not None
+    return add(project, ready.matter, statement.join(ready.text, signing.sign(ready.key, ready.text)))
+
+
+def bring(project: Project, protocol: str, data: bytes, where: str) -> tuple[Matter, str]:
+    """Take in a word that was signed elsewhere, and return (what it is about, the commit).
+
+    Raises:
+        MalformedFileError: it is no approval. RefusedError: it would not count.
+    """
+    signed = statement.parse(data, where)
+    found = matter(project, protocol, signed.statement.subject)
+    if found.keyboard:
+        raise no_policy(project, found)
+    return found, add(project, found, data)
+
+
+def add(project: Project, found: Matter, data: bytes) -> str:
+    """Commit an approval's file, alone, as the person's, and return the commit.
+
+    Raises:
+        RefusedError: it would not count; nothing was written.
+    """
+    git, protocol = project.git, found.seen.protocol
+    signed = statement.parse(data, "the word")
+    name = f"{paths.folder(protocol)}/{paths.APPROVALS}{statement.file_name(signed.text)}"
+    verb = {Decision.APPROVE: "approves", Decision.REJECT: "rejects", Decision.REVOKE: "takes back its word on"}
+    said = signed.statement
+    message = f"{protocol}: {said.approver} {verb[said.decision]} {said.subject}\n".encode()
+    sign = person.setting(git, "user.signingkey") is not None
+    for _ in range(advance.RACES):
+        seen = advance.look(project, protocol)
+        judged = consent.bench(project, seen, seen.state, found.authority)
+        verdict = signature.verify(
+            signed.signature,
+            signed.text,
+            namespace=statement.NAMESPACE,
+            principal=said.approver,
+            signers=found.authority.signers,
+            at=judged.at,
+        )
+        if not verdict.ok:
+            raise _would_not_count(found, Fault.UNTRUSTED, verdict.reason, _no_force(project, signers.FILE))
+        foreseen = approval.foresee(judged, found.demand, found.plan, signed, verdict.fingerprint)
+        if foreseen.fault is not None and said.decision is not Decision.REVOKE:
+            raise _would_not_count(found, foreseen.fault, foreseen.text)
+        tree = git.edit_tree(seen.tree, {name: TreeEntry(BLOB, git.write("blob", data))})
+        assert tree is not None
+        if tree == seen.tree:
+            return seen.tip
+        new = git.person_commit(tree, (seen.tip,), project.person(), message, sign=sign)
+        try:
+            transaction.publish(
+                git,
+                project.places,
+                project.who,
+                branch=project.branch(protocol),
+                old=seen.tip,
+                new=new,
+                reason="runner: approval",
+                push=publishing.pusher(project, protocol, new),
+            )
+        except ConflictError:
+            publishing.again(project, protocol, advance.checker(project, protocol))
+            continue
+        return new
+    raise advance.moves(project, protocol)
+
+
+def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
+    """Record a person's word that was given at a terminal, where there is no policy.
+
+    Raises:
+        RefusedError: it was decided meanwhile.
+    """
+    wait = found.wait
+    if wait is None or decision is Decision.REVOKE:
+        raise no_policy(project, found)
+    by = [demand.KEYBOARD]
+
+    def build(seen: Snapshot) -> Sequence[Event]:
+        if wait.id not in [one.id for one in seen.state.waiting]:
+            raise RefusedError("it does not wait any more", str(found.demand.subject), "run `runner status`")
+        if wait.kind == "call":
+            decided = "approved" if decision is Decision.APPROVE else "rejected"
+            return [
+                ev.CallDecided(subject=wait.subject, wait=wait.id, decision=decided, by=demand.KEYBOARD, approvals=[])
+            ]
+        if decision is Decision.REJECT:
+            return []
+        return [ev.ApprovalCounted(subject=wait.subject, wait=wait.id, approvals=[], by=by)]
+
+    return advance.tell(project, found.seen.protocol, build)
+
+
+def no_policy(project: Project, found: Matter) -> RefusedError:
+    """Return the error for a signature where no policy says whose counts."""
+    return RefusedError(
+        "there is no policy: nobody's signature counts",
+        found.authority.where,
+        _no_force(project, paths.POLICY)
+        or "`runner init` writes one; without it a word is given at a terminal, for what waits",
+    )
+
+
+def _refuse_where_one_was(project: Project, judged: Bench) -> None:
+    """Refuse a word at a terminal where the protocol went on under a policy before: taking it away must not make it easier."""
+    git = project.git
+    commits = filter(None, map(git.commit, judged.chain))
+    told = {trailers.trusted for commit in commits if (trailers := message.parse(commit.message)) is not None}
+    for trusted in sorted(told):
+        if git.blob(f"{trusted}:{paths.POLICY}") is not None:
+            raise RefusedError(
+                f"there was a policy, at {trusted[:12]}, and it is gone: no word counts without it",
+                judged.authority.where,
+                f"put it back on {judged.authority.branch}: `git checkout {trusted[:12]} -- {paths.POLICY}`, and commit that",
+            )
+
+
+def standing(project: Project, found: Matter) -> Standing:
+    """Return how the demand stands now, with the words that came in since."""
+    seen = advance.look(project, found.seen.protocol)
+    plan, _, state, _ = advance.consider(project, seen)
+    if plan is None:
+        raise _no_plan(seen.protocol)
+    return approval.judge(consent.bench(project, seen, state, found.authority), found.demand, plan)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """A word that no transition took up yet. `fault`: why it does not count, or empty; `text`: that in words."""
+
+    approver: str
+    decision: str
+    fault: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was said on a wait. `missing`: whose word it still waits for; empty where the next transition goes on."""
+
+    wait: str
+    words: tuple[Spoken, ...]
+    missing: str
+
+
+def missing(stands: Standing) -> str:
+    """Return what a demand still waits for, as people read it; empty where nothing is missing."""
+    if stands.rejected:
+        who = " and ".join(word.approver for word in stands.rejected)
+        return f"that {who} takes the rejection back, or that what it is about changes"
+    return stands.missing
+
+
+def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
+    """Return the words on what waits, judged by the trusted branch as it was last seen; the network is not asked.
+
+    Waits on which nobody said anything are left out. Nothing is written: the record is taken as it stands.
+    """
+    seen = snapshot.read(project.git, tip, protocol)
+    plan, state = advance.consider(project, seen)[0], seen.state
+    found, known = consent.of(project), consent.entries(project, seen)
+    judged: Bench = consent.bench(project, seen, state, found)
+    made: list[Heard] = []
+    for wait in state.waiting:
+        if wait.kind not in consent.KINDS or plan is None:
+            continue
+        subject = consent.subject_of(wait, state, known)
+        needed = consent.demanded(found, subject, wait.text, plan, paths.folder(protocol))
+        if needed is None or needed.keyboard:
+            continue
+        stands = approval.judge(judged, needed, plan, consent.used(subject, known))
+        words = (*stands.counted, *stands.rejected, *stands.refused)
+        if words:
+            said = tuple(
+                Spoken(word.approver, _decision(word), str(word.fault or ""), word.text)
+                for word in sorted(words, key=lambda word: word.order)
+            )
+            made.append(Heard(wait.id, said, missing(stands)))
+    return made
+
+
+def _decision(word: Word) -> str:
+    assert word.signed is not None
+    return str(word.signed.statement.decision)
+
+
+# --- what a person is shown ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of what a word is about. `command`: what prints it whole, where a long one may be cut; else it is never cut."""
+
+    title: str
+    text: str
+    command: str = ""
+
+
+def shown(project: Project, found: Matter, since: str | None) -> list[Part]:
+    """Return what a word would be about; `since`: the commit of an earlier word of theirs, to show what changed.
+
+    Escapes are made visible by whoever prints it.
+    """
+    git, subject, seen = project.git, found.demand.subject, found.seen
+    folder = paths.folder(seen.protocol)
+    judged = consent.bench(project, seen, found.state, found.authority)
+    born = list(judged.chain)[-1]
+    parts: list[Part] = []
+    if subject.kind == "call":
+        data = git.blob(f"{seen.tip}:{folder}/{paths.call_file(subject.name)}") or b""
+        parts.append(Part(f"{subject}, {len(data)} bytes", _text(data)))
+    elif subject.kind in ("plan", "step"):
+        names = [step.file for step in found.plan.steps if subject.slug in ("", step.slug)]
+        for name in (paths.PLAN, paths.CONTEXT, *names) if subject.kind == "plan" else names:
+            text = git.blob(f"{seen.tip}:{folder}/{name}")
+            if text is not None:
+                parts.append(Part(name, _text(text)))
+    if subject.kind == "step":
+        parts.append(
+            Part(
+                f"the whole tree, changed since {born[:7]}",
+                diff(project, born, seen.tip, seen.protocol, "--stat") or "nothing",
+                f"git diff {born[:12]} {seen.tip[:12]}",
+            )
+        )
+    elif subject.kind not in ("plan", "call"):
+        start = judged.began(subject) if subject.slug else born
+        parts.append(_changes(project, f"changes since {start[:7]}", start, seen))
+    if since is not None and since != seen.tip:
+        parts.append(_changes(project, f"changed since your last word, {since[:7]}", since, seen))
+    return parts
+
+
+def _changes(project: Project, title: str, start: str, seen: Snapshot) -> Part:
+    text = diff(project, start, seen.tip, seen.protocol) or "nothing but the record"
+    return Part(title, text, f"git diff {start[:12]} {seen.tip[:12]}")
+
+
+def not_committed(project: Project, found: Matter) -> list[str]:
+    """Return the words of the protocol's that a worktree has changed and not committed: the next step takes them up."""
+    branch, made = project.branch(found.seen.protocol), []
+    for tree in project.git.worktrees():
+        if tree.branch == branch:
+            made += record.unsaved(project.git, tree, found.seen.protocol)
+    return made
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def diff(project: Project, old: str, new: str, protocol: str, *options: str) -> str:
+    """Return the changes between two commits but those of the protocol's record and approvals, as a diff."""
+    folder = paths.folder(protocol)
+    left_out = ("state.json", "log.md", "log", "calls", "reports", "approvals")
+    out = project.git.run(
+        "diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", *options, old, new, "--", ":(top)",
+        *(f":(exclude,top){folder}/{name}" for name in left_out), env={"GIT_LITERAL_PATHSPECS": "0"},
+    )  # fmt: skip
+    return out.decode("utf-8", "backslashreplace")

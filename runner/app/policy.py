@@ -1,0 +1,155 @@
+"""Asking a policy beforehand: what would it say of this, and does it say what its examples expect. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runner.errors import UsageError
+from runner.protocol import paths
+from runner.protocol import policy as format_
+from runner.protocol.config import Config
+from runner.protocol.policy import Effect, Example, PolicyFile
+from runner.store.project import Project
+from runner.tools import patch
+from runner.tools.base import ToolError
+from runner.trust import policy
+from runner.trust.policy import Decision, Policy, Subject
+
+Effects = Mapping[str, Effect]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """An example, and what the policy says of it. `where`: as `file:line`."""
+
+    where: str
+    text: str
+    expected: str
+    said: Decision
+
+    @property
+    def holds(self) -> bool:
+        """Whether it says what was expected."""
+        return self.said.verdict == self.expected
+
+
+def in_force(project: Project) -> PolicyFile | None:
+    """Return the policy of the trusted branch as last fetched, or None where it has none.
+
+    Raises:
+        MalformedFileError: it cannot be carried out.
+    """
+    data = project.trusted.blob(project.git, paths.POLICY)
+    return None if data is None else format_.parse(data, f"{paths.POLICY} on {project.trusted.branch}")
+
+
+def read(path: Path, where: str) -> PolicyFile:
+    """Return the policy in a file, which has no force.
+
+    Raises:
+        UsageError: there is no such file. MalformedFileError: it cannot be carried out.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"cannot be read: {error.strerror}", where, "name a file such as .protocols/policy.yaml"
+        ) from error
+    return format_.parse(data, where)
+
+
+def effects_of(config: Config) -> dict[str, Effect]:
+    """Return the effects of all tools that are known without a coworker: ours, and those that config.yaml declares."""
+    found = dict(policy.BUILT_IN)
+    for module in config.tools:
+        found |= {name: told if isinstance(told, str) else "external" for name, told in module.effects.items()}
+    return found
+
+
+def call(tool: str, arguments: Mapping[str, Any], effects: Effects, effect: Effect | None = None) -> Subject:
+    """Return the subject of a call that is only thought of: its paths are as the arguments have them, no link followed."""
+    named: tuple[str, ...] | None = None
+    if tool == "apply_patch":
+        try:
+            named = tuple(file["path"] for file in patch.parse(str(arguments.get("patch", ""))))
+        except ToolError:
+            named = ()
+    return policy.call(tool, arguments, effect=effect or effects.get(tool, "external"), paths=named)
+
+
+def arguments(given: tuple[str, ...]) -> dict[str, Any]:
+    """Return what `--args` gave: JSON objects, and `name=value`, whose value is JSON where it reads as such and else text.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if text.lstrip().startswith("{"):
+            loaded = _json(text)
+            if not isinstance(loaded, dict):
+                raise UsageError(
+                    f"`{text[:80]}` is no JSON object", "--args", """write it as '{"path": "a.txt"}', or path=a.txt"""
+                )
+            found |= loaded
+        elif equals and name:
+            loaded = _json(value)
+            found[name] = value if loaded is None else loaded
+        else:
+            raise UsageError(
+                f"`{text[:80]}` is no argument", "--args", """write it as path=a.txt, or as '{"path": "a.txt"}'"""
+            )
+    return found
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def examples(file: PolicyFile, effects: Effects) -> Iterator[Tried]:
+    """Yield each example of the policy with what the policy says of it."""
+    ready = policy.compiled(file)
+    for at, example in enumerate(file.words.examples):
+        subject, text = _subject(example, effects)
+        yield Tried(file.at("examples", at), text, example.expect, policy.evaluate(ready, subject))
+
+
+def _subject(example: Example, effects: Effects) -> tuple[Subject, str]:
+    if example.call is not None:
+        subject = call(example.call.tool, example.call.args, effects, example.call.effect)
+        text = f"call of {example.call.tool} {json.dumps(example.call.args, ensure_ascii=False)}"
+    elif example.command is not None:
+        subject, text = policy.command(example.command), f"command {example.command}"
+    elif example.path is not None:
+        subject, text = Subject(kind="change", effect="workspace", paths=(example.path,)), f"change of {example.path}"
+    elif example.engine is not None:
+        subject, text = Subject(kind="engine", engine=example.engine), f"engine {example.engine}"
+    elif example.isolation is not None:
+        subject, text = Subject(kind="isolation", isolation=example.isolation), f"isolation {example.isolation}"
+    else:
+        subject, text = Subject(kind="step"), f"start of step {example.step}"
+    told = f"{text} in step {example.step}" if example.step and subject.kind != "step" else text
+    return replace(subject, step=example.step, untrusted=example.untrusted), told
+
+
+def whose(ready: Policy, subject: Subject, said: Decision) -> str:
+    """Return whose word an ask waits for, as people read it; empty where nothing is asked."""
+    if said.verdict != "ask":
+        return ""
+    if ready.file is None:
+        return "you, at a terminal"
+    kind: format_.Kind = "call"
+    if subject.kind in ("step", "change"):
+        kind = "step" if subject.kind == "step" else "protected-path"
+    of = ready.file.words.approvals.of(kind)
+    people = format_.people(ready.file.words, of.roles)
+    who = " or ".join(of.roles) or "anybody with a role"
+    return f"{of.count} of {', '.join(people)} ({who})" if people else f"nobody: no one is {who}"

@@ -1,0 +1,220 @@
+"""`runner approve`, and what `reject` and `revoke` share with it: show what is decided about, ask once, sign, commit."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.cli.session import Session
+
+if TYPE_CHECKING:
+    from runner.app.approve import Matter, Offer
+    from runner.protocol.statement import Decision
+
+SAID = {"approve": "approved", "reject": "rejected", "revoke": "taken back"}
+SHOWN = 400  # lines of a diff that are shown; what prints the rest is said
+
+
+def words(function: Any) -> Any:
+    """Add what the three commands have in common."""
+    for decorate in (
+        click.option("--yes", is_flag=True, help="Do not ask; sign at once."),
+        click.option("-m", "reason", metavar="TEXT", default="", help="Why, in a line."),
+        click.argument("named", nargs=-1, metavar="[PROTOCOL] [SUBJECT]"),
+    ):
+        function = decorate(function)
+    return function
+
+
+@click.command("approve", short_help="Say yes to what waits, with a signature.")
+@words
+@click.option("--for", "lasts", metavar="TIME", help="How long the word is good, such as 24h (7 days where not said).")
+@click.option("--print", "only_print", is_flag=True, help="Print the statement, to be signed elsewhere.")
+@click.option("--import", "file", type=click.Path(path_type=Path), metavar="FILE", help="Add a word signed elsewhere.")
+@click.pass_obj
+def command(
+    session: Session,
+    named: tuple[str, ...],
+    reason: str,
+    yes: bool,
+    lasts: str | None,
+    only_print: bool,
+    file: Path | None,
+) -> None:
+    """Say yes to SUBJECT of PROTOCOL, or to the one thing that waits: signed with your git's key, committed as yours.
+
+    SUBJECT is plan, step:SLUG, result:SLUG, call:SLUG.ATTEMPT.N, protected-path:SLUG or merge; a step's name is enough where it
+    is clear.
+    """
+    if file is not None:
+        _bring(session, named, file)
+        return
+    say(session, "approve", named, reason, yes=yes, lasts=lasts, only_print=only_print)
+
+
+def say(
+    session: Session,
+    verb: str,
+    named: tuple[str, ...],
+    reason: str,
+    *,
+    yes: bool,
+    lasts: str | None = None,
+    only_print: bool = False,
+) -> None:
+    """Carry the command out."""
+    from runner.app import approve, steer, sync
+    from runner.cli import steering
+    from runner.protocol.model import seconds_of
+    from runner.protocol.statement import Decision
+
+    project = session.project
+    protocol, rest = _named(session, named)
+    if len(rest) > 1:
+        raise click.UsageError(f"name one thing: {_program()} {verb} PROTOCOL [SUBJECT]")
+    try:
+        longest = seconds_of(lasts) if lasts else None
+    except ValueError as error:
+        raise click.UsageError(f"--for: {error}") from error
+    reason = steer.text_of(reason, "the reason") if reason else ""
+    found = approve.matter(project, protocol, rest[0] if rest else None)
+    decision = Decision(verb)
+    if found.keyboard:
+        _at_keyboard(session, found, decision, yes)
+        return
+    ready = approve.offer(project, found, decision, _ascii(reason), lasts=longest, here=not only_print)
+    subject, short = ready.statement.subject, steer.number(protocol)
+    if ready.stands is not None:
+        said = f"{subject}: you said so already, in {ready.stands.commit[:7]}; nothing was written"
+        steering.tell(session, steer.Steered(protocol, said, f"runner run {short}" if found.wait else ""))
+        return
+    if only_print:
+        sys.stdout.write(ready.text.decode("ascii"))
+        session.note("sign exactly these bytes in a file, put the signature behind them, and bring them back:")
+        session.note("  ssh-keygen -Y sign -n runner-approval -f KEY FILE && cat FILE FILE.sig > WORD")
+        session.note(f"  next          runner approve {short} --import WORD")
+        return
+    show(session, found, ready)
+    if not yes and session.ask(f"{verb} this?", ("no", "yes")) != "yes":
+        session.note("nothing was signed" + ("" if session.is_terminal() else "; without a terminal, add --yes"))
+        raise SystemExit(3)
+    made = approve.give(project, ready)
+    _given(session, found, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
+    sync.offer(project, protocol)
+
+
+def _given(session: Session, found: Matter, said: str) -> None:
+    """Tell that a word is in, what is still missing, and what to type next."""
+    from runner.app import approve, steer
+    from runner.cli import steering
+    from runner.protocol.state import Status
+
+    protocol = found.seen.protocol
+    standing, short = approve.standing(session.project, found), steer.number(protocol)
+    missing = approve.missing(standing)
+    notes = (f"still needed: {missing}",) if missing else ()
+    done = found.state.status is Status.COMPLETED
+    goes_on = "" if notes or not (found.wait or done) else f"runner {'take' if done else 'run'} {short}"
+    steering.tell(session, steer.Steered(protocol, said, goes_on, notes))
+
+
+def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return the protocol and what else was named; a subject alone is of the protocol that is meant anyway."""
+    from runner.cli import steering
+    from runner.store import finding
+
+    if named and (":" in named[0] or named[0] in ("merge", "plan")):
+        return finding.find(session.project, None), named
+    return steering.named(session, named)
+
+
+def _ascii(text: str) -> str:
+    """Return a reason as a statement holds it: printable ASCII, one line."""
+    return " ".join(text.split()).encode("ascii", "backslashreplace").decode("ascii")[:500]
+
+
+def _program() -> str:
+    from runner.cli.main import program
+
+    return program()
+
+
+def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool) -> None:
+    from runner.app import approve
+    from runner.cli import telling
+    from runner.errors import WaitingError
+
+    if found.wait is None or decision.value == "revoke":
+        raise approve.no_policy(session.project, found)
+    in_ci = session.environ.get("CI", "").lower() not in ("", "0", "false")
+    can_ask = session.is_terminal() and not in_ci and not yes
+    if can_ask:
+        _show_subject(session, found, None)
+    question = f"{decision.value} this, without a signature: there is no policy?"
+    if not can_ask or session.ask(question, ("no", "yes")) != "yes":
+        raise WaitingError(
+            "nothing was decided"
+            if can_ask
+            else "without a policy a word is given by a person at a terminal: not in CI, and not with --yes",
+            str(found.demand.subject),
+            approve.no_policy(session.project, found).hint if not can_ask else "the same command asks again",
+        )
+    done = approve.answer(session.project, found, decision)
+    if not done.entries:
+        session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it goes on waiting")
+        raise SystemExit(3)
+    telling.Teller(session, each=True).end(done)
+
+
+def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
+    from runner.app import approve, sync
+    from runner.errors import UsageError
+    from runner.protocol import statement
+
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"it cannot be read: {error.strerror}", str(file), "name the file that holds the signed word"
+        ) from error
+    protocol = _named(session, named)[0] if named else statement.parse(data, str(file)).statement.protocol
+    found, made = approve.bring(session.project, protocol, data, str(file))
+    _given(session, found, f"{found.demand.subject}: the word is in, {made[:7]}")
+    sync.offer(session.project, protocol)
+
+
+# --- what is signed, shown -------------------------------------------------------------------------------------------
+
+
+def show(session: Session, found: Matter, ready: Offer) -> None:
+    """Show what will be signed: what it is about, whole; what changed since the person's last word; the statement."""
+    _show_subject(session, found, ready.reviewed)
+    said = ready.statement
+    session.line("  ", ("you say".ljust(12), "cyan"), f"  {said.decision} {said.subject} as {said.approver}", err=True)
+    session.line(f"  {'about':12}  {said.digest}", err=True)
+    session.line(f"  {'until':12}  {said.expires}", err=True)
+    if said.reason:
+        session.line(f"  {'because':12}  {said.reason}", err=True)
+    assert ready.key is not None
+    session.line(f"  {'your key':12}  {ready.key.fingerprint}", err=True)
+
+
+def _show_subject(session: Session, found: Matter, since: str | None) -> None:
+    from runner.app import approve
+
+    for part in approve.shown(session.project, found, since):
+        session.line("  ", (part.title, "cyan"), err=True)
+        lines = part.text.splitlines()
+        cut = SHOWN if part.command else len(lines)
+        for line in lines[:cut]:
+            session.line(f"  | {line}", err=True)
+        if len(lines) > cut:
+            session.line(f"  | … {len(lines) - cut} more lines: `{part.command}` shows them", err=True)
+    for name in approve.not_committed(session.project, found):
+        session.line(
+            f"  {'not in it':12}  your edit of {name}, which is not committed: taken up, it makes the word stale",
+            err=True,
+        )

@@ -1,0 +1,167 @@
+"""`runner policy check` and `runner policy test`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.cli.session import Session
+
+if TYPE_CHECKING:
+    from runner.app.policy import Effects
+    from runner.protocol.policy import Effect, Isolation, PolicyFile
+    from runner.trust.policy import Subject
+
+COLOURS = {"allow": "green", "ask": "yellow", "deny": "red"}
+CODES = {"allow": 0, "ask": 3, "deny": 4}
+
+from_file = click.option(
+    "-f",
+    "--file",
+    type=click.Path(path_type=Path),
+    help="Ask this file, and not the policy that is in force on the trusted branch.",
+)
+
+
+@click.group("policy", no_args_is_help=False, short_help="Ask what the policy would say, or run its examples.")
+def command() -> None:
+    """Ask what the policy would say of something, or whether it says what its examples expect. Nothing is changed."""
+
+
+@command.command("check", short_help="Say what would happen, and why.")
+@click.option("--tool", help="A call of this tool.")
+@click.option("--args", "given", multiple=True, metavar="JSON|NAME=VALUE", help="Its arguments; may be given again.")
+@click.option(
+    "--effect",
+    type=click.Choice(["read", "workspace", "external"]),
+    help="Its effect, where neither we nor config.yaml know it. On the host `run` and `shell` are external.",
+)
+@click.option("--command", "run", metavar="LINE", help="The line of a command step.")
+@click.option(
+    "--path", "paths", multiple=True, help="A change of this file by a step; with --tool, a path as it was resolved."
+)
+@click.option("--engine", help="The choice of this engine; with --tool, the engine that calls.")
+@click.option("--isolation", type=click.Choice(["host", "container", "sandbox"]), help="Running commands there.")
+@click.option("--step", help="The start of this step; with another option, the step that it is done in.")
+@click.option("--untrusted", is_flag=True, help="Text that nobody vouches for stands in the context.")
+@from_file
+@click.pass_obj
+def check(
+    session: Session,
+    tool: str | None,
+    given: tuple[str, ...],
+    effect: Effect | None,
+    run: str | None,
+    paths: tuple[str, ...],
+    engine: str | None,
+    isolation: Isolation | None,
+    step: str | None,
+    untrusted: bool,
+    file: Path | None,
+) -> None:
+    """Say what would happen, and which rule says so.
+
+    Exit 0: it is allowed; 3: it would wait for a person's word; 4: it is denied.
+    """
+    from dataclasses import replace
+
+    from runner.app import policy as app
+    from runner.errors import UsageError
+    from runner.trust import policy
+
+    if sum(one is not None for one in (tool, run, isolation)) > 1 or not (
+        tool or run or paths or engine or isolation or step
+    ):
+        raise UsageError(
+            "one of --tool, --command, --path, --engine, --isolation and --step is needed",
+            "runner policy check",
+            "such as `runner policy check --tool write_file --args path=src/app.py`",
+        )
+    if (given or effect) and tool is None:
+        raise UsageError("--args and --effect go with --tool", "runner policy check", "name the tool")
+    effects = _effects(session)
+    subject: Subject
+    if tool is not None:
+        subject = replace(app.call(tool, app.arguments(given), effects, effect), engine=engine)
+        subject = replace(subject, paths=paths) if paths else subject
+        if effect is None and tool not in effects:
+            session.note(f"{tool} is no tool that is known here: taken for external; --effect says otherwise")
+    elif run is not None:
+        subject = policy.command(run)
+    elif paths:
+        subject = policy.Subject(kind="change", effect="workspace", paths=paths)
+    elif isolation is not None:
+        subject = policy.Subject(kind="isolation", isolation=isolation)
+    elif engine is not None:
+        subject = policy.Subject(kind="engine", engine=engine)
+    else:
+        subject = policy.Subject(kind="step")
+    subject = replace(subject, step=step, untrusted=untrusted)
+    ready = policy.compiled(_policy(session, file))
+    said = policy.evaluate(ready, subject)
+    session.line((said.verdict, COLOURS[said.verdict]), f"  {said.rule}")
+    for name, text in (("at", said.where), ("why", said.reason), ("word", app.whose(ready, subject, said))):
+        if text:
+            session.result(f"  {name.ljust(5)}{text}")
+    raise SystemExit(CODES[said.verdict])
+
+
+@command.command("test", short_help="Run the policy's examples.")
+@from_file
+@click.pass_obj
+def test(session: Session, file: Path | None) -> None:
+    """Run the policy's `examples`, and note rules that say less than they seem to. Exit 1: an example does not hold."""
+    from runner.app import policy as app
+    from runner.trust import policy
+
+    found = _policy(session, file)
+    if found is None:
+        return
+    for line, text in policy.notes(found):
+        session.note(f"{found.where}:{line}  note: {text}")
+    tried = list(app.examples(found, _effects(session)))
+    failed = [one for one in tried if not one.holds]
+    for one in failed:
+        session.line(f"{one.where}  ", ("does not hold", "red"), f"  {one.text}")
+        session.result(f"  expected {one.expected}, and it is {one.said.verdict}: {one.said.why} ({one.said.where})")
+    if not tried:
+        session.note(f"{found.where} has no examples")
+    elif failed:
+        session.result(f"{len(failed)} of {len(tried)} examples do not hold")
+        raise SystemExit(1)
+    else:
+        session.result("1 example holds" if len(tried) == 1 else f"{len(tried)} examples hold")
+
+
+def _policy(session: Session, file: Path | None) -> PolicyFile | None:
+    from runner.app import policy as app
+    from runner.protocol import paths
+
+    if file is not None:
+        return app.read(session.cwd / file, str(file))
+    project = session.project
+    found = app.in_force(project)
+    if found is None:
+        session.note(f"there is no {paths.POLICY} on {project.trusted.branch}, the trusted branch: the defaults speak")
+    here = project.git.top / paths.POLICY if project.git.top else None
+    if here is not None and here.is_file():
+        from runner.protocol.digest import digest
+
+        if found is None or digest(here.read_bytes()) != found.digest:
+            session.note(f"{paths.POLICY} here is another one and has no force: `--file {here}` asks it")
+    return found
+
+
+def _effects(session: Session) -> Effects:
+    """Return the effects of the tools that the repository's configuration knows; of ours alone outside of one."""
+    from runner.app import policy as app
+    from runner.errors import UsageError
+    from runner.protocol.config import Config
+
+    try:
+        project = session.project
+    except UsageError:
+        return app.effects_of(Config())
+    return app.effects_of(project.config)

@@ -1,0 +1,455 @@
+"""The calls of one attempt: each judged before it is made, held where a word is needed, and made once (design §5, §6).
+
+A call that reaches outside is announced in the journal before it begins and concluded there after it. An announcement without a
+conclusion is what a kill leaves: a keyed call is made again with the same key, a probed one is looked up, everything else is put
+to a person. It is looked for by tool and arguments in the journals of all of the protocol's attempts, whatever the step is called
+now, and while one is open no other effect of the protocol begins.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from runner.errors import IntegrityError, WaitingError
+from runner.executor.journal import Journal, Record
+from runner.executor.permission import Judge
+from runner.executor.redact import Redactor
+from runner.git import Git
+from runner.protocol import call as call_
+from runner.protocol import events as ev
+from runner.protocol import log, paths, statement
+from runner.protocol.call import HeldCall
+from runner.protocol.digest import digest, manifest_digest
+from runner.protocol.events import Event
+from runner.protocol.state import State
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
+from runner.tools.python import ToolModuleError
+from runner.trust.policy import Decision
+
+HAPPENED = "a person says that it happened; its result is not known"
+REPEATS = 2  # how often a call that can be repeated is made again in one go, where its process is lost
+
+
+class HeldError(Exception):
+    """The call has to wait for somebody's word; `data`: the bytes of its file."""
+
+    def __init__(self, call: HeldCall, data: bytes) -> None:
+        super().__init__(call.text())
+        self.call, self.data = call, data
+
+
+class DeniedError(ToolError):
+    """The call may not be made; whoever made it is told why. `decision`: what the transcript says of it."""
+
+    def __init__(self, message: str, decision: Record) -> None:
+        super().__init__(message)
+        self.decision = decision
+
+
+class EffectError(Exception):
+    """A call was begun, and nobody knows what came of it; `intent`: what the journal has of it."""
+
+    def __init__(self, intent: Record, why: str = "") -> None:
+        known = f": {why.splitlines()[0]}" if why else ""
+        text = f"{intent['text']}: it was begun at {intent['time']}, and nobody knows whether it happened{known}"
+        super().__init__(text)
+        self.intent, self.text = intent, text
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came of a call. `decision`: what the transcript says of its permission; None where a default allowed it.
+
+    `known`: False where a person says that it happened, and nobody knows its result.
+    """
+
+    content: Any
+    is_error: bool = False
+    decision: Record | None = None
+    known: bool = True
+
+
+class Gate(Protocol):
+    """What a call goes through."""
+
+    def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
+        """Make the attempt's `number`-th call, from 1, if it may be made.
+
+        Raises:
+            HeldError: it waits for a word. EffectError: a person has to say what became of a call.
+            ToolError: it did not work, or may not be made.
+        """
+        ...
+
+
+class Open:
+    """Every call is made."""
+
+    def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
+        """See `Gate.make`."""
+        check_arguments(tool.contract, arguments)
+        return Made(tool.call(arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What was decided about a held call. `digest`: of its file, as it was held."""
+
+    approved: bool
+    by: str
+    reason: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a person said of an effect that nobody knew of. `wait`: the wait that it ended."""
+
+    wait: str
+    call: str
+    tool: str
+    digest: str
+    happened: bool
+    by: str
+
+    @property
+    def text(self) -> str:
+        """What was said, as the journal keeps it."""
+        return f"{self.by} says that it {'happened' if self.happened else 'did not happen'}"
+
+
+@dataclass(slots=True)
+class Calls:
+    """The gate of one attempt of a step. `words`: what was decided about held calls, by their names."""
+
+    project: Project
+    snapshot: Snapshot
+    state: State
+    slug: str
+    attempt: int
+    journal: Journal
+    judge: Judge
+    redactor: Redactor
+    words: Mapping[str, Word]
+    settled: Sequence[Settled]
+    told: Callable[[Record], None] = lambda record: None
+    _others: list[list[Record]] | None = field(default=None)
+
+    def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
+        """See `Gate.make`."""
+        contract, name = tool.contract, f"{self.slug}.{self.attempt}.{number}"
+        last = self._last(name) if contract.effect == "external" else None
+        if last is not None and last["kind"] == "outcome":
+            return _made(last)
+        if last is not None and last["kind"] == "intent":
+            # It was begun with permission; what is open is what came of it.
+            barred = self._barred(tool, last, untrusted)
+            return self._effect(name, tool, last["arguments"], last["decision"], barred=barred)
+        check_arguments(contract, arguments)
+        written: Mapping[str, Any] = self.redactor.value(dict(arguments))
+        said = self.judge(contract, written, untrusted)
+        decision: Record = {"verdict": said.verdict, "why": said.why, "where": said.where}
+        word = self.words.get(name)
+        if said.verdict == "deny":
+            raise _denied(said)
+        if word is None and said.verdict == "ask":
+            self._hold(name, number, contract, written, decision)
+        if word is not None:
+            decision |= {"word": "approved" if word.approved else "rejected", "by": word.by}
+            if not word.approved:
+                why = f": {word.reason}" if word.reason else ""
+                raise DeniedError(f"not done, and not to be tried again: rejected by {word.by}{why}", decision)
+            arguments = written = self._file(name, contract, word)
+        if contract.effect == "external":
+            return self._effect(name, tool, written, decision)
+        shown = None if word is None and not said.file else decision
+        try:
+            return Made(tool.call(arguments), False, shown)
+        except ToolError as error:
+            return Made(str(error), True, shown)
+
+    # --- held calls ------------------------------------------------------------------------------------------------------
+
+    def _hold(self, name: str, number: int, contract: Contract, arguments: Mapping[str, Any], decision: Record) -> None:
+        """Stop at a call that needs a word; a file that it has already stays as it is."""
+        module = contract.source.rpartition(":")[0]
+        held = HeldCall(
+            tool=contract.name,
+            arguments=dict(arguments),
+            effect=contract.effect,
+            repeat=contract.repeat,
+            source=contract.source,
+            code=code_digest(self.project.git, self.project.trusted.commit, module) if module else None,
+            step=self.slug,
+            attempt=self.attempt,
+            number=number,
+            env=contract.env,
+            network=contract.network,
+        )
+        data = call_.render(held)
+        there = self.snapshot.files.get(paths.call_file(name))
+        if there is not None:
+            data = self.project.git.blob(there.oid) or b""
+            held = call_.parse(data, f"{self.snapshot.where}/{paths.call_file(name)}")
+        last = next((one for one in reversed(self.journal.records) if one["kind"] == "held"), None)
+        if last is None or (last["call"], last["digest"]) != (name, digest(data)):
+            self._append(
+                {"kind": "held", "call": name, "tool": held.tool, "digest": digest(data), "text": held.text()}
+                | {"decision": decision}
+            )
+        raise HeldError(held, data)
+
+    def _file(self, name: str, contract: Contract, word: Word) -> dict[str, Any]:
+        """Return the arguments of an approved call, from the very bytes that were approved.
+
+        Raises:
+            IntegrityError: the file is not the one that was held.
+        """
+        where = f"{self.snapshot.where}/{paths.call_file(name)}"
+        there = self.snapshot.files.get(paths.call_file(name))
+        data = self.project.git.blob(there.oid) if there else None
+        if data is None or digest(data) != word.digest:
+            raise IntegrityError("the held call is not the one that was decided about", where, "run `runner verify`")
+        held = call_.parse(data, where)
+        if (held.name, held.tool) != (name, contract.name):
+            raise IntegrityError(
+                f"the held call is one of `{held.tool}`, not of `{contract.name}`", where, "run `runner verify`"
+            )
+        if (held.effect, held.source) != (contract.effect, contract.source):
+            raise DeniedError(
+                f"not done: `{held.tool}` is not what it was when the call was approved",
+                {"verdict": "deny", "why": "the tool was declared anew since", "where": contract.source},
+            )
+        return held.arguments
+
+    # --- effects ---------------------------------------------------------------------------------------------------------
+
+    def _barred(self, tool: Tool, intent: Record, untrusted: bool) -> DeniedError | None:
+        """Return what forbids to make a call again that was begun, where the policy has come to deny it."""
+        said = self.judge(tool.contract, intent["arguments"], untrusted)
+        return _denied(said) if said.verdict == "deny" else None
+
+    def _effect(
+        self,
+        name: str,
+        tool: Tool,
+        arguments: Mapping[str, Any],
+        decision: Record,
+        *,
+        left: int = REPEATS,
+        barred: DeniedError | None = None,
+    ) -> Made:
+        """Make a call that reaches outside, once. `left`: how often one that can be repeated is, where its process is lost;
+        `barred`: what forbids that it is made again."""
+        contract = tool.contract
+        what = (contract.name, digest(_canonical(arguments)))
+        self._refuse_waiting(contract)
+        key = digest("\0".join((self.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
+        for intent in self._open():
+            mine = (intent["tool"], intent["digest"]) == what
+            word = self._word(lambda one, call=intent["call"]: one.call == call)  # type: ignore[misc]
+            if word is not None:
+                self._settle(intent, word.text, word.wait)
+                if mine and word.happened:
+                    return self._conclude(name, what, HAPPENED, decision, wait=word.wait)
+            elif mine and contract.repeat == "keyed" and left and barred is None:
+                key = str(intent["key"])
+                self._settle(intent, "made again with the same key")
+            elif mine and isinstance(tool, Probed) and left:
+                found = self._probe(tool, arguments, intent)
+                self._settle(intent, "looked up: it is not there" if found is None else "looked up: it is there")
+                if found is not None:
+                    return self._conclude(name, what, self.redactor.value(found), decision)
+            else:
+                raise EffectError(intent)
+        word = self._word(lambda one: (one.tool, one.digest) == what)
+        if word is not None:  # the journal in which it was begun is not here
+            self._settle({"call": word.call, "time": ""}, word.text, word.wait)
+            if word.happened:
+                return self._conclude(name, what, HAPPENED, decision, wait=word.wait)
+        if barred is not None:
+            raise barred
+        self._append(
+            {"kind": "intent", "call": name, "tool": what[0], "digest": what[1], "arguments": dict(arguments)}
+            | {"text": call_.line(contract.name, arguments), "decision": decision}
+            | ({"key": key} if contract.key is not None else {})
+        )
+        begun = self.journal.records[-1]
+        try:
+            content = tool.call({**arguments, contract.key: key} if contract.key is not None else arguments)
+        except OutcomeUnknownError as error:
+            if contract.repeat == "never" or not left:
+                raise EffectError(begun, self.redactor.text(error.message)) from error
+            return self._effect(name, tool, arguments, decision, left=left - 1)
+        except ToolModuleError:
+            self._settle(begun, "not begun: its module could not be loaded")
+            raise
+        except ToolError as error:
+            return self._conclude(name, what, self.redactor.text(str(error)), decision, is_error=True)
+        return self._conclude(name, what, self.redactor.value(content), decision)
+
+    def _refuse_waiting(self, contract: Contract) -> None:
+        """Begin no effect while a person is asked about another one, of whatever step."""
+        for wait in self.state.waiting:
+            if wait.kind == "effect":
+                raise WaitingError(
+                    f"`{contract.name}` is not called while nobody knows whether an earlier call happened",
+                    wait.text,
+                    f"look, then say `runner answer {self.snapshot.protocol} {wait.id} happened`, or did-not",
+                )
+
+    def _probe(self, tool: Probed, arguments: Mapping[str, Any], intent: Record) -> Any:
+        try:
+            return tool.probe(arguments)
+        except ToolError as error:
+            raise EffectError(intent, f"it could not be looked up, {self.redactor.text(error.message)}") from error
+
+    def _conclude(
+        self,
+        name: str,
+        what: tuple[str, str],
+        content: Any,
+        decision: Record,
+        *,
+        is_error: bool = False,
+        wait: str = "",
+    ) -> Made:
+        record: Record = {"kind": "outcome", "call": name, "tool": what[0], "digest": what[1], "decision": decision}
+        record |= {"content": content, "error": is_error} | ({"wait": wait} if wait else {})
+        self._append(record)
+        return _made(self.journal.records[-1])
+
+    def _settle(self, intent: Record, how: str, wait: str = "") -> None:
+        """Close an announcement that has no conclusion, of whatever journal."""
+        told = {"kind": "settled", "call": intent["call"], "of": intent["time"], "how": how}
+        self._append(told | ({"wait": wait} if wait else {}))
+
+    def _append(self, record: Record) -> None:
+        record = {"kind": record["kind"], "time": self.project.who.timestamp(), **record}
+        self.journal.append(self.redactor.value(record))
+        self.told(record)
+
+    # --- what the journals have ------------------------------------------------------------------------------------------
+
+    def _last(self, name: str) -> Record | None:
+        """Return what this attempt's journal says last of a call's effect."""
+        return next(
+            (one for one in reversed(self.journal.records) if one["kind"] in _EFFECT and one["call"] == name), None
+        )
+
+    def _journals(self) -> list[list[Record]]:
+        """Return the records about effects of the other journals of the protocol's; nobody else writes to them now."""
+        if self._others is None:
+            found = sorted(self.journal.path.parent.glob("*.jsonl"))
+            self._others = [
+                [one for one in Journal(path).records if one["kind"] in _EFFECT]
+                for path in found
+                if path != self.journal.path
+            ]
+        return self._others
+
+    def _open(self) -> list[Record]:
+        """Return the announcements without a conclusion, of all journals."""
+        own = [one for one in self.journal.records if one["kind"] in _EFFECT]
+        closed = {(one["call"], one["of"]) for one in own if one["kind"] == "settled"}
+        found = []
+        for records in (*self._journals(), own):
+            last = {one["call"]: one for one in records}
+            found += [
+                one
+                for one in last.values()
+                if one["kind"] == "intent" and (records is own or (one["call"], one["time"]) not in closed)
+            ]
+        return found
+
+    def _word(self, fits: Callable[[Settled], bool]) -> Settled | None:
+        """Return what a person said of an effect, where it was not made use of yet."""
+        used = {one.get("wait") for records in (*self._journals(), self.journal.records) for one in records}
+        return next((one for one in self.settled if one.wait not in used and fits(one)), None)
+
+
+_EFFECT = ("intent", "outcome", "settled")
+
+
+def _denied(said: Decision) -> DeniedError:
+    decision = {"verdict": said.verdict, "why": said.why, "where": said.where}
+    return DeniedError(f"not done, and not to be tried again: denied by {said.why} ({said.where})", decision)
+
+
+def _made(outcome: Record) -> Made:
+    return Made(outcome["content"], outcome["error"], outcome["decision"], known="wait" not in outcome)
+
+
+def _canonical(arguments: Mapping[str, Any]) -> bytes:
+    return json.dumps(dict(arguments), sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def code_digest(git: Git, commit: str, module: str) -> str:
+    """Return the digest of a module's code in a commit: of everything below its first name, since it may import the rest."""
+    root = module.partition(".")[0]
+    files = {
+        path: git.blob(entry.oid) or b""
+        for path, entry in git.files(commit).items()
+        if path.partition("/")[0] == root or path == f"{root}.py"
+    }
+    return manifest_digest(files)
+
+
+# --- what people said ----------------------------------------------------------------------------------------------------
+
+
+def words_of(
+    git: Git, snapshot: Snapshot, known: Iterable[log.RawEntry], slug: str, words: Sequence[Event]
+) -> dict[str, Word]:
+    """Return what was decided about the calls of a step: by the log, and by `words` of this very transition."""
+    held: dict[str, tuple[str, str]] = {}
+    found: dict[str, Word] = {}
+    said: list[tuple[str, str, str, Sequence[str]]] = []
+    for raw in known:
+        if raw.subject == slug and raw.event == "call-held":
+            held[f"w{raw.revision}"] = (str(raw.fields["call"]), str(raw.fields["digest"]))
+        elif raw.subject == slug and raw.event == "call-decided":
+            fields = raw.fields
+            said.append((fields["wait"], fields["decision"], fields["by"], fields.get("approvals") or ()))
+    said += [
+        (one.wait, one.decision, one.by, one.approvals)
+        for one in words
+        if isinstance(one, ev.CallDecided) and one.subject == slug
+    ]
+    for wait, decision, by, approvals in said:
+        call, of = held[wait]
+        found[call] = Word(decision == "approved", by, _reason(git, snapshot, approvals), of)
+    return found
+
+
+def _reason(git: Git, snapshot: Snapshot, approvals: Sequence[str]) -> str:
+    """Return why, in the words of the statements."""
+    found = []
+    for one in approvals:
+        entry = snapshot.files.get(f"{paths.APPROVALS}{one}{statement.SUFFIX}")
+        data = git.blob(entry.oid) if entry else None
+        if data is not None:
+            found.append(statement.parse(data, one).statement.reason)
+    return "; ".join(reason for reason in dict.fromkeys(found) if reason)
+
+
+def settled_of(known: Iterable[log.RawEntry]) -> list[Settled]:
+    """Return what people said of effects that nobody knew of, of all steps."""
+    asked: dict[str, Mapping[str, Any]] = {}
+    found = []
+    for raw in known:
+        if raw.event == "effect-unknown":
+            asked[f"w{raw.revision}"] = raw.fields
+        elif raw.event == "effect-decided":
+            of, fields = asked[str(raw.fields["wait"])], raw.fields
+            found.append(
+                Settled(
+                    fields["wait"], of["call"], of["tool"], of["digest"], fields["happened"] is True, str(fields["by"])
+                )
+            )
+    return found

@@ -1,0 +1,85 @@
+"""calls/SLUG.ATTEMPT.N.json: a tool call that waits for a word, the very bytes that will be executed (design §4).
+
+Written once, by the runner, and never changed: what a person approves is this file's digest, and what is carried out after the
+word is what stands in it. Sorted keys, two spaces, ASCII, a final newline, like all of the record.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runner.errors import IntegrityError
+
+SCHEMA: Literal[1] = 1
+SHOWN = 60  # characters of one argument in the line for people
+_PLAIN = re.compile(r"[!#-&(-\[\]-~]+")  # printable ASCII without blanks, quotes and backslashes
+
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+
+
+class HeldCall(BaseModel):
+    """One call. `number` counts the calls of the attempt, from 1; `key`: the argument that holds our idempotency key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    tool: str = Field(min_length=1, description="Its name.")
+    arguments: dict[str, Any] = Field(description="What it is called with.")
+    effect: Literal["read", "workspace", "external"] = Field(description="What a call does to the world.")
+    repeat: Literal["never", "keyed", "probed"] = Field(description="What calling it once more would mean.")
+    source: str = Field(description="Where it comes from: `built in`, or module:function.")
+    code: Digest | None = Field(description="Of the module's code on the trusted branch; null for a built-in one.")
+    step: str = Field(description="The step's slug.")
+    attempt: int = Field(ge=1, description="The step's attempt.")
+    number: int = Field(ge=1, description="Which of the attempt's calls it is.")
+    env: tuple[str, ...] = Field(default=(), description="The names of the environment variables that it is given.")
+    network: tuple[str, ...] = Field(default=(), description="The hosts that its entry names.")
+
+    @property
+    def name(self) -> str:
+        """What the record calls it, such as `deploy.1.3`."""
+        return f"{self.step}.{self.attempt}.{self.number}"
+
+    def text(self) -> str:
+        """Return the call as one line for people: `send_report to=ops@example.test subject="All well"`."""
+        return line(self.tool, self.arguments)
+
+
+def line(tool: str, arguments: Mapping[str, Any]) -> str:
+    """Return a call as one line for people."""
+    return " ".join([_short(tool), *(f"{_short(key)}={_short(value)}" for key, value in arguments.items())])
+
+
+def _short(value: Any) -> str:
+    shown = value if isinstance(value, str) and _PLAIN.fullmatch(value) else json.dumps(value, ensure_ascii=True)
+    return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 1]}…"
+
+
+def render(call: HeldCall) -> bytes:
+    """Return the file's bytes."""
+    plain = call.model_dump(mode="json", by_alias=True)
+    return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=True, allow_nan=False).encode() + b"\n"
+
+
+def parse(data: bytes, where: str) -> HeldCall:
+    """Return the call that a file holds.
+
+    Raises:
+        IntegrityError: it is not one that the runner wrote.
+    """
+    try:
+        found = HeldCall.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = _short(".".join(str(part) for part in first["loc"]))
+        raise IntegrityError(
+            f"a held call that cannot be read: `{field}` {first['msg']}", where, "run `runner verify`"
+        ) from error
+    if render(found) != data:
+        raise IntegrityError("a held call that is not written as the runner writes it", where, "run `runner verify`")
+    return found

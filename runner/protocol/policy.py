@@ -1,0 +1,479 @@
+"""policy.yaml: who may say yes, what tools may do, what may be spent; read from the trusted branch only (design §5).
+
+Promises a policy that can be carried out: an unknown key, a rule that could never match, a role that is missing where
+somebody's word is asked for, and a count that nobody could reach are errors that name the line. What a policy says of
+one call is `runner.trust.policy`'s matter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+
+from runner.errors import MalformedFileError
+from runner.protocol import document, globs, statement, words
+from runner.protocol.digest import digest
+from runner.protocol.model import Budget, Duration, seconds_of
+from runner.protocol.words import Bool, Count, Line, Positive, Script, Text, Value, Words, one_or_many, problem
+
+DAY: Final = 24 * 3600
+EXPIRES_LIMIT: Final = 30 * DAY
+CALL_EXPIRES_LIMIT: Final = DAY
+ROLE = r"[a-z0-9][a-z0-9_-]{0,63}"
+# Tools of ours that run a program: nobody knows beforehand which files or hosts it touches.
+RUNNING: Final = ("run", "shell")
+
+Verdict = Literal["allow", "ask", "deny"]
+Effect = Literal["read", "workspace", "external"]
+Isolation = Literal["host", "container", "sandbox"]
+ISOLATIONS: Final[tuple[Isolation, ...]] = ("host", "container", "sandbox")  # the weakest first
+Kind = Literal["plan", "step", "call", "protected-path", "merge"]
+
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE = r"([0-9]{1,9}) ?([KMG]i?B|B)?"
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|\*|[0-9a-f:]*:[0-9a-f:.]+"
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def _matching(pattern: str, what: str, hint: str) -> tuple[Any, Any]:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise problem(what, hint)
+        return text
+
+    return AfterValidator(check), WithJsonSchema({"type": "string", "pattern": f"^(?:{pattern})$"})
+
+
+def _glob(wrong: Callable[[str], tuple[str, str] | None]) -> tuple[Any, Any]:
+    def check(text: str) -> str:
+        if found := wrong(text):
+            raise problem(*found)
+        return text
+
+    return AfterValidator(check), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": globs.LIMIT})
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(_SIZE, text):
+        raise problem("should be a size", "write it as 5MB, 200KB or 1GiB")
+    return text
+
+
+def _plain_path(text: str) -> str:
+    if text.startswith("/") or any(part in ("", ".", "..") for part in text.split("/")):
+        raise problem("should be a path as seen from the repository's root", "write it such as src/app.py")
+    return text
+
+
+def _argument(text: str) -> str:
+    if text != "**" and (found := globs.wrong(text)):
+        raise problem(*found)
+    return text
+
+
+RepoId = Annotated[
+    Text,
+    *_matching("[0-9a-f]{32}", "should be 32 hex digits", "write what `openssl rand -hex 16` prints, once for ever"),
+]
+RoleName = Annotated[
+    Text,
+    *_matching(ROLE, "should be the name of a role", "use lower case letters, digits, _ and -, such as maintainer"),
+]
+Principal = Annotated[
+    Text,
+    *_matching(
+        statement.PRINCIPAL,
+        "should be a principal of allowed_signers",
+        "write the address as it stands there, in lower case, such as alice@example.test",
+    ),
+]
+Host = Annotated[
+    Text,
+    *_matching(_HOST, "should be the name of a host", "write it in lower case without port, such as *.example.test"),
+]
+PlainPath = Annotated[Line, AfterValidator(_plain_path), WithJsonSchema({"type": "string", "minLength": 1})]
+NameGlob = Annotated[Text, *_glob(globs.wrong)]
+PathGlob = Annotated[Text, *_glob(globs.wrong_path)]
+Argument = Annotated[Text, AfterValidator(_argument), WithJsonSchema({"type": "string", "minLength": 1})]
+Size = Annotated[Text, AfterValidator(_size), WithJsonSchema({"type": "string", "pattern": f"^{_SIZE}$"})]
+
+NameGlobs = Annotated[
+    tuple[NameGlob, ...], BeforeValidator(one_or_many, json_schema_input_type=NameGlob | tuple[NameGlob, ...])
+]
+PathGlobs = Annotated[
+    tuple[PathGlob, ...], BeforeValidator(one_or_many, json_schema_input_type=PathGlob | tuple[PathGlob, ...])
+]
+Effects = Annotated[
+    tuple[Effect, ...], BeforeValidator(one_or_many, json_schema_input_type=Effect | tuple[Effect, ...])
+]
+Hosts = Annotated[tuple[Host, ...], BeforeValidator(one_or_many, json_schema_input_type=Host | tuple[Host, ...])]
+Roles = Annotated[
+    tuple[RoleName, ...], BeforeValidator(one_or_many, json_schema_input_type=RoleName | tuple[RoleName, ...])
+]
+
+
+def bytes_of(size: str) -> int:
+    """Return how many bytes a size such as `5MB` is.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    match = re.fullmatch(_SIZE, size)
+    if not match:
+        raise ValueError(f"{size!r} is no size")
+    return int(match[1]) * _SIZES[match[2] or ""]
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+
+class Match(Words):
+    """What a rule is about: every key that is there has to fit, any one of a key's values.
+
+    With `engine` and `step` alone it is about the choice of an engine, with `step` alone about the step's start, else about
+    what is done: calls, commands, and changes of files.
+    """
+
+    tool: NameGlobs = ()
+    path: PathGlobs = ()
+    effect: Effects = ()
+    program: NameGlobs = ()
+    argv: tuple[Argument, ...] = ()
+    shell: Bool | None = None
+    host: Hosts = ()
+    engine: NameGlobs = ()
+    step: NameGlobs = ()
+
+    @model_validator(mode="after")
+    def _can_match(self) -> Match:
+        if not self.model_fields_set:
+            raise problem("should say what it is about", "write a key such as `tool: NAME`")
+        for key in self.model_fields_set:
+            if getattr(self, key) == ():
+                raise problem("is empty, so the rule would match nothing", "write a value, or remove the key", key)
+        if "**" in self.argv[:-1]:
+            raise problem("should have ** at the end alone", "write * for each argument in the middle", "argv")
+        only = [name for name in self.tool if not set("*?") & set(name)] if self.tool else []
+        exact = bool(only) and len(only) == len(self.tool)
+        for key in ("path", "host"):
+            if getattr(self, key) and exact and set(only) <= set(RUNNING):
+                raise problem(
+                    f"is never known of a call of `{only[0]}`: a shell's text is not read",
+                    "leave `tool` out: a path is then looked for in what the step changed too"
+                    if key == "path"
+                    else "remove the rule: a command has the network of its sandbox, or none",
+                    key,
+                )
+        for key in ("program", "argv", "shell"):
+            if key in self.model_fields_set and exact and not set(only) & set(RUNNING):
+                raise problem(f"is never known of a call of `{only[0]}`, which runs no program", "remove it", key)
+        return self
+
+    @property
+    def about(self) -> Literal["action", "engine", "step"]:
+        """What it is asked about."""
+        given = self.model_fields_set
+        if given <= {"step"}:
+            return "step"
+        return "engine" if given <= {"step", "engine"} else "action"
+
+
+class Rule(Words):
+    """One rule: `deny`, `ask` or `allow`, and what it is about."""
+
+    deny: Match | None = None
+    ask: Match | None = None
+    allow: Match | None = None
+    reason: Line | None = None
+    untrusted: Literal["allow"] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Rule:
+        said = [key for key in ("deny", "ask", "allow") if getattr(self, key) is not None]
+        if len(said) != 1:
+            raise problem("should have one of deny, ask and allow", "write each as a rule of its own")
+        if self.untrusted and self.allow is None:
+            raise problem("goes with `allow`", "remove it", "untrusted")
+        if self.ask is not None and self.ask.about == "engine":
+            raise problem(
+                "cannot wait for a word about an engine alone",
+                "use `deny`, `engines: {allow: […]}`, or ask before a step with `step`",
+                "ask",
+            )
+        return self
+
+    @property
+    def verdict(self) -> Verdict:
+        """What it says."""
+        return "deny" if self.deny else "ask" if self.ask else "allow"
+
+    @property
+    def match(self) -> Match:
+        """What it is about."""
+        found = self.deny or self.ask or self.allow
+        assert found is not None
+        return found
+
+    def text(self) -> str:
+        """Return the rule as it could be written: `deny: {tool: write_file, path: migrations/**}`."""
+        parts = []
+        for key, value in self.match.model_dump(exclude_unset=True).items():
+            if isinstance(value, bool):
+                shown = str(value).lower()
+            else:
+                shown = value[0] if len(value) == 1 and key != "argv" else f"[{', '.join(value)}]"
+            parts.append(f"{key}: {shown}")
+        return f"{self.verdict}: {{{', '.join(parts)}}}"
+
+
+class Narrowing(Words):
+    """What makes a policy stricter, and nothing laxer: a coworker's `policies:`."""
+
+    rules: tuple[Rule, ...] = ()
+    approval_required: NameGlobs = ()
+
+    @model_validator(mode="after")
+    def _is_stricter(self) -> Narrowing:
+        if any(rule.allow for rule in self.rules):
+            raise problem(
+                "should hold deny and ask alone",
+                "name what a coworker may use under its `tools`, or allow it in policy.yaml",
+                "rules",
+            )
+        return self
+
+
+# --- the rest of the file --------------------------------------------------------------------------------------------
+
+
+class Approval(Words):
+    """Who must say yes: `count` people who are in one of the `roles`; in any role where none is named."""
+
+    roles: Roles = ()
+    count: Positive = 1
+    required: Bool = False
+    expires: Duration = "168h"
+    from_: tuple[Literal["signed", "review"], ...] = Field(default=("signed", "review"), alias="from", min_length=1)
+
+    @model_validator(mode="after")
+    def _lasts(self) -> Approval:
+        if seconds_of(self.expires) > EXPIRES_LIMIT:
+            raise problem("should be 30 days at most", "write 720h or less", "expires")
+        return self
+
+
+class CallApproval(Approval):
+    """The same for a held call: signed, and for a day at most, unless the policy says less."""
+
+    expires: Duration = "24h"
+    from_: tuple[Literal["signed", "review"], ...] = Field(default=("signed",), alias="from", min_length=1)
+
+    @model_validator(mode="after")
+    def _lasts_a_day(self) -> CallApproval:
+        if seconds_of(self.expires) > CALL_EXPIRES_LIMIT:
+            raise problem("should be a day at most", "write 24h or less", "expires")
+        return self
+
+
+class Approvals(Words):
+    """`approvals:`, by what the word is about. `step`: before it and after it."""
+
+    plan: Approval = Approval()
+    step: Approval = Approval()
+    call: CallApproval = CallApproval()
+    protected_path: Approval = Field(default=Approval(), alias="protected-path")
+    merge: Approval = Approval()
+
+    @model_validator(mode="after")
+    def _required(self) -> Approvals:
+        for key, of in (("step", self.step), ("call", self.call), ("protected-path", self.protected_path)):
+            if of.required:
+                raise problem("has no `required`: a rule asks for it", 'write a rule such as `ask: {step: "*"}`', key)
+        return self
+
+    def of(self, kind: Kind) -> Approval:
+        """Return what is said of a kind of word."""
+        found: Approval = getattr(self, kind.replace("-", "_"))
+        return found
+
+
+class Limits(Words):
+    """What a step's diff may be before somebody has to look; without a key there is no limit."""
+
+    files: Count | None = None
+    lines: Count | None = None
+    file_size: Size | None = None
+    binaries: Verdict = "allow"
+    modes: Verdict = "allow"
+    symlinks: Verdict = "allow"
+
+
+class Budgets(Words):
+    """The most that any step, and any protocol, may spend."""
+
+    step: Budget = Budget()
+    protocol: Budget = Budget()
+
+
+class Network(Words):
+    """The hosts that may be reached at all."""
+
+    allow: Hosts
+
+
+class Engines(Words):
+    """The engines that may be chosen at all."""
+
+    allow: NameGlobs
+
+
+class ExampleCall(Words):
+    """A call of a tool, as in `runner policy check`. `effect`: where the tool is none of ours or of config.yaml's."""
+
+    tool: Line
+    args: dict[Text, Value] = Field(default_factory=dict)
+    effect: Effect | None = None
+
+
+class Example(Words):
+    """What the policy is meant to say of one thing. `command`: a step's; `path`: a change of it, by whatever made it."""
+
+    call: ExampleCall | None = None
+    command: Script | tuple[Script, ...] | None = None
+    path: PlainPath | None = None
+    engine: Line | None = None
+    isolation: Isolation | None = None
+    step: Line | None = None
+    untrusted: Bool = False
+    expect: Verdict
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Example:
+        said = [key for key in ("call", "command", "path", "engine", "isolation") if getattr(self, key) is not None]
+        if len(said) > 1 or not (said or self.step):
+            raise problem(
+                "should have one of call, command, path, engine, isolation and step",
+                "write each as an example of its own; `step` may stand beside any, as the step that it is done in",
+            )
+        return self
+
+
+class Policy(Words):
+    """The whole of policy.yaml."""
+
+    repo: RepoId
+    roles: dict[RoleName, tuple[Principal, ...]] = Field(default_factory=dict)
+    agents: tuple[Principal, ...] = ()
+    forge: dict[Host, dict[Principal, Positive]] = Field(default_factory=dict)
+    own_work: Literal["refuse", "allow", "signed"] = "refuse"
+    approvals: Approvals = Approvals()
+    rules: tuple[Rule, ...] = ()
+    approval_required: NameGlobs = ()
+    protected: PathGlobs = ()
+    limits: Limits = Limits()
+    budget: Budgets = Budgets()
+    network: Network | None = None
+    engines: Engines | None = None
+    isolation: Isolation = "host"
+    transitions: Literal["any", "signed"] = "any"
+    examples: tuple[Example, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyFile:
+    """A policy with where it was read. `digest`: of its very bytes; `lines`: of each key and item."""
+
+    words: Policy
+    where: str
+    digest: str
+    lines: Mapping[document.Path, int]
+
+    def line(self, *path: str | int) -> int:
+        """Return the line of a key or item, or of the nearest one above it that is written out."""
+        while path and path not in self.lines:
+            path = path[:-1]
+        return self.lines.get(path, 1)
+
+    def at(self, *path: str | int) -> str:
+        """Return where a key or item stands, as `file:line`."""
+        return f"{self.where}:{self.line(*path)}"
+
+
+def parse(data: bytes, where: str) -> PolicyFile:
+    """Return the policy that the bytes hold.
+
+    Raises:
+        MalformedFileError: with the line.
+    """
+    value, lines = document.load_yaml(document.decode(data, where), where)
+    found = PolicyFile(words.validate(Policy, value, lines, where), where, digest(data), lines)
+    for path, what, hint in _impossible(found.words):
+        raise MalformedFileError(what, found.at(*path), hint)
+    return found
+
+
+def people(policy: Policy, roles: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the principals in any of the roles, of all of them where none is named, without a repetition."""
+    named = roles or tuple(policy.roles)
+    return tuple(dict.fromkeys(person for role in named for person in policy.roles.get(role, ())))
+
+
+def _impossible(policy: Policy) -> Iterator[tuple[document.Path, str, str]]:
+    """Yield (where, what, hint) of what nobody could ever carry out."""
+    for role, members in policy.roles.items():
+        for at, person in enumerate(members):
+            if person in policy.agents:
+                hint = "take it out of `agents` or out of the role"
+                yield ("roles", role, at), f"{person} is one of `agents`, and no agent's word counts", hint
+            if person in members[:at]:
+                yield ("roles", role, at), f"{person} stands twice in `{role}`", "keep one of them"
+    if policy.engines and not policy.engines.allow:
+        yield ("engines",), "`engines.allow` is empty, so no engine could be chosen", 'name one, such as "gemini:*"'
+    for kind in ("plan", "step", "call", "protected-path", "merge"):
+        of = policy.approvals.of(kind)
+        for at, role in enumerate(of.roles):
+            if not policy.roles.get(role):
+                near = words.nearest(role, [name for name, members in policy.roles.items() if members])
+                known = f"did you mean `{near}`?" if near else "list its people under `roles`"
+                what = "is empty" if role in policy.roles else "is not there"
+                yield ("approvals", kind, "roles", at), f"the role `{role}` {what}", known
+        if kind in policy.approvals.model_dump(by_alias=True, exclude_unset=True):
+            yield from _few(policy, kind, ("approvals", kind), f"`approvals.{kind}`")
+    for path, kind, name in _asking(policy):
+        yield from _few(policy, kind, path, name)
+
+
+def _asking(policy: Policy) -> Iterator[tuple[document.Path, Kind, str]]:
+    """Yield (where, whose word, name) of all that asks for a word."""
+    for at, rule in enumerate(policy.rules):
+        if rule.verdict == "ask":
+            yield ("rules", at), "step" if rule.match.about == "step" else "call", f"`{document.shown(rule.text())}`"
+    for at, tool in enumerate(policy.approval_required):
+        yield ("approval_required", at), "call", f"`approval_required: [{document.shown(tool)}]`"
+    for at, glob in enumerate(policy.protected):
+        yield ("protected", at), "protected-path", f"`protected: [{document.shown(glob)}]`"
+    limits = policy.limits
+    for key in ("files", "lines", "file_size"):
+        if getattr(limits, key) is not None:
+            yield ("limits", key), "protected-path", f"`limits.{key}`"
+    for key in ("binaries", "modes", "symlinks"):
+        if getattr(limits, key) == "ask":
+            yield ("limits", key), "protected-path", f"`limits.{key}: ask`"
+
+
+def _few(policy: Policy, kind: Kind, path: document.Path, name: str) -> Iterator[tuple[document.Path, str, str]]:
+    of = policy.approvals.of(kind)
+    there = len(people(policy, of.roles))
+    if there == 0:
+        what = f"{name} needs somebody's word, and nobody is in a role that could give it"
+        yield path, what, "list people under `roles`, such as `roles: {maintainer: [alice@example.test]}`"
+    elif there < of.count:
+        what = f"{name} needs {of.count} people, and {there} could say yes"
+        yield path, what, f"lower the count under `approvals: {{{kind}: …}}`, or add people to its roles"

@@ -1,0 +1,560 @@
+"""Whether a word that waits was given: approvals in the branch, judged one by one (design §4).
+
+A word is a file below `approvals/` whose statement is signed. The statement alone decides; the commit that brought it says only
+when in the chain it came. `judge` is asked live, with the present time, and by `verify` again for each event that used a word,
+with the time of that event. What makes a word count is checked in the order of `_CHECKS`, and the first that fails is told.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from runner.errors import InsufficientHistoryError
+from runner.git import BLOB, Commit, Git, TreeEntry
+from runner.protocol import ids, message, paths, statement
+from runner.protocol.plan import Plan, Step
+from runner.protocol.state import State, StepStatus
+from runner.protocol.statement import Decision, MalformedStatementError, Signed
+from runner.trust import manifest, signature
+from runner.trust.authority import Authority
+from runner.trust.demand import Demand
+from runner.trust.manifest import Contents, Subject
+from runner.trust.signature import Outcome
+
+AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
+
+
+class Fault(StrEnum):
+    """Why a word does not count."""
+
+    MALFORMED = "malformed"
+    MISPLACED = "misplaced"
+    OTHER = "other"  # of another repository, protocol or life of it
+    FUTURE = "future"
+    EXPIRED = "expired"
+    BAD = "bad"
+    UNTRUSTED = "untrusted"
+    REVOKED_KEY = "revoked-key"
+    STALE = "stale"
+    AGENT = "agent"
+    ROLE = "wrong-role"
+    OWN_WORK = "own-work"
+    USED = "used"
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """An approval's file in the branch. `commit`: the one that added it; `order`: its place among the words of the chain."""
+
+    id: str
+    path: str
+    commit: str
+    order: int
+    signed: Signed | None
+    fingerprint: str = ""
+    fault: Fault | None = None
+    text: str = ""  # why it does not count
+
+    @property
+    def approver(self) -> str:
+        """Whom the statement names, or empty where it cannot be read."""
+        return self.signed.statement.approver if self.signed else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a demand stands. `digest`: what a word has to name now; `counted`: approvals that count, one a person.
+
+    `rejected`: standing rejections of people whose word counts; `refused`: words on this subject that do not count, and why.
+    """
+
+    demand: Demand
+    digest: str
+    counted: tuple[Word, ...]
+    rejected: tuple[Word, ...]
+    refused: tuple[Word, ...]
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether everybody whose word is needed gave it, and nobody rejected it."""
+        return not self.rejected and not self.missing
+
+    @property
+    def missing(self) -> str:
+        """What is still needed, as people read it; empty where nothing is."""
+        said = {word.approver for word in self.counted}
+        for need in self.demand.needs:
+            have = len(said & need.people)
+            if have < need.count:
+                return f"{need.who}, {have} so far" if need.count > 1 else need.who
+        return ""
+
+
+@dataclass(slots=True)
+class Bench:
+    """What judging one branch takes: the objects, the authority, the time. `vouched`: somebody vouches for the time.
+
+    `at`: seconds since 1970. `files`: what a trusted file's bytes are read with; hashes are kept between questions.
+    """
+
+    git: Git
+    protocol: str
+    tip: str
+    state: State
+    authority: Authority
+    at: int
+    vouched: bool = False
+    contents: Contents = field(init=False)
+    _chain: dict[str, int] | None = None
+    _words: list[Word] | None = None
+
+    def __post_init__(self) -> None:
+        self.contents = Contents(self.git)
+
+    # --- the branch ------------------------------------------------------------------------------------------------------
+
+    @property
+    def chain(self) -> dict[str, int]:
+        """The first-parent chain from the tip to the genesis: commit to its distance from the tip."""
+        if self._chain is None:
+            self._chain = chain_of(self.git, self.protocol, self.tip)
+        return self._chain
+
+    def words(self) -> list[Word]:
+        """Return every file below approvals/ of the tip, in the order in which the chain got them, read and not judged."""
+        if self._words is None:
+            folder = f"{paths.folder(self.protocol)}/{paths.APPROVALS}"
+            files = self.git.files(self.tip, folder.rstrip("/"))
+            added = _added(self.git, self.tip, folder) if files else {}
+            order = sorted(files, key=lambda path: (-self.chain.get(added.get(path, ""), 0), path))
+            self._words = [
+                self._read(path, files[path], added.get(path, ""), number) for number, path in enumerate(order)
+            ]
+        return self._words
+
+    def _read(self, path: str, entry: TreeEntry, commit: str, order: int) -> Word:
+        name = path.rpartition("/")[2]
+        word = Word(name.removesuffix(statement.SUFFIX)[:64], path, commit, order, None)
+        if entry.mode != BLOB:
+            return _faulty(word, Fault.MISPLACED, "it is not a plain file")
+        size = self.git.sizes([entry.oid])[0]
+        if size is not None and size > statement.LIMIT:  # never read: it may be as big as its writer likes
+            return _faulty(word, Fault.MALFORMED, f"{size} bytes, {statement.LIMIT} at most")
+        data = self.git.blob(entry.oid)
+        if data is None:
+            raise InsufficientHistoryError(f"{path} is not in this clone", entry.oid, "run `git fetch --refetch`")
+        try:
+            signed = statement.parse(data, path)
+            statement.check_name(signed, name, path)
+        except MalformedStatementError as error:
+            return _faulty(word, Fault.MALFORMED, error.what)
+        return Word(signed.id, path, commit, order, signed)
+
+    # --- what words are about --------------------------------------------------------------------------------------------
+
+    def digest(self, subject: Subject, commit: str, plan: Plan | None, began: str | None = None) -> str:
+        """Return the digest of what `subject` is at a commit of the chain; the trusted branch is the authority's.
+
+        `began`: the commit that a result's work began at, where `commit` is a tree that is not on the branch yet.
+        """
+        return manifest.digest_of(subject, self.sections(subject, commit, plan, began))
+
+    def sections(
+        self, subject: Subject, commit: str, plan: Plan | None, began: str | None = None
+    ) -> list[tuple[str, list[str]]]:
+        """Return the manifest's sections; `plan`: the plan at the tip, which says what will be loaded."""
+        git, lines = self.git, self.contents.lines
+        folder = paths.folder(self.protocol)
+        files = {path.removeprefix(f"{folder}/"): entry for path, entry in git.files(commit, folder).items()}
+        match subject.kind:
+            case "plan":
+                found = [("words", lines(manifest.plan_files(self.protocol, files, self._done_at(commit, files))))]
+            case "step":
+                found = [("tree", lines(self._code(commit)))]
+            case "result":
+                before = began or self.began(subject)
+                found = [("before", lines(self._code(before))), ("after", lines(self._code(commit)))]
+            case "protected-path":
+                changed = self._changed(began or self.began(subject), commit)
+                found = [
+                    ("before", lines({path: one for path, (one, _) in changed.items() if one})),
+                    ("after", lines({path: one for path, (_, one) in changed.items() if one})),
+                ]
+            case "call":
+                name = paths.call_file(subject.name)
+                found = [("call", lines({f"{folder}/{name}": files[name]} if name in files else {}))]
+            case _:
+                found = [("tree", lines(self._code(commit)))]
+        if subject.kind in ("plan", "step", "call") and plan is not None:
+            loaded = self.authority.loaded(_steps_of(subject, plan, self.state), plan)
+            found.append(("trusted", lines(self.authority.files(git, loaded))))
+        return found
+
+    def _code(self, commit: str) -> dict[str, TreeEntry]:
+        """Return the whole tree outside record and approvals; the words of people's are in it."""
+        return manifest.tree_files(self.git, self.protocol, commit)
+
+    def _changed(self, before: str, after: str) -> dict[str, tuple[TreeEntry | None, TreeEntry | None]]:
+        changed = self.git.changed(before, after)
+        return {path: pair for path, pair in changed.items() if manifest.is_code(self.protocol, path)}
+
+    def _done_at(self, commit: str, files: Mapping[str, TreeEntry]) -> set[str]:
+        """Return the steps whose files have dropped out of the plan at a commit: those that were done there."""
+        if commit == self.tip:
+            return {slug for slug, step in self.state.steps.items() if step.status in _ENDED}
+        from runner.protocol import state as state_
+
+        data = self.git.blob(files[paths.STATE].oid) if paths.STATE in files else None
+        if data is None:
+            return set()
+        then = state_.load(data, f"{paths.STATE} in {commit[:12]}")
+        return {slug for slug, step in then.steps.items() if step.status in _ENDED}
+
+    def began(self, subject: Subject) -> str:
+        """Return the commit that the attempt's work began at.
+
+        Raises:
+            InsufficientHistoryError: the chain has no such work.
+        """
+        for oid in self.chain:
+            trailers = message.parse(_commit(self.git, oid).message)
+            if trailers and f"step-finished {subject.slug}" in trailers.events:
+                start = _start_of(_commit(self.git, oid).message, subject.slug)
+                if start is not None and start in self.chain:
+                    return start
+                return _commit(self.git, oid).parents[0]
+        raise InsufficientHistoryError(
+            f"nothing says where the work of {subject.slug} began", self.protocol, "run `runner verify`"
+        )
+
+    def covers(self, subject: Subject, path: str) -> bool:
+        """Return whether a change of `path` makes a word on the subject stale."""
+        own = f"{paths.folder(self.protocol)}/"
+        if not manifest.is_code(self.protocol, path):
+            return subject.kind == "call" and path == own + paths.call_file(subject.name)
+        name = path.removeprefix(own) if path.startswith(own) else ""
+        if subject.kind == "plan":
+            slug = ids.STEP_FILE.fullmatch(name)
+            known = self.state.steps.get(slug["slug"]) if slug else None
+            return paths.is_words(name) and (known is None or known.status not in _ENDED)
+        return subject.kind != "call"
+
+    def touched_since(self, subject: Subject, seen: str) -> tuple[str, str] | None:
+        """Return (commit, path) of the first commit after `seen` that touched what the subject is about, or None."""
+        for oid in reversed([oid for oid, distance in self.chain.items() if distance < self.chain[seen]]):
+            commit = _commit(self.git, oid)
+            if not commit.parents:
+                continue
+            for path in self.git.changed(commit.parents[0], oid):
+                if self.covers(subject, path):
+                    return oid, path
+        return None
+
+    def touched_by_people(self, subject: Subject, revision: int) -> str | None:
+        """Return the first commit of people's after the transition that holds a revision which touched the subject, or None."""
+        found = None
+        for oid in self.chain:
+            commit = _commit(self.git, oid)
+            trailers = message.parse(commit.message)
+            if trailers and trailers.protocol == self.protocol:
+                if trailers.revision - len(trailers.events) < revision:
+                    break
+            elif commit.parents and any(
+                self.covers(subject, path) for path in self.git.changed(commit.parents[0], oid)
+            ):
+                found = oid
+        return found
+
+    # --- who wrote it ----------------------------------------------------------------------------------------------------
+
+    def authors(self, subject: Subject) -> list[Commit]:
+        """Return the commits, side branches included, that wrote the words which the subject is about."""
+        own = f"{paths.folder(self.protocol)}/"
+        files = self.git.files(self.tip, own.rstrip("/"))
+        names = {path.removeprefix(own): entry for path, entry in files.items()}
+        if subject.kind == "call":
+            return []
+        if subject.kind in ("plan", "merge"):
+            wanted = [own + name for name in names if paths.is_words(name)]
+        else:
+            wanted = list(manifest.step_words(self.protocol, names, subject.slug))
+        found = _wrote(self.git, self.tip, list(self.chain)[-1], wanted)
+        if subject.kind in ("result", "protected-path") and subject.slug in self.state.steps:
+            out = self.git.run("rev-list", self.tip, f"^{self.began(subject)}", f"^{self.authority.commit}")
+            found += [commit for oid in out.decode().split() if self._is_work(commit := _commit(self.git, oid))]
+        return found
+
+    def _is_work(self, commit: Commit) -> bool:
+        """Return whether a commit is a person's that changes code; a merge's are what it has from none of its parents."""
+        if message.parse(commit.message) is not None:
+            return False
+        changed = [set(self.git.changed(parent, commit.oid)) for parent in commit.parents]
+        return any(manifest.is_code(self.protocol, path) for path in set.intersection(*changed)) if changed else True
+
+
+_ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)
+
+
+def judge(bench: Bench, demand: Demand, plan: Plan | None, used: Sequence[str] = ()) -> Standing:
+    """Return how a demand stands at the tip of the bench.
+
+    `plan`: as it stands there; `used`: ids of words that were used up by another call.
+    """
+    now = bench.digest(demand.subject, bench.tip, plan)
+    good: dict[str, Word] = {}
+    refused: list[Word] = []
+    for word in bench.words():
+        if word.signed is None:
+            continue
+        said = word.signed.statement
+        if (said.subject, said.attempt) != (str(demand.subject), demand.subject.attempt):
+            continue
+        judged = _judge(bench, demand, plan, word, now)
+        if judged.fault is None and word.id in used:
+            judged = _faulty(judged, Fault.USED, "it was used before, and counts once")
+        if judged.fault is None:
+            good[said.approver] = judged  # the last one in the chain stands
+        else:
+            refused.append(judged)
+    standing = sorted(good.values(), key=lambda word: word.order)
+    approved = [word for word in standing if _decision(word) is Decision.APPROVE]
+    rejected = [word for word in standing if _decision(word) is Decision.REJECT]
+    return Standing(demand, now, tuple(_distinct(approved)), tuple(rejected), tuple(refused))
+
+
+def foresee(bench: Bench, demand: Demand, plan: Plan | None, signed: Signed, fingerprint: str) -> Word:
+    """Return a word that is about to be given, with what would keep it from counting."""
+    now = bench.digest(demand.subject, bench.tip, plan)
+    word = Word(signed.id, "", bench.tip, len(bench.words()), signed, fingerprint)
+    for check in (_is_of_this, _is_timely, _is_in_role, _is_fresh, _is_of_others):
+        told = check(bench, demand, plan, word, now)
+        if told is not None and told.fault is not None:
+            return told
+    return word
+
+
+def _distinct(words: Sequence[Word]) -> list[Word]:
+    """Return the words of distinct people with distinct keys."""
+    found: list[Word] = []
+    for word in words:
+        if all((word.approver != other.approver and word.fingerprint != other.fingerprint) for other in found):
+            found.append(word)
+    return found
+
+
+def _decision(word: Word) -> Decision:
+    assert word.signed is not None
+    return word.signed.statement.decision
+
+
+def _faulty(word: Word, fault: Fault, text: str) -> Word:
+    return Word(word.id, word.path, word.commit, word.order, word.signed, word.fingerprint, fault, text)
+
+
+def _judge(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word:
+    """Return the word with what is wrong with it, if anything is."""
+    for check in _CHECKS:
+        told = check(bench, demand, plan, word, now)
+        if isinstance(told, Word):
+            word = told
+            if word.fault is not None:
+                return word
+    return word
+
+
+def _is_placed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    """It came by a commit of the chain that adds approvals and changes nothing else, after what the person saw."""
+    assert word.signed is not None
+    folder = f"{paths.folder(bench.protocol)}/{paths.APPROVALS}"
+    if word.commit not in bench.chain:
+        return _faulty(word, Fault.MISPLACED, "no commit of the branch added it alone and for the first time")
+    commit = _commit(bench.git, word.commit)
+    changed = bench.git.changed(commit.parents[0], commit.oid) if commit.parents else {}
+    for path, (before, _) in changed.items():
+        if not path.startswith(folder) or before is not None:
+            return _faulty(word, Fault.MISPLACED, f"the commit that added it, {commit.oid[:12]}, changes {path} too")
+    seen = word.signed.statement.seen
+    if seen not in bench.chain or bench.chain[seen] <= bench.chain[word.commit]:
+        return _faulty(word, Fault.OTHER, f"what was seen, {seen[:12]}, is no commit of the branch before it")
+    return None
+
+
+def _is_of_this(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    """It speaks of this repository, this protocol, and this life of it."""
+    assert word.signed is not None
+    said = word.signed.statement
+    for name, told, right in (
+        ("repository", said.repo, bench.authority.repo),
+        ("protocol", said.protocol, bench.protocol),
+        ("genesis", said.genesis, bench.state.genesis),
+    ):
+        if told != right:
+            return _faulty(word, Fault.OTHER, f"it is about another {name}: {told}")
+    return None
+
+
+def _is_timely(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    assert word.signed is not None
+    said = word.signed.statement
+    if said.issued_at > bench.at + AHEAD:
+        return _faulty(word, Fault.FUTURE, f"it is issued in the future: {said.issued}")
+    if said.expires_at <= bench.at:
+        return _faulty(word, Fault.EXPIRED, f"it expired at {said.expires}")
+    if said.expires_at - said.issued_at > demand.lasts:
+        return _faulty(
+            word, Fault.EXPIRED, f"it would last longer than {demand.lasts // 3600} h, which policy.yaml allows"
+        )
+    return None
+
+
+def _is_signed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    assert word.signed is not None
+    verdict = signature.verify(
+        word.signed.signature,
+        word.signed.text,
+        namespace=statement.NAMESPACE,
+        principal=word.approver,
+        signers=bench.authority.signers,
+        at=bench.at,
+        vouched=bench.vouched,
+    )
+    if verdict.ok:
+        return Word(word.id, word.path, word.commit, word.order, word.signed, verdict.fingerprint)
+    fault = {
+        Outcome.MALFORMED: Fault.BAD,
+        Outcome.BAD: Fault.BAD,
+        Outcome.REVOKED: Fault.REVOKED_KEY,
+    }.get(verdict.outcome, Fault.UNTRUSTED)
+    return _faulty(word, fault, verdict.reason)
+
+
+def _is_in_role(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    if not demand.signed:
+        return _faulty(word, Fault.UNTRUSTED, f"reviews count here, and no signed words, by {bench.authority.where}")
+    if word.approver in bench.authority.agents:
+        return _faulty(word, Fault.AGENT, f"{word.approver} is a runner or an agent")
+    if not any(word.approver in need.people for need in demand.needs):
+        return _faulty(word, Fault.ROLE, f"{word.approver} is not {demand.who}")
+    return None
+
+
+def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    """It names what stands there now, and nothing touched that since it was seen, even if the bytes came back."""
+    assert word.signed is not None
+    said = word.signed.statement
+    touched = bench.touched_since(demand.subject, said.seen)
+    if touched is not None:
+        oid, path = touched
+        commit = _commit(bench.git, oid)
+        subject = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
+        return _faulty(word, Fault.STALE, f"{path} was changed since, by {oid[:12]} ({ascii(subject)[1:-1]})")
+    if said.digest != bench.digest(demand.subject, said.seen, plan):
+        return _faulty(
+            word, Fault.STALE, "it names another digest than what was seen has, by the trusted branch of now"
+        )
+    if demand.subject.kind != "plan" and said.digest != now:
+        return _faulty(word, Fault.STALE, "it names another digest than what stands there now")
+    return None
+
+
+def _is_of_others(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    """Whoever approves wrote none of it: as author, committer or by the signature's key."""
+    rule = bench.authority.own_work
+    if rule == "allow" or _decision(word) is not Decision.APPROVE:
+        return None
+    for commit in bench.authors(demand.subject):
+        who = {email.casefold() for email in commit.emails}
+        key = bench.authority.signing_key(bench.git, commit)
+        if word.approver in who or (key and key == word.fingerprint):
+            return _faulty(word, Fault.OWN_WORK, f"{word.approver} wrote what it approves, in {commit.oid[:12]}")
+        if rule == "signed" and not bench.authority.vouches_for(bench.git, commit, bench.at):
+            return _faulty(
+                word, Fault.OWN_WORK, f"{commit.oid[:12]} wrote what it approves and is not signed by a listed key"
+            )
+    return None
+
+
+_CHECKS: tuple[Callable[[Bench, Demand, Plan | None, Word, str], Word | None], ...] = (
+    _is_placed,
+    _is_of_this,
+    _is_timely,
+    _is_signed,
+    _is_in_role,
+    _is_fresh,
+    _is_of_others,
+)
+
+
+# --- git -----------------------------------------------------------------------------------------------------------------
+
+
+def _commit(git: Git, oid: str) -> Commit:
+    commit = git.commit(oid)
+    if commit is None:
+        raise InsufficientHistoryError(f"commit {oid[:12]} is not in this clone", oid, "run `git fetch --unshallow`")
+    return commit
+
+
+def chain_of(git: Git, protocol: str, tip: str) -> dict[str, int]:
+    """Return the first-parent chain from a tip to the protocol's genesis: commit to its distance from the tip."""
+    found: dict[str, int] = {}
+    at: str | None = tip
+    while at is not None:
+        found[at] = len(found)
+        commit = _commit(git, at)
+        trailers = message.parse(commit.message)
+        at = commit.parents[0] if commit.parents else None
+        if trailers and trailers.protocol == protocol and trailers.events[0] == f"created {protocol}":
+            break
+    return found
+
+
+def _added(git: Git, tip: str, folder: str) -> dict[str, str]:
+    """Return path to the one commit of the first-parent chain that touched it, where it was added by it; others are left out."""
+    code, out, _ = git.try_run(
+        "log", "--first-parent", "-m", "--no-renames", "--format=%x01%H", "--name-status", "-z", tip, "--", folder
+    )
+    found: dict[str, str] = {}
+    often: set[str] = set()
+    for part in out.decode("utf-8", "surrogateescape").split("\x01")[1:] if code == 0 else []:
+        fields = [one.strip("\n") for one in part.split("\0")]
+        oid, rest = fields[0], [one for one in fields[1:] if one]
+        for kind, path in zip(rest[::2], rest[1::2], strict=False):
+            if path in found or kind != "A":
+                often.add(path)
+            found[path] = oid
+    return {path: oid for path, oid in found.items() if path not in often}
+
+
+def _wrote(git: Git, tip: str, first: str, names: Sequence[str]) -> list[Commit]:
+    """Return the commits between the genesis `first` (itself included) and the tip that touched the files."""
+    if not names:
+        return []
+    start = _commit(git, first)
+    stop = [f"^{parent}" for parent in start.parents]
+    code, out, _ = git.try_run("rev-list", "--full-history", tip, *stop, "--", *names)
+    if code:
+        raise InsufficientHistoryError(
+            "the history of the words is not in this clone", tip, "run `git fetch --unshallow`"
+        )
+    return [_commit(git, oid) for oid in out.decode().split()]
+
+
+def _start_of(text: bytes, slug: str) -> str | None:
+    """Return the `start` that a transition's `step-finished` entry names in its message."""
+    match = re.search(
+        rf"^## [0-9]+ step-finished {re.escape(slug)}\n(?:- [^\n]*\n)*?- start: ([0-9a-f]{{40,64}})\n".encode(),
+        text,
+        re.MULTILINE,
+    )
+    return match[1].decode() if match else None
+
+
+def _steps_of(subject: Subject, plan: Plan, state: State) -> list[Step]:
+    """Return the steps whose doing the subject is about."""
+    if subject.slug:
+        return [step for step in plan.steps if step.slug == subject.slug]
+    return [step for step in plan.steps if (known := state.steps.get(step.slug)) is None or known.status not in _ENDED]

@@ -1,0 +1,218 @@
+"""What the trusted branch says, at one commit: the policy, whose keys count, what it lends to steps. Loaded once, asked often.
+
+Nothing here looks at a branch that an agent can write. Without a policy.yaml only the defaults speak, and words are given at a
+keyboard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from runner.errors import MalformedFileError
+from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry, split_signature
+from runner.protocol import config as config_
+from runner.protocol import coworker, globs, paths
+from runner.protocol import policy as policy_
+from runner.protocol.config import Config
+from runner.protocol.model import Kind
+from runner.protocol.plan import Plan, Step
+from runner.protocol.policy import Approval, PolicyFile
+from runner.trust import manifest, signature, signers
+from runner.trust import policy as rules_
+from runner.trust.manifest import Loaded
+from runner.trust.policy import Change, Decision
+from runner.trust.signers import Signers
+
+
+@dataclass(slots=True)
+class Authority:
+    """The trusted branch at `commit`. `policy`: None where there is none; `signers`: with the revocations of now."""
+
+    commit: str
+    branch: str
+    policy: PolicyFile | None
+    signers: Signers
+    config: Config
+    rules: rules_.Policy
+    _files: dict[Loaded, dict[str, TreeEntry]] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The policy's file, for messages."""
+        return f"{paths.POLICY} on {self.branch}"
+
+    @property
+    def repo(self) -> str:
+        """The project's id; empty without a policy."""
+        return self.policy.words.repo if self.policy else ""
+
+    @property
+    def agents(self) -> Collection[str]:
+        """Who is a runner or an agent, and never approves."""
+        return self.policy.words.agents if self.policy else ()
+
+    @property
+    def own_work(self) -> str:
+        """refuse, allow or signed."""
+        return self.policy.words.own_work if self.policy else "allow"
+
+    def requires(self, kind: str) -> bool:
+        """Return whether the policy wants a word on the kind, even where the plan does not ask."""
+        return kind in ("plan", "merge") and self.policy is not None and self.approval(kind).required
+
+    def approval(self, kind: str) -> Approval:
+        """Return what the policy says of words on plan, step, result, call, protected-path or merge."""
+        assert self.policy is not None
+        return self.policy.words.approvals.of("step" if kind == "result" else kind)  # type: ignore[arg-type]
+
+    # --- what may happen -------------------------------------------------------------------------------------------------
+
+    def start_of(self, step: Step) -> Decision:
+        """Return what the policy says of a step's start, and of the commands that its author wrote; the strictest."""
+        asked = [rules_.Subject(kind="step", step=step.slug)]
+        lines = [*([step.header.run] if step.header.run else []), *step.checks]
+        asked += [rules_.command(line, step=step.slug) for line in lines]
+        return max((rules_.evaluate(self.rules, one) for one in asked), key=lambda said: rules_.SEVERITY[said.verdict])
+
+    def isolation(self, name: str) -> Decision:
+        """Return what the policy says of an executor: host, container or sandbox."""
+        return rules_.evaluate(self.rules, rules_.Subject(kind="isolation", isolation=name))  # type: ignore[arg-type]
+
+    def engine(self, name: str, step: str | None) -> Decision:
+        """Return what the policy says of an engine, for a step or for none."""
+        return rules_.evaluate(self.rules, rules_.Subject(kind="engine", engine=name, step=step))
+
+    def work_of(self, git: Git, protocol: str, start: str, tree: str, plan: Plan, step: Step) -> list[Decision]:
+        """Return what of a step's work may not be (deny) or needs a word (ask), the strictest first.
+
+        What an agent or a tool made of a file that a check names is asked about, where the trusted branch has it or the check
+        runs it, unless the step says that it makes it.
+        """
+        found = changes(git, protocol, start, tree)
+        named: frozenset[str] = frozenset()
+        if found and step.header.kind in (Kind.AGENT, Kind.TOOL):
+            checks = [check for one in plan.steps for check in one.checks]
+            sizes = git.sizes([f"{self.commit}:{one.path}" for one in found]) if checks else []
+            there = {globs.fold(one.path) for one, size in zip(found, sizes, strict=False) if size is not None}
+            named = (rules_.named_files(checks) & there) | rules_.named_programs(checks)
+            named -= {globs.fold(path) for path in step.header.outputs}
+        return rules_.judge(self.rules, found, step=step.slug, named=named)
+
+    # --- what is lent to steps -------------------------------------------------------------------------------------------
+
+    def loaded(self, steps: Iterable[Step], plan: Plan) -> Loaded:
+        """Return what these steps will load of the trusted branch."""
+        agents: set[str] = set()
+        prompts = tools = False
+        for step in steps:
+            if step.header.kind in (Kind.AGENT, Kind.TOOL):
+                tools = True
+                prompts |= step.header.kind is Kind.AGENT
+                agents |= {name for name in (step.header.agent or plan.header.agent,) if name}
+        modules = frozenset(module.module for module in self.config.tools) if tools else frozenset()
+        return Loaded(frozenset(agents), modules, prompts)
+
+    def files(self, git: Git, loaded: Loaded) -> dict[str, TreeEntry]:
+        """Return the files of the trusted branch that will be loaded."""
+        if loaded not in self._files:
+            self._files[loaded] = manifest.trusted_files(git, self.commit, loaded, coworker.parse)
+        return self._files[loaded]
+
+    # --- whose keys ------------------------------------------------------------------------------------------------------
+
+    def signing_key(self, git: Git, commit: Commit) -> str:
+        """Return the fingerprint of the key that a commit claims to be signed with; empty where it has no SSH signature."""
+        _, armour = _raw_signature(git, commit)
+        try:
+            return signature.read_ssh(armour).key.fingerprint if armour else ""
+        except ValueError:
+            return ""
+
+    def vouches_for(self, git: Git, commit: Commit, at: int) -> bool:
+        """Return whether a commit is signed by a key that is listed for git."""
+        text, armour = _raw_signature(git, commit)
+        if not armour:
+            return False
+        return any(
+            signature.verify(
+                armour, text, namespace=signers.GIT, principal=email.casefold(), signers=self.signers, at=at
+            ).ok
+            for email in dict.fromkeys(commit.emails)
+        )
+
+
+def _raw_signature(git: Git, commit: Commit) -> tuple[bytes, bytes]:
+    found = git.object(commit.oid)
+    return split_signature(found[2]) if found else (b"", b"")
+
+
+def load(git: Git, commit: str, branch: str, config: Config | None = None, revoked_at: str | None = None) -> Authority:
+    """Return what the trusted branch says at a commit. `config`: where it was read; `revoked_at`: whose revocations count.
+
+    Raises:
+        MalformedFileError: a file of it cannot be carried out, naming the line.
+    """
+    files = git.tree(f"{commit}:{paths.ROOT}") or {}
+    name = paths.POLICY.rpartition("/")[2]
+    file = None
+    if name in files:
+        file = policy_.parse(_plain(git, files[name], paths.POLICY, branch), f"{paths.POLICY} on {branch}")
+    keys = _signers(git, commit, revoked_at or commit, branch, file)
+    return Authority(commit, branch, file, keys, config or _config(git, commit, branch), rules_.compiled(file))
+
+
+def _config(git: Git, commit: str, branch: str) -> Config:
+    return config_.parse(git.blob(f"{commit}:{paths.CONFIG}"), f"{paths.CONFIG} on {branch}")
+
+
+def _signers(git: Git, commit: str, revoked_at: str, branch: str, file: PolicyFile | None) -> Signers:
+    def read(at: str, path: str) -> bytes | None:
+        entry = (git.tree(f"{at}:{paths.ROOT}") or {}).get(path.rpartition("/")[2])
+        return _plain(git, entry, path, branch) if entry else None
+
+    folder = git.tree(f"{commit}:{signers.OPENPGP.rstrip('/')}") or {}
+    openpgp = {
+        one: _plain(git, entry, signers.OPENPGP + one, branch) for one, entry in folder.items() if entry.mode != TREE
+    }
+    found = signers.parse(read(commit, signers.FILE), read(revoked_at, signers.REVOKED), openpgp)
+    if file is not None:
+        signers.check_agents(found, file.words.agents)
+    return found
+
+
+def _plain(git: Git, entry: TreeEntry, path: str, branch: str) -> bytes:
+    data = git.blob(entry.oid) if entry.mode == BLOB else None
+    if data is None:
+        raise MalformedFileError("it is not a plain file", f"{path} on {branch}", "replace it by one")
+    return data
+
+
+def changes(git: Git, protocol: str, start: str, tree: str) -> list[Change]:
+    """Return a step's diff as the policy looks at it; the protocol's own record and approvals are left out."""
+    found = {path: pair for path, pair in git.changed(start, tree).items() if manifest.is_code(protocol, path)}
+    if not found:
+        return []
+    out = git.run("diff-tree", "-r", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv", "-z", start, tree)
+    counted: dict[str, tuple[str, str]] = {}
+    for line in out.decode("utf-8", "surrogateescape").split("\0"):
+        plus, _, rest = line.partition("\t")
+        minus, tab, path = rest.partition("\t")
+        if tab:
+            counted[path] = (plus, minus)
+    blobs = [after.oid for _, after in found.values() if after and after.mode != SUBMODULE]
+    sizes = dict(zip(blobs, git.sizes(blobs), strict=True))
+    made = []
+    for path, (before, after) in found.items():
+        plus, minus = counted.get(path, ("0", "0"))
+        made.append(
+            Change(
+                path=path,
+                before=before.mode if before else None,
+                after=after.mode if after else None,
+                lines=sum(int(number) for number in (plus, minus) if number.isdigit()),
+                size=(sizes.get(after.oid) or 0) if after else 0,
+                binary=plus == "-",
+            )
+        )
+    return made

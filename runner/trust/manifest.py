@@ -1,0 +1,182 @@
+"""What a word is about, as bytes whose digest it names (design §4). A manifest is never stored: every reader makes it anew.
+
+A manifest has a line for the version, the subject and the attempt, then sections, each with one line a file: mode, SHA-256,
+size and path as JSON, sorted by path. A submodule's line has its commit in place of a hash. Nothing is cut and nothing is left
+out for being large.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from runner.errors import IntegrityError
+from runner.git import SUBMODULE, Git, TreeEntry
+from runner.protocol import ids, paths
+from runner.protocol.coworker import Coworker
+from runner.protocol.digest import digest
+
+VERSION = "runner-manifest/v1"
+KINDS = ("plan", "step", "result", "call", "protected-path", "merge")
+_SUBJECT = re.compile(
+    rf"plan|merge|(?P<kind>step|result|protected-path):(?P<slug>{ids.SLUG})"
+    rf"|call:(?P<call>(?P<of>{ids.SLUG})\.(?P<attempt>[1-9][0-9]{{0,5}})\.[1-9][0-9]{{0,5}})"
+)
+_TOGETHER = 256  # blobs that are read at once
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is decided about. `name`: a step's slug, a call's name such as `deploy.1.3`, or empty; `attempt`: 0 where none is."""
+
+    kind: str
+    name: str = ""
+    attempt: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+    @property
+    def slug(self) -> str:
+        """The step that it is about, or empty."""
+        return self.name.split(".", 1)[0]
+
+
+def parse_subject(text: str, attempt: int = 0) -> Subject | None:
+    """Return the subject that `plan`, `step:deploy`, `call:deploy.1.3` … names; None where it is none."""
+    match = _SUBJECT.fullmatch(text)
+    if match is None:
+        return None
+    if match["call"]:
+        return Subject("call", match["call"], int(match["attempt"]))
+    if match["kind"]:
+        return Subject(match["kind"], match["slug"], 0 if match["kind"] == "step" else attempt)
+    return Subject(text)
+
+
+class Contents:
+    """Hashes of files by git's names for them, each read once."""
+
+    def __init__(self, git: Git) -> None:
+        self._git = git
+        self._known: dict[str, tuple[str, int]] = {}
+
+    def lines(self, files: Mapping[str, TreeEntry]) -> list[str]:
+        """Return the lines of a section.
+
+        Raises:
+            IntegrityError: a file's bytes are not in this clone.
+        """
+        wanted = {entry.oid for entry in files.values() if entry.mode != SUBMODULE} - self._known.keys()
+        todo = sorted(wanted)
+        for start in range(0, len(todo), _TOGETHER):
+            names = todo[start : start + _TOGETHER]
+            for oid, data in zip(names, self._git.blobs(names), strict=True):
+                if data is None:
+                    raise IntegrityError(f"the object {oid[:12]} is missing", oid, "run `git fsck`, or `git fetch`")
+                self._known[oid] = (hashlib.sha256(data).hexdigest(), len(data))
+        return [
+            self._line(path, entry)
+            for path, entry in sorted(files.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape"))
+        ]
+
+    def _line(self, path: str, entry: TreeEntry) -> str:
+        hash_, size = (entry.oid, 0) if entry.mode == SUBMODULE else self._known[entry.oid]
+        return f"{entry.mode} {hash_} {size} {json.dumps(path)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the trusted branch lends to steps. `modules`: of tools, as config.yaml names them; `prompts`: a model is asked."""
+
+    agents: frozenset[str] = frozenset()
+    modules: frozenset[str] = frozenset()
+    prompts: bool = False
+
+
+INSTRUCTIONS = ("AGENTS.md", "CONTRIBUTING.md")  # of the trusted branch, told to every model
+
+
+def trusted_files(
+    git: Git, commit: str, loaded: Loaded, read: Callable[[bytes, str], Coworker]
+) -> dict[str, TreeEntry]:
+    """Return the trusted branch's files that will be loaded: coworkers, instructions, and the code of tools.
+
+    `read(data, where)` parses a coworker, whose own modules count too. A file that is not there has no line: that it comes is a
+    change as well. Of a module, everything below its first name counts, since it may import the rest.
+    """
+    if not (loaded.agents or loaded.modules or loaded.prompts):
+        return {}
+    files = git.files(commit)
+    agents = {paths.agent_file(name) for name in loaded.agents}
+    modules = set(loaded.modules)
+    for path in sorted(agents & files.keys()):
+        data = git.blob(files[path].oid)
+        if data is not None:
+            modules |= {module.module for module in read(data, path).tool_modules()}
+    roots = {module.partition(".")[0] for module in modules}
+    return {
+        path: entry
+        for path, entry in files.items()
+        if path in agents
+        or (loaded.prompts and path in INSTRUCTIONS)
+        or path.partition("/")[0] in roots
+        or path.removesuffix(".py") in roots
+    }
+
+
+def render(subject: Subject, sections: Iterable[tuple[str, list[str]]]) -> bytes:
+    """Return a manifest's bytes."""
+    out = [VERSION, f"subject: {subject}", f"attempt: {subject.attempt}"]
+    for title, lines in sections:
+        out += [f"[{title}]", *lines]
+    return ("\n".join(out) + "\n").encode("ascii")
+
+
+def digest_of(subject: Subject, sections: Iterable[tuple[str, list[str]]]) -> str:
+    """Return the digest that a word on the subject has to name."""
+    return digest(render(subject, sections))
+
+
+def is_code(protocol: str, path: str) -> bool:
+    """Return whether a path counts in a word on the whole tree: all but the record and the approvals of the protocol."""
+    own = f"{paths.folder(protocol)}/"
+    if not path.startswith(own):
+        return True
+    name = path.removeprefix(own)
+    return not paths.is_record(name) and not name.startswith(paths.APPROVALS)
+
+
+def tree_files(git: Git, protocol: str, tree: str) -> dict[str, TreeEntry]:
+    """Return the files of a tree or commit that a word on the whole tree is about."""
+    return {path: entry for path, entry in git.files(tree).items() if is_code(protocol, path)}
+
+
+def plan_files(protocol: str, files: Mapping[str, TreeEntry], done: Iterable[str]) -> dict[str, TreeEntry]:
+    """Return the words of people's that a plan's approval is about: plan, context and the steps that are not `done`.
+
+    `files`: by their names in the protocol's folder.
+    """
+    gone = set(done)
+    return {
+        f"{paths.folder(protocol)}/{name}": entry
+        for name, entry in files.items()
+        if paths.is_words(name) and _slug_of(name) not in gone
+    }
+
+
+def step_words(protocol: str, files: Mapping[str, TreeEntry], slug: str) -> dict[str, TreeEntry]:
+    """Return plan.md, context.md and the step's own file."""
+    return {
+        f"{paths.folder(protocol)}/{name}": entry
+        for name, entry in files.items()
+        if name in (paths.PLAN, paths.CONTEXT) or (paths.is_words(name) and _slug_of(name) == slug)
+    }
+
+
+def _slug_of(name: str) -> str:
+    match = ids.STEP_FILE.fullmatch(name)
+    return match["slug"] if match else ""

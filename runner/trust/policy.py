@@ -1,0 +1,812 @@
+"""What the policy says of one thing that is about to happen: allow, ask or deny, and the rule that said so (design §5).
+
+Pure: no files, no clock. Among the rules that match, deny goes over ask and ask over allow, so the order of a file decides
+nothing; a default speaks only where no rule matched. What is denied whatever a policy says: git's own folders, the
+protocols' files, paths that were not resolved. Whoever calls says what is about to happen, with paths as they are after
+links were followed, and carries the answer out; who gave a word, and whether it counts, is not decided here.
+
+`deny`, `ask` and `protected` ignore case, as file systems may; `allow` does not. What is not known of a call (the path
+that a shell writes) matches no rule about it: that is why rules without `tool` are asked again about a step's changes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final, Literal
+
+from runner.protocol import globs, paths
+from runner.protocol.document import Path, shown
+from runner.protocol.model import Budget
+from runner.protocol.policy import (
+    ISOLATIONS,
+    Effect,
+    Isolation,
+    Match,
+    Narrowing,
+    PolicyFile,
+    Rule,
+    Verdict,
+    bytes_of,
+)
+
+Fits = Callable[[str], object]
+
+SEVERITY: Final[dict[Verdict, int]] = {"allow": 0, "ask": 1, "deny": 2}
+
+# Changing one of these decides what is run, what is checked or what a model is told: a person looks first.
+PROTECTED: Final = (
+    ".github/**", ".gitlab-ci.yml", ".forgejo/**", "scripts/ci/**", "**/.gitattributes", "**/.gitmodules", "**/AGENTS.md",
+    "**/CLAUDE.md", "**/GEMINI.md", "**/.cursorrules", "**/CODEOWNERS",
+)  # fmt: skip
+
+# The effects of our own tools for a model, `run` and `shell` as they are in a sandbox: for a call that is only thought of.
+BUILT_IN: Final[dict[str, Effect]] = {
+    **dict.fromkeys(
+        ("read_file", "list_files", "search_text", "git", "fetch", "recall", "ask_person", "publish_artifact", "finish"), "read"
+    ),
+    **dict.fromkeys(("write_file", "edit_file", "apply_patch", "remember", "run", "shell"), "workspace"),
+}  # fmt: skip
+
+SHELLS: Final = frozenset({
+    "sh", "ash", "bash", "dash", "zsh", "ksh", "mksh", "rbash", "fish", "csh", "tcsh", "pwsh", "powershell", "busybox", "toybox",
+})  # fmt: skip
+# Programs that start another one, which their arguments name.
+STARTERS: Final = frozenset({
+    "chroot", "chrt", "doas", "entr", "env", "eval", "exec", "firejail", "flock", "ionice", "nice", "nohup", "nsenter",
+    "parallel", "proot", "script", "setarch", "setpriv", "setsid", "ssh", "stdbuf", "strace", "su", "sudo", "systemd-run",
+    "taskset", "time", "timeout", "unbuffer", "unshare", "watch", "xargs",
+})  # fmt: skip
+# Options that make a program start another one, or run text as code: how an argument begins, by program.
+STARTING: Final[dict[str, tuple[str, ...]]] = {
+    "find": ("-exec", "-ok"),
+    "fd": ("-x", "-X", "--exec"),
+    "git": ("--upload-pack", "--receive-pack", "--exec", "--ext-diff", "--open-files-in-pager"),
+    "tar": (
+        "--checkpoint-action",
+        "--to-command",
+        "--use-compress-program",
+        "-I",
+        "--rsh-command",
+        "-F",
+        "--info-script",
+    ),
+    "rsync": ("-e", "--rsh"),
+    "rg": ("--pre",),
+    "sort": ("--compress-program",),
+}
+# The same for options that count only before the first word that is none.
+LEADING: Final[dict[str, re.Pattern[str]]] = {
+    "git": re.compile("-c|--config-env|--exec-path"),
+    "python": re.compile("-[A-Za-z]*c"),
+    "perl": re.compile("-[A-Za-z]*[eE]"),
+    "php": re.compile("-r|--run"),
+    **dict.fromkeys(("ruby", "lua"), re.compile("-[A-Za-z]*e")),
+    **dict.fromkeys(("node", "bun", "deno"), re.compile("-[a-z]*[ep]|--eval|--print|eval")),
+}
+
+
+# Programs that only look at the files they are given: these are what a check checks.
+LOOKING: Final = frozenset({
+    "[", "cat", "cmp", "diff", "egrep", "fgrep", "file", "grep", "head", "jq", "ls", "md5sum", "rg", "sha256sum", "stat",
+    "tail", "test", "wc",
+})  # fmt: skip
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is about to happen.
+
+    `kind`: `call` of a tool; `command`, a step's own; `change`, what a step has left at its paths; `engine`, the choice of
+    one; `isolation`, where commands run; `step`, its start. `paths`: after links were followed, from the repository's root.
+    `argv`: what is run; a line for a shell is `("sh", "-c", LINE)`. `step`: the slug of the step that it happens in.
+    """
+
+    kind: Literal["call", "command", "change", "engine", "isolation", "step"] = "call"
+    tool: str | None = None
+    effect: Effect = "external"
+    paths: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    engine: str | None = None
+    isolation: Isolation | None = None
+    step: str | None = None
+    untrusted: bool = False  # whether text that nobody vouches for stands in the context
+    listed: str = ""  # the coworker's file that lists the tool by name
+    vouched: bool = False  # whether that file's bytes stand on the trusted branch at that path
+    configured: str = ""  # where the trusted branch names the hosts for this tool
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided. `rule`: what said so, in words; `file` and `line`: where that stands, empty and 0 for a built-in one."""
+
+    verdict: Verdict
+    rule: str
+    file: str
+    line: int
+    reason: str
+
+    @property
+    def where(self) -> str:
+        """Where the rule stands, or that it is built in."""
+        return f"{self.file}:{self.line}" if self.file else "built in"
+
+    @property
+    def why(self) -> str:
+        """The rule, and its reason where it has one."""
+        return f"{self.rule} · {self.reason}" if self.reason else self.rule
+
+
+def call(
+    tool: str, arguments: Mapping[str, Any], *, effect: Effect | None = None, paths: tuple[str, ...] | None = None
+) -> Subject:
+    """Return the subject of a call, with what its arguments name.
+
+    `effect`: of its contract; without it that of our own tools, else external. `paths`: of a tool of ours, as they were
+    resolved; without it those of the arguments `path` and `paths`, as they stand there: good for asking beforehand, not for a
+    decision. Of other tools it is always those, and only what could be a path of the repository.
+    """
+    given = effect or BUILT_IN.get(tool, "external")
+    named = [path for path in (arguments.get("path"), *_list(arguments.get("paths"))) if isinstance(path, str) and path]
+    if tool not in BUILT_IN:  # what it calls a path may be anything: only it knows
+        plain = [posixpath.normpath(path) for path in named]
+        paths = tuple(
+            path for path in plain if not path.startswith("/") and path.split("/")[0] != ".." and "\0" not in path
+        )
+    if tool == "remember" and isinstance(arguments.get("name"), str):
+        named = [f"{MEMORY}/{arguments['name']}.md"]
+    argv: tuple[str, ...] = ()
+    if tool == "run":
+        argv = tuple(str(word) for word in _list(arguments.get("argv")))
+    elif tool == "shell":
+        argv = ("sh", "-c", str(arguments.get("command", "")))
+    host = _host_of(arguments["url"]) if isinstance(arguments.get("url"), str) else None
+    return Subject(
+        tool=tool,
+        effect=given,
+        paths=paths if paths is not None else tuple(path.removeprefix("./").rstrip("/") or path for path in named),
+        argv=argv,
+        hosts=(host,) if host is not None else (),
+    )
+
+
+def command(run: str | Sequence[str], *, step: str | None = None) -> Subject:
+    """Return the subject of a command step: a line for a shell, or a list that is run as it is."""
+    argv = ("sh", "-c", run) if isinstance(run, str) else tuple(run)
+    return Subject(kind="command", effect="workspace", argv=argv, step=step)
+
+
+def _list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _host_of(url: str) -> str:
+    match = re.match(
+        r"[A-Za-z][A-Za-z0-9+.-]*://(?:[^/?#\\@]*@)?(\[[0-9A-Fa-f:.]+\]|[^/?#\\:@\s]+)(?::[0-9]*)?(?:[/?#]|\Z)", url
+    )
+    return match[1].strip("[]") if match else ""
+
+
+# --- a policy, ready to be asked -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A rule with its globs made ready; None where it says nothing."""
+
+    said: Decision
+    untrusted: bool
+    tool: Fits | None
+    path: Fits | None
+    effect: frozenset[str] | None
+    program: Fits | None
+    argv: tuple[Fits, ...] | None
+    more: bool  # whether further arguments may follow
+    shell: bool | None
+    host: Fits | None
+    engine: Fits | None
+    step: Fits | None
+    runs: bool  # whether it says anything of what is run
+    globs: tuple[str, ...]  # those of `path`, folded
+    heads: tuple[str, ...]  # how a path has to begin, and to end, for one of these: told sooner than whether it fits
+    tails: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy that was compiled once; `file`: None where there is no policy.yaml."""
+
+    file: PolicyFile | None
+    action: tuple[tuple[_Compiled, ...], tuple[_Compiled, ...]]  # what denies or asks, strictest first; what allows
+    engine: tuple[tuple[_Compiled, ...], tuple[_Compiled, ...]]
+    step: tuple[tuple[_Compiled, ...], tuple[_Compiled, ...]]
+    engines: Fits | None
+    hosts: Fits | None
+    guarded: tuple[tuple[Fits, str, str, int], ...]  # what fits a protected path; the glob, file and line
+
+    @property
+    def digest(self) -> str | None:
+        """The digest of the policy's bytes, or None."""
+        return self.file.digest if self.file else None
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """A narrowing, such as a coworker's `policies:`; `lines`: of its file, where it stands under the key `under`."""
+
+    words: Narrowing
+    where: str
+    lines: Mapping[Path, int]
+    under: Path = ()
+
+    def line(self, *path: str | int) -> int:
+        """Return the line of a key or item of it."""
+        return self.lines.get((*self.under, *path), self.lines.get(self.under, 1))
+
+
+def compiled(file: PolicyFile | None, more: Iterable[More] = ()) -> Policy:
+    """Return a policy that can be asked; without a file the defaults alone. `more` can only make it stricter."""
+    rules: list[tuple[Rule, str, int]] = []
+    if file:
+        rules += [(rule, file.where, file.line("rules", at)) for at, rule in enumerate(file.words.rules)]
+        rules += [
+            (_short(tool), file.where, file.line("approval_required", at))
+            for at, tool in enumerate(file.words.approval_required)
+        ]
+    for one in more:
+        rules += [(rule, one.where, one.line("rules", at)) for at, rule in enumerate(one.words.rules)]
+        rules += [
+            (_short(tool), one.where, one.line("approval_required", at))
+            for at, tool in enumerate(one.words.approval_required)
+        ]
+    by_kind: dict[str, tuple[tuple[_Compiled, ...], tuple[_Compiled, ...]]] = {}
+    for about in ("action", "engine", "step"):
+        made = [_compile(*rule) for rule in rules if rule[0].match.about == about]
+        made.sort(key=lambda rule: -SEVERITY[rule.said.verdict])
+        by_kind[about] = (
+            tuple(rule for rule in made if rule.said.verdict != "allow"),
+            tuple(rule for rule in made if rule.said.verdict == "allow"),
+        )
+    told = file.words if file else None
+    guarded = [(_paths((glob,), folded=True), glob, "", 0) for glob in PROTECTED]
+    if file:
+        guarded += [
+            (_paths((glob,), folded=True), glob, file.where, file.line("protected", at))
+            for at, glob in enumerate(file.words.protected)
+        ]
+    return Policy(
+        file,
+        by_kind["action"],
+        by_kind["engine"],
+        by_kind["step"],
+        _names(told.engines.allow, folded=False) if told and told.engines else None,
+        _hosts(told.network.allow) if told and told.network else None,
+        tuple(guarded),
+    )
+
+
+def _short(tool: str) -> Rule:
+    return Rule(ask=Match(tool=(tool,)))
+
+
+def _compile(rule: Rule, file: str, line: int) -> _Compiled:
+    match, folded = rule.match, rule.verdict != "allow"
+    argv = match.argv
+    more = bool(argv) and argv[-1] == "**"
+    return _Compiled(
+        Decision(rule.verdict, rule.text(), file, line, rule.reason or ""),
+        rule.untrusted == "allow",
+        _names(match.tool, folded=folded) if match.tool else None,
+        _paths(match.path, folded=folded) if match.path else None,
+        frozenset(match.effect) if match.effect else None,
+        _names(match.program, folded=folded) if match.program else None,
+        tuple(_names((one,), folded=folded) for one in (argv[:-1] if more else argv)) if argv else None,
+        more,
+        match.shell,
+        _hosts(match.host) if match.host else None,
+        _names(match.engine, folded=folded) if match.engine else None,
+        _names(match.step, folded=folded) if match.step else None,
+        bool(match.program or argv or match.shell is not None),
+        tuple(globs.fold(glob) for glob in match.path),
+        *_ends([globs.fold(glob) if folded else glob for glob in match.path]),
+    )
+
+
+def _ends(given: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    parts = [re.split(r"[*?]", glob) for glob in given]
+    # `a/**` is `a` too, `**/a` is `a` too, and `a` what lies in it.
+    return tuple(one[0].rstrip("/") for one in parts), tuple(one[-1].lstrip("/") if one[1:] else "" for one in parts)
+
+
+def _names(given: Sequence[str], *, folded: bool) -> Fits:
+    every = [globs.fold(glob) if folded else glob for glob in given]
+    if not any(set("*?") & set(glob) for glob in every):
+        return frozenset(every).__contains__
+    return globs.compiled([globs.name_pattern(glob) for glob in every]).fullmatch
+
+
+def _paths(given: Sequence[str], *, folded: bool) -> Fits:
+    return globs.compiled([globs.path_pattern(globs.fold(glob) if folded else glob) for glob in given]).fullmatch
+
+
+def _hosts(given: Sequence[str]) -> Fits:
+    return globs.compiled([globs.name_pattern(_address(host) or host) for host in given] or ["(?!)"]).fullmatch
+
+
+def _address(host: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+def evaluate(policy: Policy, subject: Subject, named: Collection[str] = ()) -> Decision:
+    """Return what the policy says of the subject; of several paths or hosts the strictest answer.
+
+    `named`: the files that checks name, which are protected too (`named_files`).
+    """
+    match subject.kind:
+        case "isolation":
+            return _isolation(policy, subject)
+        case "engine":
+            return _engine(policy, subject)
+        case "step":
+            view = _View(step=globs.fold(subject.step or ""))
+            said = _first(policy.step[0], view)
+            return (
+                said.said
+                if said
+                else _allowed(policy.step[1], _View(step=subject.step)) or _default("a step may start")
+            )
+    found = [
+        _action(policy, subject, path, host, named)
+        for path in (dict.fromkeys(subject.paths) or (None,))
+        for host in (dict.fromkeys(subject.hosts) or (None,))
+    ]
+    return found[0] if len(found) == 1 else max(found, key=lambda one: SEVERITY[one.verdict])
+
+
+@dataclass(slots=True)
+class _View:
+    """A subject as rules look at it: one path, one host; folded for those that deny or ask."""
+
+    tool: str | None = None
+    path: str | None = None
+    effect: str = ""
+    programs: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()
+    shell: bool | None = None  # None where nothing is run
+    host: str | None = None
+    engine: str | None = None
+    step: str | None = None
+
+
+def _action(policy: Policy, subject: Subject, path: str | None, host: str | None, named: Collection[str]) -> Decision:
+    if path is not None and (wrong := _wrong_path(path, subject.effect)):
+        return wrong
+    fold = globs.fold
+    argv = subject.argv
+    shell = starts_others(argv) if argv else None
+    address = None
+    if host is not None:
+        address = _plain_host(host)
+        own = subject.tool in BUILT_IN
+        if address is None and (own or policy.hosts or any(rule.host for rule in policy.action[0])):
+            return _built_in("deny", "a host is named by its plain name or address", shown(host) or "no host is named")
+        if address is not None and policy.hosts is not None and not policy.hosts(address):
+            return _at(
+                policy, "deny", "network: {allow: …}", ("network", "allow"), f"{shown(address)} is not one of them"
+            )
+    view = _View(
+        tool=None if subject.tool is None else fold(subject.tool),
+        path=None if path is None else fold(path),
+        effect=subject.effect,
+        programs=_programs(argv, shell),
+        argv=tuple(fold(word) for word in argv),
+        shell=shell,
+        host=address,
+        engine=None if subject.engine is None else fold(subject.engine),
+        step=None if subject.step is None else fold(subject.step),
+    )
+    strict, lax = policy.action
+    said = _first(strict, view)
+    # A real shell is its own class, whichever tool it is run with.
+    disguised = bool(shell) and view.tool == "run"
+    if disguised and (said is None or said.said.verdict != "deny"):
+        view.tool = "shell"
+        said = max((one for one in (said, _first(strict, view)) if one), key=_severity, default=None)
+    if said is not None and said.said.verdict == "deny":
+        return said.said
+    plain = _View(
+        tool="shell" if disguised else subject.tool,
+        path=path,
+        effect=subject.effect,
+        programs=argv[:1],
+        argv=argv,
+        shell=shell,
+        host=address,
+        engine=subject.engine,
+        step=subject.step,
+    )
+    allowing = _matching(lax, plain)
+    # Other tools' network is their own, or what config.yaml gives them; that they are called at all is asked about.
+    closed = address is not None and policy.hosts is None and not subject.configured and subject.tool in BUILT_IN
+    if closed and not any(rule.host for rule in (*allowing, *([said] if said else []))):
+        return _built_in("deny", "default: no host is reached", "name it under `network: {allow: […]}`")
+    if said is not None:
+        return said.said
+    if path is not None and subject.effect != "read":
+        for guard in protected(policy, (path,), named):
+            return guard
+    return _otherwise(subject, allowing)
+
+
+def _otherwise(subject: Subject, allowing: list[_Compiled]) -> Decision:
+    """Return what holds where nothing denies or asks."""
+    external = subject.effect == "external"
+    if external and subject.untrusted:
+        still = [rule for rule in allowing if rule.untrusted]
+        if not still:
+            reason = "untrusted text stands in the context"
+            if allowing:
+                return replace(
+                    allowing[0].said, verdict="ask", reason=f"{reason}, and the rule has no `untrusted: allow`"
+                )
+            return _built_in("ask", "default: external calls ask", reason)
+        allowing = still
+    if allowing:
+        return allowing[0].said
+    if subject.kind == "command":
+        return _default("a step's command is its author's word")
+    if not external:
+        return _default(
+            "a step may change files" if subject.kind == "change" else f"{subject.effect} calls are allowed"
+        )
+    if subject.listed and subject.vouched:
+        return Decision("allow", "the coworker's file lists it", subject.listed, 1, "")
+    reason = f"{subject.listed} is not so on the trusted branch" if subject.listed else ""
+    return _built_in("ask", "default: external calls ask", reason)
+
+
+def _engine(policy: Policy, subject: Subject) -> Decision:
+    name = subject.engine or ""
+    step = subject.step
+    view = _View(engine=globs.fold(name), step=None if step is None else globs.fold(step))
+    said = _first(policy.engine[0], view)
+    if said:
+        return said.said
+    if policy.engines is not None and not policy.engines(name):
+        return _at(policy, "deny", "engines: {allow: …}", ("engines", "allow"), f"{shown(name)} is not one of them")
+    return _allowed(policy.engine[1], _View(engine=name, step=step)) or _default("any engine may be chosen")
+
+
+def _isolation(policy: Policy, subject: Subject) -> Decision:
+    asked = subject.isolation or "host"
+    if policy.file is None:
+        return _default("every isolation is allowed")
+    weakest = policy.file.words.isolation
+    weaker = ISOLATIONS.index(asked) < ISOLATIONS.index(weakest)
+    reason = f"{asked} is weaker than {weakest}" if weaker else ""
+    return _at(policy, "deny" if weaker else "allow", f"isolation: {weakest}", ("isolation",), reason)
+
+
+def _first(rules: tuple[_Compiled, ...], view: _View) -> _Compiled | None:
+    """Return the first rule that matches: the strictest, since they are sorted."""
+    tool, path, effect, step, engine, host = view.tool, view.path, view.effect, view.step, view.engine, view.host
+    for rule in rules:
+        if rule.tool is not None and (tool is None or not rule.tool(tool)):
+            continue
+        if rule.path is not None and (
+            path is None or not path.endswith(rule.tails) or not path.startswith(rule.heads) or not rule.path(path)
+        ):
+            continue
+        if rule.effect is not None and effect not in rule.effect:
+            continue
+        if rule.step is not None and (step is None or not rule.step(step)):
+            continue
+        if rule.engine is not None and (engine is None or not rule.engine(engine)):
+            continue
+        if rule.host is not None and (host is None or not rule.host(host)):
+            continue
+        if not rule.runs or _runs(rule, view):
+            return rule
+    return None
+
+
+def _runs(rule: _Compiled, view: _View) -> bool:
+    """Return whether what a rule says of a program fits."""
+    if rule.shell is not None and view.shell is not rule.shell:
+        return False
+    if rule.program is not None:
+        for name in view.programs:
+            if rule.program(name):
+                break
+        else:
+            return False
+    elif rule.argv is None:
+        return True
+    if rule.said.verdict == "allow" and view.shell and not rule.shell:
+        return False  # what it starts besides is not what was allowed
+    if rule.argv is None:
+        return True
+    if len(view.argv) < len(rule.argv) or (len(view.argv) > len(rule.argv) and not rule.more):
+        return False
+    first, *rest = rule.argv
+    names = view.argv[:1] if rule.said.verdict == "allow" else (view.argv[0], view.argv[0].rpartition("/")[2])
+    return any(first(name) for name in names) and all(
+        fits(word) for fits, word in zip(rest, view.argv[1:], strict=False)
+    )
+
+
+def _matching(rules: tuple[_Compiled, ...], view: _View) -> list[_Compiled]:
+    return [rule for rule in rules if _first((rule,), view)]
+
+
+def _allowed(rules: tuple[_Compiled, ...], view: _View) -> Decision | None:
+    found = _first(rules, view)
+    return found.said if found else None
+
+
+def _severity(rule: _Compiled) -> int:
+    return SEVERITY[rule.said.verdict]
+
+
+def _built_in(verdict: Verdict, rule: str, reason: str = "") -> Decision:
+    return Decision(verdict, rule, "", 0, reason)
+
+
+def _default(what: str) -> Decision:
+    return _built_in("allow", f"default: {what}")
+
+
+def _at(policy: Policy, verdict: Verdict, rule: str, key: tuple[str, ...], reason: str) -> Decision:
+    assert policy.file is not None
+    return Decision(verdict, rule, policy.file.where, policy.file.line(*key), reason)
+
+
+# --- paths, programs, hosts ------------------------------------------------------------------------------------------
+
+MEMORY: Final = paths.MEMORY.rstrip("/")
+
+
+def _wrong_path(path: str, effect: Effect) -> Decision | None:
+    """Return why nothing may happen at this path, whatever a policy says."""
+    parts = path.split("/")
+    if path != "." and (path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in parts)):
+        return _built_in("deny", "a path stays inside the repository", shown(path))
+    folded = globs.fold(path).split("/")
+    if any(part in (".git", "git~1") for part in folded):
+        return _built_in("deny", "git's own folders are out of reach", shown(path))
+    if effect != "read" and folded[0] == paths.ROOT and not (folded[1:2] == ["memory"] and parts[0] == paths.ROOT):
+        return _built_in("deny", "below .protocols a step changes memory/ alone", shown(path))
+    return None
+
+
+def starts_others(argv: Sequence[str]) -> bool:
+    """Return whether what is run is a shell, or starts programs that its arguments name: the text of these is not judged."""
+    name = globs.fold(argv[0].rpartition("/")[2])
+    if name in SHELLS or name in STARTERS:
+        return True
+    name = re.sub(r"[0-9.]+\Z", "", name)  # python3.12
+    if any(word.startswith(STARTING.get(name, ())) for word in argv[1:]):
+        return True
+    leading, before = LEADING.get(name), ""
+    for word in argv[1:] if leading else ():
+        assert leading is not None
+        if leading.match(word):
+            return True
+        if not word.startswith("-") and before not in ("-W", "-X", "-I", "-r", "-C"):  # whose value it is
+            return False
+        before = word
+    return False
+
+
+def _programs(argv: Sequence[str], shell: bool | None) -> tuple[str, ...]:
+    """Return what may be started, by name and as it was given, for a rule that denies or asks."""
+    if not argv:
+        return ()
+    found = [globs.fold(word) for word in (argv if shell else argv[:1])]
+    return tuple(dict.fromkeys([*found, *(word.rpartition("/")[2] for word in found)]))
+
+
+def _plain_host(host: str) -> str | None:
+    """Return a host as globs see it, or None where it is written in a way that could be read as another one."""
+    name = host.lower().removesuffix(".")
+    if address := _address(name):
+        return address
+    if not re.fullmatch(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*", name) or len(name) > 253:
+        return None
+    last = name.rpartition(".")[2]
+    return None if last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last) else name
+
+
+def _commands(checks: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the words of each command of check lines, as far as they can be told without being a shell."""
+    for line in checks:
+        for part in re.split(r"[;&|()\n]+", line):
+            found = [word for word in re.split(r"[\s<>\"'`$]+", part) if word and not re.match(r"-|[A-Za-z_]+=", word)]
+            if found:
+                yield found
+
+
+def named_files(checks: Iterable[str]) -> frozenset[str]:
+    """Return the words of check lines that may be files that decide: `sh scripts/test.sh -v` names `scripts/test.sh`.
+
+    What a command only looks at, such as `grep`, is what is checked, and no part of the check.
+    """
+    found = {word for words_ in _commands(checks) if words_[0] not in LOOKING for word in words_}
+    return frozenset(globs.fold(word.removeprefix("./")) for word in found)
+
+
+def named_programs(checks: Iterable[str]) -> frozenset[str]:
+    """Return of `named_files` what the check runs: the first word of each command, and the script of an interpreter."""
+    found: set[str] = set()
+    for words_ in _commands(checks):
+        for word in words_:
+            found.add(globs.fold(word.removeprefix("./")))
+            name = globs.fold(word.rpartition("/")[2])
+            if not (name in SHELLS or name in STARTERS or re.sub(r"[0-9.]+\Z", "", name) in STARTING):
+                break
+    return frozenset(found)
+
+
+def protected(policy: Policy, changed: Iterable[str], named: Collection[str] = ()) -> list[Decision]:
+    """Return an ask for each of the changed paths that a person has to look at, with what protects it.
+
+    `named`: the files that checks name, from `named_files`.
+    """
+    found = []
+    for path in changed:
+        folded = globs.fold(path)
+        if folded in named or path in named:
+            found.append(_built_in("ask", "protected: a check names it", shown(path)))
+            continue
+        for fits, glob, file, line in policy.guarded:
+            if fits(folded):
+                found.append(Decision("ask", f"protected: {glob}", file, line, shown(path)))
+                break
+    return found
+
+
+# --- a step's diff ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One path of a step's diff. Modes as git writes them, such as `100644`; None where the path is not there.
+
+    `lines`: added and removed ones; `size`: bytes afterwards; `binary`: whether it is, afterwards.
+    """
+
+    path: str
+    before: str | None
+    after: str | None
+    lines: int = 0
+    size: int = 0
+    binary: bool = False
+
+
+def judge(
+    policy: Policy, changes: Sequence[Change], *, step: str | None = None, named: Collection[str] = ()
+) -> list[Decision]:
+    """Return what of a step's diff may not be (deny) or needs a word (ask), the strictest first; empty where all is well.
+
+    Asked are the paths that nobody may change, rules about files without `tool`, protected paths, and the limits.
+    """
+    found = []
+    for change in changes:
+        subject = Subject(kind="change", effect="workspace", paths=(change.path,), step=step)
+        said = evaluate(policy, subject, named)
+        if said.verdict != "allow":
+            found.append(
+                replace(said, reason=" · ".join(dict.fromkeys(filter(None, (shown(change.path), said.reason)))))
+            )
+        elif change.after in LINKS:
+            found += _moved(policy, change, step)
+        if change.after == "160000" != change.before:
+            found.append(_built_in("ask", "a submodule is new", shown(change.path)))
+    if policy.file:
+        found += _over(policy, changes)
+    return sorted(found, key=lambda one: -SEVERITY[one.verdict])
+
+
+LINKS: Final = ("120000", "160000")  # a symlink, a submodule
+
+
+def _moved(policy: Policy, change: Change, step: str | None) -> Iterable[Decision]:
+    """Yield what is said of a link or submodule in the place of a folder that holds what a rule is about, or is protected."""
+    folded, reason = globs.fold(change.path), f"{shown(change.path)} is a link in its place"
+    if folded.split("/")[0] == paths.ROOT:
+        yield _built_in("deny", "below .protocols there are no links", shown(change.path))
+        return
+    view = _View(effect="workspace", step=None if step is None else globs.fold(step))
+    for rule in policy.action[0]:
+        if any(globs.could_hold(glob, folded) for glob in rule.globs) and _first((replace(rule, path=None),), view):
+            yield replace(rule.said, reason=reason)
+            return
+    for _, glob, file, line in policy.guarded:
+        if globs.could_hold(globs.fold(glob), folded):
+            yield Decision("ask", f"protected: {glob}", file, line, reason)
+            return
+
+
+def _over(policy: Policy, changes: Sequence[Change]) -> Iterable[Decision]:
+    assert policy.file is not None
+    limits = policy.file.words.limits
+    lines = sum(change.lines for change in changes)
+    if limits.files is not None and len(changes) > limits.files:
+        reason = f"{len(changes):,} files changed"
+        yield _at(policy, "ask", f"limits: {{files: {limits.files}}}", ("limits", "files"), reason)
+    if limits.lines is not None and lines > limits.lines:
+        yield _at(policy, "ask", f"limits: {{lines: {limits.lines}}}", ("limits", "lines"), f"{lines:,} lines changed")
+    most = bytes_of(limits.file_size) if limits.file_size is not None else None
+    for change in changes:
+        if most is not None and change.after is not None and change.size > most:
+            reason = f"{shown(change.path)} has {change.size:,} bytes"
+            yield _at(policy, "ask", f"limits: {{file_size: {limits.file_size}}}", ("limits", "file_size"), reason)
+        link = change.after == "120000"
+        for key, verdict, is_so, what in (
+            ("binaries", limits.binaries, change.binary and change.before is None, "a new binary file"),
+            ("symlinks", limits.symlinks, link, "a symlink"),
+            ("modes", limits.modes, not link and _is_executable(change), "may be executed now, and was not"),
+        ):
+            if is_so and verdict != "allow":
+                yield _at(
+                    policy, verdict, f"limits: {{{key}: {verdict}}}", ("limits", key), f"{shown(change.path)}: {what}"
+                )
+
+
+def _is_executable(change: Change) -> bool:
+    return change.after == "100755" != change.before
+
+
+# --- budgets ----------------------------------------------------------------------------------------------
+
+
+def stricter(*budgets: Budget | None) -> Budget:
+    """Return the least of each key of the budgets: a policy's, a coworker's, a step's."""
+    told = [budget for budget in budgets if budget is not None]
+
+    def least(key: str) -> Any:
+        values: list[Decimal | int] = [value for budget in told if (value := getattr(budget, key)) is not None]
+        return min(values, default=None)
+
+    return Budget.model_construct(**{key: least(key) for key in Budget.model_fields})
+
+
+# --- advice ----------------------------------------------------------------------------------------------------------
+
+
+def notes(file: PolicyFile) -> list[tuple[int, str]]:
+    """Return (line, text) of rules that say less than their author may think."""
+    found = []
+    rules = file.words.rules
+    holds_shells = any(
+        rule.verdict != "allow" and (rule.match.shell or _names(rule.match.tool or ("-",), folded=True)("shell"))
+        for rule in rules
+    )
+    for at, rule in enumerate(rules):
+        match = rule.match
+        if rule.verdict == "allow":
+            continue
+        if match.path and match.tool and "*" not in match.tool and set(match.tool) & set(_WRITING):
+            text = "other tools and commands can change these files too; leave `tool` out, and the step's changes are judged"
+            found.append((file.line("rules", at), text))
+        if (match.program or match.argv) and not match.shell and not holds_shells:
+            text = "a shell's text is not read: what it starts passes this rule; add one with `shell: true`"
+            found.append((file.line("rules", at), text))
+    return found
+
+
+_WRITING: Final = tuple(name for name, effect in BUILT_IN.items() if effect == "workspace")

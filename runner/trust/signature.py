@@ -1,0 +1,551 @@
+"""Signatures, judged to a value that says what is wrong with one; and how the programs for making one are started.
+
+SSH signatures (PROTOCOL.sshsig) are judged by `cryptography`, and by `ssh-keygen -Y verify` the same: tests hold the two to one
+verdict. OpenPGP ones are judged by gpg's status lines in a GNUPGHOME of its own, never by its exit code. Nothing of a
+repository's configuration is executed, and nothing of a person's is needed to judge. Whether a word counts is judged above; signatures
+are made in trust.signing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
+
+from runner.errors import UsageError
+from runner.git.process import personal_environment
+from runner.protocol.statement import PRINCIPAL
+from runner.trust import signers as keys
+from runner.trust.signers import CURVES, ED25519, RSA, SK_ECDSA, SK_ED25519, PublicKey, Signers, Wire
+
+LIMIT = 8192  # bytes of an armoured signature
+
+_SSH_ARMOUR = re.compile(
+    rb"-----BEGIN SSH SIGNATURE-----\n(?P<body>(?:[A-Za-z0-9+/=]{1,76}\n)+)-----END SSH SIGNATURE-----\n"
+)
+_PGP_BEGIN = b"-----BEGIN PGP SIGNATURE-----\n"
+_L = 2**252 + 27742317777372353535851937790883648493  # the order of Ed25519's base point
+_RSA_ALGORITHMS = ("rsa-sha2-256", "rsa-sha2-512")
+_HASHES = ("sha256", "sha512")
+_NOBODY = "nobody@example.invalid"
+_LAST = 253402300799  # the last second of the year 9999
+# Judging does not look at a PATH that an agent may have a folder on.
+_PROGRAMS = ("/usr/bin", "/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin", "/run/current-system/sw/bin")
+
+
+class Outcome(StrEnum):
+    """What a signature is. Only GOOD is good; where several hold, the first of these is told."""
+
+    MALFORMED = "malformed"  # not one signature in canonical form, or by a key of a type that is not taken
+    BAD = "bad"  # the mathematics fails: other bytes, another namespace, another key
+    REVOKED = "revoked"  # sound, by a key that is in revoked_keys
+    UNTRUSTED = "untrusted"  # sound, by a key that is not listed for this principal and namespace
+    NOT_YET = "not-yet"  # sound, by a key that is valid later only
+    EXPIRED_KEY = "expired-key"  # sound, by a key whose time is over
+    GOOD = "good"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found. `fingerprint`: the key that made it, `SHA256:…` or OpenPGP's 40 hex digits; empty where not known.
+
+    `reason`: one line for a person; empty where good.
+    """
+
+    outcome: Outcome
+    fingerprint: str
+    reason: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is good."""
+        return self.outcome is Outcome.GOOD
+
+
+class Method(StrEnum):
+    """Which implementation judges an SSH signature."""
+
+    LIBRARY = "cryptography"
+    SSH_KEYGEN = "ssh-keygen"
+
+
+@dataclass(frozen=True, slots=True)
+class SshSignature:
+    """An SSH signature, read. `raw`: the numbers; `flags`, `counter`: a security key's own, else empty."""
+
+    key: PublicKey
+    namespace: str
+    hash: str
+    algorithm: str
+    raw: bytes
+    flags: bytes
+    counter: bytes
+
+
+def verify(
+    signature: bytes,
+    text: bytes,
+    *,
+    namespace: str,
+    principal: str,
+    signers: Signers,
+    at: int,
+    vouched: bool = False,
+    method: Method = Method.LIBRARY,
+) -> Verdict:
+    """Judge an armoured signature over `text` as `principal`'s, for `namespace`, with keys as they are valid at `at`.
+
+    `principal`: any text; one that is no name is nobody's. `at`: seconds since 1970, told by somebody who is trusted; never the
+    statement's own `issued`. `vouched`: somebody vouches
+    for that time, so a revocation with a later `since` does not reach back to it. The signature's first line says whether it is
+    SSH or OpenPGP; OpenPGP has no namespaces, `text` has to say what it is for.
+
+    Raises:
+        UsageError: the program that is needed (ssh-keygen, gpg) is not on this machine, or does not work.
+    """
+    at = min(max(at, 1), _LAST)  # a commit may claim any time; no limit of a key's lies beyond these two
+    if re.fullmatch(PRINCIPAL, principal) is None:  # a commit may claim any address; such a one is nobody's
+        principal, signers = _NOBODY, Signers((), signers.revoked)
+    if signature.startswith(_PGP_BEGIN):
+        return _openpgp(signature, text, principal, signers, at)
+    try:
+        found = read_ssh(signature)
+    except ValueError as error:
+        return Verdict(Outcome.MALFORMED, "", f"no SSH signature: {error}")
+    judge = _by_library if method is Method.LIBRARY else _by_ssh_keygen
+    outcome = judge(signature, found, text, namespace, principal, signers, at, vouched)
+    return Verdict(outcome, found.key.fingerprint, _reason(outcome, found, namespace, principal, signers))
+
+
+def read_ssh(signature: bytes) -> SshSignature:
+    """Return what an armoured SSH signature says, whether it holds or not.
+
+    Raises:
+        ValueError: it is not one signature in its canonical form, by a key of a type that is taken; the message says why.
+    """
+    match = _SSH_ARMOUR.fullmatch(signature) if len(signature) <= LIMIT else None
+    if match is None:
+        raise ValueError("the armour is not as ssh-keygen writes it")
+    wire = Wire(keys.decode_base64(match["body"].replace(b"\n", b"").decode("ascii")))
+    if wire.take(6) != b"SSHSIG" or wire.number() != 1:
+        raise ValueError("it does not begin as version 1 of the format does")
+    key = keys.key_of_blob(wire.string())
+    namespace, reserved, hash_, inner = wire.text(), wire.string(), wire.text(), Wire(wire.string())
+    wire.end()
+    if reserved:
+        raise ValueError("a field that is reserved is not empty")
+    if hash_ not in _HASHES:
+        raise ValueError(f"the hash {hash_[:40]} is not taken")
+    algorithm, raw, flags, counter = inner.text(), inner.string(), b"", b""
+    if algorithm not in (_RSA_ALGORITHMS if key.type == RSA else (key.type,)):
+        raise ValueError(f"a key {key.type} does not sign with {algorithm[:60]}")
+    if key.type in (SK_ED25519, SK_ECDSA):
+        flags, counter = inner.take(1), inner.take(4)
+    inner.end()
+    if key.type in (ED25519, SK_ED25519):
+        # ssh-keygen takes the same signature with the group's order added to its number as well: one signature, one form.
+        if len(raw) != 64 or int.from_bytes(raw[32:], "little") >= _L:
+            raise ValueError("the numbers are not in their canonical form")
+    elif key.type in CURVES:
+        numbers = Wire(raw)
+        numbers.positive(), numbers.positive()
+        numbers.end()
+    elif len(raw) > (_modulus(key).bit_length() + 7) // 8:
+        raise ValueError("the number is longer than the key")
+    return SshSignature(key, namespace, hash_, algorithm, raw, flags, counter)
+
+
+def _modulus(key: PublicKey) -> int:
+    wire = Wire(key.blob)
+    wire.string(), wire.positive()
+    return wire.positive()
+
+
+def _reason(outcome: Outcome, found: SshSignature, namespace: str, principal: str, signers: Signers) -> str:
+    """Return what a person should know of the outcome; nothing is decided here."""
+    listed = signers.of_key(found.key)
+    match outcome:
+        case Outcome.GOOD:
+            return ""
+        case Outcome.BAD if found.namespace != namespace:
+            return f"the signature was made for {found.namespace}, not for {namespace}"
+        case Outcome.BAD:
+            return "the signature does not fit what it stands under"
+        case Outcome.REVOKED:
+            line = next(one.line for one in signers.revoked if one.key == found.key)
+            return f"the key is revoked, {keys.REVOKED}:{line}"
+        case Outcome.UNTRUSTED if listed is None:
+            return f"the key {found.key.fingerprint} is not in {keys.FILE}"
+        case Outcome.UNTRUSTED if listed is not None and listed.principal != principal:
+            return f"the key is that of {listed.principal}, not of {principal}, {keys.FILE}:{listed.line}"
+        case Outcome.UNTRUSTED if listed is not None:
+            return f"the key is not listed for {namespace}, {keys.FILE}:{listed.line}"
+        case Outcome.NOT_YET | Outcome.EXPIRED_KEY if listed is not None:
+            first = outcome is Outcome.NOT_YET
+            limit = listed.valid_after if first else listed.valid_before
+            day = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(limit or 0))
+            return f"the key is valid {'from' if first else 'until'} {day} UTC, {keys.FILE}:{listed.line}"
+    raise AssertionError(f"unreachable: {outcome} of {found.key.fingerprint}")
+
+
+# --- SSH, by the library ---------------------------------------------------------------------------------------------------
+
+
+def _by_library(
+    signature: bytes,
+    found: SshSignature,
+    text: bytes,
+    namespace: str,
+    principal: str,
+    signers: Signers,
+    at: int,
+    vouched: bool,
+) -> Outcome:
+    if found.namespace != namespace or not holds_for(found, text):
+        return Outcome.BAD
+    if signers.revocation(found.key, at, vouched) is not None:
+        return Outcome.REVOKED
+    listed = signers.of_key(found.key)
+    if listed is None or listed.principal != principal or namespace not in listed.namespaces:
+        return Outcome.UNTRUSTED
+    if listed.valid_after is not None and at < listed.valid_after:
+        return Outcome.NOT_YET
+    if listed.valid_before is not None and at > listed.valid_before:
+        return Outcome.EXPIRED_KEY
+    return Outcome.GOOD
+
+
+def holds_for(found: SshSignature, text: bytes) -> bool:
+    """Return whether the mathematics holds for `text` and the namespace that the signature names."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+
+    def string(data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + data
+
+    digest = hashlib.new(found.hash, text).digest()
+    signed = b"SSHSIG" + string(found.namespace.encode()) + string(b"") + string(found.hash.encode()) + string(digest)
+    key = Wire(found.key.blob)
+    key.string()
+    try:
+        if found.key.type in (ED25519, SK_ED25519):
+            point = key.string()
+            if found.flags:
+                signed = _security_key(key.string(), found, signed)
+            ed25519.Ed25519PublicKey.from_public_bytes(point).verify(found.raw, signed)
+        elif found.key.type in CURVES:
+            curves = {"nistp256": ec.SECP256R1(), "nistp384": ec.SECP384R1(), "nistp521": ec.SECP521R1()}
+            digests = {"nistp256": hashes.SHA256(), "nistp384": hashes.SHA384(), "nistp521": hashes.SHA512()}
+            curve, point = key.text(), key.string()
+            if found.flags:
+                signed = _security_key(key.string(), found, signed)
+            numbers = Wire(found.raw)
+            encoded = utils.encode_dss_signature(numbers.positive(), numbers.positive())
+            public = ec.EllipticCurvePublicKey.from_encoded_point(curves[curve], point)
+            public.verify(encoded, signed, ec.ECDSA(digests[curve]))
+        else:
+            exponent, modulus = key.positive(), key.positive()
+            # A signature may come without its leading zeros, as ssh-keygen takes it.
+            raw = found.raw.rjust((modulus.bit_length() + 7) // 8, b"\0")
+            chosen = hashes.SHA256() if found.algorithm == "rsa-sha2-256" else hashes.SHA512()
+            rsa.RSAPublicNumbers(exponent, modulus).public_key().verify(raw, signed, padding.PKCS1v15(), chosen)
+    except (InvalidSignature, ValueError):  # ValueError: the key is no point of its curve
+        return False
+    return True
+
+
+def _security_key(application: bytes, found: SshSignature, signed: bytes) -> bytes:
+    """Return what a security key signs (PROTOCOL.u2f)."""
+    return hashlib.sha256(application).digest() + found.flags + found.counter + hashlib.sha256(signed).digest()
+
+
+# --- SSH, by ssh-keygen ----------------------------------------------------------------------------------------------------
+
+
+def _by_ssh_keygen(
+    signature: bytes,
+    found: SshSignature,
+    text: bytes,
+    namespace: str,
+    principal: str,
+    signers: Signers,
+    at: int,
+    vouched: bool,
+) -> Outcome:
+    """Ask ssh-keygen once where it is good; where it is not, ask on with less, since it does not say why."""
+    program = _find("ssh-keygen", "openssh-client")
+    with private_folder() as folder:
+
+        def file(name: str, data: bytes) -> Path:
+            (folder / name).write_bytes(data)
+            return folder / name
+
+        # Our own copies: an older ssh-keygen knows no Z at a time's end, and every one reads it as UTC under TZ=UTC.
+        def line(one: keys.Signer, *, after: bool = True, before: bool = True) -> str:
+            options = [f'namespaces="{",".join(sorted(one.namespaces))}"']
+            options += [f'valid-after="{_stamp(one.valid_after)}"'] if after and one.valid_after is not None else []
+            options += [f'valid-before="{_stamp(one.valid_before)}"'] if before and one.valid_before is not None else []
+            return f"{one.principal} {','.join(options)} {one.key}\n"
+
+        revoked = [one for one in signers.revoked if one.since is None or not vouched or at >= one.since]
+        revocations = file("revoked", "".join(f"{one.key}\n" for one in revoked).encode())
+        ours = file("signature", signature)
+
+        def holds(name: str, allowed: str, *more: str | Path) -> bool:
+            listed = file(name, allowed.encode())
+            words: list[str | Path] = [
+                "-Y",
+                "verify",
+                "-f",
+                listed,
+                "-I",
+                principal,
+                "-n",
+                namespace,
+                "-s",
+                ours,
+                *more,
+            ]
+            told = f" for {principal} with [A-Z0-9-]+ key {re.escape(found.key.fingerprint)}"
+            return _ask_ssh_keygen(program, words, text, folder, namespace, told)
+
+        when = ("-O", f"verify-time={_stamp(at)}")
+        if holds("all", "".join(line(one) for one in signers.ssh), *when, "-r", revocations):
+            return Outcome.GOOD
+        told = f" with [A-Z0-9-]+ key {re.escape(found.key.fingerprint)}"
+        words: list[str | Path] = ["-Y", "check-novalidate", "-n", namespace, "-s", ours]
+        if not _ask_ssh_keygen(program, words, text, folder, namespace, told):
+            return Outcome.BAD
+        if not holds("anybody", f"{principal} {found.key}\n", "-r", revocations):
+            return Outcome.REVOKED
+        if not holds("timeless", "".join(line(one, after=False, before=False) for one in signers.ssh)):
+            return Outcome.UNTRUSTED
+        if not holds("after", "".join(line(one, before=False) for one in signers.ssh), *when):
+            return Outcome.NOT_YET
+        return Outcome.EXPIRED_KEY
+
+
+def _ask_ssh_keygen(
+    program: str, words: Sequence[str | Path], text: bytes, folder: Path, namespace: str, told: str
+) -> bool:
+    """Return whether it says Good, in exactly these words; that it says no has to be said by it as well."""
+    code, out, err = _run([program, *words], text, folder)
+    if code == 0 and re.fullmatch(rf'Good "{re.escape(namespace)}" signature{told}\n', out.decode("utf-8", "replace")):
+        return True
+    if code != 0 and out == b"Could not verify signature.\n":
+        return False
+    raise UsageError(
+        f"ssh-keygen did not judge a signature: {last_line(err) or f'exit {code}'}",
+        program,
+        "OpenSSH 8.9 or later is needed",
+    )
+
+
+def _stamp(at: int) -> str:
+    return time.strftime("%Y%m%d%H%M%S", time.gmtime(at))
+
+
+# --- OpenPGP, by gpg -------------------------------------------------------------------------------------------------------
+
+_WEAK_HASHES = {"1": "MD5", "2": "SHA-1", "3": "RIPEMD-160"}  # RFC 4880 §9.4
+
+
+def _openpgp(signature: bytes, text: bytes, principal: str, signers: Signers, at: int) -> Verdict:
+    """Judge by gpg's status lines: one signature, one VALIDSIG, of exactly the one key in the principal's file.
+
+    gpg judges keys at the clock's time and only says so; here that is done from its listing, at `at`.
+    """
+    listed = signers.openpgp.get(principal)
+    if listed is None:
+        return Verdict(Outcome.UNTRUSTED, "", f"{keys.OPENPGP} has no file of {principal}")
+    program = _find("gpg", "gnupg")
+    with private_folder() as folder:
+        home: list[str | Path] = [
+            "--homedir",
+            folder,
+            "--no-options",
+            "--batch",
+            "--no-tty",
+            "--no-autostart",
+            "--no-auto-key-locate",
+        ]
+        home += ["--no-auto-key-retrieve", "--trust-model", "always", "--ignore-time-conflict", "--ignore-valid-from"]
+        _run([program, *home, "--import"], listed, folder)
+        listing = _run([program, *home, "--with-colons", "--fixed-list-mode", "--list-keys"], b"", folder)[1]
+        known = pgp_keys(listing.decode("utf-8", "replace"))
+        primary = [one for one in known if one.primary]
+        if len(primary) != 1:
+            return Verdict(
+                Outcome.UNTRUSTED,
+                "",
+                f"{keys.OPENPGP}{principal}.asc holds {len(primary)} keys, not the one of {principal}",
+            )
+        (folder / "signature").write_bytes(signature)
+        verify = ["--status-fd", "1", "--verify", str(folder / "signature"), "-"]
+        code, out, err = _run([program, *home, *verify], text, folder)
+    status = [line.split()[1:] for line in out.decode("utf-8", "replace").splitlines() if line.startswith("[GNUPG:] ")]
+    told = [words[0] for words in status if words]
+    if not told:
+        raise UsageError(
+            f"gpg did not judge a signature: {last_line(err) or code}", program, "GnuPG 2.2 or later is needed"
+        )
+    if told.count("NEWSIG") != 1:
+        return Verdict(Outcome.MALFORMED, "", "not one OpenPGP signature")
+    if "BADSIG" in told:
+        return Verdict(Outcome.BAD, primary[0].fingerprint, "the signature does not fit what it stands under")
+    valid = [words for words in status if words[:1] == ["VALIDSIG"]]
+    if "NO_PUBKEY" in told and not valid:
+        return Verdict(Outcome.UNTRUSTED, "", f"the key is not that of {principal}, {keys.OPENPGP}{principal}.asc")
+    if len(valid) != 1 or len(valid[0]) < 11:
+        return Verdict(Outcome.MALFORMED, "", "gpg cannot judge the signature")
+    by, created, expires, hash_, kind, of = (valid[0][index] for index in (1, 3, 4, 8, 9, 10))
+    if hash_ in _WEAK_HASHES or kind != "00":
+        what = (
+            f"it is made with {_WEAK_HASHES[hash_]}"
+            if hash_ in _WEAK_HASHES
+            else "it is not over the bytes as they are"
+        )
+        return Verdict(Outcome.MALFORMED, of, what)
+    used = [one for one in known if one.primary or one.fingerprint == by]
+    if of != primary[0].fingerprint or by not in [one.fingerprint for one in known]:
+        return Verdict(Outcome.UNTRUSTED, of, f"the key is not that of {principal}, {keys.OPENPGP}{principal}.asc")
+    if any(one.revoked for one in used):
+        return Verdict(Outcome.REVOKED, of, f"the key is revoked, {keys.OPENPGP}{principal}.asc")
+    if any(at < one.created for one in used):
+        return Verdict(Outcome.NOT_YET, of, "the key was made later")
+    if any(one.expires is not None and at >= one.expires for one in used) or (int(expires) and at >= int(expires)):
+        return Verdict(Outcome.EXPIRED_KEY, of, "the time of the key, or of the signature, is over")
+    if any(int(created) < one.created or (one.expires and int(created) >= one.expires) for one in used):
+        return Verdict(Outcome.MALFORMED, of, "it says that it was made when the key was not valid")
+    return Verdict(Outcome.GOOD, of, "")
+
+
+@dataclass(frozen=True, slots=True)
+class PgpKey:
+    """A key or subkey of gpg's listing. Times in seconds since 1970."""
+
+    primary: bool
+    fingerprint: str
+    created: int
+    expires: int | None
+    revoked: bool
+
+
+def pgp_keys(listing: str) -> list[PgpKey]:
+    """Return the keys and subkeys of `--with-colons` (doc/DETAILS of GnuPG)."""
+    found: list[PgpKey] = []
+    lines = [line.split(":") for line in listing.splitlines()]
+    for parts, then in pairwise(lines):
+        if parts[0] in ("pub", "sub", "sec", "ssb") and then[0] == "fpr":
+            end = int(parts[6]) if parts[6] else None
+            found.append(PgpKey(parts[0] in ("pub", "sec"), then[9], int(parts[5]), end, parts[1] == "r"))
+    return found
+
+
+# --- programs --------------------------------------------------------------------------------------------------------------
+
+
+class SigningError(UsageError):
+    """No signature could be made; nothing was written."""
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """Yield a folder that only this person can read, removed afterwards; its path is short enough for gpg's sockets."""
+    import shutil
+    import tempfile
+
+    try:
+        folder = tempfile.mkdtemp(prefix="runner-")
+    except OSError as error:
+        raise UsageError(
+            "no temporary folder can be written", str(error.filename), "set TMPDIR to one that can"
+        ) from error
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _find(program: str, package: str) -> str:
+    """Return where a program for judging is, by fixed folders and no PATH.
+
+    Raises:
+        UsageError: it is in none of them.
+    """
+    from shutil import which
+
+    found = which(program, path=os.pathsep.join(_PROGRAMS))
+    if found is None:
+        raise UsageError(f"there is no {program} on this machine", ", ".join(_PROGRAMS), f"install {package}")
+    return found
+
+
+def _run(argv: Sequence[str | Path], data: bytes, folder: Path) -> tuple[int, bytes, bytes]:
+    """Run to the end with nothing of the person's environment: (exit code, output, errors)."""
+    env = {"LC_ALL": "C", "TZ": "UTC", "HOME": str(folder), "PATH": os.pathsep.join(_PROGRAMS)}
+    done = subprocess.run(
+        [str(word) for word in argv], input=data, capture_output=True, env=env, cwd=folder, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def run_personal(argv: Sequence[str | Path], data: bytes, *, show_errors: bool = False) -> tuple[int, bytes, bytes]:
+    """Run one of the person's programs in their environment and at their terminal: (exit code, output, errors).
+
+    `show_errors`: they see what it says on stderr, where that is a terminal. A name is looked up in the absolute folders of
+    PATH alone: the others belong to wherever the person stands.
+    """
+    from shutil import which
+
+    folders = [part for part in os.environ.get("PATH", os.defpath).split(os.pathsep) if os.path.isabs(part)]
+    words = [str(word) for word in argv]
+    program = which(words[0], path=os.pathsep.join(folders)) if words else None
+    if program is None:
+        name = words[0] if words else "an empty command"
+        hint = {"ssh-keygen": "install openssh-client", "gpg": "install gnupg"}.get(name, "check the setting of git")
+        raise SigningError(f"there is no {name} on this machine", "PATH", hint)
+    env: Mapping[str, str] = personal_environment()
+    at = terminal()
+    if at is not None:
+        env = {"GPG_TTY": at, **env}
+    shown = show_errors and sys.stderr.isatty()
+    try:
+        done = subprocess.run(
+            [program, *words[1:]],
+            input=data,
+            stdout=subprocess.PIPE,
+            stderr=None if shown else subprocess.PIPE,
+            env=env,
+            cwd="/",
+            check=False,
+        )
+    except OSError as error:
+        raise SigningError(
+            f"{program} does not start: {error.strerror}", program, "check the setting of git"
+        ) from error
+    return done.returncode, done.stdout, done.stderr or b""
+
+
+def terminal() -> str | None:
+    """Return the name of the terminal that the person is at, or None."""
+    for number in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            return os.ttyname(number)
+    return None
+
+
+def last_line(told: bytes) -> str:
+    """Return the last line of what a program said that says something."""
+    lines = [line.strip() for line in told.decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1] if lines else ""

@@ -1,0 +1,648 @@
+"""People's words, as people give them: real keys, real git, and what is said to each of them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box, Result, clone, command
+from tests.people import Person, at_terminal, govern, governed, person, policy, push
+
+BEFORE = {"01-deploy": command("echo deployed > d.txt", "approval: before\n"), "02-after": command("true")}
+
+
+class People:
+    """Everybody. Alice and Bob are maintainers; Carol's key is listed, and she is in no role; nobody knows Mallory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.alice, self.bob = person(folder, "alice"), person(folder, "bob")
+        self.carol, self.mallory = person(folder, "carol"), person(folder, "mallory")
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory: pytest.TempPathFactory) -> People:
+    return People(tmp_path_factory.mktemp("people"))
+
+
+@pytest.fixture
+def gov(tmp_path: Path, people: People) -> Box:
+    """A repository with a policy and no remote."""
+    return governed(tmp_path / "repo", [people.alice, people.bob], [people.carol])
+
+
+@pytest.fixture
+def shared(tmp_path: Path, people: People) -> Box:
+    """A repository with a policy whose `origin` has everything."""
+    return governed(tmp_path / "repo", [people.alice, people.bob], [people.carol], remote=True)
+
+
+def says(box: Box, who: Person, *args: str | Path, rc: int | None = 0, env: Mapping[str, str] | None = None) -> Result:
+    """Let somebody run a command, in the box's checkout."""
+    return box.runner(*args, rc=rc, env={**who.env, **(env or {})})
+
+
+def waiting(box: Box, steps: Mapping[str, str] = BEFORE, title: str = "Ship it", front: str = "") -> str:
+    """Make a protocol and run it till it waits."""
+    protocol = box.new(steps, title=title, front=front)
+    box.runner("run", protocol, rc=3)
+    return protocol
+
+
+def fields(box: Box, protocol: str, event: str) -> list[dict[str, object]]:
+    """The entries of an event in the log, as plain fields."""
+    from runner.protocol import log
+
+    return [raw.fields for raw in log.parse_raw(box.log(protocol).encode(), "the log") if raw.event == event]
+
+
+def approvals(box: Box, protocol: str) -> list[str]:
+    """The approvals' files on the branch."""
+    return box.git("ls-tree", "-r", "--name-only", protocol, f".protocols/{protocol}/approvals/").split()
+
+
+def done(box: Box, protocol: str, path: str = "d.txt") -> bool:
+    """Whether the step's work is on the branch."""
+    return path in box.git("ls-tree", "-r", "--name-only", protocol).split()
+
+
+# --- each thing that can be approved -----------------------------------------------------------------------------------
+
+
+def test_a_step_waits_for_a_word_and_goes_on_with_it(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    assert not done(gov, protocol)
+    told = says(gov, people.alice, "approve", protocol, "--yes", "-m", "go").err
+    assert "echo deployed" in told and "approve step:deploy as alice@example.test" in told
+    assert "runner run 1" in told
+    (file,) = approvals(gov, protocol)
+    text = gov.git("show", f"{protocol}:{file}")
+    assert text.startswith("runner-approval/v1\n") and "reason: go\n" in text
+    made = gov.git("cat-file", "commit", protocol)
+    assert "\ngpgsig " in made and "alice <alice@example.test>" in made
+    assert gov.git("diff", "--name-only", f"{protocol}~1", protocol).split() == [file]
+    went_on = gov.runner("run", protocol, rc=0).err
+    assert "approved  by alice@example.test" in went_on and done(gov, protocol)
+    (counted,) = fields(gov, protocol, "approval-counted")
+    assert counted["by"] == ["alice@example.test"] and counted["approvals"] == [Path(file).stem]
+    gov.runner("verify", protocol, rc=0)
+
+
+def test_the_word_on_a_result_comes_after_the_work(gov: Box, people: People) -> None:
+    protocol = waiting(gov, {"01-deploy": command("echo deployed > d.txt", "approval: after\n")})
+    assert done(gov, protocol)
+    told = says(gov, people.bob, "approve", protocol, "--yes").err
+    assert "approve result:deploy" in told and "+deployed" in told
+    gov.runner("run", protocol, rc=0)
+    gov.runner("verify", protocol, rc=0)
+
+
+def test_a_plan_is_approved_before_any_step(gov: Box, people: People) -> None:
+    protocol = waiting(gov, {"01-a": command("echo a > a.txt")}, front="approval: before\n")
+    assert not done(gov, protocol, "a.txt")
+    told = says(gov, people.alice, "approve", protocol, "--yes").err
+    assert "  plan.md\n" in told and "  01-a.md\n" in told
+    gov.runner("run", protocol, rc=0)
+    assert done(gov, protocol, "a.txt")
+    gov.runner("verify", protocol, rc=0)
+
+
+@pytest.mark.slow
+def test_a_plan_can_be_approved_before_anybody_asks(gov: Box, people: People) -> None:
+    protocol = gov.new({"01-a": command("true")}, front="approval: before\n")
+    says(gov, people.alice, "approve", protocol, "plan", "--yes")
+    gov.runner("run", protocol, rc=0)  # it is asked, and the word is there already
+    assert fields(gov, protocol, "approval-counted")[0]["by"] == ["alice@example.test"]
+
+
+@pytest.mark.slow
+def test_a_policy_asks_where_the_plan_does_not(tmp_path: Path, people: People) -> None:
+    required = "  plan: {roles: [maintainer], required: true}\n"
+    box = governed(tmp_path / "repo", [people.alice, people.bob], approvals=required)
+    protocol = waiting(box, {"01-a": command("true")})
+    says(box, people.alice, "approve", protocol, "--yes")
+    box.runner("run", protocol, rc=0)
+
+
+def test_a_protected_file_that_a_step_changed_is_looked_at(gov: Box, people: People) -> None:
+    protocol = waiting(gov, {"01-ci": command("mkdir -p .github && echo x > .github/ci.yml")})
+    told = says(gov, people.alice, "approve", protocol, "--yes").err
+    assert "approve protected-path:ci" in told and "+++ b/.github/ci.yml" in told
+    gov.runner("run", protocol, rc=0)
+    gov.runner("verify", protocol, rc=0)
+
+
+def test_what_waits_is_named_in_any_way(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    for named in (("step:deploy",), ("01-deploy",), ("deploy",), ("01-deploy.md",), ("w3",), ()):
+        assert "subject: step:deploy\n" in says(gov, people.alice, "approve", protocol, *named, "--print").out
+
+
+@pytest.mark.slow
+def test_two_things_that_wait_are_told_apart(gov: Box, people: People) -> None:
+    steps = {name: command("true", "approval: before\nneeds: []\n") for name in ("01-a", "02-b")}
+    protocol = gov.new(steps)
+    for slug in ("a", "b"):
+        gov.runner("step", protocol, "--step", slug, rc=3)
+    error = says(gov, people.alice, "approve", protocol, "--yes", rc=2).err
+    assert "2 things wait for a word" in error and "say which: step:a, step:b" in error
+    says(gov, people.alice, "approve", protocol, "b", "--yes")
+    gov.runner("run", protocol, rc=3)  # the word on b is counted; a goes first
+    gov.runner("step", protocol, "--step", "b", rc=0)
+    assert gov.state(protocol)["steps"]["b"]["status"] == "completed"
+
+
+# --- how many, and who ---------------------------------------------------------------------------------------------------
+
+
+def test_two_have_to_say_it_and_one_twice_is_not_two(gov: Box, people: People, tmp_path: Path) -> None:
+    steps = {"01-deploy": command("echo deployed > d.txt", "approval: {when: before, count: 2}\n")}
+    protocol = waiting(gov, steps)
+    statements = [says(gov, people.alice, "approve", protocol, "--print").out for _ in range(2)]
+    assert statements[0] != statements[1]
+    for at, statement in enumerate(statements):
+        (tmp_path / f"{at}").write_text(people.alice.sign(statement))
+        told = says(gov, people.alice, "approve", "--import", tmp_path / f"{at}").err
+        assert "still needed: 2 of maintainer (alice, bob), 1 so far" in told and "next" not in told
+    gov.runner("run", protocol, rc=3)
+    assert not done(gov, protocol)
+    assert "runner run 1" in says(gov, people.bob, "approve", protocol, "--yes").err
+    gov.runner("run", protocol, rc=0)
+    assert fields(gov, protocol, "approval-counted")[0]["by"] == ["alice@example.test", "bob@example.test"]
+    gov.runner("verify", protocol, rc=0)
+
+
+def test_a_step_may_want_a_further_role(tmp_path: Path, people: People) -> None:
+    names = f"  release: [{people.carol.email}]\nagents: []\n"
+    text = policy([people.alice, people.bob]).replace("agents: [runner@example.test]\n", names)
+    box = governed(tmp_path / "repo", [people.alice], [people.bob, people.carol])
+    govern(box, [people.alice], [people.bob, people.carol], text=text)
+    protocol = waiting(box, {"01-deploy": command("echo x > d.txt", "approval: {when: before, roles: [release]}\n")})
+    assert "a maintainer (alice, bob) and a release (carol)" in box.runner("status", protocol).out
+    told = says(box, people.carol, "approve", protocol, "--yes").err
+    assert "still needed: a maintainer (alice, bob)" in told
+    box.runner("run", protocol, rc=3)
+    says(box, people.bob, "approve", protocol, "--yes")
+    box.runner("run", protocol, rc=0)
+    box.runner("verify", protocol, rc=0)
+
+
+def test_saying_a_thing_twice_writes_nothing(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    tip = gov.git("rev-parse", protocol)
+    assert "you said so already" in says(gov, people.alice, "approve", protocol, "--yes").err
+    assert gov.git("rev-parse", protocol) == tip
+
+
+def test_a_rejection_stands_till_it_is_taken_back(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    told = says(gov, people.bob, "reject", protocol, "--yes", "-m", "not on a friday").err
+    assert "still needed: that bob@example.test takes the rejection back" in told
+    assert "rejects" in gov.runner("run", protocol, rc=3).err
+    assert not done(gov, protocol)
+    says(gov, people.bob, "revoke", protocol, "--yes")
+    assert "runner run 1" in gov.runner("status", protocol).out
+    gov.runner("run", protocol, rc=0)
+    assert done(gov, protocol)
+    gov.runner("verify", protocol, rc=0)
+
+
+@pytest.mark.slow
+def test_rejected_by_mistake_and_approved_again(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    says(gov, people.alice, "reject", protocol, "--yes")
+    says(gov, people.alice, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+    assert fields(gov, protocol, "approval-counted")[0]["by"] == ["alice@example.test"]
+
+
+def test_a_decision_is_taken_back_before_it_is_used(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    says(gov, people.alice, "revoke", protocol, "--yes")
+    gov.runner("run", protocol, rc=3)
+    assert not done(gov, protocol)
+    error = says(gov, people.alice, "revoke", protocol, "--yes", rc=4).err
+    assert "has said nothing on it that could be taken back" in error
+
+
+# --- signed elsewhere ----------------------------------------------------------------------------------------------------
+
+
+def test_a_word_is_printed_signed_elsewhere_and_brought_back(gov: Box, people: People, tmp_path: Path) -> None:
+    protocol = waiting(gov)
+    printed = says(gov, people.alice, "approve", protocol, "--print", "--for", "2h")
+    assert printed.out.startswith("runner-approval/v1\n") and printed.out.endswith("reason: \n")
+    assert "ssh-keygen -Y sign -n runner-approval" in printed.err
+    (tmp_path / "word").write_text(people.alice.sign(printed.out))
+    told = gov.runner("approve", protocol, "--import", tmp_path / "word", rc=0).err  # brought by Dana
+    assert "the word is in" in told and "runner run 1" in told
+    assert "dana@example.test" in gov.git("log", "-1", "--format=%ae", protocol)
+    gov.runner("run", protocol, rc=0)
+    gov.runner("verify", protocol, rc=0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "said"),
+    [
+        (lambda text, who: text, 2, "the line BEGIN"),  # not signed at all
+        (lambda text, who: who.sign(text).replace("approve", "reject", 1), 4, "the signature does not fit"),
+        (lambda text, who: who.sign(text).replace("\n", "\r\n"), 2, "line"),
+        (lambda text, who: who.sign(text, "git"), 4, "namespace"),
+        (lambda text, who: who.sign(text) + "\n", 2, "after the END line"),
+        (lambda text, who: who.sign(text.replace("0001-ship-it", "0009-other")), 4, "0009-other has no branch"),
+    ],
+)
+def test_a_word_that_would_not_count_is_not_brought_in(
+    gov: Box, people: People, tmp_path: Path, spoil: object, code: int, said: str
+) -> None:
+    protocol = waiting(gov)
+    tip = gov.git("rev-parse", protocol)
+    statement = says(gov, people.alice, "approve", protocol, "--print").out
+    assert callable(spoil)
+    (tmp_path / "word").write_bytes(spoil(statement, people.alice).encode())
+    error = says(gov, people.alice, "approve", "--import", tmp_path / "word", rc=code).err
+    assert "next:" in error
+    assert gov.git("rev-parse", protocol) == tip
+
+
+def test_a_file_that_is_not_there_is_told(gov: Box) -> None:
+    assert "cannot be read" in gov.runner("approve", "--import", "nowhere", rc=2).err
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_word_that_an_edit_made_stale_is_told_with_the_commit_and_the_diff(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    at = gov.worktree(protocol)
+    file = at / f".protocols/{protocol}/01-deploy.md"
+    file.write_text(file.read_text().replace("deployed", "pwned"))
+    gov.git("commit", "-qam", "a small change", cwd=at)
+    commit = gov.git("rev-parse", protocol).strip()[:12]
+    status = gov.runner("status", protocol).out
+    assert "alice@example.test approves: stale" in status and commit in status and "a small change" in status
+    assert "runner approve 1" in status
+    told = gov.runner("run", protocol, rc=3).err
+    assert "refused" in told and "stale" in told and commit in told
+    assert not done(gov, protocol)
+    told = says(gov, people.alice, "approve", protocol, "--yes").err
+    assert "changed since your last word" in told and '-run: "echo deployed' in told and '+run: "echo pwned' in told
+    assert "BEGIN SSH SIGNATURE" not in told and "state.json" not in told
+    gov.runner("run", protocol, rc=0)
+    gov.runner("verify", protocol, rc=0)
+
+
+def test_an_edit_that_is_not_committed_is_said_before_it_makes_the_word_stale(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    file = gov.worktree(protocol) / f".protocols/{protocol}/01-deploy.md"
+    file.write_text(file.read_text().replace("deployed", "pwned"))
+    told = says(gov, people.alice, "approve", protocol, "--yes").err
+    assert "your edit of 01-deploy.md, which is not committed" in told
+    gov.runner("run", protocol, rc=3)
+    assert not done(gov, protocol)
+
+
+@pytest.mark.slow
+def test_windows_line_ends_do_not_make_a_word_stale(gov: Box, people: People) -> None:
+    plan = gov.plan(BEFORE)
+    for file in plan.iterdir():
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    protocol = gov.runner("new", "Windows", "--plan", plan, rc=0).out.strip()
+    gov.runner("run", protocol, rc=3)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+    gov.runner("verify", protocol, rc=0)
+
+
+def test_a_key_that_is_not_listed_gets_the_line_to_add(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    error = says(gov, people.mallory, "approve", protocol, "--yes", rc=4).err
+    assert "is not listed" in error and ".protocols/allowed_signers on main" in error
+    assert people.mallory.line().strip() in error
+    assert approvals(gov, protocol) == []
+
+
+def test_a_person_without_the_role_is_told_who_has_it(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    error = says(gov, people.carol, "approve", protocol, "--yes", rc=4).err
+    assert "carol@example.test is not a maintainer (alice, bob)" in error and "policy.yaml" in error
+
+
+def test_nobody_approves_their_own_work(gov: Box, people: People) -> None:
+    plan = gov.plan(BEFORE)
+    protocol = says(gov, people.alice, "new", "Mine", "--plan", plan).out.strip()
+    gov.runner("run", protocol, rc=3)
+    error = says(gov, people.alice, "approve", protocol, "--yes", rc=4).err
+    assert "alice@example.test wrote what it approves" in error and "somebody else has to" in error
+    assert "bob" in error
+    says(gov, people.bob, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+
+
+def test_without_a_signing_key_the_commands_that_make_one_are_said(gov: Box, people: People, tmp_path: Path) -> None:
+    protocol = waiting(gov)
+    error = gov.runner("approve", protocol, "--yes", rc=2).err
+    assert "your git has no signing key" in error and "ssh-keygen -t ed25519" in error and "user.signingkey" in error
+    erin = person(tmp_path, "erin", signs=False)
+    (erin.home / ".ssh").mkdir()
+    for suffix in ("", ".pub"):
+        Path(f"{erin.key}{suffix}").rename(erin.home / ".ssh" / f"id_ed25519{suffix}")
+    error = says(gov, erin, "approve", protocol, "--yes", rc=2).err
+    assert "ssh-keygen" not in error and "user.signingkey ~/.ssh/id_ed25519.pub" in error
+
+
+def test_a_runners_own_identity_approves_nothing(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    machine = {"RUNNER_EMAIL": "runner@example.test", "RUNNER_NAME": "runner"}
+    error = says(gov, people.alice, "approve", protocol, "--print", rc=4, env=machine).err
+    assert "runner@example.test is a runner or an agent" in error and "a person has to say it" in error
+    # The statement decides, and not whose machine it is: Alice's key says that it is Alice.
+    says(gov, people.alice, "approve", protocol, "--yes", env=machine)
+    assert gov.git("log", "-1", "--format=%ae", protocol).strip() == "runner@example.test"
+    gov.runner("run", protocol, rc=0)
+
+
+def test_nothing_waits(gov: Box, people: People) -> None:
+    protocol = gov.new(BEFORE)
+    for named in ("", "deploy", "merge", "call:deploy.1.1", "nonsense"):
+        error = says(gov, people.alice, "approve", protocol, *filter(None, [named]), "--yes", rc=2).err
+        assert "nothing waits for a word" in error and "`runner run 1`" in error
+    gov.runner("run", protocol, rc=3)
+    error = says(gov, people.alice, "approve", protocol, "after", "--yes", rc=2).err
+    assert "what waits: step:deploy" in error
+
+
+def test_what_has_ended_cannot_be_approved(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    gov.runner("cancel", protocol, rc=0)
+    error = says(gov, people.alice, "approve", protocol, "--yes", rc=4).err
+    assert "is cancelled" in error and "runner undo 1" in error
+    other = gov.new({"01-a": command("true")})
+    gov.runner("run", other, rc=0)
+    error = says(gov, people.alice, "approve", other, "step:a", "--yes", rc=2).err
+    assert "`merge` can be approved" in error
+
+
+def test_without_a_terminal_and_without_yes_nothing_is_signed(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    told = says(gov, people.alice, "approve", protocol, rc=3).err
+    assert "you say" in told and "nothing was signed; without a terminal, add --yes" in told
+    assert approvals(gov, protocol) == []
+
+
+def test_a_word_lasts_as_long_as_is_said_and_no_longer_than_the_policy_allows(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    for given, lasts in (("2h", 2 * 3600), ("2000h", 7 * 24 * 3600)):
+        text = says(gov, people.alice, "approve", protocol, "--print", "--for", given).out
+        times = [time.strptime(text.split(f"{name}: ")[1][:20], "%Y-%m-%dT%H:%M:%SZ") for name in ("issued", "expires")]
+        assert time.mktime(times[1]) - time.mktime(times[0]) == lasts
+    assert "--for" in says(gov, people.alice, "approve", protocol, "--for", "long", rc=2).err
+
+
+def test_what_would_steer_a_terminal_is_shown_and_does_not(gov: Box, people: People) -> None:
+    protocol = waiting(
+        gov, {"01-a": command("printf 'a\\033]0;x\\007\\n\\342\\200\\256b\\n' > a.txt", "approval: after\n")}
+    )
+    told = says(gov, people.alice, "approve", protocol, "--yes").err
+    assert "\x1b" not in told and "\u202e" not in told
+    assert "\\x1b]0;x\\x07" in told and "\\u202e" in told
+
+
+# --- the trusted branch ----------------------------------------------------------------------------------------------------
+
+
+def test_a_policy_that_is_not_on_the_remote_yet_is_named(remote: Box, people: People) -> None:
+    remote.write(".protocols/policy.yaml", policy([people.bob]))
+    remote.write(".protocols/allowed_signers", people.bob.line())
+    remote.commit("policy")
+    protocol = remote.new(BEFORE)
+    remote.runner("run", protocol, rc=3)
+    error = says(remote, people.bob, "approve", protocol, "--yes", rc=3).err
+    assert "policy.yaml as it is committed here has no force" in error and "git push origin main" in error
+    push(remote)
+    says(remote, people.bob, "approve", protocol, "--yes")
+    remote.runner("run", protocol, rc=0)
+    assert fields(remote, protocol, "approval-counted")[0]["by"] == ["bob@example.test"]
+
+
+def test_a_key_that_is_not_on_the_remote_yet_is_named(shared: Box, people: People) -> None:
+    protocol = waiting(shared)
+    signers = shared.path / ".protocols/allowed_signers"
+    signers.write_text(signers.read_text() + people.mallory.line())
+    shared.commit("Mallory is one of us")
+    error = says(shared, people.mallory, "approve", protocol, "--yes", rc=4).err
+    assert "allowed_signers as it is committed here has no force" in error and "git push origin main" in error
+
+
+def test_a_word_is_not_used_while_the_remote_is_away(shared: Box, people: People, tmp_path: Path) -> None:
+    protocol = waiting(shared)
+    says(shared, people.alice, "approve", protocol, "--yes")
+    (tmp_path / "origin.git").rename(tmp_path / "away.git")
+    error = shared.runner("run", protocol, rc=69).err
+    assert "does not answer" in error and "whose word counts" in error and "next:" in error
+    error = says(shared, people.bob, "approve", protocol, "--yes", rc=69).err
+    assert "does not answer" in error
+    assert not done(shared, protocol)
+    (tmp_path / "away.git").rename(tmp_path / "origin.git")
+    shared.runner("run", protocol, rc=0)
+    assert done(shared, protocol)
+
+
+def test_another_clone_goes_on_with_the_word(shared: Box, people: People) -> None:
+    protocol = waiting(shared)
+    other = clone(shared, "second")
+    told = other.runner("approve", protocol, "--yes", rc=0, env=people.bob.env).err
+    assert "signed in" in told
+    other.runner("run", protocol, rc=0)
+    other.runner("verify", protocol, rc=0)
+    shared.runner("run", protocol, rc=0)
+    assert done(shared, protocol)
+    assert shared.git("rev-parse", protocol) == other.git("rev-parse", protocol)
+
+
+@pytest.mark.slow
+def test_run_goes_through_one_wait_after_another(gov: Box, people: People) -> None:
+    steps = {f"0{at}-s{at}": command(f"echo {at} > {at}.txt", "approval: before\n") for at in (1, 2, 3)}
+    protocol = waiting(gov, steps)
+    for at, who in ((1, people.alice), (2, people.bob), (3, people.alice)):
+        assert f"approve step:s{at} as" in says(gov, who, "approve", protocol, "--yes").err
+        gov.runner("run", protocol, rc=0 if at == 3 else 3)
+        assert done(gov, protocol, f"{at}.txt")
+    gov.runner("verify", protocol, rc=0)
+
+
+def test_two_people_approve_at_once_and_both_words_are_there(shared: Box, people: People) -> None:
+    steps = {"01-deploy": command("echo deployed > d.txt", "approval: {when: before, count: 2}\n")}
+    protocol = waiting(shared, steps)
+    other = clone(shared, "second")
+    other.runner("status", protocol)
+    started = [
+        shared.start("approve", protocol, "--yes", env=people.alice.env),
+        other.start("approve", protocol, "--yes", env=people.bob.env),
+    ]
+    ended = [child.communicate(timeout=60) for child in started]
+    assert [child.returncode for child in started] == [0, 0], ended
+    shared.runner("run", protocol, rc=0)
+    assert set(fields(shared, protocol, "approval-counted")[0]["by"]) == {"alice@example.test", "bob@example.test"}  # type: ignore[call-overload]
+    shared.runner("verify", protocol, rc=0)
+
+
+# --- without a policy ------------------------------------------------------------------------------------------------------
+
+
+def test_at_a_terminal_a_signature_is_asked_for_once(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    code, said = at_terminal(gov, ["no"], "approve", protocol, env=people.alice.env)
+    assert code == 3 and "nothing was signed" in said
+    code, said = at_terminal(gov, ["yes"], "approve", protocol, env=people.alice.env)
+    assert code == 0, said
+    assert len(re.findall(r"\]:", said)) == 1 and "signed in" in said
+    gov.runner("run", protocol, rc=0)
+
+
+def test_without_a_policy_a_word_is_an_answer_at_a_terminal(box: Box) -> None:
+    protocol = box.new(BEFORE)
+    assert "you, at a terminal" in box.runner("run", protocol, rc=3).err
+    code, said = at_terminal(box, ["no"], "approve", protocol)
+    assert code == 3 and "nothing was decided" in said
+    code, said = at_terminal(box, ["yes"], "approve", protocol)
+    assert code == 0, said
+    box.runner("run", protocol, rc=0)
+    (counted,) = fields(box, protocol, "approval-counted")
+    assert counted["by"] == ["keyboard"] and counted["approvals"] == []
+    assert approvals(box, protocol) == []
+
+
+def test_without_a_policy_nobody_says_it_but_a_person_at_a_terminal(box: Box) -> None:
+    protocol = box.new(BEFORE)
+    box.runner("run", protocol, rc=3)
+    for args in ((), ("--yes",)):
+        error = box.runner("approve", protocol, *args, rc=3).err
+        assert "by a person at a terminal" in error and "`runner init` writes one" in error
+    code, said = at_terminal(box, ["yes"], "approve", protocol, "--yes")
+    assert code == 3 and "not with --yes" in said
+    code, said = at_terminal(box, ["yes"], "approve", protocol, env={"CI": "true"})
+    assert code == 3 and "not in CI" in said
+    assert not done(box, protocol)
+    for words in (["revoke", protocol], ["approve", protocol, "plan"]):
+        assert "nobody's signature counts" in box.runner(*words, "--yes", rc=4).err
+
+
+def test_a_policy_that_was_there_and_is_gone_makes_it_no_easier(gov: Box) -> None:
+    protocol = waiting(gov)
+    gov.git("rm", "-q", ".protocols/policy.yaml")
+    gov.commit("no policy any more")
+    gov.runner("run", protocol, rc=3)
+    code, said = at_terminal(gov, ["yes"], "approve", protocol)
+    assert code == 4 and "there was a policy" in said and "it is gone" in said and "git checkout" in said
+    assert not done(gov, protocol)
+    gov.runner("verify", protocol, rc=0)
+
+
+# --- the merge -------------------------------------------------------------------------------------------------------------
+
+MERGE = "  step: {roles: [maintainer]}\n  merge: {roles: [maintainer], required: true}\n"
+
+
+def test_a_merge_that_needs_a_word_is_not_taken_without(tmp_path: Path, people: People) -> None:
+    box = governed(tmp_path / "repo", [people.alice, people.bob], approvals=MERGE)
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    box.runner("run", protocol, rc=0)
+    error = box.runner("take", protocol, rc=4).err
+    assert "not approved" in error and "a maintainer (alice, bob)" in error and "runner approve 1 merge" in error
+    told = says(box, people.alice, "approve", protocol, "merge", "--yes").err
+    assert "approve merge as alice" in told and "+a" in told and "runner take 1" in told
+    says(box, people.bob, "reject", protocol, "merge", "--yes")
+    error = box.runner("take", protocol, rc=4).err
+    assert "rejected by bob@example.test" in error and "runner revoke 1 merge" in error
+    says(box, people.bob, "revoke", protocol, "merge", "--yes")
+    box.runner("take", protocol, rc=0)
+    assert done(box, "main", "a.txt")
+
+
+@pytest.mark.slow
+def test_a_word_on_a_merge_is_stale_when_code_comes_after_it(tmp_path: Path, people: People) -> None:
+    box = governed(tmp_path / "repo", [people.alice, people.bob], approvals=MERGE)
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    box.runner("run", protocol, rc=0)
+    says(box, people.alice, "approve", protocol, "merge", "--yes")
+    at = box.worktree(protocol)
+    (at / "late.txt").write_text("late\n")
+    box.commit("late", cwd=at)
+    error = box.runner("take", protocol, rc=4).err
+    assert "late.txt was changed since" in error and "alice@example.test's does not count" in error
+    says(box, people.alice, "approve", protocol, "merge", "--yes")
+    box.runner("take", protocol, rc=0)
+
+
+# --- reading what waits ------------------------------------------------------------------------------------------------------
+
+
+def test_status_judges_words_that_nothing_took_up_yet(gov: Box, people: People, tmp_path: Path) -> None:
+    protocol = waiting(gov)
+    before = gov.runner("status", "--json").out
+    says(gov, people.alice, "approve", protocol, "--yes")
+    # A word of Carol's that she put there by hand: the commands refuse it.
+    statement = says(gov, people.bob, "approve", protocol, "--print").out.replace("bob@", "carol@")
+    at = gov.worktree(protocol)
+    name = hashlib.sha256(statement.encode()).hexdigest()[:32]
+    (at / f".protocols/{protocol}/approvals/{name}.approval").write_text(people.carol.sign(statement))
+    gov.commit("by hand", cwd=at)
+    for args in (("status", protocol), ("show", protocol), ("show", protocol, "deploy")):
+        told = gov.runner(*args, rc=0).out
+        assert "alice@example.test approves\n" in told
+        assert "carol@example.test approves: wrong-role: carol@example.test is not a maintainer (alice, bob)" in told
+    (line,) = gov.runner("status", rc=0).out.splitlines()
+    assert "alice@example.test approves" in line and line.endswith("runner run 1") and "carol" not in line
+    assert gov.runner("status", "--json").out == before
+    assert "wrong-role" in gov.runner("run", protocol, rc=0).err
+
+
+def test_status_loads_what_judges_words_only_where_there_are_new_ones(gov: Box, people: People) -> None:
+    def judges() -> bool:
+        code = "import sys; from runner.cli import main; main.call(['status']); print(*sys.modules, file=sys.stderr)"
+        env = {**gov.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+        words = [sys.executable, "-c", code]
+        told = subprocess.run(words, cwd=gov.path, env=env, capture_output=True, text=True, check=True)
+        return "runner.trust.approval" in told.stderr.split()
+
+    protocol = waiting(gov, {**BEFORE, "02-after": command("true", "approval: before\n")})
+    assert not judges()
+    says(gov, people.alice, "approve", protocol, "--yes")
+    assert judges()
+    gov.runner("run", protocol, rc=3)  # it was used: the log names it, and the next step waits
+    assert not judges()
+
+
+def test_status_says_so_where_words_cannot_be_judged(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    gov.write(".protocols/policy.yaml", "repo: nonsense\n")
+    gov.commit("broken")
+    told = gov.runner("status", protocol, rc=0)
+    assert "cannot be judged" in told.err and ".protocols/policy.yaml" in told.err and "step:deploy" in told.out
+
+
+def test_nobody_approves_the_result_of_their_own_work(gov: Box, people: People) -> None:
+    protocol = waiting(gov, {"01-write": "kind: human\napproval: after\n"})
+    at = gov.worktree(protocol)
+    (at / "text.txt").write_text("Alice's own words\n")
+    gov.git("add", "-A", cwd=at, env=people.alice.env)
+    gov.git("commit", "-qm", "my work", cwd=at, env=people.alice.env)
+    gov.runner("answer", protocol, "done", rc=0)
+    gov.runner("run", protocol, rc=3)
+    error = says(gov, people.alice, "approve", protocol, "--yes", rc=4).err
+    assert "alice@example.test wrote what it approves" in error
+    says(gov, people.bob, "approve", protocol, "--yes")
+    gov.runner("run", protocol, rc=0)
+    gov.runner("verify", protocol, rc=0)

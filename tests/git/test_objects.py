@@ -1,0 +1,83 @@
+"""Objects that no git would have written: taken as git takes them, or refused."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.git import Git
+from runner.git.objects import TreeEntry, parse_commit, parse_tree, tree_bytes
+from runner.git.process import GitError
+from tests import second_verifier
+
+SECOND: Any = second_verifier.Repo
+OID = "a" * 40
+EMPTY = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+
+
+def git(path: Path, *words: str, data: bytes = b"") -> bytes:
+    return subprocess.run(["git", *words], cwd=path, input=data, capture_output=True, check=True).stdout
+
+
+def written(path: Path, kind: str, data: bytes) -> str:
+    return git(path, "hash-object", "-t", kind, "-w", "--literally", "--stdin", data=data).decode().strip()
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    git(tmp_path, "init", "-q")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "mode",
+    ["100644", "100664", "100755", "100700", "120000", "0120000", "120777", "40000", "040000", "40755", "160000", "00", "7", "10644"],
+)  # fmt: skip
+def test_a_mode_is_the_one_that_git_takes_it_for(empty: Path, mode: str) -> None:
+    oid = written(empty, "tree", f"{mode} a\0".encode() + bytes.fromhex(OID))
+    told = git(empty, "ls-tree", oid).decode().split()[0]
+    with Git.open(empty) as opened:
+        assert opened.tree(oid) == {"a": TreeEntry(told.removeprefix("0"), OID)}
+    second = SECOND(empty / ".git")
+    assert second.get(oid) == {"a": (told.removeprefix("0"), OID)}
+    second.cat.communicate()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"x", b"100644 a\0" + b"\1" * 19, b"100644 \0" + b"\1" * 20, b"100644 a/b\0" + b"\1" * 20, b"40000 ..\0" + b"\1" * 20,
+     b"\xff a\0" + b"\1" * 20, b"100648 a\0" + b"\1" * 20, (b"100644 a\0" + b"\1" * 20) * 2],
+)  # fmt: skip
+def test_a_tree_that_is_none(data: bytes) -> None:
+    with pytest.raises(GitError):
+        parse_tree(data, 40)
+
+
+def test_a_tree_of_odd_names_is_written_as_it_was() -> None:
+    data = b"".join(b"100644 " + name + b"\0" + b"\1" * 20 for name in (b"\n", b" ", b"a b", b"\xff"))
+    assert tree_bytes(parse_tree(data, 40)) == data
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["", "\n", "author A <a> 1 +0000\n", f" tree {EMPTY}\n", f"tree {EMPTY[:-1]}\n", "tree HEAD\n", f"tree {EMPTY}",
+     f"tree {EMPTY}\nparent HEAD\n", f"tree {EMPTY}\nparent {OID}\nparent {OID} \n"],
+)  # fmt: skip
+def test_a_commit_that_git_cannot_read_is_refused(empty: Path, head: str) -> None:
+    data = f"{head}author A <a@x.test> 1 +0000\ncommitter A <a@x.test> 1 +0000\n\nm\n".encode()
+    oid = written(empty, "commit", data)
+    with pytest.raises(subprocess.CalledProcessError):
+        git(empty, "rev-list", "-1", oid)
+    with Git.open(empty) as opened:
+        opened.warm([oid])
+        with pytest.raises(GitError, match="its tree and its parents"):
+            opened.commit(oid)
+
+
+def test_a_commit_is_its_tree_and_its_first_parents() -> None:
+    found = parse_commit(OID, f"tree {EMPTY}\nparent {OID}\nauthor A\nparent {'b' * 40}\n\nm\n\nn".encode())
+    assert (found.tree, found.parents, found.author, found.message) == (EMPTY, (OID,), b"A", b"m\n\nn")
+    assert not found.plain and parse_commit(OID, f"tree {EMPTY}\n\nm".encode()).parents == ()

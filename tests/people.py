@@ -1,0 +1,139 @@
+"""People with keys, and a repository whose trusted branch says whose word counts; keys and signatures are ssh-keygen's."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.conftest import Box, make_box
+
+REPO = "6f0c" * 8
+APPROVALS = "  plan: {roles: [maintainer]}\n  step: {roles: [maintainer]}\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody with a HOME, an address and a signing key; `env`: what makes a command theirs."""
+
+    name: str
+    home: Path
+    key: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def email(self) -> str:
+        """Their address, and their principal."""
+        return f"{self.name}@example.test"
+
+    @property
+    def public(self) -> str:
+        """The public half, `ssh-ed25519 AAAA…`."""
+        return " ".join(Path(f"{self.key}.pub").read_text().split()[:2])
+
+    def line(self, namespaces: str = "git,runner-approval") -> str:
+        """Their line in allowed_signers."""
+        return f'{self.email} namespaces="{namespaces}" {self.public}\n'
+
+    def sign(self, statement: str, namespace: str = "runner-approval") -> str:
+        """Return a statement with their signature, as ssh-keygen makes it."""
+        words = ["ssh-keygen", "-q", "-Y", "sign", "-n", namespace, "-f", str(self.key)]
+        made = subprocess.run(words, input=statement, capture_output=True, text=True, check=True)
+        return statement + made.stdout
+
+
+def person(folder: Path, name: str, *, signs: bool = True) -> Person:
+    """Make somebody. `signs`: their git knows the key."""
+    home = folder / f"home-of-{name}"
+    home.mkdir(parents=True)
+    key = home / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(key)], check=True)
+    signing = f" signingkey = {key}.pub\n[gpg]\n format = ssh\n" if signs else ""
+    (home / ".gitconfig").write_text(
+        f"[user]\n name = {name}\n email = {name}@example.test\n{signing}[init]\n defaultBranch = main\n"
+        '[protocol "file"]\n allow = always\n'
+    )
+    who = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER")
+           for what, value in (("NAME", name), ("EMAIL", f"{name}@example.test"))}  # fmt: skip
+    return Person(name, home, key, {"HOME": str(home), "XDG_STATE_HOME": str(home / "state"), **who})
+
+
+def policy(maintainers: Iterable[Person], *, approvals: str = APPROVALS, more: str = "") -> str:
+    """Return a policy.yaml."""
+    names = ", ".join(one.email for one in maintainers)
+    return (
+        f"repo: {REPO}\nroles:\n  maintainer: [{names}]\nagents: [runner@example.test]\napprovals:\n{approvals}{more}"
+    )
+
+
+def govern(box: Box, maintainers: Iterable[Person], listed: Iterable[Person] = (), *, text: str | None = None) -> None:
+    """Put policy and keys onto the trusted branch of a box, and onto its remote where it has one. `listed`: further keys."""
+    maintainers = list(maintainers)
+    box.write(".protocols/policy.yaml", policy(maintainers) if text is None else text)
+    box.write(".protocols/allowed_signers", "".join(one.line() for one in [*maintainers, *listed]))
+    box.commit("policy")
+    push(box)
+
+
+def push(box: Box) -> None:
+    """Push main, where there is a remote."""
+    if box.git("remote").strip():
+        box.git("push", "-q", "origin", "main")
+        box.git("fetch", "-q", "origin")
+
+
+def governed(
+    path: Path, maintainers: Iterable[Person], listed: Iterable[Person] = (), *, remote: bool = False, **options: str
+) -> Box:
+    """Make a repository that has a policy; whoever works in it is Dana, who approves nothing.
+
+    `remote`: it has an `origin` beside it, `origin.git`, where everything is published; `options`: of `policy`.
+    """
+    box = make_box(path)
+    if remote:
+        box.write(".protocols/config.yaml", "publish: always\n")
+        box.git("clone", "-q", "--bare", path, path.parent / "origin.git", cwd=path.parent)
+        box.git("remote", "add", "origin", path.parent / "origin.git")
+        box.git("fetch", "-q", "origin")
+    box.env.update(
+        {
+            f"GIT_{role}_{what}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for what, value in (("NAME", "Dana"), ("EMAIL", "dana@example.test"))
+        }
+    )
+    govern(box, maintainers, listed, text=policy(maintainers, **options) if options else None)
+    return box
+
+
+def at_terminal(box: Box, typed: Sequence[str], *args: str, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+    """Run the command line at a real terminal and type an answer each time it asks; return (exit code, what was seen)."""
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "runner", *args],
+        cwd=box.path,
+        env={**box.environment(env), "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "dumb"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    said, answers, end = b"", list(typed), time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            data = os.read(ours, 65536)
+        except OSError:
+            break
+        if not data:
+            break
+        said += data
+        if answers and said.count(b"]: ") > len(typed) - len(answers):
+            os.write(ours, answers.pop(0).encode() + b"\n")
+    os.close(ours)
+    return child.wait(timeout=30), said.decode("utf-8", "replace")

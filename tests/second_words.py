@@ -1,0 +1,200 @@
+"""The second verifier's judge of words, written from docs/design.md §4 and §5: whether each event that used words had them.
+
+It reads with git, judges signatures with `ssh-keygen -Y verify` alone, and imports nothing of ours. What it cannot judge (OpenPGP, a
+policy that is not in the plain form, `own_work: signed`, what a step asks for beyond the policy) it says, and does not pass over.
+"""
+
+import base64, datetime, hashlib, json, os, re, subprocess, tempfile
+FIELDS = "repo protocol genesis subject attempt digest policy seen decision approver issued expires nonce reason".split()
+WORD = re.compile("(?P<text>runner-approval/v1\n" + "".join(rf"{name}: (?P<{name}>[ -~]*)\n" for name in FIELDS) + ")"
+                  r"(?P<armour>-----BEGIN SSH SIGNATURE-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+-----END SSH SIGNATURE-----\n)")
+ENDED = ("completed", "cancelled")
+class NotJudged(Exception): pass
+def need(holds, why):
+    if not holds: raise ValueError(why)
+def sha(data): return "sha256:" + hashlib.sha256(data).hexdigest()
+def seconds(time): return datetime.datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.UTC).timestamp()
+
+class Court:
+    """One protocol's chain, looked at from genesis on. `ours(message)`: a transition's trailers; `entries(data)`: a log's."""
+    def __init__(self, repo, chain, name, ours, entries):
+        self.repo, self.chain, self.name, self.ours, self.entries = repo, chain, name, ours, entries
+        self.own, self.steps, self.waits, self.used, self.began, self.notes = f".protocols/{name}/", {}, {}, set(), {}, []
+        self.tips, self.genesis, self.born = [], "", []  # (the trusted commit that a transition names, its place); (id, data, place)
+        self.record = re.compile(re.escape(self.own) + r"(state\.json|log\.md|(log|calls|reports|approvals)/.*)")
+
+    def judge(self):
+        for place, oid in enumerate(self.chain):
+            tree, parents, message, _ = self.repo.get(oid)
+            was = dict(self.repo.flat(self.repo.folder(self.repo.get(parents[0])[0], self.name))) if parents else {}
+            new = {p: e for p, e in self.repo.flat(self.repo.folder(tree, self.name)) if p[:10] == "approvals/" and p not in was}
+            alone = all(path.startswith(self.own + "approvals/") for path in self.repo.changed(self.repo.get(parents[0])[0], tree)) if new else 0
+            self.born += [(p[10:], self.repo.get(oid) if mode == "100644" and alone else b"", place) for p, (mode, oid) in sorted(new.items())]
+            told = self.ours(message)
+            body = message.decode().partition("\n\n")[2].rpartition("\nRunner-Protocol: ")[0] + "\n"
+            for number, kind, about, f, _ in self.entries(body.encode()) if told else ():
+                if kind in ("approval-counted", "call-decided"):
+                    try: self.event(place, told[4], number, kind, about, f)
+                    except NotJudged as why: self.notes.append(f"{number} {kind}: {why}")
+                    self.used |= set(f["approvals"])
+                self.fold(place, number, kind, about, f)
+            self.tips += [(told[4], place)] if told else []
+        return self.notes
+
+    def fold(self, place, number, kind, about, f):
+        step = self.steps.get(about, {})
+        if kind == "created": self.genesis = sha(f["nonce"].encode())
+        elif kind in ("planned", "plan-edited"):
+            for slug, one in f["steps"].items():
+                self.steps[slug] = {"attempt": 1, "status": "pending", **self.steps.get(slug, {}), "kind": one["kind"], "place": one["place"]}
+            for slug in f.get("removed", []): self.steps[slug]["status"] = "cancelled"
+        elif kind in ("approval-asked", "call-held"): self.waits[f"w{number}"] = (f.get("kind", "call"), about, f.get("call", about))
+        elif kind == "step-finished": self.began[about] = f["start"] if f["start"] in self.chain else self.chain[place - 1]
+        elif kind in ("step-completed", "step-cancelled"): step["status"] = kind[5:]
+        elif kind == "step-retried": step |= {"attempt": f["attempt"], "status": "pending"}
+        elif kind == "undone": [self.steps[slug].update(one) for slug, one in f["steps"].items()]
+        for wait in [f.get("wait"), *f.get("dropped", [])]: self.waits.pop(wait, None)
+        if kind in ("step-failed", "step-blocked", "step-cancelled"): self.waits = {w: one for w, one in self.waits.items() if one[1] != about}
+
+    def trusted(self, commit):  # the files below .protocols of one of its commits
+        mode, tree = self.repo.get(self.repo.get(commit)[0]).get(".protocols", ("", None))
+        return dict(self.repo.flat(tree)) if mode == "40000" else {}
+
+    def event(self, place, base, number, kind, about, f):
+        at = f.get("at", self.chain[place - 1])
+        need(at in self.chain[:place] and base not in self.chain, f"{number}: judged nowhere, or by the branch's own policy")
+        end, trust = self.chain.index(at), self.trusted(base)
+        for before in {tip for tip, there in self.tips if there <= end} - {base}:
+            need(self.repo.get(before) and not self.repo.ask("rev-list", "-1", before, f"^{base}"), f"{number}: an older policy")
+        wait, by = self.waits.get(f["wait"]), f["by"] if isinstance(f["by"], list) else f["by"].split(", ")
+        need(wait and wait[1] == about and (wait[0] == "call") == (kind == "call-decided"), f"{number}: no such wait")
+        if by == ["keyboard"]:
+            policies = [self.trusted(tip) for tip in {base, *(tip for tip, there in self.tips if there <= end)}]
+            need(not f["approvals"] and not any("policy.yaml" in one for one in policies), f"{number}: a keyboard, and a policy")
+            return
+        need("policy.yaml" in trust and "allowed_signers" in trust, f"{number}: nobody's word counts")
+        text, signers = (self.repo.get(trust[path][1]).decode() for path in ("policy.yaml", "allowed_signers"))
+        policy, subject = Policy(text, "step" if wait[0] == "result" else wait[0], signers), wait[0] if about in ("plan", self.name) else f"{wait[0]}:{wait[2]}"
+        attempt = 0 if wait[0] in ("plan", "merge", "step") else self.steps[about]["attempt"] if wait[0] != "call" else int(wait[2].split(".")[1])
+        more, last = self.asks_more(at, wait[0], about), {}  # with roles of the step's own, whoever is in any
+        policy.people = policy.everybody if more else policy.people
+        for name, data, there in sorted((one for one in self.born if one[2] <= end), key=lambda one: (one[2], one[0])):
+            if b"BEGIN PGP" in data: raise NotJudged("an OpenPGP signature")
+            word = WORD.fullmatch(data.decode("latin-1")) if len(data) <= 8192 else None
+            if word and (word["subject"], word["attempt"]) == (subject, str(attempt)) and self.counts(word, name, there, at, base, trust, policy, f, wait):
+                last[word["approver"]] = (name[:32], word["decision"])
+        if more:
+            need({*f["approvals"]} <= {one for one, _ in last.values()}, f"{number}: words that do not count")
+            raise NotJudged("the step or plan asks for more than the policy")
+        said = {decision: [(one, who) for who, (one, what) in last.items() if what == decision] for decision in ("approve", "reject")}
+        meant = "reject" if f.get("decision") == "rejected" else "approve"
+        found = sorted(said[meant], key=lambda one: [name[:32] for name, _, _ in self.born].index(one[0]))
+        right = (meant == "reject" or not said["reject"]) and [one for one, _ in found] == f["approvals"] and [who for _, who in found] == by
+        need(right and len(found) >= (policy.count if meant == "approve" else 1), f"{number}: {kind} of {policy.count}, without its words: {last}")
+
+    def asks_more(self, at, kind, about):  # people of its own; a front matter is not read further than that
+        own = [oid for path, (_, oid) in self.repo.flat(self.repo.folder(self.repo.get(at)[0], self.name)) if (path == "plan.md" and kind == "plan") or path.partition("-")[2] == about + ".md"]
+        return any(re.search(r"(?m)^approval:(?! (before|after|none)\s*(#.*)?$)", self.repo.get(oid).decode()) for oid in own)
+
+    def counts(self, word, name, there, at, base, trust, policy, f, wait):
+        """Whether a word counts for the wait, at the time that the event's entry tells."""
+        now, seen = seconds(f["time"]), word["seen"]
+        if name != sha(word["text"].encode())[7:39] + ".approval" or seen not in self.chain[:there]: return False
+        if (word["repo"], word["protocol"], word["genesis"]) != (policy.repo, self.name, self.genesis) or (name[:32] in self.used and wait[0] in ("step", "call")): return False
+        issued, expires = seconds(word["issued"]), seconds(word["expires"])
+        if not (issued <= now + 300 and issued < expires and now < expires <= issued + policy.lasts) or word["approver"] not in policy.people: return False
+        if not signed(word, policy.signers, self.repo.get(trust["revoked_keys"][1]).decode() if "revoked_keys" in trust else "", f["time"]): return False
+        if word["digest"] != self.digest(word, seen, base, trust) or (wait[0] != "plan" and word["digest"] != self.digest(word, at, base, trust)): return False
+        for one in self.chain[self.chain.index(seen) + 1:self.chain.index(at) + 1]:
+            if any(self.covers(path, wait) for path in self.repo.changed(*(self.repo.get(c)[0] for c in (self.repo.get(one)[1][0], one)))): return False
+        return policy.own_work == "allow" or word["decision"] != "approve" or not self.wrote(word, at, base, policy, wait)
+
+    def covers(self, path, wait):
+        return path == f"{self.own}calls/{wait[2]}.json" if wait[0] == "call" else bool(self.words(path)) if wait[0] == "plan" else not self.record.fullmatch(path)
+    def words(self, path, slug=None):  # the plan, the context or a step that is not done; with `slug`, that step
+        match = re.fullmatch(re.escape(self.own) + r"(?:plan|context|\d{2,6}-(?P<slug>[a-z0-9-]+))\.md", path)
+        return match and (not match["slug"] or (match["slug"] == slug if slug else self.steps.get(match["slug"], {}).get("status") not in ENDED))
+
+    def digest(self, word, commit, base, trust):
+        kind, _, what = word["subject"].partition(":")
+        slug, files = what.partition(".")[0], dict(self.repo.flat(self.repo.get(commit)[0]))
+        code = {path: entry for path, entry in files.items() if not self.record.fullmatch(path)}
+        parts = {"tree": code}
+        if kind == "plan": parts = {"words": {path: entry for path, entry in code.items() if self.words(path)}}
+        if kind == "call": parts = {"call": {path: entry for path, entry in files.items() if path == f"{self.own}calls/{what}.json"}}
+        if kind in ("result", "protected-path"):
+            was = {path: e for path, e in self.repo.flat(self.repo.get(self.began[slug])[0]) if not self.record.fullmatch(path)}
+            same = {path for path, entry in code.items() if was.get(path) == entry} if kind == "protected-path" else ()
+            parts = {title: {p: e for p, e in side.items() if p not in same} for title, side in (("before", was), ("after", code))}
+        if kind in ("plan", "step", "call"):
+            parts["trusted"] = self.lent(code, base, trust, {slug} if slug else {s for s, one in self.steps.items() if one["status"] not in ENDED})
+        def line(path, mode, oid): return f"{mode} {oid} 0 {json.dumps(path)}" if mode == "160000" else f"{mode} {sha(self.repo.get(oid))[7:]} {len(self.repo.get(oid))} {json.dumps(path)}"
+        lines = ["runner-manifest/v1", f"subject: {word['subject']}", f"attempt: {word['attempt']}"]
+        for title, part in parts.items(): lines += [f"[{title}]", *(line(path, *part[path]) for path in sorted(part, key=os.fsencode))]
+        return sha(("\n".join(lines) + "\n").encode())
+
+    def lent(self, code, base, trust, slugs):  # the trusted branch's coworkers, instructions to models, tools' code
+        kinds = {self.steps[slug]["kind"] for slug in slugs} & {"agent", "tool"}
+        fronts = {path: self.repo.get(oid).decode().split("---")[1] for path, (_, oid) in code.items() if self.words(path) and "context.md" not in path}
+        plan = re.findall(r"(?m)^agent: *([\w-]+)", fronts[self.own + "plan.md"])
+        named = [re.findall(r"(?m)^agent: *([\w-]+)", text) or plan for path, text in fronts.items() for slug in slugs
+                 if path.endswith(f"-{slug}.md") and self.words(path, slug) and self.steps[slug]["kind"] in ("agent", "tool")]
+        coworkers = {f"agents/{name}.yaml" for names in named for name in names} & trust.keys()
+        config = {"config.yaml"} & trust.keys() if kinds else set()
+        roots = {one.partition(".")[0] for path in coworkers | config for one in re.findall(r"module: *([\w.]+)", self.repo.get(trust[path][1]).decode())}
+        return {path: entry for path, entry in self.repo.flat(self.repo.get(base)[0]) if (path[11:] in coworkers and path[:11] == ".protocols/")
+                or ("agent" in kinds and path in ("AGENTS.md", "CONTRIBUTING.md")) or path.partition("/")[0] in roots or path.removesuffix(".py") in roots}
+
+    def wrote(self, word, at, base, policy, wait):  # as author, committer or by the key of a commit's signature
+        files = [] if wait[0] == "call" else [path for path, _ in self.repo.flat(self.repo.get(at)[0]) if self.words(path, wait[1] if wait[1] in self.steps else None)
+                 or (wait[0] == "merge" and re.fullmatch(re.escape(self.own) + r"[\w-]+\.md", path) and not path.endswith("/log.md"))]
+        start, found = self.repo.get(self.chain[0])[1][0], set()
+        if files: found |= set(self.repo.ask("rev-list", "--full-history", at, f"^{start}", "--", *files).split())
+        if wait[0] in ("result", "protected-path"):
+            for oid in self.repo.ask("rev-list", at, f"^{self.began[wait[1]]}", f"^{base}").split():
+                sides = [set(self.repo.changed(self.repo.get(parent)[0], self.repo.get(oid)[0])) for parent in self.repo.get(oid)[1]]
+                if not self.ours(self.repo.get(oid)[2]) and any(not self.record.fullmatch(path) for path in set.intersection(*sides)): found.add(oid)
+        for oid in found:
+            raw = self.repo.ask("cat-file", "commit", oid)
+            if policy.own_work == "signed": raise NotJudged("own_work: signed")
+            if word["approver"] in [one.lower() for one in re.findall(r"(?m)^(?:author|committer) .*<([^>]*)> ", raw.partition("\n\n")[0])]: return True
+            armour = re.search(r"gpgsig(?:-sha256)? -----BEGIN SSH SIGNATURE-----\n(.*?) -----END", raw, re.DOTALL)
+            if armour and any(base64.b64decode(key) in base64.b64decode(re.sub(r"\s", "", armour[1])) for key in policy.keys[word["approver"]]): return True
+        return False
+
+class Policy:
+    """A policy.yaml in the form that `runner init` writes: lists and maps of a kind of word on one line."""
+
+    def __init__(self, text, kind, signers):
+        part = {name: re.search(rf"(?m)^{name}:[^\n]*\n((?: .*\n|#.*\n|\n)*)", text + "\n") for name in ("roles", "approvals")}
+        rows = [re.fullmatch(r"  ([\w-]+): *\[([^\]]*)\] *(#.*)?", line) for line in (part["roles"][1] if part["roles"] else "").splitlines() if re.search(r"\S", line.split("#")[0])]
+        if not rows or not all(rows): raise NotJudged("roles that are not written as `role: [people]`")
+        roles, agents = {row[1]: re.findall(r"[^\s,\"']+", row[2]) for row in rows}, re.search(r"(?m)^agents: *\[([^\]]*)\]", text)
+        if "\nagents:" in text and not agents: raise NotJudged("agents that are not written as [list]")
+        told = re.search(rf"(?m)^  {kind}: *(\{{.*\}}) *(#.*)?$", part["approvals"][1]) if part["approvals"] else None
+        if part["approvals"] and not told and re.search(rf"(?m)^  {kind}:", part["approvals"][1]): raise NotJudged(f"approvals of {kind} on several lines")
+        told = told[1] if told else ""
+        named = re.search(r"roles: *(?:\[([^\]]*)\]|([\w-]+))", told)
+        self.count, self.agents = int((re.search(r"count: *(\d+)", told) or [0, 1])[1]), re.findall(r"[^\s,\"']+", agents[1]) if agents else []
+        self.people = {who for role in (re.findall(r"[\w-]+", named[0])[1:] if named else roles) for who in roles.get(role, ())}
+        lasts, unit = next(iter(re.findall(r"expires: *\"?(\d+)([smhd])", told)), ("24" if kind == "call" else "168", "h"))
+        self.lasts = min(int(lasts) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit], (24 if kind == "call" else 720) * 3600)
+        if "from:" in told and "signed" not in told: self.people = set()
+        self.people, self.everybody = self.people - {*self.agents}, {who for one in roles.values() for who in one} - {*self.agents}
+        self.repo, self.own_work = re.search(r"(?m)^repo: *\"?([0-9a-f]{32})", text)[1], (re.search(r"(?m)^own_work: *(\w+)", text) or [0, "refuse"])[1]
+        lines = [line for line in signers.splitlines() if line.strip() and not line.startswith("#")]
+        found = [re.fullmatch(r'([a-z0-9][\w.+@-]*) +namespaces="([^"]*)"\S* +\S+ +(\S+).*', line) for line in lines]
+        need(all(found) and len({one[3] for one in found}) == len(found), "allowed_signers: a line without namespaces, or a key that is listed twice")
+        need(not any("runner-approval" in one[2] for one in found if one[1] in self.agents), "an agent's key is listed for approvals")
+        self.signers, self.keys = signers, {}
+        for one in found: self.keys.setdefault(one[1], []).append(one[3])
+def signed(word, signers, revoked, time):
+    """Whether ssh-keygen says so, at a time; a key that is revoked now never was good."""
+    with tempfile.TemporaryDirectory() as at:
+        keys = "".join(" ".join(line.split()[:2]) + "\n" for line in revoked.splitlines() if line.strip() and line[0] != "#")
+        for name, text in (("signers", signers), ("revoked", keys), ("armour", word["armour"])):
+            with open(os.path.join(at, name), "w") as file: file.write(text)
+        argv = ["ssh-keygen", "-Y", "verify", "-f", "signers", "-r", "revoked", "-s", "armour", "-I", word["approver"], "-n", "runner-approval",
+                "-Overify-time=" + re.sub(r"\D", "", time) + "Z"]
+        done = subprocess.run(argv, cwd=at, env={"PATH": os.environ["PATH"], "TZ": "UTC"}, input=word["text"].encode(), capture_output=True)
+    return done.returncode == 0 and done.stdout.decode().startswith(f'Good "runner-approval" signature for {word["approver"]} with ')
