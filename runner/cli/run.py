@@ -14,12 +14,13 @@ from runner.cli.session import Session
     "--max-steps", default=100, show_default=True, type=click.IntRange(1), help="At most so many transitions."
 )
 @click.option("--no-adopt", is_flag=True, help="Refuse where plan files have changes that are not committed.")
+@options.job
 @options.work
 @click.pass_obj
 def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bool) -> None:
     """Step PROTOCOL until someone or something else is needed."""
     from runner.app import go, sync
-    from runner.cli import telling
+    from runner.cli import ci, telling
     from runner.executor.advance import Advanced
     from runner.store import finding
 
@@ -28,7 +29,7 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     teller = telling.Teller(session, each=False)
     done: Advanced | None = None
     try:
-        with teller.at_work(name):
+        with ci.job(session, name), teller.at_work(name):
             for one in go.run(project, name, max_steps=max_steps, adopt=not no_adopt, tell=teller.advanced):
                 done = one
     except BaseException:
@@ -38,4 +39,4 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     assert done is not None  # --max-steps is at least one
     teller.end(done)
     sync.offer(project, name)
-    raise SystemExit(go.exit_code(done))
+    raise SystemExit(ci.end(session, done, go.exit_code(done)))

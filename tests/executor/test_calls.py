@@ -565,3 +565,14 @@ def test_fetch_is_there_where_the_policy_names_hosts_and_reaches_no_other(box: B
     assert (got["error"], refused["error"]) == (False, True)
     assert "network" in refused["decision"]["why"]
     sound(box, protocol)
+
+
+@pytest.mark.parametrize("option", ["--ephemeral", "--ci"])
+def test_where_the_machine_may_vanish_no_effect_begins(box: Box, alice: Person, option: str) -> None:
+    ledger = outside(box)
+    allow(box, alice, "rules:\n  - allow: {tool: deploy_prod}\n")
+    protocol = box.new({"01-a": tool("deploy_prod", version="1")})
+    told = box.runner("run", protocol, option, rc=2).err
+    assert "may vanish" in told and "on a machine that stays" in told and lines(ledger) == []
+    box.runner("run", protocol, rc=0)
+    assert lines(ledger) == ["deploy 1"]
