@@ -27,7 +27,7 @@ help:
 	@echo 'make demo    a model plans and fixes a bug, people steer; in a temporary folder, offline, no key'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
-	@echo 'make forge   the GitHub tests, against programs of others; fetches 0.7 GB by npm'
+	@echo 'make forge   forge and CI tests against programs of others; fetches 0.7 GB by npm, needs rsync'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
 	@echo 'make bench   measure, as ratios in one run'
@@ -57,7 +57,7 @@ slow: $(DEV_STAMP)
 	$(PYTEST) -m slow --timeout 900
 
 forge: $(DEV_STAMP) $(FORGE_STAMP)
-	$(PYTEST) -m peers tests/forge
+	$(PYTEST) -m peers tests/forge tests/ci
 
 check: $(DEV_STAMP)
 	$(PY) -m ruff format --check .
