@@ -143,9 +143,10 @@ def call(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code (design §9); where a CI reads what is printed, it is fenced."""
     from runner.cli import fence
 
-    if not fence.is_needed(os.environ):
-        return _call(argv)
     out, err = sys.stdout, sys.stderr
+    # A question at a terminal is a line that is not whole, and no CI reads a terminal.
+    if not fence.is_needed(os.environ) or err.isatty():
+        return _call(argv)
     fences = fence.Fence(out), fence.Fence(err)
     sys.stdout, sys.stderr = fences
     try:

@@ -13,6 +13,7 @@ from runner.cli import fence
 from runner.cli.ci import plain
 from runner.store import locks
 from tests.conftest import Box, command
+from tests.people import at_terminal
 
 TITLE = "::set-output name=a::b <img src=x> @alice [x](https://evil.example) ##[add-mask]x"
 
@@ -129,3 +130,9 @@ def test_a_line_that_comes_in_pieces_is_judged_as_a_whole(capsys: pytest.Capture
         one.flush()
     one.end()
     assert capsys.readouterr().out == " \\u003a:a\nb ##\\u005bc]"
+
+
+def test_at_a_terminal_a_question_is_seen_whatever_the_environment_says(box: Box) -> None:
+    box.env["CI"] = "true"
+    code, seen = at_terminal(box, ["n"], "init")
+    assert code == 0 and "Write .protocols/config.yaml" in seen and "nothing was written" in seen
