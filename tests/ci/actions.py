@@ -52,6 +52,7 @@ class Machine:
     ref_name: str = "main"
     inputs: dict[str, str] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
     cached: set[str] = field(default_factory=set)
 
     @property
@@ -98,7 +99,7 @@ class Machine:
             "github": github,
             "inputs": self.inputs,
             "secrets": self.secrets,
-            "vars": {},
+            "vars": self.variables,
             "matrix": dict(matrix),
             "steps": {},
             "needs": {name: {"result": ran.result, "outputs": ran.outputs} for name, ran in needs.items()},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ci.actions import ROOT
 from tests.conftest import Box, make_box
 from tests.forge.serving import Answer, Asked, Server
 
@@ -110,6 +111,17 @@ def test_a_name_is_checked_before_it_is_used(box: Box, command: str, name: str) 
     box.runner("init", "--yes", rc=0)
     done = script(box, "protocol", command, name, RUNNER_FOLDER="/nonexistent", PATH="/usr/bin:/bin")
     assert done.returncode == 2 and "this is no protocol's id" in done.stderr and not done.stdout
+
+
+@pytest.mark.slow
+def test_install_puts_the_runner_into_a_folder_of_its_own_once(box: Box, tmp_path: Path) -> None:
+    box.runner("init", "--yes", rc=0)
+    where = {"RUNNER_FOLDER": str(tmp_path / "runner"), "RUNNER_PACKAGE": str(ROOT)}
+    first = script(box, "protocol", "install", **where)
+    assert first.returncode == 0 and first.stdout.startswith("protocol-runner, version"), first.stderr
+    at = (tmp_path / "runner/bin/runner").stat()
+    assert script(box, "protocol", "install", **where).returncode == 0
+    assert (tmp_path / "runner/bin/runner").stat() == at
 
 
 # --- init ----------------------------------------------------------------------------------------------------------------

@@ -67,13 +67,12 @@ def there(box: Box, protocol: str) -> dict[str, Any]:
 
 
 def test_a_protocol_advances_by_itself_till_it_is_done(github: Box, tmp_path: Path) -> None:
-    github.env["RUNNER_MAX_STEPS"] = "2"
     names = ("01-a", "02-b", "03-c")
     protocol = github.new({name: command(f"echo {name} > {name}.txt") for name in names})
     github.runner("sync", protocol, rc=0)
     one = machine(github, tmp_path)
     one.inputs = {"protocol": protocol}
-    rounds = 0
+    one.variables, rounds = {"RUNNER_MAX_STEPS": "2"}, 0
     while there(github, protocol)["status"] != "completed":
         rounds += 1
         (job,) = advance(one)
