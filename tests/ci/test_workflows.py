@@ -89,6 +89,24 @@ def test_a_protocol_advances_by_itself_till_it_is_done(github: Box, tmp_path: Pa
     assert not advance(one)  # nothing is left to do
 
 
+def test_branches_may_be_called_otherwise(github: Box, tmp_path: Path) -> None:
+    settings = github.path / ".protocols/config.yaml"
+    settings.write_text(settings.read_text().replace('# branch: "{id}"', 'branch: "agents/x/{id}"'))
+    github.commit("pattern")
+    github.git("push", "-q", "origin", "main")
+    protocol = github.new({"01-a": command("true")})
+    branch = f"agents/x/{protocol}"
+    github.runner("sync", protocol, rc=0)
+    (job,) = advance(machine(github, tmp_path))
+    assert {ran.result for ran in job.values()} == {"success"}, [ran.printed for ran in job.values()]
+    github.git("fetch", "-q", "origin")
+    state = github.git("show", f"origin/{branch}:.protocols/{protocol}/state.json")
+    assert json.loads(state)["status"] == "completed"
+    one = machine(github, tmp_path, "pull_request", pull_request=request(github, branch))
+    assert "verified" in one.job("protocol-verify", "verify").printed
+    assert one.job("protocol-events", "tell").result == "success" and one.asked[-1][-1] == f"protocol={protocol}"
+
+
 @pytest.mark.slow
 def test_what_waits_and_what_failed_is_published_too(github: Box, tmp_path: Path) -> None:
     waits = github.new({"01-a": command("true"), "02-b": "kind: human\n"})
