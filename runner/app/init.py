@@ -72,7 +72,7 @@ def look(git: Git, who: Surroundings, *, forge: str | None = None) -> Look:
     """
     top = _top(git)
     known, told = _known(top), kit.facts(git, top)
-    said = forge or known.forge
+    said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
     if said is None and told.guess is None and told.remote is not None:
         answer = who.ask(f"On which forge is {told.remote}?", ("none", *(name for name in NAMES if name != "none")))
         said = answer if answer != "none" else None

@@ -14,6 +14,9 @@ from runner.cli.session import Session
 def command(session: Session, protocol: str | None) -> None:
     """Bring what others pushed of PROTOCOL (without it: of every protocol here), settle what is apart, and push.
 
+    With `forge:` it hears the request too (reviews, comment commands, CI, close and merge), goes on where these say so,
+    and makes request, comment and statuses say how PROTOCOL stands.
+
     Where both sides have advanced, the remote's transitions stand; those made here are kept under refs/runner/lost/ and are
     done again. People's commits of both sides are kept.
     """

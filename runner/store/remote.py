@@ -185,6 +185,20 @@ class Mirror:
             )
         raise self._unreachable(code, err)
 
+    def try_push(self, refs: Mapping[str, str]) -> None:
+        """Ask the remote whether it would take new refs, `{name: oid}`; nothing moves, and its own rules are not asked.
+
+        Raises:
+            UnreachableError: it did not answer, or refused.
+        """
+        specs = [f"{oid}:{name}" for name, oid in refs.items()]
+        code, _, err = self._run(
+            "push", "--dry-run", "--porcelain", "--no-verify", "--no-recurse-submodules", "origin", *specs,
+            timeout=PUSH_SECONDS,
+        )  # fmt: skip
+        if code:
+            raise self._unreachable(code, err)
+
     def _has(self, changes: Mapping[str, tuple[str | None, str | None]]) -> bool:
         code, out, _ = self._run("ls-remote", "origin", *changes, timeout=FETCH_SECONDS)
         if code:
