@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 
 from runner.app import forge as forge_
@@ -91,12 +92,9 @@ def _on_forge(project: Project, forge: Forge, done: Synced) -> Synced:
         return done
     project.batch = True
     heard = forge_.listen(project, forge, protocol)
-    for speaker in heard.go_on:
-        project.speaker = "" if speaker == "ci" else speaker
-        try:
-            advance.step(project, protocol, adopt=False, forge=forge)
-        finally:
-            project.speaker = ""
+    for asked in (*heard.steps, *((None,) if heard.green and not heard.steps else ())):
+        told = forge_.take_step(project, forge, protocol, asked)
+        heard = dataclasses.replace(heard, said=(*heard.said, told)) if told else heard
     tip = project.git.ref(project.branch(protocol))
     if tip != done.tip:
         done = publish(project, protocol)

@@ -330,3 +330,50 @@ def test_what_plans_say_stands_there_as_code_alone(place: Town) -> None:
         outside = re.sub(r"`[^`\n]*`", "", outside)
         assert "evil.test" not in outside and "@alice" not in outside and outside.count("</details>") <= 1
     assert "@" not in str(place.request["title"]) and "`" not in str(place.request["title"])
+
+
+def test_a_renamed_account_is_the_same_person(place: Town) -> None:
+    protocol = place.box.new(WAITS)
+    place.box.runner("run", protocol, rc=3)
+    place.accounts["alice"].username = "alice-after-the-wedding"
+    place.accounts["guest"].username, place.accounts["guest"].level = "alice", 40
+    place.fake.approve(place.accounts["guest"], 1)
+    place.sync(protocol)
+    assert "approval-counted" not in place.box.log(protocol)
+    place.fake.approve(place.accounts["alice"], 1)
+    place.box.runner("run", protocol, rc=0)
+    assert place.box.log(protocol).count("approval-counted") == 1
+
+
+def test_a_token_in_a_plan_is_not_told(place: Town) -> None:
+    folder = place.box.plan({"01-a": "kind: human\n"}, title=f"Use {TOKEN}")
+    (folder / "plan.md").write_text(f"---\ntitle: Use {TOKEN}\n---\nLog in with {TOKEN}.\n")
+    protocol = place.box.runner("new", "X", "--plan", folder, rc=0).out.strip()
+    place.box.runner("run", protocol, rc=3)
+    assert "[RUNNER_FORGE_TOKEN]" in place.written() and TOKEN not in place.written()
+
+
+def test_a_step_that_cannot_be_taken_is_answered_once(place: Town) -> None:
+    protocol = place.box.new({"01-a": "kind: agent\nengine: recorded:nowhere.jsonl\n"})
+    place.sync(protocol)
+    place.fake.comment(place.accounts["carol"], 1, "/runner step")
+    place.sync(protocol)
+    assert "`step`: not done" in place.said()
+    count = len(place.fake.writes())
+    place.sync(protocol)
+    assert len(place.fake.writes()) == count
+
+
+@pytest.mark.parametrize("how", ["back", "aside"])
+def test_a_force_push(place: Town, how: str) -> None:
+    box, fake = place.box, place.fake
+    protocol = box.new(WAITS)
+    box.runner("run", protocol, rc=3)
+    tip = box.git("rev-parse", protocol).strip()
+    tree = box.git("rev-parse", f"{tip}^{{tree}}").strip()
+    made = fake.git("commit-tree", tree, "-p", f"{tip}~1", "-m", "mine") if how == "aside" else f"{tip}~1"
+    fake.git("update-ref", f"refs/heads/{protocol}", made)
+    done = box.runner("sync", protocol)
+    assert done.code == (0 if how == "back" else 4), done.err
+    fake.look()
+    assert (fake.branches[protocol] == tip) == (how == "back") and box.git("rev-parse", protocol).strip() == tip
