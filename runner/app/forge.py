@@ -192,8 +192,6 @@ def listen(project: Project, forge: Forge, protocol: str) -> Heard:
     request = forge.request_of(name)
     if request is None:
         return Heard(None)
-    if request.state is RequestState.MERGED and _is_merged(project, protocol):
-        return Heard(request)  # a fact that git knows: the record that is on the base stays as it is there
     _note_request(project, forge, protocol, request)
     if request.state is not RequestState.OPEN:
         return Heard(request)
@@ -202,11 +200,14 @@ def listen(project: Project, forge: Forge, protocol: str) -> Heard:
     return Heard(request, said, seen, steps, _ci(project, forge, protocol))
 
 
-def _is_merged(project: Project, protocol: str) -> bool:
+def is_merged(project: Project, protocol: str) -> bool:
+    """Return whether the base, as the remote was seen to have it, holds the protocol's ended record: a fact of git's, and no event,
+    so that the record on the base stays that of the branch."""
     tip = project.git.ref(project.branch(protocol))
     if tip is None or project.mirror is None:
         return False
-    base = project.mirror.refs().get(f"refs/heads/{record.row(project.git, protocol, tip).get('base', '')}")
+    row = record.row(project.git, protocol, tip)
+    base = project.mirror.refs().get(f"refs/heads/{row.get('base', '')}") if row["status"] in record.ENDED else None
     return base is not None and record.is_merged(project.git, protocol, tip, base)
 
 

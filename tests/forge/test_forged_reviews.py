@@ -68,7 +68,7 @@ def test_what_is_told_of_reviews_is_judged_again(place: Town, case: str) -> None
     one = ev.ReviewFields(host=host, user=accounts[who].id, request=1, review="1-1", commit=commit.get(case, asked))
     reviews, names = [one], [f"{by}@example.test"]
     if case == "both people":
-        reviews, names = [*reviews, {**one, "user": accounts["bob"].id}], [*names, "bob@example.test"]  # type: ignore[list-item]
+        reviews, names = [*reviews, {**one, "user": accounts["bob"].id}], [*names, "bob@example.test"]
     elif case == "twice the same person":
         reviews, names = reviews * 2, names * 2
     elif case == "nobody":

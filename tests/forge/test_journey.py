@@ -32,7 +32,7 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     box, fake = place.box, place.fake
     checked = f'outputs: [b.txt]\nqa: {{policy: light, checks: ["test -e {box.path.parent}/ready"]}}\n'
     protocol = box.new({**ONE, "02-b": command("echo two > b.txt") + checked + "approval: before\n"})
-    place.sync(protocol)
+    assert str(place.fake.url) in place.sync(protocol).err
     assert place.request["draft"] and place.request["source_branch"] == protocol
     assert place.statuses(protocol)["runner/plan"] == ("success", "2 steps")
 
@@ -74,7 +74,10 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
 
     fake.merge(place.accounts["alice"], 1, how)
     before = box.git("rev-parse", protocol)
-    assert protocol in place.sync(protocol).err
+    fake.asked.clear()
+    place.sync(protocol)
+    assert fake.asked == []  # git tells
+    fake.look()
     assert "completed · merged" in box.runner("list").out
     assert box.git("rev-parse", protocol) == before and protocol not in fake.branches
     assert box.runner("verify", protocol).code == 0
@@ -244,19 +247,26 @@ def approve(place: Town, who: str) -> None:
     place.fake.approve(place.accounts[who], 1)
 
 
-@pytest.mark.parametrize("case", ["guest", "runner", "carol", "older", "changes", "taken-back", "moved-on", "author"])
+@pytest.mark.parametrize(
+    "case", ["guest", "runner", "carol", "older", "changes", "taken-back", "moved-on", "author", "pusher"]
+)
 def test_reviews_that_do_not_count(place: Town, case: str) -> None:
     box, fake = place.box, place.fake
-    author = {"RUNNER_NAME": "bob", "RUNNER_EMAIL": "bob@example.test"} if case == "author" else None
+    name = {"author": "bob", "pusher": "dave"}.get(case)
+    author = {"RUNNER_NAME": name, "RUNNER_EMAIL": f"{name}@example.test"} if name else None
+    if case == "pusher":
+        fake.pusher = place.accounts["bob"]
     planned = box.plan(WAITS if case != "older" else {"01-x": command("echo > x.txt"), "02-a": WAITS["01-a"]})
     protocol = box.runner("new", "A plan", "--plan", planned, rc=0, env=author).out.strip()
     if case == "older":
         place.sync(protocol)
         approve(place, "alice")  # before it was asked for
+    fake.look()
+    fake.pusher = place.accounts["runner"]
     box.runner("run", protocol)
     if case in ("guest", "runner", "carol"):
         approve(place, case)
-    elif case == "author":
+    elif name:
         approve(place, "bob")
     elif case == "changes":
         approve(place, "alice")
