@@ -44,12 +44,16 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What was taken from the forge. `go_on`: what made it right to advance: a comment's `HOST/ID/comment/ID`, or `ci`."""
+    """What was taken from the forge. `said`: the answers to commands, `seen`: the last comment that was looked at.
+
+    `steps`: comments that ask for a step; `green`: whether CI is, and QA may start.
+    """
 
     request: Request | None
     said: tuple[str, ...] = ()
     seen: int = 0
-    go_on: tuple[str, ...] = ()
+    steps: tuple[Comment, ...] = ()
+    green: bool = False
 
 
 # --- the forge itself ------------------------------------------------------------------------------------------------------
@@ -188,23 +192,22 @@ def listen(project: Project, forge: Forge, protocol: str) -> Heard:
     request = forge.request_of(name)
     if request is None:
         return Heard(None)
-    if request.state is RequestState.MERGED and _is_merged(project, protocol):
-        return Heard(request)  # a fact that git knows: the record that is on the base stays as it is there
     _note_request(project, forge, protocol, request)
     if request.state is not RequestState.OPEN:
         return Heard(request)
-    seen, said, go_on = _commands(project, forge, protocol, request)
-    if project.git.ref(project.branch(protocol)) is not None:
-        _count(project, forge, protocol)
-        go_on += _ci(project, forge, protocol)
-    return Heard(request, said, seen, tuple(go_on))
+    seen, said, steps = _commands(project, forge, protocol, request)
+    _count(project, forge, protocol)
+    return Heard(request, said, seen, steps, _ci(project, forge, protocol))
 
 
-def _is_merged(project: Project, protocol: str) -> bool:
+def is_merged(project: Project, protocol: str) -> bool:
+    """Return whether the base, as the remote was seen to have it, holds the protocol's ended record: a fact of git's, and no event,
+    so that the record on the base stays that of the branch."""
     tip = project.git.ref(project.branch(protocol))
     if tip is None or project.mirror is None:
         return False
-    base = project.mirror.refs().get(f"refs/heads/{record.row(project.git, protocol, tip).get('base', '')}")
+    row = record.row(project.git, protocol, tip)
+    base = project.mirror.refs().get(f"refs/heads/{row.get('base', '')}") if row["status"] in record.ENDED else None
     return base is not None and record.is_merged(project.git, protocol, tip, base)
 
 
@@ -241,41 +244,69 @@ def _kept(forge: Forge, number: int, found: Sequence[Comment] | None = None) -> 
 
 def _commands(
     project: Project, forge: Forge, protocol: str, request: Request
-) -> tuple[int, tuple[str, ...], list[str]]:
+) -> tuple[int, tuple[str, ...], tuple[Comment, ...]]:
     """Carry out what people with write access wrote as commands, each once; return the last comment that was looked at, the
     answers, and the comments that ask for a step."""
     found = forge.comments(request.number)
     seen, said = _kept(forge, request.number, found)
-    answers, go_on = list(said), []
-    me = forge.me()
+    answers, steps, me = list(said), [], forge.me()
     for one in sorted(found, key=lambda each: each.id):
-        match = _COMMAND.fullmatch(one.body.strip().replace("\r\n", "\n"))
         if one.id <= seen or one.by == me:
             continue
         seen = one.id
+        match = _COMMAND.fullmatch(one.body.strip().replace("\r\n", "\n"))
         if match is None or one.edited:
             continue
         verb, rest = match[1], match[2].strip()
-        speaker = f"{one.by.host}/{one.by.id}/comment/{one.id}"
         if not reviews.may_write(forge, one.by):
             told = "not done: only people who may write to the repository give commands"
+        elif _is_done(project, protocol, one):
+            told = "done"
         elif verb == "step" and not rest:
-            go_on.append(speaker)
-            told = "a step is taken"
+            steps.append(one)
+            continue
         else:
-            told = _obey(project, protocol, verb, rest, speaker)
-        answers.append(f"- [comment {one.id}]({one.url}), {page.code(verb)}: {told}")
-    return seen, tuple(answers[-SAID:]), go_on
+            told = _obey(project, protocol, verb, rest, _speaker(one))
+        answers.append(_answer(one, verb, told))
+    return seen, tuple(answers[-SAID:]), tuple(steps)
+
+
+def take_step(project: Project, forge: Forge, protocol: str, asked: Comment | None) -> str:
+    """Advance by one transition, as the author of a comment or because CI is green; return the answer to the comment.
+
+    Raises:
+        ForgeError: what is still to be said is said by the next call.
+    """
+    before, project.speaker = project.speaker, _speaker(asked) if asked else ""
+    try:
+        done = advance.step(project, protocol, adopt=False, forge=forge)
+        told = "a step was taken" if done.entries else "nothing may go on now"
+    except ForgeError:
+        raise
+    except RunnerError as error:
+        project.who.say(f"{protocol}: {error.what}; {error.hint}")
+        told = f"not done: {page.code(error.what)}"
+    finally:
+        project.speaker = before
+    return _answer(asked, "step", told) if asked else ""
+
+
+def _speaker(one: Comment) -> str:
+    """Return who said it, as the record names them: that it stands there is how it is done once."""
+    return f"{one.by.host}/{one.by.id}/comment/{one.id}"
+
+
+def _answer(one: Comment, verb: str, told: str) -> str:
+    return f"- [comment {one.id}]({one.url}), {page.code(verb)}: {told}"
+
+
+def _is_done(project: Project, protocol: str, one: Comment) -> bool:
+    tip = project.git.ref(project.branch(protocol))
+    return tip is not None and any(raw.actor == _speaker(one) for raw in record.events(project.git, protocol, tip))
 
 
 def _obey(project: Project, protocol: str, verb: str, rest: str, speaker: str) -> str:
     """Carry out one command, as its author; return what became of it."""
-    tip = project.git.ref(project.branch(protocol))
-    if tip is None:
-        return "not done: the branch is not here"
-    events = record.events(project.git, protocol, tip)
-    if any(raw.actor == speaker for raw in events):
-        return "done"
     if verb in ("approve", "reject"):
         short = steer.number(protocol)
         return (
@@ -297,8 +328,6 @@ def _obey(project: Project, protocol: str, verb: str, rest: str, speaker: str) -
                 first, _, text = rest.partition(" ")
                 which = first if re.fullmatch(r"w[1-9][0-9]*", first) else None
                 done = steer.answer(project, protocol, which, text if which else rest)
-    except ForgeError:
-        raise
     except RunnerError as error:
         return f"not done: {page.code(error.what)}"
     finally:
@@ -324,11 +353,11 @@ def _count(project: Project, forge: Forge, protocol: str) -> None:
 # --- CI --------------------------------------------------------------------------------------------------------------------
 
 
-def _ci(project: Project, forge: Forge, protocol: str) -> list[str]:
-    """Record what CI says of the code at the tip, once a verdict; do as `ci:` says. Returns `ci` where QA may start."""
+def _ci(project: Project, forge: Forge, protocol: str) -> bool:
+    """Record what CI says of the code at the tip, once a verdict; do as `ci:` says. Returns whether QA may start."""
     config = project.config
     if config.ci is None and not config.qa.on_ci:
-        return []
+        return False
     git = project.git
     tip = git.ref(project.branch(protocol))
     assert tip is not None
@@ -339,7 +368,7 @@ def _ci(project: Project, forge: Forge, protocol: str) -> list[str]:
             found = (commit, *verdict)
             break
     if found is None or found[1] not in (Outcome.SUCCESS, Outcome.FAILURE):
-        return []
+        return False
     commit, outcome, check = found
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
@@ -358,7 +387,7 @@ def _ci(project: Project, forge: Forge, protocol: str) -> list[str]:
 
     now = advance.tell(project, protocol, build)
     waits = [step for _, step in now.state.open_steps() if step.status is StepStatus.NEEDS_QA and not step.passed]
-    return ["ci"] if config.qa.on_ci and outcome is Outcome.SUCCESS and waits else []
+    return config.qa.on_ci and outcome is Outcome.SUCCESS and bool(waits)
 
 
 def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.Event]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 
 from runner.app import forge as forge_
-from runner.errors import ConflictError, UnreachableError, UsageError
+from runner.errors import ConflictError, RunnerError, UnreachableError, UsageError
 from runner.executor import advance
 from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
-from runner.protocol.state import Status
 from runner.store import history, publishing, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
@@ -20,11 +20,12 @@ RACES = 20
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What became of one protocol: the tip that both sides have now, and what was done."""
+    """What became of one protocol: the tip that both sides have now, and what was done; `url`: of its request, or empty."""
 
     protocol: str
     tip: str
     said: str
+    url: str = ""
 
 
 def sync(project: Project, protocols: list[str]) -> list[Synced]:
@@ -43,10 +44,11 @@ def sync(project: Project, protocols: list[str]) -> list[Synced]:
     done = []
     histories = [history.ref_of(protocol) for protocol in protocols]
     project.trust(mirror.look(*names, *histories, *_bases(project, protocols), "refs/runner/numbers/*"))
-    forge, away = None, None
+    forge: Forge | None = None
+    away: RunnerError | None = None
     try:
         forge = forge_.opened(project)
-    except ForgeError as error:
+    except (ForgeError, UsageError) as error:
         away = error  # what is here is published all the same
     for protocol in protocols:
         done.append(_was_taken(project, protocol, forge) or publish(project, protocol))
@@ -73,6 +75,8 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
     name, tip = ids.branch_of(project.pattern, protocol), project.git.ref(project.branch(protocol))
     if forge is None or tip is None or f"refs/heads/{name}" in project.mirror.refs():
         return None
+    if forge_.is_merged(project, protocol):
+        return Synced(protocol, tip, "merged")
     if project.git.ref(f"refs/remotes/{project.trusted.remote}/{name}") is None:
         return None  # it was never there
     request = forge.request_of(name)
@@ -86,26 +90,21 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
 def _on_forge(project: Project, forge: Forge, done: Synced) -> Synced:
     """Hear what the forge says of a protocol, go on where it asks for that, publish what came of it, and tell the forge."""
     protocol = done.protocol
-    if done.said in ("merged", "closed"):
-        _track_base(project, protocol)
+    if done.said in ("merged", "closed") or forge_.is_merged(project, protocol):
+        _track_base(project, protocol)  # a fact that git knows: the forge need not be asked
         return done
     project.batch = True
     heard = forge_.listen(project, forge, protocol)
-    for speaker in heard.go_on:
-        project.speaker = "" if speaker == "ci" else speaker
-        try:
-            advance.step(project, protocol, adopt=False, forge=forge)
-        finally:
-            project.speaker = ""
+    for asked in (*heard.steps, *((None,) if heard.green and not heard.steps else ())):
+        answer = forge_.take_step(project, forge, protocol, asked)
+        heard = dataclasses.replace(heard, said=(*heard.said, answer)) if answer else heard
     tip = project.git.ref(project.branch(protocol))
     if tip != done.tip:
         done = publish(project, protocol)
     _track_base(project, protocol)
-    forge_.tell(project, forge, protocol, heard if heard.seen else None)
-    if heard.request is not None and heard.request.state is not RequestState.OPEN:
-        state = advance.look(project, protocol).state
-        if state.status is Status.COMPLETED and heard.request.state is RequestState.MERGED:
-            return Synced(protocol, done.tip, "completed · merged")
+    told = forge_.tell(project, forge, protocol, heard if heard.seen else None)
+    if told is not None:
+        return dataclasses.replace(done, url=told.request.url)
     return done
 
 

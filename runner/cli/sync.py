@@ -29,4 +29,4 @@ def command(session: Session, protocol: str | None) -> None:
         session.note("there is no protocol to publish")
         return
     for done in sync.sync(project, names):
-        session.note(f"{done.protocol}  {done.said}  {done.tip[:7]}")
+        session.note("  ".join(filter(None, (done.protocol, done.said, done.tip[:7], done.url))))

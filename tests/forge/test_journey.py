@@ -32,7 +32,7 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     box, fake = place.box, place.fake
     checked = f'outputs: [b.txt]\nqa: {{policy: light, checks: ["test -e {box.path.parent}/ready"]}}\n'
     protocol = box.new({**ONE, "02-b": command("echo two > b.txt") + checked + "approval: before\n"})
-    place.sync(protocol)
+    assert str(place.fake.url) in place.sync(protocol).err
     assert place.request["draft"] and place.request["source_branch"] == protocol
     assert place.statuses(protocol)["runner/plan"] == ("success", "2 steps")
 
@@ -74,7 +74,10 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
 
     fake.merge(place.accounts["alice"], 1, how)
     before = box.git("rev-parse", protocol)
-    assert protocol in place.sync(protocol).err
+    fake.asked.clear()
+    place.sync(protocol)
+    assert fake.asked == []  # git tells
+    fake.look()
     assert "completed · merged" in box.runner("list").out
     assert box.git("rev-parse", protocol) == before and protocol not in fake.branches
     assert box.runner("verify", protocol).code == 0
@@ -244,19 +247,26 @@ def approve(place: Town, who: str) -> None:
     place.fake.approve(place.accounts[who], 1)
 
 
-@pytest.mark.parametrize("case", ["guest", "runner", "carol", "older", "changes", "taken-back", "moved-on", "author"])
+@pytest.mark.parametrize(
+    "case", ["guest", "runner", "carol", "older", "changes", "taken-back", "moved-on", "author", "pusher"]
+)
 def test_reviews_that_do_not_count(place: Town, case: str) -> None:
     box, fake = place.box, place.fake
-    author = {"RUNNER_NAME": "bob", "RUNNER_EMAIL": "bob@example.test"} if case == "author" else None
+    name = {"author": "bob", "pusher": "dave"}.get(case)
+    author = {"RUNNER_NAME": name, "RUNNER_EMAIL": f"{name}@example.test"} if name else None
+    if case == "pusher":
+        fake.pusher = place.accounts["bob"]
     planned = box.plan(WAITS if case != "older" else {"01-x": command("echo > x.txt"), "02-a": WAITS["01-a"]})
     protocol = box.runner("new", "A plan", "--plan", planned, rc=0, env=author).out.strip()
     if case == "older":
         place.sync(protocol)
         approve(place, "alice")  # before it was asked for
+    fake.look()
+    fake.pusher = place.accounts["runner"]
     box.runner("run", protocol)
     if case in ("guest", "runner", "carol"):
         approve(place, case)
-    elif case == "author":
+    elif name:
         approve(place, "bob")
     elif case == "changes":
         approve(place, "alice")
@@ -330,3 +340,50 @@ def test_what_plans_say_stands_there_as_code_alone(place: Town) -> None:
         outside = re.sub(r"`[^`\n]*`", "", outside)
         assert "evil.test" not in outside and "@alice" not in outside and outside.count("</details>") <= 1
     assert "@" not in str(place.request["title"]) and "`" not in str(place.request["title"])
+
+
+def test_a_renamed_account_is_the_same_person(place: Town) -> None:
+    protocol = place.box.new(WAITS)
+    place.box.runner("run", protocol, rc=3)
+    place.accounts["alice"].username = "alice-after-the-wedding"
+    place.accounts["guest"].username, place.accounts["guest"].level = "alice", 40
+    place.fake.approve(place.accounts["guest"], 1)
+    place.sync(protocol)
+    assert "approval-counted" not in place.box.log(protocol)
+    place.fake.approve(place.accounts["alice"], 1)
+    place.box.runner("run", protocol, rc=0)
+    assert place.box.log(protocol).count("approval-counted") == 1
+
+
+def test_a_token_in_a_plan_is_not_told(place: Town) -> None:
+    folder = place.box.plan({"01-a": "kind: human\n"}, title=f"Use {TOKEN}")
+    (folder / "plan.md").write_text(f"---\ntitle: Use {TOKEN}\n---\nLog in with {TOKEN}.\n")
+    protocol = place.box.runner("new", "X", "--plan", folder, rc=0).out.strip()
+    place.box.runner("run", protocol, rc=3)
+    assert "[RUNNER_FORGE_TOKEN]" in place.written() and TOKEN not in place.written()
+
+
+def test_a_step_that_cannot_be_taken_is_answered_once(place: Town) -> None:
+    protocol = place.box.new({"01-a": "kind: agent\nengine: recorded:nowhere.jsonl\n"})
+    place.sync(protocol)
+    place.fake.comment(place.accounts["carol"], 1, "/runner step")
+    place.sync(protocol)
+    assert "`step`: not done" in place.said()
+    count = len(place.fake.writes())
+    place.sync(protocol)
+    assert len(place.fake.writes()) == count
+
+
+@pytest.mark.parametrize("how", ["back", "aside"])
+def test_a_force_push(place: Town, how: str) -> None:
+    box, fake = place.box, place.fake
+    protocol = box.new(WAITS)
+    box.runner("run", protocol, rc=3)
+    tip = box.git("rev-parse", protocol).strip()
+    tree = box.git("rev-parse", f"{tip}^{{tree}}").strip()
+    made = fake.git("commit-tree", tree, "-p", f"{tip}~1", "-m", "mine") if how == "aside" else f"{tip}~1"
+    fake.git("update-ref", f"refs/heads/{protocol}", made)
+    done = box.runner("sync", protocol)
+    assert done.code == (0 if how == "back" else 4), done.err
+    fake.look()
+    assert (fake.branches[protocol] == tip) == (how == "back") and box.git("rev-parse", protocol).strip() == tip
