@@ -28,8 +28,10 @@ class Synced:
     url: str = ""
 
 
-def sync(project: Project, protocols: list[str]) -> list[Synced]:
+def sync(project: Project, protocols: list[str], *, work: bool = True) -> list[Synced]:
     """Make the remote and this clone agree on the protocols: fetched, settled, pushed.
+
+    `work`: whether a protocol goes on where the forge asks for that; in CI another job does it, which cannot write.
 
     Raises:
         UnreachableError: the remote did not answer; nothing was published.
@@ -56,7 +58,7 @@ def sync(project: Project, protocols: list[str]) -> list[Synced]:
         raise away
     if forge is not None:
         with contextlib.closing(forge):
-            done = [_on_forge(project, forge, one) for one in done]
+            done = [_on_forge(project, forge, one, work) for one in done]
     return done
 
 
@@ -87,7 +89,7 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
     return Synced(protocol, tip, said)
 
 
-def _on_forge(project: Project, forge: Forge, done: Synced) -> Synced:
+def _on_forge(project: Project, forge: Forge, done: Synced, work: bool) -> Synced:
     """Hear what the forge says of a protocol, go on where it asks for that, publish what came of it, and tell the forge."""
     protocol = done.protocol
     if done.said in ("merged", "closed") or forge_.is_merged(project, protocol):
@@ -95,7 +97,8 @@ def _on_forge(project: Project, forge: Forge, done: Synced) -> Synced:
         return done
     project.batch = True
     heard = forge_.listen(project, forge, protocol)
-    for asked in (*heard.steps, *((None,) if heard.green and not heard.steps else ())):
+    wanted = (*heard.steps, *((None,) if heard.green and not heard.steps else ()))
+    for asked in wanted if work else ():
         answer = forge_.take_step(project, forge, protocol, asked)
         heard = dataclasses.replace(heard, said=(*heard.said, answer)) if answer else heard
     tip = project.git.ref(project.branch(protocol))

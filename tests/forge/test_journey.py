@@ -180,6 +180,19 @@ def test_answer_and_step_by_comment(place: Town) -> None:
     assert place.box.git("log", "-3", "--format=%an", protocol).split() == ["runner"] * 3
 
 
+def test_in_ci_what_a_comment_asks_for_is_left_to_the_job_that_cannot_write(place: Town) -> None:
+    protocol = place.box.new({"01-a": "kind: human\n", "02-b": command("echo > b.txt")})
+    place.box.runner("run", protocol)
+    wait = place.box.state(protocol)["waiting"][0]["id"]
+    place.fake.comment(place.accounts["carol"], 1, f"/runner answer {wait} it is\ndone")
+    place.fake.comment(place.accounts["carol"], 1, "/runner step")
+    place.box.runner("sync", protocol, "--no-work", rc=0)
+    state = place.box.state(protocol)
+    assert state["steps"]["b"]["status"] == "pending"  # heard, and nothing done for it
+    place.box.runner("run", protocol, rc=0)
+    assert place.box.state(protocol)["status"] == "completed"
+
+
 @pytest.mark.parametrize(
     ("rule", "status", "step"),
     [("fail", "failed", "failed"), ("block", "blocked", "blocked"), ("ignore", "running", "needs_qa")],

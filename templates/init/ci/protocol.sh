@@ -70,11 +70,11 @@ for row in json.load(sys.stdin)["protocols"]:
 find_open() {
     if [ -n "${1:-}" ]; then
         check_ids "$1"
-        runner sync "$1" >&2
+        runner sync --no-work "$1" >&2
     else
         # One that cannot be settled does not hold up the others.
         for id in $(runner list --json | python3 -c 'import json, sys; [print(row["protocol"]) for row in json.load(sys.stdin)["protocols"]]'); do
-            [ -z "$(branch_of refs/remotes/origin "$id")" ] || runner sync "$id" >&2 || echo "$id could not be settled; going on" >&2
+            [ -z "$(branch_of refs/remotes/origin "$id")" ] || runner sync --no-work "$id" >&2 || echo "$id could not be settled; going on" >&2
         done
     fi
     for id in $(runner list --json | open_ids); do
@@ -117,7 +117,7 @@ publish() {
             fi
         done
         runner verify "$id"
-        runner sync "$id"
+        runner sync --no-work "$id"
     done
 }
 
