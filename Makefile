@@ -8,6 +8,7 @@ FUZZ_PY = .venv-fuzz/bin/python
 # The demo shows what users get, and quickly: the base install, no tools of the developers'.
 DEV_STAMP = .venv/.stamp
 DEMO_STAMP = .venv-demo/.stamp
+FORGE_STAMP = build/forge/.stamp
 FUZZ_STAMP = .venv-fuzz/.stamp
 
 # In CI a test that was skipped is a failure, unless its reason begins with "allowed:".
@@ -20,13 +21,14 @@ SECONDS = 60
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo demo-attack picture test slow check fix bench peers golden deep fuzz fuzz-keep schemas cassettes build clean ci
+.PHONY: help demo demo-attack picture test slow forge check fix bench peers golden deep fuzz fuzz-keep schemas cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
 	@echo 'make demo-attack six attacks on a person'"'"'s word, and how each ended; needs ssh-keygen'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
+	@echo 'make forge   forge and CI tests against programs of others; fetches 0.7 GB by npm, needs rsync'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
 	@echo 'make bench   measure, as ratios in one run'
@@ -57,6 +59,9 @@ test: $(DEV_STAMP)
 
 slow: $(DEV_STAMP)
 	$(PYTEST) -m slow --timeout 900
+
+forge: $(DEV_STAMP) $(FORGE_STAMP)
+	$(PYTEST) -m peers tests/forge tests/ci
 
 check: $(DEV_STAMP)
 	$(PY) -m ruff format --check .
@@ -132,5 +137,10 @@ $(DEV_STAMP): pyproject.toml
 $(DEMO_STAMP): pyproject.toml
 	$(call environment,.venv-demo,.)
 
+$(FORGE_STAMP): tests/forge/package.json
+	@command -v npm >/dev/null 2>&1 || { echo 'error: npm is not installed; install node and npm' >&2; exit 1; }
+	rm -rf build/forge && mkdir -p build/forge && cp tests/forge/package.json build/forge/
+	npm install --prefix build/forge --no-audit --no-fund --no-package-lock --loglevel=error
+	touch $@
 $(FUZZ_STAMP): pyproject.toml
 	$(call environment,.venv-fuzz,.[fuzz])

@@ -4,14 +4,12 @@ It reads with git, judges signatures with `ssh-keygen -Y verify` alone, and impo
 policy that is not in the plain form, `own_work: signed`, what a step asks for beyond the policy) it says, and does not pass over.
 """
 
-import base64, datetime, hashlib, json, os, re, subprocess, tempfile
+import base64, datetime, hashlib, json, os, re
+from second_policy import NotJudged, Policy, need, signed
 FIELDS = "repo protocol genesis subject attempt digest policy seen decision approver issued expires nonce reason".split()
 WORD = re.compile("(?P<text>runner-approval/v1\n" + "".join(rf"{name}: (?P<{name}>[ -~]*)\n" for name in FIELDS) + ")"
                   r"(?P<armour>-----BEGIN SSH SIGNATURE-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+-----END SSH SIGNATURE-----\n)")
 ENDED, WORK = ("completed", "cancelled"), {"step-finished", "step-failed", "step-blocked", "call-held", "asked", "effect-unknown", "budget-reached"}
-class NotJudged(Exception): pass
-def need(holds, why):
-    if not holds: raise ValueError(why)
 def sha(data): return "sha256:" + hashlib.sha256(data).hexdigest()
 def seconds(time): return datetime.datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.UTC).timestamp()
 
@@ -48,7 +46,7 @@ class Court:
             for slug, one in f["steps"].items():
                 self.steps[slug] = {"attempt": 1, "status": "pending", **self.steps.get(slug, {}), "kind": one["kind"], "place": one["place"]}
             for slug in f.get("removed", []): self.steps[slug]["status"] = "cancelled"
-        elif kind in ("approval-asked", "call-held"): self.waits[f"w{number}"] = (f.get("kind", "call"), about, f.get("call", about))
+        elif kind in ("approval-asked", "call-held"): self.waits[f"w{number}"] = (f.get("kind", "call"), about, f.get("call", about), place, f["digest"])
         elif kind == "step-finished": self.began[about] = self.first.pop(about, f["start"] if f["start"] in self.chain else self.chain[place - 1])
         elif kind in ("step-completed", "step-cancelled"): step["status"] = kind[5:]
         elif kind == "step-retried": self.first.pop(about, step.update(attempt=f["attempt"], status="pending"))
@@ -73,8 +71,8 @@ class Court:
             policies = [self.trusted(tip) for tip in {base, *(tip for tip, there in self.tips if there <= end)}]
             need(not f["approvals"] and not any("policy.yaml" in one for one in policies), f"{number}: a keyboard, and a policy")
             return
-        need("policy.yaml" in trust and "allowed_signers" in trust, f"{number}: nobody's word counts")
-        text, signers = (self.repo.get(trust[path][1]).decode() for path in ("policy.yaml", "allowed_signers"))
+        need("policy.yaml" in trust and ("allowed_signers" in trust or f.get("reviews")), f"{number}: nobody's word counts")
+        text, signers = (self.repo.get(trust[path][1]).decode() if path in trust else "" for path in ("policy.yaml", "allowed_signers"))
         policy, subject = Policy(text, "step" if wait[0] == "result" else wait[0], signers), wait[0] if about in ("plan", self.name) else f"{wait[0]}:{wait[2]}"
         attempt = 0 if wait[0] in ("plan", "merge", "step") else self.steps[about]["attempt"] if wait[0] != "call" else int(wait[2].split(".")[1])
         more, last = self.asks_more(at, wait[0], about), {}  # with roles of the step's own, whoever is in any
@@ -90,8 +88,21 @@ class Court:
         said = {decision: [(one, who) for who, (one, what) in last.items() if what == decision] for decision in ("approve", "reject")}
         meant = "reject" if f.get("decision") == "rejected" else "approve"
         found = sorted(said[meant], key=lambda one: [name[:32] for name, _, _ in self.born].index(one[0]))
-        right = (meant == "reject" or not said["reject"]) and [one for one, _ in found] == f["approvals"] and [who for _, who in found] == by
-        need(right and len(found) >= (policy.count if meant == "approve" else 1), f"{number}: {kind} of {policy.count}, without its words: {last}")
+        reviews = [self.review(one, subject, attempt, at, base, trust, policy, wait) for one in f.get("reviews", [])]
+        right = (meant == "reject" or not said["reject"]) and [one for one, _ in found] == f["approvals"] and [who for _, who in found] + reviews == by
+        need(right and len({*by}) == len(by) >= (policy.count if meant == "approve" else 1), f"{number}: {kind} of {policy.count}, without its words: {last}")
+
+    def review(self, one, subject, attempt, at, base, trust, policy, wait):
+        """Whose review it is, by the policy; the forge alone knows that it was given. It is of what was asked about, and since then."""
+        place, who = (self.chain.index(one["commit"]) if one["commit"] in self.chain else -1), policy.accounts.get((one["host"], str(one["user"])))
+        word = {"subject": subject, "attempt": str(attempt), "approver": who}
+        need(policy.reviews and who in policy.reviewers and wait[3] <= place <= self.chain.index(at), f"{one}: it does not count")
+        for oid in self.chain[place + 1:self.chain.index(at) + 1]:
+            need(not any(self.covers(path, wait) for path in self.repo.changed(*(self.repo.get(c)[0] for c in (self.repo.get(oid)[1][0], oid)))), f"{one}: stale")
+        for commit in {one["commit"], *([] if wait[0] == "plan" else [at])} if wait[0] != "call" else ():
+            need(self.digest(word, commit, base, trust) == wait[4], f"{one}: of something else")
+        need(policy.own_work == "allow" or not self.wrote(word, at, base, policy, wait), f"{one}: own work")
+        return who
 
     def asks_more(self, at, kind, about):  # people of its own; a front matter is not read further than that
         own = [oid for path, (_, oid) in self.repo.flat(self.repo.folder(self.repo.get(at)[0], self.name)) if (path == "plan.md" and kind == "plan") or path.partition("-")[2] == about + ".md"]
@@ -161,40 +172,5 @@ class Court:
             if policy.own_work == "signed": raise NotJudged("own_work: signed")
             if word["approver"] in [one.lower() for one in re.findall(r"(?m)^(?:author|committer) .*<([^>]*)> ", raw.partition("\n\n")[0])]: return True
             armour = re.search(r"gpgsig(?:-sha256)? -----BEGIN SSH SIGNATURE-----\n(.*?) -----END", raw, re.DOTALL)
-            if armour and any(base64.b64decode(key) in base64.b64decode(re.sub(r"\s", "", armour[1])) for key in policy.keys[word["approver"]]): return True
+            if armour and any(base64.b64decode(key) in base64.b64decode(re.sub(r"\s", "", armour[1])) for key in policy.keys.get(word["approver"], ())): return True
         return False
-
-class Policy:
-    """A policy.yaml in the form that `runner init` writes: lists and maps of a kind of word on one line."""
-    def __init__(self, text, kind, signers):
-        part = {name: re.search(rf"(?m)^{name}:[^\n]*\n((?: .*\n|#.*\n|\n)*)", text + "\n") for name in ("roles", "approvals")}
-        rows = [re.fullmatch(r"  ([\w-]+): *\[([^\]]*)\] *(#.*)?", line) for line in (part["roles"][1] if part["roles"] else "").splitlines() if re.search(r"\S", line.split("#")[0])]
-        if not rows or not all(rows): raise NotJudged("roles that are not written as `role: [people]`")
-        roles, agents = {row[1]: re.findall(r"[^\s,\"']+", row[2]) for row in rows}, re.search(r"(?m)^agents: *\[([^\]]*)\]", text)
-        if "\nagents:" in text and not agents: raise NotJudged("agents that are not written as [list]")
-        told = re.search(rf"(?m)^  {kind}: *(\{{.*\}}) *(#.*)?$", part["approvals"][1]) if part["approvals"] else None
-        if part["approvals"] and not told and re.search(rf"(?m)^  {kind}:", part["approvals"][1]): raise NotJudged(f"approvals of {kind} on several lines")
-        told = told[1] if told else ""
-        named = re.search(r"roles: *(?:\[([^\]]*)\]|([\w-]+))", told)
-        self.count, self.agents = int((re.search(r"count: *(\d+)", told) or [0, 1])[1]), re.findall(r"[^\s,\"']+", agents[1]) if agents else []
-        self.people = {who for role in (re.findall(r"[\w-]+", named[0])[1:] if named else roles) for who in roles.get(role, ())}
-        lasts, unit = next(iter(re.findall(r"expires: *\"?(\d+)([smhd])", told)), ("24" if kind == "call" else "168", "h"))
-        self.lasts = min(int(lasts) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[unit], (24 if kind == "call" else 720) * 3600)
-        if "from:" in told and "signed" not in told: self.people = set()
-        self.people, self.everybody = self.people - {*self.agents}, {who for one in roles.values() for who in one} - {*self.agents}
-        self.repo, self.own_work = re.search(r"(?m)^repo: *\"?([0-9a-f]{32})", text)[1], (re.search(r"(?m)^own_work: *(\w+)", text) or [0, "refuse"])[1]
-        lines = [line for line in signers.splitlines() if line.strip() and not line.startswith("#")]
-        found = [re.fullmatch(r'([a-z0-9][\w.+@-]*) +namespaces="([^"]*)"\S* +\S+ +(\S+).*', line) for line in lines]
-        need(all(found) and len({one[3] for one in found}) == len(found), "allowed_signers: a line without namespaces, or a key that is listed twice")
-        need(not any("runner-approval" in one[2] for one in found if one[1] in self.agents), "an agent's key is listed for approvals")
-        self.signers, self.keys = signers, {}
-        for one in found: self.keys.setdefault(one[1], []).append(one[3])
-def signed(word, signers, revoked, time):
-    """Whether ssh-keygen says so, at a time; a key that is revoked now never was good."""
-    with tempfile.TemporaryDirectory() as at:
-        keys = "".join(" ".join(line.split()[:2]) + "\n" for line in revoked.splitlines() if line.strip() and line[0] != "#")
-        for name, text in (("signers", signers), ("revoked", keys), ("armour", word["armour"])):
-            with open(os.path.join(at, name), "w") as file: file.write(text)
-        argv = ["ssh-keygen", "-Y", "verify", "-f", "signers", "-r", "revoked", "-s", "armour", "-I", word["approver"], "-n", "runner-approval", "-Overify-time=" + re.sub(r"\D", "", time) + "Z"]
-        done = subprocess.run(argv, cwd=at, env={"PATH": os.environ["PATH"], "TZ": "UTC"}, input=word["text"].encode(), capture_output=True)
-    return done.returncode == 0 and done.stdout.decode().startswith(f'Good "runner-approval" signature for {word["approver"]} with ')

@@ -7,13 +7,20 @@ from collections.abc import Callable, Iterator
 from runner.app import sync
 from runner.executor import advance
 from runner.executor.advance import Advanced
+from runner.forge.base import Forge
 from runner.protocol import events, machine, state
 from runner.protocol.machine import Halt
 from runner.store.project import Project
 
 
 def run(
-    project: Project, protocol: str, *, max_steps: int, adopt: bool, tell: Callable[[Advanced], None]
+    project: Project,
+    protocol: str,
+    *,
+    max_steps: int,
+    adopt: bool,
+    tell: Callable[[Advanced], None],
+    forge: Forge | None = None,
 ) -> Iterator[Advanced]:
     """Step until someone or something else is needed; published, where that is on, in one push at the end.
 
@@ -24,7 +31,7 @@ def run(
     left = max_steps
     while left:
         left -= 1
-        done = advance.step(project, protocol, adopt=adopt)
+        done = advance.step(project, protocol, adopt=adopt, forge=forge)
         if done.entries:
             tell(done)
         yield done

@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from runner import resources
+from runner.app import kit
 from runner.errors import InTheWayError, RefusedError, RunnerError, UnreachableError, UsageError
-from runner.git import BLOB, Git, Ident, TreeEntry
+from runner.forge import place
+from runner.forge.place import NAMES, Place
+from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
 from runner.protocol import config, paths, statement
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
@@ -30,6 +33,7 @@ TEMPLATES = {
     paths.POLICY: "init/policy.yaml",
 }
 # What the template says of nobody in particular, which the first policy says of this project.
+_BASE, _FORGE = "# base: main\n", "# forge: none\n"
 _REPO, _PERSON, _AGENTS, _OWN = "0" * 32, "you@example.test", "agents: []", "own_work: refuse"
 
 
@@ -41,49 +45,99 @@ class File:
     data: bytes
     here: bytes | None
     own: bool = False
+    executable: bool = False
 
 
-def look(git: Git, who: Surroundings) -> list[File]:
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a repository is set up with. `place`: on which forge it is, where that is known; `todo`: what a person has to add."""
+
+    files: list[File]
+    facts: kit.Facts
+    place: Place | None
+    stack: str
+    todo: str
+
+
+def look(git: Git, who: Surroundings, *, forge: str | None = None) -> Look:
     """Return the files that a team shares, and what stands in the checkout in their place.
 
     The first policy names the person as its one maintainer; where git does not know who that is, it is left out. One that is
-    there already is as it should be.
+    there already is as it should be. `forge`: as `forge:` of config.yaml has it; without it, what stands there, else what the
+    remote's address tells, and else the person at the terminal is asked. Only what somebody said is written as `forge:`.
 
     Raises:
-        UsageError: there is no checkout.
+        UsageError: there is no checkout; or the forge is none, or not told by the remote's address.
         InTheWayError: something that is no plain file stands there.
     """
     top = _top(git)
+    known, told = _known(top), kit.facts(git, top)
+    said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
+    if said is None and told.guess is None and told.remote is not None:
+        answer = who.ask(f"On which forge is {told.remote}?", ("none", *(name for name in NAMES if name != "none")))
+        said = answer if answer != "none" else None
+    where = place.configured(said, told.url) if said else told.guess
+    stack = told.stacks[0] if told.stacks else kit.OTHER
+    if len(told.stacks) > 1:
+        stack = who.ask("Which stack are the scripts of scripts/ci for?", told.stacks) or stack
     found = []
     for path, template in TEMPLATES.items():
-        at = top / path
-        if any(part.is_symlink() for part in (at.parent, at)) or (at.exists() and not at.is_file()):
-            raise InTheWayError(f"{path} is not a plain file", str(at), "move it away, and run the same command again")
-        if at.parent.exists() and not at.parent.is_dir():
-            raise InTheWayError(
-                f"{paths.ROOT} is not a folder", str(at.parent), "move it away, and run the same command again"
-            )
+        here, own = _here(top, path), False
         data: bytes | None = resources.for_people(resources.template(template))
-        here = at.read_bytes() if at.exists() else None
-        own = False
-        if path == paths.POLICY:
-            data = _policy(git, who, data or b"", top, here)
+        if path == paths.CONFIG:
+            data = _config((data or b"").decode(), told.base, said)
+        elif path == paths.POLICY:
+            data = _policy(git, who, data or b"", known, here)
             own = here is not None and here != data
         if data is not None:
             found.append(File(path, data, here, own))
-    return found
+    for path, (data, executable) in kit.files(top, where, stack, known.branch).items():
+        found.append(File(path, data, _here(top, path), executable=executable))
+    return Look(found, told, where, stack, kit.todo(top, where))
 
 
-def _policy(git: Git, who: Surroundings, template: bytes, top: Path, here: bytes | None) -> bytes | None:
+def _here(top: Path, path: str) -> bytes | None:
+    """Return the bytes that stand in the checkout, or None.
+
+    Raises:
+        InTheWayError: it is no plain file, or what it would stand in is no folder.
+    """
+    at = top / path
+    above = [part for part in at.parents if part.is_relative_to(top) and part != top]
+    if any(part.is_symlink() for part in (at, *above)) or (at.exists() and not at.is_file()):
+        raise InTheWayError(f"{path} is not a plain file", str(at), "move it away, and run the same command again")
+    for part in above:
+        if part.exists() and not part.is_dir():
+            name = part.relative_to(top)
+            raise InTheWayError(f"{name} is not a folder", str(part), "move it away, and run the same command again")
+    return at.read_bytes() if at.exists() else None
+
+
+def _known(top: Path) -> Config:
+    """Return the configuration that stands in the checkout; the defaults where it cannot be read."""
+    try:
+        return config.parse((top / paths.CONFIG).read_bytes(), paths.CONFIG)
+    except (OSError, RunnerError):
+        return Config()
+
+
+def _config(text: str, base: str | None, forge: str | None) -> bytes:
+    """Return the configuration: all comments, but the forge that somebody named."""
+    for old, new in (
+        (_BASE, f"# base: {base}\n" if base else _BASE),
+        (_FORGE, f"forge: {forge}\n" if forge else _FORGE),
+    ):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text.encode()
+
+
+def _policy(git: Git, who: Surroundings, template: bytes, known: Config, here: bytes | None) -> bytes | None:
     """Return the first policy: the template with the id that `here` has, or one of its own, the person, and the runner."""
     person = principal(git)
     if person is None:
         return here
     known_id = re.search(rb'^repo: "?([0-9a-f]{32})"?$', here or b"", re.MULTILINE)
-    try:
-        known = config.parse((top / paths.CONFIG).read_bytes(), paths.CONFIG)
-    except (OSError, RunnerError):
-        known = Config()
     text = template.decode()
     for old, new in (
         (_REPO, known_id[1].decode() if known_id else who.random_hex(32)),
@@ -156,9 +210,11 @@ def write(git: Git, files: list[File]) -> None:
             continue
         at = top / file.path
         try:
-            at.parent.mkdir(exist_ok=True)
+            at.parent.mkdir(parents=True, exist_ok=True)
             with at.open("xb") as handle:
                 handle.write(file.data)
+            if file.executable:
+                at.chmod(at.stat().st_mode | 0o111)
         except FileExistsError:
             continue  # somebody was faster; it is theirs
         except OSError as error:
@@ -188,7 +244,7 @@ def commit(git: Git, places: Places, who: Surroundings, files: list[File], autho
     for file in files:
         at = top / file.path
         if not file.own and at.is_file() and at.read_bytes() == file.data:
-            entry = TreeEntry(BLOB, git.write("blob", file.data))
+            entry = TreeEntry(EXECUTABLE if file.executable else BLOB, git.write("blob", file.data))
             if old is None or git.blob(f"{old}:{file.path}") is None:
                 changes[file.path] = entry
     if not changes:

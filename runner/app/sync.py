@@ -1,13 +1,17 @@
-"""`runner sync`: bring what is on the remote, settle what is apart, publish what is here."""
+"""`runner sync`: bring what is on the remote, settle what is apart, publish what is here; hear the forge, and tell it."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from dataclasses import dataclass
 
-from runner.errors import ConflictError, UnreachableError, UsageError
+from runner.app import forge as forge_
+from runner.errors import ConflictError, RunnerError, UnreachableError, UsageError
 from runner.executor import advance
+from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
-from runner.store import history, publishing
+from runner.store import history, publishing, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
@@ -16,18 +20,22 @@ RACES = 20
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What became of one protocol: the tip that both sides have now, and what was done."""
+    """What became of one protocol: the tip that both sides have now, and what was done; `url`: of its request, or empty."""
 
     protocol: str
     tip: str
     said: str
+    url: str = ""
 
 
-def sync(project: Project, protocols: list[str]) -> list[Synced]:
+def sync(project: Project, protocols: list[str], *, work: bool = True) -> list[Synced]:
     """Make the remote and this clone agree on the protocols: fetched, settled, pushed.
+
+    `work`: whether a protocol goes on where the forge asks for that; in CI another job does it, which cannot write.
 
     Raises:
         UnreachableError: the remote did not answer; nothing was published.
+        ForgeError: the forge could not be asked; what is here is published.
         UsageError: there is no remote.
     """
     names = [f"refs/heads/{ids.branch_of(project.pattern, protocol)}" for protocol in protocols]
@@ -37,10 +45,79 @@ def sync(project: Project, protocols: list[str]) -> list[Synced]:
     project.looked, project.mirror = True, mirror
     done = []
     histories = [history.ref_of(protocol) for protocol in protocols]
-    project.trust(mirror.look(*names, *histories, "refs/runner/numbers/*"))
+    project.trust(mirror.look(*names, *histories, *_bases(project, protocols), "refs/runner/numbers/*"))
+    forge: Forge | None = None
+    away: RunnerError | None = None
+    try:
+        forge = forge_.opened(project)
+    except (ForgeError, UsageError) as error:
+        away = error  # what is here is published all the same
     for protocol in protocols:
-        done.append(publish(project, protocol))
+        done.append(_was_taken(project, protocol, forge) or publish(project, protocol))
+    if away is not None:
+        raise away
+    if forge is not None:
+        with contextlib.closing(forge):
+            done = [_on_forge(project, forge, one, work) for one in done]
     return done
+
+
+def _bases(project: Project, protocols: list[str]) -> list[str]:
+    """Return the bases that the protocols are merged into, where a forge merges them; the full names there."""
+    if project.config.forge is None:
+        return []
+    known = project.protocols()
+    rows = [record.row(project.git, one, known[one]) for one in protocols if one in known]
+    return sorted({f"refs/heads/{row['base']}" for row in rows if row.get("base")})
+
+
+def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced | None:
+    """Return how a protocol stands whose branch is gone from the remote after its request ended: it is not pushed again."""
+    assert project.mirror is not None
+    name, tip = ids.branch_of(project.pattern, protocol), project.git.ref(project.branch(protocol))
+    if forge is None or tip is None or f"refs/heads/{name}" in project.mirror.refs():
+        return None
+    if forge_.is_merged(project, protocol):
+        return Synced(protocol, tip, "merged")
+    if project.git.ref(f"refs/remotes/{project.trusted.remote}/{name}") is None:
+        return None  # it was never there
+    request = forge.request_of(name)
+    if request is None or request.state is RequestState.OPEN:
+        return None
+    said = "merged" if request.state is RequestState.MERGED else "closed"
+    project.who.say(f"{protocol} was {said} on the forge and its branch deleted there: it is not pushed again")
+    return Synced(protocol, tip, said)
+
+
+def _on_forge(project: Project, forge: Forge, done: Synced, work: bool) -> Synced:
+    """Hear what the forge says of a protocol, go on where it asks for that, publish what came of it, and tell the forge."""
+    protocol = done.protocol
+    if done.said in ("merged", "closed") or forge_.is_merged(project, protocol):
+        _track_base(project, protocol)  # a fact that git knows: the forge need not be asked
+        return done
+    project.batch = True
+    heard = forge_.listen(project, forge, protocol)
+    wanted = (*heard.steps, *((None,) if heard.green and not heard.steps else ()))
+    for asked in wanted if work else ():
+        answer = forge_.take_step(project, forge, protocol, asked)
+        heard = dataclasses.replace(heard, said=(*heard.said, answer)) if answer else heard
+    tip = project.git.ref(project.branch(protocol))
+    if tip != done.tip:
+        done = publish(project, protocol)
+    _track_base(project, protocol)
+    told = forge_.tell(project, forge, protocol, heard if heard.seen else None)
+    if told is not None:
+        return dataclasses.replace(done, url=told.request.url)
+    return done
+
+
+def _track_base(project: Project, protocol: str) -> None:
+    """Let the person's own git see where the base is, as its own fetch would: that tells whether a protocol is merged."""
+    tip, remote = project.git.ref(project.branch(protocol)), project.trusted.remote
+    base = record.row(project.git, protocol, tip).get("base") if tip else None
+    there = project.mirror.refs().get(f"refs/heads/{base}") if project.mirror and base else None
+    if there is not None and remote is not None:
+        publishing.track(project.git, remote, {f"refs/heads/{base}": there})
 
 
 def offer(project: Project, protocol: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 @options.protocol
 @click.option("--fix", "action", flag_value="fix", help="Mend what can be mended without losing anything.")
 @click.option("--config", "action", flag_value="config", help="Print each setting and where it came from.")
+@click.option(
+    "--forge", "action", flag_value="forge", help="Read the forge's real settings, and say what will not work."
+)
 @click.option("--repin", "action", flag_value="repin", help="Trust the remote's default branch as it is now.")
 @click.option("--forget", "action", flag_value="forget", help="Take PROTOCOL's history as it stands now.")
 @options.work
@@ -41,6 +44,10 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
         return
     if action == "fix":
         heal.fix_clone(session.cwd, who)
+    if action == "forge":
+        from runner.app import settings
+
+        _tell_all(session, settings.examine(session.project), as_json)
     name = finding.find(session.project, protocol) if protocol is not None else None
     if action == "forget":
         if name is None:
@@ -54,7 +61,11 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
         return
     if action == "fix" and not _cannot_open(session):
         heal.fix_protocols(session.project, name, session.note)
-    found = examine.examine(session.cwd, who, session.options, name)
+    _tell_all(session, examine.examine(session.cwd, who, session.options, name), as_json)
+
+
+def _tell_all(session: Session, found: list[Finding], as_json: bool) -> NoReturn:
+    """Say what was found, and end."""
     if as_json:
         rows = [{key: getattr(one, key) for key in type(one).__slots__} for one in found]
         session.json({"ok": _exit_code(found) == 0, "findings": rows})

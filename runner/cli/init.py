@@ -10,7 +10,8 @@ import click
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
-    from runner.app.init import File
+    from runner.app.init import File, Look
+    from runner.store.surroundings import Surroundings
 
 
 @click.command("init", short_help="Write what a team shares: configuration, policy, your key.")
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--init-if-needed", is_flag=True, help="Make a git repository first, where there is none.")
 @click.option("--clone", "url", metavar="URL", help="Clone URL into FOLDER first, and set that up.")
-@click.option("--forge", metavar="NAME", hidden=True)
+@click.option(
+    "--forge", metavar="NAME", help="github, gitlab or none, with the address where the remote does not tell it."
+)
 @click.option("--discover", is_flag=True, hidden=True)
 @click.pass_obj
 def command(
@@ -32,7 +35,9 @@ def command(
     forge: str | None,
     discover: bool,
 ) -> None:
-    """Write what a team shares into the checkout: .protocols/config.yaml, policy.yaml, .gitattributes, and your key.
+    """Write what a team shares into the checkout: .protocols/config.yaml, policy.yaml, .gitattributes, and your key;
+    scripts/ci/ for the stack that is found, jobs for the CI of the forge that the remote is on, a template for requests, and
+    prompts for agents of your own in .protocols/prompts/.
 
     The first policy names you as its maintainer, and .protocols/allowed_signers lists the key that your git signs with, after
     asking. What is there already is never overwritten: where it differs, the difference is shown. Nothing needs to be set up
@@ -44,9 +49,8 @@ def command(
     from runner.store import trusted
     from runner.store.places import Places, writable_state_home
 
-    for name, given in (("--forge", forge), ("--discover", discover)):
-        if given:
-            raise UnsupportedError(f"`{name}` is not supported by this version", "runner init", "leave it out")
+    if discover:
+        raise UnsupportedError("`--discover` is not supported by this version", "runner init", "leave it out")
     cwd = session.cwd
     if url is not None:
         cwd = init.clone(url, folder, cwd, session.note)
@@ -58,7 +62,9 @@ def command(
     with Git.open(cwd) as git:
         who = session.surroundings()
         author = git.person(int(who.now())) if commit else None
-        files = init.look(git, who)
+        found = init.look(git, _silent(who) if yes else who, forge=forge)
+        files = found.files
+        session.note(_facts(found))
         missing = [file for file in files if file.here is None]
         if missing and not yes and session.is_terminal():
             names = ", ".join(file.path for file in missing)
@@ -80,6 +86,8 @@ def command(
         init.write(git, files)
         for file in files:
             _tell(session, file)
+        if found.todo:
+            session.note(found.todo)
         if todo or key.todo:
             which = f"your key {key.fingerprint}" if key.fingerprint else "no key of yours"
             session.note(f"{which} {'is not' if key.fingerprint else 'is'} listed for approvals: {todo or key.todo}")
@@ -96,6 +104,19 @@ def command(
             session.note(
                 f"  next          {push}: they have force once they are on the trusted branch{of_remote(remote)}"
             )
+
+
+def _facts(found: Look) -> str:
+    """Return what was found out."""
+    place = f"{found.place.name} ({found.place.host}/{found.place.path})" if found.place else "none known"
+    told = (("base", found.facts.base), ("remote", found.facts.remote), ("forge", place), ("stack", found.stack))
+    return " · ".join(f"{name} {value or 'none'}" for name, value in told)
+
+
+def _silent(who: Surroundings) -> Surroundings:
+    import dataclasses
+
+    return dataclasses.replace(who, ask=lambda question, choices: None)
 
 
 def of_remote(remote: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -139,7 +140,25 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def call(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code (design §9)."""
+    """Run the command line and return its exit code (design §9); where a CI reads what is printed, it is fenced."""
+    from runner.cli import fence
+
+    out, err = sys.stdout, sys.stderr
+    # A question at a terminal is a line that is not whole, and no CI reads a terminal.
+    if not fence.is_needed(os.environ) or err.isatty():
+        return _call(argv)
+    fences = fence.Fence(out), fence.Fence(err)
+    sys.stdout, sys.stderr = fences
+    try:
+        return _call(argv)
+    finally:
+        sys.stdout, sys.stderr = out, err
+        for one in fences:
+            with contextlib.suppress(BrokenPipeError):
+                one.end()
+
+
+def _call(argv: list[str] | None) -> int:
     # Killed politely, what was started is ended too; Ctrl-C and SIGTERM are one thing here.
     signal.signal(signal.SIGTERM, _on_signal)
     # git exports these to hooks and aliases, and they point at the caller's repository.

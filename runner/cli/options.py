@@ -80,6 +80,26 @@ def work(function: F) -> F:
     )(function)
 
 
+def job(function: F) -> F:
+    """Where nobody sits: in a job of a CI, or on a machine that may vanish."""
+    from runner.cli import ci
+
+    function = click.option(
+        "--ephemeral",
+        is_flag=True,
+        expose_value=False,
+        callback=ci.option,
+        help="This machine may vanish: no call that reaches outside is begun.",
+    )(function)
+    return click.option(
+        "--ci",
+        is_flag=True,
+        expose_value=False,
+        callback=ci.option,
+        help="In a CI's job: --ephemeral, published; to wait is no failure; job summary and outputs.",
+    )(function)
+
+
 def as_json(function: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

@@ -14,22 +14,26 @@ from runner.cli.session import Session
     "--max-steps", default=100, show_default=True, type=click.IntRange(1), help="At most so many transitions."
 )
 @click.option("--no-adopt", is_flag=True, help="Refuse where plan files have changes that are not committed.")
+@options.job
 @options.work
 @click.pass_obj
 def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bool) -> None:
     """Step PROTOCOL until someone or something else is needed."""
+    from runner.app import forge as forges
     from runner.app import go, sync
-    from runner.cli import telling
+    from runner.cli import ci, telling
     from runner.executor.advance import Advanced
     from runner.store import finding
 
     project = session.project
     name = finding.find(project, protocol)
+    forge = forges.quietly(project)
     teller = telling.Teller(session, each=False)
     done: Advanced | None = None
     try:
-        with teller.at_work(name):
-            for one in go.run(project, name, max_steps=max_steps, adopt=not no_adopt, tell=teller.advanced):
+        with ci.job(session, name), teller.at_work(name):
+            steps = go.run(project, name, max_steps=max_steps, adopt=not no_adopt, tell=teller.advanced, forge=forge)
+            for one in steps:
                 done = one
     except BaseException:
         if done is not None:
@@ -38,4 +42,5 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     assert done is not None  # --max-steps is at least one
     teller.end(done)
     sync.offer(project, name)
-    raise SystemExit(go.exit_code(done))
+    forges.tell_quietly(project, forge, name)
+    raise SystemExit(ci.end(session, done, go.exit_code(done)))

@@ -130,8 +130,8 @@ def standing(project: Project, row: Row) -> str:
     if status != "completed":
         return status
     merges = record.Merges(project.git, project.trusted.remote)
-    base = merges.base(str(row.get("base", "")))
-    if base is None or not merges.holds(row, finding.tip(project, row["protocol"])):
+    base = merges.base_with(row, finding.tip(project, row["protocol"]))
+    if base is None:
         return f"{status} · waits for merge"
     commit = record.merged_in(project.git, row["protocol"], base)
     return f"{status} · merged in {commit[:7]}" if commit else f"{status} · merged"

@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 @click.option("--step", "only", metavar="SLUG", help="This step, where it may go on now.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing.")
 @click.option("--no-adopt", is_flag=True, help="Refuse where plan files have changes that are not committed.")
+@options.job
 @options.work
 @click.pass_obj
 def command(session: Session, protocol: str | None, only: str | None, dry_run: bool, no_adopt: bool) -> None:
     """Advance PROTOCOL by one transition, which makes one commit."""
+    from runner.app import forge as forges
     from runner.app import go, sync
-    from runner.cli import telling
+    from runner.cli import ci, telling
     from runner.executor import advance
     from runner.protocol import decision
     from runner.store import finding
@@ -33,15 +35,17 @@ def command(session: Session, protocol: str | None, only: str | None, dry_run: b
     slug = _slug(project, name, only)
     if dry_run:
         raise SystemExit(_try_out(session, name, slug))
+    forge = forges.quietly(project)
     teller = telling.Teller(session, each=True)
-    with teller.at_work(name):
-        done = advance.step(project, name, only=slug, adopt=not no_adopt)
+    with ci.job(session, name), teller.at_work(name):
+        done = advance.step(project, name, only=slug, adopt=not no_adopt, forge=forge)
     if only is not None and isinstance(done.action, decision.Halt) and slug not in done.state.steps:
         finding.find_step(project, name, only)
     teller.advanced(done)
     teller.end(done)
     sync.offer(project, name)
-    raise SystemExit(go.exit_code(done))
+    forges.tell_quietly(project, forge, name)
+    raise SystemExit(ci.end(session, done, go.exit_code(done)))
 
 
 def _slug(project: Project, protocol: str, name: str | None) -> str | None:

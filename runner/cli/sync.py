@@ -10,9 +10,15 @@ from runner.cli.session import Session
 
 @click.command("sync", short_help="Publish what is here, and bring what is there.")
 @options.protocol
+@click.option(
+    "--no-work", is_flag=True, help="Record what was said, and leave the work that it asks for to `runner run`."
+)
 @click.pass_obj
-def command(session: Session, protocol: str | None) -> None:
+def command(session: Session, protocol: str | None, no_work: bool) -> None:
     """Bring what others pushed of PROTOCOL (without it: of every protocol here), settle what is apart, and push.
+
+    With `forge:` it hears the request too (reviews, comment commands, CI, close and merge), goes on where these say so,
+    and makes request, comment and statuses say how PROTOCOL stands.
 
     Where both sides have advanced, the remote's transitions stand; those made here are kept under refs/runner/lost/ and are
     done again. People's commits of both sides are kept.
@@ -25,5 +31,5 @@ def command(session: Session, protocol: str | None) -> None:
     if not names:
         session.note("there is no protocol to publish")
         return
-    for done in sync.sync(project, names):
-        session.note(f"{done.protocol}  {done.said}  {done.tip[:7]}")
+    for done in sync.sync(project, names, work=not no_work):
+        session.note("  ".join(filter(None, (done.protocol, done.said, done.tip[:7], done.url))))

@@ -19,6 +19,7 @@ from runner.errors import (
 )
 from runner.executor import consent, perform
 from runner.executor.perform import Attempt
+from runner.forge.base import Forge
 from runner.git import Ident, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
@@ -240,8 +241,10 @@ def consider(
     return plan, edit, state, machine.decide(state, find_step(state, only) if only is not None else None)
 
 
-def step(project: Project, protocol: str, *, only: str | None = None, adopt: bool = True) -> Advanced:
-    """Advance the protocol by one transition, one commit. `only`: a step, as a person names it.
+def step(
+    project: Project, protocol: str, *, only: str | None = None, adopt: bool = True, forge: Forge | None = None
+) -> Advanced:
+    """Advance the protocol by one transition, one commit. `only`: a step, as a person names it; `forge`: where reviews are read.
 
     Raises:
         RunnerError: nothing was recorded; the message says what to do.
@@ -255,14 +258,14 @@ def step(project: Project, protocol: str, *, only: str | None = None, adopt: boo
                     take_up_edits(project, protocol, adopt=adopt)
             except ConflictError:  # a person was faster
                 continue
-            done = _step(project, look(project, protocol), only)
+            done = _step(project, look(project, protocol), only, forge)
             if done is not None:
                 return done
             publishing.again(project, protocol, checker(project, protocol))
     raise moves(project, protocol)
 
 
-def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None:
+def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | None) -> Advanced | None:
     """Do what may happen next; None where the branch moved under it and it has to be decided again."""
     plan, edit, state, action = consider(project, seen, only)
     if isinstance(edit, ev.Planned):
@@ -270,7 +273,7 @@ def _step(project: Project, seen: Snapshot, only: str | None) -> Advanced | None
         return _conclude_at_once(project, seen, [edit], WritePlan(), told)
     first: list[Event] = [edit] if edit else []
     time = project.who.timestamp()
-    words = consent.settle(project, seen, plan, state, time) if plan else []
+    words = consent.settle(project, seen, plan, state, time, forge) if plan else []
     court = Court(time, project.trusted.commit) if words else None
     if words:
         first += words
@@ -487,7 +490,7 @@ def _prepare(
         committer=project.runner() if author else None,
         tree=tree,
         more=more,
-        sign=as_person,
+        sign=as_person and not project.speaker,
     )
 
 

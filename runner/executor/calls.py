@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from runner.errors import IntegrityError, WaitingError
+from runner.errors import IntegrityError, UnsupportedError, WaitingError
 from runner.executor.journal import Journal, Record
 from runner.executor.permission import Judge
 from runner.executor.redact import Redactor
@@ -251,12 +251,19 @@ class Calls:
         decision: Record,
         *,
         left: int = REPEATS,
-        barred: DeniedError | None = None,
+        barred: DeniedError | UnsupportedError | None = None,
     ) -> Made:
         """Make a call that reaches outside, once. `left`: how often one that can be repeated is, where its process is lost;
-        `barred`: what forbids that it is made again."""
+        `barred`: what forbids that it is made, or made again."""
         contract = tool.contract
         what = (contract.name, digest(_canonical(arguments)))
+        if barred is None and self.project.options.get("ephemeral"):
+            barred = UnsupportedError(
+                f"`{contract.name}` reaches outside, and where the machine may vanish nobody could tell whether it happened:"
+                " that is not supported by this version",
+                "--ephemeral",
+                f"`runner run {self.snapshot.protocol}` on a machine that stays goes on with it",
+            )
         self._refuse_waiting(contract)
         key = digest("\0".join((self.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
         for intent in self._open():

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UnsupportedError
+from runner.executor import reviews
+from runner.forge.base import Forge
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
 from runner.protocol.events import Event
@@ -23,7 +25,7 @@ from runner.store import publishing, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, authority, demand
-from runner.trust.approval import Bench, Standing
+from runner.trust.approval import Asked, Bench, Standing
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
@@ -108,10 +110,12 @@ def bench(project: Project, seen: Snapshot, state: State, found: Authority, time
     return Bench(project.git, seen.protocol, seen.tip, state, found, now)
 
 
-def settle(project: Project, seen: Snapshot, plan: Plan, state: State, time: str) -> list[Event]:
+def settle(
+    project: Project, seen: Snapshot, plan: Plan, state: State, time: str, forge: Forge | None = None
+) -> list[Event]:
     """Return the events that the words which came in make: counted, decided, or refused with the reason, each told once.
 
-    `time`: at which they are judged, and which the record tells.
+    `time`: at which they are judged, and which the record tells; `forge`: where reviews are read, for the one thing that waits.
 
     Raises:
         RefusedError: the trusted branch went back behind the policy that the record tells of.
@@ -125,14 +129,18 @@ def settle(project: Project, seen: Snapshot, plan: Plan, state: State, time: str
     told = {raw.fields.get("approval") for raw in known if raw.event == "approval-refused"}
     for wait in waits:
         subject = subject_of(wait, state, known)
-        standing = _standing(project, seen, plan, state, wait, subject, known, time)
+        heard = reviews.NOTHING
+        standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
+        if standing is not None and forge is not None and standing.demand.reviews and not standing.demand.keyboard:
+            heard = reviews.hear(project, forge, bench(project, seen, state, of(project), time), standing.demand, wait)
+            standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
         if standing is None:
             gone = ev.ApprovalRefused(subject=wait.subject, reason="no word is needed for it any more", wait=wait.id)
             made.append(gone)
             continue
-        if standing.counted or standing.rejected or standing.refused:
+        if standing.counted or standing.rejected or standing.refused or standing.reviews:
             if _refresh(project, seen.protocol):
-                standing = _standing(project, seen, plan, state, wait, subject, known, time) or standing
+                standing = _standing(project, seen, plan, state, wait, subject, known, time, heard) or standing
             _refuse_rolled_back(project, seen)
             made += [
                 ev.ApprovalRefused(
@@ -143,7 +151,8 @@ def settle(project: Project, seen: Snapshot, plan: Plan, state: State, time: str
                 for word in standing.refused
                 if word.id not in told and word.fault is not approval.Fault.USED
             ]
-        made += _decided(project, wait, standing)
+        if standing.rejected or not heard.objections:
+            made += _decided(project, wait, standing)
     return made
 
 
@@ -156,6 +165,7 @@ def _standing(
     subject: Subject,
     known: Sequence[log.RawEntry],
     time: str,
+    heard: reviews.Heard,
 ) -> Standing | None:
     found = of(project)
     asked = demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
@@ -163,7 +173,9 @@ def _standing(
         return None
     if asked.keyboard:  # said at a terminal, when it is said
         return Standing(asked, wait.digest or "", (), (), ())
-    return approval.judge(bench(project, seen, state, found, time), asked, plan, used(subject, known))
+    judged = bench(project, seen, state, found, time)
+    asking = Asked.of(judged, wait) if heard.approvals else None
+    return approval.judge(judged, asked, plan, used(subject, known), heard.approvals, asking)
 
 
 def _refuse_rolled_back(project: Project, seen: Snapshot) -> None:
@@ -183,11 +195,16 @@ def _refuse_rolled_back(project: Project, seen: Snapshot) -> None:
 def _decided(project: Project, wait: Wait, standing: Standing) -> list[Event]:
     words = standing.rejected or standing.counted
     by, ids = [word.approver for word in words], [word.id for word in words]
+    told = [one for one in standing.reviews if one.fault is None] if not standing.rejected else []
+    by, said = by + [one.approver for one in told], [one.fields for one in told]
     if wait.kind == "call" and (standing.satisfied or standing.rejected):
         decision = "rejected" if standing.rejected else "approved"
-        return [ev.CallDecided(subject=wait.subject, wait=wait.id, decision=decision, by=", ".join(by), approvals=ids)]
+        who = ", ".join(by)
+        return [
+            ev.CallDecided(subject=wait.subject, wait=wait.id, decision=decision, by=who, approvals=ids, reviews=said)
+        ]
     if standing.satisfied:
-        return [ev.ApprovalCounted(subject=wait.subject, wait=wait.id, approvals=ids, by=by)]
+        return [ev.ApprovalCounted(subject=wait.subject, wait=wait.id, approvals=ids, by=by, reviews=said)]
     if wait.kind == "call" and project.who.now() > seconds(wait.since) + standing.demand.lasts:
         hours = standing.demand.lasts // 3600
         assert wait.digest is not None
@@ -332,7 +349,26 @@ def _stands(judged: Bench, one: Demand, plan: Plan, step: Step, state: State, kn
     if one.keyboard:
         return judged.touched_by_people(one.subject, last) is None
     begun = one.subject.kind == "step" and (then.attempt > 1 or then.status is not StepStatus.PENDING)
-    return approval.judge(judged, one, plan, begun=begun).satisfied
+    return _judged_again(judged, one, plan, counted[-1], known, begun=begun).satisfied
+
+
+def _judged_again(
+    judged: Bench,
+    one: Demand,
+    plan: Plan,
+    counted: log.RawEntry,
+    known: Sequence[log.RawEntry],
+    *,
+    begun: bool = False,
+) -> Standing:
+    """Return how a demand stands by now that an earlier transition counted words or reviews for; `begun`: as for `approval.judge`."""
+    reviews, asked = counted.fields.get("reviews") or (), None
+    if reviews:
+        raw = next(one for one in known if f"w{one.revision}" == counted.fields.get("wait"))
+        told = {key: str(raw.fields.get(key)) for key in ("digest", "text", "by")}
+        wait = Wait(id=f"w{raw.revision}", kind=one.subject.kind, subject=raw.subject, since=raw.time, **told)
+        asked = Asked.of(judged, wait)
+    return approval.judge(judged, one, plan, (), reviews, asked, begun=begun)
 
 
 def _counted(subject: Subject, known: Iterable[log.RawEntry]) -> list[log.RawEntry]:
@@ -392,4 +428,8 @@ def call_stands(project: Project, seen: Snapshot, plan: Plan, state: State, call
     asked = demand.of_call(found, call, int(call.split(".")[1]), "")
     if asked.keyboard:
         return by == demand.KEYBOARD
-    return approval.judge(bench(project, seen, state, found), asked, plan).satisfied
+    known = record.events(project.git, seen.protocol, seen.tip)
+    held = {f"w{raw.revision}" for raw in known if raw.event == "call-held" and raw.fields.get("call") == call}
+    decided = [raw for raw in known if raw.event == "call-decided" and raw.fields.get("wait") in held]
+    judged = bench(project, seen, state, found)
+    return bool(decided) and _judged_again(judged, asked, plan, decided[-1], known).satisfied

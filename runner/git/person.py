@@ -6,13 +6,17 @@ What is executed for a signature comes from the person's own configuration alone
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from runner.errors import UsageError
 from runner.git.database import Database
 from runner.git.objects import Ident
-from runner.git.process import personal_environment, spawn
+from runner.git.process import answer, personal_environment, spawn
 from runner.git.sealed import last
+
+_HELPER_SECONDS = 10.0  # a helper that opens a window waits for somebody
 
 
 def ident(git: Database, time: int) -> Ident:
@@ -33,6 +37,39 @@ def ident(git: Database, time: int) -> Ident:
         )
     clean = {ord(char): None for char in "<>\n\0"}
     return Ident(name.translate(clean).strip(), email.translate(clean).strip(), time)
+
+
+def credential(url: str, environ: Mapping[str, str]) -> str | None:
+    """Return the password that the person's credential helpers keep for an address; None where they have none.
+
+    Nobody is asked for one, and the repository's own settings have no say.
+    """
+    env = {**personal_environment(environ), "GIT_ASKPASS": "", "SSH_ASKPASS": "", "GCM_INTERACTIVE": "never"}
+    argv = ["git", "-c", "credential.interactive=false", "credential", "fill"]
+    out = answer(argv, env=env, cwd=Path("/"), data=f"url={url}\n\n".encode(), timeout=_HELPER_SECONDS)
+    found = [line[9:] for line in (out or b"").decode("utf-8", "replace").splitlines() if line.startswith("password=")]
+    return found[0] if found else None
+
+
+def token_settings(url: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment by which git has the token of RUNNER_GIT_TOKEN for this address's host, and for no other.
+
+    Empty where there is no such variable, or the address is not one that keeps a token secret on its way.
+    """
+    token, parts = environ.get("RUNNER_GIT_TOKEN"), urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not token or not host or not (parts.scheme == "https" or local):
+        return {}
+    user = "gitlab-ci-token" if token == environ.get("CI_JOB_TOKEN") else "x-access-token"
+    tell = f'!f() {{ test "$1" = get && printf "username={user}\\npassword=%s\\n" "$RUNNER_GIT_TOKEN"; }}; f'
+    key = f"credential.{parts.scheme}://{host}.helper"
+    # The empty one first takes away the helpers that the person's configuration names.
+    values = ((key, ""), (key, tell))
+    named = {
+        f"GIT_CONFIG_{what}_{n}": pair[at] for n, pair in enumerate(values) for at, what in enumerate(("KEY", "VALUE"))
+    }
+    return {"GIT_CONFIG_COUNT": str(len(values)), **named, "RUNNER_GIT_TOKEN": token}
 
 
 def setting(git: Database, key: str, *, repository_too: bool = True) -> str | None:

@@ -95,6 +95,17 @@ def spawn(
     return child.returncode, out, err
 
 
+def answer(
+    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, data: bytes = b"", timeout: float
+) -> bytes | None:
+    """Return what a program prints, or None where it is not here, has nothing to say or takes longer than `timeout` seconds."""
+    try:
+        code, out, _ = spawn(argv, env=env, cwd=cwd, data=data, timeout=timeout)
+    except (UsageError, OSError, subprocess.TimeoutExpired):
+        return None
+    return out if code == 0 else None
+
+
 def _unnamed_file() -> IO[bytes]:
     """Return a file that is nowhere in a folder; `tempfile` is not loaded where memory will do."""
     if hasattr(os, "memfd_create"):

@@ -98,9 +98,23 @@ class Lease(Words):
 
 
 class QaDefaults(Words):
-    """When QA starts."""
+    """When QA starts. `on_ci`: `runner sync` starts it where CI is green."""
 
     on_ci: Bool = False
+
+
+class ForgeKey(Words):
+    """Which forge requests are on; `url`: the project's address there, where the remote's does not tell it."""
+
+    name: Literal["github", "gitlab", "none"]
+    url: Line | None = None
+
+
+def _forge(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    name, _, url = value.strip().partition(" ")
+    return {"name": name, **({"url": url.strip()} if url.strip() else {})}
 
 
 class Worktrees(Words):
@@ -133,7 +147,7 @@ class Config(Words):
     branch: BranchPattern = "{id}"
     identity: Identity = Identity()
     publish: Literal["never", "ask", "always"] = "never"
-    forge: Line | None = None
+    forge: Annotated[ForgeKey | None, BeforeValidator(_forge, json_schema_input_type=Line | ForgeKey | None)] = None
     engine: Annotated[
         EngineKey, BeforeValidator(_engine, json_schema_input_type=Line | tuple[Line, ...] | EngineKey)
     ] = EngineKey()
@@ -144,7 +158,7 @@ class Config(Words):
     tools: tuple[ToolModule, ...] = ()
     mcp: tuple[Line, ...] = ()
     filters: tuple[Line, ...] = ()
-    ci: Line | None = None
+    ci: Literal["fail", "block", "ignore"] | None = None
     qa: QaDefaults = QaDefaults()
     clarifications: Literal["block", "go-on"] = "go-on"
 

@@ -59,6 +59,16 @@ class CheckEvidence(TypedDict):
     tail: str
 
 
+class ReviewFields(TypedDict):
+    """A review on the forge: whose account it is of (`host`, numeric `user`), of which request and commit."""
+
+    host: str
+    user: int
+    request: int
+    review: str
+    commit: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """Base of the events."""
@@ -136,13 +146,17 @@ class ApprovalAsked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalCounted(Event):
-    """The words that a wait asked for are there. `at`: the commit that they were judged at, where it is not the one before."""
+    """The words that a wait asked for are there: signed ones first in `by`, then `reviews` on the forge.
+
+    `at`: the commit that they were judged at, where it is not the one before.
+    """
 
     name: ClassVar[str] = "approval-counted"
     wait: str
     approvals: list[str]
     by: list[str]
     at: str | None = None
+    reviews: list[ReviewFields] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +192,7 @@ class CallDecided(Event):
     by: str
     approvals: list[str]
     at: str | None = None  # as in `approval-counted`
+    reviews: list[ReviewFields] = dataclasses.field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,6 +98,14 @@ Host = Annotated[
     Text,
     *_matching(_HOST, "should be the name of a host", "write it in lower case without port, such as *.example.test"),
 ]
+ForgeHost = Annotated[
+    Text,
+    *_matching(
+        rf"{_LABEL}(?:\.{_LABEL})*(?::[1-9][0-9]{{0,4}})?",
+        "should be a forge's host",
+        "write it in lower case, with the port where it is not the usual one, such as github.com",
+    ),
+]
 PlainPath = Annotated[Line, AfterValidator(_plain_path), WithJsonSchema({"type": "string", "minLength": 1})]
 NameGlob = Annotated[Text, *_glob(globs.wrong)]
 PathGlob = Annotated[Text, *_glob(globs.wrong_path)]
@@ -371,7 +379,7 @@ class Policy(Words):
     repo: RepoId
     roles: dict[RoleName, tuple[Principal, ...]] = Field(default_factory=dict)
     agents: tuple[Principal, ...] = ()
-    forge: dict[Host, dict[Principal, Positive]] = Field(default_factory=dict)
+    forge: dict[ForgeHost, dict[Principal, Positive]] = Field(default_factory=dict)
     own_work: Literal["refuse", "allow", "signed"] = "refuse"
     approvals: Approvals = Approvals()
     rules: tuple[Rule, ...] = ()

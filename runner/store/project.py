@@ -34,6 +34,7 @@ class Project:
     mirror: Mirror | None = None  # the remote, where it answered
     batch: bool = False  # `run` pushes once, when it ends
     looked_at: float = 0.0  # by the monotonic clock
+    speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
     kept: dict[str, Any] = field(default_factory=dict)  # what other rooms made of the trusted branch
     _asked: str = ""  # the trusted commit that asks for nothing unsupported
     _config: Config | None = None
@@ -98,13 +99,20 @@ class Project:
 
         if self._asked == self.trusted.commit:
             return
-        for key in ("forge", "mcp", "ci", "lease", "qa", "clarifications"):
+        for key in ("mcp", "lease", "clarifications"):
             if key in self.config.model_fields_set:
                 raise UnsupportedError(
                     f"`{key}:` is not supported by this version",
                     f"{paths.CONFIG} on {self.trusted.branch}",
                     "remove the key",
                 )
+        if (self.config.ci or self.config.qa.on_ci) and self.config.forge is None:
+            key = "ci" if self.config.ci else "qa"
+            raise UnsupportedError(
+                f"`{key}:` is about what CI says, and there is no `forge:` to ask",
+                f"{paths.CONFIG} on {self.trusted.branch}",
+                f"set `forge:`, or remove `{key}:`",
+            )
         if self.setting("executor") == "container":
             raise UnsupportedError(
                 "`executor: container` is not supported by this version",
@@ -182,17 +190,19 @@ class Project:
         )
 
     def person(self) -> Ident:
-        """Return the person at the keyboard; in CI the runner's identity stands for them.
+        """Return the person at the keyboard; in CI, and for somebody on the forge, the runner's identity stands for them.
 
         Raises:
             UsageError: git does not know who they are.
         """
-        if self.who.environ.get("RUNNER_EMAIL"):
+        if self.speaker or self.who.environ.get("RUNNER_EMAIL"):
             return self.runner()
         return self.git.person(int(self.who.now()))
 
     def actor(self) -> str:
         """Return who typed the command, as the record names them."""
+        if self.speaker:
+            return log_actor(self.speaker)
         if self.who.environ.get("RUNNER_EMAIL"):
             return log_actor(self.who.environ["RUNNER_EMAIL"])
         try:

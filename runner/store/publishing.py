@@ -187,11 +187,11 @@ def push(project: Project, protocol: str, new: str, *, number: bool = False, fil
         changes[kept] = (filed, there.get(kept))
     if changes:
         mirror.push(changes)
-        _track(project.git, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
+        track(project.git, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
 
 
-def _track(git: Git, remote: str, pushed: Mapping[str, str]) -> None:
-    """Let the person's own git see what was pushed, as its own push would."""
+def track(git: Git, remote: str, pushed: Mapping[str, str]) -> None:
+    """Let the person's own git see where branches are on the remote, as its own push or fetch would."""
     for name, oid in pushed.items():
         if name.startswith("refs/heads/"):
             tracking = f"refs/remotes/{remote}/{name.removeprefix('refs/heads/')}"

@@ -164,11 +164,15 @@ def events(git: Git, protocol: str, commit: str) -> list[RawEntry]:
 
 def base_tip(git: Git, base: str, remote: str | None) -> str | None:
     """Return the commit that a protocol's base is at here: the branch, else the remote's as last fetched, else the commit."""
-    for name in (f"refs/heads/{base}", *([f"refs/remotes/{remote}/{base}"] if remote else []), base):
-        commit = git.resolve(name)
-        if commit:
-            return commit
-    return None
+    return next(iter(base_tips(git, base, remote)), None)
+
+
+def base_tips(git: Git, base: str, remote: str | None) -> list[str]:
+    """Return the commits that a protocol's base is at: the branch's, the remote's as last fetched; else the commit itself."""
+    names = (f"refs/heads/{base}", *([f"refs/remotes/{remote}/{base}"] if remote else []))
+    found = [commit for commit in map(git.resolve, names) if commit]
+    found = found or [commit for commit in (git.resolve(base),) if commit]
+    return list(dict.fromkeys(found))
 
 
 def is_merged(git: Git, protocol: str, tip: str, base: str) -> bool:
@@ -269,26 +273,28 @@ def checks(entries: Sequence[RawEntry], slug: str) -> Iterator[tuple[RawEntry, d
 
 
 class Merges:
-    """Which protocols' records their bases hold; each base is looked at once."""
+    """Which protocols' records their bases hold, here or on the remote as last fetched; each base is looked at once."""
 
     def __init__(self, git: Git, remote: str | None) -> None:
         self._git, self._remote = git, remote
-        self._bases: dict[str, tuple[str | None, Tree]] = {}
-
-    def base(self, name: str) -> str | None:
-        """Return the commit that a base is at here, or None where there is none."""
-        return self._look(name)[0]
+        self._bases: dict[str, list[tuple[str, Tree]]] = {}
 
     def holds(self, row: Row, tip: str) -> bool:
         """Return whether the row's base holds its record as the commit `tip` has it."""
-        protocol = str(row["protocol"])
-        commit, there = self._look(str(row.get("base", "")))
-        return commit is not None and protocol in there and is_merged(self._git, protocol, tip, commit)
+        return self.base_with(row, tip) is not None
 
-    def _look(self, name: str) -> tuple[str | None, Tree]:
+    def base_with(self, row: Row, tip: str) -> str | None:
+        """Return the commit that a base is at which holds the row's record as the commit `tip` has it, or None."""
+        protocol = str(row["protocol"])
+        for commit, there in self._look(str(row.get("base", ""))):
+            if protocol in there and is_merged(self._git, protocol, tip, commit):
+                return commit
+        return None
+
+    def _look(self, name: str) -> list[tuple[str, Tree]]:
         if name not in self._bases:
-            commit = base_tip(self._git, name, self._remote) if name else None
-            self._bases[name] = (commit, (self._git.tree(f"{commit}:{paths.ROOT}") if commit else None) or {})
+            found = base_tips(self._git, name, self._remote) if name else []
+            self._bases[name] = [(commit, self._git.tree(f"{commit}:{paths.ROOT}") or {}) for commit in found]
         return self._bases[name]
 
 

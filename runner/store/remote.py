@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
 from runner.git import Git
+from runner.git.person import token_settings
 from runner.store import locks, trusted
 from runner.store.places import Places, writable_state_home, write_atomically
 from runner.store.surroundings import Surroundings
@@ -96,7 +97,8 @@ class Mirror:
         lines = [f"{oid} refs/seed/{name.removeprefix(prefix)}" for name, oid in sorted(known.items())]
         return "".join(f"{line}\n" for line in ["# pack-refs with: peeled fully-peeled sorted ", *lines]).encode()
 
-    def _run(self, *args: str, timeout: float, env: Mapping[str, str] | None = None) -> tuple[int, bytes, str]:
+    def _run(self, *args: str, timeout: float) -> tuple[int, bytes, str]:
+        env = token_settings(self.url, self.who.environ)
         done = self.git.transport(self.path, *args, timeout=timeout, env=env)
         if done[0] and ".lock" in done[2]:  # of a git that was killed here, perhaps
             dead = [locks.remove_dead(lock, self.who) for lock in self.path.rglob("*.lock")]
@@ -182,6 +184,20 @@ class Mirror:
                 f"{names} moved on {self.remote}", self.url, "run the same command again, or `runner sync`"
             )
         raise self._unreachable(code, err)
+
+    def try_push(self, refs: Mapping[str, str]) -> None:
+        """Ask the remote whether it would take new refs, `{name: oid}`; nothing moves, and its own rules are not asked.
+
+        Raises:
+            UnreachableError: it did not answer, or refused.
+        """
+        specs = [f"{oid}:{name}" for name, oid in refs.items()]
+        code, _, err = self._run(
+            "push", "--dry-run", "--porcelain", "--no-verify", "--no-recurse-submodules", "origin", *specs,
+            timeout=PUSH_SECONDS,
+        )  # fmt: skip
+        if code:
+            raise self._unreachable(code, err)
 
     def _has(self, changes: Mapping[str, tuple[str | None, str | None]]) -> bool:
         code, out, _ = self._run("ls-remote", "origin", *changes, timeout=FETCH_SECONDS)
@@ -275,9 +291,11 @@ def fetch_objects(git: Git, oids: list[str], who: Surroundings) -> None:
             "objects are missing and there is no remote", str(git.common_dir), "run `git fetch --refetch`"
         )
     code, _, err = git.transport(
-        mirror.path, "-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet", "--no-tags", "--no-write-fetch-head",
+        mirror.path,
+        "-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet", "--no-tags", "--no-write-fetch-head",
         "--no-recurse-submodules", "--filter=blob:none", "--stdin", "origin",
         data="".join(f"{oid}\n" for oid in oids).encode(), timeout=PUSH_SECONDS * 5,
+        env=token_settings(mirror.url, who.environ),
     )  # fmt: skip
     if code:
         raise mirror._unreachable(code, err)

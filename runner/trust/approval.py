@@ -16,8 +16,9 @@ from enum import StrEnum
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, Commit, Git, TreeEntry
 from runner.protocol import ids, message, paths, statement
+from runner.protocol.events import ReviewFields
 from runner.protocol.plan import Plan, Step
-from runner.protocol.state import State, StepStatus
+from runner.protocol.state import State, StepStatus, Wait
 from runner.protocol.statement import Decision, MalformedStatementError, Signed
 from runner.trust import manifest
 from runner.trust.authority import Authority
@@ -65,10 +66,21 @@ class Word:
 
 
 @dataclass(frozen=True, slots=True)
+class Review:
+    """A review on the forge as far as git can judge it. `approver`: whose account it is, by the policy; else empty."""
+
+    fields: ReviewFields
+    approver: str
+    fault: Fault | None = None
+    text: str = ""  # why it does not count
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """How a demand stands. `digest`: what a word has to name now; `counted`: approvals that count, one a person.
 
-    `rejected`: standing rejections of people whose word counts; `refused`: words on this subject that do not count, and why.
+    `rejected`: standing rejections of people whose word counts; `refused`: words on this subject that do not count, and why;
+    `reviews`: those on the forge that were asked about, one a person where they count.
     """
 
     demand: Demand
@@ -76,6 +88,7 @@ class Standing:
     counted: tuple[Word, ...]
     rejected: tuple[Word, ...]
     refused: tuple[Word, ...]
+    reviews: tuple[Review, ...] = ()
 
     @property
     def satisfied(self) -> bool:
@@ -85,12 +98,34 @@ class Standing:
     @property
     def missing(self) -> str:
         """What is still needed, as people read it; empty where nothing is."""
-        said = {word.approver for word in self.counted}
+        said = {word.approver for word in self.counted} | {one.approver for one in self.reviews if one.fault is None}
         for need in self.demand.needs:
             have = len(said & need.people)
             if have < need.count:
                 return f"{need.who}, {have} so far" if need.count > 1 else need.who
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """When something was asked for: the commit that asked, and the digest of what it was about; None where that is no manifest's."""
+
+    commit: str
+    digest: str | None
+
+    @classmethod
+    def of(cls, bench: Bench, wait: Wait) -> Asked | None:
+        """Return when a wait of the bench's branch was asked for."""
+        revision = int(wait.id.removeprefix("w"))
+        for oid in bench.chain:
+            told = message.parse(_commit(bench.git, oid).message)
+            if (
+                told
+                and told.protocol == bench.protocol
+                and told.revision - len(told.events) < revision <= told.revision
+            ):
+                return cls(oid, None if wait.kind == "call" else wait.digest)
+        return None
 
 
 @dataclass(slots=True)
@@ -369,12 +404,20 @@ _ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)
 
 
 def judge(
-    bench: Bench, demand: Demand, plan: Plan | None, used: Sequence[str] = (), *, begun: bool = False
+    bench: Bench,
+    demand: Demand,
+    plan: Plan | None,
+    used: Sequence[str] = (),
+    reviews: Sequence[ReviewFields] = (),
+    asked: Asked | None = None,
+    *,
+    begun: bool = False,
 ) -> Standing:
     """Return how a demand stands at the tip of the bench.
 
-    `plan`: as it stands there; `used`: ids of words that were used up by another call; `begun`: what it is about began on these
-    words, and its own work stands in the tree by now.
+    `plan`: as it stands there; `used`: ids of words that were used up by another call; `reviews`: what the forge told, of which
+    git can judge whose they are and what they are about; `asked`: when it was asked for, without which no review counts; `begun`:
+    what it is about began on these words, and its own work stands in the tree by now.
     """
     now = "" if begun else bench.digest(demand.subject, bench.tip, plan)
     good: dict[str, Word] = {}
@@ -396,7 +439,58 @@ def judge(
     standing = sorted(good.values(), key=lambda word: word.order)
     approved = [word for word in standing if _decision(word) is Decision.APPROVE]
     rejected = [word for word in standing if _decision(word) is Decision.REJECT]
-    return Standing(demand, now, tuple(_distinct(approved)), tuple(rejected), tuple(refused))
+    counted = _distinct(approved)
+    people = {word.approver for word in counted}
+    heard: list[Review] = []
+    for fields in reviews:
+        one = _judge_review(bench, demand, plan, fields, asked, now)
+        if one.fault is None and one.approver in people:
+            continue  # one person's word counts once
+        people |= {one.approver} if one.fault is None else set()
+        heard.append(one)
+    return Standing(demand, now, tuple(counted), tuple(rejected), tuple(refused), tuple(heard))
+
+
+def _judge_review(
+    bench: Bench, demand: Demand, plan: Plan | None, fields: ReviewFields, asked: Asked | None, now: str
+) -> Review:
+    """Return what git can tell of a review: whose it is, that it is of what stands there now, and that they wrote none of it."""
+    policy = bench.authority.policy
+    people = policy.words.forge.get(fields["host"], {}) if policy else {}
+    who = next((one for one, number in people.items() if number == fields["user"]), "")
+    where, subject, seen = bench.authority.where, demand.subject, fields["commit"]
+
+    def faulty(fault: Fault, text: str) -> Review:
+        return Review(fields, who, fault, text)
+
+    if not demand.reviews:
+        return faulty(Fault.UNTRUSTED, f"no review counts here, by {where}")
+    if not who:
+        return faulty(Fault.UNTRUSTED, f"account {fields['user']} of {fields['host']} is not in `forge:` of {where}")
+    if who in bench.authority.agents:
+        return faulty(Fault.AGENT, f"{who} is a runner or an agent")
+    if not any(who in need.people for need in demand.needs):
+        return faulty(Fault.ROLE, f"{who} is not {demand.who}")
+    if asked is None or asked.commit not in bench.chain or seen not in bench.chain:
+        return faulty(Fault.OTHER, f"what was reviewed, {seen[:12]}, is no commit of the branch")
+    if bench.chain[seen] > bench.chain[asked.commit]:
+        return faulty(Fault.STALE, f"it is of {seen[:12]}, before it was asked for")
+    touched = bench.touched_since(subject, seen)
+    if touched is not None:
+        return faulty(Fault.STALE, f"{touched[1]} was changed since, by {touched[0][:12]}")
+    if asked.digest is not None and asked.digest != bench.digest(subject, seen, plan):
+        return faulty(Fault.STALE, "what was asked about has another digest by now")
+    if asked.digest is not None and subject.kind != "plan" and now and asked.digest != now:
+        return faulty(Fault.STALE, "what stands there now is not what was asked about")
+    if bench.authority.own_work != "allow":
+        for commit in bench.authors(subject):
+            if who in {email.casefold() for email in commit.emails}:
+                return faulty(Fault.OWN_WORK, f"{who} wrote what it approves, in {commit.oid[:12]}")
+            if bench.authority.own_work == "signed" and not bench.authority.vouches_for(bench.git, commit, bench.at):
+                return faulty(
+                    Fault.OWN_WORK, f"{commit.oid[:12]} wrote what it approves and is not signed by a listed key"
+                )
+    return Review(fields, who)
 
 
 def foresee(bench: Bench, demand: Demand, plan: Plan | None, signed: Signed, fingerprint: str) -> Word:

@@ -62,6 +62,7 @@ class Chain:
     moved: str | None = None  # the commit that the genesis was made on, where it stands on another one now
     taken_over: str | None = None  # PROTOCOL@REVISION that steps came from, done
     counted: set[str] = field(default_factory=set)  # ids of the words that events used, and that hold
+    reviews: int = 0  # on the forge, that events used: nothing here proves them
     authorities: dict[str, Any] = field(default_factory=dict)  # what `replay` read of the trusted branch, by commit
 
 
@@ -281,6 +282,7 @@ FOLLOWS: dict[type[Event] | None, tuple[type[Event], ...]] = {
     ev.StepCompleted: (ev.Completed,),
     ev.StepRetried: (ev.StepRetried, ev.Resumed),
     ev.StepCancelled: (ev.StepCancelled, ev.Cancelled),
+    ev.CiReported: (ev.StepFailed, ev.StepBlocked, ev.Failed, ev.Blocked),  # as `ci:` says
 }
 _OF_PROTOCOL = (
     ev.Created, ev.Paused, ev.Resumed, ev.Blocked, ev.Failed, ev.Cancelled, ev.Completed, ev.CiReported, ev.RequestChanged,

@@ -21,7 +21,7 @@ from runner.protocol.plan import Plan
 from runner.protocol.state import State
 from runner.protocol.statement import seconds
 from runner.trust import approval, authority, waits
-from runner.trust.approval import Bench, Standing
+from runner.trust.approval import Asked, Bench, Standing
 from runner.trust.authority import Authority
 from runner.trust.checks import Chain, Look, at, missing
 from runner.trust.demand import KEYBOARD
@@ -60,6 +60,7 @@ def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
                 yield f"`{event.name}` of {event.subject}: {text}"
             else:
                 walk.counted.update(event.approvals)
+                walk.reviews += len(event.reviews)
         known.append(RawEntry(entry.revision, event.name, event.subject, entry.time, entry.actor, ev.fields_of(event)))
 
 
@@ -247,7 +248,8 @@ def _judged(
         return f"there was no such time: {entry.time}"
     bench = Bench(git, walk.protocol, ground.commit, ground.state, found, time)
     try:
-        standing = approval.judge(bench, asked, ground.plan, waits.used(subject, known))
+        asking = Asked.of(bench, wait) if event.reviews else None
+        standing = approval.judge(bench, asked, ground.plan, waits.used(subject, known), event.reviews, asking)
     except IntegrityError as error:
         if git.is_partial() or git.is_shallow():
             raise missing(git, error.what) from error
@@ -263,10 +265,14 @@ def _differs(event: Word, standing: Standing, found: Sequence[approval.Word]) ->
         holds, by = event.decision == decided, event.by.split(", ")
     else:
         holds = standing.satisfied
-    if holds and event.approvals == [word.id for word in words] and by == [word.approver for word in words]:
+    reviews = [] if standing.rejected else [one for one in standing.reviews if one.fault is None]
+    names = [word.approver for word in words] + [one.approver for one in reviews]
+    told = [one.fields for one in reviews]
+    if holds and event.approvals == [word.id for word in words] and by == names and event.reviews == told:
         return None
     faults = {word.id: f"{word.fault}: {word.text}" for word in (*found, *standing.refused) if word.fault is not None}
     why = [faults[one] for one in event.approvals if one in faults]
+    why += [f"a review, {one.fault}: {one.text}" for one in standing.reviews if one.fault is not None]
     if not why and not holds:
         why = [f"{word.approver} rejected it" for word in standing.rejected] or [f"missing: {standing.missing}"]
     return "; ".join(why[:3]) or f"other words count: {', '.join(word.approver for word in words) or 'none'}"

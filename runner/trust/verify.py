@@ -102,6 +102,9 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
         notes.append(f"the branch was moved: it was begun on {walk.moved[:12]}")
     if walk.taken_over:
         notes.append(f"steps were taken over from {walk.taken_over}; they are not proven here")
+    if walk.reviews:
+        plural = "a review" if walk.reviews == 1 else f"{walk.reviews} reviews"
+        notes.append(f"{plural} on the forge: said by the forge, not provable offline")
     if walk.counted:
         notes.append("times not vouched for: keys and words were judged at the times that the record tells")
     if unused := _unused(walk):

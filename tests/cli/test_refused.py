@@ -26,7 +26,6 @@ def test_a_plan_that_asks_for_what_is_not_there_yet(box: Box, named: str, step: 
 @pytest.mark.parametrize(
     ("named", "config"),
     [
-        ("`forge:`", "forge: github\n"),
         ("`mcp:`", "mcp: [x]\n"),
         ("`ci:`", "ci: block\n"),
         ("`lease:`", "lease: {ttl: 1h}\n"),

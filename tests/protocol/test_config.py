@@ -30,7 +30,7 @@ tools:
   - {module: pkg.mod, effects: {f: read, send: {external: keyed, key: ref}}, env: [TOKEN], network: [example.test]}
 mcp: [a]
 filters: [lfs]
-ci: github
+ci: block
 qa: {on_ci: true}
 clarifications: block
 """

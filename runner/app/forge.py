@@ -1,0 +1,435 @@
+"""A protocol lives in its request: what is told to the forge, and what is heard there (design §3, §4, §6).
+
+Level-triggered: each call looks at what is there and does what is still to be done, so a call that was missed, came twice or late
+changes nothing. Nothing is posted unless `forge:` is set, and nothing about a commit that the remote does not have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from runner.app import page, steer
+from runner.errors import RunnerError, UsageError
+from runner.executor import advance, consent, perform, reviews
+from runner.executor.redact import Redactor
+from runner.forge.base import Check, Comment, Forge, ForgeError, Outcome, Request, RequestState, marker
+from runner.forge.place import Place, configured
+from runner.protocol import events as ev
+from runner.protocol import ids, log, machine, paths
+from runner.protocol.state import Status, StepStatus
+from runner.store import record, trusted
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+from runner.trust import approval, demand, verify
+
+KEY: Final = "protocol"  # of the one comment
+SAID: Final = 20  # commands whose answers the comment keeps
+LOOK_BACK: Final = 20  # commits of the record alone behind which CI's word on the code is looked for
+_COMMAND: Final = re.compile(r"/runner[ \t]+([a-z][a-z-]*)[ \t]*(.*)", re.DOTALL)
+_SEEN: Final = re.compile(r"^<!-- seen: ([0-9]{1,18}) -->$", re.MULTILINE)
+_OWN_JOB: Final = re.compile(r"runner\b", re.IGNORECASE)
+VERBS: Final = ("retry", "pause", "resume", "answer", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What stands on the forge now. `ended`: closed or merged there, so that nothing was written."""
+
+    request: Request
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was taken from the forge. `said`: the answers to commands, `seen`: the last comment that was looked at.
+
+    `steps`: comments that ask for a step; `green`: whether CI is, and QA may start.
+    """
+
+    request: Request | None
+    said: tuple[str, ...] = ()
+    seen: int = 0
+    steps: tuple[Comment, ...] = ()
+    green: bool = False
+
+
+# --- the forge itself ------------------------------------------------------------------------------------------------------
+
+
+def place_of(project: Project) -> Place | None:
+    """Return where requests are; None where `forge:` is not set, or `none`.
+
+    Raises:
+        UsageError: the remote's address does not tell the repository.
+    """
+    key = project.config.forge
+    if key is None:
+        return None
+    remote = trusted.remote_name(project.git)
+    url = trusted.remote_url(project.git, remote) if remote else None
+    return configured(f"{key.name} {key.url or ''}".strip(), url)
+
+
+def opened(project: Project) -> Forge | None:
+    """Return the forge of `forge:`; None where it is not set. Nothing is connected to yet.
+
+    Raises:
+        TokenMissingError: there is no token for it.
+    """
+    place = place_of(project)
+    if place is None:
+        return None
+    from runner.forge.registry import open_forge
+    from runner.forge.retrying import Patience
+
+    return open_forge(place, project.who.environ, Patience(now=project.who.now, sleep=project.who.sleep))
+
+
+def quietly(project: Project) -> Forge | None:
+    """Return the forge, or None where it cannot be asked, which is said: work goes on, and `runner sync` tells it later."""
+    try:
+        return opened(project)
+    except (ForgeError, UsageError) as error:
+        project.who.say(f"the forge is not told: {error.what}; {error.hint}")
+        return None
+
+
+def tell_quietly(project: Project, forge: Forge | None, protocol: str) -> None:
+    """Tell the forge what was just published; where it cannot be told, say so."""
+    if forge is None:
+        return
+    try:
+        tell(project, forge, protocol)
+    except ForgeError as error:
+        project.who.say(f"the forge was not told: {error.what}; `runner sync {protocol}` does it later")
+
+
+# --- telling ---------------------------------------------------------------------------------------------------------------
+
+
+def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = None) -> Told | None:
+    """Make the request, its comment and the statuses say how the protocol stands; None where its tip is not on the remote.
+
+    A request that a person closed or merged is left as it is, and none is opened beside it.
+
+    Raises:
+        ForgeError: what is still to be said is said by the next call.
+    """
+    name = ids.branch_of(project.pattern, protocol)
+    tip = project.git.ref(project.branch(protocol))
+    if tip is None or project.mirror is None or project.mirror.refs().get(f"refs/heads/{name}") != tip:
+        return None
+    seen = advance.look(project, protocol)
+    state, redactor = seen.state, Redactor(project.who.environ)
+    there = forge.request_of(name)
+    if there is not None and there.state is not RequestState.OPEN:
+        return Told(there, ended=True)
+    merge = _merge_missing(project, forge, seen)
+    words = record.prose(project.git.blob(seen.files[paths.PLAN].oid)) if paths.PLAN in seen.files else ""
+    text = redactor.text(page.body(state, words, merge=merge))
+    request = forge.propose(branch=name, base=state.base, title=redactor.text(page.title(state)), body=text)
+    if state.status is Status.COMPLETED and request.draft:
+        request = forge.mark_ready(request.number)
+    mark, said = (heard.seen, heard.said) if heard is not None else _kept(forge, request.number)
+    told = page.comment(state, reviews=_by_review(project, seen), merge=merge, seen=mark, said=said)
+    forge.keep_comment(request.number, KEY, redactor.text(told))
+    forge.report(tip, page.statuses(state, wrong=_wrong(project, protocol, tip), merge=merge), branch=name)
+    return Told(request)
+
+
+def _wrong(project: Project, protocol: str, tip: str) -> str:
+    try:
+        report = verify.verify(project.git, protocol, tip, project.trusted)
+    except RunnerError:
+        return "this clone cannot tell: its history is not whole"
+    return "" if report.ok else f"{len(report.findings)} findings; `runner verify {protocol}` names them"
+
+
+def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
+    """Return whose word on the merge is missing, where the policy wants one and every step is done."""
+    found = consent.of(project)
+    if seen.state.status is not Status.COMPLETED or found.policy is None or not found.requires("merge"):
+        return ""
+    wanted = demand.of_merge(found)
+    judged = consent.bench(project, seen, seen.state, found)
+    heard = reviews.hear(project, forge, judged, wanted, None) if wanted.reviews else reviews.NOTHING
+    asked = approval.Asked(list(judged.chain)[-1], None)
+    standing = approval.judge(judged, wanted, advance.read_plan(project, seen), (), heard.approvals, asked)
+    against = [word.approver for word in standing.rejected] + list(heard.objections)
+    return f"{', '.join(against)}, who said no" if against else standing.missing
+
+
+def _by_review(project: Project, seen: Snapshot) -> bool:
+    found = consent.of(project)
+    if found.policy is None or seen.state.plan is None:
+        return False
+    waits = [wait for wait in seen.state.waiting if wait.kind in consent.KINDS]
+    known, plan = consent.entries(project, seen), advance.read_plan(project, seen) if waits else None
+    for wait in waits:
+        assert plan is not None
+        subject = consent.subject_of(wait, seen.state, known)
+        asked = consent.demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
+        if asked is not None and asked.reviews:
+            return True
+    return False
+
+
+# --- hearing ---------------------------------------------------------------------------------------------------------------
+
+
+def listen(project: Project, forge: Forge, protocol: str) -> Heard:
+    """Take up what the forge says of the protocol: what became of its request, commands, reviews, CI.
+
+    Each is a transition of its own, made once: commands are told apart by the comment's id, which stands in the record.
+
+    Raises:
+        ForgeError: what was not heard is heard by the next call.
+    """
+    name = ids.branch_of(project.pattern, protocol)
+    request = forge.request_of(name)
+    if request is None:
+        return Heard(None)
+    _note_request(project, forge, protocol, request)
+    if request.state is not RequestState.OPEN:
+        return Heard(request)
+    seen, said, steps = _commands(project, forge, protocol, request)
+    _count(project, forge, protocol)
+    return Heard(request, said, seen, steps, _ci(project, forge, protocol))
+
+
+def is_merged(project: Project, protocol: str) -> bool:
+    """Return whether the base, as the remote was seen to have it, holds the protocol's ended record: a fact of git's, and no event,
+    so that the record on the base stays that of the branch."""
+    tip = project.git.ref(project.branch(protocol))
+    if tip is None or project.mirror is None:
+        return False
+    row = record.row(project.git, protocol, tip)
+    base = project.mirror.refs().get(f"refs/heads/{row.get('base', '')}") if row["status"] in record.ENDED else None
+    return base is not None and record.is_merged(project.git, protocol, tip, base)
+
+
+def _note_request(project: Project, forge: Forge, protocol: str, request: Request) -> None:
+    """Record that people closed, opened again or merged the request, once each."""
+    by = f"{request.ended_by.host}/{request.ended_by.id}" if request.ended_by else None
+
+    def build(seen: Snapshot) -> Sequence[ev.Event]:
+        told = [raw for raw in consent.entries(project, seen) if raw.event == "request-changed"]
+        before = str(told[-1].fields.get("change")) if told and told[-1].fields.get("url") == request.url else ""
+        now = {RequestState.CLOSED: "closed", RequestState.MERGED: "merged"}.get(request.state)
+        now = now or ("reopened" if before == "closed" else before)
+        if now == before:
+            return []
+        return [
+            ev.RequestChanged(
+                subject=protocol, url=log.cut(request.url), change=now, by=by if now != "reopened" else None
+            )
+        ]
+
+    advance.tell(project, protocol, build)
+
+
+def _kept(forge: Forge, number: int, found: Sequence[Comment] | None = None) -> tuple[int, tuple[str, ...]]:
+    """Return the last comment that was looked at and the answers that were given, as our own comment keeps them."""
+    me = forge.me()
+    for one in found if found is not None else forge.comments(number):
+        if one.by == me and one.body.startswith(marker(KEY)):
+            last = _SEEN.findall(one.body.replace("\r\n", "\n"))
+            lines = [line for line in one.body.splitlines() if line.startswith("- [")]
+            return int(last[-1]) if last else 0, tuple(lines[-SAID:])
+    return 0, ()
+
+
+def _commands(
+    project: Project, forge: Forge, protocol: str, request: Request
+) -> tuple[int, tuple[str, ...], tuple[Comment, ...]]:
+    """Carry out what people with write access wrote as commands, each once; return the last comment that was looked at, the
+    answers, and the comments that ask for a step."""
+    found = forge.comments(request.number)
+    seen, said = _kept(forge, request.number, found)
+    answers, steps, me = list(said), [], forge.me()
+    for one in sorted(found, key=lambda each: each.id):
+        if one.id <= seen or one.by == me:
+            continue
+        seen = one.id
+        match = _COMMAND.fullmatch(one.body.strip().replace("\r\n", "\n"))
+        if match is None or one.edited:
+            continue
+        verb, rest = match[1], match[2].strip()
+        if not reviews.may_write(forge, one.by):
+            told = "not done: only people who may write to the repository give commands"
+        elif _is_done(project, protocol, one):
+            told = "done"
+        elif verb == "step" and not rest:
+            steps.append(one)
+            continue
+        else:
+            told = _obey(project, protocol, verb, rest, _speaker(one))
+        answers.append(_answer(one, verb, told))
+    return seen, tuple(answers[-SAID:]), tuple(steps)
+
+
+def take_step(project: Project, forge: Forge, protocol: str, asked: Comment | None) -> str:
+    """Advance by one transition, as the author of a comment or because CI is green; return the answer to the comment.
+
+    Raises:
+        ForgeError: what is still to be said is said by the next call.
+    """
+    before, project.speaker = project.speaker, _speaker(asked) if asked else ""
+    try:
+        done = advance.step(project, protocol, adopt=False, forge=forge)
+        told = "a step was taken" if done.entries else "nothing may go on now"
+    except ForgeError:
+        raise
+    except RunnerError as error:
+        project.who.say(f"{protocol}: {error.what}; {error.hint}")
+        told = f"not done: {page.code(error.what)}"
+    finally:
+        project.speaker = before
+    return _answer(asked, "step", told) if asked else ""
+
+
+def _speaker(one: Comment) -> str:
+    """Return who said it, as the record names them: that it stands there is how it is done once."""
+    return f"{one.by.host}/{one.by.id}/comment/{one.id}"
+
+
+def _answer(one: Comment, verb: str, told: str) -> str:
+    return f"- [comment {one.id}]({one.url}), {page.code(verb)}: {told}"
+
+
+def _is_done(project: Project, protocol: str, one: Comment) -> bool:
+    tip = project.git.ref(project.branch(protocol))
+    return tip is not None and any(raw.actor == _speaker(one) for raw in record.events(project.git, protocol, tip))
+
+
+def _obey(project: Project, protocol: str, verb: str, rest: str, speaker: str) -> str:
+    """Carry out one command, as its author; return what became of it."""
+    if verb in ("approve", "reject"):
+        short = steer.number(protocol)
+        return (
+            f"a comment is no {'approval' if verb == 'approve' else 'word'}: give it in a review of this request, "
+            f"or sign it with `runner {verb} {short}`"
+        )
+    if verb not in VERBS or (rest and verb in ("resume", "step")):
+        return f"not done: there are {', '.join(f'`/runner {one}`' for one in VERBS)}"
+    before, project.speaker = project.speaker, speaker
+    try:
+        match verb:
+            case "pause":
+                done = steer.pause(project, protocol, rest or None)
+            case "resume":
+                done = steer.resume(project, protocol)
+            case "retry":
+                done = steer.retry(project, protocol, step=rest or None)
+            case _:
+                first, _, text = rest.partition(" ")
+                which = first if re.fullmatch(r"w[1-9][0-9]*", first) else None
+                done = steer.answer(project, protocol, which, text if which else rest)
+    except RunnerError as error:
+        return f"not done: {page.code(error.what)}"
+    finally:
+        project.speaker = before
+    return page.code(done.said)
+
+
+def _count(project: Project, forge: Forge, protocol: str) -> None:
+    """Record the words, reviews among them, that what waits was given."""
+
+    def build(seen: Snapshot) -> Sequence[ev.Event]:
+        state = seen.state
+        if state.plan is None or state.status not in machine.ACTIVE:
+            return []
+        plan, edit, after, _ = advance.consider(project, seen)
+        if plan is None or edit is not None:
+            return []  # the next step takes the edit up first
+        return consent.settle(project, seen, plan, after, project.who.timestamp(), forge)
+
+    advance.tell(project, protocol, build)
+
+
+# --- CI --------------------------------------------------------------------------------------------------------------------
+
+
+def _ci(project: Project, forge: Forge, protocol: str) -> bool:
+    """Record what CI says of the code at the tip, once a verdict; do as `ci:` says. Returns whether QA may start."""
+    config = project.config
+    if config.ci is None and not config.qa.on_ci:
+        return False
+    git = project.git
+    tip = git.ref(project.branch(protocol))
+    assert tip is not None
+    found: tuple[str, Outcome, Check] | None = None
+    for commit in _same_code(project, protocol, tip):
+        verdict = _verdict(forge.checks(commit))
+        if verdict is not None:
+            found = (commit, *verdict)
+            break
+    if found is None or found[1] not in (Outcome.SUCCESS, Outcome.FAILURE):
+        return False
+    commit, outcome, check = found
+
+    def build(seen: Snapshot) -> Sequence[ev.Event]:
+        same = set(_same_code(project, protocol, seen.tip))
+        if commit not in same:
+            return []
+        for raw in reversed(consent.entries(project, seen)):
+            if raw.event == "ci-reported":
+                if raw.fields.get("commit") in same and raw.fields.get("outcome") == outcome.value:
+                    return []
+                break
+        told = ev.CiReported(
+            subject=protocol, commit=commit, outcome=outcome.value, context=log.cut(check.name), url=check.url or None
+        )
+        return [told, *(_consequence(project, seen, check) if outcome is Outcome.FAILURE else ())]
+
+    now = advance.tell(project, protocol, build)
+    waits = [step for _, step in now.state.open_steps() if step.status is StepStatus.NEEDS_QA and not step.passed]
+    return config.qa.on_ci and outcome is Outcome.SUCCESS and bool(waits)
+
+
+def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.Event]:
+    """Return what a failure of CI makes, by `ci:`: the step that waits for its QA ends; else the protocol stops."""
+    state, rule = seen.state, project.config.ci
+    if rule not in ("fail", "block") or state.status not in machine.ACTIVE:
+        return []
+    reason = log.cut(f"CI: {check.name} failed")
+    slug = next((slug for slug, step in state.open_steps() if step.status is StepStatus.NEEDS_QA), None)
+    if slug is None:
+        kind = ev.Failed if rule == "fail" else ev.Blocked
+        return [kind(subject=seen.protocol, reason=reason)]
+    if rule == "block":
+        ended = ev.StepBlocked(subject=slug, attempt=state.steps[slug].attempt, reason=reason)
+        return [ended, ev.Blocked(subject=seen.protocol, reason=log.cut(f"{slug}: {reason}"))]
+    step = advance.read_plan(project, seen).step(slug)
+    assert step is not None
+    return perform.failed(state, step, {"reason": reason})
+
+
+def _same_code(project: Project, protocol: str, tip: str) -> list[str]:
+    """Return the tip and the commits right before it that differ in nothing but the record and approvals."""
+    from runner.trust.manifest import is_code
+
+    found, at = [tip], tip
+    while len(found) < LOOK_BACK:
+        commit = project.git.commit(at)
+        if commit is None or len(commit.parents) != 1:
+            break
+        before = commit.parents[0]
+        if any(is_code(protocol, path) for path in project.git.changed(before, at)):
+            break
+        found.append(before)
+        at = before
+    return found
+
+
+def _verdict(checks: Sequence[Check]) -> tuple[Outcome, Check] | None:
+    """Return what CI says in all; None where it says nothing. The runner's own jobs, whose names begin with `runner`, are no CI."""
+    found = [one for one in checks if not _OWN_JOB.match(one.name) and one.outcome is not Outcome.NEUTRAL]
+    for outcome in (Outcome.FAILURE, Outcome.PENDING, Outcome.CANCELLED, Outcome.SUCCESS):
+        named = next((one for one in found if one.outcome is outcome), None)
+        if named is not None:
+            return outcome, named
+    return None

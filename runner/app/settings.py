@@ -1,0 +1,250 @@
+"""What the forge's real settings mean for protocols: `runner doctor --forge`. Looks, and changes nothing there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from runner.app import forge as forges
+from runner.app.examine import Finding
+from runner.errors import RunnerError
+from runner.executor import consent
+from runner.forge.base import OUR_CONTEXTS, Access, Forge, ForgeError, Identity, Kind, MergeMethod, Settings
+from runner.forge.place import guess
+from runner.protocol import ids
+from runner.store import trusted
+from runner.store.project import Project
+from runner.store.remote import Mirror
+
+_WHOLE = {MergeMethod.MERGE, MergeMethod.FAST_FORWARD}  # ways to merge that keep the commits
+_ENOUGH = {"github": ({"repo"}, {"public_repo"}), "gitlab": ({"api"},)}  # scopes, where a token tells them
+
+
+def examine(project: Project) -> list[Finding]:
+    """Return what of the forge's settings will not work, or should be known."""
+    try:
+        forge = forges.opened(project)
+    except RunnerError as error:
+        return [_told(error, "nothing can be told to the forge or heard from it")]
+    if forge is None:
+        return list(_unset(project))
+    with contextlib.closing(forge):
+        try:
+            me = forge.me()
+            base = project.config.base or project.trusted.branch
+            found = forge.settings(base)
+            return [
+                *_token(project, forge, me, found),
+                *_merging(base, found),
+                *_guards(base, found, me),
+                *_branches(project, forge),
+                *_reviews(project, forge, me),
+                *_push(project),
+            ]
+        except ForgeError as error:
+            return [_told(error, "the forge's settings could not be read")]
+
+
+def _told(error: RunnerError, consequence: str) -> Finding:
+    return Finding("here", error.what, error.where, consequence, error.hint)
+
+
+def _unset(project: Project) -> Iterator[Finding]:
+    remote = trusted.remote_name(project.git)
+    place = guess(trusted.remote_url(project.git, remote)) if remote else None
+    yield Finding(
+        "note",
+        "`forge:` is not set",
+        "config.yaml on the trusted branch",
+        "nothing is posted anywhere, and no review or comment is read",
+        f"write `forge: {place.name}`" if place else "write `forge: github` or `forge: gitlab`",
+    )
+
+
+def _token(project: Project, forge: Forge, me: Identity, found: Settings) -> Iterator[Finding]:
+    where = f"{me.login} (id {me.id}) on {forge.host}"
+    if found.access < Access.WRITE:
+        yield Finding(
+            "here",
+            "the token's account may not write to the repository",
+            where,
+            "no branch is pushed, no request opened, no status set",
+            "give it the role Write (GitHub) or Developer (GitLab)",
+        )
+    wanted = _ENOUGH.get(forge.name, ())
+    if found.scopes and not any(one <= set(found.scopes) for one in wanted):
+        yield Finding(
+            "here",
+            f"the token has only the scopes {', '.join(found.scopes)}",
+            where,
+            "requests, comments and statuses cannot be written",
+            f"make one with `{next(iter(wanted[0]))}`" if wanted else "",
+        )
+    if found.default_branch != project.trusted.branch:
+        yield Finding(
+            "note",
+            f"the forge's default branch is {found.default_branch}",
+            f"{project.trusted.branch} is trusted here",
+            "workflows of events run from the forge's; policy is read from the one that is trusted here",
+            "`runner doctor --repin`",
+        )
+
+
+def _merging(base: str, found: Settings) -> Iterator[Finding]:
+    methods = ", ".join(sorted(found.methods))
+    if not found.methods:
+        yield Finding(
+            "note",
+            "the token may not see how requests are merged",
+            base,
+            "a merge that rewrites the commits is not foreseen",
+            "",
+        )
+    elif not found.methods & _WHOLE:
+        yield Finding(
+            "note",
+            f"requests are merged by {methods} alone",
+            base,
+            "the base gets other commits than those that were verified: the chain is then kept by refs/runner/history/* alone",
+            "allow merge commits, and do not delete refs/runner/*",
+        )
+    if MergeMethod.REBASE in found.methods:
+        yield Finding(
+            "note",
+            "requests may be merged by a rebase",
+            base,
+            "each transition is written again onto the base, without its signature",
+            "forbid it, or merge protocols by merge commits",
+        )
+    if found.protection.linear and not found.methods - {MergeMethod.MERGE}:
+        yield Finding(
+            "here",
+            "a linear history is required, and only merge commits are allowed",
+            base,
+            "no request can be merged",
+            "allow one of the two",
+        )
+
+
+def _guards(base: str, found: Settings, me: Identity) -> Iterator[Finding]:
+    guard = found.protection
+    if guard.protected is False:
+        yield Finding(
+            "note",
+            f"{base} is not protected",
+            "the forge's settings",
+            "whoever may push can change policy and keys without a review",
+            f"protect {base}",
+        )
+    checks = guard.required_checks
+    if checks is not None and "runner/verify" not in checks:
+        yield Finding(
+            "note",
+            "runner/verify is not required",
+            base,
+            "a request can be merged whose record does not verify, or whose merge nobody approved",
+            "make `runner/verify` a required check",
+        )
+    foreign = [one for one in checks or () if one not in OUR_CONTEXTS]
+    if foreign and me.kind is Kind.BOT:
+        yield Finding(
+            "note",
+            f"required: {', '.join(foreign)}",
+            base,
+            "pushes with a CI job's own token start no CI, so these would never come",
+            "push with an App's or a project's token (docs/github.md, docs/gitlab.md)",
+        )
+    if guard.dismisses_stale:
+        yield Finding(
+            "note",
+            "a push takes approvals back",
+            base,
+            "a review counts for what waits although the runner's record came after it; the forge's own rule wants a new one "
+            "after the last push",
+            "approve again when the request is ready",
+        )
+    if guard.last_pusher_refused and me.kind is not Kind.BOT:
+        yield Finding(
+            "note",
+            "whoever pushed last cannot approve",
+            base,
+            f"the runner pushes as {me.login}, a person: that person's review is not enough for the forge",
+            "let the runner push with an account of its own",
+        )
+
+
+def _branches(project: Project, forge: Forge) -> Iterator[Finding]:
+    remote = project.trusted.remote
+    for protocol in project.protocols():
+        name = ids.branch_of(project.pattern, protocol)
+        if project.git.ref(f"refs/remotes/{remote}/{name}") is None:
+            continue
+        with contextlib.suppress(ForgeError):  # deleted there meanwhile
+            guard = forge.settings(name).protection
+            if guard.forced_pushes or guard.deletions:
+                yield Finding(
+                    "note",
+                    "protocols' branches may be deleted or rewritten there",
+                    name,
+                    "a history that went back is noticed only where it was seen before",
+                    f"forbid both for `{project.pattern.replace('{id}', '[0-9]*')}`",
+                )
+        return
+
+
+def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
+    found = consent.of(project)
+    if found.policy is None:
+        yield Finding(
+            "note",
+            "there is no policy.yaml",
+            found.where,
+            "no review counts",
+            "`runner init`, then list people and roles",
+        )
+        return
+    listed = found.policy.words.forge.get(forge.host, {})
+    if not listed:
+        yield Finding(
+            "note",
+            f"nobody of {forge.host} is listed in `forge:`",
+            found.where,
+            "no review counts; signed words do",
+            f"write `forge: {{{forge.host}: {{alice@example.com: NUMERIC-ID}}}}`",
+        )
+    for who, number in listed.items():
+        if number == me.id:
+            yield Finding(
+                "here",
+                f"the token is {who}'s own account",
+                f"{found.where}; {me.login}",
+                "what the runner pushes counts as theirs, and whoever has the token could give their word",
+                "give the runner an account of its own: a GitHub App, or a project access token",
+            )
+            continue
+        standing = forge.standing(Identity(host=forge.host, id=number, login=""))
+        why = "" if standing.access >= Access.WRITE else "may not write to the repository"
+        if standing.kind is not Kind.PERSON:
+            why = "is a bot's, or the forge does not tell"
+        if why:
+            yield Finding(
+                "note",
+                f"the account {number} of {who} {why}",
+                found.where,
+                "its reviews do not count",
+                "correct the list",
+            )
+
+
+def _push(project: Project) -> Iterator[Finding]:
+    """Try a push of a protocol's branch, which moves nothing."""
+    try:
+        mirror = Mirror.of(project.git, project.places, project.who)
+        if mirror is None:
+            return
+        name = ids.branch_of(project.pattern, "9999-doctor")
+        mirror.try_push(
+            {f"refs/heads/{name}": project.trusted.commit, "refs/runner/numbers/9999": project.trusted.commit}
+        )
+    except RunnerError as error:
+        yield _told(error, "what is done here cannot be published")

@@ -1,0 +1,68 @@
+"""What a CI takes for commands when it reads a job's output: none of it is let through.
+
+GitHub, Gitea and Forgejo obey lines that begin with `::`, the older form `##[…]` and Azure's `##vso[…]` anywhere in a line; GitLab
+obeys control characters. Whatever the runner prints there (a model's words, a tool's output, a title, a traceback) comes through
+here, and the first character of such a command is shown as an escape. JSON stays the same JSON.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import TextIO
+
+_MARK = re.compile(r"(##\w*)\[")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def is_needed(environ: Mapping[str, str]) -> bool:
+    """Return whether a CI reads what is printed."""
+    return environ.get("CI", "").lower() not in ("", "0", "false") or "GITHUB_ACTIONS" in environ
+
+
+def line(text: str) -> str:
+    """Return a line that no CI obeys."""
+    text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    text = _MARK.sub(r"\1\\u005b", text)
+    bare = text.lstrip()
+    return f"{text[: len(text) - len(bare)]}\\u003a{bare[1:]}" if bare.startswith("::") else text
+
+
+class Fence(io.TextIOBase):
+    """A stream in front of another; a line goes on when it is whole, for only then it can be judged."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._rest = stream, ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """As the stream's, which is UTF-8 where it does not say."""
+        return self._stream.encoding or "utf-8"
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def fileno(self) -> int:
+        """The stream's."""
+        return self._stream.fileno()
+
+    def write(self, text: str) -> int:
+        """Write the lines that are whole now."""
+        if not isinstance(text, str):
+            raise TypeError("a text is needed")
+        *whole, self._rest = (self._rest + text).split("\n")
+        for one in whole:
+            self._stream.write(f"{line(one)}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass it on; a line that is not whole stays."""
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Write what is left."""
+        self._stream.write(line(self._rest))
+        self._rest = ""
+        self._stream.flush()

@@ -1,0 +1,148 @@
+"""Reviews on the forge, read live for the one thing that waits (design §4).
+
+Whether a review is still standing, a person's, of somebody who may write and who pushed none of it is judged here, from what the
+forge tells; whose it is by the policy and what it is about is judged by `approval`, and again by everybody who verifies. A forge
+that cannot be asked stops nothing: signed words count all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from runner.forge.base import Access, Forge, ForgeError, Identity, RequestState, Review, Said
+from runner.forge.counting import counting
+from runner.protocol import ids
+from runner.protocol.events import ReviewFields
+from runner.protocol.policy import Policy
+from runner.protocol.state import Wait
+from runner.store.project import Project
+from runner.trust.approval import Asked, Bench
+from runner.trust.demand import Demand
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What was read: `approvals` as an event names them; `objections`: who of the role asks for changes; `refused`: why not."""
+
+    approvals: Sequence[ReviewFields] = ()
+    objections: Sequence[str] = ()
+    refused: Sequence[str] = ()
+
+
+NOTHING: Final = Heard()
+
+
+def hear(project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wait | None) -> Heard:
+    """Return the reviews of the protocol's request that speak of what waits at the bench's tip; None of them is recorded.
+
+    `wait`: None for the merge, which nothing in the record asks for.
+    """
+    policy = bench.authority.policy
+    people = policy.words.forge.get(forge.host, {}) if policy else {}
+    asked = Asked.of(bench, wait) if wait else None
+    if policy is None or not people or (wait is not None and asked is None):
+        return NOTHING
+    fresh = _fresh(bench, demand, asked)
+    try:
+        request = forge.request_of(ids.branch_of(project.pattern, bench.protocol))
+        if request is None or (wait is not None and request.state is not RequestState.OPEN):
+            return NOTHING
+        said = forge.reviews(request.number)
+        if not any(one.said is not Said.COMMENTED for one in said):
+            return NOTHING
+        return _judged(forge, bench, demand, request.number, said, fresh, policy.words)
+    except ForgeError as error:
+        project.who.say(f"reviews could not be read: {error.what}; signed words count all the same")
+        return NOTHING
+
+
+def _judged(
+    forge: Forge,
+    bench: Bench,
+    demand: Demand,
+    number: int,
+    said: Sequence[Review],
+    fresh: Collection[str],
+    policy: Policy,
+) -> Heard:
+    people = policy.forge[forge.host]
+    principals = {Identity(host=forge.host, id=one, login=""): who for who, one in people.items()}
+    heard = {one.by for one in said if one.by in principals}
+    counted = counting(
+        said,
+        principals=principals,
+        agents={one for one, who in principals.items() if who in policy.agents},
+        standings={one: forge.standing(one) for one in heard},
+        fresh=fresh,
+        wrote=_wrote(forge, bench, demand, number) if policy.own_work != "allow" else (),
+    )
+    role = {who for need in demand.needs for who in need.people}
+    return Heard(
+        [
+            ReviewFields(
+                host=forge.host,
+                user=one.review.by.id,
+                request=number,
+                review=one.review.id,
+                commit=one.review.commit or "",
+            )
+            for one in counted.approvals
+        ],
+        [one.principal for one in counted.objections if one.principal in role],
+        [f"{one.review.by.login}: {one.why}" for one in counted.refused],
+    )
+
+
+def _fresh(bench: Bench, demand: Demand, asked: Asked | None) -> set[str]:
+    """Return the commits at which what waits stood as it stands now: back to the one that asked, or to the last that changed it."""
+    touched = bench.touched_since(demand.subject, asked.commit if asked else list(bench.chain)[-1])
+    found: set[str] = set()
+    for oid, distance in bench.chain.items():  # from the tip back
+        if asked is not None and distance > bench.chain[asked.commit]:
+            break
+        found.add(oid)
+        if touched is not None and bench.touched_since(demand.subject, _before(bench, oid)) is not None:
+            break
+    return found
+
+
+def _before(bench: Bench, oid: str) -> str:
+    """Return the commit of the chain before one; the last one itself."""
+    chain = list(bench.chain)
+    return chain[min(bench.chain[oid] + 1, len(chain) - 1)]
+
+
+def _wrote(forge: Forge, bench: Bench, demand: Demand, number: int) -> set[Identity]:
+    """Return the accounts that wrote or pushed any of what is approved; a push that cannot be told apart counts as one."""
+    written = {commit.oid for commit in bench.authors(demand.subject)}
+    found: set[Identity] = set()
+    if not written:
+        return found
+    for commit in forge.commits(number):
+        if commit.oid in written:
+            found |= {one for one in (commit.author, commit.committer) if one}
+    for push in forge.pushes(forge.request(number).branch):
+        if push.by is not None and push.by not in found and _brought(bench, push.before, push.after, written):
+            found.add(push.by)
+    return found
+
+
+def _brought(bench: Bench, before: str | None, after: str | None, written: set[str]) -> bool:
+    if after is None:
+        return before is None  # deleted; or the forge does not tell which
+    if bench.git.commit(after) is None:
+        return False  # of a branch that has been rewritten since
+    stop = [f"^{before}"] if before is not None and bench.git.commit(before) is not None else []
+    out = bench.git.run("rev-list", after, *stop, f"^{bench.authority.commit}").decode().split()
+    return not written.isdisjoint(out)
+
+
+def may_write(forge: Forge, who: Identity) -> bool:
+    """Return whether an account is a person's who may write to the repository now."""
+    from runner.forge.base import Kind
+
+    standing = forge.standing(who)
+    kinds = (who.kind, standing.kind)
+    return standing.access >= Access.WRITE and Kind.PERSON in kinds and Kind.BOT not in kinds

@@ -1,0 +1,103 @@
+"""A forge's JSON, read field by field: what is missing or of another type is named, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from runner.forge.base import MalformedAnswerError
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """One JSON object of an answer; `where` is the request that brought it."""
+
+    value: dict[str, Any]
+    where: str
+
+    @classmethod
+    def of(cls, value: Any, where: str) -> Fields:
+        """Return the fields of an answer that is an object.
+
+        Raises:
+            MalformedAnswerError: it is none.
+        """
+        if not isinstance(value, dict):
+            raise _malformed("an object", where)
+        return cls(value, where)
+
+    def text(self, key: str) -> str:
+        """Return a string."""
+        found = self.value.get(key)
+        if not isinstance(found, str):
+            raise _malformed(f"`{key}` as text", self.where)
+        return found
+
+    def maybe(self, key: str) -> str | None:
+        """Return a string, or None where it is null, absent or empty."""
+        return self.text(key) if self.value.get(key) not in (None, "") else None
+
+    def number(self, key: str) -> int:
+        """Return a whole number."""
+        found = self.value.get(key)
+        if not isinstance(found, int) or isinstance(found, bool):
+            raise _malformed(f"`{key}` as a number", self.where)
+        return found
+
+    def flag(self, key: str) -> bool:
+        """Return whether it is true; absent is false."""
+        found = self.value.get(key)
+        if found is not None and not isinstance(found, bool):
+            raise _malformed(f"`{key}` as true or false", self.where)
+        return bool(found)
+
+    def maybe_flag(self, key: str) -> bool | None:
+        """Return whether it is true, or None where it is null or absent."""
+        return None if self.value.get(key) is None else self.flag(key)
+
+    def inner(self, key: str) -> Fields:
+        """Return an object inside."""
+        return Fields.of(self.value.get(key), f"{self.where}, `{key}`")
+
+    def maybe_inner(self, key: str) -> Fields | None:
+        """Return an object inside, or None where it is null or absent."""
+        return None if self.value.get(key) is None else self.inner(key)
+
+    def several(self, key: str) -> tuple[Fields, ...]:
+        """Return the objects of a list inside; absent is none."""
+        return objects(self.value.get(key) or [], f"{self.where}, `{key}`")
+
+
+def objects(value: Any, where: str) -> tuple[Fields, ...]:
+    """Return an answer that is a list of objects.
+
+    Raises:
+        MalformedAnswerError: it is none.
+    """
+    if not isinstance(value, list):
+        raise _malformed("a list", where)
+    return tuple(Fields.of(each, where) for each in value)
+
+
+def readable(words: object, secrets: Iterable[str] = ()) -> str:
+    """Return a forge's words on one line, short, and without the secrets."""
+    text = str(words)
+    for secret in secrets:
+        text = text.replace(secret, "[token]")
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= 300 else text[:299] + "…"
+
+
+def clock(at: float) -> str:
+    """Return a moment as people read it; `at`: seconds since the epoch."""
+    return datetime.fromtimestamp(int(at), UTC).strftime("%H:%M:%S UTC")
+
+
+def _malformed(wanted: str, where: str) -> MalformedAnswerError:
+    return MalformedAnswerError(
+        f"what came back is not the forge's format: {wanted} was expected",
+        where,
+        "check that `forge:` names the right address; a proxy may have answered instead",
+    )

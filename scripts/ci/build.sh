@@ -1,0 +1,5 @@
+#!/bin/sh
+# Builds what is shipped.
+set -eu
+cd "$(dirname "$0")/../.."
+exec make build

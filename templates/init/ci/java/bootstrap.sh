@@ -1,0 +1,12 @@
+#!/bin/sh
+# Makes a fresh checkout ready; `runner init` wrote it for Java. It is yours to change.
+set -eu
+cd "$(dirname "$0")/../.."
+if [ -f pom.xml ]; then
+    maven=mvn
+    [ ! -x ./mvnw ] || maven=./mvnw
+    exec "$maven" -q -B -DskipTests dependency:resolve
+fi
+gradle=gradle
+[ ! -x ./gradlew ] || gradle=./gradlew
+exec "$gradle" -q --console=plain dependencies

@@ -1,0 +1,8 @@
+#!/bin/sh
+# Makes a fresh checkout ready; `runner init` wrote it for Node. It is yours to change.
+set -eu
+cd "$(dirname "$0")/../.."
+if [ -f pnpm-lock.yaml ]; then exec pnpm install --frozen-lockfile; fi
+if [ -f yarn.lock ]; then exec yarn install --frozen-lockfile; fi
+if [ -f package-lock.json ] || [ -f npm-shrinkwrap.json ]; then exec npm ci --no-audit --no-fund; fi
+exec npm install --no-audit --no-fund

@@ -1,0 +1,187 @@
+#!/bin/sh
+# What the runner's jobs do, the same in every CI; `runner init` wrote it. Usage: scripts/ci/protocol.sh COMMAND …
+#   install                   put the runner into a folder of its own, and bubblewrap where it is missing
+#   find [ID]                 settle with the remote; print the protocols that may go on, one a line
+#   work ID…                  advance each without publishing; what was made is left in $HANDOVER/ID.bundle
+#   publish ID…               check what was left there, and publish it
+#   next ID                   exit 0 where it goes on without anybody
+#   verify BRANCH COMMIT BASE the check that a request needs: the records that it changes are what their histories say
+#   qa                        the project's own scripts beside this one, and nothing else
+# No text of a plan, a request or a model is ever part of a command here: names are checked before they are used.
+set -eu
+LC_ALL=C
+export LC_ALL
+folder=${RUNNER_FOLDER:-${HOME:?}/.protocol-runner}
+package=${RUNNER_PACKAGE:-@PACKAGE@}
+handover=${HANDOVER:-handover}
+PATH=$folder/bin:$PATH
+
+die() {
+    printf 'error: %s\n' "$1" >&2
+    exit "${2:-2}"
+}
+
+is_id() {
+    case $1 in '' | -* | *[!a-z0-9-]*) return 1 ;; esac
+    printf '%s\n' "$1" | grep -Eqx '[0-9]{4,9}-[a-z0-9]+(-[a-z0-9]+)*'
+}
+
+check_ids() {
+    for id; do is_id "$id" || die "this is no protocol's id"; done
+}
+
+# The name of a protocol's branch below $1: refs/heads or refs/remotes/origin.
+branch_of() {
+    git for-each-ref --format='%(refname)' "$1/$2" "$1/**/$2" | sed -n "1s#^$1/##p"
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+install() {
+    if ! command -v bwrap >/dev/null 2>&1 && command -v apt-get >/dev/null 2>&1; then
+        as_root apt-get update -qq >&2
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends bubblewrap git ca-certificates >&2
+    fi
+    # Ubuntu forbids user namespaces to unlisted programs, so bubblewrap could not start; only lifted on a throw-away machine.
+    restriction=/proc/sys/kernel/apparmor_restrict_unprivileged_userns
+    if [ "${GITHUB_ACTIONS:-}" = true ] && [ "$(cat "$restriction" 2>/dev/null)" = 1 ]; then
+        as_root sysctl -q -w kernel.apparmor_restrict_unprivileged_userns=0
+    fi
+    [ -x "$folder/bin/python" ] || python3 -m venv "$folder"
+    if [ "$(cat "$folder/package" 2>/dev/null)" != "$package" ]; then
+        "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$package" >&2
+        printf '%s\n' "$package" > "$folder/package"
+    fi
+    runner --version
+}
+
+# Print the ids of `runner list --json` (or of one that `show` gives) that are not ended, stopped or waiting to be mended.
+open_ids() {
+    python3 -c '
+import json, sys
+for row in json.load(sys.stdin)["protocols"]:
+    if row["status"] in ("planning", "planned", "running"):
+        print(row["protocol"])
+'
+}
+
+find_open() {
+    if [ -n "${1:-}" ]; then
+        check_ids "$1"
+        runner sync --no-work "$1" >&2
+    else
+        # One that cannot be settled does not hold up the others.
+        for id in $(runner list --json | python3 -c 'import json, sys; [print(row["protocol"]) for row in json.load(sys.stdin)["protocols"]]'); do
+            [ -z "$(branch_of refs/remotes/origin "$id")" ] || runner sync --no-work "$id" >&2 || echo "$id could not be settled; going on" >&2
+        done
+    fi
+    for id in $(runner list --json | open_ids); do
+        if [ -z "${1:-}" ] || [ "$id" = "$1" ]; then printf '%s\n' "$id"; fi
+    done
+}
+
+work() {
+    check_ids "$@"
+    mkdir -p "$handover"
+    worst=0
+    for id; do
+        code=0
+        runner run "$id" --ci --publish never --max-steps "${RUNNER_MAX_STEPS:-5}" || code=$?
+        # A step that failed is recorded, and published as such. After anything else, what was done until then is.
+        [ "$code" -le 1 ] || worst=$code
+        branch=$(branch_of refs/heads "$id")
+        [ -n "$branch" ] || continue
+        set -- "refs/heads/$branch"
+        if git rev-parse -q --verify "refs/runner/history/$id" >/dev/null; then set -- "$@" "refs/runner/history/$id"; fi
+        if [ "$(git rev-list --count "$@" --not --remotes=origin)" -gt 0 ]; then
+            git bundle create --quiet "$handover/$id.bundle" "$@" --not --remotes=origin
+        fi
+    done
+    return "$worst"
+}
+
+publish() {
+    check_ids "$@"
+    for id; do
+        bundle=$handover/$id.bundle
+        [ -f "$bundle" ] || continue
+        branch=$(branch_of refs/remotes/origin "$id")
+        [ -n "$branch" ] || die "$id has no branch on the remote"
+        git bundle verify --quiet "$bundle"
+        # Of what was handed over only this protocol's own refs are taken, whatever else is in there.
+        for ref in "refs/heads/$branch" "refs/runner/history/$id"; do
+            if git bundle list-heads "$bundle" "$ref" | grep -q .; then
+                git -c fetch.fsckObjects=true fetch --quiet --no-tags --no-write-fetch-head "$bundle" "$ref:$ref"
+            fi
+        done
+        runner verify "$id"
+        runner sync --no-work "$id"
+    done
+}
+
+next() {
+    check_ids "$1"
+    runner show "$1" --json | python3 -c '
+import json, sys
+row = json.load(sys.stdin)
+sys.exit(not (row["status"] in ("planning", "planned", "running") and row["next"]["action"] not in ("none", "ask-person")))
+'
+}
+
+verify() {
+    branch=$1 commit=$2 base=$3
+    found=
+    git rev-parse -q --verify "$commit^{commit}" >/dev/null || die "the commit is not here" 5
+    for id in $(git -c core.quotePath=true diff --name-only --no-renames "$base...$commit" -- .protocols |
+        sed -nE 's#^\.protocols/([0-9]{4,9}-[a-z0-9-]+)/.*#\1#p' | sort -u); do
+        is_id "$id" || die "a folder of .protocols has a name that no protocol has" 4
+        found=yes
+        if [ "$id" = "${branch##*/}" ]; then
+            git update-ref --no-deref "refs/heads/$branch" "$commit"
+            runner verify "$branch"
+        else
+            there=$(branch_of refs/remotes/origin "$id")
+            if [ -z "$there" ] || ! git diff --quiet "refs/remotes/origin/$there" "$commit" -- ".protocols/$id"; then
+                die "the record of $id is changed outside of its own branch" 4
+            fi
+            runner verify "$id"
+        fi
+    done
+    [ -n "$found" ] || echo "no protocol's record is changed here"
+}
+
+qa() {
+    here=$(dirname "$0")
+    token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+    code=0 ran=
+    # What tests print must not be taken for commands to the CI, and they get none of its files.
+    [ "${GITHUB_ACTIONS:-}" != true ] || printf '::stop-commands::%s\n' "$token"
+    for name in bootstrap lint typecheck test build; do
+        [ -x "$here/$name.sh" ] || continue
+        printf '== %s\n' "$name"
+        ran=yes
+        env -u GITHUB_ENV -u GITHUB_PATH -u GITHUB_OUTPUT -u GITHUB_STATE -u GITHUB_STEP_SUMMARY "$here/$name.sh" </dev/null || {
+            printf '== %s failed\n' "$name"
+            code=1
+            [ "$name" != bootstrap ] || break
+        }
+    done
+    [ "${GITHUB_ACTIONS:-}" != true ] || printf '\n::%s::\n' "$token"
+    [ -n "$ran" ] || die "there is no script beside this one to run: write scripts/ci/test.sh"
+    return "$code"
+}
+
+command=${1:-}
+[ $# -eq 0 ] || shift
+case $command in
+install) install ;;
+find) find_open "$@" ;;
+work) work "$@" ;;
+publish) publish "$@" ;;
+next) next "$@" ;;
+verify) [ $# -eq 3 ] || die "usage: verify BRANCH COMMIT BASE"; verify "$@" ;;
+qa) qa ;;
+*) die "there is no command of that name; the top of this file lists them" ;;
+esac

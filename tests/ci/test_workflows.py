@@ -1,0 +1,251 @@
+"""The workflows that `runner init` writes for GitHub, executed: each `run:` block, with the environment that GitHub gives."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.app import kit
+from tests.ci.actions import Machine, Ran
+from tests.conftest import Box, command
+
+CANARY = "canary-model-key-1234"
+HOSTILE = [
+    '0001-x";echo${IFS}PWNED>pwned;"',
+    "0001-x$(touch${IFS}pwned)",
+    "0001-x`touch${IFS}pwned`",
+    "0001-a|touch${IFS}pwned",
+    "--help",
+    "0001-x/../0002-y",
+    "0001-X",
+    "::set-output-0001-a",
+    "x",
+]
+
+
+@pytest.fixture
+def github(remote: Box) -> Box:
+    """A repository that was set up for GitHub, its default branch pushed. No forge is asked: there is none here."""
+    remote.runner("init", "--yes", "--forge", "github https://github.com/o/r", rc=0)
+    settings = remote.path / ".protocols/config.yaml"
+    settings.write_text(settings.read_text().replace("forge: github https://github.com/o/r\n", "# forge: none\n"))
+    (remote.path / ".protocols/policy.yaml").unlink()  # whose word counts is told elsewhere
+    remote.write("scripts/ci/test.sh", "#!/bin/sh\necho '::set-output name=x::y'; test ! -e broken\n")
+    (remote.path / "scripts/ci/test.sh").chmod(0o755)
+    remote.commit("set up")
+    remote.git("push", "-q", "origin", "main")
+    return remote
+
+
+def machine(box: Box, tmp_path: Path, name: str = "workflow_dispatch", **event: Any) -> Machine:
+    folder = tmp_path / "machines"
+    folder.mkdir(exist_ok=True)
+    return Machine(box, folder, event, name, secrets={"GEMINI_API_KEY": CANARY})
+
+
+def advance(one: Machine) -> list[dict[str, Ran]]:
+    """Run protocol-advance as GitHub would: find, then work and publish for each protocol."""
+    found = one.job("protocol-advance", "find")
+    assert found.result == "success", found.printed
+    every = []
+    for protocol in json.loads(found.outputs["protocols"]):
+        work = one.job("protocol-advance", "work", needs={"find": found}, protocol=protocol)
+        done = one.job("protocol-advance", "publish", needs={"find": found, "work": work}, protocol=protocol)
+        every.append({"find": found, "work": work, "publish": done})
+    return every
+
+
+def there(box: Box, protocol: str) -> dict[str, Any]:
+    """state.json of the protocol as the remote has it."""
+    bare = box.path.parent / "origin.git"
+    read: dict[str, Any] = json.loads(box.git("show", f"{protocol}:.protocols/{protocol}/state.json", cwd=bare))
+    return read
+
+
+def test_a_protocol_advances_by_itself_till_it_is_done(github: Box, tmp_path: Path) -> None:
+    names = ("01-a", "02-b", "03-c")
+    protocol = github.new({name: command(f"echo {name} > {name}.txt") for name in names})
+    github.runner("sync", protocol, rc=0)
+    one = machine(github, tmp_path)
+    one.inputs = {"protocol": protocol}
+    one.variables, rounds = {"RUNNER_MAX_STEPS": "2"}, 0
+    while there(github, protocol)["status"] != "completed":
+        rounds += 1
+        (job,) = advance(one)
+        assert {ran.result for ran in job.values()} == {"success"}, [ran.printed for ran in job.values()]
+        nexts = [call for call in one.asked if "protocol-advance.yml" in call]
+        assert len(nexts) == rounds or there(github, protocol)["status"] == "completed"
+    assert rounds > 1 and there(github, protocol)["status"] == "completed"
+    assert nexts == [
+        ["workflow", "run", "protocol-advance.yml", "--ref", "main", "--field", f"protocol={protocol}"]
+    ] * (rounds - 1)
+    assert ["workflow", "run", "protocol-qa.yml", "--ref", protocol] in one.asked
+    printed = "".join(ran.printed for ran in job.values())
+    assert CANARY not in printed and "canary-job-token" not in printed
+    assert not advance(one)  # nothing is left to do
+
+
+def test_branches_may_be_called_otherwise(github: Box, tmp_path: Path) -> None:
+    settings = github.path / ".protocols/config.yaml"
+    settings.write_text(settings.read_text().replace('# branch: "{id}"', 'branch: "agents/x/{id}"'))
+    github.commit("pattern")
+    github.git("push", "-q", "origin", "main")
+    protocol = github.new({"01-a": command("true")})
+    branch = f"agents/x/{protocol}"
+    github.runner("sync", protocol, rc=0)
+    (job,) = advance(machine(github, tmp_path))
+    assert {ran.result for ran in job.values()} == {"success"}, [ran.printed for ran in job.values()]
+    github.git("fetch", "-q", "origin")
+    state = github.git("show", f"origin/{branch}:.protocols/{protocol}/state.json")
+    assert json.loads(state)["status"] == "completed"
+    one = machine(github, tmp_path, "pull_request", pull_request=request(github, branch))
+    assert "verified" in one.job("protocol-verify", "verify").printed
+    assert one.job("protocol-events", "tell").result == "success" and one.asked[-1][-1] == f"protocol={protocol}"
+
+
+@pytest.mark.slow
+def test_what_waits_and_what_failed_is_published_too(github: Box, tmp_path: Path) -> None:
+    waits = github.new({"01-a": command("true"), "02-b": "kind: human\n"})
+    fails = github.new({"01-a": command("exit 3")})
+    github.runner("sync", rc=0)
+    for job in advance(machine(github, tmp_path, "schedule")):
+        assert {ran.result for ran in job.values()} == {"success"}, [ran.printed for ran in job.values()]
+    assert there(github, waits)["waiting"] and there(github, fails)["status"] == "failed"
+
+
+def test_the_job_that_a_model_works_in_publishes_nothing(github: Box, tmp_path: Path) -> None:
+    protocol = github.new({"01-a": command("env > env.txt")})
+    github.runner("sync", protocol, rc=0)
+    before = github.git("ls-remote", "origin")
+    one = machine(github, tmp_path)
+    one.inputs = {"protocol": protocol}
+    found = one.job("protocol-advance", "find")
+    work = one.job("protocol-advance", "work", needs={"find": found}, protocol=protocol)
+    assert work.result == "success" and github.git("ls-remote", "origin") == before
+    one.job("protocol-advance", "publish", needs={"find": found, "work": work}, protocol=protocol)
+    seen = github.git("show", f"{protocol}:env.txt", cwd=tmp_path / "origin.git")
+    assert "canary" not in seen and "GITHUB_" not in seen
+    jobs = one.workflow("protocol-advance")["jobs"]
+    assert set(jobs["work"]["permissions"].values()) == {"read"}
+    assert "GEMINI_API_KEY" not in json.dumps([jobs["find"], jobs["publish"]])
+
+
+@pytest.mark.no_agreement("a forged branch is made on purpose")
+def test_a_bundle_that_is_not_what_its_history_says_is_not_published(github: Box, tmp_path: Path) -> None:
+    protocol = github.new({"01-a": command("true"), "02-b": command("true")})
+    github.runner("sync", protocol, rc=0)
+    one = machine(github, tmp_path)
+    one.inputs = {"protocol": protocol}
+    found = one.job("protocol-advance", "find")
+    work = one.job("protocol-advance", "work", needs={"find": found}, protocol=protocol)
+    before = github.git("ls-remote", "origin")
+    # What a job that was taken over could hand over: a record that says more than happened, and a changed default branch.
+    forge = tmp_path / "forge"
+    github.git("clone", "-q", tmp_path / "origin.git", forge, cwd=tmp_path)
+    github.git("switch", "-q", protocol, cwd=forge)
+    state = forge / f".protocols/{protocol}/state.json"
+    state.write_text(state.read_text().replace('"pending"', '"completed"').replace('"planned"', '"completed"'))
+    github.git("commit", "-qam", "forged", cwd=forge)
+    github.git("update-ref", "refs/heads/main", "HEAD", cwd=forge)
+    bundle = tmp_path / f"machines/artifacts/handover-{protocol}/{protocol}.bundle"
+    github.git("bundle", "create", "-q", bundle, f"refs/heads/{protocol}", "refs/heads/main", cwd=forge)
+    done = one.job("protocol-advance", "publish", needs={"find": found, "work": work}, protocol=protocol)
+    assert done.result == "failure" and "does not verify" in done.printed
+    assert github.git("ls-remote", "origin") == before and one.asked == []
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_words_and_nothing_else(github: Box, tmp_path: Path, name: str) -> None:
+    one = machine(github, tmp_path)
+    one.inputs = {"protocol": name}
+    if name != "x":
+        assert one.job("protocol-advance", "find").result == "failure"
+    pushed = machine(github, tmp_path, "push")
+    pushed.ref_name = name
+    assert pushed.job("protocol-events", "tell").result == "success"
+    request = {
+        "head": {"ref": name, "sha": github.git("rev-parse", "HEAD").strip()},
+        "number": 5,
+        "title": f"{name} $(touch pwned)",
+    }
+    request["base"] = {"sha": github.git("rev-parse", "HEAD").strip()}
+    asked = machine(github, tmp_path, "pull_request", pull_request=request)
+    assert asked.job("protocol-verify", "verify").result == "success"
+    assert asked.job("protocol-events", "tell").result == "success"
+    for call in asked.asked:
+        assert re.fullmatch("protocol=[0-9]{4,9}(-[a-z0-9]+)+", call[-1]), call
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def test_a_comment_is_looked_up_and_not_believed(github: Box, tmp_path: Path) -> None:
+    comment = {"issue": {"number": 5, "pull_request": {}}, "comment": {"body": "/runner retry $(touch pwned)"}}
+    one = machine(github, tmp_path, "issue_comment", **comment)
+    one.event["issue"]["pull_request"] = {"url": "x"}
+    (one.folder / "gh.answer").write_text("0001-a\n")
+    assert one.job("protocol-events", "tell").result == "success"
+    assert one.asked[0][:3] == ["pr", "view", "5"] and one.asked[1][-1] == "protocol=0001-a"
+    for body, issue in (("hello", {"number": 5, "pull_request": {"url": "x"}}), ("/runner retry", {"number": 5})):
+        other = machine(github, tmp_path, "issue_comment", issue=issue, comment={"body": body})
+        assert other.job("protocol-events", "tell").result == "skipped"
+    assert not list(tmp_path.rglob("pwned"))
+
+
+def request(box: Box, branch: str) -> dict[str, Any]:
+    """A request from a branch of the repository."""
+    head = {"ref": branch, "sha": box.git("rev-parse", f"origin/{branch}").strip()}
+    return {"head": head, "base": {"sha": box.git("rev-parse", "origin/main").strip()}, "number": 5}
+
+
+@pytest.mark.no_agreement("a forged branch is made on purpose")
+def test_the_required_check(github: Box, tmp_path: Path) -> None:
+    protocol = github.new({"01-a": command("echo a > a.txt")})
+    github.runner("run", protocol, "--publish", "always", rc=0)
+    good = machine(github, tmp_path, "pull_request", pull_request=request(github, protocol)).job(
+        "protocol-verify", "verify"
+    )
+    assert good.result == "success" and "verified" in good.printed, good.printed
+    # Another branch that changes this record, and the protocol's own with a record that was edited.
+    github.git("switch", "-qc", "fix", f"origin/{protocol}")
+    state = github.path / f".protocols/{protocol}/state.json"
+    state.write_text(state.read_text().replace('"seconds": 0', '"seconds": 9'))
+    github.git("commit", "-qam", "edited")
+    github.git("push", "-q", "origin", "fix", f"fix:refs/heads/x/{protocol}")
+    for branch, said in (("fix", "changed outside of its own branch"), (f"x/{protocol}", "error")):
+        one = machine(github, tmp_path, "pull_request", pull_request=request(github, branch))
+        bad = one.job("protocol-verify", "verify")
+        assert bad.result == "failure" and said in bad.printed, bad.printed
+    github.git("push", "-q", "origin", f"fix:{protocol}")
+    bad = machine(github, tmp_path, "pull_request", pull_request=request(github, protocol)).job(
+        "protocol-verify", "verify"
+    )
+    assert bad.result == "failure" and "does not verify" in bad.printed
+
+
+def test_code_is_tested_once_and_record_only_commits_are_not_tested_again(github: Box, tmp_path: Path) -> None:
+    one = machine(github, tmp_path, "pull_request", pull_request=request(github, "main"))
+    known = one.job("protocol-qa", "changes")
+    qa = one.job("protocol-qa", "qa", needs={"changes": known})
+    assert (known.result, qa.result) == ("success", "success"), qa.printed
+    # What tests print is between `::stop-commands::TOKEN` and `::TOKEN::`.
+    token = re.search(r"^::stop-commands::([0-9a-f]{32})$", qa.printed, re.MULTILINE)
+    assert token and qa.printed.index("::set-output") < qa.printed.index(f"::{token[1]}::")
+    github.write(".protocols/0001-x/context.md", "words only\n")
+    github.commit("record only")
+    github.git("push", "-q", "origin", "main")
+    one.event["pull_request"] = request(github, "main")
+    known = one.job("protocol-qa", "changes")
+    assert known.outputs["tested"] == "true"
+    assert one.job("protocol-qa", "qa", needs={"changes": known}).result == "skipped"
+    github.write("broken", "x\n")
+    github.commit("code")
+    github.git("push", "-q", "origin", "main")
+    one.event["pull_request"] = request(github, "main")
+    known = one.job("protocol-qa", "changes")
+    qa = one.job("protocol-qa", "qa", needs={"changes": known})
+    assert qa.result == "failure" and "== test failed" in qa.printed
+    again = one.job("protocol-qa", "changes")  # what failed is not known as tested
+    assert again.outputs["tested"] == "" and kit.HOOKS[3] == "test"

@@ -1,0 +1,31 @@
+"""The forges on which the one suite runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.forge.grounds import GitHubGround, GitLabGround, Ground, github_ground, gitlab_ground
+
+
+@pytest.fixture
+def gitlab() -> Iterator[GitLabGround]:
+    """The GitLab of the tests."""
+    with gitlab_ground() as ground:
+        yield ground
+
+
+@pytest.fixture
+def github(tmp_path: Path) -> Iterator[GitHubGround]:
+    """`emulate` and its front; installed by `make forge`."""
+    with github_ground(tmp_path) as ground:
+        yield ground
+
+
+@pytest.fixture(params=["gitlab", pytest.param("github", marks=pytest.mark.peers)])
+def ground(request: pytest.FixtureRequest) -> Ground:
+    """Each forge in turn."""
+    found: Ground = request.getfixturevalue(request.param)
+    return found

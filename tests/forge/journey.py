@@ -1,0 +1,146 @@
+"""A GitLab whose project is a real bare repository: what is pushed there shows in its merge requests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.conftest import Box, Result, clone, make_box
+from tests.forge.gitlab_fake import PATH, Account, GitLabFake
+from tests.forge.serving import Answer, Asked
+from tests.people import REPO
+
+TOKEN = "glpat-canary-5d1f0a9c7e3b2468"
+
+
+class Project(GitLabFake):
+    """The fake with the branches of a bare repository. `pusher`: whose account the next pushes are of."""
+
+    def __init__(self, bare: Path) -> None:
+        super().__init__()
+        self.bare = bare
+        self.pusher: Account | None = None
+        self.pushes = 0
+
+    def handle(self, asked: Asked) -> Answer:
+        """Look what was pushed, then answer."""
+        self.look()
+        return super().handle(asked)
+
+    def git(self, *args: str) -> str:
+        """Run git in the bare repository, as the forge would."""
+        who = {
+            f"GIT_{role}_{what}": "forge@example.test" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+        }
+        argv = ["git", f"--git-dir={self.bare}", *args]
+        return subprocess.run(
+            argv, capture_output=True, text=True, check=True, env={**os.environ, **who}
+        ).stdout.strip()
+
+    def merge(self, who: Account, iid: int, how: str = "merge") -> str:
+        """The merge button, which deletes the branch; `how`: merge or squash."""
+        value = self.requests[iid].value
+        base, head = self.branches["main"], self.branches[value["source_branch"]]
+        tree = self.git("merge-tree", "--write-tree", base, head)
+        parents = ["-p", base, *(["-p", head] if how == "merge" else [])]
+        made = self.git("commit-tree", tree, *parents, "-m", "Merge it")
+        super().merge(who, iid)
+        self.branches["main"] = made
+        value |= {"merge_commit_sha": made} if how == "merge" else {"merge_commit_sha": None, "squash_commit_sha": made}
+        self.git("update-ref", "refs/heads/main", made, base)
+        self.git("update-ref", "-d", f"refs/heads/{value['source_branch']}")
+        return made
+
+    def look(self) -> None:
+        """Take up what git has now."""
+        out = subprocess.run(
+            ["git", f"--git-dir={self.bare}", "for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads/"],
+            capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+        now = {name: oid for oid, name in (line.split() for line in out.splitlines())}
+        who = self.pusher or next(iter(self.accounts.values()))
+        for name, oid in now.items():
+            if self.branches.get(name) != oid:
+                self.push(who, name, oid)
+                self.pushes += 1
+        for name in self.branches.keys() - now.keys():
+            self.delete_branch(who, name)
+
+
+@dataclass(slots=True)
+class Town:
+    """A team: a box with a remote, its GitLab, and accounts of the runner, of maintainers and of others."""
+
+    box: Box
+    fake: Project
+    accounts: dict[str, Account] = field(default_factory=dict)
+
+    @property
+    def request(self) -> dict[str, object]:
+        """The one merge request."""
+        return self.fake.requests[1].value
+
+    def said(self) -> str:
+        """The runner's own comment."""
+        ours = [
+            each["body"] for each in self.fake.requests[1].notes if each["author"]["id"] == self.accounts["runner"].id
+        ]
+        assert len(ours) == 1
+        return str(ours[0])
+
+    def statuses(self, protocol: str) -> dict[str, tuple[str, str]]:
+        """What stands at the tip that the remote has."""
+        tip = self.fake.branches[protocol]
+        return {
+            each["name"]: (each["status"], each["description"])
+            for each in self.fake.statuses
+            if each["sha"] == tip and each["name"].startswith("runner/") and each["id"] not in self.fake.retried
+        }
+
+    def sync(self, protocol: str, rc: int = 0, env: Mapping[str, str] | None = None) -> Result:
+        """Synchronise."""
+        return self.box.runner("sync", protocol, rc=rc, env=env)
+
+    def written(self) -> str:
+        """Everything that was sent to the forge."""
+        return "\n".join(str(asked.body) for asked in self.fake.asked if asked.body)
+
+
+def town(folder: Path, *, config: str = "", approvals: str = "", own: str = "") -> Town:
+    """Make a town whose trusted branch says `forge:`, with alice and bob as maintainers; carol may write, guest may not."""
+    box = make_box(folder / "repo")
+    bare = folder / "origin.git"
+    box.git("clone", "-q", "--bare", box.path, bare, cwd=folder)
+    box.git("remote", "add", "origin", bare)
+    fake = Project(bare)
+    accounts = {
+        name: fake.account(name, bot=name in ("runner", "machine"), level=10 if name == "guest" else 40)
+        for name in ("runner", "alice", "bob", "carol", "machine", "guest")
+    }
+    fake.tokens[TOKEN] = (accounts["runner"].id, ["api"])
+    fake.pusher = accounts["runner"]
+    people = "{" + ", ".join(f"{name}@example.test: {accounts[name].id}" for name in ("alice", "bob", "carol")) + "}"
+    host = fake.url.removeprefix("http://")
+    box.write(".protocols/config.yaml", f"forge: gitlab {fake.url}/{PATH}\n{config}")
+    box.write(
+        ".protocols/policy.yaml",
+        f"repo: {REPO}\nroles:\n  maintainer: [alice@example.test, bob@example.test]\nagents: [runner@example.test]\n"
+        f'forge: {{"{host}": {people}}}\n{own}'
+        f"approvals:\n{approvals or '  step: {roles: [maintainer]}'}\n",
+    )
+    box.commit("set up")
+    box.git("push", "-q", "origin", "main")
+    box.git("fetch", "-q", "origin")
+    box.env |= {
+        "RUNNER_FORGE_TOKEN": TOKEN, "RUNNER_NAME": "runner", "RUNNER_EMAIL": "runner@example.test", "RUNNER_PUBLISH": "always",
+    }  # fmt: skip
+    fake.look()
+    fake.pushes = 0
+    fake.asked.clear()
+    return Town(box, fake, accounts)
+
+
+__all__ = ["TOKEN", "Town", "clone", "town"]
