@@ -30,7 +30,8 @@ SAID: Final = 20  # commands whose answers the comment keeps
 LOOK_BACK: Final = 20  # commits of the record alone behind which CI's word on the code is looked for
 _COMMAND: Final = re.compile(r"/runner[ \t]+([a-z][a-z-]*)[ \t]*(.*)", re.DOTALL)
 _SEEN: Final = re.compile(r"^<!-- seen: ([0-9]{1,18}) -->$", re.MULTILINE)
-_OWN_JOB: Final = re.compile(r"runner\b", re.IGNORECASE)
+# What `runner init` writes, but for the project's own checks (protocol-qa).
+_OWN_JOB: Final = re.compile(r"runner\b|protocol-(?:advance|events|find|work|publish|tell|verify)\b", re.IGNORECASE)
 VERBS: Final = ("retry", "pause", "resume", "answer", "step")
 
 
@@ -426,7 +427,7 @@ def _same_code(project: Project, protocol: str, tip: str) -> list[str]:
 
 
 def _verdict(checks: Sequence[Check]) -> tuple[Outcome, Check] | None:
-    """Return what CI says in all; None where it says nothing. The runner's own jobs, whose names begin with `runner`, are no CI."""
+    """Return what CI says in all; None where it says nothing. The runner's own jobs are no CI."""
     found = [one for one in checks if not _OWN_JOB.match(one.name) and one.outcome is not Outcome.NEUTRAL]
     for outcome in (Outcome.FAILURE, Outcome.PENDING, Outcome.CANCELLED, Outcome.SUCCESS):
         named = next((one for one in found if one.outcome is outcome), None)

@@ -203,7 +203,8 @@ def test_ci_ends_the_step_as_configured(tmp_path: Path, rule: str, status: str, 
         protocol = place.box.new(ONE)
         place.box.runner("step", protocol, rc=0)
         tip = place.fake.branches[protocol]
-        place.fake.job(tip, "runner-advance", "failed")
+        for name in ("runner-advance", "protocol-tell", "protocol-verify"):
+            place.fake.job(tip, name, "failed")
         place.sync(protocol)
         assert "ci-reported" not in place.box.log(protocol)
         place.fake.job(tip, "build", "failed")
