@@ -168,7 +168,10 @@ def _by_review(project: Project, seen: Snapshot) -> bool:
     if found.policy is None or seen.state.plan is None:
         return False
     waits = [wait for wait in seen.state.waiting if wait.kind in consent.KINDS]
-    known, plan = consent.entries(project, seen), advance.read_plan(project, seen) if waits else None
+    known, plan = (
+        record.events(project.git, seen.protocol, seen.tip),
+        advance.read_plan(project, seen) if waits else None,
+    )
     for wait in waits:
         assert plan is not None
         subject = consent.subject_of(wait, seen.state, known)
@@ -217,7 +220,7 @@ def _note_request(project: Project, forge: Forge, protocol: str, request: Reques
     by = f"{request.ended_by.host}/{request.ended_by.id}" if request.ended_by else None
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
-        told = [raw for raw in consent.entries(project, seen) if raw.event == "request-changed"]
+        told = [raw for raw in record.events(project.git, seen.protocol, seen.tip) if raw.event == "request-changed"]
         before = str(told[-1].fields.get("change")) if told and told[-1].fields.get("url") == request.url else ""
         now = {RequestState.CLOSED: "closed", RequestState.MERGED: "merged"}.get(request.state)
         now = now or ("reopened" if before == "closed" else before)
@@ -376,7 +379,7 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
         same = set(_same_code(project, protocol, seen.tip))
         if commit not in same:
             return []
-        for raw in reversed(consent.entries(project, seen)):
+        for raw in reversed(record.events(project.git, seen.protocol, seen.tip)):
             if raw.event == "ci-reported":
                 if raw.fields.get("commit") in same and raw.fields.get("outcome") == outcome.value:
                     return []
