@@ -41,9 +41,9 @@ class Repo:
                 need(len(data) == len(found), "a tree names something twice")
             elif told[1] == b"commit":
                 head, _, message = data.partition(b"\n\n")
-                keys, values = zip(*(line.partition(b" ")[::2] for line in head.split(b"\n") if line[:1] != b" "), strict=True)
+                keys, values = zip(*(line.partition(b" ")[::2] for line in re.sub(rb"\ngpgsig[^\n]*(\n [^\n]*)*", b"", head).split(b"\n")), strict=True)
                 count = next(at for at in range(1, len(keys) + 1) if keys[at:at + 1] != (b"parent",)) - 1
-                plain = [k for k in keys if k[:6] != b"gpgsig"] == [b"tree", *[b"parent"] * count, b"author", b"committer"]
+                plain = [*keys] == [b"tree", *[b"parent"] * count, b"author", b"committer"]
                 data = values[0].decode(), [value.decode() for value in values[1:count + 1]], message, plain
             self.known[oid] = data
         return self.known[oid]

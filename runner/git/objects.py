@@ -71,12 +71,12 @@ def parse_commit(oid: str, data: bytes) -> Commit:
     begin = _COMMIT.match(data)
     if begin is None or data.startswith(b"parent ", begin.end()):
         raise GitError(f"the commit {oid} does not begin with its tree and its parents", "git", "run `git fsck`")
-    head, _, message = data.partition(b"\n\n")
-    lines = (head + b"\n")[begin.end() :].split(b"\n")
-    pairs = [(key, value) for key, _, value in (line.partition(b" ") for line in lines) if key]
+    head, _, message = split_signature(data)[0].partition(b"\n\n")
+    lines = (head + b"\n")[begin.end() : -1].split(b"\n")
+    pairs = [(key, value) for key, _, value in (line.partition(b" ") for line in lines)]
     parents = tuple(line[7:].decode() for line in begin["parents"].splitlines())
     rest = dict(pairs)
-    plain = [key for key, _ in pairs if key not in (b"gpgsig", b"gpgsig-sha256")] == [b"author", b"committer"]
+    plain = [key for key, _ in pairs] == [b"author", b"committer"]  # without a line that goes on, either
     return Commit(
         oid, begin["tree"].decode(), parents, rest.get(b"author", b""), rest.get(b"committer", b""), message,
         plain=plain,

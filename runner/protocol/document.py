@@ -21,6 +21,8 @@ NODE_LIMIT: Final = 20_000
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # What YAML's parsers take for the end of a line and editors do not.
 ODD_BREAK = re.compile(r"\r(?!\n)|[\x85\u2028\u2029]")
+# libyaml drops it wherever a line begins, the parser written in Python keeps it.
+BOM: Final = "\ufeff"
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -113,6 +115,12 @@ def load_yaml(text: str, where: str, *, loader: Any = LOADER) -> tuple[Any, Line
             f"{name} that ends a line for some readers only",
             text.count("\n", 0, odd.start()) + 1,
             "end the line with LF",
+        )
+    if BOM in text:
+        raise refuse(
+            "a BOM, U+FEFF, which a reader could not see, after the file's first character",
+            text.count("\n", 0, text.index(BOM)) + 1,
+            "remove the character",
         )
     lines: Lines = {}
     root: list[Any] = []

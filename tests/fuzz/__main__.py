@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -24,14 +25,16 @@ MEMORY = 2048  # MiB
 NAMES = sorted(folder.name for folder in CORPUS.iterdir())
 
 
-def run(names: list[str], seconds: int) -> int:
-    """Fuzz the targets one after the other, `seconds` in all; return the exit code."""
+def run(names: list[str], seconds: int, seed: int | None) -> int:
+    """Fuzz the targets one after the other, `seconds` in all; return the exit code. `seed`: the same inputs in the same order."""
     failed = []
     each = max(1, seconds // len(names))
     for name in names:
         print(f"== fuzz {name}: {each} s", flush=True)
         (FOUND / name).mkdir(parents=True, exist_ok=True)
-        done = subprocess.run([sys.executable, "-m", "tests.fuzz", "one", name, str(each)], cwd=ROOT, check=False)
+        given = [name, str(each), *([str(seed)] if seed is not None else [])]
+        env = {**os.environ, **({"PYTHONHASHSEED": "0"} if seed is not None else {})}
+        done = subprocess.run([sys.executable, "-m", "tests.fuzz", "one", *given], cwd=ROOT, env=env, check=False)
         if done.returncode:
             failed.append(name)
     if failed:
@@ -42,8 +45,8 @@ def run(names: list[str], seconds: int) -> int:
     return 1 if failed else 0
 
 
-def one(name: str, seconds: int) -> None:
-    """Fuzz one target and end the process as libFuzzer does."""
+def one(name: str, seconds: int, seed: int | None) -> None:
+    """Fuzz one target and end the process as libFuzzer does; `seed`: as for `run`."""
     import atheris
 
     # Each file that is imported in here gets its counters.
@@ -64,6 +67,7 @@ def one(name: str, seconds: int) -> None:
         f"-timeout={TIMEOUT}",
         f"-rss_limit_mb={MEMORY}",
         f"-max_len={LONGEST_INPUT}",
+        *([f"-seed={seed}"] if seed is not None else []),
     ]
     places = [f"-dict={dictionary}", f"-artifact_prefix={FOUND}/{name}-", str(FOUND / name), str(CORPUS / name)]
     atheris.Setup([name, *limits, "-print_final_stats=1", *places], once)
@@ -135,18 +139,21 @@ def main(words: Iterable[str]) -> int:
     ):
         sub = commands.add_parser(command, help=help_)
         sub.add_argument(f"--{number}", type=int, default={"seconds": 60, "most": 20}[number])
+        if command == "run":
+            sub.add_argument("--seed", type=int, help="the same inputs in the same order, from the same corpus")
         sub.add_argument("names", nargs="*", type=known, metavar="TARGET", help=", ".join(NAMES))
     single = commands.add_parser("one")
     single.add_argument("name", type=known)
     single.add_argument("seconds", type=int)
+    single.add_argument("seed", type=int, nargs="?")
     given = parser.parse_args(list(words))
     if given.command == "one":
-        one(given.name, given.seconds)
+        one(given.name, given.seconds, given.seed)
         return 0
     if given.command == "keep":
         keep(given.names or NAMES, given.most)
         return 0
-    return run(given.names or NAMES, given.seconds)
+    return run(given.names or NAMES, given.seconds, given.seed)
 
 
 if __name__ == "__main__":

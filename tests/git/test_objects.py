@@ -81,3 +81,11 @@ def test_a_commit_is_its_tree_and_its_first_parents() -> None:
     found = parse_commit(OID, f"tree {EMPTY}\nparent {OID}\nauthor A\nparent {'b' * 40}\n\nm\n\nn".encode())
     assert (found.tree, found.parents, found.author, found.message) == (EMPTY, (OID,), b"A", b"m\n\nn")
     assert not found.plain and parse_commit(OID, f"tree {EMPTY}\n\nm".encode()).parents == ()
+
+
+def test_a_line_that_goes_on_from_no_signature_is_not_plain() -> None:
+    signed = "gpgsig -----BEGIN\n more\n -----END\n"
+    for extra, plain in (("", True), (signed, True), (" hidden\n", False), (f"{signed}encoding x\n hidden\n", False)):
+        head = f"tree {EMPTY}\nauthor A\ncommitter B\n{extra}"
+        assert parse_commit(OID, f"{head}\nm".encode()).plain is plain
+    assert not parse_commit(OID, f"tree {EMPTY}\n hidden\nauthor A\ncommitter B\n\nm".encode()).plain

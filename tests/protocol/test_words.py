@@ -59,6 +59,7 @@ def load(text: str, loader: Any = document.LOADER) -> Any:
         ("a: 1\rb: 2\n", 1, "a CR that ends a line for some readers only"),
         ("a: 1\nb: x\x85y\n", 2, r"U\+0085 that ends a line"),
         ("a: 1\nb: x\u2028y\n", 2, r"U\+2028 that ends a line"),
+        ("a: x\n\ufeffb: y\n", 2, r"a BOM, U\+FEFF"),
         ("a: [1\n", 2, "not YAML"),
         ("a: 'x\n", 2, "not YAML"),
         ("a: @x\n", 1, "not YAML"),
