@@ -472,6 +472,7 @@ def test_ci_files_call_make_and_hold_no_logic() -> None:
     github = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
     lines = [step["run"] for job in github["jobs"].values() for step in job["steps"] if "run" in step]
     gitlab = yaml.safe_load((ROOT / ".gitlab-ci.yml").read_text())
+    del gitlab["include"]  # the runner's own jobs, as `runner init` writes them: tests/ci/test_ours.py
     assert lines + [line for job in gitlab.values() for line in job["script"]] == ["make ci", "make ci"]
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from runner.forge.base import Access, Forge, ForgeError, Identity, RequestState, Review, Said
 from runner.forge.counting import counting
 from runner.protocol import ids
 from runner.protocol.events import ReviewFields
-from runner.protocol.policy import Policy
 from runner.protocol.state import Wait
 from runner.store.project import Project
 from runner.trust.approval import Asked, Bench
 from runner.trust.demand import Demand
+
+if TYPE_CHECKING:
+    from runner.protocol.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
