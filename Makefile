@@ -58,7 +58,7 @@ test: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS)
 
 slow: $(DEV_STAMP)
-	$(PYTEST) -m slow --timeout 900
+	$(PYTEST) -n $(JOBS) -m slow --timeout 900
 
 forge: $(DEV_STAMP) $(FORGE_STAMP)
 	$(PYTEST) -m peers tests/forge tests/ci
