@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,21 @@ def _agree(path: Path, names: list[str]) -> None:
                     ours[name] = 5
     except RunnerError:  # a repository that the test broke as a whole
         return
-    argv = [sys.executable, "-I", str(Path(__file__).with_name("second_verifier.py")), str(path / ".git")]
-    argv += [word for name in ours for word in (f"refs/heads/{name}", name.rsplit("/", 1)[-1])]
-    done = subprocess.run(argv, capture_output=True, text=True)
+    told = second_verdicts(path / ".git", [(f"refs/heads/{name}", name.rsplit("/", 1)[-1]) for name in ours])
     theirs = [
-        code if ", not judged: " in line and code == 4 else int(line.split(" ", 1)[0])
-        for code, line in zip(ours.values(), done.stdout.splitlines(), strict=False)
+        code if ", not judged: " in why and code == 4 else said
+        for code, (said, why) in zip(ours.values(), told, strict=True)
     ]
-    assert list(ours.values()) == theirs, f"the verifiers differ: ours {ours}, the second {done.stdout}{done.stderr}"
+    assert list(ours.values()) == theirs, f"the verifiers differ: ours {ours}, the second {told}"
+
+
+def second_verdicts(git_dir: Path, branches: Iterable[tuple[str, str]]) -> list[tuple[int, str]]:
+    """Return what the second verifier says of (branch, protocol) each: exit code and why. In this process, as starting one for
+    every test costs more than the verdict; that it stands alone is tested beside its imports."""
+    from tests import second_verifier
+
+    judged: Any = second_verifier.judged
+    return [judged(git_dir, branch, protocol) for branch, protocol in branches]
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,13 +188,13 @@ def verify(repo, tip, name):
         log, record, damaged, revisions[s["revision"]] = new, now, [], (tree, {slug: one["status"] for slug, one in s["steps"].items()})
     need(s and not damaged and not odd, f"the record or the folder is damaged since {damaged}")
     return Court(repo, chain, name, ours, entries).judge()
-
+def judged(path, branch, protocol):
+    repository, code, why = Repo(path), 0, "verified"
+    try: why = "verified" + "".join(f", not judged: {one}" for one in verify(repository, repository.ask("rev-parse", branch), protocol))
+    except (BrokenPipeError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        code, why = 5 if isinstance(error, BrokenPipeError) else 4, f"{type(error).__name__} {error}"
+    finally: repository.cat.kill() or repository.cat.communicate()
+    return code, why
 if __name__ == "__main__":
-    codes = [0]
-    for branch, protocol in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
-        repository, code, why = Repo(sys.argv[1]), 0, "verified"
-        try: why = "verified" + "".join(f", not judged: {one}" for one in verify(repository, repository.ask("rev-parse", branch), protocol))
-        except (BrokenPipeError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            code, why = 5 if isinstance(error, BrokenPipeError) else 4, f"{type(error).__name__} {error}"
-        codes.append(print(code, protocol, why) or code)
-    sys.exit(4 if 4 in codes else max(codes))
+    codes = [print(code, protocol, why) or code for branch, protocol in zip(sys.argv[2::2], sys.argv[3::2], strict=True) for code, why in [judged(sys.argv[1], branch, protocol)]]
+    sys.exit(4 if 4 in codes else max(codes, default=0))

@@ -466,6 +466,20 @@ def test_the_second_verifier_is_short_and_imports_nothing_of_ours(name: str) -> 
     assert imported - {"second_words", "second_policy"} <= sys.stdlib_module_names
 
 
+def test_the_second_verifier_is_a_program(box: Box) -> None:
+    protocol, other = box.new({"01-a": command("true")}), box.new({"01-a": command("true")})
+    box.runner("run", protocol, rc=0)
+    box.git("update-ref", f"refs/heads/{other}", "main")
+    argv = [sys.executable, "-I", str(ROOT / "tests/second_verifier.py"), str(box.path / ".git")]
+    told = []
+    for names in ([protocol], [protocol, other], []):
+        done = subprocess.run(
+            [*argv, *(word for name in names for word in (f"refs/heads/{name}", name))], capture_output=True, text=True
+        )
+        told.append((done.returncode, [line.split(" ")[:2] for line in done.stdout.splitlines()]))
+    assert told == [(0, [["0", protocol]]), (4, [["0", protocol], ["4", other]]), (0, [])]
+
+
 def test_ci_files_call_make_and_hold_no_logic() -> None:
     import yaml
 
