@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, with_config
 
 from runner.protocol import events, output, state, transcript
 from runner.protocol.call import HeldCall
+from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
 from runner.protocol.model import PlanHeader, StepHeader
@@ -71,8 +72,9 @@ _CONFIG = {
     "filters": "Filter drivers that may run, such as lfs.",
     "ci": "The CI that runs steps.",
     "qa": "When QA starts.",
-    "clarifications": "Whether open questions stop the first protocol.",
+    "clarifications": "Whether open questions of clarifications.yaml keep a protocol from being begun, or are told.",
 }
+_CLARIFICATIONS = {"questions": "What nobody could find out, and what people answered; an empty answer is none."}
 _COWORKER = {
     "name": "Who, as people call it; plans and steps name the file.",
     "description": "What people should know of it.",
@@ -115,6 +117,7 @@ _WORDS: dict[str, tuple[type[BaseModel], str, dict[str, str]]] = {
     "plan": (PlanHeader, "The front matter of plan.md.", _PLAN),
     "step": (StepHeader, "The front matter of a step file, NN-slug.md.", _STEP),
     "config": (Config, "The whole of .protocols/config.yaml.", _CONFIG),
+    "clarifications": (Clarifications, "The whole of .protocols/clarifications.yaml.", _CLARIFICATIONS),
     "coworker": (Coworker, "The whole of .protocols/agents/NAME.yaml.", _COWORKER),
     "policy": (Policy, "The whole of .protocols/policy.yaml.", _POLICY),
     "planning": (Draft, "What a model answers that is asked for a plan.", _DRAFT),
