@@ -16,6 +16,7 @@ from typing import Any
 
 from runner import resources
 from runner.app import kit
+from runner.app.questions import Questions
 from runner.errors import InTheWayError, RefusedError, RunnerError, UnreachableError, UsageError
 from runner.forge import place
 from runner.forge.place import NAMES, Place
@@ -34,18 +35,26 @@ TEMPLATES = {
 }
 # What the template says of nobody in particular, which the first policy says of this project.
 _BASE, _FORGE = "# base: main\n", "# forge: none\n"
+TESTS = "How are the tests run? A line of shell."
 _REPO, _PERSON, _AGENTS, _OWN = "0" * 32, "you@example.test", "agents: []", "own_work: refuse"
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that is shared. `here`: its bytes in the checkout before, or None; `own`: they are a person's, and are left alone."""
+    """A file that is shared. `here`: its bytes in the checkout before, or None; `own`: they are a person's, and are left alone;
+    `over`: the person at the terminal said what is written in their place."""
 
     path: str
     data: bytes
     here: bytes | None
     own: bool = False
+    over: bool = False
     executable: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there is something to write."""
+        return self.here is None or self.over
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +73,34 @@ def look(git: Git, who: Surroundings, *, forge: str | None = None) -> Look:
 
     The first policy names the person as its one maintainer; where git does not know who that is, it is left out. One that is
     there already is as it should be. `forge`: as `forge:` of config.yaml has it; without it, what stands there, else what the
-    remote's address tells, and else the person at the terminal is asked. Only what somebody said is written as `forge:`.
+    remote's address tells. What is not known is asked, and kept in clarifications.yaml; what that answers is not asked again. Only
+    what somebody said is written as `forge:`.
 
     Raises:
         UsageError: there is no checkout; or the forge is none, or not told by the remote's address.
-        InTheWayError: something that is no plain file stands there.
+        InTheWayError: something that is no plain file stands there, or questions cannot be added to their file.
+        MalformedFileError: clarifications.yaml is not valid.
     """
     top = _top(git)
+    questions = Questions(_here(top, paths.CLARIFICATIONS), who)
     known, told = _known(top), kit.facts(git, top)
     said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
     if said is None and told.guess is None and told.remote is not None:
-        answer = who.ask(f"On which forge is {told.remote}?", ("none", *(name for name in NAMES if name != "none")))
+        names = ("none", *(name for name in NAMES if name != "none"))
+        answer = questions.ask(f"On which forge is the remote {told.remote}: {', '.join(names)}?", names)
         said = answer if answer != "none" else None
     where = place.configured(said, told.url) if said else told.guess
     stack = told.stacks[0] if told.stacks else kit.OTHER
     if len(told.stacks) > 1:
-        stack = who.ask("Which stack are the scripts of scripts/ci for?", told.stacks) or stack
+        names = (*told.stacks, kit.OTHER)
+        stack = questions.ask(f"Which stack are the scripts of scripts/ci for: {', '.join(names)}?", names) or stack
+    said_hooks = {}
+    if "test" not in kit.hooks_of(top, stack) and (
+        (run := questions.answers().get(TESTS)) or _here(top, kit.hook("test")) is None
+    ):
+        run = run or questions.ask(TESTS)
+        said_hooks = {"test": kit.script("test", run, "as clarifications.yaml says")} if run else {}
+    questions.ask_what_is_open()
     found = []
     for path, template in TEMPLATES.items():
         here, own = _here(top, path), False
@@ -91,8 +112,12 @@ def look(git: Git, who: Surroundings, *, forge: str | None = None) -> Look:
             own = here is not None and here != data
         if data is not None:
             found.append(File(path, data, here, own))
-    for path, (data, executable) in kit.files(top, where, stack, known.branch).items():
+    for path, (data, executable) in kit.files(top, where, stack, known.branch, said_hooks).items():
         found.append(File(path, data, _here(top, path), executable=executable))
+    kept = questions.file()
+    if kept is not None:
+        over = questions.data is not None and bool(questions.said)
+        found.append(File(paths.CLARIFICATIONS, kept, questions.data, over=over))
     return Look(found, told, where, stack, kit.todo(top, where))
 
 
@@ -199,32 +224,60 @@ def listing(git: Git) -> Listing:
 
 
 def write(git: Git, files: list[File]) -> None:
-    """Write those files of `look` that are not there yet.
+    """Write those files of `look` that are not there yet, and those that the person answered: all of them or, where that is
+    interrupted, none.
 
     Raises:
         UsageError: the checkout cannot be written.
+        InTheWayError: a file that the person answered was changed meanwhile.
     """
     top = _top(git)
-    for file in files:
-        if file.here is not None:
-            continue
+    made: list[File] = []
+    with contextlib.ExitStack() as undo:
+        undo.callback(_take_back, top, made)
+        for file in files:
+            if file.is_new:
+                _write(top, file, made)
+        undo.pop_all()
+
+
+def _write(top: Path, file: File, made: list[File]) -> None:
+    """Write a file, and note it in `made` as soon as something of it may be there."""
+    at = top / file.path
+    try:
+        at.parent.mkdir(parents=True, exist_ok=True)
+        if file.here is not None and at.read_bytes() != file.here:
+            raise InTheWayError(f"{file.path} was changed meanwhile", str(at), "run the same command again")
+        with at.open("xb" if file.here is None else "r+b") as handle:
+            made.append(file)
+            handle.write(file.data)
+            handle.truncate()
+        if file.executable:
+            at.chmod(at.stat().st_mode | 0o111)
+    except FileExistsError:
+        return  # somebody was faster; it is theirs
+    except OSError as error:
+        raise UsageError(
+            f"{file.path} cannot be written: {error.strerror}", str(at), "make the checkout writable"
+        ) from error
+
+
+def _take_back(top: Path, made: list[File]) -> None:
+    for file in made:
         at = top / file.path
-        try:
-            at.parent.mkdir(parents=True, exist_ok=True)
-            with at.open("xb") as handle:
-                handle.write(file.data)
-            if file.executable:
-                at.chmod(at.stat().st_mode | 0o111)
-        except FileExistsError:
-            continue  # somebody was faster; it is theirs
-        except OSError as error:
-            raise UsageError(
-                f"{file.path} cannot be written: {error.strerror}", str(at), "make the checkout writable"
-            ) from error
+        if file.here is not None:
+            at.write_bytes(file.here)
+            continue
+        at.unlink(missing_ok=True)
+        for above in at.relative_to(top).parents:
+            with contextlib.suppress(OSError):  # what is not empty stays
+                if above.parts:
+                    (top / above).rmdir()
 
 
 def commit(git: Git, places: Places, who: Surroundings, files: list[File], author: Ident) -> str | None:
-    """Commit, as the person, those of the files that stand in the checkout as they were given and in no commit yet.
+    """Commit, as the person, those of the files that stand in the checkout as they were given and in no commit yet, and what
+    was answered in clarifications.yaml.
 
     Nothing else that is staged or changed is taken along. Returns the commit, or None where there is nothing to commit.
 
@@ -245,7 +298,8 @@ def commit(git: Git, places: Places, who: Surroundings, files: list[File], autho
         at = top / file.path
         if not file.own and at.is_file() and at.read_bytes() == file.data:
             entry = TreeEntry(EXECUTABLE if file.executable else BLOB, git.write("blob", file.data))
-            if old is None or git.blob(f"{old}:{file.path}") is None:
+            committed = git.blob(f"{old}:{file.path}") if old else None
+            if committed is None or (file.path == paths.CLARIFICATIONS and committed != file.data):
                 changes[file.path] = entry
     if not changes:
         return None

@@ -65,7 +65,7 @@ def command(
         found = init.look(git, _silent(who) if yes else who, forge=forge)
         files = found.files
         session.note(_facts(found))
-        missing = [file for file in files if file.here is None]
+        missing = [file for file in files if file.is_new]
         if missing and not yes and session.is_terminal():
             names = ", ".join(file.path for file in missing)
             if not click.confirm(f"Write {names}?", default=True, err=True):
@@ -116,7 +116,7 @@ def _facts(found: Look) -> str:
 def _silent(who: Surroundings) -> Surroundings:
     import dataclasses
 
-    return dataclasses.replace(who, ask=lambda question, choices: None)
+    return dataclasses.replace(who, ask=lambda question, choices: None, ask_text=lambda question: None)
 
 
 def of_remote(remote: str | None) -> str:
@@ -125,7 +125,7 @@ def of_remote(remote: str | None) -> str:
 
 
 def _tell(session: Session, file: File) -> None:
-    if file.here is None:
+    if file.is_new:
         session.result(f"wrote  {file.path}")
     elif file.own or file.here == file.data:
         session.result(f"there  {file.path}")
@@ -133,6 +133,6 @@ def _tell(session: Session, file: File) -> None:
         import difflib
 
         session.result(f"left   {file.path}, which differs from what would be written:")
-        old, new = (data.decode("utf-8", "replace").splitlines() for data in (file.here, file.data))
+        old, new = (data.decode("utf-8", "replace").splitlines() for data in (file.here or b"", file.data))
         for line in difflib.unified_diff(old, new, file.path, "as it would be written", lineterm=""):
             session.note(line)

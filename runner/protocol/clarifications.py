@@ -25,6 +25,7 @@ _HEAD: Final = (
     "questions:\n"
 )
 _UNANSWERED: Final = re.compile(r"( *)answer:[ \t]*(?=\r?$)")
+_ALONE: Final = re.compile(r"( *)- +question:[^\r]*(?=\r?$)")
 
 
 def _nothing(value: object) -> object:
@@ -79,10 +80,9 @@ def added(data: bytes | None, where: str, answers: Mapping[str, str], open_: Ite
     wanted = {one.text: one.answer for one in known}
     wanted |= {text: answers.get(text) for text in (*answers, *open_) if text not in wanted} | dict(answers)
     lines = (_HEAD if data is None else data.decode()).split("\n")
-    for one in known:
-        said = _UNANSWERED.match(lines[one.line - 1]) if one.answer is None and one.text in answers else None
-        if said:
-            lines[one.line - 1] = f"{said[1]}answer: {_quoted(answers[one.text])}{lines[one.line - 1][said.end() :]}"
+    for one in reversed(known):
+        if one.answer is None and one.text in answers:
+            lines[one.line - 1 : one.line] = _answered(lines[one.line - 1], _quoted(answers[one.text]))
     end = "\r" if len(lines) > 1 and lines[0].endswith("\r") else ""
     lines += [""] if lines[-1] else []
     for text, answer in wanted.items():
@@ -97,6 +97,15 @@ def added(data: bytes | None, where: str, answers: Mapping[str, str], open_: Ite
             'write it there yourself: `- question: "…"` and `answer: "…"`, a line each',
         )
     return made
+
+
+def _answered(line: str, answer: str) -> list[str]:
+    """Return the line of an answer, or of a question that has none, with one."""
+    if empty := _UNANSWERED.match(line):
+        return [f"{empty[1]}answer: {answer}{line[empty.end() :]}"]
+    if alone := _ALONE.match(line):
+        return [line, f"{' ' * line.index('question:')}answer: {answer}{line[alone.end() :]}"]
+    return [line]
 
 
 def _says(data: bytes, wanted: Mapping[str, str | None]) -> bool:

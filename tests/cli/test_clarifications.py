@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
+from runner.protocol.clarifications import parse
 from tests.conftest import Box, clone, command
+from tests.people import at_terminal
 
 PATH = ".protocols/clarifications.yaml"
 OPEN = "questions:\n  - question: How are the tests run?\n    answer:\n  - question: Who may merge?\n"
@@ -71,3 +75,81 @@ def test_what_counts_is_the_trusted_branch_as_it_is_now(remote: Box) -> None:
     assert "2 questions are open" in other.runner("new", "X", "--manual", rc=3).err  # it is not pushed yet
     other.git("push", "-q", "origin", "main")
     assert remote.runner("new", "X", "--manual", rc=0).out == "0001-x\n"  # this clone fetched nothing itself
+
+
+# --- what `init` could not find out ------------------------------------------------------------------------------------------
+
+TESTS = "How are the tests run? A line of shell."
+
+
+def questions(box: Box) -> dict[str, str | None]:
+    return {one.text: one.answer for one in parse((box.path / PATH).read_bytes(), PATH)}
+
+
+def test_what_nobody_answered_is_kept_and_again_changes_nothing(box: Box) -> None:
+    box.write("package.json", "{}")
+    box.write("go.mod", "module x\n")
+    box.git("remote", "add", "origin", "https://example.test/o/r.git")
+    box.runner("init", "--yes", rc=0)
+    stack = "Which stack are the scripts of scripts/ci for: node, go, other?"
+    forge = "On which forge is the remote origin: none, github, gitlab?"
+    assert questions(box) == {forge: None, stack: None}
+    assert f"there  {PATH}\n" in box.runner("init", rc=0).out
+    box.write(PATH, (box.path / PATH).read_text().replace("answer:\n", "answer: go\n").replace("go\n", "none\n", 1))
+    assert questions(box) == {forge: "none", stack: "go"}
+    told = box.runner("init", rc=0)
+    assert f"there  {PATH}\n" in told.out and "stack go" in told.err
+    assert "left   scripts/ci/test.sh" in told.out and "go test" in told.err  # it was written for node, and is theirs
+
+
+def test_a_project_that_says_nothing_of_tests_is_asked_about_them_and_the_answer_becomes_the_script(box: Box) -> None:
+    box.runner("init", "--commit", rc=0)
+    assert questions(box) == {TESTS: None} and not (box.path / "scripts/ci/test.sh").exists()
+    told = box.runner("new", "X", "--manual", rc=0)
+    assert f"open question: {TESTS}" in told.err
+    box.write(PATH, (box.path / PATH).read_text().replace("answer:", 'answer: "echo tested; exit 3"'))
+    assert "wrote  scripts/ci/test.sh\n" in box.runner("init", "--commit", rc=0).out
+    done = subprocess.run([box.path / "scripts/ci/test.sh"], cwd=box.path / "src", capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "tested\n")
+    assert box.git("status", "--porcelain") == "" and "echo tested" in box.git("show", f"HEAD:{PATH}")
+    assert "wrote" not in box.runner("init", "--commit", rc=0).out
+    assert "open question" not in box.runner("new", "X", "--manual", rc=0).err
+
+
+def test_a_project_whose_script_is_there_is_not_asked(box: Box) -> None:
+    box.write("scripts/ci/test.sh", "#!/bin/sh\n")
+    assert PATH not in box.runner("init", rc=0).out and not (box.path / PATH).exists()
+
+
+def test_at_a_terminal_init_asks_what_is_open_and_puts_the_answers_in(box: Box) -> None:
+    asked(box)
+    typed = {
+        b"A line of shell": b"true\n",
+        b"How are the tests run?": b"\n",
+        b"Who may merge?": b'Alice: "always"\n',
+        b"Write": b"y\n",
+    }
+    code, shown = at_terminal(box, typed, "init", "--commit")
+    assert code == 0 and f"wrote  {PATH}" in shown, shown
+    assert questions(box) == {"How are the tests run?": None, "Who may merge?": 'Alice: "always"', TESTS: "true"}
+    assert (box.path / PATH).read_text().startswith(OPEN.rstrip())
+    assert box.git("status", "--porcelain") == ""
+    told = box.runner("new", "X", "--manual", rc=3)
+    assert "a question is open" in told.err
+
+
+def test_an_answer_that_is_none_is_named_with_its_line(box: Box) -> None:
+    box.write("package.json", "{}")
+    box.write("go.mod", "module x\n")
+    box.runner("init", rc=0)
+    box.write(PATH, (box.path / PATH).read_text().replace("answer:", "answer: cobol"))
+    before = box.git("status", "--porcelain", "-uall")
+    told = box.runner("init", rc=2)
+    assert "`cobol` is no answer to: Which stack" in told.err and f"{PATH}:5" in told.err and "node, go" in told.err
+    assert box.git("status", "--porcelain", "-uall") == before
+
+
+def test_where_the_file_cannot_be_added_to_init_says_so_and_writes_nothing(box: Box) -> None:
+    box.write(PATH, "questions: [{question: a}]\n")
+    assert "nothing can be added" in box.runner("init", rc=4).err
+    assert [path.name for path in (box.path / ".protocols").iterdir()] == ["clarifications.yaml"]

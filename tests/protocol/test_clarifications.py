@@ -52,12 +52,18 @@ def test_an_answer_and_a_question_are_put_in_and_all_else_stays() -> None:
     assert added(made, "c", {}, ["a", "new"]) == made
 
 
+def test_a_question_that_has_no_such_key_is_given_one() -> None:
+    made = added(b"questions:\r\n  -  question: a\r\n  - question: b\r\n    answer:\r\n", "c", {"a": "x", "b": "y"}, [])
+    assert made == b'questions:\r\n  -  question: a\r\n     answer: "x"\r\n  - question: b\r\n    answer: "y"\r\n'
+
+
 @pytest.mark.parametrize(
     "text",
     [
         "questions: []\n",
         "questions: [{question: a}]\n",
         "questions:\n- question: a\n",
+        "questions:\n  - question: |-\n      a\n",
         "questions:\n  - {question: a}\n",
     ],
 )
