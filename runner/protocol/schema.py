@@ -20,6 +20,7 @@ from runner.protocol.call import HeldCall
 from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
+from runner.protocol.discovery import Discovery
 from runner.protocol.model import PlanHeader, StepHeader
 from runner.protocol.planning import Draft
 from runner.protocol.policy import Policy
@@ -110,6 +111,14 @@ _DRAFT = {
     "steps": "What is done, in this order.",
     "questions": "What has to be known before there can be a plan; without steps then.",
 }
+_DISCOVERY = {
+    "bootstrap": "Lines of shell that make a fresh checkout ready.",
+    "lint": "Lines of shell that read the code for mistakes of form.",
+    "typecheck": "Lines of shell that check the types.",
+    "test": "Lines of shell that run the tests.",
+    "build": "Lines of shell that build what is shipped.",
+    "questions": "What the material does not tell, and what would change the commands.",
+}
 _WORKFLOW = _PLAN | {"inputs": "What may be given with --input NAME=VALUE: the type of each, or more of it."}
 
 # name: (model, what it is, what its keys mean)
@@ -120,6 +129,11 @@ _WORDS: dict[str, tuple[type[BaseModel], str, dict[str, str]]] = {
     "clarifications": (Clarifications, "The whole of .protocols/clarifications.yaml.", _CLARIFICATIONS),
     "coworker": (Coworker, "The whole of .protocols/agents/NAME.yaml.", _COWORKER),
     "policy": (Policy, "The whole of .protocols/policy.yaml.", _POLICY),
+    "discovery": (
+        Discovery,
+        "What a model answers that looks at a repository for `runner init --discover`.",
+        _DISCOVERY,
+    ),
     "planning": (Draft, "What a model answers that is asked for a plan.", _DRAFT),
     "workflow": (WorkflowHeader, "The front matter of plan.md in .protocols/workflows/NAME/.", _WORKFLOW),
 }
