@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner import resources
 from runner.app import kit
@@ -27,6 +27,10 @@ from runner.store import transaction, worktree
 from runner.store.places import Places
 from runner.store.surroundings import Surroundings
 from runner.trust import signers, signing
+
+if TYPE_CHECKING:
+    from runner.executor.discovery import Found
+    from runner.store.project import Project
 
 TEMPLATES = {
     paths.CONFIG: "init/config.yaml",
@@ -68,39 +72,97 @@ class Look:
     todo: str
 
 
-def look(git: Git, who: Surroundings, *, forge: str | None = None) -> Look:
+def questions(git: Git, who: Surroundings) -> Questions:
+    """Return the questions of the checkout's clarifications.yaml, and who is asked those that are open.
+
+    Raises:
+        UsageError: there is no checkout. MalformedFileError: the file is not valid.
+    """
+    return Questions(_here(_top(git), paths.CLARIFICATIONS), who)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a model proposes. `files`: scripts, none of which is `here` with the same bytes; those that are there are left alone."""
+
+    files: list[File]
+    questions: tuple[str, ...]
+    engine: str
+    usd: str
+
+    def taken(self) -> dict[str, bytes]:
+        """Return path to bytes of the scripts."""
+        return {file.path: file.data for file in self.files}
+
+
+@contextlib.contextmanager
+def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
+    """Have a model look at what is committed, and give what it proposes; nothing is written. What it has to ask is asked, and where
+    somebody answers it looks once more.
+
+    What it said is kept for the same command, unless the block ends well.
+
+    Raises:
+        EngineError: there is no model, or no answer of its that can be taken.
+    """
+    from runner.executor import discovery
+
+    commit = project.git.resolve("HEAD") or project.trusted.commit
+    with contextlib.ExitStack() as stack:
+        found: Found = stack.enter_context(discovery.found(project, commit, asked.answers()))
+        before, usd = len(asked.said), found.usd
+        for text in found.questions:
+            asked.ask(text)
+        if len(asked.said) > before:
+            found = stack.enter_context(discovery.found(project, commit, asked.answers()))
+            usd += found.usd
+        top, files = _top(project.git), []
+        for name, run in found.commands.items():
+            path, data = kit.hook(name), kit.script(name, run, "as a model proposed")
+            here = _here(top, path)
+            if here != data:
+                files.append(File(path, data, here, executable=True))
+        yield Proposal(files, found.questions, found.engine, format(usd, "f") if usd else "")
+
+
+def look(
+    git: Git,
+    who: Surroundings,
+    asked: Questions,
+    *,
+    forge: str | None = None,
+    proposed: Mapping[str, bytes] | None = None,
+) -> Look:
     """Return the files that a team shares, and what stands in the checkout in their place.
 
     The first policy names the person as its one maintainer; where git does not know who that is, it is left out. One that is
     there already is as it should be. `forge`: as `forge:` of config.yaml has it; without it, what stands there, else what the
     remote's address tells. What is not known is asked, and kept in clarifications.yaml; what that answers is not asked again. Only
-    what somebody said is written as `forge:`.
+    what somebody said is written as `forge:`. `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths.
 
     Raises:
         UsageError: there is no checkout; or the forge is none, or not told by the remote's address.
         InTheWayError: something that is no plain file stands there, or questions cannot be added to their file.
         MalformedFileError: clarifications.yaml is not valid.
     """
-    top = _top(git)
-    questions = Questions(_here(top, paths.CLARIFICATIONS), who)
+    top, better = _top(git), dict(proposed or {})
     known, told = _known(top), kit.facts(git, top)
     said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
     if said is None and told.guess is None and told.remote is not None:
         names = ("none", *(name for name in NAMES if name != "none"))
-        answer = questions.ask(f"On which forge is the remote {told.remote}: {', '.join(names)}?", names)
+        answer = asked.ask(f"On which forge is the remote {told.remote}: {', '.join(names)}?", names)
         said = answer if answer != "none" else None
     where = place.configured(said, told.url) if said else told.guess
     stack = told.stacks[0] if told.stacks else kit.OTHER
-    if len(told.stacks) > 1:
+    if len(told.stacks) > 1 and kit.hook("test") not in better:
         names = (*told.stacks, kit.OTHER)
-        stack = questions.ask(f"Which stack are the scripts of scripts/ci for: {', '.join(names)}?", names) or stack
-    said_hooks = {}
-    if "test" not in kit.hooks_of(top, stack) and (
-        (run := questions.answers().get(TESTS)) or _here(top, kit.hook("test")) is None
-    ):
-        run = run or questions.ask(TESTS)
-        said_hooks = {"test": kit.script("test", run, "as clarifications.yaml says")} if run else {}
-    questions.ask_what_is_open()
+        stack = asked.ask(f"Which stack are the scripts of scripts/ci for: {', '.join(names)}?", names) or stack
+    tests = kit.hook("test")
+    if tests not in better and "test" not in kit.hooks_of(top, stack):
+        run = asked.answers().get(TESTS) or (asked.ask(TESTS) if _here(top, tests) is None else None)
+        if run:
+            better[tests] = kit.script("test", run, "as clarifications.yaml says")
+    asked.ask_what_is_open()
     found = []
     for path, template in TEMPLATES.items():
         here, own = _here(top, path), False
@@ -112,12 +174,12 @@ def look(git: Git, who: Surroundings, *, forge: str | None = None) -> Look:
             own = here is not None and here != data
         if data is not None:
             found.append(File(path, data, here, own))
-    for path, (data, executable) in kit.files(top, where, stack, known.branch, said_hooks).items():
+    for path, (data, executable) in kit.files(top, where, stack, known.branch, better).items():
         found.append(File(path, data, _here(top, path), executable=executable))
-    kept = questions.file()
+    kept = asked.file()
     if kept is not None:
-        over = questions.data is not None and bool(questions.said)
-        found.append(File(paths.CLARIFICATIONS, kept, questions.data, over=over))
+        over = asked.data is not None and bool(asked.said)
+        found.append(File(paths.CLARIFICATIONS, kept, asked.data, over=over))
     return Look(found, told, where, stack, kit.todo(top, where))
 
 

@@ -94,10 +94,10 @@ def script(name: str, run: str, how: str) -> bytes:
 def files(
     top: Path, place: Place | None, stack: str, pattern: str, better: Mapping[str, bytes] | None = None
 ) -> dict[str, tuple[bytes, bool]]:
-    """Return path to (bytes, whether it is executable). `pattern`: of protocols' branches; `better`: those of `HOOKS` that
-    somebody told better than the stack does."""
-    hooks = hooks_of(top, stack) | dict(better or {})
-    found = {hook(name): (data, True) for name, data in hooks.items()}
+    """Return path to (bytes, whether it is executable). `pattern`: of protocols' branches; `better`: scripts of `HOOKS`, by
+    their paths, that somebody told better than the stack does."""
+    hooks = {hook(name): data for name, data in hooks_of(top, stack).items()} | dict(better or {})
+    found = {path: (data, True) for path, data in hooks.items()}
     extra = f",{place.name}" if place else ""
     package = f"protocol-runner[gemini{extra}]=={__version__}"
     found["scripts/ci/protocol.sh"] = (_filled("ci/protocol.sh", PACKAGE=package), True)

@@ -52,6 +52,10 @@ class Questions:
         for one in self._known:
             self.ask(one.text)
 
+    def drop(self, texts: Sequence[str]) -> None:
+        """Do not keep these questions, where nobody answered them."""
+        self.left = [text for text in self.left if text not in texts]
+
     def answers(self) -> dict[str, str]:
         """Return every question that is answered, with its answer."""
         return {one.text: one.answer for one in self._known if one.answer} | self.said

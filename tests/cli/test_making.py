@@ -356,7 +356,6 @@ def test_init_refuses_what_is_in_its_way(box: Box) -> None:
     box.git("switch", "-q", "--detach")
     (box.path / ".protocols").unlink()
     assert "no branch is checked out" in box.runner("init", "--commit", rc=4).err
-    assert "--discover" in box.runner("init", "--discover", rc=2).err
 
 
 def test_init_makes_a_repository_only_where_it_is_asked_to(box: Box, tmp_path: Path) -> None:

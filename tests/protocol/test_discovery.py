@@ -12,7 +12,9 @@ from runner.protocol.planning import UnfitError
 
 
 def test_commands_are_read_by_their_names() -> None:
-    found = read(json.dumps({"test": "make check \n\n# all\nmake more\n", "lint": "ruff check", "questions": ["Which?"]}))
+    found = read(
+        json.dumps({"test": "make check \n\n# all\nmake more\n", "lint": "ruff check", "questions": ["Which?"]})
+    )
     assert found.commands() == {"lint": "ruff check", "test": "make check\n\n# all\nmake more"}
     assert found.questions == ("Which?",) and read("{}").commands() == {}
 
