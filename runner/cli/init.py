@@ -51,18 +51,18 @@ def command(
     for the other commands to work, and nothing of it has force before it is on the trusted branch. What it cannot find out it
     asks, and keeps in .protocols/clarifications.yaml.
     """
-    from runner.app import init
+    from runner.app import cloning, init
     from runner.git import Git
     from runner.store import trusted
     from runner.store.places import Places, writable_state_home
 
     cwd = session.cwd
     if url is not None:
-        cwd = init.clone(url, folder, cwd, session.note)
+        cwd = cloning.clone(url, folder, cwd, session.surroundings())
         session.note(f"cloned into {cwd}")
     elif folder is not None:
         raise click.UsageError("FOLDER goes with --clone; to set another folder up, `runner -C FOLDER init`")
-    if init_if_needed and init.begin_if_needed(cwd):
+    if init_if_needed and cloning.begin_if_needed(cwd):
         session.note(f"made a git repository in {cwd}")
     with Git.open(cwd) as git:
         who = session.surroundings()
