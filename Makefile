@@ -96,6 +96,7 @@ cassettes: $(DEV_STAMP)
 	$(PY) -m tests.engines.cassettes
 	$(PY) demo/record.py
 	$(PY) -m benchmarks.agent.record
+	$(PY) -m tests.cli.discovering
 
 schemas: $(DEV_STAMP)
 	$(PY) -m runner.protocol.schema

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import resources
-from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError
+from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
 from runner.git import BLOB, TreeEntry
-from runner.protocol import document, ids, machine, message, paths, workflow
+from runner.protocol import clarifications, document, ids, machine, message, paths, workflow
 from runner.protocol import events as ev
 from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
@@ -53,11 +53,12 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
     Where the model has questions and nobody is here, they wait in the protocol's record, and the plan comes with their answers.
 
     Raises:
-        EngineError: there is no plan. Nothing was made.
+        EngineError: there is no plan. Nothing was made. WaitingError: as `create`.
     """
     from runner.executor import planning
 
     project.refuse_unsupported()
+    _heed_open_questions(project)
     request = document.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
     if not request:
         raise UsageError("TITLE is empty", "the command line", "say what is to be done")
@@ -93,8 +94,11 @@ def create(
 
     Raises:
         MalformedFileError: a file is not valid; nothing was made.
+        WaitingError: a question of the project's is open, and the configuration says that nothing is begun before.
     """
     project.refuse_unsupported()
+    if by is None:  # else they were heeded before the model was asked
+        _heed_open_questions(project)
     plan = plan_.parse(files, where)
     plan_.refuse_unsupported(plan, where)
     planned = ev.Planned(
@@ -187,6 +191,34 @@ def _begin(
         path, note = creating.add_worktree(project, protocol)
         return Made(protocol, len(after.steps), base_name, start, path, note)
     raise ConflictError("no number could be claimed", numbers.PREFIX, "run the same command again")
+
+
+def _heed_open_questions(project: Project) -> None:
+    """Tell each question of the project's that nobody answered yet, or refuse to begin anything, as `clarifications:` says.
+
+    Raises:
+        WaitingError: naming the first one's place, and what to do.
+    """
+
+    def still() -> list[clarifications.Question]:
+        data = project.trusted.blob(project.git, paths.CLARIFICATIONS)
+        return [one for one in clarifications.parse(data, where) if one.answer is None]
+
+    where = f"{paths.CLARIFICATIONS} on {project.trusted.branch}"
+    if still() and project.trusted.remote:
+        publishing.look(project)  # the answers may have been pushed since this clone last looked
+    found = still()
+    if found and project.config.clarifications == "block":
+        many = "a question is" if len(found) == 1 else f"{len(found)} questions are"
+        remote, branch = project.trusted.remote, project.trusted.branch
+        raise WaitingError(
+            f"{many} open, and nothing is begun before:" + "".join(f"\n  - {one.text}" for one in found),
+            f"{where}:{found[0].line}",
+            "write the answers there, or run `runner init` at a terminal, which asks; then commit the file"
+            + (f" and `git push {remote} {branch}`" if remote else f" on {branch}"),
+        )
+    for one in found:
+        project.who.say(f"open question: {one.text} ({where}:{one.line})")
 
 
 def _name_what_has_no_force(project: Project, start: str) -> None:

@@ -7,16 +7,16 @@ force once the trusted branch holds them.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from runner import resources
 from runner.app import kit
-from runner.errors import InTheWayError, RefusedError, RunnerError, UnreachableError, UsageError
+from runner.app.questions import Questions
+from runner.errors import InTheWayError, RefusedError, RunnerError, UsageError
 from runner.forge import place
 from runner.forge.place import NAMES, Place
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
@@ -27,6 +27,10 @@ from runner.store.places import Places
 from runner.store.surroundings import Surroundings
 from runner.trust import signers, signing
 
+if TYPE_CHECKING:
+    from runner.executor.discovery import Found
+    from runner.store.project import Project
+
 TEMPLATES = {
     paths.CONFIG: "init/config.yaml",
     f"{paths.ROOT}/.gitattributes": "init/gitattributes",
@@ -34,18 +38,26 @@ TEMPLATES = {
 }
 # What the template says of nobody in particular, which the first policy says of this project.
 _BASE, _FORGE = "# base: main\n", "# forge: none\n"
+TESTS = "How are the tests run? A line of shell."
 _REPO, _PERSON, _AGENTS, _OWN = "0" * 32, "you@example.test", "agents: []", "own_work: refuse"
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file that is shared. `here`: its bytes in the checkout before, or None; `own`: they are a person's, and are left alone."""
+    """A file that is shared. `here`: its bytes in the checkout before, or None; `own`: they are a person's, and are left alone;
+    `over`: the person at the terminal said what is written in their place."""
 
     path: str
     data: bytes
     here: bytes | None
     own: bool = False
+    over: bool = False
     executable: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there is something to write."""
+        return self.here is None or self.over
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,27 +71,97 @@ class Look:
     todo: str
 
 
-def look(git: Git, who: Surroundings, *, forge: str | None = None) -> Look:
+def questions(git: Git, who: Surroundings) -> Questions:
+    """Return the questions of the checkout's clarifications.yaml, and who is asked those that are open.
+
+    Raises:
+        UsageError: there is no checkout. MalformedFileError: the file is not valid.
+    """
+    return Questions(_here(_top(git), paths.CLARIFICATIONS), who)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a model proposes. `files`: scripts, none of which is `here` with the same bytes; those that are there are left alone."""
+
+    files: list[File]
+    questions: tuple[str, ...]
+    engine: str
+    usd: str
+
+    def taken(self) -> dict[str, bytes]:
+        """Return path to bytes of the scripts."""
+        return {file.path: file.data for file in self.files}
+
+
+@contextlib.contextmanager
+def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
+    """Have a model look at what is committed, and give what it proposes; nothing is written. What it has to ask is asked, and where
+    somebody answers it looks once more.
+
+    What it said is kept for the same command, unless the block ends well.
+
+    Raises:
+        EngineError: there is no model, or no answer of its that can be taken.
+    """
+    from runner.executor import discovery
+
+    commit = project.git.resolve("HEAD") or project.trusted.commit
+    with contextlib.ExitStack() as stack:
+        found: Found = stack.enter_context(discovery.found(project, commit, asked.answers()))
+        before, usd = len(asked.said), found.usd
+        for text in found.questions:
+            asked.ask(text)
+        if len(asked.said) > before:
+            found = stack.enter_context(discovery.found(project, commit, asked.answers()))
+            usd += found.usd
+        top, files = _top(project.git), []
+        for name, run in found.commands.items():
+            path, data = kit.hook(name), kit.script(name, run, "as a model proposed")
+            here = _here(top, path)
+            if here != data:
+                files.append(File(path, data, here, executable=True))
+        yield Proposal(files, found.questions, found.engine, format(usd, "f") if usd else "")
+
+
+def look(
+    git: Git,
+    who: Surroundings,
+    asked: Questions,
+    *,
+    forge: str | None = None,
+    proposed: Mapping[str, bytes] | None = None,
+) -> Look:
     """Return the files that a team shares, and what stands in the checkout in their place.
 
     The first policy names the person as its one maintainer; where git does not know who that is, it is left out. One that is
     there already is as it should be. `forge`: as `forge:` of config.yaml has it; without it, what stands there, else what the
-    remote's address tells, and else the person at the terminal is asked. Only what somebody said is written as `forge:`.
+    remote's address tells. What is not known is asked, and kept in clarifications.yaml; what that answers is not asked again. Only
+    what somebody said is written as `forge:`. `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths.
 
     Raises:
         UsageError: there is no checkout; or the forge is none, or not told by the remote's address.
-        InTheWayError: something that is no plain file stands there.
+        InTheWayError: something that is no plain file stands there, or questions cannot be added to their file.
+        MalformedFileError: clarifications.yaml is not valid.
     """
-    top = _top(git)
+    top, better = _top(git), dict(proposed or {})
     known, told = _known(top), kit.facts(git, top)
     said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
     if said is None and told.guess is None and told.remote is not None:
-        answer = who.ask(f"On which forge is {told.remote}?", ("none", *(name for name in NAMES if name != "none")))
+        names = ("none", *(name for name in NAMES if name != "none"))
+        answer = asked.ask(f"On which forge is the remote {told.remote}: {', '.join(names)}?", names)
         said = answer if answer != "none" else None
     where = place.configured(said, told.url) if said else told.guess
     stack = told.stacks[0] if told.stacks else kit.OTHER
-    if len(told.stacks) > 1:
-        stack = who.ask("Which stack are the scripts of scripts/ci for?", told.stacks) or stack
+    if len(told.stacks) > 1 and kit.hook("test") not in better:
+        names = (*told.stacks, kit.OTHER)
+        stack = asked.ask(f"Which stack are the scripts of scripts/ci for: {', '.join(names)}?", names) or stack
+    tests = kit.hook("test")
+    if tests not in better and "test" not in kit.hooks_of(top, stack):
+        run = asked.answers().get(TESTS) or (asked.ask(TESTS) if _here(top, tests) is None else None)
+        if run:
+            better[tests] = kit.script("test", run, "as clarifications.yaml says")
+    asked.ask_what_is_open()
     found = []
     for path, template in TEMPLATES.items():
         here, own = _here(top, path), False
@@ -91,8 +173,12 @@ def look(git: Git, who: Surroundings, *, forge: str | None = None) -> Look:
             own = here is not None and here != data
         if data is not None:
             found.append(File(path, data, here, own))
-    for path, (data, executable) in kit.files(top, where, stack, known.branch).items():
+    for path, (data, executable) in kit.files(top, where, stack, known.branch, better).items():
         found.append(File(path, data, _here(top, path), executable=executable))
+    kept = asked.file()
+    if kept is not None:
+        over = asked.data is not None and bool(asked.said)
+        found.append(File(paths.CLARIFICATIONS, kept, asked.data, over=over))
     return Look(found, told, where, stack, kit.todo(top, where))
 
 
@@ -199,32 +285,60 @@ def listing(git: Git) -> Listing:
 
 
 def write(git: Git, files: list[File]) -> None:
-    """Write those files of `look` that are not there yet.
+    """Write those files of `look` that are not there yet, and those that the person answered: all of them or, where that is
+    interrupted, none.
 
     Raises:
         UsageError: the checkout cannot be written.
+        InTheWayError: a file that the person answered was changed meanwhile.
     """
     top = _top(git)
-    for file in files:
-        if file.here is not None:
-            continue
+    made: list[File] = []
+    with contextlib.ExitStack() as undo:
+        undo.callback(_take_back, top, made)
+        for file in files:
+            if file.is_new:
+                _write(top, file, made)
+        undo.pop_all()
+
+
+def _write(top: Path, file: File, made: list[File]) -> None:
+    """Write a file, and note it in `made` as soon as something of it may be there."""
+    at = top / file.path
+    try:
+        at.parent.mkdir(parents=True, exist_ok=True)
+        if file.here is not None and at.read_bytes() != file.here:
+            raise InTheWayError(f"{file.path} was changed meanwhile", str(at), "run the same command again")
+        with at.open("xb" if file.here is None else "r+b") as handle:
+            made.append(file)
+            handle.write(file.data)
+            handle.truncate()
+        if file.executable:
+            at.chmod(at.stat().st_mode | 0o111)
+    except FileExistsError:
+        return  # somebody was faster; it is theirs
+    except OSError as error:
+        raise UsageError(
+            f"{file.path} cannot be written: {error.strerror}", str(at), "make the checkout writable"
+        ) from error
+
+
+def _take_back(top: Path, made: list[File]) -> None:
+    for file in made:
         at = top / file.path
-        try:
-            at.parent.mkdir(parents=True, exist_ok=True)
-            with at.open("xb") as handle:
-                handle.write(file.data)
-            if file.executable:
-                at.chmod(at.stat().st_mode | 0o111)
-        except FileExistsError:
-            continue  # somebody was faster; it is theirs
-        except OSError as error:
-            raise UsageError(
-                f"{file.path} cannot be written: {error.strerror}", str(at), "make the checkout writable"
-            ) from error
+        if file.here is not None:
+            at.write_bytes(file.here)
+            continue
+        at.unlink(missing_ok=True)
+        for above in at.relative_to(top).parents:
+            with contextlib.suppress(OSError):  # what is not empty stays
+                if above.parts:
+                    (top / above).rmdir()
 
 
 def commit(git: Git, places: Places, who: Surroundings, files: list[File], author: Ident) -> str | None:
-    """Commit, as the person, those of the files that stand in the checkout as they were given and in no commit yet.
+    """Commit, as the person, those of the files that stand in the checkout as they were given and in no commit yet, and what
+    was answered in clarifications.yaml.
 
     Nothing else that is staged or changed is taken along. Returns the commit, or None where there is nothing to commit.
 
@@ -245,7 +359,8 @@ def commit(git: Git, places: Places, who: Surroundings, files: list[File], autho
         at = top / file.path
         if not file.own and at.is_file() and at.read_bytes() == file.data:
             entry = TreeEntry(EXECUTABLE if file.executable else BLOB, git.write("blob", file.data))
-            if old is None or git.blob(f"{old}:{file.path}") is None:
+            committed = git.blob(f"{old}:{file.path}") if old else None
+            if committed is None or (file.path == paths.CLARIFICATIONS and committed != file.data):
                 changes[file.path] = entry
     if not changes:
         return None
@@ -269,87 +384,3 @@ def _top(git: Git) -> Path:
             "a bare repository has no checkout to write into", str(git.common_dir), "run it in a clone of this one"
         )
     return git.top
-
-
-def begin_if_needed(folder: Path) -> bool:
-    """Make `folder` a git repository, as `git init` does for this person, where it is in none; return whether it was made.
-
-    Raises:
-        UsageError: it cannot be made.
-    """
-    gitpython = _gitpython()
-    with contextlib.suppress(gitpython.exc.InvalidGitRepositoryError):
-        gitpython.Repo(folder, search_parent_directories=True).close()
-        return False
-    try:
-        gitpython.Repo.init(folder).close()
-        return True
-    except (gitpython.exc.GitError, OSError) as error:
-        raise UsageError(
-            f"no repository can be made here: {_told(error)}", str(folder), "run `git init` to see why"
-        ) from error
-
-
-def clone(url: str, folder: Path | None, cwd: Path, tell: Callable[[str], None]) -> Path:
-    """Clone a repository with the person's own git and return its folder; `tell` is given how it goes on.
-
-    Raises:
-        UsageError: the address is not one that is safe to clone from, or the folder is taken.
-        UnreachableError: the remote did not answer, or refused us.
-    """
-    gitpython = _gitpython()
-    name = re.split(r"[/:\\]", url.rstrip("/"))[-1].removesuffix(".git")
-    if folder is None and (not name or name.startswith((".", "-"))):
-        raise UsageError(f"`{url}` does not say what its folder is called", "--clone", "name the folder after it")
-    at = cwd / (folder or name)
-    if at.exists() and (not at.is_dir() or any(at.iterdir())):
-        raise UsageError(f"{at} is there already, and not empty", str(at), "name another folder")
-    if "://" not in url and "::" not in url and (cwd / url).exists():
-        url = os.path.abspath(cwd / url)
-    stages: set[str] = set()
-
-    class Progress(gitpython.RemoteProgress):  # type: ignore[name-defined,misc]
-        def line_dropped(self, line: str) -> None:
-            tell(line)
-
-        def update(self, op_code: int, cur_count: object, max_count: object = None, message: str = "") -> None:
-            line = str(self._cur_line or "").strip()
-            stage = line.split(":", 1)[0]
-            if stage and (op_code & self.END or stage not in stages):
-                stages.add(stage)
-                tell(line)
-
-    made, progress = not at.exists(), Progress()
-    try:
-        gitpython.Repo.clone_from(url, at, progress=progress).close()
-    except (gitpython.exc.UnsafeProtocolError, gitpython.exc.UnsafeOptionError) as error:
-        raise UsageError(
-            f"`{url}` is not an address that is safe to clone from", "--clone", "use https, ssh, or a path"
-        ) from error
-    except gitpython.exc.GitError as error:
-        if made:
-            with contextlib.suppress(OSError):
-                at.rmdir()
-        why = progress.error_lines[0] if progress.error_lines else _told(error)
-        raise UnreachableError(
-            f"it could not be cloned: {why}", url, f"try `git clone` with that address; {at} was not made"
-        ) from error
-    return at
-
-
-def _gitpython() -> Any:
-    """Return GitPython; it is loaded late, and says by ImportError that there is no git."""
-    try:
-        import git
-    except ImportError as error:
-        raise UsageError(
-            "there is no git on this machine", "PATH", "install git 2.38 or later, and run the same command again"
-        ) from error
-    return git
-
-
-def _told(error: Exception) -> str:
-    text = str(getattr(error, "stderr", "") or error)
-    lines = [line.strip().strip("'") for line in text.splitlines() if line.strip()]
-    told = next((line for line in lines if "fatal:" in line or "error:" in line), lines[-1] if lines else "no answer")
-    return told.removeprefix("stderr:").strip().strip("'")

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +28,14 @@ STACKS: Final = {
     "rust": ("Cargo.toml",),
 }
 OTHER: Final = "other"
-HOOKS: Final = ("bootstrap", "lint", "typecheck", "test", "build")
+# The scripts of scripts/ci that say what the project does, and what each is for.
+HOOKS: Final = {
+    "bootstrap": "Makes a fresh checkout ready",
+    "lint": "Reads the code for mistakes of form",
+    "typecheck": "Checks the types",
+    "test": "Runs the tests",
+    "build": "Builds what is shipped",
+}
 PROMPTS: Final = ("project-init", "protocol-new", "protocol-resume", "protocol-review-merge", "quality-validator")
 _GITLAB_CI: Final = ".gitlab-ci.yml"
 _GITLAB_JOBS: Final = ".gitlab/protocol-runner.yml"
@@ -73,9 +81,23 @@ def facts(git: Git, top: Path) -> Facts:
     return Facts(base, remote, url, guess(url), stacks)
 
 
-def files(top: Path, place: Place | None, stack: str, pattern: str) -> dict[str, tuple[bytes, bool]]:
-    """Return path to (bytes, whether it is executable). `pattern`: of protocols' branches."""
-    found = {f"scripts/ci/{name}.sh": (data, True) for name, data in _hooks(top, stack).items()}
+def hook(name: str) -> str:
+    """Return the path of one of `HOOKS`."""
+    return f"scripts/ci/{name}.sh"
+
+
+def script(name: str, run: str, how: str) -> bytes:
+    """Return one of `HOOKS` that runs these lines of shell. `how`: it came to be, such as `as clarifications.yaml says`."""
+    return _filled("ci/said.sh", DOES=HOOKS[name], HOW=how, RUN=run.strip("\n"))
+
+
+def files(
+    top: Path, place: Place | None, stack: str, pattern: str, better: Mapping[str, bytes] | None = None
+) -> dict[str, tuple[bytes, bool]]:
+    """Return path to (bytes, whether it is executable). `pattern`: of protocols' branches; `better`: scripts of `HOOKS`, by
+    their paths, that somebody told better than the stack does."""
+    hooks = {hook(name): data for name, data in hooks_of(top, stack).items()} | dict(better or {})
+    found = {path: (data, True) for path, data in hooks.items()}
     extra = f",{place.name}" if place else ""
     package = f"protocol-runner[gemini{extra}]=={__version__}"
     found["scripts/ci/protocol.sh"] = (_filled("ci/protocol.sh", PACKAGE=package), True)
@@ -111,7 +133,7 @@ def _filled(template: str, **values: str) -> bytes:
     return text.encode()
 
 
-def _hooks(top: Path, stack: str) -> dict[str, bytes]:
+def hooks_of(top: Path, stack: str) -> dict[str, bytes]:
     """Return name to script, of what the stack can do; of another stack, what its Makefile has targets for."""
     if stack == OTHER:
         return {name: _filled(f"ci/make/{name}.sh") for name in HOOKS if name in _targets(top)}

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli import options
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
     from runner.app.init import File, Look
+    from runner.app.questions import Questions
     from runner.store.surroundings import Surroundings
 
 
@@ -23,7 +25,12 @@ if TYPE_CHECKING:
 @click.option(
     "--forge", metavar="NAME", help="github, gitlab or none, with the address where the remote does not tell it."
 )
-@click.option("--discover", is_flag=True, hidden=True)
+@click.option(
+    "--discover",
+    is_flag=True,
+    help="Have a model find out the commands of scripts/ci/; you see them before they are written.",
+)
+@options.model
 @click.pass_obj
 def command(
     session: Session,
@@ -41,31 +48,32 @@ def command(
 
     The first policy names you as its maintainer, and .protocols/allowed_signers lists the key that your git signs with, after
     asking. What is there already is never overwritten: where it differs, the difference is shown. Nothing needs to be set up
-    for the other commands to work, and nothing of it has force before it is on the trusted branch.
+    for the other commands to work, and nothing of it has force before it is on the trusted branch. What it cannot find out it
+    asks, and keeps in .protocols/clarifications.yaml.
     """
-    from runner.app import init
-    from runner.errors import UnsupportedError
+    from runner.app import cloning, init
     from runner.git import Git
     from runner.store import trusted
     from runner.store.places import Places, writable_state_home
 
-    if discover:
-        raise UnsupportedError("`--discover` is not supported by this version", "runner init", "leave it out")
     cwd = session.cwd
     if url is not None:
-        cwd = init.clone(url, folder, cwd, session.note)
+        cwd = cloning.clone(url, folder, cwd, session.surroundings())
         session.note(f"cloned into {cwd}")
     elif folder is not None:
         raise click.UsageError("FOLDER goes with --clone; to set another folder up, `runner -C FOLDER init`")
-    if init_if_needed and init.begin_if_needed(cwd):
+    if init_if_needed and cloning.begin_if_needed(cwd):
         session.note(f"made a git repository in {cwd}")
     with Git.open(cwd) as git:
         who = session.surroundings()
         author = git.person(int(who.now())) if commit else None
-        found = init.look(git, _silent(who) if yes else who, forge=forge)
+        here = _silent(who) if yes else who
+        asked = init.questions(git, here)
+        proposed = _proposed(session, cwd, asked, yes) if discover else None
+        found = init.look(git, here, asked, forge=forge, proposed=proposed)
         files = found.files
         session.note(_facts(found))
-        missing = [file for file in files if file.here is None]
+        missing = [file for file in files if file.is_new]
         if missing and not yes and session.is_terminal():
             names = ", ".join(file.path for file in missing)
             if not click.confirm(f"Write {names}?", default=True, err=True):
@@ -106,6 +114,38 @@ def command(
             )
 
 
+def _proposed(session: Session, cwd: Path, asked: Questions, yes: bool) -> dict[str, bytes]:
+    """Return the scripts that a model proposes and the person takes, having seen those that would be new.
+
+    Raises:
+        SystemExit: nobody is there; what the model said is kept for the same command with --yes.
+    """
+    import contextlib
+
+    from runner.app import init
+    from runner.store.project import Project
+
+    with contextlib.ExitStack() as stack:
+        project = stack.enter_context(Project.open(cwd, session.surroundings(), session.options))
+        with session.waiting("a model reads what is committed"):
+            proposal = stack.enter_context(init.propose(project, asked))
+        new = [file for file in proposal.files if file.here is None]
+        cost = f" · ${proposal.usd}" if proposal.usd else ""
+        session.note(f"{proposal.engine} proposes {len(new) or 'no'} new script{'s' if len(new) != 1 else ''}{cost}")
+        for file in new:
+            session.result(f"--- /dev/null\n+++ {file.path}")
+            for line in file.data.decode().splitlines():
+                session.result(f"+{line}")
+        said = "yes" if yes or not new else session.ask("take them?", ("yes", "no"))
+        if said is None:
+            session.note("nothing was written; the same command with --yes takes them, and asks no model again")
+            raise SystemExit(0)
+        if said == "no":
+            asked.drop(proposal.questions)
+            return {}
+        return proposal.taken()
+
+
 def _facts(found: Look) -> str:
     """Return what was found out."""
     place = f"{found.place.name} ({found.place.host}/{found.place.path})" if found.place else "none known"
@@ -116,7 +156,7 @@ def _facts(found: Look) -> str:
 def _silent(who: Surroundings) -> Surroundings:
     import dataclasses
 
-    return dataclasses.replace(who, ask=lambda question, choices: None)
+    return dataclasses.replace(who, ask=lambda question, choices: None, ask_text=lambda question: None)
 
 
 def of_remote(remote: str | None) -> str:
@@ -125,7 +165,7 @@ def of_remote(remote: str | None) -> str:
 
 
 def _tell(session: Session, file: File) -> None:
-    if file.here is None:
+    if file.is_new:
         session.result(f"wrote  {file.path}")
     elif file.own or file.here == file.data:
         session.result(f"there  {file.path}")
@@ -133,6 +173,6 @@ def _tell(session: Session, file: File) -> None:
         import difflib
 
         session.result(f"left   {file.path}, which differs from what would be written:")
-        old, new = (data.decode("utf-8", "replace").splitlines() for data in (file.here, file.data))
+        old, new = (data.decode("utf-8", "replace").splitlines() for data in (file.here or b"", file.data))
         for line in difflib.unified_diff(old, new, file.path, "as it would be written", lineterm=""):
             session.note(line)

@@ -58,25 +58,30 @@ def step(function: F) -> F:
     return click.argument("step", required=False, shell_complete=_steps)(function)
 
 
+def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+    if value:
+        session: Session = ctx.find_root().obj
+        session.options[str(param.name)] = value
+
+
 def work(function: F) -> F:
     """What goes with every command that does work."""
-
-    def keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-        if value:
-            session: Session = ctx.find_root().obj
-            session.options[str(param.name)] = value
-
     function = click.option(
-        "--executor", expose_value=False, callback=keep, metavar="NAME", help="Where commands run: sandbox or host."
+        "--executor", expose_value=False, callback=_keep, metavar="NAME", help="Where commands run: sandbox or host."
     )(function)
     function = click.option(
-        "--publish", expose_value=False, callback=keep, metavar="WHEN", help="never, ask or always."
+        "--publish", expose_value=False, callback=_keep, metavar="WHEN", help="never, ask or always."
     )(function)
+    return model(function)
+
+
+def model(function: F) -> F:
+    """What goes with every command that asks a model."""
     function = click.option(
-        "--record", expose_value=False, callback=keep, metavar="FILE", help="Add what the model answers to a cassette."
+        "--record", expose_value=False, callback=_keep, metavar="FILE", help="Add what the model answers to a cassette."
     )(function)
     return click.option(
-        "--engine", expose_value=False, callback=keep, metavar="MODEL", help="The model for agent steps."
+        "--engine", expose_value=False, callback=_keep, metavar="MODEL", help="The model for agent steps."
     )(function)
 
 

@@ -429,29 +429,44 @@ def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tupl
 def context(project: Project, request: str, commit: str) -> list[str]:
     """Return what a model is told of the project, within bounds: instructions, files, history. Nothing in it differs from
     clone to clone."""
-    git = project.git
-    files = {
-        path: entry
-        for path, entry in git.files(commit).items()
-        if not path.startswith(f"{paths.ROOT}/") and path.isprintable()
-    }
+    files = files_of(project, commit)
     parts = []
     left = INSTRUCTIONS_LIMIT
     for part in prompting.instructions(project):
         parts.append(_cut(part, left) if left else "")
         left = max(0, left - len(part))
-    parts.append(prompting.fence(tree_listing(list(files), TREE_LIMIT), "files of the repository"))
+    parts.append(listing(files))
     subjects = _subjects(project, commit)
     if subjects:
         parts.append(prompting.fence("\n".join(subjects), "subjects of the last commits, newest first"))
-    left = FILES_LIMIT
-    for path in relevant(project, request, commit, files)[:FILES_MOST]:
-        text = _text(project, files[path])
-        if text is not None and left > 0:
-            shown = _cut(text, min(FILE_LIMIT, left))
-            left -= len(shown)
-            parts.append(prompting.fence(shown, path))
+    parts += shown(project, files, relevant(project, request, commit, files))
     return [part for part in parts if part]
+
+
+def files_of(project: Project, commit: str) -> dict[str, TreeEntry]:
+    """Return the files of a commit that a model is told of: none of ours, and none with a name that cannot be shown."""
+    return {
+        path: entry
+        for path, entry in project.git.files(commit).items()
+        if not path.startswith(f"{paths.ROOT}/") and path.isprintable()
+    }
+
+
+def listing(files: Mapping[str, TreeEntry]) -> str:
+    """Return the names of the files, fenced."""
+    return prompting.fence(tree_listing(list(files), TREE_LIMIT), "files of the repository")
+
+
+def shown(project: Project, files: Mapping[str, TreeEntry], names: Sequence[str]) -> Iterator[str]:
+    """Return the text of the files with these names, each fenced, as many as there is room for."""
+    left = FILES_LIMIT
+    for path in names[:FILES_MOST]:
+        plain = files[path].mode in (BLOB, EXECUTABLE)
+        text = _text(project, files[path]) if plain else None
+        if text is not None and left > 0:
+            told = _cut(text, min(FILE_LIMIT, left))
+            left -= len(told)
+            yield prompting.fence(told, path)
 
 
 def tree_listing(names: Sequence[str], limit: int) -> str:

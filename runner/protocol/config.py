@@ -160,7 +160,7 @@ class Config(Words):
     filters: tuple[Line, ...] = ()
     ci: Literal["fail", "block", "ignore"] | None = None
     qa: QaDefaults = QaDefaults()
-    clarifications: Literal["block", "go-on"] = "go-on"
+    clarifications: Literal["block", "warn"] = "warn"
 
 
 def parse(data: bytes | None, where: str) -> Config:

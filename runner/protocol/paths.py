@@ -7,6 +7,7 @@ from runner.protocol.ids import STEP_FILE
 ROOT = ".protocols"
 AGENTS = f"{ROOT}/agents"
 CONFIG = f"{ROOT}/config.yaml"
+CLARIFICATIONS = f"{ROOT}/clarifications.yaml"
 POLICY = f"{ROOT}/policy.yaml"
 MEMORY = f"{ROOT}/memory/"
 SIGNERS = f"{ROOT}/allowed_signers"

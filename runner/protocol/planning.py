@@ -19,7 +19,7 @@ from runner.protocol import document, ids, paths
 from runner.protocol.document import FORBIDDEN
 from runner.protocol.model import RelativePath, StepReference, Title
 from runner.protocol.plan import Step
-from runner.protocol.words import Line, Script, Text, Words, problem
+from runner.protocol.words import Line, Model, Script, Text, Words, problem
 from runner.protocol.workflow import Type, written
 
 STEPS_MOST = 30
@@ -32,7 +32,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9 ./_*()=+@-]*")
 
 
 class UnfitError(Exception):
-    """The answer is no plan; `problems` say why, one line each."""
+    """The answer is not what was asked for; `problems` say why, one line each."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -85,6 +85,15 @@ def read(text: str) -> Draft:
     Raises:
         UnfitError: it is none; with every reason.
     """
+    return parsed(Draft, text)
+
+
+def parsed(model: type[Model], text: str) -> Model:
+    """Return the `model` that a model's answer holds, as JSON.
+
+    Raises:
+        UnfitError: it is none; with every reason.
+    """
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -93,7 +102,7 @@ def read(text: str) -> Draft:
     if odd:
         raise UnfitError([f"it holds a control or bidi character, U+{ord(odd):04X}"])
     try:
-        return Draft.model_validate(value)
+        return model.model_validate(value)
     except ValidationError as error:
         raise UnfitError(_problems(error)) from error
 

@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, with_config
 
 from runner.protocol import events, output, state, transcript
 from runner.protocol.call import HeldCall
+from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
+from runner.protocol.discovery import Discovery
 from runner.protocol.model import PlanHeader, StepHeader
 from runner.protocol.planning import Draft
 from runner.protocol.policy import Policy
@@ -71,8 +73,9 @@ _CONFIG = {
     "filters": "Filter drivers that may run, such as lfs.",
     "ci": "The CI that runs steps.",
     "qa": "When QA starts.",
-    "clarifications": "Whether open questions stop the first protocol.",
+    "clarifications": "Whether open questions of clarifications.yaml keep a protocol from being begun, or are told.",
 }
+_CLARIFICATIONS = {"questions": "What nobody could find out, and what people answered; an empty answer is none."}
 _COWORKER = {
     "name": "Who, as people call it; plans and steps name the file.",
     "description": "What people should know of it.",
@@ -108,6 +111,14 @@ _DRAFT = {
     "steps": "What is done, in this order.",
     "questions": "What has to be known before there can be a plan; without steps then.",
 }
+_DISCOVERY = {
+    "bootstrap": "Lines of shell that make a fresh checkout ready.",
+    "lint": "Lines of shell that read the code for mistakes of form.",
+    "typecheck": "Lines of shell that check the types.",
+    "test": "Lines of shell that run the tests.",
+    "build": "Lines of shell that build what is shipped.",
+    "questions": "What the material does not tell, and what would change the commands.",
+}
 _WORKFLOW = _PLAN | {"inputs": "What may be given with --input NAME=VALUE: the type of each, or more of it."}
 
 # name: (model, what it is, what its keys mean)
@@ -115,8 +126,14 @@ _WORDS: dict[str, tuple[type[BaseModel], str, dict[str, str]]] = {
     "plan": (PlanHeader, "The front matter of plan.md.", _PLAN),
     "step": (StepHeader, "The front matter of a step file, NN-slug.md.", _STEP),
     "config": (Config, "The whole of .protocols/config.yaml.", _CONFIG),
+    "clarifications": (Clarifications, "The whole of .protocols/clarifications.yaml.", _CLARIFICATIONS),
     "coworker": (Coworker, "The whole of .protocols/agents/NAME.yaml.", _COWORKER),
     "policy": (Policy, "The whole of .protocols/policy.yaml.", _POLICY),
+    "discovery": (
+        Discovery,
+        "What a model answers that looks at a repository for `runner init --discover`.",
+        _DISCOVERY,
+    ),
     "planning": (Draft, "What a model answers that is asked for a plan.", _DRAFT),
     "workflow": (WorkflowHeader, "The front matter of plan.md in .protocols/workflows/NAME/.", _WORKFLOW),
 }

@@ -99,7 +99,7 @@ class Project:
 
         if self._asked == self.trusted.commit:
             return
-        for key in ("mcp", "lease", "clarifications"):
+        for key in ("mcp", "lease"):
             if key in self.config.model_fields_set:
                 raise UnsupportedError(
                     f"`{key}:` is not supported by this version",

@@ -248,4 +248,4 @@ def test_code_is_tested_once_and_record_only_commits_are_not_tested_again(github
     qa = one.job("protocol-qa", "qa", needs={"changes": known})
     assert qa.result == "failure" and "== test failed" in qa.printed
     again = one.job("protocol-qa", "changes")  # what failed is not known as tested
-    assert again.outputs["tested"] == "" and kit.HOOKS[3] == "test"
+    assert again.outputs["tested"] == "" and "test" in kit.HOOKS

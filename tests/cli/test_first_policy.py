@@ -83,9 +83,9 @@ def test_the_key_is_listed_only_after_asking(alone: tuple[Box, Person]) -> None:
     told = box.runner("init", rc=0)  # no terminal, and no --yes
     assert not (box.path / SIGNERS).exists()
     assert "is not listed for approvals: `runner init --yes` lists it" in told.err
-    code, said = at_terminal(box, {b"]:": b"no\n"}, "init")
+    code, said = at_terminal(box, {b"later)": b"\n", b"]:": b"no\n"}, "init")
     assert code == 0 and "List your key SHA256:" in said and not (box.path / SIGNERS).exists()
-    code, said = at_terminal(box, {b"]:": b"yes\n"}, "init")
+    code, said = at_terminal(box, {b"later)": b"\n", b"]:": b"yes\n"}, "init")
     assert code == 0 and ann.public in (box.path / SIGNERS).read_text()
 
 

@@ -17,9 +17,10 @@ from runner.protocol import plan
 from tests.conftest import Box, command, make_box
 
 ADD = ("--input", "text=hello", "--input", "a=2", "--input", "b=3")
+CONFIG = ".protocols/config.yaml"
 # What `init` writes where nothing is known of forge and stack, in git's order.
 SHARED = [
-    *(f".protocols/{name}" for name in (".gitattributes", "config.yaml", "policy.yaml")),
+    *(f".protocols/{name}" for name in (".gitattributes", "clarifications.yaml", "config.yaml", "policy.yaml")),
     *(f".protocols/prompts/{name}.prompt.md" for name in sorted(kit.PROMPTS)),
     *(f"scripts/ci/{name}.sh" for name in ("protocol", "report")),
 ]
@@ -274,7 +275,7 @@ def at_a_terminal(box: Box, answer: str, *args: str) -> tuple[int, str]:
 
 
 def test_at_a_terminal_init_and_clean_ask_first(box: Box) -> None:
-    code, seen = at_a_terminal(box, "n\n", "init")
+    code, seen = at_a_terminal(box, "\nn\n", "init")
     assert code == 0 and "Write .protocols/config.yaml" in seen and "nothing was written" in seen
     assert not (box.path / ".protocols").exists()
     assert "Write" not in at_a_terminal(box, "", "init", "--yes")[1] and (box.path / ".protocols").is_dir()
@@ -306,18 +307,18 @@ def test_init_commits_exactly_its_files_as_the_person(box: Box) -> None:
 
 
 def test_init_never_overwrites_and_shows_the_difference(box: Box) -> None:
-    box.write(SHARED[1], "publish: ask\n")
+    box.write(CONFIG, "publish: ask\n")
     told = box.runner("init", "--commit", rc=0)
     assert "left   .protocols/config.yaml" in told.out and "-publish: ask" in told.err
-    assert (box.path / SHARED[1]).read_text() == "publish: ask\n"
-    assert box.git("show", "--name-only", "--format=", "HEAD").split() == [path for path in SHARED if path != SHARED[1]]
-    assert box.git("status", "--porcelain", "-uall") == f"?? {SHARED[1]}\n"  # the person's draft is theirs
+    assert (box.path / CONFIG).read_text() == "publish: ask\n"
+    assert box.git("show", "--name-only", "--format=", "HEAD").split() == [path for path in SHARED if path != CONFIG]
+    assert box.git("status", "--porcelain", "-uall") == f"?? {CONFIG}\n"  # the person's draft is theirs
 
 
 def test_init_works_below_the_top_and_in_a_repository_without_commits(tmp_path: Path) -> None:
     box = make_box(tmp_path / "full")
     box.runner("init", cwd=box.path / "src", rc=0)
-    assert (box.path / SHARED[1]).is_file()
+    assert (box.path / CONFIG).is_file()
     empty = box.path.parent / "empty"
     box.git("init", "-q", empty)
     (empty / "staged.txt").write_text("s\n")
@@ -355,7 +356,6 @@ def test_init_refuses_what_is_in_its_way(box: Box) -> None:
     box.git("switch", "-q", "--detach")
     (box.path / ".protocols").unlink()
     assert "no branch is checked out" in box.runner("init", "--commit", rc=4).err
-    assert "--discover" in box.runner("init", "--discover", rc=2).err
 
 
 def test_init_makes_a_repository_only_where_it_is_asked_to(box: Box, tmp_path: Path) -> None:
@@ -379,7 +379,7 @@ def test_init_clones_and_sets_up(remote: Box, tmp_path: Path) -> None:
     remote.runner("init", "--clone", tmp_path / "origin.git", "--commit", cwd=at, rc=0)
     assert remote.git("show", "--name-only", "--format=%an", "HEAD", cwd=at / "origin").split() == ["Alice", *SHARED]
     remote.runner("init", "--clone", "../origin.git", "named", cwd=at, rc=0)
-    assert (at / "named" / SHARED[1]).is_file()
+    assert (at / "named" / CONFIG).is_file()
     assert remote.git("remote", "get-url", "origin", cwd=at / "named").strip() == str(tmp_path / "origin.git")
     assert "not empty" in remote.runner("init", "--clone", "../origin.git", "named", cwd=at, rc=2).err
 
@@ -392,3 +392,23 @@ def test_a_clone_that_is_not_safe_or_not_there_leaves_nothing(box: Box, tmp_path
     at.mkdir()
     box.runner("init", "--clone", url, "here", cwd=at, rc=code)
     assert not list(at.iterdir())
+
+
+def test_an_init_that_cannot_finish_leaves_none_of_its_files(box: Box) -> None:
+    box.write("scripts/mine.sh", "true\n")
+    before = sorted(box.path.rglob("*"))
+    argv = [
+        "sh",
+        "-c",
+        'ulimit -f 8; exec "$@"',
+        "sh",
+        sys.executable,
+        "-m",
+        "runner",
+        "init",
+        "--yes",
+    ]  # as on a full disk
+    env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(argv, cwd=box.path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "scripts/ci/protocol.sh cannot be written" in done.stderr, done.stderr
+    assert sorted(box.path.rglob("*")) == before

@@ -22,6 +22,7 @@ from runner.git.process import GitError
 from runner.protocol import (
     branches,
     call,
+    clarifications,
     config,
     coworker,
     decision,
@@ -89,6 +90,7 @@ WORKFLOW = b"---\ntitle: t\ninputs:\n  version: {type: string, default: x}\n  n:
 CONFIG = (
     b"base: main\nbranch: runner/{id}\nengine: [a, b]\nworkspace: {setup: make, key: [uv.lock]}\nlease: {ttl: 1h}\n"
 )
+CLARIFICATIONS = clarifications.added(None, "c", {"a": "b"}, ["c"])
 COWORKER = b"name: coder\nobjective: x\ntools: [a, {module: m, effects: {f: read}}]\nbudget: {turns: 1}\n"
 CONTEXT = b"---\ntitle: c\nkind: command\nrun: [make, x]\n---\n"
 ENTRIES = begun({"a": planned_step(1), "b": planned_step(2, needs=["a"])})
@@ -147,6 +149,17 @@ def fuzz_workflow(data: bytes) -> bool:
 def fuzz_config(data: bytes) -> bool:
     branches.pattern_of(data)
     return taken(lambda: config.parse(data, "config.yaml"), MalformedFileError) is not None
+
+
+def fuzz_clarifications(data: bytes) -> bool:
+    known = taken(lambda: clarifications.parse(data, "clarifications.yaml"), MalformedFileError)
+    if known is None:
+        return False
+    said = {one.text: "yes" for one in known if one.answer is None}
+    made = taken(lambda: clarifications.added(data, "clarifications.yaml", said, ["new"]), RunnerError)
+    left = clarifications.parse(made, "c") if made is not None else ()
+    assert {one.text for one in left if one.answer is None} <= {"new"}
+    return True
 
 
 def fuzz_coworker(data: bytes) -> bool:
@@ -350,6 +363,7 @@ HELD = HeldCall(
 
 TARGETS: dict[str, Target] = {
     "call": Target(call.render(HELD), fuzz_call),
+    "clarifications": Target(CLARIFICATIONS, fuzz_clarifications),
     "commit": Target(SIGNED, fuzz_commit),
     "config": Target(CONFIG, fuzz_config),
     "coworker": Target(COWORKER, fuzz_coworker),

@@ -1,0 +1,112 @@
+"""A repository where there is none yet: begun in a folder, or cloned. All of it or nothing is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from runner.errors import UnreachableError, UsageError
+from runner.git.person import token_settings
+from runner.store.surroundings import Surroundings
+
+
+def begin_if_needed(folder: Path) -> bool:
+    """Make `folder` a git repository, as `git init` does for this person, where it is in none; return whether it was made.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    gitpython = _gitpython()
+    with contextlib.suppress(gitpython.exc.InvalidGitRepositoryError):
+        gitpython.Repo(folder, search_parent_directories=True).close()
+        return False
+    try:
+        gitpython.Repo.init(folder).close()
+        return True
+    except (gitpython.exc.GitError, OSError) as error:
+        raise UsageError(
+            f"no repository can be made here: {_told(error)}", str(folder), "run `git init` to see why"
+        ) from error
+
+
+def clone(url: str, folder: Path | None, cwd: Path, who: Surroundings) -> Path:
+    """Clone a repository with the person's own git, and the token of RUNNER_GIT_TOKEN, and return its folder. They are told how it
+    goes on. Interrupted, it leaves nothing.
+
+    Raises:
+        UsageError: the address is not one that is safe to clone from, or the folder is taken.
+        UnreachableError: the remote did not answer, or refused us.
+    """
+    gitpython = _gitpython()
+    name = re.split(r"[/:\\]", url.rstrip("/"))[-1].removesuffix(".git")
+    if folder is None and (not name or name.startswith((".", "-"))):
+        raise UsageError(f"`{url}` does not say what its folder is called", "--clone", "name the folder after it")
+    at = cwd / (folder or name)
+    if at.exists() and (not at.is_dir() or any(at.iterdir())):
+        raise UsageError(
+            f"{at} is there already, and not empty",
+            str(at),
+            f"name another folder; `runner -C {shlex.quote(str(at))} init` sets this one up",
+        )
+    if "://" not in url and "::" not in url and (cwd / url).exists():
+        url = os.path.abspath(cwd / url)
+    stages: set[str] = set()
+
+    class Progress(gitpython.RemoteProgress):  # type: ignore[name-defined,misc]
+        def line_dropped(self, line: str) -> None:
+            who.say(_without_password(line))
+
+        def update(self, op_code: int, cur_count: object, max_count: object = None, message: str = "") -> None:
+            line = str(self._cur_line or "").strip()
+            stage = line.split(":", 1)[0]
+            if stage and (op_code & self.END or stage not in stages):
+                stages.add(stage)
+                who.say(_without_password(line))
+
+    made, progress = not at.exists(), Progress()
+    try:
+        gitpython.Repo.clone_from(url, at, progress=progress, env=token_settings(url, who.environ) or None).close()
+    except (gitpython.exc.UnsafeProtocolError, gitpython.exc.UnsafeOptionError) as error:
+        raise UsageError(
+            f"`{_without_password(url)}` is not an address that is safe to clone from",
+            "--clone",
+            "use https, ssh, or a path",
+        ) from error
+    except gitpython.exc.GitError as error:
+        if made:
+            with contextlib.suppress(OSError):
+                at.rmdir()
+        why = progress.error_lines[0] if progress.error_lines else _told(error)
+        raise UnreachableError(
+            f"it could not be cloned: {_without_password(why)}",
+            _without_password(url),
+            "try `git clone` with that address; nothing was left here",
+        ) from error
+    return at
+
+
+def _without_password(text: str) -> str:
+    """Return the text without who signs in, where an address in it says so."""
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+
+
+def _gitpython() -> Any:
+    """Return GitPython; it is loaded late, and says by ImportError that there is no git."""
+    try:
+        import git
+    except ImportError as error:
+        raise UsageError(
+            "there is no git on this machine", "PATH", "install git 2.38 or later, and run the same command again"
+        ) from error
+    return git
+
+
+def _told(error: Exception) -> str:
+    text = str(getattr(error, "stderr", "") or error)
+    lines = [line.strip().strip("'") for line in text.splitlines() if line.strip()]
+    told = next((line for line in lines if "fatal:" in line or "error:" in line), lines[-1] if lines else "no answer")
+    return told.removeprefix("stderr:").strip().strip("'")

