@@ -64,6 +64,7 @@ def of_picture(script: str, file: Path) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_it_runs_without_bubblewrap_and_the_picture_shows_what_it_prints(tmp_path: Path) -> None:
     printed = demo(tmp_path / "a", PATH=programs(tmp_path, "git", "make", "sh", "cat", "ssh-keygen"))
     assert "bubblewrap is not installed here" in printed
@@ -79,6 +80,7 @@ def test_the_picture_fetches_nothing() -> None:
     assert set(re.findall(r"https?://[^\"' ]+", svg)) == {"http://www.w3.org/2000/svg"}
 
 
+@pytest.mark.slow
 def test_it_needs_neither_sdk_nor_table_of_prices_nor_ssh_keygen_and_runs_in_the_sandbox(tmp_path: Path) -> None:
     if not sandbox():
         pytest.skip("allowed: bubblewrap does not work here")

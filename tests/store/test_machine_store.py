@@ -139,7 +139,8 @@ class TwoClones(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(600)
-def test_two_clones_and_a_remote() -> None:
+@pytest.mark.parametrize("examples", [4, pytest.param(30, marks=pytest.mark.slow)])
+def test_two_clones_and_a_remote(examples: int) -> None:
     run_state_machine_as_test(
-        TwoClones, settings=settings(max_examples=10, stateful_step_count=10, phases=(Phase.generate,))
+        TwoClones, settings=settings(max_examples=examples, stateful_step_count=10, phases=(Phase.generate,))
     )
