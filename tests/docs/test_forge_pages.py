@@ -11,7 +11,8 @@ import pytest
 
 from tests.conftest import command, make_box
 from tests.forge.gitlab_fake import PATH
-from tests.forge.journey import TOKEN, Project
+from tests.forge.gitlab_project import Project
+from tests.forge.journey import TOKEN
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^<!-- run: (?P<what>[a-z]+) -->\n```sh\n(?P<code>.*?)^```\n", re.MULTILINE | re.DOTALL)
