@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -98,3 +99,21 @@ def test_it_goes_to_that_host_alone_and_never_in_the_clear(url: str, key: str | 
 def test_gitlabs_job_token_has_a_user_of_its_own() -> None:
     made = token_settings("https://gitlab.com/g/r", {"RUNNER_GIT_TOKEN": TOKEN, "CI_JOB_TOKEN": TOKEN})
     assert "username=gitlab-ci-token" in made["GIT_CONFIG_VALUE_1"] and TOKEN not in made["GIT_CONFIG_VALUE_1"]
+
+
+def test_a_clone_that_was_deleted_and_made_again_at_its_path(remote: Box, backend: Backend) -> None:
+    """As a job does whose machine is kept. What is in no branch, such as what a model said, went with the clone."""
+    remote.env["RUNNER_GIT_TOKEN"] = TOKEN
+    protocol = remote.new({"01-a": command("true"), "02-b": command("true")})
+    remote.runner("run", protocol, "--publish", "always", "--max-steps", "1", rc=0)
+    bare, where = remote.path.parent / "origin.git", remote.path
+    said = remote.git("commit-tree", "-m", "said", "main^{tree}", cwd=bare).strip()
+    remote.git("update-ref", f"refs/runner/history/{protocol}", said, cwd=bare)
+    remote.runner("sync", protocol, rc=0)
+    shutil.rmtree(where)
+    remote.git("clone", "-q", "--no-local", bare, where, cwd=bare)
+    remote.git("remote", "set-url", "origin", backend.url)
+    newer = remote.git("commit-tree", "-m", "more", "-p", "main", "main^{tree}", cwd=bare).strip()
+    remote.git("update-ref", "refs/heads/main", newer, cwd=bare)
+    remote.runner("sync", protocol, rc=0)
+    assert remote.git("rev-parse", "refs/runner/fetched/trusted").strip() == newer
