@@ -24,6 +24,7 @@ _STEPS: Final = 100
 _ENDED: Final = (StepStatus.COMPLETED, StepStatus.CANCELLED)
 _STOPPED: Final = (StepStatus.FAILED, StepStatus.BLOCKED)
 _ANSWERED: Final = ("human", "question", "effect")
+_WORDS: Final = re.compile(r"[A-Za-z]+(?:[ ,()]{1,2}[A-Za-z]+)*\)?")
 _PLAIN: Final = frozenset(" .,:;'\"()+-_/?=")  # beside letters and digits: nothing that a forge takes for a reference
 
 
@@ -45,7 +46,7 @@ def body(state: State, plan: str, *, ways: Ways = NO_WAYS, merge: str = "") -> s
         rows.append(f"| `{step.place:02d}-{slug}` | {code(step.title)} | {step.kind} | {stands} | {_checked(step)} |")
     if len(steps) > _STEPS:
         rows.append(f"| … | {len(steps) - _STEPS} more | | | |")
-    table = ["| step | | kind | stands | checks |", "|---|---|---|---|---|", *rows]
+    table = ["| step | what | kind | stands | checks |", "|---|---|---|---|---|", *rows]
     parts = [
         *asked(state, ways=ways, merge=merge),
         f"### {_progress(state)}" if rows else "There is no plan yet.",
@@ -76,8 +77,8 @@ def asked(state: State, *, ways: Ways = NO_WAYS, merge: str = "") -> list[str]:
     for wait in state.waiting:
         since = wait.since[:16].replace("T", " ")
         found += [
-            f"### Waits for {code(wait.by)}",
-            f"{_about(state, wait)}: {code(wait.text)} (since {since} UTC)",
+            f"### Waits for {_words(wait.by)}",
+            f"{_about(state, wait)}{_words(wait.text)} (since {since} UTC)",
             *_how(wait.kind, wait.id, short, ways),
         ]
     stopped = [(slug, step) for slug, step in state.open_steps() if step.status in _STOPPED]
@@ -91,7 +92,7 @@ def asked(state: State, *, ways: Ways = NO_WAYS, merge: str = "") -> list[str]:
     elif state.status is Standing.CANCELLED:
         found.append("### It is cancelled")
     elif state.status is Standing.COMPLETED and merge:
-        found += [f"### The merge waits for the word of {code(merge)}", *_how(MERGE, MERGE, short, ways)]
+        found += [f"### The merge waits for the word of {_words(merge)}", *_how(MERGE, MERGE, short, ways)]
     elif state.status is Standing.COMPLETED:
         found.append("### Every step is done: it waits for its merge")
     return found or ["### Nothing waits for anybody"]
@@ -182,7 +183,12 @@ def _checked(step: StepState) -> str:
 
 def _about(state: State, wait: Wait) -> str:
     step = state.steps.get(wait.subject)
-    return code(f"{step.place:02d}-{wait.subject}" if step else wait.subject)
+    return f"`{step.place:02d}-{wait.subject}`: " if step else ""
+
+
+def _words(text: str) -> str:
+    """Return text as it is where it is nothing but words, which mean nothing to a forge; else as code."""
+    return text if _WORDS.fullmatch(text) else code(text)
 
 
 def _progress(state: State) -> str:

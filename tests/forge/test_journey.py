@@ -43,7 +43,7 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     )
     assert place.statuses(protocol)["runner/qa"] == ("pending", "1 of 2 passed")
     for text in (place.said().partition("\n")[2].strip(), str(place.request["description"])):
-        assert text.startswith("### Waits for `a maintainer (alice, bob)`")
+        assert text.startswith("### Waits for a maintainer (alice, bob)\n\n`02-b`: approval before it starts (since 20")
         assert "approve this request in a review, or sign with `runner approve 1`" in text
     page = str(place.request["description"])
     assert "| `01-a` | `01-a` | command | ✔ completed | ✔ passed |" in page and "### 1 of 2 steps done" in page
