@@ -8,6 +8,7 @@ FUZZ_PY = .venv-fuzz/bin/python
 # The demo shows what users get, and quickly: the base install, no tools of the developers'.
 DEV_STAMP = .venv/.stamp
 DEMO_STAMP = .venv-demo/.stamp
+LAB_STAMP = .venv-demo/.stamp-gitlab
 FORGE_STAMP = build/forge/.stamp
 FUZZ_STAMP = .venv-fuzz/.stamp
 
@@ -21,11 +22,12 @@ SECONDS = 60
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo demo-attack picture test slow forge check fix bench peers golden deep fuzz fuzz-keep schemas cassettes build clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow forge check fix bench peers golden deep fuzz fuzz-keep schemas cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
 	@echo 'make demo-attack six attacks on a person'"'"'s word, and how each ended; needs ssh-keygen'
+	@echo 'make demo-forge  two people, a pipeline and a merge request, from an empty project to merged; needs ssh-keygen'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
 	@echo 'make forge   forge and CI tests against programs of others; fetches 0.7 GB by npm, needs rsync'
@@ -39,6 +41,7 @@ help:
 	@echo 'make fuzz-keep add what fuzzing found to tests/fuzz/corpus/'
 	@echo 'make cassettes make the recorded answers anew, byte for byte; needs bubblewrap'
 	@echo 'make picture docs/demo.svg anew, from what the demo prints'
+	@echo 'make picture-request docs/request.png anew, from what the runner writes in demo-forge; needs Chromium'
 	@echo 'make schemas write schemas/ anew from the models'
 	@echo 'make build   wheel and sdist into dist/'
 	@echo 'make ci      what CI runs; as root on Debian it installs what is missing'
@@ -50,9 +53,17 @@ demo: $(DEMO_STAMP)
 demo-attack: $(DEMO_STAMP)
 	@$(DEMO_PY) demo/attack.py
 
+demo-forge: $(LAB_STAMP)
+	@$(DEMO_PY) demo/forge.py
+
 picture: $(DEMO_STAMP)
 	$(DEMO_PY) demo/demo.py > .venv-demo/shown.txt
 	$(DEMO_PY) demo/picture.py .venv-demo/shown.txt docs/demo.svg
+
+picture-request: $(LAB_STAMP)
+	rm -rf .venv-demo/pages
+	$(DEMO_PY) demo/forge.py --pages .venv-demo/pages
+	$(DEMO_PY) demo/request_picture.py .venv-demo/pages 3-call docs/request.png
 
 test: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS)
@@ -61,7 +72,7 @@ slow: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) -m slow --timeout 900
 
 forge: $(DEV_STAMP) $(FORGE_STAMP)
-	$(PYTEST) -m peers tests/forge tests/ci
+	$(PYTEST) -m peers tests/forge tests/ci tests/docs
 
 check: $(DEV_STAMP)
 	$(PY) -m ruff format --check .
@@ -137,6 +148,9 @@ $(DEV_STAMP): pyproject.toml
 
 $(DEMO_STAMP): pyproject.toml
 	$(call environment,.venv-demo,.)
+
+$(LAB_STAMP): $(DEMO_STAMP)
+	@echo 'adding the extra for GitLab to .venv-demo' >&2; $(DEMO_PY) -m pip install -qq -e '.[gitlab]' && touch $@
 
 $(FORGE_STAMP): tests/forge/package.json
 	@command -v npm >/dev/null 2>&1 || { echo 'error: npm is not installed; install node and npm' >&2; exit 1; }

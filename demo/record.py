@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import attack
+import forge
 import story
 from terminal import Failed, Terminal, expect
 
@@ -143,6 +146,12 @@ def tell_story(root: Path) -> tuple[Terminal, Callable[[], None]]:
     return term, lambda: story.play(term, root)
 
 
+def work_in_a_request(root: Path) -> tuple[Terminal, Callable[[], None]]:
+    """Set the scene of `make demo-forge`."""
+    team = forge.Team(root)
+    return team, lambda: forge.play(team)
+
+
 def let_agent_attack(root: Path) -> tuple[Terminal, Callable[[], None]]:
     """Set the scene of the agent in `make demo-attack`."""
     stage = attack.Stage(root)
@@ -156,6 +165,7 @@ def let_agent_attack(root: Path) -> tuple[Terminal, Callable[[], None]]:
 
 SCENES: dict[Path, tuple[Scene, tuple[Answer, ...]]] = {
     story.CASSETTE: (tell_story, SCRIPT),
+    forge.CASSETTE: (work_in_a_request, SCRIPT[:-1]),  # without the review
     attack.CASSETTE: (let_agent_attack, ATTACK),
 }
 
@@ -173,6 +183,22 @@ def record(cassette: Path, scene: Scene, script: tuple[Answer, ...]) -> None:
         cassette.write_bytes(made.read_bytes())  # only what is whole takes the place of the one before
 
 
+def recorder(root: Path, path: str, cassette: Path) -> Path:
+    """Return a folder with a `runner` that records what it is answered, whoever calls it."""
+    folder = root / "recorder"
+    folder.mkdir()
+    real = shutil.which("runner", path=path) or "runner"
+    wrapper = folder / "runner"
+    wrapper.write_text(
+        f"""#!/bin/sh
+case $1 in new | step | run) set -- "$@" --record {shlex.quote(str(cassette))} ;; esac
+exec {shlex.quote(real)} "$@"
+"""
+    )
+    wrapper.chmod(0o755)
+    return folder
+
+
 def play(executor: str, cassette: Path, scene: Scene, script: tuple[Answer, ...]) -> None:
     """Play a scene once, and record at the end of `cassette`."""
     root = Path(tempfile.mkdtemp(prefix="protocol-runner-record-")).resolve()
@@ -180,8 +206,8 @@ def play(executor: str, cassette: Path, scene: Scene, script: tuple[Answer, ...]
     try:
         with serving(*script) as wire, contextlib.redirect_stdout(shown):
             term, act = scene(root)
-            term.record = cassette
             term.env |= {
+                "PATH": f"{recorder(root, term.env['PATH'], cassette)}{os.pathsep}{term.env['PATH']}",
                 "RUNNER_EXECUTOR": executor,
                 "RUNNER_ENGINE": f"gemini:{MODEL}",
                 "GEMINI_API_KEY": KEY,

@@ -14,8 +14,6 @@ import sysconfig
 import textwrap
 from pathlib import Path
 
-ASKING = (("runner", "new"), ("runner", "step"))  # the commands of the demonstrations that ask a model
-
 
 class Failed(Exception):
     """Something in the demo is not as it should be."""
@@ -40,19 +38,19 @@ class Terminal:
         }
         self.home = self.cwd = home
         self.prompt, self.code = "$", 0  # what stands before a command; the exit code of the last one
-        self.record: Path | None = None  # where the answers are recorded that the commands of ASKING get
 
-    def run(self, *words: str, code: int | None = 0, hide: bool = False, shown: str | None = None) -> str:
-        """Run a command and show it, unless `hide`; return what it printed.
+    def run(
+        self, *words: str, code: int | None = 0, hide: bool = False, shown: str | None = None, cwd: Path | None = None
+    ) -> str:
+        """Run a command and show it, unless `hide`; return what it printed. `cwd`: where, if not here.
 
         Any other exit code than `code` ends the demo, unless that is None.
         """
         if not hide:
             say(f"{self.prompt} {shown or shlex.join(words)}")
-        more = ("--record", str(self.record)) if self.record is not None and words[:2] in ASKING else ()
         done = subprocess.run(
-            [*words, *more],
-            cwd=self.cwd,
+            words,
+            cwd=cwd or self.cwd,
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

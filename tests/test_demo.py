@@ -146,6 +146,55 @@ def test_the_recordings_are_what_the_scripts_make(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     usd = re.compile(r'"usd": "[0-9.]+"')  # the table of prices follows the providers
-    for name in ("shop.jsonl", "attack.jsonl"):
+    for name in ("shop.jsonl", "forge.jsonl", "attack.jsonl"):
         made, there = (tmp_path / name).read_text(), (ROOT / "demo/cassettes" / name).read_text()
         assert usd.sub("", made) == usd.sub("", there), "run `make cassettes`"
+
+
+@pytest.mark.slow
+def test_a_protocol_lives_in_a_request_from_an_empty_project_to_merged(tmp_path: Path) -> None:
+    pages = tmp_path / "pages"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "demo/forge.py"), "--pages", str(pages)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and not done.stderr, done.stdout[-3000:] + done.stderr[-3000:]
+    assert not list(tmp_path.glob("protocol-runner-forge-*")), "it left something behind"
+    told = [
+        "wrote  .gitlab/protocol-runner.yml",
+        "plan         waits     for a maintainer (alice, bob): approval of the plan",
+        "Draft: 0001: Make the failing test pass",
+        "bob, in the browser:  Approve",
+        "01-fix       done",
+        "02-table     failed    QA: exit 2, `make table`",
+        "alice, in the browser:  /runner retry",
+        "02-table     done",
+        "To say yes: sign with runner approve 1",
+        "signed in ",
+        "VAT in Finland is 25.5 %, and our prices have it.",
+        "… runner/verify  the merge waits for a maintainer (alice, bob)",
+        "GitLab: merge blocked",
+        "✔ runner/verify  the record is what its history says",
+        "bob, in the browser:  Merge",
+        "completed · merged",
+        "verified · ",
+    ]
+    at = 0
+    for line in told:  # in this order
+        found = done.stdout.find(line, at)
+        assert found >= 0, f"{line!r} is not said, or not there:\n{done.stdout}"
+        at = found
+    assert "glpat-" not in done.stdout
+
+    page = (pages / "3-call.md").read_text()
+    assert (
+        page.startswith("### Waits for a maintainer (alice, bob)\n\n`04-announce`: `announce text=")
+        and "| ✔ passed |" in page
+    )
+    picture = [sys.executable, str(ROOT / "demo/request_picture.py"), str(pages), "3-call", str(tmp_path / "page.png")]
+    drawn = subprocess.run(
+        picture, env={**os.environ, "PATH": programs(tmp_path, "sh")}, capture_output=True, text=True
+    )
+    assert drawn.returncode == 1 and "install chromium" in drawn.stderr, drawn.stderr

@@ -130,12 +130,13 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
         return Told(there, ended=True)
     merge = _merge_missing(project, forge, seen)
     words = record.prose(project.git.blob(seen.files[paths.PLAN].oid)) if paths.PLAN in seen.files else ""
-    text = redactor.text(page.body(state, words, merge=merge))
+    ways = _ways(project, seen)
+    text = redactor.text(page.body(state, words, ways=ways, merge=merge))
     request = forge.propose(branch=name, base=state.base, title=redactor.text(page.title(state)), body=text)
     if state.status is Status.COMPLETED and request.draft:
         request = forge.mark_ready(request.number)
     mark, said = (heard.seen, heard.said) if heard is not None else _kept(forge, request.number)
-    told = page.comment(state, reviews=_by_review(project, seen), merge=merge, seen=mark, said=said)
+    told = page.comment(state, ways=ways, merge=merge, seen=mark, said=said)
     forge.keep_comment(request.number, KEY, redactor.text(told))
     forge.report(tip, page.statuses(state, wrong=_wrong(project, protocol, tip), merge=merge), branch=name)
     return Told(request)
@@ -163,22 +164,23 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     return f"{', '.join(against)}, who said no" if against else standing.missing
 
 
-def _by_review(project: Project, seen: Snapshot) -> bool:
+def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
+    """Return how each thing that waits for a word is ended by the policy: by a review, signed, or both."""
     found = consent.of(project)
     if found.policy is None or seen.state.plan is None:
-        return False
+        return {}
+    wanted: dict[str, demand.Demand | None] = {page.MERGE: demand.of_merge(found)}
     waits = [wait for wait in seen.state.waiting if wait.kind in consent.KINDS]
-    known, plan = (
-        record.events(project.git, seen.protocol, seen.tip),
-        advance.read_plan(project, seen) if waits else None,
-    )
-    for wait in waits:
-        assert plan is not None
-        subject = consent.subject_of(wait, seen.state, known)
-        asked = consent.demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
-        if asked is not None and asked.reviews:
-            return True
-    return False
+    if waits:
+        known, plan = record.events(project.git, seen.protocol, seen.tip), advance.read_plan(project, seen)
+        for wait in waits:
+            subject = consent.subject_of(wait, seen.state, known)
+            wanted[wait.id] = consent.demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
+    return {
+        name: [page.REVIEW] * one.reviews + [page.SIGNED] * one.signed
+        for name, one in wanted.items()
+        if one is not None
+    }
 
 
 # --- hearing ---------------------------------------------------------------------------------------------------------------

@@ -6,91 +6,112 @@ What models and plans say stands there as code alone, in which no forge follows 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from runner.forge.base import BODY_TEXT, Status, StatusState, status_text
-from runner.protocol import ids
+from runner.protocol import ids, paths
 from runner.protocol.state import State, StepState, StepStatus, Wait
 from runner.protocol.state import Status as Standing
 
 PLAN_TEXT: Final = 20_000  # characters of the plan that are shown; the branch has it whole
 TITLE_TEXT: Final = 120
+MERGE: Final = "merge"  # stands for the merge among the waits, which nothing in the record asks for
+REVIEW, SIGNED = "review", "signed"  # how a wait is ended, as `from:` of the policy has it
+Ways = Mapping[str, Collection[str]]
+NO_WAYS: Final[Ways] = {}
 _STEPS: Final = 100
 _ENDED: Final = (StepStatus.COMPLETED, StepStatus.CANCELLED)
 _STOPPED: Final = (StepStatus.FAILED, StepStatus.BLOCKED)
 _ANSWERED: Final = ("human", "question", "effect")
+_WORDS: Final = re.compile(r"[A-Za-z]+(?:[ ,()]{1,2}[A-Za-z]+)*\)?")
 _PLAIN: Final = frozenset(" .,:;'\"()+-_/?=")  # beside letters and digits: nothing that a forge takes for a reference
 
 
 def title(state: State) -> str:
     """Return the request's title."""
     kept = "".join(c if c.isalnum() or c in _PLAIN else " " for c in state.title)
-    return " ".join(f"{state.protocol}: {' '.join(kept.split())}"[:TITLE_TEXT].split())
+    return " ".join(f"{state.protocol.partition('-')[0]}: {' '.join(kept.split())}"[:TITLE_TEXT].split())
 
 
-def body(state: State, plan: str, *, merge: str = "") -> str:
-    """Return the request's text. `plan`: what people or a model wrote; `merge`: whose word on the merge is missing."""
-    rows = []
+def body(state: State, plan: str, *, ways: Ways = NO_WAYS, merge: str = "") -> str:
+    """Return the request's text: what is asked of whom, then how far it is, then what it is about.
+
+    `plan`: what people or a model wrote; `ways`, `merge`: as for `asked`.
+    """
+    rows, waits = [], {wait.subject for wait in state.waiting}
     steps = state.open_steps()
     for slug, step in steps[:_STEPS]:
-        attempt = str(step.attempt) if step.attempt > 1 else ""
-        rows.append(f"| `{step.place:02d}-{slug}` | {code(step.title)} | {step.kind} | {_word(step)} | {attempt} |")
+        stands = _stands(step, slug in waits) + (f", attempt {step.attempt}" if step.attempt > 1 else "")
+        rows.append(f"| `{step.place:02d}-{slug}` | {code(step.title)} | {step.kind} | {stands} | {_checked(step)} |")
     if len(steps) > _STEPS:
         rows.append(f"| … | {len(steps) - _STEPS} more | | | |")
-    table = (
-        ["| step | | kind | stands | attempt |", "|---|---|---|---|---|", *rows] if rows else ["There is no plan yet."]
-    )
+    table = ["| step | what | kind | stands | checks |", "|---|---|---|---|---|", *rows]
     parts = [
-        f"A protocol of [protocol-runner](https://pypi.org/project/protocol-runner/): `{state.protocol}`.",
-        f"**{_progress(state)}**{_spent(state)}",
-        "\n".join(table),
-        "\n".join(owed(state, merge)),
+        *asked(state, ways=ways, merge=merge),
+        f"### {_progress(state)}" if rows else "There is no plan yet.",
+        "\n".join(table) if rows else "",
+        f"Cost so far: {_spent(state)}." if _spent(state) else "",
         f"<details><summary>The plan</summary>\n\n{block(plan, PLAN_TEXT)}\n\n</details>" if plan else "",
+        f"What the steps do stands in `{paths.folder(state.protocol)}/`, among the changes; an edit there is taken up. "
+        "Written by [protocol-runner](https://pypi.org/project/protocol-runner/).",
     ]
     return "\n\n".join(part for part in parts if part)[:BODY_TEXT]
 
 
-def comment(state: State, *, reviews: bool, merge: str = "", seen: int = 0, said: Sequence[str] = ()) -> str:
-    """Return what the one comment says: what waits, what may be done about it, what became of commands.
+def comment(state: State, *, ways: Ways = NO_WAYS, merge: str = "", seen: int = 0, said: Sequence[str] = ()) -> str:
+    """Return what the one comment says: what is asked of whom, and what became of commands.
 
-    `reviews`: whether a review ends what waits; `seen`: the last comment that was looked at; `said`: a line a command.
+    `ways`, `merge`: as for `asked`; `seen`: the last comment that was looked at; `said`: a line a command.
     """
-    short = ids.number_of(state.protocol)
-    lines = owed(state, merge) or ["Nothing waits for anybody."]
-    for wait in state.waiting:
-        if wait.kind in _ANSWERED:
-            text = "happened|did-not" if wait.kind == "effect" else "TEXT"
-            lines.append(f"Answer with a comment: `/runner answer {wait.id} {text}`")
-        elif wait.kind != "budget":
-            ways = ["approve this request in a review", f"sign with `runner approve {short}`"]
-            lines.append(f"To say yes: {' or '.join(ways if reviews else ways[1:])}. A comment is no approval.")
-    if state.status in (Standing.FAILED, Standing.BLOCKED):
-        lines.append("When what made it so is mended: `/runner retry`")
-    elif state.status is Standing.PAUSED:
-        lines.append("To go on: `/runner resume`")
-    parts = ["\n\n".join(lines), "\n".join(said), f"<!-- seen: {seen} -->"]
+    parts = [*asked(state, ways=ways, merge=merge), "\n".join(said), f"<!-- seen: {seen} -->"]
     return "\n\n".join(part for part in parts if part)[:BODY_TEXT]
 
 
-def owed(state: State, merge: str = "") -> list[str]:
-    """Return a line for each thing that waits, and for whom; why it stopped; that it waits for its merge."""
-    lines = [
-        f"Waits for {code(wait.by)}: {_about(state, wait)}: {code(wait.text)} (since {wait.since})"
-        for wait in state.waiting
-    ]
-    for slug, step in state.open_steps():
-        if step.status in _STOPPED:
-            lines.append(f"`{step.place:02d}-{slug}` {step.status}: {code(step.reason or '')}")
-    if state.status is Standing.COMPLETED:
-        lines.append(
-            f"The merge waits for the word of {code(merge)}."
-            if merge
-            else "Every step is done: it waits for its merge."
-        )
-    elif state.status in (Standing.PAUSED, Standing.CANCELLED):
-        lines.append(f"It is {state.status}.")
-    return lines
+def asked(state: State, *, ways: Ways = NO_WAYS, merge: str = "") -> list[str]:
+    """Return paragraphs: what waits, for whom, and how to give it; why it stopped, and how it goes on.
+
+    `ways`: how each wait is ended, by its id; `merge`: whose word on the merge is missing.
+    """
+    short, found = ids.number_of(state.protocol), []
+    for wait in state.waiting:
+        since = wait.since[:16].replace("T", " ")
+        found += [
+            f"### Waits for {_words(wait.by)}",
+            f"{_about(state, wait)}{_words(wait.text)} (since {since} UTC)",
+            *_how(wait.kind, wait.id, short, ways),
+        ]
+    stopped = [(slug, step) for slug, step in state.open_steps() if step.status in _STOPPED]
+    for slug, step in stopped:
+        found += [f"### `{step.place:02d}-{slug}` {_word(step)}", code(step.reason or "")]
+    if state.status in (Standing.FAILED, Standing.BLOCKED):
+        found += [] if stopped else [f"### It {'failed' if state.status is Standing.FAILED else 'is blocked'}"]
+        found.append(f"- When what made it so is mended: comment `/runner retry`, or type `runner retry {short}`")
+    elif state.status is Standing.PAUSED:
+        found += ["### It is paused", f"- To go on: comment `/runner resume`, or type `runner resume {short}`"]
+    elif state.status is Standing.CANCELLED:
+        found.append("### It is cancelled")
+    elif state.status is Standing.COMPLETED and merge:
+        found += [f"### The merge waits for the word of {_words(merge)}", *_how(MERGE, MERGE, short, ways)]
+    elif state.status is Standing.COMPLETED:
+        found.append("### Every step is done: it waits for its merge")
+    return found or ["### Nothing waits for anybody"]
+
+
+def _how(kind: str, wait: str, short: int, ways: Ways) -> list[str]:
+    """Return how to give what waits: a list, and that a comment is none where a word is wanted."""
+    if kind in _ANSWERED:
+        text = "happened|did-not" if kind == "effect" else "TEXT"
+        return [f"- Answer: comment `/runner answer {wait} {text}`, or type `runner answer {short} {wait} {text}`"]
+    if kind == "budget":
+        return ["- Raise `budget`, or cancel it"]
+    there = ways.get(wait, (SIGNED,))
+    what = f"{short} merge" if kind == MERGE else str(short)
+    yes = ["approve this request in a review"] * (REVIEW in there) + [f"sign with `runner approve {what}`"] * (
+        SIGNED in there
+    )
+    no = ["request changes in a review"] * (REVIEW in there) + [f"`runner reject {what}`"] * (SIGNED in there)
+    return [f"- To say yes: {', or '.join(yes)}\n- To say no: {', or '.join(no)}", "A comment is no approval."]
 
 
 def statuses(state: State, *, wrong: str, merge: str = "") -> list[Status]:
@@ -136,14 +157,38 @@ def block(text: str, most: int) -> str:
 
 
 def _word(step: StepState) -> str:
-    if step.status is StepStatus.COMPLETED and step.passed:
-        return "completed, QA passed"
     return str(step.status).replace("_", " ")
+
+
+def _stands(step: StepState, waits: bool) -> str:
+    """Return how a step stands, with a mark where the eye should stop."""
+    word = _word(step)
+    if step.status is StepStatus.COMPLETED:
+        return f"✔ {word}"
+    if step.status in _STOPPED:
+        return f"✘ **{word}**"
+    if waits:
+        return "▸ **waits**"
+    return word if step.status is StepStatus.PENDING else f"▸ {word}"
+
+
+def _checked(step: StepState) -> str:
+    """Return what the step's QA says."""
+    if step.passed:
+        return "✔ passed"
+    if step.status in _STOPPED and (step.reason or "").startswith("QA:"):
+        return "✘ **failed**"
+    return "none" if step.qa == "skip" else "to come" if step.status not in _ENDED else ""
 
 
 def _about(state: State, wait: Wait) -> str:
     step = state.steps.get(wait.subject)
-    return code(f"{step.place:02d}-{wait.subject}" if step else wait.subject)
+    return f"`{step.place:02d}-{wait.subject}`: " if step else ""
+
+
+def _words(text: str) -> str:
+    """Return text as it is where it is nothing but words, which mean nothing to a forge; else as code."""
+    return text if _WORDS.fullmatch(text) else code(text)
 
 
 def _progress(state: State) -> str:
@@ -154,11 +199,11 @@ def _progress(state: State) -> str:
 
 def _spent(state: State) -> str:
     spent = state.spent
-    parts = [f"{spent.seconds} s"] if spent.seconds else []
-    parts += [f"${spent.usd}"] if spent.usd != "0" else []
     tokens = spent.input_tokens + spent.output_tokens
-    parts += [f"{tokens} tokens"] if tokens else []
-    return "".join(f" · {part}" for part in parts)
+    parts = [f"${spent.usd}"] if spent.usd != "0" else []
+    parts += [f"{tokens:,} tokens"] if tokens else []
+    parts += [f"{spent.seconds} s"] if spent.seconds else []
+    return " · ".join(parts)
 
 
 def _qa(steps: Sequence[tuple[str, StepState]]) -> tuple[StatusState, str]:

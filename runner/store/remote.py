@@ -140,12 +140,22 @@ class Mirror:
         for pattern in patterns:
             glob = pattern if pattern.endswith("*") else f"{pattern}*"
             specs.append(f"+{glob}:refs/there/{glob.removeprefix('refs/')}")
-        code, _, err = self._run(
+        argv = (
             "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
-            timeout=timeout,
         )  # fmt: skip
+        code, _, err = self._run(*argv, timeout=timeout)
+        if code and self._forget_other_clone():
+            code, _, err = self._run(*argv, timeout=timeout)
         if code:
             raise self._unreachable(code, err)
+
+    def _forget_other_clone(self) -> bool:
+        """Begin anew where the refs are those of an earlier clone at this path, whose objects went with it; return whether."""
+        if all(self.git.commit(oid) is not None for oid in set(self.refs().values())):
+            return False
+        shutil.rmtree(self.path / "refs" / "there", ignore_errors=True)
+        write_atomically(self.path / "packed-refs", self._seed())
+        return True
 
     def push(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
         """Move refs on the remote, `{name: (new, expected there)}`, all or none.

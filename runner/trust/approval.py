@@ -206,9 +206,11 @@ class Bench:
         git, lines = self.git, self.contents.lines
         folder = paths.folder(self.protocol)
         files = {path.removeprefix(f"{folder}/"): entry for path, entry in git.files(commit, folder).items()}
+        done: set[str] = set()
         match subject.kind:
             case "plan":
-                found = [("words", lines(manifest.plan_files(self.protocol, files, self._done_at(commit, files))))]
+                done = self._done_at(commit, files)
+                found = [("words", lines(manifest.plan_files(self.protocol, files, done)))]
             case "step":
                 found = [("tree", lines(self._code(commit)))]
             case "result":
@@ -226,7 +228,7 @@ class Bench:
             case _:
                 found = [("tree", lines(self._code(commit)))]
         if subject.kind in ("plan", "step", "call") and plan is not None:
-            loaded = self.authority.loaded(_steps_of(subject, plan, self.state), plan)
+            loaded = self.authority.loaded(_steps_of(subject, plan, done), plan)
             found.append(("trusted", lines(self.authority.files(git, loaded))))
         return found
 
@@ -749,8 +751,8 @@ def _takes_back(text: bytes, slug: str) -> bool:
     return match is not None and slug in json.loads(match[1])
 
 
-def _steps_of(subject: Subject, plan: Plan, state: State) -> list[Step]:
-    """Return the steps whose doing the subject is about."""
+def _steps_of(subject: Subject, plan: Plan, done: Collection[str]) -> list[Step]:
+    """Return the steps whose doing the subject is about; of a plan, all that were not done where it was seen."""
     if subject.slug:
         return [step for step in plan.steps if step.slug == subject.slug]
-    return [step for step in plan.steps if (known := state.steps.get(step.slug)) is None or known.status not in _ENDED]
+    return [step for step in plan.steps if step.slug not in done]

@@ -100,3 +100,16 @@ def test_an_approved_step_finds_nothing_that_an_earlier_one_left_ignored(box: Bo
     box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
     box.runner("run", protocol, rc=0)
     assert box.git("show", f"{protocol}:out.txt") == "ok\n"
+
+
+def test_a_word_on_the_plan_lasts_when_the_last_step_that_loads_trusted_code_is_done(box: Box, alice: Person) -> None:
+    box.write("figures.py", "def measure() -> int:\n    return 7\n")
+    box.write(".protocols/config.yaml", "tools:\n  - {module: figures, effects: {measure: read}}\n")
+    box.commit("tool")
+    steps = {"01-measure": "kind: tool\ntool: measure\n", "02-write": "kind: command\nrun: echo written > out.txt\n"}
+    protocol = box.new(steps, front="approval: before\n")
+    box.runner("run", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert asks(box, protocol) == 1
+    assert box.runner("verify", protocol).code == 0

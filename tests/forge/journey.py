@@ -2,72 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import Box, Result, clone, make_box
-from tests.forge.gitlab_fake import PATH, Account, GitLabFake
-from tests.forge.serving import Answer, Asked
+from tests.forge.gitlab_fake import PATH, Account
+from tests.forge.gitlab_project import Project
 from tests.people import REPO
 
 TOKEN = "glpat-canary-5d1f0a9c7e3b2468"
-
-
-class Project(GitLabFake):
-    """The fake with the branches of a bare repository. `pusher`: whose account the next pushes are of."""
-
-    def __init__(self, bare: Path) -> None:
-        super().__init__()
-        self.bare = bare
-        self.pusher: Account | None = None
-        self.pushes = 0
-
-    def handle(self, asked: Asked) -> Answer:
-        """Look what was pushed, then answer."""
-        self.look()
-        return super().handle(asked)
-
-    def git(self, *args: str) -> str:
-        """Run git in the bare repository, as the forge would."""
-        who = {
-            f"GIT_{role}_{what}": "forge@example.test" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-        }
-        argv = ["git", f"--git-dir={self.bare}", *args]
-        return subprocess.run(
-            argv, capture_output=True, text=True, check=True, env={**os.environ, **who}
-        ).stdout.strip()
-
-    def merge(self, who: Account, iid: int, how: str = "merge") -> str:
-        """The merge button, which deletes the branch; `how`: merge or squash."""
-        value = self.requests[iid].value
-        base, head = self.branches["main"], self.branches[value["source_branch"]]
-        tree = self.git("merge-tree", "--write-tree", base, head)
-        parents = ["-p", base, *(["-p", head] if how == "merge" else [])]
-        made = self.git("commit-tree", tree, *parents, "-m", "Merge it")
-        super().merge(who, iid)
-        self.branches["main"] = made
-        value |= {"merge_commit_sha": made} if how == "merge" else {"merge_commit_sha": None, "squash_commit_sha": made}
-        self.git("update-ref", "refs/heads/main", made, base)
-        self.git("update-ref", "-d", f"refs/heads/{value['source_branch']}")
-        return made
-
-    def look(self) -> None:
-        """Take up what git has now."""
-        out = subprocess.run(
-            ["git", f"--git-dir={self.bare}", "for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads/"],
-            capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-        now = {name: oid for oid, name in (line.split() for line in out.splitlines())}
-        who = self.pusher or next(iter(self.accounts.values()))
-        for name, oid in now.items():
-            if self.branches.get(name) != oid:
-                self.push(who, name, oid)
-                self.pushes += 1
-        for name in self.branches.keys() - now.keys():
-            self.delete_branch(who, name)
 
 
 @dataclass(slots=True)

@@ -63,6 +63,8 @@ class Server:
             disable_nagle_algorithm = True
 
             def _serve(self) -> None:
+                if outer.take(self):
+                    return
                 length = int(self.headers.get("Content-Length") or 0)
                 data = self.rfile.read(length)
                 parts = urlsplit(self.path)
@@ -102,6 +104,10 @@ class Server:
         """Stop listening."""
         self._http.shutdown()
         self._http.server_close()
+
+    def take(self, handler: BaseHTTPRequestHandler) -> bool:
+        """Answer what is no question in JSON; return whether that was done."""
+        return False
 
     def respond(self, asked: Asked) -> Answer | None:
         """Return the answer, or None to cut the line."""

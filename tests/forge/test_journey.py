@@ -42,7 +42,12 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
         "1 of 2 steps done; waits for a maintainer (alice, bob)",
     )
     assert place.statuses(protocol)["runner/qa"] == ("pending", "1 of 2 passed")
-    assert "a maintainer (alice, bob)" in place.said() and "approve this request in a review" in place.said()
+    for text in (place.said().partition("\n")[2].strip(), str(place.request["description"])):
+        assert text.startswith("### Waits for a maintainer (alice, bob)\n\n`02-b`: approval before it starts (since 20")
+        assert "approve this request in a review, or sign with `runner approve 1`" in text
+    page = str(place.request["description"])
+    assert "| `01-a` | `01-a` | command | ✔ completed | ✔ passed |" in page and "### 1 of 2 steps done" in page
+    assert "| `02-b` | `02-b` | command | ▸ **waits** | to come |" in page
 
     fake.approve(place.accounts["bob"], 1)
     place.sync(protocol)
@@ -56,6 +61,8 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     assert box.runner("run", protocol).code == 1
     assert place.statuses(protocol)["runner/step"] == ("failed", "failed: b")
     assert place.statuses(protocol)["runner/qa"] == ("failed", "failed: b") and "/runner retry" in place.said()
+    page = str(place.request["description"])
+    assert page.startswith("### `02-b` failed") and "| ✘ **failed** | ✘ **failed** |" in page
     (box.path.parent / "ready").touch()
     fake.comment(place.accounts["carol"], 1, "/runner retry")
     place.sync(protocol)
@@ -70,6 +77,9 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     assert box.runner("run", protocol).code == 0
     assert not place.request["draft"]
     assert {state for state, _ in place.statuses(protocol).values()} == {"success"}
+    page = str(place.request["description"])
+    assert page.startswith("### Every step is done") and "| ✔ completed, attempt 2 | ✔ passed |" in page
+    assert place.request["title"] == "0001: A plan"
     assert "waits for merge" in box.runner("list").out
 
     fake.merge(place.accounts["alice"], 1, how)
@@ -82,6 +92,20 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     assert box.git("rev-parse", protocol) == before and protocol not in fake.branches
     assert box.runner("verify", protocol).code == 0
     assert TOKEN not in place.written() + box.log(protocol)
+
+
+@pytest.mark.parametrize(
+    ("source", "says", "not_that"),
+    [("signed", "sign with `runner approve 1`", "in a review"), ("review", "in a review", "runner approve")],
+)
+def test_the_page_names_the_ways_that_the_policy_takes(tmp_path: Path, source: str, says: str, not_that: str) -> None:
+    place = town(tmp_path, approvals=f"  step: {{roles: [maintainer], from: [{source}]}}")
+    try:
+        place.box.runner("run", place.box.new(WAITS), rc=3)
+        for text in (place.said(), str(place.request["description"])):
+            assert says in text and not_that not in text
+    finally:
+        place.fake.close()
 
 
 def test_looking_again_changes_nothing(place: Town) -> None:

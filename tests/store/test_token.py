@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import base64
-import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from runner.git.person import token_settings
 from tests.conftest import Box, command
+from tests.forge import smart_http
 
 TOKEN = "canary-5f1d2c3b4a"
 
@@ -29,47 +29,13 @@ class Backend:
 
         class Handler(BaseHTTPRequestHandler):
             def _serve(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                data = self.rfile.read(length)
-                if self.headers.get("Transfer-Encoding") == "chunked":
-                    data = b""
-                    while size := int(self.rfile.readline(), 16):
-                        data += self.rfile.read(size)
-                        self.rfile.readline()
-                    self.rfile.readline()
+                data = smart_http.body(self)
                 if self.headers.get("Authorization") != wanted:
                     outer.refused += 1
-                    self.send_response(401)
-                    self.send_header("WWW-Authenticate", 'Basic realm="git"')
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
+                    smart_http.refuse(self)
                     return
                 outer.served += 1
-                parts = urlsplit(self.path)
-                env = {
-                    "PATH": os.environ["PATH"],
-                    "GIT_PROJECT_ROOT": str(root),
-                    "GIT_HTTP_EXPORT_ALL": "1",
-                    "PATH_INFO": parts.path,
-                    "QUERY_STRING": parts.query,
-                    "REQUEST_METHOD": self.command,
-                    "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-                    "CONTENT_LENGTH": str(len(data)),
-                    "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-                    "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-                    "REMOTE_USER": "runner",
-                    "GIT_CONFIG_NOSYSTEM": "1",
-                    "HOME": str(root),
-                }
-                out = subprocess.run(["git", "http-backend"], env=env, input=data, capture_output=True).stdout
-                head, _, body = out.partition(b"\r\n\r\n")
-                fields = dict(line.decode().split(": ", 1) for line in head.split(b"\r\n"))
-                self.send_response(int(fields.pop("Status", "200 OK").split(" ")[0]))
-                for name, value in fields.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                smart_http.serve(self, root, data, "runner")
 
             do_GET = do_POST = _serve
 
@@ -133,3 +99,21 @@ def test_it_goes_to_that_host_alone_and_never_in_the_clear(url: str, key: str | 
 def test_gitlabs_job_token_has_a_user_of_its_own() -> None:
     made = token_settings("https://gitlab.com/g/r", {"RUNNER_GIT_TOKEN": TOKEN, "CI_JOB_TOKEN": TOKEN})
     assert "username=gitlab-ci-token" in made["GIT_CONFIG_VALUE_1"] and TOKEN not in made["GIT_CONFIG_VALUE_1"]
+
+
+def test_a_clone_that_was_deleted_and_made_again_at_its_path(remote: Box, backend: Backend) -> None:
+    """As a job does whose machine is kept. What is in no branch, such as what a model said, went with the clone."""
+    remote.env["RUNNER_GIT_TOKEN"] = TOKEN
+    protocol = remote.new({"01-a": command("true"), "02-b": command("true")})
+    remote.runner("run", protocol, "--publish", "always", "--max-steps", "1", rc=0)
+    bare, where = remote.path.parent / "origin.git", remote.path
+    said = remote.git("commit-tree", "-m", "said", "main^{tree}", cwd=bare).strip()
+    remote.git("update-ref", f"refs/runner/history/{protocol}", said, cwd=bare)
+    remote.runner("sync", protocol, rc=0)
+    shutil.rmtree(where)
+    remote.git("clone", "-q", "--no-local", bare, where, cwd=bare)
+    remote.git("remote", "set-url", "origin", backend.url)
+    newer = remote.git("commit-tree", "-m", "more", "-p", "main", "main^{tree}", cwd=bare).strip()
+    remote.git("update-ref", "refs/heads/main", newer, cwd=bare)
+    remote.runner("sync", protocol, rc=0)
+    assert remote.git("rev-parse", "refs/runner/fetched/trusted").strip() == newer
