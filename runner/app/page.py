@@ -69,7 +69,8 @@ def comment(state: State, *, reviews: bool, merge: str = "", seen: int = 0, said
         lines.append("When what made it so is mended: `/runner retry`")
     elif state.status is Standing.PAUSED:
         lines.append("To go on: `/runner resume`")
-    parts = ["\n\n".join(lines), "\n".join(said), f"<!-- seen: {seen} -->"]
+    # What is read again stands first: whatever else is long, it is never what is cut off.
+    parts = [f"<!-- seen: {seen} -->", "\n\n".join(lines), "\n".join(said)]
     return "\n\n".join(part for part in parts if part)[:BODY_TEXT]
 
 

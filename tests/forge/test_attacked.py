@@ -1,0 +1,61 @@
+"""What people on a forge try: to be heard twice, to be heard for somebody else, to let a word count for what it was not given for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import command
+from tests.forge.journey import Town, town
+
+WAITS = {"01-a": command("echo one > a.txt") + "approval: before\n"}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Town]:
+    """A town."""
+    made = town(tmp_path)
+    try:
+        yield made
+    finally:
+        made.fake.close()
+
+
+def test_a_stranger_s_flood_does_not_make_us_hear_old_commands_again(place: Town) -> None:
+    protocol = place.box.new({"01-a": command("exit 1")})
+    place.sync(protocol)
+    place.fake.comment(place.accounts["carol"], 1, "/runner retry")
+    place.sync(protocol)
+    assert "nothing failed" in place.said()
+    place.box.runner("run", protocol, rc=1)
+    for _ in range(3):
+        place.fake.comment(place.accounts["guest"], 1, f"/runner {'x' * 65_000}")
+        place.fake.comment(place.accounts["carol"], 1, f"/runner retry {'y' * 65_000}")
+    for _ in range(2):
+        place.sync(protocol)
+    assert place.box.state(protocol)["steps"]["a"]["attempt"] == 1 and len(place.said()) < 20_000
+    count = len(place.fake.writes())
+    place.sync(protocol)
+    assert len(place.fake.writes()) == count
+
+
+@pytest.mark.parametrize("how", ["gone", "another account"])
+def test_a_command_that_could_not_be_done_is_not_done_later(place: Town, how: str) -> None:
+    protocol = place.box.new(WAITS)
+    place.box.runner("run", protocol, rc=3)
+    place.fake.comment(place.accounts["carol"], 1, "/runner resume")
+    place.sync(protocol)
+    assert "it is not paused" in place.said()
+    place.fake.comment(place.accounts["carol"], 1, "/runner pause")
+    place.sync(protocol)
+    env = None
+    if how == "gone":
+        notes = place.fake.requests[1].notes
+        notes[:] = [each for each in notes if each["author"]["id"] != place.accounts["runner"].id]
+    else:
+        place.fake.tokens["another-token-1234"] = (place.accounts["bob"].id, ["api"])
+        env = {"RUNNER_FORGE_TOKEN": "another-token-1234"}
+    place.sync(protocol, env=env)
+    assert place.box.state(protocol)["status"] == "paused"
