@@ -137,7 +137,7 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
         return None
     seen = advance.look(project, protocol)
     state, redactor = seen.state, Redactor(project.who.environ)
-    there = forge.request_of(name)
+    there = forge.request_of(name, state.base)
     if there is not None and there.state is not RequestState.OPEN:
         return Told(there, ended=True)
     merge = _merge_missing(project, forge, seen)
@@ -205,7 +205,7 @@ def listen(project: Project, forge: Forge, protocol: str) -> Heard:
         ForgeError: what was not heard is heard by the next call.
     """
     name = ids.branch_of(project.pattern, protocol)
-    request = forge.request_of(name)
+    request = forge.request_of(name, advance.look(project, protocol).state.base)
     if request is None:
         return Heard(None)
     _note_request(project, forge, protocol, request)

@@ -46,7 +46,7 @@ def hear(project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wai
         return NOTHING
     fresh = _fresh(bench, demand, asked)
     try:
-        request = forge.request_of(ids.branch_of(project.pattern, bench.protocol))
+        request = forge.request_of(ids.branch_of(project.pattern, bench.protocol), bench.state.base)
         if request is None or (wait is not None and request.state is not RequestState.OPEN):
             return NOTHING
         said = forge.reviews(request.number)

@@ -59,3 +59,20 @@ def test_a_command_that_could_not_be_done_is_not_done_later(place: Town, how: st
         env = {"RUNNER_FORGE_TOKEN": "another-token-1234"}
     place.sync(protocol, env=env)
     assert place.box.state(protocol)["status"] == "paused"
+
+
+def test_a_review_of_a_request_into_another_branch_does_not_count(place: Town) -> None:
+    box, fake = place.box, place.fake
+    protocol = box.new(WAITS)
+    box.runner("run", protocol, rc=3)
+    # Its page shows another difference than what is asked about, perhaps none.
+    fake.git("update-ref", "refs/heads/elsewhere", protocol)
+    fake.look()
+    other = fake.open_request(place.accounts["carol"], protocol, "elsewhere")
+    fake.approve(place.accounts["alice"], other)
+    place.sync(protocol)
+    assert "approval-counted" not in box.log(protocol)
+    assert fake.requests[other].value["title"] == "By hand" and not fake.requests[other].notes
+    fake.approve(place.accounts["alice"], 1)
+    place.sync(protocol)
+    assert box.log(protocol).count("approval-counted") == 1

@@ -45,7 +45,7 @@ def proposed(ground: Ground, branch: str = BRANCH) -> Request:
 
 def test_a_draft_is_opened_once_and_then_kept_current(ground: Ground) -> None:
     forge = ground.forge()
-    assert forge.request_of(BRANCH) is None
+    assert forge.request_of(BRANCH, "main") is None
     request = proposed(ground)
     assert (request.draft, request.state, request.branch, request.base) == (True, RequestState.OPEN, BRANCH, "main")
     assert (request.title, request.body, request.author) == (
@@ -60,7 +60,16 @@ def test_a_draft_is_opened_once_and_then_kept_current(ground: Ground) -> None:
 
     other = forge.propose(branch=BRANCH, base="main", title="Rate limit", body="plan 2")
     assert (other.number, other.title, other.body, other.draft) == (request.number, "Rate limit", "plan 2", True)
-    assert forge.request_of(BRANCH) == forge.request(request.number) == other
+    assert forge.request_of(BRANCH, "main") == forge.request(request.number) == other
+
+
+def test_a_request_into_another_branch_is_another_one(ground: Ground) -> None:
+    request = proposed(ground)
+    ground.push("alice", "elsewhere")
+    other = ground.forge().propose(branch=BRANCH, base="elsewhere", title="T", body="b")
+    assert (other.number != request.number, other.base) == (True, "elsewhere")
+    assert ground.forge().request_of(BRANCH, "main") == request
+    assert ground.forge().request_of(BRANCH, "elsewhere") == other
 
 
 def test_a_draft_is_made_ready_once(ground: Ground) -> None:
@@ -76,13 +85,13 @@ def test_a_draft_is_made_ready_once(ground: Ground) -> None:
 def test_a_closed_request_is_told_and_a_new_one_is_opened_where_the_caller_wants_it(ground: Ground) -> None:
     first = proposed(ground)
     ground.close_request("alice", first.number)
-    found = ground.forge().request_of(BRANCH)
+    found = ground.forge().request_of(BRANCH, "main")
     assert found is not None and (found.number, found.state) == (first.number, RequestState.CLOSED)
     closed = ground.forge().request(first.number)
     assert closed.ended and closed.merged is None and closed.ended_by == ground.identity("alice")
     second = ground.forge().propose(branch=BRANCH, base="main", title="again", body="")
     assert second.number != first.number
-    assert ground.forge().request_of(BRANCH) == second
+    assert ground.forge().request_of(BRANCH, "main") == second
 
 
 def test_a_merge_is_told_with_its_commit_and_who(ground: Ground) -> None:

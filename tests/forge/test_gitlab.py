@@ -115,7 +115,7 @@ def test_a_pipeline_that_failed_before_it_had_jobs_is_a_failure(gitlab: GitLabGr
 def test_a_request_of_a_fork_is_not_seen(gitlab: GitLabGround) -> None:
     number = proposed(gitlab)
     gitlab.fake.requests[number].value["source_project_id"] = 99
-    assert gitlab.forge().request_of(BRANCH) is None
+    assert gitlab.forge().request_of(BRANCH, "main") is None
     with pytest.raises(RequestRefusedError, match="comes from a fork"):
         gitlab.forge().request(number)
 
