@@ -169,7 +169,7 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     wanted = demand.of_merge(found)
     judged = consent.bench(project, seen, seen.state, found)
     heard = reviews.hear(project, forge, judged, wanted, None) if wanted.reviews else reviews.NOTHING
-    asked = approval.Asked(list(judged.chain)[-1], None)
+    asked = approval.Asked.at_end(judged)
     standing = approval.judge(judged, wanted, advance.read_plan(project, seen), (), heard.approvals, asked)
     against = [word.approver for word in standing.rejected] + list(heard.objections)
     return f"{', '.join(against)}, who said no" if against else standing.missing

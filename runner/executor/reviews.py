@@ -37,12 +37,12 @@ NOTHING: Final = Heard()
 def hear(project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wait | None) -> Heard:
     """Return the reviews of the protocol's request that speak of what waits at the bench's tip; None of them is recorded.
 
-    `wait`: None for the merge, which nothing in the record asks for.
+    `wait`: None for the merge, which nothing in the record asks for: it is a question as soon as every step is done.
     """
     policy = bench.authority.policy
     people = policy.words.forge.get(forge.host, {}) if policy else {}
-    asked = Asked.of(bench, wait) if wait else None
-    if policy is None or not people or (wait is not None and asked is None):
+    asked = Asked.of(bench, wait) if wait else Asked.at_end(bench)
+    if policy is None or not people or asked is None:
         return NOTHING
     fresh = _fresh(bench, demand, asked)
     try:
@@ -95,12 +95,12 @@ def _judged(
     )
 
 
-def _fresh(bench: Bench, demand: Demand, asked: Asked | None) -> set[str]:
+def _fresh(bench: Bench, demand: Demand, asked: Asked) -> set[str]:
     """Return the commits at which what waits stood as it stands now: back to the one that asked, or to the last that changed it."""
-    touched = bench.touched_since(demand.subject, asked.commit if asked else list(bench.chain)[-1])
+    touched = bench.touched_since(demand.subject, asked.commit)
     found: set[str] = set()
     for oid, distance in bench.chain.items():  # from the tip back
-        if asked is not None and distance > bench.chain[asked.commit]:
+        if distance > bench.chain[asked.commit]:
             break
         found.add(oid)
         if touched is not None and bench.touched_since(demand.subject, _before(bench, oid)) is not None:

@@ -11,6 +11,7 @@ from tests.conftest import command
 from tests.forge.journey import Town, town
 
 WAITS = {"01-a": command("echo one > a.txt") + "approval: before\n"}
+MERGE = "  step: {roles: [maintainer]}\n  merge: {roles: [maintainer], required: true}"
 
 
 @pytest.fixture
@@ -76,3 +77,20 @@ def test_a_review_of_a_request_into_another_branch_does_not_count(place: Town) -
     fake.approve(place.accounts["alice"], 1)
     place.sync(protocol)
     assert box.log(protocol).count("approval-counted") == 1
+
+
+def test_a_review_of_the_work_is_no_word_on_the_merge(tmp_path: Path) -> None:
+    place = town(tmp_path, approvals=MERGE)
+    try:
+        protocol = place.box.new({"01-a": command("echo one > a.txt"), "02-b": command("true") + "approval: before\n"})
+        place.box.runner("run", protocol, rc=3)
+        place.fake.approve(place.accounts["alice"], 1)  # of the step that starts
+        place.box.runner("run", protocol, rc=0)
+        place.sync(protocol)
+        assert place.statuses(protocol)["runner/verify"] == ("pending", "the merge waits for a maintainer (alice, bob)")
+        place.fake.unapprove(place.accounts["alice"], 1)
+        place.fake.approve(place.accounts["alice"], 1)
+        place.sync(protocol)
+        assert place.statuses(protocol)["runner/verify"][0] == "success"
+    finally:
+        place.fake.close()
