@@ -233,7 +233,9 @@ def _note_request(project: Project, forge: Forge, protocol: str, request: Reques
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         told = [raw for raw in record.events(project.git, seen.protocol, seen.tip) if raw.event == "request-changed"]
-        before = str(told[-1].fields.get("change")) if told and told[-1].fields.get("url") == request.url else ""
+        before = (
+            str(told[-1].fields.get("change")) if told and told[-1].fields.get("url") == log.cut(request.url) else ""
+        )
         now = {RequestState.CLOSED: "closed", RequestState.MERGED: "merged"}.get(request.state)
         now = now or ("reopened" if before == "closed" else before)
         if now == before:
@@ -419,13 +421,18 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
                     return []
                 break
         told = ev.CiReported(
-            subject=protocol, commit=commit, outcome=outcome.value, context=log.cut(check.name), url=check.url or None
+            subject=protocol, commit=commit, outcome=outcome.value, context=log.cut(check.name), url=_link(check.url)
         )
         return [told, *(_consequence(project, seen, check) if outcome is Outcome.FAILURE else ())]
 
     now = advance.tell(project, protocol, build)
     waits = [step for _, step in now.state.open_steps() if step.status is StepStatus.NEEDS_QA and not step.passed]
     return config.qa.on_ci and outcome is Outcome.SUCCESS and bool(waits)
+
+
+def _link(url: str) -> str | None:
+    """Return an address that people may follow, else None: whoever may set a status wrote it."""
+    return url if re.fullmatch(r"https?://[!-~]{1,480}", url) else None
 
 
 def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.Event]:

@@ -94,3 +94,21 @@ def test_a_review_of_the_work_is_no_word_on_the_merge(tmp_path: Path) -> None:
         assert place.statuses(protocol)["runner/verify"][0] == "success"
     finally:
         place.fake.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["javascript:alert(1)", "https://ci.test/" + "x" * 5000, "https://ci.test/\u202e\x1b[2J"]
+)
+def test_a_check_s_address_is_a_plain_link_or_none(tmp_path: Path, url: str) -> None:
+    place = town(tmp_path, config="ci: block\n")
+    try:
+        protocol = place.box.new({"01-a": command("echo one > a.txt") + "outputs: [a.txt]\n"})
+        place.box.runner("step", protocol, rc=0)
+        place.fake.job(place.fake.branches[protocol], "build\x1b[2J", "failed")
+        place.fake.statuses[-1]["target_url"] = url
+        place.sync(protocol)
+        log = place.box.log(protocol)
+        assert "ci-reported" in log and "ci.test" not in log and "javascript" not in log
+        assert "\x1b" not in place.written() + place.box.runner("show", protocol).out
+    finally:
+        place.fake.close()
