@@ -149,7 +149,6 @@ class Request:
     branch: str
     base: str
     head: str
-    author: Identity
     merged: str | None = None
     ended: str | None = None
     ended_by: Identity | None = None

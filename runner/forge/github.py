@@ -475,7 +475,6 @@ class GitHub:
             branch=found.inner("head").text("ref"),
             base=found.inner("base").text("ref"),
             head=found.inner("head").text("sha"),
-            author=self._identity(found.inner("user")),
             # of one that is open it would be the commit of a trial merge
             merged=found.maybe("merge_commit_sha") if merged else None,
             ended=merged or found.maybe("closed_at"),

@@ -442,7 +442,6 @@ class GitLab:
             branch=found.text("source_branch"),
             base=found.text("target_branch"),
             head=head,
-            author=self._identity(found.inner("author")),
             # A fast-forward makes no commit: the head itself is then on the base.
             merged=(found.maybe("merge_commit_sha") or found.maybe("squash_commit_sha") or head) if is_merged else None,
             ended=found.maybe("merged_at") or found.maybe("closed_at"),
@@ -475,6 +474,9 @@ def _access(level: int) -> Access:
 
 def _time(text: str, where: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
-        raise MalformedAnswerError(f"`{text[:40]}` is no time", where, "report it, with GitLab's version") from None
+        moment = None
+    if moment is None or moment.tzinfo is None:  # one without a zone is before and after everything
+        raise MalformedAnswerError(f"`{text[:40]}` is no time", where, "report it, with GitLab's version")
+    return moment

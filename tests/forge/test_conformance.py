@@ -48,11 +48,7 @@ def test_a_draft_is_opened_once_and_then_kept_current(ground: Ground) -> None:
     assert forge.request_of(BRANCH, "main") is None
     request = proposed(ground)
     assert (request.draft, request.state, request.branch, request.base) == (True, RequestState.OPEN, BRANCH, "main")
-    assert (request.title, request.body, request.author) == (
-        "Rate limit the API",
-        "plan\n\nhow",
-        ground.identity("runner"),
-    )
+    assert (request.title, request.body) == ("Rate limit the API", "plan\n\nhow")
 
     written = len(ground.server.writes())
     same = forge.propose(branch=BRANCH, base="main", title="Rate limit the API", body="plan\r\n\r\nhow\n")
@@ -393,9 +389,26 @@ def test_another_answer_than_the_forges_is_named(ground: Ground) -> None:
         with pytest.raises(ForgeError, match="not the forge's format") as told:
             ground.forge().me()
         assert "proxy" in told.value.hint
+    for data in (
+        b'{"id": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+        b'{"login": "\\ud800", "username": "\\ud800", "id": 1e999}',
+    ):
+        ground.server.faults[:] = [Fault("", 200, body=data)]
+        with pytest.raises(ForgeError, match="not the forge's format"):
+            ground.forge().me()
     ground.server.faults[:] = [Fault("", 400, body=["an error that is no object"])]
     with pytest.raises(ForgeError):
         ground.forge().me()
+
+
+def test_a_list_without_end_is_refused(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.forge.answer.MOST_PAGES", 3)
+    number = proposed(ground).number
+    again = {"X-Next-Page": "2", "Link": f'<{ground.server.url}/x?page=2>; rel="next"'}
+    ground.server.faults[:] = [Fault("GET", 200, again, [], times=9)]
+    with pytest.raises(ForgeError, match="does not end"):
+        ground.forge().comments(number)
 
 
 def test_the_token_stands_nowhere(
