@@ -14,6 +14,7 @@ export LC_ALL
 folder=${RUNNER_FOLDER:-${HOME:?}/.protocol-runner}
 package=${RUNNER_PACKAGE:-.[gemini,github,gitlab]}
 handover=${HANDOVER:-handover}
+people='Runner-Event: (created|imported|forked|answered|effect-decided|paused|resumed|cancelled|ci-reported|request-changed|undone|record-repaired) .*|- reviews: .*|- by: (\["keyboard"\]|keyboard)'
 PATH=$folder/bin:$PATH
 
 die() {
@@ -86,6 +87,8 @@ work() {
     check_ids "$@"
     mkdir -p "$handover"
     worst=0
+    # Reviews are heard by `find`: what is counted here is not believed.
+    unset GITHUB_TOKEN GH_TOKEN GITLAB_TOKEN RUNNER_FORGE_TOKEN
     for id; do
         code=0
         runner run "$id" --ci --publish never --max-steps "${RUNNER_MAX_STEPS:-5}" || code=$?
@@ -100,6 +103,19 @@ work() {
         fi
     done
     return "$worst"
+}
+
+# A runner at work makes transitions, and none that tells what people said. Nobody signs those or a person's commit, so a job that
+# was taken over could make them, and verify would hold them for good: people and the job that hears them push their own.
+check_handed_over() {
+    set -- "$1" "refs/heads/$2" --not --remotes=origin
+    id=$1
+    shift
+    [ "$(git rev-list --count "$@")" = "$(git rev-list --count --grep="^Runner-Protocol: $id\$" "$@")" ] ||
+        die "what was handed over of $id has a commit that only a person makes" 4
+    if git log --format=%B "$@" | grep -Eqx -e "$people"; then
+        die "what was handed over of $id tells what only a person, or the forge, can say" 4
+    fi
 }
 
 publish() {
@@ -117,6 +133,7 @@ publish() {
             fi
         done
         runner verify "$id"
+        check_handed_over "$id" "$branch"
         runner sync --no-work "$id"
     done
 }
