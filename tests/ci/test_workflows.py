@@ -177,7 +177,11 @@ def test_a_bundle_that_tells_what_people_said_or_did_is_not_published(github: Bo
         github.write(".protocols/policy.yaml", POLICY)
         github.commit("policy")
         github.git("push", "-q", "origin", "main")
-    step = "kind: human\n" if what == "an answer" else command("true") + ("approval: before\n" if what == "a review" else "")
+    step = (
+        "kind: human\n"
+        if what == "an answer"
+        else command("true") + ("approval: before\n" if what == "a review" else "")
+    )
     protocol = github.new({"01-a": step, "02-b": "kind: human\n"})
     github.runner("run", protocol)
     github.runner("sync", protocol, rc=0)
