@@ -31,9 +31,16 @@ check_ids() {
     for id; do is_id "$id" || die "this is no protocol's id"; done
 }
 
-# The name of a protocol's branch below $1: refs/heads or refs/remotes/origin.
+# The name of a protocol's branch, which `branch:` of config.yaml tells: anybody may push one that is called nearly the same.
+name_of() {
+    pattern=$(runner doctor --config | sed -nE 's/^branch +"([^"]*\{id\}[^"]*)".*/\1/p')
+    printf '%s\n' "${pattern%%"{id}"*}$1${pattern#*"{id}"}"
+}
+
+# The same where it stands below $1, refs/heads or refs/remotes/origin; else nothing.
 branch_of() {
-    git for-each-ref --format='%(refname)' "$1/$2" "$1/**/$2" | sed -n "1s#^$1/##p"
+    name=$(name_of "$2")
+    if git rev-parse -q --verify "$1/$name" >/dev/null; then printf '%s\n' "$name"; fi
 }
 
 as_root() {
@@ -155,7 +162,7 @@ verify() {
         sed -nE 's#^\.protocols/([0-9]{4,9}-[a-z0-9-]+)/.*#\1#p' | sort -u); do
         is_id "$id" || die "a folder of .protocols has a name that no protocol has" 4
         found=yes
-        if [ "$id" = "${branch##*/}" ]; then
+        if [ "$branch" = "$(name_of "$id")" ]; then
             git update-ref --no-deref "refs/heads/$branch" "$commit"
             runner verify "$branch"
         else
