@@ -96,6 +96,18 @@ def test_a_review_of_the_work_is_no_word_on_the_merge(tmp_path: Path) -> None:
         place.fake.close()
 
 
+def test_a_job_that_hands_over_counts_no_review_and_waits_where_one_objects(place: Town) -> None:
+    protocol = place.box.new(WAITS)
+    place.box.runner("run", protocol, rc=3)
+    place.fake.approve(place.accounts["alice"], 1)
+    count = len(place.fake.asked)
+    place.box.runner("run", protocol, "--ci", "--publish", "never", rc=0)
+    assert "approval-counted" not in place.box.log(protocol) and len(place.fake.asked) > count
+    place.box.runner("sync", protocol, "--no-work", rc=0)
+    place.box.runner("run", protocol, "--ci", "--publish", "never", rc=0)
+    assert place.box.state(protocol)["status"] == "completed"
+
+
 @pytest.mark.parametrize(
     "url", ["javascript:alert(1)", "https://ci.test/" + "x" * 5000, "https://ci.test/\u202e\x1b[2J"]
 )
