@@ -245,9 +245,20 @@ def test_a_comment_is_looked_up_and_not_believed(github: Box, tmp_path: Path) ->
     comment = {"issue": {"number": 5, "pull_request": {}}, "comment": {"body": "/runner retry $(touch pwned)"}}
     one = machine(github, tmp_path, "issue_comment", **comment)
     one.event["issue"]["pull_request"] = {"url": "x"}
+    one.event["sender"] = {"login": "alice"}
     (one.folder / "gh.answer").write_text("0001-a\n")
+    for rights in ("read", "none", "", None):  # a stranger's comment starts no work that somebody pays for
+        if rights is not None:
+            (one.folder / "gh.permission").write_text(rights)
+        else:
+            (one.folder / "gh.permission").unlink()
+        assert one.job("protocol-events", "tell").result == "success"
+        assert one.asked.pop()[:2] == ["api", "repos/o/r/collaborators/alice/permission"]
+        assert not [call for call in one.asked if "workflow" in call]
+    (one.folder / "gh.log").unlink()
+    (one.folder / "gh.permission").write_text("write\n")
     assert one.job("protocol-events", "tell").result == "success"
-    assert one.asked[0][:3] == ["pr", "view", "5"] and one.asked[1][-1] == "protocol=0001-a"
+    assert one.asked[1][:3] == ["pr", "view", "5"] and one.asked[2][-1] == "protocol=0001-a"
     for body, issue in (("hello", {"number": 5, "pull_request": {"url": "x"}}), ("/runner retry", {"number": 5})):
         other = machine(github, tmp_path, "issue_comment", issue=issue, comment={"body": body})
         assert other.job("protocol-events", "tell").result == "skipped"
