@@ -31,11 +31,11 @@ class Fields:
         return cls(value, where)
 
     def text(self, key: str) -> str:
-        """Return a string."""
+        """Return a string; what is no character of its own in it is a question mark."""
         found = self.value.get(key)
         if not isinstance(found, str):
             raise _malformed(f"`{key}` as text", self.where)
-        return found
+        return found.encode("utf-8", "replace").decode()
 
     def maybe(self, key: str) -> str | None:
         """Return a string, or None where it is null, absent or empty."""

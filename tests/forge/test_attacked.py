@@ -42,6 +42,14 @@ def test_a_stranger_s_flood_does_not_make_us_hear_old_commands_again(place: Town
     assert len(place.fake.writes()) == count
 
 
+def test_half_a_character_is_none(place: Town) -> None:
+    protocol = place.box.new({"01-a": "kind: human\n"})
+    place.box.runner("run", protocol, rc=3)
+    place.fake.comment(place.accounts["carol"], 1, "/runner answer yes \ud800")
+    place.sync(protocol)
+    assert 'text: "yes ?"' in place.box.log(protocol)
+
+
 @pytest.mark.parametrize("how", ["gone", "another account"])
 def test_a_command_that_could_not_be_done_is_not_done_later(place: Town, how: str) -> None:
     protocol = place.box.new(WAITS)
