@@ -15,7 +15,18 @@ from runner.app import page, steer
 from runner.errors import RunnerError, UsageError
 from runner.executor import advance, consent, perform, reviews
 from runner.executor.redact import Redactor
-from runner.forge.base import Check, Comment, Forge, ForgeError, Outcome, Request, RequestState, marker
+from runner.forge.base import (
+    Access,
+    Check,
+    Comment,
+    Forge,
+    ForgeError,
+    Kind,
+    Outcome,
+    Request,
+    RequestState,
+    marker,
+)
 from runner.forge.place import Place, configured
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
@@ -27,8 +38,9 @@ from runner.trust import approval, demand, verify
 
 KEY: Final = "protocol"  # of the one comment
 SAID: Final = 20  # commands whose answers the comment keeps
+SAID_TEXT: Final = 200  # characters of what an answer quotes
 LOOK_BACK: Final = 20  # commits of the record alone behind which CI's word on the code is looked for
-_COMMAND: Final = re.compile(r"/runner[ \t]+([a-z][a-z-]*)[ \t]*(.*)", re.DOTALL)
+_COMMAND: Final = re.compile(r"/runner[ \t]+([a-z][a-z-]{0,19})(?![a-z-])[ \t]*(.*)", re.DOTALL)
 _SEEN: Final = re.compile(r"^<!-- seen: ([0-9]{1,18}) -->$", re.MULTILINE)
 # What `runner init` writes, but for the project's own checks (protocol-qa).
 _OWN_JOB: Final = re.compile(r"runner\b|protocol-(?:advance|events|find|work|publish|tell|verify)\b", re.IGNORECASE)
@@ -125,7 +137,7 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
         return None
     seen = advance.look(project, protocol)
     state, redactor = seen.state, Redactor(project.who.environ)
-    there = forge.request_of(name)
+    there = forge.request_of(name, state.base)
     if there is not None and there.state is not RequestState.OPEN:
         return Told(there, ended=True)
     merge = _merge_missing(project, forge, seen)
@@ -135,7 +147,7 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
     request = forge.propose(branch=name, base=state.base, title=redactor.text(page.title(state)), body=text)
     if state.status is Status.COMPLETED and request.draft:
         request = forge.mark_ready(request.number)
-    mark, said = (heard.seen, heard.said) if heard is not None else _kept(forge, request.number)
+    mark, said = (heard.seen, heard.said) if heard is not None else _kept(project, forge, protocol, request.number)
     told = page.comment(state, ways=ways, merge=merge, seen=mark, said=said)
     forge.keep_comment(request.number, KEY, redactor.text(told))
     forge.report(tip, page.statuses(state, wrong=_wrong(project, protocol, tip), merge=merge), branch=name)
@@ -158,7 +170,7 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     wanted = demand.of_merge(found)
     judged = consent.bench(project, seen, seen.state, found)
     heard = reviews.hear(project, forge, judged, wanted, None) if wanted.reviews else reviews.NOTHING
-    asked = approval.Asked(list(judged.chain)[-1], None)
+    asked = approval.Asked.at_end(judged)
     standing = approval.judge(judged, wanted, advance.read_plan(project, seen), (), heard.approvals, asked)
     against = [word.approver for word in standing.rejected] + list(heard.objections)
     return f"{', '.join(against)}, who said no" if against else standing.missing
@@ -195,7 +207,7 @@ def listen(project: Project, forge: Forge, protocol: str) -> Heard:
         ForgeError: what was not heard is heard by the next call.
     """
     name = ids.branch_of(project.pattern, protocol)
-    request = forge.request_of(name)
+    request = forge.request_of(name, advance.look(project, protocol).state.base)
     if request is None:
         return Heard(None)
     _note_request(project, forge, protocol, request)
@@ -223,7 +235,9 @@ def _note_request(project: Project, forge: Forge, protocol: str, request: Reques
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         told = [raw for raw in record.events(project.git, seen.protocol, seen.tip) if raw.event == "request-changed"]
-        before = str(told[-1].fields.get("change")) if told and told[-1].fields.get("url") == request.url else ""
+        before = (
+            str(told[-1].fields.get("change")) if told and told[-1].fields.get("url") == log.cut(request.url) else ""
+        )
         now = {RequestState.CLOSED: "closed", RequestState.MERGED: "merged"}.get(request.state)
         now = now or ("reopened" if before == "closed" else before)
         if now == before:
@@ -237,15 +251,33 @@ def _note_request(project: Project, forge: Forge, protocol: str, request: Reques
     advance.tell(project, protocol, build)
 
 
-def _kept(forge: Forge, number: int, found: Sequence[Comment] | None = None) -> tuple[int, tuple[str, ...]]:
-    """Return the last comment that was looked at and the answers that were given, as our own comment keeps them."""
-    me = forge.me()
+def _kept(
+    project: Project, forge: Forge, protocol: str, number: int, found: Sequence[Comment] | None = None
+) -> tuple[int, tuple[str, ...]]:
+    """Return the last comment that was looked at, and the answers that our own comment keeps.
+
+    A runner with another account may have looked further, and ours may have been deleted: what is told by anybody who may
+    write counts too, and so does the record. A command that could not be done once is not done when nobody expects it any more.
+    """
+    me, seen = forge.me(), _last_done(project, forge, protocol)
+    said: tuple[str, ...] = ()
     for one in found if found is not None else forge.comments(number):
-        if one.by == me and one.body.startswith(marker(KEY)):
-            last = _SEEN.findall(one.body.replace("\r\n", "\n"))
-            lines = [line for line in one.body.splitlines() if line.startswith("- [")]
-            return int(last[-1]) if last else 0, tuple(lines[-SAID:])
-    return 0, ()
+        if one.body.splitlines()[:1] != [marker(KEY)]:
+            continue
+        last = _SEEN.search(one.body.replace("\r\n", "\n"))
+        if last and (one.by == me or one.by.kind is Kind.BOT or forge.standing(one.by).access >= Access.WRITE):
+            seen = max(seen, int(last[1]))
+        if one.by == me and not said:
+            said = tuple(line for line in one.body.splitlines() if line.startswith("- ["))[-SAID:]
+    return seen, said
+
+
+def _last_done(project: Project, forge: Forge, protocol: str) -> int:
+    """Return the last comment whose command stands in the record, else 0."""
+    tip = project.git.ref(project.branch(protocol))
+    told = re.compile(rf"{re.escape(forge.host)}/[0-9]+/comment/([0-9]{{1,18}})")
+    actors = (raw.actor for raw in record.events(project.git, protocol, tip)) if tip else ()
+    return max((int(match[1]) for actor in actors if (match := told.fullmatch(actor))), default=0)
 
 
 def _commands(
@@ -254,7 +286,7 @@ def _commands(
     """Carry out what people with write access wrote as commands, each once; return the last comment that was looked at, the
     answers, and the comments that ask for a step."""
     found = forge.comments(request.number)
-    seen, said = _kept(forge, request.number, found)
+    seen, said = _kept(project, forge, protocol, request.number, found)
     answers, steps, me = list(said), [], forge.me()
     for one in sorted(found, key=lambda each: each.id):
         if one.id <= seen or one.by == me:
@@ -291,7 +323,7 @@ def take_step(project: Project, forge: Forge, protocol: str, asked: Comment | No
         raise
     except RunnerError as error:
         project.who.say(f"{protocol}: {error.what}; {error.hint}")
-        told = f"not done: {page.code(error.what)}"
+        told = f"not done: {_quoted(error.what)}"
     finally:
         project.speaker = before
     return _answer(asked, "step", told) if asked else ""
@@ -335,10 +367,14 @@ def _obey(project: Project, protocol: str, verb: str, rest: str, speaker: str) -
                 which = first if re.fullmatch(r"w[1-9][0-9]*", first) else None
                 done = steer.answer(project, protocol, which, text if which else rest)
     except RunnerError as error:
-        return f"not done: {page.code(error.what)}"
+        return f"not done: {_quoted(error.what)}"
     finally:
         project.speaker = before
-    return page.code(done.said)
+    return _quoted(done.said)
+
+
+def _quoted(text: str) -> str:
+    return page.code(text if len(text) <= SAID_TEXT else f"{text[: SAID_TEXT - 1]}…")
 
 
 def _count(project: Project, forge: Forge, protocol: str) -> None:
@@ -387,13 +423,18 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
                     return []
                 break
         told = ev.CiReported(
-            subject=protocol, commit=commit, outcome=outcome.value, context=log.cut(check.name), url=check.url or None
+            subject=protocol, commit=commit, outcome=outcome.value, context=log.cut(check.name), url=_link(check.url)
         )
         return [told, *(_consequence(project, seen, check) if outcome is Outcome.FAILURE else ())]
 
     now = advance.tell(project, protocol, build)
     waits = [step for _, step in now.state.open_steps() if step.status is StepStatus.NEEDS_QA and not step.passed]
     return config.qa.on_ci and outcome is Outcome.SUCCESS and bool(waits)
+
+
+def _link(url: str) -> str | None:
+    """Return an address that people may follow, else None: whoever may set a status wrote it."""
+    return url if re.fullmatch(r"https?://[!-~]{1,480}", url) else None
 
 
 def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.Event]:

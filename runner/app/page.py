@@ -64,7 +64,8 @@ def comment(state: State, *, ways: Ways = NO_WAYS, merge: str = "", seen: int = 
 
     `ways`, `merge`: as for `asked`; `seen`: the last comment that was looked at; `said`: a line a command.
     """
-    parts = [*asked(state, ways=ways, merge=merge), "\n".join(said), f"<!-- seen: {seen} -->"]
+    # What is read again stands first: whatever else is long, it is never what is cut off.
+    parts = [f"<!-- seen: {seen} -->", *asked(state, ways=ways, merge=merge), "\n".join(said)]
     return "\n\n".join(part for part in parts if part)[:BODY_TEXT]
 
 

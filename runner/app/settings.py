@@ -181,7 +181,18 @@ def _branches(project: Project, forge: Forge) -> Iterator[Finding]:
             continue
         with contextlib.suppress(ForgeError):  # deleted there meanwhile
             guard = forge.settings(name).protection
-            if guard.forced_pushes or guard.deletions:
+            if forge.name == "gitlab":
+                # Protecting is the one way to forbid either there, and gives away more than it guards.
+                if guard.protected:
+                    yield Finding(
+                        "here",
+                        "protocols' branches are protected",
+                        name,
+                        "protected variables, tokens that may write among them, are given to the pipeline of a branch whose "
+                        ".gitlab-ci.yml is an agent's to change",
+                        "leave them unprotected, and the default branch protected",
+                    )
+            elif guard.forced_pushes or guard.deletions:
                 yield Finding(
                     "note",
                     "protocols' branches may be deleted or rewritten there",

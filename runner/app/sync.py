@@ -81,7 +81,7 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
         return Synced(protocol, tip, "merged")
     if project.git.ref(f"refs/remotes/{project.trusted.remote}/{name}") is None:
         return None  # it was never there
-    request = forge.request_of(name)
+    request = forge.request_of(name, str(record.row(project.git, protocol, tip).get("base")))
     if request is None or request.state is RequestState.OPEN:
         return None
     said = "merged" if request.state is RequestState.MERGED else "closed"

@@ -6,6 +6,7 @@ here, and a word is only used after the trusted branch was fetched, where there 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -133,6 +134,9 @@ def settle(
         standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
         if standing is not None and forge is not None and standing.demand.reviews and not standing.demand.keyboard:
             heard = reviews.hear(project, forge, bench(project, seen, state, of(project), time), standing.demand, wait)
+            if project.options.get("ephemeral") and project.setting("publish") == "never":
+                # What is done here is handed over, and no review that such a job tells of is believed: `sync` counts it.
+                heard = dataclasses.replace(heard, approvals=())
             standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
         if standing is None:
             gone = ev.ApprovalRefused(subject=wait.subject, reason="no word is needed for it any more", wait=wait.id)

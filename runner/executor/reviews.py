@@ -39,22 +39,27 @@ NOTHING: Final = Heard()
 def hear(project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wait | None) -> Heard:
     """Return the reviews of the protocol's request that speak of what waits at the bench's tip; None of them is recorded.
 
-    `wait`: None for the merge, which nothing in the record asks for.
+    `wait`: None for the merge, which nothing in the record asks for: it is a question as soon as every step is done.
     """
     policy = bench.authority.policy
     people = policy.words.forge.get(forge.host, {}) if policy else {}
-    asked = Asked.of(bench, wait) if wait else None
-    if policy is None or not people or (wait is not None and asked is None):
+    asked = Asked.of(bench, wait) if wait else Asked.at_end(bench)
+    if policy is None or not people or asked is None:
         return NOTHING
     fresh = _fresh(bench, demand, asked)
     try:
-        request = forge.request_of(ids.branch_of(project.pattern, bench.protocol))
+        request = forge.request_of(ids.branch_of(project.pattern, bench.protocol), bench.state.base)
         if request is None or (wait is not None and request.state is not RequestState.OPEN):
             return NOTHING
         said = forge.reviews(request.number)
         if not any(one.said is not Said.COMMENTED for one in said):
             return NOTHING
-        return _judged(forge, bench, demand, request.number, said, fresh, policy.words)
+        wrote = _wrote(forge, bench, demand, request.number) if policy.words.own_work != "allow" else set()
+        if wrote is None:
+            project.who.say(
+                f"who pushed {demand.subject} cannot be told any more, so no review counts; signed words do"
+            )
+        return _judged(forge, said, demand, request.number, fresh, policy.words, wrote)
     except ForgeError as error:
         project.who.say(f"reviews could not be read: {error.what}; signed words count all the same")
         return NOTHING
@@ -62,13 +67,14 @@ def hear(project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wai
 
 def _judged(
     forge: Forge,
-    bench: Bench,
+    said: Sequence[Review],
     demand: Demand,
     number: int,
-    said: Sequence[Review],
     fresh: Collection[str],
     policy: Policy,
+    wrote: set[Identity] | None,
 ) -> Heard:
+    """Return what the reviews come to; `wrote`: None where everybody may have."""
     people = policy.forge[forge.host]
     principals = {Identity(host=forge.host, id=one, login=""): who for who, one in people.items()}
     heard = {one.by for one in said if one.by in principals}
@@ -78,7 +84,7 @@ def _judged(
         agents={one for one, who in principals.items() if who in policy.agents},
         standings={one: forge.standing(one) for one in heard},
         fresh=fresh,
-        wrote=_wrote(forge, bench, demand, number) if policy.own_work != "allow" else (),
+        wrote=heard if wrote is None else wrote,
     )
     role = {who for need in demand.needs for who in need.people}
     return Heard(
@@ -97,12 +103,12 @@ def _judged(
     )
 
 
-def _fresh(bench: Bench, demand: Demand, asked: Asked | None) -> set[str]:
+def _fresh(bench: Bench, demand: Demand, asked: Asked) -> set[str]:
     """Return the commits at which what waits stood as it stands now: back to the one that asked, or to the last that changed it."""
-    touched = bench.touched_since(demand.subject, asked.commit if asked else list(bench.chain)[-1])
+    touched = bench.touched_since(demand.subject, asked.commit)
     found: set[str] = set()
     for oid, distance in bench.chain.items():  # from the tip back
-        if asked is not None and distance > bench.chain[asked.commit]:
+        if distance > bench.chain[asked.commit]:
             break
         found.add(oid)
         if touched is not None and bench.touched_since(demand.subject, _before(bench, oid)) is not None:
@@ -116,29 +122,38 @@ def _before(bench: Bench, oid: str) -> str:
     return chain[min(bench.chain[oid] + 1, len(chain) - 1)]
 
 
-def _wrote(forge: Forge, bench: Bench, demand: Demand, number: int) -> set[Identity]:
-    """Return the accounts that wrote or pushed any of what is approved; a push that cannot be told apart counts as one."""
+def _wrote(forge: Forge, bench: Bench, demand: Demand, number: int) -> set[Identity] | None:
+    """Return the accounts that wrote or pushed any of what is approved; a push that cannot be told apart counts as one.
+
+    None where the forge tells of no push that brought some of it: it remembers only so many.
+    """
     written = {commit.oid for commit in bench.authors(demand.subject)}
+    written = {oid for oid in written if not bench.git.is_ancestor(oid, bench.authority.commit)}
     found: set[Identity] = set()
     if not written:
         return found
     for commit in forge.commits(number):
         if commit.oid in written:
             found |= {one for one in (commit.author, commit.committer) if one}
+    left = set(written)
     for push in forge.pushes(forge.request(number).branch):
-        if push.by is not None and push.by not in found and _brought(bench, push.before, push.after, written):
+        if push.by in found and not left:
+            continue
+        brought = _brought(bench, push.before, push.after, written)
+        left -= brought
+        if brought and push.by is not None:
             found.add(push.by)
-    return found
+    return None if left else found
 
 
-def _brought(bench: Bench, before: str | None, after: str | None, written: set[str]) -> bool:
+def _brought(bench: Bench, before: str | None, after: str | None, written: set[str]) -> set[str]:
     if after is None:
-        return before is None  # deleted; or the forge does not tell which
+        return written if before is None else set()  # the forge does not tell which; or deleted
     if bench.git.commit(after) is None:
-        return False  # of a branch that has been rewritten since
+        return set()  # of a branch that has been rewritten since
     stop = [f"^{before}"] if before is not None and bench.git.commit(before) is not None else []
     out = bench.git.run("rev-list", after, *stop, f"^{bench.authority.commit}").decode().split()
-    return not written.isdisjoint(out)
+    return written.intersection(out)
 
 
 def may_write(forge: Forge, who: Identity) -> bool:

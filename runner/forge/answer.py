@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from runner.forge.base import MalformedAnswerError
+
+MOST_PAGES: Final = 1000  # of a list, a hundred items each
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,11 @@ class Fields:
         return cls(value, where)
 
     def text(self, key: str) -> str:
-        """Return a string."""
+        """Return a string; what is no character of its own in it is a question mark."""
         found = self.value.get(key)
         if not isinstance(found, str):
             raise _malformed(f"`{key}` as text", self.where)
-        return found
+        return found.encode("utf-8", "replace").decode()
 
     def maybe(self, key: str) -> str | None:
         """Return a string, or None where it is null, absent or empty."""
@@ -79,6 +81,18 @@ def objects(value: Any, where: str) -> tuple[Fields, ...]:
     if not isinstance(value, list):
         raise _malformed("a list", where)
     return tuple(Fields.of(each, where) for each in value)
+
+
+def check_page(number: int, where: str) -> None:
+    """Check that a list, of which this page is to be asked for, may still have an end.
+
+    Raises:
+        MalformedAnswerError: it has more pages than anybody reads.
+    """
+    if number > MOST_PAGES:
+        raise MalformedAnswerError(
+            f"a list does not end: it has more than {MOST_PAGES} pages", where, "see what the forge shows there"
+        )
 
 
 def readable(words: object, secrets: Iterable[str] = ()) -> str:

@@ -149,7 +149,6 @@ class Request:
     branch: str
     base: str
     head: str
-    author: Identity
     merged: str | None = None
     ended: str | None = None
     ended_by: Identity | None = None
@@ -318,11 +317,14 @@ class Forge(Protocol):
     def request(self, number: int) -> Request:
         """Return a request as it is now."""
 
-    def request_of(self, branch: str) -> Request | None:
-        """Return the branch's open request, else its newest, else None."""
+    def request_of(self, branch: str, base: str) -> Request | None:
+        """Return the branch's open request into that base, else its newest into it, else None.
+
+        One into another branch shows another difference, whatever people say of it.
+        """
 
     def propose(self, *, branch: str, base: str, title: str, body: str) -> Request:
-        """Return the branch's open request with this title and body; a draft is opened where there is none.
+        """Return the branch's open request into that base, with this title and body; a draft is opened where there is none.
 
         Whether it is a draft is left as it is. A body of the same text is not written again.
         """

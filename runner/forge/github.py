@@ -145,14 +145,20 @@ class GitHub:
         by = issue.maybe_inner("closed_by")
         return self._read_request(found, ended_by=self._identity(by) if by else None)
 
-    def request_of(self, branch: str) -> Request | None:
-        """Return the branch's open request, else its newest, else None; who ended it is not told here."""
-        return self._patience.with_(lambda: self._request_of(branch))
+    def request_of(self, branch: str, base: str) -> Request | None:
+        """Return the branch's open request into that base, else its newest, else None; who ended it is not told here."""
+        return self._patience.with_(lambda: self._request_of(branch, base))
 
-    def _request_of(self, branch: str) -> Request | None:
-        query = {"head": f"{self._owner}:{branch}", "state": "all", "sort": "created", "direction": "desc"}
+    def _request_of(self, branch: str, base: str) -> Request | None:
+        query = {
+            "head": f"{self._owner}:{branch}",
+            "base": base,
+            "state": "all",
+            "sort": "created",
+            "direction": "desc",
+        }
         found = [self._own(each) for each in self._line.pages(f"{self._repo}/pulls", query)]
-        ours = [each for each in found if each is not None and each.branch == branch]
+        ours = [each for each in found if each is not None and (each.branch, each.base) == (branch, base)]
         return next((each for each in ours if each.state is RequestState.OPEN), ours[0] if ours else None)
 
     def propose(self, *, branch: str, base: str, title: str, body: str) -> Request:
@@ -160,14 +166,14 @@ class GitHub:
         return self._patience.with_(lambda: self._propose(branch, base, title, body))
 
     def _propose(self, branch: str, base: str, title: str, body: str) -> Request:
-        there = self._request_of(branch)
+        there = self._request_of(branch, base)
         if there is None or there.state is not RequestState.OPEN:
             new = {"title": title, "body": body, "head": branch, "base": base}
             try:
                 return self._read_request(self._line.post(f"{self._repo}/pulls", {**new, "draft": True}))
             except RequestRefusedError:
                 # Somebody else opened it just now, or drafts are not part of this repository's plan.
-                there = self._request_of(branch)
+                there = self._request_of(branch, base)
             if there is None or there.state is not RequestState.OPEN:
                 return self._read_request(self._line.post(f"{self._repo}/pulls", {**new, "draft": False}))
         changes = {}
@@ -469,7 +475,6 @@ class GitHub:
             branch=found.inner("head").text("ref"),
             base=found.inner("base").text("ref"),
             head=found.inner("head").text("sha"),
-            author=self._identity(found.inner("user")),
             # of one that is open it would be the commit of a trial merge
             merged=found.maybe("merge_commit_sha") if merged else None,
             ended=merged or found.maybe("closed_at"),

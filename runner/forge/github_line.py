@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from runner.forge.answer import Fields, clock, objects, readable
+from runner.forge.answer import Fields, check_page, clock, objects, readable
 from runner.forge.base import (
     ForgeError,
     MalformedAnswerError,
@@ -72,7 +72,10 @@ class Line:
         """Return the items of every page; `key`: where they stand, in an answer that is an object."""
         where = f"GET {path}"
         asked: dict[str, Any] | None = {**query, "per_page": _PAGE}
+        number = 1
         while asked is not None:
+            check_page(number, where)
+            number += 1
             headers, value = self.send("GET", path, query=asked)
             yield from objects(value, where) if key is None else Fields.of(value, where).several(key)
             # Only the query of the next address is taken: some lists go by cursors, and no answer chooses a host.
@@ -125,9 +128,9 @@ class Line:
         except (requests.RequestException, OSError) as error:
             words = readable(f"{type(error).__name__}: {error}", [self._token])
             raise NetworkError(f"no answer from GitHub ({words})", where, "check the network; run it again") from None
-        except AttributeError as error:  # the SDK takes every refusal for an object
+        except (AttributeError, ValueError, RecursionError):  # the SDK takes for an object what is none, or no JSON
             hint = "check that `forge:` names the right address; a proxy may have answered instead"
-            raise MalformedAnswerError("what came back is not the forge's format", where, hint) from error
+            raise MalformedAnswerError("what came back is not the forge's format", where, hint) from None
         except RuntimeError as error:  # the SDK's word for a redirect that it does not follow
             words = readable(error, [self._token])
             hint = "correct the address of the remote, or `forge:`"

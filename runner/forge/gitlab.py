@@ -133,14 +133,20 @@ class GitLab:
             raise RequestRefusedError(f"request {number} comes from a fork", found.where, hint)
         return request
 
-    def request_of(self, branch: str) -> Request | None:
-        """Return the branch's open request, else its newest, else None."""
-        return self._patience.with_(lambda: self._request_of(branch))
+    def request_of(self, branch: str, base: str) -> Request | None:
+        """Return the branch's open request into that base, else its newest, else None."""
+        return self._patience.with_(lambda: self._request_of(branch, base))
 
-    def _request_of(self, branch: str) -> Request | None:
-        query = {"source_branch": branch, "state": "all", "order_by": "created_at", "sort": "desc"}
+    def _request_of(self, branch: str, base: str) -> Request | None:
+        query = {
+            "source_branch": branch,
+            "target_branch": base,
+            "state": "all",
+            "order_by": "created_at",
+            "sort": "desc",
+        }
         found = [self._own(each) for each in self._line.pages(f"{self._project}/merge_requests", query)]
-        ours = [each for each in found if each is not None and each.branch == branch]
+        ours = [each for each in found if each is not None and (each.branch, each.base) == (branch, base)]
         return next((each for each in ours if each.state is RequestState.OPEN), ours[0] if ours else None)
 
     def propose(self, *, branch: str, base: str, title: str, body: str) -> Request:
@@ -148,13 +154,13 @@ class GitLab:
         return self._patience.with_(lambda: self._propose(branch, base, title, plain(body)))
 
     def _propose(self, branch: str, base: str, title: str, body: str) -> Request:
-        there = self._request_of(branch)
+        there = self._request_of(branch, base)
         if there is None or there.state is not RequestState.OPEN:
             new = {"source_branch": branch, "target_branch": base, "title": f"Draft: {title}", "description": body}
             try:
                 return self._read_request(self._line.send("POST", f"{self._project}/merge_requests", new))
             except RequestRefusedError:
-                there = self._request_of(branch)  # somebody else opened it just now
+                there = self._request_of(branch, base)  # somebody else opened it just now
                 if there is None or there.state is not RequestState.OPEN:
                     raise
         changes = {}
@@ -436,7 +442,6 @@ class GitLab:
             branch=found.text("source_branch"),
             base=found.text("target_branch"),
             head=head,
-            author=self._identity(found.inner("author")),
             # A fast-forward makes no commit: the head itself is then on the base.
             merged=(found.maybe("merge_commit_sha") or found.maybe("squash_commit_sha") or head) if is_merged else None,
             ended=found.maybe("merged_at") or found.maybe("closed_at"),
@@ -469,6 +474,9 @@ def _access(level: int) -> Access:
 
 def _time(text: str, where: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(text)
     except ValueError:
-        raise MalformedAnswerError(f"`{text[:40]}` is no time", where, "report it, with GitLab's version") from None
+        moment = None
+    if moment is None or moment.tzinfo is None:  # one without a zone is before and after everything
+        raise MalformedAnswerError(f"`{text[:40]}` is no time", where, "report it, with GitLab's version")
+    return moment

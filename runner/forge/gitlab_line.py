@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from runner.forge.answer import Fields, clock, objects, readable
+from runner.forge.answer import Fields, check_page, clock, objects, readable
 from runner.forge.base import (
     ForgeError,
     MalformedAnswerError,
@@ -80,6 +80,7 @@ class Line:
         """Return the items of every page, or of the first `limit`."""
         client, where, number = self._client(), f"GET {path}", 1
         while limit is None or number <= limit:
+            check_page(number, where)
             asked = {**query, "per_page": 100, "page": number}
             # By number, so that no answer's address is followed; one page at a time, so that a limit is a limit.
             page = partial(client.http_list, path, asked, get_all=False, iterator=False, **_ONCE)

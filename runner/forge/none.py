@@ -39,7 +39,7 @@ class NoForge:
         """Raise: there is no request."""
         raise NotFoundError(f"there is no request {number}", "forge: none", _HINT)
 
-    def request_of(self, branch: str) -> Request | None:
+    def request_of(self, branch: str, base: str) -> Request | None:
         """Return None."""
         return None
 

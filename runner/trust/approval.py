@@ -114,6 +114,15 @@ class Asked:
     digest: str | None
 
     @classmethod
+    def at_end(cls, bench: Bench) -> Asked | None:
+        """Return when the merge of a completed protocol became a question: nothing in the record asks it."""
+        for oid in bench.chain:
+            told = message.parse(_commit(bench.git, oid).message)
+            if told and told.protocol == bench.protocol and f"completed {bench.protocol}" in told.events:
+                return cls(oid, None)
+        return None
+
+    @classmethod
     def of(cls, bench: Bench, wait: Wait) -> Asked | None:
         """Return when a wait of the bench's branch was asked for."""
         revision = int(wait.id.removeprefix("w"))

@@ -14,6 +14,7 @@ export LC_ALL
 folder=${RUNNER_FOLDER:-${HOME:?}/.protocol-runner}
 package=${RUNNER_PACKAGE:-.[gemini,github,gitlab]}
 handover=${HANDOVER:-handover}
+people='Runner-Event: (created|imported|forked|answered|effect-decided|paused|resumed|cancelled|ci-reported|request-changed|undone|record-repaired) .*|- reviews: .*|- by: (\["keyboard"\]|keyboard)'
 PATH=$folder/bin:$PATH
 
 die() {
@@ -30,9 +31,16 @@ check_ids() {
     for id; do is_id "$id" || die "this is no protocol's id"; done
 }
 
-# The name of a protocol's branch below $1: refs/heads or refs/remotes/origin.
+# The name of a protocol's branch, which `branch:` of config.yaml tells: anybody may push one that is called nearly the same.
+name_of() {
+    pattern=$(runner doctor --config | sed -nE 's/^branch +"([^"]*\{id\}[^"]*)".*/\1/p')
+    printf '%s\n' "${pattern%%"{id}"*}$1${pattern#*"{id}"}"
+}
+
+# The same where it stands below $1, refs/heads or refs/remotes/origin; else nothing.
 branch_of() {
-    git for-each-ref --format='%(refname)' "$1/$2" "$1/**/$2" | sed -n "1s#^$1/##p"
+    name=$(name_of "$2")
+    if git rev-parse -q --verify "$1/$name" >/dev/null; then printf '%s\n' "$name"; fi
 }
 
 as_root() {
@@ -102,6 +110,19 @@ work() {
     return "$worst"
 }
 
+# A runner at work makes transitions, and none that tells what people said. Nobody signs those or a person's commit, so a job that
+# was taken over could make them, and verify would hold them for good: people and the job that hears them push their own.
+check_handed_over() {
+    set -- "$1" "refs/heads/$2" --not --remotes=origin
+    id=$1
+    shift
+    [ "$(git rev-list --count "$@")" = "$(git rev-list --count --grep="^Runner-Protocol: $id\$" "$@")" ] ||
+        die "what was handed over of $id has a commit that only a person makes" 4
+    if git log --format=%B "$@" | grep -Eqx -e "$people"; then
+        die "what was handed over of $id tells what only a person, or the forge, can say" 4
+    fi
+}
+
 publish() {
     check_ids "$@"
     for id; do
@@ -117,6 +138,7 @@ publish() {
             fi
         done
         runner verify "$id"
+        check_handed_over "$id" "$branch"
         runner sync --no-work "$id"
     done
 }
@@ -138,7 +160,7 @@ verify() {
         sed -nE 's#^\.protocols/([0-9]{4,9}-[a-z0-9-]+)/.*#\1#p' | sort -u); do
         is_id "$id" || die "a folder of .protocols has a name that no protocol has" 4
         found=yes
-        if [ "$id" = "${branch##*/}" ]; then
+        if [ "$branch" = "$(name_of "$id")" ]; then
             git update-ref --no-deref "refs/heads/$branch" "$commit"
             runner verify "$branch"
         else

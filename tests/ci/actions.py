@@ -114,11 +114,14 @@ class Machine:
         assert package
         (kept / "package").write_text(package[1] + "\n")
         gh = f"import json, sys; open({str(self.folder / 'gh.log')!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')"
-        answer = str(self.folder / "gh.answer")
+        answer, rights = str(self.folder / "gh.answer"), str(self.folder / "gh.permission")
         for path, line in (
             (kept / "bin/python", f'exec "{sys.executable}" "$@"'),
             (kept / "bin/runner", f'PYTHONPATH="{ROOT}" exec "{sys.executable}" -m runner "$@"'),
-            (at / "bin/gh", f'"{sys.executable}" -c "$GH_CODE" "$@"; cat "{answer}" 2>/dev/null || true'),
+            (
+                at / "bin/gh",
+                f'"{sys.executable}" -c "$GH_CODE" "$@"; [ "$1" = api ] && exec cat "{rights}"; cat "{answer}" 2>/dev/null || true',
+            ),
         ):
             path.write_text(
                 f"#!/bin/sh\nGH_CODE={json.dumps(gh)}\n{line}\n" if path.name == "gh" else f"#!/bin/sh\n{line}\n"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from runner.app import kit
 from runner.forge.place import Place, guess
@@ -130,6 +131,36 @@ def test_where_code_of_a_request_runs_there_is_no_secret_and_nothing_to_write_wi
     report = load(folder / ".github/workflows/protocol-qa.yml")["jobs"]["report"]
     # It can set a status, so it runs the default branch's script and not the request's.
     assert report["steps"][0]["with"]["ref"] == "${{ github.event.repository.default_branch }}"
+
+
+def test_nothing_that_the_work_could_have_left_in_a_cache_runs_where_something_is_decided(tmp_path: Path) -> None:
+    github = written(tmp_path / "github", PLACES["github"])
+    uses_cache = "./.github/actions/protocol-runner"
+    assert "actions/cache@" in (github / uses_cache / "action.yml").read_text()
+    for path in workflows(github):
+        for name, job in load(path)["jobs"].items():
+            used = {step.get("uses", "").partition("@")[0] for step in job["steps"]}
+            assert uses_cache not in used or name == "work", (
+                name
+            )  # `verify` neither: code of a request runs in the same scope
+
+    class Loader(yaml.SafeLoader):
+        """Reads `!reference`."""
+
+    Loader.add_constructor("!reference", lambda loader, node: str(node))
+    jobs = written(tmp_path / "gitlab", PLACES["gitlab"]) / ".gitlab/protocol-runner.yml"
+    told = yaml.load(jobs.read_text(), Loader)
+    pushes = {
+        name
+        for name, job in told.items()
+        if ".protocol-runner" in job.get("extends", ())
+        and {**told[".protocol-runner"]["cache"], **job.get("cache", {})}.get("policy") != "pull"
+    }
+    assert pushes == {"protocol-find", "protocol-publish"}
+    # What starts a pipeline with tokens gives it nothing, so that a project may forbid everybody to.
+    assert "variables" not in told["protocol-tell"] and told["protocol-tell"]["trigger"]["forward"] == {
+        "yaml_variables": False
+    }
 
 
 @pytest.mark.parametrize("stack", STACKS)

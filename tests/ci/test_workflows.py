@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 
 from runner.app import kit
+from runner.executor import advance as advance_
+from runner.protocol import events as ev
+from runner.store.snapshot import Snapshot
 from tests.ci.actions import Machine, Ran
-from tests.conftest import Box, command
+from tests.conftest import Box, clone, command
+from tests.people import REPO
 
 CANARY = "canary-model-key-1234"
 HOSTILE = [
@@ -158,6 +162,62 @@ def test_a_bundle_that_is_not_what_its_history_says_is_not_published(github: Box
     assert github.git("ls-remote", "origin") == before and one.asked == []
 
 
+POLICY = f"""repo: {REPO}
+roles:
+  maintainer: [bob@example.test]
+forge: {{github.com: {{bob@example.test: 7}}}}
+approvals:
+  step: {{roles: [maintainer]}}
+"""
+
+
+@pytest.mark.parametrize("what", ["a person's commit", "an answer", "a review"])
+def test_a_bundle_that_tells_what_people_said_or_did_is_not_published(github: Box, tmp_path: Path, what: str) -> None:
+    if what == "a review":
+        github.write(".protocols/policy.yaml", POLICY)
+        github.commit("policy")
+        github.git("push", "-q", "origin", "main")
+    step = (
+        "kind: human\n"
+        if what == "an answer"
+        else command("true") + ("approval: before\n" if what == "a review" else "")
+    )
+    protocol = github.new({"01-a": step, "02-b": "kind: human\n"})
+    github.runner("run", protocol)
+    github.runner("sync", protocol, rc=0)
+    # What a job that was taken over could hand over, and every verifier holds for good: nobody signs an answer, or code.
+    other = clone(github, "forge")
+    other.git("branch", "-q", protocol, f"origin/{protocol}")
+    if what == "an answer":
+        other.runner("answer", protocol, "yes, do it", rc=0)
+    elif what == "a review":
+        tip = other.git("rev-parse", protocol).strip()
+        one = ev.ReviewFields(host="github.com", user=7, request=1, review="1", commit=tip)
+
+        def build(seen: Snapshot) -> list[ev.Event]:
+            wait, by = seen.state.waiting[0].id, ["bob@example.test"]
+            return [ev.ApprovalCounted(subject="a", wait=wait, approvals=[], by=by, reviews=[one])]
+
+        with other.project() as project:
+            advance_.tell(project, protocol, build)
+    else:
+        other.git("switch", "-q", protocol)
+        other.write(".github/workflows/evil.yml", "on: push\n")
+        other.git("add", "-A")
+        other.git("commit", "-qm", "Tidy up\n\nRunner-Protocol", "--author", "Alice <alice@example.test>")
+    other.runner("verify", protocol, rc=0)
+    one_ = machine(github, tmp_path)
+    one_.inputs = {"protocol": protocol}
+    folder = tmp_path / f"machines/artifacts/handover-{protocol}"
+    folder.mkdir(parents=True)
+    other.git("bundle", "create", "-q", folder / f"{protocol}.bundle", f"refs/heads/{protocol}")
+    before = github.git("ls-remote", "origin")
+    found = Ran("success", {"protocols": json.dumps([protocol])})
+    done = one_.job("protocol-advance", "publish", needs={"find": found, "work": found}, protocol=protocol)
+    assert done.result == "failure" and "only a person" in done.printed, done.printed
+    assert github.git("ls-remote", "origin") == before and one_.asked == []
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_words_and_nothing_else(github: Box, tmp_path: Path, name: str) -> None:
     one = machine(github, tmp_path)
@@ -185,9 +245,20 @@ def test_a_comment_is_looked_up_and_not_believed(github: Box, tmp_path: Path) ->
     comment = {"issue": {"number": 5, "pull_request": {}}, "comment": {"body": "/runner retry $(touch pwned)"}}
     one = machine(github, tmp_path, "issue_comment", **comment)
     one.event["issue"]["pull_request"] = {"url": "x"}
+    one.event["sender"] = {"login": "alice"}
     (one.folder / "gh.answer").write_text("0001-a\n")
+    for rights in ("read", "none", "", None):  # a stranger's comment starts no work that somebody pays for
+        if rights is not None:
+            (one.folder / "gh.permission").write_text(rights)
+        else:
+            (one.folder / "gh.permission").unlink()
+        assert one.job("protocol-events", "tell").result == "success"
+        assert one.asked.pop()[:2] == ["api", "repos/o/r/collaborators/alice/permission"]
+        assert not [call for call in one.asked if "workflow" in call]
+    (one.folder / "gh.log").unlink()
+    (one.folder / "gh.permission").write_text("write\n")
     assert one.job("protocol-events", "tell").result == "success"
-    assert one.asked[0][:3] == ["pr", "view", "5"] and one.asked[1][-1] == "protocol=0001-a"
+    assert one.asked[1][:3] == ["pr", "view", "5"] and one.asked[2][-1] == "protocol=0001-a"
     for body, issue in (("hello", {"number": 5, "pull_request": {"url": "x"}}), ("/runner retry", {"number": 5})):
         other = machine(github, tmp_path, "issue_comment", issue=issue, comment={"body": body})
         assert other.job("protocol-events", "tell").result == "skipped"
@@ -213,7 +284,8 @@ def test_the_required_check(github: Box, tmp_path: Path) -> None:
     state = github.path / f".protocols/{protocol}/state.json"
     state.write_text(state.read_text().replace('"seconds": 0', '"seconds": 9'))
     github.git("commit", "-qam", "edited")
-    github.git("push", "-q", "origin", "fix", f"fix:refs/heads/x/{protocol}")
+    # Branches that are called nearly as the protocol's is: one is found before it, by those who look for names.
+    github.git("push", "-q", "origin", "fix", f"fix:refs/heads/x/{protocol}", f"fix:refs/heads/0/{protocol}")
     for branch, said in (("fix", "changed outside of its own branch"), (f"x/{protocol}", "error")):
         one = machine(github, tmp_path, "pull_request", pull_request=request(github, branch))
         bad = one.job("protocol-verify", "verify")

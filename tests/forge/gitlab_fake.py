@@ -260,6 +260,7 @@ class MergeRequest:
 
 Route = tuple[str, str, set[str], set[str], set[str], Callable[..., Answer]]
 PAGES = {"page", "per_page"}
+_BRANCHES = ("source_branch", "target_branch")
 
 
 class GitLabFake(Server):
@@ -419,6 +420,12 @@ class GitLabFake(Server):
             push_data=like(PUSH["push_data"], ref=branch, commit_from=before, commit_to=None, action="removed"),
         )
 
+    def open_request(self, who: Account, source: str, target: str) -> int:
+        """A request that somebody opens by hand."""
+        body = {"source_branch": source, "target_branch": target, "title": "By hand", "description": ""}
+        made = self._create(Asked("POST", "", {}, body, {}), who)
+        return int(made.body["iid"])
+
     def approve(self, who: Account, iid: int) -> None:
         """The button."""
         self.requests[iid].approved[who.id] = self.now()
@@ -530,11 +537,12 @@ class GitLabFake(Server):
         )
 
     def _list(self, asked: Asked, who: Account) -> Answer:
-        state, branch = asked.query.get("state", "all"), asked.query.get("source_branch")
+        state = asked.query.get("state", "all")
         found = [
             r.value
             for r in self.requests.values()
-            if state in ("all", r.value["state"]) and branch in (None, r.value["source_branch"])
+            if state in ("all", r.value["state"])
+            and all(asked.query.get(key) in (None, r.value[key]) for key in _BRANCHES)
         ]
         return paged(asked, found[::-1], gitlab=True)
 
@@ -543,7 +551,8 @@ class GitLabFake(Server):
         if sent["source_branch"] not in self.branches:
             return Answer(400, {"message": {"source_branch": ["does not exist"]}})
         for there in self.requests.values():
-            if there.value["state"] == "opened" and there.value["source_branch"] == sent["source_branch"]:
+            # app/models/merge_request.rb, validate_branches: one that is open from this branch into that one
+            if there.value["state"] == "opened" and all(there.value[key] == sent[key] for key in _BRANCHES):
                 return Answer(
                     409,
                     {

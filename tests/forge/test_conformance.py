@@ -45,14 +45,10 @@ def proposed(ground: Ground, branch: str = BRANCH) -> Request:
 
 def test_a_draft_is_opened_once_and_then_kept_current(ground: Ground) -> None:
     forge = ground.forge()
-    assert forge.request_of(BRANCH) is None
+    assert forge.request_of(BRANCH, "main") is None
     request = proposed(ground)
     assert (request.draft, request.state, request.branch, request.base) == (True, RequestState.OPEN, BRANCH, "main")
-    assert (request.title, request.body, request.author) == (
-        "Rate limit the API",
-        "plan\n\nhow",
-        ground.identity("runner"),
-    )
+    assert (request.title, request.body) == ("Rate limit the API", "plan\n\nhow")
 
     written = len(ground.server.writes())
     same = forge.propose(branch=BRANCH, base="main", title="Rate limit the API", body="plan\r\n\r\nhow\n")
@@ -60,7 +56,16 @@ def test_a_draft_is_opened_once_and_then_kept_current(ground: Ground) -> None:
 
     other = forge.propose(branch=BRANCH, base="main", title="Rate limit", body="plan 2")
     assert (other.number, other.title, other.body, other.draft) == (request.number, "Rate limit", "plan 2", True)
-    assert forge.request_of(BRANCH) == forge.request(request.number) == other
+    assert forge.request_of(BRANCH, "main") == forge.request(request.number) == other
+
+
+def test_a_request_into_another_branch_is_another_one(ground: Ground) -> None:
+    request = proposed(ground)
+    ground.push("alice", "elsewhere")
+    other = ground.forge().propose(branch=BRANCH, base="elsewhere", title="T", body="b")
+    assert (other.number != request.number, other.base) == (True, "elsewhere")
+    assert ground.forge().request_of(BRANCH, "main") == request
+    assert ground.forge().request_of(BRANCH, "elsewhere") == other
 
 
 def test_a_draft_is_made_ready_once(ground: Ground) -> None:
@@ -76,13 +81,13 @@ def test_a_draft_is_made_ready_once(ground: Ground) -> None:
 def test_a_closed_request_is_told_and_a_new_one_is_opened_where_the_caller_wants_it(ground: Ground) -> None:
     first = proposed(ground)
     ground.close_request("alice", first.number)
-    found = ground.forge().request_of(BRANCH)
+    found = ground.forge().request_of(BRANCH, "main")
     assert found is not None and (found.number, found.state) == (first.number, RequestState.CLOSED)
     closed = ground.forge().request(first.number)
     assert closed.ended and closed.merged is None and closed.ended_by == ground.identity("alice")
     second = ground.forge().propose(branch=BRANCH, base="main", title="again", body="")
     assert second.number != first.number
-    assert ground.forge().request_of(BRANCH) == second
+    assert ground.forge().request_of(BRANCH, "main") == second
 
 
 def test_a_merge_is_told_with_its_commit_and_who(ground: Ground) -> None:
@@ -384,9 +389,26 @@ def test_another_answer_than_the_forges_is_named(ground: Ground) -> None:
         with pytest.raises(ForgeError, match="not the forge's format") as told:
             ground.forge().me()
         assert "proxy" in told.value.hint
+    for data in (
+        b'{"id": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+        b'{"login": "\\ud800", "username": "\\ud800", "id": 1e999}',
+    ):
+        ground.server.faults[:] = [Fault("", 200, body=data)]
+        with pytest.raises(ForgeError, match="not the forge's format"):
+            ground.forge().me()
     ground.server.faults[:] = [Fault("", 400, body=["an error that is no object"])]
     with pytest.raises(ForgeError):
         ground.forge().me()
+
+
+def test_a_list_without_end_is_refused(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.forge.answer.MOST_PAGES", 3)
+    number = proposed(ground).number
+    again = {"X-Next-Page": "2", "Link": f'<{ground.server.url}/x?page=2>; rel="next"'}
+    ground.server.faults[:] = [Fault("GET", 200, again, [], times=9)]
+    with pytest.raises(ForgeError, match="does not end"):
+        ground.forge().comments(number)
 
 
 def test_the_token_stands_nowhere(

@@ -159,7 +159,7 @@ def test_a_classic_protection_is_seen_by_an_administrator_only(github: GitHubGro
 def test_a_request_of_a_fork_is_not_seen(github: GitHubGround, exists: bool) -> None:
     number = proposed(github)
     github.front.forks[number] = exists
-    assert github.forge().request_of(BRANCH) is None
+    assert github.forge().request_of(BRANCH, "main") is None
     with pytest.raises(RequestRefusedError, match="comes from a fork"):
         github.forge().request(number)
 
@@ -176,7 +176,7 @@ def test_the_shop_is_found_after_it_moved(github: GitHubGround) -> None:
     github.server.faults.append(
         Fault(f"GET {path}", 301, {"Location": f"{github.front.url}{path}?state=all&per_page=100"})
     )
-    assert github.forge().request_of(BRANCH) is None
+    assert github.forge().request_of(BRANCH, "main") is None
 
 
 def test_a_redirect_to_another_host_is_refused_and_the_token_stays(github: GitHubGround) -> None:

@@ -132,10 +132,10 @@ def test_each_request_is_as_github_describes_it_and_its_examples_are_read(prism:
 
     me = forge.me()
     assert (me.login, me.id) == ("octocat", 1)
-    there = forge.request_of("new-topic")
+    there = forge.request_of("new-topic", "master")
     assert there is not None and there.state is RequestState.OPEN and there.branch == "new-topic"
-    assert forge.propose(branch="new-topic", base="main", title="T", body="b").number == there.number
-    assert forge.propose(branch="not-there-yet", base="main", title="T", body="b").author.login == "octocat"
+    assert forge.propose(branch="new-topic", base="master", title="T", body="b").number == there.number
+    assert forge.propose(branch="not-there-yet", base="main", title="T", body="b").state is RequestState.OPEN
     assert forge.mark_ready(there.number).number == there.number
     (comment,) = forge.comments(1)
     assert comment.by == me

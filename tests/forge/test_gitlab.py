@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from runner.forge.base import Access, MergeMethod, Outcome, RequestRefusedError, Said, Status, StatusState
+from runner.forge.base import (
+    Access,
+    MalformedAnswerError,
+    MergeMethod,
+    Outcome,
+    RequestRefusedError,
+    Said,
+    Status,
+    StatusState,
+)
 from runner.forge.gitlab import plain
 from tests.forge.gitlab_fake import PATH, like
 from tests.forge.gitlab_fake import PROTECTED as PROTECTED
@@ -46,6 +55,14 @@ def test_an_approval_is_of_the_version_that_stood_when_it_was_given(gitlab: GitL
     (review,) = gitlab.forge().reviews(number)
     assert (review.commit, review.said) == (first, Said.APPROVED)
     assert any("/events" in each.path for each in gitlab.server.asked) is not tells
+
+
+def test_a_time_without_a_zone_is_none(gitlab: GitLabGround) -> None:
+    number = proposed(gitlab)
+    gitlab.approve("alice", number)
+    gitlab.fake.requests[number].approved[gitlab.accounts["alice"].id] = "2026-11-20T09:00:00"
+    with pytest.raises(MalformedAnswerError, match="is no time"):
+        gitlab.forge().reviews(number)
 
 
 def test_an_approval_given_again_is_of_the_later_version(gitlab: GitLabGround) -> None:
@@ -115,7 +132,7 @@ def test_a_pipeline_that_failed_before_it_had_jobs_is_a_failure(gitlab: GitLabGr
 def test_a_request_of_a_fork_is_not_seen(gitlab: GitLabGround) -> None:
     number = proposed(gitlab)
     gitlab.fake.requests[number].value["source_project_id"] = 99
-    assert gitlab.forge().request_of(BRANCH) is None
+    assert gitlab.forge().request_of(BRANCH, "main") is None
     with pytest.raises(RequestRefusedError, match="comes from a fork"):
         gitlab.forge().request(number)
 

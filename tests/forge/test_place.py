@@ -77,7 +77,11 @@ def test_what_names_no_place_is_refused(setting: str, url: str | None, match: st
 def test_none_has_nothing_and_takes_nothing() -> None:
     forge = open_forge(None, {}, Hours().patience())
     assert isinstance(forge, NoForge) and forge.name == "none"
-    assert forge.request_of("b") is None and forge.reviews(1) == () and forge.settings("main").access is Access.NONE
+    assert (
+        forge.request_of("b", "main") is None
+        and forge.reviews(1) == ()
+        and forge.settings("main").access is Access.NONE
+    )
     with pytest.raises(NotFoundError):
         forge.request(1)
     with pytest.raises(NoForgeError, match="no request can be opened") as told:

@@ -43,6 +43,7 @@ def test_nothing_is_wrong_where_all_is_set(place: Town) -> None:
         ("wrong token", 2, "refuses the token"),
         ("no token", 2, "there is no token"),
         ("push", 2, "could not be reached"),
+        ("agents' branches", 2, "protocols' branches are protected"),
         ("unset", 0, "`forge:` is not set"),
     ],
 )
@@ -69,6 +70,9 @@ def test_what_will_not_work(place: Town, case: str, code: int, said: str) -> Non
     elif case == "push":
         place.box.git("remote", "set-url", "origin", place.box.path.parent / "gone.git")
         place.box.runner("doctor", "--repin")
+    elif case == "agents' branches":
+        fake.protected.append(like(PROTECTED, name="0*"))
+        place.box.runner("sync", place.box.new({"01-a": "kind: human\n"}), rc=0)
     elif case == "unset":
         place.box.write(".protocols/config.yaml", "publish: never\n")
         place.box.commit("no forge")
