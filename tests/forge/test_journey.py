@@ -42,7 +42,7 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
         "1 of 2 steps done; waits for a maintainer (alice, bob)",
     )
     assert place.statuses(protocol)["runner/qa"] == ("pending", "1 of 2 passed")
-    for text in (place.said().partition("\n")[2].strip(), str(place.request["description"])):
+    for text in (place.said().partition("<!-- seen: 0 -->")[2].strip(), str(place.request["description"])):
         assert text.startswith("### Waits for a maintainer (alice, bob)\n\n`02-b`: approval before it starts (since 20")
         assert "approve this request in a review, or sign with `runner approve 1`" in text
     page = str(place.request["description"])
