@@ -147,8 +147,8 @@ class Mirror:
         if code:
             raise self._unreachable(code, err)
 
-    def push(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
-        """Move refs on the remote, `{name: (new, expected there)}`, all or none.
+    def push(self, changes: Mapping[str, tuple[str | None, str | None]], *, timeout: float = PUSH_SECONDS) -> None:
+        """Move refs on the remote, `{name: (new, expected there)}`, all or none. One that stays has to be where it is expected.
 
         Raises:
             ConflictError: a ref is not where it was expected.
@@ -158,7 +158,7 @@ class Mirror:
         specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
         code, out, err = self._run(
             "push", "--porcelain", "--atomic", "--no-verify", "--no-recurse-submodules", *leases, "origin", *specs,
-            timeout=PUSH_SECONDS,
+            timeout=timeout,
         )  # fmt: skip
         if code == 0:
             self._note(changes)
