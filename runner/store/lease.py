@@ -107,11 +107,11 @@ def announced(project: Project, protocol: str) -> Intents:
 
 
 def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, filed: str | None) -> Intents:
-    """Return those announced effects of which the history's commit `filed` does not tell what came of them, and about which no person
-    is asked by what the record at `tip` has more than the published one."""
+    """Return those announced effects of which nothing tells what came of them: neither a transcript in the history's commit `filed`,
+    nor, in that a person was asked, the record at `tip`."""
     if not intents:
         return {}
-    git, branch = project.git, f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+    git = project.git
     over: set[tuple[str, str]] = set()
     for name in git.tree(f"{filed}:runs") or {} if filed else ():
         begun: dict[str, str] = {}
@@ -123,12 +123,13 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
                 over.add((one["call"], begun[one["call"]]))
             elif one["kind"] == "settled":
                 over.add((one["call"], one["of"]))
-    # What was published before the effect was announced says nothing of it: it may be the same call, made again at a person's word.
-    before = project.mirror.refs().get(branch) if project.mirror else None
-    known = len(record.events(git, protocol, before)) if before else 0
-    events = record.events(git, protocol, tip)[known:] if tip else []
-    asked = {raw.fields["call"] for raw in events if raw.event == "effect-unknown"}
-    return {name: one for name, one in intents.items() if (name, one["time"]) not in over and name not in asked}
+    events = record.events(git, protocol, tip) if tip else []
+    asked = {raw.fields["call"]: raw.revision for raw in events if raw.event == "effect-unknown"}
+    return {
+        name: one
+        for name, one in intents.items()
+        if (name, one["time"]) not in over and asked.get(name, 0) <= one["revision"]
+    }
 
 
 def announce(project: Project, intent: dict[str, Any]) -> None:
@@ -137,13 +138,17 @@ def announce(project: Project, intent: dict[str, Any]) -> None:
     Raises:
         HeldError: it is another runner's now; nothing may begin. UnreachableError: the remote did not answer.
     """
-    held = project.lease
+    held, mirror = project.lease, project.mirror
     if held is None:
         return
-    ephemeral = "ephemeral" in project.options
-    if not ephemeral and not _is_old(project, held):
+    assert mirror is not None
+    intents = held.intents
+    if "ephemeral" in project.options:
+        tip = mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}")
+        revision = len(record.events(project.git, held.protocol, tip)) if tip else 0
+        intents = {**intents, str(intent["call"]): {**intent, "revision": revision}}
+    elif not _is_old(project, held):
         return
-    intents = {**held.intents, str(intent["call"]): intent} if ephemeral else held.intents
     words = _words(project, held.words.nonce)
     new = _commit(project, held.protocol, words, intents, held.oid)
     _push(project, held, {ref_of(held.protocol): (new, held.oid)})
