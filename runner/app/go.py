@@ -10,6 +10,7 @@ from runner.executor.advance import Advanced
 from runner.forge.base import Forge
 from runner.protocol import events, machine, state
 from runner.protocol.machine import Halt
+from runner.store import publishing
 from runner.store.project import Project
 
 
@@ -24,25 +25,39 @@ def run(
 ) -> Iterator[Advanced]:
     """Step until someone or something else is needed; published, where that is on, in one push at the end.
 
+    An effect that was announced on the remote, and a lease that grows old, are published for in between.
+
     Raises:
         RunnerError: as `step` does; what was done until then is recorded here.
     """
     project.batch = True
     left = max_steps
-    while left:
-        left -= 1
-        done = advance.step(project, protocol, adopt=adopt, forge=forge)
-        if done.entries:
-            tell(done)
-        yield done
-        ended = isinstance(done.action, Halt) or done.state.status not in machine.ACTIVE
-        if not ended and left:
-            continue
-        if project.setting("publish") == "always" and project.mirror is not None:
-            published = sync.publish(project, protocol)
-            if published.tip != done.commit:
-                continue  # somebody was first: their transitions stand, ours are done again
-        return
+    try:
+        while left:
+            left -= 1
+            done = advance.step(project, protocol, adopt=adopt, forge=forge)
+            if done.entries:
+                tell(done)
+            yield done
+            ended = isinstance(done.action, Halt) or done.state.status not in machine.ACTIVE or not left
+            if not ended and not _is_due(project):
+                continue
+            if project.setting("publish") == "always" and project.mirror is not None:
+                published = sync.publish(project, protocol)
+                if published.tip != done.commit:
+                    continue  # somebody was first: their transitions stand, ours are done again
+            if ended:
+                return
+    finally:
+        publishing.drop_lease(project)
+
+
+def _is_due(project: Project) -> bool:
+    if project.lease is None:
+        return False
+    from runner.store import lease
+
+    return lease.is_due(project)
 
 
 _ASKING = (events.Asked, events.BudgetReached, events.ApprovalAsked, events.CallHeld, events.EffectUnknown)

@@ -45,6 +45,7 @@ def sync(project: Project, protocols: list[str], *, work: bool = True) -> list[S
     project.looked, project.mirror = True, mirror
     done = []
     histories = [history.ref_of(protocol) for protocol in protocols]
+    histories += [f"refs/runner/leases/{protocol}" for protocol in protocols]
     project.trust(mirror.look(*names, *histories, *_bases(project, protocols), "refs/runner/numbers/*"))
     forge: Forge | None = None
     away: RunnerError | None = None
@@ -98,12 +99,14 @@ def _on_forge(project: Project, forge: Forge, done: Synced, work: bool) -> Synce
     project.batch = True
     heard = forge_.listen(project, forge, protocol)
     wanted = (*heard.steps, *((None,) if heard.green and not heard.steps else ()))
-    for asked in wanted if work else ():
-        answer = forge_.take_step(project, forge, protocol, asked)
-        heard = dataclasses.replace(heard, said=(*heard.said, answer)) if answer else heard
-    tip = project.git.ref(project.branch(protocol))
-    if tip != done.tip:
-        done = publish(project, protocol)
+    try:
+        for asked in wanted if work else ():
+            answer = forge_.take_step(project, forge, protocol, asked)
+            heard = dataclasses.replace(heard, said=(*heard.said, answer)) if answer else heard
+        if project.git.ref(project.branch(protocol)) != done.tip:
+            done = publish(project, protocol)
+    finally:
+        publishing.drop_lease(project)
     _track_base(project, protocol)
     told = forge_.tell(project, forge, protocol, heard if heard.seen else None)
     if told is not None:
@@ -159,7 +162,7 @@ def publish(project: Project, protocol: str) -> Synced:
             tip = git.ref(branch)
             assert tip is not None
             advance.look(project, protocol)
-            if project.mirror.refs().get(name) == tip:
+            if project.mirror.refs().get(name) == tip and project.lease is None:
                 return Synced(protocol, tip, "brought" if tip != here else "up to date")
             try:
                 publishing.push(project, protocol, tip)

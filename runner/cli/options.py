@@ -94,7 +94,7 @@ def job(function: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=ci.option,
-        help="This machine may vanish: no call that reaches outside is begun.",
+        help="This machine may vanish: calls that reach outside are announced on the remote first.",
     )(function)
     return click.option(
         "--ci",

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 
 from runner.errors import (
     ConflictError,
+    HeldError,
     IllegalEventError,
     InTheWayError,
     MalformedFileError,
@@ -25,7 +26,7 @@ from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
 from runner.protocol import plan as plan_
 from runner.protocol.events import Entry, Event
-from runner.protocol.machine import Action, Halt, RunStep, WritePlan
+from runner.protocol.machine import Action, CheckStep, Halt, RunStep, WritePlan
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status, StepStatus
 from runner.store import creating, history, locks, marks, publishing, snapshot, transaction, worktree
@@ -77,7 +78,11 @@ def at_work(project: Project, protocol: str) -> Iterator[None]:
             locks.remove_dead(project.git.common_dir / "packed-refs.lock", project.who)
             creating.finish_worktree(project.git, project.places, project.who, branch, protocol)
             worktree.settle_all(project.git, project.places, branch, project.who)
-        yield
+        try:
+            yield
+        finally:
+            if not project.batch:
+                publishing.drop_lease(project)
 
 
 def look(project: Project, protocol: str) -> Snapshot:
@@ -285,6 +290,8 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         said = "the plan's edit is recorded" if edit else "it is recorded who said what"
         return _conclude_at_once(project, seen, first, action, Attempt(lambda now: [], said=said), court)
     if isinstance(action, WritePlan):
+        if not _lease(project, seen):
+            return None
         return _conclude_at_once(project, seen, first, action, perform.write_plan(project, seen), court)
     assert plan is not None
     held = consent.hold(project, seen, plan, state, action, words)
@@ -293,7 +300,21 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         return _conclude_at_once(
             project, seen, first, action, Attempt(lambda now: [asked], said=f"waits: {asked.text}"), court
         )
+    if isinstance(action, RunStep | CheckStep) and not _lease(project, seen):
+        return None
     return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action, words), court)
+
+
+def _lease(project: Project, seen: Snapshot) -> bool:
+    """Have the lease before something acts; False where others published since the remote was looked at, which is taken up."""
+    if project.mirror is None:
+        return True
+    from runner.store import lease
+
+    if not lease.take(project, seen.protocol):
+        publishing.settle(project, seen.protocol, project.mirror, checker(project, seen.protocol))
+        return False
+    return True
 
 
 def find_step(state: State, name: str) -> str:
@@ -357,6 +378,7 @@ def conclude(
 
     Raises:
         InTheWayError: a person's uncommitted files are in the way; the result is kept.
+        HeldError: the lease was lost to another runner; the result is kept.
         RefusedError: the protocol was cancelled meanwhile, or is otherwise no longer where the work belongs; it is kept.
     """
     git, protocol = project.git, began.protocol
@@ -411,6 +433,11 @@ def conclude(
         except InTheWayError as error:
             git.update_refs({aside: (made.commit, git.ref(aside))}, "runner: kept")
             raise InTheWayError(error.what, error.where, f"{error.hint}; the result is kept at {aside}") from error
+        except HeldError as error:
+            kept = _keep(project, began, aside, attempt)
+            raise HeldError(
+                error.what, error.where, f"{error.hint}{f'; its work is kept at {kept}' if kept else ''}"
+            ) from error
         return Advanced(
             made.state, action, made.entries, made.commit, conflict or attempt.said, attempt.failed or bool(conflict)
         )

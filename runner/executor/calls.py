@@ -1,9 +1,10 @@
 """The calls of one attempt: each judged before it is made, held where a word is needed, and made once (design §5, §6).
 
-A call that reaches outside is announced in the journal before it begins and concluded there after it. An announcement without a
-conclusion is what a kill leaves: a keyed call is made again with the same key, a probed one is looked up, everything else is put
-to a person. It is looked for by tool and arguments in the journals of all of the protocol's attempts, whatever the step is called
-now, and while one is open no other effect of the protocol begins.
+A call that reaches outside is announced in the journal before it begins and concluded there after it; where the machine may vanish
+it is announced on the remote too, in the protocol's lease. An announcement without a conclusion is what a kill leaves: a keyed call is
+made again with the same key, a probed one is looked up, everything else is put to a person. It is looked for by tool and arguments in
+the journals of all of the protocol's attempts and on the remote, whatever the step is called now, and while one is open no other
+effect of the protocol begins.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from runner.errors import IntegrityError, UnsupportedError, WaitingError
+from runner.errors import IntegrityError, RunnerError, UnreachableError, UnsupportedError, WaitingError
 from runner.executor.journal import Journal, Record
 from runner.executor.permission import Judge
 from runner.executor.redact import Redactor
@@ -25,6 +26,7 @@ from runner.protocol.call import HeldCall
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Event
 from runner.protocol.state import State
+from runner.store import history, lease
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
@@ -118,6 +120,10 @@ class Settled:
     happened: bool
     by: str
 
+    def is_about(self, intent: Record) -> bool:
+        """Return whether it may be about an announced effect: about that call, and asked after the effect was announced."""
+        return self.call == intent["call"] and int(self.wait.removeprefix("w")) > int(intent.get("revision", 0))
+
     @property
     def text(self) -> str:
         """What was said, as the journal keeps it."""
@@ -144,6 +150,7 @@ class Calls:
     stands: Callable[[str, str], bool]
     told: Callable[[Record], None] = lambda record: None
     _others: list[list[Record]] | None = field(default=None)
+    _elsewhere: list[Record] | None = field(default=None)
 
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
         """See `Gate.make`."""
@@ -251,24 +258,19 @@ class Calls:
         decision: Record,
         *,
         left: int = REPEATS,
-        barred: DeniedError | UnsupportedError | None = None,
+        barred: DeniedError | UnsupportedError | UnreachableError | None = None,
     ) -> Made:
         """Make a call that reaches outside, once. `left`: how often one that can be repeated is, where its process is lost;
         `barred`: what forbids that it is made, or made again."""
         contract = tool.contract
         what = (contract.name, digest(_canonical(arguments)))
         if barred is None and self.project.options.get("ephemeral"):
-            barred = UnsupportedError(
-                f"`{contract.name}` reaches outside, and where the machine may vanish nobody could tell whether it happened:"
-                " that is not supported by this version",
-                "--ephemeral",
-                f"`runner run {self.snapshot.protocol}` on a machine that stays goes on with it",
-            )
+            barred = self._unannounced(contract)
         self._refuse_waiting(contract)
         key = digest("\0".join((self.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
         for intent in self._open():
             mine = (intent["tool"], intent["digest"]) == what
-            word = self._word(lambda one, call=intent["call"]: one.call == call)  # type: ignore[misc]
+            word = self._word(lambda one, intent=intent: one.is_about(intent))  # type: ignore[misc]
             if word is not None:
                 self._settle(intent, word.text, word.wait)
                 if mine and word.happened:
@@ -297,6 +299,11 @@ class Calls:
         )
         begun = self.journal.records[-1]
         try:
+            lease.announce(self.project, begun)
+        except RunnerError:
+            self._settle(begun, "not begun: it could not be announced on the remote")
+            raise
+        try:
             content = tool.call({**arguments, contract.key: key} if contract.key is not None else arguments)
         except OutcomeUnknownError as error:
             if contract.repeat == "never" or not left:
@@ -308,6 +315,22 @@ class Calls:
         except ToolError as error:
             return self._conclude(name, what, self.redactor.text(str(error)), decision, is_error=True)
         return self._conclude(name, what, self.redactor.value(content), decision)
+
+    def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
+        """Return what forbids an effect on a machine that may vanish: that it cannot be announced on the remote first."""
+        project, number = self.project, self.snapshot.protocol
+        if project.lease is not None:
+            return None
+        what = f"`{contract.name}` reaches outside, and this machine may vanish: that has to be on the remote first"
+        if project.trusted.remote is None or project.setting("publish") != "always":
+            return UnsupportedError(
+                f"{what}, and nothing is published from here",
+                "--ephemeral",
+                f"`runner run {number}` on a machine that stays goes on with it, or a job that may push, with `--publish always`",
+            )
+        return UnreachableError(
+            f"{what}, which does not answer", project.trusted.note, "run the same command again when it does"
+        )
 
     def _refuse_waiting(self, contract: Contract) -> None:
         """Begin no effect while a person is asked about another one, of whatever step."""
@@ -369,11 +392,26 @@ class Calls:
             ]
         return self._others
 
+    def _announced(self) -> list[Record]:
+        """Return the announcements on the remote that another machine made, and of which nobody knows what came."""
+        if self._elsewhere is None:
+            project, protocol = self.project, self.snapshot.protocol
+            filed = project.git.ref(history.ref_of(protocol))
+            found = lease.unknown(project, protocol, lease.announced(project, protocol), self.snapshot.tip, filed)
+            known = {
+                (one["call"], one["of" if one["kind"] == "settled" else "time"])
+                for records in (*self._journals(), self.journal.records)
+                for one in records
+                if one["kind"] in ("intent", "settled")
+            }
+            self._elsewhere = [one for name, one in found.items() if (name, one["time"]) not in known]
+        return self._elsewhere
+
     def _open(self) -> list[Record]:
-        """Return the announcements without a conclusion, of all journals."""
+        """Return the announcements without a conclusion, of all journals and on the remote."""
         own = [one for one in self.journal.records if one["kind"] in _EFFECT]
         closed = {(one["call"], one["of"]) for one in own if one["kind"] == "settled"}
-        found = []
+        found = [one for one in self._announced() if (one["call"], one["time"]) not in closed]
         for records in (*self._journals(), own):
             last = {one["call"]: one for one in records}
             found += [
@@ -458,17 +496,15 @@ def _reason(git: Git, snapshot: Snapshot, approvals: Sequence[str]) -> str:
 
 
 def settled_of(known: Iterable[log.RawEntry]) -> list[Settled]:
-    """Return what people said of effects that nobody knew of, of all steps."""
+    """Return what people said of effects that nobody knew of, of all steps; of a call that was asked about again, the last."""
     asked: dict[str, Mapping[str, Any]] = {}
-    found = []
+    found: dict[str, Settled] = {}
     for raw in known:
         if raw.event == "effect-unknown":
             asked[f"w{raw.revision}"] = raw.fields
         elif raw.event == "effect-decided":
             of, fields = asked[str(raw.fields["wait"])], raw.fields
-            found.append(
-                Settled(
-                    fields["wait"], of["call"], of["tool"], of["digest"], fields["happened"] is True, str(fields["by"])
-                )
+            found[of["call"]] = Settled(
+                fields["wait"], of["call"], of["tool"], of["digest"], fields["happened"] is True, str(fields["by"])
             )
-    return found
+    return list(found.values())

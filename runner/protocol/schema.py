@@ -21,6 +21,7 @@ from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
 from runner.protocol.discovery import Discovery
+from runner.protocol.lease import Lease
 from runner.protocol.model import PlanHeader, StepHeader
 from runner.protocol.planning import Draft
 from runner.protocol.policy import Policy
@@ -67,7 +68,7 @@ _CONFIG = {
     "executor": "Where commands run.",
     "workspace": "How the runner's own checkout is made ready.",
     "worktrees": "Where people's worktrees are made.",
-    "lease": "How long a runner may be silent before another takes over.",
+    "lease": "How long a runner may be silent before another takes over: `ttl`, and `grace` after it.",
     "tools": "Python modules whose functions are tools.",
     "mcp": "MCP servers.",
     "filters": "Filter drivers that may run, such as lfs.",
@@ -158,6 +159,11 @@ def schemas() -> dict[str, Schema]:
     called["required"] = list(called["properties"])  # `render` leaves none out
     found["call"] = _finish(
         "call", called, "The whole of calls/SLUG.ATTEMPT.N.json, a tool call that waits for a word."
+    )
+    lease = Lease.model_json_schema(mode="validation", by_alias=True)
+    lease["required"] = list(lease["properties"])
+    found["lease"] = _finish(
+        "lease", lease, "The whole of lease.json, in the commits of refs/runner/leases/* of the remote."
     )
     found["state"] = _finish("state", _state(), "The whole of state.json, the runner's own record of a protocol.")
     found["events"] = _finish("events", _entries(), "An entry of log.md as JSON: one definition an event.")

@@ -51,6 +51,10 @@ class Places:
         """Notes of worktrees that are about to follow a ref."""
         return self.beside / "follows"
 
+    def lease(self, protocol: str) -> Path:
+        """The note of the lease that this clone took on the remote."""
+        return self.beside / "leases" / protocol
+
     def journal(self, protocol: str) -> Path:
         """The folder of the journals of a protocol's attempts."""
         return self.beside / "journal" / protocol

@@ -18,6 +18,7 @@ from runner.store.trusted import Trusted
 
 if TYPE_CHECKING:
     from runner.protocol.config import Config
+    from runner.store.lease import Held
     from runner.store.remote import Mirror
 
 
@@ -32,6 +33,7 @@ class Project:
     options: Mapping[str, str] = field(default_factory=dict)
     looked: bool = False  # whether the remote was asked in this process
     mirror: Mirror | None = None  # the remote, where it answered
+    lease: Held | None = None  # the remote's, while this process has it
     batch: bool = False  # `run` pushes once, when it ends
     looked_at: float = 0.0  # by the monotonic clock
     speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
@@ -99,7 +101,7 @@ class Project:
 
         if self._asked == self.trusted.commit:
             return
-        for key in ("mcp", "lease"):
+        for key in ("mcp",):
             if key in self.config.model_fields_set:
                 raise UnsupportedError(
                     f"`{key}:` is not supported by this version",

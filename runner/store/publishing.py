@@ -86,7 +86,8 @@ def bring(project: Project, protocol: str, check: Check) -> None:
         IntegrityError: what was pushed does not verify; nothing here changed.
     """
     name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
-    mirror, here = look(project, name, history.ref_of(protocol)), project.git.ref(project.branch(protocol))
+    mirror = look(project, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
+    here = project.git.ref(project.branch(protocol))
     if mirror is None and here is None and project.trusted.remote:  # never looked at here, and the remote is away
         there = project.git.ref(f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}")
     else:
@@ -161,10 +162,11 @@ def pusher(
 
 
 def push(project: Project, protocol: str, new: str, *, number: bool = False, filed: str | None = None) -> None:
-    """Publish a commit as the protocol's branch, by compare-and-swap with what the remote was seen to have.
+    """Publish a commit as the protocol's branch, by compare-and-swap with what the remote was seen to have; a lease ends with it.
 
     Raises:
-        ConflictError: somebody published first. UnreachableError: the remote did not answer, or refused.
+        ConflictError: somebody published first. HeldError: the lease was lost to another runner.
+        UnreachableError: the remote did not answer, or refused.
     """
     mirror = project.mirror or Mirror.of(project.git, project.places, project.who)
     if mirror is None:
@@ -185,9 +187,22 @@ def push(project: Project, protocol: str, new: str, *, number: bool = False, fil
     filed = filed or project.git.ref(kept)
     if filed is not None and there.get(kept) != filed:
         changes[kept] = (filed, there.get(kept))
-    if changes:
+    if project.lease is not None and project.lease.protocol == protocol:
+        from runner.store import lease
+
+        lease.push(project, changes)
+    elif changes:
         mirror.push(changes)
+    if changes:
         track(project.git, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
+
+
+def drop_lease(project: Project) -> None:
+    """Give up a lease that is still held though there is nothing more to publish; where that fails it runs out."""
+    if project.lease is not None:
+        from runner.store import lease
+
+        lease.drop(project)
 
 
 def track(git: Git, remote: str, pushed: Mapping[str, str]) -> None:

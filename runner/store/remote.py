@@ -157,8 +157,8 @@ class Mirror:
         write_atomically(self.path / "packed-refs", self._seed())
         return True
 
-    def push(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
-        """Move refs on the remote, `{name: (new, expected there)}`, all or none.
+    def push(self, changes: Mapping[str, tuple[str | None, str | None]], *, timeout: float = PUSH_SECONDS) -> None:
+        """Move refs on the remote, `{name: (new, expected there)}`, all or none. One that stays has to be where it is expected.
 
         Raises:
             ConflictError: a ref is not where it was expected.
@@ -168,7 +168,7 @@ class Mirror:
         specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
         code, out, err = self._run(
             "push", "--porcelain", "--atomic", "--no-verify", "--no-recurse-submodules", *leases, "origin", *specs,
-            timeout=PUSH_SECONDS,
+            timeout=timeout,
         )  # fmt: skip
         if code == 0:
             self._note(changes)

@@ -28,7 +28,6 @@ def test_a_plan_that_asks_for_what_is_not_there_yet(box: Box, named: str, step: 
     [
         ("`mcp:`", "mcp: [x]\n"),
         ("`ci:`", "ci: block\n"),
-        ("`lease:`", "lease: {ttl: 1h}\n"),
         ("`qa:`", "qa: {on_ci: true}\n"),
         ("container", "executor: container\n"),
     ],

@@ -594,14 +594,3 @@ def test_a_held_call_that_outlived_its_word_is_asked_again_with_the_same_bytes(b
     box.runner("run", protocol, rc=0)
     assert lines(ledger) == ["ops@example.test All well"]
     sound(box, protocol)
-
-
-@pytest.mark.parametrize("option", ["--ephemeral", "--ci"])
-def test_where_the_machine_may_vanish_no_effect_begins(box: Box, alice: Person, option: str) -> None:
-    ledger = outside(box)
-    allow(box, alice, "rules:\n  - allow: {tool: deploy_prod}\n")
-    protocol = box.new({"01-a": tool("deploy_prod", version="1")})
-    told = box.runner("run", protocol, option, rc=2).err
-    assert "may vanish" in told and "on a machine that stays" in told and lines(ledger) == []
-    box.runner("run", protocol, rc=0)
-    assert lines(ledger) == ["deploy 1"]

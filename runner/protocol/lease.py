@@ -1,0 +1,105 @@
+"""lease.json of refs/runner/leases/NNNN-slug on the remote: who works on a protocol that is published (design §6).
+
+Whoever may push can write there, so it says who is at work and proves nothing. Beside it, `intents/SLUG.ATTEMPT.N.json` are the
+effects that were announced before they began, each the line that a transcript has of it, with `revision`: the published record's then.
+What the record says at a later one, that a person was asked or what they answered, may be about it; what it said before is not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runner.errors import IntegrityError
+from runner.protocol import transcript
+
+SCHEMA: Literal[1] = 1
+FILE = "lease.json"
+INTENTS = "intents"  # the folder
+MOST = 10_000  # intents that a lease may carry; one is usual
+SIZE = 16_000_000  # bytes that a file of it may have
+_ODD = re.compile(r"[^!-~]")
+_CALL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.[1-9][0-9]{0,8}\.[1-9][0-9]{0,8}")
+
+Word = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
+Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
+
+
+class Lease(BaseModel):
+    """Who has a protocol, and till when."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    holder: Word = Field(description="Who runs it, as the log's `actor`.")
+    host: Word = Field(description="The machine's name.")
+    ci: Word | None = Field(description="Where the CI shows the job; null where it is none.")
+    expires: Time | None = Field(
+        description="When it runs out, UTC; null where nobody has it any more, and it is there for its intents alone."
+    )
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(description="Tells this taking from every other.")
+
+    def text(self) -> str:
+        """Return who has it, in one line for people."""
+        return f"{self.holder} on {self.host}{f', in {self.ci}' if self.ci else ''}, until {self.expires}"
+
+
+def word(text: str) -> str:
+    """Return a name from outside as the file takes it."""
+    return _ODD.sub("?", text)[:200] or "unnamed"
+
+
+def render(lease: Lease) -> bytes:
+    """Return the bytes of lease.json."""
+    plain = lease.model_dump(mode="json", by_alias=True)
+    return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=True).encode() + b"\n"
+
+
+def parse(data: bytes, where: str) -> Lease:
+    """Return the lease that a file holds.
+
+    Raises:
+        IntegrityError: it is none.
+    """
+    try:
+        return Lease.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])[:60]
+        raise unreadable(f"`{field}` {first['msg']}", where) from error
+
+
+def render_intent(intent: Mapping[str, Any]) -> bytes:
+    """Return the bytes of the file of an announced effect, a record of a journal."""
+    return json.dumps(dict(intent), sort_keys=True, ensure_ascii=True).encode() + b"\n"
+
+
+def parse_intent(data: bytes, name: str, where: str) -> dict[str, Any]:
+    """Return the effect that the file `intents/NAME` announces.
+
+    Raises:
+        IntegrityError: it announces none, or another one.
+    """
+    call = name.removesuffix(".json")
+    try:
+        told = json.loads(data)
+        revision = told.pop("revision")
+        (line,) = transcript.parse(json.dumps(told).encode(), where)
+    except (IntegrityError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise unreadable("an intent that is no line of a transcript with its revision", where) from error
+    if type(revision) is not int or line["kind"] != "intent" or line["call"] != call or not _CALL.fullmatch(call):
+        raise unreadable("it announces no effect of that name", where)
+    return {**line, "revision": revision}
+
+
+def unreadable(why: str, where: str) -> IntegrityError:
+    """Return the error for a lease that no runner wrote. `where`: its ref."""
+    return IntegrityError(
+        f"a lease that cannot be read: {why}",
+        where,
+        f"ask who pushed it; `git push REMOTE --delete {where}` takes it away, and what it announced with it",
+    )

@@ -1,0 +1,284 @@
+"""The lease on the remote: one runner of all clones at a time. Real git, real clones."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runner.executor import advance
+from runner.store import history, lease, publishing
+from tests.conftest import Box, clone, command
+from tests.executor.minds import sound
+from tests.protocol.test_schema import validator
+
+HELD, WAITS = 75, 3
+
+
+def settle_on(box: Box, config: str = "publish: always\n") -> None:
+    """Set the configuration on the trusted branch."""
+    box.write(".protocols/config.yaml", config)
+    box.commit("config")
+    box.git("push", "-q", "origin", "main")
+
+
+def origin(box: Box) -> Path:
+    return box.path.parent / "origin.git"
+
+
+def there(box: Box, ref: str) -> str:
+    return box.git("rev-parse", "--verify", "-q", ref, cwd=origin(box), check=False).strip()
+
+
+def leased(box: Box, protocol: str) -> Any:
+    """Return lease.json as the remote has it, or None."""
+    shown = box.git("show", f"{lease.ref_of(protocol)}:lease.json", cwd=origin(box), check=False)
+    return json.loads(shown) if shown else None
+
+
+def hook(box: Box, name: str, script: str) -> Path:
+    """Put a hook into the remote."""
+    path = origin(box) / "hooks" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}")
+    path.chmod(0o755)
+    return path
+
+
+def count(box: Box) -> list[list[list[str]]]:
+    """Return the pushes since the last call, each its lines `old new ref`; the first call begins to count."""
+    ledger = origin(box) / "pushes"
+    hook(box, "post-receive", f"cat >> {ledger}\necho >> {ledger}\n")
+    told = ledger.read_text() if ledger.exists() else ""
+    ledger.unlink(missing_ok=True)
+    return [[line.split() for line in push.splitlines()] for push in told.split("\n\n") if push.strip()]
+
+
+def expire(box: Box, protocol: str) -> None:
+    """Let the lease have run out long ago."""
+    ref, at = lease.ref_of(protocol), origin(box)
+    old = json.dumps(leased(box, protocol) | {"expires": "2020-01-01T00:00:00Z"})
+    blob = box.git("hash-object", "-w", "--stdin", cwd=at, data=old).strip()
+    entries = box.git("ls-tree", ref, cwd=at).splitlines()
+    tree = "".join(
+        f"{f'100644 blob {blob}' if line.endswith('lease.json') else line.split(chr(9))[0]}\t{line.split(chr(9))[1]}\n"
+        for line in entries
+    )
+    made = box.git("mktree", cwd=at, data=tree).strip()
+    box.git("update-ref", ref, box.git("commit-tree", "-p", ref, "-m", "x", made, cwd=at).strip(), cwd=at)
+
+
+def until(box: Box, protocol: str) -> None:
+    """Wait till somebody has the lease."""
+    end = time.monotonic() + 30
+    while leased(box, protocol) is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+# --- one runner at a time ----------------------------------------------------------------------------------------------
+
+
+def test_of_two_clones_one_works_and_the_other_says_who_does(remote: Box) -> None:
+    settle_on(remote)
+    ran = remote.path.parent / "ran"
+    protocol = remote.new({"01-a": command(f"echo once >> {ran}; sleep 3"), "02-b": command("true")})
+    other = clone(remote, "bob")
+    server = {"GITHUB_SERVER_URL": "https://forge.test", "GITHUB_REPOSITORY": "a/b", "GITHUB_RUN_ID": "7"}
+    at_work = remote.start("run", protocol, env=server)
+    until(remote, protocol)
+    found = leased(remote, protocol)
+    validator("lease").validate(found)
+    assert (found["holder"], found["ci"]) == ("alice@example.test", "https://forge.test/a/b/actions/runs/7")
+    held = other.runner("run", protocol, rc=HELD)
+    assert "is held by another runner: alice@example.test on " in held.err and "/runs/7, until 20" in held.err
+    output = remote.path.parent / "output"
+    job = other.runner("step", protocol, "--ci", env={"GITHUB_OUTPUT": str(output)}, rc=0)
+    assert "held by another runner" in job.err and "held=true" in output.read_text()
+    assert other.runner("run", protocol, "--ci", "--publish", "never", rc=0).err.startswith("held: ")
+    _, err = at_work.communicate(timeout=60)
+    assert at_work.returncode == 0, err
+    assert leased(remote, protocol) is None
+    other.runner("run", protocol, rc=0)
+    assert ran.read_text() == "once\n"
+    assert there(remote, protocol) == other.git("rev-parse", protocol).strip()
+    assert other.git("for-each-ref", "refs/runner/leases") == ""
+    sound(other, protocol)
+
+
+@pytest.mark.slow
+def test_a_persons_word_needs_none(remote: Box) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": command("sleep 2; echo a > a.txt"), "02-b": command("true")})
+    other = clone(remote, "bob")
+    other.git("branch", "-q", protocol, f"origin/{protocol}")
+    at_work = remote.start("step", protocol)
+    until(remote, protocol)
+    other.runner("pause", protocol, rc=0)
+    assert leased(remote, protocol) is not None
+    _, err = at_work.communicate(timeout=60)
+    assert at_work.returncode == WAITS and leased(remote, protocol) is None, err
+    other.runner("sync", protocol, rc=0)
+    assert (other.state(protocol)["status"], other.git("show", f"{protocol}:a.txt")) == ("paused", "a\n")
+
+
+def test_it_is_given_up_in_the_push_that_publishes_and_pushes_stay_few(remote: Box) -> None:
+    settle_on(remote)
+    protocol = remote.new({f"{n:02d}-s{n}": command(f"echo {n} > {n}.txt") for n in range(1, 11)})
+    count(remote)
+    remote.runner("step", protocol, rc=0)
+    taken, published = count(remote)
+    ref, nothing = lease.ref_of(protocol), "0" * 40
+    assert [(old, name) for old, _, name in taken] == [(nothing, ref)]
+    assert {name: new for _, new, name in published} == {
+        f"refs/heads/{protocol}": there(remote, protocol),
+        ref: nothing,
+    }
+    remote.runner("run", protocol, rc=0)
+    assert len(count(remote)) == 2 and leased(remote, protocol) is None
+
+
+def test_what_only_records_takes_none(remote: Box) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": "kind: human\n"})
+    count(remote)
+    remote.runner("run", protocol, rc=WAITS)
+    remote.runner("run", protocol, rc=WAITS)
+    assert [[name for _, _, name in push] for push in count(remote)] == [[f"refs/heads/{protocol}"]]
+
+
+@pytest.mark.parametrize("how", [pytest.param("step", marks=pytest.mark.slow), "run"])
+def test_a_stalled_runner_cannot_publish_and_its_work_is_kept(remote: Box, how: str) -> None:
+    settle_on(remote, "publish: always\nlease: {ttl: 1s, grace: 1s}\n")
+    began, ends = remote.path.parent / "began", remote.path.parent / "ends"
+    wait = f"touch {began}; while [ ! -e {ends} ]; do sleep 0.1; done; echo first > a.txt"
+    line = f"if [ -e {began} ]; then echo second > a.txt; else {wait}; fi"
+    protocol = remote.new({"01-a": command(line), "02-b": "kind: human\n"})
+    other = clone(remote, "bob")
+    stalled = remote.start(how, protocol)
+    while not began.exists():
+        time.sleep(0.02)
+    end = time.monotonic() + 30
+    while (code := other.runner("step", protocol).code) == HELD:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    assert code == 0
+    published = there(remote, protocol)
+    ends.touch()
+    _, err = stalled.communicate(timeout=60)
+    assert stalled.returncode == HELD and "ran out here, and another runner has taken it" in err, err
+    assert there(remote, protocol) == published
+    kept = f"refs/runner/attempts/{protocol}/a.1" if how == "step" else protocol
+    assert remote.git("show", f"{kept}:a.txt") == "first\n" and (how == "run" or kept in err)
+    remote.runner("run", protocol, rc=WAITS)
+    assert remote.git("show", f"{protocol}:a.txt") == "second\n"
+    assert how == "step" or remote.git("for-each-ref", f"refs/runner/lost/{protocol}") != ""
+    sound(remote, protocol)
+
+
+def test_a_clone_takes_its_own_lease_again_at_once_where_its_process_is_gone(remote: Box) -> None:
+    settle_on(remote)
+    gate = remote.path.parent / "gate"
+    protocol = remote.new({"01-a": command(f"[ -e {gate} ] || {{ touch {gate}; sleep 60; }}"), "02-b": command("true")})
+    other = clone(remote, "bob")
+    dead = remote.start("run", protocol)
+    while not gate.exists():
+        time.sleep(0.02)
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate(timeout=60)
+    other.runner("step", protocol, rc=HELD)
+    remote.runner("run", protocol, rc=0)
+    assert leased(remote, protocol) is None
+    sound(remote, protocol)
+
+
+def test_what_was_published_since_the_remote_was_looked_at_is_not_done_again(remote: Box) -> None:
+    settle_on(remote)
+    ran = remote.path.parent / "ran"
+    steps = {f"0{n}-s{n}": command(f"echo {n} >> {ran}") for n in (1, 2, 3)}
+    protocol = remote.new(steps)
+    other = clone(remote, "bob")
+    with remote.project() as project:
+        publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
+        other.runner("step", protocol, rc=0)
+        advance.step(project, protocol)
+    assert ran.read_text() == "1\n2\n"
+    assert leased(remote, protocol) is None and there(remote, protocol) == remote.git("rev-parse", protocol).strip()
+
+
+@pytest.mark.slow
+def test_one_that_was_given_up_since_the_remote_was_looked_at_holds_nobody(remote: Box) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": command("sleep 2"), "02-b": command("true")})
+    other = clone(remote, "bob")
+    at_work = other.start("step", protocol)
+    until(remote, protocol)
+    with remote.project() as project:
+        publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
+        at_work.communicate(timeout=60)
+        assert advance.step(project, protocol).state.revision > 4
+    sound(remote, protocol)
+
+
+# --- remotes that do not take it ---------------------------------------------------------------------------------------
+
+
+def test_a_remote_that_refuses_it_is_told_before_anything_begins(remote: Box) -> None:
+    settle_on(remote)
+    ran = remote.path.parent / "ran"
+    protocol = remote.new({"01-a": command(f"echo x >> {ran}")})
+    refuses = hook(remote, "update", 'case $1 in refs/runner/leases/*) echo "no such names here" >&2; exit 1 ;; esac\n')
+    told = remote.runner("run", protocol, rc=69).err
+    assert "the lease of" in told and "no such names here" in told and "`--publish never`" in told
+    assert not ran.exists()
+    remote.runner("run", protocol, "--publish", "never", rc=0)
+    refuses.unlink()
+    remote.runner("sync", protocol, rc=0)
+    assert there(remote, protocol) == remote.git("rev-parse", protocol).strip()
+
+
+def test_while_the_remote_is_away_run_goes_on_without(remote: Box) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": command("true"), "02-b": command("true")})
+    away = origin(remote).rename(origin(remote).with_suffix(".away"))
+    remote.runner("run", protocol, rc=0)
+    away.rename(origin(remote))
+    remote.runner("sync", protocol, rc=0)
+    assert there(remote, protocol) == remote.git("rev-parse", protocol).strip()
+
+
+@pytest.mark.parametrize("what", ["no lease.json", "an intent of another name"])
+def test_what_no_runner_wrote_is_refused_with_the_way_out(remote: Box, what: str) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": command("true")})
+    good = {"schema": 1, "holder": "a", "host": "b", "ci": None, "expires": None, "nonce": "0" * 32}
+    blob = remote.git("hash-object", "-w", "--stdin", data=json.dumps(good)).strip()
+    entry = f"100644 blob {blob}\t{'x' if what == 'no lease.json' else 'lease.json'}\n"
+    if what == "an intent of another name":
+        inner = remote.git("mktree", data=f"100644 blob {blob}\ta.1.1.json\n").strip()
+        entry = f"040000 tree {inner}\tintents\n" + entry
+    commit = remote.git("commit-tree", "-m", "x", remote.git("mktree", data=entry).strip()).strip()
+    remote.git("push", "-q", "origin", f"{commit}:{lease.ref_of(protocol)}")
+    told = remote.runner("step", protocol, rc=4).err
+    assert "a lease that cannot be read" in told and f"--delete {lease.ref_of(protocol)}" in told
+    remote.git("push", "-q", "origin", "--delete", lease.ref_of(protocol))
+    remote.runner("step", protocol, rc=0)
+
+
+@pytest.mark.slow
+def test_a_partial_clone_reads_it(remote: Box) -> None:
+    settle_on(remote)
+    remote.git("config", "uploadpack.allowFilter", "true", cwd=origin(remote))
+    other = clone(remote, "bob")
+    other.git("clone", "-q", "--filter=blob:none", f"file://{origin(remote)}", "partial", cwd=other.path.parent)
+    other.path = other.path.parent / "partial"
+    protocol = other.new({"01-a": command("sleep 3"), "02-b": command("true")})
+    remote.git("fetch", "-q", "origin")
+    at_work = remote.start("step", protocol)
+    until(remote, protocol)
+    assert "alice@example.test" in other.runner("step", protocol, rc=HELD).err
+    at_work.communicate(timeout=60)
