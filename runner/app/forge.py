@@ -108,6 +108,12 @@ def tell_quietly(project: Project, forge: Forge | None, protocol: str) -> None:
         project.who.say(f"the forge was not told: {error.what}; `runner sync {protocol}` does it later")
 
 
+def tell_published(project: Project, protocol: str) -> None:
+    """Tell the forge what a person just did to a protocol, where that is on the remote; where it cannot be told, say so."""
+    if project.config.forge is not None and _is_there(project, protocol):
+        tell_quietly(project, quietly(project), protocol)
+
+
 # --- telling ---------------------------------------------------------------------------------------------------------------
 
 
@@ -121,7 +127,7 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
     """
     name = ids.branch_of(project.pattern, protocol)
     tip = project.git.ref(project.branch(protocol))
-    if tip is None or project.mirror is None or project.mirror.refs().get(f"refs/heads/{name}") != tip:
+    if tip is None or not _is_there(project, protocol):
         return None
     seen = advance.look(project, protocol)
     state, redactor = seen.state, Redactor(project.who.environ)
@@ -132,13 +138,27 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
     words = record.prose(project.git.blob(seen.files[paths.PLAN].oid)) if paths.PLAN in seen.files else ""
     text = redactor.text(page.body(state, words, merge=merge))
     request = forge.propose(branch=name, base=state.base, title=redactor.text(page.title(state)), body=text)
-    if state.status is Status.COMPLETED and request.draft:
-        request = forge.mark_ready(request.number)
     mark, said = (heard.seen, heard.said) if heard is not None else _kept(forge, request.number)
     told = page.comment(state, reviews=_by_review(project, seen), merge=merge, seen=mark, said=said)
     forge.keep_comment(request.number, KEY, redactor.text(told))
     forge.report(tip, page.statuses(state, wrong=_wrong(project, protocol, tip), merge=merge), branch=name)
+    # Last: it calls people, who should find the rest there; and it needs a right that the rest does not.
+    if state.status is Status.COMPLETED and request.draft:
+        request = forge.mark_ready(request.number)
+    elif state.status is not Status.COMPLETED and not request.draft and _was_completed(project, protocol, tip):
+        request = forge.mark_draft(request.number)
     return Told(request)
+
+
+def _was_completed(project: Project, protocol: str, tip: str) -> bool:
+    """Return whether it was ready once: before that, a person made the request ready, which is theirs to do."""
+    return any(raw.event == "completed" for raw in record.events(project.git, protocol, tip))
+
+
+def _is_there(project: Project, protocol: str) -> bool:
+    """Return whether the remote has the branch as it is here, as far as it was seen."""
+    name, tip = ids.branch_of(project.pattern, protocol), project.git.ref(project.branch(protocol))
+    return project.mirror is not None and tip is not None and project.mirror.refs().get(f"refs/heads/{name}") == tip
 
 
 def _wrong(project: Project, protocol: str, tip: str) -> str:

@@ -182,16 +182,22 @@ class GitHub:
 
     def mark_ready(self, number: int) -> Request:
         """Return the request, no longer a draft."""
-        return self._patience.with_(lambda: self._mark_ready(number))
+        return self._patience.with_(lambda: self._mark(number, draft=False))
 
-    def _mark_ready(self, number: int) -> Request:
+    def mark_draft(self, number: int) -> Request:
+        """Return the request, a draft again; as it is where drafts are not part of the repository's plan."""
+        return self._patience.with_(lambda: self._mark(number, draft=True))
+
+    def _mark(self, number: int, *, draft: bool) -> Request:
         found = Fields.of(self._line.ask("GET", f"{self._repo}/pulls/{number}"), f"GET {self._repo}/pulls/{number}")
-        if found.flag("draft"):  # REST cannot
-            self._line.graphql(
-                "mutation ($id: ID!) { markPullRequestReadyForReview(input: {pullRequestId: $id})"
-                " { pullRequest { isDraft } } }",
-                {"id": found.text("node_id")},
-            )
+        if found.flag("draft") != draft:  # REST cannot
+            act = "convertPullRequestToDraft" if draft else "markPullRequestReadyForReview"
+            question = f"mutation ($id: ID!) {{ {act}(input: {{pullRequestId: $id}}) {{ pullRequest {{ isDraft }} }} }}"
+            try:
+                self._line.graphql(question, {"id": found.text("node_id")})
+            except RequestRefusedError:
+                if not draft:
+                    raise
         return self._request(number)
 
     # comments

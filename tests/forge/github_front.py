@@ -55,7 +55,13 @@ ROUTES = [
         ("POST", r"/graphql", ""),
     ]
 ]
-READY = "mutation ($id: ID!) { markPullRequestReadyForReview(input: {pullRequestId: $id}) { pullRequest { isDraft } } }"
+# Whether it is then a draft. https://docs.github.com/en/graphql/reference/mutations#convertpullrequesttodraft
+MARKS = {
+    f"mutation ($id: ID!) {{ {act}(input: {{pullRequestId: $id}}) {{ pullRequest {{ isDraft }} }} }}": (act, draft)
+    for act, draft in (("markPullRequestReadyForReview", False), ("convertPullRequestToDraft", True))
+}
+# Both, as cli/cli discussion 6924 and argoproj/argo-workflows 16639 found.
+MARK_RIGHTS = {"pull_requests=write", "contents=write"}
 VIEWER = "query { viewer { login databaseId } }"
 
 
@@ -242,24 +248,17 @@ class GitHubFront(Server):
         if sent == {"query": VIEWER, "variables": {}}:
             account = self._account(known.login)
             return Answer(200, {"data": {"viewer": {"login": account["login"], "databaseId": account["id"]}}})
-        if sent["query"] == READY and sent["variables"].keys() == {"id"}:
-            if known.rights and "pull_requests=write" not in known.rights:
-                return Answer(
-                    200,
-                    {
-                        "data": None,
-                        "errors": [
-                            {"type": "FORBIDDEN", "message": "Resource not accessible by personal access token"}
-                        ],
-                    },
-                )
+        if sent["query"] in MARKS and sent["variables"].keys() == {"id"}:
+            act, draft = MARKS[sent["query"]]
+            if known.rights and not known.rights >= MARK_RIGHTS:
+                return _wrong("FORBIDDEN", "Resource not accessible by personal access token")
+            if draft and not self.drafts_allowed:
+                return _wrong("UNPROCESSABLE", "Draft pull requests are not supported in this repository.")
             for pull in self.emulated.done(known.login, "GET", f"{HERE}/pulls?state=open&per_page=100"):
                 if pull["node_id"] == sent["variables"]["id"]:
-                    self.emulated.done(known.login, "PATCH", f"{HERE}/pulls/{pull['number']}", {"draft": False})
-                    return Answer(200, {"data": {"markPullRequestReadyForReview": {"pullRequest": {"isDraft": False}}}})
-            return Answer(
-                200, {"data": None, "errors": [{"type": "NOT_FOUND", "message": "Could not resolve to a node"}]}
-            )
+                    self.emulated.done(known.login, "PATCH", f"{HERE}/pulls/{pull['number']}", {"draft": draft})
+                    return Answer(200, {"data": {act: {"pullRequest": {"isDraft": draft}}}})
+            return _wrong("NOT_FOUND", "Could not resolve to a node")
         return Answer(400, {"message": f"a question that is not listed: {sent}"})
 
     def _account(self, login: str) -> dict[str, Any]:
@@ -314,6 +313,11 @@ class GitHubFront(Server):
             "created_at": "2026-11-20T08:00:00Z", "dismissed_review": before,
         }  # fmt: skip
         self.events.setdefault(number, []).append(event)
+
+
+def _wrong(kind: str, words: str) -> Answer:
+    """GraphQL's way to say so: 200 with errors."""
+    return Answer(200, {"data": None, "errors": [{"type": kind, "message": words}]})
 
 
 def _not_found() -> Answer:

@@ -73,6 +73,16 @@ def test_a_draft_is_made_ready_once(ground: Ground) -> None:
     assert (changed.draft, changed.title) == (False, "T")
 
 
+def test_what_was_ready_is_made_a_draft_once_and_ready_again(ground: Ground) -> None:
+    request = proposed(ground)
+    ground.forge().mark_ready(request.number)
+    draft = ground.forge().mark_draft(request.number)
+    assert draft.draft and draft.title == request.title
+    written = len(ground.server.writes())
+    assert ground.forge().mark_draft(request.number) == draft and len(ground.server.writes()) == written
+    assert not ground.forge().mark_ready(request.number).draft
+
+
 def test_a_closed_request_is_told_and_a_new_one_is_opened_where_the_caller_wants_it(ground: Ground) -> None:
     first = proposed(ground)
     ground.close_request("alice", first.number)

@@ -120,6 +120,55 @@ def test_ten_steps_are_told_politely(place: Town) -> None:
     assert len(place.fake.asked) <= 20
 
 
+def test_a_request_of_work_that_is_open_again_is_a_draft_again(place: Town) -> None:
+    box = place.box
+    protocol = box.new(ONE)
+    place.fake.requests[1].value |= {"title": f"{protocol}: A plan", "draft": False}
+    box.runner("pause", protocol, rc=0)
+    assert not place.request["draft"]  # before it was ready once, that is people's to say
+    box.runner("resume", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    box.runner("undo", protocol, rc=0)
+    assert place.request["draft"] and box.state(protocol)["status"] != "completed"
+    box.runner("run", protocol, rc=0)
+    assert not place.request["draft"]
+
+
+def test_whatever_a_person_types_is_told(place: Town) -> None:
+    box, fake = place.box, place.fake
+    protocol = box.new({"01-a": "kind: human\n", "02-b": command("test -e mended")})
+    assert place.request["draft"] and "Nothing waits for anybody." in place.said()
+
+    def step() -> tuple[str, str]:
+        fake.look()
+        return place.statuses(protocol)["runner/step"]
+
+    assert step() == ("pending", "0 of 2 steps done")
+    box.runner("pause", protocol, rc=0)
+    assert step() == ("pending", "0 of 2 steps done; paused") and "/runner resume" in place.said()
+    box.runner("resume", protocol, rc=0)
+    box.runner("step", protocol, rc=3)
+    assert "/runner answer w" in place.said()
+    box.runner("answer", protocol, "done", rc=0)
+    assert "/runner answer w" not in place.said()
+    box.runner("edit", protocol, "b", rc=0, env={"EDITOR": "sed -i s/mended/b.txt/"})
+    assert "test -e b.txt" in str(place.fake.git("show", f"{protocol}:.protocols/{protocol}/02-b.md"))
+    assert step() == ("pending", "0 of 2 steps done")  # on the new tip too
+    assert box.runner("run", protocol).code == 1 and step() == ("failed", "failed: b")
+    box.runner("retry", protocol, rc=0)
+    assert step() == ("pending", "1 of 2 steps done")
+    box.runner("cancel", protocol, rc=0)
+    assert step() == ("failed", "cancelled")
+
+
+def test_what_was_not_published_is_not_told(place: Town) -> None:
+    protocol = place.box.runner(
+        "new", "X", "--plan", place.box.plan(ONE), rc=0, env={"RUNNER_PUBLISH": "never"}
+    ).out.strip()
+    place.box.runner("pause", protocol, rc=0, env={"RUNNER_PUBLISH": "never"})
+    assert place.fake.asked == []
+
+
 @pytest.mark.parametrize(
     ("who", "text", "told"),
     [
