@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import command
+from tests.executor.minds import agent, ask, finish, mind, say, write
 from tests.forge.journey import TOKEN, Town, town
 from tests.forge.serving import Fault
 
@@ -282,6 +283,21 @@ def test_green_ci_starts_qa(tmp_path: Path) -> None:
         assert place.box.log(protocol).count("ci-reported") == 1
     finally:
         place.fake.close()
+
+
+def test_a_step_goes_on_on_the_review_that_it_began_on(place: Town) -> None:
+    box = place.box
+    with mind(box, say(write("b.txt", "b\n"), ask("which one?")), finish()) as wire:
+        protocol = box.new({"01-b": agent("approval: before\n")})
+        box.runner("run", protocol, rc=3)
+        approve(place, "alice")
+        box.runner("run", protocol, rc=3)
+        assert box.git("show", f"{protocol}:b.txt") == "b\n"  # its own work is no change of what was reviewed
+        box.runner("answer", protocol, "the first", rc=0)
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == []
+    assert box.log(protocol).count("approval-asked") == 1
+    assert box.runner("verify", protocol).code == 0
 
 
 def test_closed_and_opened_again_is_recorded_and_left_alone(place: Town) -> None:
