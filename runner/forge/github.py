@@ -113,8 +113,11 @@ class GitHub:
         return self._standings[who.id]
 
     def _find_standing(self, who: Identity) -> Standing:
-        path = f"{self._repo}/collaborators/{quote(who.login, safe='')}/permission"
         try:
+            login = who.login
+            if not login:  # the policy has the id alone
+                login = Fields.of(self._line.ask("GET", f"/user/{who.id}"), f"GET /user/{who.id}").text("login")
+            path = f"{self._repo}/collaborators/{quote(login, safe='')}/permission"
             found = Fields.of(self._line.ask("GET", path), f"GET {path}")
         except NotFoundError:
             return Standing(access=Access.NONE, kind=who.kind)

@@ -14,7 +14,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ ROUTES = [
     (method, re.compile(pattern.replace("REPO", HERE)), right)
     for method, pattern, right in [
         ("GET", r"/user", ""),
+        ("GET", r"/user/\d+", ""),
         ("GET", r"REPO", "metadata=read"),
         ("GET", r"REPO/collaborators/[^/]+/permission", "metadata=read"),
         ("GET", r"REPO/pulls", "pull_requests=read"),
@@ -69,7 +70,7 @@ class Emulated:
     """A running `emulate` and the people whom it knows."""
 
     def __init__(self, folder: Path, logins: list[str]) -> None:
-        self.port = _free_port()
+        self.port, self.logins = _free_port(), logins
         seed = folder / "seed.yaml"
         seed.write_text(
             json.dumps(
@@ -141,10 +142,14 @@ class GitHubFront(Server):
         self.tokens: dict[str, Known] = {}
         self.bots: set[int] = set()
         self.renamed: dict[str, str] = {}  # from what emulate calls them to what they are called now
+        self.logins = emulated.logins
         self.ids: dict[str, int] = {}
+        self.edited: set[int] = set()  # comments
         self.tips: dict[str, str] = {}
         self.closed_by: dict[int, str] = {}
         self.statuses: list[dict[str, Any]] = []
+        self.runs: list[dict[str, Any]] = []
+        self.has_commit: Callable[[str], bool] = lambda oid: False  # beside those that emulate has
         self.activity: list[dict[str, Any]] = []
         self.events: dict[int, list[dict[str, Any]]] = {}
         self.rules: list[dict[str, Any]] = []
@@ -216,8 +221,19 @@ class GitHubFront(Server):
     def _own(self, asked: Asked, path: str, known: Known) -> Answer | None:
         if path == "/graphql":
             return self._graphql(asked.body, known)
+        if found := re.fullmatch(r"/user/(\d+)", path):
+            login = next((login for login in self.logins if self._account(login)["id"] == int(found[1])), None)
+            return Answer(200, self._account(login)) if login else _not_found()
         if path.startswith(f"{HERE}/rules/branches/"):
             return paged(asked, self.rules)
+        found = re.fullmatch(rf"{HERE}/commits/([0-9a-f]{{40}})/check-runs", path)
+        if found and self.has_commit(found[1]):  # emulate takes a check run of it, and then does not find it
+            assert asked.query.get("filter", "latest") == "latest"
+            return paged(
+                asked,
+                list({each["name"]: each for each in self.runs if each["head_sha"] == found[1]}.values()),
+                key="check_runs",
+            )
         if path == f"{HERE}/activity":
             return paged(
                 asked, [each for each in self.activity if each["ref"] == asked.query.get("ref", each["ref"])][::-1]
@@ -274,6 +290,10 @@ class GitHubFront(Server):
             if "login" in found and "id" in found:
                 found["login"] = self.renamed.get(found["login"], found["login"])
                 found["type"] = "Bot" if found["id"] in self.bots else found.get("type", "User")
+            if (
+                "/issues/comments/" in str(found.get("url")) and "created_at" in found
+            ):  # emulate's two times may differ by a millisecond
+                found["updated_at"] = "2099-01-01T00:00:00Z" if found["id"] in self.edited else found["created_at"]
             return found
         return value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -250,6 +251,16 @@ def test_standing_tells_people_from_bots_and_who_may_write(ground: Ground) -> No
     before = len(ground.server.asked)
     forge.standing(ground.identity("alice"))
     assert len(ground.server.asked) == before
+
+
+def test_standing_is_told_by_the_id_alone_as_the_policy_has_it(ground: Ground) -> None:
+    ground.rename("alice", "alice-the-second")
+    for who, access, kind in (("alice", Access.WRITE, Kind.PERSON), ("machine", Access.WRITE, Kind.BOT)):
+        nameless = dataclasses.replace(ground.identity(who), login="")
+        standing = ground.forge().standing(nameless)
+        assert (standing.access, standing.kind) == (access, kind)
+    nobody = dataclasses.replace(nameless, id=999_999)
+    assert ground.forge().standing(nobody).access is Access.NONE
 
 
 def test_a_renamed_person_is_the_same_one_and_who_took_the_login_is_nobody(ground: Ground) -> None:
