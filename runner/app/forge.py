@@ -170,11 +170,13 @@ def _wrong(project: Project, protocol: str, tip: str) -> str:
 
 
 def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
-    """Return whose word on the merge is missing, where the policy wants one and every step is done."""
+    """Return whose word on the merge is missing, where the policy wants one; while steps are open nobody's is there."""
     found = consent.of(project)
-    if seen.state.status is not Status.COMPLETED or found.policy is None or not found.requires("merge"):
+    if found.policy is None or not found.requires("merge"):
         return ""
     wanted = demand.of_merge(found)
+    if seen.state.status is not Status.COMPLETED:
+        return wanted.who
     judged = consent.bench(project, seen, seen.state, found)
     heard = reviews.hear(project, forge, judged, wanted, None) if wanted.reviews else reviews.NOTHING
     asked = approval.Asked(list(judged.chain)[-1], None)
@@ -385,8 +387,14 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
     git = project.git
     tip = git.ref(project.branch(protocol))
     assert tip is not None
+    there = (
+        project.mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}") if project.mirror else None
+    )
+    same = _same_code(project, protocol, tip)
     found: tuple[str, Outcome, Check] | None = None
-    for commit in _same_code(project, protocol, tip):
+    for commit in (
+        same[same.index(there) :] if there in same else ()
+    ):  # what was recorded just now, the forge does not know
         verdict = _verdict(forge.checks(commit))
         if verdict is not None:
             found = (commit, *verdict)

@@ -300,6 +300,35 @@ def test_a_step_goes_on_on_the_review_that_it_began_on(place: Town) -> None:
     assert box.runner("verify", protocol).code == 0
 
 
+def test_of_a_commit_that_was_recorded_just_now_ci_is_not_asked(tmp_path: Path) -> None:
+    place = town(tmp_path, config="ci: block\n")
+    try:
+        protocol = place.box.new(WAITS)
+        place.box.runner("run", protocol, rc=3)
+        place.fake.job(place.fake.branches[protocol], "build", "success")
+        approve(place, "alice")
+        place.sync(protocol)  # counts the review in a commit that the forge does not have yet
+        log = place.box.log(protocol)
+        assert " approval-counted " in log and " ci-reported " in log
+    finally:
+        place.fake.close()
+
+
+def test_where_the_merge_needs_a_word_the_check_that_is_required_waits_for_it(tmp_path: Path) -> None:
+    place = town(tmp_path, approvals="  step: {roles: [maintainer]}\n  merge: {roles: [maintainer], required: true}\n")
+    try:
+        protocol = place.box.new(ONE)
+        approve(place, "alice")  # of work that is not done yet
+        for args, state in ((("sync", protocol), "pending"), (("run", protocol), "pending")):
+            place.box.runner(*args, rc=0)
+            assert place.statuses(protocol)["runner/verify"] == (state, "the merge waits for a maintainer (alice, bob)")
+        approve(place, "alice")
+        place.sync(protocol)
+        assert place.statuses(protocol)["runner/verify"][0] == "success"
+    finally:
+        place.fake.close()
+
+
 def test_closed_and_opened_again_is_recorded_and_left_alone(place: Town) -> None:
     protocol = place.box.new(WAITS)
     place.box.runner("run", protocol)
