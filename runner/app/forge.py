@@ -31,7 +31,9 @@ LOOK_BACK: Final = 20  # commits of the record alone behind which CI's word on t
 _COMMAND: Final = re.compile(r"/runner[ \t]+([a-z][a-z-]*)[ \t]*(.*)", re.DOTALL)
 _SEEN: Final = re.compile(r"^<!-- seen: ([0-9]{1,18}) -->$", re.MULTILINE)
 # What `runner init` writes, but for the project's own checks (protocol-qa).
-_OWN_JOB: Final = re.compile(r"runner\b|protocol-(?:advance|events|find|work|publish|tell|verify)\b", re.IGNORECASE)
+_OWN_JOB: Final = re.compile(
+    r"runner\b|protocol-(?:advance|changes|events|find|publish|report|tell|verify|work)\b", re.IGNORECASE
+)
 VERBS: Final = ("retry", "pause", "resume", "answer", "step")
 
 

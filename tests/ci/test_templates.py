@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from runner.app import kit
+from runner.app.forge import _OWN_JOB
 from runner.forge.place import Place, guess
 from tests.ci.actions import ROOT, load
 
@@ -130,6 +131,13 @@ def test_where_code_of_a_request_runs_there_is_no_secret_and_nothing_to_write_wi
     report = load(folder / ".github/workflows/protocol-qa.yml")["jobs"]["report"]
     # It can set a status, so it runs the default branch's script and not the request's.
     assert report["steps"][0]["with"]["ref"] == "${{ github.event.repository.default_branch }}"
+
+
+def test_our_own_jobs_have_names_by_which_ci_is_told_from_them(tmp_path: Path) -> None:
+    """On GitHub a check run has the name of its job, and not that of its workflow."""
+    for path in (written(tmp_path, PLACES["github"]) / ".github/workflows").iterdir():
+        for key, job in load(path)["jobs"].items():
+            assert bool(_OWN_JOB.match(job["name"])) == (key != "qa"), (path.name, key)
 
 
 @pytest.mark.parametrize("stack", STACKS)
