@@ -95,7 +95,9 @@ class Emulated:
                 self.ask("owner", "GET", "/user")
                 return
             except OSError:
-                assert time.monotonic() < deadline and self.process.poll() is None, (folder / "emulate.log").read_text()
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    self.close()
+                    raise AssertionError((folder / "emulate.log").read_text()) from None
                 time.sleep(0.05)
 
     def ask(self, login: str, method: str, path: str, body: Any = None) -> tuple[int, dict[str, str], Any]:

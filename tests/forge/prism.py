@@ -64,8 +64,9 @@ class Prism(Server):
             self.process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=folder)
         deadline = time.monotonic() + 90
         while b"is listening" not in (folder / "prism.log").read_bytes():
-            told = (folder / "prism.log").read_text()
-            assert time.monotonic() < deadline and self.process.poll() is None, told
+            if time.monotonic() > deadline or self.process.poll() is not None:
+                self.process.kill()
+                raise AssertionError((folder / "prism.log").read_text())
             time.sleep(0.1)
         super().__init__()
 

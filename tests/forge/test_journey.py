@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import command
+from tests.conftest import clone, command
 from tests.executor.minds import agent, ask, finish, mind, say, write
 from tests.forge.journey import TOKEN, Town, town
 from tests.forge.serving import Fault
@@ -480,6 +480,69 @@ def test_a_step_that_cannot_be_taken_is_answered_once(place: Town) -> None:
     count = len(place.fake.writes())
     place.sync(protocol)
     assert len(place.fake.writes()) == count
+
+
+def test_no_network_at_all(place: Town) -> None:
+    box, fake = place.box, place.fake
+    protocol = box.new(ONE)
+    fake.faults.append(Fault("", None, times=500))
+    fake.bare.rename(away := fake.bare.with_suffix(".away"))
+    box.runner("run", protocol, rc=0)
+    assert box.state(protocol)["status"] == "completed"
+    assert box.runner("sync", protocol).code == 69
+    fake.faults.clear()
+    away.rename(fake.bare)
+    place.sync(protocol)
+    assert not place.request["draft"] and fake.branches[protocol] == box.git("rev-parse", protocol).strip()
+
+
+def test_a_branch_that_was_deleted_while_its_request_is_open_is_pushed_again(place: Town) -> None:
+    protocol = place.box.new(WAITS)
+    place.fake.git("update-ref", "-d", f"refs/heads/{protocol}")
+    place.sync(protocol)
+    place.fake.look()
+    assert place.fake.branches[protocol] == place.box.git("rev-parse", protocol).strip()
+    assert len(place.fake.requests) == 1
+
+
+def test_a_command_among_a_thousand_comments(place: Town) -> None:
+    protocol = place.box.new(WAITS)
+    for number in range(1000):
+        place.fake.comment(place.accounts["carol"], 1, "/runner pause" if number == 500 else f"chatter {number}")
+    before = len(place.fake.asked)
+    place.sync(protocol)
+    assert place.box.state(protocol)["status"] == "paused"
+    assert len(place.fake.asked) - before < 40  # the pages of three readings, and what one command needs
+
+
+@pytest.mark.slow
+def test_an_event_that_reaches_two_jobs_at_once_is_done_once(place: Town) -> None:
+    protocol = place.box.new({"01-a": command("exit 1")})
+    place.box.runner("run", protocol, rc=1)
+    place.fake.comment(place.accounts["carol"], 1, "/runner retry")
+    other = clone(place.box, "other")
+    other.git("fetch", "-q", "origin", f"{protocol}:{protocol}")
+    both = [one.start("sync", protocol) for one in (place.box, other)]
+    said = [one.communicate(timeout=100) for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    place.sync(protocol)
+    assert place.box.log(protocol).count(" step-retried ") == 1
+    assert "is to be tried again" in place.said()
+
+
+def test_a_command_that_is_heard_late_is_answered_by_what_is_there_then(place: Town) -> None:
+    protocol = place.box.new({"01-a": "kind: human\n"})
+    place.box.runner("run", protocol, rc=3)
+    place.fake.comment(place.accounts["carol"], 1, "/runner answer too late")
+    place.fake.comment(place.accounts["carol"], 1, "/runner pause")
+    place.box.runner("answer", protocol, "here first", rc=0)
+    place.box.runner("run", protocol, rc=0)
+    place.sync(protocol)
+    assert place.box.state(protocol)["status"] == "completed" and place.said().count("not done") == 2
+    place.fake.comment(place.accounts["carol"], 1, "/runner pause")
+    place.fake.merge(place.accounts["alice"], 1)
+    place.sync(protocol)
+    assert "completed · merged" in place.box.runner("list").out
 
 
 @pytest.mark.parametrize("how", ["back", "aside"])
