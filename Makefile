@@ -28,7 +28,7 @@ help:
 	@echo 'make demo-attack six attacks on a person'"'"'s word, and how each ended; needs ssh-keygen'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
-	@echo 'make forge   forge and CI tests against programs of others; fetches 0.7 GB by npm, needs rsync'
+	@echo 'make forge   forge and CI tests against programs of others; fetches 120 MB by npm (0.7 GB unpacked), needs rsync and jq'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
 	@echo 'make bench   measure, as ratios in one run'
@@ -138,9 +138,14 @@ $(DEMO_STAMP): pyproject.toml
 	$(call environment,.venv-demo,.)
 
 $(FORGE_STAMP): tests/forge/package.json
-	@command -v npm >/dev/null 2>&1 || { echo 'error: npm is not installed; install node and npm' >&2; exit 1; }
+	@for p in npm rsync jq; do \
+		command -v $$p >/dev/null 2>&1 || { echo "error: $$p is not installed; the forge tests need npm (with node), rsync and jq" >&2; exit 1; }; \
+	done
 	rm -rf build/forge && mkdir -p build/forge && cp tests/forge/package.json build/forge/
-	npm install --prefix build/forge --no-audit --no-fund --no-package-lock --loglevel=error
+	@# By environment, for npm within npm too; a registry that does not answer is an error within minutes.
+	npm_config_fetch_timeout=60000 npm_config_fetch_retries=2 npm_config_fetch_retry_maxtimeout=10000 \
+		npm install --prefix build/forge --no-audit --no-fund --no-package-lock --loglevel=error
 	touch $@
+
 $(FUZZ_STAMP): pyproject.toml
 	$(call environment,.venv-fuzz,.[fuzz])
