@@ -142,8 +142,10 @@ $(FORGE_STAMP): tests/forge/package.json
 		command -v $$p >/dev/null 2>&1 || { echo "error: $$p is not installed; the forge tests need npm (with node), rsync and jq" >&2; exit 1; }; \
 	done
 	rm -rf build/forge && mkdir -p build/forge && cp tests/forge/package.json build/forge/
-	@# By environment, for npm within npm too; a registry that does not answer is an error within minutes.
-	npm_config_fetch_timeout=60000 npm_config_fetch_retries=2 npm_config_fetch_retry_maxtimeout=10000 \
+	@npm view emulate@0.12.2 version --fetch-timeout=20000 --fetch-retries=1 --loglevel=error >/dev/null || \
+		{ echo 'error: the registry of npm does not answer; see `npm ping`' >&2; exit 1; }
+	@# By environment, for npm within npm too. Its own patience is five minutes an attempt, for one package after another.
+	npm_config_fetch_timeout=120000 npm_config_fetch_retries=1 \
 		npm install --prefix build/forge --no-audit --no-fund --no-package-lock --loglevel=error
 	touch $@
 
