@@ -203,6 +203,8 @@ class GitHubFront(Server):
             return Answer(422, {"message": "Validation Failed", "errors": [{"field": "head", "code": "invalid"}]})
         query = f"?{urlencode(asked.query)}" if asked.query else ""
         status, headers, value = self.emulated.ask(known.login, asked.method, path + query, asked.body)
+        if asked.method == "PATCH" and "/issues/comments/" in path and status < 300:
+            self.edited.add(int(path.rpartition("/")[2]))
         kept: dict[str, str] = {
             key: headers[key] for key in ("Link", "X-Ratelimit-Remaining", "X-Ratelimit-Reset") if key in headers
         }

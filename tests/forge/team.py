@@ -86,8 +86,7 @@ class Team:
         self.git_server = GitServer(self)
         self.url = f"{self.git_server.host}/origin.git"
         self.people = {name: person(folder / "people", name) for name in ("alice", "carol")}
-        for name, one in self.people.items():
-            self.knows(one.home, name, OF_GIT[name])
+        self.knows(self.people["alice"].home, "alice", OF_GIT["alice"])
         self.box.env |= {**self.people["alice"].env, "RUNNER_FORGE_TOKEN": TOKEN, "NO_PROXY": "*"}
         self.box.git("remote", "add", "origin", self.url)
         self.box.git("push", "-qu", "origin", "main")
@@ -141,10 +140,10 @@ class Team:
         self.box.git("push", "-q", "origin", "main")
 
     def clone(self, name: str) -> Box:
-        """A clone of somebody who has a key."""
+        """A clone of somebody who has a key, and a token in the address that they cloned from."""
         one: Person = self.people[name]
         other = Box(self.folder / f"clone-of-{name}", one.home, {**self.box.env, **one.env})
-        other.git("clone", "-q", self.url, other.path, cwd=self.folder)
+        other.git("clone", "-q", self.url.replace("://", f"://{name}:{OF_GIT[name]}@"), other.path, cwd=self.folder)
         return other
 
     # the forge

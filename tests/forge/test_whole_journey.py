@@ -70,19 +70,21 @@ def test_from_init_to_merged(team: Team, request: pytest.FixtureRequest) -> None
         box.env |= told | {"GEMINI_API_KEY": KEY}
 
         # Alice makes a protocol: a draft request.
+        looks = "env > {0}; cat ~/.gitconfig ~/.git-credentials >> {0}; git config --list >> {0}; true"
         steps = {
-            "01-a": command("env > env.txt; git config --list >> env.txt; true", "outputs: [env.txt]\n"),
+            "01-a": command(looks.format("a.txt"), "outputs: [a.txt]\n"),
             "02-b": agent("agent: analyst\napproval: before\noutputs: [b.txt]\n")
             + 'qa: {policy: light, checks: ["grep -q TWO b.txt"]}\n',
+            "03-d": command(looks.format("d.txt"), "outputs: [d.txt]\n"),
         }
         protocol = team.runner("new", "Tell them", "--plan", box.plan(steps), rc=0).out.strip()
         draft = team.request(protocol)
         assert draft.draft and draft.base == "main" and draft.author == ground.identity("runner")
-        assert team.statuses(protocol)["plan"].text == "2 steps"
+        assert team.statuses(protocol)["plan"].text == "3 steps"
 
         # CI takes the first step; the second waits for a word, which a review is.
         assert ci.advance(protocol)
-        assert team.statuses(protocol)["step"].text == "1 of 2 steps done; waits for a maintainer (bob, carol)"
+        assert team.statuses(protocol)["step"].text == "1 of 3 steps done; waits for a maintainer (bob, carol)"
         assert "approve this request in a review" in team.said(protocol) and not wire.bodies
         with pytest.raises(MergeRefusedError, match="runner/verify"):
             team.merge("bob", protocol)
@@ -146,15 +148,22 @@ def test_from_init_to_merged(team: Team, request: pytest.FixtureRequest) -> None
     ):
         assert f" {event} " in log, event
 
-    # No secret in anything that was said, written or kept.
+    # No secret in anything that was said, written or kept, what goes wrong included.
+    bundles = list(team.folder.rglob("*.bundle"))
+    assert bundles
+    unbundled(team.folder, team.bare)
+    team.git_server.close()
+    for args in (("sync", protocol), ("doctor",), ("doctor", "--forge"), ("doctor", "--config"), ("log", protocol)):
+        team.runner(*args, box=carol)
     secrets = [TOKEN, JOB, READS, KEY, *OF_GIT.values(), *(basic(*one) for one in OF_GIT.items())]
     sent = json.dumps([[one.path, one.query, one.body] for one in ground.server.asked])
     for secret in secrets:
         assert secret not in sent + "".join(team.told), secret
-    bundles = list(team.folder.rglob("*.bundle"))
-    assert bundles
-    unbundled(team.folder, team.bare)
-    assert leaks(team.folder, secrets, but=set(team.folder.rglob(".gitconfig"))) == []
+    known = carol.env["XDG_STATE_HOME"]  # what git knows anyway, the runner keeps for her eyes alone
+    kept = {*Path(known).rglob("trusted.json"), *Path(known).rglob("mirror/config")}
+    assert kept and {path.stat().st_mode & 0o077 for path in kept} == {0}
+    people = {*team.folder.rglob(".gitconfig"), carol.path / ".git/config", *kept}
+    assert leaks(team.folder, secrets, but=people) == []
     assert leaks(team.folder, [team.people["carol"].email], but=set())  # it would find one
 
     if isinstance(ground, GitHubGround):
