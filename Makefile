@@ -30,7 +30,7 @@ help:
 	@echo 'make demo-forge  two people, a pipeline and a merge request, from an empty project to merged; needs ssh-keygen'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
-	@echo 'make forge   forge and CI tests against programs of others; fetches 0.7 GB by npm, needs rsync'
+	@echo 'make forge   forge and CI tests against programs of others; fetches 120 MB by npm (0.7 GB unpacked), needs rsync and jq'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
 	@echo 'make bench   measure, as ratios in one run'
@@ -153,9 +153,16 @@ $(LAB_STAMP): $(DEMO_STAMP)
 	@echo 'adding the extra for GitLab to .venv-demo' >&2; $(DEMO_PY) -m pip install -qq -e '.[gitlab]' && touch $@
 
 $(FORGE_STAMP): tests/forge/package.json
-	@command -v npm >/dev/null 2>&1 || { echo 'error: npm is not installed; install node and npm' >&2; exit 1; }
+	@for p in npm rsync jq; do \
+		command -v $$p >/dev/null 2>&1 || { echo "error: $$p is not installed; the forge tests need npm (with node), rsync and jq" >&2; exit 1; }; \
+	done
 	rm -rf build/forge && mkdir -p build/forge && cp tests/forge/package.json build/forge/
-	npm install --prefix build/forge --no-audit --no-fund --no-package-lock --loglevel=error
+	@npm view emulate@0.12.2 version --fetch-timeout=20000 --fetch-retries=1 --loglevel=error >/dev/null || \
+		{ echo 'error: the registry of npm does not answer; see `npm ping`' >&2; exit 1; }
+	@# By environment, for npm within npm too. Its own patience is five minutes an attempt, for one package after another.
+	npm_config_fetch_timeout=120000 npm_config_fetch_retries=1 \
+		npm install --prefix build/forge --no-audit --no-fund --no-package-lock --loglevel=error
 	touch $@
+
 $(FUZZ_STAMP): pyproject.toml
 	$(call environment,.venv-fuzz,.[fuzz])

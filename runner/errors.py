@@ -6,7 +6,13 @@ room raises stands beside the code that raises it and derives from one of these.
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+
+def shown(text: str) -> str:
+    """Return text in which web addresses stand without the name and the token that let one in."""
+    return re.sub(r"(https?://)[^/@\s]*@", r"\1", text, flags=re.IGNORECASE)
 
 
 class RunnerError(Exception):
@@ -15,6 +21,7 @@ class RunnerError(Exception):
     exit_code: ClassVar[int]  # each child says its own (design §9); there is no default to forget
 
     def __init__(self, what: str, where: str, hint: str) -> None:
+        what, where, hint = shown(what), shown(where), shown(hint)
         super().__init__(what, where, hint)
         self.what, self.where, self.hint = what, where, hint
 

@@ -43,7 +43,9 @@ LOOK_BACK: Final = 20  # commits of the record alone behind which CI's word on t
 _COMMAND: Final = re.compile(r"/runner[ \t]+([a-z][a-z-]{0,19})(?![a-z-])[ \t]*(.*)", re.DOTALL)
 _SEEN: Final = re.compile(r"^<!-- seen: ([0-9]{1,18}) -->$", re.MULTILINE)
 # What `runner init` writes, but for the project's own checks (protocol-qa).
-_OWN_JOB: Final = re.compile(r"runner\b|protocol-(?:advance|events|find|work|publish|tell|verify)\b", re.IGNORECASE)
+_OWN_JOB: Final = re.compile(
+    r"runner\b|protocol-(?:advance|changes|events|find|publish|report|tell|verify|work)\b", re.IGNORECASE
+)
 VERBS: Final = ("retry", "pause", "resume", "answer", "step")
 
 
@@ -120,6 +122,12 @@ def tell_quietly(project: Project, forge: Forge | None, protocol: str) -> None:
         project.who.say(f"the forge was not told: {error.what}; `runner sync {protocol}` does it later")
 
 
+def tell_published(project: Project, protocol: str) -> None:
+    """Tell the forge what a person just did to a protocol, where that is on the remote; where it cannot be told, say so."""
+    if project.config.forge is not None and _is_there(project, protocol):
+        tell_quietly(project, quietly(project), protocol)
+
+
 # --- telling ---------------------------------------------------------------------------------------------------------------
 
 
@@ -133,7 +141,7 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
     """
     name = ids.branch_of(project.pattern, protocol)
     tip = project.git.ref(project.branch(protocol))
-    if tip is None or project.mirror is None or project.mirror.refs().get(f"refs/heads/{name}") != tip:
+    if tip is None or not _is_there(project, protocol):
         return None
     seen = advance.look(project, protocol)
     state, redactor = seen.state, Redactor(project.who.environ)
@@ -145,13 +153,27 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
     ways = _ways(project, seen)
     text = redactor.text(page.body(state, words, ways=ways, merge=merge))
     request = forge.propose(branch=name, base=state.base, title=redactor.text(page.title(state)), body=text)
-    if state.status is Status.COMPLETED and request.draft:
-        request = forge.mark_ready(request.number)
     mark, said = (heard.seen, heard.said) if heard is not None else _kept(project, forge, protocol, request.number)
     told = page.comment(state, ways=ways, merge=merge, seen=mark, said=said)
     forge.keep_comment(request.number, KEY, redactor.text(told))
     forge.report(tip, page.statuses(state, wrong=_wrong(project, protocol, tip), merge=merge), branch=name)
+    # Last: it calls people, who should find the rest there; and it needs a right that the rest does not.
+    if state.status is Status.COMPLETED and request.draft:
+        request = forge.mark_ready(request.number)
+    elif state.status is not Status.COMPLETED and not request.draft and _was_completed(project, protocol, tip):
+        request = forge.mark_draft(request.number)
     return Told(request)
+
+
+def _was_completed(project: Project, protocol: str, tip: str) -> bool:
+    """Return whether it was ready once: before that, a person made the request ready, which is theirs to do."""
+    return any(raw.event == "completed" for raw in record.events(project.git, protocol, tip))
+
+
+def _is_there(project: Project, protocol: str) -> bool:
+    """Return whether the remote has the branch as it is here, as far as it was seen."""
+    name, tip = ids.branch_of(project.pattern, protocol), project.git.ref(project.branch(protocol))
+    return project.mirror is not None and tip is not None and project.mirror.refs().get(f"refs/heads/{name}") == tip
 
 
 def _wrong(project: Project, protocol: str, tip: str) -> str:
@@ -163,11 +185,13 @@ def _wrong(project: Project, protocol: str, tip: str) -> str:
 
 
 def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
-    """Return whose word on the merge is missing, where the policy wants one and every step is done."""
+    """Return whose word on the merge is missing, where the policy wants one; while steps are open nobody's is there."""
     found = consent.of(project)
-    if seen.state.status is not Status.COMPLETED or found.policy is None or not found.requires("merge"):
+    if found.policy is None or not found.requires("merge"):
         return ""
     wanted = demand.of_merge(found)
+    if seen.state.status is not Status.COMPLETED:
+        return wanted.who
     judged = consent.bench(project, seen, seen.state, found)
     heard = reviews.hear(project, forge, judged, wanted, None) if wanted.reviews else reviews.NOTHING
     asked = approval.Asked.at_end(judged)
@@ -403,8 +427,14 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
     git = project.git
     tip = git.ref(project.branch(protocol))
     assert tip is not None
+    there = (
+        project.mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}") if project.mirror else None
+    )
+    same = _same_code(project, protocol, tip)
     found: tuple[str, Outcome, Check] | None = None
-    for commit in _same_code(project, protocol, tip):
+    for commit in (
+        same[same.index(there) :] if there in same else ()
+    ):  # what was recorded just now, the forge does not know
         verdict = _verdict(forge.checks(commit))
         if verdict is not None:
             found = (commit, *verdict)

@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.app import examine
 from runner.app.examine import Judged
-from runner.errors import IntegrityError, RunnerError, UnreachableError
+from runner.errors import IntegrityError, RunnerError, UnreachableError, shown
 from runner.executor import advance
 from runner.git import Git, TreeEntry
 from runner.protocol import events as ev
@@ -223,12 +223,12 @@ def repin(cwd: Path, who: Surroundings) -> str:
             now = mirror.look()
         except UnreachableError:
             # Not reached: the address is a person's word and holds; which branch, its first answer says.
-            return f"{trusted.remote_url(git, remote)} is trusted from its first answer on; it could not be reached now"
+            return f"{shown(trusted.remote_url(git, remote))} is trusted from its first answer on; it could not be reached now"
         except RunnerError:
             if before is not None:
                 trusted.write_pin(places, before)
             raise
-        return f"{now.branch} of {trusted.remote_url(git, remote)} is trusted, at {now.commit[:12]}"
+        return f"{now.branch} of {shown(trusted.remote_url(git, remote))} is trusted, at {now.commit[:12]}"
 
 
 def forget(project: Project, protocol: str) -> bool:

@@ -25,7 +25,7 @@ def command(session: Session, words: tuple[str, ...]) -> None:
 
     The file is checked first. Nothing of your checkout is touched but that file.
     """
-    from runner.app import edit
+    from runner.app import edit, forge
     from runner.cli import steering
 
     name, rest = steering.named(session, words)
@@ -50,6 +50,7 @@ def command(session: Session, words: tuple[str, ...]) -> None:
     session.note(f"{draft.protocol}  {draft.name} committed as yours: {made[:7]}")
     if draft.finished:
         session.note("  this step is finished: the edit is recorded, and nothing is done again")
+    forge.tell_published(session.project, draft.protocol)
 
 
 def _edited(session: Session, draft: Draft, path: Path) -> str | None:

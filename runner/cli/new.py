@@ -45,7 +45,7 @@ def command(
     model's questions wait for `runner answer` (exit 3), and `runner run` has the plan written then. Your checkout is not
     touched: the plan is in a worktree of its own, and yours to edit.
     """
-    from runner.app import create, workflows
+    from runner.app import create, forge, workflows
 
     asked = [
         name for name, given in (("--plan", folder), ("--workflow", workflow), ("--manual", manual or None)) if given
@@ -63,6 +63,7 @@ def command(
             made = create.planned(project, title, base=base, questions=not no_questions)
         tell_made(session, made)
         session.result(made.protocol)
+        forge.tell_published(project, made.protocol)
         if made.questions:
             raise SystemExit(3)
         return
@@ -77,6 +78,7 @@ def command(
     made = create.create(project, title or "", files, where=where, base=base)
     tell_made(session, made)
     session.result(made.protocol)
+    forge.tell_published(project, made.protocol)
 
 
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:

@@ -34,7 +34,7 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
     At a terminal you take it, edit it in your editor first, or drop it; elsewhere it is taken with --yes alone. What is
     taken is committed as yours.
     """
-    from runner.app import plan
+    from runner.app import forge, plan
     from runner.protocol import document
     from runner.store import finding
 
@@ -54,6 +54,7 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
         made = plan.take(project, proposal, chosen)
         cost = f" · ${proposal.usd}" if proposal.usd else ""
         session.note(f"{name}  planned anew, committed as yours: {made[:7]}{cost}")
+        forge.tell_published(project, name)
 
 
 def _show(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> None:

@@ -332,6 +332,9 @@ class Forge(Protocol):
     def mark_ready(self, number: int) -> Request:
         """Return the request, no longer a draft."""
 
+    def mark_draft(self, number: int) -> Request:
+        """Return the request, a draft again, where this repository has drafts."""
+
     def comments(self, number: int) -> tuple[Comment, ...]:
         """Return what people and programs wrote on a request, oldest first."""
 

@@ -113,8 +113,11 @@ class GitHub:
         return self._standings[who.id]
 
     def _find_standing(self, who: Identity) -> Standing:
-        path = f"{self._repo}/collaborators/{quote(who.login, safe='')}/permission"
         try:
+            login = who.login
+            if not login:  # the policy has the id alone
+                login = Fields.of(self._line.ask("GET", f"/user/{who.id}"), f"GET /user/{who.id}").text("login")
+            path = f"{self._repo}/collaborators/{quote(login, safe='')}/permission"
             found = Fields.of(self._line.ask("GET", path), f"GET {path}")
         except NotFoundError:
             return Standing(access=Access.NONE, kind=who.kind)
@@ -188,16 +191,22 @@ class GitHub:
 
     def mark_ready(self, number: int) -> Request:
         """Return the request, no longer a draft."""
-        return self._patience.with_(lambda: self._mark_ready(number))
+        return self._patience.with_(lambda: self._mark(number, draft=False))
 
-    def _mark_ready(self, number: int) -> Request:
+    def mark_draft(self, number: int) -> Request:
+        """Return the request, a draft again; as it is where drafts are not part of the repository's plan."""
+        return self._patience.with_(lambda: self._mark(number, draft=True))
+
+    def _mark(self, number: int, *, draft: bool) -> Request:
         found = Fields.of(self._line.ask("GET", f"{self._repo}/pulls/{number}"), f"GET {self._repo}/pulls/{number}")
-        if found.flag("draft"):  # REST cannot
-            self._line.graphql(
-                "mutation ($id: ID!) { markPullRequestReadyForReview(input: {pullRequestId: $id})"
-                " { pullRequest { isDraft } } }",
-                {"id": found.text("node_id")},
-            )
+        if found.flag("draft") != draft:  # REST cannot
+            act = "convertPullRequestToDraft" if draft else "markPullRequestReadyForReview"
+            question = f"mutation ($id: ID!) {{ {act}(input: {{pullRequestId: $id}}) {{ pullRequest {{ isDraft }} }} }}"
+            try:
+                self._line.graphql(question, {"id": found.text("node_id")})
+            except RequestRefusedError:
+                if not draft:
+                    raise
         return self._request(number)
 
     # comments

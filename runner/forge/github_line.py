@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 INSTALL: Final = "pip install 'protocol-runner[github]'"
-RIGHTS: Final = "Metadata, Contents and Checks read, Pull requests and Commit statuses write (a classic token: `repo`)"
+# Contents write: of whoever makes a draft ready, or a draft again.
+RIGHTS: Final = "Metadata and Checks read, Contents, Pull requests and Commit statuses write (a classic token: `repo`)"
 _TIMEOUT: Final = 20  # seconds a request
 _PAGE: Final = 100
 _SECONDARY_SECONDS: Final = 60.0  # what GitHub asks to wait where a secondary limit does not say

@@ -174,14 +174,19 @@ class GitLab:
 
     def mark_ready(self, number: int) -> Request:
         """Return the request, no longer a draft."""
-        return self._patience.with_(lambda: self._mark_ready(number))
+        return self._patience.with_(lambda: self._mark(number, draft=False))
 
-    def _mark_ready(self, number: int) -> Request:
+    def mark_draft(self, number: int) -> Request:
+        """Return the request, a draft again."""
+        return self._patience.with_(lambda: self._mark(number, draft=True))
+
+    def _mark(self, number: int, *, draft: bool) -> Request:
         there = self._request(number)
-        if not there.draft:
+        if there.draft == draft:
             return there
         path = f"{self._project}/merge_requests/{number}"
-        return self._read_request(self._line.send("PUT", path, {"title": there.title}))
+        title = f"Draft: {there.title}" if draft else there.title
+        return self._read_request(self._line.send("PUT", path, {"title": title}))
 
     # comments
 

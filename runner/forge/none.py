@@ -51,6 +51,10 @@ class NoForge:
         """Raise: nothing can be written."""
         self._refuse(f"there is no request {number}")
 
+    def mark_draft(self, number: int) -> Request:
+        """Raise: nothing can be written."""
+        self._refuse(f"there is no request {number}")
+
     def comments(self, number: int) -> tuple[Comment, ...]:
         """Return none."""
         return ()

@@ -486,7 +486,7 @@ def _judge_review(
         return faulty(Fault.OTHER, f"what was reviewed, {seen[:12]}, is no commit of the branch")
     if bench.chain[seen] > bench.chain[asked.commit]:
         return faulty(Fault.STALE, f"it is of {seen[:12]}, before it was asked for")
-    touched = bench.touched_since(subject, seen)
+    touched = bench.touched_since(subject, seen, by_people=not now)
     if touched is not None:
         return faulty(Fault.STALE, f"{touched[1]} was changed since, by {touched[0][:12]}")
     if asked.digest is not None and asked.digest != bench.digest(subject, seen, plan):

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from runner.app import kit
+from runner.app.forge import _OWN_JOB
 from runner.forge.place import Place, guess
 from tests.ci.actions import ROOT, load
 
@@ -161,6 +162,13 @@ def test_nothing_that_the_work_could_have_left_in_a_cache_runs_where_something_i
     assert "variables" not in told["protocol-tell"] and told["protocol-tell"]["trigger"]["forward"] == {
         "yaml_variables": False
     }
+
+
+def test_our_own_jobs_have_names_by_which_ci_is_told_from_them(tmp_path: Path) -> None:
+    """On GitHub a check run has the name of its job, and not that of its workflow."""
+    for path in (written(tmp_path, PLACES["github"]) / ".github/workflows").iterdir():
+        for key, job in load(path)["jobs"].items():
+            assert bool(_OWN_JOB.match(job["name"])) == (key != "qa"), (path.name, key)
 
 
 @pytest.mark.parametrize("stack", STACKS)

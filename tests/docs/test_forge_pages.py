@@ -16,9 +16,9 @@ from tests.conftest import Box, make_box
 from tests.forge.gitlab_fake import PATH
 from tests.forge.gitlab_project import Project
 from tests.forge.grounds import TOKEN as GITHUB_TOKEN
-from tests.forge.grounds import GitHubGround, github_ground
+from tests.forge.grounds import github_ground
 from tests.forge.journey import TOKEN
-from tests.forge.test_github_journey import Place
+from tests.forge.team import team_on
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^<!-- run: (?P<what>[a-z]+) -->\n```sh\n(?P<code>.*?)^```\n", re.MULTILINE | re.DOTALL)
@@ -90,27 +90,16 @@ def test_the_page_of_gitlab_leads_to_a_merged_protocol(tmp_path: Path) -> None:
 @pytest.mark.peers
 @pytest.mark.no_agreement("the branch is made by other processes")
 def test_the_page_of_github_leads_to_a_merged_protocol(tmp_path: Path) -> None:
-    with github_ground(tmp_path) as ground:
-        from_nothing(Place(tmp_path, ground), ground)
-
-
-def from_nothing(place: Place, ground: GitHubGround) -> None:
-    """Do what the page says in a repository that has nothing of ours."""
-    box, url = place.box, f"{ground.front.url}/owner/shop.git"
-    box.git("rm", "-rq", ".protocols")
-    box.commit("nothing of ours")
-    box.git("push", "-q", "origin", "main")
-    with (box.home / ".gitconfig").open("a") as file:
-        file.write(f'[url "{place.bare}"]\n insteadOf = {url}\n')
-    box.git("remote", "set-url", "origin", url)
-    box.git("fetch", "-q", "origin")
-    box.git("branch", "-q", "-u", "origin/main", "main")
-    for name in ("RUNNER_NAME", "RUNNER_EMAIL"):
-        del box.env[name]
-    sh = shell(box, "github.md", ground.place.host, ground.ids["alice"], GITHUB_TOKEN)
-    assert "runner/verify is not required" in sh("setup")
-    assert "waits" in sh("work")
-    ground.approve("alice", 1)
-    sh("review")
-    place.merge("0001-say-hello")
-    assert "completed · merged" in sh("merged")
+    with github_ground(tmp_path) as ground, team_on(tmp_path, ground) as team:
+        box, url = team.box, f"{ground.front.url}/owner/shop.git"
+        with (team.people["alice"].home / ".gitconfig").open("a") as file:
+            file.write(f'[url "{team.url}"]\n insteadOf = {url}\n')
+        box.git("remote", "set-url", "origin", url)
+        box.git("fetch", "-q", "origin")
+        sh = shell(box, "github.md", ground.place.host, ground.ids["alice"], GITHUB_TOKEN)
+        assert "runner/verify is not required" in sh("setup")
+        assert "waits" in sh("work")
+        ground.approve("alice", 1)
+        sh("review")
+        team.merge("alice", "0001-say-hello")
+        assert "completed · merged" in sh("merged")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.forge.grounds import GitHubGround, GitLabGround, Ground, github_ground, gitlab_ground
+from tests.forge.prism import Prism
 
 
 @pytest.fixture
@@ -29,3 +30,13 @@ def ground(request: pytest.FixtureRequest) -> Ground:
     """Each forge in turn."""
     found: Ground = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def prism(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prism]:
+    """Prism; installed by `make forge`. Its `objections` are whoever uses it's to look at."""
+    running = Prism(tmp_path_factory.mktemp("prism"))
+    try:
+        yield running
+    finally:
+        running.close()

@@ -14,7 +14,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ ROUTES = [
     (method, re.compile(pattern.replace("REPO", HERE)), right)
     for method, pattern, right in [
         ("GET", r"/user", ""),
+        ("GET", r"/user/\d+", ""),
         ("GET", r"REPO", "metadata=read"),
         ("GET", r"REPO/collaborators/[^/]+/permission", "metadata=read"),
         ("GET", r"REPO/pulls", "pull_requests=read"),
@@ -55,7 +56,13 @@ ROUTES = [
         ("POST", r"/graphql", ""),
     ]
 ]
-READY = "mutation ($id: ID!) { markPullRequestReadyForReview(input: {pullRequestId: $id}) { pullRequest { isDraft } } }"
+# Whether it is then a draft. https://docs.github.com/en/graphql/reference/mutations#convertpullrequesttodraft
+MARKS = {
+    f"mutation ($id: ID!) {{ {act}(input: {{pullRequestId: $id}}) {{ pullRequest {{ isDraft }} }} }}": (act, draft)
+    for act, draft in (("markPullRequestReadyForReview", False), ("convertPullRequestToDraft", True))
+}
+# Both, as cli/cli discussion 6924 and argoproj/argo-workflows 16639 found.
+MARK_RIGHTS = {"pull_requests=write", "contents=write"}
 VIEWER = "query { viewer { login databaseId } }"
 
 
@@ -63,7 +70,7 @@ class Emulated:
     """A running `emulate` and the people whom it knows."""
 
     def __init__(self, folder: Path, logins: list[str]) -> None:
-        self.port = _free_port()
+        self.port, self.logins = _free_port(), logins
         seed = folder / "seed.yaml"
         seed.write_text(
             json.dumps(
@@ -88,7 +95,9 @@ class Emulated:
                 self.ask("owner", "GET", "/user")
                 return
             except OSError:
-                assert time.monotonic() < deadline and self.process.poll() is None, (folder / "emulate.log").read_text()
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    self.close()
+                    raise AssertionError((folder / "emulate.log").read_text()) from None
                 time.sleep(0.05)
 
     def ask(self, login: str, method: str, path: str, body: Any = None) -> tuple[int, dict[str, str], Any]:
@@ -135,10 +144,14 @@ class GitHubFront(Server):
         self.tokens: dict[str, Known] = {}
         self.bots: set[int] = set()
         self.renamed: dict[str, str] = {}  # from what emulate calls them to what they are called now
+        self.logins = emulated.logins
         self.ids: dict[str, int] = {}
+        self.edited: set[int] = set()  # comments
         self.tips: dict[str, str] = {}
         self.closed_by: dict[int, str] = {}
         self.statuses: list[dict[str, Any]] = []
+        self.runs: list[dict[str, Any]] = []
+        self.has_commit: Callable[[str], bool] = lambda oid: False  # beside those that emulate has
         self.activity: list[dict[str, Any]] = []
         self.events: dict[int, list[dict[str, Any]]] = {}
         self.rules: list[dict[str, Any]] = []
@@ -190,6 +203,8 @@ class GitHubFront(Server):
             return Answer(422, {"message": "Validation Failed", "errors": [{"field": "head", "code": "invalid"}]})
         query = f"?{urlencode(asked.query)}" if asked.query else ""
         status, headers, value = self.emulated.ask(known.login, asked.method, path + query, asked.body)
+        if asked.method == "PATCH" and "/issues/comments/" in path and status < 300:
+            self.edited.add(int(path.rpartition("/")[2]))
         kept: dict[str, str] = {
             key: headers[key] for key in ("Link", "X-Ratelimit-Remaining", "X-Ratelimit-Reset") if key in headers
         }
@@ -210,8 +225,19 @@ class GitHubFront(Server):
     def _own(self, asked: Asked, path: str, known: Known) -> Answer | None:
         if path == "/graphql":
             return self._graphql(asked.body, known)
+        if found := re.fullmatch(r"/user/(\d+)", path):
+            login = next((login for login in self.logins if self._account(login)["id"] == int(found[1])), None)
+            return Answer(200, self._account(login)) if login else _not_found()
         if path.startswith(f"{HERE}/rules/branches/"):
             return paged(asked, self.rules)
+        found = re.fullmatch(rf"{HERE}/commits/([0-9a-f]{{40}})/check-runs", path)
+        if found and self.has_commit(found[1]):  # emulate takes a check run of it, and then does not find it
+            assert asked.query.get("filter", "latest") == "latest"
+            return paged(
+                asked,
+                list({each["name"]: each for each in self.runs if each["head_sha"] == found[1]}.values()),
+                key="check_runs",
+            )
         if path == f"{HERE}/activity":
             return paged(
                 asked, [each for each in self.activity if each["ref"] == asked.query.get("ref", each["ref"])][::-1]
@@ -242,24 +268,17 @@ class GitHubFront(Server):
         if sent == {"query": VIEWER, "variables": {}}:
             account = self._account(known.login)
             return Answer(200, {"data": {"viewer": {"login": account["login"], "databaseId": account["id"]}}})
-        if sent["query"] == READY and sent["variables"].keys() == {"id"}:
-            if known.rights and "pull_requests=write" not in known.rights:
-                return Answer(
-                    200,
-                    {
-                        "data": None,
-                        "errors": [
-                            {"type": "FORBIDDEN", "message": "Resource not accessible by personal access token"}
-                        ],
-                    },
-                )
+        if sent["query"] in MARKS and sent["variables"].keys() == {"id"}:
+            act, draft = MARKS[sent["query"]]
+            if known.rights and not known.rights >= MARK_RIGHTS:
+                return _wrong("FORBIDDEN", "Resource not accessible by personal access token")
+            if draft and not self.drafts_allowed:
+                return _wrong("UNPROCESSABLE", "Draft pull requests are not supported in this repository.")
             for pull in self.emulated.done(known.login, "GET", f"{HERE}/pulls?state=open&per_page=100"):
                 if pull["node_id"] == sent["variables"]["id"]:
-                    self.emulated.done(known.login, "PATCH", f"{HERE}/pulls/{pull['number']}", {"draft": False})
-                    return Answer(200, {"data": {"markPullRequestReadyForReview": {"pullRequest": {"isDraft": False}}}})
-            return Answer(
-                200, {"data": None, "errors": [{"type": "NOT_FOUND", "message": "Could not resolve to a node"}]}
-            )
+                    self.emulated.done(known.login, "PATCH", f"{HERE}/pulls/{pull['number']}", {"draft": draft})
+                    return Answer(200, {"data": {act: {"pullRequest": {"isDraft": draft}}}})
+            return _wrong("NOT_FOUND", "Could not resolve to a node")
         return Answer(400, {"message": f"a question that is not listed: {sent}"})
 
     def _account(self, login: str) -> dict[str, Any]:
@@ -275,6 +294,10 @@ class GitHubFront(Server):
             if "login" in found and "id" in found:
                 found["login"] = self.renamed.get(found["login"], found["login"])
                 found["type"] = "Bot" if found["id"] in self.bots else found.get("type", "User")
+            if (
+                "/issues/comments/" in str(found.get("url")) and "created_at" in found
+            ):  # emulate's two times may differ by a millisecond
+                found["updated_at"] = "2099-01-01T00:00:00Z" if found["id"] in self.edited else found["created_at"]
             return found
         return value
 
@@ -314,6 +337,11 @@ class GitHubFront(Server):
             "created_at": "2026-11-20T08:00:00Z", "dismissed_review": before,
         }  # fmt: skip
         self.events.setdefault(number, []).append(event)
+
+
+def _wrong(kind: str, words: str) -> Answer:
+    """GraphQL's way to say so: 200 with errors."""
+    return Answer(200, {"data": None, "errors": [{"type": kind, "message": words}]})
 
 
 def _not_found() -> Answer:

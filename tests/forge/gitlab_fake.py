@@ -283,6 +283,7 @@ class GitLabFake(Server):
         self.project_approvals: dict[str, Any] | None = None  # None: not a Premium instance
         self.tells_approved_at = True
         self.resets_approvals = False
+        self.has_commit: Callable[[str], bool] = lambda oid: True
         mr = "/projects/:id/merge_requests/:iid"
         self._routes: list[Route] = [
             ("GET", "/user", set(), set(), set(), self._me),
@@ -648,6 +649,8 @@ class GitLabFake(Server):
         return paged(asked, iid.commits[::-1], gitlab=True)
 
     def _statuses(self, asked: Asked, who: Account, sha: str) -> Answer:
+        if not self.has_commit(sha):
+            return Answer(404, {"message": "404 Commit Not Found"})
         found = [
             s
             for s in self.statuses
@@ -656,6 +659,8 @@ class GitLabFake(Server):
         return paged(asked, [s for s in found if s["ref"] == asked.query.get("ref", s["ref"])], gitlab=True)
 
     def _set_status(self, asked: Asked, who: Account, sha: str) -> Answer:
+        if not self.has_commit(sha):
+            return Answer(404, {"message": "404 Commit Not Found"})
         sent = asked.body
         name, state = sent.get("name") or sent.get("context") or "default", sent["state"]
         if state not in ("pending", "running", "success", "failed", "canceled", "skipped"):

@@ -48,6 +48,10 @@ class Hours:
         return Patience(now=lambda: self.time, sleep=self.sleep)
 
 
+class MergeRefusedError(Exception):
+    """The forge does not merge: a check that it requires is not green."""
+
+
 class Ground(Protocol):
     """What people do on a forge. Numbers are requests'; `who` is one of PEOPLE."""
 
@@ -122,6 +126,11 @@ class GitLabGround:
         self.fake.close_request(self.accounts[who], number)
 
     def merge(self, who: str, number: int) -> str:
+        sha = self.fake.requests[number].value["sha"]
+        there = [one for one in self.fake.statuses if one["sha"] == sha and one["id"] not in self.fake.retried]
+        red = [one["name"] for one in there if one["status"] != "success" and not one["allow_failure"]]
+        if self.fake.project["only_allow_merge_if_pipeline_succeeds"] and (red or not there):
+            raise MergeRefusedError(red)
         return self.fake.merge(self.accounts[who], number)
 
     def ci(self, commit: str, name: str, outcome: Outcome) -> None:
@@ -227,19 +236,26 @@ class GitHubGround:
 
     def edit_comment(self, who: str, number: int, comment: int, body: str) -> None:
         self.emulated.done("owner", "PATCH", f"{HERE}/issues/comments/{comment}", {"body": body})
+        self.front.edited.add(comment)
 
     def close_request(self, who: str, number: int) -> None:
         self.emulated.done("owner", "PATCH", f"{HERE}/pulls/{number}", {"state": "closed"})
         self.front.closed_by[number] = who
 
     def merge(self, who: str, number: int) -> str:
+        sha = self.forge().request(number).head
+        green = {one["context"]: one["state"] == "success" for one in self.front.statuses if one["sha"] == sha}
+        wanted = [rule["parameters"] for rule in self.front.rules if rule["type"] == "required_status_checks"]
+        names = [one["context"] for rule in wanted for one in rule["required_status_checks"]]
+        if red := [name for name in names if not green.get(name)]:
+            raise MergeRefusedError(red)
         return str(self.emulated.done(who, "PUT", f"{HERE}/pulls/{number}/merge", {})["sha"])
 
     def ci(self, commit: str, name: str, outcome: Outcome) -> None:
         body = {"name": name, "head_sha": commit, "status": "in_progress"}
         if outcome is not Outcome.PENDING:
             body |= {"status": "completed", "conclusion": outcome.value}
-        self.emulated.done("owner", "POST", f"{HERE}/check-runs", body)
+        self.front.runs.append(self.emulated.done("owner", "POST", f"{HERE}/check-runs", body))
 
     def foreign_status(self, commit: str, context: str, text: str) -> None:
         status = {"sha": commit, "state": "success", "context": context, "description": text, "target_url": None}

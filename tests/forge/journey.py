@@ -60,6 +60,7 @@ def town(folder: Path, *, config: str = "", approvals: str = "", own: str = "") 
     box.git("clone", "-q", "--bare", box.path, bare, cwd=folder)
     box.git("remote", "add", "origin", bare)
     fake = Project(bare)
+    fake.has_commit = lambda oid: box.git("cat-file", "-t", oid, cwd=bare, check=False) == "commit\n"
     accounts = {
         name: fake.account(name, bot=name in ("runner", "machine"), level=10 if name == "guest" else 40)
         for name in ("runner", "alice", "bob", "carol", "machine", "guest")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
@@ -76,6 +77,16 @@ def test_a_draft_is_made_ready_once(ground: Ground) -> None:
     assert ground.forge().mark_ready(request.number) == ready and len(ground.server.writes()) == written
     changed = ground.forge().propose(branch=BRANCH, base="main", title="T", body="b")
     assert (changed.draft, changed.title) == (False, "T")
+
+
+def test_what_was_ready_is_made_a_draft_once_and_ready_again(ground: Ground) -> None:
+    request = proposed(ground)
+    ground.forge().mark_ready(request.number)
+    draft = ground.forge().mark_draft(request.number)
+    assert draft.draft and draft.title == request.title
+    written = len(ground.server.writes())
+    assert ground.forge().mark_draft(request.number) == draft and len(ground.server.writes()) == written
+    assert not ground.forge().mark_ready(request.number).draft
 
 
 def test_a_closed_request_is_told_and_a_new_one_is_opened_where_the_caller_wants_it(ground: Ground) -> None:
@@ -245,6 +256,16 @@ def test_standing_tells_people_from_bots_and_who_may_write(ground: Ground) -> No
     before = len(ground.server.asked)
     forge.standing(ground.identity("alice"))
     assert len(ground.server.asked) == before
+
+
+def test_standing_is_told_by_the_id_alone_as_the_policy_has_it(ground: Ground) -> None:
+    ground.rename("alice", "alice-the-second")
+    for who, access, kind in (("alice", Access.WRITE, Kind.PERSON), ("machine", Access.WRITE, Kind.BOT)):
+        nameless = dataclasses.replace(ground.identity(who), login="")
+        standing = ground.forge().standing(nameless)
+        assert (standing.access, standing.kind) == (access, kind)
+    nobody = dataclasses.replace(nameless, id=999_999)
+    assert ground.forge().standing(nobody).access is Access.NONE
 
 
 def test_a_renamed_person_is_the_same_one_and_who_took_the_login_is_nobody(ground: Ground) -> None:

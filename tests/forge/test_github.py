@@ -78,6 +78,7 @@ def test_where_drafts_are_not_to_be_had_an_open_request_is_made(github: GitHubGr
     number = proposed(github)
     assert not github.forge().request(number).draft
     assert github.forge().mark_ready(number).number == number
+    assert not github.forge().mark_draft(number).draft  # and it is not told as something wrong
 
 
 def test_what_cannot_be_proposed_is_told_in_githubs_words(github: GitHubGround) -> None:
@@ -85,10 +86,13 @@ def test_what_cannot_be_proposed_is_told_in_githubs_words(github: GitHubGround) 
         github.forge().propose(branch="never-pushed", base="main", title="T", body="b")
 
 
-def test_marking_ready_needs_its_right(github: GitHubGround) -> None:
+@pytest.mark.parametrize("lacks", ["pull_requests=write", "contents=write"])
+def test_marking_ready_needs_both_of_its_rights(github: GitHubGround, lacks: str) -> None:
     number = proposed(github)
+    rights = {"metadata=read", "pull_requests=write", "contents=write", "pull_requests=read"} - {lacks}
+    github.front.tokens["lacks"] = Known("runner", rights)
     with pytest.raises(ScopeMissingError):
-        github.forge(github.read_only_token()).mark_ready(number)
+        github.forge("lacks").mark_ready(number)
     assert github.forge().request(number).draft
 
 

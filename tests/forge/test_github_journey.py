@@ -1,152 +1,100 @@
-"""A protocol lives in its pull request: real git beside `emulate`, npm's stateful GitHub; `make forge` installs it."""
+"""A protocol lives in its pull request: what GitHub has otherwise than GitLab, on `emulate`; `make forge` installs it."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, command, make_box
+from runner.forge.base import Outcome
+from tests.conftest import command
 from tests.forge.github_front import HERE
 from tests.forge.grounds import TOKEN, GitHubGround
-from tests.forge.serving import Answer, Asked
-from tests.people import REPO
+from tests.forge.team import Team, team_on
 
 pytestmark = pytest.mark.peers
-
-
-class Place:
-    """A box whose remote's branches are GitHub's: what is pushed there is known before a question is answered."""
-
-    def __init__(self, folder: Path, ground: GitHubGround) -> None:
-        self.ground, self.bare = ground, folder / "origin.git"
-        self.box = make_box(folder / "repo")
-        self.box.git("clone", "-q", "--bare", self.box.path, self.bare, cwd=folder)
-        self.box.git("remote", "add", "origin", self.bare)
-        people = ", ".join(f"{who}@example.test: {ground.ids[who]}" for who in ("alice", "bob"))
-        self.box.write(".protocols/config.yaml", f"forge: github {ground.front.url}/owner/shop\npublish: always\n")
-        self.box.write(
-            ".protocols/policy.yaml",
-            f"repo: {REPO}\nroles:\n  maintainer: [alice@example.test, bob@example.test]\nagents: [runner@example.test]\n"
-            f'forge: {{"{ground.place.host}": {{{people}}}}}\napprovals:\n  step: {{roles: [maintainer]}}\n',
-        )
-        self.box.commit("set up")
-        self.box.git("push", "-q", "origin", "main")
-        self.box.env |= {"RUNNER_FORGE_TOKEN": TOKEN, "RUNNER_NAME": "runner", "RUNNER_EMAIL": "runner@example.test"}
-        answer = ground.front.handle
-
-        def handle(asked: Asked) -> Answer:
-            self.look()
-            return answer(asked)
-
-        ground.front.handle = handle  # type: ignore[method-assign]
-
-    def git(self, *args: str) -> str:
-        """Run git in the bare repository."""
-        who = {
-            f"GIT_{role}_{what}": "forge@example.test" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-        }
-        argv = ["git", f"--git-dir={self.bare}", *args]
-        return subprocess.run(
-            argv, capture_output=True, text=True, check=True, env={**os.environ, **who}
-        ).stdout.strip()
-
-    def look(self) -> None:
-        """Take up what git has now; emulate's own branch only has to be there."""
-        front, ground = self.ground.front, self.ground
-        out = self.git("for-each-ref", "--format=%(objectname) %(refname:short)", "refs/heads/")
-        now = {name: oid for oid, name in map(str.split, out.splitlines()) if name != "main"}
-        for name, oid in now.items():
-            if front.tips.get(name) == oid:
-                continue
-            if name not in front.tips:
-                main = ground.emulated.done("owner", "GET", f"{HERE}/branches/main")["commit"]["sha"]
-                ground.emulated.done("owner", "POST", f"{HERE}/git/refs", {"ref": f"refs/heads/{name}", "sha": main})
-                body = {"message": "work", "content": "YQ==", "branch": name}
-                ground.emulated.done("runner", "PUT", f"{HERE}/contents/{name}.txt", body)
-            front.pushed("runner", name, front.tips.get(name), oid)
-        for name in front.tips.keys() - now.keys():
-            front.pushed("owner", name, front.tips[name], None)
-
-    def merge(self, protocol: str) -> None:
-        """The merge button, which deletes the branch."""
-        base, head = self.git("rev-parse", "main"), self.git("rev-parse", protocol)
-        tree = self.git("merge-tree", "--write-tree", base, head)
-        made = self.git("commit-tree", tree, "-p", base, "-p", head, "-m", "Merge it")
-        self.ground.merge("alice", 1)
-        self.git("update-ref", "refs/heads/main", made)
-        self.git("update-ref", "-d", f"refs/heads/{protocol}")
+STEP = "  step: {roles: [maintainer]}\n"
 
 
 @pytest.fixture
-def place(tmp_path: Path, github: GitHubGround) -> Iterator[Place]:
-    """A team on GitHub."""
-    yield Place(tmp_path, github)
+def team(tmp_path: Path, github: GitHubGround) -> Iterator[Team]:
+    """A team on GitHub; its project is not set up yet."""
+    with team_on(tmp_path, github) as made:
+        yield made
 
 
-def waits(box: Box) -> str:
-    """Make a protocol whose one step waits for a word."""
-    checks = f'outputs: [a.txt]\nqa: {{policy: light, checks: ["test -e {box.path.parent}/ready"]}}\n'
-    protocol = box.new({"01-a": command("echo one > a.txt") + "approval: before\n" + checks})
-    assert box.runner("run", protocol).code == 3
-    return protocol
+def begun(team: Team, config: str = "", more: str = "") -> str:
+    """Set the project up, and make a protocol of one step."""
+    team.init(config=f"publish: always\n{config}", approvals=STEP)
+    plan = team.box.plan({"01-a": command("echo one > a.txt", f"outputs: [a.txt]\n{more}")})
+    return team.runner("new", "A plan", "--plan", plan, rc=0).out.strip()
 
 
-def test_from_new_to_merged(place: Place) -> None:
-    box, front, ground = place.box, place.ground.front, place.ground
-    protocol = waits(box)
-    pull = ground.emulated.done("owner", "GET", f"{HERE}/pulls/1")
-    assert pull["draft"] and pull["head"]["ref"] == protocol and "waits" in pull["body"].lower()
-    ground.approve("bob", 1)
-    assert box.runner("run", protocol).code == 1
-    assert f'"user": {ground.ids["bob"]}' in box.log(protocol)
-    newest = {each["context"]: each["state"] for each in front.statuses if each["sha"] == front.tips[protocol]}
-    assert newest == {
-        "runner/plan": "success",
-        "runner/step": "failure",
-        "runner/qa": "failure",
-        "runner/verify": "success",
-    }
-
-    (box.path.parent / "ready").touch()
-    ground.comment("carol", 1, "/runner retry")
-    box.runner("sync", protocol, rc=0)
-    assert f"actor: {ground.place.host}/{ground.ids['carol']}/comment/" in box.log(protocol)
-    assert box.runner("run", protocol).code == 3
-    ground.approve("alice", 1)
-    assert box.runner("run", protocol).code == 0
-    assert not ground.emulated.done("owner", "GET", f"{HERE}/pulls/1")["draft"]
-    comments = ground.emulated.done("owner", "GET", f"{HERE}/issues/1/comments")
-    assert [each["user"]["login"] for each in comments].count("runner") == 1
-
-    place.merge(protocol)
-    tip = box.git("rev-parse", protocol)
-    box.runner("sync", protocol, rc=0)
-    assert "completed · merged" in box.runner("list").out and box.git("rev-parse", protocol) == tip
-    sent = "".join(str(each.body) for each in front.asked)
-    assert TOKEN not in sent + box.log(protocol)
-    assert box.runner("verify", protocol).code == 0
-
-
-@pytest.mark.parametrize("case", ["machine", "guest", "carol", "dismissed", "changes"])
-def test_reviews_that_do_not_count(place: Place, case: str) -> None:
-    protocol = waits(place.box)
-    if case in ("machine", "guest", "carol"):
-        place.ground.approve(case, 1)
+@pytest.mark.parametrize("case", ["machine", "guest", "alice", "dismissed", "changes"])
+def test_reviews_that_do_not_count(team: Team, case: str) -> None:
+    protocol, ground = begun(team, more="approval: before\n"), team.ground
+    team.runner("run", protocol, rc=3)
+    assert isinstance(ground, GitHubGround)
+    if case in ("machine", "guest", "alice"):
+        ground.approve(case, 1)
     else:
-        place.ground.approve("alice", 1)
-        (review,) = place.ground.emulated.done("owner", "GET", f"{HERE}/pulls/1/reviews")
+        ground.approve("bob", 1)
+        (review,) = ground.emulated.done("owner", "GET", f"{HERE}/pulls/1/reviews")
         if case == "dismissed":
-            place.ground.dismiss("bob", 1, review["id"])
+            ground.dismiss("carol", 1, review["id"])
         else:
-            place.ground.request_changes("bob", 1)
-    place.box.runner("sync", protocol, rc=0)
-    assert "approval-counted" not in place.box.log(protocol)
+            ground.request_changes("carol", 1)
+    team.runner("sync", protocol, rc=0)
+    assert "approval-counted" not in team.box.log(protocol)
 
 
-def test_doctor(place: Place) -> None:
-    done = place.box.runner("doctor", "--forge", rc=0)
+def test_doctor(team: Team) -> None:
+    team.init(config="publish: always\n", approvals=STEP)
+    done = team.runner("doctor", "--forge", rc=0)
     assert "runner/verify is not required" in done.out and TOKEN not in done.out + done.err
+    assert "the account" not in done.out, done.out  # of Bob and Carol, whose reviews count
+
+
+@pytest.mark.parametrize(
+    ("rule", "said_by", "status", "step"),
+    [
+        ("fail", "a check run", "failed", "failed"),
+        ("block", "a status", "blocked", "blocked"),
+        ("ignore", "a check run", "running", "needs_qa"),
+    ],
+)
+def test_ci_ends_the_step_as_configured(team: Team, rule: str, said_by: str, status: str, step: str) -> None:
+    protocol, ground = begun(team, f"ci: {rule}\nqa: {{on_ci: true}}\n"), team.ground
+    assert isinstance(ground, GitHubGround)
+    team.runner("step", protocol, rc=0)
+    tip = team.tips[protocol]
+    for name in ("protocol-verify", f"protocol-work ({protocol})", "protocol-changes", "runner / advance"):
+        ground.ci(tip, name, Outcome.FAILURE)
+    ground.ci(tip, "lint", Outcome.SUCCESS)
+    ground.ci(tip, "build", Outcome.PENDING)
+    team.runner("sync", protocol, rc=0)
+    assert "ci-reported" not in team.box.log(protocol)
+    if said_by == "a status":
+        ground.foreign_status(tip, "jenkins", "it broke")
+        ground.front.statuses[-1]["state"] = "error"
+    else:
+        ground.ci(tip, "build", Outcome.FAILURE)
+    team.runner("sync", protocol, rc=0)
+    found = team.box.state(protocol)
+    assert (found["status"], found["steps"]["a"]["status"]) == (status, step)
+    assert f"context: {'jenkins' if said_by == 'a status' else 'build'}" in team.box.log(protocol)
+    team.runner("sync", protocol, rc=0)
+    assert team.box.log(protocol).count(" ci-reported ") == 1
+    team.runner("verify", protocol, rc=0)
+
+
+def test_green_ci_starts_qa(team: Team) -> None:
+    protocol = begun(team, "ci: block\nqa: {on_ci: true}\n")
+    team.runner("step", protocol, rc=0)
+    team.ground.ci(team.tips[protocol], "protocol-tell", Outcome.SUCCESS)
+    team.runner("sync", protocol, rc=0)
+    assert team.box.state(protocol)["steps"]["a"]["status"] == "needs_qa"  # our own job is no CI
+    team.ground.ci(team.tips[protocol], "build", Outcome.SUCCESS)
+    team.runner("sync", protocol, rc=0)
+    assert team.box.state(protocol)["status"] == "completed" and not team.request(protocol).draft

@@ -91,6 +91,15 @@ def test_of_a_request_for_changes_no_commit_is_told(gitlab: GitLabGround) -> Non
     assert (review.said, review.commit, review.by) == (Said.CHANGES, None, gitlab.identity("bob"))
 
 
+def test_a_thousand_reviewers_come_in_pages(gitlab: GitLabGround) -> None:
+    number = proposed(gitlab)
+    for who in range(1000):
+        account = gitlab.fake.account(f"reviewer-{who}")
+        (gitlab.fake.approve if who % 2 else gitlab.fake.request_changes)(account, number)
+    reviews = gitlab.forge().reviews(number)
+    assert [len([one for one in reviews if one.said is said]) for said in (Said.APPROVED, Said.CHANGES)] == [500, 500]
+
+
 def test_what_gitlab_itself_notes_is_no_comment(gitlab: GitLabGround) -> None:
     number = proposed(gitlab)
     gitlab.fake.system_note(gitlab.accounts["alice"], number, "approved this merge request")

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import command
+from tests.conftest import clone, command
+from tests.executor.minds import agent, ask, finish, mind, say, write
 from tests.forge.journey import TOKEN, Town, town
 from tests.forge.serving import Fault
 
@@ -144,6 +145,55 @@ def test_ten_steps_are_told_politely(place: Town) -> None:
     assert len(place.fake.asked) <= 20
 
 
+def test_a_request_of_work_that_is_open_again_is_a_draft_again(place: Town) -> None:
+    box = place.box
+    protocol = box.new(ONE)
+    place.fake.requests[1].value |= {"title": f"{protocol}: A plan", "draft": False}
+    box.runner("pause", protocol, rc=0)
+    assert not place.request["draft"]  # before it was ready once, that is people's to say
+    box.runner("resume", protocol, rc=0)
+    box.runner("run", protocol, rc=0)
+    box.runner("undo", protocol, rc=0)
+    assert place.request["draft"] and box.state(protocol)["status"] != "completed"
+    box.runner("run", protocol, rc=0)
+    assert not place.request["draft"]
+
+
+def test_whatever_a_person_types_is_told(place: Town) -> None:
+    box, fake = place.box, place.fake
+    protocol = box.new({"01-a": "kind: human\n", "02-b": command("test -e mended")})
+    assert place.request["draft"] and "Nothing waits for anybody." in place.said()
+
+    def step() -> tuple[str, str]:
+        fake.look()
+        return place.statuses(protocol)["runner/step"]
+
+    assert step() == ("pending", "0 of 2 steps done")
+    box.runner("pause", protocol, rc=0)
+    assert step() == ("pending", "0 of 2 steps done; paused") and "/runner resume" in place.said()
+    box.runner("resume", protocol, rc=0)
+    box.runner("step", protocol, rc=3)
+    assert "/runner answer w" in place.said()
+    box.runner("answer", protocol, "done", rc=0)
+    assert "/runner answer w" not in place.said()
+    box.runner("edit", protocol, "b", rc=0, env={"EDITOR": "sed -i s/mended/b.txt/"})
+    assert "test -e b.txt" in str(place.fake.git("show", f"{protocol}:.protocols/{protocol}/02-b.md"))
+    assert step() == ("pending", "0 of 2 steps done")  # on the new tip too
+    assert box.runner("run", protocol).code == 1 and step() == ("failed", "failed: b")
+    box.runner("retry", protocol, rc=0)
+    assert step() == ("pending", "1 of 2 steps done")
+    box.runner("cancel", protocol, rc=0)
+    assert step() == ("failed", "cancelled")
+
+
+def test_what_was_not_published_is_not_told(place: Town) -> None:
+    protocol = place.box.runner(
+        "new", "X", "--plan", place.box.plan(ONE), rc=0, env={"RUNNER_PUBLISH": "never"}
+    ).out.strip()
+    place.box.runner("pause", protocol, rc=0, env={"RUNNER_PUBLISH": "never"})
+    assert place.fake.asked == []
+
+
 @pytest.mark.parametrize(
     ("who", "text", "told"),
     [
@@ -255,6 +305,50 @@ def test_green_ci_starts_qa(tmp_path: Path) -> None:
             place.fake.job(place.fake.branches[protocol], "build", "success")
             place.sync(protocol)
         assert place.box.log(protocol).count("ci-reported") == 1
+    finally:
+        place.fake.close()
+
+
+def test_a_step_goes_on_on_the_review_that_it_began_on(place: Town) -> None:
+    box = place.box
+    with mind(box, say(write("b.txt", "b\n"), ask("which one?")), finish()) as wire:
+        protocol = box.new({"01-b": agent("approval: before\n")})
+        box.runner("run", protocol, rc=3)
+        approve(place, "alice")
+        box.runner("run", protocol, rc=3)
+        assert box.git("show", f"{protocol}:b.txt") == "b\n"  # its own work is no change of what was reviewed
+        box.runner("answer", protocol, "the first", rc=0)
+        box.runner("run", protocol, rc=0)
+        assert wire.wrong == []
+    assert box.log(protocol).count("approval-asked") == 1
+    assert box.runner("verify", protocol).code == 0
+
+
+def test_of_a_commit_that_was_recorded_just_now_ci_is_not_asked(tmp_path: Path) -> None:
+    place = town(tmp_path, config="ci: block\n")
+    try:
+        protocol = place.box.new(WAITS)
+        place.box.runner("run", protocol, rc=3)
+        place.fake.job(place.fake.branches[protocol], "build", "success")
+        approve(place, "alice")
+        place.sync(protocol)  # counts the review in a commit that the forge does not have yet
+        log = place.box.log(protocol)
+        assert " approval-counted " in log and " ci-reported " in log
+    finally:
+        place.fake.close()
+
+
+def test_where_the_merge_needs_a_word_the_check_that_is_required_waits_for_it(tmp_path: Path) -> None:
+    place = town(tmp_path, approvals="  step: {roles: [maintainer]}\n  merge: {roles: [maintainer], required: true}\n")
+    try:
+        protocol = place.box.new(ONE)
+        approve(place, "alice")  # of work that is not done yet
+        for args, state in ((("sync", protocol), "pending"), (("run", protocol), "pending")):
+            place.box.runner(*args, rc=0)
+            assert place.statuses(protocol)["runner/verify"] == (state, "the merge waits for a maintainer (alice, bob)")
+        approve(place, "alice")
+        place.sync(protocol)
+        assert place.statuses(protocol)["runner/verify"][0] == "success"
     finally:
         place.fake.close()
 
@@ -410,6 +504,69 @@ def test_a_step_that_cannot_be_taken_is_answered_once(place: Town) -> None:
     count = len(place.fake.writes())
     place.sync(protocol)
     assert len(place.fake.writes()) == count
+
+
+def test_no_network_at_all(place: Town) -> None:
+    box, fake = place.box, place.fake
+    protocol = box.new(ONE)
+    fake.faults.append(Fault("", None, times=500))
+    fake.bare.rename(away := fake.bare.with_suffix(".away"))
+    box.runner("run", protocol, rc=0)
+    assert box.state(protocol)["status"] == "completed"
+    assert box.runner("sync", protocol).code == 69
+    fake.faults.clear()
+    away.rename(fake.bare)
+    place.sync(protocol)
+    assert not place.request["draft"] and fake.branches[protocol] == box.git("rev-parse", protocol).strip()
+
+
+def test_a_branch_that_was_deleted_while_its_request_is_open_is_pushed_again(place: Town) -> None:
+    protocol = place.box.new(WAITS)
+    place.fake.git("update-ref", "-d", f"refs/heads/{protocol}")
+    place.sync(protocol)
+    place.fake.look()
+    assert place.fake.branches[protocol] == place.box.git("rev-parse", protocol).strip()
+    assert len(place.fake.requests) == 1
+
+
+def test_a_command_among_a_thousand_comments(place: Town) -> None:
+    protocol = place.box.new(WAITS)
+    for number in range(1000):
+        place.fake.comment(place.accounts["carol"], 1, "/runner pause" if number == 500 else f"chatter {number}")
+    before = len(place.fake.asked)
+    place.sync(protocol)
+    assert place.box.state(protocol)["status"] == "paused"
+    assert len(place.fake.asked) - before < 40  # the pages of three readings, and what one command needs
+
+
+@pytest.mark.slow
+def test_an_event_that_reaches_two_jobs_at_once_is_done_once(place: Town) -> None:
+    protocol = place.box.new({"01-a": command("exit 1")})
+    place.box.runner("run", protocol, rc=1)
+    place.fake.comment(place.accounts["carol"], 1, "/runner retry")
+    other = clone(place.box, "other")
+    other.git("fetch", "-q", "origin", f"{protocol}:{protocol}")
+    both = [one.start("sync", protocol) for one in (place.box, other)]
+    said = [one.communicate(timeout=100) for one in both]
+    assert [one.returncode for one in both] == [0, 0], said
+    place.sync(protocol)
+    assert place.box.log(protocol).count(" step-retried ") == 1
+    assert "is to be tried again" in place.said()
+
+
+def test_a_command_that_is_heard_late_is_answered_by_what_is_there_then(place: Town) -> None:
+    protocol = place.box.new({"01-a": "kind: human\n"})
+    place.box.runner("run", protocol, rc=3)
+    place.fake.comment(place.accounts["carol"], 1, "/runner answer too late")
+    place.fake.comment(place.accounts["carol"], 1, "/runner pause")
+    place.box.runner("answer", protocol, "here first", rc=0)
+    place.box.runner("run", protocol, rc=0)
+    place.sync(protocol)
+    assert place.box.state(protocol)["status"] == "completed" and place.said().count("not done") == 2
+    place.fake.comment(place.accounts["carol"], 1, "/runner pause")
+    place.fake.merge(place.accounts["alice"], 1)
+    place.sync(protocol)
+    assert "completed · merged" in place.box.runner("list").out
 
 
 @pytest.mark.parametrize("how", ["back", "aside"])

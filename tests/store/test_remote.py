@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.errors import shown
 from tests.conftest import Box, clone, command
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("cat a.txt > b.txt"), "03-c": command("echo c > c.txt")}
@@ -295,3 +296,15 @@ def test_rules_that_are_committed_and_not_pushed_are_named(remote: Box) -> None:
     done = remote.runner("new", "X", "--plan", remote.plan(STEPS), "--base", "main", rc=0)
     assert ".protocols/config.yaml is not on main of origin" in done.err
     assert there(remote, done.out.strip()) == ""
+
+
+def test_an_address_is_shown_without_the_token_in_it(remote: Box) -> None:
+    protocol, url = remote.new(STEPS), "http://alice:canary-5d1f@127.0.0.1:9/origin.git"
+    remote.git("remote", "set-url", "origin", url)
+    told = ""
+    for args in (("sync", protocol), ("doctor",), ("doctor", "--repin"), ("run", protocol), ("init", "--clone", url)):
+        done = remote.runner(*args)
+        told += done.out + done.err
+    assert "http://127.0.0.1:9/origin.git" in told and "canary" not in told + remote.log(protocol)
+    assert shown("HTTPS://canary@h/x, https://a:canary@h:1/y") == "HTTPS://h/x, https://h:1/y"
+    assert shown("ssh://git@h/x git@h:y https://h/z?q=a@b") == "ssh://git@h/x git@h:y https://h/z?q=a@b"
