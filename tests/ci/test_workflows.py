@@ -93,6 +93,7 @@ def test_a_protocol_advances_by_itself_till_it_is_done(github: Box, tmp_path: Pa
     assert not advance(one)  # nothing is left to do
 
 
+@pytest.mark.slow
 def test_branches_may_be_called_otherwise(github: Box, tmp_path: Path) -> None:
     settings = github.path / ".protocols/config.yaml"
     settings.write_text(settings.read_text().replace('# branch: "{id}"', 'branch: "agents/x/{id}"'))
@@ -121,6 +122,7 @@ def test_what_waits_and_what_failed_is_published_too(github: Box, tmp_path: Path
     assert there(github, waits)["waiting"] and there(github, fails)["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_the_job_that_a_model_works_in_publishes_nothing(github: Box, tmp_path: Path) -> None:
     protocol = github.new({"01-a": command("env > env.txt")})
     github.runner("sync", protocol, rc=0)
@@ -138,6 +140,7 @@ def test_the_job_that_a_model_works_in_publishes_nothing(github: Box, tmp_path: 
     assert "GEMINI_API_KEY" not in json.dumps([jobs["find"], jobs["publish"]])
 
 
+@pytest.mark.slow
 @pytest.mark.no_agreement("a forged branch is made on purpose")
 def test_a_bundle_that_is_not_what_its_history_says_is_not_published(github: Box, tmp_path: Path) -> None:
     protocol = github.new({"01-a": command("true"), "02-b": command("true")})
@@ -271,6 +274,7 @@ def request(box: Box, branch: str) -> dict[str, Any]:
     return {"head": head, "base": {"sha": box.git("rev-parse", "origin/main").strip()}, "number": 5}
 
 
+@pytest.mark.slow
 @pytest.mark.no_agreement("a forged branch is made on purpose")
 def test_the_required_check(github: Box, tmp_path: Path) -> None:
     protocol = github.new({"01-a": command("echo a > a.txt")})
