@@ -210,7 +210,8 @@ def test_interrupted_it_ends_within_two_seconds_and_goes_on(box: Box) -> None:
         began = time.monotonic()
         os.kill(process.pid, signal.SIGINT)
         _, said = process.communicate(timeout=20)
-        assert time.monotonic() - began < 2
+        # Two seconds where a core is free; as much longer as others wait for one.
+        assert time.monotonic() - began < 2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
         assert process.returncode == 130, said
         assert "Traceback" not in said
         assert box.git("rev-parse", protocol) == before
