@@ -350,7 +350,7 @@ def test_an_answer_that_is_lost_is_no_second_request(place: Town, match: str) ->
     protocol = place.box.new(ONE)
     place.fake.faults.append(Fault(match, None, after=True))
     place.box.runner("run", protocol, rc=0)
-    place.sync(protocol)
+    told = place.sync(protocol).err
     assert len(place.fake.requests) == 1 and place.said()
 
 
@@ -364,6 +364,17 @@ def test_no_token(place: Town) -> None:
     assert place.fake.branches[protocol] == place.box.git("rev-parse", protocol).strip()
 
 
+    why = {
+        "guest": "the review of guest (id 1005) does not count: its account is not in the policy's `forge:`",
+        "runner": "the review of runner (id 1000) does not count: its account is not in",
+        "carol": "the review of carol@example.test does not count: carol@example.test is not a maintainer",
+        "older": "does not count: of an older commit",
+        "moved-on": "does not count: of an older commit",
+        "changes": "bob@example.test asks for changes in the request",
+        "author": "the review of bob@example.test does not count: ",
+        "pusher": "the review of bob (id 1002) does not count: its author wrote part of what it is about",
+    }
+    assert told.count(why[case]) == 1 if case in why else "does not count" not in told, told
 def test_what_plans_say_stands_there_as_code_alone(place: Town) -> None:
     hostile = "x`](http://evil.test) ![i](http://evil.test/x.png) @alice </details> | #1"
     import json
