@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import command
+from tests.conftest import Box, clone, command
 from tests.forge.journey import TOKEN, Town, town
 from tests.forge.serving import Fault
 
@@ -89,6 +89,7 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     assert fake.asked == []  # git tells
     fake.look()
     assert "completed · merged" in box.runner("list").out
+    box.runner("run", protocol, rc=0)
     assert box.git("rev-parse", protocol) == before and protocol not in fake.branches
     assert box.runner("verify", protocol).code == 0
     assert TOKEN not in place.written() + box.log(protocol)
@@ -283,6 +284,46 @@ def test_a_branch_that_was_deleted_with_its_request_is_not_pushed_again(place: T
 
 def approve(place: Town, who: str) -> None:
     place.fake.approve(place.accounts[who], 1)
+@pytest.mark.parametrize("how", ["merge", "squash"])
+@pytest.mark.parametrize("typed", ["sync", "run"])
+def test_a_clone_that_was_behind_at_the_merge_follows_to_the_end(place: Town, how: str, typed: str) -> None:
+    other, protocol = behind_at_the_merge(place, how)
+    other.runner(typed, protocol, rc=0)
+    place.fake.look()
+    assert "completed · merged" in other.runner("list").out and protocol not in place.fake.branches
+    assert other.git("rev-parse", protocol) == place.box.git("rev-parse", protocol)
+    assert (other.worktree(protocol) / "a.txt").exists() and other.runner("verify", protocol, rc=0)
+    fresh = clone(place.box, "fresh")
+    assert "merged" in fresh.runner("sync", protocol, rc=0).err
+
+
+def test_what_a_person_committed_behind_a_merge_stays_and_is_named(place: Town) -> None:
+    other, protocol = behind_at_the_merge(place, "merge", own="mine.txt")
+    before = other.git("rev-parse", protocol)
+    done = other.runner("sync", protocol, rc=0)
+    assert f"{protocol} ended and was merged into main, without 1 commit that is here" in done.err
+    refused = other.runner("run", protocol, rc=4)
+    assert "without 1 commit" in refused.err and f"git log origin/main..{protocol}" in refused.err
+    place.fake.look()
+    assert other.git("rev-parse", protocol) == before and protocol not in place.fake.branches
+
+
+def behind_at_the_merge(place: Town, how: str, own: str = "") -> tuple[Box, str]:
+    """A clone that has the protocol as it began, which was then done, merged and deleted by others; `own`: a file of its person's."""
+    box = place.box
+    protocol = box.new(ONE)
+    other = clone(box, "other")
+    other.runner("sync", protocol, rc=0)
+    tree = other.path.parent / "tree"
+    other.git("worktree", "add", "-q", tree, protocol)
+    if own:
+        (tree / own).write_text("mine\n")
+        other.commit("mine", cwd=tree)
+    box.runner("run", protocol, rc=0)
+    place.fake.merge(place.accounts["alice"], 1, how)
+    return other, protocol
+
+
 
 
 @pytest.mark.parametrize(
