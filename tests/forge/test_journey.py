@@ -74,7 +74,9 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     assert box.runner("run", protocol).code == 3
     fake.unapprove(place.accounts["bob"], 1)
     fake.approve(place.accounts["alice"], 1)
-    assert box.runner("run", protocol).code == 0
+    ended = box.runner("run", protocol, rc=0)
+    assert "merge its request, then runner sync 1" in ended.err and f"request       {fake.url}" in ended.err
+    assert "merge its request" in box.runner("take", protocol, rc=4).err
     assert not place.request["draft"]
     assert {state for state, _ in place.statuses(protocol).values()} == {"success"}
     page = str(place.request["description"])
@@ -87,9 +89,9 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     fake.asked.clear()
     place.sync(protocol)
     assert fake.asked == []  # git tells
+    box.runner("run", protocol, rc=0)
     fake.look()
     assert "completed · merged" in box.runner("list").out
-    box.runner("run", protocol, rc=0)
     assert box.git("rev-parse", protocol) == before and protocol not in fake.branches
     assert box.runner("verify", protocol).code == 0
     assert TOKEN not in place.written() + box.log(protocol)
@@ -282,8 +284,6 @@ def test_a_branch_that_was_deleted_with_its_request_is_not_pushed_again(place: T
     assert "not pushed again" in done.err and protocol not in place.fake.branches
 
 
-def approve(place: Town, who: str) -> None:
-    place.fake.approve(place.accounts[who], 1)
 @pytest.mark.parametrize("how", ["merge", "squash"])
 @pytest.mark.parametrize("typed", ["sync", "run"])
 def test_a_clone_that_was_behind_at_the_merge_follows_to_the_end(place: Town, how: str, typed: str) -> None:
@@ -324,6 +324,8 @@ def behind_at_the_merge(place: Town, how: str, own: str = "") -> tuple[Box, str]
     return other, protocol
 
 
+def approve(place: Town, who: str) -> None:
+    place.fake.approve(place.accounts[who], 1)
 
 
 @pytest.mark.parametrize(
@@ -359,9 +361,20 @@ def test_reviews_that_do_not_count(place: Town, case: str) -> None:
         (tree / "more.txt").write_text("more\n")
         box.git("add", "more.txt", cwd=tree)
         box.git("commit", "-qm", "more", cwd=tree)
-    place.sync(protocol)
+    told = place.sync(protocol).err
     assert "approval-counted" not in box.log(protocol)
     assert box.runner("run", protocol).code == 3
+    why = {
+        "guest": "the review of guest (id 1005) does not count: its account is not in the policy's `forge:`",
+        "runner": "the review of runner (id 1000) does not count: its account is not in",
+        "carol": "the review of carol@example.test does not count: carol@example.test is not a maintainer",
+        "older": "does not count: of an older commit",
+        "moved-on": "does not count: of an older commit",
+        "changes": "bob@example.test asks for changes in the request",
+        "author": "the review of bob@example.test does not count: ",
+        "pusher": "the review of bob (id 1002) does not count: its author wrote part of what it is about",
+    }
+    assert told.count(why[case]) == 1 if case in why else "does not count" not in told, told
 
 
 @pytest.mark.parametrize(
@@ -391,7 +404,7 @@ def test_an_answer_that_is_lost_is_no_second_request(place: Town, match: str) ->
     protocol = place.box.new(ONE)
     place.fake.faults.append(Fault(match, None, after=True))
     place.box.runner("run", protocol, rc=0)
-    told = place.sync(protocol).err
+    place.sync(protocol)
     assert len(place.fake.requests) == 1 and place.said()
 
 
@@ -405,17 +418,6 @@ def test_no_token(place: Town) -> None:
     assert place.fake.branches[protocol] == place.box.git("rev-parse", protocol).strip()
 
 
-    why = {
-        "guest": "the review of guest (id 1005) does not count: its account is not in the policy's `forge:`",
-        "runner": "the review of runner (id 1000) does not count: its account is not in",
-        "carol": "the review of carol@example.test does not count: carol@example.test is not a maintainer",
-        "older": "does not count: of an older commit",
-        "moved-on": "does not count: of an older commit",
-        "changes": "bob@example.test asks for changes in the request",
-        "author": "the review of bob@example.test does not count: ",
-        "pusher": "the review of bob (id 1002) does not count: its author wrote part of what it is about",
-    }
-    assert told.count(why[case]) == 1 if case in why else "does not count" not in told, told
 def test_what_plans_say_stands_there_as_code_alone(place: Town) -> None:
     hostile = "x`](http://evil.test) ![i](http://evil.test/x.png) @alice </details> | #1"
     import json
