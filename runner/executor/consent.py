@@ -140,7 +140,7 @@ def settle(
             standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
             for one in standing.reviews if standing else ():
                 if one.fault is not None:
-                    project.tell_once(f"the review of {one.approver} does not count: {one.text}")
+                    project.tell_once(f"the review of {one.approver} does not count for {subject}: {one.text}")
         if standing is None:
             gone = ev.ApprovalRefused(subject=wait.subject, reason="no word is needed for it any more", wait=wait.id)
             made.append(gone)

@@ -91,7 +91,9 @@ def _judged(
     for refused in counted.refused:
         by = refused.review.by
         if refused.review.said is Said.APPROVED and refused.why is not Why.SUPERSEDED:
-            project.tell_once(f"the review of {by.login} (id {by.id}) does not count: {refused.why}")
+            project.tell_once(
+                f"the review of {by.login} (id {by.id}) does not count for {demand.subject}: {refused.why}"
+            )
     for who in objections:
         project.tell_once(f"{who} asks for changes in the request, which goes before approvals")
     return Heard(

@@ -365,14 +365,14 @@ def test_reviews_that_do_not_count(place: Town, case: str) -> None:
     assert "approval-counted" not in box.log(protocol)
     assert box.runner("run", protocol).code == 3
     why = {
-        "guest": "the review of guest (id 1005) does not count: its account is not in the policy's `forge:`",
-        "runner": "the review of runner (id 1000) does not count: its account is not in",
-        "carol": "the review of carol@example.test does not count: carol@example.test is not a maintainer",
-        "older": "does not count: of an older commit",
-        "moved-on": "does not count: of an older commit",
+        "guest": "the review of guest (id 1005) does not count for step:a: its account is not in the policy's `forge:`",
+        "runner": "the review of runner (id 1000) does not count for step:a: its account is not in",
+        "carol": "the review of carol@example.test does not count for step:a: carol@example.test is not a maintainer",
+        "older": "does not count for step:a: of an older commit",
+        "moved-on": "does not count for step:a: of an older commit",
         "changes": "bob@example.test asks for changes in the request",
-        "author": "the review of bob@example.test does not count: ",
-        "pusher": "the review of bob (id 1002) does not count: its author wrote part of what it is about",
+        "author": "the review of bob@example.test does not count for step:a: ",
+        "pusher": "the review of bob (id 1002) does not count for step:a: its author wrote part of what it is about",
     }
     assert told.count(why[case]) == 1 if case in why else "does not count" not in told, told
 
