@@ -113,11 +113,13 @@ def quietly(project: Project) -> Forge | None:
 
 
 def tell_quietly(project: Project, forge: Forge | None, protocol: str) -> None:
-    """Tell the forge what was just published; where it cannot be told, say so."""
+    """Tell the forge what was just published, and the person where it stands there; where it cannot be told, say so."""
     if forge is None:
         return
     try:
-        tell(project, forge, protocol)
+        told = tell(project, forge, protocol)
+        if told is not None and not told.ended:
+            project.who.say(f"  request       {told.request.url}")
     except ForgeError as error:
         project.who.say(f"the forge was not told: {error.what}; `runner sync {protocol}` does it later")
 

@@ -9,7 +9,17 @@ from runner.app import forge as forges
 from runner.app.examine import Finding
 from runner.errors import RunnerError
 from runner.executor import consent
-from runner.forge.base import OUR_CONTEXTS, Access, Forge, ForgeError, Identity, Kind, MergeMethod, Settings
+from runner.forge.base import (
+    OUR_CONTEXTS,
+    Access,
+    Forge,
+    ForgeError,
+    Identity,
+    Kind,
+    MergeMethod,
+    NotFoundError,
+    Settings,
+)
 from runner.forge.place import guess
 from runner.protocol import ids
 from runner.store import trusted
@@ -36,7 +46,7 @@ def examine(project: Project) -> list[Finding]:
             return [
                 *_token(project, forge, me, found),
                 *_merging(base, found),
-                *_guards(base, found, me),
+                *_guards(forge.name, base, found, me),
                 *_branches(project, forge),
                 *_reviews(project, forge, me),
                 *_push(project),
@@ -126,7 +136,7 @@ def _merging(base: str, found: Settings) -> Iterator[Finding]:
         )
 
 
-def _guards(base: str, found: Settings, me: Identity) -> Iterator[Finding]:
+def _guards(forge: str, base: str, found: Settings, me: Identity) -> Iterator[Finding]:
     guard = found.protection
     if guard.protected is False:
         yield Finding(
@@ -143,7 +153,9 @@ def _guards(base: str, found: Settings, me: Identity) -> Iterator[Finding]:
             "runner/verify is not required",
             base,
             "a request can be merged whose record does not verify, or whose merge nobody approved",
-            "make `runner/verify` a required check",
+            "Settings, Merge requests: tick `Pipelines must succeed`, of which our statuses are part"
+            if forge == "gitlab"
+            else "make `runner/verify` a required check",
         )
     foreign = [one for one in checks or () if one not in OUR_CONTEXTS]
     if foreign and me.kind is Kind.BOT:
@@ -179,7 +191,7 @@ def _branches(project: Project, forge: Forge) -> Iterator[Finding]:
         name = ids.branch_of(project.pattern, protocol)
         if project.git.ref(f"refs/remotes/{remote}/{name}") is None:
             continue
-        with contextlib.suppress(ForgeError):  # deleted there meanwhile
+        with contextlib.suppress(NotFoundError):  # deleted there meanwhile
             guard = forge.settings(name).protection
             if forge.name == "gitlab":
                 # Protecting is the one way to forbid either there, and gives away more than it guards.

@@ -76,8 +76,21 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
     """Return how a protocol stands whose branch is gone from the remote after its request ended: it is not pushed again."""
     assert project.mirror is not None
     name, tip = ids.branch_of(project.pattern, protocol), project.git.ref(project.branch(protocol))
-    if forge is None or tip is None or f"refs/heads/{name}" in project.mirror.refs():
+    if f"refs/heads/{name}" in project.mirror.refs():
         return None
+    if tip is None:  # never here: the base tells of it, or nothing does
+        base = project.trusted.commit
+        is_ended = record.row(project.git, protocol, base)["status"] in record.ENDED
+        return Synced(protocol, base, "merged") if is_ended else None
+    if forge is None:
+        return None
+    with advance.at_work(project, protocol):
+        left = publishing.follow(project, protocol, project.mirror, advance.checker(project, protocol))
+    if left is not None:
+        project.who.say(f"{left.what}; {left.hint}")
+        return Synced(protocol, tip, "merged")
+    tip = project.git.ref(project.branch(protocol))
+    assert tip is not None
     if forge_.is_merged(project, protocol):
         return Synced(protocol, tip, "merged")
     if project.git.ref(f"refs/remotes/{project.trusted.remote}/{name}") is None:
@@ -146,6 +159,7 @@ def publish(project: Project, protocol: str) -> Synced:
     """
     git, branch = project.git, project.branch(protocol)
     name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+    seen = f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}"
     check = advance.checker(project, protocol)
     with advance.at_work(project, protocol):
         for _ in range(RACES):
@@ -162,6 +176,8 @@ def publish(project: Project, protocol: str) -> Synced:
             tip = git.ref(branch)
             assert tip is not None
             advance.look(project, protocol)
+            if there is None and git.ref(seen) is not None and forge_.is_merged(project, protocol):
+                return Synced(protocol, tip, "merged")  # it was there, and was deleted after the merge
             if project.mirror.refs().get(name) == tip and project.lease is None:
                 return Synced(protocol, tip, "brought" if tip != here else "up to date")
             try:

@@ -119,10 +119,12 @@ def _elsewhere(project: Project, state: State, base: str | None) -> RefusedError
     where = f"base `{state.base}`"
     if remote is not None:
         what = "is published" if base is not None else "has its base on the remote only"
+        request = f"`git push {remote} {name}`, then open a request into {state.base}"
+        merge = f"merge its request; `runner sync {number(state.protocol)}` then shows it as merged"
         return RefusedError(
             f"{state.protocol} {what}: it is merged there",
             where,
-            f"`git push {remote} {name}`, then open a request into {state.base}",
+            merge if project.config.has_requests else request,
         )
     return RefusedError(
         f"there is no branch `{state.base}` here",

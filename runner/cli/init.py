@@ -75,8 +75,9 @@ def command(
         session.note(_facts(found))
         missing = [file for file in files if file.is_new]
         if missing and not yes and session.is_terminal():
-            names = ", ".join(file.path for file in missing)
-            if not click.confirm(f"Write {names}?", default=True, err=True):
+            for file in missing:
+                session.note(f"  {file.path}")
+            if not click.confirm(f"Write {'these' if len(missing) > 1 else 'it'}?", default=True, err=True):
                 session.note("nothing was written")
                 return
         key, todo = init.listing(git), ""
@@ -94,6 +95,10 @@ def command(
         init.write(git, files)
         for file in files:
             _tell(session, file)
+        for text in asked.left:
+            session.note(f"open   {text}")
+        if asked.left:
+            session.note("       answer in .protocols/clarifications.yaml, or run `runner init` at a terminal")
         if found.todo:
             session.note(found.todo)
         if todo or key.todo:

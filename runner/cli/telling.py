@@ -179,6 +179,8 @@ class Teller:
         if row["status"] == "completed":
             session.line("  ", ("completed".ljust(12), "green"), f"  {counted}", err=True)
             typed = f"runner take {name}" if status.standing(session.project, row).endswith("waits for merge") else None
+            if typed and session.project.config.has_requests and session.project.setting("publish") == "always":
+                typed = f"merge its request, then {program()} sync {name}"
         elif row["status"] in FAILS:
             if not done.entries:
                 session.line("  ", (str(row["status"]).ljust(12), "red"), f"  {found.reason}", err=True)

@@ -138,6 +138,9 @@ def settle(
                 # What is done here is handed over, and no review that such a job tells of is believed: `sync` counts it.
                 heard = dataclasses.replace(heard, approvals=())
             standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
+            for one in standing.reviews if standing else ():
+                if one.fault is not None:
+                    project.tell_once(f"the review of {one.approver} does not count for {subject}: {one.text}")
         if standing is None:
             gone = ev.ApprovalRefused(subject=wait.subject, reason="no word is needed for it any more", wait=wait.id)
             made.append(gone)

@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from runner.forge.base import Access, Forge, ForgeError, Identity, RequestState, Review, Said
-from runner.forge.counting import counting
+from runner.forge.base import Access, Forge, ForgeError, Identity, Kind, RequestState, Review, Said
+from runner.forge.counting import Why, counting
 from runner.protocol import ids
 from runner.protocol.events import ReviewFields
 from runner.protocol.state import Wait
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What was read: `approvals` as an event names them; `objections`: who of the role asks for changes; `refused`: why not."""
+    """What was read: `approvals` as an event names them; `objections`: who of the role asks for changes."""
 
     approvals: Sequence[ReviewFields] = ()
     objections: Sequence[str] = ()
-    refused: Sequence[str] = ()
 
 
 NOTHING: Final = Heard()
@@ -56,16 +55,17 @@ def hear(project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wai
             return NOTHING
         wrote = _wrote(forge, bench, demand, request.number) if policy.words.own_work != "allow" else set()
         if wrote is None:
-            project.who.say(
+            project.tell_once(
                 f"who pushed {demand.subject} cannot be told any more, so no review counts; signed words do"
             )
-        return _judged(forge, said, demand, request.number, fresh, policy.words, wrote)
+        return _judged(project, forge, said, demand, request.number, fresh, policy.words, wrote)
     except ForgeError as error:
-        project.who.say(f"reviews could not be read: {error.what}; signed words count all the same")
+        project.tell_once(f"reviews could not be read: {error.what}; signed words count all the same")
         return NOTHING
 
 
 def _judged(
+    project: Project,
     forge: Forge,
     said: Sequence[Review],
     demand: Demand,
@@ -74,7 +74,7 @@ def _judged(
     policy: Policy,
     wrote: set[Identity] | None,
 ) -> Heard:
-    """Return what the reviews come to; `wrote`: None where everybody may have."""
+    """Return what the reviews come to, and say which do not count; `wrote`: None where everybody may have."""
     people = policy.forge[forge.host]
     principals = {Identity(host=forge.host, id=one, login=""): who for who, one in people.items()}
     heard = {one.by for one in said if one.by in principals}
@@ -87,6 +87,15 @@ def _judged(
         wrote=heard if wrote is None else wrote,
     )
     role = {who for need in demand.needs for who in need.people}
+    objections = [one.principal for one in counted.objections if one.principal in role]
+    for refused in counted.refused:
+        by = refused.review.by
+        if refused.review.said is Said.APPROVED and refused.why is not Why.SUPERSEDED:
+            project.tell_once(
+                f"the review of {by.login} (id {by.id}) does not count for {demand.subject}: {refused.why}"
+            )
+    for who in objections:
+        project.tell_once(f"{who} asks for changes in the request, which goes before approvals")
     return Heard(
         [
             ReviewFields(
@@ -98,8 +107,7 @@ def _judged(
             )
             for one in counted.approvals
         ],
-        [one.principal for one in counted.objections if one.principal in role],
-        [f"{one.review.by.login}: {one.why}" for one in counted.refused],
+        objections,
     )
 
 
@@ -158,8 +166,6 @@ def _brought(bench: Bench, before: str | None, after: str | None, written: set[s
 
 def may_write(forge: Forge, who: Identity) -> bool:
     """Return whether an account is a person's who may write to the repository now."""
-    from runner.forge.base import Kind
-
     standing = forge.standing(who)
     kinds = (who.kind, standing.kind)
     return standing.access >= Access.WRITE and Kind.PERSON in kinds and Kind.BOT not in kinds

@@ -68,14 +68,16 @@ class GitHub:
 
     name: Final = "github"
 
-    def __init__(self, place: Place, token: str, patience: Patience, *, write_pause: float = 1.0) -> None:
-        """`write_pause`: seconds between two writes.
+    def __init__(
+        self, place: Place, token: str, patience: Patience, *, write_pause: float = 1.0, source: str = ""
+    ) -> None:
+        """`write_pause`: seconds between two writes; `source`: where the token was found, for errors.
 
         Raises:
             TokenMissingError: PyGithub is not installed.
         """
         self.host: Final = place.host
-        self._line = Line(place, token, patience.now, write_pause)
+        self._line = Line(place, token, patience.now, write_pause, source)
         self._patience = patience
         self._owner = place.path.split("/")[0]
         self._repo = f"/repos/{quote(place.path)}"

@@ -44,8 +44,9 @@ _SECONDARY_SECONDS: Final = 60.0  # what GitHub asks to wait where a secondary l
 class Line:
     """The connection to one GitHub. Asked by one thread at a time."""
 
-    def __init__(self, place: Place, token: str, now: Callable[[], float], write_pause: float) -> None:
-        """`now`: seconds since the epoch; `write_pause`: seconds between two writes, as GitHub's guidelines ask.
+    def __init__(self, place: Place, token: str, now: Callable[[], float], write_pause: float, source: str) -> None:
+        """`now`: seconds since the epoch; `write_pause`: seconds between two writes, as GitHub's guidelines ask;
+        `source`: where the token was found, or empty.
 
         Raises:
             TokenMissingError: PyGithub is not installed.
@@ -53,6 +54,7 @@ class Line:
         if importlib.util.find_spec("github") is None:
             raise TokenMissingError("the package pygithub is not installed", f"forge: github, {place.host}", INSTALL)
         self._place, self._token, self._now, self._write_pause = place, token, now, write_pause
+        self._named = f"the token of {source}" if source else "the token"
         self._opened: Requester | None = None
 
     def close(self) -> None:
@@ -155,12 +157,12 @@ class Line:
                 f"GitHub asks for a pause ({words})", where, f"run it again after {clock(at)}", retry_at=at
             )
         if status == 401:
-            return TokenRefusedError(f"GitHub refuses the token ({words})", where, f"make a new token: {RIGHTS}")
+            return TokenRefusedError(f"GitHub refuses {self._named} ({words})", where, f"make a new token: {RIGHTS}")
         if status == 403 or kinds & {"FORBIDDEN", "INSUFFICIENT_SCOPES"}:
             # Fine-grained tokens are told by the first header, classic ones by the second.
             scope = headers.get("x-accepted-github-permissions") or headers.get("x-accepted-oauth-scopes") or ""
             hint = f"give the token {scope}" if scope else f"give the token {RIGHTS}"
-            return ScopeMissingError(f"the token may not do this ({words})", where, hint, scope=scope)
+            return ScopeMissingError(f"{self._named} may not do this ({words})", where, hint, scope=scope)
         if status in (404, 410):
             return NotFoundError(
                 f"GitHub has nothing there ({words})", where, "check the name, and that the token sees the repository"

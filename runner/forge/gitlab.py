@@ -74,14 +74,14 @@ class GitLab:
 
     name: Final = "gitlab"
 
-    def __init__(self, place: Place, token: str, patience: Patience) -> None:
-        """Look for what is needed; nothing is imported or connected to yet.
+    def __init__(self, place: Place, token: str, patience: Patience, *, source: str = "") -> None:
+        """Look for what is needed; nothing is imported or connected to yet. `source`: where the token was found, for errors.
 
         Raises:
             TokenMissingError: python-gitlab is not installed.
         """
         self.host: Final = place.host
-        self._line = Line(place, token, patience.now)
+        self._line = Line(place, token, patience.now, source)
         self._place, self._patience = place, patience
         self._project = f"/projects/{quote(place.path, safe='')}"
         self._me: Identity | None = None

@@ -43,8 +43,8 @@ _ONCE: Final[dict[str, Any]] = {"obey_rate_limit": False, "retry_transient_error
 class Line:
     """The connection to one GitLab. Asked by one thread at a time."""
 
-    def __init__(self, place: Place, token: str, now: Callable[[], float]) -> None:
-        """`now`: seconds since the epoch. Nothing is imported or connected to yet.
+    def __init__(self, place: Place, token: str, now: Callable[[], float], source: str) -> None:
+        """`now`: seconds since the epoch; `source`: where the token was found, or empty. Nothing is imported or connected to yet.
 
         Raises:
             TokenMissingError: python-gitlab is not installed.
@@ -52,6 +52,7 @@ class Line:
         if importlib.util.find_spec("gitlab") is None:
             raise TokenMissingError("python-gitlab is not installed", f"forge: gitlab, {place.host}", INSTALL)
         self._place, self._token, self._now = place, token, now
+        self._named = f"the token of {source}" if source else "the token"
         self._opened: gitlab.Gitlab | None = None
         self._headers: dict[str, str] = {}  # of the last answer; the SDK's exceptions do not keep them
 
@@ -139,12 +140,12 @@ class Line:
             hint = f"run it again after {clock(at)}"
             return RateLimitError(f"GitLab asks for a pause ({words})", where, hint, retry_at=at)
         if status == 401:
-            return TokenRefusedError(f"GitLab refuses the token ({words})", where, f"make a new token: {RIGHTS}")
+            return TokenRefusedError(f"GitLab refuses {self._named} ({words})", where, f"make a new token: {RIGHTS}")
         if status == 403:
             found = re.search(r'"scope"\s*:\s*"([a-z_ ]+)"', body)  # RFC 6750, `insufficient_scope`
             scope = found[1] if found else ""
             hint = f"give the token the scope {scope}" if scope else f"give the token {RIGHTS}"
-            return ScopeMissingError(f"the token may not do this ({words})", where, hint, scope=scope)
+            return ScopeMissingError(f"{self._named} may not do this ({words})", where, hint, scope=scope)
         if status in (404, 410):
             hint = "check the name, and that the token sees the project"
             return NotFoundError(f"GitLab has nothing there ({words})", where, hint)

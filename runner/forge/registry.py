@@ -24,9 +24,11 @@ def open_forge(place: Place | None, environ: Mapping[str, str], patience: Patien
     if place.name == "github":
         from runner.forge import github, github_line
 
-        return github.GitHub(place, find(place, environ, github_line.RIGHTS).value, patience)
+        found = find(place, environ, github_line.RIGHTS)
+        return github.GitHub(place, found.value, patience, source=found.where)
     if place.name == "gitlab":
         from runner.forge import gitlab, gitlab_line
 
-        return gitlab.GitLab(place, find(place, environ, gitlab_line.RIGHTS).value, patience)
+        found = find(place, environ, gitlab_line.RIGHTS)
+        return gitlab.GitLab(place, found.value, patience, source=found.where)
     raise AssertionError(f"unreachable: place.py knows no forge {place.name!r}")

@@ -162,6 +162,11 @@ class Config(Words):
     qa: QaDefaults = QaDefaults()
     clarifications: Literal["block", "warn"] = "warn"
 
+    @property
+    def has_requests(self) -> bool:
+        """Whether protocols live in requests on a forge."""
+        return self.forge is not None and self.forge.name != "none"
+
 
 def parse(data: bytes | None, where: str) -> Config:
     """Return the configuration that the bytes hold; the defaults where there is no file.

@@ -38,6 +38,7 @@ class Project:
     looked_at: float = 0.0  # by the monotonic clock
     speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
     kept: dict[str, Any] = field(default_factory=dict)  # what other rooms made of the trusted branch
+    _told: set[str] = field(default_factory=set)  # what was said once
     _asked: str = ""  # the trusted commit that asks for nothing unsupported
     _config: Config | None = None
     _pattern: str | None = None
@@ -108,7 +109,7 @@ class Project:
                     f"{paths.CONFIG} on {self.trusted.branch}",
                     "remove the key",
                 )
-        if (self.config.ci or self.config.qa.on_ci) and self.config.forge is None:
+        if (self.config.ci or self.config.qa.on_ci) and not self.config.has_requests:
             key = "ci" if self.config.ci else "qa"
             raise UnsupportedError(
                 f"`{key}:` is about what CI says, and there is no `forge:` to ask",
@@ -179,6 +180,12 @@ class Project:
             if protocol and (protocol not in found or root == "refs/heads/"):
                 found[protocol] = oid
         return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
+
+    def tell_once(self, line: str) -> None:
+        """Say something to the person that stays true however often it is found out."""
+        if line not in self._told:
+            self._told.add(line)
+            self.who.say(line)
 
     # --- people ------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from runner.errors import ConflictError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
-from runner.store import history, marks, numbers, snapshot, transaction
+from runner.store import history, marks, numbers, record, snapshot, transaction
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
@@ -93,6 +93,10 @@ def bring(project: Project, protocol: str, check: Check) -> None:
     else:
         there = mirror.refs().get(name) if mirror else None
     _bring_history(project, protocol)
+    if there is None and here is not None and mirror is not None:
+        left = follow(project, protocol, mirror, check)
+        if left is not None:
+            raise left
     if there is None or there == here:
         return
     if here is None or project.git.is_ancestor(here, there):
@@ -118,6 +122,39 @@ def _bring_history(project: Project, protocol: str) -> None:
         lost = f"refs/runner/lost/{protocol}/history-{here[:12]}"
         changes[lost] = (here, git.ref(lost))
     git.update_refs(changes, "runner: fetched")
+
+
+def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> RefusedError | None:
+    """Move the branch here to the end of a protocol that others ended and merged, whose branch is gone from the remote since.
+
+    The base, as the remote was seen to have it, tells that it ended, and the history's ref keeps the commit. Returns what keeps the
+    branch from moving: something here that did not go in with it.
+    """
+    git, here, refs = project.git, project.git.ref(project.branch(protocol)), mirror.refs()
+    now = record.row(git, protocol, here) if here else {}
+    base = refs.get(f"refs/heads/{now.get('base')}")
+    if here is None or base is None:
+        return None
+    ended = record.row(git, protocol, base)
+    is_later = ended["status"] in record.ENDED and ended["revision"] > now["revision"]
+    if not is_later or ended.get("genesis") != now.get("genesis"):
+        return None
+    kept = refs.get(history.ref_of(protocol))
+    filed = git.commit(kept) if kept else None
+    ends = [one for one in (filed.parents if filed else ()) if record.is_merged(git, protocol, one, base)]
+    track(git, mirror.remote, {f"refs/heads/{now['base']}": base})
+    for end in ends:
+        if git.is_ancestor(here, end):
+            forward(project, protocol, here, end, check)
+            return None
+    name, into = ids.branch_of(project.pattern, protocol), f"{mirror.remote}/{now['base']}"
+    count = len(_since(git, here, ends[0] if ends else base)[0])
+    return RefusedError(
+        f"{protocol} ended and was merged into {now['base']}, without {count} commit{'s' if count != 1 else ''} that "
+        f"{'are' if count != 1 else 'is'} here",
+        name,
+        f"`git log {into}..{name}` shows them; take over what you need, then `git branch -D {name}`",
+    )
 
 
 def again(project: Project, protocol: str, check: Check) -> None:

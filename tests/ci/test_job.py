@@ -135,4 +135,4 @@ def test_a_line_that_comes_in_pieces_is_judged_as_a_whole(capsys: pytest.Capture
 def test_at_a_terminal_a_question_is_seen_whatever_the_environment_says(box: Box) -> None:
     box.env["CI"] = "true"
     code, seen = at_terminal(box, {b"later)": b"\n", b"]:": b"n\n"}, "init")
-    assert code == 0 and "Write .protocols/config.yaml" in seen and "nothing was written" in seen
+    assert code == 0 and "  .protocols/config.yaml" in seen and "Write these?" in seen and "nothing was written" in seen

@@ -103,7 +103,8 @@ def test_what_nobody_answered_is_kept_and_again_changes_nothing(box: Box) -> Non
 
 
 def test_a_project_that_says_nothing_of_tests_is_asked_about_them_and_the_answer_becomes_the_script(box: Box) -> None:
-    box.runner("init", "--commit", rc=0)
+    told = box.runner("init", "--commit", rc=0)
+    assert f"open   {TESTS}" in told.err and f"answer in {PATH}" in told.err
     assert questions(box) == {TESTS: None} and not (box.path / "scripts/ci/test.sh").exists()
     told = box.runner("new", "X", "--manual", rc=0)
     assert f"open question: {TESTS}" in told.err

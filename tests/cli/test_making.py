@@ -276,7 +276,7 @@ def at_a_terminal(box: Box, answer: str, *args: str) -> tuple[int, str]:
 
 def test_at_a_terminal_init_and_clean_ask_first(box: Box) -> None:
     code, seen = at_a_terminal(box, "\nn\n", "init")
-    assert code == 0 and "Write .protocols/config.yaml" in seen and "nothing was written" in seen
+    assert code == 0 and "  .protocols/config.yaml" in seen and "Write these?" in seen and "nothing was written" in seen
     assert not (box.path / ".protocols").exists()
     assert "Write" not in at_a_terminal(box, "", "init", "--yes")[1] and (box.path / ".protocols").is_dir()
     protocol = box.runner("do", "--workflow", "echo-add", *ADD, rc=0).out.strip()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import clone, command
+from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, ask, finish, mind, say, write
 from tests.forge.journey import TOKEN, Town, town
 from tests.forge.serving import Fault
@@ -75,7 +75,9 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     assert box.runner("run", protocol).code == 3
     fake.unapprove(place.accounts["bob"], 1)
     fake.approve(place.accounts["alice"], 1)
-    assert box.runner("run", protocol).code == 0
+    ended = box.runner("run", protocol, rc=0)
+    assert "merge its request, then runner sync 1" in ended.err and f"request       {fake.url}" in ended.err
+    assert "merge its request" in box.runner("take", protocol, rc=4).err
     assert not place.request["draft"]
     assert {state for state, _ in place.statuses(protocol).values()} == {"success"}
     page = str(place.request["description"])
@@ -88,6 +90,7 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     fake.asked.clear()
     place.sync(protocol)
     assert fake.asked == []  # git tells
+    box.runner("run", protocol, rc=0)
     fake.look()
     assert "completed · merged" in box.runner("list").out
     assert box.git("rev-parse", protocol) == before and protocol not in fake.branches
@@ -375,6 +378,46 @@ def test_a_branch_that_was_deleted_with_its_request_is_not_pushed_again(place: T
     assert "not pushed again" in done.err and protocol not in place.fake.branches
 
 
+@pytest.mark.parametrize("how", ["merge", "squash"])
+@pytest.mark.parametrize("typed", ["sync", "run"])
+def test_a_clone_that_was_behind_at_the_merge_follows_to_the_end(place: Town, how: str, typed: str) -> None:
+    other, protocol = behind_at_the_merge(place, how)
+    other.runner(typed, protocol, rc=0)
+    place.fake.look()
+    assert "completed · merged" in other.runner("list").out and protocol not in place.fake.branches
+    assert other.git("rev-parse", protocol) == place.box.git("rev-parse", protocol)
+    assert (other.worktree(protocol) / "a.txt").exists() and other.runner("verify", protocol, rc=0)
+    fresh = clone(place.box, "fresh")
+    assert "merged" in fresh.runner("sync", protocol, rc=0).err
+
+
+def test_what_a_person_committed_behind_a_merge_stays_and_is_named(place: Town) -> None:
+    other, protocol = behind_at_the_merge(place, "merge", own="mine.txt")
+    before = other.git("rev-parse", protocol)
+    done = other.runner("sync", protocol, rc=0)
+    assert f"{protocol} ended and was merged into main, without 1 commit that is here" in done.err
+    refused = other.runner("run", protocol, rc=4)
+    assert "without 1 commit" in refused.err and f"git log origin/main..{protocol}" in refused.err
+    place.fake.look()
+    assert other.git("rev-parse", protocol) == before and protocol not in place.fake.branches
+
+
+def behind_at_the_merge(place: Town, how: str, own: str = "") -> tuple[Box, str]:
+    """A clone that has the protocol as it began, which was then done, merged and deleted by others; `own`: a file of its person's."""
+    box = place.box
+    protocol = box.new(ONE)
+    other = clone(box, "other")
+    other.runner("sync", protocol, rc=0)
+    tree = other.path.parent / "tree"
+    other.git("worktree", "add", "-q", tree, protocol)
+    if own:
+        (tree / own).write_text("mine\n")
+        other.commit("mine", cwd=tree)
+    box.runner("run", protocol, rc=0)
+    place.fake.merge(place.accounts["alice"], 1, how)
+    return other, protocol
+
+
 def approve(place: Town, who: str) -> None:
     place.fake.approve(place.accounts[who], 1)
 
@@ -412,9 +455,20 @@ def test_reviews_that_do_not_count(place: Town, case: str) -> None:
         (tree / "more.txt").write_text("more\n")
         box.git("add", "more.txt", cwd=tree)
         box.git("commit", "-qm", "more", cwd=tree)
-    place.sync(protocol)
+    told = place.sync(protocol).err
     assert "approval-counted" not in box.log(protocol)
     assert box.runner("run", protocol).code == 3
+    why = {
+        "guest": "the review of guest (id 1005) does not count for step:a: its account is not in the policy's `forge:`",
+        "runner": "the review of runner (id 1000) does not count for step:a: its account is not in",
+        "carol": "the review of carol@example.test does not count for step:a: carol@example.test is not a maintainer",
+        "older": "does not count for step:a: of an older commit",
+        "moved-on": "does not count for step:a: of an older commit",
+        "changes": "bob@example.test asks for changes in the request",
+        "author": "the review of bob@example.test does not count for step:a: ",
+        "pusher": "the review of bob (id 1002) does not count for step:a: its author wrote part of what it is about",
+    }
+    assert told.count(why[case]) == 1 if case in why else "does not count" not in told, told
 
 
 @pytest.mark.parametrize(
