@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import UnreachableError, UsageError
-from runner.git.person import token_settings
+from runner.git.person import clone as clone_
 from runner.store.surroundings import Surroundings
 
 
@@ -41,7 +41,6 @@ def clone(url: str, folder: Path | None, cwd: Path, who: Surroundings) -> Path:
         UsageError: the address is not one that is safe to clone from, or the folder is taken.
         UnreachableError: the remote did not answer, or refused us.
     """
-    gitpython = _gitpython()
     name = re.split(r"[/:\\]", url.rstrip("/"))[-1].removesuffix(".git")
     if folder is None and (not name or name.startswith((".", "-"))):
         raise UsageError(f"`{url}` does not say what its folder is called", "--clone", "name the folder after it")
@@ -54,38 +53,35 @@ def clone(url: str, folder: Path | None, cwd: Path, who: Surroundings) -> Path:
         )
     if "://" not in url and "::" not in url and (cwd / url).exists():
         url = os.path.abspath(cwd / url)
-    stages: set[str] = set()
-
-    class Progress(gitpython.RemoteProgress):  # type: ignore[name-defined,misc]
-        def line_dropped(self, line: str) -> None:
-            who.say(_without_password(line))
-
-        def update(self, op_code: int, cur_count: object, max_count: object = None, message: str = "") -> None:
-            line = str(self._cur_line or "").strip()
-            stage = line.split(":", 1)[0]
-            if stage and (op_code & self.END or stage not in stages):
-                stages.add(stage)
-                who.say(_without_password(line))
-
-    made, progress = not at.exists(), Progress()
-    try:
-        gitpython.Repo.clone_from(url, at, progress=progress, env=token_settings(url, who.environ) or None).close()
-    except (gitpython.exc.UnsafeProtocolError, gitpython.exc.UnsafeOptionError) as error:
+    if re.match(r"[A-Za-z0-9+.-]+::", url):
         raise UsageError(
             f"`{_without_password(url)}` is not an address that is safe to clone from",
             "--clone",
             "use https, ssh, or a path",
-        ) from error
-    except gitpython.exc.GitError as error:
+        )
+    stages: set[str] = set()
+    wrong: list[str] = []
+
+    def tell(line: str) -> None:
+        """Tell the beginning and the end of each of git's stages, and whatever is none."""
+        line = _without_password(line.strip())
+        stage = re.match(r"(.+?): +\d+%", line)
+        if line.startswith(("fatal:", "error:")):
+            wrong.append(line)
+        elif line and (stage is None or stage[1] not in stages or line.endswith("done.")):
+            stages.update([stage[1]] if stage else [])
+            who.say(line)
+
+    made = not at.exists()
+    if clone_(url, at, who.environ, tell):
         if made:
             with contextlib.suppress(OSError):
                 at.rmdir()
-        why = progress.error_lines[0] if progress.error_lines else _told(error)
         raise UnreachableError(
-            f"it could not be cloned: {_without_password(why)}",
+            f"it could not be cloned: {wrong[0] if wrong else 'git says no more'}",
             _without_password(url),
             "try `git clone` with that address; nothing was left here",
-        ) from error
+        )
     return at
 
 

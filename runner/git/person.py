@@ -5,18 +5,22 @@ What is executed for a signature comes from the person's own configuration alone
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from runner.errors import UsageError
 from runner.git.database import Database
 from runner.git.objects import Ident
-from runner.git.process import answer, personal_environment, spawn
+from runner.git.process import OLDEST, answer, personal_environment, spawn
 from runner.git.sealed import last
 
 _HELPER_SECONDS = 10.0  # a helper that opens a window waits for somebody
+_CLEANING_SECONDS = 5.0  # what git may take to remove what an interrupted clone has made
 
 
 def ident(git: Database, time: int) -> Ident:
@@ -70,6 +74,39 @@ def token_settings(url: str, environ: Mapping[str, str]) -> dict[str, str]:
         f"GIT_CONFIG_{what}_{n}": pair[at] for n, pair in enumerate(values) for at, what in enumerate(("KEY", "VALUE"))
     }
     return {"GIT_CONFIG_COUNT": str(len(values)), **named, "RUNNER_GIT_TOKEN": token}
+
+
+def clone(url: str, at: Path, environ: Mapping[str, str], told: Callable[[str], None]) -> int:
+    """Clone with the person's own git, which may ask them for a password, and return its exit code. Interrupted, it leaves nothing.
+
+    `told` gets each line that git says, those that a terminal would write over each other too. They are read here and by no
+    thread: what git had started may outlive it with the other end of the pipe, and nobody may wait for that.
+    """
+    env = {**personal_environment(environ), **token_settings(url, environ)}
+    if "GIT_TERMINAL_PROMPT" not in environ:
+        del env["GIT_TERMINAL_PROMPT"]  # here somebody waits, and may be asked
+    argv = ["git", "clone", "--progress", "--", url, str(at)]
+    try:
+        child = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    except FileNotFoundError as error:
+        raise UsageError(
+            "there is no git on this machine", "PATH", f"install git {OLDEST[0]}.{OLDEST[1]} or later"
+        ) from error
+    with child:
+        assert child.stderr is not None
+        rest = b""
+        try:
+            while piece := os.read(child.stderr.fileno(), 65536):
+                *lines, rest = re.split(rb"[\r\n]+", rest + piece)
+                for line in lines:
+                    told(line.decode("utf-8", "replace"))
+            return child.wait()
+        except BaseException:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_CLEANING_SECONDS)
+            child.kill()
+            raise
 
 
 def setting(git: Database, key: str, *, repository_too: bool = True) -> str | None:
