@@ -430,7 +430,13 @@ def unknown(moment: str) -> bool:
     return moment in ("after-intent", "before-outcome", "torn-outcome", "in-runner", "in-tool")
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(one, marks=() if one in ("torn-outcome", "in-tool", "after-outcome") else pytest.mark.slow)
+        for one in MOMENTS
+    ],
+)
 @pytest.mark.parametrize("kind", ["tool", pytest.param("agent", marks=pytest.mark.slow)])
 def test_killed_around_an_effect_it_happens_once_or_a_person_is_asked(box: Box, moment: str, kind: str) -> None:
     ledger = outside(box, coworker="TOOLS\n")
@@ -462,7 +468,14 @@ def test_killed_around_an_effect_it_happens_once_or_a_person_is_asked(box: Box, 
     sound(box, protocol)
 
 
-@pytest.mark.parametrize("moment", ["after-intent", "before-outcome", "in-runner", "in-tool"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("after-intent", "before-outcome")),
+        "in-runner",
+        "in-tool",
+    ],
+)
 @pytest.mark.parametrize("name", ["pay", "book"])
 def test_a_call_that_can_be_repeated_or_looked_up_needs_nobody(box: Box, moment: str, name: str) -> None:
     ledger = outside(box, coworker="TOOLS\n")

@@ -150,7 +150,7 @@ def strace() -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("strace")
 def test_a_run_that_is_killed_is_finished_by_the_next(box: Box) -> None:
-    Sweep(box).go(5)
+    Sweep(box).go(3)
 
 
 @pytest.mark.slow

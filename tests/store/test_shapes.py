@@ -853,6 +853,7 @@ def test_unreadable_leftovers(box: Box) -> None:
     assert "src/app.py" in listed(box, protocol)
 
 
+@pytest.mark.slow
 def test_many_files(box: Box) -> None:
     protocol = goes(
         box,
@@ -866,6 +867,7 @@ def test_many_files(box: Box) -> None:
     assert shown(box, protocol) == ""
 
 
+@pytest.mark.slow
 def test_a_big_file(box: Box) -> None:
     protocol = goes(box, {"01-a": command("truncate -s 200M big.bin"), "02-b": command("rm big.bin")})
     assert shown(box, protocol) == ""
