@@ -245,8 +245,7 @@ class GitLab:
         there = {each.context: each for each in self._statuses(commit)}
         wanted = []
         for each in statuses:
-            stands = there.get(each.context)
-            if stands == each or (stands is not None and stands.state is each.state is StatusState.PENDING):
+            if _is_said(there.get(each.context), each):
                 continue
             wanted.append(each)
             words = {
@@ -256,7 +255,13 @@ class GitLab:
                 "description": each.text,
             }
             link = {"target_url": each.url} if each.url else {}
-            self._line.send("POST", f"{self._project}/statuses/{quote(commit, safe='')}", {**words, **link})
+            try:
+                self._line.send("POST", f"{self._project}/statuses/{quote(commit, safe='')}", {**words, **link})
+            except RequestRefusedError:
+                # GitLab takes nothing twice: another job may have said it meanwhile.
+                now = {one.context: one for one in self._statuses(commit)}
+                if not _is_said(now.get(each.context), each):
+                    raise
         return tuple(wanted)
 
     def checks(self, commit: str) -> tuple[Check, ...]:
@@ -485,3 +490,8 @@ def _time(text: str, where: str) -> datetime:
     if moment is None or moment.tzinfo is None:  # one without a zone is before and after everything
         raise MalformedAnswerError(f"`{text[:40]}` is no time", where, "report it, with GitLab's version")
     return moment
+
+
+def _is_said(stands: Status | None, wanted: Status) -> bool:
+    """Return whether a status needs no saying: it stands, or it goes on pending, for which GitLab takes no other text."""
+    return stands == wanted or (stands is not None and stands.state is wanted.state is StatusState.PENDING)

@@ -79,7 +79,7 @@ def test_from_init_to_merged(team: Team, request: pytest.FixtureRequest) -> None
         }
         protocol = team.runner("new", "Tell them", "--plan", box.plan(steps), rc=0).out.strip()
         draft = team.request(protocol)
-        assert draft.draft and draft.base == "main" and draft.author == ground.identity("runner")
+        assert draft.draft and draft.base == "main"
         assert team.statuses(protocol)["plan"].text == "3 steps"
 
         # CI takes the first step; the second waits for a word, which a review is.
