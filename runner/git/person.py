@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from runner.errors import UsageError
 from runner.git.database import Database
 from runner.git.objects import Ident
-from runner.git.process import OLDEST, answer, personal_environment, spawn
+from runner.git.process import answer, no_git, personal_environment, spawn
 from runner.git.sealed import last
 
 _HELPER_SECONDS = 10.0  # a helper that opens a window waits for somebody
@@ -89,9 +89,7 @@ def clone(url: str, at: Path, environ: Mapping[str, str], told: Callable[[str], 
     try:
         child = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     except FileNotFoundError as error:
-        raise UsageError(
-            "there is no git on this machine", "PATH", f"install git {OLDEST[0]}.{OLDEST[1]} or later"
-        ) from error
+        raise no_git() from error
     with child:
         assert child.stderr is not None
         rest = b""

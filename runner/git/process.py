@@ -65,6 +65,11 @@ def sealed_environment() -> dict[str, str]:
     }
 
 
+def no_git() -> UsageError:
+    """Return the error of a machine without git."""
+    return UsageError("there is no git on this machine", "PATH", f"install git {OLDEST[0]}.{OLDEST[1]} or later")
+
+
 def spawn(
     argv: Sequence[str], *, env: Mapping[str, str], cwd: Path | None, data: bytes = b"", timeout: float | None = None
 ) -> tuple[int, bytes, bytes]:
@@ -82,9 +87,7 @@ def spawn(
     except FileNotFoundError as error:
         if cwd is not None and not cwd.exists():
             raise UsageError("the folder is gone", str(cwd), "change to a folder that exists") from error
-        raise UsageError(
-            "there is no git on this machine", "PATH", f"install git {OLDEST[0]}.{OLDEST[1]} or later"
-        ) from error
+        raise no_git() from error
     try:
         out, err = child.communicate(data, timeout=timeout)
     except BaseException:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.forge.grounds import GitHubGround, GitLabGround, Ground, github_ground, gitlab_ground
+from tests.forge.journey import Town, town
 from tests.forge.prism import Prism
 
 
@@ -30,6 +31,16 @@ def ground(request: pytest.FixtureRequest) -> Ground:
     """Each forge in turn."""
     found: Ground = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Town]:
+    """A town on the GitLab of the tests."""
+    made = town(tmp_path)
+    try:
+        yield made
+    finally:
+        made.fake.close()
 
 
 @pytest.fixture(scope="session")

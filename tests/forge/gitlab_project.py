@@ -6,7 +6,6 @@ Needs the standard library and git alone, since the demo runs it too.
 from __future__ import annotations
 
 import base64
-import os
 import subprocess
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -54,13 +53,7 @@ class Project(GitLabFake):
 
     def git(self, *args: str) -> str:
         """Run git in the bare repository, as the forge would."""
-        who = {
-            f"GIT_{role}_{what}": "forge@example.test" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-        }
-        argv = ["git", f"--git-dir={self.bare}", *args]
-        return subprocess.run(
-            argv, capture_output=True, text=True, check=True, env={**os.environ, **who}
-        ).stdout.strip()
+        return smart_http.git(self.bare, *args)
 
     def merge(self, who: Account, iid: int, how: str = "merge") -> str:
         """The merge button, which deletes the branch; `how`: merge or squash."""

@@ -56,3 +56,10 @@ def serve(handler: BaseHTTPRequestHandler, root: Path, data: bytes, user: str, *
     handler.send_header("Content-Length", str(len(answer)))
     handler.end_headers()
     handler.wfile.write(answer)
+
+
+def git(bare: Path, *args: str) -> str:
+    """Run git in the bare repository behind it, as the forge would; return what it printed."""
+    who = {f"GIT_{role}_{what}": "forge@example.test" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    argv = ["git", f"--git-dir={bare}", *args]
+    return subprocess.run(argv, capture_output=True, text=True, check=True, env={**os.environ, **who}).stdout.strip()

@@ -150,13 +150,7 @@ class Team:
 
     def git(self, *args: str) -> str:
         """Run git in the bare repository, as the forge would."""
-        who = {
-            f"GIT_{role}_{what}": "forge@example.test" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-        }
-        argv = ["git", f"--git-dir={self.bare}", *args]
-        return subprocess.run(
-            argv, capture_output=True, text=True, check=True, env={**os.environ, **who}
-        ).stdout.strip()
+        return smart_http.git(self.bare, *args)
 
     def look(self, who: str) -> None:
         """Take up what git has now, as this person's push."""

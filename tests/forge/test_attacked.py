@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,16 +11,6 @@ from tests.forge.journey import Town, town
 
 WAITS = {"01-a": command("echo one > a.txt") + "approval: before\n"}
 MERGE = "  step: {roles: [maintainer]}\n  merge: {roles: [maintainer], required: true}"
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Town]:
-    """A town."""
-    made = town(tmp_path)
-    try:
-        yield made
-    finally:
-        made.fake.close()
 
 
 def test_a_stranger_s_flood_does_not_make_us_hear_old_commands_again(place: Town) -> None:

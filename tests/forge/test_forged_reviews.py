@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from runner.executor import advance
 from runner.protocol import events as ev
 from runner.store.snapshot import Snapshot
 from tests.conftest import command
-from tests.forge.journey import Town, town
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Town]:
-    """A town."""
-    made = town(tmp_path)
-    try:
-        yield made
-    finally:
-        made.fake.close()
-
+from tests.forge.journey import Town
 
 CASES = {
     "good": (0, ""),

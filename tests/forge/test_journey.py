@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,17 +11,6 @@ from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, ask, finish, mind, say, write
 from tests.forge.journey import TOKEN, Town, town
 from tests.forge.serving import Fault
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Town]:
-    """A town."""
-    made = town(tmp_path)
-    try:
-        yield made
-    finally:
-        made.fake.close()
-
 
 ONE = {"01-a": command("echo one > a.txt") + "outputs: [a.txt]\n"}
 WAITS = {"01-a": command("echo one > a.txt") + "approval: before\n"}

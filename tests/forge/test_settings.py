@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.forge.gitlab_fake import PROTECTED, like
-from tests.forge.journey import TOKEN, Town, town
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Town]:
-    """A town."""
-    made = town(tmp_path)
-    try:
-        yield made
-    finally:
-        made.fake.close()
+from tests.forge.journey import TOKEN, Town
 
 
 def test_nothing_is_wrong_where_all_is_set(place: Town) -> None:
