@@ -293,6 +293,8 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         return _conclude_at_once(
             project, seen, first, action, Attempt(lambda now: [asked], said=f"waits: {asked.text}"), court
         )
+    # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
+    court = court or Court(time, project.trusted.commit)
     return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action, words), court)
 
 

@@ -177,17 +177,32 @@ def _standing(
     return approval.judge(judged, asked, plan, used(subject, known), heard.approvals, asking)
 
 
-def _refuse_rolled_back(project: Project, seen: Snapshot) -> None:
-    """Refuse to count words under an older policy than one that the record tells of: verify would never hold it for good."""
+def _refuse_rolled_back(project: Project, seen: Snapshot, *, used: bool = True) -> None:
+    """Refuse to act under an older policy than one that the record tells of: verify would never hold it for good.
+
+    `used`: whether words are counted by it; else only what was told since something was last done is looked at.
+
+    Raises:
+        RefusedError: the trusted branch went back. UnreachableError: it may have gone on, and the remote does not answer.
+    """
     from runner.trust import replay
 
+    remote = project.trusted.remote
+    if remote is None:
+        return
+    told = list(replay.told(project.git, seen.protocol, seen.tip, whole=used))
+    if not used and any(replay.differs(project.git, one, project.trusted.commit) for one in told):
+        _refresh(project, seen.protocol)
+        told = [one for one in told if replay.differs(project.git, one, project.trusted.commit)]
+    elif not used:
+        return
     trusted = project.trusted
-    if trusted.remote is not None:
-        for newer in replay.newer(project.git, seen.protocol, seen.tip, trusted.commit):
+    for newer in told:
+        if newer != trusted.commit and not replay.is_below(project.git, newer, trusted.commit):
             raise RefusedError(
                 f"{trusted.branch} went back: it was at {newer[:12]}, and is at {trusted.commit[:12]}",
                 trusted.note,
-                f"have somebody put {newer[:12]} back onto {trusted.branch} of {trusted.remote}, or merge it there",
+                f"have somebody put {newer[:12]} back onto {trusted.branch} of {remote}, or merge it there",
             )
 
 
@@ -235,12 +250,13 @@ def hold(
     What a step began on is asked for again as it goes on: the record alone proves no start, and its file may have been edited.
 
     Raises:
-        RefusedError: the policy denies it.
+        RefusedError: the policy denies it, or is an older one than the record tells of.
         UnreachableError: a word would be used, and the remote that says whose word counts does not answer.
     """
     step = plan.step(action.slug) if isinstance(action, _NEEDING) else None
     if step is None:
         return None
+    _refuse_rolled_back(project, seen, used=False)
     asked = _asked(project, seen, plan, step, state, action)
     if not asked:
         return None

@@ -22,7 +22,8 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 18. evidence         QA looked at the tree before, and nothing that it lists failed
 19. undone           what is undone is as it was
 20. counted          the words that an event uses counted then, and were enough
-21. trusted          they were counted under the trusted branch's policy, never an older one than before
+21. trusted          words were counted, and work was done, under the trusted branch's policy, never an older one than before
+22. needed           what was done had the words that the policy of then and the plan wanted
 
 A commit is a transition by its trailers alone. That transitions are unsigned means: this proves consistency, not who ran them.
 `advance` does the same for what is new since a tip that verified before; every runner does that before it acts.
@@ -43,7 +44,7 @@ from runner.protocol.digest import digest
 from runner.protocol.state import State
 from runner.store.trusted import Trusted
 from runner.trust import checks
-from runner.trust.checks import Chain, Finding, Look, missing
+from runner.trust.checks import Chain, Finding, Look, Past, missing
 
 AHEAD = 16  # commits whose objects are asked for at once
 SMALL = 512 * 1024  # bytes of a record's file that is read ahead
@@ -81,7 +82,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell.
     """
-    walk = Chain(protocol, trusted)
+    walk = Chain(protocol, trusted, past=Past())
     try:
         commits = chain_of(git, protocol, tip)
     except InsufficientHistoryError:
@@ -107,6 +108,9 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
         notes.append(f"{plural} on the forge: said by the forge, not provable offline")
     if walk.counted:
         notes.append("times not vouched for: keys and words were judged at the times that the record tells")
+    if walk.unseen:
+        gone = ", ".join(sorted(oid[:12] for oid in walk.unseen)[:3])
+        notes.append(f"whose word was needed is not known where the trusted branch's commit is gone: {gone}")
     if unused := _unused(walk):
         them = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
         notes.append(f"used by no event: {them}")
@@ -180,6 +184,10 @@ def walk_commits(git: Git, walk: Chain, commits: Sequence[Commit]) -> list[Findi
             if number % AHEAD == 0:
                 read = _ahead(git, walk.protocol, commits[number : number + AHEAD])
             found = _check(git, walk, commit, read)
+            if walk.past is not None:
+                trailers = message.parse(commit.message)
+                own = trailers is not None and trailers.protocol == walk.protocol
+                walk.past.add(commit.oid, trailers.trusted if trailers is not None and own else None)
         except InsufficientHistoryError as error:
             raise missing(git, error.what.removesuffix(" is not in this clone")) from error
         except (RunnerError, *_UNREADABLE) as error:
@@ -239,6 +247,8 @@ def _check(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> 
     walk.damage, walk.damaged_by = [], []
     _note(walk, look)
     walk.state, walk.log, walk.record = look.after, look.log, look.record
+    if walk.known is not None:
+        walk.known += look.raw
     walk.transitions += 1
     return found
 
@@ -275,7 +285,7 @@ def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Lo
     else:
         raw = log.parse_raw(look.log, where)
         raw = [entry for entry in raw if entry.revision > known] or raw
-    look.entries = [log.entry_of(entry, where) for entry in raw]
+    look.entries, look.raw = [log.entry_of(entry, where) for entry in raw], raw
     if not look.entries:
         raise IntegrityError("a transition without an event", where, "run `git show` to see what it changed")
     look.illegal = next((told for event in look.events if (told := checks.unbounded(event))), None)

@@ -228,7 +228,9 @@ class History:
         planned = {"plan": sha(lines.encode()), "steps": told}
         self.transition(("created", PROTOCOL, created), ("planned", "plan", planned), changes=files, on=self.main)
 
-    def done(self, slug: str, changes: Mapping[str, Change], *after: Event, **how: str) -> None:
+    def done(
+        self, slug: str, changes: Mapping[str, Change], *after: Event, trusted: str = "", time: str = SAID, **how: str
+    ) -> None:
         """Record the work of a step, and what follows it in the same commit. `how`: where it began, what carried it out."""
         work = {
             "attempt": 1,
@@ -237,7 +239,7 @@ class History:
             "executor": "host",
             **how,
         }
-        self.transition(("step-finished", slug, work), *after, changes=changes)
+        self.transition(("step-finished", slug, work), *after, changes=changes, trusted=trusted, time=time)
 
     def ask(self, subject: str, **how: str) -> str:
         """Let the protocol wait for a word on a subject, and return the wait's id; a result's step is done first, `how` says how."""
@@ -397,7 +399,8 @@ def _rendered(state: dict[str, Any]) -> bytes:
 
 
 def _title(events: tuple[Event, ...]) -> str:
-    says = {"planned": "planned", "plan-edited": "edited", "step-finished": "finished", "step-completed": "completed"}
+    says = {"planned": "planned", "plan-edited": "edited", "step-finished": "finished", "step-completed": "completed",
+            "step-failed": "failed"}  # fmt: skip
     name, subject, _ = next(
         (one for kind in ("step-completed", "step-finished", "planned") for one in events if one[0] == kind), events[-1]
     )
@@ -425,6 +428,9 @@ def _fold(state: dict[str, Any], number: int, time: str, name: str, subject: str
                                  "text": f["text"], "by": f["by"], "since": time})  # fmt: skip
     elif name in ("approval-counted", "call-decided"):
         state["waiting"] = [wait for wait in state["waiting"] if wait["id"] != f["wait"]]
+    if name == "step-failed":
+        step |= {"status": "failed", "reason": f["reason"]}
+        state["status"] = "running"
     after = {
         "step-finished": "needs_qa",
         "step-completed": "completed",

@@ -16,7 +16,7 @@ from tests.people import Person, govern, governed, person, policy
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not here")
 
-WAITS = 3
+WAITS, REFUSED = 3, 4
 DEPLOY = command("sh deploy.sh > d.txt", "approval: before\n")
 CALL = "kind: tool\ntool: send_report\nwith: {to: ops, subject: done}\n"
 
@@ -51,8 +51,8 @@ def test_a_step_that_only_the_record_says_has_begun_does_not_go_on(box: Box) -> 
     forge = forger(box, protocol)
     forge.imitate(ev.Asked(subject="deploy", kind="question", text="May I?", by="anyone", transcript=None, spent={}))
     forge.imitate(ev.Answered(subject="deploy", wait=f"w{forge.now.revision}", text="yes", by="anyone"))
-    box.runner("step", protocol, rc=WAITS)
-    box.runner("step", protocol, rc=WAITS)
+    assert "and none stood" in box.runner("step", protocol, rc=REFUSED).err
+    forge.refused("needed")
     assert not is_done(box, protocol)
 
 
@@ -148,8 +148,8 @@ def test_a_person_s_step_that_only_the_record_says_was_asked_for_is_not_taken(bo
     forge = forger(box, protocol)
     forge.imitate(ev.Asked(subject="look", kind="human", text="Look.", by="anyone"))
     forge.imitate(ev.Answered(subject="look", wait=f"w{forge.now.revision}", text="done", by="anyone"))
-    box.runner("step", protocol, rc=WAITS)
-    box.runner("step", protocol, rc=WAITS)
+    assert "and none stood" in box.runner("step", protocol, rc=REFUSED).err
+    forge.refused("needed")
     assert box.state(protocol)["steps"]["look"]["status"] == "running"
 
 
