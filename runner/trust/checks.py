@@ -42,6 +42,17 @@ class Finding:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A transcript that an event names by its digest; `attempt`: of the step, 0 where the subject is none."""
+
+    commit: str
+    event: str
+    subject: str
+    attempt: int
+    digest: str
+
+
 @dataclass(slots=True)
 class Past:
     """The chain's commits so far, oldest first, and the trusted commits that they name, each with the place of the first that does."""
@@ -85,6 +96,7 @@ class Chain:
     moved: str | None = None  # the commit that the genesis was made on, where it stands on another one now
     taken_over: str | None = None  # PROTOCOL@REVISION that steps came from, done
     counted: set[str] = field(default_factory=set)  # ids of the words that events used, and that hold
+    named: list[Named] = field(default_factory=list)  # transcripts, in the order of the chain
     reviews: int = 0  # on the forge, that events used: nothing here proves them
     # What `replay` and `acts` keep from one transition to the next.
     past: Past | None = None  # None where the walk goes on from a known tip, and nobody has asked yet

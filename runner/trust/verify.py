@@ -25,6 +25,8 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 21. trusted          words were counted, and work was done, under the trusted branch's policy, never an older one than before
 22. needed           what was done had the words that the policy of then and the plan wanted
 
+Two more are asked of what lies beside the chain, by `filed` and `merged`: 23. transcript, 24. base.
+
 A commit is a transition by its trailers alone. That transitions are unsigned means: this proves consistency, not who ran them.
 `advance` does the same for what is new since a tip that verified before; every runner does that before it acts.
 """
@@ -44,7 +46,7 @@ from runner.protocol.digest import digest
 from runner.protocol.state import State
 from runner.store.trusted import Trusted
 from runner.trust import checks
-from runner.trust.checks import Chain, Finding, Look, Past, missing
+from runner.trust.checks import Chain, Finding, Look, Named, Past, missing
 
 AHEAD = 16  # commits whose objects are asked for at once
 SMALL = 512 * 1024  # bytes of a record's file that is read ahead
@@ -58,7 +60,10 @@ _UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionErr
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What verify found for one protocol. `approvals`: how many words were used, and hold."""
+    """What verify found for one protocol. `approvals`: how many words were used, and hold.
+
+    `transcripts`: those that its log names, which the history has; `moved`: it was begun on another commit than it stands on.
+    """
 
     protocol: str
     transitions: int
@@ -67,6 +72,8 @@ class Report:
     tip: str
     notes: tuple[str, ...] = ()
     approvals: int = 0
+    transcripts: tuple[Named, ...] = ()
+    moved: bool = False
 
     @property
     def ok(self) -> bool:
@@ -114,7 +121,17 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
     if unused := _unused(walk):
         them = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
         notes.append(f"used by no event: {them}")
-    return Report(protocol, walk.transitions, tuple(findings), walk.state, tip, tuple(notes), len(walk.counted))
+    return Report(
+        protocol,
+        walk.transitions,
+        tuple(findings),
+        walk.state,
+        tip,
+        tuple(notes),
+        len(walk.counted),
+        tuple(walk.named),
+        walk.moved is not None,
+    )
 
 
 def _unused(walk: Chain) -> list[str]:
@@ -139,7 +156,7 @@ def chain_of(git: Git, protocol: str, tip: str) -> list[Commit]:
         commit = git.commit(at)
         if commit is None:
             raise missing(git, f"commit {at[:12]}, {len(found)} commits below {tip[:12]}")
-        if stop is None and not _is_transition(commit, protocol) and _folder(git, commit, protocol) is None:
+        if stop is None and not is_transition(commit, protocol) and _folder(git, commit, protocol) is None:
             stop = _older(git, commit.oid, protocol)
             if stop is None:
                 break
@@ -150,7 +167,8 @@ def chain_of(git: Git, protocol: str, tip: str) -> list[Commit]:
     return found[::-1]
 
 
-def _is_transition(commit: Commit, protocol: str) -> bool:
+def is_transition(commit: Commit, protocol: str) -> bool:
+    """Return whether a commit says that it is a transition of the protocol's."""
     trailers = message.parse(commit.message)
     return trailers is not None and trailers.protocol == protocol
 
@@ -249,6 +267,11 @@ def _check(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> 
     walk.state, walk.log, walk.record = look.after, look.log, look.record
     if walk.known is not None:
         walk.known += look.raw
+    walk.named += [
+        Named(look.commit.oid, event.name, event.subject, look.attempt(event.subject), told)
+        for event in look.events
+        if (told := getattr(event, "transcript", None)) is not None
+    ]
     walk.transitions += 1
     return found
 
@@ -415,34 +438,6 @@ def resume(git: Git, protocol: str, tip: str, known: State) -> Chain:
     return walk
 
 
-# --- a protocol whose branch is gone ---------------------------------------------------------------------------------
-
-
-def merged_tip(git: Git, protocol: str, base: str) -> str:
-    """Return the transition that the base's folder comes from: the newest of its history whose record is the base's own.
-
-    Raises:
-        InsufficientHistoryError: the base holds the folder, and not its history: it was squashed or rebased.
-    """
-    folder = paths.folder(protocol)
-    commit = git.commit(base)
-    assert commit is not None
-    record = _record_of(git, commit, protocol)
-    code, out, _ = git.try_run(
-        "rev-list", "--max-count=100", base, "--", f"{folder}/{paths.STATE}", env={"GIT_GRAFT_FILE": "/dev/null"}
-    )
-    for oid in out.decode().split() if code == 0 else []:
-        found = git.commit(oid)
-        if found is not None and _is_transition(found, protocol) and _record_of(git, found, protocol) == record:
-            return oid
-    if git.is_shallow() or git.is_partial():
-        raise missing(git, f"the history of {folder}")
-    raise InsufficientHistoryError(
-        f"the history of {protocol} is not here: its branch is gone, and it was squashed or copied",
-        f"{folder} in {base[:12]}",
-        f"run `git fetch origin {protocol}:{protocol}` where a remote still has the branch, then `runner verify` again",
-    )
-
-
-def _record_of(git: Git, commit: Commit, protocol: str) -> dict[str, TreeEntry]:
+def record_of(git: Git, commit: Commit, protocol: str) -> dict[str, TreeEntry]:
+    """Return the files of the runner's record in a commit, by name in the folder."""
     return {name: entry for name, entry in _files(git, commit, protocol)[0].items() if paths.is_record(name)}
