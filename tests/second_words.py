@@ -4,7 +4,7 @@ It reads with git, judges signatures with `ssh-keygen -Y verify` alone, and impo
 policy that is not in the plain form, `own_work: signed`, what a step asks for beyond the policy) it says, and does not pass over.
 """
 
-import base64, datetime, hashlib, json, os, re
+import base64, datetime, hashlib, json, os, re, subprocess, tempfile
 from second_policy import NotJudged, Policy, need, signed
 FIELDS = "repo protocol genesis subject attempt digest policy seen decision approver issued expires nonce reason".split()
 WORD = re.compile("(?P<text>runner-approval/v1\n" + "".join(rf"{name}: (?P<{name}>[ -~]*)\n" for name in FIELDS) + ")"
@@ -14,6 +14,15 @@ DEEDS, PREFIX = WORK | {"qa-passed", "qa-failed", "step-completed"}, ("plan-edit
 GUARDED = re.compile(r"(?i)^(\.github|\.forgejo|scripts/ci)(/|$)|^\.gitlab-ci\.yml$|(^|/)(\.gitattributes|\.gitmodules|(agents|claude|gemini)\.md|\.cursorrules|codeowners)$")
 def sha(data): return "sha256:" + hashlib.sha256(data).hexdigest()
 def seconds(time): return datetime.datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.UTC).timestamp()
+
+def sound(repo, oid):  # that no commit has an SSH signature over other bytes
+    raw = subprocess.run([*repo.argv, "cat-file", "commit", oid], capture_output=True).stdout if repo.get(oid)[4] else b""
+    found = re.search(rb"\ngpgsig(?:-sha256)? (-----BEGIN SSH SIGNATURE-----.*?-----END SSH SIGNATURE-----)(?=\n)", raw, re.DOTALL)
+    if not found: return True
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(found[1].replace(b"\n ", b"\n") + b"\n") and file.flush()
+        argv = ["ssh-keygen", "-Y", "check-novalidate", "-n", "git", "-s", file.name]
+        return subprocess.run(argv, input=raw[:found.start()] + raw[found.end():], capture_output=True).returncode == 0
 
 class Court:
     """One protocol's chain, looked at from genesis on. `ours(message)`: a transition's trailers; `entries(data)`: a log's."""
@@ -26,12 +35,16 @@ class Court:
 
     def judge(self):
         for place, oid in enumerate(self.chain):
-            tree, parents, message, _ = self.repo.get(oid)
+            tree, parents, message, *_ = self.repo.get(oid)
             was = dict(self.repo.flat(self.repo.folder(self.repo.get(parents[0])[0], self.name))) if parents else {}
             new = {p: e for p, e in self.repo.flat(self.repo.folder(tree, self.name)) if p[:10] == "approvals/" and p not in was}
             alone = all(path.startswith(self.own + "approvals/") for path in self.repo.changed(self.repo.get(parents[0])[0], tree)) if new else 0
             self.born += [(p[10:], self.repo.get(oid) if mode == "100644" and alone else b"", place) for p, (mode, oid) in sorted(new.items())]
             body = message.decode().partition("\n\n")[2].rpartition("\nRunner-Protocol: ")[0] + "\n"
+            try: wants = "policy.yaml" in (trust := self.trusted(told[4])) and re.search(rb"(?m)^transitions: *signed", self.repo.get(trust["policy.yaml"][1])) if (told := self.ours(message)) else None
+            except BrokenPipeError: wants = None
+            self.notes += ["signatures of transitions"] if wants and self.notes[-1:] != ["signatures of transitions"] else []
+            need(sound(self.repo, oid), f"{oid[:12]}: a bad signature")
             told_of = [*self.entries(body.encode())] if (told := self.ours(message)) else []
             for number, kind, about, f, _ in told_of:
                 if kind in ("approval-counted", "call-decided"):

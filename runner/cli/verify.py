@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from runner.trust.verify import Report
 
 UNSIGNED = "unsigned: proves consistency, not who ran them"
+SIGNED = "each signed by a key that the policy lists"
 
 
 @click.command("verify", short_help="Prove that the state is what the history says.")
@@ -74,8 +75,9 @@ def _tell(session: Session, report: Report) -> None:
         session.note(f"{report.protocol}  {note}")
     if report.ok:
         plural = "" if report.transitions == 1 else "s"
+        hand = SIGNED if report.signed == report.transitions else UNSIGNED
         words = f" · {report.approvals} approval{'' if report.approvals == 1 else 's'}" if report.approvals else ""
-        session.result(f"{report.protocol}  verified · {report.transitions} transition{plural}{words} · {UNSIGNED}")
+        session.result(f"{report.protocol}  verified · {report.transitions} transition{plural}{words} · {hand}")
     elif not report.tip:
         session.result(f"{report.protocol}  cannot tell")
     else:

@@ -17,7 +17,7 @@ from runner.errors import (
     UnsupportedError,
     UsageError,
 )
-from runner.executor import consent, perform
+from runner.executor import consent, perform, signed
 from runner.executor.perform import Attempt
 from runner.forge.base import Forge
 from runner.git import Ident, TreeEntry
@@ -295,6 +295,7 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         )
     # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
     court = court or Court(time, project.trusted.commit)
+    signed.signer(project)  # before anything is done that nobody could sign
     return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action, words), court)
 
 
@@ -493,6 +494,7 @@ def _prepare(
         tree=tree,
         more=more,
         sign=as_person and not project.speaker,
+        sign_with=signed.signer(project, events),
     )
 
 

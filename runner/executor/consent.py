@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.errors import RefusedError, UnsupportedError
+from runner.errors import RefusedError
 from runner.executor import reviews
 from runner.forge.base import Forge
 from runner.protocol import events as ev
@@ -58,21 +58,10 @@ class AskApproval:
 
 
 def of(project: Project) -> Authority:
-    """Return what the trusted branch says, as this process last saw it.
-
-    Raises:
-        UnsupportedError: its policy asks for what this version does not do.
-    """
+    """Return what the trusted branch says, as this process last saw it."""
     if "authority" not in project.kept:
         trusted = project.trusted
-        loaded = authority.load(project.git, trusted.commit, trusted.branch, project.config)
-        if loaded.policy is not None and loaded.policy.words.transitions == "signed":
-            raise UnsupportedError(
-                "`transitions: signed` is not supported by this version: nothing signs the runner's commits, nor asks for it",
-                loaded.policy.at("transitions"),
-                "take the key out, and let nobody but the runner push to the protocols' branches",
-            )
-        project.kept["authority"] = loaded
+        project.kept["authority"] = authority.load(project.git, trusted.commit, trusted.branch, project.config)
     found: Authority = project.kept["authority"]
     return found
 

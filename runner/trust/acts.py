@@ -8,6 +8,7 @@ Words that the very transition counts are `replay`'s.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from runner.protocol.plan import Step
 from runner.protocol.statement import seconds
 from runner.trust import needed, replay, waits
 from runner.trust.approval import Bench
-from runner.trust.authority import Authority
+from runner.trust.authority import Authority, raw_signature
 from runner.trust.checks import Chain, Look, deed_of, missing
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
@@ -79,19 +80,12 @@ def went_back(git: Git, walk: Chain, look: Look, *, used: bool) -> Iterator[str]
 def _is_free(git: Git, walk: Chain) -> bool:
     """Return whether nobody is asked here: the trusted branch is a local one, or has no policy."""
     seen = walk.trusted
-    return seen is not None and (seen.remote is None or _rules(git, walk, seen.commit)[0] is None)
+    return seen is not None and (seen.remote is None or replay.rules_at(git, walk, seen.commit)[0] is None)
 
 
 def _same(git: Git, walk: Chain, one: str, other: str) -> bool:
     """Return whether two trusted commits have the same policy and keys."""
-    return _rules(git, walk, one) == _rules(git, walk, other)
-
-
-def _rules(git: Git, walk: Chain, oid: str) -> tuple[str | None, ...]:
-    if oid not in walk.rules:
-        replay.there(git, oid)
-        walk.rules[oid] = replay.rules_of(git, oid) or ()
-    return walk.rules[oid]
+    return replay.rules_at(git, walk, one) == replay.rules_at(git, walk, other)
 
 
 def _off_branch(git: Git, seen: str, now: str, branch: str) -> Iterator[str]:
@@ -308,3 +302,55 @@ def _wrong_work(
             what = "denies" if said.verdict == "deny" else "wants a word, before it is on the branch, on"
             return f"{step.slug}: the policy {what} what it changed by `{said.rule}`: {said.reason}"
     return None
+
+
+# --- 23: whose hand it was -----------------------------------------------------------------------------------------------
+
+# What is said, not done: a person may sign it with a key of their own.
+_SAID = (
+    ev.Created, ev.Planned, ev.PlanEdited, ev.Asked, ev.Answered, ev.EffectDecided, ev.Paused, ev.Resumed, ev.Cancelled,
+    ev.StepCancelled, ev.StepRetried, ev.Undone, ev.RecordRepaired, ev.RequestChanged,
+)  # fmt: skip
+
+
+def is_said(event: ev.Event) -> bool:
+    """Return whether an event only tells what a person says, and may have that person's signature."""
+    return isinstance(event, _SAID) and not (isinstance(event, ev.Asked) and event.subject != "plan")
+
+
+def unsigned(git: Git, walk: Chain, look: Look) -> Iterator[str]:
+    """Return what is wrong with a commit's signature: that it is bad or, where the policy wants one, whose it is."""
+    text, armour = raw_signature(git, look.commit) if look.commit.signed else (b"", b"")
+    if armour.startswith(b"-----BEGIN SSH"):
+        from runner.trust import signature
+
+        with contextlib.suppress(ValueError):  # one that is not read is nobody's
+            if not signature.holds_for(signature.read_ssh(armour), text):
+                yield "the commit's signature is bad: the mathematics fails"
+                return
+    if look.trailers is None or look.illegal is not None:
+        return
+    trusted = look.trailers.trusted
+    if git.commit(trusted) is None and _is_free(git, walk):
+        return
+    if replay.rules_at(git, walk, trusted)[0] is None:
+        return
+    found = replay.authority_at(git, walk, trusted)
+    if isinstance(found, str) or found.policy is None or found.policy.words.transitions != "signed":
+        return
+    if not armour:
+        yield f"it is not signed, and the policy of {trusted[:12]} wants that"
+        return
+    at = seconds(look.entries[-1].time)
+    who = [one.principal for one in found.signers.ssh if one.key.fingerprint == found.signing_key(git, look.commit)]
+    told = ""
+    for principal in (*who, *(email.casefold() for email in look.commit.emails)):
+        verdict = found.judge(git, look.commit, principal, at)
+        told = told or verdict.reason
+        if verdict.ok and (principal in found.agents or all(map(is_said, look.events))):
+            walk.signed += 1
+            return
+        if verdict.ok:
+            told = f"it is signed by {principal}, and what a runner does by one of `agents`"
+            break
+    yield told or "its signature is nobody's"

@@ -108,6 +108,7 @@ class Chain:
     rules: dict[str, tuple[str | None, ...]] = field(default_factory=dict)  # whose policy and keys a trusted commit has
     doubted: set[int] = field(default_factory=set)  # revisions of the counts that do not hold
     stood: dict[str, Any] = field(default_factory=dict)  # the words that stood for an earlier deed, by subject
+    signed: int = 0  # transitions whose signature the policy wanted, and that holds
     unseen: set[str] = field(default_factory=set)  # commits of a local trusted branch that are gone
 
 
@@ -625,6 +626,15 @@ def check_needed(git: Git, walk: Chain, look: Look) -> Said:
             yield at(walk, paths.LOG), text
 
 
+def check_signed(git: Git, walk: Chain, look: Look) -> Said:
+    """23. A transition is signed by a key that the policy of then lists, where it wants that; and no signature is a bad one."""
+    if look.commit.signed or (look.trailers is not None and look.illegal is None):
+        from runner.trust import acts
+
+        for text in acts.unsigned(git, walk, look):
+            yield "", text
+
+
 # What takes up what people said and wrote, before anything is done.
 _PREFIX: tuple[type[Event], ...] = (ev.PlanEdited, *_WORDS)
 _DEEDS: tuple[type[Event], ...] = (
@@ -670,4 +680,5 @@ CHECKS: dict[str, Check] = {
     "counted": check_counted,  # 20
     "trusted": check_trusted,  # 21
     "needed": check_needed,  # 22
+    "signed": check_signed,  # 23
 }

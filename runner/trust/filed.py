@@ -1,4 +1,4 @@
-"""23. transcript: what the history has is what the log names, by digest (design §2).
+"""24. transcript: what the history has is what the log names, by digest (design §2).
 
 A history commit has the files of every attempt so far; the one that a transition filed is in the commit beside it, and a later
 one of the same attempt may be longer. So a name's transcripts are all that any commit of the history has under it.

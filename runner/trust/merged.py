@@ -1,4 +1,4 @@
-"""24. base: the record that a base holds is one of the protocol's history, and where the chain is when the branch is gone (design §4).
+"""25. base: the record that a base holds is one of the protocol's history, and where the chain is when the branch is gone (design §4).
 
 The base's tree is what proves a squashed protocol; the history ref only explains it. A record that is not, blob for blob, the one
 that a transition of the chain left is a finding: of a history that was swapped, or of a base that somebody edited.

@@ -104,6 +104,14 @@ def rules_of(git: Git, oid: str) -> tuple[str | None, ...] | None:
     return tuple(files[name].oid if name in files else None for name in names)
 
 
+def rules_at(git: Git, walk: Chain, oid: str) -> tuple[str | None, ...]:
+    """Return what `rules_of` does, asked once; a commit that is not in this clone is missing."""
+    if oid not in walk.rules:
+        there(git, oid)
+        walk.rules[oid] = rules_of(git, oid) or ()
+    return walk.rules[oid]
+
+
 def differs(git: Git, one: str, other: str) -> bool:
     """Return whether two trusted commits may say something else about who may do what.
 

@@ -24,10 +24,11 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 20. counted          the words that an event uses counted then, and were enough
 21. trusted          words were counted, and work was done, under the trusted branch's policy, never an older one than before
 22. needed           what was done had the words that the policy of then and the plan wanted
+23. signed           a transition is signed by a key that is listed, where the policy wants that
 
-Two more are asked of what lies beside the chain, by `filed` and `merged`: 23. transcript, 24. base.
+Two more are asked of what lies beside the chain, by `filed` and `merged`: 24. transcript, 25. base.
 
-A commit is a transition by its trailers alone. That transitions are unsigned means: this proves consistency, not who ran them.
+A commit is a transition by its trailers alone. Where the policy asks for no signatures, this proves consistency, not who ran them.
 `advance` does the same for what is new since a tip that verified before; every runner does that before it acts.
 """
 
@@ -62,7 +63,8 @@ _UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionErr
 class Report:
     """What verify found for one protocol. `approvals`: how many words were used, and hold.
 
-    `transcripts`: those that its log names, which the history has; `moved`: it was begun on another commit than it stands on.
+    `transcripts`: those that its log names, which the history has; `moved`: it was begun on another commit than it stands on;
+    `signed`: transitions whose signature the policy wanted, and that holds.
     """
 
     protocol: str
@@ -74,6 +76,7 @@ class Report:
     approvals: int = 0
     transcripts: tuple[Named, ...] = ()
     moved: bool = False
+    signed: int = 0
 
     @property
     def ok(self) -> bool:
@@ -131,6 +134,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
         len(walk.counted),
         tuple(walk.named),
         walk.moved is not None,
+        walk.signed,
     )
 
 

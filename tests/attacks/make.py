@@ -190,6 +190,7 @@ class History:
         trusted: str = "",
         time: str = SAID,
         on: str = "",
+        key: str = "",
     ) -> str:
         """Put a transition onto the protocol's branch, as the formats say. `trusted`: whose policy it says that held."""
         first, entries = self.state.get("revision", 0) + 1, []
@@ -206,7 +207,7 @@ class History:
             f"{PROTOCOL}: {_title(events)}\n\n" + "\n".join(entries) + f"\nRunner-Protocol: {PROTOCOL}\n"
             f"Runner-Revision: {self.state['revision']}\n{named}Runner-Trusted: {trusted or self.main}\nRunner-Actor: runner\n"
         )
-        self.tip = self.made([on or self.tip], {**record, **(changes or {})}, text, "runner")
+        self.tip = self.made([on or self.tip], {**record, **(changes or {})}, text, "runner", key)
         return self.tip
 
     def begin(self, base: str = "main", nonce: str = "5" * 32, steps: Mapping[str, str] | None = None) -> None:
@@ -229,7 +230,14 @@ class History:
         self.transition(("created", PROTOCOL, created), ("planned", "plan", planned), changes=files, on=self.main)
 
     def done(
-        self, slug: str, changes: Mapping[str, Change], *after: Event, trusted: str = "", time: str = SAID, **how: str
+        self,
+        slug: str,
+        changes: Mapping[str, Change],
+        *after: Event,
+        trusted: str = "",
+        time: str = SAID,
+        key: str = "",
+        **how: str,
     ) -> None:
         """Record the work of a step, and what follows it in the same commit. `how`: where it began, what carried it out."""
         work = {
@@ -239,7 +247,7 @@ class History:
             "executor": "host",
             **how,
         }
-        self.transition(("step-finished", slug, work), *after, changes=changes, trusted=trusted, time=time)
+        self.transition(("step-finished", slug, work), *after, changes=changes, trusted=trusted, time=time, key=key)
 
     def ask(self, subject: str, **how: str) -> str:
         """Let the protocol wait for a word on a subject, and return the wait's id; a result's step is done first, `how` says how."""

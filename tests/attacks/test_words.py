@@ -38,10 +38,12 @@ NEEDED = {
 }
 
 
-# What the second verifier does not judge, and says so: rules, limits and isolation.
+# What the second verifier does not judge, and says so: rules, limits, isolation, who signed a transition.
 NOT_JUDGED = (
     "a_step_done_that_a_rule_asks_about", "a_step_done_that_the_policy_denies", "work_that_the_policy_denies",
     "more_work_than_the_policy_allows_unseen", "a_step_done_where_the_policy_wants_a_sandbox",
+    "a_transition_that_a_runner_signed", "a_transition_that_nobody_signed", "a_transition_that_a_person_signed_for_the_runner",
+    "a_transition_signed_by_a_key_that_is_not_listed",
 )  # fmt: skip
 
 
@@ -145,7 +147,7 @@ def test_each_check_of_a_word_is_needed(
     raise AssertionError("every word stands as it did with it")
 
 
-@pytest.mark.parametrize("rule", ["counted", "trusted", "needed"])
+@pytest.mark.parametrize("rule", ["counted", "trusted", "needed", "signed"])
 def test_each_rule_about_words_is_needed(
     rule: str, keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +155,7 @@ def test_each_rule_about_words_is_needed(
         "counted": "somebody_without_the_role",
         "trusted": "a_role_added_on_the_branch",
         "needed": "a_step_done_and_nobody_asked",
+        "signed": "a_transition_that_nobody_signed",
     }[rule]
     monkeypatch.setitem(checks.CHECKS, rule, lambda git, walk, look: iter(()))
     with held(name, keys, tmp_path) as case:

@@ -838,6 +838,50 @@ def a_step_done_under_the_policy_of_before(h: History) -> Use:
     return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, trusted=old))
 
 
+# --- 7: whose hand it was --------------------------------------------------------------------------------------------------------
+
+
+def _signed_by(h: History, key: str) -> Use:
+    """Begin, under a policy that wants transitions signed, and do the next step with somebody's signature."""
+    _rules(h, "transitions: signed\n")
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, key=key))
+
+
+def a_transition_that_a_runner_signed(h: History) -> Use:
+    return _signed_by(h, "runner")
+
+
+CASES["a_transition_that_a_runner_signed"] = Case(a_transition_that_a_runner_signed, "dropped", (), ())
+
+
+@case("dropped", "signed")
+def a_transition_that_nobody_signed(h: History) -> Use:
+    return _signed_by(h, "")
+
+
+@case("dropped", "signed")
+def a_transition_that_a_person_signed_for_the_runner(h: History) -> Use:
+    return _signed_by(h, "alice")
+
+
+@case("dropped", "signed")
+def a_transition_signed_by_a_key_that_is_not_listed(h: History) -> Use:
+    return _signed_by(h, "mallory")
+
+
+@case("dropped", "signed")
+def a_commit_under_another_s_signature(h: History) -> Use:
+    """The signature is over other bytes."""
+
+    def deed(h: History) -> None:
+        h.commit({"x.txt": "x\n"}, "by Alice", who="alice", key="alice")
+        raw = h.git("cat-file", "commit", h.tip) + "\n"
+        h.tip = h.git("hash-object", "-t", "commit", "-w", "--stdin", data=raw.replace("by Alice", "by alice").encode())
+
+    begin(h)
+    return Use(deed=deed)
+
+
 def bundle(h: History, name: str, folder: Path) -> dict[str, object]:
     """Make a case's bundle and return what it should give."""
     one = CASES[name]
