@@ -174,11 +174,11 @@ def _refuse_rolled_back(project: Project, seen: Snapshot, *, used: bool = True) 
     Raises:
         RefusedError: the trusted branch went back. UnreachableError: it may have gone on, and the remote does not answer.
     """
-    from runner.trust import replay
-
     remote = project.trusted.remote
     if remote is None:
         return
+    from runner.trust import replay
+
     told = list(replay.told(project.git, seen.protocol, seen.tip, whole=used))
     if not used and any(replay.differs(project.git, one, project.trusted.commit) for one in told):
         _refresh(project, seen.protocol)
