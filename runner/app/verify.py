@@ -12,7 +12,7 @@ from runner.errors import InsufficientHistoryError, UsageError
 from runner.protocol import ids
 from runner.store import finding, history, record
 from runner.store.project import Project
-from runner.trust import filed, merged, verify
+from runner.trust import filed, merged, sealing, verify
 from runner.trust.verify import Report
 
 
@@ -68,6 +68,9 @@ def examine(project: Project, protocol: str) -> Report:
     there = git.ref(history.ref_of(protocol))
     try:
         findings += filed.wrong(git, protocol, report.transcripts, there, trusted.remote)
+        findings += sealing.wrong(git, report, trusted)
+        if not findings and (sealed := sealing.note(git, report)):
+            notes.append(sealed)
     except InsufficientHistoryError:
         if not findings:
             raise

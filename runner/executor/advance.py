@@ -330,7 +330,10 @@ def _publish(
     keeps: Sequence[str] = (),
 ) -> None:
     branch, filed = project.branch(seen.protocol), None
-    if files or any(isinstance(entry.event, ev.Completed | ev.Cancelled) for entry in made.entries):
+    ended = any(isinstance(entry.event, ev.Completed | ev.Cancelled) for entry in made.entries)
+    if ended:
+        files = {**(files or {}), **signed.seal(project, seen.protocol, made.commit)}
+    if files or ended:
         filed, before = history.add(project.git, seen.protocol, files or {}, made.commit, project.runner(), keeps)
         also = {**(also or {}), history.ref_of(seen.protocol): (filed, before)}
     transaction.publish(

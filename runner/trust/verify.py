@@ -26,7 +26,7 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 22. needed           what was done had the words that the policy of then and the plan wanted
 23. signed           a transition is signed by a key that is listed, where the policy wants that
 
-Two more are asked of what lies beside the chain, by `filed` and `merged`: 24. transcript, 25. base.
+More is asked of what lies beside the chain, by `filed`, `merged` and `sealing`: 24. transcript, 25. base, 26. seal.
 
 A commit is a transition by its trailers alone. Where the policy asks for no signatures, this proves consistency, not who ran them.
 `advance` does the same for what is new since a tip that verified before; every runner does that before it acts.
