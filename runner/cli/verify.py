@@ -19,10 +19,11 @@ SIGNED = "each signed by a key that the policy lists"
 @click.command("verify", short_help="Prove that the state is what the history says.")
 @options.protocol
 @click.option("--all", "everything", is_flag=True, help="Every protocol that is known here.")
+@click.option("--live", is_flag=True, help="Ask the remote first: what it has by now, and whose word counts.")
 @options.as_json
 @click.pass_obj
-def command(session: Session, protocol: str | None, everything: bool, as_json: bool) -> None:
-    """Prove that PROTOCOL's state is what its history says, offline.
+def command(session: Session, protocol: str | None, everything: bool, live: bool, as_json: bool) -> None:
+    """Prove that PROTOCOL's state is what its history says, offline but with --live.
 
     Exit 0: it verifies; 4: it does not; 5: this clone does not have what it takes to tell.
     """
@@ -40,7 +41,7 @@ def command(session: Session, protocol: str | None, everything: bool, as_json: b
     told, codes = [], {0}
     for name in names:
         try:
-            report = verify.examine(project, name)
+            report = verify.examine(project, name, live=live)
             codes.add(0 if report.ok else 4)
         except InsufficientHistoryError as error:
             codes.add(5)

@@ -86,7 +86,6 @@ def _files(git: Git, protocol: str, tip: str) -> dict[str, list[str]]:
     return found
 
 
-def last_commit(git: Git, protocol: str) -> str | None:
-    """Return the branch's commit that the history was last filed beside, or None where there is no history here."""
-    tip = git.ref(history.ref_of(protocol))
-    return next((branch for _, branch in history.commits(git, protocol, tip)), None) if tip is not None else None
+def last_commit(git: Git, protocol: str, tip: str) -> str | None:
+    """Return the branch's commit that the history up to `tip` was last filed beside."""
+    return next((branch for _, branch in history.commits(git, protocol, tip)), None)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, command
+from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, mind, say, write
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")}
@@ -153,3 +153,36 @@ def test_a_transcript_is_the_one_that_the_log_names(box: Box) -> None:
     forget(box, protocol)
     missing = box.runner("verify", protocol, rc=5).out
     assert "runs/a.1.jsonl" in missing and "refs/runner/history/*" in missing
+
+
+# --- what only the remote, or this machine, knows ----------------------------------------------------------------------------
+
+
+def test_what_the_remote_has_beyond_this_clone_is_judged_live(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    remote.git("push", "-q", "origin", protocol)
+    other = clone(remote, "other")
+    assert "freshness not proven" in other.runner("verify", protocol, rc=0).err
+    remote.runner("run", protocol, "--publish", "always", rc=0)
+    assert "verified · 1 transition ·" in other.runner("verify", protocol, rc=0).out
+    told = other.runner("verify", protocol, "--live", rc=0)
+    assert "verified · 3 transitions ·" in told.out and "this clone is behind" in told.err
+    other.git("fetch", "-q", "origin")
+    other.git("branch", "-q", protocol, f"origin/{protocol}")
+    told = other.runner("verify", protocol, "--live", rc=0)
+    assert told.err == ""
+    (other.path.parent / "origin.git").rename(other.path.parent / "gone.git")
+    other.runner("verify", protocol, rc=0)
+    assert "does not answer" in other.runner("verify", protocol, "--live", rc=69).err
+
+
+def test_a_history_that_went_back_is_found(box: Box) -> None:
+    protocol = box.new(STEPS)
+    start = box.git("rev-parse", protocol).strip()
+    box.runner("run", protocol, rc=0)
+    box.git("worktree", "remove", "--force", box.worktree(protocol))
+    box.git("update-ref", f"refs/heads/{protocol}", start)
+    (found,) = box.runner("verify", protocol, "--json", rc=4).json()["protocols"][0]["findings"]
+    assert found["rule"] == "mark"
+    other = {"XDG_STATE_HOME": str(box.path.parent / "state")}
+    box.runner("verify", protocol, rc=0, env=other)
