@@ -13,8 +13,8 @@ from runner.errors import InsufficientHistoryError, UsageError
 from runner.protocol import ids, paths
 from runner.store import finding, history, marks, publishing, record
 from runner.store.project import Project
-from runner.trust import filed, merged, sealing, verify
-from runner.trust.checks import Finding
+from runner.trust import called, filed, merged, sealing, verify
+from runner.trust.checks import Finding, Named
 from runner.trust.verify import Report
 
 
@@ -75,7 +75,9 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
                 "freshness not proven: this machine has not seen it before; `runner verify --live` asks the remote"
             )
     try:
-        findings += filed.wrong(git, protocol, report.transcripts, place.filed, trusted.remote)
+        told: list[tuple[Named, str]] = []
+        findings += filed.wrong(git, protocol, report.transcripts, place.filed, trusted.remote, told)
+        findings += called.wrong(git, protocol, place.tip, told, trusted)
         findings += sealing.wrong(git, report, trusted)
         if not findings and (sealed := sealing.note(git, report)):
             notes.append(sealed)

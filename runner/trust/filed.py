@@ -16,8 +16,16 @@ from runner.store import history
 from runner.trust.checks import Finding, Named, missing
 
 
-def wrong(git: Git, protocol: str, named: Sequence[Named], tip: str | None, remote: str | None) -> Iterator[Finding]:
-    """Return the transcripts of the history up to `tip` that are not the ones that the log names.
+def wrong(
+    git: Git,
+    protocol: str,
+    named: Sequence[Named],
+    tip: str | None,
+    remote: str | None,
+    told: list[tuple[Named, str]],
+) -> Iterator[Finding]:
+    """Return the transcripts of the history up to `tip` that are not the ones that the log names. `told` gets the blobs of those
+    that are.
 
     Raises:
         InsufficientHistoryError: a transcript that the log names is not in this clone, and nothing else is in its place.
@@ -36,9 +44,10 @@ def wrong(git: Git, protocol: str, named: Sequence[Named], tip: str | None, remo
                 if data is None:
                     raise missing(git, f"{names[0]} of the history")
                 digests[oid] = digest(data)
-        if one.digest in (digests[oid] for oid in oids):
-            continue
-        if oids:
+        right = next((oid for oid in oids if digests[oid] == one.digest), None)
+        if right is not None:
+            told.append((one, right))
+        elif oids:
             at = f"{history.ref_of(protocol)}:{names[0]}"
             yield Finding("transcript", one.commit, at, f"it is not the transcript that `{one.event}` names")
         else:
