@@ -176,3 +176,15 @@ def test_a_word_that_became_stale_covers_no_retry_whatever_the_record_says(box: 
     assert forge.verify().ok
     box.runner("step", protocol, rc=WAITS)
     assert not is_done(box, protocol)
+
+
+def test_nothing_is_done_under_an_older_policy_than_the_record_tells_of(tmp_path: Path, alice: Person) -> None:
+    """Nobody's word is needed, then or now: but the policy of before is not the one that held for what was done since."""
+    box = governed(tmp_path / "shared", [alice], remote=True)
+    old = box.git("rev-parse", "main").strip()
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+    govern(box, [alice, person(tmp_path / "people", "eve")])
+    box.runner("step", protocol, rc=0)
+    box.git("update-ref", "refs/heads/main", old, cwd=tmp_path / "origin.git")
+    assert "main went back" in box.runner("step", protocol, rc=REFUSED).err
+    assert box.state(protocol)["steps"]["b"]["status"] == "pending"
