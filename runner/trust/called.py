@@ -1,8 +1,8 @@
 """Calls asked again, as transcripts tell of them: one that the policy of then denies, or made without the word that it wants (22).
 
-What a transcript does not tell is taken as the runner would have had it at best: paths after links were followed, whether untrusted
-text stood in the context, which module a tool is of. So what is found here was not permitted; what is not found may still be asked
-about by a person who reads the transcript.
+What a transcript does not tell is taken as the runner would have had it at best: paths after links were followed, whether
+untrusted text stood in the context, which module a tool is of, whether the attempt was killed and goes on under another policy. So
+what is found here was not permitted; what is not found may still be asked about by a person who reads the transcript.
 """
 
 from __future__ import annotations
@@ -42,12 +42,29 @@ def wrong(git: Git, protocol: str, tip: str, told: Sequence[tuple[Named, str]], 
         if not made:
             continue
         known = record.events(git, protocol, tip) if known is None else known
-        try:
-            text = _wrong(git, protocol, one, made, _approved(known, one), trusted)
-        except RunnerError as error:
-            text = f"{error.what}, {error.where}"
+        text = None
+        for oid in _policies(git, protocol, one.commit):
+            try:
+                text = _wrong(git, protocol, one, made, _approved(known, one), oid, trusted.branch)
+            except RunnerError as error:
+                text = f"{error.what}, {error.where}"
+            if text is None:
+                break
         if text is not None:
             yield Finding("needed", one.commit, f"{paths.folder(protocol)}/{paths.LOG}", f"{one.subject}: {text}")
+
+
+def _policies(git: Git, protocol: str, commit: str) -> Iterator[str]:
+    """Return the trusted commits whose policy may have held: what a kill cut off is told by a later transition, under its own."""
+    at: str | None = commit
+    found = 0
+    while at is not None and found < 2:
+        here = git.commit(at)
+        told = message.parse(here.message) if here is not None else None
+        if told is not None and told.protocol == protocol:
+            found += 1
+            yield told.trusted
+        at = here.parents[0] if here is not None and here.parents else None
 
 
 def _made(lines: Sequence[Record], start: int) -> list[tuple[str, Mapping[str, Any], bool]]:
@@ -82,13 +99,12 @@ def _wrong(
     one: Named,
     made: Sequence[tuple[str, Mapping[str, Any], bool]],
     approved: set[str],
-    trusted: Trusted,
+    trusted: str,
+    branch: str,
 ) -> str | None:
-    commit = git.commit(one.commit)
-    told = message.parse(commit.message) if commit is not None else None
-    if told is None or git.commit(told.trusted) is None:
+    if git.commit(trusted) is None:
         return None  # the chain's own walk tells of that
-    found = authority.load(git, told.trusted, trusted.branch)
+    found = authority.load(git, trusted, branch)
     files = git.tree(f"{one.commit}:{paths.folder(protocol)}") or {}
     words = {name: git.blob(entry.oid) or b"" for name, entry in files.items() if paths.is_words(name)}
     plan = plan_.parse(words, f"{paths.folder(protocol)} in {one.commit[:12]}")
