@@ -44,7 +44,7 @@ class Repo:
                 keys, values = zip(*(line.partition(b" ")[::2] for line in re.sub(rb"\ngpgsig[^\n]*(\n [^\n]*)*", b"", head).split(b"\n")), strict=True)
                 count = next(at for at in range(1, len(keys) + 1) if keys[at:at + 1] != (b"parent",)) - 1
                 plain = [*keys] == [b"tree", *[b"parent"] * count, b"author", b"committer"]
-                data = values[0].decode(), [value.decode() for value in values[1:count + 1]], message, plain
+                data = values[0].decode(), [value.decode() for value in values[1:count + 1]], message, plain, b"\ngpgsig" in head
             self.known[oid] = data
         return self.known[oid]
     def flat(self, tree, prefix=""):
@@ -63,7 +63,7 @@ class Repo:
     def chain(self, tip, name):
         found, at, last = [], tip, None
         while at:
-            tree, parents, message, _ = self.get(at)
+            tree, parents, message, *_ = self.get(at)
             if last is None and not ours(message, name) and self.folder(tree, name) is None:
                 last = self.ask("rev-list", "--first-parent", "-1", at, "--", f".protocols/{name}")
                 if not last: break
@@ -137,7 +137,7 @@ def plan_holds(repo, files, state):
 def verify(repo, tip, name):
     own, s, log, record, words, damaged, revisions, chain = f".protocols/{name}/", None, b"", {}, {}, [], {}, repo.chain(tip, name)
     for oid in chain:
-        (tree, parents, message, plain), told = repo.get(oid), ours(repo.get(oid)[2], name)
+        (tree, parents, message, plain, _), told = repo.get(oid), ours(repo.get(oid)[2], name)
         files = dict(repo.flat(repo.folder(tree, name)))
         now = {path: entry for path, entry in files.items() if RECORD.fullmatch(path)}
         odd = [path for path, (mode, _) in files.items() if mode not in ("100644", "100644" if path in now else "100755")

@@ -5,36 +5,47 @@ policy that is not in the plain form, `own_work: signed`, what a step asks for b
 """
 
 import base64, datetime, hashlib, json, os, re
+from second_deeds import DEEDS, PREFIX, WORK, Deeds, sound
 from second_policy import NotJudged, Policy, need, signed
 FIELDS = "repo protocol genesis subject attempt digest policy seen decision approver issued expires nonce reason".split()
 WORD = re.compile("(?P<text>runner-approval/v1\n" + "".join(rf"{name}: (?P<{name}>[ -~]*)\n" for name in FIELDS) + ")"
                   r"(?P<armour>-----BEGIN SSH SIGNATURE-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+-----END SSH SIGNATURE-----\n)")
-ENDED, WORK = ("completed", "cancelled"), {"step-finished", "step-failed", "step-blocked", "call-held", "asked", "effect-unknown", "budget-reached"}
+ENDED = ("completed", "cancelled")
 def sha(data): return "sha256:" + hashlib.sha256(data).hexdigest()
 def seconds(time): return datetime.datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.UTC).timestamp()
 
-class Court:
+class Court(Deeds):
     """One protocol's chain, looked at from genesis on. `ours(message)`: a transition's trailers; `entries(data)`: a log's."""
     def __init__(self, repo, chain, name, ours, entries):
         self.repo, self.chain, self.name, self.ours, self.entries = repo, chain, name, ours, entries
         self.own, self.steps, self.waits, self.used, self.began, self.first, self.notes = f".protocols/{name}/", {}, {}, set(), {}, {}, []
         self.tips, self.genesis, self.born = [], "", []  # (the trusted commit that a transition names, its place); (id, data, place)
+        self.counted = {}  # (kind, step or plan): the place of the transition that counted a word on it
         self.record = re.compile(re.escape(self.own) + r"(state\.json|log\.md|(log|calls|reports|approvals)/.*)")
 
     def judge(self):
         for place, oid in enumerate(self.chain):
-            tree, parents, message, _ = self.repo.get(oid)
+            tree, parents, message, *_ = self.repo.get(oid)
             was = dict(self.repo.flat(self.repo.folder(self.repo.get(parents[0])[0], self.name))) if parents else {}
             new = {p: e for p, e in self.repo.flat(self.repo.folder(tree, self.name)) if p[:10] == "approvals/" and p not in was}
             alone = all(path.startswith(self.own + "approvals/") for path in self.repo.changed(self.repo.get(parents[0])[0], tree)) if new else 0
             self.born += [(p[10:], self.repo.get(oid) if mode == "100644" and alone else b"", place) for p, (mode, oid) in sorted(new.items())]
             body = message.decode().partition("\n\n")[2].rpartition("\nRunner-Protocol: ")[0] + "\n"
+            try: wants = "policy.yaml" in (trust := self.trusted(told[4])) and re.search(rb"(?m)^transitions: *signed", self.repo.get(trust["policy.yaml"][1])) if (told := self.ours(message)) else None
+            except BrokenPipeError: wants = None
+            self.notes += ["signatures of transitions"] if wants and self.notes[-1:] != ["signatures of transitions"] else []
+            need(sound(self.repo, oid), f"{oid[:12]}: a bad signature")
             told_of = [*self.entries(body.encode())] if (told := self.ours(message)) else []
             for number, kind, about, f, _ in told_of:
                 if kind in ("approval-counted", "call-decided"):
                     try: self.event(place, told[4], number, kind, about, f, {one[1] for one in told_of} & WORK)
                     except NotJudged as why: self.notes.append(f"{number} {kind}: {why}")
                     self.used |= set(f["approvals"])
+                    self.counted[self.waits.get(f["wait"], ("", ""))[0], about] = place
+                deeds = [one for one in told_of if one[1] not in PREFIX][:1] if about in self.steps and kind in DEEDS else []
+                if deeds and (deeds[0][0] == number or kind == "step-completed") and not (kind == "call-held" and "transcript" not in f):
+                    try: self.deed(place, told[4], number, kind, about, deeds[0][3], deeds[0][1])
+                    except NotJudged as why: self.notes.append(f"{number} {kind}: {why}")
                 self.fold(place, number, kind, about, f)
             self.tips += [(told[4], place)] if told else []
         return self.notes
@@ -50,7 +61,9 @@ class Court:
         elif kind == "step-finished": self.began[about] = self.first.pop(about, f["start"] if f["start"] in self.chain else self.chain[place - 1])
         elif kind in ("step-completed", "step-cancelled"): step["status"] = kind[5:]
         elif kind == "step-retried": self.first.pop(about, step.update(attempt=f["attempt"], status="pending"))
-        elif kind == "undone": [self.first.pop(slug, self.steps[slug].update(one)) for slug, one in f["steps"].items()]
+        if kind in ("undone", "plan-edited"): self.counted = {k: v for k, v in self.counted.items() if k[0] != "step" or (kind != "undone" and k[1] not in f["steps"])}
+        if kind == "step-finished": self.counted = {k: v for k, v in self.counted.items() if k not in (("result", about), ("protected-path", about))}
+        if kind == "undone": [self.first.pop(slug, self.steps[slug].update(one)) for slug, one in f["steps"].items()]
         if kind in ("asked", "call-held", "effect-unknown") and step.get("kind") == "agent": self.first.setdefault(about, self.chain[place - 1])
         for wait in [f.get("wait"), *f.get("dropped", [])]: self.waits.pop(wait, None)
         if kind in ("step-failed", "step-blocked", "step-cancelled"): self.waits = {w: one for w, one in self.waits.items() if one[1] != about}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from runner import resources
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
+from runner.executor import signed
 from runner.git import BLOB, TreeEntry
 from runner.protocol import clarifications, document, ids, machine, message, paths, workflow
 from runner.protocol import events as ev
@@ -141,6 +142,7 @@ def _begin(
     assert start_commit is not None
     trunk = git.tree(f"{start}:{paths.ROOT}") or {}
     _name_what_has_no_force(project, start)
+    sign = signed.signer(project, events)
     slug = ids.slug_of_title(name or title)
     nonce = who.random_hex(32)
     claimed = publishing.look_at_numbers(project)
@@ -165,7 +167,11 @@ def _begin(
         }
         tree = git.edit_tree(start_commit.tree, written)
         assert tree is not None
-        commit = git.person_commit(tree, (start,), person, message.render(protocol, entries, project.trusted.commit))
+        text = message.render(protocol, entries, project.trusted.commit)
+        if sign is None:
+            commit = git.person_commit(tree, (start,), person, text)
+        else:
+            commit = git.write_commit(tree, (start,), person, person, text, sign)
         also: dict[str, tuple[str | None, str | None]] = {numbers.claim_ref(number): (commit, None)}
         filed = None
         if transcript is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from runner.app import examine
 from runner.app.examine import Judged
 from runner.errors import IntegrityError, RunnerError, UnreachableError, shown
-from runner.executor import advance
+from runner.executor import advance, signed
 from runner.git import Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, paths
@@ -152,14 +152,16 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
     files = {name: entry for name, entry in here.items() if not paths.is_record(name)} | walk.record
     names = sorted({examine.name_in(protocol, path) for path in record})
     reason = f"changed by ordinary commits: {', '.join(names)}"
+    repaired = ev.RecordRepaired(subject=protocol, commits=commits, reason=log.cut(reason))
     made = transaction.prepare(
         git,
         Snapshot(protocol, tip, tree, files, walk.state, walk.log),
-        [ev.RecordRepaired(subject=protocol, commits=commits, reason=log.cut(reason))],
+        [repaired],
         time=project.who.timestamp(),
         actor=project.actor(),
         trusted=project.trusted.commit,
         author=project.runner(),
+        sign_with=signed.signer(project, [repaired]),
     )
     left = examine.judge(git, protocol, made.commit, project.trusted)
     if not left.is_whole:

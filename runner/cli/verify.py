@@ -10,37 +10,38 @@ from runner.cli import options
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
-    from runner.store.project import Project
     from runner.trust.verify import Report
 
 UNSIGNED = "unsigned: proves consistency, not who ran them"
+SIGNED = "each signed by a key that the policy lists"
 
 
 @click.command("verify", short_help="Prove that the state is what the history says.")
 @options.protocol
 @click.option("--all", "everything", is_flag=True, help="Every protocol that is known here.")
+@click.option("--live", is_flag=True, help="Ask the remote first: what it has by now, and whose word counts.")
 @options.as_json
 @click.pass_obj
-def command(session: Session, protocol: str | None, everything: bool, as_json: bool) -> None:
-    """Prove that PROTOCOL's state is what its history says, offline.
+def command(session: Session, protocol: str | None, everything: bool, live: bool, as_json: bool) -> None:
+    """Prove that PROTOCOL's state is what its history says, offline but with --live.
 
     Exit 0: it verifies; 4: it does not; 5: this clone does not have what it takes to tell.
     """
+    from runner.app import verify
     from runner.errors import InsufficientHistoryError, UsageError
-    from runner.store import finding
     from runner.trust.checks import Finding
     from runner.trust.verify import Report
 
     project = session.project
     if everything and protocol:
         raise UsageError("either a protocol or --all", "runner verify", "leave one of them out")
-    names = list(finding.known(project)) if everything else [finding.find(project, protocol)]
+    names = verify.known(project) if everything else [verify.find(project, protocol)]
     if project.git.refs("refs/replace/"):
         session.note("refs/replace/ is there: `git log` shows other objects than those that are verified here")
     told, codes = [], {0}
     for name in names:
         try:
-            report = _verify(project, name)
+            report = verify.examine(project, name, live=live)
             codes.add(0 if report.ok else 4)
         except InsufficientHistoryError as error:
             codes.add(5)
@@ -53,16 +54,6 @@ def command(session: Session, protocol: str | None, everything: bool, as_json: b
     elif not names:
         session.note("no protocols; `runner new` makes one")
     raise SystemExit(4 if 4 in codes else max(codes))
-
-
-def _verify(project: Project, name: str) -> Report:
-    """Verify a protocol's branch or, where that is gone, the chain that the base's folder comes from."""
-    from runner.trust import verify
-
-    tip = project.protocols().get(name)
-    if tip is None:
-        tip = verify.merged_tip(project.git, name, project.trusted.commit)
-    return verify.verify(project.git, name, tip, project.trusted)
 
 
 def _plain(report: Report) -> dict[str, Any]:
@@ -85,8 +76,9 @@ def _tell(session: Session, report: Report) -> None:
         session.note(f"{report.protocol}  {note}")
     if report.ok:
         plural = "" if report.transitions == 1 else "s"
+        hand = SIGNED if report.signed == report.transitions else UNSIGNED
         words = f" · {report.approvals} approval{'' if report.approvals == 1 else 's'}" if report.approvals else ""
-        session.result(f"{report.protocol}  verified · {report.transitions} transition{plural}{words} · {UNSIGNED}")
+        session.result(f"{report.protocol}  verified · {report.transitions} transition{plural}{words} · {hand}")
     elif not report.tip:
         session.result(f"{report.protocol}  cannot tell")
     else:

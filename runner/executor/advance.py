@@ -18,7 +18,7 @@ from runner.errors import (
     UnsupportedError,
     UsageError,
 )
-from runner.executor import consent, perform
+from runner.executor import consent, perform, signed
 from runner.executor.perform import Attempt
 from runner.forge.base import Forge
 from runner.git import Ident, TreeEntry
@@ -300,8 +300,11 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         return _conclude_at_once(
             project, seen, first, action, Attempt(lambda now: [asked], said=f"waits: {asked.text}"), court
         )
+    signed.signer(project)  # before anything is done that nobody could sign
     if isinstance(action, RunStep | CheckStep) and not _lease(project, seen):
         return None
+    # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
+    court = court or Court(time, project.trusted.commit)
     return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action, words), court)
 
 
@@ -348,7 +351,10 @@ def _publish(
     keeps: Sequence[str] = (),
 ) -> None:
     branch, filed = project.branch(seen.protocol), None
-    if files or any(isinstance(entry.event, ev.Completed | ev.Cancelled) for entry in made.entries):
+    ended = any(isinstance(entry.event, ev.Completed | ev.Cancelled) for entry in made.entries)
+    if ended:
+        files = {**(files or {}), **signed.seal(project, seen.protocol, made.commit)}
+    if files or ended:
         filed, before = history.add(project.git, seen.protocol, files or {}, made.commit, project.runner(), keeps)
         also = {**(also or {}), history.ref_of(seen.protocol): (filed, before)}
     transaction.publish(
@@ -518,6 +524,7 @@ def _prepare(
         tree=tree,
         more=more,
         sign=as_person and not project.speaker,
+        sign_with=signed.signer(project, events),
     )
 
 

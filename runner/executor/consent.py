@@ -7,25 +7,24 @@ here, and a word is only used after the trusted branch was fetched, where there 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from runner.errors import RefusedError, UnsupportedError
+from runner.errors import RefusedError
 from runner.executor import reviews
 from runner.forge.base import Forge
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
 from runner.protocol.events import Event
 from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
-from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
-from runner.protocol.state import State, StepStatus, Wait
+from runner.protocol.state import State, Wait
 from runner.protocol.statement import seconds
 from runner.store import publishing, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, authority, demand
+from runner.trust import approval, authority, demand, needed
 from runner.trust.approval import Asked, Bench, Standing
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
@@ -60,21 +59,10 @@ class AskApproval:
 
 
 def of(project: Project) -> Authority:
-    """Return what the trusted branch says, as this process last saw it.
-
-    Raises:
-        UnsupportedError: its policy asks for what this version does not do.
-    """
+    """Return what the trusted branch says, as this process last saw it."""
     if "authority" not in project.kept:
         trusted = project.trusted
-        loaded = authority.load(project.git, trusted.commit, trusted.branch, project.config)
-        if loaded.policy is not None and loaded.policy.words.transitions == "signed":
-            raise UnsupportedError(
-                "`transitions: signed` is not supported by this version: nothing signs the runner's commits, nor asks for it",
-                loaded.policy.at("transitions"),
-                "take the key out, and let nobody but the runner push to the protocols' branches",
-            )
-        project.kept["authority"] = loaded
+        project.kept["authority"] = authority.load(project.git, trusted.commit, trusted.branch, project.config)
     found: Authority = project.kept["authority"]
     return found
 
@@ -185,17 +173,32 @@ def _standing(
     return approval.judge(judged, asked, plan, used(subject, known), heard.approvals, asking)
 
 
-def _refuse_rolled_back(project: Project, seen: Snapshot) -> None:
-    """Refuse to count words under an older policy than one that the record tells of: verify would never hold it for good."""
+def _refuse_rolled_back(project: Project, seen: Snapshot, *, used: bool = True) -> None:
+    """Refuse to act under an older policy than one that the record tells of: verify would never hold it for good.
+
+    `used`: whether words are counted by it; else only what was told since something was last done is looked at.
+
+    Raises:
+        RefusedError: the trusted branch went back. UnreachableError: it may have gone on, and the remote does not answer.
+    """
+    remote = project.trusted.remote
+    if remote is None:
+        return
     from runner.trust import replay
 
+    told = list(replay.told(project.git, seen.protocol, seen.tip, whole=used))
+    if not used and any(replay.differs(project.git, one, project.trusted.commit) for one in told):
+        _refresh(project, seen.protocol)
+        told = [one for one in told if replay.differs(project.git, one, project.trusted.commit)]
+    elif not used:
+        return
     trusted = project.trusted
-    if trusted.remote is not None:
-        for newer in replay.newer(project.git, seen.protocol, seen.tip, trusted.commit):
+    for newer in told:
+        if newer != trusted.commit and not replay.is_below(project.git, newer, trusted.commit):
             raise RefusedError(
                 f"{trusted.branch} went back: it was at {newer[:12]}, and is at {trusted.commit[:12]}",
                 trusted.note,
-                f"have somebody put {newer[:12]} back onto {trusted.branch} of {trusted.remote}, or merge it there",
+                f"have somebody put {newer[:12]} back onto {trusted.branch} of {remote}, or merge it there",
             )
 
 
@@ -243,27 +246,26 @@ def hold(
     What a step began on is asked for again as it goes on: the record alone proves no start, and its file may have been edited.
 
     Raises:
-        RefusedError: the policy denies it.
+        RefusedError: the policy denies it, or is an older one than the record tells of.
         UnreachableError: a word would be used, and the remote that says whose word counts does not answer.
     """
     step = plan.step(action.slug) if isinstance(action, _NEEDING) else None
     if step is None:
         return None
+    _refuse_rolled_back(project, seen, used=False)
     asked = _asked(project, seen, plan, step, state, action)
     if not asked:
         return None
     known = record.events(project.git, seen.protocol, seen.tip)
-    if any(_counted(one.subject, known) for one in asked) and _refresh(project, seen.protocol):
+    if any(needed.counted(one.subject, known) for one in asked) and _refresh(project, seen.protocol):
         asked = _asked(project, seen, plan, step, state, action)
     return _first(project, seen, plan, state, step, asked, words, known)
 
 
 def _asked(project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, action: Action) -> list[Demand]:
-    found, where = of(project), paths.folder(seen.protocol)
-    asked = [demand.of_plan(found, plan, where), demand.of_start(found, step, where)]
-    if isinstance(action, CompleteStep):
-        asked += after(project, seen, plan, step, state)
-    return [one for one in asked if one]
+    judged = bench(project, seen, state, of(project))
+    asked = needed.before(judged, plan, step)
+    return [*asked, *needed.after(judged, plan, step)] if isinstance(action, CompleteStep) else asked
 
 
 def is_approved(project: Project, step: Step, where: str) -> bool:
@@ -274,47 +276,19 @@ def is_approved(project: Project, step: Step, where: str) -> bool:
 def work_of(
     project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, now: tuple[str, str] | None = None
 ) -> list[Decision]:
-    """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `after`."""
-    found = of(project)
-    anew = now is not None and (step.slug not in state.steps or state.steps[step.slug].status is StepStatus.PENDING)
-    pieces = [now] if anew and now else bench(project, seen, state, found).pieces(step.slug, now)
-    return found.work_of(project.git, seen.protocol, pieces, plan, step)
-
-
-def after(
-    project: Project,
-    seen: Snapshot,
-    plan: Plan,
-    step: Step,
-    state: State,
-    now: tuple[str, str] | None = None,
-) -> list[Demand]:
-    """Return the words that a step's work needs before it is done.
-
-    `now`: the (before, after) of the work that is not on the branch yet; None where all of it is.
-
-    Raises:
-        RefusedError: the policy does not allow what was changed.
-    """
-    found = of(project)
-    attempt = state.steps[step.slug].attempt if step.slug in state.steps else 1
-    said = work_of(project, seen, plan, step, state, now)
-    if said and said[0].verdict == "deny":
-        _refuse(said[0], f"the changes of {step.slug}", "revert them, or change the policy")
-    why = [f"{one.reason or one.rule} ({one.rule})" for one in said]
-    asked: list[Demand | None] = [
-        demand.of_changes(found, step.slug, attempt, why),
-        demand.of_result(found, step, attempt, paths.folder(seen.protocol)),
-    ]
-    return [one for one in asked if one]
+    """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `needed.after`."""
+    return needed.work_of(bench(project, seen, state, of(project)), plan, step, now)
 
 
 def asked_after(
     project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, now: tuple[str, str] | None = None
 ) -> list[Event]:
-    """Return the event that asks for the first word that a step's work needs, none where it needs none; `now`: as for `after`."""
-    for one in after(project, seen, plan, step, state, now):
-        judged = bench(project, seen, state, of(project))
+    """Return the event that asks for the first word that a step's work needs, none where it needs none.
+
+    `now`: as for `needed.after`.
+    """
+    judged = bench(project, seen, state, of(project))
+    for one in needed.after(judged, plan, step, now):
         began = judged.pieces(step.slug, now)[-1][0] if now else None
         return [AskApproval(one, judged.digest(one.subject, now[1] if now else seen.tip, plan, began=began)).event]
     return []
@@ -333,94 +307,8 @@ def _first(
     judged = bench(project, seen, state, of(project))
     waits = {wait.id: wait for wait in seen.state.waiting}
     now = [subject_of(waits[one.wait], state, known) for one in words if isinstance(one, ev.ApprovalCounted)]
-    for one in asked:
-        if one.subject not in now and not _stands(judged, one, plan, step, state, known):
-            return AskApproval(one, judged.digest(one.subject, seen.tip, plan))
-    return None
-
-
-def _stands(judged: Bench, one: Demand, plan: Plan, step: Step, state: State, known: Sequence[log.RawEntry]) -> bool:
-    """Return whether a word that an earlier transition counted still stands for what `step` is about to do."""
-    counted = _counted(one.subject, known)
-    if not counted:
-        return False
-    last, then = counted[-1].revision, state.steps[step.slug]
-    is_there = then.status is StepStatus.NEEDS_QA or (
-        then.status is StepStatus.RUNNING and step.header.kind is Kind.HUMAN
-    )
-    if one.subject.kind in ("plan", "step") and is_there:
-        # Its work changed the tree, as it was to: what is still to come is what its words say of checks and of the end.
-        return judged.touched_by_people(one.subject, last, judged.words_of(step.slug)) is None
-    if one.subject.kind == "step" and not _covers(one.subject, plan, known, last):
-        return False
-    if one.keyboard:
-        return judged.touched_by_people(one.subject, last) is None
-    begun = one.subject.kind == "step" and (then.attempt > 1 or then.status is not StepStatus.PENDING)
-    return _judged_again(judged, one, plan, counted[-1], known, begun=begun).satisfied
-
-
-def _judged_again(
-    judged: Bench,
-    one: Demand,
-    plan: Plan,
-    counted: log.RawEntry,
-    known: Sequence[log.RawEntry],
-    *,
-    begun: bool = False,
-) -> Standing:
-    """Return how a demand stands by now that an earlier transition counted words or reviews for; `begun`: as for `approval.judge`."""
-    reviews, asked = counted.fields.get("reviews") or (), None
-    if reviews:
-        raw = next(one for one in known if f"w{one.revision}" == counted.fields.get("wait"))
-        told = {key: str(raw.fields.get(key)) for key in ("digest", "text", "by")}
-        wait = Wait(id=f"w{raw.revision}", kind=one.subject.kind, subject=raw.subject, since=raw.time, **told)
-        asked = Asked.of(judged, wait)
-    return approval.judge(judged, one, plan, (), reviews, asked, begun=begun)
-
-
-def _counted(subject: Subject, known: Iterable[log.RawEntry]) -> list[log.RawEntry]:
-    """Return the entries that counted a word on the subject; of an attempt's result, those after its work."""
-    asked: set[str] = set()
-    found: list[log.RawEntry] = []
-    for raw in known:
-        if raw.subject != (subject.slug or subject.kind):
-            continue
-        if raw.event == "approval-asked" and raw.fields.get("kind") == subject.kind:
-            asked.add(f"w{raw.revision}")
-        elif raw.event == "approval-counted" and raw.fields.get("wait") in asked:
-            found.append(raw)
-        elif raw.event == "step-finished" and subject.kind in ("result", "protected-path"):
-            found.clear()
-    return found
-
-
-def _covers(subject: Subject, plan: Plan, known: Sequence[log.RawEntry], revision: int) -> bool:
-    """Return whether all that came since a word counted is what `on_failure` makes of it: no edit, no undoing, nobody's retry."""
-    since = [raw for raw in known if raw.revision >= revision]
-    failed: Step | None = None
-    for raw in since:
-        if raw.event == "step-failed":
-            failed = plan.step(raw.subject)
-        elif raw.event != "step-retried":
-            failed = None
-        elif raw.subject == subject.slug and not _makes(plan, failed, raw):
-            return False
-        edited = raw.event == "plan-edited" and subject.slug in (raw.fields.get("steps") or {})
-        if edited or raw.event == "undone":
-            return False
-    return True
-
-
-def _makes(plan: Plan, failed: Step | None, retried: log.RawEntry) -> bool:
-    """Return whether the `on_failure` of a step that failed makes this retry."""
-    if failed is None:
-        return False
-    first, most = failed, failed.on_failure.retry
-    if failed.goto is not None:
-        first, most = plan.step(failed.goto) or failed, failed.on_failure.limit or 1
-    again = plan.step(retried.subject)
-    between = again is not None and first.number <= again.number <= failed.number
-    return between and int(retried.fields["attempt"]) <= most + 1
+    one = needed.first(judged, plan, step, asked, now, known)
+    return AskApproval(one, judged.digest(one.subject, seen.tip, plan)) if one else None
 
 
 def call_stands(project: Project, seen: Snapshot, plan: Plan, state: State, call: str, by: str) -> bool:
@@ -439,4 +327,4 @@ def call_stands(project: Project, seen: Snapshot, plan: Plan, state: State, call
     held = {f"w{raw.revision}" for raw in known if raw.event == "call-held" and raw.fields.get("call") == call}
     decided = [raw for raw in known if raw.event == "call-decided" and raw.fields.get("wait") in held]
     judged = bench(project, seen, state, found)
-    return bool(decided) and _judged_again(judged, asked, plan, decided[-1], known).satisfied
+    return bool(decided) and needed.judged_again(judged, asked, plan, decided[-1], known).satisfied

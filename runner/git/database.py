@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from runner.errors import InsufficientHistoryError
 from runner.git.location import Location
-from runner.git.objects import TREE, Commit, Ident, Tree, TreeEntry, commit_bytes, parse_commit, parse_tree, tree_bytes
+from runner.git.objects import (
+    TREE,
+    Commit,
+    Ident,
+    Tree,
+    TreeEntry,
+    commit_bytes,
+    parse_commit,
+    parse_tree,
+    signed_bytes,
+    tree_bytes,
+)
 from runner.git.process import GitError, Held, git_error
 from runner.git.sealed import Sealed
 
@@ -286,9 +297,19 @@ class Database(Sealed):
                 entries[name] = TreeEntry(TREE, made)
         return self.write_tree(entries) if entries else None
 
-    def write_commit(self, tree: str, parents: Sequence[str], author: Ident, committer: Ident, message: bytes) -> str:
-        """Write a commit object and return its id."""
+    def write_commit(
+        self,
+        tree: str,
+        parents: Sequence[str],
+        author: Ident,
+        committer: Ident,
+        message: bytes,
+        sign: Callable[[bytes], bytes] | None = None,
+    ) -> str:
+        """Write a commit object and return its id. `sign`: makes the armoured signature over it that it carries."""
         data = commit_bytes(tree, parents, author, committer, message)
+        if sign is not None:
+            data = signed_bytes(data, sign(data))
         oid = self.write("commit", data)
         self._commits[oid] = parse_commit(oid, data)
         return oid

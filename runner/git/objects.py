@@ -38,6 +38,7 @@ class Commit:
     committer: bytes
     message: bytes
     plain: bool = True  # no header but tree, parents, author, committer and a signature
+    signed: bool = False  # whether it has a signature, whatever that is worth
 
     @property
     def emails(self) -> tuple[str, str]:
@@ -71,7 +72,8 @@ def parse_commit(oid: str, data: bytes) -> Commit:
     begin = _COMMIT.match(data)
     if begin is None or data.startswith(b"parent ", begin.end()):
         raise GitError(f"the commit {oid} does not begin with its tree and its parents", "git", "run `git fsck`")
-    head, _, message = split_signature(data)[0].partition(b"\n\n")
+    bare, armour = split_signature(data)
+    head, _, message = bare.partition(b"\n\n")
     lines = (head + b"\n")[begin.end() : -1].split(b"\n")
     pairs = [(key, value) for key, _, value in (line.partition(b" ") for line in lines)]
     parents = tuple(line[7:].decode() for line in begin["parents"].splitlines())
@@ -79,8 +81,15 @@ def parse_commit(oid: str, data: bytes) -> Commit:
     plain = [key for key, _ in pairs] == [b"author", b"committer"]  # without a line that goes on, either
     return Commit(
         oid, begin["tree"].decode(), parents, rest.get(b"author", b""), rest.get(b"committer", b""), message,
-        plain=plain,
+        plain=plain, signed=bool(armour),
     )  # fmt: skip
+
+
+def signed_bytes(data: bytes, armour: bytes) -> bytes:
+    """Return a raw commit object with the signature over it, in the header that git looks for it in."""
+    head, blank, message = data.partition(b"\n\n")
+    name = b"gpgsig" if len(head.partition(b"\n")[0]) == len("tree ") + 40 else b"gpgsig-sha256"
+    return head + b"\n" + name + b" " + armour.rstrip(b"\n").replace(b"\n", b"\n ") + blank + message
 
 
 def split_signature(data: bytes) -> tuple[bytes, bytes]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from runner.git import BLOB, Git, Ident, TreeEntry
+from runner.errors import InsufficientHistoryError
+from runner.git import BLOB, Commit, Git, Ident, TreeEntry
 
 
 def ref_of(protocol: str) -> str:
@@ -47,7 +48,30 @@ def add(
     changes = {name: TreeEntry(BLOB, git.write("blob", data)) for name, data in files.items()}
     tree = git.edit_tree(old.tree if old else None, changes) or git.write_tree({})
     parents = (*([before] if before else []), commit, *keeps)
-    return git.write_commit(tree, parents, who, who, f"{protocol}: history\n".encode()), before
+    return git.write_commit(tree, parents, who, who, _message(protocol)), before
+
+
+def commits(git: Git, protocol: str, tip: str) -> Iterator[tuple[Commit, str]]:
+    """Yield each commit of the history with the branch's commit that it was filed beside, the newest first.
+
+    Raises:
+        InsufficientHistoryError: one of them is not in this clone.
+    """
+    at: str | None = tip
+    while at is not None:
+        commit = git.commit(at)
+        before = git.commit(commit.parents[0]) if commit is not None and commit.parents else None
+        if commit is None or before is None:
+            raise InsufficientHistoryError(
+                f"{ref_of(protocol)} is cut off in this clone", at, "fetch it anew, from a clone that has it whole"
+            )
+        goes_on = before.message == _message(protocol) and len(commit.parents) > 1
+        yield commit, commit.parents[1 if goes_on else 0]
+        at = before.oid if goes_on else None
+
+
+def _message(protocol: str) -> bytes:
+    return f"{protocol}: history\n".encode()
 
 
 def read(git: Git, protocol: str, name: str) -> bytes | None:

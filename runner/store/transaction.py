@@ -80,6 +80,7 @@ def prepare(
     more: Mapping[str, bytes] | None = None,
     parents: Sequence[str] = (),
     sign: bool = False,
+    sign_with: Callable[[bytes], bytes] | None = None,
     judged: str | None = None,
 ) -> Transition:
     """Write the objects of a transition that follows `snapshot`.
@@ -87,7 +88,7 @@ def prepare(
     `judged`: when the words that it uses were judged, where that was before `time`.
     `tree`: the tree that holds its work (default: the snapshot's); the protocol's folder is always the snapshot's, with the
     record of `events` and the files `more`. `committer`: where it is not the author. `parents`: further ones. `sign`: as a commit
-    of the person's.
+    of the person's; `sign_with`: makes the signature that the policy wants.
     """
     segments = sum(name.startswith("log/") for name in snapshot.files)
     entries = entries_of(snapshot.state, events, time, actor, judged)
@@ -105,10 +106,10 @@ def prepare(
     made = git.edit_tree(tree or snapshot.tree, written)
     assert made is not None
     text = message.render(snapshot.protocol, entries, trusted)
-    if sign:
+    if sign and sign_with is None:
         commit = git.person_commit(made, (snapshot.tip, *parents), author, text)
     else:
-        commit = git.write_commit(made, (snapshot.tip, *parents), author, committer or author, text)
+        commit = git.write_commit(made, (snapshot.tip, *parents), author, committer or author, text, sign_with)
     return Transition(commit, after, entries)
 
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, Commit, Git, TreeEntry
@@ -24,6 +25,9 @@ from runner.trust import manifest
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Contents, Subject
+
+if TYPE_CHECKING:
+    from runner.trust.checks import Past
 
 AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
 
@@ -141,7 +145,8 @@ class Asked:
 class Bench:
     """What judging one branch takes: the objects, the authority, the time. `vouched`: somebody vouches for the time.
 
-    `at`: seconds since 1970. `files`: what a trusted file's bytes are read with; hashes are kept between questions.
+    `at`: seconds since 1970. `past`: the chain, where somebody walked it already. `files`: what a trusted file's bytes are read
+    with; hashes are kept between questions.
     """
 
     git: Git
@@ -151,6 +156,7 @@ class Bench:
     authority: Authority
     at: int
     vouched: bool = False
+    past: Past | None = None
     contents: Contents = field(init=False)
     _chain: dict[str, int] | None = None
     _words: list[Word] | None = None
@@ -166,7 +172,8 @@ class Bench:
     def chain(self) -> dict[str, int]:
         """The first-parent chain from the tip to the genesis: commit to its distance from the tip."""
         if self._chain is None:
-            self._chain = chain_of(self.git, self.protocol, self.tip)
+            walked = self.past.chain(self.tip) if self.past is not None else None
+            self._chain = walked or chain_of(self.git, self.protocol, self.tip)
         return self._chain
 
     def words(self) -> list[Word]:

@@ -25,6 +25,7 @@ from runner.trust.signers import Signers
 if TYPE_CHECKING:
     from runner.protocol.config import Config
     from runner.protocol.policy import Approval, PolicyFile
+    from runner.trust.signature import Verdict
 
 
 @dataclass(slots=True)
@@ -96,7 +97,9 @@ class Authority:
         """
         at = (protocol, tuple(pieces))
         if at not in self._changed:
-            self._changed[at] = changes(git, protocol, at[1], measured=self.policy is not None)
+            limits = self.policy.words.limits if self.policy is not None else None
+            measured = limits is not None and (limits.lines, limits.file_size, limits.binaries) != (None, None, "allow")
+            self._changed[at] = changes(git, protocol, at[1], measured=measured)
         found = self._changed[at]
         named: frozenset[str] = frozenset()
         if found and step.header.kind in (Kind.AGENT, Kind.TOOL):
@@ -133,7 +136,7 @@ class Authority:
         """Return the fingerprint of the key that a commit claims to be signed with; empty where it has no SSH signature."""
         from runner.trust import signature
 
-        _, armour = _raw_signature(git, commit)
+        _, armour = raw_signature(git, commit)
         try:
             return signature.read_ssh(armour).key.fingerprint if armour else ""
         except ValueError:
@@ -141,20 +144,20 @@ class Authority:
 
     def vouches_for(self, git: Git, commit: Commit, at: int) -> bool:
         """Return whether a commit is signed by a key that is listed for git."""
+        if not commit.signed:
+            return False
+        return any(self.judge(git, commit, email.casefold(), at).ok for email in dict.fromkeys(commit.emails))
+
+    def judge(self, git: Git, commit: Commit, principal: str, at: int) -> Verdict:
+        """Judge a commit's signature as a principal's, by a key that is listed for git."""
         from runner.trust import signature
 
-        text, armour = _raw_signature(git, commit)
-        if not armour:
-            return False
-        return any(
-            signature.verify(
-                armour, text, namespace=signers.GIT, principal=email.casefold(), signers=self.signers, at=at
-            ).ok
-            for email in dict.fromkeys(commit.emails)
-        )
+        text, armour = raw_signature(git, commit)
+        return signature.verify(armour, text, namespace=signers.GIT, principal=principal, signers=self.signers, at=at)
 
 
-def _raw_signature(git: Git, commit: Commit) -> tuple[bytes, bytes]:
+def raw_signature(git: Git, commit: Commit) -> tuple[bytes, bytes]:
+    """Return (what a commit's signature is over, the armoured signature), empty where it has none."""
     found = git.object(commit.oid)
     return split_signature(found[2]) if found else (b"", b"")
 

@@ -19,6 +19,8 @@ from runner.protocol import log, machine, message, paths, state
 from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
+from runner.protocol.log import RawEntry
+from runner.protocol.plan import Plan
 from runner.protocol.state import State, StepStatus
 from runner.store.trusted import Trusted
 
@@ -38,6 +40,38 @@ class Finding:
     commit: str
     path: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A transcript that an event names by its digest; `attempt`: of the step, 0 where the subject is none."""
+
+    commit: str
+    event: str
+    subject: str
+    attempt: int
+    digest: str
+
+
+@dataclass(slots=True)
+class Past:
+    """The chain's commits so far, oldest first, and the trusted commits that they name, each with the place of the first that does."""
+
+    order: list[str] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+    told: dict[str, int] = field(default_factory=dict)
+
+    def add(self, oid: str, trusted: str | None) -> None:
+        """Take in the next commit; `trusted`: what a transition names."""
+        self.places[oid] = len(self.order)
+        if trusted is not None:
+            self.told.setdefault(trusted, len(self.order))
+        self.order.append(oid)
+
+    def chain(self, tip: str) -> dict[str, int]:
+        """Return the chain below a commit of it, as `approval.chain_of` does: commit to its distance, newest first."""
+        place = self.places[tip]
+        return {oid: distance for distance, oid in enumerate(reversed(self.order[: place + 1]))}
 
 
 @dataclass(slots=True)
@@ -62,8 +96,20 @@ class Chain:
     moved: str | None = None  # the commit that the genesis was made on, where it stands on another one now
     taken_over: str | None = None  # PROTOCOL@REVISION that steps came from, done
     counted: set[str] = field(default_factory=set)  # ids of the words that events used, and that hold
+    named: list[Named] = field(default_factory=list)  # transcripts, in the order of the chain
     reviews: int = 0  # on the forge, that events used: nothing here proves them
-    authorities: dict[str, Any] = field(default_factory=dict)  # what `replay` read of the trusted branch, by commit
+    # What `replay` and `acts` keep from one transition to the next.
+    past: Past | None = None  # None where the walk goes on from a known tip, and nobody has asked yet
+    known: list[RawEntry] | None = None  # the whole log, once somebody has asked for it
+    authorities: dict[str, Any] = field(default_factory=dict)  # what the trusted branch said, by commit
+    plan: tuple[tuple[tuple[str, str], ...], Plan] | None = (
+        None  # the last plan that was read, and the files that it is of
+    )
+    rules: dict[str, tuple[str | None, ...]] = field(default_factory=dict)  # whose policy and keys a trusted commit has
+    doubted: set[int] = field(default_factory=set)  # revisions of the counts that do not hold
+    stood: dict[str, Any] = field(default_factory=dict)  # the words that stood for an earlier deed, by subject
+    signed: int = 0  # transitions whose signature the policy wanted, and that holds
+    unseen: set[str] = field(default_factory=set)  # commits of a local trusted branch that are gone
 
 
 @dataclass(slots=True)
@@ -80,6 +126,7 @@ class Look:
     log: bytes = b""
     state: bytes = b""
     entries: list[Entry] = field(default_factory=list)
+    raw: list[RawEntry] = field(default_factory=list)  # the same, as they stand in the log
     before: State | None = None
     after: State | None = None
     illegal: str | None = None
@@ -543,14 +590,17 @@ def _transition_at(git: Git, walk: Chain, tip: Commit, revision: int) -> Commit 
 
 
 def _uses_words(look: Look) -> bool:
-    """Return whether a transition's events use words that can be judged: of a chain that holds so far."""
-    used = any(isinstance(event, ev.ApprovalCounted | ev.CallDecided) for event in look.events)
-    return used and look.trailers is not None and look.before is not None and look.illegal is None
+    return any(isinstance(event, ev.ApprovalCounted | ev.CallDecided) for event in look.events)
+
+
+def _is_judged(look: Look) -> bool:
+    """Return whether what a transition did, or whose words it used, can be judged: of a chain that holds so far."""
+    return look.trailers is not None and look.before is not None and look.illegal is None
 
 
 def check_counted(git: Git, walk: Chain, look: Look) -> Said:
     """20. The words that an event uses are those that counted then, and they were enough."""
-    if _uses_words(look):
+    if _is_judged(look) and _uses_words(look):
         from runner.trust import replay  # takes what reading the policy takes, and most chains have no words
 
         for text in replay.wrong(git, walk, look):
@@ -558,12 +608,50 @@ def check_counted(git: Git, walk: Chain, look: Look) -> Said:
 
 
 def check_trusted(git: Git, walk: Chain, look: Look) -> Said:
-    """21. The policy that words were counted under is the trusted branch's, and no older one than before."""
-    if _uses_words(look):
-        from runner.trust import replay
+    """21. The policy that words were counted or work was done under is the trusted branch's, and no older one than before."""
+    used = _uses_words(look)
+    if _is_judged(look) and (used or deed_of(look) is not None):
+        from runner.trust import acts
 
-        for text in replay.went_back(git, walk, look):
+        for text in acts.went_back(git, walk, look, used=used):
             yield "", text
+
+
+def check_needed(git: Git, walk: Chain, look: Look) -> Said:
+    """22. What was done had the words that the policy of then and the plan wanted for it, and nothing of it was denied."""
+    if _is_judged(look) and deed_of(look) is not None and next(check_work(git, walk, look), None) is None:
+        from runner.trust import acts
+
+        for text in acts.wrong(git, walk, look):
+            yield at(walk, paths.LOG), text
+
+
+def check_signed(git: Git, walk: Chain, look: Look) -> Said:
+    """23. A transition is signed by a key that the policy of then lists, where it wants that; and no signature is a bad one."""
+    if look.commit.signed or (look.trailers is not None and look.illegal is None):
+        from runner.trust import acts
+
+        for text in acts.unsigned(git, walk, look):
+            yield "", text
+
+
+# What takes up what people said and wrote, before anything is done.
+_PREFIX: tuple[type[Event], ...] = (ev.PlanEdited, *_WORDS)
+_DEEDS: tuple[type[Event], ...] = (
+    ev.StepFinished, ev.StepFailed, ev.StepBlocked, ev.Asked, ev.CallHeld, ev.EffectUnknown, ev.BudgetReached, ev.QaPassed,
+    ev.QaFailed, ev.StepCompleted,
+)  # fmt: skip
+
+
+def deed_of(look: Look) -> int | None:
+    """Return the place of the event by which a transition carried out, checked or ended a step; None where it did not."""
+    for number, event in enumerate(look.events):
+        if isinstance(event, _PREFIX):
+            continue
+        again = isinstance(event, ev.CallHeld) and event.transcript is None and number > 0  # its word had ended
+        done = isinstance(event, _DEEDS) and look.after is not None and event.subject in look.after.steps
+        return number if done and not again else None
+    return None
 
 
 Check = Callable[[Git, Chain, Look], Said]
@@ -591,4 +679,6 @@ CHECKS: dict[str, Check] = {
     "undone": check_undone,  # 19
     "counted": check_counted,  # 20
     "trusted": check_trusted,  # 21
+    "needed": check_needed,  # 22
+    "signed": check_signed,  # 23
 }

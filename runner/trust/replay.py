@@ -7,6 +7,7 @@ is now. Nothing here is asked of a chain that has no such event.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from runner.protocol.statement import seconds
 from runner.trust import approval, authority, waits
 from runner.trust.approval import Asked, Bench, Standing
 from runner.trust.authority import Authority
-from runner.trust.checks import Chain, Look, at, missing
+from runner.trust.checks import Chain, Look, Past, at, missing
 from runner.trust.demand import KEYBOARD
 
 Word = ev.ApprovalCounted | ev.CallDecided
@@ -40,7 +41,7 @@ class Ground:
     commit: str
     state: State
     plan: Plan
-    chain: dict[str, int]
+    past: Past
 
 
 def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
@@ -50,13 +51,14 @@ def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
         InsufficientHistoryError: an object that says whose word counted is not in this clone.
     """
     assert look.trailers is not None and look.parent is not None
-    known = _known(git, walk)
+    known = list(known_of(git, walk))
     for entry in look.entries:
         event = entry.event
         if isinstance(event, Word):
-            found = _authority(git, walk, look.trailers.trusted)
+            found = authority_at(git, walk, look.trailers.trusted)
             text = found if isinstance(found, str) else _judged(git, walk, look, entry, event, found, known)
             if text is not None:
+                walk.doubted.add(entry.revision)
                 yield f"`{event.name}` of {event.subject}: {text}"
             else:
                 walk.counted.update(event.approvals)
@@ -64,58 +66,65 @@ def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
         known.append(RawEntry(entry.revision, event.name, event.subject, entry.time, entry.actor, ev.fields_of(event)))
 
 
-def went_back(git: Git, walk: Chain, look: Look) -> Iterator[str]:
-    """Return what is wrong with the policy that a transition's words were counted under: that it is an older one, or no one's."""
-    assert look.trailers is not None and look.parent is not None
-    now = look.trailers.trusted
-    _there(git, now)
-    chain = approval.chain_of(git, walk.protocol, look.parent.oid)
-    if now in chain:
-        yield f"the policy is taken from {now[:12]}, a commit of the protocol's own branch"
-        return
-    if walk.trusted is not None and walk.trusted.remote is None:
-        return  # a local branch, which whoever works here may rewrite
-    judged = {getattr(event, "at", None) for event in look.events if isinstance(event, Word)}
-    since = min((oid for oid in judged if oid in chain), key=chain.__getitem__, default=look.parent.oid)
-    for before in newer(git, walk.protocol, since, now):
-        yield f"the policy went back: it was that of {before[:12]} before, and is that of {now[:12]}"
-    if walk.trusted is not None and walk.trusted.commit != now:
-        yield from _off_branch(git, walk.trusted.commit, now, walk.trusted.branch)
+# By their trailers, the transitions that did something: each was asked whether its policy goes on from those that were told before.
+DONE = frozenset(
+    ("created", "planned", "step-finished", "step-failed", "step-blocked", "qa-passed", "qa-failed", "step-completed")
+)
 
 
-def newer(git: Git, protocol: str, tip: str, now: str) -> Iterator[str]:
-    """Return the trusted branch's commits that the chain up to `tip` tells of and that `now` does not go on from.
+def told(git: Git, protocol: str, tip: str, *, whole: bool) -> Iterator[str]:
+    """Return the trusted commits that the chain up to `tip` tells of.
 
-    Raises:
-        InsufficientHistoryError: one of them is not in this clone.
+    Without `whole` back to the last transition that did something.
     """
-    told = (message.parse(_message(git, oid)) for oid in approval.chain_of(git, protocol, tip))
-    for before in dict.fromkeys(one.trusted for one in told if one and one.protocol == protocol):
-        if before != now and not _is_below(git, before, now):
-            yield before
+    found: set[str] = set()
+    at: str | None = tip
+    while at is not None:
+        commit = git.commit(at)
+        if commit is None:
+            raise missing(git, f"commit {at[:12]}")
+        trailers = message.parse(commit.message)
+        at = commit.parents[0] if commit.parents else None
+        if trailers is None or trailers.protocol != protocol:
+            continue
+        if trailers.trusted not in found:
+            found.add(trailers.trusted)
+            yield trailers.trusted
+        names = {event.partition(" ")[0] for event in trailers.events}
+        if "created" in names or (not whole and names & DONE):
+            return
 
 
-def _off_branch(git: Git, seen: str, now: str, branch: str) -> Iterator[str]:
-    _there(git, seen)
-    if git.is_ancestor(now, seen):
-        between = git.first_parents(seen, stop=now)
-        last = git.commit(between[-1]) if between else None
-        if last is None or last.parents[:1] != (now,):
-            yield f"the policy is that of {now[:12]}, which {branch} never was at"
-    elif git.is_ancestor(seen, now):
-        raise InsufficientHistoryError(
-            f"{branch} was last seen here at {seen[:12]}, before the policy of {now[:12]} held",
-            f"{branch}, last seen",
-            "run `runner sync` to look at it again, then `runner verify`",
-        )
-    elif git.is_shallow():
-        raise missing(git, f"the history of {branch}")
-    else:
-        yield f"the policy is that of {now[:12]}, which {branch} never was at"
+def rules_of(git: Git, oid: str) -> tuple[str | None, ...] | None:
+    """Return which policy, keys and configuration a trusted commit has; None where it is not in this clone."""
+    if git.commit(oid) is None:
+        return None
+    files = git.tree(f"{oid}:{paths.ROOT}") or {}
+    names = [path.rpartition("/")[2] for path in (paths.POLICY, paths.SIGNERS, paths.CONFIG)]
+    return tuple(files[name].oid if name in files else None for name in names)
 
 
-def _is_below(git: Git, old: str, new: str) -> bool:
-    _there(git, old)
+def rules_at(git: Git, walk: Chain, oid: str) -> tuple[str | None, ...]:
+    """Return what `rules_of` does, asked once; a commit that is not in this clone is missing."""
+    if oid not in walk.rules:
+        there(git, oid)
+        walk.rules[oid] = rules_of(git, oid) or ()
+    return walk.rules[oid]
+
+
+def differs(git: Git, one: str, other: str) -> bool:
+    """Return whether two trusted commits may say something else about who may do what.
+
+    Where one is not in this clone, that is so wherever the other has a policy.
+    """
+    if one == other:
+        return False
+    known, now = rules_of(git, one), rules_of(git, other)
+    return known != now if known is not None else now is None or now[0] is not None
+
+
+def is_below(git: Git, old: str, new: str) -> bool:
+    there(git, old)
     if git.is_ancestor(old, new):
         return True
     if git.is_shallow():
@@ -123,7 +132,7 @@ def _is_below(git: Git, old: str, new: str) -> bool:
     return False
 
 
-def _there(git: Git, oid: str) -> None:
+def there(git: Git, oid: str) -> None:
     if git.commit(oid) is None:
         raise missing(git, f"commit {oid[:12]} of the trusted branch")
 
@@ -134,8 +143,25 @@ def _message(git: Git, oid: str) -> bytes:
     return commit.message
 
 
-def _known(git: Git, walk: Chain) -> list[RawEntry]:
-    """Return the whole log as it stood before the commit."""
+def past_of(git: Git, walk: Chain, look: Look) -> Past:
+    """Return the chain as it stood before the commit."""
+    if walk.past is None:
+        assert look.parent is not None
+        walk.past = Past()
+        for oid in reversed(approval.chain_of(git, walk.protocol, look.parent.oid)):
+            told = message.parse(_message(git, oid))
+            walk.past.add(oid, told.trusted if told and told.protocol == walk.protocol else None)
+    return walk.past
+
+
+def known_of(git: Git, walk: Chain) -> list[RawEntry]:
+    """Return the whole log as it stood before the commit; it grows with the walk."""
+    if walk.known is None:
+        walk.known = _read_log(git, walk)
+    return walk.known
+
+
+def _read_log(git: Git, walk: Chain) -> list[RawEntry]:
     data = b""
     for name in sorted(name for name in walk.record if name.startswith("log/")):
         segment = git.blob(walk.record[name].oid)
@@ -145,7 +171,7 @@ def _known(git: Git, walk: Chain) -> list[RawEntry]:
     return log.parse_raw(data + walk.log, at(walk, paths.LOG))
 
 
-def _authority(git: Git, walk: Chain, oid: str) -> Authority | str:
+def authority_at(git: Git, walk: Chain, oid: str) -> Authority | str:
     """Return what the trusted branch said at a commit, or why nobody's word could count there."""
     if oid not in walk.authorities:
         branch = walk.trusted.branch if walk.trusted else "the trusted branch"
@@ -165,7 +191,7 @@ def _authority(git: Git, walk: Chain, oid: str) -> Authority | str:
 
 def _whole(git: Git, oid: str) -> None:
     """Check that what says whose word counts is in this clone: a file that is not there is told from one that never was."""
-    _there(git, oid)
+    there(git, oid)
     commit = git.commit(oid)
     assert commit is not None
     root = git.tree(commit.tree)
@@ -181,10 +207,10 @@ def _whole(git: Git, oid: str) -> None:
 
 def _ground(git: Git, walk: Chain, look: Look, event: Word) -> Ground | str:
     """Return what the event was judged on: the commit before it or, where the work was merged onto others', the one that it names."""
-    assert look.parent is not None and look.before is not None
-    chain = approval.chain_of(git, walk.protocol, look.parent.oid)
-    commit, then = event.at or look.parent.oid, look.before
-    if commit not in chain:
+    assert look.parent is not None
+    past = past_of(git, walk, look)
+    commit = event.at or look.parent.oid
+    if commit not in past.places:
         return f"it was judged at {commit[:12]}, which is no commit of the branch before it"
     if commit != look.parent.oid and not any(isinstance(one, _WORK) for one in look.events):
         return f"it was judged at {commit[:12]}, and no work that began there ends here"
@@ -196,25 +222,41 @@ def _ground(git: Git, walk: Chain, look: Look, event: Word) -> Ground | str:
         and work.start != event.at
     ):
         return f"it was judged at {commit[:12]}, and the work began at {work.start[:12]}"
+    found = ground_at(git, walk, look, commit)
+    if isinstance(found, str):
+        return found
+    edit = machine.edit_of(found.state, found.plan) if found.state.status in machine.OPEN else None
+    if edit is not None:
+        then = machine.apply(found.state, Entry(found.state.revision + 1, "", "", edit))
+        found = dataclasses.replace(found, state=then)
+    return found
+
+
+def ground_at(git: Git, walk: Chain, look: Look, commit: str) -> Ground | str:
+    """Return plan and state as they stand in a commit of the chain before the transition, or why there are none.
+
+    Raises:
+        MalformedFileError: the plan cannot be read.
+    """
+    assert look.parent is not None and look.before is not None
     where = f"{paths.folder(walk.protocol)} in {commit[:12]}"
     files = git.tree(f"{commit}:{paths.folder(walk.protocol)}") or {}
-    if event.at:
+    then = look.before
+    if commit != look.parent.oid:
         data = git.blob(files[paths.STATE].oid) if paths.STATE in files else None
         if data is None:
             return f"there is no state in {commit[:12]}"
         then = state.load(data, where)
-    told = {}
-    for name, file in files.items():
-        if name.endswith(".md") and name != paths.LOG:
-            text = git.blob(file.oid)
+    mine = tuple((name, file.oid) for name, file in files.items() if name.endswith(".md") and name != paths.LOG)
+    if walk.plan is None or walk.plan[0] != mine:
+        told = {}
+        for name, oid in mine:
+            text = git.blob(oid)
             if text is None:
                 raise missing(git, f"{name} of {commit[:12]}")
             told[name] = text
-    plan = plan_.parse(told, where)
-    edit = machine.edit_of(then, plan) if then.status in machine.OPEN else None
-    if edit is not None:
-        then = machine.apply(then, Entry(then.revision + 1, "", "", edit))
-    return Ground(commit, then, plan, chain)
+        walk.plan = mine, plan_.parse(told, where)
+    return Ground(commit, then, walk.plan[1], past_of(git, walk, look))
 
 
 def _judged(
@@ -246,7 +288,7 @@ def _judged(
     time = seconds(entry.time)
     if time <= 0:
         return f"there was no such time: {entry.time}"
-    bench = Bench(git, walk.protocol, ground.commit, ground.state, found, time)
+    bench = bench_of(git, walk, ground, found, time)
     try:
         asking = Asked.of(bench, wait) if event.reviews else None
         standing = approval.judge(bench, asked, ground.plan, waits.used(subject, known), event.reviews, asking)
@@ -255,6 +297,11 @@ def _judged(
             raise missing(git, error.what) from error
         raise
     return _differs(event, standing, bench.words())
+
+
+def bench_of(git: Git, walk: Chain, ground: Ground, found: Authority, time: int) -> Bench:
+    """Return what judging words takes, on what stood there then."""
+    return Bench(git, walk.protocol, ground.commit, ground.state, found, time, past=ground.past)
 
 
 def _differs(event: Word, standing: Standing, found: Sequence[approval.Word]) -> str | None:
@@ -284,10 +331,9 @@ def _at_keyboard(git: Git, walk: Chain, ground: Ground, event: Word, found: Auth
         return "it was given at a keyboard, and names words that are signed"
     if found.policy is not None:
         return f"it was given at a keyboard, and there was a policy in {found.commit[:12]}"
-    for oid in ground.chain:
-        told = message.parse(_message(git, oid))
-        if told and told.protocol == walk.protocol and told.trusted != found.commit:
-            other = _authority(git, walk, told.trusted)
+    for told, place in ground.past.told.items():
+        if told != found.commit and place <= ground.past.places[ground.commit]:
+            other = authority_at(git, walk, told)
             if isinstance(other, str) or other.policy is not None:
-                return f"it was given at a keyboard, and there had been a policy in {told.trusted[:12]}"
+                return f"it was given at a keyboard, and there had been a policy in {told[:12]}"
     return None

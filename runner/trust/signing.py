@@ -55,7 +55,7 @@ def signing_key(git: Git) -> SigningKey:
     if form is None and named is not None and _is_ssh(named, git):
         form = "ssh"
     if form == "ssh":
-        return _ssh_key(git, named)
+        return ssh_key(git, named)
     if form in (None, "openpgp") and (form or named):
         return _openpgp_key(git, named)
     if form is not None:
@@ -98,7 +98,12 @@ def _is_ssh(named: str, git: Git) -> bool:
     return _literal(named) is not None or _key_file(named, git).is_file()
 
 
-def _ssh_key(git: Git, named: str | None) -> SigningKey:
+def ssh_key(git: Git, named: str | None) -> SigningKey:
+    """Return the SSH key that is named as in `user.signingkey`; None: the one that git takes by default.
+
+    Raises:
+        SigningError: it cannot be read; the hint says what to type.
+    """
     program = str(Path(person.setting(git, "gpg.ssh.program", repository_too=False) or "ssh-keygen").expanduser())
     if named is None:
         named = _default_key(git)

@@ -22,9 +22,14 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 18. evidence         QA looked at the tree before, and nothing that it lists failed
 19. undone           what is undone is as it was
 20. counted          the words that an event uses counted then, and were enough
-21. trusted          they were counted under the trusted branch's policy, never an older one than before
+21. trusted          words were counted, and work was done, under the trusted branch's policy, never an older one than before
+22. needed           what was done had the words that the policy of then and the plan wanted
+23. signed           a transition is signed by a key that is listed, where the policy wants that
 
-A commit is a transition by its trailers alone. That transitions are unsigned means: this proves consistency, not who ran them.
+More is asked of what lies beside the chain, by `filed`, `merged` and `sealing`: 24. transcript, 25. base, 26. seal;
+`app.verify` asks what the person's own machine has seen: 27. mark.
+
+A commit is a transition by its trailers alone. Where the policy asks for no signatures, this proves consistency, not who ran them.
 `advance` does the same for what is new since a tip that verified before; every runner does that before it acts.
 """
 
@@ -43,7 +48,7 @@ from runner.protocol.digest import digest
 from runner.protocol.state import State
 from runner.store.trusted import Trusted
 from runner.trust import checks
-from runner.trust.checks import Chain, Finding, Look, missing
+from runner.trust.checks import Chain, Finding, Look, Named, Past, missing
 
 AHEAD = 16  # commits whose objects are asked for at once
 SMALL = 512 * 1024  # bytes of a record's file that is read ahead
@@ -57,7 +62,11 @@ _UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionErr
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What verify found for one protocol. `approvals`: how many words were used, and hold."""
+    """What verify found for one protocol. `approvals`: how many words were used, and hold.
+
+    `transcripts`: those that its log names, which the history has; `moved`: it was begun on another commit than it stands on;
+    `signed`: transitions whose signature the policy wanted, and that holds.
+    """
 
     protocol: str
     transitions: int
@@ -66,6 +75,9 @@ class Report:
     tip: str
     notes: tuple[str, ...] = ()
     approvals: int = 0
+    transcripts: tuple[Named, ...] = ()
+    moved: bool = False
+    signed: int = 0
 
     @property
     def ok(self) -> bool:
@@ -81,7 +93,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell.
     """
-    walk = Chain(protocol, trusted)
+    walk = Chain(protocol, trusted, past=Past())
     try:
         commits = chain_of(git, protocol, tip)
     except InsufficientHistoryError:
@@ -107,10 +119,24 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
         notes.append(f"{plural} on the forge: said by the forge, not provable offline")
     if walk.counted:
         notes.append("times not vouched for: keys and words were judged at the times that the record tells")
+    if walk.unseen:
+        gone = ", ".join(sorted(oid[:12] for oid in walk.unseen)[:3])
+        notes.append(f"whose word was needed is not known where the trusted branch's commit is gone: {gone}")
     if unused := _unused(walk):
         them = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
         notes.append(f"used by no event: {them}")
-    return Report(protocol, walk.transitions, tuple(findings), walk.state, tip, tuple(notes), len(walk.counted))
+    return Report(
+        protocol,
+        walk.transitions,
+        tuple(findings),
+        walk.state,
+        tip,
+        tuple(notes),
+        len(walk.counted),
+        tuple(walk.named),
+        walk.moved is not None,
+        walk.signed,
+    )
 
 
 def _unused(walk: Chain) -> list[str]:
@@ -135,7 +161,7 @@ def chain_of(git: Git, protocol: str, tip: str) -> list[Commit]:
         commit = git.commit(at)
         if commit is None:
             raise missing(git, f"commit {at[:12]}, {len(found)} commits below {tip[:12]}")
-        if stop is None and not _is_transition(commit, protocol) and _folder(git, commit, protocol) is None:
+        if stop is None and not is_transition(commit, protocol) and _folder(git, commit, protocol) is None:
             stop = _older(git, commit.oid, protocol)
             if stop is None:
                 break
@@ -146,7 +172,8 @@ def chain_of(git: Git, protocol: str, tip: str) -> list[Commit]:
     return found[::-1]
 
 
-def _is_transition(commit: Commit, protocol: str) -> bool:
+def is_transition(commit: Commit, protocol: str) -> bool:
+    """Return whether a commit says that it is a transition of the protocol's."""
     trailers = message.parse(commit.message)
     return trailers is not None and trailers.protocol == protocol
 
@@ -180,6 +207,10 @@ def walk_commits(git: Git, walk: Chain, commits: Sequence[Commit]) -> list[Findi
             if number % AHEAD == 0:
                 read = _ahead(git, walk.protocol, commits[number : number + AHEAD])
             found = _check(git, walk, commit, read)
+            if walk.past is not None:
+                trailers = message.parse(commit.message)
+                own = trailers is not None and trailers.protocol == walk.protocol
+                walk.past.add(commit.oid, trailers.trusted if trailers is not None and own else None)
         except InsufficientHistoryError as error:
             raise missing(git, error.what.removesuffix(" is not in this clone")) from error
         except (RunnerError, *_UNREADABLE) as error:
@@ -239,6 +270,13 @@ def _check(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> 
     walk.damage, walk.damaged_by = [], []
     _note(walk, look)
     walk.state, walk.log, walk.record = look.after, look.log, look.record
+    if walk.known is not None:
+        walk.known += look.raw
+    walk.named += [
+        Named(look.commit.oid, event.name, event.subject, look.attempt(event.subject), told)
+        for event in look.events
+        if (told := getattr(event, "transcript", None)) is not None
+    ]
     walk.transitions += 1
     return found
 
@@ -275,7 +313,7 @@ def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Lo
     else:
         raw = log.parse_raw(look.log, where)
         raw = [entry for entry in raw if entry.revision > known] or raw
-    look.entries = [log.entry_of(entry, where) for entry in raw]
+    look.entries, look.raw = [log.entry_of(entry, where) for entry in raw], raw
     if not look.entries:
         raise IntegrityError("a transition without an event", where, "run `git show` to see what it changed")
     look.illegal = next((told for event in look.events if (told := checks.unbounded(event))), None)
@@ -405,34 +443,6 @@ def resume(git: Git, protocol: str, tip: str, known: State) -> Chain:
     return walk
 
 
-# --- a protocol whose branch is gone ---------------------------------------------------------------------------------
-
-
-def merged_tip(git: Git, protocol: str, base: str) -> str:
-    """Return the transition that the base's folder comes from: the newest of its history whose record is the base's own.
-
-    Raises:
-        InsufficientHistoryError: the base holds the folder, and not its history: it was squashed or rebased.
-    """
-    folder = paths.folder(protocol)
-    commit = git.commit(base)
-    assert commit is not None
-    record = _record_of(git, commit, protocol)
-    code, out, _ = git.try_run(
-        "rev-list", "--max-count=100", base, "--", f"{folder}/{paths.STATE}", env={"GIT_GRAFT_FILE": "/dev/null"}
-    )
-    for oid in out.decode().split() if code == 0 else []:
-        found = git.commit(oid)
-        if found is not None and _is_transition(found, protocol) and _record_of(git, found, protocol) == record:
-            return oid
-    if git.is_shallow() or git.is_partial():
-        raise missing(git, f"the history of {folder}")
-    raise InsufficientHistoryError(
-        f"the history of {protocol} is not here: its branch is gone, and it was squashed or copied",
-        f"{folder} in {base[:12]}",
-        f"run `git fetch origin {protocol}:{protocol}` where a remote still has the branch, then `runner verify` again",
-    )
-
-
-def _record_of(git: Git, commit: Commit, protocol: str) -> dict[str, TreeEntry]:
+def record_of(git: Git, commit: Commit, protocol: str) -> dict[str, TreeEntry]:
+    """Return the files of the runner's record in a commit, by name in the folder."""
     return {name: entry for name, entry in _files(git, commit, protocol)[0].items() if paths.is_record(name)}

@@ -190,6 +190,7 @@ class History:
         trusted: str = "",
         time: str = SAID,
         on: str = "",
+        key: str = "",
     ) -> str:
         """Put a transition onto the protocol's branch, as the formats say. `trusted`: whose policy it says that held."""
         first, entries = self.state.get("revision", 0) + 1, []
@@ -206,7 +207,7 @@ class History:
             f"{PROTOCOL}: {_title(events)}\n\n" + "\n".join(entries) + f"\nRunner-Protocol: {PROTOCOL}\n"
             f"Runner-Revision: {self.state['revision']}\n{named}Runner-Trusted: {trusted or self.main}\nRunner-Actor: runner\n"
         )
-        self.tip = self.made([on or self.tip], {**record, **(changes or {})}, text, "runner")
+        self.tip = self.made([on or self.tip], {**record, **(changes or {})}, text, "runner", key)
         return self.tip
 
     def begin(self, base: str = "main", nonce: str = "5" * 32, steps: Mapping[str, str] | None = None) -> None:
@@ -228,7 +229,16 @@ class History:
         planned = {"plan": sha(lines.encode()), "steps": told}
         self.transition(("created", PROTOCOL, created), ("planned", "plan", planned), changes=files, on=self.main)
 
-    def done(self, slug: str, changes: Mapping[str, Change], *after: Event, **how: str) -> None:
+    def done(
+        self,
+        slug: str,
+        changes: Mapping[str, Change],
+        *after: Event,
+        trusted: str = "",
+        time: str = SAID,
+        key: str = "",
+        **how: str,
+    ) -> None:
         """Record the work of a step, and what follows it in the same commit. `how`: where it began, what carried it out."""
         work = {
             "attempt": 1,
@@ -237,7 +247,7 @@ class History:
             "executor": "host",
             **how,
         }
-        self.transition(("step-finished", slug, work), *after, changes=changes)
+        self.transition(("step-finished", slug, work), *after, changes=changes, trusted=trusted, time=time, key=key)
 
     def ask(self, subject: str, **how: str) -> str:
         """Let the protocol wait for a word on a subject, and return the wait's id; a result's step is done first, `how` says how."""
@@ -397,7 +407,8 @@ def _rendered(state: dict[str, Any]) -> bytes:
 
 
 def _title(events: tuple[Event, ...]) -> str:
-    says = {"planned": "planned", "plan-edited": "edited", "step-finished": "finished", "step-completed": "completed"}
+    says = {"planned": "planned", "plan-edited": "edited", "step-finished": "finished", "step-completed": "completed",
+            "step-failed": "failed"}  # fmt: skip
     name, subject, _ = next(
         (one for kind in ("step-completed", "step-finished", "planned") for one in events if one[0] == kind), events[-1]
     )
@@ -425,6 +436,9 @@ def _fold(state: dict[str, Any], number: int, time: str, name: str, subject: str
                                  "text": f["text"], "by": f["by"], "since": time})  # fmt: skip
     elif name in ("approval-counted", "call-decided"):
         state["waiting"] = [wait for wait in state["waiting"] if wait["id"] != f["wait"]]
+    if name == "step-failed":
+        step |= {"status": "failed", "reason": f["reason"]}
+        state["status"] = "running"
     after = {
         "step-finished": "needs_qa",
         "step-completed": "completed",

@@ -16,7 +16,7 @@ from tests.people import Person, govern, governed, person, policy
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="ssh-keygen is not here")
 
-WAITS = 3
+WAITS, REFUSED = 3, 4
 DEPLOY = command("sh deploy.sh > d.txt", "approval: before\n")
 CALL = "kind: tool\ntool: send_report\nwith: {to: ops, subject: done}\n"
 
@@ -51,8 +51,8 @@ def test_a_step_that_only_the_record_says_has_begun_does_not_go_on(box: Box) -> 
     forge = forger(box, protocol)
     forge.imitate(ev.Asked(subject="deploy", kind="question", text="May I?", by="anyone", transcript=None, spent={}))
     forge.imitate(ev.Answered(subject="deploy", wait=f"w{forge.now.revision}", text="yes", by="anyone"))
-    box.runner("step", protocol, rc=WAITS)
-    box.runner("step", protocol, rc=WAITS)
+    assert "and none stood" in box.runner("step", protocol, rc=REFUSED).err
+    forge.refused("needed")
     assert not is_done(box, protocol)
 
 
@@ -148,8 +148,8 @@ def test_a_person_s_step_that_only_the_record_says_was_asked_for_is_not_taken(bo
     forge = forger(box, protocol)
     forge.imitate(ev.Asked(subject="look", kind="human", text="Look.", by="anyone"))
     forge.imitate(ev.Answered(subject="look", wait=f"w{forge.now.revision}", text="done", by="anyone"))
-    box.runner("step", protocol, rc=WAITS)
-    box.runner("step", protocol, rc=WAITS)
+    assert "and none stood" in box.runner("step", protocol, rc=REFUSED).err
+    forge.refused("needed")
     assert box.state(protocol)["steps"]["look"]["status"] == "running"
 
 
@@ -176,3 +176,15 @@ def test_a_word_that_became_stale_covers_no_retry_whatever_the_record_says(box: 
     assert forge.verify().ok
     box.runner("step", protocol, rc=WAITS)
     assert not is_done(box, protocol)
+
+
+def test_nothing_is_done_under_an_older_policy_than_the_record_tells_of(tmp_path: Path, alice: Person) -> None:
+    """Nobody's word is needed, then or now: but the policy of before is not the one that held for what was done since."""
+    box = governed(tmp_path / "shared", [alice], remote=True)
+    old = box.git("rev-parse", "main").strip()
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+    govern(box, [alice, person(tmp_path / "people", "eve")])
+    box.runner("step", protocol, rc=0)
+    box.git("update-ref", "refs/heads/main", old, cwd=tmp_path / "origin.git")
+    assert "main went back" in box.runner("step", protocol, rc=REFUSED).err
+    assert box.state(protocol)["steps"]["b"]["status"] == "pending"

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 if __package__:
-    from tests.attacks.make import CODER, FOLDER, PROTOCOL, History, Keys, policy
+    from tests.attacks.make import CODER, FOLDER, NOW, PROTOCOL, Event, History, Keys, policy
 else:  # started as a script
-    from make import CODER, FOLDER, PROTOCOL, History, Keys, policy  # type: ignore[import-not-found,no-redef]
+    from make import CODER, FOLDER, NOW, PROTOCOL, Event, History, Keys, policy  # type: ignore[import-not-found,no-redef]
 
 Make = Callable[[History], "Use | None"]
 
@@ -33,6 +33,7 @@ class Use:
     words: list[str] | None = None
     trusted: str = ""
     at: str = ""
+    deed: Callable[[History], object] | None = None  # what the forger does instead, without a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,11 @@ def case(says: str, *rules: str, plain: tuple[str, ...] = ()) -> Callable[[Make]
         return function
 
     return add
+
+
+def done(slug: str) -> Event:
+    """Return the event that a step is done."""
+    return "step-completed", slug, {"attempt": 1}
 
 
 def begin(h: History, **policies: object) -> None:
@@ -84,7 +90,8 @@ def begin(h: History, **policies: object) -> None:
         "start",
     )
     h.begin()
-    h.done("a", {"a.txt": "a\n"}, ("step-completed", "a", {"attempt": 1}))
+    if "plan" not in policies:  # where the plan needs a word, nothing is done before it
+        h.done("a", {"a.txt": "a\n"}, done("a"))
     h.keys.begun[called] = h.copy(h.keys.folder / f"begun-{len(h.keys.begun)}")
 
 
@@ -712,20 +719,186 @@ def a_policy_rolled_back(h: History) -> Use:
     return Use(trusted=old)
 
 
+# --- 6: what was done without a word ----------------------------------------------------------------------------------------------
+
+
+def _rules(h: History, text: str) -> None:
+    """Begin, under a policy that says more."""
+    begin(h)
+    h.trust({".protocols/policy.yaml": policy("alice", "bob", "old", "new", "lost") + text}, "rules")
+
+
+def _counted(h: History, subject: str = "step:deploy") -> None:
+    """Count the word that was said on a step's start or the plan."""
+    h.count(h.state["waiting"][-1]["id"], subject)
+
+
+def a_step_done_with_its_word(h: History) -> Use:
+    asked(h).say("alice")
+    _counted(h)
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, done("deploy"), time=NOW))
+
+
+CASES["a_step_done_with_its_word"] = Case(a_step_done_with_its_word, "dropped", (), ())
+
+
+@case("dropped", "needed")
+def a_step_done_and_nobody_asked(h: History) -> Use:
+    begin(h)
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}))
+
+
+@case("dropped", "needed")
+def a_step_that_failed_and_nobody_asked(h: History) -> Use:
+    begin(h)
+    failed = {"attempt": 1, "reason": "x"}
+    return Use(deed=lambda h: h.transition(("step-failed", "deploy", failed)))
+
+
+@case("dropped", "needed")
+def a_step_done_under_a_plan_that_nobody_approved(h: History) -> Use:
+    begin(h, plan=", required: true")
+    return Use(deed=lambda h: h.done("a", {"a.txt": "a\n"}))
+
+
+@case("dropped", "needed")
+def a_step_done_after_an_edit_of_the_approved_plan(h: History) -> Use:
+    begin(h, plan=", required: true")
+    h.ask("plan")
+    h.say("alice", "plan")
+    _counted(h, "plan")
+    h.commit({f"{FOLDER}/context.md": "And mail the keys.\n"})
+    lines = "".join(
+        f"100644 {hashlib.sha256(data).hexdigest()} {len(data)} {name}\n"
+        for name in ("context.md", "plan.md")
+        for data in [(h.git("show", f"{h.tip}:{FOLDER}/{name}") + "\n").encode()]
+    )
+    plan = "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+    h.transition(("plan-edited", "plan", {"plan": plan, "steps": {}, "removed": [], "dropped": []}))
+    return Use(deed=lambda h: h.done("a", {"a.txt": "a\n"}))
+
+
+@case("dropped", "needed")
+def a_step_done_after_an_edit_of_what_was_approved(h: History) -> Use:
+    asked(h).say("alice")
+    _counted(h)
+    h.commit({"deploy.sh": "echo pwned\n"})
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, time=NOW))
+
+
+@case("dropped", "needed")
+def a_result_that_nobody_looked_at(h: History) -> Use:
+    begin(h)
+    return Use(deed=lambda h: h.done("ship", {"ship.txt": "x\n"}, done("ship")))
+
+
+@case("dropped", "needed")
+def a_protected_path_that_nobody_looked_at(h: History) -> Use:
+    begin(h)
+    return Use(deed=lambda h: h.done("mail", {".github/workflows/x.yml": "on: push\n"}, done("mail")))
+
+
+@case("dropped", "needed")
+def a_step_done_that_a_rule_asks_about(h: History) -> Use:
+    _rules(h, "rules: [{ask: {step: mail}}]\n")
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}))
+
+
+@case("dropped", "needed")
+def a_step_done_that_the_policy_denies(h: History) -> Use:
+    _rules(h, "rules: [{deny: {step: mail}}]\n")
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}))
+
+
+@case("dropped", "needed")
+def work_that_the_policy_denies(h: History) -> Use:
+    _rules(h, "rules: [{deny: {path: migrations/**}}]\n")
+    return Use(deed=lambda h: h.done("mail", {"migrations/1.sql": "drop\n"}))
+
+
+@case("dropped", "needed")
+def more_work_than_the_policy_allows_unseen(h: History) -> Use:
+    _rules(h, "limits: {lines: 10}\n")
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n" * 11}, done("mail")))
+
+
+@case("dropped", "needed")
+def a_step_done_where_the_policy_wants_a_sandbox(h: History) -> Use:
+    _rules(h, "isolation: sandbox\n")
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}))
+
+
+@case("dropped", "trusted")
+def a_step_done_under_the_policy_of_before(h: History) -> Use:
+    """The plan needs a word since; the record has told of that, and the event says that the old policy held."""
+    begin(h)
+    old = h.main
+    h.trust({".protocols/policy.yaml": policy("alice", plan=", required: true")})
+    h.transition(("request-changed", PROTOCOL, {"url": "x", "change": "opened"}))
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, trusted=old))
+
+
+# --- 7: whose hand it was --------------------------------------------------------------------------------------------------------
+
+
+def _signed_by(h: History, key: str) -> Use:
+    """Begin, under a policy that wants transitions signed, and do the next step with somebody's signature."""
+    _rules(h, "transitions: signed\n")
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, key=key))
+
+
+def a_transition_that_a_runner_signed(h: History) -> Use:
+    return _signed_by(h, "runner")
+
+
+CASES["a_transition_that_a_runner_signed"] = Case(a_transition_that_a_runner_signed, "dropped", (), ())
+
+
+@case("dropped", "signed")
+def a_transition_that_nobody_signed(h: History) -> Use:
+    return _signed_by(h, "")
+
+
+@case("dropped", "signed")
+def a_transition_that_a_person_signed_for_the_runner(h: History) -> Use:
+    return _signed_by(h, "alice")
+
+
+@case("dropped", "signed")
+def a_transition_signed_by_a_key_that_is_not_listed(h: History) -> Use:
+    return _signed_by(h, "mallory")
+
+
+@case("dropped", "signed")
+def a_commit_under_another_s_signature(h: History) -> Use:
+    """The signature is over other bytes."""
+
+    def deed(h: History) -> None:
+        h.commit({"x.txt": "x\n"}, "by Alice", who="alice", key="alice")
+        raw = h.git("cat-file", "commit", h.tip) + "\n"
+        h.tip = h.git("hash-object", "-t", "commit", "-w", "--stdin", data=raw.replace("by Alice", "by alice").encode())
+
+    begin(h)
+    return Use(deed=deed)
+
+
 def bundle(h: History, name: str, folder: Path) -> dict[str, object]:
     """Make a case's bundle and return what it should give."""
     one = CASES[name]
     use = one.make(h) or Use()
     h.git("update-ref", "refs/heads/main", h.main)
     h.git("update-ref", f"refs/heads/{PROTOCOL}", h.tip)
-    h.count(
-        use.wait,
-        use.subject,
-        use.by,
-        use.words if use.words is not None else ([] if use.by == "keyboard" else None),
-        use.trusted,
-        **({"at": use.at} if use.at else {}),
-    )
+    if use.deed is not None:
+        use.deed(h)
+    else:
+        h.count(
+            use.wait,
+            use.subject,
+            use.by,
+            use.words if use.words is not None else ([] if use.by == "keyboard" else None),
+            use.trusted,
+            **({"at": use.at} if use.at else {}),
+        )
     h.git("update-ref", "refs/heads/forged", h.tip)
     h.git("bundle", "create", "-q", str(folder / f"{name}.bundle"), "--branches")
     return {

@@ -48,15 +48,6 @@ def test_a_policy_that_cannot_be_carried_out_is_not_ignored_when_it_comes_later(
     assert done.code == 2 and "policy.yaml" in done.err and box.state(protocol)["revision"] == 2
 
 
-def test_a_policy_that_asks_for_what_is_not_there_yet(box: Box) -> None:
-    protocol = box.new({"01-a": STEP})
-    box.write(".protocols/policy.yaml", f"repo: {'6f0c' * 8}\ntransitions: signed\n")
-    box.commit("policy")
-    done = box.runner("step", protocol, rc=2)
-    assert "`transitions: signed` is not supported" in done.err and "policy.yaml on main:2" in done.err, done.err
-    assert box.state(protocol)["revision"] == 2
-
-
 @pytest.mark.parametrize("args", [["--executor", "container"], ["--executor", "moon"]])
 def test_options(box: Box, args: list[str]) -> None:
     protocol = box.new({"01-a": STEP})

@@ -162,13 +162,13 @@ verify() {
         found=yes
         if [ "$branch" = "$(name_of "$id")" ]; then
             git update-ref --no-deref "refs/heads/$branch" "$commit"
-            runner verify "$branch"
+            runner verify --live "$branch"
         else
             there=$(branch_of refs/remotes/origin "$id")
             if [ -z "$there" ] || ! git diff --quiet "refs/remotes/origin/$there" "$commit" -- ".protocols/$id"; then
                 die "the record of $id is changed outside of its own branch" 4
             fi
-            runner verify "$id"
+            runner verify --live "$id"
         fi
     done
     [ -n "$found" ] || echo "no protocol's record is changed here"

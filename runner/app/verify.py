@@ -1,0 +1,134 @@
+"""Whether a protocol holds, wherever its chain is by now: a branch, the history that outlives it, or the base that it was merged into.
+
+The chain is `trust.verify`'s to judge. Here it is found, and what lies beside it is compared: the transcripts with the digests that
+the log names, and the record that a base holds with the chain's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from runner.errors import InsufficientHistoryError, UsageError
+from runner.protocol import ids, paths
+from runner.store import finding, history, marks, publishing, record
+from runner.store.project import Project
+from runner.trust import called, filed, merged, sealing, verify
+from runner.trust.checks import Finding, Named
+from runner.trust.verify import Report
+
+
+def known(project: Project) -> list[str]:
+    """Return the protocols that can be verified here: those that are known, and those whose history alone is left."""
+    prefix = history.ref_of("")
+    kept = [name.removeprefix(prefix) for name in project.git.refs(prefix)]
+    found = {*finding.known(project), *(name for name in kept if ids.is_protocol_id(name))}
+    return sorted(found, key=lambda name: (ids.number_of(name), name))
+
+
+def find(project: Project, name: str | None) -> str:
+    """Return the id of the protocol that a person means, one that only the base's past or a history has included.
+
+    Raises:
+        UsageError: there is none, or it is not clear which.
+    """
+    try:
+        return finding.find(project, name)
+    except UsageError:
+        if name is None:
+            raise
+        number = int(name) if name.isdigit() else -1
+        same = [one for one in known(project) if name == one or ids.number_of(one) == number]
+        if len(same) == 1:
+            return same[0]
+        if ids.is_protocol_id(name) and merged.was_there(project.git, name, project.trusted.commit):
+            return name
+        raise
+
+
+def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
+    """Return what holds and what does not of a protocol. `live`: the remote is asked first for what it has.
+
+    Raises:
+        InsufficientHistoryError: this clone does not have enough to tell, and what it has holds.
+        UnreachableError: `live`, and the remote does not answer.
+    """
+    git, place = project.git, _place(project, protocol, live=live)
+    trusted = project.trusted
+    report = verify.verify(git, protocol, place.tip, trusted)
+    if not place.kept:
+        merged.refuse_copy(git, report, trusted.commit, trusted.remote)
+    if report.state is None:
+        return report
+    bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
+    findings = [*report.findings, *merged.wrong(git, protocol, place.tip, bases)]
+    notes = [*report.notes, *place.notes]
+    if place.branch is None and merged.was_taken_away(git, protocol, trusted.commit):
+        notes.append(f"its folder was taken away from {trusted.branch} again")
+    if place.branch is not None:
+        seen = marks.read(project.places, protocol)
+        if seen is not None and seen not in git.first_parents(place.tip):
+            text = f"the history went back: this machine has seen {seen[:12]}, which is not in it any more"
+            findings.append(Finding("mark", place.tip, paths.folder(protocol), text))
+        elif seen is None and not live and trusted.remote is not None:
+            notes.append(
+                "freshness not proven: this machine has not seen it before; `runner verify --live` asks the remote"
+            )
+    try:
+        told: list[tuple[Named, str]] = []
+        findings += filed.wrong(git, protocol, report.transcripts, place.filed, trusted.remote, told)
+        findings += called.wrong(git, protocol, place.tip, told, trusted)
+        findings += sealing.wrong(git, report, trusted)
+        if not findings and (sealed := sealing.note(git, report)):
+            notes.append(sealed)
+    except InsufficientHistoryError:
+        if not findings:
+            raise
+    if live and not findings and place.branch == place.tip == place.there:
+        marks.write(project.places, protocol, place.tip, report.state.genesis)
+    return dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a protocol's chain is. `branch`: the branch's commit here; `there`: the remote's, where it was asked; `filed`: the
+    history's; `kept`: whether a branch or the history has the chain, not the base alone."""
+
+    tip: str
+    branch: str | None
+    there: str | None
+    filed: str | None
+    kept: bool
+    notes: tuple[str, ...]
+
+
+def _place(project: Project, protocol: str, *, live: bool) -> _Place:
+    git, name, ref = project.git, ids.branch_of(project.pattern, protocol), history.ref_of(protocol)
+    notes: list[str] = []
+    there = above = None
+    if live:
+        project.looked = False  # each protocol is asked for by its own refs
+        publishing.look_again(project, protocol)
+        refs = project.mirror.refs() if project.mirror is not None else {}
+        there, above = refs.get(f"refs/heads/{name}"), refs.get(ref)
+        if project.mirror is None:
+            notes.append("there is no remote to ask")
+    branch, kept = project.protocols().get(protocol), git.ref(ref)
+    if above is not None and (kept is None or git.is_ancestor(kept, above)):
+        kept = above
+    tip = branch
+    if there is not None and there != branch:
+        if branch is None or git.is_ancestor(branch, there):
+            tip = there
+            notes.append(f"judged as {project.trusted.remote} has it, at {there[:12]}: this clone is behind")
+        elif git.is_ancestor(there, branch):
+            notes.append(f"{project.trusted.remote} is behind: it has {there[:12]}")
+        else:
+            notes.append(f"{project.trusted.remote} is apart from this clone: it has {there[:12]}")
+    elif live and there is None and branch is not None and project.mirror is not None:
+        notes.append(f"{project.trusted.remote} has no branch {name}")
+    tip = tip or (filed.last_commit(git, protocol, kept) if kept is not None else None)
+    found = tip is not None
+    if tip is None:
+        tip = merged.tip_of(git, protocol, project.trusted.commit, project.trusted.remote)
+    return _Place(tip, branch or there, there, kept, found, tuple(notes))

@@ -1,0 +1,356 @@
+"""Transitions that did something, asked again: whether it needed a word then, and had one that stood (design §4).
+
+What is done of a step (it is carried out, checked, ended) is asked what `executor.consent` asked before it: by the policy of the
+event's `Runner-Trusted`, by the plan and the tree of the commit that it began at. When it began is not recorded: words are judged at
+the time of the transition before, so one that ended before the step began is not told from one that ended while it was at work.
+Words that the very transition counts are `replay`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from runner.errors import InsufficientHistoryError, RunnerError
+from runner.git import Git
+from runner.protocol import events as ev
+from runner.protocol import machine, message
+from runner.protocol.events import Entry
+from runner.protocol.log import RawEntry
+from runner.protocol.plan import Step
+from runner.protocol.statement import seconds
+from runner.trust import needed, replay, waits
+from runner.trust.approval import Bench
+from runner.trust.authority import Authority, raw_signature
+from runner.trust.checks import Chain, Look, deed_of, missing
+from runner.trust.demand import Demand
+from runner.trust.manifest import Subject
+from runner.trust.replay import Ground, Word
+
+# What a step's own work ends with: people's commits may have come between, and `step-finished` alone says where it began.
+_LATE = (ev.StepFailed, ev.StepBlocked, ev.Asked, ev.CallHeld, ev.EffectUnknown, ev.BudgetReached)
+
+
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """That the words on a plan stood for a deed: which count, by which policy, with how many files in approvals/, until when."""
+
+    revision: int
+    trusted: str
+    approvals: int
+    until: int
+    commit: str
+
+
+# --- 21: whose policy it was ---------------------------------------------------------------------------------------------
+
+
+def went_back(git: Git, walk: Chain, look: Look, *, used: bool) -> Iterator[str]:
+    """Return what is wrong with the policy that a transition names: that it is an older one, or no one's.
+
+    `used`: whether words were counted by it; else a commit whose policy and keys are the same serves as well.
+
+    Raises:
+        InsufficientHistoryError: a commit of the trusted branch is not in this clone.
+    """
+    assert look.trailers is not None and look.parent is not None
+    now, past = look.trailers.trusted, replay.past_of(git, walk, look)
+    if not used and git.commit(now) is None and _is_free(git, walk):
+        walk.unseen.add(now)
+        return
+    replay.there(git, now)
+    if now in past.places:
+        yield f"the policy is taken from {now[:12]}, a commit of the protocol's own branch"
+        return
+    if walk.trusted is not None and walk.trusted.remote is None:
+        return  # a local branch, which whoever works here may rewrite
+    since = min((past.places[oid] for oid in _grounds(git, walk, look)), default=len(past.order))
+    for before, place in past.told.items():
+        if place > since or before == now or before in walk.unseen or (not used and _same(git, walk, before, now)):
+            continue
+        if not replay.is_below(git, before, now):
+            yield f"the policy went back: it was that of {before[:12]} before, and is that of {now[:12]}"
+    seen = walk.trusted
+    if seen is not None and seen.commit != now and (used or not _same(git, walk, seen.commit, now)):
+        yield from _off_branch(git, seen.commit, now, seen.branch)
+
+
+def _is_free(git: Git, walk: Chain) -> bool:
+    """Return whether nobody is asked here: the trusted branch is a local one, or has no policy."""
+    seen = walk.trusted
+    return seen is not None and (seen.remote is None or replay.rules_at(git, walk, seen.commit)[0] is None)
+
+
+def _same(git: Git, walk: Chain, one: str, other: str) -> bool:
+    """Return whether two trusted commits have the same policy and keys."""
+    return replay.rules_at(git, walk, one) == replay.rules_at(git, walk, other)
+
+
+def _off_branch(git: Git, seen: str, now: str, branch: str) -> Iterator[str]:
+    replay.there(git, seen)
+    if git.is_ancestor(now, seen):
+        between = git.first_parents(seen, stop=now)
+        last = git.commit(between[-1]) if between else None
+        if last is None or last.parents[:1] != (now,):
+            yield f"the policy is that of {now[:12]}, which {branch} never was at"
+    elif git.is_ancestor(seen, now):
+        raise InsufficientHistoryError(
+            f"{branch} was last seen here at {seen[:12]}, before the policy of {now[:12]} held",
+            f"{branch}, last seen",
+            "run `runner sync` to look at it again, then `runner verify`",
+        )
+    elif git.is_shallow():
+        raise missing(git, f"the history of {branch}")
+    else:
+        yield f"the policy is that of {now[:12]}, which {branch} never was at"
+
+
+# --- 22: what was needed -------------------------------------------------------------------------------------------------
+
+
+def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
+    """Return what a transition did without the word that it needed, or against the policy.
+
+    Raises:
+        InsufficientHistoryError: an object that says whose word was needed is not in this clone.
+    """
+    assert look.trailers is not None
+    if look.trailers.trusted in walk.unseen:
+        return
+    found = replay.authority_at(git, walk, look.trailers.trusted)
+    if isinstance(found, str):
+        yield found
+        return
+    told: str | None = None
+    for commit in _grounds(git, walk, look):
+        try:
+            told = _wrong_at(git, walk, look, found, commit)
+        except InsufficientHistoryError:
+            raise
+        except RunnerError as error:
+            told = f"{error.what}, {error.where}"
+        if told is None:
+            return
+    if told is not None:
+        yield told
+
+
+def _grounds(git: Git, walk: Chain, look: Look) -> Iterator[str]:
+    """Return the commits that the deed may have begun at, the likeliest first."""
+    assert look.parent is not None
+    past, number = replay.past_of(git, walk, look), deed_of(look)
+    deed = None if number is None else look.events[number]
+    judged = [event.at for event in look.events if isinstance(event, Word) and event.at in past.places]
+    if judged and judged[0] is not None:
+        yield judged[0]
+        return
+    if isinstance(deed, ev.StepFinished) and deed.executor != "person" and deed.start in past.places:
+        yield deed.start
+        return
+    at: str | None = look.parent.oid
+    while at is not None and at in past.places:
+        yield at
+        commit = git.commit(at)
+        if commit is None:
+            raise missing(git, f"commit {at[:12]}")
+        told = message.parse(commit.message)
+        named = {one.partition(" ")[0] for one in told.events} if told and told.protocol == walk.protocol else set()
+        is_late = isinstance(deed, _LATE) and not (isinstance(deed, ev.Asked) and deed.kind == "human")
+        if named & replay.DONE or not is_late:
+            return
+        at = commit.parents[0] if commit.parents else None
+
+
+def _wrong_at(git: Git, walk: Chain, look: Look, found: Authority, commit: str) -> str | None:
+    """Return what was wrong with the deed if it began at the commit, or None."""
+    number = deed_of(look)
+    assert number is not None
+    deed, prefix = look.entries[number], look.entries[:number]
+    ground = replay.ground_at(git, walk, look, commit)
+    if isinstance(ground, str):
+        return ground
+    state, known, now = ground.state, replay.known_of(git, walk), []
+    if known and known[-1].revision > state.revision:
+        known = [one for one in known if one.revision <= state.revision]
+    for entry in prefix:
+        if isinstance(entry.event, ev.ApprovalCounted):
+            wait = next((one for one in state.waiting if one.id == entry.event.wait), None)
+            now += [waits.subject_of(wait, state, known)] if wait is not None and wait.kind in waits.KINDS else []
+        state = machine.apply(state, dataclasses.replace(entry, revision=state.revision + 1))
+    step = ground.plan.step(deed.event.subject)
+    if step is None or step.slug not in state.steps:
+        return None  # it is no step there any more, or not yet: what is left of it can only end
+    judged = replay.bench_of(git, walk, dataclasses.replace(ground, state=state), found, _began(deed, known))
+    if (told := _denied(deed, found, step)) is not None:
+        return told
+    asked = needed.before(judged, ground.plan, step)
+    if (owed := _owed(walk, judged, ground, step, asked, now, known)) is not None:
+        return _missing(step, owed)
+    return _wrong_work(git, look, judged, ground, step, deed, now, known)
+
+
+def _began(deed: Entry, known: Sequence[RawEntry]) -> int:
+    """Return the time at which a deed cannot have begun before: that of the last entry, or its own where clocks differ."""
+    return min(seconds(deed.time), seconds(known[-1].time)) if known else seconds(deed.time)
+
+
+def _denied(deed: Entry, found: Authority, step: Step) -> str | None:
+    """Return what the policy says against where, or by which engine, the step was carried out or checked."""
+    executor, engine = getattr(deed.event, "executor", None), getattr(deed.event, "engine", None)
+    said = [found.isolation(executor)] if executor in ("host", "container", "sandbox") else []
+    said += [found.engine(engine, step.slug)] if engine else []
+    for one in said:
+        if one.verdict == "deny":
+            return f"{step.slug}: the policy denies it by `{one.rule}`: {one.reason}"
+    return None
+
+
+def _missing(step: Step, owed: Demand) -> str:
+    return f"{step.slug}: {owed.text} was needed by the word of {owed.who}, and none stood"
+
+
+def _owed(
+    walk: Chain,
+    judged: Bench,
+    ground: Ground,
+    step: Step,
+    asked: Sequence[Demand],
+    now: Sequence[Subject],
+    known: Sequence[RawEntry],
+) -> Demand | None:
+    """Return the first demand that no word stood for. A count that does not hold is told once, where it stands."""
+    for one in asked:
+        counted = needed.counted(one.subject, known)
+        if one.subject in now or (counted and counted[-1].revision in walk.doubted):
+            continue
+        if one.subject.kind != "plan" or not counted:
+            if not needed.stands(judged, one, ground.plan, step, known):
+                return one
+        elif not _still_stands(walk, judged, one, counted[-1]):
+            if not needed.stands(judged, one, ground.plan, step, known):
+                return one
+            begins = judged.state.steps[step.slug].status in ("pending", "running")
+            if begins and step.header.kind != "human":  # all of the plan was judged, not what its step has left alone
+                walk.stood["plan"] = _stood(walk, judged, counted[-1])
+    return None
+
+
+def _stood(walk: Chain, judged: Bench, counted: RawEntry) -> Stood:
+    named = counted.fields.get("approvals") or []
+    ends = [word.signed.statement.expires_at for word in judged.words() if word.signed and word.id in named]
+    return Stood(counted.revision, judged.authority.commit, len(walk.approvals), min(ends, default=2**63), judged.tip)
+
+
+def _still_stands(walk: Chain, judged: Bench, one: Demand, counted: RawEntry) -> bool:
+    """Return whether nothing has changed since the words on the plan stood for an earlier deed: each step asks for them again."""
+    before: Stood | None = walk.stood.get("plan")
+    if before is None or judged.at >= before.until:
+        return False
+    if (before.revision, before.trusted, before.approvals) != (
+        counted.revision,
+        judged.authority.commit,
+        len(walk.approvals),
+    ):
+        return False
+    assert judged.past is not None
+    past, start, end = judged.past, judged.past.places[before.commit], judged.past.places[judged.tip]
+    for place in range(start + 1, end + 1):
+        changed = judged.git.changed(past.order[place - 1], past.order[place])
+        if any(judged.covers(one.subject, path) for path in changed):
+            return False
+    if start <= end:
+        walk.stood["plan"] = dataclasses.replace(before, commit=judged.tip)
+    return start <= end
+
+
+def _wrong_work(
+    git: Git,
+    look: Look,
+    judged: Bench,
+    ground: Ground,
+    step: Step,
+    deed: Entry,
+    now: Sequence[Subject],
+    known: Sequence[RawEntry],
+) -> str | None:
+    """Return what is wrong with the work that the transition brought, or that it calls done."""
+    assert look.parent is not None
+    event, tree = deed.event, (look.parent.oid, look.commit.oid)
+    if isinstance(event, ev.StepFinished) and event.executor == "person" and event.start in ground.past.places:
+        tree = (event.start, look.commit.oid)
+    completed = next(
+        (
+            place
+            for place, one in enumerate(look.events)
+            if isinstance(one, ev.StepCompleted) and one.subject == step.slug
+        ),
+        None,
+    )
+    if completed is not None:
+        here = isinstance(event, ev.StepFinished)
+        asked = needed.after(judged, ground.plan, step, tree if here else None)
+        told = [*known, *look.raw[:completed]]
+        owed = needed.first(judged, ground.plan, step, asked, now, told)
+        return _missing(step, owed) if owed else None
+    waits_on = isinstance(event, ev.Asked | ev.CallHeld | ev.EffectUnknown)
+    if not isinstance(event, ev.StepFinished) and not waits_on:
+        return None
+    for said in needed.work_of(judged, ground.plan, step, tree):
+        if said.verdict == "deny" or (waits_on and said.verdict == "ask"):
+            what = "denies" if said.verdict == "deny" else "wants a word, before it is on the branch, on"
+            return f"{step.slug}: the policy {what} what it changed by `{said.rule}`: {said.reason}"
+    return None
+
+
+# --- 23: whose hand it was -----------------------------------------------------------------------------------------------
+
+# What is said, not done: a person may sign it with a key of their own.
+_SAID = (
+    ev.Created, ev.Planned, ev.PlanEdited, ev.Asked, ev.Answered, ev.EffectDecided, ev.Paused, ev.Resumed, ev.Cancelled,
+    ev.StepCancelled, ev.StepRetried, ev.Undone, ev.RecordRepaired, ev.RequestChanged,
+)  # fmt: skip
+
+
+def is_said(event: ev.Event) -> bool:
+    """Return whether an event only tells what a person says, and may have that person's signature."""
+    return isinstance(event, _SAID) and not (isinstance(event, ev.Asked) and event.subject != "plan")
+
+
+def unsigned(git: Git, walk: Chain, look: Look) -> Iterator[str]:
+    """Return what is wrong with a commit's signature: that it is bad or, where the policy wants one, whose it is."""
+    text, armour = raw_signature(git, look.commit) if look.commit.signed else (b"", b"")
+    if armour.startswith(b"-----BEGIN SSH"):
+        from runner.trust import signature
+
+        with contextlib.suppress(ValueError):  # one that is not read is nobody's
+            if not signature.holds_for(signature.read_ssh(armour), text):
+                yield "the commit's signature is bad: the mathematics fails"
+                return
+    if look.trailers is None or look.illegal is not None:
+        return
+    trusted = look.trailers.trusted
+    if git.commit(trusted) is None and _is_free(git, walk):
+        return
+    if replay.rules_at(git, walk, trusted)[0] is None:
+        return
+    found = replay.authority_at(git, walk, trusted)
+    if isinstance(found, str) or found.policy is None or found.policy.words.transitions != "signed":
+        return
+    if not armour:
+        yield f"it is not signed, and the policy of {trusted[:12]} wants that"
+        return
+    at = seconds(look.entries[-1].time)
+    who = [one.principal for one in found.signers.ssh if one.key.fingerprint == found.signing_key(git, look.commit)]
+    told = ""
+    for principal in (*who, *(email.casefold() for email in look.commit.emails)):
+        verdict = found.judge(git, look.commit, principal, at)
+        told = told or verdict.reason
+        if verdict.ok and (principal in found.agents or all(map(is_said, look.events))):
+            walk.signed += 1
+            return
+        if verdict.ok:
+            told = f"it is signed by {principal}, and what a runner does by one of `agents`"
+            break
+    yield told or "its signature is nobody's"

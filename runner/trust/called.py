@@ -1,0 +1,159 @@
+"""Calls asked again, as transcripts tell of them: one that the policy of then denies, or made without the word that it wants (22).
+
+What a transcript does not tell is taken as the runner would have had it at best: paths after links were followed, whether
+untrusted text stood in the context, which module a tool is of, whether the attempt was killed and goes on under another policy. So
+what is found here was not permitted; what is not found may still be asked about by a person who reads the transcript.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from runner.errors import RunnerError
+from runner.git import Git
+from runner.protocol import coworker as coworker_
+from runner.protocol import document, message, paths, transcript
+from runner.protocol import plan as plan_
+from runner.protocol.log import RawEntry
+from runner.protocol.plan import Plan, Step
+from runner.protocol.transcript import Record
+from runner.store import record
+from runner.store.trusted import Trusted
+from runner.trust import authority, policy
+from runner.trust.authority import Authority
+from runner.trust.checks import Finding, Named
+
+_OWN = ("finish", "ask_person", "publish_artifact")  # of the loop itself: they do nothing
+
+
+def wrong(git: Git, protocol: str, tip: str, told: Sequence[tuple[Named, str]], trusted: Trusted) -> Iterator[Finding]:
+    """Return the calls that were made against the policy. `told`: each transcript that the log names, in its order, and its blob."""
+    known: list[RawEntry] | None = None
+    seen: dict[tuple[str, int], int] = {}  # how many lines of an attempt's transcript were asked about already
+    for one, oid in told:
+        if one.attempt == 0 or one.event in ("qa-passed", "qa-failed"):
+            continue  # planners and reviewers only look
+        lines = transcript.parse(git.blob(oid) or b"", f"the transcript that {one.commit[:12]} names")
+        start = seen.get((one.subject, one.attempt), 0)
+        seen[one.subject, one.attempt] = max(start, len(lines))
+        made = _made(lines, start)
+        if not made:
+            continue
+        known = record.events(git, protocol, tip) if known is None else known
+        text = None
+        for oid in _policies(git, protocol, one.commit):
+            try:
+                text = _wrong(git, protocol, one, made, _approved(known, one), oid, trusted.branch)
+            except RunnerError as error:
+                text = f"{error.what}, {error.where}"
+            if text is None:
+                break
+        if text is not None:
+            yield Finding("needed", one.commit, f"{paths.folder(protocol)}/{paths.LOG}", f"{one.subject}: {text}")
+
+
+def _policies(git: Git, protocol: str, commit: str) -> Iterator[str]:
+    """Return the trusted commits whose policy may have held: what a kill cut off is told by a later transition, under its own."""
+    at: str | None = commit
+    found = 0
+    while at is not None and found < 2:
+        here = git.commit(at)
+        told = message.parse(here.message) if here is not None else None
+        if told is not None and told.protocol == protocol:
+            found += 1
+            yield told.trusted
+        at = here.parents[0] if here is not None and here.parents else None
+
+
+def _made(lines: Sequence[Record], start: int) -> list[tuple[str, Mapping[str, Any], bool]]:
+    """Return (tool, arguments, whether it reached outside) of the calls that were made, from the line `start` on."""
+    found: list[tuple[str, Mapping[str, Any], bool]] = []
+    asked: dict[str, Mapping[str, Any]] = {}
+    for number, line in enumerate(lines):
+        if line["kind"] in ("response", "summary"):
+            asked = {call["id"]: call["arguments"] or {} for call in line["calls"]}
+        elif number >= start and line["kind"] == "intent":
+            found.append((line["tool"], line["arguments"], True))
+        elif number >= start and line["kind"] == "results":
+            found += [
+                (one["name"], asked.get(one["id"], {}), False)
+                for one in line["results"]
+                if not one["error"] and one["name"] not in _OWN
+            ]
+    return found
+
+
+def _approved(known: Sequence[RawEntry], one: Named) -> set[str]:
+    """Return the names of the attempt's held calls that somebody approved."""
+    held = {f"w{raw.revision}": str(raw.fields.get("call")) for raw in known if raw.event == "call-held"}
+    decided = [raw for raw in known if raw.event == "call-decided" and raw.fields.get("decision") == "approved"]
+    names = {held.get(str(raw.fields.get("wait")), "") for raw in decided}
+    return {name for name in names if name.rpartition(".")[0] == f"{one.subject}.{one.attempt}"}
+
+
+def _wrong(
+    git: Git,
+    protocol: str,
+    one: Named,
+    made: Sequence[tuple[str, Mapping[str, Any], bool]],
+    approved: set[str],
+    trusted: str,
+    branch: str,
+) -> str | None:
+    if git.commit(trusted) is None:
+        return None  # the chain's own walk tells of that
+    found = authority.load(git, trusted, branch)
+    files = git.tree(f"{one.commit}:{paths.folder(protocol)}") or {}
+    words = {name: git.blob(entry.oid) or b"" for name, entry in files.items() if paths.is_words(name)}
+    plan = plan_.parse(words, f"{paths.folder(protocol)} in {one.commit[:12]}")
+    step = plan.step(one.subject)
+    if step is None:
+        return None
+    rules, listed, modules = _rules(git, found, plan, step)
+    allowed = {_tool_of(git, one.commit, protocol, name) for name in approved}
+    for tool, arguments, outside in made:
+        effect = "external" if outside else policy.BUILT_IN.get(tool, "read")
+        subject = policy.call(tool, arguments, effect=effect, paths=())
+        is_listed = tool in listed or (modules and tool not in policy.BUILT_IN)
+        said = policy.evaluate(
+            rules,
+            dataclasses.replace(
+                subject,
+                paths=(),
+                step=one.subject,
+                listed="the coworker's file" if is_listed else "",
+                vouched=True,
+                configured=paths.CONFIG,
+            ),
+        )
+        if said.verdict == "deny":
+            return f"the policy denies the call of {tool} by `{said.rule}`, and it was made"
+        if said.verdict == "ask" and tool not in allowed:
+            return f"the call of {tool} needed a word by `{said.rule}`, and was made without one"
+    return None
+
+
+def _rules(git: Git, found: Authority, plan: Plan, step: Step) -> tuple[policy.Policy, set[str], bool]:
+    """Return the rules with those of the step's coworker, the tools that it lists by name, and whether it lists modules."""
+    name = step.header.agent or plan.header.agent
+    if name is None:
+        return found.rules, set(), False
+    path = paths.agent_file(name)
+    data, where = git.blob(f"{found.commit}:{path}"), f"{path} on {found.branch}"
+    if data is None:
+        return found.rules, set(), False
+    one = coworker_.parse(data, where)
+    rules = found.rules
+    if one.policies is not None:
+        _, lines = document.load_yaml(document.decode(data, where), where)
+        rules = policy.compiled(found.policy, [policy.More(one.policies, where, lines, ("policies",))])
+    return rules, {tool for tool in one.tools if isinstance(tool, str)}, bool(one.tool_modules())
+
+
+def _tool_of(git: Git, commit: str, protocol: str, name: str) -> str:
+    from runner.protocol import call
+
+    data = git.blob(f"{commit}:{paths.folder(protocol)}/{paths.call_file(name)}")
+    return call.parse(data, name).tool if data is not None else ""

@@ -1,0 +1,101 @@
+"""25. base: the record that a base holds is one of the protocol's history, and where the chain is when the branch is gone (design §4).
+
+The base's tree is what proves a squashed protocol; the history ref only explains it. A record that is not, blob for blob, the one
+that a transition of the chain left is a finding: of a history that was swapped, or of a base that somebody edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from runner.errors import InsufficientHistoryError
+from runner.git import Git
+from runner.protocol import message, paths
+from runner.trust import filed
+from runner.trust.checks import Finding, missing
+from runner.trust.verify import Report, chain_of, is_transition, record_of
+
+LOOK_BACK = 100  # commits of a base that touched the record
+
+
+def tip_of(git: Git, protocol: str, base: str, remote: str | None) -> str:
+    """Return the transition that a base's folder comes from, or came from where it was taken away again.
+
+    It is the newest of the base's history whose record is the base's own.
+
+    Raises:
+        InsufficientHistoryError: the base holds the folder, and not its history: it was squashed, rebased or copied.
+    """
+    commit = git.commit(base)
+    assert commit is not None
+    record = record_of(git, commit, protocol)
+    for oid in _touched(git, protocol, base):
+        found = git.commit(oid)
+        if found is None or not is_transition(found, protocol):
+            continue
+        there = record_of(git, found, protocol)
+        if there and there == (record or there):
+            return oid
+    if git.is_shallow() or git.is_partial():
+        raise missing(git, f"the history of {paths.folder(protocol)}")
+    raise _gone(protocol, base, remote)
+
+
+def _gone(protocol: str, base: str, remote: str | None) -> InsufficientHistoryError:
+    return InsufficientHistoryError(
+        f"the history of {protocol} is not here: its branch is gone, and it was squashed, rebased or copied",
+        f"{paths.folder(protocol)} in {base[:12]}",
+        f"{filed.fetch(remote)} where a remote has it, then `runner verify` again",
+    )
+
+
+def refuse_copy(git: Git, report: Report, base: str, remote: str | None) -> None:
+    """Refuse to call a chain of the base's a forgery that is only a copy: a squash that tells of many commits, or a rebase.
+
+    Raises:
+        InsufficientHistoryError: it does not hold, and stands where a forge puts what it squashes or rebases.
+    """
+    chain = chain_of(git, report.protocol, report.tip)
+    first = message.parse(chain[0].message) if chain else None
+    is_whole = first is not None and first.events[0].startswith("created ") and not report.moved
+    if report.findings and not is_whole and report.tip in git.first_parents(base):
+        raise _gone(report.protocol, base, remote)
+
+
+def _touched(git: Git, protocol: str, base: str) -> list[str]:
+    """Return the commits of a base's history that touched the record, the newest first."""
+    path = f"{paths.folder(protocol)}/{paths.STATE}"
+    args = ("rev-list", f"--max-count={LOOK_BACK}", base, "--", path)
+    code, out, _ = git.try_run(*args, env={"GIT_GRAFT_FILE": "/dev/null"})
+    return out.decode().split() if code == 0 else []
+
+
+def was_taken_away(git: Git, protocol: str, base: str) -> bool:
+    """Return whether a base held the protocol's folder and does not any more."""
+    return git.tree(f"{base}:{paths.folder(protocol)}") is None and was_there(git, protocol, base)
+
+
+def was_there(git: Git, protocol: str, base: str) -> bool:
+    """Return whether a base holds, or ever held, the protocol's record."""
+    return bool(_touched(git, protocol, base))
+
+
+def wrong(git: Git, protocol: str, tip: str, bases: Sequence[str]) -> Iterator[Finding]:
+    """Return the bases that hold a record which no commit of the chain up to `tip` has."""
+    for base in dict.fromkeys(bases):
+        commit = git.commit(base)
+        record = record_of(git, commit, protocol) if commit is not None else {}
+        if not record or any(record == one for one in _records(git, protocol, tip)):
+            continue
+        yield Finding("base", base, paths.folder(protocol), "the record that the base holds is none of this history's")
+
+
+def _records(git: Git, protocol: str, tip: str) -> Iterator[dict[str, object]]:
+    for oid in (tip, *git.first_parents(tip)):
+        commit = git.commit(oid)
+        if commit is None:
+            return
+        if oid == tip or is_transition(commit, protocol):
+            found = record_of(git, commit, protocol)
+            if found:
+                yield dict(found)

@@ -1,0 +1,161 @@
+"""What a step owes: whose word is needed for it by the policy and the plan, and whether one that was counted still stands (design §4).
+
+Asked live before anything is done (`executor.consent`), with the policy and the time of now, and by `verify` again for every
+transition that did something (`acts`), with those of then. That the words of the very transition count is asked elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from runner.errors import RefusedError
+from runner.protocol import paths
+from runner.protocol.log import RawEntry
+from runner.protocol.model import Kind
+from runner.protocol.plan import Plan, Step
+from runner.protocol.state import StepStatus, Wait
+from runner.trust import approval, demand
+from runner.trust.approval import Asked, Bench, Standing
+from runner.trust.demand import Demand
+from runner.trust.manifest import Subject
+from runner.trust.policy import Decision
+
+
+def before(judged: Bench, plan: Plan, step: Step) -> list[Demand]:
+    """Return the words that anything which is done of a step needs.
+
+    Raises:
+        RefusedError: the policy denies the step. MalformedFileError: what is asked for cannot be given.
+    """
+    found, where = judged.authority, paths.folder(judged.protocol)
+    return [one for one in (demand.of_plan(found, plan, where), demand.of_start(found, step, where)) if one]
+
+
+def work_of(judged: Bench, plan: Plan, step: Step, now: tuple[str, str] | None = None) -> list[Decision]:
+    """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `after`."""
+    known = judged.state.steps.get(step.slug)
+    anew = known is None or known.status is StepStatus.PENDING
+    pieces = [now] if anew and now else judged.pieces(step.slug, now)
+    return judged.authority.work_of(judged.git, judged.protocol, pieces, plan, step)
+
+
+def after(judged: Bench, plan: Plan, step: Step, now: tuple[str, str] | None = None) -> list[Demand]:
+    """Return the words that a step's work needs before it is done.
+
+    `now`: the (before, after) of the work that is not on the branch yet; None where all of it is.
+
+    Raises:
+        RefusedError: the policy does not allow what was changed.
+    """
+    found, known = judged.authority, judged.state.steps.get(step.slug)
+    attempt = known.attempt if known else 1
+    said = work_of(judged, plan, step, now)
+    if said and said[0].verdict == "deny":
+        why = f": {said[0].reason}" if said[0].reason else ""
+        raise RefusedError(
+            f"the policy does not allow the changes of {step.slug} by `{said[0].rule}`{why}",
+            said[0].where,
+            "revert them, or change the policy",
+        )
+    why_asked = [f"{one.reason or one.rule} ({one.rule})" for one in said]
+    asked = (
+        demand.of_changes(found, step.slug, attempt, why_asked),
+        demand.of_result(found, step, attempt, paths.folder(judged.protocol)),
+    )
+    return [one for one in asked if one]
+
+
+def first(
+    judged: Bench,
+    plan: Plan,
+    step: Step,
+    asked: Sequence[Demand],
+    now: Collection[Subject],
+    known: Sequence[RawEntry],
+) -> Demand | None:
+    """Return the first of the demands that no word stands for. `now`: what this very transition counts words on."""
+    return next((one for one in asked if one.subject not in now and not stands(judged, one, plan, step, known)), None)
+
+
+def stands(judged: Bench, one: Demand, plan: Plan, step: Step, known: Sequence[RawEntry]) -> bool:
+    """Return whether a word that an earlier transition counted still stands for what `step` is about to do."""
+    told = counted(one.subject, known)
+    if not told:
+        return False
+    last, then = told[-1].revision, judged.state.steps[step.slug]
+    is_there = then.status is StepStatus.NEEDS_QA or (
+        then.status is StepStatus.RUNNING and step.header.kind is Kind.HUMAN
+    )
+    if one.subject.kind in ("plan", "step") and is_there:
+        # Its work changed the tree, as it was to: what is still to come is what its words say of checks and of the end.
+        return judged.touched_by_people(one.subject, last, judged.words_of(step.slug)) is None
+    if one.subject.kind == "step" and not _covers(one.subject, plan, known, last):
+        return False
+    if one.keyboard:
+        return judged.touched_by_people(one.subject, last) is None
+    begun = one.subject.kind == "step" and (then.attempt > 1 or then.status is not StepStatus.PENDING)
+    return judged_again(judged, one, plan, told[-1], known, begun=begun).satisfied
+
+
+def judged_again(
+    judged: Bench,
+    one: Demand,
+    plan: Plan,
+    told: RawEntry,
+    known: Sequence[RawEntry],
+    *,
+    begun: bool = False,
+) -> Standing:
+    """Return how a demand stands by now that an earlier transition counted words or reviews for; `begun`: as for `approval.judge`."""
+    reviews, asked = told.fields.get("reviews") or (), None
+    if reviews:
+        raw = next(one for one in known if f"w{one.revision}" == told.fields.get("wait"))
+        words = {key: str(raw.fields.get(key)) for key in ("digest", "text", "by")}
+        wait = Wait(id=f"w{raw.revision}", kind=one.subject.kind, subject=raw.subject, since=raw.time, **words)
+        asked = Asked.of(judged, wait)
+    return approval.judge(judged, one, plan, (), reviews, asked, begun=begun)
+
+
+def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:
+    """Return the entries that counted a word on the subject; of an attempt's result, those after its work."""
+    asked: set[str] = set()
+    found: list[RawEntry] = []
+    for raw in known:
+        if raw.subject != (subject.slug or subject.kind):
+            continue
+        if raw.event == "approval-asked" and raw.fields.get("kind") == subject.kind:
+            asked.add(f"w{raw.revision}")
+        elif raw.event == "approval-counted" and raw.fields.get("wait") in asked:
+            found.append(raw)
+        elif raw.event == "step-finished" and subject.kind in ("result", "protected-path"):
+            found.clear()
+    return found
+
+
+def _covers(subject: Subject, plan: Plan, known: Sequence[RawEntry], revision: int) -> bool:
+    """Return whether all that came since a word counted is what `on_failure` makes of it: no edit, no undoing, nobody's retry."""
+    since = [raw for raw in known if raw.revision >= revision]
+    failed: Step | None = None
+    for raw in since:
+        if raw.event == "step-failed":
+            failed = plan.step(raw.subject)
+        elif raw.event != "step-retried":
+            failed = None
+        elif raw.subject == subject.slug and not _makes(plan, failed, raw):
+            return False
+        edited = raw.event == "plan-edited" and subject.slug in (raw.fields.get("steps") or {})
+        if edited or raw.event == "undone":
+            return False
+    return True
+
+
+def _makes(plan: Plan, failed: Step | None, retried: RawEntry) -> bool:
+    """Return whether the `on_failure` of a step that failed makes this retry."""
+    if failed is None:
+        return False
+    first, most = failed, failed.on_failure.retry
+    if failed.goto is not None:
+        first, most = plan.step(failed.goto) or failed, failed.on_failure.limit or 1
+    again = plan.step(retried.subject)
+    between = again is not None and first.number <= again.number <= failed.number
+    return between and int(retried.fields["attempt"]) <= most + 1

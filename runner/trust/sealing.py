@@ -1,0 +1,93 @@
+"""26. seal: the seal of a history, where it has one, is a runner's, and says what the chain came to (design §4).
+
+It is judged by the policy and the keys of the transition that it seals, and by the revocations of now. A protocol without one is
+as good as the policy that asked for none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runner.errors import IntegrityError, RunnerError
+from runner.git import Git
+from runner.protocol import message, paths
+from runner.protocol import seal as seal_
+from runner.protocol.digest import digest
+from runner.protocol.seal import Seal
+from runner.protocol.statement import seconds
+from runner.store import history
+from runner.store.trusted import Trusted
+from runner.trust import authority
+from runner.trust.checks import Finding, missing
+from runner.trust.verify import Report
+
+
+def of(git: Git, protocol: str, repo: str, signer: str, tip: str, time: str) -> Seal | None:
+    """Return the seal of a transition of the protocol's; None where it is none."""
+    commit = git.commit(tip)
+    told = message.parse(commit.message) if commit is not None else None
+    data = git.blob(f"{tip}:{paths.folder(protocol)}/{paths.STATE}")
+    if commit is None or told is None or told.protocol != protocol or data is None:
+        return None
+    from runner.protocol import state
+
+    genesis = state.load(data, paths.STATE).genesis
+    return Seal(repo, protocol, genesis, str(told.revision), tip, commit.tree, digest(data), signer, time)
+
+
+def wrong(git: Git, report: Report, trusted: Trusted) -> Iterator[Finding]:
+    """Return what does not hold of the seal that the history ends with; nothing where it has none."""
+    found = read(git, report.protocol)
+    if found is None:
+        return
+    where = f"{history.ref_of(report.protocol)}:{seal_.FILE}"
+    try:
+        for text in _wrong(git, report, trusted, found, where):
+            yield Finding("seal", "", where, text)
+    except RunnerError as error:
+        if not isinstance(error, IntegrityError):
+            raise
+        yield Finding("seal", "", where, error.what)
+
+
+def read(git: Git, protocol: str) -> bytes | None:
+    """Return the file with which a history was sealed, or None."""
+    return history.read(git, protocol, seal_.FILE)
+
+
+def _wrong(git: Git, report: Report, trusted: Trusted, data: bytes, where: str) -> Iterator[str]:
+    said, text, armour = seal_.parse(data, where)
+    if said.tip not in (report.tip, *git.first_parents(report.tip)):
+        yield f"it seals {said.tip[:12]}, which is no commit of this history"
+        return
+    there = of(git, report.protocol, said.repo, said.signer, said.tip, said.time)
+    if there != said:
+        yield f"it does not say what stands in {said.tip[:12]}"
+        return
+    commit = git.commit(said.tip)
+    told = message.parse(commit.message) if commit is not None else None
+    assert told is not None  # `of` read it
+    if git.commit(told.trusted) is None:
+        raise missing(git, f"commit {told.trusted[:12]} of the trusted branch")
+    found = authority.load(git, told.trusted, trusted.branch, revoked_at=trusted.commit)
+    if found.repo != said.repo:
+        yield "it is of another repository"
+    elif said.signer not in found.agents:
+        yield f"{said.signer} is none of `agents` in {found.where}"
+    else:
+        from runner.trust import signature
+
+        verdict = signature.verify(
+            armour, text, namespace=seal_.NAMESPACE, principal=said.signer, signers=found.signers, at=seconds(said.time)
+        )
+        if not verdict.ok:
+            yield verdict.reason
+
+
+def note(git: Git, report: Report) -> str | None:
+    """Return what a reader should know of a seal that holds."""
+    data = read(git, report.protocol)
+    if data is None:
+        return None
+    said, _, _ = seal_.parse(data, seal_.FILE)
+    return f"sealed by {said.signer} at revision {said.revision}, {said.time} by its own account"

@@ -1,0 +1,46 @@
+"""The second verifier's judge of deeds, written from docs/design.md §4 and §5: whether what was done of a step needed a word, and had one.
+
+What a policy says beyond roles (rules, limits, protected paths of its own, isolation, engines) it does not judge, and says so.
+"""
+
+import re, subprocess, tempfile
+from second_policy import NotJudged, need
+WORK = {"step-finished", "step-failed", "step-blocked", "call-held", "asked", "effect-unknown", "budget-reached"}
+DEEDS, PREFIX = WORK | {"qa-passed", "qa-failed", "step-completed"}, ("plan-edited", "approval-counted", "approval-refused", "call-decided")
+GUARDED = re.compile(r"(?i)^(\.github|\.forgejo|scripts/ci)(/|$)|^\.gitlab-ci\.yml$|(^|/)(\.gitattributes|\.gitmodules|(agents|claude|gemini)\.md|\.cursorrules|codeowners)$")
+
+def sound(repo, oid):  # that no commit has an SSH signature over other bytes
+    raw = subprocess.run([*repo.argv, "cat-file", "commit", oid], capture_output=True).stdout if repo.get(oid)[4] else b""
+    found = re.search(rb"\ngpgsig(?:-sha256)? (-----BEGIN SSH SIGNATURE-----.*?-----END SSH SIGNATURE-----)(?=\n)", raw, re.DOTALL)
+    if not found: return True
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(found[1].replace(b"\n ", b"\n") + b"\n") and file.flush()
+        argv = ["ssh-keygen", "-Y", "check-novalidate", "-n", "git", "-s", file.name]
+        return subprocess.run(argv, input=raw[:found.start()] + raw[found.end():], capture_output=True).returncode == 0
+
+class Deeds:
+    def deed(self, place, base, number, kind, about, f, first):
+        """Whether what was done of a step had the words that policy, plan and step want; `first`: the transition's deed, `f` its fields."""
+        ground = self.chain.index(f["start"]) if f.get("executor") != "person" and f.get("start") in self.chain else place - 1
+        while first in WORK - {"step-finished"} and f.get("kind") != "human" and not self.ours(self.repo.get(self.chain[ground])[2], self.name): ground -= 1
+        need(base not in self.chain, f"{number}: the branch's own policy")
+        def rules(commit): return [self.trusted(commit).get(name) for name in ("policy.yaml", "allowed_signers", "config.yaml")]
+        for before in {tip for tip, there in self.tips if there <= ground} - {base}:
+            need(rules(before) == rules(base) or not self.repo.ask("rev-list", "-1", before, f"^{base}"), f"{number}: an older policy")
+        trust, own = self.trusted(base), dict(self.repo.flat(self.repo.folder(self.repo.get(self.chain[ground])[0], self.name)))
+        text = self.repo.get(trust["policy.yaml"][1]).decode() if "policy.yaml" in trust else ""
+        fronts = {path.partition("-")[2] or path: self.repo.get(oid).decode().split("---")[1] for path, (_, oid) in own.items() if path == "plan.md" or re.fullmatch(r"\d{2,6}-[a-z0-9-]+\.md", path)}
+        def asks(name, when): return re.search(rf"(?m)^approval: *(?:{when}\b|\{{.*{when}|\n +(?:.*\n +)*when: *{when})", fronts.get(name, ""))
+        wants = [("plan", "plan")] * bool(asks("plan.md", "before") or re.search(r"(?m)^  plan: *\{.*required: *true", text)) + [("step", about)] * bool(asks(about + ".md", "before"))
+        if kind == "step-completed":
+            start = self.chain[ground] if first == "step-finished" and f.get("executor") != "person" else self.began.get(about, f.get("start"))
+            changed = [p for p in self.repo.changed(self.repo.get(start)[0], self.repo.get(self.chain[place])[0]) if start and GUARDED.search(p) and not p.startswith(self.own)]
+            wants += [("result", about)] * bool(asks(about + ".md", "after")) + [("protected-path", about)] * bool(changed and ground == place - 1)
+        checked = first in ("qa-passed", "qa-failed", "step-completed") or self.steps[about].get("kind") == "human"
+        for one in wants:
+            there = self.counted.get(one)
+            need(there is not None, f"{number}: {kind} of {about}, and nobody asked for a word: {one[0]}")
+            for place_, oid in enumerate(self.chain[there + 1:ground + 1], there + 1):
+                paths = self.repo.changed(self.repo.get(self.chain[place_ - 1])[0], self.repo.get(oid)[0]) if not self.ours(self.repo.get(oid)[2], self.name) else ()
+                need(not any(self.words(path, about) if checked else self.covers(path, (one[0], about, about)) for path in paths), f"{number}: {kind} of {about}, and the word is stale: {one[0]}")
+        if re.search(r"(?m)^(rules|limits|protected|approval_required|isolation|engines):", text) or "checks" in str(fronts): raise NotJudged("what more than roles the policy says")

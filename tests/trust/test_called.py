@@ -1,0 +1,70 @@
+"""Calls that only the transcript tells of: made against the policy of then, by a runner that asked for nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runner.protocol.digest import digest
+from tests.attacks.forge import Forge
+from tests.attacks.test_attacks import finish
+from tests.conftest import Box
+from tests.executor.test_calls import outside, tool
+from tests.people import Person, govern, person, policy
+
+WAITS = 3
+
+
+@pytest.fixture
+def alice(tmp_path: Path) -> Person:
+    return person(tmp_path / "people", "carol")
+
+
+def findings(box: Box, protocol: str) -> list[tuple[str, str]]:
+    told = box.runner("verify", protocol, "--json").json()["protocols"][0]
+    return [(one["rule"], one["text"]) for one in told["findings"]]
+
+
+def test_a_call_that_had_its_word_holds(box: Box, alice: Person) -> None:
+    outside(box)
+    govern(box, [alice])
+    protocol = box.new({"01-send": tool("send_report", to="ops", subject="done")})
+    box.runner("run", protocol, rc=WAITS)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("run", protocol, rc=0)
+    assert findings(box, protocol) == []
+
+
+@pytest.mark.parametrize(("rules", "wrong"), [
+    ("", "needed a word by `default: external calls ask`"),
+    ("rules: [{deny: {tool: send_report}}]\n", "denies the call of send_report"),
+    ("rules: [{allow: {tool: send_report}}]\n", ""),
+])  # fmt: skip
+def test_a_call_that_nobody_was_asked_about_is_found(box: Box, alice: Person, rules: str, wrong: str) -> None:
+    outside(box)
+    govern(box, [alice], text=policy([alice], more=rules))
+    protocol = box.new({"01-send": tool("send_report", to="ops", subject="done")})
+    record = {
+        "time": "2026-11-20T07:00:00Z",
+        "call": "send.1.1",
+        "tool": "send_report",
+        "digest": digest(b""),
+        "decision": None,
+    }
+    intent = {"kind": "intent", **record, "arguments": {"to": "ops", "subject": "done"}, "text": "send_report"}
+    outcome = {"kind": "outcome", **record, "content": "sent", "error": False}
+    data = "".join(json.dumps(one) + "\n" for one in (intent, outcome))
+    forge = Forge(box, protocol, trusted=box.git("rev-parse", "main").strip())
+    box.git("worktree", "remove", "--force", box.worktree(protocol))
+    forge.see()
+    forge.imitate(finish(forge, "send", transcript=digest(data.encode()), executor="host"))
+    blob = box.git("hash-object", "-w", "--stdin", data=data).strip()
+    runs = box.git("mktree", data=f"100644 blob {blob}\tsend.1.jsonl\n").strip()
+    tree = box.git("mktree", data=f"040000 tree {runs}\truns\n").strip()
+    made = box.git("commit-tree", tree, "-p", forge.tip, data=f"{protocol}: history\n").strip()
+    box.git("update-ref", f"refs/runner/history/{protocol}", made)
+    found = findings(box, protocol)
+    assert [rule for rule, _ in found] == (["needed"] if wrong else []), found
+    assert all(wrong in text for _, text in found)
