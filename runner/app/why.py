@@ -15,7 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.errors import RunnerError, UsageError
+from runner.app.chain import WORK, Chain, Told, cost_of, count
+from runner.errors import UsageError
 from runner.git import Commit
 from runner.git.blame import Blamed, blame, hunks
 from runner.protocol import ids, message, paths
@@ -23,13 +24,9 @@ from runner.protocol.log import RawEntry
 from runner.store import history, record
 from runner.store.project import Project
 
-Told = dict[str, Any]
-
 DEEP = 8  # edits by hand, one over the other, that are looked through
 ALIKE = 0.6  # of a line that a hand changed, what has to be left of it
 ALIKE_MOST = 400  # lines of one edit that are compared with what they replaced
-# Events whose commit may hold a step's work.
-_WORK = ("step-finished", "call-held", "effect-unknown", "asked", "budget-reached")
 _QUIET = ("read_file", "list_files", "search_text", "finish", "ask_person", "publish_artifact")  # they write no line
 _AGENT = re.compile(rb"^agent:[ \t]*[\"']?([a-z0-9-]+)[\"']?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
 
@@ -59,7 +56,7 @@ class _Look:
 
     def __init__(self, project: Project) -> None:
         self.project, self.git = project, project.git
-        self._chains: dict[str, _Chain] = {}
+        self._chains: dict[str, Chain] = {}
         self._grafts: dict[str, tuple[str, ...]] = {}
         self._looked: dict[str, tuple[str, ...]] = {}
         self._notes: dict[str, tuple[str, str]] = {}  # a copy's commit to (protocol, why its chain is not followed)
@@ -155,9 +152,9 @@ class _Look:
     def _revision(self, protocol: str, oid: str) -> int:
         return int(record.row(self.git, protocol, oid)["revision"])
 
-    def _chain(self, protocol: str) -> _Chain:
+    def _chain(self, protocol: str) -> Chain:
         if protocol not in self._chains:
-            self._chains[protocol] = _Chain(self.project, protocol)
+            self._chains[protocol] = Chain(self.project, protocol)
         return self._chains[protocol]
 
     # --- what is told of lines ----------------------------------------------------------------------------------------------
@@ -207,7 +204,7 @@ class _Look:
         row = record.row(self.git, trailers.protocol, commit)
         told |= {"kind": "record", "protocol": trailers.protocol, "title": row["title"], "revision": trailers.revision,
                  "actor": trailers.actor, "events": list(trailers.events)}  # fmt: skip
-        work = next((entry for entry in events if entry.event in _WORK and entry.subject in row["steps"]), None)
+        work = next((entry for entry in events if entry.event in WORK and entry.subject in row["steps"]), None)
         lines = [line.text for line in group]
         inside = str(told["path"]).startswith(f"{paths.folder(trailers.protocol)}/")
         if work is not None and not inside:
@@ -218,15 +215,15 @@ class _Look:
             told["kind"] = "plan"
             told["approvals"] = chain.approvals(None, 0)
             if planned is not None:
-                told |= {"engine": planned.fields.get("engine"), "cost": _sum([planned])}
-                told["transcript"] = chain.planned(str(planned.fields["transcript"]), lines)
+                told |= {"engine": planned.fields.get("engine"), "cost": cost_of([planned])}
+                told["transcript"] = _filed(chain, "plan.", str(planned.fields["transcript"]), lines, None)
         return told
 
     def _step(
-        self, chain: _Chain, row: Mapping[str, Any], commit: str, work: RawEntry, lines: list[str], path: str
+        self, chain: Chain, row: Mapping[str, Any], commit: str, work: RawEntry, lines: list[str], path: str
     ) -> Told:
         slug = work.subject
-        attempt = _count(work.fields.get("attempt")) or _count(row["steps"][slug].get("attempt")) or 1
+        attempt = count(work.fields.get("attempt")) or count(row["steps"][slug].get("attempt")) or 1
         last = chain.last_of(slug, attempt) or work
         file, data = record.step_file(self.git, chain.protocol, commit, slug)
         plan = self.git.blob(f"{commit}:{paths.folder(chain.protocol)}/{paths.PLAN}")
@@ -243,7 +240,7 @@ class _Look:
             "executor": last.fields.get("executor"),
             "agent": agent if kind == "agent" else None,
             "engine": last.fields.get("engine"),
-            "transcript": chain.said(slug, attempt, lines, path),
+            "transcript": said(chain, slug, attempt, lines, path),
             "checks": chain.checks(slug, attempt),
             "approvals": chain.approvals(slug, attempt),
             "cost": chain.cost(slug, attempt),
@@ -303,224 +300,34 @@ class _Look:
                 origin["step"] is None else [origin]) if one["protocol"] is not None]  # fmt: skip
 
 
-class _Chain:
-    """A protocol's own commits and events, as far as they are here: by its branch, its history ref, or the base's folder."""
+# --- transcripts ---------------------------------------------------------------------------------------------------------------
 
-    def __init__(self, project: Project, protocol: str) -> None:
-        self.project, self.git, self.protocol = project, project.git, protocol
-        self.tips = list(self._tips())
-        self.tip = self.tips[0] if self.tips else project.trusted.commit
-        try:
-            self.entries = record.events(self.git, protocol, self.tip)
-        except RunnerError:  # `verify` says what is wrong with it
-            self.entries = []
-        self._by_number = {entry.revision: entry for entry in self.entries}
-        self._above: dict[str, list[str]] = {}
 
-    def _tips(self) -> Iterator[str]:
-        if (tip := self.project.tip(self.protocol)) is not None:
-            yield tip
-        at = self.git.resolve(history.ref_of(self.protocol))
-        filed = self.git.commit(at) if at else None
-        for oid in filed.parents if filed else ():
-            commit = self.git.commit(oid)
-            if commit is not None and not commit.message.startswith(f"{self.protocol}: history\n".encode()):
-                yield oid
+def said(chain: Chain, slug: str, attempt: int, lines: Sequence[str], path: str) -> Told | None:
+    """Return the part of the attempt's transcript that wrote lines of a file, or of one before it that it went on from."""
+    told = None
+    for number in chain.kept(slug, attempt):
+        digest = chain.transcript(slug, number)
+        if digest is not None:
+            found = _filed(chain, f"{slug}.{number}.jsonl", digest, lines, path)
+            told = told if told is not None and found["turn"] is None else found
+    return told
 
-    @property
-    def row(self) -> Mapping[str, Any]:
-        """The protocol's state at its tip."""
-        return record.row(self.git, self.protocol, self.tip)
 
-    @property
-    def fetch(self) -> str:
-        """What brings histories that are not here."""
-        return (
-            f"run `git fetch {self.project.trusted.remote or 'origin'} 'refs/runner/history/*:refs/runner/history/*'`"
-        )
+def _filed(chain: Chain, prefix: str, digest: str, lines: Sequence[str], path: str | None) -> Told:
+    """Return the last call that has the longest of the lines, of the file `runs/PREFIX…` that has the digest."""
+    from runner.protocol.digest import digest as digest_of
 
-    def why_not(self) -> str:
-        """Return why a copy of it cannot be looked into, and what brings the missing part."""
-        if self.tips:
-            return f"this record is none of its history's; run `runner verify {self.protocol}`"
-        return f"which step it was is told by its history, which is not here; {self.fetch}"
-
-    # --- commits ---------------------------------------------------------------------------------------------------------
-
-    def with_state(self, state: str, but: Sequence[str]) -> str | None:
-        """Return the newest commit of the chain whose state.json is this blob; what `but` have is not looked at."""
-        name = f"{paths.folder(self.protocol)}/{paths.STATE}"
-        for tip in self.tips:
-            code, out, _ = self.git.try_run("rev-list", "--first-parent", tip, *(f"^{oid}" for oid in but))
-            commits = out.decode().split() if code == 0 else []
-            for oid in commits:
-                if self.git.ref(f"{oid}:{name}") == state:
-                    return oid
-        return None
-
-    def commit_at(self, revision: int, below: str) -> str | None:
-        """Return the transition below a commit that ended with a revision."""
-        for oid in self._commits(below):
-            commit = self.git.commit(oid)
-            told = message.parse(commit.message) if commit else None
-            if told is not None and told.protocol == self.protocol and told.revision <= revision:
-                return oid
-        return None
-
-    def _commits(self, tip: str) -> list[str]:
-        """Return the chain from `tip` down to where it began, newest first."""
-        if tip not in self._above:
-            start = self.entries[0].fields.get("start") if self.entries else None
-            stop = [f"^{start}"] if isinstance(start, str) and self.git.resolve(start) else []
-            code, out, _ = self.git.try_run("rev-list", "--first-parent", tip, *stop)
-            self._above[tip] = out.decode().split() if code == 0 else []
-        return self._above[tip]
-
-    def above(self, oid: str) -> list[RawEntry] | None:
-        """Return the events after a commit of the chain, oldest first; None where it is none of the chain's."""
-        commits = self._commits(self.tip)
-        if not self.tips or oid not in commits:
-            return None
-        revision = int(record.row(self.git, self.protocol, oid)["revision"])
-        return [entry for entry in self.entries if entry.revision > revision]
-
-    def is_below(self, old: str, new: str) -> bool:
-        """Return whether one commit of the chain, or where it began, comes before another."""
-        commits = self._commits(self.tip)
-        return old not in commits or commits.index(old) > commits.index(new)
-
-    # --- events ------------------------------------------------------------------------------------------------------------
-
-    def at(self, revision: int) -> RawEntry | None:
-        """Return the event of a revision."""
-        return self._by_number.get(revision)
-
-    def _of(self, slug: str, attempt: int) -> list[RawEntry]:
-        """Return the events of a step's attempt."""
-        found, now = [], 1
-        for entry in self.entries:
-            if entry.subject == slug:
-                now = _count(entry.fields.get("attempt")) if entry.event == "step-retried" else now
-                found += [entry] if now == attempt else []
-        return found
-
-    def last_of(self, slug: str, attempt: int) -> RawEntry | None:
-        """Return the last event that tells of the attempt's work."""
-        return next((entry for entry in reversed(self._of(slug, attempt)) if entry.event in _WORK), None)
-
-    def checks(self, slug: str, attempt: int) -> list[Told]:
-        """Return the checks of QA's last verdict on the attempt, a review among them."""
-        verdicts = [entry for entry in self._of(slug, attempt) if entry.event in ("qa-passed", "qa-failed")]
-        return [
-            {"check": str(check.get("check")), "code": check.get("code"), "time": entry.time,
-             "engine": entry.fields.get("engine")}
-            for entry, check in record.checks(verdicts[-1:], slug)
-        ]  # fmt: skip
-
-    def cost(self, slug: str, attempt: int) -> Told:
-        """Return what the attempt cost, its checks included."""
-        return _sum(self._of(slug, attempt))
-
-    def approvals(self, slug: str | None, attempt: int) -> list[Told]:
-        """Return the words that were counted on the plan, the step and what it called, and those on the merge."""
-        asked = {
-            f"w{entry.revision}": entry for entry in self.entries if entry.event in ("approval-asked", "call-held")
-        }
-        own = {entry.revision for entry in self._of(slug, attempt)} if slug else set()
-        found: list[Told] = []
-        for entry in self.entries:
-            wait = asked.get(str(entry.fields.get("wait")))
-            if entry.event not in ("approval-counted", "call-decided") or wait is None:
-                continue
-            kind = str(wait.fields.get("kind", "call"))
-            if entry.revision not in own and kind not in ("plan", "merge"):
-                continue
-            by = entry.fields.get("by")
-            files = entry.fields.get("approvals")
-            found.append({
-                "kind": kind, "subject": str(wait.fields.get("call", entry.subject)), "time": entry.time,
-                "decision": str(entry.fields.get("decision", "approved")),
-                "by": [str(one) for one in by] if isinstance(by, list) else [str(by)],
-                "reasons": [self._reason(str(name)) for name in files] if isinstance(files, list) else [],
-            })  # fmt: skip
-        return found + list(self._merge())
-
-    def _reason(self, name: str) -> str:
-        signed = self._word(f"{name}.approval")
-        return str(signed.statement.reason) if signed is not None else ""
-
-    def _merge(self) -> Iterator[Told]:
-        for name in self.git.tree(f"{self.tip}:{paths.folder(self.protocol)}/approvals") or {}:
-            signed = self._word(name)
-            if signed is not None and signed.statement.subject == "merge":
-                said = signed.statement
-                decision = {"approve": "approved", "reject": "rejected"}.get(said.decision, "taken back")
-                yield {"kind": "merge", "subject": "merge", "time": said.issued, "decision": decision,
-                       "by": [said.approver], "reasons": [said.reason]}  # fmt: skip
-
-    def _word(self, name: str) -> Any:
-        from runner.protocol import statement
-
-        data = self.git.blob(f"{self.tip}:{paths.folder(self.protocol)}/{paths.APPROVALS}{name}")
-        try:
-            return statement.parse(data, name) if data is not None else None
-        except RunnerError:
-            return None
-
-    # --- transcripts -----------------------------------------------------------------------------------------------------------
-
-    def said(self, slug: str, attempt: int, lines: Sequence[str], path: str) -> Told | None:
-        """Return the part of the attempt's transcript that wrote lines of a file, or of one before it that it went on from."""
-        told = None
-        for number in self._kept(slug, attempt):
-            digest = self._digest(slug, number)
-            if digest is not None:
-                found = self._part(f"{slug}.{number}.jsonl", digest, lines, path)
-                told = told if told is not None and found["turn"] is None else found
-        return told
-
-    def planned(self, digest: str, lines: Sequence[str]) -> Told:
-        """Return the part of the planner's transcript with a digest that wrote lines of the plan."""
-        return self._part("plan.", digest, lines, None)
-
-    def _digest(self, slug: str, attempt: int) -> str | None:
-        told = [
-            entry.fields.get("transcript") for entry in self._of(slug, attempt) if not entry.event.startswith("qa-")
-        ]
-        return next((str(digest) for digest in reversed(told) if digest), None)
-
-    def _kept(self, slug: str, attempt: int) -> list[int]:
-        """Return the attempt, and those before it whose files it went on from."""
-        found = [attempt]
-        for entry in reversed(self.entries):
-            if entry.subject == slug and entry.event == "step-retried" and entry.fields.get("attempt") == found[-1]:
-                if not entry.fields.get("kept"):
-                    break
-                found.append(found[-1] - 1)
-        return found
-
-    def _part(self, prefix: str, digest: str, lines: Sequence[str], path: str | None) -> Told:
-        """Return the last call that has the longest of the lines, of the file `runs/PREFIX…` that has the digest."""
-        from runner.protocol.digest import digest as digest_of
-
-        told: Told = {
-            "file": None,
-            "digest": digest,
-            "turn": None,
-            "time": None,
-            "model": None,
-            "tool": None,
-            "text": "",
-        }
-        there = list(history.transcripts(self.git, self.protocol, prefix))
-        for file, data in there:
-            if digest_of(data) == digest:
-                wanted = max((line.strip() for line in lines), key=len, default="")
-                found = _part(data, wanted, path)
-                note = "" if found else "no call of it has the line: a command that it ran has written it"
-                return told | {"file": file, "note": note} | (found or {})
-        what = "what is here is not what the record names" if there else "it is not here"
-        return told | {"note": f"{what}; {self.fetch}"}
+    told: Told = {"file": None, "digest": digest, "turn": None, "time": None, "model": None, "tool": None, "text": ""}
+    there = list(history.transcripts(chain.git, chain.protocol, prefix))
+    for file, data in there:
+        if digest_of(data) == digest:
+            wanted = max((line.strip() for line in lines), key=len, default="")
+            found = _part(data, wanted, path)
+            note = "" if found else "no call of it has the line: a command that it ran has written it"
+            return told | {"file": file, "note": note} | (found or {})
+    what = "what is here is not what the record names" if there else "it is not here"
+    return told | {"note": f"{what}; {chain.fetch}"}
 
 
 def _part(data: bytes, wanted: str, path: str | None) -> Told | None:
@@ -543,11 +350,6 @@ def _part(data: bytes, wanted: str, path: str | None) -> Told | None:
                 found.append((path is None or any(path in one for one in texts), {**about, "tool": tool, "text": text}))
     best = max((named for named, _ in found), default=False)
     return next((told for named, told in reversed(found) if named == best), None)
-
-
-def _count(value: object) -> int:
-    """Return a count as the record has it; 0 where it is none, which is `verify`'s to tell."""
-    return value if isinstance(value, int) and value >= 0 else 0
 
 
 def _objects(value: object) -> list[Told]:
@@ -620,21 +422,6 @@ def _most_alike(text: str, lines: Mapping[int, str]) -> int | None:
         if matcher.real_quick_ratio() >= best and matcher.quick_ratio() >= best and (ratio := matcher.ratio()) >= best:
             best, number = ratio, at
     return number
-
-
-def _sum(entries: Sequence[RawEntry]) -> Told:
-    """Return what events cost together; `usd` is null where nobody knows the price of a part."""
-    from decimal import Decimal, InvalidOperation
-
-    spent = [told for entry in entries if isinstance(told := entry.fields.get("spent"), dict)]
-    whole: Told = {
-        key: sum(_count(told.get(key)) for told in spent) for key in ("input_tokens", "output_tokens", "seconds")
-    }
-    try:
-        usd = sum((Decimal(str(told.get("usd") or "0")) for told in spent), Decimal(0))
-    except InvalidOperation:
-        usd = Decimal(0)
-    return whole | {"usd": None if any(told.get("unpriced") for told in spent) else format(usd, "f")}
 
 
 def _name(ident: bytes) -> str:

@@ -73,7 +73,9 @@ def blame(
         what = err.splitlines()[0].removeprefix("fatal: ")
         raise UsageError(what, f"{path}:{ranges[0][0]}", "name a file that is committed, and lines that it has")
     if code and git.is_partial():
-        raise InsufficientHistoryError("the file's history is not in this clone", path, "run `git fetch --refetch --no-filter`")
+        raise InsufficientHistoryError(
+            "the file's history is not in this clone", path, "run `git fetch --refetch --no-filter`"
+        )
     if code:
         raise git_error(["git", *args], code, err)
     every = _lines(out, git.zero)
