@@ -38,7 +38,7 @@ help:
 	@echo 'make fuzz    fuzz every reader of hostile bytes; SECONDS=600 in all, TARGETS="log plan" some of them'
 	@echo 'make fuzz-keep add what fuzzing found to tests/fuzz/corpus/'
 	@echo 'make cassettes make the recorded answers anew, byte for byte; needs bubblewrap'
-	@echo 'make picture docs/demo.svg anew, from what the demo prints'
+	@echo 'make picture docs/demo.svg and docs/audit.png anew, from what the demo does; needs chromium'
 	@echo 'make schemas write schemas/ anew from the models'
 	@echo 'make build   wheel and sdist into dist/'
 	@echo 'make ci      what CI runs; as root on Debian it installs what is missing'
@@ -53,6 +53,7 @@ demo-attack: $(DEMO_STAMP)
 picture: $(DEMO_STAMP)
 	$(DEMO_PY) demo/demo.py > .venv-demo/shown.txt
 	$(DEMO_PY) demo/picture.py .venv-demo/shown.txt docs/demo.svg
+	$(DEMO_PY) demo/page.py chromium docs/audit.png
 
 test: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS)

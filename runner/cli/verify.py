@@ -26,10 +26,8 @@ def command(session: Session, protocol: str | None, everything: bool, as_json: b
 
     Exit 0: it verifies; 4: it does not; 5: this clone does not have what it takes to tell.
     """
-    from runner.errors import InsufficientHistoryError, UsageError
+    from runner.errors import UsageError
     from runner.store import finding
-    from runner.trust.checks import Finding
-    from runner.trust.verify import Report
 
     project = session.project
     if everything and protocol:
@@ -39,15 +37,11 @@ def command(session: Session, protocol: str | None, everything: bool, as_json: b
         session.note("refs/replace/ is there: `git log` shows other objects than those that are verified here")
     told, codes = [], {0}
     for name in names:
-        try:
-            report = _verify(project, name)
-            codes.add(0 if report.ok else 4)
-        except InsufficientHistoryError as error:
-            codes.add(5)
-            report = Report(name, 0, (Finding("history", "", error.where, f"{error.what}: {error.hint}"),), None, "")
+        report, code = prove(project, name)
+        codes.add(code)
         told.append(_plain(report))
         if not as_json:
-            _tell(session, report)
+            tell(session, report)
     if as_json:
         session.json({"ok": codes == {0}, "protocols": told})
     elif not names:
@@ -55,14 +49,21 @@ def command(session: Session, protocol: str | None, everything: bool, as_json: b
     raise SystemExit(4 if 4 in codes else max(codes))
 
 
-def _verify(project: Project, name: str) -> Report:
-    """Verify a protocol's branch or, where that is gone, the chain that the base's folder comes from."""
+def prove(project: Project, name: str) -> tuple[Report, int]:
+    """Verify a protocol's branch or, where that is gone, the chain that the base's folder comes from; return (report, exit code)."""
+    from runner.errors import InsufficientHistoryError
     from runner.trust import verify
+    from runner.trust.checks import Finding
 
-    tip = project.protocols().get(name)
-    if tip is None:
-        tip = verify.merged_tip(project.git, name, project.trusted.commit)
-    return verify.verify(project.git, name, tip, project.trusted)
+    try:
+        tip = project.protocols().get(name)
+        if tip is None:
+            tip = verify.merged_tip(project.git, name, project.trusted.commit)
+        report = verify.verify(project.git, name, tip, project.trusted)
+    except InsufficientHistoryError as error:
+        missing = Finding("history", "", error.where, f"{error.what}: {error.hint}")
+        return verify.Report(name, 0, (missing,), None, ""), error.exit_code
+    return report, 0 if report.ok else 4
 
 
 def _plain(report: Report) -> dict[str, Any]:
@@ -78,7 +79,8 @@ def _plain(report: Report) -> dict[str, Any]:
     }
 
 
-def _tell(session: Session, report: Report) -> None:
+def tell(session: Session, report: Report) -> None:
+    """Give what verify found, a line a finding, and the verdict."""
     for found in report.findings:
         session.result("  ".join(filter(None, [found.rule, found.commit[:12], found.path, found.text])))
     for note in report.notes:
