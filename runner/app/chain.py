@@ -84,6 +84,18 @@ class Chain:
                 return oid
         return None
 
+    def commit_of(self, revision: int) -> str:
+        """Return the transition that has the event of a revision; the tip where it is not here."""
+        found = self.tip
+        for oid in self._commits(self.tip):
+            commit = self.git.commit(oid)
+            told = message.parse(commit.message) if commit else None
+            if told is not None and told.protocol == self.protocol:
+                if told.revision < revision:
+                    break
+                found = oid
+        return found
+
     def _commits(self, tip: str) -> list[str]:
         """Return the chain from `tip` down to where it began, newest first."""
         if tip not in self._above:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import click
 
@@ -19,41 +18,50 @@ from runner.cli.session import Session
     metavar="FILE",
     help="Where to; `-` is stdout. PROTOCOL.html without it. Only an older page is replaced.",
 )
+@click.option(
+    "--attest",
+    "attested",
+    is_flag=True,
+    help="in-toto statements instead, one a completed step, as SLSA has provenance; to stdout.",
+)
 @click.pass_obj
-def command(session: Session, protocol: str | None, output: str | None) -> None:
+def command(session: Session, protocol: str | None, output: str | None, attested: bool) -> None:
     """Write all of PROTOCOL onto one HTML page: verdict, plan, words, effects, cost, timeline, difference.
 
-    The page needs nothing else and runs nothing. Exit 0, 4 or 5 as `runner verify` has it; the page is written all the same.
+    The page needs nothing else and runs nothing. Exit 0, 4 or 5 as `runner verify` has it: the page is written all the same, and
+    statements are not.
     """
-    from runner.app import audit
+    from runner.app import attest, audit
     from runner.cli import verify
     from runner.store import finding
 
     project = session.project
     name = finding.find(project, protocol)
     report, code = verify.prove(project, name)
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(project.who.now()))
-    page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
-    if output == "-":
-        click.echo(page.decode(), nl=False)
-    else:
-        session.result(str(_put(session.cwd / (output or f"{name}.html"), page)))
+    if not attested:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(project.who.now()))
+        page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
+        _put(session, output or f"{name}.html", page, f'<meta name="generator" content="{audit.GENERATOR} '.encode())
+    elif not code:
+        _put(session, output or "-", attest.attest(project, name), attest.BEGINS)
     if code:
         verify.tell(session, report)
     raise SystemExit(code)
 
 
-def _put(path: Path, page: bytes) -> Path:
-    """Write the page.
+def _put(session: Session, name: str, data: bytes, mark: bytes) -> None:
+    """Write a file and say which, or give it on stdout where its name is `-`; `mark`: what an older one has near its beginning.
 
     Raises:
         InTheWayError: something else has that name.
     """
-    from runner.app.audit import GENERATOR
     from runner.errors import InTheWayError
 
-    marked = f'<meta name="generator" content="{GENERATOR} '.encode()
-    if path.exists() and (not path.is_file() or marked not in path.read_bytes()[:4096]):
+    if name == "-":
+        click.echo(data.decode(), nl=False)
+        return
+    path = session.cwd / name
+    if path.exists() and (not path.is_file() or mark not in path.read_bytes()[:4096]):
         raise InTheWayError("something else has that name", str(path), "name another file with -o")
-    path.write_bytes(page)
-    return path
+    path.write_bytes(data)
+    session.result(str(path))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
@@ -216,3 +219,59 @@ def test_a_browser_runs_nothing_of_it_and_asks_nobody(hostile: tuple[Box, str, i
         listening.join()
         server.close()
     assert shown == {"page": (False, False), "control": (True, True)}
+
+
+# --- in-toto ---------------------------------------------------------------------------------------------------------------
+
+
+def test_each_completed_step_is_a_statement_that_holds_of_its_files(box: Box) -> None:
+    from google.protobuf import json_format
+    from in_toto_attestation.predicates.provenance.v1 import provenance_pb2
+    from in_toto_attestation.v1 import statement, statement_pb2
+
+    with mind(box, say(write("lib.py", "LIMIT = 42\n")), finish("limited")):
+        qa = "outputs: [lib.py]\nqa: {checks: ['grep -q 42 lib.py']}\n"
+        protocol = box.new({"01-limit": agent(qa), "02-list": command("seq 3"), "03-ask": "kind: human\n"})
+        box.runner("run", protocol, rc=3)
+    out = box.runner("audit", protocol, "--attest", rc=0).out
+    for line in out.splitlines():
+        statement.Statement.copy_from_pb(json_format.Parse(line, statement_pb2.Statement())).validate()
+        json_format.ParseDict(json.loads(line)["predicate"], provenance_pb2.Provenance())
+    limit, listed = map(json.loads, out.splitlines())
+    work = box.git("log", "-1", "--format=%H", protocol, "--", "lib.py").strip()
+    made = hashlib.sha256(b"LIMIT = 42\n").hexdigest()
+    assert limit["subject"] == [
+        {"name": f"{protocol}/limit.1", "digest": {"gitCommit": work}}, {"name": "lib.py", "digest": {"sha256": made}},
+    ]  # fmt: skip
+    built, ran = limit["predicate"]["buildDefinition"], limit["predicate"]["runDetails"]
+    assert built["externalParameters"] == {"protocol": protocol, "step": "limit", "attempt": 1, "kind": "agent"}
+    assert built["internalParameters"] == {"engine": "gemini:gemini-2.5-flash", "executor": "host"}
+    start, file, trusted = built["resolvedDependencies"]
+    assert start["digest"]["gitCommit"] == box.git("rev-parse", f"{work}^").strip()
+    words = box.git("show", f"{protocol}:{file['name']}")
+    assert file["digest"]["sha256"] == hashlib.sha256(words.encode()).hexdigest()
+    assert trusted["digest"]["gitCommit"] == box.git("rev-parse", "main").strip()
+    transcript = box.git("show", f"refs/runner/history/{protocol}:{ran['byproducts'][0]['name']}")
+    assert ran["byproducts"][0]["digest"]["sha256"] == hashlib.sha256(transcript.encode()).hexdigest()
+    assert [one["name"] for one in ran["byproducts"][1:]] == ["check: outputs: lib.py", "check: grep -q 42 lib.py"]
+    assert listed["subject"][0]["name"] == f"{protocol}/list.1" and ran["builder"]["id"] == "urn:protocol-runner:host"
+    box.runner("audit", protocol, "--attest", "-o", "all.jsonl", rc=0)
+    box.runner("audit", protocol, "--attest", "-o", "all.jsonl", rc=0)
+    assert (box.path / "all.jsonl").read_text() == out
+
+
+def test_without_the_library_it_is_named(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol = box.new({"01-a": command("true")})
+    monkeypatch.setitem(sys.modules, "in_toto_attestation.v1", None)
+    assert "pip install 'protocol-runner[attest]'" in box.runner("audit", protocol, "--attest", rc=2).err
+
+
+@pytest.mark.no_agreement("the record is forged")
+def test_a_record_that_does_not_verify_gives_no_statement(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    box.runner("run", protocol, rc=0)
+    state = box.worktree(protocol) / f".protocols/{protocol}/state.json"
+    state.write_text(state.read_text().replace('"A plan"', '"Another"'))
+    box.commit("forge", cwd=state.parent)
+    told = box.runner("audit", protocol, "--attest", rc=4).out
+    assert "_type" not in told and "does not verify" in told
