@@ -298,8 +298,8 @@ def _money(usd: str | None) -> str:
 
 def _cost(chain: Chain, row: Mapping[str, Any]) -> Html:
     rows = []
-    for slug, step in record.open_steps(dict(row)):
-        for attempt in range(1, (count(step.get("attempt")) or 1) + 1):
+    for slug, _ in record.open_steps(dict(row)):
+        for attempt in chain.attempts(slug):
             told = chain.cost(slug, attempt)
             if chain.of(slug, attempt):
                 rows.append((slug, str(attempt), str(told["seconds"]), f"{told['input_tokens']:,}",

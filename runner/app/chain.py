@@ -5,6 +5,7 @@ For what is told of a protocol long after: `why` and `audit`. That any of it is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from runner.store.project import Project
 
 Told = dict[str, Any]
 
+_USD = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?")
 # Events whose commit may hold a step's work.
 WORK = ("step-finished", "call-held", "effect-unknown", "asked", "budget-reached")
 
@@ -133,6 +135,15 @@ class Chain:
                 found += [entry] if now == attempt else []
         return found
 
+    def attempts(self, slug: str) -> list[int]:
+        """Return the attempts of a step that the record tells of."""
+        retried = [
+            count(one.fields.get("attempt"))
+            for one in self.entries
+            if (one.event, one.subject) == ("step-retried", slug)
+        ]
+        return [1, *sorted(set(retried) - {0, 1})]
+
     def kept(self, slug: str, attempt: int) -> list[int]:
         """Return the attempt, and those before it whose files it went on from."""
         found = [attempt]
@@ -214,16 +225,14 @@ class Chain:
 
 def cost_of(entries: Sequence[RawEntry]) -> Told:
     """Return what events cost together; `usd` is null where nobody knows the price of a part."""
-    from decimal import Decimal, InvalidOperation
+    from decimal import Decimal
 
     spent = [told for entry in entries if isinstance(told := entry.fields.get("spent"), dict)]
     whole: Told = {
         key: sum(count(told.get(key)) for told in spent) for key in ("input_tokens", "output_tokens", "seconds")
     }
-    try:
-        usd = sum((Decimal(str(told.get("usd") or "0")) for told in spent), Decimal(0))
-    except InvalidOperation:
-        usd = Decimal(0)
+    amounts = [told["usd"] for told in spent if isinstance(told.get("usd"), str) and _USD.fullmatch(told["usd"])]
+    usd = sum(map(Decimal, amounts), Decimal(0))
     return whole | {"usd": None if any(told.get("unpriced") for told in spent) else format(usd, "f")}
 
 

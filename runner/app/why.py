@@ -261,6 +261,7 @@ class _Look:
                     for entry in above
                     if entry.event == "step-finished"
                     and entry.fields.get("executor") == "person"
+                    and entry.subject in chain.row["steps"]
                     and chain.is_below(str(entry.fields.get("start")), commit.oid)
                 ),
                 None,

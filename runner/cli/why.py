@@ -23,10 +23,11 @@ Told = dict[str, Any]
 def command(session: Session, place: str, as_json: bool) -> None:
     """Tell which step, model and people brought the line here, or the lines of PATH:3-9.
 
-    Through squashes, moves and later edits by hand, by the record on this clone; `runner verify` proves that.
+    Through squashes, moves and later edits by hand, by the record in this clone, which `runner verify` proves. Exit 5: this clone
+    does not have what tells of one of the lines.
     """
     from runner.app import why
-    from runner.errors import UsageError
+    from runner.errors import InsufficientHistoryError, UsageError
 
     match = _PLACE.fullmatch(place)
     first = int(match["first"]) if match else 0
@@ -36,11 +37,12 @@ def command(session: Session, place: str, as_json: bool) -> None:
     told = why.why(session.project, session.cwd, match["path"], first, last)
     if as_json:
         session.json(told)
-        return
-    for number, origin in enumerate(told["origins"]):
+    for number, origin in enumerate(() if as_json else told["origins"]):
         if number:
             session.line("")
         _show(session, told["path"], origin)
+    if any(origin["kind"] == "unknown" for origin in told["origins"]):
+        raise SystemExit(InsufficientHistoryError.exit_code)
 
 
 def _show(session: Session, path: str, told: Told) -> None:

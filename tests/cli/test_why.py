@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +22,11 @@ CODE = (
 
 def why(box: Box, place: str, cwd: Path | None = None) -> list[dict[str, Any]]:
     """What is told of lines, held to the schema."""
-    told = box.runner("why", place, "--json", cwd=cwd, rc=0).json()
+    done = box.runner("why", place, "--json", cwd=cwd)
+    told = done.json()
     matches("why", told)
     origins: list[dict[str, Any]] = told["origins"]
+    assert done.code == (5 if any(origin["kind"] == "unknown" for origin in origins) else 0)
     return origins
 
 
@@ -352,3 +355,30 @@ def test_it_loads_nothing_heavy(box: Box, written: str) -> None:
     )  # fmt: skip
     loaded = set(done.stderr.split())
     assert "runner.app.why" in loaded and sorted(loaded & set(HEAVY)) == ["decimal"]  # it adds up what was spent
+
+
+@pytest.mark.no_agreement("the record is forged")
+def test_a_record_of_nonsense_is_no_crash(box: Box) -> None:
+    protocol = box.new({"01-a": command("seq 3 > a.txt", "outputs: [a.txt]\n")})
+    box.runner("run", protocol, rc=0)
+    tree = box.worktree(protocol)
+    folder = tree / f".protocols/{protocol}"
+    log, state = (folder / "log.md").read_text(), (folder / "state.json").read_text()
+    nonsense = [
+        "many",
+        '"1e999999999"',
+        '{"usd": "1e999999999", "seconds": -1}',
+        "[[1]]",
+        "null",
+        "1e300",
+        "[" * 500 + "]" * 500,
+    ]
+    for number, value in enumerate(nonsense):
+        forged = re.sub(
+            "^- (attempt|spent|evidence|start|transcript|artifacts): .*$", rf"- \1: {value}", log, flags=re.MULTILINE
+        )
+        (folder / "log.md").write_text(forged)
+        (folder / "state.json").write_text(state.replace('"attempt": 1', f'"attempt": {number or 10**30}'))
+        box.commit("nonsense", cwd=tree)
+        assert box.runner("why", "a.txt:1-3", cwd=tree).code in (0, 5), value
+        assert box.runner("audit", protocol, "-o", "page.html", rc=4).out
