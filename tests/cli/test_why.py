@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 
 from tests.cli.test_reading import HEAVY, everything, matches
-from tests.conftest import Box, command
-from tests.executor.minds import agent, finish, mind, say, write
+from tests.conftest import Box, command, make_box
+from tests.executor.minds import ENGINE, agent, ask, finish, mind, say, write
 from tests.people import governed, person
 
 CODE = (
@@ -256,6 +257,55 @@ def test_who_approved_what_and_when(tmp_path: Path) -> None:
     assert one(box, "d.txt:1")["approvals"] == [word]
     shown = box.runner("why", "d.txt:1", rc=0).out
     assert "word       step a approved by alice@example.test" in shown and "it does what the ticket says" in shown
+
+
+@pytest.mark.slow
+def test_work_of_an_attempt_that_waited_in_between(box: Box) -> None:
+    first, second = say(write("a.txt", "first\n"), ask("Which colour?")), say(write("b.txt", "blue\n"))
+    with mind(box, first, second, finish()):
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=3)
+        tree = box.worktree(protocol)
+        told = one(box, "a.txt:1", tree)
+        assert (told["step"], told["attempt"], told["transcript"]["turn"]) == ("x", 1, 1)
+        box.runner("answer", protocol, "Blue.", rc=0)
+        box.runner("run", protocol, rc=0)
+    squash(box, protocol)
+    early, late = one(box, "a.txt:1"), one(box, "b.txt:1")
+    assert [(said["step"], said["transcript"]["turn"]) for said in (early, late)] == [("x", 1), ("x", 2)]
+    assert early["commit"] != late["commit"] and early["cost"] == late["cost"]
+
+
+@pytest.mark.slow
+def test_what_only_the_squash_itself_has_is_by_hand(box: Box, written: str) -> None:
+    box.git("merge", "-q", "--squash", written)
+    box.write("lib.py", CODE + "import evil\n")
+    box.commit("Limit it (#12)")
+    assert [(part["kind"], part["step"]) for part in why(box, "lib.py:6-7")] == [("step", "limit"), ("person", None)]
+
+
+@pytest.mark.slow
+def test_a_plan_that_a_model_wrote(box: Box) -> None:
+    step = {"slug": "fix", "title": "Fix it", "kind": "command", "run": "make", "prose": "Mend the sign of the sum."}
+    plan = {"title": "Add adds", "prose": "It subtracts.", "acceptance": [], "steps": [step]}
+    with mind(box, say(text=json.dumps(plan))):
+        protocol = box.runner("new", "Add adds", "--engine", ENGINE, rc=0).out.strip()
+    told = one(box, f".protocols/{protocol}/01-fix.md:6", box.worktree(protocol))
+    assert (told["kind"], told["engine"], told["text"]) == ("plan", ENGINE, ["Mend the sign of the sum."])
+    assert (told["transcript"]["file"], told["transcript"]["turn"]) == ("runs/plan.1.jsonl", 1)
+    assert told["cost"]["input_tokens"] == 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["sha1", "sha256"])
+def test_in_a_bare_repository_and_with_other_object_ids(tmp_path: Path, form: str) -> None:
+    box = make_box(tmp_path / "repo", f"--object-format={form}")
+    protocol = box.new({"01-a": command("seq 3 > a.txt")})
+    box.runner("run", protocol, rc=0)
+    box.runner("take", protocol, rc=0)
+    assert one(box, "a.txt:2")["step"] == "a"
+    box.git("clone", "-q", "--bare", box.path, tmp_path / "bare.git")
+    assert one(box, "a.txt:2", tmp_path / "bare.git")["step"] == "a"
 
 
 @pytest.mark.slow
