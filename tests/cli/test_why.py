@@ -58,7 +58,7 @@ def squash(box: Box, protocol: str) -> str:
     return box.git("rev-parse", "HEAD").strip()
 
 
-def test_on_the_branch_step_model_turn_checks_and_cost_are_told(box: Box, written: str) -> None:
+def test_on_the_branch_and_merged_step_model_turn_checks_and_cost_are_told(box: Box, written: str) -> None:
     tree = box.worktree(written)
     told = one(box, "lib.py:2", tree)
     assert (told["kind"], told["protocol"], told["step"], told["attempt"]) == ("step", written, "limit", 1)
@@ -88,12 +88,8 @@ def test_on_the_branch_step_model_turn_checks_and_cost_are_told(box: Box, writte
     commanded = one(box, "file.txt:3-5", tree)
     assert (commanded["step"], commanded["first"], commanded["last"]) == ("list", 3, 5)
     assert commanded["transcript"] is None and commanded["executor"] == "host" and commanded["step_kind"] == "command"
-
-
-def test_where_it_was_merged(box: Box, written: str) -> None:
     box.runner("take", written, rc=0)
-    told = one(box, "lib.py:6")
-    assert (told["step"], told["came_in"]) == ("limit", None)
+    assert (one(box, "lib.py:6")["step"], one(box, "lib.py:6")["came_in"]) == ("limit", None)
     assert one(box, "src/app.py:1")["protocol"] is None  # nobody's but a person's
     assert one(box, "README.md:1")["kind"] == "person"
 
@@ -373,7 +369,9 @@ def test_a_place_is_seen_from_the_folder_one_is_in(box: Box) -> None:
     assert one(box, "../README.md:1", box.path / "src")["path"] == "README.md"
 
 
-def test_nothing_of_the_repository_runs_and_nothing_is_written(box: Box, written: str, tmp_path: Path) -> None:
+def test_nothing_of_the_repository_runs_nothing_is_written_and_nothing_heavy_is_loaded(
+    box: Box, written: str, tmp_path: Path
+) -> None:
     squash(box, written)
     canary = tmp_path / "canary"
     for key in (
@@ -389,13 +387,6 @@ def test_nothing_of_the_repository_runs_and_nothing_is_written(box: Box, written
     before = everything(box)
     box.runner("why", "lib.py:2", rc=0)
     box.runner("why", "lib.py:2", "--json", rc=0)
-    assert not canary.exists() and everything(box) == before
-    box.git("blame", "lib.py", check=False)
-    assert canary.exists()  # it would have run
-
-
-def test_it_loads_nothing_heavy(box: Box, written: str) -> None:
-    squash(box, written)
     code = (
         "import sys; from runner.cli import main; main.call(['why', 'lib.py:2']); print(*sys.modules, file=sys.stderr)"
     )
@@ -405,8 +396,12 @@ def test_it_loads_nothing_heavy(box: Box, written: str) -> None:
     )  # fmt: skip
     loaded = set(done.stderr.split())
     assert "runner.app.why" in loaded and sorted(loaded & set(HEAVY)) == ["decimal"]  # it adds up what was spent
+    assert not canary.exists() and everything(box) == before
+    box.git("blame", "lib.py", check=False)
+    assert canary.exists()  # it would have run
 
 
+@pytest.mark.slow
 @pytest.mark.no_agreement("the record is forged")
 def test_a_record_of_nonsense_is_no_crash(box: Box) -> None:
     protocol = box.new({"01-a": command("seq 3 > a.txt", "outputs: [a.txt]\n")})

@@ -68,6 +68,7 @@ def test_a_good_record_holds_for_both(box: Box) -> None:
     box.runner("verify", NAME, rc=0)
 
 
+@pytest.mark.slow
 @pytest.mark.no_agreement("the branches are forged")
 def test_what_is_wrong_is_wrong_for_both(box: Box) -> None:
     tip, tree = box.git("rev-parse", NAME).strip(), box.worktree(NAME)
