@@ -40,7 +40,7 @@ help:
 	@echo 'make fuzz    fuzz every reader of hostile bytes; SECONDS=600 in all, TARGETS="log plan" some of them'
 	@echo 'make fuzz-keep add what fuzzing found to tests/fuzz/corpus/'
 	@echo 'make cassettes make the recorded answers anew, byte for byte; needs bubblewrap'
-	@echo 'make picture docs/demo.svg anew, from what the demo prints'
+	@echo 'make picture docs/demo.svg and docs/audit.png anew, from what the demo does; needs Chromium'
 	@echo 'make picture-request docs/request.png anew, from what the runner writes in demo-forge; needs Chromium'
 	@echo 'make schemas write schemas/ anew from the models'
 	@echo 'make build   wheel and sdist into dist/'
@@ -59,6 +59,7 @@ demo-forge: $(LAB_STAMP)
 picture: $(DEMO_STAMP)
 	$(DEMO_PY) demo/demo.py > .venv-demo/shown.txt
 	$(DEMO_PY) demo/picture.py .venv-demo/shown.txt docs/demo.svg
+	$(DEMO_PY) demo/page.py chromium docs/audit.png
 
 picture-request: $(LAB_STAMP)
 	rm -rf .venv-demo/pages

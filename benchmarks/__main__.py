@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import loop, policy, startup, step, transition, verify
+from benchmarks import loop, policy, startup, step, transition, verify, why
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, table
 
@@ -18,6 +18,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
     "step": step.run,
     "loop": loop.run,
     "policy": policy.run,
+    "why": why.run,
 }
 
 

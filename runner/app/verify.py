@@ -89,6 +89,20 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
     return dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes))
 
 
+def prove(project: Project, protocol: str, *, live: bool = False) -> tuple[Report, int]:
+    """Return what `examine` says and the exit code that means it; 5, with a report that says what is missing, where it cannot tell.
+
+    Raises:
+        UnreachableError: `live`, and the remote does not answer.
+    """
+    try:
+        report = examine(project, protocol, live=live)
+    except InsufficientHistoryError as error:
+        missing = Finding("history", "", error.where, f"{error.what}: {error.hint}")
+        return Report(protocol, 0, (missing,), None, ""), error.exit_code
+    return report, 0 if report.ok else 4
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a protocol's chain is. `branch`: the branch's commit here; `there`: the remote's, where it was asked; `filed`: the

@@ -41,6 +41,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "take": ("take", "Merge a protocol's work here, or say how."),
     "qa": ("qa", "Judge a step's work by hand; nothing is recorded."),
     "verify": ("verify", "Prove that the state is what the history says."),
+    "why": ("why", "Tell which step, model and people brought a line here."),
+    "audit": ("audit", "Write all of a protocol onto one page, for who signs off."),
     "sync": ("sync", "Publish what is here, and bring what is there."),
     "clean": ("clean", "Take finished worktrees and workspaces away."),
     "policy": ("policy", "Ask what the policy would say, or run its examples."),
@@ -50,7 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 # The rest of design §9, refused by name until it is there.
 LATER = {
-    "why", "audit", "fork", "watch", "fleet", "serve", "tui", "mcp"
+    "fork", "watch", "fleet", "serve", "tui", "mcp"
 }  # fmt: skip
 
 

@@ -28,9 +28,7 @@ def command(session: Session, protocol: str | None, everything: bool, live: bool
     Exit 0: it verifies; 4: it does not; 5: this clone does not have what it takes to tell.
     """
     from runner.app import verify
-    from runner.errors import InsufficientHistoryError, UsageError
-    from runner.trust.checks import Finding
-    from runner.trust.verify import Report
+    from runner.errors import UsageError
 
     project = session.project
     if everything and protocol:
@@ -40,15 +38,11 @@ def command(session: Session, protocol: str | None, everything: bool, live: bool
         session.note("refs/replace/ is there: `git log` shows other objects than those that are verified here")
     told, codes = [], {0}
     for name in names:
-        try:
-            report = verify.examine(project, name, live=live)
-            codes.add(0 if report.ok else 4)
-        except InsufficientHistoryError as error:
-            codes.add(5)
-            report = Report(name, 0, (Finding("history", "", error.where, f"{error.what}: {error.hint}"),), None, "")
+        report, code = verify.prove(project, name, live=live)
+        codes.add(code)
         told.append(_plain(report))
         if not as_json:
-            _tell(session, report)
+            tell(session, report)
     if as_json:
         session.json({"ok": codes == {0}, "protocols": told})
     elif not names:
@@ -69,7 +63,8 @@ def _plain(report: Report) -> dict[str, Any]:
     }
 
 
-def _tell(session: Session, report: Report) -> None:
+def tell(session: Session, report: Report) -> None:
+    """Give what verify found, a line a finding, and the verdict."""
     for found in report.findings:
         session.result("  ".join(filter(None, [found.rule, found.commit[:12], found.path, found.text])))
     for note in report.notes:

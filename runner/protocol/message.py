@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from runner.protocol import log
-from runner.protocol.events import Entry
+
+if TYPE_CHECKING:
+    from runner.protocol.events import Entry
 
 _TRAILERS = re.compile(
     r"Runner-Protocol: (?P<protocol>[0-9]{4,9}-[a-z0-9-]+)\n"

@@ -1,6 +1,7 @@
 """What the command line prints with `--json`: the types that its schemas are generated from (design §9).
 
-`show --json` is one `Shown`, `status` and `list` a `Protocols`, `log` one entry of `events` a line, `verify` a `Verified`.
+`show --json` is one `Shown`, `status` and `list` a `Protocols`, `log` one entry of `events` a line, `verify` a `Verified`, `why` a
+`Why`.
 Readers must expect further keys. Nothing is computed here.
 """
 
@@ -110,3 +111,95 @@ class Verified(TypedDict):
 
     ok: bool
     protocols: list[VerifiedProtocol]
+
+
+class Check(TypedDict):
+    """A check of QA, and how it ended; `engine`: the model that reviewed beside it."""
+
+    check: str
+    code: int | None
+    time: str
+    engine: str | None
+
+
+class Word(TypedDict):
+    """What people said, as the record counted it. `kind`: plan, step, result, protected-path, call or merge."""
+
+    kind: str
+    subject: str
+    time: str
+    decision: str
+    by: list[str]
+    reasons: list[str]
+
+
+class Cost(TypedDict):
+    """What an attempt cost, its checks included. `usd`: a decimal string; null where the price of a part is not known."""
+
+    usd: str | None
+    input_tokens: int
+    output_tokens: int
+    seconds: int
+
+
+class Said(TypedDict):
+    """The part of a transcript that wrote a line; where there is none, `note` says why. `file`: in the history's tree."""
+
+    file: str | None
+    digest: str
+    turn: int | None
+    time: str | None
+    model: str | None
+    tool: str | None
+    text: str
+    note: str
+
+
+class Origin(TypedDict):
+    """Where lines come from that came together.
+
+    `kind`: a `step` brought them, or the `plan`'s first commit, or they are the runner's own `record`; or a `person` did by hand,
+    or they are `uncommitted`; or it is `unknown`, and `note` says what is missing. `first`, `last`: as they stand where they
+    were asked for; `path`, `line`: in the commit. `came_in`: the commit on the way that has a protocol's work as a copy.
+    `replaced`: what protocols had written where a hand changed it.
+    """
+
+    kind: Literal["step", "plan", "record", "person", "uncommitted", "unknown"]
+    first: int
+    last: int
+    text: list[str]
+    commit: str | None
+    path: str
+    line: int
+    time: str | None
+    author: str | None
+    subject: str | None
+    came_in: str | None
+    protocol: str | None
+    title: str | None
+    step: str | None
+    replaced: list[Origin]
+    note: str
+    revision: NotRequired[int]
+    events: NotRequired[list[str]]
+    actor: NotRequired[str]
+    place: NotRequired[int]
+    step_title: NotRequired[str]
+    step_kind: NotRequired[str]
+    step_file: NotRequired[str | None]
+    prose: NotRequired[str]
+    attempt: NotRequired[int]
+    executor: NotRequired[str | None]
+    agent: NotRequired[str | None]
+    engine: NotRequired[str | None]
+    transcript: NotRequired[Said | None]
+    checks: NotRequired[list[Check]]
+    approvals: NotRequired[list[Word]]
+    cost: NotRequired[Cost]
+
+
+class Why(TypedDict):
+    """Where the lines of a file come from, in their order. `path`: from the top of the repository."""
+
+    path: str
+    origins: list[Origin]

@@ -143,6 +143,7 @@ _OUTPUT: dict[str, tuple[Any, str]] = {
     "status": (output.Protocols, "What `runner status --json` prints."),
     "list": (output.Protocols, "What `runner list --json` prints."),
     "verify": (output.Verified, "What `runner verify --json` prints."),
+    "why": (output.Why, "What `runner why --json` prints."),
 }
 
 

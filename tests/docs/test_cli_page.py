@@ -47,7 +47,8 @@ def test_the_help_of_every_command_is_up_to_date(request: pytest.FixtureRequest)
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/concepts.md", "docs/files.md", "docs/cli.md", "docs/agents.md", "SECURITY.md"]
+    "page",
+    ["README.md", "docs/concepts.md", "docs/files.md", "docs/cli.md", "docs/agents.md", "docs/audit.md", "SECURITY.md"],
 )
 def test_the_pages_name_only_commands_that_there_are(page: str) -> None:
     text = (PAGE.parents[1] / page).read_text()

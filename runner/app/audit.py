@@ -1,0 +1,400 @@
+"""`audit`: all of a protocol on one page, for the person who must sign off: what was planned, done, said, spent and changed.
+
+The page shows the record as plain data beside what verify found; it proves nothing itself, and names the command that does.
+Everything on it is text of people, models or programs, and is shown as text (`markup`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from runner import __version__, resources
+from runner.app import markup
+from runner.app.chain import Chain, count
+from runner.app.markup import Html, Part, element
+from runner.errors import InsufficientHistoryError, RunnerError
+from runner.protocol import paths
+from runner.protocol.digest import digest as digest_of
+from runner.protocol.log import RawEntry
+from runner.store import history, record
+from runner.store.project import Project
+from runner.trust.verify import Report
+
+GENERATOR = "protocol-runner audit"
+DIFF_LINES = 20_000  # lines of the difference that are shown
+TEXT_MOST = 200_000  # characters of one file
+_PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
+_EFFECTS = ("call-held", "call-decided", "effect-unknown", "effect-decided")
+_OUTSIDE = ("held", "intent", "outcome", "settled")
+
+
+def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool, now: str) -> bytes:
+    """Return the page. `report`: what verify says; `cannot_tell`: that it lacks something here; `now`: the time, for its foot."""
+    chain = Chain(project, protocol)
+    if not chain.tips:
+        chain.tip = project.trusted.commit
+    row = chain.row
+    spoken = _Words(chain)
+    sections = (
+        ("Verdict", "verdict", _verdict(chain, report, cannot_tell)),
+        ("Plan and steps", "plan", _plan(chain, row)),
+        ("Words", "words", spoken.section()),
+        ("Effects", "effects", _effects(chain)),
+        ("Cost", "cost", _cost(chain, row)),
+        ("Transcripts", "transcripts", _transcripts(chain)),
+        ("Timeline", "timeline", _timeline(chain)),
+        ("Difference", "difference", _difference(chain, row)),
+    )
+    title = f"{protocol}: {row['title']}"
+    return markup.page(
+        title,
+        resources.template("audit/page.css").read_text("utf-8"),
+        element("header", element("h1", title), _banner(report, cannot_tell), _facts(chain, row)),
+        element("nav", [element("a", name, href=f"#{at}") for name, at, _ in sections], aria_label="Sections"),
+        element("main", [element("section", element("h2", name, id=at), inside) for name, at, inside in sections]),
+        element("footer", element("p", f"Made {now} by protocol-runner {__version__} from {chain.tip}.", class_="dim")),
+        generator=f"{GENERATOR} {__version__}",
+    )
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------------
+
+
+def _table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Part]], numbers: Sequence[int] = ()) -> Html:
+    """Return a table that can be moved sideways where it is too wide; `numbers`: columns of them."""
+    if not rows:
+        return element("p", f"{caption}: none.", class_="dim")
+
+    def cell(tag: str, at: int, inside: Part) -> Html:
+        extra = {"scope": "col"} if tag == "th" else {}
+        return element(tag, inside, **extra, **({"class_": "number"} if at in numbers else {}))
+
+    top = element("tr", [cell("th", at, name) for at, name in enumerate(head)])
+    body = [element("tr", [cell("td", at, inside) for at, inside in enumerate(row)]) for row in rows]
+    table = element("table", element("caption", caption), element("thead", top), element("tbody", body))
+    return element("div", table, class_="wide", tabindex="0", role="region", aria_label=caption)
+
+
+def _list(pairs: Sequence[tuple[str, Part]]) -> Html:
+    return element("dl", [part for name, told in pairs for part in (element("dt", name), element("dd", told))])
+
+
+def _code(value: object) -> Html:
+    return element("code", str(value))
+
+
+def _block(data: bytes | str | None) -> Html:
+    shown = data.decode("utf-8", "replace") if isinstance(data, bytes) else data or ""
+    cut = len(shown) > TEXT_MOST
+    return element("pre", shown[:TEXT_MOST], f"\n… {len(shown) - TEXT_MOST:,} more characters" if cut else None)
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+
+
+# --- verdict -----------------------------------------------------------------------------------------------------------------
+
+
+def _banner(report: Report, cannot_tell: bool) -> Html:
+    if cannot_tell:
+        return element("p", "Cannot be told here: history or objects are missing.", class_="verdict warn")
+    if report.ok:
+        transitions = "1 transition" if report.transitions == 1 else f"{report.transitions} transitions"
+        words = "1 approval" if report.approvals == 1 else f"{report.approvals} approvals"
+        told = f"The record verifies: {transitions}, {words}."
+        return element("p", told, class_="verdict good")
+    findings = "1 finding" if len(report.findings) == 1 else f"{len(report.findings)} findings"
+    return element("p", f"The record does NOT verify: {findings}.", class_="verdict bad")
+
+
+def _verdict(chain: Chain, report: Report, cannot_tell: bool) -> Html:
+    rows = [(found.rule, _code(found.commit[:12]), _code(found.path), found.text) for found in report.findings]
+    known = report.signed == report.transitions > 0
+    proves = (
+        "What a record that verifies proves: nobody changed the record but by transitions that the rules allow; no transition "
+        "brought code or words that it does not name; the words that were used were given by those people, and were enough under "
+        f"the policy of then{'; each transition was signed by a runner that the policy lists' if known else ''}. What it does not: "
+        f"{'' if known else 'who ran a transition, for transitions are not signed, or '}that this is the newest one."
+    )
+    return element(
+        "div",
+        _table("Findings", ("rule", "commit", "path", "what"), rows),
+        element("ul", [element("li", note) for note in report.notes]) if report.notes else None,
+        element("p", proves),
+        element("p", "To check it again, in a clone: ", _code(f"runner verify {chain.protocol}"), class_="dim"),
+    )
+
+
+def _facts(chain: Chain, row: Mapping[str, Any]) -> Html:
+    first = chain.entries[0] if chain.entries else None
+    merged = record.Merges(chain.git, chain.project.trusted.remote).base_with(dict(row), chain.tip)
+    pairs: list[tuple[str, Part]] = [
+        ("stands", f"{row['status']}, revision {row['revision']}"),
+        ("begun", f"{first.time} by {first.actor}" if first else "not known"),
+        (
+            "base",
+            f"{row.get('base', 'not known')}, which holds this record" if merged else str(row.get("base", "not known")),
+        ),
+        ("commit", _code(chain.tip)),
+        ("genesis", _code(row.get("genesis", "not known"))),
+        ("trusted branch", f"{chain.project.trusted.branch} at {chain.project.trusted.commit}"),
+    ]
+    if chain.project.trusted.note:
+        pairs.append(("", chain.project.trusted.note))
+    return _list(pairs)
+
+
+# --- plan --------------------------------------------------------------------------------------------------------------------
+
+
+def _plan(chain: Chain, row: Mapping[str, Any]) -> Html:
+    folder = paths.folder(chain.protocol)
+    parts: list[Part] = []
+    for name in (paths.PLAN, paths.CONTEXT):
+        data = chain.git.blob(f"{chain.tip}:{folder}/{name}")
+        parts += [element("h3", f"{folder}/{name}"), _block(data)] if data is not None else []
+    for slug, step in record.open_steps(dict(row)):
+        name, data = record.step_file(chain.git, chain.protocol, chain.tip, slug)
+        attempt = count(step.get("attempt")) or 1
+        told = [
+            str(step["status"]).replace("_", " "),
+            str(step.get("kind")),
+            f"attempt {attempt}",
+            f"qa {step.get('qa')}",
+        ]
+        last = chain.last_of(slug, attempt)
+        told += [str(last.fields[key]) for key in ("engine", "executor") if last and last.fields.get(key)]
+        parts.append(element("h3", f"{record.label(dict(row), slug)}: {step.get('title')}"))
+        parts.append(element("p", " · ".join(told), class_="good" if step["status"] == "completed" else "warn"))
+        parts += [_block(data)] if name else []
+        rows = [
+            (str(check["check"]), _outcome(check["code"]), str(check["time"])) for check in chain.checks(slug, attempt)
+        ]
+        parts += [_table(f"Checks of {slug}", ("check", "ended", "time"), rows)] if rows else []
+        report = chain.git.blob(f"{chain.tip}:{folder}/{paths.report_file(slug, attempt)}")
+        parts += [element("h3", f"Review of {slug}"), _block(report)] if report is not None else []
+        if step.get("result") is not None:
+            parts += [
+                element("h3", f"Result of {slug}"),
+                _block(json.dumps(step["result"], indent=2, ensure_ascii=False)),
+            ]
+    return element("div", parts)
+
+
+def _outcome(code: object) -> Html:
+    return element("span", "passed", class_="good") if code == 0 else element("span", f"exit {code}", class_="bad")
+
+
+# --- words -------------------------------------------------------------------------------------------------------------------
+
+
+class _Words:
+    """What was asked of people, what counted, and each signed statement with what became of it."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self.used: dict[str, list[int]] = {}
+        for entry in chain.entries:
+            named = entry.fields.get("approvals")
+            for name in named if isinstance(named, list) else ():
+                self.used.setdefault(str(name), []).append(entry.revision)
+
+    def section(self) -> Html:
+        asked = {f"w{entry.revision}": entry for entry in self.chain.entries}
+        counted = []
+        for entry in self.chain.entries:
+            if entry.event not in ("approval-counted", "call-decided", "approval-refused", "answered"):
+                continue
+            wait = asked.get(str(entry.fields.get("wait")))
+            about = (
+                f"{wait.fields.get('kind', 'call')} {wait.fields.get('call', wait.subject)}" if wait else entry.subject
+            )
+            by = entry.fields.get("by", entry.actor)
+            said = entry.fields.get("decision") or entry.fields.get("reason") or entry.fields.get("text") or "approved"
+            reviews = f"; reviews: {_plain(entry.fields['reviews'])}" if entry.fields.get("reviews") else ""
+            people = ", ".join(map(str, by)) if isinstance(by, list) else str(by)
+            counted.append((str(entry.revision), entry.time, about, people, f"{_plain(said)}{reviews}"))
+        return element(
+            "div",
+            _table("What people said, as the record counted it", ("rev.", "time", "on", "by", "said"), counted, (0,)),
+            _table(
+                "Signed statements in approvals/",
+                ("who", "said", "on", "issued, expires", "of", "reason", "used"),
+                list(self._statements()),
+            ),
+        )
+
+    def _statements(self) -> Iterator[Sequence[Part]]:
+        from runner.protocol import statement
+
+        folder = f"{paths.folder(self.chain.protocol)}/{paths.APPROVALS}"
+        for name in self.chain.git.tree(f"{self.chain.tip}:{folder.rstrip('/')}") or {}:
+            data = self.chain.git.blob(f"{self.chain.tip}:{folder}{name}")
+            try:
+                said = statement.parse(data or b"", name).statement
+            except RunnerError as error:
+                yield ("?", element("span", error.what, class_="bad"), _code(name), "", "", "", "never")
+                continue
+            used = ", ".join(f"revision {one}" for one in self.used.get(name.removesuffix(statement.SUFFIX), ()))
+            yield (
+                said.approver,
+                str(said.decision),
+                f"{said.subject}{f', attempt {said.attempt}' if said.attempt else ''}",
+                f"{said.issued}, {said.expires}",
+                element("span", _code(said.digest), ", seen at ", _code(said.seen[:12])),
+                said.reason,
+                used or "by no event",
+            )
+
+
+# --- effects, cost, transcripts -----------------------------------------------------------------------------------------
+
+
+def _effects(chain: Chain) -> Html:
+    events = [
+        (str(entry.revision), entry.time, entry.event, str(entry.fields.get("call", entry.subject)), _fields(entry))
+        for entry in chain.entries
+        if entry.event in _EFFECTS
+    ]
+    calls: list[Sequence[Part]] = []
+    for name, data in history.transcripts(chain.git, chain.protocol):
+        for line in data.decode("utf-8", "replace").split("\n"):
+            told = _json(line)
+            if isinstance(told, dict) and told.get("kind") in _OUTSIDE:
+                about = {
+                    key: told[key]
+                    for key in ("text", "how", "error", "content", "decision")
+                    if told.get(key) is not None
+                }
+                calls.append((str(told.get("time")), str(told["kind"]), str(told.get("call")), str(told.get("tool", "")),
+                              _code(name), _plain(about)[:2000]))  # fmt: skip
+    held = []
+    folder = f"{paths.folder(chain.protocol)}/calls"
+    for name in chain.git.tree(f"{chain.tip}:{folder}") or {}:
+        held += [element("h3", f"{folder}/{name}"), _block(chain.git.blob(f"{chain.tip}:{folder}/{name}"))]
+    return element(
+        "div",
+        _table("Calls that waited for a word, and effects nobody knew of", ("rev.", "time", "event", "call", "what"), events, (0,)),
+        _table(
+            "Calls that reach outside, as the transcripts tell them",
+            ("time", "what", "call", "tool", "transcript", "told"),
+            calls,
+        ),
+        held,
+    )  # fmt: skip
+
+
+def _json(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _money(usd: str | None) -> str:
+    return "not known" if usd is None else f"${usd}"
+
+
+def _cost(chain: Chain, row: Mapping[str, Any]) -> Html:
+    rows = []
+    for slug, _ in record.open_steps(dict(row)):
+        for attempt in chain.attempts(slug):
+            told = chain.cost(slug, attempt)
+            if chain.of(slug, attempt):
+                rows.append((slug, str(attempt), str(told["seconds"]), f"{told['input_tokens']:,}",
+                             f"{told['output_tokens']:,}", _money(told["usd"])))  # fmt: skip
+    spent = row.get("spent")
+    if isinstance(spent, dict):
+        rows.append(("all, planning too", "", str(count(spent.get("seconds"))), f"{count(spent.get('input_tokens')):,}",
+                     f"{count(spent.get('output_tokens')):,}", f"${spent.get('usd', '0')}"))  # fmt: skip
+    head = ("step", "attempt", "seconds", "tokens in", "tokens out", "money")
+    return _table("What each attempt cost, its checks included", head, rows, (1, 2, 3, 4, 5))
+
+
+def _transcripts(chain: Chain) -> Html:
+    there = {name: data for name, data in history.transcripts(chain.git, chain.protocol)}
+    digests = {digest_of(data): name for name, data in there.items()}
+    rows: list[Sequence[Part]] = []
+    for entry in chain.entries:
+        named = entry.fields.get("transcript")
+        if named is None:
+            continue
+        name = digests.get(str(named))
+        # An attempt that waited files its transcript again, longer each time: the last one is what is here.
+        later = any(other.fields.get("transcript") and other.subject == entry.subject and other.revision > entry.revision
+                    for other in chain.entries)  # fmt: skip
+        found: Part = _code(name) if name else "an earlier state of one that went on" if later and there else element(
+            "span", "not here", class_="warn"
+        )  # fmt: skip
+        engine = str(entry.fields.get("engine") or "")
+        rows.append((str(entry.revision), f"{entry.event} {entry.subject}", engine, _code(named), found))
+    return element(
+        "div",
+        _table("Transcripts that the record names by digest", ("rev.", "event", "engine", "digest", "file"), rows, (0,)),
+        element("p", "They lie in ", _code(f"{history.ref_of(chain.protocol)}:runs/"), "; ",
+                _code(f"runner show {chain.protocol} STEP --transcript"), " shows one.", class_="dim") if rows else None,
+    )  # fmt: skip
+
+
+# --- timeline, difference -------------------------------------------------------------------------------------------------
+
+
+def _fields(entry: RawEntry) -> Html:
+    return element(
+        "div", [element("div", f"{key}: {_plain(value)}") for key, value in entry.fields.items()], class_="mono"
+    )
+
+
+def _timeline(chain: Chain) -> Html:
+    rows = [
+        (str(entry.revision), entry.time, f"{entry.event} {entry.subject}", entry.actor, _fields(entry))
+        for entry in chain.entries
+    ]
+    return _table("Every event of the record, oldest first", ("rev.", "time", "event", "by", "fields"), rows, (0,))
+
+
+def _difference(chain: Chain, row: Mapping[str, Any]) -> Html:
+    try:
+        before = _before(chain, row)
+    except InsufficientHistoryError as error:
+        return element("p", f"{error.what}: {error.hint}", class_="warn")
+    leave = ("--", f":(top,exclude){paths.folder(chain.protocol)}")
+    env = {"GIT_LITERAL_PATHSPECS": "0"}
+    stat = chain.git.run("diff", *_PLAIN, "--stat=100", before, chain.tip, *leave, env=env)
+    lines = (
+        chain.git.run("diff", *_PLAIN, before, chain.tip, *leave, env=env).decode("utf-8", "replace").split("\n")[:-1]
+    )
+    more = len(lines) - DIFF_LINES
+    shown = [element("span", line, **_kind(line)) for line in lines[:DIFF_LINES]]
+    command = f"git diff {before[:12]} {chain.tip[:12]} -- ':!{paths.folder(chain.protocol)}'"
+    return element(
+        "div",
+        element("p", "Without the protocol's own folder: ", _code(command), class_="dim"),
+        _block(stat) if stat else element("p", "Nothing outside the folder."),
+        element("pre", shown) if shown else None,
+        element("p", f"{more:,} more lines are not shown; the command shows all.", class_="bad") if more > 0 else None,
+    )
+
+
+def _kind(line: str) -> dict[str, str]:
+    named = {"+": "add", "-": "del", "@": "dim", "d": "head"}.get(line[:1])
+    return {"class_": named} if named else {}
+
+
+def _before(chain: Chain, row: Mapping[str, Any]) -> str:
+    """Return the commit that the protocol's work is compared with: where it left the base, as `runner diff` has it.
+
+    Raises:
+        InsufficientHistoryError: that is not here.
+    """
+    start = chain.entries[0].fields.get("start") if chain.entries else None
+    begun = chain.git.resolve(start) if isinstance(start, str) else None
+    base = record.base_tip(chain.git, str(row.get("base", "")), chain.project.trusted.remote)
+    common = chain.git.merge_base(base, chain.tip) if base and chain.tips else None
+    found = begun if common in (None, chain.tip) else common
+    if found is None or not chain.tips:
+        raise InsufficientHistoryError("its own commits are not here", chain.protocol, chain.fetch)
+    return found

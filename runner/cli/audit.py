@@ -1,0 +1,66 @@
+"""`runner audit`."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+
+@click.command("audit", short_help="Write all of a protocol onto one page, for who signs off.")
+@options.protocol
+@click.option(
+    "-o",
+    "output",
+    metavar="FILE",
+    help="Where to; `-` is stdout. PROTOCOL.html without it. Only an older page is replaced.",
+)
+@click.option(
+    "--attest",
+    "attested",
+    is_flag=True,
+    help="in-toto statements instead, one a completed step, as SLSA has provenance; to stdout.",
+)
+@click.pass_obj
+def command(session: Session, protocol: str | None, output: str | None, attested: bool) -> None:
+    """Write all of PROTOCOL onto one HTML page: verdict, plan, words, effects, cost, timeline, difference.
+
+    The page needs nothing else and runs nothing. Exit 0, 4 or 5 as `runner verify` has it: the page is written all the same, and
+    statements are not.
+    """
+    from runner.app import attest, audit, verify
+    from runner.cli.verify import tell
+
+    project = session.project
+    name = verify.find(project, protocol)
+    report, code = verify.prove(project, name)
+    if not attested:
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(project.who.now()))
+        page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
+        _put(session, output or f"{name}.html", page, f'<meta name="generator" content="{audit.GENERATOR} '.encode())
+    elif not code:
+        _put(session, output or "-", attest.attest(project, name), attest.BEGINS)
+    if code:
+        tell(session, report)
+    raise SystemExit(code)
+
+
+def _put(session: Session, name: str, data: bytes, mark: bytes) -> None:
+    """Write a file and say which, or give it on stdout where its name is `-`; `mark`: what an older one has near its beginning.
+
+    Raises:
+        InTheWayError: something else has that name.
+    """
+    from runner.errors import InTheWayError
+
+    if name == "-":
+        click.echo(data.decode(), nl=False)
+        return
+    path = session.cwd / name
+    if path.exists() and (not path.is_file() or mark not in path.read_bytes()[:4096]):
+        raise InTheWayError("something else has that name", str(path), "name another file with -o")
+    path.write_bytes(data)
+    session.result(str(path))

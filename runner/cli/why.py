@@ -1,0 +1,125 @@
+"""`runner why`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from runner.cli import options, summary
+from runner.cli.session import Session
+
+_PLACE = re.compile(r"(?P<path>.+):(?P<first>[1-9][0-9]{0,8})(?:-(?P<last>[1-9][0-9]{0,8}))?")
+WIDTH = 120
+Told = dict[str, Any]
+
+
+@click.command("why", short_help="Tell which step, model and people brought a line here.")
+@click.argument("place", metavar="PATH:LINE")
+@options.as_json
+@click.pass_obj
+def command(session: Session, place: str, as_json: bool) -> None:
+    """Tell which step, model and people brought the line here, or the lines of PATH:3-9.
+
+    Through squashes, moves and later edits by hand, by the record in this clone, which `runner verify` proves. Exit 5: this clone
+    does not have what tells of one of the lines.
+    """
+    from runner.app import why
+    from runner.errors import InsufficientHistoryError, UsageError
+
+    match = _PLACE.fullmatch(place)
+    first = int(match["first"]) if match else 0
+    last = int(match["last"] or first) if match else 0
+    if match is None or last < first:
+        raise UsageError(f"`{place}` names no line", "runner why", "write PATH:LINE, or PATH:FIRST-LAST")
+    told = why.why(session.project, session.cwd, match["path"], first, last)
+    if as_json:
+        session.json(told)
+    for number, origin in enumerate(() if as_json else told["origins"]):
+        if number:
+            session.line("")
+        _show(session, told["path"], origin)
+    if any(origin["kind"] == "unknown" for origin in told["origins"]):
+        raise SystemExit(InsufficientHistoryError.exit_code)
+
+
+def _show(session: Session, path: str, told: Told) -> None:
+    lines = f"{told['first']}" if told["first"] == told["last"] else f"{told['first']}-{told['last']}"
+    shown = told["text"][0].strip() if len(told["text"]) == 1 else f"{len(told['text'])} lines"
+    session.line((f"{path}:{lines}", "yellow"), f"  {_cut(shown)}")
+    _give(session, told, "  ")
+
+
+def _give(session: Session, told: Told, by: str) -> None:
+    for name, text, colour in _rows(told):
+        session.line(f"{by}{name.ljust(11)}", (text, colour))
+    for below in told["replaced"]:
+        session.line(f"{by}before that, lines {below['first']}-{below['last']}, by")
+        _give(session, below, f"{by}  ")
+
+
+def _rows(told: Told) -> Iterator[tuple[str, str, str]]:
+    """Yield (what it is, what is told, colour)."""
+    step = f"{told['place']:02d}-{told['step']} of {told['protocol']}" if told["step"] else ""
+    if told["kind"] == "step":
+        yield "step", f"{step}, attempt {told['attempt']}: {_cut(str(told['step_title']))}", "green"
+    elif told["kind"] == "uncommitted":
+        yield "by hand", "not committed yet", "red"
+    elif told["kind"] == "person":
+        during = f"on the branch of {told['protocol']}" if told["protocol"] else "in no protocol"
+        yield "by hand", f"{told['author']}, {f'for {step}' if step else during}", "red"
+    elif told["kind"] == "unknown":
+        yield "not known", f"{told['protocol']}: {told['note']}" if told["protocol"] else str(told["note"]), "red"
+    else:
+        yield (
+            str(told["kind"]),
+            f"{told['protocol']}, revision {told['revision']}: {', '.join(told['events'])}",
+            "green",
+        )
+    if told["commit"]:
+        yield "commit", f"{told['commit'][:12]}  {told['time']}  {_cut(told['subject'])}", ""
+        yield "there", f"{told['path']}:{told['line']}", ""
+    if told["came_in"]:
+        yield "came in", f"{told['came_in'][:12]}, which has the protocol's work as a copy", ""
+    if told["protocol"]:
+        yield "protocol", f"{told['protocol']}: {_cut(str(told['title']))}", ""
+    yield from _work(told)
+
+
+def _work(told: Told) -> Iterator[tuple[str, str, str]]:
+    who = [text for text in (told.get("engine"), f"as {told['agent']}" if told.get("agent") else "") if text]
+    said = told.get("transcript")
+    if said and said["model"] and said["model"] not in " ".join(who):
+        who.append(f"model {said['model']}")
+    if told.get("actor"):
+        who.append(f"started by {told['actor']}")
+    if told.get("executor"):
+        who.append(f"on {told['executor']}")
+    if who:
+        yield "by", ", ".join(who), ""
+    if told.get("step_file"):
+        yield "asked for", f"{told['step_file']}: {_cut(' '.join(str(told['prose']).split()))}", ""
+    if said and said["turn"]:
+        tool = f", {said['tool']}" if said["tool"] else ""
+        yield "transcript", f"{said['file']}, turn {said['turn']}{tool}, {said['time']}", ""
+        for line in said["text"].splitlines():
+            yield "", f"| {_cut(line)}", ""
+    elif said:
+        yield "transcript", str(said["note"]), "yellow"
+    for check in told.get("checks", ()):
+        outcome = "passed" if check["code"] == 0 else f"exit {check['code']}"
+        yield "check", f"{_cut(check['check'])}  {outcome}  {check['time']}", "" if check["code"] == 0 else "red"
+    for word in told.get("approvals", ()):
+        about = word["kind"] if word["kind"] in ("plan", "merge") else f"{word['kind']} {word['subject']}"
+        reasons = "; ".join(filter(None, word["reasons"]))
+        yield "word", f"{about} {word['decision']} by {', '.join(word['by'])}  {word['time']}  {_cut(reasons)}", ""
+    if (cost := told.get("cost")) is not None:
+        money = ["price not known"] if cost["usd"] is None else [f"${cost['usd']}"] if cost["usd"] != "0" else []
+        tokens = [f"{cost['input_tokens']:,} tokens in, {cost['output_tokens']:,} out"] if cost["input_tokens"] else []
+        yield "cost", " · ".join([summary.duration(cost["seconds"]), *tokens, *money]), ""
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
