@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,14 @@ def clone(url: str, folder: Path | None, cwd: Path, who: Surroundings) -> Path:
             who.say(line)
 
     made = not at.exists()
-    if clone_(url, at, who.environ, tell):
+    try:
+        failed = clone_(url, at, who.environ, tell)
+    except BaseException:
+        # git takes away what it made, but not where the signal came while it was making it, and not if it had to be killed.
+        for left in [at] if made else list(at.iterdir()):
+            shutil.rmtree(left, ignore_errors=True)
+        raise
+    if failed:
         if made:
             with contextlib.suppress(OSError):
                 at.rmdir()
