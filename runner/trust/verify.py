@@ -273,8 +273,8 @@ def _check(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> 
     if walk.known is not None:
         walk.known += look.raw
     walk.named += [
-        Named(look.commit.oid, event.name, event.subject, look.attempt(event.subject), told)
-        for event in look.events
+        Named(look.commit.oid, event.name, event.subject, getattr(event, "attempt", look.attempt(event.subject)), told)
+        for event in look.events  # a step that is retried at once is at the next attempt already
         if (told := getattr(event, "transcript", None)) is not None
     ]
     walk.transitions += 1

@@ -208,7 +208,7 @@ def test_base_says_where_it_starts(box: Box) -> None:
 def templates() -> list[Path]:
     root = resources.template(".")
     ours = (path for path in root.rglob("*") if path.is_file() and path.name not in ("README.md", "gitattributes"))
-    return sorted(path for path in ours if not {"ci", "github", "gitlab"} & set(path.relative_to(root).parts))
+    return sorted(path for path in ours if not {"audit", "ci", "github", "gitlab"} & set(path.relative_to(root).parts))
 
 
 @pytest.mark.parametrize("path", templates(), ids=lambda path: f"{path.parent.name}/{path.name}")
