@@ -89,11 +89,11 @@ class Past:
                 self.git.warm(self.order[self._seen : self._seen + 64])
             commit = commit_of(self.git, self.order[self._seen])
             changed = self._changed(commit, commit.parents[0] if commit.parents else None)
+            told = [(commit.oid, changed.keys())] if len(commit.parents) < 2 else self._merged(commit)
             for path, (before, _) in changed.items():
                 if path.startswith(paths.APPROVALS):
                     whole = f"{paths.folder(self.protocol)}/{path}"
                     self._touched.setdefault(whole, []).append((self._seen, before is None))
-            told = [(commit.oid, changed.keys())] if len(commit.parents) < 2 else self._merged(commit)
             for oid, files in told:
                 names = frozenset(unnumbered(name) for name in files if paths.is_words(name))
                 if names:

@@ -226,7 +226,7 @@ def _by_library(
     return Outcome.GOOD
 
 
-@lru_cache(maxsize=8)  # the mathematics is asked about first, and then whose it is
+@lru_cache(maxsize=1)  # the mathematics is asked about first, and then whose it is
 def holds_for(found: SshSignature, text: bytes) -> bool:
     """Return whether the mathematics holds for `text` and the namespace that the signature names."""
     from cryptography.exceptions import InvalidSignature
