@@ -125,7 +125,7 @@ def make(ground: Ground, files: int, many: int, steps: int, *, words: bool = Fal
         protocol = create.create(project, "A plan", _plan(steps, words=words), where="plan").protocol
         genesis = project.git.ref(project.branch(protocol))
         assert genesis is not None
-    policy = f"repo: {REPO}\nroles: {{maintainer: [{APPROVER}]}}\nagents: [{MACHINE}]\n"
+    policy = f"repo: {REPO}\nroles:\n  maintainer: [{APPROVER}]\nagents: [{MACHINE}]\n"
     trusted = {
         paths.POLICY: policy + ("transitions: signed\n" if signed else ""),
         f"{paths.ROOT}/allowed_signers": bob.line(APPROVER, "git,runner-approval") + agent.line(MACHINE, "git"),
