@@ -151,7 +151,7 @@ def make(ground: Ground, files: int, many: int, steps: int, *, words: bool = Fal
         git.run("update-ref", f"refs/heads/{protocol}", chain.tip)
         for name in ("refs/heads/main", "refs/remotes/origin/main"):
             git.run("update-ref", name, main)
-    ground.git(at, "gc", "-q")
+    ground.git(at, "-c", "pack.window=3", "gc", "-q")
     return Made(at, protocol, chain.transitions)
 
 
