@@ -30,18 +30,18 @@ def run(ground: Ground) -> Iterator[Figure]:
         3 if ground.quick else 7,
         {
             "click": lambda: ground.run(CLICK, at),
-            "blame": lambda: ground.git(at, "blame", "-L3,3", "made.txt"),
+            "blame": lambda: ground.git(at, "blame", "--porcelain", "-L3,3", "made.txt"),
             "why": lambda: ground.runner(at, "why", "made.txt:3"),
-            "old blame": lambda: ground.git(at, "blame", "-L3,3", "src/p00/q00/f0001.py"),
+            "old blame": lambda: ground.git(at, "blame", "--porcelain", "-L3,3", "src/p00/q00/f0001.py"),
             "old why": lambda: ground.runner(at, "why", "src/p00/q00/f0001.py:3"),
         },
     )
     name = f"why: a step's line, {many:,} commits, squashed"
     yield within(name, found["why"], 0.5, found["click"])
-    yield at_most(f"{name}, against git blame", found["why"], found["blame"])
+    yield at_most(f"{name}, against git blame --porcelain -L", found["why"], found["blame"])
     name = f"why: the oldest line, {many:,} commits"
     yield within(name, found["old why"], 0.5, found["click"])
-    yield at_most(f"{name}, against git blame", found["old why"], found["old blame"])
+    yield at_most(f"{name}, against git blame --porcelain -L", found["old why"], found["old blame"])
 
 
 def _commits(ground: Ground, at: Path, count: int) -> None:

@@ -29,7 +29,8 @@ from runner.git.process import GitError, Held, git_error
 from runner.git.sealed import Sealed
 
 AHEAD = 200  # objects that are asked for ahead of their answers; their names fit into a pipe
-TREES_KEPT = 250_000  # entries of trees that are remembered
+COMMITS_KEPT = 4096
+TREES_KEPT = 50_000  # entries of trees that are remembered
 
 
 class Database(Sealed):
@@ -148,7 +149,7 @@ class Database(Sealed):
             ):
                 if found and found[1] == "commit":
                     with contextlib.suppress(GitError):
-                        self._commits[name] = parse_commit(name, found[2])
+                        self._keep_commit(parse_commit(name, found[2]))
                 elif found and found[1] == "tree":
                     with contextlib.suppress(GitError):
                         self._keep(name, parse_tree(found[2], self.oid_length))
@@ -173,10 +174,13 @@ class Database(Sealed):
         if found is None or found[1] != "commit":
             return None
         commit = parse_commit(found[0], found[2])
-        if len(self._commits) > 4096:
+        self._keep_commit(commit)
+        return commit
+
+    def _keep_commit(self, commit: Commit) -> None:
+        if len(self._commits) >= COMMITS_KEPT:
             self._commits.clear()
         self._commits[commit.oid] = commit
-        return commit
 
     def files(self, tree_ish: str, *paths: str) -> dict[str, TreeEntry]:
         """Return path to entry of all that is not a tree, below `paths` where given."""
@@ -224,8 +228,25 @@ class Database(Sealed):
         code, out, _ = self.try_run("merge-base", one, other)
         return out.decode().strip() if code == 0 else None
 
-    def changed(self, old: str, new: str) -> dict[str, tuple[TreeEntry | None, TreeEntry | None]]:
-        """Return path to (before, after) of what differs between two commits or trees; renames are not looked for.
+    def below(self, tree: str) -> dict[str, TreeEntry]:
+        """Return path to entry of all that is not a tree below a tree (oid), as `files` does, from what is remembered.
+
+        Raises:
+            InsufficientHistoryError: a tree is not in this clone.
+        """
+        found: dict[str, TreeEntry] = {}
+        stack = [("", tree)]
+        while stack:
+            prefix, oid = stack.pop()
+            for name, entry in self._whole_tree(oid).items():
+                if entry.mode == TREE:
+                    stack.append((f"{prefix}{name}/", entry.oid))
+                else:
+                    found[prefix + name] = entry
+        return found
+
+    def changed(self, old: str | None, new: str | None) -> dict[str, tuple[TreeEntry | None, TreeEntry | None]]:
+        """Return path to (before, after) of what differs between two commits or trees; None: an empty one. Renames are not looked for.
 
         Only trees that differ are read, so a transition's few files cost the same in a repository of any size.
         """
@@ -234,10 +255,8 @@ class Database(Sealed):
         while stack:
             prefix, one, other = stack.pop()
             before, after = self._whole_tree(one), self._whole_tree(other)
-            for name in before.keys() | after.keys():
+            for name in {name for name, _ in before.items() ^ after.items()}:
                 was, now = before.get(name), after.get(name)
-                if was == now:
-                    continue
                 path = prefix + name
                 trees = [entry.oid if entry and entry.mode == TREE else None for entry in (was, now)]
                 if any(trees):

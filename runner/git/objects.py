@@ -6,6 +6,7 @@ import re
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runner.git.process import GitError
 
@@ -47,8 +48,7 @@ class Commit:
         return found[0].decode("utf-8", "replace"), found[1].decode("utf-8", "replace")
 
 
-@dataclass(frozen=True, slots=True)
-class TreeEntry:
+class TreeEntry(NamedTuple):
     """One line of a tree. `mode` without leading zero."""
 
     mode: str

@@ -122,24 +122,40 @@ class State:
         return sorted(found, key=lambda item: item[1].place)
 
 
-def render(state: State) -> bytes:
-    """Return the bytes of state.json."""
+Rendered = dict[str, tuple[StepState, str]]  # a step by its slug, and its lines in state.json
+
+
+def render(state: State, kept: Rendered | None = None) -> bytes:
+    """Return the bytes of state.json. `kept`: what the states before were rendered with; a step that is still the same is taken from
+    there.
+    """
+    kept = {} if kept is None else kept
+    for slug, step in state.steps.items():
+        if slug not in kept or kept[slug][0] is not step:
+            kept[slug] = step, _step(slug, step)
     plain = {
         "schema": SCHEMA,
         **_plain(state),
-        "steps": {
-            slug: {
-                key: value
-                for key, value in _plain(step).items()
-                if (value is not None and value is not False) or key == "result"
-            }
-            for slug, step in state.steps.items()
-        },
+        "steps": {},
         "waiting": [_plain(wait) for wait in state.waiting],
         "artifacts": [_plain(artifact) for artifact in state.artifacts],
         "spent": _plain(state.spent),
     }
-    return (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode("ascii")
+    text = json.dumps(plain, indent=2, sort_keys=True) + "\n"
+    if state.steps:  # no text holds a newline as it is, so this line is there once
+        steps = ",\n".join(kept[slug][1] for slug in sorted(state.steps))
+        text = text.replace('\n  "steps": {},\n', f'\n  "steps": {{\n{steps}\n  }},\n')
+    return text.encode("ascii")
+
+
+def _step(slug: str, step: StepState) -> str:
+    """Return a step's lines, as far in as they stand in state.json."""
+    told = {
+        key: value
+        for key, value in _plain(step).items()
+        if (value is not None and value is not False) or key == "result"
+    }
+    return "  " + json.dumps({slug: told}, indent=2, sort_keys=True)[2:-2].replace("\n", "\n  ")
 
 
 def _plain(value: State | StepState | Wait | Artifact | SpentTotal) -> dict[str, Any]:

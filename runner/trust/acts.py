@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
@@ -24,10 +25,14 @@ from runner.protocol.statement import seconds
 from runner.trust import needed, replay, waits
 from runner.trust.approval import Bench
 from runner.trust.authority import Authority, raw_signature
-from runner.trust.checks import Chain, Look, deed_of, missing
+from runner.trust.checks import Chain, Look, deed_of
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
+from runner.trust.past import missing
 from runner.trust.replay import Ground, Word
+
+if TYPE_CHECKING:
+    from runner.trust.signature import SshSignature
 
 # What a step's own work ends with: people's commits may have come between, and `step-finished` alone says where it began.
 _LATE = (ev.StepFailed, ev.StepBlocked, ev.Asked, ev.CallHeld, ev.EffectUnknown, ev.BudgetReached)
@@ -67,14 +72,32 @@ def went_back(git: Git, walk: Chain, look: Look, *, used: bool) -> Iterator[str]
     if walk.trusted is not None and walk.trusted.remote is None:
         return  # a local branch, which whoever works here may rewrite
     since = min((past.places[oid] for oid in _grounds(git, walk, look)), default=len(past.order))
-    for before, place in past.told.items():
-        if place > since or before == now or before in walk.unseen or (not used and _same(git, walk, before, now)):
-            continue
-        if not replay.is_below(git, before, now):
-            yield f"the policy went back: it was that of {before[:12]} before, and is that of {now[:12]}"
+    told = [
+        before
+        for before, place in past.told.items()
+        if place <= since
+        and before != now
+        and before not in walk.unseen
+        and (used or not _same(git, walk, before, now))
+    ]
+    # The last one first: what that is known to be above is below this one too.
+    newer = {before for before in reversed(told) if not _is_below(git, walk, before, now)}
+    for before in filter(newer.__contains__, told):
+        yield f"the policy went back: it was that of {before[:12]} before, and is that of {now[:12]}"
     seen = walk.trusted
-    if seen is not None and seen.commit != now and (used or not _same(git, walk, seen.commit, now)):
-        yield from _off_branch(git, seen.commit, now, seen.branch)
+    if seen is None or now in walk.was_at or (not used and _same(git, walk, seen.commit, now)):
+        return
+    off = list(_off_branch(git, seen.commit, now, seen.branch)) if seen.commit != now else []
+    if not off:
+        walk.was_at.add(now)
+    yield from off
+
+
+def _is_below(git: Git, walk: Chain, old: str, new: str) -> bool:
+    known = walk.below.setdefault(new, set())
+    if old not in known and replay.is_below(git, old, new):
+        known |= {old, *walk.below.get(old, ())}
+    return old in known
 
 
 def _is_free(git: Git, walk: Chain) -> bool:
@@ -321,13 +344,15 @@ def is_said(event: ev.Event) -> bool:
 def unsigned(git: Git, walk: Chain, look: Look) -> Iterator[str]:
     """Return what is wrong with a commit's signature: that it is bad or, where the policy wants one, whose it is."""
     text, armour = raw_signature(git, look.commit) if look.commit.signed else (b"", b"")
+    made: SshSignature | None = None
     if armour.startswith(b"-----BEGIN SSH"):
         from runner.trust import signature
 
         with contextlib.suppress(ValueError):  # one that is not read is nobody's
-            if not signature.holds_for(signature.read_ssh(armour), text):
-                yield "the commit's signature is bad: the mathematics fails"
-                return
+            made = signature.read_ssh(armour)
+        if made is not None and not signature.holds_for(made, text):
+            yield "the commit's signature is bad: the mathematics fails"
+            return
     if look.trailers is None or look.illegal is not None:
         return
     trusted = look.trailers.trusted
@@ -342,10 +367,11 @@ def unsigned(git: Git, walk: Chain, look: Look) -> Iterator[str]:
         yield f"it is not signed, and the policy of {trusted[:12]} wants that"
         return
     at = seconds(look.entries[-1].time)
-    who = [one.principal for one in found.signers.ssh if one.key.fingerprint == found.signing_key(git, look.commit)]
+    listed = found.signers.of_key(made.key) if made is not None else None
+    who = [listed.principal] if listed is not None else []
     told = ""
     for principal in (*who, *(email.casefold() for email in look.commit.emails)):
-        verdict = found.judge(git, look.commit, principal, at)
+        verdict = found.judge(text, armour, principal, at)
         told = told or verdict.reason
         if verdict.ok and (principal in found.agents or all(map(is_said, look.events))):
             walk.signed += 1

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from itertools import islice
 
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, Commit, Git, TreeEntry
@@ -24,10 +24,8 @@ from runner.protocol.statement import Decision, MalformedStatementError, Signed
 from runner.trust import manifest
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
-from runner.trust.manifest import Contents, Subject
-
-if TYPE_CHECKING:
-    from runner.trust.checks import Past
+from runner.trust.manifest import Subject
+from runner.trust.past import Below, Past, commit_of, folder_of, unnumbered
 
 AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
 
@@ -121,7 +119,7 @@ class Asked:
     def at_end(cls, bench: Bench) -> Asked | None:
         """Return when the merge of a completed protocol became a question: nothing in the record asks it."""
         for oid in bench.chain:
-            told = message.parse(_commit(bench.git, oid).message)
+            told = message.parse(commit_of(bench.git, oid).message)
             if told and told.protocol == bench.protocol and f"completed {bench.protocol}" in told.events:
                 return cls(oid, None)
         return None
@@ -131,7 +129,7 @@ class Asked:
         """Return when a wait of the bench's branch was asked for."""
         revision = int(wait.id.removeprefix("w"))
         for oid in bench.chain:
-            told = message.parse(_commit(bench.git, oid).message)
+            told = message.parse(commit_of(bench.git, oid).message)
             if (
                 told
                 and told.protocol == bench.protocol
@@ -145,8 +143,7 @@ class Asked:
 class Bench:
     """What judging one branch takes: the objects, the authority, the time. `vouched`: somebody vouches for the time.
 
-    `at`: seconds since 1970. `past`: the chain, where somebody walked it already. `files`: what a trusted file's bytes are read
-    with; hashes are kept between questions.
+    `at`: seconds since 1970. `past`: the chain, where somebody walked it already; what it keeps serves many questions.
     """
 
     git: Git
@@ -157,40 +154,58 @@ class Bench:
     at: int
     vouched: bool = False
     past: Past | None = None
-    contents: Contents = field(init=False)
-    _chain: dict[str, int] | None = None
     _words: list[Word] | None = None
     _digests: dict[tuple[Subject, str], str] = field(default_factory=dict)
     _authors: dict[Subject, list[Commit]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.contents = Contents(self.git)
-
     # --- the branch ------------------------------------------------------------------------------------------------------
 
     @property
-    def chain(self) -> dict[str, int]:
-        """The first-parent chain from the tip to the genesis: commit to its distance from the tip."""
-        if self._chain is None:
-            walked = self.past.chain(self.tip) if self.past is not None else None
-            self._chain = walked or chain_of(self.git, self.protocol, self.tip)
-        return self._chain
+    def branch(self) -> Past:
+        """The branch's commits, and what is known of them."""
+        if self.past is None:
+            self.past = Past.walked(self.git, self.protocol, self.tip)
+        return self.past
+
+    @property
+    def chain(self) -> Mapping[str, int]:
+        """The first-parent chain from the tip to the genesis: commit to its distance from the tip, newest first."""
+        return Below(self.branch, self.tip)
 
     def words(self) -> list[Word]:
         """Return every file below approvals/ of the tip, in the order in which the chain got them, read and not judged."""
         if self._words is None:
-            folder = f"{paths.folder(self.protocol)}/{paths.APPROVALS}"
-            files = self.git.files(self.tip, folder.rstrip("/"))
-            added = _added(self.git, self.tip, folder) if files else {}
-            order = sorted(files, key=lambda path: (-self.chain.get(added.get(path, ""), 0), path))
+            own, places = f"{paths.folder(self.protocol)}/", self.branch.places
+            files = {own + name: entry for name, entry in self._own().items() if name.startswith(paths.APPROVALS)}
+            added = {path: self.branch.added(path, self.tip) for path in files}
+            # One that no commit added alone comes last, as it would where the tip had.
+            last = places[self.tip]
+            order = sorted(files, key=lambda path: (places.get(added[path] or "", last), path))
             self._words = [
-                self._read(path, files[path], added.get(path, ""), number) for number, path in enumerate(order)
+                replace(self._read(path, files[path]), commit=added[path] or "", order=number)
+                for number, path in enumerate(order)
             ]
         return self._words
 
-    def _read(self, path: str, entry: TreeEntry, commit: str, order: int) -> Word:
+    def _own(self, commit: str | None = None) -> dict[str, TreeEntry]:
+        """Return the files of the protocol's folder at a commit or tree, the tip's where none is named, by name in it."""
+        at = folder_of(self.git, self._root(commit or self.tip), self.protocol)
+        return self.git.below(at) if at is not None else {}
+
+    def _root(self, name: str) -> str:
+        """Return the tree of a commit; a tree is its own."""
+        commit = self.git.commit(name)
+        return commit.tree if commit is not None else name
+
+    def _read(self, path: str, entry: TreeEntry) -> Word:
+        read = self.branch.read
+        if (path, entry) not in read:
+            read[path, entry] = self._parsed(path, entry)
+        return read[path, entry]
+
+    def _parsed(self, path: str, entry: TreeEntry) -> Word:
         name = path.rpartition("/")[2]
-        word = Word(name.removesuffix(statement.SUFFIX)[:64], path, commit, order, None)
+        word = Word(name.removesuffix(statement.SUFFIX)[:64], path, "", 0, None)
         if entry.mode != BLOB:
             return _faulty(word, Fault.MISPLACED, "it is not a plain file")
         size = self.git.sizes([entry.oid])[0]
@@ -204,7 +219,7 @@ class Bench:
             statement.check_name(signed, name, path)
         except MalformedStatementError as error:
             return _faulty(word, Fault.MALFORMED, error.what)
-        return Word(signed.id, path, commit, order, signed)
+        return Word(signed.id, path, "", 0, signed)
 
     # --- what words are about --------------------------------------------------------------------------------------------
 
@@ -217,21 +232,20 @@ class Bench:
 
     def sections(
         self, subject: Subject, commit: str, plan: Plan | None, began: str | None = None
-    ) -> list[tuple[str, list[str]]]:
+    ) -> list[tuple[str, bytes]]:
         """Return the manifest's sections; `plan`: the plan at the tip, which says what will be loaded."""
-        git, lines = self.git, self.contents.lines
-        folder = paths.folder(self.protocol)
-        files = {path.removeprefix(f"{folder}/"): entry for path, entry in git.files(commit, folder).items()}
+        lines = self.branch.contents.lines
         done: set[str] = set()
         match subject.kind:
             case "plan":
+                files = self._own(commit)
                 done = self._done_at(commit, files)
                 found = [("words", lines(manifest.plan_files(self.protocol, files, done)))]
             case "step":
-                found = [("tree", lines(self._code(commit)))]
+                found = [("tree", self._code(commit))]
             case "result":
                 before = began or self.began(subject)
-                found = [("before", lines(self._code(before))), ("after", lines(self._code(commit)))]
+                found = [("before", self._code(before)), ("after", self._code(commit))]
             case "protected-path":
                 changed = self._changed(began or self.began(subject), commit)
                 found = [
@@ -239,18 +253,19 @@ class Bench:
                     ("after", lines({path: one for path, (_, one) in changed.items() if one})),
                 ]
             case "call":
-                name = paths.call_file(subject.name)
-                found = [("call", lines({f"{folder}/{name}": files[name]} if name in files else {}))]
+                name, files = paths.call_file(subject.name), self._own(commit)
+                held = {f"{paths.folder(self.protocol)}/{name}": files[name]} if name in files else {}
+                found = [("call", lines(held))]
             case _:
-                found = [("tree", lines(self._code(commit)))]
+                found = [("tree", self._code(commit))]
         if subject.kind in ("plan", "step", "call") and plan is not None:
             loaded = self.authority.loaded(_steps_of(subject, plan, done), plan)
-            found.append(("trusted", lines(self.authority.files(git, loaded))))
+            found.append(("trusted", lines(self.authority.files(self.git, loaded))))
         return found
 
-    def _code(self, commit: str) -> dict[str, TreeEntry]:
+    def _code(self, commit: str) -> bytes:
         """Return the whole tree outside record and approvals; the words of people's are in it."""
-        return manifest.tree_files(self.git, self.protocol, commit)
+        return self.branch.contents.tree(self._root(commit))
 
     def _changed(self, before: str, after: str) -> dict[str, tuple[TreeEntry | None, TreeEntry | None]]:
         changed = self.git.changed(before, after)
@@ -282,7 +297,7 @@ class Bench:
             now = (start if start is not None and start in self.chain else at, done.oid)
         found = [now]
         while at is not None and kind == "agent":
-            commit = _commit(self.git, at)
+            commit = commit_of(self.git, at)
             at = commit.parents[0] if commit.parents else None
             trailers = message.parse(commit.message)
             if trailers is None or trailers.protocol != self.protocol or at is None:
@@ -313,7 +328,7 @@ class Bench:
         """
         at: str | None = self.tip  # down from the tip: the whole chain may be long, and the work is mostly near
         while at is not None:
-            commit = _commit(self.git, at)
+            commit = commit_of(self.git, at)
             trailers = message.parse(commit.message)
             events = trailers.events if trailers and trailers.protocol == self.protocol else ()
             if f"step-finished {slug}" in events:
@@ -337,17 +352,15 @@ class Bench:
 
     def words_of(self, slug: str) -> frozenset[str]:
         """Return the paths of what people wrote of a step: plan, context and its own file."""
-        own = paths.folder(self.protocol)
-        files = {path.removeprefix(f"{own}/"): entry for path, entry in self.git.files(self.tip, own).items()}
-        return frozenset(manifest.step_words(self.protocol, files, slug))
+        return frozenset(manifest.step_words(self.protocol, self._own(), slug))
 
     def touched_since(self, subject: Subject, seen: str, *, by_people: bool = False) -> tuple[str, str] | None:
         """Return (commit, path) of the first commit after `seen` that touched what the subject is about, or None.
 
         `by_people`: a step's own work is no change of what it began on.
         """
-        for oid in reversed([oid for oid, distance in self.chain.items() if distance < self.chain[seen]]):
-            commit = _commit(self.git, oid)
+        for oid in reversed(list(islice(self.chain, self.chain[seen]))):
+            commit = commit_of(self.git, oid)
             if not commit.parents or (by_people and self._is_transition(commit)):
                 continue
             for path in self.git.changed(commit.parents[0], oid):
@@ -362,7 +375,7 @@ class Bench:
         """
         found = None
         for oid in self.chain:
-            commit = _commit(self.git, oid)
+            commit = commit_of(self.git, oid)
             trailers = message.parse(commit.message)
             if trailers and trailers.protocol == self.protocol:
                 if trailers.revision - len(trailers.events) < revision:
@@ -396,18 +409,17 @@ class Bench:
         if subject.kind == "call":
             return []
         own = f"{paths.folder(self.protocol)}/"
-        files = self.git.files(self.tip, own.rstrip("/"))
-        names = {path.removeprefix(own): entry for path, entry in files.items()}
+        names = self._own()
         if subject.kind == "merge":
             wanted = [name for name in names if paths.is_words(name)]
         elif subject.kind == "plan":
-            wanted = [path.removeprefix(own) for path in files if self.covers(subject, path)]
+            wanted = [name for name in names if self.covers(subject, own + name)]
         else:
             wanted = [path.removeprefix(own) for path in manifest.step_words(self.protocol, names, subject.slug)]
-        found = _wrote(self.git, self.tip, list(self.chain)[-1], own, {_unnumbered(name) for name in wanted})
+        found = self.branch.wrote({unnumbered(name) for name in wanted}, self.tip)
         if subject.kind in ("result", "protected-path") and subject.slug in self.state.steps:
             out = self.git.run("rev-list", self.tip, f"^{self.began(subject)}", f"^{self.authority.commit}")
-            found += [commit for oid in out.decode().split() if self._is_work(commit := _commit(self.git, oid))]
+            found += [commit for oid in out.decode().split() if self._is_work(commit := commit_of(self.git, oid))]
         return found
 
     def _is_work(self, commit: Commit) -> bool:
@@ -557,7 +569,7 @@ def _is_placed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
     folder = f"{paths.folder(bench.protocol)}/{paths.APPROVALS}"
     if word.commit not in bench.chain:
         return _faulty(word, Fault.MISPLACED, "no commit of the branch added it alone and for the first time")
-    commit = _commit(bench.git, word.commit)
+    commit = commit_of(bench.git, word.commit)
     changed = bench.git.changed(commit.parents[0], commit.oid) if commit.parents else {}
     for path, (before, _) in changed.items():
         if not path.startswith(folder) or before is not None:
@@ -640,7 +652,7 @@ def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: 
     touched = bench.touched_since(demand.subject, said.seen, by_people=not now)
     if touched is not None:
         oid, path = touched
-        commit = _commit(bench.git, oid)
+        commit = commit_of(bench.git, oid)
         subject = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
         return _faulty(word, Fault.STALE, f"{path} was changed since, by {oid[:12]} ({ascii(subject)[1:-1]})")
     if said.digest != bench.digest_at(demand.subject, said.seen, plan):
@@ -681,70 +693,6 @@ _CHECKS: tuple[Callable[[Bench, Demand, Plan | None, Word, str], Word | None], .
 
 
 # --- git -----------------------------------------------------------------------------------------------------------------
-
-
-def _commit(git: Git, oid: str) -> Commit:
-    commit = git.commit(oid)
-    if commit is None:
-        raise InsufficientHistoryError(f"commit {oid[:12]} is not in this clone", oid, "run `git fetch --unshallow`")
-    return commit
-
-
-def chain_of(git: Git, protocol: str, tip: str) -> dict[str, int]:
-    """Return the first-parent chain from a tip to the protocol's genesis: commit to its distance from the tip."""
-    found: dict[str, int] = {}
-    at: str | None = tip
-    while at is not None:
-        found[at] = len(found)
-        commit = _commit(git, at)
-        trailers = message.parse(commit.message)
-        at = commit.parents[0] if commit.parents else None
-        if trailers and trailers.protocol == protocol and trailers.events[0] == f"created {protocol}":
-            break
-    return found
-
-
-def _added(git: Git, tip: str, folder: str) -> dict[str, str]:
-    """Return path to the one commit of the first-parent chain that touched it, where it was added by it; others are left out."""
-    code, out, _ = git.try_run(
-        "log", "--first-parent", "-m", "--no-renames", "--format=%x01%H", "--name-status", "-z", tip, "--", folder
-    )
-    found: dict[str, str] = {}
-    often: set[str] = set()
-    for part in out.decode("utf-8", "surrogateescape").split("\x01")[1:] if code == 0 else []:
-        fields = [one.strip("\n") for one in part.split("\0")]
-        oid, rest = fields[0], [one for one in fields[1:] if one]
-        for kind, path in zip(rest[::2], rest[1::2], strict=False):
-            if path in found or kind != "A":
-                often.add(path)
-            found[path] = oid
-    return {path: oid for path, oid in found.items() if path not in often}
-
-
-def _wrote(git: Git, tip: str, first: str, folder: str, names: Collection[str]) -> list[Commit]:
-    """Return the commits between the genesis `first` (itself included) and the tip that wrote the files, as `_unnumbered` has them.
-
-    A merge wrote what it has from none of its parents.
-    """
-    stop = [f"^{parent}" for parent in _commit(git, first).parents]
-    args = ("log", "--full-history", "-c", "--no-renames", "--format=%x01%H", "--name-only", "-z", tip, *stop)
-    code, out, _ = git.try_run(*args, "--", folder)
-    if code:
-        raise InsufficientHistoryError(
-            "the history of the words is not in this clone", tip, "run `git fetch --unshallow`"
-        )
-    found = []
-    for part in out.decode("utf-8", "surrogateescape").split("\x01")[1:]:
-        oid, *told = [one.strip("\n") for one in part.split("\0")]
-        if any(_unnumbered(path.removeprefix(folder)) in names for path in told):
-            found.append(_commit(git, oid))
-    return found
-
-
-def _unnumbered(name: str) -> str:
-    """Return a file of people's by what stays when steps are numbered anew."""
-    match = ids.STEP_FILE.fullmatch(name)
-    return f"-{match['slug']}.md" if match else name
 
 
 def _start_of(text: bytes, slug: str) -> str | None:

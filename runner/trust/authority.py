@@ -41,6 +41,10 @@ class Authority:
     _files: dict[Loaded, dict[str, TreeEntry]] = field(default_factory=dict)
     _changed: dict[tuple[str, tuple[tuple[str, str], ...]], list[Change]] = field(default_factory=dict)
 
+    def at(self, commit: str) -> Authority:
+        """Return what another commit says whose policy, keys and configuration are the same; what it lends may differ."""
+        return replace(self, commit=commit, _files={}, _changed={})
+
     @property
     def where(self) -> str:
         """The policy's file, for messages."""
@@ -134,11 +138,13 @@ class Authority:
 
     def signing_key(self, git: Git, commit: Commit) -> str:
         """Return the fingerprint of the key that a commit claims to be signed with; empty where it has no SSH signature."""
+        if not commit.signed:
+            return ""
         from runner.trust import signature
 
         _, armour = raw_signature(git, commit)
         try:
-            return signature.read_ssh(armour).key.fingerprint if armour else ""
+            return signature.read_ssh(armour).key.fingerprint
         except ValueError:
             return ""
 
@@ -146,13 +152,13 @@ class Authority:
         """Return whether a commit is signed by a key that is listed for git."""
         if not commit.signed:
             return False
-        return any(self.judge(git, commit, email.casefold(), at).ok for email in dict.fromkeys(commit.emails))
+        text, armour = raw_signature(git, commit)
+        return any(self.judge(text, armour, email.casefold(), at).ok for email in dict.fromkeys(commit.emails))
 
-    def judge(self, git: Git, commit: Commit, principal: str, at: int) -> Verdict:
-        """Judge a commit's signature as a principal's, by a key that is listed for git."""
+    def judge(self, text: bytes, armour: bytes, principal: str, at: int) -> Verdict:
+        """Judge a commit's signature, as `raw_signature` has it, as a principal's, by a key that is listed for git."""
         from runner.trust import signature
 
-        text, armour = raw_signature(git, commit)
         return signature.verify(armour, text, namespace=signers.GIT, principal=principal, signers=self.signers, at=at)
 
 

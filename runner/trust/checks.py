@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.errors import InsufficientHistoryError, MalformedFileError
+from runner.errors import MalformedFileError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, state
@@ -21,8 +21,9 @@ from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
 from runner.protocol.log import RawEntry
 from runner.protocol.plan import Plan
-from runner.protocol.state import State, StepStatus
+from runner.protocol.state import Rendered, State, StepStatus
 from runner.store.trusted import Trusted
+from runner.trust.past import Past, missing
 
 Said = Iterator[tuple[str, str]]  # (path from the tree's root, what is wrong, in one line)
 
@@ -54,27 +55,6 @@ class Named:
 
 
 @dataclass(slots=True)
-class Past:
-    """The chain's commits so far, oldest first, and the trusted commits that they name, each with the place of the first that does."""
-
-    order: list[str] = field(default_factory=list)
-    places: dict[str, int] = field(default_factory=dict)
-    told: dict[str, int] = field(default_factory=dict)
-
-    def add(self, oid: str, trusted: str | None) -> None:
-        """Take in the next commit; `trusted`: what a transition names."""
-        self.places[oid] = len(self.order)
-        if trusted is not None:
-            self.told.setdefault(trusted, len(self.order))
-        self.order.append(oid)
-
-    def chain(self, tip: str) -> dict[str, int]:
-        """Return the chain below a commit of it, as `approval.chain_of` does: commit to its distance, newest first."""
-        place = self.places[tip]
-        return {oid: distance for distance, oid in enumerate(reversed(self.order[: place + 1]))}
-
-
-@dataclass(slots=True)
 class Chain:
     """What a walk has seen so far: the state by the fold, and the record's files as the last transition left them.
 
@@ -87,6 +67,7 @@ class Chain:
     log: bytes = b""
     record: dict[str, TreeEntry] = field(default_factory=dict)
     approvals: dict[str, TreeEntry] = field(default_factory=dict)
+    rendered: Rendered = field(default_factory=dict)  # what state.json was rendered with
     names: frozenset[str] = frozenset()  # the folder's files in the commit before
     transitions: int = 0
     damage: list[Finding] = field(default_factory=list)  # by ordinary commits, not repaired yet
@@ -102,10 +83,13 @@ class Chain:
     past: Past | None = None  # None where the walk goes on from a known tip, and nobody has asked yet
     known: list[RawEntry] | None = None  # the whole log, once somebody has asked for it
     authorities: dict[str, Any] = field(default_factory=dict)  # what the trusted branch said, by commit
+    said: dict[tuple[TreeEntry | None, ...], Any] = field(default_factory=dict)  # the same, by the files that say it
     plan: tuple[tuple[tuple[str, str], ...], Plan] | None = (
         None  # the last plan that was read, and the files that it is of
     )
     rules: dict[str, tuple[str | None, ...]] = field(default_factory=dict)  # whose policy and keys a trusted commit has
+    below: dict[str, set[str]] = field(default_factory=dict)  # trusted commits that are known to be below one
+    was_at: set[str] = field(default_factory=set)  # those that the trusted branch is known to have been at
     doubted: set[int] = field(default_factory=set)  # revisions of the counts that do not hold
     stood: dict[str, Any] = field(default_factory=dict)  # the words that stood for an earlier deed, by subject
     signed: int = 0  # transitions whose signature the policy wanted, and that holds
@@ -152,17 +136,6 @@ def at(walk: Chain, name: str = "") -> str:
     return f"{paths.folder(walk.protocol)}/{name}".rstrip("/")
 
 
-def missing(git: Git, what: str) -> InsufficientHistoryError:
-    """Return the error for an object that this clone does not have, with what to type to have it."""
-    if git.is_shallow():
-        hint = "run `git fetch --unshallow`, then `runner verify` again"
-    elif git.is_partial():
-        hint = "run `git fetch --refetch --no-filter`, then `runner verify` again"
-    else:
-        hint = "run `git fsck` to see what is lost, and `git fetch` where a remote has it"
-    return InsufficientHistoryError(f"{what} is not in this clone", str(git.common_dir), hint)
-
-
 # --- any commit ------------------------------------------------------------------------------------------------------
 
 
@@ -172,7 +145,7 @@ def check_paths(git: Git, walk: Chain, look: Look) -> Said:
         yield path, "a file system that ignores case would take this for the protocol's folder"
     kinds = {LINK: "a symbolic link", SUBMODULE: "a submodule"}
     for name, entry in look.files.items():
-        allowed = (BLOB,) if paths.is_record(name) else (BLOB, EXECUTABLE)
+        allowed = (BLOB,) if name in look.record else (BLOB, EXECUTABLE)
         if entry.mode not in allowed:
             yield at(walk, name), f"it is {kinds.get(entry.mode, f'of mode {entry.mode}')}, not a plain file"
     if look.files.keys() == walk.names:
@@ -188,9 +161,8 @@ def check_paths(git: Git, walk: Chain, look: Look) -> Said:
 def check_approvals(git: Git, walk: Chain, look: Look) -> Said:
     """2. Approvals are only ever added, and what an event counts is there."""
     now = look.approvals
-    for name, entry in walk.approvals.items():
-        if now.get(name) != entry:
-            yield at(walk, name), "an approval was changed or deleted"
+    for name, _ in sorted(walk.approvals.items() - now.items()):
+        yield at(walk, name), "an approval was changed or deleted"
     for event in look.events:
         for name in getattr(event, "approvals", ()):
             if f"approvals/{name}" not in now and f"approvals/{name}.approval" not in now:
@@ -398,7 +370,7 @@ def unbounded(event: Event) -> str | None:
 
 def check_fold(git: Git, walk: Chain, look: Look) -> Said:
     """12. state.json is the fold of the log, byte for byte."""
-    if look.trailers is not None and look.after is not None and state.render(look.after) != look.state:
+    if look.trailers is not None and look.after is not None and state.render(look.after, walk.rendered) != look.state:
         yield at(walk, paths.STATE), "state.json is not the fold of the log"
 
 

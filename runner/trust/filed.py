@@ -13,7 +13,8 @@ from runner.errors import InsufficientHistoryError
 from runner.git import Git
 from runner.protocol.digest import digest
 from runner.store import history
-from runner.trust.checks import Finding, Named, missing
+from runner.trust.checks import Finding, Named
+from runner.trust.past import missing
 
 
 def wrong(

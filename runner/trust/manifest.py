@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from runner.errors import IntegrityError
-from runner.git import SUBMODULE, Git, TreeEntry
+from runner.errors import InsufficientHistoryError, IntegrityError
+from runner.git import SUBMODULE, TREE, Git, TreeEntry
 from runner.protocol import ids, paths
 from runner.protocol.digest import digest
 
@@ -40,34 +40,73 @@ class Subject:
 
 
 class Contents:
-    """Hashes of files by git's names for them, each read once."""
+    """Lines of manifests, of one protocol: each file is read once, and of the last whole tree what did not change is kept."""
 
-    def __init__(self, git: Git) -> None:
-        self._git = git
-        self._known: dict[str, tuple[str, int]] = {}
+    def __init__(self, git: Git, protocol: str) -> None:
+        self._git, self._protocol = git, protocol
+        # A folder, by its path: the tree that it was last, and its lines, with (path, tree) where a folder in it stands.
+        self._folders: dict[str, tuple[str, list[bytes | tuple[str, str]]]] = {}
+        self._lines: dict[tuple[str, TreeEntry], str] = {}  # of a file at a path
 
-    def lines(self, files: Mapping[str, TreeEntry]) -> list[str]:
+    def tree(self, tree: str) -> bytes:
+        """Return the lines of the files of a tree (oid) that a word on the whole tree is about, as `is_code` tells them.
+
+        Raises:
+            IntegrityError: a file's bytes are not in this clone. InsufficientHistoryError: a tree is not.
+        """
+        out: list[bytes] = []
+        stack: list[bytes | tuple[str, str]] = [("", tree)]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, bytes):
+                out.append(item)
+                continue
+            path, oid = item
+            if path not in self._folders or self._folders[path][0] != oid:
+                self._folders[path] = oid, self._folder(path, oid)
+            stack += reversed(self._folders[path][1])
+        return b"".join(out)
+
+    def _folder(self, prefix: str, oid: str) -> list[bytes | tuple[str, str]]:
+        tree = self._git.tree(oid)
+        if tree is None:
+            raise InsufficientHistoryError(f"the tree {oid[:12]} is not in this clone", oid, "run `git fetch`")
+        items: list[bytes | tuple[str, str]] = []
+        files: dict[str, TreeEntry] = {}
+        for name, entry in sorted(tree.items(), key=_place):
+            path = prefix + name
+            if entry.mode != TREE:
+                if is_code(self._protocol, path):
+                    files[path] = entry
+                continue
+            items += [self.lines(files), (f"{path}/", entry.oid)]
+            files = {}
+        return [*items, self.lines(files)]
+
+    def lines(self, files: Mapping[str, TreeEntry]) -> bytes:
         """Return the lines of a section.
 
         Raises:
             IntegrityError: a file's bytes are not in this clone.
         """
-        wanted = {entry.oid for entry in files.values() if entry.mode != SUBMODULE} - self._known.keys()
-        todo = sorted(wanted)
+        new = [(path, entry) for path, entry in files.items() if (path, entry) not in self._lines]
+        todo = sorted({entry.oid for _, entry in new if entry.mode != SUBMODULE})
+        read: dict[str, tuple[str, int]] = {}
         for start in range(0, len(todo), _TOGETHER):
             names = todo[start : start + _TOGETHER]
             for oid, data in zip(names, self._git.blobs(names), strict=True):
                 if data is None:
                     raise IntegrityError(f"the object {oid[:12]} is missing", oid, "run `git fsck`, or `git fetch`")
-                self._known[oid] = (hashlib.sha256(data).hexdigest(), len(data))
-        return [
-            self._line(path, entry)
-            for path, entry in sorted(files.items(), key=lambda item: item[0].encode("utf-8", "surrogateescape"))
-        ]
+                read[oid] = (hashlib.sha256(data).hexdigest(), len(data))
+        for path, entry in new:
+            hash_, size = (entry.oid, 0) if entry.mode == SUBMODULE else read[entry.oid]
+            self._lines[path, entry] = f"{entry.mode} {hash_} {size} {json.dumps(path)}\n"
+        return "".join(self._lines[item] for item in sorted(files.items(), key=_place)).encode("ascii")
 
-    def _line(self, path: str, entry: TreeEntry) -> str:
-        hash_, size = (entry.oid, 0) if entry.mode == SUBMODULE else self._known[entry.oid]
-        return f"{entry.mode} {hash_} {size} {json.dumps(path)}"
+
+def _place(item: tuple[str, TreeEntry]) -> bytes:
+    """Return what a file's path, or a name in a tree, is sorted by: as bytes, a folder where its files are."""
+    return (item[0] + "/" * (item[1].mode == TREE)).encode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +152,13 @@ def trusted_files(git: Git, commit: str, loaded: Loaded) -> dict[str, TreeEntry]
     }
 
 
-def render(subject: Subject, sections: Iterable[tuple[str, list[str]]]) -> bytes:
-    """Return a manifest's bytes."""
-    out = [VERSION, f"subject: {subject}", f"attempt: {subject.attempt}"]
-    for title, lines in sections:
-        out += [f"[{title}]", *lines]
-    return ("\n".join(out) + "\n").encode("ascii")
+def render(subject: Subject, sections: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return a manifest's bytes; a section's: its lines, each with its newline."""
+    head = f"{VERSION}\nsubject: {subject}\nattempt: {subject.attempt}\n".encode("ascii")
+    return head + b"".join(f"[{title}]\n".encode("ascii") + lines for title, lines in sections)
 
 
-def digest_of(subject: Subject, sections: Iterable[tuple[str, list[str]]]) -> str:
+def digest_of(subject: Subject, sections: Iterable[tuple[str, bytes]]) -> str:
     """Return the digest that a word on the subject has to name."""
     return digest(render(subject, sections))
 
@@ -133,11 +170,6 @@ def is_code(protocol: str, path: str) -> bool:
         return True
     name = path.removeprefix(own)
     return not paths.is_record(name) and not name.startswith(paths.APPROVALS)
-
-
-def tree_files(git: Git, protocol: str, tree: str) -> dict[str, TreeEntry]:
-    """Return the files of a tree or commit that a word on the whole tree is about."""
-    return {path: entry for path, entry in git.files(tree).items() if is_code(protocol, path)}
 
 
 def plan_files(protocol: str, files: Mapping[str, TreeEntry], done: Iterable[str]) -> dict[str, TreeEntry]:

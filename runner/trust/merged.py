@@ -12,7 +12,8 @@ from runner.errors import InsufficientHistoryError
 from runner.git import Git
 from runner.protocol import message, paths
 from runner.trust import filed
-from runner.trust.checks import Finding, missing
+from runner.trust.checks import Finding
+from runner.trust.past import missing
 from runner.trust.verify import Report, chain_of, is_transition, record_of
 
 LOOK_BACK = 100  # commits of a base that touched the record
@@ -56,7 +57,8 @@ def refuse_copy(git: Git, report: Report, base: str, remote: str | None) -> None
         InsufficientHistoryError: it does not hold, and stands where a forge puts what it squashes or rebases.
     """
     chain = chain_of(git, report.protocol, report.tip)
-    first = message.parse(chain[0].message) if chain else None
+    genesis = git.commit(chain[0]) if chain else None
+    first = message.parse(genesis.message) if genesis is not None else None
     is_whole = first is not None and first.events[0].startswith("created ") and not report.moved
     if report.findings and not is_whole and report.tip in git.first_parents(base):
         raise _gone(report.protocol, base, remote)

@@ -120,8 +120,9 @@ def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:
     """Return the entries that counted a word on the subject; of an attempt's result, those after its work."""
     asked: set[str] = set()
     found: list[RawEntry] = []
+    about = subject.slug or subject.kind
     for raw in known:
-        if raw.subject != (subject.slug or subject.kind):
+        if raw.subject != about:
             continue
         if raw.event == "approval-asked" and raw.fields.get("kind") == subject.kind:
             asked.add(f"w{raw.revision}")

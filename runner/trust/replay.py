@@ -21,11 +21,12 @@ from runner.protocol.log import RawEntry
 from runner.protocol.plan import Plan
 from runner.protocol.state import State
 from runner.protocol.statement import seconds
-from runner.trust import approval, authority, waits
+from runner.trust import approval, authority, signers, waits
 from runner.trust.approval import Asked, Bench, Standing
 from runner.trust.authority import Authority
-from runner.trust.checks import Chain, Look, Past, at, missing
+from runner.trust.checks import Chain, Look, at
 from runner.trust.demand import KEYBOARD
+from runner.trust.past import Past, commit_of, folder_of, missing
 
 Word = ev.ApprovalCounted | ev.CallDecided
 # How a transition in which a step was at work can end; only then may people's commits have come between.
@@ -137,20 +138,11 @@ def there(git: Git, oid: str) -> None:
         raise missing(git, f"commit {oid[:12]} of the trusted branch")
 
 
-def _message(git: Git, oid: str) -> bytes:
-    commit = git.commit(oid)
-    assert commit is not None  # of a chain that was walked
-    return commit.message
-
-
 def past_of(git: Git, walk: Chain, look: Look) -> Past:
     """Return the chain as it stood before the commit."""
     if walk.past is None:
         assert look.parent is not None
-        walk.past = Past()
-        for oid in reversed(approval.chain_of(git, walk.protocol, look.parent.oid)):
-            told = message.parse(_message(git, oid))
-            walk.past.add(oid, told.trusted if told and told.protocol == walk.protocol else None)
+        walk.past = Past.walked(git, walk.protocol, look.parent.oid)
     return walk.past
 
 
@@ -178,15 +170,20 @@ def authority_at(git: Git, walk: Chain, oid: str) -> Authority | str:
         now = walk.trusted.commit if walk.trusted else oid
         for one in (oid, now):
             _whole(git, one)
+        folder = git.tree(f"{oid}:{paths.ROOT}") or {}
+        names = (paths.POLICY, paths.SIGNERS, paths.REVOKED, paths.CONFIG, signers.OPENPGP.rstrip("/"))
+        said = tuple(folder.get(name.rpartition("/")[2]) for name in names)
         try:
-            walk.authorities[oid] = authority.load(git, oid, branch, revoked_at=now)
+            same = walk.said.get(said)
+            found = same.at(oid) if same is not None else authority.load(git, oid, branch, revoked_at=now)
+            walk.authorities[oid] = walk.said[said] = found
         except InsufficientHistoryError:
             raise
         except RunnerError as error:
             walk.authorities[oid] = f"by {oid[:12]} no word could count: {error.what}, {error.where}"
-    found = walk.authorities[oid]
-    assert isinstance(found, Authority | str)
-    return found
+    known = walk.authorities[oid]
+    assert isinstance(known, Authority | str)
+    return known
 
 
 def _whole(git: Git, oid: str) -> None:
@@ -240,7 +237,8 @@ def ground_at(git: Git, walk: Chain, look: Look, commit: str) -> Ground | str:
     """
     assert look.parent is not None and look.before is not None
     where = f"{paths.folder(walk.protocol)} in {commit[:12]}"
-    files = git.tree(f"{commit}:{paths.folder(walk.protocol)}") or {}
+    folder = folder_of(git, commit_of(git, commit).tree, walk.protocol)
+    files = (git.tree(folder) or {}) if folder is not None else {}
     then = look.before
     if commit != look.parent.oid:
         data = git.blob(files[paths.STATE].oid) if paths.STATE in files else None

@@ -18,7 +18,8 @@ from runner.protocol.statement import seconds
 from runner.store import history
 from runner.store.trusted import Trusted
 from runner.trust import authority
-from runner.trust.checks import Finding, missing
+from runner.trust.checks import Finding
+from runner.trust.past import missing
 from runner.trust.verify import Report
 
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def verify(
     return Verdict(outcome, found.key.fingerprint, _reason(outcome, found, namespace, principal, signers))
 
 
+@lru_cache(maxsize=8)
 def read_ssh(signature: bytes) -> SshSignature:
     """Return what an armoured SSH signature says, whether it holds or not.
 
@@ -224,6 +226,7 @@ def _by_library(
     return Outcome.GOOD
 
 
+@lru_cache(maxsize=1)  # the mathematics is asked about first, and then whose it is
 def holds_for(found: SshSignature, text: bytes) -> bool:
     """Return whether the mathematics holds for `text` and the namespace that the signature names."""
     from cryptography.exceptions import InvalidSignature

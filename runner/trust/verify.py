@@ -48,7 +48,8 @@ from runner.protocol.digest import digest
 from runner.protocol.state import State
 from runner.store.trusted import Trusted
 from runner.trust import checks
-from runner.trust.checks import Chain, Finding, Look, Named, Past, missing
+from runner.trust.checks import Chain, Finding, Look, Named
+from runner.trust.past import Past, commit_of, folder_of, missing
 
 AHEAD = 16  # commits whose objects are asked for at once
 SMALL = 512 * 1024  # bytes of a record's file that is read ahead
@@ -93,7 +94,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell.
     """
-    walk = Chain(protocol, trusted, past=Past())
+    walk = Chain(protocol, trusted, past=Past(git, protocol))
     try:
         commits = chain_of(git, protocol, tip)
     except InsufficientHistoryError:
@@ -144,7 +145,7 @@ def _unused(walk: Chain) -> list[str]:
     return [name for name in sorted(walk.approvals) if name[len(paths.APPROVALS) :].split(".")[0] not in walk.counted]
 
 
-def chain_of(git: Git, protocol: str, tip: str) -> list[Commit]:
+def chain_of(git: Git, protocol: str, tip: str) -> list[str]:
     """Return the first-parent chain from genesis (the oldest commit whose parent has no such folder) to `tip`.
 
     Commits from which the folder is gone lie on the chain where an older one has it.
@@ -152,7 +153,7 @@ def chain_of(git: Git, protocol: str, tip: str) -> list[Commit]:
     Raises:
         InsufficientHistoryError: the chain leaves this clone before its genesis.
     """
-    found: list[Commit] = []
+    found: list[str] = []
     at: str | None = tip
     stop: str | None = None  # an older commit that touched the folder
     while at is not None:
@@ -161,13 +162,13 @@ def chain_of(git: Git, protocol: str, tip: str) -> list[Commit]:
         commit = git.commit(at)
         if commit is None:
             raise missing(git, f"commit {at[:12]}, {len(found)} commits below {tip[:12]}")
-        if stop is None and not is_transition(commit, protocol) and _folder(git, commit, protocol) is None:
+        if stop is None and not is_transition(commit, protocol) and folder_of(git, commit.tree, protocol) is None:
             stop = _older(git, commit.oid, protocol)
             if stop is None:
                 break
         if commit.oid == stop:
             stop = None
-        found.append(commit)
+        found.append(commit.oid)
         at = commit.parents[0] if commit.parents else None
     return found[::-1]
 
@@ -192,20 +193,15 @@ def _tree(git: Git, oid: str) -> dict[str, TreeEntry]:
     return tree
 
 
-def _folder(git: Git, commit: Commit, protocol: str) -> str | None:
-    entry = _tree(git, commit.tree).get(paths.ROOT)
-    entry = _tree(git, entry.oid).get(protocol) if entry is not None and entry.mode == TREE else None
-    return entry.oid if entry is not None and entry.mode == TREE else None
-
-
-def walk_commits(git: Git, walk: Chain, commits: Sequence[Commit]) -> list[Finding]:
+def walk_commits(git: Git, walk: Chain, commits: Sequence[str]) -> list[Finding]:
     """Check `commits` (oldest first), going on from what `walk` has seen, and return what does not hold."""
     findings: list[Finding] = []
     read: dict[str, bytes] = {}
-    for number, commit in enumerate(commits):
+    for number, oid in enumerate(commits):
         try:
             if number % AHEAD == 0:
                 read = _ahead(git, walk.protocol, commits[number : number + AHEAD])
+            commit = commit_of(git, oid)
             found = _check(git, walk, commit, read)
             if walk.past is not None:
                 trailers = message.parse(commit.message)
@@ -215,21 +211,24 @@ def walk_commits(git: Git, walk: Chain, commits: Sequence[Commit]) -> list[Findi
             raise missing(git, error.what.removesuffix(" is not in this clone")) from error
         except (RunnerError, *_UNREADABLE) as error:
             _refuse_promised(git, error)
-            found = [_unreadable(walk, commit.oid, error)]
+            found = [_unreadable(walk, oid, error)]
         findings += found
         if any(finding.rule in FATAL for finding in found):
             break
     return [*findings, *walk.damage]
 
 
-def _ahead(git: Git, protocol: str, commits: Sequence[Commit]) -> dict[str, bytes]:
+def _ahead(git: Git, protocol: str, oids: Sequence[str]) -> dict[str, bytes]:
     """Have git read what these commits will be asked for, and return the record's blobs that are not too big."""
+    git.warm(oids)
+    commits = [commit_of(git, oid) for oid in oids]
     git.warm(commit.tree for commit in commits)
     found = [git.tree(commit.tree) or {} for commit in commits]
     for name in (paths.ROOT, protocol):
         trees = [tree[name].oid for tree in found if name in tree and tree[name].mode == TREE]
         git.warm(trees)
         found = [git.tree(oid) or {} for oid in trees]
+    git.warm(entry.oid for tree in found for entry in tree.values() if entry.mode == TREE)
     wanted = list({tree[name].oid for tree in found for name in (paths.LOG, paths.STATE) if name in tree})
     small = [oid for oid, size in zip(wanted, git.sizes(wanted), strict=True) if size is not None and size <= SMALL]
     return {oid: data for oid, data in zip(small, git.blobs(small), strict=True) if data is not None}
@@ -358,16 +357,7 @@ def _files(git: Git, commit: Commit, protocol: str) -> tuple[dict[str, TreeEntry
     beside = _tree(git, entry.oid) if entry is not None and entry.mode == TREE else {}
     lookalikes += [f"{paths.ROOT}/{name}" for name in beside if name != protocol and name.casefold() == protocol]
     entry = beside.get(protocol)
-    found: dict[str, TreeEntry] = {}
-    stack = [("", entry.oid)] if entry is not None and entry.mode == TREE else []
-    while stack:
-        prefix, oid = stack.pop()
-        for name, entry in _tree(git, oid).items():
-            if entry.mode == TREE:
-                stack.append((f"{prefix}{name}/", entry.oid))
-            else:
-                found[prefix + name] = entry
-    return found, lookalikes
+    return git.below(entry.oid) if entry is not None and entry.mode == TREE else {}, lookalikes
 
 
 # --- what is new since a tip that verified ---------------------------------------------------------------------------
@@ -405,15 +395,15 @@ def advance(
     return known
 
 
-def _since(git: Git, protocol: str, tip: str, old: str) -> list[Commit] | None:
+def _since(git: Git, protocol: str, tip: str, old: str) -> list[str] | None:
     """Return the commits of the chain above `old`, oldest first; None where it is not on the chain."""
-    found: list[Commit] = []
+    found: list[str] = []
     at: str | None = tip
     while at is not None and at != old:
         commit = git.commit(at)
         if commit is None:
             raise missing(git, f"commit {at[:12]}")
-        found.append(commit)
+        found.append(commit.oid)
         at = commit.parents[0] if commit.parents else None
     return found[::-1] if at == old else None
 

@@ -59,6 +59,15 @@ def test_what_is_written_is_read_again(state: State) -> None:
     assert data == (json.dumps(json.loads(data), indent=2, sort_keys=True) + "\n").encode()
 
 
+@given(st.lists(states, max_size=4))
+def test_what_was_rendered_before_changes_nothing(found: list[State]) -> None:
+    kept: state_.Rendered = {}
+
+    assert [state_.render(state, kept) for state in [*found, *found]] == [
+        state_.render(state) for state in [*found, *found]
+    ]
+
+
 def test_what_says_nothing_is_left_out_of_a_step() -> None:
     state = histories.state_with({"a": histories.step_state()})
 

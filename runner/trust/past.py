@@ -1,0 +1,193 @@
+"""The chain below a commit, and what is asked of it again and again: when a word came, and who wrote what people wrote.
+
+It grows with the walk that verifies it. What a commit did is looked at once, when somebody first asks about it or a later one. That
+the chain holds is `verify`'s to say; what a word in it is worth, `approval`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from runner.errors import InsufficientHistoryError
+from runner.git import TREE, Commit, Git, TreeEntry
+from runner.protocol import ids, message, paths
+from runner.trust.manifest import Contents
+
+if TYPE_CHECKING:
+    from runner.trust.approval import Word
+
+
+class Past:
+    """A chain's commits so far, oldest first, and the trusted commits that they name, each with the place of the first that does."""
+
+    def __init__(self, git: Git, protocol: str) -> None:
+        self.git, self.protocol = git, protocol
+        self.order: list[str] = []
+        self.places: dict[str, int] = {}
+        self.told: dict[str, int] = {}
+        self.contents = Contents(git, protocol)
+        self.read: dict[tuple[str, TreeEntry], Word] = {}  # words, by path and file
+        self._seen = 0  # how many commits were looked at
+        self._touched: dict[
+            str, list[tuple[int, bool]]
+        ] = {}  # a file of approvals/: by which places, and whether it was new
+        self._wrote: list[
+            tuple[int, str, frozenset[str]]
+        ] = []  # place, commit, and the words of people's that it wrote
+
+    @classmethod
+    def walked(cls, git: Git, protocol: str, tip: str) -> Past:
+        """Return the chain from a tip down to the protocol's genesis.
+
+        Raises:
+            InsufficientHistoryError: it leaves this clone before that.
+        """
+        found: list[tuple[str, str | None]] = []
+        at: str | None = tip
+        while at is not None:
+            commit = commit_of(git, at)
+            told = message.parse(commit.message)
+            own = told if told is not None and told.protocol == protocol else None
+            found.append((at, own.trusted if own else None))
+            is_first = own is not None and own.events[0] == f"created {protocol}"
+            at = commit.parents[0] if commit.parents and not is_first else None
+        past = cls(git, protocol)
+        for oid, trusted in reversed(found):
+            past.add(oid, trusted)
+        return past
+
+    def add(self, oid: str, trusted: str | None) -> None:
+        """Take in the next commit; `trusted`: what a transition names."""
+        self.places[oid] = len(self.order)
+        if trusted is not None:
+            self.told.setdefault(trusted, len(self.order))
+        self.order.append(oid)
+
+    def added(self, path: str, tip: str) -> str | None:
+        """Return the one commit up to `tip` that touched a file of approvals/, where it was added by it."""
+        last = self.places[tip]
+        self._look(last)
+        touched = [(place, new) for place, new in self._touched.get(path, ()) if place <= last]
+        return self.order[touched[0][0]] if len(touched) == 1 and touched[0][1] else None
+
+    def wrote(self, names: Collection[str], tip: str) -> list[Commit]:
+        """Return the commits up to `tip`, side branches included, that wrote one of the files, newest first.
+
+        `names`: of words of people's, as `unnumbered` has them. A merge wrote what it has from none of its parents.
+        """
+        last = self.places[tip]
+        self._look(last)
+        found = [oid for place, oid, told in self._wrote if place <= last and not told.isdisjoint(names)]
+        return [commit_of(self.git, oid) for oid in reversed(found)]
+
+    # --- what a commit did -----------------------------------------------------------------------------------------------
+
+    def _look(self, last: int) -> None:
+        while self._seen <= last:
+            if self._seen % 64 == 0:
+                self.git.warm(self.order[self._seen : self._seen + 64])
+            commit = commit_of(self.git, self.order[self._seen])
+            changed = self._changed(commit, commit.parents[0] if commit.parents else None)
+            told = [(commit.oid, changed.keys())] if len(commit.parents) < 2 else self._merged(commit)
+            for path, (before, _) in changed.items():
+                if path.startswith(paths.APPROVALS):
+                    whole = f"{paths.folder(self.protocol)}/{path}"
+                    self._touched.setdefault(whole, []).append((self._seen, before is None))
+            for oid, files in told:
+                names = frozenset(unnumbered(name) for name in files if paths.is_words(name))
+                if names:
+                    self._wrote.append((self._seen, oid, names))
+            self._seen += 1
+
+    def _changed(self, commit: Commit, parent: str | None) -> Mapping[str, tuple[TreeEntry | None, TreeEntry | None]]:
+        before = folder_of(self.git, commit_of(self.git, parent).tree, self.protocol) if parent is not None else None
+        return self.git.changed(before, folder_of(self.git, commit.tree, self.protocol))
+
+    def _merged(self, commit: Commit) -> list[tuple[str, Collection[str]]]:
+        """Return what a merge and the commits that it brought wrote, oldest first; those below the genesis brought nothing."""
+        stop = [f"^{parent}" for parent in (commit.parents[0], *commit_of(self.git, self.order[0]).parents)]
+        args = (
+            "log",
+            "--full-history",
+            "-c",
+            "--no-renames",
+            "--format=%x01%H",
+            "--name-only",
+            "-z",
+            commit.oid,
+            *stop,
+        )
+        folder = f"{paths.folder(self.protocol)}/"
+        code, out, _ = self.git.try_run(*args, "--", folder)
+        if code:
+            raise missing(self.git, "the history of the words")
+        found: list[tuple[str, Collection[str]]] = []
+        for part in out.decode("utf-8", "surrogateescape").split("\x01")[1:]:
+            oid, *told = [one.strip("\n") for one in part.split("\0")]
+            found.append((oid, [path.removeprefix(folder) for path in told if path]))
+        return found[::-1]
+
+
+class Below(Mapping[str, int]):
+    """The chain from one of its commits down: commit to its distance, newest first."""
+
+    def __init__(self, past: Past, tip: str) -> None:
+        self._past, self._last = past, past.places[tip]
+
+    def __getitem__(self, oid: str) -> int:
+        place = self._past.places[oid]
+        if place > self._last:
+            raise KeyError(oid)
+        return self._last - place
+
+    def __iter__(self) -> Iterator[str]:
+        return (self._past.order[place] for place in range(self._last, -1, -1))
+
+    def __len__(self) -> int:
+        return self._last + 1
+
+
+def missing(git: Git, what: str) -> InsufficientHistoryError:
+    """Return the error for an object that this clone does not have, with what to type to have it."""
+    if git.is_shallow():
+        hint = "run `git fetch --unshallow`, then `runner verify` again"
+    elif git.is_partial():
+        hint = "run `git fetch --refetch --no-filter`, then `runner verify` again"
+    else:
+        hint = "run `git fsck` to see what is lost, and `git fetch` where a remote has it"
+    return InsufficientHistoryError(f"{what} is not in this clone", str(git.common_dir), hint)
+
+
+def commit_of(git: Git, oid: str) -> Commit:
+    """Return a commit of a history that has to be here.
+
+    Raises:
+        InsufficientHistoryError: it is not.
+    """
+    commit = git.commit(oid)
+    if commit is None:
+        raise missing(git, f"commit {oid[:12]}")
+    return commit
+
+
+def folder_of(git: Git, tree: str, protocol: str) -> str | None:
+    """Return the tree of the protocol's folder in a commit's tree, or None where there is none.
+
+    Raises:
+        InsufficientHistoryError: a tree on the way is not in this clone.
+    """
+    for name in (paths.ROOT, protocol):
+        there = git.tree(tree)
+        if there is None:
+            raise missing(git, f"the tree {tree[:12]}")
+        if name not in there or there[name].mode != TREE:
+            return None
+        tree = there[name].oid
+    return tree
+
+
+def unnumbered(name: str) -> str:
+    """Return a file of people's by what stays when steps are numbered anew."""
+    match = ids.STEP_FILE.fullmatch(name)
+    return f"-{match['slug']}.md" if match else name
