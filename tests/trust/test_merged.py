@@ -73,6 +73,19 @@ def test_what_was_merged_proves_itself_while_its_history_is_here(box: Box, merge
     assert protocol in box.runner("verify", "--all", rc=0).out
 
 
+def test_what_came_after_the_end_is_proved_by_the_history_too(box: Box) -> None:
+    protocol = box.new(STEPS)
+    box.runner("run", protocol, rc=0)
+    folder = box.worktree(protocol)
+    (folder / f".protocols/{protocol}/state.json").write_text("{}\n")
+    box.commit("damaged", cwd=folder)
+    box.runner("doctor", protocol, "--fix", rc=0)
+    box.git("worktree", "remove", "--force", folder)
+    squash(box, protocol)
+    box.git("branch", "-qD", protocol)
+    assert "verified · 4 transitions" in box.runner("verify", protocol, rc=0).out
+
+
 @pytest.mark.parametrize("merge", [*WHOLE, *LOST], ids=lambda merge: merge.__name__)
 def test_what_is_said_where_the_history_is_missing(box: Box, merge: Merge) -> None:
     protocol = ended(box, merge)
