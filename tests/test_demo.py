@@ -182,7 +182,11 @@ def test_a_protocol_lives_in_a_request_from_an_empty_project_to_merged(tmp_path:
         "✔ runner/verify  the record is what its history says",
         "bob, in the browser:  Merge",
         "completed · merged",
+        "removed  branch     0001-make-the-failing-test-pass",
         "verified · ",
+        "RATES.md:4  | fi | 25.5 % |",
+        "step       02-table of 0001-make-the-failing-test-pass, attempt 2",
+        "plan approved by bob@example.test",
     ]
     at = 0
     for line in told:  # in this order
