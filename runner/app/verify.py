@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from runner.errors import InsufficientHistoryError, UsageError
-from runner.protocol import ids, paths
+from runner.protocol import ids, message, paths
 from runner.store import finding, history, marks, publishing, record
 from runner.store.project import Project
 from runner.trust import called, filed, merged, sealing, verify
@@ -101,6 +101,22 @@ def prove(project: Project, protocol: str, *, live: bool = False) -> tuple[Repor
         missing = Finding("history", "", error.where, f"{error.what}: {error.hint}")
         return Report(protocol, 0, (missing,), None, ""), error.exit_code
     return report, 0 if report.ok else 4
+
+
+def place_of(project: Project, report: Report, found: Finding) -> tuple[str, int]:
+    """Return the file of the record that shows a finding, and the line: where it names none, the transition's entry in the log."""
+    folder = paths.folder(report.protocol)
+    if found.path.startswith(f"{folder}/"):
+        return found.path, 1
+    commit = project.git.commit(found.commit) if found.commit else None
+    told = message.parse(commit.message) if commit is not None else None
+    text = project.git.blob(f"{report.tip}:{folder}/{paths.LOG}") or b""
+    heads = [
+        number
+        for number, line in enumerate(text.split(b"\n"), 1)
+        if told and line.startswith(b"## %d " % told.revision)
+    ]
+    return f"{folder}/{paths.LOG}", next(iter(heads), 1)
 
 
 @dataclass(frozen=True, slots=True)
