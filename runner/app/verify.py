@@ -13,7 +13,7 @@ from runner.errors import InsufficientHistoryError, UsageError
 from runner.protocol import ids, message, paths
 from runner.store import finding, history, marks, publishing, record
 from runner.store.project import Project
-from runner.trust import called, filed, merged, sealing, verify
+from runner.trust import called, filed, merged, sealing, taking, verify
 from runner.trust.checks import Finding, Named
 from runner.trust.verify import Report
 
@@ -78,6 +78,7 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
         told: list[tuple[Named, str]] = []
         findings += filed.wrong(git, protocol, report.transcripts, place.filed, trusted.remote, told)
         findings += called.wrong(git, protocol, place.tip, told, trusted)
+        findings += taking.wrong(git, report, trusted, notes)
         findings += sealing.wrong(git, report, trusted)
         if not findings and (sealed := sealing.note(git, report)):
             notes.append(sealed)

@@ -7,6 +7,7 @@ with the time of that event. What makes a word count is checked in the order of 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -48,6 +49,7 @@ class Fault(StrEnum):
     ROLE = "wrong-role"
     OWN_WORK = "own-work"
     USED = "used"
+    UNSEEN = "unseen"  # of a commit that is not here: the branch is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +147,9 @@ class Asked:
 class Bench:
     """What judging one branch takes: the objects, the authority, the time. `vouched`: somebody vouches for the time.
 
-    `at`: seconds since 1970. `past`: the chain, where somebody walked it already. `files`: what a trusted file's bytes are read
-    with; hashes are kept between questions.
+    `at`: seconds since 1970. `past`: the chain, where somebody walked it already. `words_in`: a commit that has the words, where not
+    the tip does: wherever they came from, in the order in which they were issued. `files`: what a trusted file's bytes are read with;
+    hashes are kept between questions.
     """
 
     git: Git
@@ -157,6 +160,7 @@ class Bench:
     at: int
     vouched: bool = False
     past: Past | None = None
+    words_in: str | None = None
     contents: Contents = field(init=False)
     _chain: dict[str, int] | None = None
     _words: list[Word] | None = None
@@ -180,12 +184,14 @@ class Bench:
         """Return every file below approvals/ of the tip, in the order in which the chain got them, read and not judged."""
         if self._words is None:
             folder = f"{paths.folder(self.protocol)}/{paths.APPROVALS}"
-            files = self.git.files(self.tip, folder.rstrip("/"))
-            added = _added(self.git, self.tip, folder) if files else {}
+            files = self.git.files(self.words_in or self.tip, folder.rstrip("/"))
+            added = _added(self.git, self.tip, folder) if files and self.words_in is None else {}
             order = sorted(files, key=lambda path: (-self.chain.get(added.get(path, ""), 0), path))
-            self._words = [
-                self._read(path, files[path], added.get(path, ""), number) for number, path in enumerate(order)
-            ]
+            found = [self._read(path, files[path], added.get(path, ""), number) for number, path in enumerate(order)]
+            if self.words_in is not None:
+                found.sort(key=lambda word: word.signed.statement.issued_at if word.signed is not None else 0)
+                found = [dataclasses.replace(word, order=number) for number, word in enumerate(found)]
+            self._words = found
         return self._words
 
     def _read(self, path: str, entry: TreeEntry, commit: str, order: int) -> Word:
@@ -555,6 +561,8 @@ def _is_placed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
     """It came by a commit of the chain that adds approvals and changes nothing else, after what the person saw."""
     assert word.signed is not None
     folder = f"{paths.folder(bench.protocol)}/{paths.APPROVALS}"
+    if bench.words_in is not None:
+        return None
     if word.commit not in bench.chain:
         return _faulty(word, Fault.MISPLACED, "no commit of the branch added it alone and for the first time")
     commit = _commit(bench.git, word.commit)
@@ -637,6 +645,8 @@ def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: 
     """
     assert word.signed is not None
     said = word.signed.statement
+    if said.seen not in bench.chain:
+        return None  # `_is_seen` tells it
     touched = bench.touched_since(demand.subject, said.seen, by_people=not now)
     if touched is not None:
         oid, path = touched
@@ -669,6 +679,14 @@ def _is_of_others(bench: Bench, demand: Demand, plan: Plan | None, word: Word, n
     return None
 
 
+def _is_seen(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    """Last, for else it is sound: what it is about can be looked at."""
+    assert word.signed is not None
+    if word.signed.statement.seen in bench.chain:
+        return None
+    return _faulty(word, Fault.UNSEEN, f"what was seen, {word.signed.statement.seen[:12]}, is not in this clone")
+
+
 _CHECKS: tuple[Callable[[Bench, Demand, Plan | None, Word, str], Word | None], ...] = (
     _is_placed,
     _is_of_this,
@@ -677,6 +695,7 @@ _CHECKS: tuple[Callable[[Bench, Demand, Plan | None, Word, str], Word | None], .
     _is_in_role,
     _is_fresh,
     _is_of_others,
+    _is_seen,
 )
 
 
