@@ -61,7 +61,7 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
     if report.state is None:
         return report
     bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
-    findings = [*report.findings, *merged.wrong(git, protocol, place.tip, bases)]
+    findings = list(report.findings)
     notes = [*report.notes, *place.notes]
     if place.branch is None and merged.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was taken away from {trusted.branch} again")
@@ -76,6 +76,7 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
             )
     try:
         told: list[tuple[Named, str]] = []
+        findings += merged.wrong(git, protocol, place.tip, bases, trusted.remote)
         findings += filed.wrong(git, protocol, report.transcripts, place.filed, trusted.remote, told)
         findings += called.wrong(git, protocol, place.tip, told, trusted)
         findings += taking.wrong(git, report, trusted, notes)
@@ -158,7 +159,11 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
             notes.append(f"{project.trusted.remote} is apart from this clone: it has {there[:12]}")
     elif live and there is None and branch is not None and project.mirror is not None:
         notes.append(f"{project.trusted.remote} has no branch {name}")
-    tip = tip or (filed.last_commit(git, protocol, kept) if kept is not None else None)
+    last = filed.last_commit(git, protocol, kept) if kept is not None and there is None else None
+    if last is not None and last != tip and (tip is None or git.is_ancestor(tip, last)):
+        if tip is not None:
+            notes.append(f"judged as its history has it, at {last[:12]}: the branch here is behind")
+        tip = last
     found = tip is not None
     if tip is None:
         tip = merged.tip_of(git, protocol, project.trusted.commit, project.trusted.remote)
