@@ -417,25 +417,34 @@ def merge(team: Team) -> None:
     for line in team.checks():
         say(f"  │ {line}")
     expect(team.may_merge(), "the required check is not green")
-    team.press("bob", "Merge")
-    team.lab.merge(team.accounts["bob"], 1)
-    tell("Git alone tells that it is merged; nobody has to be told:")
+    team.press("bob", "Merge, squashed into one commit")
+    team.lab.merge(team.accounts["bob"], 1, "squash")
+    tell(
+        "Git alone tells that it is merged; nobody has to be told. Alice takes away what is left of it on her machine:"
+    )
     team.act("alice")
     team.run("runner", "sync", "1")
     listed = team.run("runner", "list")
     expect("completed · merged" in listed, "it is not shown as merged")
-    team.run("runner", "verify", "1")
-    team.run("git", "fetch", "-q", hide=True)
-    team.run("git", "log", "--first-parent", "--format=%h %an %s", "-3", "origin/main")
+    team.run("git", "fetch", "-q", "--prune", hide=True)
     team.run("git", "merge", "-q", "--ff-only", "origin/main", hide=True)
-    expect("25.5" in team.run("cat", "RATES.md"), "the work is not on main")
+    team.run("runner", "clean", "--yes")
+    tell(
+        "Main has one commit of it, and no branch is left. Its history proves it, and tells of any line how it came here:"
+    )
+    team.run("git", "log", "--first-parent", "--format=%h %an %s", "-3")
+    team.run("git", "branch", "--all", "--format=%(refname:short)")
+    team.run("runner", "verify", "1")
+    expect("25.5" in (team.cwd / "RATES.md").read_text(encoding="utf-8"), "the work is not on main")
     team.run("make", "test", "table")
+    said = team.run("runner", "why", "RATES.md:4")
+    expect("02-table" in said and "plan approved by bob@example.test" in said, "nobody knows how the line came here")
     sent = str([asked.body for asked in team.lab.asked])
     expect("glpat-" not in sent, "a token was sent to the forge as text")
     posts = sum("/statuses/" in one for one in team.lab.writes())
     tell(
         f"On the forge that was one request, one comment that was edited, and {posts} statuses. There is no server of ours and no "
-        "database: the record is the branch."
+        "database: the record is in git."
     )
 
 

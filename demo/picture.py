@@ -37,7 +37,10 @@ SHOWN = (
     "state.json is",
     "$ runner verify 1",
     "Until now nothing",
-    "$ runner take 1",
+    "$ git merge ",
+    "$ git commit ",
+    "And any line",
+    "$ runner why ",
 )
 WIDTH = 112
 STYLES = (

@@ -156,7 +156,7 @@ def play(term: Terminal, root: Path) -> None:
             approve(term)
         look(term)
         forge(term, worktree)
-        finish(term)
+        finish(term, worktree)
 
 
 @contextmanager
@@ -357,16 +357,30 @@ def forge(term: Terminal, worktree: Path) -> None:
     term.run("runner", "verify", "1")
 
 
-def finish(term: Terminal) -> None:
-    """Bring the work where it belongs."""
-    tell("Until now nothing of the work is on main, nor in Alice's checkout. She takes it:")
+def finish(term: Terminal, worktree: Path) -> None:
+    """Bring the work where it belongs, as one commit, and show what is left of the protocol then."""
+    tell("Until now nothing of the work is on main, nor in Alice's checkout. She wants it there as one commit:")
     expect(term.run("git", "log", "--format=%h", f"main..{PROTOCOL}", hide=True) != "", "the work is on main already")
     expect(term.run("git", "status", "--porcelain", hide=True) == "", "the person's checkout has changed")
-    term.run("runner", "take", "1")
-    term.run("git", "log", "--graph", "--oneline", "-4")
+    term.run("git", "merge", "-q", "--squash", PROTOCOL)
+    term.run("git", "commit", "-qm", "The Finnish rate has a fraction")
+    term.run("git", "log", "--oneline")
     term.run("make", "test", "table")
-    term.run("git", "fsck", "--no-dangling", "--no-progress", hide=True)
     term.run("runner", "status", "1")
+    tell(
+        "What git holds elsewhere is taken away: worktree, workspace, and the branch too, for its history keeps the commits."
+    )
+    term.run("runner", "clean", "--yes")
+    expect(term.run("git", "branch", "--format=%(refname:short)", hide=True) == "main\n", "a branch was left")
+    expect(not worktree.exists(), "the worktree was left")
+    tell("Squashed, and with its branch gone, it proves itself as before:")
+    term.run("runner", "verify", "1")
+    tell("And any line of code tells how it came here:")
+    text = (term.cwd / "shop" / "tax.py").read_text(encoding="utf-8").splitlines()
+    (line,) = [number for number, one in enumerate(text, 1) if "percent = " in one]
+    said = term.run("runner", "why", f"shop/tax.py:{line}")
+    expect("01-fix" in said and "transcript" in said, "nobody knows where the line comes from")
+    term.run("git", "fsck", "--no-dangling", "--no-progress", hide=True)
 
 
 def read_state(term: Terminal) -> Any:

@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MASKS = (
-    (re.compile(r"\b[0-9a-f]{7}\b"), "COMMIT"),
+    (re.compile(r"\b[0-9a-f]{7}(?:[0-9a-f]{5})?\b"), "COMMIT"),
+    (re.compile(r", on (?:sandbox|host)\b"), ""),
     (re.compile(r"(?: ·)? *<?\b(?:\d+m )?\d+ ?s\b"), ""),  # what took no second is not summed up
     (re.compile(r"\$0\.\d+"), "PRICE"),
     (re.compile(r"\bSHA256:\S+"), "KEY"),
@@ -92,6 +93,8 @@ def test_it_needs_neither_sdk_nor_table_of_prices_nor_ssh_keygen_and_runs_in_the
     printed = demo(tmp_path / "another/folder", PYTHONPATH=f"{bare}{os.pathsep}{ROOT}", PATH=path)
     assert "ssh-keygen is not installed here" in printed and "announce" not in printed.partition("While it runs")[2]
     assert "run in a sandbox" in printed and "merged in" in printed
+    squashed = printed.partition("Squashed, and with its branch gone")[2]
+    assert "verified · " in squashed and "step       01-fix of 0001-make-the-failing-test-pass" in squashed
     assert "at most $0.0" in printed  # the recording knows what its answers cost
 
 
@@ -179,7 +182,11 @@ def test_a_protocol_lives_in_a_request_from_an_empty_project_to_merged(tmp_path:
         "✔ runner/verify  the record is what its history says",
         "bob, in the browser:  Merge",
         "completed · merged",
+        "removed  branch     0001-make-the-failing-test-pass",
         "verified · ",
+        "RATES.md:4  | fi | 25.5 % |",
+        "step       02-table of 0001-make-the-failing-test-pass, attempt 2",
+        "plan approved by bob@example.test",
     ]
     at = 0
     for line in told:  # in this order

@@ -21,7 +21,7 @@ from runner.protocol.events import Event
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status, Wait
 from runner.protocol.statement import Decision, Form, Signed, Statement
-from runner.store import publishing, record, snapshot
+from runner.store import history, publishing, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, demand, signature, signers, signing
@@ -329,7 +329,11 @@ def add(project: Project, found: Matter, data: bytes) -> str:
         assert tree is not None
         if tree == seen.tree:
             return advance.Commit(seen.tip)
-        return advance.Commit(git.person_commit(tree, (seen.tip,), project.person(), message, sign=sign))
+        new = git.person_commit(tree, (seen.tip,), project.person(), message, sign=sign)
+        if said.subject != "merge":
+            return advance.Commit(new)
+        # No transition comes after it that the history would be filed beside, and a squash would leave it out.
+        return advance.Commit(new, history.add(git, protocol, {}, new, project.runner()))
 
     return advance.put(project, protocol, "runner: approval", make)
 

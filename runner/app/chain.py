@@ -54,9 +54,7 @@ class Chain:
     @property
     def fetch(self) -> str:
         """What brings histories that are not here."""
-        return (
-            f"run `git fetch {self.project.trusted.remote or 'origin'} 'refs/runner/history/*:refs/runner/history/*'`"
-        )
+        return f"run `{history.fetch(self.project.trusted.remote)}`"
 
     def why_not(self) -> str:
         """Return why a copy of its work cannot be looked into, and what brings the missing part."""

@@ -174,6 +174,7 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
         old=judged.tip,
         new=made.commit,
         reason="runner: record-repaired",
+        also=advance.file(project, protocol, made),
     )
     marks.write(project.places, protocol, made.commit, made.state.genesis)
     told = ", ".join(oid[:12] for oid in walk.damaged_by)

@@ -1,7 +1,7 @@
-"""Taking away what finished protocols leave on this machine: worktrees, workspaces, journals, and branches that the base has.
+"""Taking away what finished protocols leave on this machine: worktrees, workspaces, journals, branches.
 
-Nothing of a person's is lost by it: a worktree goes only where git holds all that is in it, a branch only where the base has
-its commits. What is left is named, with the reason. What the record says stays as it is.
+Only what git holds goes: a worktree or workspace whose files are all in commits, a journal whose records the history has filed, a
+branch whose commits the base or the history has. What is left is named, with the reason. What the record says stays as it is.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from runner.errors import ConflictError, HeldError
+from runner.errors import ConflictError, HeldError, RunnerError
+from runner.executor.journal import Journal
 from runner.git import Git, Worktree
 from runner.protocol import ids, paths
-from runner.store import locks, record, trusted, workspace, worktree
+from runner.store import history, locks, record, trusted, workspace, worktree
 from runner.store.project import Project
 
-_PLANNING = "planning-"  # the lock of a plan that is written begins so
 ENDED = ("completed", "cancelled")
 CACHES = frozenset(line.strip("/") for line in workspace.EXCLUDES.split() if not line.startswith("*"))
 UNDER_WAY = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG", "rebase-merge", "rebase-apply")
@@ -48,11 +48,11 @@ def look(project: Project, only: str | None = None) -> list[Item]:
         if holder:
             raise _held(project, only, holder)
         return _of(project, only, project.protocols().get(only), named=True, held=None)
-    found = _of_planning(project, at_work=True)
+    found = _of_planning(project)
     here = project.protocols()
     for protocol, tip in here.items():
         found += _of(project, protocol, tip, named=False, held=locks.is_held(project.places.lock(protocol)))
-    for protocol in _with_workspace(project):
+    for protocol in _with_something(project):
         if protocol not in here:
             held = locks.is_held(project.places.lock(protocol))
             found += _of(project, protocol, None, named=False, held=held)
@@ -87,11 +87,7 @@ def _held(project: Project, protocol: str, holder: str) -> HeldError:
 def _remove(project: Project, item: Item, named: bool) -> Item:
     tip = project.protocols().get(item.protocol)
     # A question may have stood between the look and this: what holds now decides.
-    there = (
-        _of_planning(project, at_work=False)
-        if item.protocol.startswith(_PLANNING)
-        else _of(project, item.protocol, tip, named=named, held=None)
-    )
+    there = _of(project, item.protocol, tip, named=named, held=None)
     now = [one for one in there if (one.kind, one.name) == (item.kind, item.name)]
     why = now[0].why if now else "it is gone already"
     if not why:
@@ -127,10 +123,7 @@ def _remove_branch(project: Project, item: Item, tip: str | None) -> str:
 
 def _remove_journal(project: Project, item: Item, tip: str | None) -> str:
     try:
-        if (path := Path(item.name)).is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        shutil.rmtree(item.name)
     except OSError as error:
         return f"{error.filename}: {error.strerror}"
     return ""
@@ -165,31 +158,66 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
         ]
     space = _workspace(project, protocol)
     if space.root.is_dir():
-        found.append(Item(protocol, "workspace", str(space.root), _size(space.root), why))
+        unsaved = why or _unsaved(project, protocol, tip, space)
+        found.append(Item(protocol, "workspace", str(space.root), _size(space.root), unsaved))
     journal = project.places.journal(protocol)
     if ended and journal.is_dir():
-        found.append(Item(protocol, "journal", str(journal), _size(journal), why))
-    if ended and tip and merged and git.is_ancestor(tip, merged):
+        found.append(Item(protocol, "journal", str(journal), _size(journal), why or _unfiled(project, protocol)))
+    kept = git.ref(history.ref_of(protocol))
+    if ended and tip and merged and (git.is_ancestor(tip, merged) or (kept and git.is_ancestor(tip, kept))):
         left = [item for item in found if item.kind == "worktree" and item.why]
         if git.symbolic_ref("HEAD", git.common_dir) == branch:
             left_why = "it is checked out"
         else:
             left_why = f"its worktree is left: {left[0].name}" if left else ""
         found.append(Item(protocol, "branch", branch.removeprefix("refs/heads/"), 0, why or left_why))
+    elif ended and tip and merged and not why:
+        stays = f"its last commits are neither in {row['base']} nor in its history"
+        found.append(Item(protocol, "branch", branch.removeprefix("refs/heads/"), 0, stays))
     elif row["status"] == "cancelled" and tip and (found or named):
         stays = "it was cancelled, and its base does not have its commits"
         found.append(Item(protocol, "branch", branch.removeprefix("refs/heads/"), 0, why or stays))
     return found
 
 
-def _of_planning(project: Project, *, at_work: bool) -> list[Item]:
-    """Return what models answered to commands that made no protocol; `at_work`: those that run are told."""
-    found = []
-    for path in sorted(project.places.planning.glob("*.jsonl")):
-        name = f"{_PLANNING}{path.stem}"
-        held = locks.is_held(project.places.lock(name)) if at_work else None
-        found.append(Item(name, "journal", str(path), path.stat().st_size, f"held by {held}" if held else ""))
-    return found
+def _of_planning(project: Project) -> list[Item]:
+    """Return what models answered to commands that made no protocol: no history has it, so it stays."""
+    why = "what a model answered to a command that made no protocol; no history has it, and the same command goes on from it"
+    return [
+        Item("", "journal", str(path), path.stat().st_size, why)
+        for path in sorted(project.places.planning.glob("*.jsonl"))
+    ]
+
+
+def _unsaved(project: Project, protocol: str, tip: str | None, space: workspace.Workspace) -> str:
+    """Return why a workspace has to stay, or nothing where its files, but for caches, are in commits that git keeps."""
+    git = project.git
+    kept = [tip, git.ref(history.ref_of(protocol)), *git.refs(f"refs/runner/attempts/{protocol}/").values()]
+    try:
+        events = record.events(git, protocol, tip or project.trusted.commit)
+        start = git.resolve(str(events[0].fields.get("start"))) if events else None
+        tips = [oid for oid in kept if oid]
+        lost = workspace.unsaved(git, space, tips, start or project.trusted.commit, paths.folder(protocol))
+    except RunnerError as error:
+        return f"git cannot tell what is in it: {error.what}"
+    return f"it holds what is in no commit: {_listed(lost)}" if lost else ""
+
+
+def _unfiled(project: Project, protocol: str) -> str:
+    """Return why the journals of a protocol have to stay, or nothing where its history has every record of theirs."""
+    lost = []
+    for path in sorted(project.places.journal(protocol).rglob("*")):
+        filed = history.read(project.git, protocol, f"runs/{path.name}") or b""
+        try:
+            if not filed.startswith(Journal(path).transcript()):
+                lost.append(path.name)
+        except RunnerError as error:
+            return error.what
+    return f"its history does not have what is in {_listed(lost)}" if lost else ""
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | None:
@@ -218,16 +246,26 @@ def _keeps(git: Git, tree: Worktree) -> str:
         return "it has submodules of its own"
     code, out, err = git.try_run(
         "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=matching",
+        "--ignore-submodules=none",
         git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git),
     )  # fmt: skip
     if code:
         return f"git cannot tell what is in it: {err.splitlines()[0] if err else code}"
     lines = out.decode("utf-8", "surrogateescape").split("\0")
     mine = [line[3:] for line in lines if len(line) > 3 and not _is_cache(line[3:])]
-    if not mine:
-        return ""
-    more = f" and {len(mine) - 3} more" if len(mine) > 3 else ""
-    return f"it holds what is in no commit: {', '.join(mine[:3])}{more}"
+    if mine:
+        return f"it holds what is in no commit: {_listed(mine)}"
+    return _hidden(git, tree)
+
+
+def _hidden(git: Git, tree: Worktree) -> str:
+    """Return why a worktree has to stay whose files `git status` was told not to look at; nothing where there are none."""
+    out = git.run("ls-files", "-v", "-z", git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git))
+    flagged = [
+        line for line in out.decode("utf-8", "surrogateescape").split("\0") if line[:1].islower() or line[:1] == "S"
+    ]
+    there = [line[2:] for line in flagged if os.path.lexists(tree.path / line[2:])]
+    return f"git was told not to look at {_listed(there)} (`git ls-files -v`)" if there else ""
 
 
 def _is_cache(path: str) -> bool:
@@ -238,11 +276,11 @@ def _workspace(project: Project, protocol: str) -> workspace.Workspace:
     return workspace.place(project.places, protocol, project.config.workspace.path)
 
 
-def _with_workspace(project: Project) -> list[str]:
-    folder = _workspace(project, "0000-none").root.parent
-    if not folder.is_dir():
-        return []
-    return sorted(path.name for path in folder.iterdir() if ids.is_protocol_id(path.name))
+def _with_something(project: Project) -> list[str]:
+    """Return the protocols that have a workspace or journals here, whatever became of their branches."""
+    folders = (_workspace(project, "0000-none").root.parent, project.places.journal("0000-none").parent)
+    names = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    return sorted(name for name in names if ids.is_protocol_id(name))
 
 
 def _size(folder: Path) -> int:

@@ -10,10 +10,10 @@ import dataclasses
 from dataclasses import dataclass
 
 from runner.errors import InsufficientHistoryError, UsageError
-from runner.protocol import ids, paths
+from runner.protocol import ids, message, paths
 from runner.store import finding, history, marks, publishing, record
 from runner.store.project import Project
-from runner.trust import called, filed, merged, sealing, verify
+from runner.trust import called, filed, merged, sealing, taking, verify
 from runner.trust.checks import Finding, Named
 from runner.trust.verify import Report
 
@@ -61,23 +61,26 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
     if report.state is None:
         return report
     bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
-    findings = [*report.findings, *merged.wrong(git, protocol, place.tip, bases)]
+    findings = list(report.findings)
     notes = [*report.notes, *place.notes]
     if place.branch is None and merged.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was taken away from {trusted.branch} again")
     if place.branch is not None:
         seen = marks.read(project.places, protocol)
-        if seen is not None and seen not in git.first_parents(place.tip):
+        head = place.there if place.there is not None and git.is_ancestor(place.branch, place.there) else place.branch
+        if seen is not None and seen not in git.first_parents(head):
             text = f"the history went back: this machine has seen {seen[:12]}, which is not in it any more"
-            findings.append(Finding("mark", place.tip, paths.folder(protocol), text))
+            findings.append(Finding("mark", head, paths.folder(protocol), text))
         elif seen is None and not live and trusted.remote is not None:
             notes.append(
                 "freshness not proven: this machine has not seen it before; `runner verify --live` asks the remote"
             )
     try:
         told: list[tuple[Named, str]] = []
+        findings += merged.wrong(git, protocol, place.tip, bases, trusted.remote)
         findings += filed.wrong(git, protocol, report.transcripts, place.filed, trusted.remote, told)
         findings += called.wrong(git, protocol, place.tip, told, trusted)
+        findings += taking.wrong(git, report, trusted, notes)
         findings += sealing.wrong(git, report, trusted)
         if not findings and (sealed := sealing.note(git, report)):
             notes.append(sealed)
@@ -101,6 +104,22 @@ def prove(project: Project, protocol: str, *, live: bool = False) -> tuple[Repor
         missing = Finding("history", "", error.where, f"{error.what}: {error.hint}")
         return Report(protocol, 0, (missing,), None, ""), error.exit_code
     return report, 0 if report.ok else 4
+
+
+def place_of(project: Project, report: Report, found: Finding) -> tuple[str, int]:
+    """Return the file of the record that shows a finding, and the line: where it names none, the transition's entry in the log."""
+    folder = paths.folder(report.protocol)
+    if found.path.startswith(f"{folder}/"):
+        return found.path, 1
+    commit = project.git.commit(found.commit) if found.commit else None
+    told = message.parse(commit.message) if commit is not None else None
+    text = project.git.blob(f"{report.tip}:{folder}/{paths.LOG}") or b""
+    heads = [
+        number
+        for number, line in enumerate(text.split(b"\n"), 1)
+        if told and line.startswith(b"## %d " % told.revision)
+    ]
+    return f"{folder}/{paths.LOG}", next(iter(heads), 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +160,11 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
             notes.append(f"{project.trusted.remote} is apart from this clone: it has {there[:12]}")
     elif live and there is None and branch is not None and project.mirror is not None:
         notes.append(f"{project.trusted.remote} has no branch {name}")
-    tip = tip or (filed.last_commit(git, protocol, kept) if kept is not None else None)
+    last = filed.last_commit(git, protocol, kept) if kept is not None and there is None else None
+    if last is not None and last != tip and (tip is None or git.is_ancestor(tip, last)):
+        if tip is not None:
+            notes.append(f"judged as its history has it, at {last[:12]}: the branch here is behind")
+        tip = last
     found = tip is not None
     if tip is None:
         tip = merged.tip_of(git, protocol, project.trusted.commit, project.trusted.remote)

@@ -1,24 +1,32 @@
-"""A job of a CI: what `step` and `run` tell it with `--ci`, and what they exit with there (design §6).
+"""A job of a CI: what `step`, `run` and `verify` tell it with `--ci`, and what the first two exit with there (design §6).
 
 That somebody else is needed, or that another runner has the protocol, is no failure of a job: it exits 0 and says so in the job's
-summary (`$GITHUB_STEP_SUMMARY`) and its outputs (`$GITHUB_OUTPUT`).
+summary (`$GITHUB_STEP_SUMMARY`) and its outputs (`$GITHUB_OUTPUT`). What verify finds becomes annotations on GitHub, and on GitLab a
+report of code quality, which a merge request shows beside its changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.session import Session
+from runner.cli import fence
+from runner.cli.session import Session, safe
 from runner.errors import HeldError, UsageError
+from runner.store.places import write_atomically
 
 if TYPE_CHECKING:
     from runner.executor.advance import Advanced
 
 WAITS = 3
+REPORT = "gl-code-quality-report.json"  # as the job on GitLab names it, in its own folder
 
 
 def is_on(session: Session) -> bool:
@@ -40,7 +48,7 @@ def job(session: Session, protocol: str) -> Iterator[None]:
             raise
         session.note(f"held: {error.what}")
         _write(session, {"protocol": protocol, "held": "true", "waits": "false", "more": "false"})
-        _summarise(session, protocol, "held by another runner", [])
+        summarise(session, protocol, "held by another runner", [])
         raise SystemExit(0) from None
 
 
@@ -58,8 +66,61 @@ def end(session: Session, done: Advanced, code: int) -> int:
     flags = {"held": False, "waits": code == WAITS, "more": found.action not in ("none", "ask-person")}
     _write(session, {**told, "commit": done.commit, **{name: str(flag).lower() for name, flag in flags.items()}})
     waits = [f"{wait.by}: {wait.text}" for wait in state.waiting]
-    _summarise(session, state.protocol, str(state.status), waits or ([found.reason] if code and found.reason else []))
+    summarise(session, state.protocol, str(state.status), waits or ([found.reason] if code and found.reason else []))
     return 0 if code == WAITS else code
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """Something that is wrong in a file of the request. `title`: what was looked at, and the rule; `line`: from 1."""
+
+    file: str
+    line: int
+    title: str
+    text: str
+
+
+def annotate(session: Session, found: Sequence[Annotation]) -> None:
+    """Show what is wrong where the forge shows a request's changes: on GitHub, or by the report that GitLab reads.
+
+    Raises:
+        UsageError: the report cannot be written.
+    """
+    if session.environ.get("GITHUB_ACTIONS") == "true":
+        for one in found:
+            where = f"file={_property(one.file)},line={one.line},title={_property(one.title)}"
+            text = f"::error {where}::{_data(one.text)}"
+            sys.stderr.command(text) if isinstance(sys.stderr, fence.Fence) else click.echo(text, err=True)
+    if session.environ.get("GITLAB_CI") == "true":
+        import hashlib
+
+        told = [
+            {
+                "description": f"{fence.line(safe(one.title))}: {fence.line(safe(one.text))}",
+                "check_name": fence.line(safe(one.title)),
+                "fingerprint": hashlib.sha256(repr(one).encode("utf-8", "surrogateescape")).hexdigest(),
+                "severity": "blocker",
+                "location": {"path": fence.line(safe(one.file)), "lines": {"begin": one.line}},
+            }
+            for one in found
+        ]
+        at = Path(session.environ.get("CI_PROJECT_DIR") or session.cwd) / REPORT
+        try:
+            write_atomically(
+                at, json.dumps(told, indent=2).encode("ascii")
+            )  # never through a link that a branch has there
+        except OSError as error:
+            raise UsageError(f"it cannot be written: {error.strerror}", str(at), "let the job write there") from error
+
+
+def _data(text: str) -> str:
+    """Return text as GitHub reads it in a command: nothing in it ends the line."""
+    return fence.line(safe(text)).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    """Return text as GitHub reads it before the second `::` of a command, where commas and colons part."""
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 def _write(session: Session, values: dict[str, str]) -> None:
@@ -68,7 +129,8 @@ def _write(session: Session, values: dict[str, str]) -> None:
     _append(session, "GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
-def _summarise(session: Session, protocol: str, word: str, lines: list[str]) -> None:
+def summarise(session: Session, protocol: str, word: str, lines: list[str]) -> None:
+    """Add how a protocol stands to the job's summary on GitHub."""
     told = "".join(f"- {plain(one)}\n" for one in lines)
     _append(session, "GITHUB_STEP_SUMMARY", f"### {plain(protocol)}: {plain(word)}\n\n{told}\n")
 

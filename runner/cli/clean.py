@@ -14,11 +14,11 @@ from runner.cli.session import Session
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def command(session: Session, protocol: str | None, dry_run: bool, yes: bool) -> None:
-    """Take away worktrees, workspaces and journals of protocols that ended, and branches whose commits the base has.
+    """Take away worktrees, workspaces, journals and branches of protocols that ended, as far as git holds all that is in them.
 
-    With them goes what models answered to commands that made no protocol. A file that is in no commit is never taken away;
-    what is left is named. With PROTOCOL, that one's, and the workspace of one that is still open (it is made again when it
-    is needed).
+    A file goes that is in a commit, a branch whose commits the base or the protocol's history has, and a model's answers that the
+    history has. What is left is named, with the reason. With PROTOCOL, that one's, and the workspace of one that is still open
+    (it is made again when it is needed).
     """
     from runner.app import tidy
     from runner.store import finding

@@ -57,6 +57,12 @@ class Fence(io.TextIOBase):
             self._stream.write(f"{line(one)}\n")
         return len(text)
 
+    def command(self, text: str) -> None:
+        """Write a line that the CI is to obey: one of ours, whose parts were escaped as it wants them."""
+        if self._rest:
+            self.write("\n")
+        self._stream.write(f"{text}\n")
+
     def flush(self) -> None:
         """Pass it on; a line that is not whole stays."""
         self._stream.flush()

@@ -53,6 +53,11 @@ def protocol(function: F) -> F:
     return click.argument("protocol", required=False, shell_complete=_protocols)(function)
 
 
+def protocols(function: F) -> F:
+    """Several of them, or none."""
+    return click.argument("protocols", nargs=-1, metavar="[PROTOCOL]...", shell_complete=_protocols)(function)
+
+
 def step(function: F) -> F:
     """The step of the protocol: `deploy` or `02-deploy`."""
     return click.argument("step", required=False, shell_complete=_steps)(function)

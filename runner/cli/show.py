@@ -10,7 +10,7 @@ from runner.cli import options, status, summary
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.protocol import paths
-from runner.store import finding, record
+from runner.store import finding, history, record
 from runner.store.record import Row
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def _why_none(project: Project, row: Row, slug: str, number: int, last: int) -> 
         )
         return f"it has not begun{told}"
     before = f"; `--attempt {number - 1}` may have one" if number > 1 else ""
-    return f"it was made elsewhere (`git fetch` of refs/runner/* brings it), or no model was asked{before}"
+    brings = history.fetch(project.trusted.remote)
+    return f"it was made elsewhere, and `{brings}` brings it; or no model was asked{before}"
 
 
 def show_step(session: Session, project: Project, row: Row, tip: str, slug: str) -> None:

@@ -14,7 +14,7 @@ from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import RunnerError
 from runner.protocol import paths
-from runner.store import finding, locks, record
+from runner.store import finding, history, locks, record
 from runner.store.record import Row
 from runner.store.trusted import NoCommitsError
 
@@ -169,6 +169,8 @@ def show_one(session: Session, project: Project, row: Row) -> None:
         session.line(f"  {'not yet in':12}  {', '.join(sorted({*edited}))}: the next step takes these edits up")
     if project.git.resolve(branch) is None:
         session.line(f"  {'branch':12}  gone; this is how {project.trusted.branch} has it")
+        if project.git.ref(history.ref_of(protocol)) is None:
+            session.line(f"  {'history':12}  not here; `{history.fetch(project.trusted.remote)}` brings it")
     session.line(f"  {'trusted':12}  {project.trusted.note}")
     if row["status"] in ("failed", "blocked"):
         typed = f"{typed}, then runner retry {name}".replace("then runner", f"then {program()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,37 +18,58 @@ SIGNED = "each signed by a key that the policy lists"
 
 
 @click.command("verify", short_help="Prove that the state is what the history says.")
-@options.protocol
+@options.protocols
 @click.option("--all", "everything", is_flag=True, help="Every protocol that is known here.")
 @click.option("--live", is_flag=True, help="Ask the remote first: what it has by now, and whose word counts.")
+@click.option(
+    "--ci", "in_job", is_flag=True, help="Also tell the CI: annotations and summary on GitHub, a report on GitLab."
+)
 @options.as_json
 @click.pass_obj
-def command(session: Session, protocol: str | None, everything: bool, live: bool, as_json: bool) -> None:
-    """Prove that PROTOCOL's state is what its history says, offline but with --live.
+def command(
+    session: Session, protocols: tuple[str, ...], everything: bool, live: bool, in_job: bool, as_json: bool
+) -> None:
+    """Prove that the state of each PROTOCOL is what its history says, offline but with --live.
 
-    Exit 0: it verifies; 4: it does not; 5: this clone does not have what it takes to tell.
+    Exit 0: all verify; 4: one does not; 5: this clone does not have what it takes to tell.
     """
     from runner.app import verify
     from runner.errors import UsageError
 
     project = session.project
-    if everything and protocol:
+    if everything and protocols:
         raise UsageError("either a protocol or --all", "runner verify", "leave one of them out")
-    names = verify.known(project) if everything else [verify.find(project, protocol)]
+    names = verify.known(project) if everything else [verify.find(project, name) for name in protocols or (None,)]
     if project.git.refs("refs/replace/"):
         session.note("refs/replace/ is there: `git log` shows other objects than those that are verified here")
-    told, codes = [], {0}
-    for name in names:
+    reports, codes = [], {0}
+    for name in dict.fromkeys(names):
         report, code = verify.prove(project, name, live=live)
         codes.add(code)
-        told.append(_plain(report))
+        reports.append(report)
         if not as_json:
             tell(session, report)
     if as_json:
-        session.json({"ok": codes == {0}, "protocols": told})
+        session.json({"ok": codes == {0}, "protocols": [_plain(report) for report in reports]})
     elif not names:
         session.note("no protocols; `runner new` makes one")
+    if in_job:
+        _tell_ci(session, reports)
     raise SystemExit(4 if 4 in codes else max(codes))
+
+
+def _tell_ci(session: Session, reports: Sequence[Report]) -> None:
+    from runner.app import verify
+    from runner.cli import ci
+
+    found = []
+    for report in reports:
+        for one in report.findings:
+            file, line = verify.place_of(session.project, report, one)
+            text = f"{one.text} ({'commit ' + one.commit[:12] if one.commit else one.path})"
+            found.append(ci.Annotation(file, line, f"{report.protocol} {one.rule}", text))
+        ci.summarise(session, report.protocol, _verdict(report), [f"{one.rule}: {one.text}" for one in report.findings])
+    ci.annotate(session, found)
 
 
 def _plain(report: Report) -> dict[str, Any]:
@@ -69,13 +91,15 @@ def tell(session: Session, report: Report) -> None:
         session.result("  ".join(filter(None, [found.rule, found.commit[:12], found.path, found.text])))
     for note in report.notes:
         session.note(f"{report.protocol}  {note}")
+    session.result(f"{report.protocol}  {_verdict(report)}")
+
+
+def _verdict(report: Report) -> str:
     if report.ok:
         plural = "" if report.transitions == 1 else "s"
         hand = SIGNED if report.signed == report.transitions else UNSIGNED
         words = f" · {report.approvals} approval{'' if report.approvals == 1 else 's'}" if report.approvals else ""
-        session.result(f"{report.protocol}  verified · {report.transitions} transition{plural}{words} · {hand}")
-    elif not report.tip:
-        session.result(f"{report.protocol}  cannot tell")
-    else:
-        plural = "" if len(report.findings) == 1 else "s"
-        session.result(f"{report.protocol}  does not verify · {len(report.findings)} finding{plural}")
+        return f"verified · {report.transitions} transition{plural}{words} · {hand}"
+    if not report.tip:
+        return "cannot tell"
+    return f"does not verify · {len(report.findings)} finding{'' if len(report.findings) == 1 else 's'}"

@@ -350,13 +350,8 @@ def _publish(
     files: Mapping[str, bytes] | None = None,
     keeps: Sequence[str] = (),
 ) -> None:
-    branch, filed = project.branch(seen.protocol), None
-    ended = any(isinstance(entry.event, ev.Completed | ev.Cancelled) for entry in made.entries)
-    if ended:
-        files = {**(files or {}), **signed.seal(project, seen.protocol, made.commit)}
-    if files or ended:
-        filed, before = history.add(project.git, seen.protocol, files or {}, made.commit, project.runner(), keeps)
-        also = {**(also or {}), history.ref_of(seen.protocol): (filed, before)}
+    branch = project.branch(seen.protocol)
+    filed = file(project, seen.protocol, made, files, keeps)
     transaction.publish(
         project.git,
         project.places,
@@ -365,10 +360,33 @@ def _publish(
         old=seen.tip,
         new=made.commit,
         reason="runner: transition",
-        also=also,
-        push=publishing.pusher(project, seen.protocol, made.commit, filed=filed),
+        also={**(also or {}), **filed},
+        push=publishing.pusher(
+            project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None)
+        ),
     )
     marks.write(project.places, seen.protocol, made.commit, made.state.genesis)
+
+
+def file(
+    project: Project,
+    protocol: str,
+    made: transaction.Transition,
+    files: Mapping[str, bytes] | None = None,
+    keeps: Sequence[str] = (),
+) -> dict[str, tuple[str, str | None]]:
+    """Write the history commit that belongs to a transition; return how the history's ref has to move with the branch.
+
+    There is one where files are to be filed, and beside every transition of a protocol that has ended, each of which may be the last.
+    """
+    ended = made.state.status in (Status.COMPLETED, Status.CANCELLED)
+    if ended:
+        files = {**(files or {}), **signed.seal(project, protocol, made.commit)}
+    if not (files or ended):
+        return {}
+    return {
+        history.ref_of(protocol): history.add(project.git, protocol, files or {}, made.commit, project.runner(), keeps)
+    }
 
 
 def conclude(

@@ -16,6 +16,11 @@ def ref_of(protocol: str) -> str:
     return f"refs/runner/history/{protocol}"
 
 
+def fetch(remote: str | None) -> str:
+    """Return the command that brings the histories of all protocols; `remote`: None where there is none to name."""
+    return f"git fetch {remote or 'REMOTE'} 'refs/runner/history/*:refs/runner/history/*'"
+
+
 def transcript_name(slug: str, attempt: int) -> str:
     """Return where an attempt's transcript lies in the history's tree."""
     return f"runs/{slug}.{attempt}.jsonl"

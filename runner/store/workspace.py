@@ -382,6 +382,25 @@ def tree_now(git: Git, space: Workspace) -> str:
     return _run(git, space, "write-tree").decode().strip()
 
 
+def unsaved(git: Git, space: Workspace, tips: Sequence[str], base: str, record: str) -> list[str]:
+    """Return the files of the workspace, but those that git ignores and the folder `record`, that are in no commit.
+
+    Commits are those that `tips` have beyond `base`, and `base` itself.
+    """
+    if space.work.is_symlink() or not space.work.is_dir():
+        return []
+    tree = tree_now(git, space)
+    commits = [base, *git.run("rev-list", *tips, f"^{base}").decode().split()]
+    left: set[str] | None = None
+    for commit in commits:
+        differs = git.changed(commit, tree)
+        mine = {path for path, (_, after) in differs.items() if after and not path.startswith(f"{record}/")}
+        left = mine if left is None else left & mine
+        if not left:
+            break
+    return sorted(left or ())
+
+
 def _add(git: Git, space: Workspace, *options: str, config: Sequence[str] = ()) -> None:
     """Take the workspace's files into the index, where a repository that it has already is looked at as if it were new.
 

@@ -46,6 +46,7 @@ class Fault(StrEnum):
     ROLE = "wrong-role"
     OWN_WORK = "own-work"
     USED = "used"
+    UNSEEN = "unseen"  # of a commit that is not here: the branch is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,8 @@ class Asked:
 class Bench:
     """What judging one branch takes: the objects, the authority, the time. `vouched`: somebody vouches for the time.
 
-    `at`: seconds since 1970. `past`: the chain, where somebody walked it already; what it keeps serves many questions.
+    `at`: seconds since 1970. `past`: the chain, where somebody walked it already; what it keeps serves many questions. `words_in`: a
+    commit that has the words, where not the tip does: wherever they came from, in the order in which they were issued.
     """
 
     git: Git
@@ -154,6 +156,7 @@ class Bench:
     at: int
     vouched: bool = False
     past: Past | None = None
+    words_in: str | None = None
     _words: list[Word] | None = None
     _digests: dict[tuple[Subject, str], str] = field(default_factory=dict)
     _authors: dict[Subject, list[Commit]] = field(default_factory=dict)
@@ -176,15 +179,18 @@ class Bench:
         """Return every file below approvals/ of the tip, in the order in which the chain got them, read and not judged."""
         if self._words is None:
             own, places = f"{paths.folder(self.protocol)}/", self.branch.places
-            files = {own + name: entry for name, entry in self._own().items() if name.startswith(paths.APPROVALS)}
-            added = {path: self.branch.added(path, self.tip) for path in files}
-            # One that no commit added alone comes last, as it would where the tip had.
-            last = places[self.tip]
-            order = sorted(files, key=lambda path: (places.get(added[path] or "", last), path))
-            self._words = [
-                replace(self._read(path, files[path]), commit=added[path] or "", order=number)
-                for number, path in enumerate(order)
-            ]
+            there = self._own(self.words_in)
+            files = {own + name: entry for name, entry in there.items() if name.startswith(paths.APPROVALS)}
+            if self.words_in is not None:
+                found = [replace(self._read(path, entry), commit="") for path, entry in sorted(files.items())]
+                found.sort(key=lambda word: word.signed.statement.issued_at if word.signed is not None else 0)
+            else:
+                added = {path: self.branch.added(path, self.tip) for path in files}
+                # One that no commit added alone comes last, as it would where the tip had.
+                last = places[self.tip]
+                order = sorted(files, key=lambda path: (places.get(added[path] or "", last), path))
+                found = [replace(self._read(path, files[path]), commit=added[path] or "") for path in order]
+            self._words = [replace(word, order=number) for number, word in enumerate(found)]
         return self._words
 
     def _own(self, commit: str | None = None) -> dict[str, TreeEntry]:
@@ -567,6 +573,8 @@ def _is_placed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
     """It came by a commit of the chain that adds approvals and changes nothing else, after what the person saw."""
     assert word.signed is not None
     folder = f"{paths.folder(bench.protocol)}/{paths.APPROVALS}"
+    if bench.words_in is not None:
+        return None
     if word.commit not in bench.chain:
         return _faulty(word, Fault.MISPLACED, "no commit of the branch added it alone and for the first time")
     commit = commit_of(bench.git, word.commit)
@@ -649,6 +657,8 @@ def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: 
     """
     assert word.signed is not None
     said = word.signed.statement
+    if said.seen not in bench.chain:
+        return None  # `_is_seen` tells it
     touched = bench.touched_since(demand.subject, said.seen, by_people=not now)
     if touched is not None:
         oid, path = touched
@@ -681,6 +691,14 @@ def _is_of_others(bench: Bench, demand: Demand, plan: Plan | None, word: Word, n
     return None
 
 
+def _is_seen(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+    """Last, for else it is sound: what it is about can be looked at."""
+    assert word.signed is not None
+    if word.signed.statement.seen in bench.chain:
+        return None
+    return _faulty(word, Fault.UNSEEN, f"what was seen, {word.signed.statement.seen[:12]}, is not in this clone")
+
+
 _CHECKS: tuple[Callable[[Bench, Demand, Plan | None, Word, str], Word | None], ...] = (
     _is_placed,
     _is_of_this,
@@ -689,6 +707,7 @@ _CHECKS: tuple[Callable[[Bench, Demand, Plan | None, Word, str], Word | None], .
     _is_in_role,
     _is_fresh,
     _is_of_others,
+    _is_seen,
 )
 
 

@@ -58,13 +58,8 @@ def wrong(
         raise InsufficientHistoryError(
             f"{lacking[0]}{more} of its transcripts is not in this clone",
             history.ref_of(protocol),
-            f"{fetch(remote)}, then `runner verify` again",
+            f"run `{history.fetch(remote)}`, then `runner verify` again",
         )
-
-
-def fetch(remote: str | None) -> str:
-    """Return what to type to have the histories."""
-    return f"run `git fetch {remote or 'REMOTE'} 'refs/runner/history/*:refs/runner/history/*'`"
 
 
 def _names(one: Named, there: dict[str, list[str]]) -> list[str]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from runner.errors import InsufficientHistoryError
+from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.protocol import message, paths
-from runner.trust import filed
+from runner.store import history
+from runner.store import record as record_
 from runner.trust.checks import Finding
 from runner.trust.past import missing
 from runner.trust.verify import Report, chain_of, is_transition, record_of
@@ -46,7 +47,7 @@ def _gone(protocol: str, base: str, remote: str | None) -> InsufficientHistoryEr
     return InsufficientHistoryError(
         f"the history of {protocol} is not here: its branch is gone, and it was squashed, rebased or copied",
         f"{paths.folder(protocol)} in {base[:12]}",
-        f"{filed.fetch(remote)} where a remote has it, then `runner verify` again",
+        f"run `{history.fetch(remote)}` where a remote has it, then `runner verify` again",
     )
 
 
@@ -82,14 +83,33 @@ def was_there(git: Git, protocol: str, base: str) -> bool:
     return bool(_touched(git, protocol, base))
 
 
-def wrong(git: Git, protocol: str, tip: str, bases: Sequence[str]) -> Iterator[Finding]:
-    """Return the bases that hold a record which no commit of the chain up to `tip` has."""
+def wrong(git: Git, protocol: str, tip: str, bases: Sequence[str], remote: str | None) -> Iterator[Finding]:
+    """Return the bases that hold a record which no commit of the chain up to `tip` has.
+
+    Raises:
+        InsufficientHistoryError: one goes on from where the chain is in this clone, which is before the protocol's end.
+    """
     for base in dict.fromkeys(bases):
         commit = git.commit(base)
         record = record_of(git, commit, protocol) if commit is not None else {}
         if not record or any(record == one for one in _records(git, protocol, tip)):
             continue
+        if record_.row(git, protocol, tip)["status"] not in record_.ENDED and _goes_on(git, protocol, tip, base):
+            raise InsufficientHistoryError(
+                f"{protocol} ends at an older commit here than what {base[:12]} holds of it",
+                f"commit {tip[:12]}",
+                f"run `{history.fetch(remote)}` and `runner sync`, then `runner verify` again",
+            )
         yield Finding("base", base, paths.folder(protocol), "the record that the base holds is none of this history's")
+
+
+def _goes_on(git: Git, protocol: str, tip: str, base: str) -> bool:
+    """Return whether the log that a base holds begins with the whole of the chain's."""
+    try:
+        here, there = (record_.events(git, protocol, at) for at in (tip, base))
+    except RunnerError:
+        return False
+    return len(there) > len(here) and there[: len(here)] == here
 
 
 def _records(git: Git, protocol: str, tip: str) -> Iterator[dict[str, object]]:

@@ -26,8 +26,8 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 22. needed           what was done had the words that the policy of then and the plan wanted
 23. signed           a transition is signed by a key that is listed, where the policy wants that
 
-More is asked of what lies beside the chain, by `filed`, `merged` and `sealing`: 24. transcript, 25. base, 26. seal;
-`app.verify` asks what the person's own machine has seen: 27. mark.
+More is asked of what lies beside the chain, by `filed`, `merged`, `sealing` and `taking`: 24. transcript, 25. base, 26. seal,
+28. merge; `app.verify` asks what the person's own machine has seen: 27. mark.
 
 A commit is a transition by its trailers alone. Where the policy asks for no signatures, this proves consistency, not who ran them.
 `advance` does the same for what is new since a tip that verified before; every runner does that before it acts.

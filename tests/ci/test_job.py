@@ -103,6 +103,74 @@ def test_no_line_is_a_command_to_the_ci(job: Box, stream: str) -> None:
     assert "##[" not in shown.out and shown.json()["title"] == TITLE
 
 
+def damaged(box: Box, name: str = "state.json") -> str:
+    """A protocol whose record an ordinary commit changed, or got another file."""
+    protocol = box.new({"01-a": command("true")})
+    folder = box.worktree(protocol)
+    (folder / f".protocols/{protocol}/{name}").write_text("{}\n")
+    box.commit("by hand", cwd=folder)
+    return protocol
+
+
+def test_what_verify_finds_is_annotated_where_it_stands(job: Box) -> None:
+    good, bad = job.new({"01-a": command("true")}), damaged(job)
+    done = job.runner("verify", good, bad, "1", "--ci", rc=4)
+    assert done.out.count("verified · 1 transition") == 1 and f"{bad}  does not verify · 1 finding" in done.out
+    (line,) = [line for line in done.err.splitlines() if line.startswith("::")]
+    commit = job.git("rev-parse", bad).strip()[:12]
+    where = f"file=.protocols/{bad}/state.json,line=1,title={bad} record-changed"
+    assert line == f"::error {where}::an ordinary commit changed the runner's record (commit {commit})"
+    summary = Path(job.env["GITHUB_STEP_SUMMARY"]).read_text().replace("&#45;", "-")
+    assert f"### {good}: verified" in summary and f"### {bad}: does not verify" in summary
+    assert "\n::" not in job.runner("verify", bad, rc=4).err  # unasked, as ever
+    shown = job.runner("verify", good, bad, "--ci", "--json", rc=4).json()
+    assert [(one["protocol"], one["ok"]) for one in shown["protocols"]] == [(good, True), (bad, False)]
+
+
+def test_a_hostile_name_ends_no_annotation(job: Box) -> None:
+    bad = damaged(job, "reports.a,line=9::x %0A##[group]\n::stop-commands::y.md")
+    lines = job.runner("verify", bad, "--ci", rc=4).err.splitlines()
+    (line,) = [line for line in lines if line.lstrip().startswith("::") or "##[" in line]
+    assert line.startswith(f"::error file=.protocols/{bad}/") and "line=9::x" not in line.partition("title=")[0]
+    assert not any(line.startswith("::stop") for line in lines)
+
+
+def test_what_a_transition_lacks_is_shown_at_its_entry_in_the_log(job: Box) -> None:
+    from runner.app import verify
+    from runner.trust.checks import Finding
+
+    protocol = job.new({"01-a": command("true")})
+    job.runner("run", protocol, rc=0)
+    with job.project() as project:
+        report, _ = verify.prove(project, protocol)
+        file, line = verify.place_of(project, report, Finding("needed", report.tip, "", "no word"))
+        assert file == f".protocols/{protocol}/log.md"
+        assert job.git("show", f"{protocol}:{file}").splitlines()[line - 1] == f"## 5 completed {protocol}"
+        assert verify.place_of(project, report, Finding("history", "", "refs/runner/x", "gone"))[1] == 1
+
+
+def test_gitlab_gets_a_report_and_no_link_of_a_branch_leads_it_away(remote: Box, tmp_path: Path) -> None:
+    good, bad = remote.new({"01-a": command("true")}), damaged(remote)
+    remote.env |= {"CI": "true", "GITLAB_CI": "true", "CI_PROJECT_DIR": str(remote.path)}
+    (tmp_path / "theirs").write_text("theirs\n")
+    report = remote.path / "gl-code-quality-report.json"
+    report.symlink_to(tmp_path / "theirs")
+    remote.runner("verify", good, bad, "--ci", rc=4)
+    assert (tmp_path / "theirs").read_text() == "theirs\n" and not report.is_symlink()
+    (told,) = json.loads(report.read_text())
+    assert told["location"] == {"path": f".protocols/{bad}/state.json", "lines": {"begin": 1}}
+    assert (told["check_name"], told["severity"]) == (f"{bad} record-changed", "blocker")
+    assert "an ordinary commit changed" in told["description"] and len(told["fingerprint"]) == 64
+    remote.runner("verify", good, "--ci", rc=0)
+    assert json.loads(report.read_text()) == []
+
+
+def test_a_name_that_nobody_has_is_told_before_anything_is_judged(box: Box) -> None:
+    protocol = box.new({"01-a": command("true")})
+    assert box.runner("verify", protocol, "0009-none", rc=2).out == ""
+    assert box.runner("verify", protocol, "--all", rc=2).out == ""
+
+
 def test_a_bug_is_fenced_too(job: Box) -> None:
     """What no code of ours made safe: a traceback, written in pieces, by a process as CI starts it."""
     code = (

@@ -37,7 +37,7 @@ def merged(box: Box, done: str) -> str:
     return done
 
 
-def test_what_models_answered_goes_where_it_is_filed_or_came_to_nothing(box: Box) -> None:
+def test_what_models_answered_goes_where_the_history_has_it(box: Box) -> None:
     with mind(box, finish(), say(text="no plan"), say(text="no plan"), finish()):
         ended, open_ = box.new({"01-x": agent()}), box.new({"01-x": agent(), "02-y": agent()})
         box.runner("run", ended, rc=0)
@@ -46,16 +46,30 @@ def test_what_models_answered_goes_where_it_is_filed_or_came_to_nothing(box: Box
     box.git("merge", "-q", "--no-ff", "-m", "merge", ended)
     folder = box.path / ".git/runner/journal"
     assert sorted(path.name for path in folder.iterdir()) == [ended, open_, "planning"]
-    (stale,) = (folder / "planning").iterdir()
-    shown = box.runner("clean", "--dry-run", rc=0).out
-    assert f"would go  journal    {stale}" in shown and f"would go  journal    {folder / ended}" in shown
-    project = box.project()
-    with project, locks.hold(project.places.lock(f"planning-{stale.stem}"), project.who, what="this plan"):
-        assert f"left     journal    {stale}  held by" in box.runner("clean", "--dry-run", rc=0).err
+    (paid,) = (folder / "planning").iterdir()
+    shown = box.runner("clean", "--dry-run", rc=0)
+    assert f"would go  journal    {folder / ended}" in shown.out
+    assert f"left     journal    {paid}  what a model answered" in shown.err
     box.runner("clean", "--yes", rc=0)
-    assert [path.name for path in folder.rglob("*.jsonl")] == ["x.1.jsonl"] and (folder / open_).is_dir()
+    assert paid.is_file() and (folder / open_ / "x.1.jsonl").is_file() and not (folder / ended).exists()
     box.runner("show", ended, "x", "--transcript", rc=0)
     assert "nothing to take away" in box.runner("clean", "--yes", rc=0).err
+
+
+def test_answers_that_the_history_does_not_have_are_left(box: Box) -> None:
+    with mind(box, finish()):
+        protocol = box.new({"01-x": agent()})
+        box.runner("run", protocol, rc=0)
+    box.git("merge", "-q", "--no-ff", "-m", "merge", protocol)
+    folder = box.path / ".git/runner/journal" / protocol
+    filed, lost = folder / "x.1.jsonl", folder / "x.1.lost-1.jsonl"
+    lost.write_bytes(filed.read_bytes())
+    told = box.runner("clean", rc=0).err
+    assert f"left     journal    {folder}  its history does not have what is in x.1.lost-1.jsonl" in told
+    lost.unlink()
+    box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
+    assert "its history does not have what is in x.1.jsonl" in box.runner("clean", rc=0).err
+    assert filed.is_file()
 
 
 def test_a_merged_protocol_leaves_nothing(box: Box, merged: str) -> None:
@@ -188,14 +202,55 @@ def test_the_main_worktree_is_never_taken_away(box: Box, merged: str) -> None:
     assert (box.path / "README.md").is_file() and merged in branches(box)
 
 
-def test_a_squashed_protocol_keeps_its_branch(box: Box, done: str) -> None:
-    """The base has its record and not its commits: the branch is what proves it."""
-    box.git("merge", "-q", "--squash", done)
+def squash(box: Box, protocol: str) -> None:
+    """Squash a protocol into main."""
+    box.git("merge", "-q", "--squash", protocol)
     box.git("commit", "-qm", "squashed")
+
+
+def test_the_branch_of_a_squashed_protocol_goes_where_its_history_has_the_commits(box: Box, done: str) -> None:
+    tip, folder = box.git("rev-parse", done).strip(), box.worktree(done)
+    squash(box, done)
+    assert "branch" in box.runner("clean", rc=0).out
+    assert branches(box) == ["main"] and not folder.exists()
+    box.git("reflog", "expire", "--expire=now", "--all")
+    box.git("gc", "-q", "--prune=now")
+    assert box.git("cat-file", "-t", tip) == "commit\n"
+    assert "verified" in box.runner("verify", done, rc=0).out
+    assert "01-a" in box.runner("why", "a.txt:1", rc=0).out
+
+
+def test_the_branch_of_a_squashed_protocol_stays_where_nothing_else_has_its_commits(box: Box, done: str) -> None:
     folder = box.worktree(done)
-    told = box.runner("clean", rc=0).out
-    assert "worktree" in told and "branch" not in told
-    assert not folder.exists() and done in branches(box)
+    (folder / "late.txt").write_text("late\n")
+    box.git("add", "late.txt", cwd=folder)
+    box.git("commit", "-qm", "late", cwd=folder)
+    squash(box, done)
+    told = box.runner("clean", rc=0)
+    assert "  branch  " not in told.out and done in branches(box) and not folder.exists()
+    assert f"left     branch     {done}  its last commits are neither in main nor in its history" in told.err
+    box.git("update-ref", "-d", f"refs/runner/history/{done}")
+    assert "neither in main nor in its history" in box.runner("clean", rc=0).err
+
+
+def test_a_workspace_that_holds_what_is_in_no_commit_is_left_and_named(box: Box, merged: str) -> None:
+    (workspace(box, merged) / "work/half.txt").write_text("half\n")
+    box.write("a.txt", "of later\n")
+    box.commit()  # what the base has by now is not asked for
+    told = box.runner("clean", merged, rc=0).err
+    assert f"left     workspace  {workspace(box, merged)}  it holds what is in no commit: half.txt" in told
+    (workspace(box, merged) / "work/half.txt").unlink()
+    box.runner("clean", rc=0)
+    assert not workspace(box, merged).exists()
+
+
+@pytest.mark.parametrize("flag", ["assume-unchanged", "skip-worktree"])
+def test_a_change_that_git_was_told_not_to_look_at_keeps_a_worktree(box: Box, merged: str, flag: str) -> None:
+    folder = box.worktree(merged)
+    box.git("update-index", f"--{flag}", "a.txt", cwd=folder)
+    (folder / "a.txt").write_text("mine\n")
+    assert "git was told not to look at a.txt" in box.runner("clean", rc=0).err
+    assert (folder / "a.txt").read_text() == "mine\n"
 
 
 def test_merged_on_the_remote_counts(remote: Box) -> None:

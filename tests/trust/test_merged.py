@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,19 @@ def test_what_was_merged_proves_itself_while_its_history_is_here(box: Box, merge
     assert protocol in box.runner("verify", "--all", rc=0).out
 
 
+def test_what_came_after_the_end_is_proved_by_the_history_too(box: Box) -> None:
+    protocol = box.new(STEPS)
+    box.runner("run", protocol, rc=0)
+    folder = box.worktree(protocol)
+    (folder / f".protocols/{protocol}/state.json").write_text("{}\n")
+    box.commit("damaged", cwd=folder)
+    box.runner("doctor", protocol, "--fix", rc=0)
+    box.git("worktree", "remove", "--force", folder)
+    squash(box, protocol)
+    box.git("branch", "-qD", protocol)
+    assert "verified · 4 transitions" in box.runner("verify", protocol, rc=0).out
+
+
 @pytest.mark.parametrize("merge", [*WHOLE, *LOST], ids=lambda merge: merge.__name__)
 def test_what_is_said_where_the_history_is_missing(box: Box, merge: Merge) -> None:
     protocol = ended(box, merge)
@@ -85,6 +99,61 @@ def test_what_is_said_where_the_history_is_missing(box: Box, merge: Merge) -> No
         return
     told = box.runner("verify", protocol, rc=5)
     assert "squashed" in told.out and "git fetch REMOTE 'refs/runner/history/*:refs/runner/history/*'" in told.out
+
+
+def command_in(told: str) -> list[str]:
+    """The words of the first `git fetch …` that a message shows, as a shell has them."""
+    return shlex.split(told[told.index("`git fetch ") + 1 :].partition("`")[0])[1:]
+
+
+def test_what_brings_the_history_is_said_and_works_as_it_is_printed(remote: Box) -> None:
+    with mind(remote, say(write("a.txt", "a\n")), finish()):
+        protocol = remote.new({"01-x": agent()})
+        remote.runner("run", protocol, "--publish", "always", rc=0)
+    squash(remote, protocol)
+    remote.git("push", "-q", "origin", "main", f":{protocol}")
+    other = clone(remote, "other")
+    asked = {
+        ("verify", protocol): 5,
+        ("why", "a.txt:1"): 5,
+        ("audit", protocol): 5,
+        ("show", protocol): 0,
+        ("show", protocol, "x", "--transcript"): 2,
+    }
+    for words, code in asked.items():
+        told = other.runner(*words, rc=code)
+        other.git(*command_in(told.out + told.err))
+        again = other.runner(*words, rc=0)
+        assert "git fetch" not in again.out + again.err, words
+        other.git("update-ref", "-d", f"refs/runner/history/{protocol}")
+
+
+def test_a_clone_that_is_behind_the_end_cannot_tell_and_is_no_witness_against_the_base(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    remote.runner("step", protocol, "--publish", "always", rc=0)
+    other = clone(remote, "other")
+    other.git("fetch", "-q", "origin", "refs/runner/*:refs/runner/*", f"refs/heads/{protocol}:refs/heads/{protocol}")
+    other.runner("verify", protocol, rc=0)
+    remote.runner("run", protocol, "--publish", "always", rc=0)
+    squash(remote, protocol)
+    remote.git("push", "-q", "origin", "main", f":{protocol}")
+    other.git("fetch", "-q", "--prune", "origin")
+    told = other.runner("verify", protocol, rc=5).out
+    assert f"{protocol} ends at an older commit here than what" in told
+    other.git(*command_in(told))
+    now = other.runner("verify", protocol, rc=0)
+    assert "the branch here is behind" in now.err and "verified · 3 transitions" in now.out
+
+
+def test_a_record_of_the_base_that_does_not_go_on_from_the_history_is_found_before_the_end_too(box: Box) -> None:
+    protocol = box.new(STEPS)
+    box.runner("step", protocol, rc=0)
+    squash(box, protocol)
+    state = box.path / f".protocols/{protocol}/state.json"
+    state.write_text(state.read_text().replace('"running"', '"completed"'))
+    box.commit("edited")
+    (found,) = box.runner("verify", protocol, "--json", rc=4).json()["protocols"][0]["findings"]
+    assert found["rule"] == "base"
 
 
 @pytest.mark.parametrize("merge", [no_ff, squash], ids=lambda merge: merge.__name__)

@@ -1,0 +1,100 @@
+"""28. merge: where the policy of then wanted a word on the merge, one stood (design §4).
+
+Asked of the trusted branch, once it holds the record as the chain leaves it. The policy is that of the trusted branch before the merge
+came; the words are those of the approvals/ that the merge brought. Which commit of the protocol's added them is not asked, for a
+squash leaves none: a word names what it is about by digest, and is signed. That a merge brought nothing else is the base's to guard.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from runner.errors import InsufficientHistoryError, RunnerError
+from runner.git import Git
+from runner.protocol import message, paths
+from runner.store import record
+from runner.store.trusted import Trusted
+from runner.trust import approval, authority, demand
+from runner.trust.approval import Bench, Fault
+from runner.trust.authority import Authority
+from runner.trust.checks import Finding
+from runner.trust.demand import Demand
+from runner.trust.past import missing
+from runner.trust.verify import Report
+
+
+def wrong(git: Git, report: Report, trusted: Trusted, notes: list[str]) -> Iterator[Finding]:
+    """Return the merge into the trusted branch that lacked a word, if it did. `notes`: gets what a reader should know of it.
+
+    Raises:
+        InsufficientHistoryError: the commit that was merged onto is not in this clone.
+    """
+    protocol, state = report.protocol, report.state
+    if state is None or not record.is_merged(git, protocol, report.tip, trusted.commit):
+        return
+    merge = git.commit(record.merged_in(git, protocol, trusted.commit) or "")
+    if merge is None:
+        return
+    # Fast-forwarded or rebased, main's commits are the protocol's or copies of them, and what they have as a policy is not main's.
+    told, before = message.parse(merge.message), next(iter(merge.parents), None)
+    is_copy = told is not None and before is not None and git.tree(f"{before}:{paths.folder(protocol)}") is not None
+    ruled = _last_trusted(git, report) if is_copy else before
+    if ruled is None:
+        return
+    if git.commit(ruled) is None:
+        raise missing(git, f"commit {ruled[:12]} of {trusted.branch}")
+    where = paths.folder(protocol)
+    try:
+        found = authority.load(git, ruled, trusted.branch, revoked_at=trusted.commit)
+        if not found.requires("merge"):
+            return
+        words_in = trusted.commit if is_copy else merge.oid
+        bench = Bench(git, protocol, report.tip, state, found, _seconds(merge.committer), words_in=words_in)
+        if is_copy:  # the words came after it, and nothing says when it was merged
+            issued = [word.signed.statement.issued_at for word in bench.words() if word.signed is not None]
+            bench.at = max([bench.at, *issued])
+        standing = approval.judge(bench, demand.of_merge(found), None)
+    except InsufficientHistoryError:
+        raise
+    except RunnerError as error:
+        yield Finding("merge", merge.oid, where, f"{error.what}, {error.where}")
+        return
+    if standing.rejected:
+        who = ", ".join(word.approver for word in standing.rejected)
+        yield Finding("merge", merge.oid, where, f"it was merged, and rejected by {who}")
+    elif standing.satisfied:
+        said = ", ".join(word.approver for word in standing.counted)
+        notes.append(f"its merge was approved by {said}")
+    elif standing.demand.reviews and _has_accounts(found, standing.demand):
+        notes.append(
+            f"its merge needed {standing.missing}: a review may have said it; said by the forge, not provable offline"
+        )
+    elif any(word.fault is Fault.UNSEEN for word in standing.refused):
+        notes.append("whether its merge had its word is not known: what was reviewed is not in this clone")
+    else:
+        why = "".join(f"; {word.approver}'s does not count: {word.text}" for word in standing.refused)
+        yield Finding("merge", merge.oid, where, f"it was merged without the word of {standing.missing}{why}")
+
+
+def _has_accounts(found: Authority, wanted: Demand) -> bool:
+    """Return whether the policy knows an account of somebody whose word it is: else no review counts."""
+    people = frozenset().union(*(need.people for need in wanted.needs))
+    accounts = found.policy.words.forge.values() if found.policy is not None else ()
+    return any(person in people for known in accounts for person in known)
+
+
+def _last_trusted(git: Git, report: Report) -> str | None:
+    """Return the trusted commit that the chain's last transition names."""
+    for oid in git.first_parents(report.tip):
+        commit = git.commit(oid)
+        told = message.parse(commit.message) if commit is not None else None
+        if told is not None and told.protocol == report.protocol:
+            return told.trusted
+    return None
+
+
+def _seconds(ident: bytes) -> int:
+    """Return when a commit says that it was made, as seconds since 1970; 0 where it says nothing that can be read."""
+    found = re.search(rb" ([0-9]{1,12}) [+-][0-9]{4}$", ident)
+    return int(found[1]) if found else 0
