@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from runner.errors import IntegrityError
+from runner.errors import InsufficientHistoryError
 from runner.git import SUBMODULE, Git, TreeEntry
 from runner.protocol import ids, paths
 from runner.protocol.digest import digest
@@ -50,7 +50,7 @@ class Contents:
         """Return the lines of a section.
 
         Raises:
-            IntegrityError: a file's bytes are not in this clone.
+            InsufficientHistoryError: a file's bytes are not in this clone.
         """
         wanted = {entry.oid for entry in files.values() if entry.mode != SUBMODULE} - self._known.keys()
         todo = sorted(wanted)
@@ -58,7 +58,8 @@ class Contents:
             names = todo[start : start + _TOGETHER]
             for oid, data in zip(names, self._git.blobs(names), strict=True):
                 if data is None:
-                    raise IntegrityError(f"the object {oid[:12]} is missing", oid, "run `git fsck`, or `git fetch`")
+                    what = f"the object {oid[:12]} is not in this clone"
+                    raise InsufficientHistoryError(what, oid, "run `git fsck`, or `git fetch`")
                 self._known[oid] = (hashlib.sha256(data).hexdigest(), len(data))
         return [
             self._line(path, entry)

@@ -99,7 +99,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
     except InsufficientHistoryError:
         raise
     except (RunnerError, *_UNREADABLE) as error:
-        _refuse_promised(git, error)
+        _refuse_missing(git, error, tip)
         return Report(protocol, 0, (_unreadable(walk, tip, error),), None, tip)
     if not commits:
         return Report(protocol, 0, (Finding("genesis", tip, paths.folder(protocol), "there is no history"),), None, tip)
@@ -214,7 +214,7 @@ def walk_commits(git: Git, walk: Chain, commits: Sequence[Commit]) -> list[Findi
         except InsufficientHistoryError as error:
             raise missing(git, error.what.removesuffix(" is not in this clone")) from error
         except (RunnerError, *_UNREADABLE) as error:
-            _refuse_promised(git, error)
+            _refuse_missing(git, error, commit.oid)
             found = [_unreadable(walk, commit.oid, error)]
         findings += found
         if any(finding.rule in FATAL for finding in found):
@@ -235,10 +235,12 @@ def _ahead(git: Git, protocol: str, commits: Sequence[Commit]) -> dict[str, byte
     return {oid: data for oid, data in zip(small, git.blobs(small), strict=True) if data is not None}
 
 
-def _refuse_promised(git: Git, error: BaseException) -> None:
-    """Say that an object is missing where git says that it was promised and cannot be fetched."""
-    if isinstance(error, GitError) and "promisor remote" in error.stderr:
-        raise missing(git, "an object of its history") from error
+def _refuse_missing(git: Git, error: BaseException, oid: str) -> None:
+    """Say that an object is missing where git failed on the way, and a commit has not all of its objects here."""
+    if isinstance(error, GitError):
+        _, out, _ = git.try_run("rev-list", "--objects", "--missing=print", "--no-object-names", oid)
+        if out.startswith(b"?") or b"\n?" in out:
+            raise missing(git, "an object of its history") from error
 
 
 def _unreadable(walk: Chain, commit: str, error: BaseException) -> Finding:
