@@ -16,9 +16,9 @@ STEP = {  # event: from which status of its step, to which
     "step-finished": ({"pending", "running"}, "needs_qa"), "qa-passed": (QA, "needs_qa"), "qa-failed": (QA, "needs_qa"),
     "step-completed": (QA, "completed"), "step-failed": (WORK, "failed"), "step-blocked": (WORK, "blocked"),
     "step-cancelled": (WORK | {"failed", "blocked"}, "cancelled"), "step-retried": (QA | {"failed", "blocked", "completed"}, "pending")}
-ALL = {"planned": {"pending", "planning"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"}, "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
-FREE, SAYS = {"ci-reported", "request-changed", "undone", "record-repaired"}, set("all done finished failed blocked retried to be tried again passed did not pass edited".split())
-AFTER = {"call-decided", "approval-asked", "approval-counted", "approval-refused", "plan-edited", "planned", "step-completed", "completed", "failed", "blocked", "step-retried", "cancelled"}
+ALL = {"planned": {"pending", "planning"}, "imported": {"pending"}, "forked": {"pending"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"}, "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
+PLANS, FREE, SAYS = ("planned", "imported", "forked", "plan-edited"), {"ci-reported", "request-changed", "undone", "record-repaired"}, set("all done finished failed blocked retried to be tried again passed did not pass edited".split())
+AFTER = {"call-decided", "approval-asked", "approval-counted", "approval-refused", "plan-edited", "planned", "imported", "forked", "step-completed", "completed", "failed", "blocked", "step-retried", "step-cancelled", "cancelled"}
 
 def need(holds, why, error=ValueError):
     if not holds: raise error(why)
@@ -80,7 +80,7 @@ def entries(data):
         need(first and all(pairs) and [pair[1] for pair in pairs[:2]] == ["time", "actor"], "the log is not of the grammar")
         for key, text in (pair.groups() for pair in pairs):
             need(key not in f and (BARE.fullmatch(text) or text[0] in '"[{-'), f"the field {key}")
-            f[key] = text if BARE.fullmatch(text) and not re.fullmatch(r"\d+|true|false|null", text) else json.loads(text)
+            f[key] = text if BARE.fullmatch(text) and not re.fullmatch(r"(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?|true|false|null", text) else json.loads(text)
         yield int(first[1]), first[2], first[3], f, block + "\n"
 def fold(s, number, name, about, f, protocol):
     if s is None:
@@ -89,9 +89,9 @@ def fold(s, number, name, about, f, protocol):
     steps, step, status, kinds = s["steps"], s["steps"].get(about), s["status"], {*ALL, *STEP, *FREE, "plan-edited", "approval-asked", "approval-counted", "approval-refused", "asked", "answered", "resumed", "budget-reached"}
     need(number == s["revision"] + 1 and (step or about in ("plan", protocol)) and name in kinds, f"{number} {name} {about}")
     need(((status in OPEN and status in ALL.get(name, OPEN)) or name in FREE)
-         and (about == protocol or name == "planned" or name not in FREE | {*ALL, "resumed"}), f"{name} of {about}, {status}")
+         and (about == protocol or name in PLANS or name not in FREE | {*ALL, "resumed"}), f"{name} of {about}, {status}")
     need(all(re.fullmatch(r"\d{1,15}(\.\d{1,12})?", str(amount)) for amount in f.get("spent", {}).values()), "odd amounts")
-    s["revision"], s["status"] = number, name if name in ALL else status
+    s["revision"], s["status"] = number, "planned" if name in PLANS[:3] else name if name in ALL else status
     if name in STEP:
         again = need(step and not step["removed"] and step["status"] in STEP[name][0], f"{number} {name}") or name == "step-retried"
         need(f.get("attempt", step["attempt"] + again) == step["attempt"] + again and status in WORKING | ({"failed"} if again else set()), name)
@@ -101,10 +101,10 @@ def fold(s, number, name, about, f, protocol):
         step |= {"status": STEP[name][1], "attempt": step["attempt"] + again}
         step |= ({"result": f.get("result")} if again or name == "step-finished" else {}) | ({"passed": name == "qa-passed"} if again or name[:3] == "qa-" else {})
         s["status"] = "running" if status == "planned" or (again and status in ("failed", "blocked")) else status
-    elif name in ("planned", "plan-edited"):
+    elif name in PLANS:
         for slug, told in f["steps"].items():
             old = steps.get(slug, {"status": "pending", "attempt": 1, "result": None, "passed": False, **told})
-            steps[slug] = {**old, **told, "removed": False, "passed": old["passed"] and old["status"] not in QA}
+            steps[slug] = {**old, **told, "removed": False, "passed": old["passed"] and old["status"] not in QA} | ({"status": "completed", "result": f["done"][slug]} if slug in f.get("done", {}) else {})
             if old.get("removed") and old["status"] != "completed":
                 steps[slug] |= {"status": "pending", "attempt": old["attempt"] + 1, "result": None, "passed": False}
         for slug in f.get("removed", []):
@@ -181,7 +181,7 @@ def verify(repo, tip, name):
             need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None or path[len(own):] in brought, f"{oid[:12]}: words, {path}")
             free = works and (path.split("/")[0].casefold() != ".protocols" or path.startswith(".protocols/memory/"))
             need(path.startswith(own) or free or "undone" in kinds, f"{oid[:12]}: {path}")
-        {"planned", "plan-edited"}.isdisjoint(kinds) or plan_holds(repo, files, s)
+        {*PLANS}.isdisjoint(kinds) or plan_holds(repo, files, s)
         raw, plain = repo.get(now["state.json"][1]), json.loads(repo.get(now["state.json"][1]))
         need((json.dumps(plain, indent=2, sort_keys=True) + "\n").encode() == raw, f"{oid[:12]}: state.json is written otherwise")
         need(all(plain[key] == s[key] for key in s if key != "steps") and plain["log"] == sha(new) and all(plain["steps"][slug].get(key, False) == one[key] for slug, one in s["steps"].items() for key in one if one[key]), f"{oid[:12]}: state.json")

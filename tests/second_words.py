@@ -53,9 +53,9 @@ class Court(Deeds):
     def fold(self, place, number, kind, about, f):
         step = self.steps.get(about, {})
         if kind == "created": self.genesis = sha(f["nonce"].encode())
-        elif kind in ("planned", "plan-edited"):
+        elif kind in ("planned", "imported", "forked", "plan-edited"):
             for slug, one in f["steps"].items():
-                self.steps[slug] = {"attempt": 1, "status": "pending", **self.steps.get(slug, {}), "kind": one["kind"], "place": one["place"]}
+                self.steps[slug] = {"attempt": 1, "status": "completed" if slug in f.get("done", {}) else "pending", **self.steps.get(slug, {}), "kind": one["kind"], "place": one["place"]}
             for slug in f.get("removed", []): self.steps[slug]["status"] = "cancelled"
         elif kind in ("approval-asked", "call-held"): self.waits[f"w{number}"] = (f.get("kind", "call"), about, f.get("call", about), place, f["digest"])
         elif kind == "step-finished": self.began[about] = self.first.pop(about, f["start"] if f["start"] in self.chain else self.chain[place - 1])
