@@ -31,11 +31,11 @@ class Court(Deeds):
             alone = all(path.startswith(self.own + "approvals/") for path in self.repo.changed(self.repo.get(parents[0])[0], tree)) if new else 0
             self.born += [(p[10:], self.repo.get(oid) if mode == "100644" and alone else b"", place) for p, (mode, oid) in sorted(new.items())]
             body = message.decode().partition("\n\n")[2].rpartition("\nRunner-Protocol: ")[0] + "\n"
-            try: wants = "policy.yaml" in (trust := self.trusted(told[4])) and re.search(rb"(?m)^transitions: *signed", self.repo.get(trust["policy.yaml"][1])) if (told := self.ours(message)) else None
+            try: wants = "policy.yaml" in (trust := self.trusted(told[4])) and re.search(rb"(?m)^transitions: *signed", self.repo.get(trust["policy.yaml"][1])) if (told := self.ours(message, self.name)) else None
             except BrokenPipeError: wants = None
             self.notes += ["signatures of transitions"] if wants and self.notes[-1:] != ["signatures of transitions"] else []
             need(sound(self.repo, oid), f"{oid[:12]}: a bad signature")
-            told_of = [*self.entries(body.encode())] if (told := self.ours(message)) else []
+            told_of = [*self.entries(body.encode())] if (told := self.ours(message, self.name)) else []
             for number, kind, about, f, _ in told_of:
                 if kind in ("approval-counted", "call-decided"):
                     try: self.event(place, told[4], number, kind, about, f, {one[1]: one[3].get("start") for one in told_of if one[1] in WORK})

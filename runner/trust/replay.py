@@ -283,12 +283,9 @@ def _judged(
         asked = waits.demanded(found, subject, wait.text, ground.plan, paths.folder(walk.protocol))
     except RunnerError as error:
         return f"{error.what}, {error.where}"
-    if asked is None or asked.keyboard:
+    if asked is None:
         return f"no signed word was needed by the policy of {found.commit[:12]}"
-    time = seconds(entry.time)
-    if time <= 0:
-        return f"there was no such time: {entry.time}"
-    bench = bench_of(git, walk, ground, found, time)
+    bench = bench_of(git, walk, ground, found, seconds(entry.time))
     asking = Asked.of(bench, wait) if event.reviews else None
     standing = approval.judge(bench, asked, ground.plan, waits.used(subject, known), event.reviews, asking)
     return _differs(event, standing, bench.words())
