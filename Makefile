@@ -22,7 +22,7 @@ SECONDS = 60
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo demo-attack demo-forge picture picture-request test slow forge check fix bench peers golden deep fuzz fuzz-keep schemas cassettes build clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
@@ -43,6 +43,7 @@ help:
 	@echo 'make picture docs/demo.svg and docs/audit.png anew, from what the demo does; needs Chromium'
 	@echo 'make picture-request docs/request.png anew, from what the runner writes in demo-forge; needs Chromium'
 	@echo 'make schemas write schemas/ anew from the models'
+	@echo 'make histories store the histories that are listed and not stored yet (tests/histories)'
 	@echo 'make build   wheel and sdist into dist/'
 	@echo 'make ci      what CI runs; as root on Debian it installs what is missing'
 	@echo 'make clean   remove environments, caches and dist/'
@@ -112,6 +113,9 @@ cassettes: $(DEV_STAMP)
 
 schemas: $(DEV_STAMP)
 	$(PY) -m runner.protocol.schema
+
+histories: $(DEV_STAMP)
+	$(PY) -m tests.histories $(NAMES)
 
 build: $(DEV_STAMP)
 	rm -rf dist

@@ -4,7 +4,7 @@ What a policy says beyond roles (rules, limits, protected paths of its own, isol
 """
 
 import re, subprocess, tempfile
-from second_policy import NotJudged, need
+from second_policy import NotJudged, Policy, need
 WORK = {"step-finished", "step-failed", "step-blocked", "call-held", "asked", "effect-unknown", "budget-reached"}
 DEEDS, PREFIX = WORK | {"qa-passed", "qa-failed", "step-completed"}, ("plan-edited", "approval-counted", "approval-refused", "call-decided")
 GUARDED = re.compile(r"(?i)^(\.github|\.forgejo|scripts/ci)(/|$)|^\.gitlab-ci\.yml$|(^|/)(\.gitattributes|\.gitmodules|(agents|claude|gemini)\.md|\.cursorrules|codeowners)$")
@@ -27,8 +27,10 @@ class Deeds:
         def rules(commit): return [self.trusted(commit).get(name) for name in ("policy.yaml", "allowed_signers", "config.yaml")]
         for before in {tip for tip, there in self.tips if there <= ground} - {base}:
             need(rules(before) == rules(base) or not self.repo.ask("rev-list", "-1", before, f"^{base}"), f"{number}: an older policy")
-        trust, own = self.trusted(base), dict(self.repo.flat(self.repo.folder(self.repo.get(self.chain[ground])[0], self.name)))
+        own = dict(self.repo.flat(self.repo.folder(self.repo.get(self.chain[ground])[0], self.name)))
+        trust = need(ground == place - 1 or "state.json" in own, f"{number}: begun where there was no state") or self.trusted(base)
         text = self.repo.get(trust["policy.yaml"][1]).decode() if "policy.yaml" in trust else ""
+        need(not text or re.search(r"(?m)^repo: *\"?[0-9a-f]{32}", text), f"{number}: a policy that cannot be read")
         fronts = {path.partition("-")[2] or path: self.repo.get(oid).decode().split("---")[1] for path, (_, oid) in own.items() if path == "plan.md" or re.fullmatch(r"\d{2,6}-[a-z0-9-]+\.md", path)}
         def asks(name, when): return re.search(rf"(?m)^approval: *(?:{when}\b|\{{.*{when}|\n +(?:.*\n +)*when: *{when})", fronts.get(name, ""))
         wants = [("plan", "plan")] * bool(asks("plan.md", "before") or re.search(r"(?m)^  plan: *\{.*required: *true", text)) + [("step", about)] * bool(asks(about + ".md", "before"))
@@ -37,6 +39,10 @@ class Deeds:
             changed = [p for p in self.repo.changed(self.repo.get(start)[0], self.repo.get(self.chain[place])[0]) if start and GUARDED.search(p) and not p.startswith(self.own)]
             wants += [("result", about)] * bool(asks(about + ".md", "after")) + [("protected-path", about)] * bool(changed and ground == place - 1)
         checked = first in ("qa-passed", "qa-failed", "step-completed") or self.steps[about].get("kind") == "human"
+        for name, data, _ in self.born if ("plan", "plan") in wants and not checked else ():  # the plan's word is asked for again at each step's start
+            if name[:32] in self.said.get("plan", ()):
+                who, until = (re.search(rf"(?m)^{key}: (\S+)$", data.decode("latin-1"))[1] for key in ("approver", "expires"))
+                need(who in Policy(text, "plan", self.repo.get(trust["allowed_signers"][1]).decode()).people and until > min(f["time"], self.last), f"{number}: the plan's word ended")
         for one in wants:
             there = self.counted.get(one)
             need(there is not None, f"{number}: {kind} of {about}, and nobody asked for a word: {one[0]}")
@@ -44,3 +50,10 @@ class Deeds:
                 paths = self.repo.changed(self.repo.get(self.chain[place_ - 1])[0], self.repo.get(oid)[0]) if not self.ours(self.repo.get(oid)[2], self.name) else ()
                 need(not any(self.words(path, about) if checked else self.covers(path, (one[0], about, about)) for path in paths), f"{number}: {kind} of {about}, and the word is stale: {one[0]}")
         if re.search(r"(?m)^(rules|limits|protected|approval_required|isolation|engines):", text) or "checks" in str(fronts): raise NotJudged("what more than roles the policy says")
+
+    def makes(self, place, about, attempt):  # whether the `on_failure` of the step that failed just before makes a retry
+        files = dict(self.repo.flat(self.repo.folder(self.repo.get(self.chain[place])[0], self.name))) if self.failed else {}
+        says = {key: value for path, (_, oid) in files.items() if path.partition("-")[2] == self.failed + ".md" for key, value in
+                re.findall(r"(retry|goto|limit): *([\w-]+)", self.repo.get(oid).decode().split("---")[1])}
+        first = re.sub(r"^\d+-", "", says.get("goto", self.failed))
+        return self.failed and self.steps[first]["place"] <= self.steps[about]["place"] <= self.steps[self.failed]["place"] and attempt <= 1 + int(says.get("limit", 1) if "goto" in says else says.get("retry", 0))

@@ -16,9 +16,9 @@ STEP = {  # event: from which status of its step, to which
     "step-finished": ({"pending", "running"}, "needs_qa"), "qa-passed": (QA, "needs_qa"), "qa-failed": (QA, "needs_qa"),
     "step-completed": (QA, "completed"), "step-failed": (WORK, "failed"), "step-blocked": (WORK, "blocked"),
     "step-cancelled": (WORK | {"failed", "blocked"}, "cancelled"), "step-retried": (QA | {"failed", "blocked", "completed"}, "pending")}
-ALL = {"planned": {"pending", "planning"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"}, "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
-FREE, SAYS = {"ci-reported", "request-changed", "undone", "record-repaired"}, set("all done finished failed blocked retried to be tried again passed did not pass edited".split())
-AFTER = {"call-decided", "approval-asked", "approval-counted", "approval-refused", "plan-edited", "planned", "step-completed", "completed", "failed", "blocked", "step-retried", "cancelled"}
+ALL = {"planned": {"pending", "planning"}, "imported": {"pending"}, "forked": {"pending"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"}, "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
+PLANS, FREE, SAYS = ("planned", "imported", "forked", "plan-edited"), {"ci-reported", "request-changed", "undone", "record-repaired"}, set("all done finished failed blocked retried to be tried again passed did not pass edited".split())
+AFTER = {"call-decided", "approval-asked", "approval-counted", "approval-refused", "plan-edited", "planned", "imported", "forked", "step-completed", "completed", "failed", "blocked", "step-retried", "step-cancelled", "cancelled"}
 
 def need(holds, why, error=ValueError):
     if not holds: raise error(why)
@@ -38,7 +38,7 @@ class Repo:
             if told[1] == b"tree":
                 found = re.findall(rb"([0-7]+) ([^\0]+)\0(.{%d})" % width, data, re.DOTALL)
                 data = {name.decode("utf-8", "surrogateescape"): ("100755" if int(mode, 8) & 0o170100 == 0o100100 else KINDS.get(int(mode, 8) >> 12, "160000"), raw.hex()) for mode, name, raw in found}
-                need(len(data) == len(found), "a tree names something twice")
+                need(len(data) == len(found) and not {".", ".."} & data.keys(), "a tree names something twice, or what is no name")
             elif told[1] == b"commit":
                 head, _, message = data.partition(b"\n\n")
                 keys, values = zip(*(line.partition(b" ")[::2] for line in re.sub(rb"\ngpgsig[^\n]*(\n [^\n]*)*", b"", head).split(b"\n")), strict=True)
@@ -80,7 +80,7 @@ def entries(data):
         need(first and all(pairs) and [pair[1] for pair in pairs[:2]] == ["time", "actor"], "the log is not of the grammar")
         for key, text in (pair.groups() for pair in pairs):
             need(key not in f and (BARE.fullmatch(text) or text[0] in '"[{-'), f"the field {key}")
-            f[key] = text if BARE.fullmatch(text) and not re.fullmatch(r"\d+|true|false|null", text) else json.loads(text)
+            f[key] = text if BARE.fullmatch(text) and not re.fullmatch(r"(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?|true|false|null", text) else json.loads(text)
         yield int(first[1]), first[2], first[3], f, block + "\n"
 def fold(s, number, name, about, f, protocol):
     if s is None:
@@ -89,9 +89,9 @@ def fold(s, number, name, about, f, protocol):
     steps, step, status, kinds = s["steps"], s["steps"].get(about), s["status"], {*ALL, *STEP, *FREE, "plan-edited", "approval-asked", "approval-counted", "approval-refused", "asked", "answered", "resumed", "budget-reached"}
     need(number == s["revision"] + 1 and (step or about in ("plan", protocol)) and name in kinds, f"{number} {name} {about}")
     need(((status in OPEN and status in ALL.get(name, OPEN)) or name in FREE)
-         and (about == protocol or name == "planned" or name not in FREE | {*ALL, "resumed"}), f"{name} of {about}, {status}")
+         and (about == protocol or name in PLANS or name not in FREE | {*ALL, "resumed"}), f"{name} of {about}, {status}")
     need(all(re.fullmatch(r"\d{1,15}(\.\d{1,12})?", str(amount)) for amount in f.get("spent", {}).values()), "odd amounts")
-    s["revision"], s["status"] = number, name if name in ALL else status
+    s["revision"], s["status"] = number, "planned" if name in PLANS[:3] else name if name in ALL else status
     if name in STEP:
         again = need(step and not step["removed"] and step["status"] in STEP[name][0], f"{number} {name}") or name == "step-retried"
         need(f.get("attempt", step["attempt"] + again) == step["attempt"] + again and status in WORKING | ({"failed"} if again else set()), name)
@@ -101,10 +101,10 @@ def fold(s, number, name, about, f, protocol):
         step |= {"status": STEP[name][1], "attempt": step["attempt"] + again}
         step |= ({"result": f.get("result")} if again or name == "step-finished" else {}) | ({"passed": name == "qa-passed"} if again or name[:3] == "qa-" else {})
         s["status"] = "running" if status == "planned" or (again and status in ("failed", "blocked")) else status
-    elif name in ("planned", "plan-edited"):
+    elif name in PLANS:
         for slug, told in f["steps"].items():
             old = steps.get(slug, {"status": "pending", "attempt": 1, "result": None, "passed": False, **told})
-            steps[slug] = {**old, **told, "removed": False, "passed": old["passed"] and old["status"] not in QA}
+            steps[slug] = {**old, **told, "removed": False, "passed": old["passed"] and old["status"] not in QA} | ({"status": "completed", "result": f["done"][slug]} if slug in f.get("done", {}) else {})
             if old.get("removed") and old["status"] != "completed":
                 steps[slug] |= {"status": "pending", "attempt": old["attempt"] + 1, "result": None, "passed": False}
         for slug in f.get("removed", []):
@@ -123,10 +123,10 @@ def fold(s, number, name, about, f, protocol):
         s |= {"status": f["status"], "steps": steps | {slug: {**steps[slug], **told, "passed": False} for slug, told in f["steps"].items()}}
     elif name == "completed": need(all(step["removed"] or step["status"] in ("completed", "cancelled") for step in steps.values()), "not done")
     return s
-def plan_holds(repo, files, state):
+def plan_holds(repo, files, state, title):
     told = {path: repo.get(oid) for path, (_, oid) in files.items() if path in ("plan.md", "context.md") or STEP_FILE.fullmatch(path)}
     lines = "".join(f"100644 {sha(told[p])[7:]} {len(told[p])} {p}\n" for p in ("context.md", "plan.md") if p in told)
-    need(sha(lines.encode()) == state["plan"], "the plan's digest")
+    need(sha(lines.encode()) == state["plan"] and {*re.findall("[a-z0-9]+", title.lower())} <= {*re.findall("[a-z0-9]+", told["plan.md"].decode().lower())}, "the plan's digest, or title")
     found = {match[2]: (int(match[1]), data) for p, data in told.items() if (match := STEP_FILE.fullmatch(p))}
     need(found.keys() == {slug for slug, step in state["steps"].items() if not step["removed"]}, "other steps than the files")
     for slug, (place, data) in found.items():
@@ -160,7 +160,8 @@ def verify(repo, tip, name):
         tail = f"Runner-Protocol: {name}\nRunner-Revision: {added[-1][0]}\n{tail}Runner-Trusted: {told[4]}\nRunner-Actor: {actor}\n"
         said = {name + ":", *SAYS, *(word + end for one in added for word in (one[2], one[1], one[1].split("-")[-1]) for end in ("", ","))}
         need({*title.split(" ")} <= said and body == "\n".join(one[4] for one in added) + "\n" + tail, f"{oid[:12]}: its message")
-        need(sum(one[1] not in AFTER and one[1:3] != ("asked", "plan") for one in added) <= 1 + ("qa-failed" in kinds or kinds[0] == "ci-reported"), f"{oid[:12]}: two transitions, {kinds}")
+        need(sum(one[1] not in AFTER and one[1:3] != ("asked", "plan") for one in added) <= 1 + ("qa-failed" in kinds or kinds[0] == "ci-reported")
+             and len({one[2] for one in added if one[1] in STEP and one[1] not in ("step-retried", "step-cancelled", "call-decided")}) <= 1, f"{oid[:12]}: two transitions, {kinds}")
         brought = {p for p in files if s and not s["plan"] and any("transcript" in one[3] for one in added if one[1] == "planned") and
                    (p == "plan.md" or STEP_FILE.fullmatch(p))} - dict(repo.flat(repo.folder(was, name))).keys()
         for number, kind, about, f, _ in added:
@@ -172,20 +173,19 @@ def verify(repo, tip, name):
                 flat = dict(repo.flat(tree)) if f.get("artifacts") and f["start"] == parents[0] else {}
                 need(all(sha(repo.get(flat[a["path"]][1])) == a["digest"] for a in f.get("artifacts", []) if a["path"] in flat), "artifact")
             need((kind[:3] != "qa-" or f["tree"] == was) and sorted(f.get("commits", damaged)) == sorted(damaged), f"{oid[:12]}: {kind}")
-            then = revisions[f["to"]] if kind == "undone" else (tree, {})
-            need(all(path.startswith(".protocols/") for path in repo.changed(then[0], tree)) and (kind != "undone" or all(
+            then = revisions[f["to"]] if kind == "undone" else (tree, {"": s["status"]})
+            need((s["status"] in OPEN or kind != "undone" or then[1][""] == s["status"]) and all(path.startswith(".protocols/") for path in repo.changed(then[0], tree)) and (kind != "undone" or all(
                  one["status"] in ("pending", then[1].get(slug)) for slug, one in f["steps"].items())), f"{oid[:12]}: undone")
-        need(not damaged or "record-repaired" in kinds, f"{damaged} changed the record")
-        works = any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
+        works = need(not damaged or "record-repaired" in kinds, f"{damaged} changed the record") or any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
         for path in repo.changed(was, tree):
             need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None or path[len(own):] in brought, f"{oid[:12]}: words, {path}")
             free = works and (path.split("/")[0].casefold() != ".protocols" or path.startswith(".protocols/memory/"))
-            need(path.startswith(own) or free or "undone" in kinds, f"{oid[:12]}: {path}")
-        {"planned", "plan-edited"}.isdisjoint(kinds) or plan_holds(repo, files, s)
+            need(path.startswith(own) or free or ("undone" in kinds and not path.startswith(".protocols/")), f"{oid[:12]}: {path}")
+        {*PLANS}.isdisjoint(kinds) or plan_holds(repo, files, s, added[0][3].get("title", ""))
         raw, plain = repo.get(now["state.json"][1]), json.loads(repo.get(now["state.json"][1]))
         need((json.dumps(plain, indent=2, sort_keys=True) + "\n").encode() == raw, f"{oid[:12]}: state.json is written otherwise")
         need(all(plain[key] == s[key] for key in s if key != "steps") and plain["log"] == sha(new) and all(plain["steps"][slug].get(key, False) == one[key] for slug, one in s["steps"].items() for key in one if one[key]), f"{oid[:12]}: state.json")
-        log, record, damaged, revisions[s["revision"]] = new, now, [], (tree, {slug: one["status"] for slug, one in s["steps"].items()})
+        log, record, damaged, revisions[s["revision"]] = new, now, [], (tree, {"": s["status"], **{slug: one["status"] for slug, one in s["steps"].items()}})
     need(s and not damaged and not odd, f"the record or the folder is damaged since {damaged}")
     return Court(repo, chain, name, ours, entries).judge()
 def judged(path, branch, protocol):

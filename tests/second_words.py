@@ -20,7 +20,7 @@ class Court(Deeds):
         self.repo, self.chain, self.name, self.ours, self.entries = repo, chain, name, ours, entries
         self.own, self.steps, self.waits, self.used, self.began, self.first, self.notes = f".protocols/{name}/", {}, {}, set(), {}, {}, []
         self.tips, self.genesis, self.born = [], "", []  # (the trusted commit that a transition names, its place); (id, data, place)
-        self.counted = {}  # (kind, step or plan): the place of the transition that counted a word on it
+        self.counted, self.said, self.last, self.failed = {}, {}, "", ""  # (kind, step or plan): the place of the transition that counted a word on it
         self.record = re.compile(re.escape(self.own) + r"(state\.json|log\.md|(log|calls|reports|approvals)/.*)")
 
     def judge(self):
@@ -31,36 +31,38 @@ class Court(Deeds):
             alone = all(path.startswith(self.own + "approvals/") for path in self.repo.changed(self.repo.get(parents[0])[0], tree)) if new else 0
             self.born += [(p[10:], self.repo.get(oid) if mode == "100644" and alone else b"", place) for p, (mode, oid) in sorted(new.items())]
             body = message.decode().partition("\n\n")[2].rpartition("\nRunner-Protocol: ")[0] + "\n"
-            try: wants = "policy.yaml" in (trust := self.trusted(told[4])) and re.search(rb"(?m)^transitions: *signed", self.repo.get(trust["policy.yaml"][1])) if (told := self.ours(message)) else None
+            try: wants = "policy.yaml" in (trust := self.trusted(told[4])) and re.search(rb"(?m)^transitions: *signed", self.repo.get(trust["policy.yaml"][1])) if (told := self.ours(message, self.name)) else None
             except BrokenPipeError: wants = None
             self.notes += ["signatures of transitions"] if wants and self.notes[-1:] != ["signatures of transitions"] else []
             need(sound(self.repo, oid), f"{oid[:12]}: a bad signature")
-            told_of = [*self.entries(body.encode())] if (told := self.ours(message)) else []
+            told_of = [*self.entries(body.encode())] if (told := self.ours(message, self.name)) else []
             for number, kind, about, f, _ in told_of:
                 if kind in ("approval-counted", "call-decided"):
-                    try: self.event(place, told[4], number, kind, about, f, {one[1] for one in told_of} & WORK)
+                    try: self.event(place, told[4], number, kind, about, f, {one[1]: one[3].get("start") for one in told_of if one[1] in WORK})
                     except NotJudged as why: self.notes.append(f"{number} {kind}: {why}")
                     self.used |= set(f["approvals"])
-                    self.counted[self.waits.get(f["wait"], ("", ""))[0], about] = place
+                    self.counted[self.waits.get(f["wait"], ("", ""))[0], about], self.said[about] = place, f["approvals"]
                 deeds = [one for one in told_of if one[1] not in PREFIX][:1] if about in self.steps and kind in DEEDS else []
                 if deeds and (deeds[0][0] == number or kind == "step-completed") and not (kind == "call-held" and "transcript" not in f):
                     try: self.deed(place, told[4], number, kind, about, deeds[0][3], deeds[0][1])
                     except NotJudged as why: self.notes.append(f"{number} {kind}: {why}")
                 self.fold(place, number, kind, about, f)
-            self.tips += [(told[4], place)] if told else []
+            self.tips, self.last = ([*self.tips, (told[4], place)], told_of[-1][3]["time"]) if told else (self.tips, self.last)
         return self.notes
 
     def fold(self, place, number, kind, about, f):
         step = self.steps.get(about, {})
         if kind == "created": self.genesis = sha(f["nonce"].encode())
-        elif kind in ("planned", "plan-edited"):
+        elif kind in ("planned", "imported", "forked", "plan-edited"):
             for slug, one in f["steps"].items():
-                self.steps[slug] = {"attempt": 1, "status": "pending", **self.steps.get(slug, {}), "kind": one["kind"], "place": one["place"]}
+                self.steps[slug] = {"attempt": 1, "status": "completed" if slug in f.get("done", {}) else "pending", **self.steps.get(slug, {}), "kind": one["kind"], "place": one["place"]}
             for slug in f.get("removed", []): self.steps[slug]["status"] = "cancelled"
         elif kind in ("approval-asked", "call-held"): self.waits[f"w{number}"] = (f.get("kind", "call"), about, f.get("call", about), place, f["digest"])
         elif kind == "step-finished": self.began[about] = self.first.pop(about, f["start"] if f["start"] in self.chain else self.chain[place - 1])
         elif kind in ("step-completed", "step-cancelled"): step["status"] = kind[5:]
         elif kind == "step-retried": self.first.pop(about, step.update(attempt=f["attempt"], status="pending"))
+        if kind == "step-retried" and not self.makes(place, about, f["attempt"]): self.counted.pop(("step", about), None)
+        self.failed = about if kind == "step-failed" else self.failed if kind == "step-retried" else ""
         if kind in ("undone", "plan-edited"): self.counted = {k: v for k, v in self.counted.items() if k[0] != "step" or (kind != "undone" and k[1] not in f["steps"])}
         if kind == "step-finished": self.counted = {k: v for k, v in self.counted.items() if k not in (("result", about), ("protected-path", about))}
         if kind == "undone": [self.first.pop(slug, self.steps[slug].update(one)) for slug, one in f["steps"].items()]
@@ -76,6 +78,9 @@ class Court(Deeds):
         at = f.get("at", self.chain[place - 1])
         need(at in self.chain[:place] and base not in self.chain and (at == self.chain[place - 1] or deed), f"{number}: judged nowhere, or by the branch's own policy")
         end, trust = self.chain.index(at), self.trusted(base)
+        need(kind != "approval-counted" or "at" not in f or deed.get("step-finished", at) == at, f"{number}: judged elsewhere than the work began")
+        own = dict(self.repo.flat(self.repo.folder(self.repo.get(at)[0], self.name)))
+        need(self.repo.get(own["plan.md"][1]).lstrip(b"\xef\xbb\xbf").startswith(b"---") and "state.json" in own, f"{number}: no plan, or no state, to judge it by")
         for before in {tip for tip, there in self.tips if there <= end} - {base}:
             need(self.repo.get(before) and not self.repo.ask("rev-list", "-1", before, f"^{base}"), f"{number}: an older policy")
         wait, by = self.waits.get(f["wait"]), f["by"] if isinstance(f["by"], list) else f["by"].split(", ")
@@ -87,6 +92,8 @@ class Court(Deeds):
         need("policy.yaml" in trust and ("allowed_signers" in trust or f.get("reviews")), f"{number}: nobody's word counts")
         text, signers = (self.repo.get(trust[path][1]).decode() if path in trust else "" for path in ("policy.yaml", "allowed_signers"))
         policy, subject = Policy(text, "step" if wait[0] == "result" else wait[0], signers), wait[0] if about in ("plan", self.name) else f"{wait[0]}:{wait[2]}"
+        need(wait[0] != "plan" or re.search(r"(?m)^approval:", self.repo.get(own["plan.md"][1]).decode()) or re.search(r"(?m)^  plan: *\{.*required: *true", text), f"{number}: nobody wanted a word on the plan")
+        if wait[0] == "step" and re.search(r"deny:", text): raise NotJudged("rules that deny")
         attempt = 0 if wait[0] in ("plan", "merge", "step") else self.steps[about]["attempt"] if wait[0] != "call" else int(wait[2].split(".")[1])
         more, last = self.asks_more(at, wait[0], about), {}  # with roles of the step's own, whoever is in any
         policy.people = policy.everybody if more else policy.people

@@ -363,13 +363,10 @@ def unsigned(git: Git, walk: Chain, look: Look) -> Iterator[str]:
     found = replay.authority_at(git, walk, trusted)
     if isinstance(found, str) or found.policy is None or found.policy.words.transitions != "signed":
         return
-    if not armour:
-        yield f"it is not signed, and the policy of {trusted[:12]} wants that"
-        return
     at = seconds(look.entries[-1].time)
     listed = found.signers.of_key(made.key) if made is not None else None
     who = [listed.principal] if listed is not None else []
-    told = ""
+    told = "" if armour else f"it is not signed, and the policy of {trusted[:12]} wants that"
     for principal in (*who, *(email.casefold() for email in look.commit.emails)):
         verdict = found.judge(text, armour, principal, at)
         told = told or verdict.reason

@@ -583,7 +583,7 @@ def _is_placed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
         if not path.startswith(folder) or before is not None:
             return _faulty(word, Fault.MISPLACED, f"the commit that added it, {commit.oid[:12]}, changes {path} too")
     seen = word.signed.statement.seen
-    if seen not in bench.chain or bench.chain[seen] <= bench.chain[word.commit]:
+    if seen not in bench.chain:  # no word can name a commit that comes after its own
         return _faulty(word, Fault.OTHER, f"what was seen, {seen[:12]}, is no commit of the branch before it")
     return None
 

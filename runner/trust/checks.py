@@ -28,8 +28,6 @@ from runner.trust.past import Past, missing
 Said = Iterator[tuple[str, str]]  # (path from the tree's root, what is wrong, in one line)
 
 NONCE = re.compile(r"[0-9a-f]{32}")
-USD = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,12})?")
-SPENT_MOST = 2**53
 WORDS_MOST = 2 * 1024 * 1024  # bytes of one file of people's; the parser allows less
 
 
@@ -237,10 +235,14 @@ def check_log(git: Git, walk: Chain, look: Look) -> Said:
         if kept is None or git.blob(kept.oid) != walk.log:
             yield at(walk, due), "the full log was not kept whole under the next number"
         before = b""
-    if not look.log.startswith(before):
-        yield at(walk, paths.LOG), "the log does not go on from the one before"
-    elif log.append(before, look.entries) != look.log:
-        yield at(walk, paths.LOG), "the entries are not written as the runner writes them"
+    if log.append(before, look.entries) != look.log:
+        goes_on = look.log.startswith(before)
+        told = (
+            "the entries are not written as the runner writes them"
+            if goes_on
+            else "the log does not go on from the one before"
+        )
+        yield at(walk, paths.LOG), told
 
 
 def due_segment(walk: Chain) -> str | None:
@@ -259,20 +261,30 @@ def check_record(git: Git, walk: Chain, look: Look) -> Said:
         if isinstance(event, ev.CallHeld):
             name = paths.call_file(event.call)
             free.add(name)
-            if name not in now or digest(git.blob(now[name].oid) or b"") != event.digest:
+            if digest(_bytes(git, now.get(name))) != event.digest:
                 yield at(walk, name), "it is not the call that `call-held` names"
             if event.call.rpartition(".")[0] != f"{event.subject}.{look.attempt(event.subject)}":
                 yield at(walk, name), "it is no call of the step's attempt"
         elif isinstance(event, ev.QaPassed | ev.QaFailed) and event.report:
             report = paths.report_file(event.subject, event.attempt)
             free.add(report)
-            if report not in now or digest(git.blob(now[report].oid) or b"") != event.report:
+            if digest(_bytes(git, now.get(report))) != event.report:
                 yield at(walk, report), f"it is not the report that `{event.name}` names"
     for name in sorted({*now, *walk.record}):
         if name in walk.record and name not in (paths.LOG, paths.STATE) and now.get(name) != walk.record[name]:
             yield at(walk, name), "a transition changed a file of the record that never changes"
         elif name not in walk.record and name not in free:
             yield at(walk, name), "a file of the record that no event names"
+
+
+def _bytes(git: Git, entry: TreeEntry | None) -> bytes:
+    """Return a file's bytes; of one that is not there, or is none, nothing."""
+    if entry is None or entry.mode == SUBMODULE:
+        return b""
+    data = git.blob(entry.oid)
+    if data is None:
+        raise missing(git, f"the object {entry.oid[:12]}")
+    return data
 
 
 # Which event may follow which in one commit; `None`: which may begin one. People's edits are taken up, and words counted,
@@ -351,21 +363,6 @@ def check_legality(git: Git, walk: Chain, look: Look) -> Said:
             right = event.subject in known
         if not right:
             yield at(walk, paths.LOG), f"`{event.name}` cannot be about {event.subject}"
-
-
-_COUNTED = ("seconds", "input_tokens", "output_tokens", "unpriced")
-
-
-def unbounded(event: Event) -> str | None:
-    """Return what is wrong with the amounts that an event says were spent, before they are added up."""
-    for key, value in getattr(event, "spent", {}).items():
-        if key == "usd":
-            right = isinstance(value, str) and USD.fullmatch(value) is not None
-        else:
-            right = key in _COUNTED and type(value) is int and 0 <= value < SPENT_MOST
-        if not right:
-            return f"`{event.name}` says that {str(value)[:40]!r} of {key} was spent"
-    return None
 
 
 def check_fold(git: Git, walk: Chain, look: Look) -> Said:
@@ -479,9 +476,11 @@ def check_digest(git: Git, walk: Chain, look: Look) -> Said:
         if event.start != look.commit.parents[0]:
             continue  # the work was merged onto a person's: the artifact is what it was before that
         for artifact in event.artifacts:
-            data = git.blob(f"{look.commit.tree}:{artifact['path']}")
-            if digest(data if data is not None else b"") != artifact["digest"]:
-                yield artifact["path"], "the artifact has another digest"
+            path, data = artifact["path"], git.blob(f"{look.commit.tree}:{artifact['path']}")
+            if data is None:
+                data = _bytes(git, git.files(look.commit.tree, path).get(path))
+            if digest(data) != artifact["digest"]:
+                yield path, "the artifact has another digest"
 
 
 def _step_digest(git: Git, files: dict[str, TreeEntry], slug: str) -> str | None:
@@ -519,7 +518,7 @@ def check_evidence(git: Git, walk: Chain, look: Look) -> Said:
     """18. QA looked at the tree of the commit before; what passed has no check that failed."""
     for event in look.events:
         if isinstance(event, ev.QaPassed | ev.QaFailed):
-            if look.parent is None or event.tree != look.parent.tree:
+            if event.tree != (look.parent.tree if look.parent else None):
                 yield "", f"the QA of {event.subject} did not look at the tree before this commit"
             if isinstance(event, ev.QaPassed) and any(check["code"] != 0 for check in event.evidence):
                 yield at(walk, paths.LOG), f"the QA of {event.subject} passed with a check that failed"
@@ -567,7 +566,7 @@ def _uses_words(look: Look) -> bool:
 
 def _is_judged(look: Look) -> bool:
     """Return whether what a transition did, or whose words it used, can be judged: of a chain that holds so far."""
-    return look.trailers is not None and look.before is not None and look.illegal is None
+    return look.before is not None and look.illegal is None  # an ordinary commit has no state before it
 
 
 def check_counted(git: Git, walk: Chain, look: Look) -> Said:

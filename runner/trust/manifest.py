@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from runner.errors import InsufficientHistoryError, IntegrityError
+from runner.errors import InsufficientHistoryError
 from runner.git import SUBMODULE, TREE, Git, TreeEntry
 from runner.protocol import ids, paths
 from runner.protocol.digest import digest
@@ -52,7 +52,7 @@ class Contents:
         """Return the lines of the files of a tree (oid) that a word on the whole tree is about, as `is_code` tells them.
 
         Raises:
-            IntegrityError: a file's bytes are not in this clone. InsufficientHistoryError: a tree is not.
+            InsufficientHistoryError: a tree, or the bytes of a file, is not in this clone.
         """
         out: list[bytes] = []
         stack: list[bytes | tuple[str, str]] = [("", tree)]
@@ -87,7 +87,7 @@ class Contents:
         """Return the lines of a section.
 
         Raises:
-            IntegrityError: a file's bytes are not in this clone.
+            InsufficientHistoryError: a file's bytes are not in this clone.
         """
         new = [(path, entry) for path, entry in files.items() if (path, entry) not in self._lines]
         todo = sorted({entry.oid for _, entry in new if entry.mode != SUBMODULE})
@@ -96,7 +96,8 @@ class Contents:
             names = todo[start : start + _TOGETHER]
             for oid, data in zip(names, self._git.blobs(names), strict=True):
                 if data is None:
-                    raise IntegrityError(f"the object {oid[:12]} is missing", oid, "run `git fsck`, or `git fetch`")
+                    what = f"the object {oid[:12]} is not in this clone"
+                    raise InsufficientHistoryError(what, oid, "run `git fsck`, or `git fetch`")
                 read[oid] = (hashlib.sha256(data).hexdigest(), len(data))
         for path, entry in new:
             hash_, size = (entry.oid, 0) if entry.mode == SUBMODULE else read[entry.oid]

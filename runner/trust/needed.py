@@ -134,7 +134,7 @@ def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:
 
 
 def _covers(subject: Subject, plan: Plan, known: Sequence[RawEntry], revision: int) -> bool:
-    """Return whether all that came since a word counted is what `on_failure` makes of it: no edit, no undoing, nobody's retry."""
+    """Return whether all that came since a word counted is what `on_failure` makes of it: no undoing, nobody's retry."""
     since = [raw for raw in known if raw.revision >= revision]
     failed: Step | None = None
     for raw in since:
@@ -144,8 +144,7 @@ def _covers(subject: Subject, plan: Plan, known: Sequence[RawEntry], revision: i
             failed = None
         elif raw.subject == subject.slug and not _makes(plan, failed, raw):
             return False
-        edited = raw.event == "plan-edited" and subject.slug in (raw.fields.get("steps") or {})
-        if edited or raw.event == "undone":
+        if raw.event == "undone":  # an edit is a commit of people's, which makes the word stale
             return False
     return True
 

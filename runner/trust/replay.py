@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
+from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import BLOB, TREE, Git
 from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, state
@@ -281,19 +281,11 @@ def _judged(
         asked = waits.demanded(found, subject, wait.text, ground.plan, paths.folder(walk.protocol))
     except RunnerError as error:
         return f"{error.what}, {error.where}"
-    if asked is None or asked.keyboard:
+    if asked is None:
         return f"no signed word was needed by the policy of {found.commit[:12]}"
-    time = seconds(entry.time)
-    if time <= 0:
-        return f"there was no such time: {entry.time}"
-    bench = bench_of(git, walk, ground, found, time)
-    try:
-        asking = Asked.of(bench, wait) if event.reviews else None
-        standing = approval.judge(bench, asked, ground.plan, waits.used(subject, known), event.reviews, asking)
-    except IntegrityError as error:
-        if git.is_partial() or git.is_shallow():
-            raise missing(git, error.what) from error
-        raise
+    bench = bench_of(git, walk, ground, found, seconds(entry.time))
+    asking = Asked.of(bench, wait) if event.reviews else None
+    standing = approval.judge(bench, asked, ground.plan, waits.used(subject, known), event.reviews, asking)
     return _differs(event, standing, bench.words())
 
 

@@ -100,7 +100,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
     except InsufficientHistoryError:
         raise
     except (RunnerError, *_UNREADABLE) as error:
-        _refuse_promised(git, error)
+        _refuse_missing(git, error, tip)
         return Report(protocol, 0, (_unreadable(walk, tip, error),), None, tip)
     if not commits:
         return Report(protocol, 0, (Finding("genesis", tip, paths.folder(protocol), "there is no history"),), None, tip)
@@ -198,9 +198,11 @@ def walk_commits(git: Git, walk: Chain, commits: Sequence[str]) -> list[Finding]
     findings: list[Finding] = []
     read: dict[str, bytes] = {}
     for number, oid in enumerate(commits):
-        try:
-            if number % AHEAD == 0:
+        if number % AHEAD == 0:
+            read = {}
+            with contextlib.suppress(RunnerError, *_UNREADABLE):  # told of the commit that it stands in
                 read = _ahead(git, walk.protocol, commits[number : number + AHEAD])
+        try:
             commit = commit_of(git, oid)
             found = _check(git, walk, commit, read)
             if walk.past is not None:
@@ -210,7 +212,7 @@ def walk_commits(git: Git, walk: Chain, commits: Sequence[str]) -> list[Finding]
         except InsufficientHistoryError as error:
             raise missing(git, error.what.removesuffix(" is not in this clone")) from error
         except (RunnerError, *_UNREADABLE) as error:
-            _refuse_promised(git, error)
+            _refuse_missing(git, error, oid)
             found = [_unreadable(walk, oid, error)]
         findings += found
         if any(finding.rule in FATAL for finding in found):
@@ -234,10 +236,12 @@ def _ahead(git: Git, protocol: str, oids: Sequence[str]) -> dict[str, bytes]:
     return {oid: data for oid, data in zip(small, git.blobs(small), strict=True) if data is not None}
 
 
-def _refuse_promised(git: Git, error: BaseException) -> None:
-    """Say that an object is missing where git says that it was promised and cannot be fetched."""
-    if isinstance(error, GitError) and "promisor remote" in error.stderr:
-        raise missing(git, "an object of its history") from error
+def _refuse_missing(git: Git, error: BaseException, oid: str) -> None:
+    """Say that an object is missing where git failed on the way, and a commit has not all of its objects here."""
+    if isinstance(error, GitError):
+        _, out, _ = git.try_run("rev-list", "--objects", "--missing=print", "--no-object-names", oid)
+        if b"\n?" in out:
+            raise missing(git, "an object of its history") from error
 
 
 def _unreadable(walk: Chain, commit: str, error: BaseException) -> Finding:
@@ -315,14 +319,12 @@ def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Lo
     look.entries, look.raw = [log.entry_of(entry, where) for entry in raw], raw
     if not look.entries:
         raise IntegrityError("a transition without an event", where, "run `git show` to see what it changed")
-    look.illegal = next((told for event in look.events if (told := checks.unbounded(event))), None)
-    if look.illegal is None:
-        try:
-            look.after = machine.fold(walk.state, look.entries)
-        except RunnerError as error:
-            look.illegal = error.what
-        except _UNREADABLE as error:
-            look.illegal = f"its fields make no sense: {type(error).__name__}"
+    try:
+        look.after = machine.fold(walk.state, look.entries)
+    except RunnerError as error:
+        look.illegal = error.what
+    except _UNREADABLE as error:
+        look.illegal = f"its fields make no sense: {type(error).__name__}"
     if look.after is None:  # told as illegal; what else is wrong is told of the state that the commit claims
         with contextlib.suppress(RunnerError):
             look.after = state.load(look.state, where)

@@ -5,15 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol.digest import digest, manifest_digest
-from runner.trust import checks
 from tests.attacks.forge import Forge
 
 Attack = Callable[[Forge], None]
@@ -828,31 +824,3 @@ ALSO = {
     "a_repair_that_names_other_commits": ("record-changed",),
     "a_segment_number_skipped": ("record",),
 }
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_attack_is_found(name: str, forge: Forge) -> None:
-    """Exactly the rule that is meant finds it; and the second verifier does not hold it for good."""
-    function, rule = ATTACKS[name]
-    function(forge)
-    forge.refused(rule, *ALSO.get(name, ()))
-
-
-@pytest.mark.no_agreement("ours is disabled in part")
-# What is done with words has its own cases, in `words.py`.
-@pytest.mark.parametrize(
-    "rule", [rule for rule in checks.CHECKS if rule not in ("counted", "trusted", "needed", "signed")]
-)
-def test_each_check_is_needed(rule: str, forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the check, an attack passes that it alone finds."""
-    monkeypatch.setitem(checks.CHECKS, rule, lambda git, walk, look: iter(()))
-    told = []
-    for number, (name, (function, found_by)) in enumerate(ATTACKS.items()):
-        if found_by == rule and name not in ALSO:
-            copy = Forge.copy(forge.box, forge.protocol, tmp_path / str(number))
-            function(copy)
-            report = copy.verify()
-            if report.ok:
-                return
-            told.append((name, report.findings))
-    raise AssertionError(f"nothing passes without {rule}: {told}")

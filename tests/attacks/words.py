@@ -882,12 +882,10 @@ def a_commit_under_another_s_signature(h: History) -> Use:
     return Use(deed=deed)
 
 
-def bundle(h: History, name: str, folder: Path) -> dict[str, object]:
-    """Make a case's bundle and return what it should give."""
-    one = CASES[name]
-    use = one.make(h) or Use()
-    h.git("update-ref", "refs/heads/main", h.main)
-    h.git("update-ref", f"refs/heads/{PROTOCOL}", h.tip)
+def use_of(h: History, name: str) -> tuple[str, str, Use]:
+    """Make a case; return (the branch with the word, the branch with what the forger makes of it, how)."""
+    use = CASES[name].make(h) or Use()
+    branch = h.tip
     if use.deed is not None:
         use.deed(h)
     else:
@@ -899,7 +897,16 @@ def bundle(h: History, name: str, folder: Path) -> dict[str, object]:
             use.trusted,
             **({"at": use.at} if use.at else {}),
         )
-    h.git("update-ref", "refs/heads/forged", h.tip)
+    return branch, h.tip, use
+
+
+def bundle(h: History, name: str, folder: Path) -> dict[str, object]:
+    """Make a case's bundle and return what it should give."""
+    one = CASES[name]
+    branch, forged, use = use_of(h, name)
+    h.git("update-ref", "refs/heads/main", h.main)
+    h.git("update-ref", f"refs/heads/{PROTOCOL}", branch)
+    h.git("update-ref", "refs/heads/forged", forged)
     h.git("bundle", "create", "-q", str(folder / f"{name}.bundle"), "--branches")
     return {
         "says": one.says,

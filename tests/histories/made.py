@@ -1,0 +1,761 @@
+"""Histories to be stored that are no abuse of a word and no attack on a chain: good ones, and what lies beside a chain.
+
+`python -m tests.histories` makes them. What the runner does is the runner's own doing, at fixed times and with fixed random
+numbers; what it does not do yet, or seldom, is imitated. A new event wants a function here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.cli.session import Session
+from runner.protocol import events as ev
+from runner.protocol.digest import digest
+from runner.protocol.paths import folder as folder_of
+from runner.store.surroundings import Surroundings
+from tests.attacks.conftest import STEPS
+from tests.attacks.forge import Change, Forge
+from tests.attacks.make import Keys
+from tests.attacks.test_attacks import answers, asks, finish, passed, paused, plans, question, written
+from tests.conftest import Box, command
+from tests.people import REPO
+
+DATE = "2026-11-20T06:00:00Z"
+NOW = 1_795_000_000  # seconds since 1970, on 2026-11-18
+SIGNED = (
+    f"repo: {REPO}\nroles: {{maintainer: [alice@example.test]}}\nagents: [runner@example.test]\ntransitions: signed\n"
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Made:
+    """A history as it was made: where, its refs (`tip`, `main`, `history`) and the rules that are meant to find something."""
+
+    path: Path
+    protocol: str
+    refs: dict[str, str]
+    rules: tuple[str, ...] = ()
+    whole: bool = False
+    seen: str = ""
+    wait: str = ""
+    says: str = ""
+    cannot_tell: bool = False
+
+
+class FixedKeys(Keys):
+    """Keys that are the same each time, so that what is signed with them is."""
+
+    def file(self, name: str) -> Path:
+        """Return the private half of somebody's key."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+        path = self.folder / f"{name}.key"
+        if not path.exists():
+            key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(f"nobody's: {name}".encode()).digest())
+            path.touch(mode=0o600)
+            path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+            public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+            path.with_name(f"{name}.key.pub").write_text(f"{public} {name}\n")
+        return path
+
+
+@contextlib.contextmanager
+def fixed() -> Iterator[None]:
+    """Let the command line have a clock and random numbers of its own, which go on from one command to the next."""
+    ticks, digits, spans = itertools.count(NOW), itertools.count(1), itertools.count(1)
+    real = Session.surroundings
+
+    def surroundings(self: Session) -> Surroundings:
+        return dataclasses.replace(
+            real(self),
+            now=lambda: float(next(ticks)),
+            monotonic=lambda: next(spans) / 10_000,
+            random_hex=lambda count: f"{next(digits):0{count}x}"[-count:],
+            host="host",
+            pid=1,
+        )
+
+    Session.surroundings = surroundings  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Session.surroundings = real  # type: ignore[method-assign]
+
+
+@dataclass(slots=True)
+class Desk:
+    """Where histories are made: repositories that differ in nothing from one time to the next."""
+
+    folder: Path
+    keys: FixedKeys = field(init=False)
+    _base: tuple[Box, str] | None = None
+    _count: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __post_init__(self) -> None:
+        (self.folder / "keys").mkdir(parents=True, exist_ok=True)
+        self.keys = FixedKeys(self.folder / "keys")
+
+    def place(self) -> Path:
+        """Return a folder that is not there yet."""
+        return self.folder / f"made-{next(self._count)}"
+
+    def box(self, kind: str = "sha1") -> Box:
+        """Return a repository with one commit on main."""
+        at = self.place()
+        (at / "home").mkdir(parents=True)
+        (at / "home/.gitconfig").write_text("[user]\n name = Alice\n email = alice@example.test\n")
+        box = Box(
+            at / "repo",
+            at / "home",
+            {"RUNNER_EXECUTOR": "host", "GIT_AUTHOR_DATE": DATE, "GIT_COMMITTER_DATE": DATE},
+        )
+        box.git("init", "-q", "-b", "main", f"--object-format={kind}", box.path, cwd=at)
+        box.write("README.md", "# a project\n")
+        box.write("src/app.py", "print('hello')\n")
+        box.commit("start")
+        return box
+
+    def base(self) -> tuple[Box, str]:
+        """Return a repository with a protocol whose first step is done, as the attacks begin with."""
+        if self._base is None:
+            with fixed():
+                box = self.box()
+                protocol = box.new(STEPS)
+                for _ in range(2):
+                    box.runner("step", protocol, rc=0)
+            self._base = box, protocol
+        return self._base
+
+    def forge(self) -> Forge:
+        """Return a copy of it to write in by hand."""
+        return Forge.copy(*self.base(), self.place())
+
+    def signed_box(self) -> tuple[Box, Mapping[str, str]]:
+        """Return a repository whose policy wants transitions signed, and the environment of the runner that signs them."""
+        box = self.box()
+        box.write(".protocols/policy.yaml", SIGNED)
+        lines = self.keys.line("alice") + self.keys.line("runner", "git,runner-sync,runner-seal")
+        box.write(".protocols/allowed_signers", lines)
+        box.commit("policy")
+        return box, {"RUNNER_SIGNING_KEY": str(self.keys.file("runner"))}
+
+
+Make = Callable[[Desk], Made]
+HISTORIES: dict[str, Make] = {}
+
+
+def good(function: Make) -> Make:
+    """List a function as one that makes a chain which holds."""
+    HISTORIES[f"good/{function.__name__}"] = function
+    return function
+
+
+def beside(function: Make) -> Make:
+    """List a function as one that makes a repository, of whose chain something stands elsewhere."""
+    HISTORIES[f"beside/{function.__name__}"] = function
+    return function
+
+
+def taken(box: Box, protocol: str, *, branch: bool = True, **how: Any) -> Made:
+    """Return a protocol of a repository as it stands; `branch`: whether its branch is still there."""
+    refs = {"tip": f"refs/heads/{protocol}"} if branch else {}
+    if how.get("whole"):
+        refs |= {"main": "refs/heads/main", "history": f"refs/runner/history/{protocol}"}
+    found = {name: box.git("rev-parse", "-q", "--verify", ref, check=False).strip() for name, ref in refs.items()}
+    return Made(path=box.path, protocol=protocol, refs={name: oid for name, oid in found.items() if oid}, **how)
+
+
+def of(forge: Forge) -> Made:
+    """Return what stands on a forged branch."""
+    return taken(forge.box, forge.protocol)
+
+
+# --- what the runner does ----------------------------------------------------------------------------------------------
+
+
+@good
+def a_protocol_from_its_first_to_its_last_step(desk: Desk) -> Made:
+    box = desk.box()
+    with fixed():
+        protocol = box.new(STEPS)
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
+def with_object_ids_of_sha256(desk: Desk) -> Made:
+    box = desk.box("sha256")
+    with fixed():
+        protocol = box.new({"01-a": STEPS["01-a"]})
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
+def failed_and_tried_again_paused_resumed_and_cancelled(desk: Desk) -> Made:
+    box = desk.box()
+    with fixed():
+        protocol = box.new(
+            {
+                "01-a": command("test -e ok && echo a > a.txt", "on_failure: {retry: 1, then: fail}\n"),
+                "02-b": command("true"),
+            }
+        )
+        box.runner("run", protocol, rc=1)
+        tree = box.worktree(protocol)
+        (tree / "ok").write_text("ok\n")
+        box.commit("mine", cwd=tree)
+        box.runner("retry", protocol, rc=0)
+        box.runner("step", protocol, rc=0)
+        box.runner("pause", protocol, rc=0)
+        box.runner("resume", protocol, rc=0)
+        box.runner("cancel", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
+def checks_that_failed_and_a_step_that_was_blocked(desk: Desk) -> Made:
+    box = desk.box()
+    checked = 'qa: {policy: light, checks: ["test -e ok"]}\non_failure: {retry: 0, then: block}\n'
+    with fixed():
+        protocol = box.new({"01-a": command("echo a > a.txt", checked)})
+        box.runner("run", protocol)
+        tree = box.worktree(protocol)
+        (tree / "ok").write_text("ok\n")
+        box.commit("mine", cwd=tree)
+        box.runner("retry", protocol, rc=0)
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
+def edited_by_people_and_undone(desk: Desk) -> Made:
+    box = desk.box()
+    with fixed():
+        protocol = box.new(STEPS)
+        box.runner("step", protocol, rc=0)
+        tree = box.worktree(protocol)
+        own = tree / folder_of(protocol)
+        (own / "03-c.md").unlink()
+        (own / "context.md").write_text("Be kind.\n")
+        (own / "02-b.md").write_text((own / "02-b.md").read_text() + "More.\n")
+        (own / "04-d.md").write_text("---\ntitle: d\nkind: command\nrun: 'true'\n---\n")
+        box.commit("mine", cwd=tree)
+        box.runner("run", protocol, rc=0)
+        box.runner("undo", protocol, rc=0)
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
+def a_step_of_a_person_s(desk: Desk) -> Made:
+    box = desk.box()
+    with fixed():
+        protocol = box.new({"01-look": "kind: human\n"})
+        box.runner("step", protocol, rc=3)
+        tree = box.worktree(protocol)
+        (tree / "logo.svg").write_text("<svg/>\n")
+        box.commit("the logo", cwd=tree)
+        box.runner("answer", protocol, "done", rc=0)
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
+def a_record_that_was_damaged_and_repaired(desk: Desk) -> Made:
+    box = desk.box()
+    with fixed():
+        protocol = box.new(STEPS)
+        tree = box.worktree(protocol)
+        (tree / folder_of(protocol) / "state.json").write_text("{}\n")
+        box.commit("oops", cwd=tree)
+        box.runner("doctor", "--fix", protocol)
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+# --- what is imitated -------------------------------------------------------------------------------------------------------
+
+
+@good
+def a_call_that_waited_and_one_that_nobody_knows_of(desk: Desk) -> Made:
+    forge = desk.forge()
+    said = b'{"arguments": {"to": "ops@example.test"}, "tool": "send_report"}\n'
+    held = ev.CallHeld(
+        subject="b", call="b.1.1", digest=digest(said), text="send_report", by="anyone", transcript=digest(b"so far")
+    )
+    forge.imitate(held, code={"b.txt": "half\n"}, record={"calls/b.1.1.json": said})
+    forge.imitate(
+        ev.ApprovalRefused(subject="b", reason="it ended", wait=f"w{forge.now.revision}"),
+        dataclasses.replace(held, call="b.1.2", transcript=None),
+        record={"calls/b.1.2.json": said},
+    )
+    forge.imitate(
+        ev.CallDecided(subject="b", wait=f"w{forge.now.revision}", decision="approved", by="keyboard", approvals=[]),
+        ev.EffectUnknown(
+            subject="b",
+            call="b.1.2",
+            tool="send_report",
+            digest=digest(b"{}"),
+            text="send_report",
+            transcript=digest(b"more"),
+        ),
+    )
+    forge.imitate(ev.EffectDecided(subject="b", wait=f"w{forge.now.revision}", happened=True, by="alice"))
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+    return of(forge)
+
+
+@good
+def a_word_at_a_keyboard_where_there_is_no_policy(desk: Desk) -> Made:
+    forge = desk.forge()
+    path = f"{forge.folder}/03-c.md"
+    text = forge.box.git("show", f"{forge.tip}:{path}").replace("title: 03-c\n", "title: 03-c\napproval: before\n")
+    forge.commit({path: text})
+    step = forge.now.steps["c"]
+    told: ev.PlannedStep = {
+        "place": 3,
+        "title": step.title,
+        "kind": step.kind,
+        "needs": step.needs,
+        "qa": step.qa,
+        "digest": digest(text.encode()),
+    }
+    plan = forge.now.plan
+    assert plan is not None
+    asked = ev.ApprovalAsked(
+        subject="c", kind="step", digest=digest(b""), text="approval before it starts", by="you, at a terminal"
+    )
+    forge.imitate(ev.PlanEdited(subject="plan", plan=plan, steps={"c": told}, removed=[], dropped=[]), asked)
+    forge.imitate(
+        ev.ApprovalCounted(subject="c", wait=f"w{forge.now.revision}", approvals=[], by=["keyboard"]),
+        finish(forge, "c"),
+        ev.StepCompleted(subject="c", attempt=1),
+    )
+    return of(forge)
+
+
+@good
+def an_approval_that_was_refused(desk: Desk) -> Made:
+    forge = desk.forge()
+    forge.commit({f"{forge.folder}/approvals/00.approval": "yes"})
+    forge.imitate(
+        ev.ApprovalRefused(subject="b", reason="malformed", approval="00"), finish(forge), code={"b.txt": "b\n"}
+    )
+    return of(forge)
+
+
+@good
+def a_plan_after_questions(desk: Desk) -> Made:
+    forge = desk.forge()
+    asks(forge)
+    answers(forge)
+    forge.imitate(question(digest(b"more said")))
+    forge.imitate(ev.Answered(subject="plan", wait=f"w{forge.now.revision}", text="yes", by="alice"))
+    forge.imitate(plans(forge), code=written(forge))
+    forge.imitate(finish(forge, "look"), ev.StepCompleted(subject="look", attempt=1), code={"code.py": "1\n"})
+    return of(forge)
+
+
+@good
+def a_budget_that_was_reached_and_a_question(desk: Desk) -> Made:
+    forge = desk.forge()
+    spent: ev.Spent = {"usd": "0.08", "input_tokens": 11802, "output_tokens": 640, "seconds": 3}
+    forge.imitate(
+        ev.Asked(subject="b", kind="question", text="Which?", by="anyone", transcript=digest(b"x"), spent=spent),
+        code={"b.txt": "half\n"},
+    )
+    forge.imitate(ev.Answered(subject="b", wait=f"w{forge.now.revision}", text="blue", by="alice"))
+    forge.imitate(ev.BudgetReached(subject="b", text="1 of 1 turns", by="whoever plans", spent=spent))
+    forge.imitate(
+        ev.StepCancelled(subject="b", reason="too dear"),
+        ev.StepCancelled(subject="c", reason="too dear"),
+        ev.Cancelled(subject=forge.protocol),
+    )
+    return of(forge)
+
+
+@good
+def what_ci_and_the_forge_said(desk: Desk) -> Made:
+    forge = desk.forge()
+    forge.imitate(ev.RequestChanged(subject=forge.protocol, url="https://forge.test/1", change="opened"))
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+    reported = ev.CiReported(subject=forge.protocol, commit=forge.tip, outcome="failure", context="ci/build")
+    forge.imitate(reported, ev.StepFailed(subject="b", attempt=1, reason="ci/build failed"))
+    forge.imitate(ev.StepRetried(subject="b", attempt=2))
+    forge.imitate(dataclasses.replace(reported, outcome="success"))
+    forge.imitate(ev.StepBlocked(subject="b", attempt=2, reason="x"), ev.Blocked(subject=forge.protocol, reason="x"))
+    forge.imitate(ev.StepRetried(subject="b", attempt=3))
+    forge.imitate(ev.StepFailed(subject="b", attempt=3, reason="x"), ev.Failed(subject=forge.protocol, reason="x"))
+    return of(forge)
+
+
+def _anew(desk: Desk, kind: Callable[..., ev.Event], **more: Any) -> Made:
+    """Begin a protocol whose plan comes from elsewhere."""
+    forge = desk.forge()
+    state, names = forge.now, ("plan.md", "01-a.md", "02-b.md", "03-c.md")
+    words: dict[str, Change] = {
+        f"{forge.folder}/{name}": forge.box.git("show", f"{forge.tip}:{forge.folder}/{name}") for name in names
+    }
+    steps = {
+        slug: {key: getattr(one, key) for key in ev.PlannedStep.__annotations__} for slug, one in state.steps.items()
+    }
+    created = ev.Created(subject=forge.protocol, title=state.title, base="main", start=forge.trusted, nonce="2" * 32)
+    told = kind(subject="plan", plan=state.plan, steps=steps, **more)
+    forge.imitate(created, told, code=words, parents=[forge.trusted], fresh=True)
+    forge.imitate(paused(forge))
+    return of(forge)
+
+
+@good
+def a_plan_that_was_imported(desk: Desk) -> Made:
+    return _anew(desk, ev.Imported, source="elsewhere")
+
+
+@good
+def steps_taken_over_from_another_protocol(desk: Desk) -> Made:
+    return _anew(desk, ev.Forked, source="0009-other@7", done={"a": None})
+
+
+@good
+def a_log_of_several_files(desk: Desk) -> Made:
+    forge = desk.forge()
+    for attempt in (1, 2):
+        forge.imitate(ev.StepFailed(subject="b", attempt=attempt, reason="x" * 70_000))
+        forge.imitate(ev.StepRetried(subject="b", attempt=attempt + 1))
+    return of(forge)
+
+
+@good
+def people_s_commits_and_the_base_between(desk: Desk) -> Made:
+    forge = desk.forge()
+    side = forge.commit({"side.txt": "x"}, parents=[forge.trusted], move=False)
+    forge.commit(tree=forge.tree(forge.tip, {"side.txt": "x"}), parents=[forge.tip, side], text="Merge main\n")
+    forge.commit(
+        {"code.py": "1\n", f"{forge.folder}/notes.txt": "mine\n", f"{forge.folder}/run.sh": ("100755", "true\n")}
+    )
+    forge.commit({f"{forge.folder}/link": ("120000", "plan.md")})
+    forge.commit({f"{forge.folder}/link": None})
+    before = forge.box.git("show", f"{forge.tip}:{forge.folder}/state.json")
+    forge.commit({f"{forge.folder}/state.json": None})
+    forge.commit({f"{forge.folder}/state.json": before})
+    forge.imitate(paused(forge))
+    forge.commit({"code.py": None})
+    return of(forge)
+
+
+@good
+def the_folder_deleted_and_repaired(desk: Desk) -> Made:
+    forge = desk.forge()
+    before = forge.tip
+    gone = forge.commit({forge.folder: None})
+    names = [f"{forge.folder}/{name}" for name in ("plan.md", "01-a.md", "02-b.md", "03-c.md")]
+    back = forge.commit({name: forge.box.git("show", f"{before}:{name}") for name in names})
+    forge.imitate(ev.RecordRepaired(subject=forge.protocol, commits=[gone, back], reason="it was deleted"))
+    return of(forge)
+
+
+@good
+def odd_dates(desk: Desk) -> Made:
+    forge = desk.forge()
+    for date in ("1970-01-02T00:00:00Z", "2099-01-01T00:00:00Z"):
+        forge.box.env.update(GIT_AUTHOR_DATE=date, GIT_COMMITTER_DATE=date)
+        forge.imitate(paused(forge))
+        forge.imitate(ev.Resumed(subject=forge.protocol))
+    return of(forge)
+
+
+@good
+def work_that_was_merged_onto_an_edit(desk: Desk) -> Made:
+    """The step's file was edited while it was at work; what was carried out is that of the commit where it began."""
+    forge = desk.forge()
+    start, event = (
+        forge.tip,
+        finish(forge, artifacts=[{"name": "b.txt", "kind": "file", "path": "b.txt", "digest": digest(b"b\n")}]),
+    )
+    path = f"{forge.folder}/02-b.md"
+    forge.commit({path: forge.box.git("show", f"{forge.tip}:{path}") + "Otherwise.\n"})
+    assert event.start == start
+    forge.imitate(event, code={"b.txt": "b\n"})
+    forge.imitate(passed(forge), ev.StepCompleted(subject="b", attempt=1))
+    return of(forge)
+
+
+# --- what lies beside a chain ---------------------------------------------------------------------------------------------
+
+
+def _ended(desk: Desk) -> tuple[Box, str]:
+    """Return a protocol that was done, with its worktree away."""
+    box = desk.box()
+    with fixed():
+        protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
+        box.runner("run", protocol, rc=0)
+        box.git("worktree", "remove", "--force", box.worktree(protocol))
+    return box, protocol
+
+
+def _squashed(desk: Desk) -> tuple[Box, str]:
+    box, protocol = _ended(desk)
+    box.git("merge", "-q", "--squash", protocol)
+    box.commit("squashed")
+    return box, protocol
+
+
+def _by_hand(box: Box, path: str, old: str, new: str) -> None:
+    file = box.path / path
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    box.commit("a small correction")
+
+
+def _filed(box: Box, protocol: str, files: Mapping[str, str], tip: str = "") -> None:
+    """Put a history of one commit in the place of the protocol's; `files`: name to text."""
+    lines, runs = "", ""
+    for name, text in files.items():
+        oid = box.git("hash-object", "-w", "--stdin", data=text).strip()
+        if name.startswith("runs/"):
+            runs += f"100644 blob {oid}\t{name.removeprefix('runs/')}\n"
+        else:
+            lines += f"100644 blob {oid}\t{name}\n"
+    if runs:
+        lines += f"040000 tree {box.git('mktree', data=runs).strip()}\truns\n"
+    tree = box.git("mktree", data=lines).strip()
+    made = box.git("commit-tree", tree, "-p", tip or protocol, data=f"{protocol}: history\n").strip()
+    box.git("update-ref", f"refs/runner/history/{protocol}", made)
+
+
+@beside
+def squashed_with_the_branch_gone(desk: Desk) -> Made:
+    """The history alone has the chain."""
+    return taken(*_squashed(desk), branch=False, whole=True)
+
+
+@beside
+def merged_with_branch_and_history_gone(desk: Desk) -> Made:
+    """The base's own history has the chain."""
+    box, protocol = _ended(desk)
+    box.write("other.txt", "x\n")
+    box.commit("main goes on")
+    box.git("merge", "-q", "--no-ff", "-m", "Merge", protocol)
+    box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
+    return taken(box, protocol, branch=False, whole=True)
+
+
+@beside
+def merged_the_wrong_way_round(desk: Desk) -> Made:
+    """A foxtrot merge; main's first parents are the protocol's."""
+    box, protocol = _ended(desk)
+    box.write("other.txt", "x\n")
+    box.commit("main goes on")
+    box.git("checkout", "-q", "--detach", protocol)
+    box.git("merge", "-q", "--no-ff", "-m", "Merge main", "main")
+    box.git("checkout", "-q", "-B", "main")
+    box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
+    return taken(box, protocol, branch=False, whole=True)
+
+
+@beside
+def squashed_and_taken_away_again(desk: Desk) -> Made:
+    """The folder was reverted on the base."""
+    box, protocol = _squashed(desk)
+    box.git("revert", "--no-edit", "HEAD")
+    return taken(box, protocol, branch=False, whole=True)
+
+
+@beside
+def squashed_with_its_history_gone(desk: Desk) -> Made:
+    """Nothing here has the chain."""
+    box, protocol = _squashed(desk)
+    box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
+    return taken(box, protocol, branch=False, whole=True, cannot_tell=True)
+
+
+@beside
+def a_base_that_somebody_edited(desk: Desk) -> Made:
+    """The base's record is none of the chain's."""
+    box, protocol = _squashed(desk)
+    _by_hand(box, f"{folder_of(protocol)}/log.md", "attempt: 1", "attempt: 2")
+    return taken(box, protocol, branch=False, whole=True, rules=("base",))
+
+
+@beside
+def a_history_that_was_swapped_for_another_good_one(desk: Desk) -> Made:
+    """The same protocol, done again otherwise; it holds, and the base has another one."""
+    box, protocol = _squashed(desk)
+    forge = Forge(box, protocol, trusted=box.git("rev-parse", "main~1").strip())
+    genesis = box.git("rev-list", "--first-parent", "--reverse", f"main~1..{protocol}").split()[0]
+    box.git("update-ref", f"refs/heads/{protocol}", genesis)
+    forge.see()
+    forge.imitate(ev.Cancelled(subject=protocol))
+    _filed(box, protocol, {"runs/other.1.jsonl": ""})
+    return taken(box, protocol, branch=False, whole=True, rules=("base",))
+
+
+@beside
+def a_branch_that_went_back(desk: Desk) -> Made:
+    """This machine has seen more of it."""
+    box, protocol = _ended(desk)
+    seen = box.git("rev-parse", protocol).strip()
+    box.git("update-ref", f"refs/heads/{protocol}", f"{protocol}~1")
+    box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
+    return taken(box, protocol, whole=True, seen=seen, rules=("mark",))
+
+
+TALK = json.dumps({"kind": "request", "time": "2026-11-20T06:47:03Z", "number": 1}) + "\n"
+
+
+def _talked(desk: Desk, **more: Any) -> Forge:
+    """Return a protocol whose second step names a transcript."""
+    forge = desk.forge()
+    forge.imitate(finish(forge, transcript=digest(TALK.encode()), **more), code={"b.txt": "b\n"})
+    return forge
+
+
+@beside
+def a_transcript_that_the_log_does_not_name(desk: Desk) -> Made:
+    """Its bytes were changed afterwards."""
+    forge = _talked(desk)
+    _filed(forge.box, forge.protocol, {"runs/b.1.jsonl": TALK.replace("1", "2")})
+    return taken(forge.box, forge.protocol, whole=True, rules=("transcript",))
+
+
+@beside
+def a_transcript_that_is_not_here(desk: Desk) -> Made:
+    """The history has none."""
+    forge = _talked(desk)
+    return taken(forge.box, forge.protocol, whole=True, cannot_tell=True)
+
+
+@beside
+def a_plan_s_transcript_that_the_log_does_not_name(desk: Desk) -> Made:
+    """The planner said something else."""
+    forge = desk.forge()
+    asks(forge)
+    _filed(forge.box, forge.protocol, {"runs/plan.1.jsonl": "else"})
+    return taken(forge.box, forge.protocol, whole=True, rules=("transcript",))
+
+
+# --- calls that a transcript tells of -------------------------------------------------------------------------------------
+
+
+def _called(desk: Desk, more: str = "", *, lines: list[dict[str, Any]] | None = None, coworker: str = "") -> Made:
+    """Let a step call a tool that reaches outside, as its transcript tells; `more`: what the policy says else."""
+    box = desk.box()
+    listed = "alice@example.test"
+    box.write(
+        ".protocols/policy.yaml",
+        f"repo: {REPO}\nroles: {{maintainer: [{listed}]}}\nagents: [runner@example.test]\n{more}",
+    )
+    box.write(".protocols/allowed_signers", desk.keys.line("alice") + desk.keys.line("runner", "git"))
+    if coworker:
+        box.write(".protocols/agents/analyst.yaml", coworker)
+    box.commit("policy")
+    with fixed():
+        protocol = box.new({"01-send": "kind: agent\n" + ("agent: analyst\n" if coworker else "")})
+        box.git("worktree", "remove", "--force", box.worktree(protocol))
+    record = {
+        "time": "2026-11-20T07:00:00Z",
+        "call": "send.1.1",
+        "tool": "send_report",
+        "digest": digest(b""),
+        "decision": None,
+    }
+    intent = {"kind": "intent", **record, "arguments": {"to": "ops", "subject": "done"}, "text": "send_report"}
+    outcome = {"kind": "outcome", **record, "content": "sent", "error": False}
+    data = "".join(json.dumps(one) + "\n" for one in (lines or [intent, outcome]))
+    forge = Forge(box, protocol, trusted=box.git("rev-parse", "main").strip())
+    forge.see()
+    forge.imitate(finish(forge, "send", transcript=digest(data.encode()), executor="host"))
+    _filed(box, protocol, {"runs/send.1.jsonl": data})
+    return taken(box, protocol, whole=True)
+
+
+@beside
+def a_call_that_nobody_was_asked_about(desk: Desk) -> Made:
+    """External calls ask by default."""
+    return dataclasses.replace(_called(desk), rules=("needed",))
+
+
+@beside
+def a_call_that_the_policy_denies(desk: Desk) -> Made:
+    """And it was made."""
+    return dataclasses.replace(_called(desk, "rules: [{deny: {tool: send_report}}]\n"), rules=("needed",))
+
+
+@beside
+def a_call_that_the_policy_allows(desk: Desk) -> Made:
+    """No word was needed."""
+    return _called(desk, "rules: [{allow: {tool: send_report}}]\n")
+
+
+@beside
+def a_call_that_the_coworker_s_own_policies_deny(desk: Desk) -> Made:
+    """A coworker's file makes it stricter."""
+    text = "name: analyst\nobjective: o\npolicies:\n  rules: [{deny: {tool: send_report}}]\n"
+    made = _called(desk, "rules: [{allow: {tool: send_report}}]\n", coworker=text)
+    return dataclasses.replace(made, rules=("needed",))
+
+
+# --- seals ----------------------------------------------------------------------------------------------------------------
+
+
+def _sealed(desk: Desk) -> tuple[Box, str, str]:
+    """Return a protocol that the runner signed and sealed, and the seal."""
+    box, key = desk.signed_box()
+    with fixed():
+        protocol = box.runner(
+            "new", "X", "--plan", box.plan({"01-a": command("echo a > a.txt")}), env=key, rc=0
+        ).out.strip()
+        box.runner("run", protocol, env=key, rc=0)
+        box.git("worktree", "remove", "--force", box.worktree(protocol))
+    return box, protocol, box.git("show", f"refs/runner/history/{protocol}:seal")
+
+
+@beside
+def signed_and_sealed(desk: Desk) -> Made:
+    """As it should be."""
+    box, protocol, _ = _sealed(desk)
+    return taken(box, protocol, whole=True)
+
+
+def _resealed(name: str, change: Callable[[str], str], *, sign: str = "") -> None:
+    def make(desk: Desk) -> Made:
+        box, protocol, seal = _sealed(desk)
+        text = change(seal)
+        if sign:
+            text = text[: text.index("-----BEGIN")]
+            text += desk.keys.sign(sign, text.encode(), "runner-seal").decode()
+        _filed(box, protocol, {"seal": text})
+        return taken(box, protocol, whole=True, rules=("seal",))
+
+    make.__name__ = name
+    beside(make)
+
+
+def _line(field_: str, value: str) -> Callable[[str], str]:
+    return lambda text: "\n".join(
+        f"{field_}: {value}" if line.startswith(f"{field_}: ") else line for line in text.split("\n")
+    )
+
+
+_resealed("a_seal_of_a_newer_form", lambda text: text.replace("runner-seal/v1", "runner-seal/v2"), sign="runner")
+_resealed("a_seal_that_is_cut_off", lambda text: text[:-40])
+_resealed("a_seal_of_another_tip", _line("tip", "0" * 40), sign="runner")
+_resealed("a_seal_of_another_revision", _line("revision", "99"), sign="runner")
+_resealed("a_seal_of_another_tree", _line("tree", "0" * 40), sign="runner")
+_resealed("a_seal_of_another_state", _line("state", digest(b"")), sign="runner")
+_resealed("a_seal_of_another_life", _line("genesis", digest(b"")), sign="runner")
+_resealed("a_seal_of_another_repository", _line("repo", "a" * 32), sign="runner")
+_resealed("a_seal_by_a_person", _line("signer", "alice@example.test"), sign="alice")
+_resealed("a_seal_that_another_key_signed", str, sign="alice")
+_resealed("a_seal_whose_time_was_changed", _line("time", "2026-11-19T00:00:00Z"))
