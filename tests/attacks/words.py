@@ -1272,6 +1272,33 @@ def a_result_of_a_step_that_was_undone_and_done_again(h: History) -> Use:
     return Use("result:write", f"w{h.state['revision']}")
 
 
+@case("dropped", "needed")
+def work_on_a_protected_path_of_a_step_that_waits(h: History) -> Use:
+    """The step itself needs no word."""
+    begin(h)
+    question = {"kind": "question", "text": "Which?", "by": "anyone", "transcript": "sha256:" + "0" * 64}
+    change = {".github/workflows/x.yml": "on: push\n"}
+    return Use(deed=lambda h: h.transition(("asked", "mail", question), changes=change))
+
+
+@case("counts")
+def a_result_of_a_step_that_waited_twice_with_an_undoing_of_nothing_between(h: History) -> Use:
+    """All that it did since it began is part of it."""
+    begin(h)
+    h.begin(steps={"01-write": "kind: agent\nagent: coder\napproval: after\n"})
+    question = {"kind": "question", "text": "Which?", "by": "anyone", "transcript": "sha256:" + "0" * 64}
+    start = h.tip
+    for text in ("half\n", "more\n"):
+        h.transition(("asked", "write", question), changes={"w.txt": text})
+        wait, to = f"w{h.state['revision']}", h.state["revision"] + 1
+        h.transition(("answered", "write", {"wait": wait, "text": "so", "by": "anyone"}))
+        h.transition(("undone", PROTOCOL, {"to": to, "status": "running", "steps": {}, "artifacts": [], "dropped": []}))
+    asked = {"kind": "result", "digest": "sha256:" + "0" * 64, "text": "approval of result:write", "by": "a maintainer"}
+    h.done("write", {"w.txt": "whole\n"}, ("approval-asked", "write", asked), start=start)
+    h.say("alice", "result:write")
+    return Use("result:write", f"w{h.state['revision']}")
+
+
 # --- 9: reviews on the forge --------------------------------------------------------------------------------------------------
 
 ACCOUNTS = "forge: {github.com: {alice@example.test: 1, carol@example.test: 3, runner@example.test: 4}}\n"
