@@ -38,6 +38,9 @@ class Deeds:
             start = self.chain[ground] if first == "step-finished" and f.get("executor") != "person" else self.began.get(about, f.get("start"))
             changed = [p for p in self.repo.changed(self.repo.get(start)[0], self.repo.get(self.chain[place])[0]) if start and GUARDED.search(p) and not p.startswith(self.own)]
             wants += [("result", about)] * bool(asks(about + ".md", "after")) + [("protected-path", about)] * bool(changed and ground == place - 1)
+        if kind in ("asked", "call-held", "effect-unknown"):
+            brought = self.repo.changed(*(self.repo.get(self.chain[at])[0] for at in (place - 1, place)))
+            need(not any(GUARDED.search(p) and not p.startswith(self.own) for p in brought), f"{number}: {kind} of {about}, and nobody looked at what it changed")
         checked = first in ("qa-passed", "qa-failed", "step-completed") or self.steps[about].get("kind") == "human"
         for name, data, _ in self.born if ("plan", "plan") in wants and not checked else ():  # the plan's word is asked for again at each step's start
             if name[:32] in self.said.get("plan", ()):

@@ -237,7 +237,7 @@ class History:
         trusted: str = "",
         time: str = SAID,
         key: str = "",
-        **how: str,
+        **how: Any,
     ) -> None:
         """Record the work of a step, and what follows it in the same commit. `how`: where it began, what carried it out."""
         work = {
@@ -408,9 +408,15 @@ def _rendered(state: dict[str, Any]) -> bytes:
 
 def _title(events: tuple[Event, ...]) -> str:
     says = {"planned": "planned", "plan-edited": "edited", "step-finished": "finished", "step-completed": "completed",
-            "step-failed": "failed"}  # fmt: skip
+            "step-failed": "failed", "step-retried": "to be tried again"}  # fmt: skip
     name, subject, _ = next(
-        (one for kind in ("step-completed", "step-finished", "planned") for one in events if one[0] == kind), events[-1]
+        (
+            one
+            for kind in ("step-failed", "step-completed", "step-finished", "planned")
+            for one in events
+            if one[0] == kind
+        ),
+        events[-1],
     )
     return f"{subject} {says.get(name, name)}" if subject != PROTOCOL else says.get(name, name)
 
@@ -431,10 +437,10 @@ def _fold(state: dict[str, Any], number: int, time: str, name: str, subject: str
         state["plan"] = f["plan"]
         for slug, told in f["steps"].items():
             state["steps"][slug] |= told
-    elif name in ("approval-asked", "call-held"):
-        state["waiting"].append({"id": f"w{number}", "kind": f.get("kind", "call"), "subject": subject, "digest": f["digest"],
+    elif name in ("approval-asked", "call-held", "asked"):
+        state["waiting"].append({"id": f"w{number}", "kind": f.get("kind", "call"), "subject": subject, "digest": f.get("digest"),
                                  "text": f["text"], "by": f["by"], "since": time})  # fmt: skip
-    elif name in ("approval-counted", "call-decided"):
+    elif name in ("approval-counted", "call-decided", "answered"):
         state["waiting"] = [wait for wait in state["waiting"] if wait["id"] != f["wait"]]
     if name == "step-failed":
         step |= {"status": "failed", "reason": f["reason"]}
@@ -444,7 +450,19 @@ def _fold(state: dict[str, Any], number: int, time: str, name: str, subject: str
         "step-completed": "completed",
         "call-held": "awaiting_approval",
         "call-decided": "running",
+        "asked": "running",
+        "step-retried": "pending",
     }
+    if name == "step-retried":
+        step |= {"attempt": f["attempt"], "result": None}
+    if name == "paused":
+        state["status"] = "paused"
+    if name == "undone":
+        state["status"] = f["status"]
+        for slug, told in f["steps"].items():
+            state["steps"][slug] |= told
+    if name == "step-finished":
+        step.pop("reason", None)
     if name in after:
         step["status"], state["status"] = after[name], "running"
     return state

@@ -9,8 +9,10 @@ from typing import Any
 
 from runner.git import Git
 from runner.protocol import events as ev
+from runner.protocol import log, message, state
 from runner.protocol.digest import digest, manifest_digest
-from tests.attacks.forge import Forge
+from runner.protocol.events import Entry
+from tests.attacks.forge import TIME, Change, Forge
 
 Attack = Callable[[Forge], None]
 ATTACKS: dict[str, tuple[Attack, str]] = {}  # name to (what is done, the rule that finds it)
@@ -817,10 +819,381 @@ def a_tree_that_names_a_file_twice(forge: Forge) -> None:
     forge.box.git("update-ref", f"refs/heads/{forge.protocol}", odd)
 
 
+# --- one for each check that none of those above needs ----------------------------------------------------------------
+
+
+@attack("paths")
+def a_name_with_a_control_character(forge: Forge) -> None:
+    forge.commit({f"{forge.folder}/no\x01tes.md": "x"})
+
+
+@attack("paths")
+def a_name_with_a_backslash(forge: Forge) -> None:
+    forge.commit({f"{forge.folder}/no\\tes.md": "x"})
+
+
+@attack("genesis")
+def a_genesis_on_nothing(forge: Forge) -> None:
+    made = forge.imitate(*_genesis(forge), code=_words(forge), parents=[forge.trusted], fresh=True, move=False)
+    forge.commit(
+        tree=f"{made}^{{tree}}", parents=[], text=forge.box.git("log", "-1", "--format=%B", made).rstrip("\n") + "\n"
+    )
+
+
+@attack("genesis")
+def a_chain_that_begins_in_its_middle(forge: Forge) -> None:
+    entries = [Entry(forge.now.revision + 1, TIME, "runner", paused(forge))]
+    after = dataclasses.replace(forge.now, log=digest(log.append(b"", entries)), revision=entries[0].revision)
+    record = {"log.md": log.append(b"", entries), "state.json": state.render(after)}
+    files: dict[str, Change] = {**_words(forge), **{f"{forge.folder}/{name}": data for name, data in record.items()}}
+    text = message.render(forge.protocol, entries, forge.trusted).decode()
+    forge.commit(files, text, parents=[forge.trusted])
+
+
+@attack("transition")
+def a_genesis_that_brings_work(forge: Forge) -> None:
+    forge.imitate(
+        *_genesis(forge),
+        finish(forge, "a", start=forge.trusted),
+        code=_words(forge),
+        parents=[forge.trusted],
+        fresh=True,
+    )
+
+
+@attack("approvals")
+def an_approval_that_is_not_there_counted(forge: Forge) -> None:
+    forge.imitate(ev.ApprovalAsked(subject="b", kind="step", digest=digest(b""), text="x", by="x"))
+    wait = f"w{forge.now.revision}"
+    forge.imitate(
+        ev.ApprovalCounted(subject="b", wait=wait, approvals=["0" * 32], by=["alice@example.test"]), paused(forge)
+    )
+
+
+CALL = b'{"arguments": {}, "tool": "send_report"}\n'
+
+
+def held(said: bytes = CALL, call: str = "b.1.1") -> ev.CallHeld:
+    """Return the event that a call waits."""
+    return ev.CallHeld(subject="b", call=call, digest=digest(said), text="send_report", by="anyone")
+
+
+@attack("record")
+def a_call_that_is_not_the_one_that_waits(forge: Forge) -> None:
+    forge.imitate(held(b"{}"), record={"calls/b.1.1.json": CALL})
+
+
+@attack("record")
+def a_call_that_waits_and_is_not_there(forge: Forge) -> None:
+    forge.imitate(held())
+
+
+@attack("record")
+def a_call_of_another_step(forge: Forge) -> None:
+    forge.imitate(held(call="c.1.1"), record={"calls/c.1.1.json": CALL})
+
+
+@attack("transition")
+def one_transition_of_two_steps(forge: Forge) -> None:
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+    tree = forge.box.git("rev-parse", f"{forge.tip}^{{tree}}").strip()
+    failed = ev.QaFailed(subject="b", attempt=1, tree=tree, reason="x", evidence=[])
+    forge.imitate(failed, ev.StepFailed(subject="c", attempt=1, reason="x"))
+
+
+@attack("plan")
+def an_edit_whose_plan_cannot_be_read(forge: Forge) -> None:
+    forge.commit({f"{forge.folder}/plan.md": "---\ntitle: [\n---\n"})
+    assert forge.now.plan is not None
+    forge.imitate(ev.PlanEdited(subject="plan", plan=forge.now.plan, steps={}, removed=[], dropped=[]), paused(forge))
+
+
+@attack("plan")
+def a_genesis_whose_plan_is_told_otherwise(forge: Forge) -> None:
+    created, planned = _genesis(forge)
+    assert isinstance(planned, ev.Planned)
+    planned.steps["b"]["qa"] = "skip"
+    forge.imitate(created, planned, code=_words(forge), parents=[forge.trusted], fresh=True)
+
+
+@attack("plan")
+def a_genesis_with_another_title(forge: Forge) -> None:
+    forge.imitate(*_genesis(forge, title="Harmless"), code=_words(forge), parents=[forge.trusted], fresh=True)
+
+
+@attack("digest")
+def a_step_edited_and_begun_nowhere(forge: Forge) -> None:
+    path = f"{forge.folder}/02-b.md"
+    forge.commit({path: forge.box.git("show", f"{forge.tip}:{path}") + "Otherwise.\n"})
+    forge.imitate(finish(forge, start=forge.trusted), code={"b.txt": "b\n"})
+
+
+@attack("undone")
+def an_undoing_that_leaves_the_work(forge: Forge) -> None:
+    forge.imitate(_undone(forge, 2, steps={"a": {"status": "pending", "attempt": 2, "result": None}}))
+
+
+@attack("undone")
+def an_undoing_that_changes_the_configuration(forge: Forge) -> None:
+    again = {"a": {"status": "pending", "attempt": 2, "result": None}}
+    forge.imitate(_undone(forge, 2, steps=again), code={"a.txt": None, ".protocols/config.yaml": "executor: host\n"})
+
+
+@attack("undone")
+def an_undoing_that_ends_the_protocol(forge: Forge) -> None:
+    again = {"a": {"status": "pending", "attempt": 2, "result": None}}
+    forge.imitate(_undone(forge, 2, status="completed", steps=again), code={"a.txt": None})
+
+
+@attack("undone")
+def an_undoing_that_completes_a_step_which_was_not_there(forge: Forge) -> None:
+    text = "---\ntitle: d\nkind: command\nrun: 'true'\n---\n"
+    forge.commit({f"{forge.folder}/04-d.md": text})
+    told: ev.PlannedStep = {
+        "place": 4,
+        "title": "d",
+        "kind": "command",
+        "needs": ["c"],
+        "qa": "skip",
+        "digest": digest(text.encode()),
+    }
+    assert forge.now.plan is not None
+    forge.imitate(
+        ev.PlanEdited(subject="plan", plan=forge.now.plan, steps={"d": told}, removed=[], dropped=[]), paused(forge)
+    )
+    done = {"d": {"status": "completed", "attempt": 1, "result": None}}
+    forge.imitate(_undone(forge, 5, status="running", steps=done))
+
+
+@attack("readable")
+def a_transition_without_an_event(forge: Forge) -> None:
+    before = forge.log
+    forge.imitate(paused(forge), edit_log=lambda data: before)
+
+
+# --- words at a keyboard, where there is no policy ----------------------------------------------------------------------
+
+
+def keyboard(forge: Forge, wait: str, subject: str = "b", **fields: Any) -> ev.ApprovalCounted:
+    """Return the event that somebody at a terminal said yes."""
+    return ev.ApprovalCounted(subject=subject, wait=wait, **{"approvals": [], "by": ["keyboard"], **fields})
+
+
+def waits(forge: Forge, event: ev.Event) -> str:
+    """Let something be asked, and return what it waits as."""
+    forge.imitate(event)
+    return f"w{forge.now.revision}"
+
+
+def asked(subject: str = "b", kind: str = "step") -> ev.ApprovalAsked:
+    """Return the event that a word is needed."""
+    return ev.ApprovalAsked(subject=subject, kind=kind, digest=digest(b""), text="approval before it starts", by="you")
+
+
+@attack("counted")
+def a_question_that_a_word_ends(forge: Forge) -> None:
+    forge.imitate(keyboard(forge, waits(forge, question(subject="b"))), paused(forge))
+
+
+@attack("counted")
+def a_call_that_a_word_on_a_step_decides(forge: Forge) -> None:
+    forge.imitate(held(), record={"calls/b.1.1.json": CALL})
+    forge.imitate(keyboard(forge, f"w{forge.now.revision}"), paused(forge))
+
+
+@attack("counted")
+def a_word_on_a_call_for_a_start(forge: Forge) -> None:
+    wait = waits(forge, asked())
+    forge.imitate(held(), record={"calls/b.1.1.json": CALL})
+    forge.imitate(
+        ev.CallDecided(subject="b", wait=wait, decision="approved", by="keyboard", approvals=[]), paused(forge)
+    )
+
+
+@attack("counted")
+def a_word_on_one_step_for_another(forge: Forge) -> None:
+    forge.imitate(keyboard(forge, waits(forge, asked("c"))), paused(forge))
+
+
+@attack("counted")
+def a_keyboard_that_names_a_file(forge: Forge) -> None:
+    wait = waits(forge, asked())
+    forge.commit({f"{forge.folder}/approvals/00.approval": "yes"})
+    forge.imitate(keyboard(forge, wait, approvals=["00"]), paused(forge))
+
+
+@attack("counted")
+def a_name_where_nobody_s_word_counts(forge: Forge) -> None:
+    forge.imitate(keyboard(forge, waits(forge, asked()), by=["alice@example.test"]), paused(forge))
+
+
+def trusts(forge: Forge, *changes: dict[str, Change]) -> None:
+    """Let the trusted branch go on, a commit each, and be named from now on."""
+    for change in changes:
+        forge.trusted = forge.commit(change, "main moves\n", parents=[forge.trusted], move=False)
+        forge.imitate(ev.RequestChanged(subject=forge.protocol, url="x", change="opened"))
+
+
+@attack("counted")
+def a_keyboard_after_a_policy_that_cannot_be_read(forge: Forge) -> None:
+    wait = waits(forge, asked())
+    trusts(forge, {".protocols/policy.yaml": "repo: ["}, {".protocols/policy.yaml": None})
+    forge.imitate(keyboard(forge, wait), paused(forge))
+
+
+@attack("needed")
+def work_under_a_policy_that_cannot_be_read(forge: Forge) -> None:
+    trusts(forge, {".protocols/policy.yaml": "repo: ["})
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+
+
+def _without_state(forge: Forge) -> str:
+    """Return a commit of the chain that has no state.json; it was put back."""
+    path = f"{forge.folder}/state.json"
+    before = forge.box.git("show", f"{forge.tip}:{path}")
+    gone = forge.commit({path: None})
+    forge.commit({path: before})
+    return gone
+
+
+@attack("needed")
+def work_that_began_where_there_was_no_state(forge: Forge) -> None:
+    forge.imitate(finish(forge, start=_without_state(forge)), code={"b.txt": "b\n"})
+
+
+@attack("counted")
+def a_word_judged_where_there_was_no_state(forge: Forge) -> None:
+    wait = waits(forge, asked())
+    gone = _without_state(forge)
+    forge.imitate(keyboard(forge, wait, at=gone), finish(forge, start=gone), code={"b.txt": "b\n"})
+
+
+@attack("counted")
+def a_word_judged_on_main(forge: Forge) -> None:
+    wait = waits(forge, asked())
+    forge.imitate(keyboard(forge, wait, at=forge.trusted), finish(forge), code={"b.txt": "b\n"})
+
+
+@attack("counted")
+def a_word_judged_before_the_work_began(forge: Forge) -> None:
+    wait, before = waits(forge, asked()), forge.tip
+    forge.commit({"other.txt": "x"})
+    forge.imitate(keyboard(forge, wait, at=before), finish(forge), code={"b.txt": "b\n"})
+
+
+@attack("counted")
+def a_word_on_a_plan_that_cannot_be_read(forge: Forge) -> None:
+    wait = waits(forge, asked())
+    forge.commit({f"{forge.folder}/plan.md": "What and why.\n"})
+    forge.imitate(keyboard(forge, wait), paused(forge))
+
+
+def asks_before(forge: Forge) -> None:
+    """Let step b need a word before it starts, have it, and pause."""
+    path = f"{forge.folder}/02-b.md"
+    text = forge.box.git("show", f"{forge.tip}:{path}").replace("title: 02-b\n", "title: 02-b\napproval: before\n")
+    forge.commit({path: text})
+    step = forge.now.steps["b"]
+    told: ev.PlannedStep = {
+        "place": 2,
+        "title": step.title,
+        "kind": step.kind,
+        "needs": step.needs,
+        "qa": step.qa,
+        "digest": digest(text.encode()),
+    }
+    assert forge.now.plan is not None
+    forge.imitate(
+        ev.PlanEdited(subject="plan", plan=forge.now.plan, steps={"b": told}, removed=[], dropped=[]), asked()
+    )
+    forge.imitate(keyboard(forge, f"w{forge.now.revision}"), paused(forge))
+    forge.imitate(ev.Resumed(subject=forge.protocol))
+
+
+@attack("needed")
+def work_on_what_was_edited_after_the_word_at_the_keyboard(forge: Forge) -> None:
+    asks_before(forge)
+    forge.commit({"src/app.py": "print('pwned')\n"})
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+
+
+@attack("counted")
+def a_word_judged_on_a_side_branch(forge: Forge) -> None:
+    wait = waits(forge, asked())
+    side = forge.commit({"side.txt": "x"}, move=False)
+    forge.commit(tree=f"{side}^{{tree}}", parents=[forge.tip, side], text="Merge\n")
+    forge.imitate(keyboard(forge, wait, at=side), finish(forge, start=side), code={"b.txt": "b\n"})
+
+
+@attack("transition")
+def a_genesis_that_counts_a_word(forge: Forge) -> None:
+    asks_first = [*_genesis(forge), asked(), keyboard(forge, "w3")]
+    forge.imitate(*asks_first, code=_words(forge), parents=[forge.trusted], fresh=True)
+
+
+@attack("plan")
+def a_plan_too_big_to_be_read(forge: Forge) -> None:
+    forge.commit({f"{forge.folder}/context.md": "x" * (2 * 1024 * 1024 + 1)})
+    assert forge.now.plan is not None
+    forge.imitate(ev.PlanEdited(subject="plan", plan=forge.now.plan, steps={}, removed=[], dropped=[]), paused(forge))
+
+
+# --- what git makes possible ----------------------------------------------------------------------------------------------
+
+
+@attack("paths")
+def a_name_that_reads_backwards(forge: Forge) -> None:
+    forge.commit({f"{forge.folder}/no\u202etes.md": "x"})
+
+
+@attack("plan")
+def a_plan_that_reads_backwards(forge: Forge) -> None:
+    forge.commit({f"{forge.folder}/plan.md": "---\ntitle: A plan\n---\nDo \u202eton\u202c it.\n"})
+    assert forge.now.plan is not None
+    forge.imitate(ev.PlanEdited(subject="plan", plan=forge.now.plan, steps={}, removed=[], dropped=[]), paused(forge))
+
+
+@attack("record-changed")
+def a_symlink_in_the_folder_s_place(forge: Forge) -> None:
+    forge.commit({forge.folder: None})
+    forge.commit({forge.folder: ("120000", "../elsewhere")})
+
+
+@attack("record-changed")
+def a_record_that_git_is_told_to_ignore(forge: Forge) -> None:
+    forge.commit({".gitignore": "*\n"})
+    state_json_forged(forge)
+
+
+@attack("readable")
+def a_way_out_of_the_folder(forge: Forge) -> None:
+    """A folder `..` in the protocol's, which git does not check out, and stores."""
+    with Git.open(forge.box.path) as git:
+        found = {
+            name: git.object(forge.box.git("rev-parse", f"{forge.tip}:{name}").strip())
+            for name in (forge.folder, ".protocols", "")
+        }
+    up = forge.object("tree", b"100644 x\0" + bytes.fromhex(forge.blob("x")))
+    raw = found[forge.folder]
+    assert raw is not None
+    own = forge.object("tree", b"40000 ..\0" + bytes.fromhex(up) + raw[2])
+    for at, name in ((".protocols", forge.protocol), ("", ".protocols")):
+        raw = found[at]
+        assert raw is not None
+        entry = b"40000 " + name.encode() + b"\0"
+        place = raw[2].index(entry) + len(entry)
+        own = forge.object("tree", raw[2][:place] + bytes.fromhex(own) + raw[2][place + 20 :])
+    forge.commit(tree=own)
+
+
 # What else is told, because one deed breaks more than one rule.
 ALSO = {
     "the_folder_deleted_and_made_again": ("legality", "repair", "words", "record-changed"),
     "a_transition_that_hides_damage": ("record-changed",),
     "a_repair_that_names_other_commits": ("record-changed",),
     "a_segment_number_skipped": ("record",),
+    "a_chain_that_begins_in_its_middle": ("legality",),
+    "an_approval_that_is_not_there_counted": ("counted",),
+    "a_call_of_another_step": ("record",),
+    "a_word_judged_where_there_was_no_state": ("needed",),
 }

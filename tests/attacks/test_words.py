@@ -71,10 +71,10 @@ def standing_of(git: Git, tip: str, trusted: Trusted, waits_as: str) -> str:
         return "dropped"
     try:
         found = authority.load(git, trusted.commit, "main")
+        subject = waits.subject_of(wait, then, known)
+        asked = waits.demanded(found, subject, wait.text, plan, paths.folder(PROTOCOL))
     except RunnerError:
         return "refused"
-    subject = waits.subject_of(wait, then, known)
-    asked = waits.demanded(found, subject, wait.text, plan, paths.folder(PROTOCOL))
     assert asked is not None
     bench = Bench(git, PROTOCOL, tip, then, found, seconds(NOW))
     standing = approval.judge(bench, asked, plan, waits.used(subject, known))

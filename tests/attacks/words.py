@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if __package__:
-    from tests.attacks.make import CODER, FOLDER, NOW, PROTOCOL, Event, History, Keys, policy
+    from tests.attacks.make import CODER, FOLDER, NOW, PROTOCOL, STEPS, Event, History, Keys, policy
 else:  # started as a script
-    from make import CODER, FOLDER, NOW, PROTOCOL, Event, History, Keys, policy  # type: ignore[import-not-found,no-redef]
+    from make import CODER, FOLDER, NOW, PROTOCOL, STEPS, Event, History, Keys, policy  # type: ignore[import-not-found,no-redef]
 
 Make = Callable[[History], "Use | None"]
 
@@ -59,9 +60,9 @@ def case(says: str, *rules: str, plain: tuple[str, ...] = ()) -> Callable[[Make]
     return add
 
 
-def done(slug: str) -> Event:
+def done(slug: str, attempt: int = 1) -> Event:
     """Return the event that a step is done."""
-    return "step-completed", slug, {"attempt": 1}
+    return "step-completed", slug, {"attempt": attempt}
 
 
 def begin(h: History, **policies: object) -> None:
@@ -880,6 +881,480 @@ def a_commit_under_another_s_signature(h: History) -> Use:
 
     begin(h)
     return Use(deed=deed)
+
+
+# --- 8: one for each check that none of those above needs --------------------------------------------------------------------
+
+
+def _on_a_side(h: History, who: str, *, merged: bool = False, **changes: str) -> Use:
+    """Let a word be given, and counted under a commit that is none of main's. `merged`: it is merged into main later."""
+    begin(h)
+    wait = h.ask("step:deploy")
+    word = h.say(who)
+    side = h.made(
+        [h.main], {f".protocols/{name}.yaml": text for name, text in changes.items()} or {"s.txt": "s\n"}, "side"
+    )
+    h.main = h.made([h.main, *([side] if merged else [])], {"x.txt": "x\n"}, "main goes on")
+    h.git("update-ref", "refs/heads/side", side)
+    told = {"wait": wait, "approvals": [word], "by": [f"{who}@example.test"]}
+    return Use(
+        wait=wait,
+        deed=lambda h: _later(h, ("approval-counted", "deploy", told), ("paused", PROTOCOL, {}), trusted=side),
+    )
+
+
+@case("wrong-role", "trusted")
+def a_policy_of_a_branch_that_main_was_never_at(h: History) -> Use:
+    """Carol is a maintainer there; the record tells of no older policy than that."""
+    return _on_a_side(h, "carol", policy=policy("alice", "carol"))
+
+
+def the_same_policy_of_a_branch_that_main_was_never_at(h: History) -> Use:
+    """A word has to be counted where the trusted branch was."""
+    return _on_a_side(h, "alice")
+
+
+CASES["the_same_policy_of_a_branch_that_main_was_never_at"] = Case(
+    the_same_policy_of_a_branch_that_main_was_never_at, "counts", ("trusted",), ()
+)
+
+
+@case("wrong-role", "trusted")
+def a_policy_of_a_branch_that_went_into_main(h: History) -> Use:
+    return _on_a_side(h, "carol", merged=True, policy=policy("alice", "carol"))
+
+
+@case("dropped", "trusted")
+def work_under_a_policy_that_main_never_had(h: History) -> Use:
+    begin(h)
+    side = h.made([h.main], {".protocols/policy.yaml": policy("alice", "carol")}, "side")
+    h.trust({"x.txt": "x\n"})
+    h.git("update-ref", "refs/heads/side", side)
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, trusted=side))
+
+
+def _later(h: History, *events: Event, time: str = NOW, **how: Any) -> None:
+    """Put a transition onto the branch, at the time when words are judged."""
+    h.transition(*events, time=time, **how)
+
+
+@case("refused")
+def a_word_on_a_step_that_the_policy_denies(h: History) -> Use:
+    def deed(h: History) -> None:
+        h.trust({".protocols/policy.yaml": policy("alice", "bob") + "rules: [{deny: {step: deploy}}]\n"})
+        h.count("w5", "step:deploy")
+
+    asked(h).say("alice")
+    return Use(deed=deed)
+
+
+@case("dropped", "counted")
+def a_word_on_a_plan_that_needs_none(h: History) -> Use:
+    def deed(h: History) -> None:
+        wait = h.ask("plan")
+        h.say("alice", "plan")
+        h.count(wait, "plan")
+
+    begin(h)
+    return Use(deed=deed)
+
+
+@case("counts", "counted")
+def a_word_counted_at_a_time_that_never_was(h: History) -> Use:
+    asked(h)
+    word = h.say("alice")
+    told = {"wait": "w5", "approvals": [word], "by": ["alice@example.test"]}
+    return Use(deed=lambda h: h.transition(("approval-counted", "deploy", told), time="1970-01-01T00:00:00Z"))
+
+
+@case("expired")
+def a_word_that_would_last_longer_than_the_policy_allows(h: History) -> Use:
+    begin(h)
+    h.trust({".protocols/policy.yaml": policy("alice").replace("expires: 720h", "expires: 1h")})
+    h.ask("step:deploy")
+    h.say("alice")
+    return Use()
+
+
+@case("stale")
+def a_word_on_the_plan_with_another_digest(h: History) -> Use:
+    begin(h, plan=", required: true")
+    wait = h.ask("plan")
+    h.say("alice", "plan", digest="sha256:" + "0" * 64)
+    return Use("plan", wait)
+
+
+@case("counts")
+def a_word_on_the_plan_and_code_that_changes_after_it(h: History) -> Use:
+    begin(h, plan=", required: true")
+    wait = h.ask("plan")
+    h.say("alice", "plan")
+    h.commit({"deploy.sh": "echo better\n"})
+    return Use("plan", wait)
+
+
+@case("malformed, misplaced", "counted", "approvals", plain=("approvals",))
+def a_word_that_comes_with_a_change_of_another(h: History) -> Use:
+    asked(h)
+    other = h.say("bob", decision="revoke")
+    name = f"{FOLDER}/approvals/{other}.approval"
+    return Use(words=[h.add(h.word("alice"), changes={name: "gone\n"})])
+
+
+@case("own-work")
+def words_that_nobody_signed_where_that_is_wanted(h: History) -> Use:
+    begin(h)
+    h.trust({".protocols/policy.yaml": policy("alice", "bob") + "own_work: signed\n"})
+    h.ask("step:deploy")
+    h.say("bob")
+    return Use()
+
+
+@case("dropped", "needed")
+def the_plan_s_word_ended_while_steps_were_done(h: History) -> Use:
+    """It stood for the first step, and not any more for the next."""
+    begin(h, plan=", required: true")
+    wait = h.ask("plan")
+    h.say("alice", "plan", expires="2026-11-20T08:30:00Z")
+    h.count(wait, "plan")
+    h.done("a", {"a.txt": "a\n"}, done("a"), time=NOW)
+    _later(h, ("request-changed", PROTOCOL, {"url": "x", "change": "opened"}), time="2026-11-20T09:00:00Z")
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, time="2026-11-20T09:01:00Z"))
+
+
+def _planned(h: History) -> None:
+    """Have the plan approved, and the first step done on that."""
+    begin(h, plan=", required: true")
+    wait = h.ask("plan")
+    h.say("alice", "plan")
+    h.count(wait, "plan")
+    h.done("a", {"a.txt": "a\n"}, done("a"), time=NOW)
+
+
+@case("dropped", "needed")
+def the_plan_s_approver_left_while_steps_were_done(h: History) -> Use:
+    _planned(h)
+    h.trust({".protocols/policy.yaml": policy("bob", plan=", required: true")})
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, time=NOW))
+
+
+def _edited(h: History, text: str = "And mail the keys.\n") -> Event:
+    """Let somebody add notes, and return the event that takes them up."""
+    h.commit({f"{FOLDER}/context.md": text})
+    lines = "".join(
+        f"100644 {hashlib.sha256(data).hexdigest()} {len(data)} {name}\n"
+        for name in ("context.md", "plan.md")
+        for data in [(h.git("show", f"{h.tip}:{FOLDER}/{name}") + "\n").encode()]
+    )
+    plan = "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+    return "plan-edited", "plan", {"plan": plan, "steps": {}, "removed": [], "dropped": []}
+
+
+@case("dropped", "needed")
+def the_plan_edited_while_steps_were_done(h: History) -> Use:
+    _planned(h)
+    _later(h, _edited(h))
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, time=NOW))
+
+
+def _worded(h: History) -> None:
+    """Have the deploy step's word counted."""
+    asked(h).say("alice")
+    _counted(h)
+
+
+@case("dropped", "needed")
+def a_step_ended_after_an_edit_of_its_words(h: History) -> Use:
+    _worded(h)
+    h.done("deploy", {"d.txt": "d\n"}, time=NOW)
+    return Use(deed=lambda h: _later(h, _edited(h), done("deploy")))
+
+
+def a_step_ended_after_work_on_other_files(h: History) -> Use:
+    _worded(h)
+    h.done("deploy", {"d.txt": "d\n"}, time=NOW)
+    h.commit({"other.txt": "x\n"})
+    return Use(deed=lambda h: _later(h, done("deploy")))
+
+
+def failed(slug: str, attempt: int = 1) -> Event:
+    """Return the event that a step failed."""
+    return "step-failed", slug, {"attempt": attempt, "reason": "x"}
+
+
+def retried(slug: str, attempt: int = 2) -> Event:
+    """Return the event that a step may be done again."""
+    return "step-retried", slug, {"attempt": attempt}
+
+
+@case("dropped", "needed")
+def a_step_that_a_person_retries_on_its_old_word(h: History) -> Use:
+    _worded(h)
+    _later(h, failed("deploy"))
+    _later(h, retried("deploy"))
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, time=NOW, attempt=2))
+
+
+@case("dropped", "needed")
+def a_step_that_another_s_failure_retries_on_its_old_word(h: History) -> Use:
+    _worded(h)
+    h.done("deploy", {"d.txt": "d\n"}, done("deploy"), time=NOW)
+    _later(h, failed("mail"), retried("deploy"))
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "e\n"}, time=NOW, attempt=2))
+
+
+RETRIED = {**STEPS, "02-deploy": STEPS["02-deploy"] + "on_failure: {retry: 1, then: fail}\n"}
+
+
+def _retries(h: History) -> None:
+    """Let a step that is tried again by itself have its word."""
+    begin(h)
+    h.begin(steps=RETRIED)
+    h.done("a", {"a.txt": "a\n"}, done("a"))
+    wait = h.ask("step:deploy")
+    h.say("alice")
+    h.count(wait, "step:deploy")
+
+
+def a_step_that_is_retried_as_it_says(h: History) -> Use:
+    _retries(h)
+    _later(h, failed("deploy"), retried("deploy"))
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, done("deploy", 2), time=NOW, attempt=2))
+
+
+@case("dropped", "needed")
+def a_step_that_is_retried_more_often_than_it_says(h: History) -> Use:
+    _retries(h)
+    _later(h, failed("deploy"), retried("deploy"))
+    _later(h, failed("deploy", 2), retried("deploy", 3))
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, done("deploy", 3), time=NOW, attempt=3))
+
+
+@case("dropped", "needed")
+def a_step_that_was_undone_on_its_old_word(h: History) -> Use:
+    _worded(h)
+    to = h.state["revision"]
+    h.done("deploy", {"d.txt": "d\n"}, done("deploy"), time=NOW)
+    again = {"deploy": {"status": "pending", "attempt": 2, "result": None}}
+    undone = {"to": to, "status": "running", "steps": again, "artifacts": [], "dropped": []}
+    _later(h, ("undone", PROTOCOL, undone), changes={"d.txt": None})
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, time=NOW, attempt=2))
+
+
+def a_word_and_work_that_began_before_a_commit_of_a_person_s(h: History) -> Use:
+    """It is judged where the work began; what came meanwhile touches what it covers."""
+    asked(h)
+    word = h.say("alice")
+    before = h.tip
+    h.commit({"other.txt": "x\n"})
+    told = {"wait": "w5", "approvals": [word], "by": ["alice@example.test"], "at": before}
+    work = {"attempt": 1, "digest": h.state["steps"]["deploy"]["digest"], "start": before, "executor": "host"}
+    both = ("approval-counted", "deploy", told), ("step-finished", "deploy", work)
+    return Use(deed=lambda h: _later(h, *both, changes={"d.txt": "d\n"}))
+
+
+def a_word_and_a_failure_that_began_before_a_commit_of_a_person_s(h: History) -> Use:
+    asked(h)
+    word = h.say("alice")
+    before = h.tip
+    h.commit({"other.txt": "x\n"})
+    told = {"wait": "w5", "approvals": [word], "by": ["alice@example.test"], "at": before}
+    return Use(deed=lambda h: _later(h, ("approval-counted", "deploy", told), failed("deploy")))
+
+
+def work_that_began_before_a_commit_of_a_person_s(h: History) -> Use:
+    """The word was counted before; the step began on it, and others' commits came meanwhile."""
+    _worded(h)
+    start = h.tip
+    h.commit({"other.txt": "x\n"})
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, time=NOW, start=start))
+
+
+for _function, _says in (
+    (a_step_ended_after_work_on_other_files, "dropped"),
+    (a_step_that_is_retried_as_it_says, "dropped"),
+    (a_word_and_work_that_began_before_a_commit_of_a_person_s, "stale"),
+    (a_word_and_a_failure_that_began_before_a_commit_of_a_person_s, "stale"),
+    (work_that_began_before_a_commit_of_a_person_s, "dropped"),
+):
+    CASES[_function.__name__] = Case(_function, _says, (), ())
+
+
+@case("dropped", "needed")
+def work_on_a_denied_path_that_is_called_done(h: History) -> Use:
+    _rules(h, "rules: [{deny: {path: migrations/**}}]\n")
+    return Use(deed=lambda h: h.done("mail", {"migrations/1.sql": "drop\n"}, done("mail")))
+
+
+@case("dropped", "needed")
+def work_on_a_protected_path_that_waits_for_an_answer(h: History) -> Use:
+    begin(h)
+    question = {"kind": "question", "text": "Which?", "by": "anyone", "transcript": "sha256:" + "0" * 64}
+    return Use(
+        deed=lambda h: h.transition(("asked", "write", question), changes={".github/workflows/x.yml": "on: push\n"})
+    )
+
+
+@case("dropped", "signed")
+def a_question_of_a_step_that_a_person_signed(h: History) -> Use:
+    _rules(h, "transitions: signed\n")
+    question = {"kind": "question", "text": "Which?", "by": "anyone"}
+    return Use(deed=lambda h: h.transition(("asked", "mail", question), key="alice"))
+
+
+@case("dropped", "needed")
+def a_step_that_a_person_retries_although_it_would_itself(h: History) -> Use:
+    _retries(h)
+    _later(h, failed("deploy"))
+    _later(h, ("request-changed", PROTOCOL, {"url": "x", "change": "opened"}))
+    _later(h, retried("deploy"))
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, time=NOW, attempt=2))
+
+
+@case("dropped", "needed")
+def a_step_that_the_retries_of_a_later_one_do_not_cover(h: History) -> Use:
+    begin(h)
+    h.begin(steps={**STEPS, "03-mail": STEPS["03-mail"] + "on_failure: {retry: 1, then: fail}\n"})
+    h.done("a", {"a.txt": "a\n"}, done("a"))
+    wait = h.ask("step:deploy")
+    h.say("alice")
+    h.count(wait, "step:deploy")
+    h.done("deploy", {"d.txt": "d\n"}, done("deploy"), time=NOW)
+    _later(h, failed("mail"), retried("deploy"))
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "e\n"}, time=NOW, attempt=2))
+
+
+@case("dropped", "needed")
+def an_edit_that_says_it_is_another_protocol_s_transition(h: History) -> Use:
+    """It stands between two attempts on one word; only this protocol's own work makes no word stale."""
+    _retries(h)
+    _later(h, failed("deploy"), retried("deploy"))
+    trailers = (
+        f"Runner-Protocol: 0009-other\nRunner-Revision: 3\nRunner-Event: paused 0009-other\n"
+        f"Runner-Trusted: {h.main}\nRunner-Actor: runner\n"
+    )
+    h.commit({"deploy.sh": "echo pwned\n"}, f"0009-other: paused\n\n{trailers}")
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, time=NOW, attempt=2))
+
+
+@case("counts")
+def a_result_that_her_own_runner_made(h: History) -> Use:
+    """Work that a runner committed in her name is not what she wrote."""
+    begin(h)
+    wait = h.ask("result:ship")
+    raw = (h.git("cat-file", "commit", h.tip) + "\n").replace(
+        "runner <runner@example.test>", "alice <alice@example.test>"
+    )
+    h.tip = h.git("hash-object", "-t", "commit", "-w", "--stdin", data=raw.encode())
+    h.say("alice", "result:ship")
+    return Use("result:ship", wait)
+
+
+@case("counts")
+def a_result_of_a_step_that_was_undone_and_done_again(h: History) -> Use:
+    """What it did before it was undone is no part of it."""
+    begin(h)
+    h.begin(steps={"01-write": "kind: agent\nagent: coder\napproval: after\n"})
+    question = {"kind": "question", "text": "Which?", "by": "anyone", "transcript": "sha256:" + "0" * 64}
+    answer = {"text": "so", "by": "anyone"}
+    h.transition(("asked", "write", question), changes={"w.txt": "half\n"})
+    h.transition(("answered", "write", {"wait": "w3", **answer}))
+    again = {"write": {"status": "pending", "attempt": 2, "result": None}}
+    undone = {"to": 2, "status": "running", "steps": again, "artifacts": [], "dropped": []}
+    h.transition(("undone", PROTOCOL, undone), changes={"w.txt": None})
+    h.commit({"other.txt": "x\n"})
+    start = h.tip
+    h.transition(("asked", "write", question), changes={"w.txt": "half again\n"})
+    h.transition(("answered", "write", {"wait": "w6", **answer}))
+    asked = {"kind": "result", "digest": "sha256:" + "0" * 64, "text": "approval of result:write", "by": "a maintainer"}
+    h.done("write", {"w.txt": "whole\n"}, ("approval-asked", "write", asked), attempt=2, start=start)
+    h.say("alice", "result:write", attempt=2)
+    return Use("result:write", f"w{h.state['revision']}")
+
+
+@case("dropped", "needed")
+def work_on_a_protected_path_of_a_step_that_waits(h: History) -> Use:
+    """The step itself needs no word."""
+    begin(h)
+    question = {"kind": "question", "text": "Which?", "by": "anyone", "transcript": "sha256:" + "0" * 64}
+    change = {".github/workflows/x.yml": "on: push\n"}
+    return Use(deed=lambda h: h.transition(("asked", "mail", question), changes=change))
+
+
+@case("counts")
+def a_result_of_a_step_that_waited_twice_with_an_undoing_of_nothing_between(h: History) -> Use:
+    """All that it did since it began is part of it."""
+    begin(h)
+    h.begin(steps={"01-write": "kind: agent\nagent: coder\napproval: after\n"})
+    question = {"kind": "question", "text": "Which?", "by": "anyone", "transcript": "sha256:" + "0" * 64}
+    start = h.tip
+    for text in ("half\n", "more\n"):
+        h.transition(("asked", "write", question), changes={"w.txt": text})
+        wait, to = f"w{h.state['revision']}", h.state["revision"] + 1
+        h.transition(("answered", "write", {"wait": wait, "text": "so", "by": "anyone"}))
+        h.transition(("undone", PROTOCOL, {"to": to, "status": "running", "steps": {}, "artifacts": [], "dropped": []}))
+    asked = {"kind": "result", "digest": "sha256:" + "0" * 64, "text": "approval of result:write", "by": "a maintainer"}
+    h.done("write", {"w.txt": "whole\n"}, ("approval-asked", "write", asked), start=start)
+    h.say("alice", "result:write")
+    return Use("result:write", f"w{h.state['revision']}")
+
+
+# --- 9: reviews on the forge --------------------------------------------------------------------------------------------------
+
+ACCOUNTS = "forge: {github.com: {alice@example.test: 1, carol@example.test: 3, runner@example.test: 4}}\n"
+
+
+def _reviewed(name: str, rules: tuple[str, ...] = ("counted",), **how: Any) -> None:
+    """List a review on the deploy step. `how`: its fields, and `by`, `policy`, `commit` (main, asked, before), `then`."""
+
+    def make(h: History) -> Use:
+        begin(h)
+        h.trust({".protocols/policy.yaml": how.get("policy", policy("alice", "bob")) + ACCOUNTS})
+        if how.get("own"):
+            h.commit({f"{FOLDER}/context.md": "By Alice.\n"}, who="alice")
+        before = h.tip
+        wait = h.ask(how.get("subject", "step:deploy"))
+        if how.get("first"):
+            h.commit(how["first"])
+        words = [h.say(how["with_word"])] if how.get("with_word") else []
+        commit = {"main": h.main, "before": before}.get(how.get("commit", ""), h.tip)
+        one = {"host": "github.com", "user": 1, "request": 1, "review": "1-1", "commit": commit} | how.get("fields", {})
+        for change in how.get("then", ()):
+            h.commit(change)
+        by = how.get("by", "alice@example.test")
+        return Use(deed=lambda h: h.count(wait, how.get("subject", "step:deploy"), by, words, reviews=[one]))
+
+    make.__name__ = name
+    CASES[name] = Case(make, how.get("says", "missing"), rules, ())
+
+
+_reviewed("a_review_as_it_should_be", ())
+_reviewed("a_review_where_signed_words_alone_count", policy=policy("alice", "bob", step=", from: [signed]"))
+_reviewed("a_review_by_an_account_that_nobody_has", fields={"user": 9}, by="")
+_reviewed(
+    "a_review_by_an_agent",
+    fields={"user": 4},
+    by="runner@example.test",
+    policy=policy("alice", "runner"),
+    says="refused",
+)
+_reviewed("a_review_by_somebody_without_the_role", fields={"user": 3}, by="carol@example.test")
+_reviewed("a_review_of_another_branch", commit="main")
+_reviewed("a_review_from_before_it_was_asked_for", commit="before")
+_reviewed("a_review_of_what_was_changed_since", then=[{"deploy.sh": "echo pwned\n"}])
+_reviewed("a_review_of_one_s_own_work", own=True)
+_reviewed("a_review_of_words_that_nobody_signed", policy=policy("alice", "bob") + "own_work: signed\n")
+_reviewed(
+    "a_review_of_what_was_edited_and_edited_back", then=[{"deploy.sh": "echo pwned\n"}, {"deploy.sh": "echo good\n"}]
+)
+_reviewed(
+    "a_review_by_somebody_without_the_role_beside_a_good_word",
+    with_word="alice", fields={"user": 3}, by="alice@example.test, carol@example.test", says="counts",
+)  # fmt: skip
+_reviewed(
+    "a_review_of_a_plan_that_is_not_the_one_that_was_asked_about",
+    subject="plan", policy=policy("alice", "bob", plan=", required: true"), first={f"{FOLDER}/context.md": "And more.\n"},
+)  # fmt: skip
 
 
 def use_of(h: History, name: str) -> tuple[str, str, Use]:

@@ -23,8 +23,9 @@ from runner.protocol.paths import folder as folder_of
 from runner.store.surroundings import Surroundings
 from tests.attacks.conftest import STEPS
 from tests.attacks.forge import Change, Forge
-from tests.attacks.make import Keys
-from tests.attacks.test_attacks import answers, asks, finish, passed, paused, plans, question, written
+from tests.attacks.make import PROTOCOL, History, Keys
+from tests.attacks.test_attacks import answers, asks, asks_before, finish, passed, paused, plans, question, written
+from tests.attacks.words import begin
 from tests.conftest import Box, command
 from tests.people import REPO
 
@@ -139,11 +140,11 @@ class Desk:
         """Return a copy of it to write in by hand."""
         return Forge.copy(*self.base(), self.place())
 
-    def signed_box(self) -> tuple[Box, Mapping[str, str]]:
+    def signed_box(self, alice: str) -> tuple[Box, Mapping[str, str]]:
         """Return a repository whose policy wants transitions signed, and the environment of the runner that signs them."""
         box = self.box()
         box.write(".protocols/policy.yaml", SIGNED)
-        lines = self.keys.line("alice") + self.keys.line("runner", "git,runner-sync,runner-seal")
+        lines = self.keys.line("alice", alice) + self.keys.line("runner", "git,runner-sync,runner-seal")
         box.write(".protocols/allowed_signers", lines)
         box.commit("policy")
         return box, {"RUNNER_SIGNING_KEY": str(self.keys.file("runner"))}
@@ -490,6 +491,26 @@ def work_that_was_merged_onto_an_edit(desk: Desk) -> Made:
     return of(forge)
 
 
+@good
+def begun_on_a_base_that_holds_another_protocol(desk: Desk) -> Made:
+    """Below its genesis there are transitions, of the other."""
+    box, _ = _ended(desk)
+    box.git("merge", "-q", "--ff-only", "0001-a-plan")
+    with fixed():
+        protocol = box.new({"01-a": command("true")}, title="Another")
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
+def work_on_a_word_at_the_keyboard(desk: Desk) -> Made:
+    forge = desk.forge()
+    asks_before(forge)
+    forge.commit({f"{forge.folder}/approvals/00.approval": "no change of what it covers"})
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+    return of(forge)
+
+
 # --- what lies beside a chain ---------------------------------------------------------------------------------------------
 
 
@@ -576,6 +597,17 @@ def squashed_and_taken_away_again(desk: Desk) -> Made:
 def squashed_with_its_history_gone(desk: Desk) -> Made:
     """Nothing here has the chain."""
     box, protocol = _squashed(desk)
+    box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
+    return taken(box, protocol, branch=False, whole=True, cannot_tell=True)
+
+
+@beside
+def squashed_as_a_forge_does_with_its_history_gone(desk: Desk) -> Made:
+    """The message is that of all its commits, so its last paragraph reads like a transition's trailers."""
+    box, protocol = _ended(desk)
+    box.git("merge", "-q", "--squash", protocol)
+    told = box.git("log", "--reverse", "--format=* %B", f"main..{protocol}")
+    box.git("commit", "-q", "-F", "-", data=f"Title\n\n{told}")
     box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
     return taken(box, protocol, branch=False, whole=True, cannot_tell=True)
 
@@ -709,9 +741,9 @@ def a_call_that_the_coworker_s_own_policies_deny(desk: Desk) -> Made:
 # --- seals ----------------------------------------------------------------------------------------------------------------
 
 
-def _sealed(desk: Desk) -> tuple[Box, str, str]:
-    """Return a protocol that the runner signed and sealed, and the seal."""
-    box, key = desk.signed_box()
+def _sealed(desk: Desk, alice: str = "git,runner-approval") -> tuple[Box, str, str]:
+    """Return a protocol that the runner signed and sealed, and the seal. `alice`: what her key is listed for."""
+    box, key = desk.signed_box(alice)
     with fixed():
         protocol = box.runner(
             "new", "X", "--plan", box.plan({"01-a": command("echo a > a.txt")}), env=key, rc=0
@@ -728,9 +760,9 @@ def signed_and_sealed(desk: Desk) -> Made:
     return taken(box, protocol, whole=True)
 
 
-def _resealed(name: str, change: Callable[[str], str], *, sign: str = "") -> None:
+def _resealed(name: str, change: Callable[[str], str], *, sign: str = "", alice: str = "git,runner-approval") -> None:
     def make(desk: Desk) -> Made:
-        box, protocol, seal = _sealed(desk)
+        box, protocol, seal = _sealed(desk, alice)
         text = change(seal)
         if sign:
             text = text[: text.index("-----BEGIN")]
@@ -759,3 +791,47 @@ _resealed("a_seal_of_another_repository", _line("repo", "a" * 32), sign="runner"
 _resealed("a_seal_by_a_person", _line("signer", "alice@example.test"), sign="alice")
 _resealed("a_seal_that_another_key_signed", str, sign="alice")
 _resealed("a_seal_whose_time_was_changed", _line("time", "2026-11-19T00:00:00Z"))
+_resealed(
+    "a_seal_by_a_person_whose_key_is_listed_for_seals",
+    _line("signer", "alice@example.test"),
+    sign="alice",
+    alice="git,runner-seal",
+)
+
+
+@beside
+def a_seal_of_a_transition_that_was_taken_away(desk: Desk) -> Made:
+    """It says what stands in that commit, which is no commit of this chain any more."""
+    box, protocol, seal = _sealed(desk)
+    old = box.git("rev-parse", protocol).strip()
+    box.git("update-ref", f"refs/heads/{protocol}", f"{old}~1")
+    _filed(box, protocol, {"seal": seal})
+    made = taken(box, protocol, whole=True, rules=("seal",))
+    return dataclasses.replace(made, refs={**made.refs, "gone": old})
+
+
+@beside
+def a_policy_s_commit_that_is_not_here(desk: Desk) -> Made:
+    """The trusted branch is a local one, and was rewritten; nobody was asked for anything."""
+    forge = desk.forge()
+    forge.trusted = "1" * 40
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+    return taken(forge.box, forge.protocol, whole=True)
+
+
+@beside
+def work_under_a_policy_s_commit_that_is_not_here(desk: Desk) -> Made:
+    """Nobody knows what the trusted branch is."""
+    forge = desk.forge()
+    forge.trusted = "1" * 40
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+    return dataclasses.replace(of(forge), cannot_tell=True)
+
+
+@beside
+def work_under_a_policy_s_commit_that_the_remote_has(desk: Desk) -> Made:
+    """The trusted branch has a policy, and a remote: whose word was needed is not known here."""
+    made = History(desk.place(), desk.keys)
+    begin(made)
+    made.done("mail", {"m.txt": "m\n"}, trusted="1" * 40)
+    return Made(path=made.path, protocol=PROTOCOL, refs={"tip": made.tip, "main": made.main}, cannot_tell=True)

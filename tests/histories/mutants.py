@@ -3,7 +3,8 @@
 A check is a place that says what does not hold: a finding or its text that is yielded, returned or appended, a word's fault, a "no"
 (`return False`), an error that is raised. Taken out is the branch that says it, or that statement, and one after the other what its
 condition joins by `or`; of an answer that joins by `and`, each of those; of a literal list that is gone through, each entry. What
-comes of it is put into the very function objects that the package has, by their code.
+comes of it is put into the very function objects that the package has, by their code. That a clone cannot tell is no check: what is
+missing is taken away object by object in `test_histories`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ast
 import contextlib
 import copy
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,11 +53,24 @@ class Mutant:
         return f"{self.module.replace('.', '/')}.py:{self.lines[0]}"
 
 
+# Functions that say nothing of a verdict. A line that is not needed any more fails the test.
+ELSEWHERE = {
+    "trust.verify.advance": "a runner's own walk, which asks what verify asks: tests/trust/test_verify.py",
+    "trust.replay.told": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
+    "trust.replay.differs": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
+    "trust.approval.foresee": "what `approve` says beforehand: tests/cli/test_approve.py",
+    "trust.merged.was_taken_away": "a note: tests/trust/test_merged.py",
+    "trust.sealing.note": "a note: tests/executor/test_signed.py",
+}
+
+
 def mutants(module: str) -> Iterator[Mutant]:
     """Return a module with each of its checks taken out once."""
     path = Path(importlib.import_module(module).__file__ or "")
     tree = ast.parse(path.read_text())
     for name, function in _functions(tree):
+        if f"{module.removeprefix('runner.')}.{name}" in ELSEWHERE:
+            continue
         for lines, what, change in _changes(function):
             undo = change()
             code = compile(ast.fix_missing_locations(tree), str(path), "exec")
@@ -175,7 +190,9 @@ def _joins(test: ast.expr) -> Iterator[ast.BoolOp]:
 def _is_report(statement: ast.stmt, returns: str) -> bool:
     match statement:
         case ast.Raise(exc=ast.Call()):
-            return "AssertionError" not in ast.unparse(statement)
+            return not re.match(
+                r"raise (AssertionError|InsufficientHistoryError|missing|_gone)\(", ast.unparse(statement)
+            )
         case ast.Expr(value=ast.Yield() | ast.YieldFrom()):
             return returns in SAYS
         case ast.Expr(value=ast.Call(func=ast.Attribute(value=ast.Name(id="findings"), attr="append"))):

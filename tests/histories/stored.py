@@ -216,9 +216,8 @@ def _told(judge: Callable[[], Report]) -> tuple[tuple[str, ...], int]:
         report = judge()
     except InsufficientHistoryError:
         return (CANNOT_TELL,), 0
-    return tuple(sorted({_shown(one) for one in report.findings})) or (
-        () if report.ok else ("nothing",)
-    ), report.transitions
+    assert report.ok == (not report.findings and report.transitions > 0)
+    return tuple(sorted({_shown(one) for one in report.findings})), report.transitions
 
 
 def _shown(finding: Finding) -> str:

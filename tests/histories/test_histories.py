@@ -66,6 +66,10 @@ LACKING = (
     "words/a_word_on_a_call/used",
     "words/a_step_done_with_its_word/used",
     "words/a_transition_that_a_runner_signed/used",
+    "words/a_key_that_was_revoked_after_its_word/used",
+    "words/a_word_on_a_result/used",
+    "good/edited_by_people_and_undone",
+    "good/work_that_was_merged_onto_an_edit",
 )
 
 
@@ -78,7 +82,7 @@ def test_what_is_not_here_is_never_taken_for_good_nor_for_bad(name: str, shelf: 
             told = verdict(oid)
             assert told in ((case.verdict, case.transitions), ((stored.CANNOT_TELL,), 0)), (oid, told)
             cannot += told[1] == 0
-    assert cannot > len(oids) // 2
+    assert cannot > len(oids) // 3
 
 
 @pytest.mark.slow
