@@ -4,8 +4,8 @@ Two profiles. *Reading* (and writing objects and refs) starts from an empty envi
 `safe.directory`, and neutralises whatever in a repository's configuration runs code. *Transport* and *identity* use the
 person's own configuration (credential helpers, ssh command, URL rewrites, name, signing key) and never the repository's.
 
-Single acts are spawned; what is done often is held open: `cat-file --batch-command`, `hash-object --stdin-paths`,
-`update-ref --stdin`. A ref moves only by compare-and-swap. Nothing here knows about protocols.
+Single acts are spawned; what is done often is held open: `cat-file --batch-command`, `update-ref
+--stdin`. Loose objects are written here. A ref moves only by compare-and-swap. Nothing here knows about protocols.
 
 What others use is named here; the modules are the package's own.
 """

@@ -1,18 +1,18 @@
 """The object database of a repository: objects read and written, and what a history or two trees have between them.
 
-Objects are read through one held-open `cat-file --batch-command`, written through held-open `hash-object`, and those that
+Objects are read through one held-open `cat-file --batch-command`, written by `loose`, and those that
 never change (commits, trees) are remembered. Nothing here moves a ref.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from runner.errors import InsufficientHistoryError
 from runner.git.location import Location
+from runner.git.loose import Loose
 from runner.git.objects import (
     TREE,
     Commit,
@@ -41,6 +41,7 @@ class Database(Sealed):
         self._commits: dict[str, Commit] = {}
         self._trees: dict[str, Tree] = {}
         self._kept = 0  # entries in _trees
+        self._loose: Loose | None = None
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -280,11 +281,23 @@ class Database(Sealed):
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def write(self, kind: Literal["blob", "tree", "commit"], data: bytes) -> str:
-        """Write an object as it is, without filters, and return its id."""
-        held = self._hold(f"write {kind}", "hash-object", "-w", "--no-filters", "-t", kind, "--stdin-paths")
-        path = self.scratch() / kind
-        path.write_bytes(data)
-        return held.ask(os.fsencode(path) + b"\n").decode()
+        """Write an object as it is, without filters, and return its id. A commit is there, with all before it, when this returns."""
+        if self._loose is None:
+            shared = self.settings().get("core.sharedrepository")
+            self._loose = Loose(self.common_dir / "objects", self.object_format, shared[-1] if shared else None)
+        oid = self._loose.write(kind, data)
+        if kind == "commit":
+            self._loose.settle()
+        return oid
+
+    def settle(self) -> None:
+        if self._loose is not None:
+            self._loose.settle()
+
+    def close(self) -> None:
+        if self._loose is not None:
+            self._loose.forget()
+        super().close()
 
     def write_tree(self, tree: Mapping[str, TreeEntry]) -> str:
         """Write a tree with these entries and return its id."""

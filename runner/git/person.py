@@ -151,6 +151,7 @@ def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message
         "GIT_AUTHOR_DATE": f"{who.time} +0000",
         "GIT_COMMITTER_DATE": f"{who.time} +0000",
     }
+    git.settle()
     argv = git.argv([*overrides, "commit-tree", "-S", tree, *(part for parent in parents for part in ("-p", parent))])
     code, out, err = spawn(argv, env=env, cwd=git.top, data=message)
     if code:

@@ -177,6 +177,7 @@ class Git(Database):
             **(env or {}),
         }
         settings = ("core.hooksPath=/dev/null", "gc.auto=0", "maintenance.auto=false", *DURABLE)
+        self.settle()
         argv = ["git", "--no-replace-objects", f"--git-dir={git_dir}", *(p for s in settings for p in ("-c", s)), *args]
         try:
             code, out, err = spawn(argv, env=full, cwd=None, data=data, timeout=timeout)

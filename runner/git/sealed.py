@@ -163,6 +163,7 @@ class Sealed:
         timeout: float | None = None,
     ) -> tuple[int, bytes, str]:
         """Run one sealed git command and return (exit code, output, errors). `config`: more `key=value` overrides."""
+        self.settle()
         env = {**self.environment(git_dir), **(env or {})}
         if index is not None:
             env["GIT_INDEX_FILE"] = str(index)
@@ -196,6 +197,7 @@ class Sealed:
 
     def _hold(self, name: str, *args: str) -> Held:
         """Return the sealed process that is held open under `name`; it is started anew where it ended or had other arguments."""
+        self.settle()
         argv = self.argv(args)
         held = self._held.get(name)
         if held is not None:
@@ -204,6 +206,9 @@ class Sealed:
             held.close()
         held = self._held[name] = Held(argv, self.environment())
         return held
+
+    def settle(self) -> None:
+        """See that git can read what was written; called before any is started or asked."""
 
     def text(self, *args: str) -> str:
         """Run one sealed git command and return its output as text, without the final newline."""

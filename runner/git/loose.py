@@ -1,0 +1,165 @@
+"""Loose objects, written as `git hash-object -w` writes them: as durable, with less waiting.
+
+git waits for the disk once for each object. Here each is sent to it as soon as it is written, and they are waited for together
+(`settle`), before anything can name or read one: only then does an object get its name, so a power cut leaves it whole or not
+at all. The disk is asked as `core.fsync=loose-object` with `core.fsyncMethod=fsync` asks it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import threading
+import zlib
+from pathlib import Path
+from queue import SimpleQueue
+
+from runner.git.process import GitError, git_error
+
+_LEVEL = 1  # git's own for loose objects: they are packed later
+_THREADS = 4  # that wait for the disk, whose journal serves them all at once; more bring nothing
+
+
+class Loose:
+    """Writes into an `objects` folder, for one thread; those that wait for the disk are its own.
+
+    `algorithm`: hashlib's name of the object format; `shared`: core.sharedRepository, if it is set.
+    """
+
+    def __init__(self, objects: Path, algorithm: str, shared: str | None) -> None:
+        self._objects, self._algorithm = os.fspath(objects), algorithm
+        self._bits, self._exactly = _shared(shared)
+        self._begun: dict[str, str] = {}  # the temporary name of each object that has none of its own yet
+        self._asked: SimpleQueue[int] = SimpleQueue()
+        self._answers: SimpleQueue[OSError | None] = SimpleQueue()
+        self._threads = 0
+
+    def write(self, kind: str, data: bytes) -> str:
+        """Begin to write an object and return its id; `settle` ends that.
+
+        Raises:
+            GitError: it cannot be written; nothing that was begun is kept.
+        """
+        whole = b"%s %d\0%s" % (kind.encode(), len(data), data)
+        oid = hashlib.new(self._algorithm, whole).hexdigest()
+        folder, name = f"{self._objects}/{oid[:2]}", self._name(oid)
+        if oid in self._begun or _is_there(name):
+            return oid
+        temporary = f"{folder}/tmp_obj_{os.urandom(6).hex()}"  # by this name `git gc` knows what a crash left behind
+        try:
+            handle = self._open(folder, temporary)
+            self._begun[oid] = temporary
+            try:
+                rest = memoryview(zlib.compress(whole, _LEVEL))
+                while rest:
+                    rest = rest[os.write(handle, rest) :]
+                if self._bits:
+                    self._share(handle, 0o444)
+            except BaseException:
+                os.close(handle)
+                raise
+        except OSError as error:
+            self._begun.pop(oid, None)
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            self.forget()
+            raise _failed(error, name) from error
+        self._asked.put(handle)
+        if self._threads < min(_THREADS, len(self._begun)):
+            self._threads += 1
+            threading.Thread(target=self._wait, daemon=True).start()
+        return oid
+
+    def settle(self) -> None:
+        """Wait until all that was begun is on the disk, and give it its names.
+
+        Raises:
+            GitError: the disk said no; nothing that was begun is kept.
+        """
+        if not self._begun:
+            return
+        errors = [error for error in (self._answers.get() for _ in self._begun) if error is not None]
+        begun, self._begun = self._begun, {}
+        try:
+            if errors:
+                raise errors[0]
+            for oid, temporary in begun.items():
+                os.rename(temporary, self._name(oid))
+        except OSError as error:
+            for temporary in begun.values():
+                with contextlib.suppress(OSError):
+                    os.unlink(temporary)
+            raise _failed(error, self._objects) from error
+
+    def forget(self) -> None:
+        """Take away what was begun and not settled."""
+        for _ in self._begun:
+            self._answers.get()
+        for temporary in self._begun.values():
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        self._begun = {}
+
+    def _wait(self) -> None:
+        while True:
+            handle = self._asked.get()
+            error = None
+            try:
+                os.fsync(handle)
+            except OSError as told:
+                error = told
+            try:
+                os.close(handle)
+            except OSError as told:
+                error = error or told
+            self._answers.put(error)
+
+    def _name(self, oid: str) -> str:
+        return f"{self._objects}/{oid[:2]}/{oid[2:]}"
+
+    def _open(self, folder: str, temporary: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            return os.open(temporary, flags, 0o444)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder)
+                if self._bits:
+                    self._share(folder, 0o777)
+            return os.open(temporary, flags, 0o444)
+
+    def _share(self, at: int | str, most: int) -> None:
+        """Let those read a file (`most`: 0o444), and use a folder (0o777), whom the repository is shared with."""
+        bits = (self._bits | (self._bits & 0o444) >> 2) & most
+        bits |= stat.S_ISGID if most == 0o777 else 0
+        os.chmod(at, bits if self._exactly else stat.S_IMODE(os.stat(at).st_mode) | bits)
+
+
+def _is_there(name: str) -> bool:
+    """Return whether the object is there, and have it count as new, so that nothing prunes it. An empty file is a power cut's."""
+    try:
+        if os.stat(name).st_size == 0:
+            return False
+        with contextlib.suppress(PermissionError):
+            os.utime(name)
+        return True
+    except OSError:  # whatever it is, writing it says so
+        return False
+
+
+def _shared(value: str | None) -> tuple[int, bool]:
+    """Return (permissions, whether exactly those) for core.sharedRepository; 0: as the person's umask has it."""
+    told = (value or "umask").lower()
+    if told in ("group", "true", "yes", "on", "1"):
+        return 0o660, False
+    if told in ("all", "world", "everybody", "2"):
+        return 0o664, False
+    if told[0] == "0" and told.strip("01234567") == "" and told != "0":
+        return int(told, 8) & 0o666, True
+    return 0, False
+
+
+def _failed(error: OSError, where: str) -> GitError:
+    return git_error(["git", "hash-object"], 128, f"fatal: {where}: {error.strerror}")
