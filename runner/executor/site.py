@@ -43,7 +43,10 @@ def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
             f"{error.what}\nRun commands on this machine without a sandbox? They can then read and change whatever you can.",
             ("no", "once", "always"),
         )
-        if answer == "always":
+        own = project.who.environ.get("GIT_CONFIG_GLOBAL")
+        if answer == "always" and own is not None and Path(own).exists() and not Path(own).is_file():
+            project.who.say(f"not kept: GIT_CONFIG_GLOBAL is {own}, and git would put a file in its place")
+        elif answer == "always":
             project.git.personal("config", "--global", _KEPT, "host")
             project.who.say(f"kept as `git config --global {_KEPT} host`")
         if answer in ("once", "always"):

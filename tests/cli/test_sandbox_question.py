@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pty
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -29,13 +32,18 @@ def bare(box: Box, tmp_path: Path) -> Box:
     return box
 
 
-def at_terminal(box: Box, answer: str, *args: str, term: str = "dumb") -> tuple[int, str]:
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+def at_terminal(
+    box: Box, answer: str, *args: str, term: str = "dumb", env: Mapping[str, str] = NOTHING
+) -> tuple[int, str]:
     """Run the command line at a real terminal and type `answer` when it asks."""
     ours, theirs = pty.openpty()
     child = subprocess.Popen(
         [sys.executable, "-m", "runner", *args],
         cwd=box.path,
-        env={**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": term},
+        env={**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": term, **env},
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
@@ -81,6 +89,20 @@ def test_always_is_kept_in_the_persons_own_configuration_and_named_in_the_log(ba
     assert "- executor: host" in bare.log(protocol)
     assert bare.git("config", "--global", "runner.executor").strip() == "host"
     bare.runner("step", protocol, rc=0)
+
+
+def test_always_is_not_kept_where_git_would_put_a_file_in_the_place_of_a_device(bare: Box, tmp_path: Path) -> None:
+    protocol = bare.new({"01-a": command("echo a > a.txt")})
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except OSError:  # then nor can anybody put a file where the real one is
+        device = Path(os.devnull)
+    home = {"GIT_CONFIG_GLOBAL": str(device), "GIT_AUTHOR_NAME": "Alice", "GIT_AUTHOR_EMAIL": "alice@example.test",
+            "GIT_COMMITTER_NAME": "Alice", "GIT_COMMITTER_EMAIL": "alice@example.test"}  # fmt: skip
+    code, said = at_terminal(bare, "always", "step", protocol, env=home)
+    assert code == 0 and "not kept" in said, said
+    assert stat.S_ISCHR(device.stat().st_mode)
 
 
 def test_once_is_not_kept(bare: Box) -> None:
