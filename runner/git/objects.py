@@ -111,7 +111,7 @@ def split_signature(data: bytes) -> tuple[bytes, bytes]:
     return b"\n".join(kept) + blank + message, b"\n".join(found) + b"\n" if found else b""
 
 
-_ENTRY = re.compile(rb"([0-7]{1,10}) ([^\0/]+)\0", re.DOTALL)
+_ENTRIES = {width: re.compile(rb"([0-7]{1,10}) ([^\0/]+)\0(.{%d})" % width, re.DOTALL) for width in (20, 32)}
 
 
 def parse_tree(data: bytes, oid_length: int) -> Tree:
@@ -120,17 +120,20 @@ def parse_tree(data: bytes, oid_length: int) -> Tree:
     Raises:
         GitError: it names something twice or what no path can be, or git could not read it.
     """
-    tree: Tree = {}
-    at, width = 0, oid_length // 2
-    while at < len(data):
-        found = _ENTRY.match(data, at)
-        if found is None or found[2] in (b".", b"..") or found.end() + width > len(data):
-            raise GitError("a tree has an entry that is none", "git", "run `git fsck`")
-        name = found[2].decode("utf-8", "surrogateescape")
-        if name in tree:  # git would take the one or the other
-            raise GitError(f"a tree names {name!r} twice", "git", "run `git fsck`")
-        at = found.end() + width
-        tree[name] = TreeEntry(_MODES.get(found[1]) or _mode(found[1]), data[found.end() : at].hex())
+    width = oid_length // 2
+    entries = _ENTRIES[width].findall(data)
+    tree = {
+        name.decode("utf-8", "surrogateescape"): TreeEntry(_MODES.get(mode) or _mode(mode), oid.hex())
+        for mode, name, oid in entries
+    }
+    if sum(len(mode) + len(name) for mode, name, _ in entries) + (width + 2) * len(entries) != len(data) or (
+        "." in tree or ".." in tree
+    ):
+        raise GitError("a tree has an entry that is none", "git", "run `git fsck`")
+    if len(tree) != len(entries):  # git would take the one or the other
+        names = [name for _, name, _ in entries]
+        twice = next(name for name in names if names.count(name) > 1).decode("utf-8", "replace")
+        raise GitError(f"a tree names {twice!r} twice", "git", "run `git fsck`")
     return tree
 
 
