@@ -612,6 +612,19 @@ def own_work_on_a_side_branch_that_somebody_else_merged(h: History) -> None:
 
 
 @case("own-work")
+def own_work_that_a_merge_brings_back_from_below_the_genesis(h: History) -> None:
+    """Her text came to main and went again before the protocol began: no commit of the branch but the merge has written it."""
+    begin(h)
+    old = h.made([h.main], {f"{FOLDER}/context.md": "By Alice.\n"}, who="alice")
+    h.main = h.made([h.main, old], {}, "Merge, without what it brought")
+    h.begin()
+    h.done("a", {"a.txt": "a\n"}, done("a"))
+    h.tip = h.made([h.tip, old], {f"{FOLDER}/context.md": "By Alice.\n"}, "Merge")
+    h.ask("step:deploy")
+    h.say("alice")
+
+
+@case("own-work")
 def own_work_under_a_number_that_somebody_else_gave_it(h: History) -> Use:
     begin(h)
     text = "---\ntitle: 02-deploy\nkind: command\nrun: sh deploy.sh\napproval: before\n---\nAs Alice says.\n"
