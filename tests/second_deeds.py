@@ -24,7 +24,7 @@ class Deeds:
         ground = self.chain.index(f["start"]) if f.get("executor") != "person" and f.get("start") in self.chain else place - 1
         while first in WORK - {"step-finished"} and f.get("kind") != "human" and not self.ours(self.repo.get(self.chain[ground])[2], self.name): ground -= 1
         need(base not in self.chain, f"{number}: the branch's own policy")
-        def rules(commit): return [self.trusted(commit).get(name) for name in ("policy.yaml", "allowed_signers", "config.yaml")]
+        def rules(commit): return {path: one for path, one in self.trusted(commit).items() if re.match(r"(policy\.yaml|allowed_signers|config\.yaml)$|(openpgp|agents)/", path)}
         for before in {tip for tip, there in self.tips if there <= ground} - {base}:
             need(rules(before) == rules(base) or not self.repo.ask("rev-list", "-1", before, f"^{base}"), f"{number}: an older policy")
         own = dict(self.repo.flat(self.repo.folder(self.repo.get(self.chain[ground])[0], self.name)))

@@ -755,6 +755,18 @@ def a_step_done_with_its_word(h: History) -> Use:
 CASES["a_step_done_with_its_word"] = Case(a_step_done_with_its_word, "dropped", (), ())
 
 
+@case("dropped", "trusted")
+def a_step_done_by_what_coworkers_were_before(h: History) -> Use:
+    """A coworker's file has policies of its own: an older one may allow what the present one does not."""
+    begin(h)
+    old = h.main
+    h.trust({".protocols/agents/coder.yaml": CODER.replace("Write.", "Write less.")}, "less")
+    h.ask("step:deploy")
+    h.say("alice")
+    _counted(h)
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, done("deploy"), time=NOW, trusted=old))
+
+
 @case("dropped", "needed")
 def a_step_done_and_nobody_asked(h: History) -> Use:
     begin(h)
