@@ -80,7 +80,7 @@ def _rows(told: Told) -> Iterator[tuple[str, str, str]]:
         )
     if told["commit"]:
         yield "commit", f"{told['commit'][:12]}  {told['time']}  {_cut(told['subject'])}", ""
-        yield "there", f"{told['path']}:{told['line']}", ""
+        yield "there", f"{told['path']}:{told['line']}".replace("\n", "\\n"), ""
     if told["came_in"]:
         yield "came in", f"{told['came_in'][:12]}, which has the protocol's work as a copy", ""
     if told["protocol"]:
