@@ -100,7 +100,7 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
     if who:
         yield "by", ", ".join(who), ""
     if told.get("step_file"):
-        yield "asked for", f"{told['step_file']}: {_cut(' '.join(str(told['prose']).split()))}", ""
+        yield "asked for", ": ".join(filter(None, (told["step_file"], _cut(" ".join(str(told["prose"]).split()))))), ""
     if said and said["turn"]:
         tool = f", {said['tool']}" if said["tool"] else ""
         yield "transcript", f"{said['file']}, turn {said['turn']}{tool}, {said['time']}", ""
