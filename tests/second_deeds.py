@@ -32,6 +32,7 @@ class Deeds:
         text = self.repo.get(trust["policy.yaml"][1]).decode() if "policy.yaml" in trust else ""
         need(not text or re.search(r"(?m)^repo: *\"?[0-9a-f]{32}", text), f"{number}: a policy that cannot be read")
         fronts = {path.partition("-")[2] or path: self.repo.get(oid).decode().split("---")[1] for path, (_, oid) in own.items() if path == "plan.md" or re.fullmatch(r"\d{2,6}-[a-z0-9-]+\.md", path)}
+        need(kind not in ("step-finished", "qa-passed", "step-completed") or about + ".md" in fronts, f"{number}: {about} was no step of the plan")
         def asks(name, when): return re.search(rf"(?m)^approval: *(?:{when}\b|\{{.*{when}|\n +(?:.*\n +)*when: *{when})", fronts.get(name, ""))
         wants = [("plan", "plan")] * bool(asks("plan.md", "before") or re.search(r"(?m)^  plan: *\{.*required: *true", text)) + [("step", about)] * bool(asks(about + ".md", "before"))
         if kind == "step-completed":

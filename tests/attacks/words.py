@@ -774,6 +774,21 @@ def a_step_done_and_nobody_asked(h: History) -> Use:
 
 
 @case("dropped", "needed")
+def a_step_done_while_its_file_was_away(h: History) -> Use:
+    """As a person's, without any work: where there is no file, nobody reads there that it wants a word."""
+    begin(h)
+    start, path = h.tip, f"{FOLDER}/02-deploy.md"
+    text = h.git("show", f"{start}:{path}") + "\n"
+    h.commit({path: None})
+
+    def deed(h: History) -> None:
+        h.done("deploy", {}, done("deploy"), executor="person", start=start)
+        h.commit({path: text})
+
+    return Use(deed=deed)
+
+
+@case("dropped", "needed")
 def a_step_that_failed_and_nobody_asked(h: History) -> Use:
     begin(h)
     failed = {"attempt": 1, "reason": "x"}
