@@ -24,7 +24,7 @@ class Deeds:
         ground = self.chain.index(f["start"]) if f.get("executor") != "person" and f.get("start") in self.chain else place - 1
         while first in WORK - {"step-finished"} and f.get("kind") != "human" and not self.ours(self.repo.get(self.chain[ground])[2], self.name): ground -= 1
         need(base not in self.chain, f"{number}: the branch's own policy")
-        def rules(commit): return [self.trusted(commit).get(name) for name in ("policy.yaml", "allowed_signers", "config.yaml")]
+        def rules(commit): return {path: one for path, one in self.trusted(commit).items() if re.match(r"(policy\.yaml|allowed_signers|config\.yaml)$|(openpgp|agents)/", path)}
         for before in {tip for tip, there in self.tips if there <= ground} - {base}:
             need(rules(before) == rules(base) or not self.repo.ask("rev-list", "-1", before, f"^{base}"), f"{number}: an older policy")
         own = dict(self.repo.flat(self.repo.folder(self.repo.get(self.chain[ground])[0], self.name)))
@@ -32,6 +32,7 @@ class Deeds:
         text = self.repo.get(trust["policy.yaml"][1]).decode() if "policy.yaml" in trust else ""
         need(not text or re.search(r"(?m)^repo: *\"?[0-9a-f]{32}", text), f"{number}: a policy that cannot be read")
         fronts = {path.partition("-")[2] or path: self.repo.get(oid).decode().split("---")[1] for path, (_, oid) in own.items() if path == "plan.md" or re.fullmatch(r"\d{2,6}-[a-z0-9-]+\.md", path)}
+        need(kind not in ("step-finished", "qa-passed", "step-completed") or about + ".md" in fronts, f"{number}: {about} was no step of the plan")
         def asks(name, when): return re.search(rf"(?m)^approval: *(?:{when}\b|\{{.*{when}|\n +(?:.*\n +)*when: *{when})", fronts.get(name, ""))
         wants = [("plan", "plan")] * bool(asks("plan.md", "before") or re.search(r"(?m)^  plan: *\{.*required: *true", text)) + [("step", about)] * bool(asks(about + ".md", "before"))
         if kind == "step-completed":

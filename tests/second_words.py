@@ -182,6 +182,8 @@ class Court(Deeds):
         files = set() if wait[0] == "call" else {bare(path) for path, _ in self.repo.flat(self.repo.get(at)[0]) if self.words(path, wait[1] if wait[1] in self.steps else None)
                  or (wait[0] == "merge" and re.fullmatch(re.escape(self.own) + r"[\w-]+\.md", path) and not path.endswith("/log.md"))}
         told = self.repo.ask("log", "--full-history", "-c", "--no-renames", "--format=%x01%H", "--name-only", at, f"^{self.repo.get(self.chain[0])[1][0]}", "--", self.own)
+        merged = self.repo.ask("log", "--first-parent", "-m", "--merges", "--no-renames", "--format=", "--name-only", at, f"^{self.repo.get(self.chain[0])[1][0]}", "--", self.own).split()
+        told += self.repo.ask("log", "--full-history", "-c", "--no-renames", "--format=%x01%H", "--name-only", at, "--", *merged) if merged else ""  # what main once had
         found = {block.split("\n")[0] for block in told.split("\x01")[1:] if files & {*map(bare, block.split("\n")[1:])}}
         if wait[0] in ("result", "protected-path"):
             for oid in self.repo.ask("rev-list", at, f"^{self.began[wait[1]]}", f"^{base}").split():

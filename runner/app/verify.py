@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from runner.errors import InsufficientHistoryError, UsageError
+from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.protocol import ids, message, paths
 from runner.store import finding, history, marks, publishing, record
 from runner.store.project import Project
@@ -79,13 +79,13 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
         told: list[tuple[Named, str]] = []
         findings += merged.wrong(git, protocol, place.tip, bases, trusted.remote)
         findings += filed.wrong(git, protocol, report.transcripts, place.filed, trusted.remote, told)
-        findings += called.wrong(git, protocol, place.tip, told, trusted)
+        findings += called.wrong(git, protocol, told, trusted)
         findings += taking.wrong(git, report, trusted, notes)
         findings += sealing.wrong(git, report, trusted)
         if not findings and (sealed := sealing.note(git, report)):
             notes.append(sealed)
-    except InsufficientHistoryError:
-        if not findings:
+    except RunnerError:
+        if not findings:  # else what was found is said, though what lies beside cannot be looked at
             raise
     if live and not findings and place.branch == place.tip == place.there:
         marks.write(project.places, protocol, place.tip, report.state.genesis)

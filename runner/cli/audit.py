@@ -52,15 +52,19 @@ def _put(session: Session, name: str, data: bytes, mark: bytes) -> None:
     """Write a file and say which, or give it on stdout where its name is `-`; `mark`: what an older one has near its beginning.
 
     Raises:
-        InTheWayError: something else has that name.
+        InTheWayError: something else has that name. UsageError: it cannot be written there.
     """
-    from runner.errors import InTheWayError
+    from runner.errors import InTheWayError, UsageError
 
     if name == "-":
         click.echo(data.decode(), nl=False)
         return
     path = session.cwd / name
-    if path.exists() and (not path.is_file() or mark not in path.read_bytes()[:4096]):
-        raise InTheWayError("something else has that name", str(path), "name another file with -o")
-    path.write_bytes(data)
+    try:
+        # Through a link, which a branch may have there, nothing is written.
+        if path.is_symlink() or (path.exists() and (not path.is_file() or mark not in path.read_bytes()[:4096])):
+            raise InTheWayError("something else has that name", str(path), "name another file with -o")
+        path.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"it cannot be written: {error.strerror}", str(path), "name another file with -o") from error
     session.result(str(path))

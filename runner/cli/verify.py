@@ -88,10 +88,15 @@ def _plain(report: Report) -> dict[str, Any]:
 def tell(session: Session, report: Report) -> None:
     """Give what verify found, a line a finding, and the verdict."""
     for found in report.findings:
-        session.result("  ".join(filter(None, [found.rule, found.commit[:12], found.path, found.text])))
+        session.result(_line("  ".join(filter(None, [found.rule, found.commit[:12], found.path, found.text]))))
     for note in report.notes:
-        session.note(f"{report.protocol}  {note}")
+        session.note(_line(f"{report.protocol}  {note}"))
     session.result(f"{report.protocol}  {_verdict(report)}")
+
+
+def _line(text: str) -> str:
+    """Return text on one line: a file's name may hold what ends one, and go on like a verdict."""
+    return text.replace("\n", "\\n")
 
 
 def _verdict(report: Report) -> str:

@@ -80,7 +80,7 @@ def _rows(told: Told) -> Iterator[tuple[str, str, str]]:
         )
     if told["commit"]:
         yield "commit", f"{told['commit'][:12]}  {told['time']}  {_cut(told['subject'])}", ""
-        yield "there", f"{told['path']}:{told['line']}", ""
+        yield "there", f"{told['path']}:{told['line']}".replace("\n", "\\n"), ""
     if told["came_in"]:
         yield "came in", f"{told['came_in'][:12]}, which has the protocol's work as a copy", ""
     if told["protocol"]:
@@ -100,7 +100,7 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
     if who:
         yield "by", ", ".join(who), ""
     if told.get("step_file"):
-        yield "asked for", f"{told['step_file']}: {_cut(' '.join(str(told['prose']).split()))}", ""
+        yield "asked for", ": ".join(filter(None, (told["step_file"], _cut(" ".join(str(told["prose"]).split()))))), ""
     if said and said["turn"]:
         tool = f", {said['tool']}" if said["tool"] else ""
         yield "transcript", f"{said['file']}, turn {said['turn']}{tool}, {said['time']}", ""

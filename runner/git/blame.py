@@ -60,7 +60,8 @@ def blame(
         InsufficientHistoryError: a partial clone does not have its history.
     """
     wanted = {line for first, last in ranges for line in range(first, last + 1)}
-    args = ["blame", "--line-porcelain", "-M", "-C20", "--no-textconv"]
+    # An empty list: commits that a file of the tree says to pass over would be told as somebody else's.
+    args = ["blame", "--line-porcelain", "-M", "-C20", "--no-textconv", "--ignore-revs-file="]
     args += [f"-L{first},{last}" for first, last in ranges]
     told = "".join(f"{' '.join((oid, *parents))}\n" for oid, parents in (grafts or {}).items())
     args += ["-S", "/dev/stdin"] if told else []

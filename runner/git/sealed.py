@@ -33,6 +33,8 @@ _SEAL = (
     "credential.helper=",
     "diff.external=",
     "submodule.recurse=false",
+    "log.showSignature=false",  # it would run gpg.program
+    "log.follow=false",
     "gc.auto=0",
     "maintenance.auto=false",
     "core.logAllRefUpdates=true",
@@ -141,6 +143,9 @@ class Sealed:
             if name:  # a driver that fails is a conflict, and a person looks
                 pairs.append([f"merge.{name}.driver", "false"])
         found = {**self._empty, "GIT_CONFIG_COUNT": str(len(pairs))}
+        if "core.worktree" in settings:
+            # As everywhere else, where none is set: else git reads paths as seen from the folder that somebody stands in.
+            found["GIT_WORK_TREE"] = "."
         for number, (key, value) in enumerate(pairs):
             found[f"GIT_CONFIG_KEY_{number}"], found[f"GIT_CONFIG_VALUE_{number}"] = key, value
         if not conditional:

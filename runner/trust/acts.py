@@ -204,7 +204,9 @@ def _wrong_at(git: Git, walk: Chain, look: Look, found: Authority, commit: str) 
         state = machine.apply(state, dataclasses.replace(entry, revision=state.revision + 1))
     step = ground.plan.step(deed.event.subject)
     if step is None or step.slug not in state.steps:
-        return None  # it is no step there any more, or not yet: what is left of it can only end
+        # It is no step there any more, or not yet: what is left of it can only end, and nobody asked what its words were.
+        done = isinstance(deed.event, ev.StepFinished | ev.QaPassed | ev.StepCompleted)
+        return f"{deed.event.subject}: it was done, and was no step of the plan in {commit[:12]}" if done else None
     judged = replay.bench_of(git, walk, dataclasses.replace(ground, state=state), found, _began(deed, known))
     if (told := _denied(deed, found, step)) is not None:
         return told

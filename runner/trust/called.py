@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runner.errors import RunnerError
+from runner.errors import IntegrityError, RunnerError
 from runner.git import Git
 from runner.protocol import coworker as coworker_
 from runner.protocol import document, message, paths, transcript
@@ -28,20 +28,25 @@ from runner.trust.checks import Finding, Named
 _OWN = ("finish", "ask_person", "publish_artifact")  # of the loop itself: they do nothing
 
 
-def wrong(git: Git, protocol: str, tip: str, told: Sequence[tuple[Named, str]], trusted: Trusted) -> Iterator[Finding]:
+def wrong(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trusted: Trusted) -> Iterator[Finding]:
     """Return the calls that were made against the policy. `told`: each transcript that the log names, in its order, and its blob."""
     known: list[RawEntry] | None = None
     seen: dict[tuple[str, int], int] = {}  # how many lines of an attempt's transcript were asked about already
     for one, oid in told:
         if one.attempt == 0 or one.event in ("qa-passed", "qa-failed"):
             continue  # planners and reviewers only look
-        lines = transcript.parse(git.blob(oid) or b"", f"the transcript that {one.commit[:12]} names")
+        try:
+            lines = transcript.parse(git.blob(oid) or b"", f"the transcript that {one.commit[:12]} names")
+        except IntegrityError as error:
+            yield Finding("transcript", one.commit, f"{paths.folder(protocol)}/{paths.LOG}", f"{error.what}: {error.where}")
+            continue
         start = seen.get((one.subject, one.attempt), 0)
         seen[one.subject, one.attempt] = max(start, len(lines))
         made = _made(lines, start)
         if not made:
             continue
-        known = record.events(git, protocol, tip) if known is None else known
+        # As the last of these transitions left it: people's commits may have damaged it since.
+        known = record.events(git, protocol, told[-1][0].commit) if known is None else known
         text = None
         for oid in _policies(git, protocol, one.commit):
             try:

@@ -6,7 +6,7 @@ the chain holds is `verify`'s to say; what a word in it is worth, `approval`'s.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError
@@ -79,7 +79,7 @@ class Past:
         last = self.places[tip]
         self._look(last)
         found = [oid for place, oid, told in self._wrote if place <= last and not told.isdisjoint(names)]
-        return [commit_of(self.git, oid) for oid in reversed(found)]
+        return [commit_of(self.git, oid) for oid in dict.fromkeys(reversed(found))]
 
     # --- what a commit did -----------------------------------------------------------------------------------------------
 
@@ -89,7 +89,7 @@ class Past:
                 self.git.warm(self.order[self._seen : self._seen + 64])
             commit = commit_of(self.git, self.order[self._seen])
             changed = self._changed(commit, commit.parents[0] if commit.parents else None)
-            told = [(commit.oid, changed.keys())] if len(commit.parents) < 2 else self._merged(commit)
+            told = [(commit.oid, changed.keys())] if len(commit.parents) < 2 else self._merged(commit, changed)
             for path, (before, _) in changed.items():
                 if path.startswith(paths.APPROVALS):
                     whole = f"{paths.folder(self.protocol)}/{path}"
@@ -104,22 +104,22 @@ class Past:
         before = folder_of(self.git, commit_of(self.git, parent).tree, self.protocol) if parent is not None else None
         return self.git.changed(before, folder_of(self.git, commit.tree, self.protocol))
 
-    def _merged(self, commit: Commit) -> list[tuple[str, Collection[str]]]:
-        """Return what a merge and the commits that it brought wrote, oldest first; those below the genesis brought nothing."""
+    def _merged(self, commit: Commit, changed: Collection[str]) -> list[tuple[str, Collection[str]]]:
+        """Return what a merge and the commits that it brought wrote, oldest first.
+
+        Those below the genesis brought nothing, but for words that the merge has from there: main may have had them once.
+        """
         stop = [f"^{parent}" for parent in (commit.parents[0], *commit_of(self.git, self.order[0]).parents)]
-        args = (
-            "log",
-            "--full-history",
-            "-c",
-            "--no-renames",
-            "--format=%x01%H",
-            "--name-only",
-            "-z",
-            commit.oid,
-            *stop,
-        )
+        found = self._log([commit.oid, *stop], [""])
+        if words := [name for name in changed if paths.is_words(name)]:
+            found = [*(one for one in self._log([commit.oid], words) if one[0] not in self.places), *found]
+        return found
+
+    def _log(self, commits: Sequence[str], names: Sequence[str]) -> list[tuple[str, Collection[str]]]:
+        """Return which of the files below the folder each commit wrote, oldest first; a merge what it has from none of its parents."""
         folder = f"{paths.folder(self.protocol)}/"
-        code, out, _ = self.git.try_run(*args, "--", folder)
+        args = ("log", "--full-history", "-c", "--no-renames", "--root", "--format=%x01%H", "--name-only", "-z")
+        code, out, _ = self.git.try_run(*args, *commits, "--", *(folder + name for name in names))
         if code:
             raise missing(self.git, "the history of the words")
         found: list[tuple[str, Collection[str]]] = []

@@ -97,11 +97,15 @@ def told(git: Git, protocol: str, tip: str, *, whole: bool) -> Iterator[str]:
 
 
 def rules_of(git: Git, oid: str) -> tuple[str | None, ...] | None:
-    """Return which policy, keys and configuration a trusted commit has; None where it is not in this clone."""
+    """Return which policy, keys, configuration and coworkers a trusted commit has, the policy first.
+
+    None where it is not in this clone.
+    """
     if git.commit(oid) is None:
         return None
     files = git.tree(f"{oid}:{paths.ROOT}") or {}
-    names = [path.rpartition("/")[2] for path in (paths.POLICY, paths.SIGNERS, paths.CONFIG)]
+    said = (paths.POLICY, paths.SIGNERS, signers.OPENPGP, paths.CONFIG, paths.AGENTS)
+    names = [path.rstrip("/").rpartition("/")[2] for path in said]
     return tuple(files[name].oid if name in files else None for name in names)
 
 

@@ -613,6 +613,19 @@ def own_work_on_a_side_branch_that_somebody_else_merged(h: History) -> None:
 
 
 @case("own-work")
+def own_work_that_a_merge_brings_back_from_below_the_genesis(h: History) -> None:
+    """Her text came to main and went again before the protocol began: no commit of the branch but the merge has written it."""
+    begin(h)
+    old = h.made([h.main], {f"{FOLDER}/context.md": "By Alice.\n"}, who="alice")
+    h.main = h.made([h.main, old], {}, "Merge, without what it brought")
+    h.begin()
+    h.done("a", {"a.txt": "a\n"}, done("a"))
+    h.tip = h.made([h.tip, old], {f"{FOLDER}/context.md": "By Alice.\n"}, "Merge")
+    h.ask("step:deploy")
+    h.say("alice")
+
+
+@case("own-work")
 def own_work_under_a_number_that_somebody_else_gave_it(h: History) -> Use:
     begin(h)
     text = "---\ntitle: 02-deploy\nkind: command\nrun: sh deploy.sh\napproval: before\n---\nAs Alice says.\n"
@@ -743,10 +756,37 @@ def a_step_done_with_its_word(h: History) -> Use:
 CASES["a_step_done_with_its_word"] = Case(a_step_done_with_its_word, "dropped", (), ())
 
 
+@case("dropped", "trusted")
+def a_step_done_by_what_coworkers_were_before(h: History) -> Use:
+    """A coworker's file has policies of its own: an older one may allow what the present one does not."""
+    begin(h)
+    old = h.main
+    h.trust({".protocols/agents/coder.yaml": CODER.replace("Write.", "Write less.")}, "less")
+    h.ask("step:deploy")
+    h.say("alice")
+    _counted(h)
+    return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}, done("deploy"), time=NOW, trusted=old))
+
+
 @case("dropped", "needed")
 def a_step_done_and_nobody_asked(h: History) -> Use:
     begin(h)
     return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}))
+
+
+@case("dropped", "needed")
+def a_step_done_while_its_file_was_away(h: History) -> Use:
+    """As a person's, without any work: where there is no file, nobody reads there that it wants a word."""
+    begin(h)
+    start, path = h.tip, f"{FOLDER}/02-deploy.md"
+    text = h.git("show", f"{start}:{path}") + "\n"
+    h.commit({path: None})
+
+    def deed(h: History) -> None:
+        h.done("deploy", {}, done("deploy"), executor="person", start=start)
+        h.commit({path: text})
+
+    return Use(deed=deed)
 
 
 @case("dropped", "needed")

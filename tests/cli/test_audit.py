@@ -164,6 +164,15 @@ def test_only_an_older_page_is_replaced(box: Box) -> None:
     assert "something else has that name" in refused.err and (box.path / "mine.html").read_text() == "<p>mine\n"
 
 
+def test_a_page_is_written_through_no_link_and_only_where_it_can_be(box: Box, tmp_path: Path) -> None:
+    """A branch may have a link of the page's name; that it leads nowhere yet makes it no better."""
+    protocol = box.new({"01-a": command("true")})
+    (box.path / f"{protocol}.html").symlink_to(tmp_path / "elsewhere")
+    assert "something else has that name" in box.runner("audit", protocol, rc=4).err
+    assert not (tmp_path / "elsewhere").exists()
+    assert "No such file" in box.runner("audit", protocol, "-o", "no/page.html", rc=2).err
+
+
 @pytest.mark.slow
 def test_nothing_that_anybody_said_is_more_than_text(hostile: tuple[Box, str, int]) -> None:
     box, protocol, port = hostile

@@ -110,6 +110,19 @@ def test_through_a_squash_whose_branch_is_gone(box: Box, written: str) -> None:
     ]  # fmt: skip
 
 
+def test_commits_that_a_file_says_to_pass_over_are_told(box: Box) -> None:
+    """Who can push can list a commit of theirs there; the line would be told as the step's that it changed."""
+    protocol = box.new({"01-list": command("seq 100 120 > file.txt")})
+    box.runner("run", protocol, rc=0)
+    box.runner("take", protocol, rc=0)
+    lines = (box.path / "file.txt").read_text()
+    box.write("file.txt", lines.replace("101", "1013"))
+    box.write(".git-blame-ignore-revs", box.commit("by hand") + "\n")
+    box.commit("passed over")
+    box.git("config", "blame.ignoreRevsFile", ".git-blame-ignore-revs")
+    assert [told["kind"] for told in why(box, "file.txt:1-3")] == ["step", "person", "step"]
+
+
 @pytest.mark.slow
 def test_a_squash_whose_message_ends_as_a_transitions_does(box: Box, written: str) -> None:
     last = box.git("log", "-1", "--format=%B", written)

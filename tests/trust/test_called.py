@@ -37,25 +37,13 @@ def test_a_call_that_had_its_word_holds(box: Box, alice: Person) -> None:
     assert findings(box, protocol) == []
 
 
-@pytest.mark.parametrize(("rules", "wrong"), [
-    ("", "needed a word by `default: external calls ask`"),
-    ("rules: [{deny: {tool: send_report}}]\n", "denies the call of send_report"),
-    ("rules: [{allow: {tool: send_report}}]\n", ""),
-])  # fmt: skip
-def test_a_call_that_nobody_was_asked_about_is_found(box: Box, alice: Person, rules: str, wrong: str) -> None:
-    outside(box)
-    govern(box, [alice], text=policy([alice], more=rules))
-    protocol = box.new({"01-send": tool("send_report", to="ops", subject="done")})
-    record = {
-        "time": "2026-11-20T07:00:00Z",
-        "call": "send.1.1",
-        "tool": "send_report",
-        "digest": digest(b""),
-        "decision": None,
-    }
-    intent = {"kind": "intent", **record, "arguments": {"to": "ops", "subject": "done"}, "text": "send_report"}
-    outcome = {"kind": "outcome", **record, "content": "sent", "error": False}
-    data = "".join(json.dumps(one) + "\n" for one in (intent, outcome))
+OF_CALL = {"time": "2026-11-20T07:00:00Z", "call": "send.1.1", "tool": "send_report", "digest": digest(b""), "decision": None}
+INTENT = {"kind": "intent", **OF_CALL, "arguments": {"to": "ops", "subject": "done"}, "text": "send_report"}
+OUTCOME = {"kind": "outcome", **OF_CALL, "content": "sent", "error": False}
+
+
+def imitated(box: Box, protocol: str, data: str) -> Forge:
+    """Finish the step as a runner would that asked nobody, and file a transcript of it."""
     forge = Forge(box, protocol, trusted=box.git("rev-parse", "main").strip())
     box.git("worktree", "remove", "--force", box.worktree(protocol))
     forge.see()
@@ -65,6 +53,36 @@ def test_a_call_that_nobody_was_asked_about_is_found(box: Box, alice: Person, ru
     tree = box.git("mktree", data=f"040000 tree {runs}\truns\n").strip()
     made = box.git("commit-tree", tree, "-p", forge.tip, data=f"{protocol}: history\n").strip()
     box.git("update-ref", f"refs/runner/history/{protocol}", made)
+    return forge
+
+
+@pytest.mark.parametrize(("rules", "wrong"), [
+    ("", "needed a word by `default: external calls ask`"),
+    ("rules: [{deny: {tool: send_report}}]\n", "denies the call of send_report"),
+    ("rules: [{allow: {tool: send_report}}]\n", ""),
+])  # fmt: skip
+def test_a_call_that_nobody_was_asked_about_is_found(box: Box, alice: Person, rules: str, wrong: str) -> None:
+    outside(box)
+    govern(box, [alice], text=policy([alice], more=rules))
+    protocol = box.new({"01-send": tool("send_report", to="ops", subject="done")})
+    imitated(box, protocol, "".join(json.dumps(one) + "\n" for one in (INTENT, OUTCOME)))
     found = findings(box, protocol)
     assert [rule for rule, _ in found] == (["needed"] if wrong else []), found
     assert all(wrong in text for _, text in found)
+
+
+def test_a_transcript_that_is_none_is_found_and_hides_nothing(box: Box, alice: Person) -> None:
+    outside(box)
+    govern(box, [alice])
+    protocol = box.new({"01-send": tool("send_report", to="ops", subject="done")})
+    imitated(box, protocol, "whatever the log names by its digest\n")
+    assert [rule for rule, _ in findings(box, protocol)] == ["transcript"]
+
+
+def test_a_log_that_was_damaged_since_hides_nothing(box: Box, alice: Person) -> None:
+    outside(box)
+    govern(box, [alice])
+    protocol = box.new({"01-send": tool("send_report", to="ops", subject="done")})
+    forge = imitated(box, protocol, json.dumps(INTENT) + "\n")
+    forge.commit({f"{forge.folder}/log.md": "cut off"})
+    assert {rule for rule, _ in findings(box, protocol)} == {"record-changed", "needed"}

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from runner.executor import advance
+from runner.git import Git
 from runner.protocol import log
 from runner.protocol.statement import seconds
+from runner.trust import replay
 from tests.conftest import Box, command
 from tests.people import Person, govern, person
 
@@ -85,3 +87,15 @@ def test_a_trusted_branch_that_moves_while_the_step_is_at_work(box: Box, alice: 
     trusted = box.git("log", "-1", "--format=%(trailers:key=Runner-Trusted,valueonly)", protocol).strip()
     assert trusted == then != box.git("rev-parse", "main").strip()
     verified(box, protocol)
+
+
+def test_what_says_whose_word_counts_is_the_same_only_with_the_same_keys_of_openpgp(box: Box, alice: Person) -> None:
+    """A key that was taken out, or has its revocation by now, was not so in the commit before."""
+    before = box.git("rev-parse", "HEAD").strip()
+    box.write("README.md", "more\n")
+    other = box.commit("another file")
+    box.write(f".protocols/openpgp/{alice.email}.asc", "a key\n")
+    now = box.commit("a key of OpenPGP")
+    with Git.open(box.path) as git:
+        assert not replay.differs(git, before, other)
+        assert replay.differs(git, before, now) and replay.differs(git, now, before)

@@ -66,6 +66,14 @@ def test_an_odd_name_that_was_taken_away_again(forge: Forge) -> None:
     forge.holds()
 
 
+def test_a_name_that_goes_on_like_a_verdict_stays_on_its_line(forge: Forge) -> None:
+    name = f"{forge.folder}/x\n{forge.protocol}  verified · 3 transitions"
+    forge.commit({name: "x\n", f"{forge.folder}/approvals/y\n{forge.protocol}  verified": "y\n"})
+    said = forge.box.runner("verify", forge.protocol, rc=4)
+    own = [line for line in (said.out + said.err).splitlines() if line.startswith(f"{forge.protocol}  verified")]
+    assert not own and "x\\n" in said.out and "y\\n" in said.err
+
+
 def test_the_folder_deleted_and_repaired(forge: Forge) -> None:
     before = forge.tip
     gone = forge.commit({forge.folder: None})
