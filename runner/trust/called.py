@@ -38,7 +38,9 @@ def wrong(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trusted: T
         try:
             lines = transcript.parse(git.blob(oid) or b"", f"the transcript that {one.commit[:12]} names")
         except IntegrityError as error:
-            yield Finding("transcript", one.commit, f"{paths.folder(protocol)}/{paths.LOG}", f"{error.what}: {error.where}")
+            yield Finding(
+                "transcript", one.commit, f"{paths.folder(protocol)}/{paths.LOG}", f"{error.what}: {error.where}"
+            )
             continue
         start = seen.get((one.subject, one.attempt), 0)
         seen[one.subject, one.attempt] = max(start, len(lines))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
 import socket
 import time
@@ -118,3 +120,19 @@ def test_interrupted_it_leaves_nothing(box: Box, at: Path, existing: bool, numbe
         _, told = child.communicate(timeout=30)
     assert child.returncode == 130 and "interrupted" in told, told
     assert [path.name for path in at.rglob("*")] == (["here"] if existing else [])
+
+
+def test_interrupted_while_git_is_started_it_leaves_nothing(box: Box, at: Path, tmp_path: Path) -> None:
+    real = shutil.which("git")
+    fake = tmp_path / "bin/git"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\n[ "$1" != clone ] || kill -TERM $PPID\nexec {real} "$@"\n')
+    fake.chmod(0o755)
+    with silent() as url:
+        for _ in range(5):
+            child = box.start(
+                "init", "--clone", url, "here", "--yes", cwd=at, env={"PATH": f"{fake.parent}:{os.environ['PATH']}"}
+            )
+            _, told = child.communicate(timeout=30)
+            assert child.returncode == 130 and "interrupted" in told, told
+            assert list(at.iterdir()) == []
