@@ -37,7 +37,13 @@ def test_a_call_that_had_its_word_holds(box: Box, alice: Person) -> None:
     assert findings(box, protocol) == []
 
 
-OF_CALL = {"time": "2026-11-20T07:00:00Z", "call": "send.1.1", "tool": "send_report", "digest": digest(b""), "decision": None}
+OF_CALL = {
+    "time": "2026-11-20T07:00:00Z",
+    "call": "send.1.1",
+    "tool": "send_report",
+    "digest": digest(b""),
+    "decision": None,
+}
 INTENT = {"kind": "intent", **OF_CALL, "arguments": {"to": "ops", "subject": "done"}, "text": "send_report"}
 OUTCOME = {"kind": "outcome", **OF_CALL, "content": "sent", "error": False}
 
