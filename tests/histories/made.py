@@ -643,6 +643,70 @@ def a_branch_that_went_back(desk: Desk) -> Made:
     return taken(box, protocol, whole=True, seen=seen, rules=("mark",))
 
 
+def _behind(desk: Desk) -> tuple[Box, str]:
+    """Return a protocol of which the base holds more than the branch that is here, and the history is not."""
+    box = desk.box()
+    with fixed():
+        protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
+        box.runner("step", protocol, rc=0)
+        older = box.git("rev-parse", protocol).strip()
+        box.runner("step", protocol, rc=0)
+        box.git("worktree", "remove", "--force", box.worktree(protocol))
+    box.git("merge", "-q", "--squash", protocol)
+    box.commit("squashed")
+    box.git("update-ref", f"refs/heads/{protocol}", older)
+    box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
+    return box, protocol
+
+
+@beside
+def a_base_that_goes_on_from_what_is_here(desk: Desk) -> Made:
+    """This clone is behind, and no witness against the base."""
+    return taken(*_behind(desk), whole=True, cannot_tell=True)
+
+
+@beside
+def a_base_that_has_more_and_does_not_go_on_from_what_is_here(desk: Desk) -> Made:
+    """What both have differs."""
+    box, protocol = _behind(desk)
+    _by_hand(box, f"{folder_of(protocol)}/log.md", "attempt: 1", "attempt: 2")
+    return taken(box, protocol, whole=True, rules=("base",))
+
+
+@beside
+def a_base_whose_state_alone_was_edited_before_the_end(desk: Desk) -> Made:
+    """Its log is the branch's: it does not go on from it."""
+    box = desk.box()
+    with fixed():
+        protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
+        box.runner("step", protocol, rc=0)
+        box.git("worktree", "remove", "--force", box.worktree(protocol))
+    box.git("merge", "-q", "--squash", protocol)
+    box.commit("squashed")
+    _by_hand(box, f"{folder_of(protocol)}/state.json", '"revision": ', '"revision":  ')
+    return taken(box, protocol, branch=True, whole=True, rules=("base",))
+
+
+@beside
+def squashed_without_the_word_that_a_merge_needs(desk: Desk) -> Made:
+    """The policy of the trusted branch wanted one before the merge."""
+    box = desk.box()
+    box.write(
+        ".protocols/policy.yaml",
+        f"repo: {REPO}\nroles: {{maintainer: [alice@example.test]}}\nagents: [runner@example.test]\n"
+        "approvals:\n  merge: {roles: [maintainer], required: true}\n",
+    )
+    box.write(".protocols/allowed_signers", desk.keys.line("alice") + desk.keys.line("runner", "git"))
+    box.commit("policy")
+    with fixed():
+        protocol = box.new({"01-a": command("echo a > a.txt")})
+        box.runner("run", protocol, rc=0)
+        box.git("worktree", "remove", "--force", box.worktree(protocol))
+    box.git("merge", "-q", "--squash", protocol)
+    box.commit("squashed")
+    return taken(box, protocol, branch=False, whole=True, rules=("merge",))
+
+
 TALK = json.dumps({"kind": "request", "time": "2026-11-20T06:47:03Z", "number": 1}) + "\n"
 
 
@@ -658,6 +722,15 @@ def a_transcript_that_the_log_does_not_name(desk: Desk) -> Made:
     """Its bytes were changed afterwards."""
     forge = _talked(desk)
     _filed(forge.box, forge.protocol, {"runs/b.1.jsonl": TALK.replace("1", "2")})
+    return taken(forge.box, forge.protocol, whole=True, rules=("transcript",))
+
+
+@beside
+def a_transcript_that_is_none(desk: Desk) -> Made:
+    """The log names what nobody can read."""
+    forge = desk.forge()
+    forge.imitate(finish(forge, transcript=digest(b"nothing\n")), code={"b.txt": "b\n"})
+    _filed(forge.box, forge.protocol, {"runs/b.1.jsonl": "nothing\n"})
     return taken(forge.box, forge.protocol, whole=True, rules=("transcript",))
 
 

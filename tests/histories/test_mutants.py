@@ -51,7 +51,7 @@ NOT_SHOWN = {
     "trust.acts._grounds: if judged and judged[0] is not None": "the same commit is among those that are tried next",
     "trust.acts.unsigned: in *(email.casefold()": "OpenPGP, whose keys cannot be made the same each time",
     "trust.needed.after: if said and said[0].verdict": "what is denied is asked about too, and nobody was asked",
-    "trust.approval.Bench._read: if size is not None": "a bound on what is read; the statement's own form is shorter",
+    "trust.approval.Bench._parsed: if size is not None": "a bound on what is read; the statement's own form is shorter",
     "trust.approval._judge_review: if not who": "nobody is in no role: a better word for it",
     "trust.approval._judge_review: if who in bench.authority.agents": "a policy with an agent in a role is refused whole",
     "trust.approval._judge_review: or asked is None": "what waits in the record was asked; a live caller may not know",
@@ -59,6 +59,7 @@ NOT_SHOWN = {
     "trust.approval._judge_review: if asked.digest is not None and subject.kind": "nothing touched it since: a second lock",
     "trust.approval._takes_back: and slug in": "where other steps alone were undone, `start` says where it began as well",
     "trust.approval._is_in_role: if word.approver in bench.authority.agents": "keys with an agent listed to approve are refused whole",
+    "trust.approval._is_seen: return _faulty(word, Fault.UNSEEN": "a note and no verdict, of a word on a merge: test_merge_word",
     "trust.approval._is_fresh: if now and demand.subject.kind": "nothing touched it since it was seen: a second lock",
 }
 
