@@ -354,7 +354,14 @@ def check_legality(git: Git, walk: Chain, look: Look) -> Said:
         *(look.before.steps if look.before else ()),
         *(look.after.steps if look.after else ()),
     }
+    steps = (
+        look.after.steps if look.after else {}
+    )  # no event of the commit that a step is done in gives it another kind
     for event in look.events:
+        if isinstance(event, ev.StepFinished) and (event.executor == "person") != (
+            steps[event.subject].kind == "human"
+        ):
+            yield at(walk, paths.LOG), f"a {steps[event.subject].kind} step, {event.subject}, by {event.executor}"
         if isinstance(event, _OF_PROTOCOL):
             right = event.subject == walk.protocol
         elif isinstance(event, ev.Planned | ev.PlanEdited):

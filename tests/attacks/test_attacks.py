@@ -478,6 +478,11 @@ def an_event_about_another_protocol(forge: Forge) -> None:
 
 
 @attack("legality")
+def a_command_that_a_person_is_said_to_have_done(forge: Forge) -> None:
+    forge.imitate(finish(forge, executor="person"))
+
+
+@attack("legality")
 def an_attempt_skipped(forge: Forge) -> None:
     forge.imitate(ev.StepFailed(subject="b", attempt=7, reason="x"))
 
@@ -1221,6 +1226,7 @@ def a_way_out_of_the_folder(forge: Forge) -> None:
 
 # What else is told, because one deed breaks more than one rule.
 ALSO = {
+    "work_in_the_name_of_a_person": ("legality",),
     "the_folder_deleted_and_made_again": ("legality", "repair", "words", "record-changed"),
     "a_transition_that_hides_damage": ("record-changed",),
     "a_repair_that_names_other_commits": ("record-changed",),
