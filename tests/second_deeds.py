@@ -18,6 +18,22 @@ def sound(repo, oid):  # that no commit has an SSH signature over other bytes
         argv = ["ssh-keygen", "-Y", "check-novalidate", "-n", "git", "-s", file.name]
         return subprocess.run(argv, input=raw[:found.start()] + raw[found.end():], capture_output=True).returncode == 0
 
+def listed(text):  # a YAML list of plain or quoted texts, in a line or with a dash each
+    rows = [row.strip() for row in text.strip().split("\n") if row.strip()]
+    rows = re.findall(r"""\s*("[^"]*"|'[^']*'|[^,]+)(?:,|$)""", rows[0][1:-1]) if len(rows) == 1 and re.fullmatch(r"\[.*\]", rows[0]) else [row[1:] for row in rows if row[:2] == "- " or rows.clear()]
+    found = [re.fullmatch(r""" *(?:"([^"\\]*)"|'([^']*)'|([^\s"'\[\]{}#&*!|>%@`,:-](?:(?!: | #|[\[\]{}"',]).)*)) *""", row) for row in rows]
+    if not found or not all(found): raise NotJudged("a list that is not written plainly")
+    return [next(one for one in match.groups() if one is not None).strip() for match in found]
+def part(key, front): return next(iter(re.findall(rf"(?m)^{key}:(.*(?:\n(?: |- ).*)*)", front)), "")
+def wanted(front, plan):  # what QA looks at: outputs, checks, a review
+    says = part("qa", front) or part("qa", plan)
+    checks = re.search(r"checks: *(\[.*?\]) *(?=[,}\n]|$)|\n +checks: *((?:\n +- .*)+)", says)
+    rest = says.replace(checks[0], "") if checks else says
+    if not re.fullmatch(r"[\s{},]*(?:policy:)? *(light|full|skip)?[\s{},]*", rest): raise NotJudged("a QA that is not written plainly")
+    names = [*(f"outputs: {one[:499] + '…' if len(one) > 500 else one}" for one in (listed(part("outputs", front)) if part("outputs", front) else ())),
+             *(one[:499] + "…" if len(one) > 500 else one for one in (listed(checks[1] or checks[2]) if checks else ()))]
+    return names + ["review"] * ("full" in rest)
+
 class Deeds:
     def deed(self, place, base, number, kind, about, f, first):
         """Whether what was done of a step had the words that policy, plan and step want; `first`: the transition's deed, `f` its fields."""
@@ -53,6 +69,8 @@ class Deeds:
             for place_, oid in enumerate(self.chain[there + 1:ground + 1], there + 1):
                 paths = self.repo.changed(self.repo.get(self.chain[place_ - 1])[0], self.repo.get(oid)[0]) if not self.ours(self.repo.get(oid)[2], self.name) else ()
                 need(not any(self.words(path, about) if checked else self.covers(path, (one[0], about, about)) for path in paths), f"{number}: {kind} of {about}, and the word is stale: {one[0]}")
+        need(kind != "step-finished" or (f["executor"] == "person") == (self.steps[about]["kind"] == "human"), f"{number}: {about} is not for {f.get('executor')}")
+        if kind == "qa-passed": need([one["check"] for one in f["evidence"]] == wanted(fronts[about + ".md"], fronts["plan.md"]), f"{number}: QA of {about} looked at something else")
         if re.search(r"(?m)^(rules|limits|protected|approval_required|isolation|engines):", text) or "checks" in str(fronts): raise NotJudged("what more than roles the policy says")
 
     def makes(self, place, about, attempt):  # whether the `on_failure` of the step that failed just before makes a retry

@@ -19,7 +19,7 @@ from runner.executor.redact import Redactor
 from runner.protocol import events as ev
 from runner.protocol import log, message, paths, schema, transcript, verdict
 from runner.protocol.digest import digest
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plan import REVIEW, Plan, Step
 from runner.protocol.state import State
 from runner.protocol.verdict import Verdict
 from runner.qa import review
@@ -29,7 +29,6 @@ from runner.store.snapshot import Snapshot
 
 TIMEOUT = 1200.0  # seconds that a review may take in all
 RESULT_LIMIT = 4_000  # characters of the step's result
-CHECK = "review"  # what the evidence calls it
 
 
 class UndecidedError(EngineError):
@@ -52,7 +51,7 @@ class Reviewed:
         """Return the review as one more check of the event's evidence."""
         assert self.verdict is not None
         return {
-            "check": CHECK,
+            "check": REVIEW,
             "code": 0 if self.verdict.passed else 1,
             "seconds": self.seconds,
             "output": digest(self.verdict.model_dump_json(exclude_none=True).encode()),

@@ -9,10 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runner.errors import MalformedFileError, UnsupportedError
-from runner.protocol import digest, document, ids, paths, references, words
+from runner.protocol import digest, document, ids, log, paths, references, words
 from runner.protocol.model import Kind, OnFailure, PlanHeader, QaPolicy, StepHeader
 
 STEP_LIMIT = 10_000
+REVIEW = "review"  # what QA's evidence calls a model's verdict
+
+
+def output_check(glob: str) -> str:
+    """Return what QA's evidence calls the look for an output."""
+    return f"outputs: {log.cut(glob)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,12 @@ class Step:
     def on_failure(self) -> OnFailure:
         """What happens when it fails."""
         return self.header.on_failure
+
+    @property
+    def evidence(self) -> list[str]:
+        """What the evidence of a QA that passed names, in its order: outputs, checks, a model's verdict."""
+        named = [*map(output_check, self.header.outputs), *map(log.cut, self.checks)]
+        return [*named, REVIEW] if self.qa is QaPolicy.FULL else named
 
 
 @dataclass(frozen=True, slots=True)

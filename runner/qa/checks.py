@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from runner.protocol import log
+from runner.protocol import log, plan
 from runner.protocol.events import ArtifactFields, CheckEvidence
 from runner.sandbox import Outcome
 
@@ -84,7 +84,7 @@ def run(
         found = matching(glob, known) or matching(glob, touched)
         evidence.append(
             {
-                "check": f"outputs: {log.cut(glob)}",
+                "check": plan.output_check(glob),
                 "code": 0 if found else 1,
                 "seconds": 0,
                 "output": "",

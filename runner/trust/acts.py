@@ -49,6 +49,32 @@ class Stood:
     commit: str
 
 
+# --- 18: what QA looked at ------------------------------------------------------------------------------------------------
+
+
+def unchecked(git: Git, walk: Chain, look: Look, event: ev.QaPassed) -> Iterator[str]:
+    """Return how the evidence differs from what the step's file, in the commit that QA looked at, wants to be checked.
+
+    Raises:
+        InsufficientHistoryError: a file of the plan is not in this clone.
+    """
+    assert look.parent is not None
+    try:
+        ground = replay.ground_at(git, walk, look, look.parent.oid)
+    except InsufficientHistoryError:
+        raise
+    except RunnerError as error:
+        yield f"what the QA of {event.subject} had to look at cannot be read: {error.what}, {error.where}"
+        return
+    assert not isinstance(ground, str), "the state before a transition is known"
+    step, named = ground.plan.step(event.subject), [check["check"] for check in event.evidence]
+    if step is None:
+        yield f"the QA of {event.subject} passed, and it is no step of the plan"
+    elif named != step.evidence:
+        wanted = ", ".join(step.evidence) or "nothing"
+        yield f"the QA of {event.subject} looked at {', '.join(named)}, and the step wants {wanted}"
+
+
 # --- 21: whose policy it was ---------------------------------------------------------------------------------------------
 
 

@@ -36,13 +36,15 @@ def finish(forge: Forge, slug: str = "b", **fields: Any) -> ev.StepFinished:
     return ev.StepFinished(subject=slug, **told)
 
 
-def passed(forge: Forge, slug: str = "b", code: int = 0, tree: str | None = None) -> ev.QaPassed:
+def passed(
+    forge: Forge, slug: str = "b", code: int = 0, tree: str | None = None, check: str = "outputs: b.txt"
+) -> ev.QaPassed:
     """Return the event of a QA of the tip's tree."""
     assert forge.state is not None
     tree = tree or forge.box.git("rev-parse", f"{forge.tip}^{{tree}}").strip()
-    check: ev.CheckEvidence = {"check": "make test", "code": code, "seconds": 0, "output": "", "tail": ""}
+    found: ev.CheckEvidence = {"check": check, "code": code, "seconds": 0, "output": "", "tail": ""}
     return ev.QaPassed(
-        subject=slug, attempt=forge.state.steps[slug].attempt, tree=tree, evidence=[check], executor="host"
+        subject=slug, attempt=forge.state.steps[slug].attempt, tree=tree, evidence=[found], executor="host"
     )
 
 
@@ -411,6 +413,17 @@ def a_report_that_qa_names_and_that_is_not_there(forge: Forge) -> None:
 
 
 @attack("record")
+def a_report_that_qa_names_by_the_digest_of_nothing(forge: Forge) -> None:
+    forge.imitate(finish(forge))
+    forge.imitate(dataclasses.replace(passed(forge), report=digest(b"")))
+
+
+@attack("record")
+def a_call_that_is_named_by_the_digest_of_nothing(forge: Forge) -> None:
+    forge.imitate(ev.CallHeld(subject="b", call="b.1.1", digest=digest(b""), text="a call", by="anyone"))
+
+
+@attack("record")
 def a_segment_that_was_not_due(forge: Forge) -> None:
     forge.imitate(paused(forge), record={"log/0001.md": "x"})
 
@@ -462,6 +475,11 @@ def an_event_after_the_end(forge: Forge) -> None:
 @attack("legality")
 def an_event_about_another_protocol(forge: Forge) -> None:
     forge.imitate(ev.Paused(subject="0009-other"))
+
+
+@attack("legality")
+def a_command_that_a_person_is_said_to_have_done(forge: Forge) -> None:
+    forge.imitate(finish(forge, executor="person"))
 
 
 @attack("legality")
@@ -621,6 +639,26 @@ def qa_of_another_tree(forge: Forge) -> None:
 def qa_that_passed_with_a_check_that_failed(forge: Forge) -> None:
     forge.imitate(finish(forge), code={"b.txt": "b\n"})
     forge.imitate(passed(forge, code=1), ev.StepCompleted(subject="b", attempt=1))
+
+
+@attack("evidence")
+def qa_that_looked_at_something_else(forge: Forge) -> None:
+    forge.imitate(finish(forge))  # without the output that it promised
+    forge.imitate(passed(forge, check="true"), ev.StepCompleted(subject="b", attempt=1))
+
+
+@attack("evidence")
+def qa_of_a_step_whose_file_is_away(forge: Forge) -> None:
+    forge.imitate(finish(forge))
+    forge.commit({f"{forge.folder}/02-b.md": None})
+    forge.imitate(passed(forge, check="true"), ev.StepCompleted(subject="b", attempt=1))
+
+
+@attack("evidence")
+def qa_by_a_plan_that_cannot_be_read(forge: Forge) -> None:
+    forge.imitate(finish(forge))
+    forge.commit({f"{forge.folder}/plan.md": "no front matter\n"})
+    forge.imitate(passed(forge, check="true"), ev.StepCompleted(subject="b", attempt=1))
 
 
 # --- 19. undone ------------------------------------------------------------------------------------------------------
@@ -1188,6 +1226,7 @@ def a_way_out_of_the_folder(forge: Forge) -> None:
 
 # What else is told, because one deed breaks more than one rule.
 ALSO = {
+    "work_in_the_name_of_a_person": ("legality",),
     "the_folder_deleted_and_made_again": ("legality", "repair", "words", "record-changed"),
     "a_transition_that_hides_damage": ("record-changed",),
     "a_repair_that_names_other_commits": ("record-changed",),
@@ -1196,4 +1235,6 @@ ALSO = {
     "an_approval_that_is_not_there_counted": ("counted",),
     "a_call_of_another_step": ("record",),
     "a_word_judged_where_there_was_no_state": ("needed",),
+    "qa_of_a_step_whose_file_is_away": ("needed",),
+    "qa_by_a_plan_that_cannot_be_read": ("needed",),
 }

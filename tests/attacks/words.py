@@ -648,9 +648,19 @@ def a_step_on_a_branch_into_which_she_merged_main(h: History) -> None:
     h.say("alice")
 
 
+def for_people(h: History) -> None:
+    """Make the last step one of a person's."""
+    text = "---\ntitle: 05-ship\nkind: human\napproval: after\n---\n"
+    h.commit({f"{FOLDER}/05-ship.md": text})
+    known = {key: h.state["steps"]["ship"][key] for key in ("needs", "place", "qa", "title")}
+    told = {"ship": {**known, "kind": "human", "digest": "sha256:" + hashlib.sha256(text.encode()).hexdigest()}}
+    h.transition(("plan-edited", "plan", {"plan": h.state["plan"], "steps": told, "removed": [], "dropped": []}))
+
+
 @case("own-work")
 def own_work_in_the_code_that_is_a_result(h: History) -> Use:
     begin(h)
+    for_people(h)
     start = h.tip
     h.commit({"ship.txt": "by Alice\n"}, who="alice")
     wait = h.ask("result:ship", start=start, executor="person")
@@ -662,6 +672,7 @@ def own_work_in_the_code_that_is_a_result(h: History) -> Use:
 def a_result_that_others_made_and_what_she_wrote_on_main(h: History) -> Use:
     """Neither her words on it nor what the trusted branch has of hers are her work in it."""
     begin(h)
+    for_people(h)
     start = h.tip
     h.main = h.made([h.main], {"m.txt": "by Alice\n"}, who="alice")
     h.tip = h.made([h.tip, h.main], {"m.txt": "by Alice\n"}, "Merge main")
@@ -774,7 +785,7 @@ def a_step_done_and_nobody_asked(h: History) -> Use:
     return Use(deed=lambda h: h.done("deploy", {"d.txt": "d\n"}))
 
 
-@case("dropped", "needed")
+@case("dropped", "legality", "needed")
 def a_step_done_while_its_file_was_away(h: History) -> Use:
     """As a person's, without any work: where there is no file, nobody reads there that it wants a word."""
     begin(h)
