@@ -89,6 +89,7 @@ class Shelf:
 
     def __init__(self, folder: Path, bundles: Path = HERE) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         self._held = contextlib.ExitStack()
         self._gits: dict[str, Git] = {}
         self._projects: dict[str, Project] = {}

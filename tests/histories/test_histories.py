@@ -94,7 +94,8 @@ def test_what_is_made_again_is_the_same_to_the_last_commit(name: str, shelf: She
         assert keep(fresh, name, case.bundle, made) == case
     finally:
         fresh.close()
-    assert {ref: shelf.ref(case, ref) for ref in made.refs} == made.refs
+    there = {ref: oid for ref in made.refs if (oid := shelf.ref(case, ref)) is not None}
+    assert "tip" in there and there.items() <= made.refs.items()  # an old bundle may have fewer
 
 
 @pytest.mark.slow
