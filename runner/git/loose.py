@@ -32,7 +32,10 @@ class Loose:
         self._objects, self._algorithm = os.fspath(objects), algorithm
         self._bits, self._exactly = _shared(shared)
         self._begun: dict[str, str] = {}  # the temporary name of each object that has none of its own yet
-        self._asked: SimpleQueue[int] = SimpleQueue()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._asked: SimpleQueue[int | None] = SimpleQueue()
         self._answers: SimpleQueue[OSError | None] = SimpleQueue()
         self._threads = 0
 
@@ -48,28 +51,27 @@ class Loose:
         if oid in self._begun or _is_there(name):
             return oid
         temporary = f"{folder}/tmp_obj_{os.urandom(6).hex()}"  # by this name `git gc` knows what a crash left behind
+        handle = -1
         try:
-            handle = self._open(folder, temporary)
             self._begun[oid] = temporary
-            try:
-                rest = memoryview(zlib.compress(whole, _LEVEL))
-                while rest:
-                    rest = rest[os.write(handle, rest) :]
-                if self._bits:
-                    self._share(handle, 0o444)
-            except BaseException:
-                os.close(handle)
-                raise
+            handle = self._open(folder, temporary)
+            rest = memoryview(zlib.compress(whole, _LEVEL))
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            if self._bits:
+                self._share(handle, 0o444)
+            if self._threads < min(_THREADS, len(self._begun)):
+                self._threads += 1
+                threading.Thread(target=_wait, args=(self._asked, self._answers), daemon=True).start()
+            self._asked.put(handle)
         except OSError as error:
-            self._begun.pop(oid, None)
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+            if handle >= 0:
+                os.close(handle)
             self.forget()
             raise _failed(error, name) from error
-        self._asked.put(handle)
-        if self._threads < min(_THREADS, len(self._begun)):
-            self._threads += 1
-            threading.Thread(target=self._wait, daemon=True).start()
+        except BaseException:  # Ctrl-C
+            self.forget()
+            raise
         return oid
 
     def settle(self) -> None:
@@ -80,41 +82,29 @@ class Loose:
         """
         if not self._begun:
             return
-        errors = [error for error in (self._answers.get() for _ in self._begun) if error is not None]
-        begun, self._begun = self._begun, {}
         try:
+            errors = [error for error in (self._answers.get() for _ in self._begun) if error is not None]
             if errors:
                 raise errors[0]
-            for oid, temporary in begun.items():
+            for oid, temporary in self._begun.items():
                 os.rename(temporary, self._name(oid))
+            self._begun = {}
         except OSError as error:
-            for temporary in begun.values():
-                with contextlib.suppress(OSError):
-                    os.unlink(temporary)
+            self.forget()
             raise _failed(error, self._objects) from error
+        except BaseException:  # Ctrl-C: how many answers were heard is not known any more
+            self.forget()
+            raise
 
     def forget(self) -> None:
-        """Take away what was begun and not settled."""
-        for _ in self._begun:
-            self._answers.get()
+        """Take away what was begun and not settled, and let the threads end. Nothing is waited for: that could be for ever."""
         for temporary in self._begun.values():
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
         self._begun = {}
-
-    def _wait(self) -> None:
-        while True:
-            handle = self._asked.get()
-            error = None
-            try:
-                os.fsync(handle)
-            except OSError as told:
-                error = told
-            try:
-                os.close(handle)
-            except OSError as told:
-                error = error or told
-            self._answers.put(error)
+        for _ in range(self._threads):
+            self._asked.put(None)
+        self._begin()
 
     def _name(self, oid: str) -> str:
         return f"{self._objects}/{oid[:2]}/{oid[2:]}"
@@ -135,6 +125,21 @@ class Loose:
         bits = (self._bits | (self._bits & 0o444) >> 2) & most
         bits |= stat.S_ISGID if most == 0o777 else 0
         os.chmod(at, bits if self._exactly else stat.S_IMODE(os.stat(at).st_mode) | bits)
+
+
+def _wait(asked: SimpleQueue[int | None], answers: SimpleQueue[OSError | None]) -> None:
+    """Wait for the disk, a file at a time, and close it, until there is to be an end."""
+    while (handle := asked.get()) is not None:
+        error = None
+        try:
+            os.fsync(handle)
+        except OSError as told:
+            error = told
+        try:
+            os.close(handle)
+        except OSError as told:
+            error = error or told
+        answers.put(error)
 
 
 def _is_there(name: str) -> bool:

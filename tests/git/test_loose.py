@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -96,6 +98,10 @@ def test_no_more_threads_than_wait_for_the_disk(box: Box) -> None:
         oids = [git.write("blob", b"%d" % number) for number in range(200)]
         assert threading.active_count() <= before + 4
         assert git.blobs(oids) == [b"%d" % number for number in range(200)]
+    until = time.monotonic() + 10
+    while threading.active_count() > before:
+        assert time.monotonic() < until, "they end when it is closed"
+        time.sleep(0.01)
 
 
 FULL = """
@@ -133,6 +139,31 @@ def test_a_disk_that_fails_when_it_is_waited_for_is_told(box: Box, tmp_path: Pat
     )  # fmt: skip
     assert done.stdout.strip().endswith("Input/output error")
     assert len(files(box) - before) == 1  # the first one, which was settled
+
+
+CTRL_C = """
+import os, pathlib, signal, sys, threading
+from runner.git import Git
+with Git.open(pathlib.Path(sys.argv[1])) as git:
+    git.write("blob", b"done")
+    git.settle()
+    for number in range(200):  # one thread has waited for the disk once already: the next time it takes long
+        git.write("blob", b"half done %d" % number)
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    git.settle()
+"""
+
+
+def test_ctrl_c_while_the_disk_is_waited_for_leaves_nothing_begun(box: Box, tmp_path: Path) -> None:
+    before = files(box)
+    done = subprocess.run(
+        ["strace", "-f", "-qq", "-o", tmp_path / "trace", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=3000000:when=2",
+         sys.executable, "-c", CTRL_C, str(box.path)],
+        capture_output=True, text=True, timeout=30,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    assert "KeyboardInterrupt" in done.stderr
+    assert len(files(box) - before) == 1
 
 
 @pytest.mark.parametrize(
