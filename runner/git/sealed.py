@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from runner.errors import UsageError
 from runner.git.location import Location, locate
 from runner.git.process import Held, git_error, personal_environment, sealed_environment, spawn
 
@@ -60,7 +59,6 @@ class Sealed:
         self._settings: dict[str, list[str]] | None = None
         self._personal: dict[str, list[str]] | None = None
         self._held: dict[str, Held] = {}
-        self._scratch: Path | None = None
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
@@ -78,11 +76,6 @@ class Sealed:
         for held in self._held.values():
             held.close()
         self._held = {}
-        if self._scratch is not None:
-            import shutil
-
-            shutil.rmtree(self._scratch, ignore_errors=True)
-            self._scratch = None
 
     def __enter__(self) -> Self:
         return self
@@ -218,19 +211,6 @@ class Sealed:
     def text(self, *args: str) -> str:
         """Run one sealed git command and return its output as text, without the final newline."""
         return self.run(*args).decode("utf-8", "surrogateescape").rstrip("\n")
-
-    def scratch(self) -> Path:
-        """Return a folder of this object's own, removed by `close`."""
-        if self._scratch is None:
-            import tempfile
-
-            try:
-                self._scratch = Path(tempfile.mkdtemp(prefix="runner-"))
-            except OSError as error:
-                raise UsageError(
-                    "no temporary folder can be written", str(error.filename or "TMPDIR"), "set TMPDIR to one that can"
-                ) from error
-        return self._scratch
 
     def personal(self, *args: str, cwd: Path | None = None, data: bytes = b"") -> tuple[int, bytes, str]:
         """Run git with the person's own configuration, without the repository's."""
