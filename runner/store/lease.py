@@ -97,6 +97,22 @@ def take(project: Project, protocol: str) -> bool:
     return True
 
 
+def take_back(project: Project, protocol: str) -> None:
+    """Have the lease again that this clone took and whose process is gone, so that it is given up with what is published now.
+
+    Called within the protocol's `flock`: nobody here is at work. What another clone has is left alone.
+    """
+    mirror, note = project.mirror, project.places.lease(protocol)
+    if project.lease is not None or mirror is None or not note.exists():
+        return
+    oid = mirror.refs().get(ref_of(protocol))
+    if oid is None:
+        return
+    words, intents = _read(project, oid, ref_of(protocol))
+    if note.read_text() == _mine(project, words):
+        project.lease = Held(protocol, words, oid, project.who.monotonic(), intents)
+
+
 def announced(project: Project, protocol: str) -> Intents:
     """Return the effects that are announced on the remote, as far as it was looked at."""
     if project.lease is not None:
