@@ -40,7 +40,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
+from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError, UnsupportedError
 from runner.git import TREE, Commit, Git, GitError, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, state
@@ -375,6 +375,7 @@ def advance(
     Raises:
         IntegrityError: the first finding, with the way out.
         InsufficientHistoryError: this clone does not have enough to tell.
+        UnsupportedError: a newer version has written there.
     """
     if since is None:
         report = verify(git, protocol, tip, trusted)
@@ -388,6 +389,7 @@ def advance(
         walk.trusted = trusted
         findings, known = walk_commits(git, walk, commits), walk.state
     if findings or known is None:
+        _refuse_newer(git, protocol, tip)
         finding = findings[0] if findings else Finding("genesis", tip, paths.folder(protocol), "there is no history")
         raise IntegrityError(
             f"{protocol} does not verify: {finding.text}",
@@ -395,6 +397,21 @@ def advance(
             f"run `runner verify {protocol}` to see all of it, `runner doctor --fix {protocol}` to mend the record",
         )
     return known
+
+
+def _refuse_newer(git: Git, protocol: str, tip: str) -> None:
+    """Tell a record of a newer version from a damaged one: who mended it would take away what that version wrote."""
+    folder = paths.folder(protocol)
+    with contextlib.suppress(IntegrityError):
+        where = f"{folder}/{paths.STATE}"
+        state.load(git.blob(f"{tip}:{where}") or b"", where)
+    with contextlib.suppress(IntegrityError):
+        where = f"{folder}/{paths.LOG}"
+        for raw in log.parse_raw(git.blob(f"{tip}:{where}") or b"", where):
+            if raw.event not in ev.EVENTS:
+                raise UnsupportedError(
+                    f"the event `{raw.event}` is not known to this version", where, "use a newer protocol-runner"
+                )
 
 
 def _since(git: Git, protocol: str, tip: str, old: str) -> list[str] | None:

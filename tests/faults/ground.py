@@ -137,7 +137,7 @@ class Ground:
             finish("thought it over"),
         ]
         with mind(box, *answers):
-            recorded = ["--record", ground.cassette, "--engine", "gemini:gemini-2.5-flash", "--max-steps", "1"]
+            recorded = ["--record", str(ground.cassette), "--engine", "gemini:gemini-2.5-flash", "--max-steps", "1"]
             box.runner("run", ground.protocol, *recorded, rc=0)
         for name in ("GEMINI_API_KEY", "GOOGLE_GEMINI_BASE_URL", "NO_PROXY"):
             box.env.pop(name)

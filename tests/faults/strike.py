@@ -140,7 +140,9 @@ class Tracer:
         """Run to the end of all that was started, or what patience there is."""
         self.root = start(self.told.argv, self.calls)
         self.alive.add(self.root)
-        code, ended, left = None, None, []
+        code: int | None = None
+        ended = 0.0
+        left: list[str] = []
         while self.alive:
             pid, status = os.waitpid(-1, WALL | (os.WNOHANG if ended else 0))
             if pid == 0:
@@ -204,7 +206,7 @@ class Tracer:
         if told.path and told.path not in argument(pid, call, registers):
             return False
         count = self.seen[who, call]
-        return count >= told.at[2] if told.on else count == told.at[2]
+        return bool(count >= told.at[2] if told.on else count == told.at[2])
 
     def strike(self, pid: int, call: str, registers: Registers) -> None:
         """Do what was told."""
