@@ -468,8 +468,9 @@ def _mine(project: Project, words: Lease) -> str:
 
 
 def _let_go(project: Project, held: Held) -> None:
-    held.stop()
-    project.lease = None
+    if project.lease is held:
+        held.stop()
+        project.lease = None
 
 
 def _forget(project: Project, held: Held) -> None:
