@@ -17,7 +17,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,6 +32,7 @@ from runner.store.places import write_atomically
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.store.surroundings import Surroundings
+from runner.values import dataclass
 
 LEAVE_SECONDS = 10.0  # what giving a lease up may take where nothing is published with it
 RENEW_SECONDS = 30.0  # what a renewal may take
