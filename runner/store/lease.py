@@ -143,13 +143,15 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
     if old is None or _may_take(project, protocol, old, is_over):
         return old
     words = _read(project.git, old, ref, project.who)[0]
-    patience = _patience(project)
-    if ("ephemeral" not in project.options and who.boot()) or not _seems_left(project, words):
-        left = patience - notice(project, protocol, old)
+    patience, left = _patience(project), _seems_left(project, words)
+    if left and project.setting("publish") != "always":
+        return old  # such a job takes none, and what it makes decides nothing before another publishes it
+    if ("ephemeral" not in project.options and who.boot()) or not left:
+        until = _time(project, patience - notice(project, protocol, old))
         raise HeldError(
             f"{protocol} is held by another runner: {words.text()}",
             mirror.url,
-            f"wait for it; where it died, the same command takes its lease over from {_time(project, left)} on",
+            f"wait for it; where it died, the same command takes its lease over from {until} on",
         )
     # Nobody here could remember till the next command that it was seen, so it is watched by this one.
     who.say(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -93,6 +94,8 @@ def test_of_two_clones_one_works_and_the_other_says_who_does(remote: Box) -> Non
     assert (found["holder"], found["ci"]) == ("alice@example.test", "https://forge.test/a/b/actions/runs/7")
     held = other.runner("run", protocol, rc=HELD)
     assert "is held by another runner: alice@example.test on " in held.err and "/runs/7, until 20" in held.err
+    shown = other.runner("status", rc=0).out
+    assert " works " in shown and "elsewhere: alice@example.test on " in shown and " until " not in shown
     output = remote.path.parent / "output"
     job = other.runner("step", protocol, "--ci", env={"GITHUB_OUTPUT": str(output)}, rc=0)
     assert "held by another runner" in job.err and "held=true" in output.read_text()
@@ -221,6 +224,37 @@ def test_one_that_was_given_up_since_the_remote_was_looked_at_holds_nobody(remot
         at_work.communicate(timeout=60)
         assert advance.step(project, protocol).state.revision > 4
     sound(remote, protocol)
+
+
+def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": "kind: human\n"})
+    other = clone(remote, "bob")
+    with remote.project() as project:
+        project.who = dataclasses.replace(project.who, now=time.time, host="workshop")
+        publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
+        lease.take(project, protocol)
+        held = project.lease
+        assert held is not None
+        held.since -= 1000
+        lease.ensure(project)  # renewed: it has been at work since before that
+        other.runner("run", protocol, rc=WAITS)  # what only records needs none, and sees it
+        away = origin(remote).rename(origin(remote).with_suffix(".away"))
+        for _ in range(2):
+            shown = other.runner("status", protocol, rc=0).out
+            since = time.strftime("%Y-%m-%d", time.gmtime())
+            assert f"works         elsewhere: alice@example.test on workshop, since {since}" in shown
+            assert (
+                other.runner("status", rc=0).out.startswith("0001  works ")
+                and " works " in other.runner("list", rc=0).out
+            )
+            assert "workshop" not in other.runner("show", protocol, "--json", rc=0).out
+            other.git("pack-refs", "--all", cwd=next(other.home.glob(".local/state/protocol-runner/*/mirror")))
+        assert "elsewhere" not in remote.runner("status", protocol, rc=0).out
+        away.rename(origin(remote))
+        lease.drop(project)
+    other.runner("sync", protocol, rc=0)
+    assert "elsewhere" not in other.runner("status", protocol, rc=0).out
 
 
 # --- remotes that do not take it ---------------------------------------------------------------------------------------

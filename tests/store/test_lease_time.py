@@ -149,6 +149,22 @@ def test_who_cannot_remember_watches_one_that_seems_left_and_no_other(remote: Bo
 
 
 @pytest.mark.slow
+def test_a_job_that_publishes_nothing_stands_back_while_one_may_be_alive_and_spends_no_time(
+    remote: Box, protocol: str
+) -> None:
+    alice, job = Machine(remote), Machine(clone(remote, "job"), boot="")
+    assert alice.takes(protocol)
+    with job.command(protocol, ephemeral="yes") as project:
+        project.options = {"publish": "never", "ephemeral": "yes"}
+        with pytest.raises(HeldError):
+            lease.take(project, protocol)
+        job.pass_by(TTL + GRACE + 2)
+        before = job.up
+        assert lease.take(project, protocol) and project.lease is None and job.up == before
+    assert leased(remote, protocol)["host"] == "repo"
+
+
+@pytest.mark.slow
 def test_who_cannot_remember_takes_one_of_a_clock_that_is_years_ahead(remote: Box, protocol: str) -> None:
     alice, job = Machine(remote, wall=START + 50 * 365 * DAY), Machine(clone(remote, "job"), boot="")
     assert alice.takes(protocol) and leased(remote, protocol)["expires"].startswith("2073")
