@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("cancel", "End a protocol."),
     "retry": ("retry", "Try what failed again."),
     "undo": ("undo", "Take the last transition back, or all since a revision."),
+    "fork": ("fork", "Begin another protocol where one stood at a revision."),
     "take": ("take", "Merge a protocol's work here, or say how."),
     "qa": ("qa", "Judge a step's work by hand; nothing is recorded."),
     "verify": ("verify", "Prove that the state is what the history says."),
@@ -52,7 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 # The rest of design §9, refused by name until it is there.
 LATER = {
-    "fork", "watch", "fleet", "serve", "tui", "mcp"
+    "watch", "fleet", "serve", "tui", "mcp"
 }  # fmt: skip
 
 
