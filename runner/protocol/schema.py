@@ -144,6 +144,7 @@ _OUTPUT: dict[str, tuple[Any, str]] = {
     "list": (output.Protocols, "What `runner list --json` prints."),
     "verify": (output.Verified, "What `runner verify --json` prints."),
     "why": (output.Why, "What `runner why --json` prints."),
+    "watch": (output.Watched, "A line of what `runner watch --json` prints: something that happened."),
 }
 
 
