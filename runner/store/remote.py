@@ -21,6 +21,7 @@ from runner.store.trusted import Pin, Trusted
 
 FETCH_SECONDS = 5.0  # what a look at the remote may take before work goes on with what is here
 PUSH_SECONDS = 120.0
+RACES = 20  # how often a fetch is made again whose refs another one here moved meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,11 @@ class Mirror:
             "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
         )  # fmt: skip
         code, _, err = self._run(*argv, timeout=timeout)
+        for again in range(RACES):
+            if not (code and "cannot lock ref" in err):
+                break
+            self.who.sleep(0.02 * (again + 1))  # another process of this clone fetched the same at the same time
+            code, _, err = self._run(*argv, timeout=timeout)
         if code and self._forget_other_clone():
             code, _, err = self._run(*argv, timeout=timeout)
         if code:
