@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "do": ("do", "Make a protocol and run it."),
     "step": ("step", "Advance a protocol by one transition, one commit."),
     "run": ("run", "Step until someone or something else is needed."),
+    "fleet": ("fleet", "Step every protocol that may go on, some at a time."),
     "status": ("status", "Show what waits, works and failed."),
     "list": ("list", "List the protocols."),
     "show": ("show", "Show a protocol, or one of its steps."),
@@ -52,7 +53,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 # The rest of design §9, refused by name until it is there.
 LATER = {
-    "fork", "watch", "fleet", "serve", "tui", "mcp"
+    "fork", "watch", "serve", "tui", "mcp"
 }  # fmt: skip
 
 

@@ -84,16 +84,18 @@ def purse(project: Project, protocol: str = "") -> Purse | None:
     """Return what this process has of the day's budget, for the work of a protocol; None where there is no such budget."""
     from runner.store import ledger
 
-    def cap() -> DayBudget:
-        ruled = consent.of(project).policy
-        return ruled.words.budget.day if ruled else DayBudget()
-
     if project.purse is None:
-        if cap() == DayBudget():
+        if day(project) == DayBudget():
             return None
-        project.purse = ledger.Purse(project, cap)
+        project.purse = ledger.Purse(project, lambda: day(project))
     project.purse.protocol = protocol
     return project.purse
+
+
+def day(project: Project) -> DayBudget:
+    """Return what the policy lets all runners together spend on a day."""
+    ruled = consent.of(project).policy
+    return ruled.words.budget.day if ruled else DayBudget()
 
 
 def limits(

@@ -56,7 +56,7 @@ class Purse:
             return
         if cap.usd is not None and usd is None:
             raise self._over(f"the price of {engine} is not known, so a budget in money cannot be kept")
-        today = _today(self.project)
+        today = day_of(self.project)
         if self.day and self.day != today and not self._is_given():
             self.close()
         need_usd = Decimal(0) if cap.usd is None or usd is None else self.paid_usd + usd
@@ -142,19 +142,23 @@ class Purse:
         assert mirror is not None
         mirror.fetch(REF)
         oid = mirror.refs().get(REF)
-        for day in (_today(project), _today(project, -1)):
+        for day in (day_of(project), day_of(project, -1)):
             found = read(project, oid, day).open.values() if oid else ()
             mine = [one for one in found if one.protocol == self.protocol and one.ci == run_of(project.who.environ)]
             if mine:
                 self.day, self.usd, self.tokens = day, Decimal(mine[0].usd), mine[0].tokens
                 return
-        raise self._over("nothing is reserved for this job, which may not reserve it itself")
+        raise self._over(
+            "nothing is reserved for this job, which may not push",
+            "let the job that plans reserve it: `runner fleet plan --reserve USD`, or the variable RUNNER_RESERVE (docs/fleet.md)",
+        )
 
-    def _over(self, why: str) -> SpentError:
+    def _over(self, why: str, hint: str = "") -> SpentError:
         return SpentError(
             f"the day's budget: {why}",
             f"policy.yaml, budget: {{day: …}}, and {REF}",
-            "nothing is lost: the same command goes on after 00:00 UTC, or once the budget is raised on the trusted branch",
+            hint
+            or "nothing is lost: the same command goes on after 00:00 UTC, or once the budget is raised on the trusted branch",
         )
 
 
@@ -180,17 +184,6 @@ def run_of(environ: Mapping[str, str]) -> str | None:
         return word(f"{place}/actions/runs/{run}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}")
     url = environ.get("CI_PIPELINE_URL")
     return word(url) if url else None
-
-
-def today(project: Project) -> Day:
-    """Return how the day stands, as far as this clone has seen the ledger; the network is not asked.
-
-    Raises:
-        IntegrityError: no runner wrote it.
-    """
-    mirror = _mirror(project)
-    oid = mirror.refs().get(REF) if mirror else project.git.ref(REF)
-    return read(project, oid, _today(project))
 
 
 def change(project: Project, day: str, make: Callable[[Day], Day]) -> None:
@@ -268,5 +261,6 @@ def _mirror(project: Project) -> Mirror | None:
     return project.mirror or Mirror.of(project.git, project.places, project.who)
 
 
-def _today(project: Project, days: int = 0) -> str:
+def day_of(project: Project, days: int = 0) -> str:
+    """Return the UTC day of now, or so many days from it."""
     return (datetime.fromtimestamp(int(project.who.now()), UTC) + timedelta(days=days)).strftime("%Y-%m-%d")

@@ -14,7 +14,7 @@ from pathlib import Path
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
 from runner.git import Git
 from runner.git.person import token_settings
-from runner.store import locks, trusted
+from runner.store import locks, pace, trusted
 from runner.store.places import Places, writable_state_home, write_atomically
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Pin, Trusted
@@ -170,6 +170,7 @@ class Mirror:
             ConflictError: a ref is not where it was expected.
             UnreachableError: the remote did not answer, or refused; nothing moved.
         """
+        pace.keep(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
         leases = [f"--force-with-lease={name}:{old or ''}" for name, (_, old) in changes.items()]
         specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
         code, out, err = self._run(
