@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
@@ -19,6 +19,7 @@ from runner.protocol.ledger import Day
 from runner.store import publishing, record
 from runner.store.project import Project
 from runner.store.record import Row
+from runner.values import dataclass
 
 ACTIVE: Final = ("planning", "planned", "running")
 AGAIN: Final = (75, 69)  # held by another runner, or the network is away: it may be otherwise in a moment

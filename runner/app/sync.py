@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from dataclasses import dataclass
 
 from runner.app import forge as forge_
 from runner.errors import ConflictError, RunnerError, UnreachableError, UsageError
@@ -14,6 +13,7 @@ from runner.protocol import ids
 from runner.store import history, publishing, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
+from runner.values import dataclass
 
 RACES = 20
 

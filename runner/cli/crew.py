@@ -10,10 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import IO
 
 from runner.app.fleet import Ended, Ready
+from runner.values import dataclass
 
 TICK = 0.05  # seconds between two looks at who is done
 PATIENCE = 15.0  # seconds that a turn has to end what it started, once it is told to

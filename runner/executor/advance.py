@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 
 from runner.errors import (
@@ -33,6 +32,7 @@ from runner.store import creating, history, locks, marks, publishing, snapshot, 
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
+from runner.values import dataclass
 
 RACES = 20  # how often a lost race is started again before it is told
 _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)

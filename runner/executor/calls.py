@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from runner.errors import IntegrityError, RunnerError, UnreachableError, UnsupportedError, WaitingError
@@ -32,6 +32,7 @@ from runner.store.snapshot import Snapshot
 from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
 from runner.tools.python import ToolModuleError
 from runner.trust.policy import Decision
+from runner.values import dataclass
 
 HAPPENED = "a person says that it happened; its result is not known"
 REPEATS = 2  # how often a call that can be repeated is made again in one go, where its process is lost

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -37,6 +37,7 @@ from runner.executor.journal import Journal, Record
 from runner.executor.redact import Redactor
 from runner.protocol.digest import digest
 from runner.tools.base import Tool, ToolError
+from runner.values import dataclass
 
 NUDGE = "You called no tool. Go on with the step, or call `finish` if it is done or cannot be done."
 TRIES = 6  # how often one request is made before its error is told

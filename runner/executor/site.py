@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from runner.sandbox import Command, Outcome, Sandbox, SandboxUnavailableError, c
 from runner.store import workspace
 from runner.store.project import Project
 from runner.store.workspace import Workspace
+from runner.values import dataclass
 
 DEFAULT_TIMEOUT = 3600.0  # seconds, where the step names none
 

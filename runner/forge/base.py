@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum, StrEnum
 from typing import ClassVar, Final, Protocol
 
 from runner.errors import RunnerError
+from runner.values import dataclass
 
 STATUS_TEXT: Final = 140  # characters of a status that every forge shows
 BODY_TEXT: Final = 60_000  # characters of a request's or comment's body that every forge takes

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from runner.protocol.model import seconds_of
 from runner.store import history, record, remote
 from runner.store.places import write_atomically
 from runner.store.project import Project
+from runner.values import dataclass
 
 LEAVE_SECONDS = 10.0  # what giving a lease up may take where nothing is published with it
 

@@ -7,7 +7,7 @@ its next request can cost, and twice as much as before each time that is used up
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -20,6 +20,7 @@ from runner.protocol.policy import DayBudget
 from runner.store import remote
 from runner.store.project import Project
 from runner.store.remote import Mirror
+from runner.values import dataclass
 
 REF = "refs/runner/ledger"
 RACES = 200  # how often a lost race is run again before it is told

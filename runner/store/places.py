@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from runner.errors import UsageError
+from runner.values import dataclass
 
 
 @cache

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
@@ -18,6 +17,7 @@ from runner.store import locks, pace, trusted
 from runner.store.places import Places, writable_state_home, write_atomically
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Pin, Trusted
+from runner.values import dataclass
 
 FETCH_SECONDS = 5.0  # what a look at the remote may take before work goes on with what is here
 PUSH_SECONDS = 120.0
