@@ -89,6 +89,12 @@ class Session:
             self._project = Project.open(self.cwd, self.surroundings(), self.options)
         return self._project
 
+    def reopen(self) -> Project:
+        """Return the project opened anew: configuration, remote and trusted branch may be others by now."""
+        self.close()
+        self._project = None
+        return self.project
+
     def close(self) -> None:
         """End what is held open."""
         if self._project is not None:

@@ -92,7 +92,12 @@ def open_engines(project: Project, names: tuple[str, ...], step: str | None = No
 
 
 def questioner(
-    project: Project, journal: Journal, engines: tuple[Engine, ...], redactor: Redactor, limits: Limits
+    project: Project,
+    journal: Journal,
+    engines: tuple[Engine, ...],
+    redactor: Redactor,
+    limits: Limits,
+    protocol: str = "",
 ) -> Loop:
     """Return what asks questions that stand for themselves and journals the answers: there are no tools."""
     return Loop(
@@ -113,6 +118,7 @@ def questioner(
         say=project.who.say,
         ensure=lambda: publishing.ensure_lease(project),
         total=spending.of(journal.records),
+        purse=spending.purse(project, protocol),
     )
 
 
@@ -198,6 +204,7 @@ def carry_out(
             told=project.who.hear,
             say=project.who.say,
             ensure=lambda: publishing.ensure_lease(project),
+            purse=spending.purse(project, snapshot.protocol),
         )
         ended = loop.run(_answers(project, snapshot, step.slug) if journal.records else ())
     return ended, journal, names[0]
