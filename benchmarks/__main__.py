@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import loop, policy, startup, step, transition, verify, why
+from benchmarks import loop, policy, startup, step, transition, verify, watch, why
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, table
 
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
     "loop": loop.run,
     "policy": policy.run,
     "why": why.run,
+    "watch": watch.run,
 }
 
 

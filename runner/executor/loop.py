@@ -136,7 +136,8 @@ class Loop:
 
     `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
-    `say`: a line for a person, why it is waited. `untrusted`: whether text that nobody vouches for stands in the conversation.
+    `say`: a line for a person, why it is waited; `ensure()`: raises where nothing may be begun here any more;
+    `untrusted`: whether text that nobody vouches for stands in the conversation.
     """
 
     journal: Journal
@@ -155,6 +156,7 @@ class Loop:
     sleep: Callable[[float], None]
     told: Callable[[Record], None] = lambda record: None
     say: Callable[[str], None] = lambda line: None
+    ensure: Callable[[], None] = lambda: None
     gate: Gate = field(default_factory=Open)
     untrusted: bool = False
     total: Total = field(default_factory=Total)
@@ -300,6 +302,7 @@ class Loop:
             EngineError: none did.
         """
         problem: EngineError | None = None
+        self.ensure()
         for engine in self.engines:
             self._reserve(engine, request)
             try:

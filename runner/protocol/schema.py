@@ -145,6 +145,7 @@ _OUTPUT: dict[str, tuple[Any, str]] = {
     "list": (output.Protocols, "What `runner list --json` prints."),
     "verify": (output.Verified, "What `runner verify --json` prints."),
     "why": (output.Why, "What `runner why --json` prints."),
+    "watch": (output.Watched, "A line of what `runner watch --json` prints: something that happened."),
     "fleet": (output.FleetEvent, "A line of what `runner fleet --json` prints."),
 }
 
