@@ -146,7 +146,7 @@ class Mirror:
         )  # fmt: skip
         code, _, err = self._run(*argv, timeout=timeout)
         for again in range(RACES):
-            if not (code and "cannot lock ref" in err):
+            if not (code and ("cannot lock ref" in err or ".lock'" in err)):
                 break
             self.who.sleep(0.02 * (again + 1))  # another process of this clone fetched the same at the same time
             code, _, err = self._run(*argv, timeout=timeout)
