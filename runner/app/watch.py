@@ -301,6 +301,7 @@ class _Watcher:
 
     def _go(self, project: Project, protocol: str, key: Key, forge: Forge | None, acts: bool) -> None:
         """Go on with one protocol for a turn, and remember how it was left."""
+        was_told = acts or (protocol in self._known and bool(self._known[protocol].said))
         adopt, wait = self._adopts(project, protocol)
         why = worktree.under_way(project.git, project.branch(protocol)) if wait is None else "it is being edited"
         if why is not None:
@@ -331,7 +332,7 @@ class _Watcher:
         forges.tell_quietly(project, forge if made else None, protocol)
         if isinstance(last.action, Halt) or last.state.status not in machine.ACTIVE:
             self._known[protocol] = _Standing((last.commit, key[1], project.trusted.commit))
-            if made or acts:
+            if made or was_told:
                 self._happened(project, "rests", protocol, last)
         elif made:
             self._known[protocol] = _Standing()

@@ -318,6 +318,25 @@ def test_what_others_push_is_fetched_gone_on_with_and_published(remote: Box) -> 
     assert "refs/runner/leases/" not in remote.git("for-each-ref", cwd=bare)
 
 
+@pytest.mark.slow
+def test_what_others_did_since_the_last_fetch_is_not_done_again(remote: Box) -> None:
+    remote.env["RUNNER_PUBLISH"] = "always"
+    count = remote.path.parent / "count"
+    name = remote.new({"01-a": command(f"echo x >> {count}", SKIP)})
+    step = remote.worktree(name) / f".protocols/{name}/01-a.md"
+    text = step.read_text()
+    other = clone(remote, "bob")
+    step.write_text(f"{text}More.\n")
+    with watching(remote, "--fetch-every", "1h") as found:
+        found.until("held-up")
+        other.runner("sync", name, rc=0)
+        other.runner("run", name, rc=0)
+        step.write_text(text)
+        found.until("rests")
+    assert count.read_text() == "x\n"
+    assert remote.git("rev-parse", name) == other.git("rev-parse", name)
+
+
 def test_what_makes_no_sense_is_refused(box: Box) -> None:
     assert "publish" in box.runner("watch", "--all", rc=2).err
     assert "one is written as 30s" in box.runner("watch", "--fetch-every", "often", rc=2).err
