@@ -291,6 +291,17 @@ def test_two_of_them_in_one_clone_do_nothing_twice(box: Box) -> None:
 
 
 @pytest.mark.slow
+def test_a_long_protocol_keeps_no_other_waiting(box: Box) -> None:
+    tool = "kind: tool\ntool: echo\nwith: {text: hello}\n"
+    long = box.new({f"{n:02d}-s{n}": tool for n in range(1, 71)})
+    short = box.new({"01-a": tool})
+    with watching(box) as found:
+        found.rests(short)
+        found.rests(long)
+        assert not [row for row in found.rows if row["event"] == "rests"]
+
+
+@pytest.mark.slow
 def test_what_others_push_is_fetched_gone_on_with_and_published(remote: Box) -> None:
     remote.env["RUNNER_PUBLISH"] = "always"
     name = remote.new({"01-a": "kind: human\n", "02-b": command("echo b > b.txt", SKIP)})
