@@ -1,7 +1,7 @@
 """What the command line prints with `--json`: the types that its schemas are generated from (design §9).
 
 `show --json` is one `Shown`, `status` and `list` a `Protocols`, `log` one entry of `events` a line, `verify` a `Verified`, `why` a
-`Why`, `watch` one `Watched` a line.
+`Why`, `watch` one `Watched` and `fleet` one `FleetEvent` a line.
 Readers must expect further keys. Nothing is computed here.
 """
 
@@ -237,3 +237,16 @@ class Watched(TypedDict):
     where: NotRequired[str]
     hint: NotRequired[str]
     again: NotRequired[int]
+
+
+class FleetEvent(TypedDict):
+    """A line of `fleet --json`. `started`: a turn, with what would follow; `ended`: it, with its exit code; `done`: the fleet, with
+    how the last turn of each protocol ended, and what it exits with itself."""
+
+    event: Literal["started", "ended", "done"]
+    time: str
+    protocol: NotRequired[str]
+    action: NotRequired[str]
+    step: NotRequired[str | None]
+    code: NotRequired[int]
+    protocols: NotRequired[dict[str, int]]
