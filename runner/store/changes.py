@@ -201,10 +201,6 @@ class Changes:
             found, self._edited = self._edited, set()
         return found
 
-    def is_noticed(self) -> bool:
-        """Return whether there is something to look at already."""
-        return self._woken.is_set() or (self.polls is not None and self._times() != self._seen)
-
     def wait(self, seconds: float) -> set[Why]:
         """Return why to look, as soon as there is a reason: at the latest after `seconds`, for `timer`."""
         until = self._clocks.monotonic() + seconds

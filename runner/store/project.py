@@ -18,6 +18,7 @@ from runner.store.trusted import Trusted
 from runner.values import dataclass
 
 if TYPE_CHECKING:
+    from runner.git.location import Location
     from runner.protocol.config import Config
     from runner.store.lease import Held
     from runner.store.ledger import Purse
@@ -47,14 +48,16 @@ class Project:
     _pattern: str | None = None
 
     @classmethod
-    def open(cls, cwd: Path, who: Surroundings, options: Mapping[str, str] | None = None) -> Project:
-        """Open the repository that `cwd` is in. The network is not asked.
+    def open(
+        cls, cwd: Path, who: Surroundings, options: Mapping[str, str] | None = None, at: Location | None = None
+    ) -> Project:
+        """Open the repository that `cwd` is in, or `at` where it was found already. The network is not asked.
 
         Raises:
             UsageError: there is none, or it cannot be used.
             RefusedError: its remote is not the pinned one.
         """
-        git = Git.open(cwd)
+        git = Git.open(cwd) if at is None else Git(at)
         try:
             places = Places(git.common_dir, writable_state_home(who.state_home))
             return cls(git, places, who, trusted_.last_seen(git, places), dict(options or {}))
