@@ -18,9 +18,12 @@ from runner.store.trusted import Trusted
 from runner.values import dataclass
 
 if TYPE_CHECKING:
+    from runner.git import TreeEntry
     from runner.protocol.config import Config
+    from runner.protocol.plan import Plan
     from runner.store.lease import Held
     from runner.store.remote import Mirror
+    from runner.store.snapshot import Snapshot
 
 
 @dataclass(slots=True)
@@ -38,6 +41,10 @@ class Project:
     batch: bool = False  # `run` pushes once, when it ends
     looked_at: float = 0.0  # by the monotonic clock
     speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
+    seen: Snapshot | None = None  # the protocol that was looked at last, as its branch had it
+    plan: tuple[tuple[str, Mapping[str, TreeEntry]], Plan] | None = (
+        None  # the plan that was read last, and of which files
+    )
     kept: dict[str, Any] = field(default_factory=dict)  # what other rooms made of the trusted branch
     _told: set[str] = field(default_factory=set)  # what was said once
     _asked: str = ""  # the trusted commit that asks for nothing unsupported
