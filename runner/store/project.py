@@ -176,13 +176,17 @@ class Project:
             return self.git.resolve(f"refs/remotes/{self.trusted.remote}/{name}")
         return here
 
-    def protocols(self) -> dict[str, str]:
-        """Return id to tip of the protocols that have a branch here, or at the remote as last fetched, by number."""
+    def protocols(self, number: int | None = None) -> dict[str, str]:
+        """Return id to tip of the protocols that have a branch here, or at the remote as last fetched, by number.
+
+        `number`: of those alone that have it, however many others there are.
+        """
         before = self.pattern.partition("{id}")[0]
         folder = before.rpartition("/")[0] + "/" if "/" in before else ""
         roots = ["refs/heads/", *([f"refs/remotes/{self.trusted.remote}/"] if self.trusted.remote else [])]
+        ways = [folder] if number is None else [f"{before}{number:0{width}d}-*" for width in range(4, 10)]
         found: dict[str, str] = {}
-        for name, oid in self.git.refs(*(root + folder for root in roots)).items():
+        for name, oid in self.git.refs(*(root + way for root in roots for way in dict.fromkeys(ways))).items():
             root = next(root for root in roots if name.startswith(root))
             protocol = ids.protocol_of_branch(self.pattern, name.removeprefix(root))
             if protocol and (protocol not in found or root == "refs/heads/"):
