@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PINNED = Path(__file__).resolve().with_name("pinned.toml")
+LIBRARIES = PINNED.with_name("libraries.toml")
 LIMIT = 150.0  # seconds for one peer
 
 
@@ -38,9 +39,9 @@ class Missing:
     reason: str
 
 
-def pins() -> dict[str, Pin]:
+def pins(file: Path = PINNED) -> dict[str, Pin]:
     """Return what is pinned, by name."""
-    table = tomllib.loads(PINNED.read_text(encoding="utf-8"))
+    table = tomllib.loads(file.read_text(encoding="utf-8"))
     return {name: Pin(one["with"], tuple(one["packages"]), one["program"]) for name, one in table.items()}
 
 
