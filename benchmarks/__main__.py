@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import loop, oneshot, policy, startup, step, steps, transition, verify, why
+from benchmarks import job, loop, oneshot, policy, startup, step, steps, transition, verify, why
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, table
 
@@ -19,6 +19,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
     "step": step.run,
     "steps": steps.run,
     "loop": loop.run,
+    "job": job.run,
     "policy": policy.run,
     "why": why.run,
 }
