@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import job, loop, oneshot, policy, startup, step, steps, transition, verify, why
+from benchmarks import job, loop, oneshot, policy, startup, step, steps, transition, verify, watch, why
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, table
 
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
     "job": job.run,
     "policy": policy.run,
     "why": why.run,
+    "watch": watch.run,
 }
 
 

@@ -98,7 +98,10 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
         name = finding.typed(session.project, made.protocol)
         session.note(f"  next          {program()} answer {name}{which} TEXT")
         return
-    session.note(f"{made.protocol}  planned · {steps} · from {made.base[:12]} {made.start[:7]}{cost}{pushed}")
+    if made.source:
+        steps = f"{made.done} of {steps} done"
+    begun = made.source or made.base[:12]
+    session.note(f"{made.protocol}  planned · {steps} · from {begun} {made.start[:7]}{cost}{pushed}")
     for line in made.outline:
         session.note(f"  {line}")
     if made.path:

@@ -141,6 +141,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     parts = [str(step.get("kind")), f"attempt {step.get('attempt', 1)}", f"qa {step.get('qa')}"]
     parts += [f"needs {', '.join(step['needs'])}"] if step.get("needs") else []
     parts += ["taken out of the plan"] if step.get("removed") else []
+    parts += [f"done at {one.fields['source']}" for one in entries if slug in (one.fields.get("done") or ())]
     colour = summary.COLOURS.get(stands, "")
     session.line("  ", (stands.replace("_", " "), colour), *(f" · {part}" for part in parts))
     file, data = record.step_file(project.git, protocol, tip, slug)

@@ -25,7 +25,7 @@ from runner.protocol.digest import digest
 from runner.protocol.events import Event
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
-from runner.store import record, workspace
+from runner.store import publishing, record, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
@@ -93,7 +93,12 @@ def open_engines(project: Project, names: tuple[str, ...], step: str | None = No
 
 
 def questioner(
-    project: Project, journal: Journal, engines: tuple[Engine, ...], redactor: Redactor, limits: Limits
+    project: Project,
+    journal: Journal,
+    engines: tuple[Engine, ...],
+    redactor: Redactor,
+    limits: Limits,
+    protocol: str = "",
 ) -> Loop:
     """Return what asks questions that stand for themselves and journals the answers: there are no tools."""
     return Loop(
@@ -112,7 +117,9 @@ def questioner(
         monotonic=project.who.monotonic,
         sleep=project.who.sleep,
         say=project.who.say,
+        ensure=lambda: publishing.ensure_lease(project),
         total=spending.of(journal.records),
+        purse=spending.purse(project, protocol),
     )
 
 
@@ -203,6 +210,8 @@ def carry_out(
             sleep=project.who.sleep,
             told=project.who.hear,
             say=project.who.say,
+            ensure=lambda: publishing.ensure_lease(project),
+            purse=spending.purse(project, snapshot.protocol),
         )
         ended = loop.run(_answers(project, snapshot, step.slug) if journal.records else ())
     return ended, journal, names[0]

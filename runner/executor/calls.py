@@ -26,7 +26,7 @@ from runner.protocol.call import HeldCall
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Event
 from runner.protocol.state import State
-from runner.store import history, lease
+from runner.store import history, lease, publishing
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
@@ -154,7 +154,8 @@ class Calls:
     _elsewhere: list[Record] | None = field(default=None)
 
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
-        """See `Gate.make`."""
+        """See `Gate.make`; whoever lost the lease makes none."""
+        publishing.ensure_lease(self.project)
         contract, name = tool.contract, f"{self.slug}.{self.attempt}.{number}"
         last = self._last(name) if contract.effect == "external" else None
         if last is not None and last["kind"] == "outcome":

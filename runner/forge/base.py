@@ -354,6 +354,9 @@ class Forge(Protocol):
     def checks(self, commit: str) -> tuple[Check, ...]:
         """Return what CI says of a commit, the newest word of each check."""
 
+    def is_over(self, job: str) -> bool:
+        """Return whether the CI's job at this address, as it told its own, has ended; False where it is none of this repository's."""
+
     def reviews(self, number: int) -> tuple[Review, ...]:
         """Return the reviews of a request, in the order in which they were given."""
 

@@ -17,7 +17,7 @@ from runner.errors import MalformedFileError
 from runner.protocol import document, globs, statement, words
 from runner.protocol.digest import digest
 from runner.protocol.model import Budget, Duration, seconds_of
-from runner.protocol.words import Bool, Count, Line, Positive, Script, Text, Value, Words, one_or_many, problem
+from runner.protocol.words import Amount, Bool, Count, Line, Positive, Script, Text, Value, Words, one_or_many, problem
 from runner.values import dataclass
 
 DAY: Final = 24 * 3600
@@ -323,11 +323,19 @@ class Limits(Words):
     symlinks: Verdict = "allow"
 
 
+class DayBudget(Words):
+    """The most that all runners of a project together may spend on a UTC day."""
+
+    usd: Amount | None = None
+    tokens: Count | None = None
+
+
 class Budgets(Words):
-    """The most that any step, and any protocol, may spend."""
+    """The most that any step, any protocol, and all of them on a day may spend."""
 
     step: Budget = Budget.model_construct()
     protocol: Budget = Budget.model_construct()
+    day: DayBudget = DayBudget.model_construct()
 
 
 class Network(Words):

@@ -68,6 +68,10 @@ class Places:
         """The note that a protocol's worktree is being made."""
         return self.beside / "making" / protocol
 
+    def seen_lease(self, protocol: str) -> Path:
+        """The note since when another runner's lease of a protocol is seen to stand still."""
+        return self.own / "leases" / f"{protocol}.json"
+
     def mark(self, protocol: str) -> Path:
         """The last tip of a protocol that verified here."""
         return self.own / "marks" / f"{protocol}.json"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from runner.protocol.config import Config
     from runner.protocol.plan import Plan
     from runner.store.lease import Held
+    from runner.store.ledger import Purse
     from runner.store.remote import Mirror
     from runner.store.snapshot import Snapshot
 
@@ -38,6 +39,7 @@ class Project:
     looked: bool = False  # whether the remote was asked in this process
     mirror: Mirror | None = None  # the remote, where it answered
     lease: Held | None = None  # the remote's, while this process has it
+    purse: Purse | None = None  # what this process has of the day's budget, once it asks a model
     batch: bool = False  # `run` pushes once, when it ends
     looked_at: float = 0.0  # by the monotonic clock
     speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
@@ -68,8 +70,12 @@ class Project:
             raise
 
     def close(self) -> None:
-        """End what is held open."""
-        self.git.close()
+        """End what is held open; what was spent of the day's budget is settled."""
+        try:
+            if self.purse is not None:
+                self.purse.close()
+        finally:
+            self.git.close()
 
     def __enter__(self) -> Project:
         return self
