@@ -68,6 +68,11 @@ class Places:
         """The note that a protocol's worktree is being made."""
         return self.beside / "making" / protocol
 
+    @property
+    def damaged(self) -> Path:
+        """Where broken files of git's are put aside."""
+        return self.beside / "damaged"
+
     def mark(self, protocol: str) -> Path:
         """The last tip of a protocol that verified here."""
         return self.own / "marks" / f"{protocol}.json"
