@@ -155,6 +155,20 @@ class Mirror:
         if code:
             raise self._unreachable(code, err)
 
+    def unshallow(self, timeout: float) -> None:
+        """Bring the whole history of all branches there.
+
+        Raises:
+            UnreachableError: the remote did not answer, or refused.
+        """
+        specs = [f"+refs/{name}/*:refs/there/{name}/*" for name in ("heads", "runner/history")]
+        code, _, err = self._run(
+            "fetch", "--quiet", "--unshallow", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
+            timeout=timeout,
+        )  # fmt: skip
+        if code:
+            raise self._unreachable(code, err)
+
     def _forget_other_clone(self) -> bool:
         """Begin anew where the refs are those of an earlier clone at this path, whose objects went with it; return whether."""
         if all(self.git.commit(oid) is not None for oid in set(self.refs().values())):
