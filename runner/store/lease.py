@@ -2,7 +2,7 @@
 
 Taken by compare-and-swap before something acts, in a push that also shows that the branch has not moved since it was looked at;
 renewed beside the work at a third of its time; given up in the push that publishes the work, so whoever lost it cannot publish. In
-between it carries the effects that were announced (`--ephemeral`). It is kept on the remote alone: here only the mirror knows of
+between it carries the effects that were announced. It is kept on the remote alone: here only the mirror knows of
 it, and a note says which one is ours.
 
 It is held within the protocol's `flock`: a lease that this clone took and that nobody here has any more is taken again at once.
@@ -326,7 +326,7 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
 
 
 def announce(project: Project, intent: dict[str, Any]) -> None:
-    """Have the lease tell of an effect that is about to begin, where this machine may vanish; else make sure that it still is ours.
+    """Have the lease tell of an effect that is about to begin, for whoever takes it over.
 
     Raises:
         HeldError: it is another runner's now; nothing may begin. UnreachableError: the remote did not answer.
@@ -336,14 +336,9 @@ def announce(project: Project, intent: dict[str, Any]) -> None:
         return
     assert mirror is not None
     with held.lock, _let_go_if_lost(project, held):
-        intents = held.intents
-        if "ephemeral" in project.options:
-            tip = mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}")
-            revision = len(record.events(project.git, held.protocol, tip)) if tip else 0
-            intents = {**intents, str(intent["call"]): {**intent, "revision": revision}}
-        elif not _is_old(project, held):
-            return
-        _renew(project, held, mirror, intents)
+        tip = mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}")
+        revision = len(record.events(project.git, held.protocol, tip)) if tip else 0
+        _renew(project, held, mirror, {**held.intents, str(intent["call"]): {**intent, "revision": revision}})
 
 
 def is_due(project: Project) -> bool:

@@ -146,12 +146,26 @@ class Mirror:
         )  # fmt: skip
         code, _, err = self._run(*argv, timeout=timeout)
         for again in range(RACES):
-            if not (code and "cannot lock ref" in err):
+            if not (code and ("cannot lock ref" in err or ".lock'" in err)):
                 break
             self.who.sleep(0.02 * (again + 1))  # another process of this clone fetched the same at the same time
             code, _, err = self._run(*argv, timeout=timeout)
         if code and self._forget_other_clone():
             code, _, err = self._run(*argv, timeout=timeout)
+        if code:
+            raise self._unreachable(code, err)
+
+    def unshallow(self, timeout: float) -> None:
+        """Bring the whole history of all branches there.
+
+        Raises:
+            UnreachableError: the remote did not answer, or refused.
+        """
+        specs = [f"+refs/{name}/*:refs/there/{name}/*" for name in ("heads", "runner/history")]
+        code, _, err = self._run(
+            "fetch", "--quiet", "--unshallow", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
+            timeout=timeout,
+        )  # fmt: skip
         if code:
             raise self._unreachable(code, err)
 
