@@ -5,7 +5,6 @@ After it git finds nothing wrong, the protocol verifies and goes on, and a secon
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
