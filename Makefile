@@ -22,7 +22,7 @@ SECONDS = 60
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo demo-attack demo-forge picture picture-request test slow forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow soak forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
@@ -30,6 +30,7 @@ help:
 	@echo 'make demo-forge  two people, a pipeline and a merge request, from an empty project to merged; needs ssh-keygen'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
+	@echo 'make soak    watch 1,000 protocols through 10,000 transitions; PROTOCOLS=100 fewer of them'
 	@echo 'make forge   forge and CI tests against programs of others; fetches 120 MB by npm (0.7 GB unpacked), needs rsync and jq'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
@@ -72,6 +73,11 @@ test: $(DEV_STAMP)
 
 slow: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) -m slow --timeout 900
+
+PROTOCOLS = 1000
+
+soak: $(DEV_STAMP)
+	$(PY) -m tests.slow.soak $(PROTOCOLS)
 
 forge: $(DEV_STAMP) $(FORGE_STAMP)
 	$(PYTEST) -m peers tests/forge tests/ci tests/docs

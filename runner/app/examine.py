@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.app import clones, halves, journals, leftovers, objects, refs
@@ -22,6 +21,7 @@ from runner.store.project import Project
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Trusted
 from runner.trust import checks, verify
+from runner.values import dataclass
 
 ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
 
