@@ -22,7 +22,7 @@ SECONDS = 60
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo demo-attack demo-forge picture picture-request test slow contention forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow soak contention forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
@@ -31,6 +31,7 @@ help:
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
 	@echo 'make contention eight runners, twenty steps each, at one git server, over HTTP and ssh; needs sshd (SIZE=8x20)'
+	@echo 'make soak    watch 1,000 protocols through 10,000 transitions; PROTOCOLS=100 fewer of them'
 	@echo 'make forge   forge and CI tests against programs of others; fetches 120 MB by npm (0.7 GB unpacked), needs rsync and jq'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
@@ -77,6 +78,11 @@ slow: $(DEV_STAMP)
 contention: SIZE = 8x20
 contention: $(DEV_STAMP)
 	RUNNER_CONTENTION=$(SIZE) $(PYTEST) -m slow -s tests/contention
+
+PROTOCOLS = 1000
+
+soak: $(DEV_STAMP)
+	$(PY) -m tests.slow.soak $(PROTOCOLS)
 
 forge: $(DEV_STAMP) $(FORGE_STAMP)
 	$(PYTEST) -m peers tests/forge tests/ci tests/docs

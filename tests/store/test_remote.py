@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from runner.errors import shown
+from runner.store.remote import Mirror
 from tests.conftest import Box, clone, command
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("cat a.txt > b.txt"), "03-c": command("echo c > c.txt")}
@@ -308,3 +311,27 @@ def test_an_address_is_shown_without_the_token_in_it(remote: Box) -> None:
     assert "http://127.0.0.1:9/origin.git" in told and "canary" not in told + remote.log(protocol)
     assert shown("HTTPS://canary@h/x, https://a:canary@h:1/y") == "HTTPS://h/x, https://h:1/y"
     assert shown("ssh://git@h/x git@h:y https://h/z?q=a@b") == "ssh://git@h/x git@h:y https://h/z?q=a@b"
+
+
+def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> None:
+    """Processes of a clone share one mirror: that one of them holds a ref's lock is no remote that cannot be reached."""
+    with remote.project() as project:
+        mirror = Mirror.of(project.git, project.places, project.who)
+        assert mirror is not None
+        mirror.fetch("refs/heads/*")
+        remote.commit("more")
+        remote.git("push", "-q", "origin", "main")
+        lock = mirror.path / "refs/there/heads/main.lock"
+        with lock.open("w") as held, subprocess.Popen(["sleep", "600"], stdout=held) as other:
+            slept: list[float] = []
+
+            def sleep(seconds: float) -> None:
+                slept.append(seconds)
+                lock.unlink()
+
+            try:
+                dataclasses.replace(mirror, who=dataclasses.replace(project.who, sleep=sleep)).fetch("refs/heads/*")
+            finally:
+                other.kill()
+        assert len(slept) == 1
+        assert mirror.refs()["refs/heads/main"] == remote.git("rev-parse", "main").strip()
