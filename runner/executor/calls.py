@@ -264,7 +264,7 @@ class Calls:
         `barred`: what forbids that it is made, or made again."""
         contract = tool.contract
         what = (contract.name, digest(_canonical(arguments)))
-        if barred is None and self.project.options.get("ephemeral"):
+        if barred is None:
             barred = self._unannounced(contract)
         self._refuse_waiting(contract)
         key = digest("\0".join((self.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
@@ -317,12 +317,16 @@ class Calls:
         return self._conclude(name, what, self.redactor.value(content), decision)
 
     def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
-        """Return what forbids an effect on a machine that may vanish: that it cannot be announced on the remote first."""
+        """Return what forbids an effect that others may make too, or that nobody may hear of: it cannot be announced on the remote."""
         project, number = self.project, self.snapshot.protocol
         if project.lease is not None:
             return None
-        what = f"`{contract.name}` reaches outside, and this machine may vanish: that has to be on the remote first"
+        vanishes = "ephemeral" in project.options
+        what = f"`{contract.name}` reaches outside, and {'this machine may vanish' if vanishes else 'others may do the same'}"
+        what += ": that has to be on the remote first"
         if project.trusted.remote is None or project.setting("publish") != "always":
+            if not vanishes:
+                return None
             return UnsupportedError(
                 f"{what}, and nothing is published from here",
                 "--ephemeral",

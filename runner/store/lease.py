@@ -19,7 +19,7 @@ from typing import Any
 
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
 from runner.git import BLOB, TreeEntry
-from runner.protocol import ids, transcript
+from runner.protocol import ids, message, transcript
 from runner.protocol import lease as format_
 from runner.protocol.lease import Lease
 from runner.protocol.model import seconds_of
@@ -27,6 +27,7 @@ from runner.store import history, record, remote
 from runner.store.places import write_atomically
 from runner.store.project import Project
 
+RACES = 20  # how often an announcement makes way for people's commits
 LEAVE_SECONDS = 10.0  # what giving a lease up may take where nothing is published with it
 
 Changes = Mapping[str, tuple[str | None, str | None]]
@@ -37,7 +38,7 @@ Intents = Mapping[str, dict[str, Any]]
 class Held:
     """The lease that this process has. `oid`: its commit; `since`: when it was last moved, by the monotonic clock.
 
-    `intents`: the effects that it announces, by their calls' names.
+    `intents`: the effects that it announces, by their calls' names; `seen`: the branch's commit on the remote that was looked at.
     """
 
     protocol: str
@@ -45,6 +46,7 @@ class Held:
     oid: str
     since: float
     intents: Intents = field(default_factory=dict)
+    seen: str | None = None
 
 
 def take(project: Project, protocol: str) -> bool:
@@ -91,7 +93,7 @@ def take(project: Project, protocol: str) -> bool:
             error.where,
             "nothing was begun; `--publish never` works here alone, and `runner sync` publishes it",
         ) from error
-    project.lease = Held(protocol, words, new, project.who.monotonic(), intents)
+    project.lease = Held(protocol, words, new, project.who.monotonic(), intents, there)
     if intents:
         project.who.say(f"took over the lease of {protocol}, with what it announced: {', '.join(sorted(intents))}")
     return True
@@ -133,26 +135,52 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
 
 
 def announce(project: Project, intent: dict[str, Any]) -> None:
-    """Have the lease tell of an effect that is about to begin, where this machine may vanish; else make sure that it still is ours.
+    """Have the lease tell of an effect that is about to begin: whoever takes it over has no other way to know of it.
+
+    The push also shows once more that nobody did the step since its branch was looked at: a push that takes a lease is no proof
+    of that where it stood still on its way, after the remote had told where the branch is.
 
     Raises:
         HeldError: it is another runner's now; nothing may begin. UnreachableError: the remote did not answer.
+        ConflictError: the step was done elsewhere, or is no longer to be done.
     """
     held, mirror = project.lease, project.mirror
     if held is None:
         return
     assert mirror is not None
-    intents = held.intents
-    if "ephemeral" in project.options:
-        tip = mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}")
-        revision = len(record.events(project.git, held.protocol, tip)) if tip else 0
-        intents = {**intents, str(intent["call"]): {**intent, "revision": revision}}
-    elif not _is_old(project, held):
-        return
+    branch, seen = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}", held.seen
     words = _words(project, held.words.nonce)
-    new = _commit(project, held.protocol, words, intents, held.oid)
-    _push(project, held, {ref_of(held.protocol): (new, held.oid)})
-    project.lease = Held(held.protocol, words, new, project.who.monotonic(), intents)
+    for _ in range(RACES):
+        revision = len(record.events(project.git, held.protocol, seen)) if seen else 0
+        intents = {**held.intents, str(intent["call"]): {**intent, "revision": revision}}
+        new = _commit(project, held.protocol, words, intents, held.oid)
+        changes: dict[str, tuple[str | None, str | None]] = {ref_of(held.protocol): (new, held.oid)}
+        if seen is not None:
+            changes[branch] = (seen, seen)
+        try:
+            _push(project, held, changes)
+        except ConflictError:
+            mirror.fetch(branch)
+            there = mirror.refs().get(branch)
+            if there == seen or _concerns(project, str(intent["call"]).partition(".")[0], there, seen):
+                raise
+            seen = there
+            continue
+        project.lease = Held(held.protocol, words, new, project.who.monotonic(), intents, seen)
+        return
+    raise ConflictError(f"{branch} moves all the time", mirror.url, "run the same command again")
+
+
+def _concerns(project: Project, slug: str, there: str | None, seen: str | None) -> bool:
+    """Return whether what was published between two commits of the branch says something of a step."""
+    if there is None or seen is None or not project.git.is_ancestor(seen, there):
+        return True
+    for oid in project.git.first_parents(there, stop=seen):
+        commit = project.git.commit(oid)
+        told = message.parse(commit.message) if commit else None
+        if told is not None and any(slug in event.split(" ")[1:] for event in told.events):
+            return True
+    return False
 
 
 def is_due(project: Project) -> bool:
