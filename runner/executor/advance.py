@@ -416,7 +416,7 @@ def conclude(
         also: dict[str, tuple[str | None, str | None]] = {}
         if attempt.tree is not None and seen.tip != began.tip:
             work = _work_commit(project, began, attempt.tree)
-            tree, conflicts = git.merge_trees(seen.tip, work)
+            tree, conflicts = transaction.merge_work(git, protocol, work, seen.tip, project.runner())
             if tree is None:
                 conflict = f"its work conflicts with commits that came between: {', '.join(conflicts[:3])}"
                 also[aside] = (work, git.ref(aside))
@@ -433,7 +433,7 @@ def conclude(
             )
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             kept = _keep(project, began, aside, attempt)
-            ended = seen.state.status not in machine.OPEN
+            ended = seen.state.status not in (*machine.OPEN, Status.COMPLETED)
             if not ended and slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK:
                 project.who.say(
                     f"{slug} was done elsewhere meanwhile{f'; its work here is kept at {kept}' if kept else ''}"
