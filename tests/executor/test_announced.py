@@ -15,7 +15,6 @@ from tests.executor.minds import agent, finish, lead, mind, say, sound
 from tests.executor.test_calls import REPORT, WAITS, kill, lines, outside, tool, wait
 from tests.store.test_lease import HELD, count, expire, hook, leased, origin
 
-
 UNREACHABLE = 69
 
 
