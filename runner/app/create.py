@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from runner.protocol.digest import digest
 from runner.protocol.model import TITLE_LIMIT, Kind
 from runner.store import creating, history, marks, numbers, publishing, transaction
 from runner.store.project import Project
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor import planning

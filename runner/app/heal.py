@@ -7,7 +7,6 @@ what had damaged it. Where mending would have to guess, it is refused, with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.surroundings import Surroundings
+from runner.values import dataclass
 
 LOST = "refs/runner/lost"
 

@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from runner.cli import fence
 from runner.cli.session import Session, safe
 from runner.errors import HeldError, UsageError
 from runner.store.places import write_atomically
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.advance import Advanced

@@ -14,7 +14,7 @@ from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import RunnerError
 from runner.protocol import paths
-from runner.store import finding, history, locks, record
+from runner.store import elsewhere, finding, history, locks, record
 from runner.store.record import Row
 from runner.store.trusted import NoCommitsError
 
@@ -95,11 +95,12 @@ def _path(project: Project, protocol: str, trees: Mapping[str, str]) -> str | No
 
 def show_all(session: Session, project: Project, rows: list[Row], known: Mapping[str, str]) -> None:
     """Give a line a protocol: how it stands, what waits or comes next, what to type."""
-    names, now = summary.Names(known), project.who.now()
+    names, now, there = summary.Names(known), project.who.now(), elsewhere.leases(project.places)
     lines = []
     for row in rows:
         protocol = row["protocol"]
         found, held = record.outlook(row), locks.is_held(project.places.lock(protocol))
+        held = held or elsewhere.at_work(project, protocol, there)
         word, text = summary.word(row, found, held=held is not None), summary.situation(row, found, now)
         typed = summary.command(row, found, names.short(protocol))
         for one in heard(project, row, finding.tip(project, protocol)):
@@ -157,6 +158,7 @@ def show_one(session: Session, project: Project, row: Row) -> None:
             show_words(session, words[wait["id"]])
             typed = typed if words[wait["id"]].missing else f"runner run {name}"
     held = locks.is_held(project.places.lock(protocol))
+    held = held or elsewhere.at_work(project, protocol, elsewhere.leases(project.places))
     if held:
         session.line(f"  {'works':12}  {held}")
     branch = project.branch(protocol)

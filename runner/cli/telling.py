@@ -13,6 +13,7 @@ from runner.cli.main import program
 from runner.cli.session import Session
 from runner.protocol import decision, events, paths
 from runner.store import finding, record
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.advance import Advanced
@@ -22,7 +23,7 @@ TAIL = 12  # lines of a failed command's output that are shown; the log has its 
 WAITS, FAILS = "waits", ("failed", "blocked")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Spent:
     """What a step cost. `usd`: US dollars; `unpriced`: tokens whose price is not known."""
 

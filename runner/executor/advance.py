@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 
 from runner.errors import (
@@ -20,7 +19,7 @@ from runner.errors import (
 )
 from runner.executor import consent, perform, signed
 from runner.executor.perform import Attempt
-from runner.forge.base import Forge
+from runner.forge.base import Forge, ForgeError
 from runner.git import Ident, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
@@ -33,6 +32,7 @@ from runner.store import creating, history, locks, marks, publishing, snapshot, 
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
+from runner.values import dataclass
 
 RACES = 20  # how often a lost race is started again before it is told
 _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
@@ -290,7 +290,7 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         said = "the plan's edit is recorded" if edit else "it is recorded who said what"
         return _conclude_at_once(project, seen, first, action, Attempt(lambda now: [], said=said), court)
     if isinstance(action, WritePlan):
-        if not _lease(project, seen):
+        if not _lease(project, seen, forge):
             return None
         return _conclude_at_once(project, seen, first, action, perform.write_plan(project, seen), court)
     assert plan is not None
@@ -301,20 +301,26 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
             project, seen, first, action, Attempt(lambda now: [asked], said=f"waits: {asked.text}"), court
         )
     signed.signer(project)  # before anything is done that nobody could sign
-    if isinstance(action, RunStep | CheckStep) and not _lease(project, seen):
+    if isinstance(action, RunStep | CheckStep) and not _lease(project, seen, forge):
         return None
     # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
     court = court or Court(time, project.trusted.commit)
     return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action, words), court)
 
 
-def _lease(project: Project, seen: Snapshot) -> bool:
+def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
     """Have the lease before something acts; False where others published since the remote was looked at, which is taken up."""
     if project.mirror is None:
         return True
     from runner.store import lease
 
-    if not lease.take(project, seen.protocol):
+    def is_over(job: str) -> bool:
+        try:
+            return forge is not None and forge.is_over(job)
+        except ForgeError:  # then it is waited for, as where there is none
+            return False
+
+    if not lease.take(project, seen.protocol, is_over):
         publishing.settle(project, seen.protocol, project.mirror, checker(project, seen.protocol))
         return False
     return True

@@ -24,7 +24,7 @@ from runner.protocol.digest import digest
 from runner.protocol.events import Event
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
-from runner.store import record, transaction, workspace
+from runner.store import publishing, record, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
@@ -111,6 +111,7 @@ def questioner(
         monotonic=project.who.monotonic,
         sleep=project.who.sleep,
         say=project.who.say,
+        ensure=lambda: publishing.ensure_lease(project),
         total=spending.of(journal.records),
     )
 
@@ -196,6 +197,7 @@ def carry_out(
             sleep=project.who.sleep,
             told=project.who.hear,
             say=project.who.say,
+            ensure=lambda: publishing.ensure_lease(project),
         )
         ended = loop.run(_answers(project, snapshot, step.slug) if journal.records else ())
     return ended, journal, names[0]

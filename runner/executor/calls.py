@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from runner.errors import IntegrityError, RunnerError, UnreachableError, UnsupportedError, WaitingError
@@ -26,12 +26,13 @@ from runner.protocol.call import HeldCall
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Event
 from runner.protocol.state import State
-from runner.store import history, lease
+from runner.store import history, lease, publishing
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
 from runner.tools.python import ToolModuleError
 from runner.trust.policy import Decision
+from runner.values import dataclass
 
 HAPPENED = "a person says that it happened; its result is not known"
 REPEATS = 2  # how often a call that can be repeated is made again in one go, where its process is lost
@@ -153,7 +154,8 @@ class Calls:
     _elsewhere: list[Record] | None = field(default=None)
 
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
-        """See `Gate.make`."""
+        """See `Gate.make`; whoever lost the lease makes none."""
+        publishing.ensure_lease(self.project)
         contract, name = tool.contract, f"{self.slug}.{self.attempt}.{number}"
         last = self._last(name) if contract.effect == "external" else None
         if last is not None and last["kind"] == "outcome":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -37,6 +37,7 @@ from runner.executor.journal import Journal, Record
 from runner.executor.redact import Redactor
 from runner.protocol.digest import digest
 from runner.tools.base import Tool, ToolError
+from runner.values import dataclass
 
 NUDGE = "You called no tool. Go on with the step, or call `finish` if it is done or cannot be done."
 TRIES = 6  # how often one request is made before its error is told
@@ -125,7 +126,8 @@ class Loop:
 
     `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
-    `say`: a line for a person, why it is waited. `untrusted`: whether text that nobody vouches for stands in the conversation.
+    `say`: a line for a person, why it is waited; `ensure()`: raises where nothing may be begun here any more;
+    `untrusted`: whether text that nobody vouches for stands in the conversation.
     """
 
     journal: Journal
@@ -144,6 +146,7 @@ class Loop:
     sleep: Callable[[float], None]
     told: Callable[[Record], None] = lambda record: None
     say: Callable[[str], None] = lambda line: None
+    ensure: Callable[[], None] = lambda: None
     gate: Gate = field(default_factory=Open)
     untrusted: bool = False
     total: Total = field(default_factory=Total)
@@ -288,6 +291,7 @@ class Loop:
             EngineError: none did.
         """
         problem: EngineError | None = None
+        self.ensure()
         for engine in self.engines:
             self._reserve(engine, request)
             try:

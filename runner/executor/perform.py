@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError, WaitingError
@@ -33,6 +33,7 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.snapshot import words as words_of
 from runner.trust import demand
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.calls import DeniedError, EffectError, HeldError

@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from runner.errors import IntegrityError
 from runner.protocol.state import Json
+from runner.values import dataclass
 
 
 class Spent(TypedDict, total=False):

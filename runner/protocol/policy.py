@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
@@ -19,6 +18,7 @@ from runner.protocol import document, globs, statement, words
 from runner.protocol.digest import digest
 from runner.protocol.model import Budget, Duration, seconds_of
 from runner.protocol.words import Bool, Count, Line, Positive, Script, Text, Value, Words, one_or_many, problem
+from runner.values import dataclass
 
 DAY: Final = 24 * 3600
 EXPIRES_LIMIT: Final = 30 * DAY

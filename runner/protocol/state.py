@@ -6,12 +6,13 @@ Sorted keys, two spaces, ASCII, a final newline, so that its diffs read well and
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from types import NoneType
 from typing import Any, TypeVar
 
 from runner.errors import IntegrityError, UnsupportedError
+from runner.values import dataclass
 
 Json = Any  # a value of JSON, never looked into by the machine
 SCHEMA = 1

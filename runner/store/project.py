@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from runner.store import trusted as trusted_
 from runner.store.places import Places, writable_state_home
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Trusted
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.config import Config

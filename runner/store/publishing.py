@@ -99,6 +99,7 @@ def bring(project: Project, protocol: str, check: Check) -> None:
         there = project.git.ref(f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}")
     else:
         there = mirror.refs().get(name) if mirror else None
+    _notice(project, protocol)
     _bring_history(project, protocol)
     if there is None and here is not None and mirror is not None:
         left = follow(project, protocol, mirror, check)
@@ -115,6 +116,15 @@ def bring(project: Project, protocol: str, check: Check) -> None:
             project.who.say(
                 f"{protocol} is apart from {mirror.remote}: work goes on here; `runner sync {protocol}` settles it"
             )
+
+
+def _notice(project: Project, protocol: str) -> None:
+    """Note since when the lease that is on the remote is seen there."""
+    oid = project.mirror.refs().get(f"refs/runner/leases/{protocol}") if project.mirror else None
+    if oid is not None and project.lease is None:
+        from runner.store import lease
+
+        lease.notice(project, protocol, oid)
 
 
 def _bring_history(project: Project, protocol: str) -> None:
@@ -204,8 +214,12 @@ def pusher(
     return lambda: push(project, protocol, new, number=number, filed=filed)
 
 
-def push(project: Project, protocol: str, new: str, *, number: bool = False, filed: str | None = None) -> None:
-    """Publish a commit as the protocol's branch, by compare-and-swap with what the remote was seen to have; a lease ends with it.
+def push(
+    project: Project, protocol: str, new: str, *, number: bool = False, filed: str | None = None, keep: bool = False
+) -> None:
+    """Publish a commit as the protocol's branch, by compare-and-swap with what the remote was seen to have.
+
+    A lease ends with it, or is renewed where more is to come (`keep`).
 
     Raises:
         ConflictError: somebody published first. HeldError: the lease was lost to another runner.
@@ -233,11 +247,23 @@ def push(project: Project, protocol: str, new: str, *, number: bool = False, fil
     if project.lease is not None and project.lease.protocol == protocol:
         from runner.store import lease
 
-        lease.push(project, changes)
+        lease.push(project, changes, keep=keep)
     elif changes:
         mirror.push(changes)
     if changes:
         track(project.git, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
+
+
+def ensure_lease(project: Project) -> None:
+    """See that the lease, where one is held, is still ours: asked before a command, a call or a question to a model begins.
+
+    Raises:
+        HeldError: another runner has it. UnreachableError: it runs out, and cannot be renewed.
+    """
+    if project.lease is not None:
+        from runner.store import lease
+
+        lease.ensure(project)
 
 
 def drop_lease(project: Project) -> None:

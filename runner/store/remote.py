@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
@@ -18,6 +17,7 @@ from runner.store import locks, trusted
 from runner.store.places import Places, writable_state_home, write_atomically
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Pin, Trusted
+from runner.values import dataclass
 
 FETCH_SECONDS = 5.0  # what a look at the remote may take before work goes on with what is here
 PUSH_SECONDS = 120.0
@@ -161,7 +161,7 @@ class Mirror:
         """Move refs on the remote, `{name: (new, expected there)}`, all or none. One that stays has to be where it is expected.
 
         Raises:
-            ConflictError: a ref is not where it was expected.
+            ConflictError: a ref is not where it was expected; also where it is already where it should go, which others did.
             UnreachableError: the remote did not answer, or refused; nothing moved.
         """
         leases = [f"--force-with-lease={name}:{old or ''}" for name, (_, old) in changes.items()]
@@ -172,6 +172,15 @@ class Mirror:
         )  # fmt: skip
         if code == 0:
             self._note(changes)
+            # Of a ref that has our commit already git says nothing was wrong, wherever it was expected: who put it there is unknown.
+            twice = [name for name in _up_to_date(out) if changes[name][0] != changes[name][1]]
+            if twice:
+                raise ConflictError(
+                    f"{', '.join(sorted(twice))} on {self.remote} was moved there by somebody else, or by a push of ours"
+                    " that was given up",
+                    self.url,
+                    "run the same command again, or `runner sync`",
+                )
             return
         told = [line.split("\t") for line in out.decode("utf-8", "replace").splitlines() if line.startswith("!")]
         if not told and self._has(changes):  # the answer was lost, not the push
@@ -287,6 +296,12 @@ class Mirror:
             self.url,
             "`runner doctor --repin` trusts it as it is now",
         )
+
+
+def _up_to_date(out: bytes) -> list[str]:
+    """Return the refs of which `push --porcelain` says that nothing had to be done."""
+    lines = [line.split("\t") for line in out.decode("utf-8", "replace").splitlines() if line.startswith("=\t")]
+    return [line[1].rpartition(":")[2] for line in lines]
 
 
 def fetch_objects(git: Git, oids: list[str], who: Surroundings) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from runner.errors import IntegrityError, MalformedFileError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Git, TreeEntry
 from runner.protocol import paths, state
 from runner.protocol.state import State
+from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

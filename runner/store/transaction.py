@@ -19,12 +19,13 @@ from runner.store import locks, worktree
 from runner.store.places import Places
 from runner.store.snapshot import Snapshot
 from runner.store.surroundings import Surroundings
+from runner.values import dataclass
 
 _WORDS = (ev.ApprovalCounted, ev.ApprovalRefused, ev.CallDecided)
 PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same branch
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Transition:
     """A commit that is prepared and not published yet."""
 

@@ -14,7 +14,6 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import InTheWayError, UsageError
@@ -22,6 +21,7 @@ from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEnt
 from runner.store import locks
 from runner.store.places import Places, write_atomically
 from runner.store.surroundings import Surroundings
+from runner.values import dataclass
 
 EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index
 COPY = "runner-index"

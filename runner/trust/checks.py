@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from runner.errors import MalformedFileError
@@ -24,6 +24,7 @@ from runner.protocol.plan import Plan
 from runner.protocol.state import Rendered, State, StepStatus
 from runner.store.trusted import Trusted
 from runner.trust.past import Past, missing
+from runner.values import dataclass
 
 Said = Iterator[tuple[str, str]]  # (path from the tree's root, what is wrong, in one line)
 

@@ -38,7 +38,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import TREE, Commit, Git, GitError, TreeEntry
@@ -50,6 +49,7 @@ from runner.store.trusted import Trusted
 from runner.trust import checks
 from runner.trust.checks import Chain, Finding, Look, Named
 from runner.trust.past import Past, commit_of, folder_of, missing
+from runner.values import dataclass
 
 AHEAD = 16  # commits whose objects are asked for at once
 SMALL = 512 * 1024  # bytes of a record's file that is read ahead

@@ -13,7 +13,7 @@ from runner.store import history, lease
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, lead, mind, say, sound
 from tests.executor.test_calls import REPORT, WAITS, kill, lines, outside, tool, wait
-from tests.store.test_lease import HELD, count, expire, hook, leased, origin
+from tests.store.test_lease import HELD, count, hook, leased, origin, outlast
 
 UNREACHABLE = 69
 
@@ -43,8 +43,8 @@ def test_its_outcome_goes_with_the_work_and_pushes_stay_few(remote: Box) -> None
     remote.runner("run", protocol, "--ci", rc=0)
     pushed = [[name for _, _, name in push] for push in count(remote)]
     ref, branch = lease.ref_of(protocol), f"refs/heads/{protocol}"
-    # taken, announced, published; taken for the rest, published
-    assert [sorted(set(one) & {ref, branch}) for one in pushed] == [[ref], [ref], [branch, ref], [ref], [branch, ref]]
+    # taken, announced, published and renewed for the rest, published
+    assert [sorted(set(one) & {ref, branch}) for one in pushed] == [[ref], [ref], [branch, ref], [branch, ref]]
     assert leased(remote, protocol) is None and len(lines(ledger)) == 1
     sound(remote, protocol)
 
@@ -60,7 +60,7 @@ def test_on_another_machine_it_is_put_to_a_person_and_happens_at_most_once(remot
         assert intents(remote, protocol) == ["tell.1.1.json"]
         shown = remote.git("show", f"{lease.ref_of(protocol)}:intents/tell.1.1.json", cwd=origin(remote))
         assert json.loads(shown)["arguments"] == REPORT[1]
-    expire(remote, protocol)
+    outlast(other, protocol)
     if moment == "after-intent":  # it was not on the remote yet, so it had not begun
         assert begun == 0
         other.runner("run", protocol, "--ephemeral", rc=0)
@@ -83,7 +83,7 @@ def test_on_another_machine_one_that_can_be_repeated_or_looked_up_needs_nobody(
     remote: Box, name: str, given: dict[str, Any]
 ) -> None:
     protocol, ledger, other = vanish(remote, name, given, "in-runner")
-    expire(remote, protocol)
+    outlast(other, protocol)
     other.runner("run", protocol, rc=0)
     assert len(lines(ledger)) == 1 and leased(remote, protocol) is None
     sound(other, protocol)
@@ -101,7 +101,7 @@ def test_on_the_same_machine_the_journal_tells_more(remote: Box) -> None:
 @pytest.mark.slow
 def test_one_of_which_nobody_knows_stays_announced_whatever_is_done_instead(remote: Box) -> None:
     protocol, ledger, other = vanish(remote, *REPORT, "in-runner")
-    expire(remote, protocol)
+    outlast(other, protocol)
     other.git("fetch", "-q", "origin")
     other.git("checkout", "-q", protocol)
     other.write(f".protocols/{protocol}/01-tell.md", f"---\ntitle: tell\n{command('true')}---\n")
@@ -153,7 +153,10 @@ def test_whoever_lost_the_lease_begins_no_effect(remote: Box) -> None:
     protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
     ref = lease.ref_of(protocol)
     taker = hook(  # somebody takes it as soon as it was taken
-        remote, "post-receive", f"git update-ref {ref} $(git -c user.name=x -c user.email=x commit-tree -m x {ref}^{{tree}})\n"
+        remote, "post-receive",
+        f"blob=$(git show {ref}:lease.json | sed 's/\"nonce\": \".*\"/\"nonce\": \"{'0' * 32}\"/' | git hash-object -w --stdin)\n"
+        "tree=$(printf '100644 blob %s\\tlease.json\\n' $blob | git mktree)\n"
+        f"git update-ref {ref} $(git -c user.name=x -c user.email=x commit-tree -m x $tree)\n",
     )  # fmt: skip
     assert "another runner has taken it" in remote.runner("run", protocol, "--ephemeral", rc=HELD).err
     assert lines(ledger) == []
@@ -176,12 +179,12 @@ def test_where_nothing_is_published_no_effect_begins_on_such_a_machine(remote: B
 @pytest.mark.slow
 def test_one_that_was_made_again_at_a_persons_word_is_asked_about_again(remote: Box) -> None:
     protocol, ledger, other = vanish(remote, *REPORT, "in-runner")
-    expire(remote, protocol)
+    outlast(other, protocol)
     other.runner("run", protocol, "--ephemeral", rc=WAITS)
     other.runner("answer", protocol, "did-not", rc=0)
     kill(other, ledger, "in-runner", "run", protocol, "--ephemeral")
-    expire(remote, protocol)
     third = clone(remote, "carol")
+    outlast(third, protocol)
     third.runner("run", protocol, "--ephemeral", rc=WAITS)
     assert wait(third, protocol)["kind"] == "effect"
     third.runner("answer", protocol, "happened", rc=0)
@@ -203,8 +206,8 @@ def test_each_of_an_agents_calls_is_announced_and_settled(remote: Box) -> None:
         kill(remote, ledger, "in-runner", "run", protocol, "--ephemeral")  # amid the second
         assert lines(ledger) == ["ops@example.test All well", "deploy 1"]
         assert intents(remote, protocol) == ["tell.1.2.json"]
-        expire(remote, protocol)
         other = clone(remote, "bob")
+        outlast(other, protocol)
         lead(other, wire.url)
         other.runner("run", protocol, "--ephemeral", rc=WAITS)
         assert "deploy_prod" in wait(other, protocol)["text"]
@@ -226,8 +229,8 @@ def test_a_machine_that_stays_announces_too_and_makes_no_call_while_the_remote_i
     away.rename(origin(remote))
     kill(remote, ledger, "in-runner", "run", protocol)
     assert intents(remote, protocol) == ["tell.1.1.json"]
-    expire(remote, protocol)
     other = clone(remote, "bob")
+    outlast(other, protocol)
     other.runner("run", protocol, rc=WAITS)
     assert wait(other, protocol)["kind"] == "effect"
     other.runner("answer", protocol, "happened", rc=0)

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from runner.git import BLOB, EXECUTABLE, TREE, Git, GitError, TreeEntry, Worktree
 from runner.git.location import Location
@@ -271,6 +271,9 @@ class MemoryGit(Git):
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "HEAD").exists():
             (folder / "HEAD").write_text(f"ref: {repository.head}\n")
+
+    def another(self) -> Self:
+        return type(self)(self.repository, self.common_dir, self.line, self.seam)
 
     # --- what is answered without a process ------------------------------------------------------------------------------
 

@@ -81,6 +81,7 @@ class Sandbox:
         seam = self.world.scheduler.seam
         line = command.argv[-1]
         seam("command", line)
+        self.world.work()
         words = line.split()
         code = 0
         if words[0] == "echo":
@@ -185,6 +186,7 @@ class Script:
         world.asked(request)
         text = json.dumps(request.plain(), sort_keys=True)
         slug = text.partition("THE STEP IS ")[2].partition(" ")[0]
+        world.work()
         heard = sum(isinstance(turn, ToolTurn) for turn in request.turns)
         calls: list[tuple[str, dict[str, Any]]] = []
         if heard == 0:

@@ -62,6 +62,7 @@ class Faults:
     model_away: float = 0.0
     commands_fail: float = 0.0
     clocks: float = 0.0  # seconds that the clocks of two hosts may differ by
+    slow: float = 0.0  # of commands and models: those that take longer than a lease
     people: float = 0.0
     until: float = 4 * 3600.0
 
@@ -83,7 +84,8 @@ class Faults:
             remote_away=some(0.02, 0.1),
             model_away=some(0.05, 0.3, often=0.3),
             commands_fail=some(0.05, 0.2, often=0.3),
-            clocks=some(0.0, often=0.0),
+            clocks=some(300.0, 3600.0, 86400.0, often=0.5),
+            slow=some(0.05, 0.3),
             people=some(0.2, 0.5, 0.9, often=0.8),
             until=rng.choice((3600.0, 4 * 3600.0)),
         )
@@ -102,6 +104,8 @@ class Host:
     life: int = 0  # how often it was made
     repository: Repository = field(default_factory=Repository)
     unsynced: Unsynced = field(default_factory=Unsynced)
+    boots: int = 0
+    beat: tuple[float, Callable[[], float]] | None = None  # when the lease is renewed beside the work, and how
     project: Project | None = None
     processes: int = 0
     patience: float = 120.0  # seconds till its next process, at most
@@ -132,6 +136,7 @@ class Host:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.life += 1
         self.make()
+        self.start()
 
     def surroundings(self) -> Surroundings:
         """Return its clock, randomness and names."""
@@ -142,7 +147,11 @@ class Host:
             return scheduler.now + self.skew
 
         def monotonic() -> float:
-            return scheduler.now - START + self.booted
+            return scheduler.now - self.booted
+
+        def beside(seconds: float, beat: Callable[[], float]) -> Callable[[], None]:
+            self.beat = scheduler.now + seconds, beat
+            return self.stop_beating
 
         self.processes += 1
         return Surroundings(
@@ -156,7 +165,18 @@ class Host:
             environ={"PATH": "/nonexistent"},
             hear=lambda record: self.world.heard(self, record),
             say=lambda line: scheduler.tell(f"says: {line}"),
+            boot=lambda: f"{self.name}-{self.life}-{self.boots}",
+            beside=beside,
         )
+
+    def stop_beating(self) -> None:
+        """Renew no lease any more."""
+        self.beat = None
+
+    def start(self) -> None:
+        """Be switched on again."""
+        self.boots += 1
+        self.booted = self.world.scheduler.now - self.world.scheduler.rng.random() * 100
 
     def open(self) -> Project:
         """Return the project as a new process finds it."""
@@ -222,6 +242,8 @@ class World:
         default_factory=dict
     )  # people's commits, and where they were made
     words: int = 0  # how many commits people made
+    holders: dict[str, tuple[str, int]] = field(default_factory=dict)  # nonces of leases: host, life
+    moved: float = 0.0  # when the lease was, last
     slugs: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -254,6 +276,21 @@ class World:
                 if at is host and not other.over:
                     other.dying, other.wake = True, self.scheduler.now
             self.disk.cut(host.unsynced)
+            host.start()
+
+    def work(self) -> None:
+        """Let a command or a model take its time, while the lease is renewed beside it."""
+        scheduler, host = self.scheduler, self._host()
+        slow = self.chance(self.faults.slow)
+        until = scheduler.now + scheduler.rng.random() * (2 * (TTL + GRACE) if slow else 5)
+        while True:
+            due = host.beat[0] if host.beat is not None else until
+            scheduler.sleep(max(0.0, min(due, until) - scheduler.now))
+            if scheduler.now >= until:
+                return
+            if host.beat is not None and scheduler.now >= host.beat[0]:
+                beat = host.beat[1]
+                host.beat = scheduler.now + beat(), beat
 
     # --- the beginning ---------------------------------------------------------------------------------------------------
 
@@ -277,8 +314,8 @@ class World:
         for number in range(rng.choice((2, 2, 3, 3, 4))):
             host = Host(self, f"host{number}", vanishes=rng.random() < 0.5, batches=rng.random() < 0.6)
             host.skew = (rng.random() - 0.5) * 2 * self.faults.clocks
-            host.booted = rng.random() * 1000
             host.make()
+            host.start()
             self.hosts.append(host)
         with self.desk.open() as project:
             self.protocol = create.create(project, "Work", self._plan(), where="plan").protocol
@@ -320,9 +357,11 @@ class World:
             while not self.over:
                 try:
                     scheduler.sleep(rng.random() * host.patience)
+                    if self.chance(0.05):
+                        host.skew = (rng.random() - 0.5) * 2 * self.faults.clocks
                     self._process(host)
                 except Crash:
-                    host.project = None
+                    host.project = host.beat = None
                     if scheduler.ending:
                         raise
                     task.dying = False
@@ -359,7 +398,7 @@ class World:
             scheduler.tell("ends")
             host.patience = 120.0
         finally:
-            host.project = None
+            host.project = host.beat = None
 
     # --- people ----------------------------------------------------------------------------------------------------------
 
@@ -560,18 +599,26 @@ class World:
         self.known[tip] = seen
 
     def _check_lease(self, before: Mapping[str, str], changes: Mapping[str, tuple[str | None, str | None]]) -> None:
-        ref = lease.ref_of(self.protocol)
-        task = self.scheduler.current
+        ref, task = lease.ref_of(self.protocol), self.scheduler.current
         host = self.here.get(task) if task is not None else None
-        project = host.project if host else None
-        there = self._nonce(before.get(ref))
-        held = project.lease if project is not None and self.ref in changes else None
-        if held is not None and there != held.words.nonce:
+        old, held = self._lease(before.get(ref)), host.project.lease if host and host.project else None
+        if held is not None and self.ref in changes and (old is None or old["nonce"] != held.words.nonce):
             raise Violation(f"{host.name if host else ''} published by a lease that it does not have")
+        if ref not in changes or host is None:
+            return
+        new, mine = self._lease(changes[ref][0]), (host.name, host.life)
+        if old is not None and old["expires"] is not None and (new is None or new["nonce"] != old["nonce"]):
+            stood = self.scheduler.now - self.moved
+            if self.holders[old["nonce"]] != mine and stood < TTL + GRACE:
+                raise Violation(f"{host.name} took a lease that had stood still for {stood:.0f} s")
+        if new is not None:
+            self.holders.setdefault(new["nonce"], mine)
+            self.moved = self.scheduler.now
 
-    def _nonce(self, oid: str | None) -> str | None:
+    def _lease(self, oid: str | None) -> dict[str, Any] | None:
         found = self.remote.find(f"{oid}:lease.json") if oid else None
-        return str(json.loads(self.remote.objects[found][1])["nonce"]) if found else None
+        told: dict[str, Any] | None = json.loads(self.remote.objects[found][1]) if found else None
+        return told
 
     def _tokens_at_remote(self) -> set[str]:
         found = set()
