@@ -433,6 +433,8 @@ def conclude(
             state = _edited(project, seen.state, edits)
             if slug not in state.steps:
                 raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
+            if edits is not first and _is_edited(state, _edited(project, began.state, first), edits, slug):
+                raise IllegalEventError(f"{slug} was edited once more", seen.where, "run `runner status`")
             events = _blocked(state, slug, number, conflict, aside) if conflict else attempt.events(state)
             made = _prepare(
                 project, seen, [*edits, *events], tree, more={} if conflict else attempt.record, court=court
@@ -506,6 +508,12 @@ def _edits_again(project: Project, began: Snapshot, first: list[Event], seen: Sn
         return words
     edit = _edit(project, seen, read_plan(project, seen))
     return [edit, *words] if edit else words
+
+
+def _is_edited(state: State, then: State, edits: Sequence[Event], slug: str) -> bool:
+    """Return whether an edit that is told with the work has other words of the step than those that were carried out."""
+    told = any(isinstance(event, ev.PlanEdited) for event in edits)
+    return told and state.steps[slug].digest != then.steps[slug].digest
 
 
 def _edit(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:

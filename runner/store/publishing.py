@@ -244,6 +244,12 @@ def push(
     filed = filed or project.git.ref(kept)
     if filed is not None and there.get(kept) != filed:
         changes[kept] = (filed, there.get(kept))
+    # What is expected is what was seen last, and the mirror may have been looked at since this was prepared.
+    for moved in (name, kept):
+        if moved in changes and not _goes_on(project.git, *changes[moved]):
+            raise ConflictError(
+                f"{moved} moved on {mirror.remote}", mirror.url, "run the same command again, or `runner sync`"
+            )
     if project.lease is not None and project.lease.protocol == protocol:
         from runner.store import lease
 
@@ -252,6 +258,11 @@ def push(
         mirror.push(changes)
     if changes:
         track(project.git, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
+
+
+def _goes_on(git: Git, new: str | None, old: str | None) -> bool:
+    commit = git.commit(new) if new is not None else None
+    return old is None or (commit is not None and (old in commit.parents or git.is_ancestor(old, commit.oid)))
 
 
 def ensure_lease(project: Project) -> None:
