@@ -22,7 +22,7 @@ SECONDS = 60
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo demo-attack demo-forge picture picture-request test slow simulate forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow simulate soak forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
@@ -31,6 +31,7 @@ help:
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
 	@echo 'make simulate many runners, one remote, a thousand seeds; SEEDS=17..17 tells one, decision by decision'
+	@echo 'make soak    watch 1,000 protocols through 10,000 transitions; PROTOCOLS=100 fewer of them'
 	@echo 'make forge   forge and CI tests against programs of others; fetches 120 MB by npm (0.7 GB unpacked), needs rsync and jq'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
@@ -78,6 +79,11 @@ slow: $(DEV_STAMP)
 simulate: $(DEV_STAMP)
 	PYTHONHASHSEED=0 $(PY) -m tests.simulation $(or $(SEEDS),0..999)
 	$(if $(SEEDS),,$(PYTEST) -n 2 -m simulate tests/simulation)
+
+PROTOCOLS = 1000
+
+soak: $(DEV_STAMP)
+	$(PY) -m tests.slow.soak $(PROTOCOLS)
 
 forge: $(DEV_STAMP) $(FORGE_STAMP)
 	$(PYTEST) -m peers tests/forge tests/ci tests/docs

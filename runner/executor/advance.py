@@ -101,7 +101,7 @@ def look(project: Project, protocol: str) -> Snapshot:
         )
     known = marks.read(project.places, protocol)
     if known == tip:
-        return snapshot.read(git, tip, protocol)
+        return _read(project, tip, protocol)
     since = None
     if known is not None:
         if git.commit(known) is None:
@@ -109,7 +109,14 @@ def look(project: Project, protocol: str) -> Snapshot:
         since = (known, snapshot.read(git, known, protocol).state)
     state = verify.advance(git, protocol, tip, since, project.trusted)
     marks.write(project.places, protocol, tip, state.genesis)
-    return snapshot.read(git, tip, protocol)
+    return _read(project, tip, protocol)
+
+
+def _read(project: Project, tip: str, protocol: str) -> Snapshot:
+    """Return the protocol at a commit that holds: what was read, or made, in this process is not read again."""
+    if project.seen is None or (project.seen.tip, project.seen.protocol) != (tip, protocol):
+        project.seen = snapshot.read(project.git, tip, protocol)
+    return project.seen
 
 
 def checker(project: Project, protocol: str) -> Callable[[str, str | None], None]:
@@ -139,9 +146,12 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
             where,
             f"`runner status {seen.protocol}` says what it waits for",
         )
-    plan = plan_.parse(snapshot.words(project.git, seen), where)
-    plan_.refuse_unsupported(plan, where)
-    return plan
+    files = (where, snapshot.word_files(seen))
+    if project.plan is None or project.plan[0] != files:
+        plan = plan_.parse(snapshot.words(project.git, seen), where)
+        plan_.refuse_unsupported(plan, where)
+        project.plan = files, plan
+    return project.plan[1]
 
 
 def _is_written(seen: Snapshot) -> bool:
@@ -372,6 +382,7 @@ def _publish(
         ),
     )
     marks.write(project.places, seen.protocol, made.commit, made.state.genesis)
+    project.seen = made.seen
 
 
 def file(

@@ -1,10 +1,10 @@
 """The calls of one attempt: each judged before it is made, held where a word is needed, and made once (design §5, §6).
 
-A call that reaches outside is announced in the journal before it begins and concluded there after it; where the machine may vanish
-it is announced on the remote too, in the protocol's lease. An announcement without a conclusion is what a kill leaves: a keyed call is
-made again with the same key, a probed one is looked up, everything else is put to a person. It is looked for by tool and arguments in
-the journals of all of the protocol's attempts and on the remote, whatever the step is called now, and while one is open no other
-effect of the protocol begins.
+A call that reaches outside is announced in the journal before it begins and concluded there after it; where the protocol is
+published it is announced on the remote too, in its lease, since another clone may go on with it. An announcement without a
+conclusion is what a kill leaves: a keyed call is made again with the same key, a probed one is looked up, everything else is put to
+a person. It is looked for by tool and arguments in the journals of all of the protocol's attempts and on the remote, whatever the
+step is called now, and while one is open no other effect of the protocol begins.
 """
 
 from __future__ import annotations
@@ -319,23 +319,23 @@ class Calls:
         return self._conclude(name, what, self.redactor.value(content), decision)
 
     def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
-        """Return what forbids an effect that others may make too, or that nobody may hear of: it cannot be announced on the remote."""
+        """Return what forbids an effect that others may come to repeat: that it cannot be announced on the remote first."""
         project, number = self.project, self.snapshot.protocol
-        if project.lease is not None:
+        vanishes = bool(project.options.get("ephemeral"))
+        publishes = project.trusted.remote is not None and project.setting("publish") == "always"
+        if project.lease is not None or not (vanishes or publishes):
             return None
-        vanishes = "ephemeral" in project.options
-        what = f"`{contract.name}` reaches outside, and {'this machine may vanish' if vanishes else 'others may do the same'}"
-        what += ": that has to be on the remote first"
-        if project.trusted.remote is None or project.setting("publish") != "always":
-            if not vanishes:
-                return None
+        why = "this machine may vanish" if vanishes else "another clone may make the same call"
+        what = f"`{contract.name}` reaches outside, and {why}: that has to be on the remote first"
+        if not publishes:
             return UnsupportedError(
                 f"{what}, and nothing is published from here",
                 "--ephemeral",
                 f"`runner run {number}` on a machine that stays goes on with it, or a job that may push, with `--publish always`",
             )
+        alone = "" if vanishes else "; `--publish never` makes it for this clone alone"
         return UnreachableError(
-            f"{what}, which does not answer", project.trusted.note, "run the same command again when it does"
+            f"{what}, which does not answer", project.trusted.note, f"run the same command again when it does{alone}"
         )
 
     def _refuse_waiting(self, contract: Contract) -> None:

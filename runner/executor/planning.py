@@ -310,7 +310,7 @@ def go_on(project: Project, seen: Snapshot) -> Written | Asking:
     began = project.who.monotonic()
     known = {name: data for name, data in snapshot.words(project.git, seen).items() if name == paths.CONTEXT}
     with agent.open_engines(project, names) as engines:
-        loop = agent.questioner(project, journal, engines, redactor, UNBOUNDED)
+        loop = agent.questioner(project, journal, engines, redactor, UNBOUNDED, seen.protocol)
         answers = _answers(project, seen, redactor)
         try:
             draft, files = converse(loop.question, task, lambda draft: check_new(draft, known), answers, helped=True)

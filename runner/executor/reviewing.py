@@ -86,7 +86,7 @@ def carry_out(
     stopped, found, by = "", None, names[0]
     with agent.open_engines(project, names, step.slug) as engines:
         limits = _limits(project, snapshot, plan, step, state, journal)
-        loop = agent.questioner(project, journal, engines, redactor, limits)
+        loop = agent.questioner(project, journal, engines, redactor, limits, snapshot.protocol)
         loop.told = project.who.hear
         try:
             found, by = _judged(loop, journal, task, where)

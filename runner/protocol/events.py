@@ -113,8 +113,9 @@ class Forked(Planned):
     """The plan stands, with the finished steps of another protocol's revision."""
 
     name: ClassVar[str] = "forked"
-    source: str  # PROTOCOL@REVISION
-    done: dict[str, Json]  # slug to result
+    source: str  # PROTOCOL@REVISION, whose commit the branch begins at
+    genesis: str  # that protocol's
+    done: dict[str, Json]  # what was completed there: slug to result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

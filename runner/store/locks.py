@@ -112,6 +112,17 @@ def is_dead(lock: Path, now: float) -> bool:
     return True
 
 
+def opened() -> set[str]:
+    """Return the real paths of the files that processes have open, as far as this user may see."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):
+            for handle in folder.iterdir():
+                with contextlib.suppress(OSError):
+                    found.add(os.readlink(handle))
+    return found
+
+
 def _ancestors() -> set[int]:
     """Return this process and those that started it: `git runner step` is a git that waits for us."""
     found, pid = set(), os.getpid()

@@ -13,7 +13,7 @@ from pathlib import Path
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
 from runner.git import Git
 from runner.git.person import token_settings
-from runner.store import locks, trusted
+from runner.store import locks, pace, trusted
 from runner.store.places import Places, writable_state_home, write_atomically
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Pin, Trusted
@@ -21,6 +21,7 @@ from runner.values import dataclass
 
 FETCH_SECONDS = 5.0  # what a look at the remote may take before work goes on with what is here
 PUSH_SECONDS = 120.0
+RACES = 20  # how often a fetch is made again whose refs another one here moved meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,27 @@ class Mirror:
             "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
         )  # fmt: skip
         code, _, err = self._run(*argv, timeout=timeout)
+        for again in range(RACES):
+            if not (code and ("cannot lock ref" in err or ".lock'" in err)):
+                break
+            self.who.sleep(0.02 * (again + 1))  # another process of this clone fetched the same at the same time
+            code, _, err = self._run(*argv, timeout=timeout)
         if code and self._forget_other_clone():
             code, _, err = self._run(*argv, timeout=timeout)
+        if code:
+            raise self._unreachable(code, err)
+
+    def unshallow(self, timeout: float) -> None:
+        """Bring the whole history of all branches there.
+
+        Raises:
+            UnreachableError: the remote did not answer, or refused.
+        """
+        specs = [f"+refs/{name}/*:refs/there/{name}/*" for name in ("heads", "runner/history")]
+        code, _, err = self._run(
+            "fetch", "--quiet", "--unshallow", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
+            timeout=timeout,
+        )  # fmt: skip
         if code:
             raise self._unreachable(code, err)
 
@@ -164,6 +184,7 @@ class Mirror:
             ConflictError: a ref is not where it was expected; also where it is already where it should go, which others did.
             UnreachableError: the remote did not answer, or refused; nothing moved.
         """
+        pace.keep(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
         leases = [f"--force-with-lease={name}:{old or ''}" for name, (_, old) in changes.items()]
         specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
         code, out, err = self._run(

@@ -27,11 +27,12 @@ PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same br
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A commit that is prepared and not published yet."""
+    """A commit that is prepared and not published yet. `seen`: the protocol as it stands in it."""
 
     commit: str
     state: State
     entries: tuple[Entry, ...]
+    seen: Snapshot
 
 
 def entries_of(
@@ -46,11 +47,16 @@ def entries_of(
 
 
 def record(
-    protocol: str, before: State | None, old_log: bytes, segments: int, entries: Sequence[Entry]
+    protocol: str,
+    before: State | None,
+    old_log: bytes,
+    segments: int,
+    entries: Sequence[Entry],
+    rendered: state.Rendered | None = None,
 ) -> tuple[State, dict[str, bytes]]:
     """Return the state after the entries, and the files of the record that change (name in the folder to bytes).
 
-    `segments`: how many whole segments of the log lie in log/ already.
+    `segments`: how many whole segments of the log lie in log/ already; `rendered`: what state.json was made of before.
 
     Raises:
         IllegalEventError: an event does not belong there.
@@ -63,7 +69,7 @@ def record(
         old_log = b""
     files[paths.LOG] = log.append(old_log, entries)
     after = dataclasses.replace(after, log=digest(files[paths.LOG]))
-    files[paths.STATE] = state.render(after)
+    files[paths.STATE] = state.render(after, rendered)
     return after, files
 
 
@@ -93,7 +99,7 @@ def prepare(
     """
     segments = sum(name.startswith("log/") for name in snapshot.files)
     entries = entries_of(snapshot.state, events, time, actor, judged)
-    after, files = record(snapshot.protocol, snapshot.state, snapshot.log, segments, entries)
+    after, files = record(snapshot.protocol, snapshot.state, snapshot.log, segments, entries, snapshot.rendered)
     folder = paths.folder(snapshot.protocol)
     changes: dict[str, TreeEntry | None] = {}
     if tree is not None and tree != snapshot.tree:
@@ -111,7 +117,9 @@ def prepare(
         commit = git.person_commit(made, (snapshot.tip, *parents), author, text)
     else:
         commit = git.write_commit(made, (snapshot.tip, *parents), author, committer or author, text, sign_with)
-    return Transition(commit, after, entries)
+    there = {**snapshot.files, **{path.removeprefix(f"{folder}/"): entry for path, entry in written.items()}}
+    seen = dataclasses.replace(snapshot, tip=commit, tree=made, files=there, state=after, log=files[paths.LOG])
+    return Transition(commit, after, entries, seen)
 
 
 def publish(

@@ -359,7 +359,7 @@ def _wrong_work(
 
 # What is said, not done: a person may sign it with a key of their own.
 _SAID = (
-    ev.Created, ev.Planned, ev.PlanEdited, ev.Asked, ev.Answered, ev.EffectDecided, ev.Paused, ev.Resumed, ev.Cancelled,
+    ev.Created, ev.Planned, ev.Forked, ev.PlanEdited, ev.Asked, ev.Answered, ev.EffectDecided, ev.Paused, ev.Resumed, ev.Cancelled,
     ev.StepCancelled, ev.StepRetried, ev.Undone, ev.RecordRepaired, ev.RequestChanged,
 )  # fmt: skip
 

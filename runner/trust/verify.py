@@ -25,6 +25,7 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 21. trusted          words were counted, and work was done, under the trusted branch's policy, never an older one than before
 22. needed           what was done had the words that the policy of then and the plan wanted
 23. signed           a transition is signed by a key that is listed, where the policy wants that
+29. forked           steps that a fork has as done were done at the commit that it begins at, by a record that verifies
 
 More is asked of what lies beside the chain, by `filed`, `merged`, `sealing` and `taking`: 24. transcript, 25. base, 26. seal,
 28. merge; `app.verify` asks what the person's own machine has seen: 27. mark.
@@ -113,8 +114,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
         notes.append("the record was damaged by ordinary commits, and put back by hand")
     if walk.moved:
         notes.append(f"the branch was moved: it was begun on {walk.moved[:12]}")
-    if walk.taken_over:
-        notes.append(f"steps were taken over from {walk.taken_over}; they are not proven here")
+    notes += walk.taken_over
     if walk.reviews:
         plural = "a review" if walk.reviews == 1 else f"{walk.reviews} reviews"
         notes.append(f"{plural} on the forge: said by the forge, not provable offline")
@@ -285,11 +285,9 @@ def _check(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> 
 
 
 def _note(walk: Chain, look: Look) -> None:
-    created, forked = look.first(ev.Created), look.first(ev.Forked)
+    created = look.first(ev.Created)
     if isinstance(created, ev.Created) and look.commit.parents and created.start != look.commit.parents[0]:
         walk.moved = created.start
-    if isinstance(forked, ev.Forked):
-        walk.taken_over = forked.source
 
 
 def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Look:

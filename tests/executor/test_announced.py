@@ -89,6 +89,30 @@ def test_on_another_machine_one_that_can_be_repeated_or_looked_up_needs_nobody(
     sound(other, protocol)
 
 
+def test_a_machine_that_stays_announces_too_since_another_may_take_over(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1]), "02-b": command("true")})
+    kill(remote, ledger, "in-runner", "run", protocol)  # a laptop, switched off for some days
+    assert len(lines(ledger)) == 1 and intents(remote, protocol) == ["tell.1.1.json"]
+    other = clone(remote, "bob")
+    outlast(other, protocol)
+    other.runner("run", protocol, rc=WAITS)
+    assert wait(other, protocol)["kind"] == "effect" and len(lines(ledger)) == 1
+    sound(other, protocol)
+
+
+def test_where_it_is_published_no_effect_begins_while_the_remote_is_away(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
+    away = origin(remote).rename(origin(remote).with_suffix(".away"))
+    told = remote.runner("run", protocol, rc=69).err
+    assert "another clone may make the same call" in told and "`--publish never`" in told and lines(ledger) == []
+    away.rename(origin(remote))
+    remote.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 1
+    sound(remote, protocol)
+
+
 @pytest.mark.slow
 def test_on_the_same_machine_the_journal_tells_more(remote: Box) -> None:
     protocol, ledger, _ = vanish(remote, *REPORT, "after-outcome")
@@ -225,7 +249,7 @@ def test_a_machine_that_stays_announces_too_and_makes_no_call_while_the_remote_i
     away = origin(remote).with_name("away.git")
     origin(remote).rename(away)
     said = remote.runner("run", protocol, rc=UNREACHABLE)
-    assert "others may do the same" in said.err and lines(ledger) == []
+    assert "another clone may make the same call" in said.err and lines(ledger) == []
     away.rename(origin(remote))
     kill(remote, ledger, "in-runner", "run", protocol)
     assert intents(remote, protocol) == ["tell.1.1.json"]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from runner.errors import shown
+from runner.store.remote import Mirror
 from tests.conftest import Box, clone, command
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("cat a.txt > b.txt"), "03-c": command("echo c > c.txt")}
@@ -362,3 +365,27 @@ def test_peoples_commits_that_were_merged_and_not_published_are_no_hindrance(rem
     remote.runner("run", protocol, rc=0)
     other.runner("run", protocol, rc=0)
     other.runner("verify", protocol, rc=0)
+
+
+def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> None:
+    """Processes of a clone share one mirror: that one of them holds a ref's lock is no remote that cannot be reached."""
+    with remote.project() as project:
+        mirror = Mirror.of(project.git, project.places, project.who)
+        assert mirror is not None
+        mirror.fetch("refs/heads/*")
+        remote.commit("more")
+        remote.git("push", "-q", "origin", "main")
+        lock = mirror.path / "refs/there/heads/main.lock"
+        with lock.open("w") as held, subprocess.Popen(["sleep", "600"], stdout=held) as other:
+            slept: list[float] = []
+
+            def sleep(seconds: float) -> None:
+                slept.append(seconds)
+                lock.unlink()
+
+            try:
+                dataclasses.replace(mirror, who=dataclasses.replace(project.who, sleep=sleep)).fetch("refs/heads/*")
+            finally:
+                other.kill()
+        assert len(slept) == 1
+        assert mirror.refs()["refs/heads/main"] == remote.git("rev-parse", "main").strip()
