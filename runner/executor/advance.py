@@ -74,8 +74,8 @@ def at_work(project: Project, protocol: str) -> Iterator[None]:
     with locks.hold(project.places.lock(protocol), project.who, what=protocol):
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
-            locks.remove_dead(project.git.common_dir / f"{branch}.lock", project.who)
-            locks.remove_dead(project.git.common_dir / "packed-refs.lock", project.who)
+            for name in (branch, "packed-refs", history.ref_of(protocol), _tracking(project, branch)):
+                locks.remove_dead(project.git.common_dir / f"{name}.lock", project.who)
             creating.finish_worktree(project.git, project.places, project.who, branch, protocol)
             worktree.settle_all(project.git, project.places, branch, project.who)
         try:
@@ -83,6 +83,11 @@ def at_work(project: Project, protocol: str) -> Iterator[None]:
         finally:
             if not project.batch:
                 publishing.drop_lease(project)
+
+
+def _tracking(project: Project, branch: str) -> str:
+    """Return the ref by which the person's own git sees the branch on the remote."""
+    return f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}"
 
 
 def look(project: Project, protocol: str) -> Snapshot:

@@ -221,6 +221,28 @@ def _seems_left(project: Project, words: Lease) -> bool:
 # --- ours --------------------------------------------------------------------------------------------------------------
 
 
+def take_back(project: Project, protocol: str) -> None:
+    """Have the lease again that this clone took and whose process is gone, so that it is given up with what is published now.
+
+    Called within the protocol's `flock`: nobody here is at work. What another clone has is left alone.
+    """
+    mirror, note = project.mirror, project.places.lease(protocol)
+    if project.lease is not None or mirror is None or not note.exists():
+        return
+    refs = mirror.refs()
+    oid = refs.get(ref_of(protocol))
+    if oid is None:
+        return
+    words, intents = _read(project.git, oid, ref_of(protocol), project.who)
+    if note.read_text() == _mine(project, words):
+        ttl, branch = (
+            float(seconds_of(project.config.lease.ttl)),
+            f"refs/heads/{ids.branch_of(project.pattern, protocol)}",
+        )
+        since, author = project.who.lasting(), project.runner()
+        project.lease = Held(protocol, words, oid, since, ttl, author, intents, refs.get(branch))
+
+
 def ensure(project: Project) -> None:
     """See that the lease that is held, if any, is still ours and will be for a while: to be asked before anything is begun.
 

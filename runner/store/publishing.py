@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from runner.errors import ConflictError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
-from runner.store import history, marks, numbers, record, snapshot, transaction
+from runner.store import history, locks, marks, numbers, record, snapshot, transaction
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
@@ -137,6 +137,7 @@ def _bring_history(project: Project, protocol: str) -> None:
     changes: dict[str, tuple[str | None, str | None]] = {name: (there, here)}
     if here is not None and not git.is_ancestor(here, there):
         changes |= _lost(git, protocol, here, f"history-{here[:12]}")
+    locks.remove_dead(git.common_dir / f"{name}.lock", project.who)
     git.update_refs(changes, "runner: fetched")
 
 
@@ -158,7 +159,7 @@ def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> Ref
     kept = refs.get(history.ref_of(protocol))
     filed = git.commit(kept) if kept else None
     ends = [one for one in (filed.parents if filed else ()) if record.is_merged(git, protocol, one, base)]
-    track(git, mirror.remote, {f"refs/heads/{now['base']}": base})
+    track(project, mirror.remote, {f"refs/heads/{now['base']}": base})
     for end in ends:
         if git.is_ancestor(here, end):
             forward(project, protocol, here, end, check)
@@ -257,7 +258,7 @@ def push(
     elif changes:
         mirror.push(changes)
     if changes:
-        track(project.git, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
+        track(project, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
 
 
 def _goes_on(git: Git, new: str | None, old: str | None) -> bool:
@@ -285,13 +286,14 @@ def drop_lease(project: Project) -> None:
         lease.drop(project)
 
 
-def track(git: Git, remote: str, pushed: Mapping[str, str]) -> None:
+def track(project: Project, remote: str, pushed: Mapping[str, str]) -> None:
     """Let the person's own git see where branches are on the remote, as its own push or fetch would."""
     for name, oid in pushed.items():
         if name.startswith("refs/heads/"):
             tracking = f"refs/remotes/{remote}/{name.removeprefix('refs/heads/')}"
+            locks.remove_dead(project.git.common_dir / f"{tracking}.lock", project.who)
             try:
-                git.update_refs({tracking: (oid, git.ref(tracking))}, "runner: push")
+                project.git.update_refs({tracking: (oid, project.git.ref(tracking))}, "runner: push")
             except ConflictError:
                 continue
 

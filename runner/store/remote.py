@@ -303,6 +303,7 @@ class Mirror:
             trusted.write_pin(self.places, Pin(self.remote, self.url, branch, oid, self.who.timestamp()))
         kept = {trusted.REF: (oid, self.git.ref(trusted.REF))}
         if kept[trusted.REF][1] != oid:
+            locks.remove_dead(self.git.common_dir / f"{trusted.REF}.lock", self.who)
             self.git.update_refs(kept, "runner: fetched")
         return Trusted(oid, branch, self.remote, "")
 
