@@ -77,6 +77,10 @@ class WaitingError(RunnerError):
     exit_code = 3
 
 
+class SpentError(WaitingError):
+    """The day's budget does not have what comes next; tomorrow's may."""
+
+
 class ConflictError(RunnerError):
     """A ref moved while a change was being prepared; nothing was written, the same call may be made again."""
 

@@ -3,7 +3,7 @@
 What a policy says beyond roles (rules, limits, protected paths of its own, isolation, engines) it does not judge, and says so.
 """
 
-import re, subprocess, tempfile
+import json, re, subprocess, tempfile
 from second_policy import NotJudged, Policy, need
 WORK = {"step-finished", "step-failed", "step-blocked", "call-held", "asked", "effect-unknown", "budget-reached"}
 DEEDS, PREFIX = WORK | {"qa-passed", "qa-failed", "step-completed"}, ("plan-edited", "approval-counted", "approval-refused", "call-decided")
@@ -33,6 +33,21 @@ def wanted(front, plan):  # what QA looks at: outputs, checks, a review
     names = [*(f"outputs: {one[:499] + '…' if len(one) > 500 else one}" for one in (listed(part("outputs", front)) if part("outputs", front) else ())),
              *(one[:499] + "…" if len(one) > 500 else one for one in (listed(checks[1] or checks[2]) if checks else ()))]
     return names + ["review"] * ("full" in rest)
+
+def taken_over(repo, parent, name, f, verify, ours, entries):  # whether what a fork has as done was done at its source, which it stands on
+    origin, _, revision = f["source"].partition("@")
+    told = ours(repo.get(parent)[2], origin)
+    need(re.fullmatch(r"\d{4,9}-[a-z0-9-]+", origin) and origin != name and told and told[2] == revision, f"no fork of {f['source']}")
+    notes, own = verify(repo, parent, origin), dict(repo.flat(repo.folder(repo.get(parent)[0], origin)))
+    then, left, at = json.loads(repo.get(own["state.json"][1])), set(), {}
+    for number, kind, about, told, _ in entries(b"".join(repo.get(own[path][1]) for path in [*sorted(p for p in own if p[:4] == "log/"), "log.md"])):
+        works = kind == "step-finished" or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in told and about != "plan")
+        left = at[told["to"]] if kind == "undone" else left | {about} if works else left - {about} if kind == "step-completed" else left
+        at[number] = left
+    done = {slug: step["result"] for slug, step in then["steps"].items() if step["status"] == "completed" and not step.get("removed")}
+    need(not left and json.dumps(done, sort_keys=True) == json.dumps(f["done"], sort_keys=True) and f["genesis"] == then["genesis"]
+         and all(f["steps"][slug]["digest"] == then["steps"][slug]["digest"] for slug in done), f"not as at {f['source']}: {left}")
+    return notes
 
 class Deeds:
     def deed(self, place, base, number, kind, about, f, first):

@@ -2,7 +2,7 @@
 Prints `CODE PROTOCOL why` and exits with the worst: 4 does not hold, 5 this clone cannot tell, 0 verified; what is not judged is said."""
 import hashlib, json, os, re, subprocess, sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from second_words import Court
+from second_words import Court, taken_over
 SEAL = {**dict.fromkeys(("GIT_CONFIG_GLOBAL", "GIT_GRAFT_FILE"), os.devnull), "PATH": os.environ["PATH"],
         **dict.fromkeys(("GIT_CONFIG_NOSYSTEM", "GIT_NO_REPLACE_OBJECTS", "GIT_NO_LAZY_FETCH"), "1")}
 BARE, HEAD, FIELD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*"), re.compile(r"## ([1-9]\d*) ([a-z]+(?:-[a-z]+)*) ([a-z0-9][a-z0-9-]*)"), re.compile(r"- ([a-z_]+): ([ -~]+)")
@@ -135,7 +135,7 @@ def plan_holds(repo, files, state, title):
         need((place, sha(data)) == (step["place"], step["digest"]) and not (asks and step["qa"] == "skip"), f"{slug} is not its file")
 
 def verify(repo, tip, name):
-    own, s, log, record, words, damaged, revisions, chain = f".protocols/{name}/", None, b"", {}, {}, [], {}, repo.chain(tip, name)
+    own, s, log, record, words, damaged, revisions, chain, notes = f".protocols/{name}/", None, b"", {}, {}, [], {}, repo.chain(tip, name), []
     for oid in chain:
         (tree, parents, message, plain, _), told = repo.get(oid), ours(repo.get(oid)[2], name)
         files = dict(repo.flat(repo.folder(tree, name)))
@@ -165,7 +165,7 @@ def verify(repo, tip, name):
         brought = {p for p in files if s and not s["plan"] and any("transcript" in one[3] for one in added if one[1] == "planned") and
                    (p == "plan.md" or STEP_FILE.fullmatch(p))} - dict(repo.flat(repo.folder(was, name))).keys()
         for number, kind, about, f, _ in added:
-            s = fold(s, number, kind, about, f, name)
+            s, notes = fold(s, number, kind, about, f, name), notes + (taken_over(repo, parents[0], name, f, verify, ours, entries) if kind == "forked" else [])
             if kind == "step-finished":
                 found = [repo.get(e[1]) for at in (tree, f["start"] if f["start"] in chain else tree) for path, e in
                          repo.flat(repo.folder(repo.get(at)[0] if at in chain else at, name)) if path.partition("-")[2] == about + ".md"]
@@ -187,7 +187,7 @@ def verify(repo, tip, name):
         need(all(plain[key] == s[key] for key in s if key != "steps") and plain["log"] == sha(new) and all(plain["steps"][slug].get(key, False) == one[key] for slug, one in s["steps"].items() for key in one if one[key]), f"{oid[:12]}: state.json")
         log, record, damaged, revisions[s["revision"]] = new, now, [], (tree, {"": s["status"], **{slug: one["status"] for slug, one in s["steps"].items()}})
     need(s and not damaged and not odd, f"the record or the folder is damaged since {damaged}")
-    return Court(repo, chain, name, ours, entries).judge()
+    return notes + Court(repo, chain, name, ours, entries).judge()
 def judged(path, branch, protocol):
     repository, code, why = Repo(path), 0, "verified"
     try: why = "verified" + "".join(f", not judged: {one}" for one in verify(repository, repository.ask("rev-parse", branch), protocol))

@@ -305,7 +305,7 @@ def test_messages_print_what_was_typed(box: Box, tmp_path: Path) -> None:
     assert left == []
 
 
-@pytest.mark.parametrize("name", ["serve", "fork"])
+@pytest.mark.parametrize("name", ["serve", "tui"])
 def test_a_command_of_a_later_version_is_refused_by_name(box: Box, name: str) -> None:
     assert f"`runner {name}` is not supported by this version" in box.runner(name, "1", rc=2).err
 

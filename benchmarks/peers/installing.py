@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PINNED = Path(__file__).resolve().with_name("pinned.toml")
+LIBRARIES = PINNED.with_name("libraries.toml")
+WATCHERS = PINNED.with_name("watchers.toml")
 LIMIT = 150.0  # seconds for one peer
 
 
@@ -38,9 +40,9 @@ class Missing:
     reason: str
 
 
-def pins() -> dict[str, Pin]:
+def pins(path: Path = PINNED) -> dict[str, Pin]:
     """Return what is pinned, by name."""
-    table = tomllib.loads(PINNED.read_text(encoding="utf-8"))
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
     return {name: Pin(one["with"], tuple(one["packages"]), one["program"]) for name, one in table.items()}
 
 

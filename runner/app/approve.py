@@ -7,7 +7,6 @@ is said before it is given. Where there is no policy, the word is an answer at a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from runner.app.steer import following, number
@@ -30,6 +29,7 @@ from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
 from runner.trust.signing import SigningKey
+from runner.values import dataclass
 
 WEEK = 7 * 24 * 3600
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from runner.protocol.digest import digest
 from runner.protocol.model import TITLE_LIMIT, Kind
 from runner.store import creating, history, marks, numbers, publishing, transaction
 from runner.store.project import Project
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor import planning
@@ -35,7 +35,8 @@ RACES = 50
 class Made:
     """A new protocol. `path`: the person's worktree, or None where there is none. Where a model wrote its plan: `usd`, what
     that cost, as far as it is known, and `outline`: its steps, with the commands that they would run. `questions`: where it
-    has some before it can plan, wait (w2) and text of each."""
+    has some before it can plan, wait (w2) and text of each. Of a fork: `source`, PROTOCOL@REVISION, and
+    `done`, how many steps were done there."""
 
     protocol: str
     steps: int
@@ -46,6 +47,8 @@ class Made:
     usd: str = ""
     outline: tuple[str, ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
+    source: str = ""
+    done: int = 0
 
 
 def planned(project: Project, title: str, *, base: str | None = None, questions: bool = True) -> Made:
@@ -59,7 +62,7 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
     from runner.executor import planning
 
     project.refuse_unsupported()
-    _heed_open_questions(project)
+    heed_open_questions(project)
     request = document.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
     if not request:
         raise UsageError("TITLE is empty", "the command line", "say what is to be done")
@@ -70,7 +73,7 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
         usd = told.spent.get("usd", "0")
         if isinstance(told, planning.Asking):
             asked = told.events()
-            made = _begin(
+            made = begin(
                 project, _headline(request), asked, {}, name=title.strip(), base=base, transcript=told.transcript
             )
             waits = tuple((f"w{number}", event.text) for number, event in enumerate(asked, 2))
@@ -99,7 +102,7 @@ def create(
     """
     project.refuse_unsupported()
     if by is None:  # else they were heeded before the model was asked
-        _heed_open_questions(project)
+        heed_open_questions(project)
     plan = plan_.parse(files, where)
     plan_.refuse_unsupported(plan, where)
     planned = ev.Planned(
@@ -110,7 +113,7 @@ def create(
         transcript=digest(by.transcript) if by else None,
         spent=by.spent if by else {},
     )
-    return _begin(
+    return begin(
         project,
         plan.header.title,
         [planned],
@@ -121,7 +124,7 @@ def create(
     )
 
 
-def _begin(
+def begin(
     project: Project,
     title: str,
     events: Sequence[ev.Event],
@@ -129,25 +132,29 @@ def _begin(
     *,
     name: str,
     base: str | None,
-    transcript: bytes | None,
+    transcript: bytes | None = None,
+    start: str | None = None,
 ) -> Made:
     """Make the branch and its genesis: `created` and these events, with the person's files.
 
-    `name`: what it is called after, else its title; `transcript`: what the planner said, for the history.
+    `name`: what it is called after, else its title; `transcript`: what the planner said, for the history; `start`: the commit that
+    it begins at, where that is not the base's.
     """
     git, who = project.git, project.who
     person = project.person()
-    base_name, start = creating.base_of(project, base)
+    base_name, base_tip = creating.base_of(project, base)
+    if start is None:
+        start = base_tip
+        _name_what_has_no_force(project, start)
     start_commit = git.commit(start)
     assert start_commit is not None
-    trunk = git.tree(f"{start}:{paths.ROOT}") or {}
-    _name_what_has_no_force(project, start)
+    trunk = {**(git.tree(f"{base_tip}:{paths.ROOT}") or {}), **(git.tree(f"{start}:{paths.ROOT}") or {})}
     sign = signed.signer(project, events)
     slug = ids.slug_of_title(name or title)
     nonce = who.random_hex(32)
     claimed = publishing.look_at_numbers(project)
     for _ in range(RACES):
-        number = max(numbers.taken(git, start, project.pattern) | claimed, default=0) + 1
+        number = max(numbers.taken(git, base_tip, project.pattern) | claimed, default=0) + 1
         protocol = ids.protocol_id(number, slug)
         if protocol in trunk:
             continue
@@ -199,7 +206,7 @@ def _begin(
     raise ConflictError("no number could be claimed", numbers.PREFIX, "run the same command again")
 
 
-def _heed_open_questions(project: Project) -> None:
+def heed_open_questions(project: Project) -> None:
     """Tell each question of the project's that nobody answered yet, or refuse to begin anything, as `clarifications:` says.
 
     Raises:

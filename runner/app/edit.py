@@ -5,8 +5,6 @@ What a draft is written with (an editor, a web form) is the caller's. A draft is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from runner.app.steer import refuse_ended, refuse_unplanned
 from runner.errors import InTheWayError
 from runner.executor import advance
@@ -17,6 +15,7 @@ from runner.protocol.state import StepStatus
 from runner.store import record, snapshot, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from runner.app import page, steer
@@ -35,6 +34,7 @@ from runner.store import record, trusted
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, demand, verify
+from runner.values import dataclass
 
 KEY: Final = "protocol"  # of the one comment
 SAID: Final = 20  # commands whose answers the comment keeps

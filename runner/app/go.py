@@ -43,7 +43,8 @@ def run(
             if not ended and not _is_due(project):
                 continue
             if project.setting("publish") == "always" and project.mirror is not None:
-                published = sync.publish(project, protocol)
+                acts = isinstance(machine.decide(done.state), machine.RunStep | machine.CheckStep)
+                published = sync.publish(project, protocol, keep=not ended and acts)
                 if published.tip != done.commit:
                     continue  # somebody was first: their transitions stand, ours are done again
             if ended:

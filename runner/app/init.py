@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from runner.store import transaction, worktree
 from runner.store.places import Places
 from runner.store.surroundings import Surroundings
 from runner.trust import signers, signing
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.discovery import Found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 from runner.errors import RefusedError, UsageError
 from runner.executor import advance, consent, perform
@@ -13,6 +12,7 @@ from runner.protocol.model import QaPolicy
 from runner.protocol.state import State, StepStatus
 from runner.store.project import Project
 from runner.trust import demand
+from runner.values import dataclass
 
 _HAS_WORK = (StepStatus.NEEDS_QA, StepStatus.COMPLETED)
 

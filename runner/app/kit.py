@@ -8,7 +8,6 @@ import re
 import shlex
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -18,6 +17,7 @@ from runner.forge.place import Place, guess
 from runner.git import Git
 from runner.protocol import paths
 from runner.store import trusted
+from runner.values import dataclass
 
 # What tells a stack, at the top of the checkout; the first that is there is meant where nobody says otherwise.
 STACKS: Final = {

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from runner.app.steer import number, refuse_ended, refuse_unplanned
 from runner.errors import InTheWayError, RefusedError
@@ -18,6 +17,7 @@ from runner.protocol import plan as plan_
 from runner.store import history, record, snapshot, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

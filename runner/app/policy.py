@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from runner.tools import patch
 from runner.tools.base import ToolError
 from runner.trust import policy
 from runner.trust.policy import Decision, Policy, Subject
+from runner.values import dataclass
 
 Effects = Mapping[str, Effect]
 

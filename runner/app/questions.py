@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from runner.errors import MalformedFileError
 from runner.executor.redact import Redactor
 from runner.protocol import clarifications, document, paths
 from runner.protocol.clarifications import Question
 from runner.store.surroundings import Surroundings
+from runner.values import dataclass
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ transitions back is in `undo`, changing the plan in `edit`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from runner.errors import RefusedError, UsageError
 from runner.executor import advance, perform
@@ -17,6 +17,7 @@ from runner.protocol.state import State, Status, StepStatus, Wait
 from runner.store import locks, record, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.values import dataclass
 
 ANSWERABLE = ("human", "question", "effect")
 EFFECT = {"happened": True, "did-not": False}  # what may be said of an effect that nobody knows of

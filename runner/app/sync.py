@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from dataclasses import dataclass
 
 from runner.app import forge as forge_
 from runner.errors import ConflictError, RunnerError, UnreachableError, UsageError
@@ -14,6 +13,7 @@ from runner.protocol import ids
 from runner.store import history, lease, publishing, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
+from runner.values import dataclass
 
 RACES = 20
 
@@ -151,8 +151,8 @@ def offer(project: Project, protocol: str) -> None:
         project.who.say(f"not published; `runner sync {protocol}` does it")
 
 
-def publish(project: Project, protocol: str) -> Synced:
-    """Settle one protocol with what the remote was seen to have, and push it.
+def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
+    """Settle one protocol with what the remote was seen to have, and push it. `keep`: more is to come, the lease is renewed.
 
     Raises:
         UnreachableError: the remote did not answer, or refused.
@@ -182,7 +182,7 @@ def publish(project: Project, protocol: str) -> Synced:
             if project.mirror.refs().get(name) == tip and project.lease is None:
                 return Synced(protocol, tip, "brought" if tip != here else "up to date")
             try:
-                publishing.push(project, protocol, tip)
+                publishing.push(project, protocol, tip, keep=keep)
                 return Synced(protocol, tip, "published")
             except ConflictError:
                 project.trust(project.mirror.look(name, history.ref_of(protocol)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from runner.app.steer import following, number
 from runner.errors import ConflictError, RefusedError
 from runner.executor import advance, consent
@@ -14,6 +12,7 @@ from runner.store import publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, demand
+from runner.values import dataclass
 
 RACES = 20
 

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +19,7 @@ from runner.git import Git, Worktree
 from runner.protocol import ids, paths
 from runner.store import history, locks, record, trusted, workspace, worktree
 from runner.store.project import Project
+from runner.values import dataclass
 
 ENDED = ("completed", "cancelled")
 CACHES = frozenset(line.strip("/") for line in workspace.EXCLUDES.split() if not line.startswith("*"))

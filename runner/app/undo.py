@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from runner.app.steer import Steered, following, number
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
@@ -15,6 +14,7 @@ from runner.protocol.state import State, StepState, StepStatus
 from runner.store import record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.values import dataclass
 
 _DONE = (StepStatus.COMPLETED, StepStatus.CANCELLED)
 

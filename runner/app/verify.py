@@ -7,7 +7,6 @@ the log names, and the record that a base holds with the chain's.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.protocol import ids, message, paths
@@ -16,6 +15,7 @@ from runner.store.project import Project
 from runner.trust import called, filed, merged, sealing, taking, verify
 from runner.trust.checks import Finding, Named
 from runner.trust.verify import Report
+from runner.values import dataclass
 
 
 def known(project: Project) -> list[str]:

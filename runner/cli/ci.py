@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,9 @@ import click
 
 from runner.cli import fence
 from runner.cli.session import Session, safe
-from runner.errors import HeldError, UsageError
+from runner.errors import HeldError, SpentError, UsageError
 from runner.store.places import write_atomically
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.advance import Advanced
@@ -36,7 +36,7 @@ def is_on(session: Session) -> bool:
 
 @contextmanager
 def job(session: Session, protocol: str) -> Iterator[None]:
-    """In a job, end well where another runner has the protocol.
+    """In a job, end well where another runner has the protocol, or the day's budget is used up.
 
     Raises:
         SystemExit: with 0, then.
@@ -49,6 +49,13 @@ def job(session: Session, protocol: str) -> Iterator[None]:
         session.note(f"held: {error.what}")
         _write(session, {"protocol": protocol, "held": "true", "waits": "false", "more": "false"})
         summarise(session, protocol, "held by another runner", [])
+        raise SystemExit(0) from None
+    except SpentError as error:
+        if not is_on(session):
+            raise
+        session.note(f"waits: {error.what}")
+        _write(session, {"protocol": protocol, "held": "false", "waits": "true", "more": "false"})
+        summarise(session, protocol, "waits: the day's budget is used up", [])
         raise SystemExit(0) from None
 
 

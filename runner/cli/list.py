@@ -7,7 +7,7 @@ import click
 from runner.cli import options, status, summary
 from runner.cli.main import program
 from runner.cli.session import Session
-from runner.store import finding, locks, record
+from runner.store import elsewhere, finding, locks, record
 from runner.store.trusted import NoCommitsError
 
 
@@ -31,10 +31,10 @@ def command(session: Session, as_json: bool) -> None:
         return
     names, now, times = summary.Names(known), project.who.now(), record.times(project.git)
     merges = record.Merges(project.git, project.trusted.remote)
-    lines = []
+    lines, away = [], elsewhere.leases(project.places)
     for row in rows:
         protocol = row["protocol"]
-        held = locks.is_held(project.places.lock(protocol)) is not None
+        held = (locks.is_held(project.places.lock(protocol)) or elsewhere.at_work(project, protocol, away)) is not None
         word = summary.word(row, record.outlook(row), held=held)
         if word == "completed":
             word = f"completed · {'merged' if merges.holds(row, known[protocol]) else 'waits for merge'}"

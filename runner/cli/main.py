@@ -22,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "do": ("do", "Make a protocol and run it."),
     "step": ("step", "Advance a protocol by one transition, one commit."),
     "run": ("run", "Step until someone or something else is needed."),
+    "watch": ("watch", "Go on with protocols as soon as they may."),
+    "fleet": ("fleet", "Step every protocol that may go on, some at a time."),
     "status": ("status", "Show what waits, works and failed."),
     "list": ("list", "List the protocols."),
     "show": ("show", "Show a protocol, or one of its steps."),
@@ -38,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cancel": ("cancel", "End a protocol."),
     "retry": ("retry", "Try what failed again."),
     "undo": ("undo", "Take the last transition back, or all since a revision."),
+    "fork": ("fork", "Begin another protocol where one stood at a revision."),
     "take": ("take", "Merge a protocol's work here, or say how."),
     "qa": ("qa", "Judge a step's work by hand; nothing is recorded."),
     "verify": ("verify", "Prove that the state is what the history says."),
@@ -52,7 +55,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 # The rest of design §9, refused by name until it is there.
 LATER = {
-    "fork", "watch", "fleet", "serve", "tui", "mcp"
+    "serve", "tui", "mcp"
 }  # fmt: skip
 
 

@@ -83,7 +83,6 @@ def command(
 
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     """Tell the person about a new protocol; `runs`: it is run at once, so nothing is to be typed."""
-    from runner.cli import summary
     from runner.store import finding
 
     goes_out = session.project.setting("publish") == "always" and session.project.trusted.remote
@@ -96,10 +95,13 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
         for wait, text in made.questions:
             session.note(f"  {wait:12}  {text}")
         which = f" {made.questions[0][0]}" if len(made.questions) > 1 else ""
-        name = summary.Names(finding.known(session.project)).short(made.protocol)
+        name = finding.typed(session.project, made.protocol)
         session.note(f"  next          {program()} answer {name}{which} TEXT")
         return
-    session.note(f"{made.protocol}  planned · {steps} · from {made.base[:12]} {made.start[:7]}{cost}{pushed}")
+    if made.source:
+        steps = f"{made.done} of {steps} done"
+    begun = made.source or made.base[:12]
+    session.note(f"{made.protocol}  planned · {steps} · from {begun} {made.start[:7]}{cost}{pushed}")
     for line in made.outline:
         session.note(f"  {line}")
     if made.path:
@@ -108,5 +110,5 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     elif made.note:
         session.note(f"  {made.note}")
     if not runs:
-        name = summary.Names(finding.known(session.project)).short(made.protocol)
+        name = finding.typed(session.project, made.protocol)
         session.note(f"  next          {program()} run {name}")

@@ -75,6 +75,9 @@ class Session:
             say=self.note,
             ask=self.ask,
             ask_text=self.ask_text,
+            boot=_boot,
+            uptime=_uptime,
+            beside=_beside,
         )
 
     @property
@@ -84,6 +87,16 @@ class Session:
             from runner.store.project import Project
 
             self._project = Project.open(self.cwd, self.surroundings(), self.options)
+        return self._project
+
+    def reopen(self) -> Project:
+        """Return the project opened anew: configuration, remote and trusted branch may be others by now."""
+        from runner.store.project import Project
+
+        git = self._project.git if self._project is not None else None
+        self.close()
+        at = git.at if git is not None and git.cwd == self.cwd else None  # where it is, git need not be asked again
+        self._project = Project.open(self.cwd, self.surroundings(), self.options, at)
         return self._project
 
     def close(self) -> None:
@@ -213,6 +226,39 @@ class Session:
     def is_terminal(self) -> bool:
         """Return whether a person can be asked here."""
         return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _boot() -> str:
+    """Return which start of this machine it is; empty where the system does not tell."""
+    try:
+        if sys.platform == "darwin":
+            import ctypes
+
+            told, size = ctypes.create_string_buffer(64), ctypes.c_size_t(64)
+            failed = ctypes.CDLL(None).sysctlbyname(b"kern.bootsessionuuid", told, ctypes.byref(size), None, 0)
+            return "" if failed else told.value.decode("ascii", "replace")
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except (OSError, AttributeError):
+        return ""
+
+
+def _uptime() -> float:
+    # Linux's monotonic clock stands still while the machine sleeps; macOS' of that name goes on.
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def _beside(seconds: float, beat: Callable[[], float]) -> Callable[[], None]:
+    """Call `beat` in a thread, which sleeps but for that and ends with the process."""
+    import threading
+
+    over = threading.Event()
+
+    def go(wait: float) -> None:
+        while not over.wait(wait):
+            wait = beat()
+
+    threading.Thread(target=go, args=(seconds,), daemon=True).start()
+    return over.set
 
 
 def _cut(text: str, most: int) -> str:

@@ -13,8 +13,8 @@ from runner.cli import options, summary
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import RunnerError
-from runner.protocol import paths
-from runner.store import finding, history, locks, record
+from runner.protocol import ids, paths
+from runner.store import elsewhere, finding, history, locks, record
 from runner.store.record import Row
 from runner.store.trusted import NoCommitsError
 
@@ -44,7 +44,7 @@ def command(session: Session, protocol: str | None, as_json: bool) -> None:
         name = finding.find(project, protocol)
         row = record.row(project.git, name, finding.tip(project, name))
         if as_json:
-            session.json_rows([describe(project, row, finding.known(project))])
+            session.json_rows([describe(project, row)])
         else:
             show_one(session, project, row)
         return
@@ -83,9 +83,9 @@ def described(project: Project, rows: list[Row], known: Mapping[str, str]) -> li
     ]
 
 
-def describe(project: Project, row: Row, known: Mapping[str, str]) -> Row:
+def describe(project: Project, row: Row) -> Row:
     """Return one row as `--json` gives it."""
-    return described(project, [row], known)[0]
+    return described(project, [row], finding.known(project, ids.number_of(row["protocol"])))[0]
 
 
 def _path(project: Project, protocol: str, trees: Mapping[str, str]) -> str | None:
@@ -95,11 +95,12 @@ def _path(project: Project, protocol: str, trees: Mapping[str, str]) -> str | No
 
 def show_all(session: Session, project: Project, rows: list[Row], known: Mapping[str, str]) -> None:
     """Give a line a protocol: how it stands, what waits or comes next, what to type."""
-    names, now = summary.Names(known), project.who.now()
+    names, now, there = summary.Names(known), project.who.now(), elsewhere.leases(project.places)
     lines = []
     for row in rows:
         protocol = row["protocol"]
         found, held = record.outlook(row), locks.is_held(project.places.lock(protocol))
+        held = held or elsewhere.at_work(project, protocol, there)
         word, text = summary.word(row, found, held=held is not None), summary.situation(row, found, now)
         typed = summary.command(row, found, names.short(protocol))
         for one in heard(project, row, finding.tip(project, protocol)):
@@ -140,8 +141,7 @@ def standing(project: Project, row: Row) -> str:
 def show_one(session: Session, project: Project, row: Row) -> None:
     """Give how one protocol stands: its steps, what waits, who is at work, what to type next."""
     protocol, now = row["protocol"], project.who.now()
-    known = finding.known(project)
-    name, found = summary.Names(known).short(protocol), record.outlook(row)
+    name, found = finding.typed(project, protocol), record.outlook(row)
     typed = summary.command(row, found, name)
     session.line(f"{protocol}  {row['title']}")
     stands = standing(project, row)
@@ -157,6 +157,7 @@ def show_one(session: Session, project: Project, row: Row) -> None:
             show_words(session, words[wait["id"]])
             typed = typed if words[wait["id"]].missing else f"runner run {name}"
     held = locks.is_held(project.places.lock(protocol))
+    held = held or elsewhere.at_work(project, protocol, elsewhere.leases(project.places))
     if held:
         session.line(f"  {'works':12}  {held}")
     branch = project.branch(protocol)

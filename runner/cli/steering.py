@@ -23,6 +23,24 @@ def tell(session: Session, done: Steered) -> None:
     forge.tell_published(session.project, done.protocol)
 
 
+def at_revision(words: str | None) -> tuple[str | None, int | None]:
+    """Return the protocol's name and the revision of `[PROTOCOL][@REVISION]`, each None where it is left out.
+
+    Raises:
+        UsageError: what follows the @ is no revision.
+    """
+    from runner.errors import UsageError
+
+    name, at, revision = (words or "").partition("@")
+    if at and not (revision.isascii() and revision.isdigit() and len(revision) < 10):
+        raise UsageError(
+            f"`{revision}` is no revision",
+            "the command line",
+            "write PROTOCOL@REVISION; `runner log` shows the revisions",
+        )
+    return name or None, int(revision) if at else None
+
+
 def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the protocol that the first word names, and the words after it.
 

@@ -13,6 +13,7 @@ from runner.cli.main import program
 from runner.cli.session import Session
 from runner.protocol import decision, events, paths
 from runner.store import finding, record
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.advance import Advanced
@@ -22,7 +23,7 @@ TAIL = 12  # lines of a failed command's output that are shown; the log has its 
 WAITS, FAILS = "waits", ("failed", "blocked")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Spent:
     """What a step cost. `usd`: US dollars; `unpriced`: tokens whose price is not known."""
 
@@ -172,7 +173,7 @@ class Teller:
         session, state = self._session, done.state
         self._width = max([self._width, *(len(_label(state, slug)) for slug, _ in state.open_steps())])
         row = {"schema": 1, **dataclasses.asdict(state)}
-        name = summary.Names(finding.known(session.project)).short(state.protocol)
+        name = finding.typed(session.project, state.protocol)
         found = record.outlook(row)
         typed = summary.command(row, found, name)
         counted = " · ".join(filter(None, (summary.progress(row), summary.spent(row))))

@@ -17,15 +17,7 @@ def command(session: Session, protocol: str | None) -> None:
     """
     from runner.app import undo
     from runner.cli import steering
-    from runner.errors import UsageError
     from runner.store import finding
 
-    name, at, revision = (protocol or "").partition("@")
-    if at and not (revision.isascii() and revision.isdigit() and len(revision) < 10):
-        raise UsageError(
-            f"`{revision}` is no revision",
-            "the command line",
-            "write PROTOCOL@REVISION; `runner log` shows the revisions",
-        )
-    found = finding.find(session.project, name or None)
-    steering.tell(session, undo.undo(session.project, found, int(revision) if at else None))
+    name, revision = steering.at_revision(protocol)
+    steering.tell(session, undo.undo(session.project, finding.find(session.project, name), revision))

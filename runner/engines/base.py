@@ -11,11 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from decimal import Decimal
 from typing import Any, ClassVar, Protocol
 
 from runner.errors import RunnerError
+from runner.values import dataclass
 
 Json = Any
 

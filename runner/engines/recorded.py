@@ -13,7 +13,6 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -30,6 +29,7 @@ from runner.engines.base import (
     digest_of,
 )
 from runner.errors import MalformedFileError, UnsupportedError, UsageError
+from runner.values import dataclass
 
 PROVIDER: Final = "recorded"
 SCHEMA: Final = 1

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from runner.engines.base import Engine, EngineError, KeyMissingError, Request, Response, UserTurn
 from runner.errors import UsageError
+from runner.values import dataclass
 
 DEFAULT_GEMINI_MODEL: Final = "gemini-3.8-flash"
 _CHECK_OUTPUT: Final = 1_024  # thinking counts, too

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 
 from runner.errors import (
@@ -20,7 +19,7 @@ from runner.errors import (
 )
 from runner.executor import consent, perform, signed
 from runner.executor.perform import Attempt
-from runner.forge.base import Forge
+from runner.forge.base import Forge, ForgeError
 from runner.git import Ident, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
@@ -33,6 +32,7 @@ from runner.store import creating, history, locks, marks, publishing, snapshot, 
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
+from runner.values import dataclass
 
 RACES = 20  # how often a lost race is started again before it is told
 _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
@@ -106,7 +106,7 @@ def look(project: Project, protocol: str) -> Snapshot:
         )
     known = marks.read(project.places, protocol)
     if known == tip:
-        return snapshot.read(git, tip, protocol)
+        return _read(project, tip, protocol)
     since = None
     if known is not None:
         if git.commit(known) is None:
@@ -114,7 +114,14 @@ def look(project: Project, protocol: str) -> Snapshot:
         since = (known, snapshot.read(git, known, protocol).state)
     state = verify.advance(git, protocol, tip, since, project.trusted)
     marks.write(project.places, protocol, tip, state.genesis)
-    return snapshot.read(git, tip, protocol)
+    return _read(project, tip, protocol)
+
+
+def _read(project: Project, tip: str, protocol: str) -> Snapshot:
+    """Return the protocol at a commit that holds: what was read, or made, in this process is not read again."""
+    if project.seen is None or (project.seen.tip, project.seen.protocol) != (tip, protocol):
+        project.seen = snapshot.read(project.git, tip, protocol)
+    return project.seen
 
 
 def checker(project: Project, protocol: str) -> Callable[[str, str | None], None]:
@@ -144,9 +151,12 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
             where,
             f"`runner status {seen.protocol}` says what it waits for",
         )
-    plan = plan_.parse(snapshot.words(project.git, seen), where)
-    plan_.refuse_unsupported(plan, where)
-    return plan
+    files = (where, snapshot.word_files(seen))
+    if project.plan is None or project.plan[0] != files:
+        plan = plan_.parse(snapshot.words(project.git, seen), where)
+        plan_.refuse_unsupported(plan, where)
+        project.plan = files, plan
+    return project.plan[1]
 
 
 def _is_written(seen: Snapshot) -> bool:
@@ -295,7 +305,7 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
         said = "the plan's edit is recorded" if edit else "it is recorded who said what"
         return _conclude_at_once(project, seen, first, action, Attempt(lambda now: [], said=said), court)
     if isinstance(action, WritePlan):
-        if not _lease(project, seen):
+        if not _lease(project, seen, forge):
             return None
         return _conclude_at_once(project, seen, first, action, perform.write_plan(project, seen), court)
     assert plan is not None
@@ -306,20 +316,26 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
             project, seen, first, action, Attempt(lambda now: [asked], said=f"waits: {asked.text}"), court
         )
     signed.signer(project)  # before anything is done that nobody could sign
-    if isinstance(action, RunStep | CheckStep) and not _lease(project, seen):
+    if isinstance(action, RunStep | CheckStep) and not _lease(project, seen, forge):
         return None
     # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
     court = court or Court(time, project.trusted.commit)
     return conclude(project, seen, first, action, perform.perform(project, seen, plan, state, action, words), court)
 
 
-def _lease(project: Project, seen: Snapshot) -> bool:
+def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
     """Have the lease before something acts; False where others published since the remote was looked at, which is taken up."""
     if project.mirror is None:
         return True
     from runner.store import lease
 
-    if not lease.take(project, seen.protocol):
+    def is_over(job: str) -> bool:
+        try:
+            return forge is not None and forge.is_over(job)
+        except ForgeError:  # then it is waited for, as where there is none
+            return False
+
+    if not lease.take(project, seen.protocol, is_over):
         publishing.settle(project, seen.protocol, project.mirror, checker(project, seen.protocol))
         return False
     return True
@@ -371,6 +387,7 @@ def _publish(
         ),
     )
     marks.write(project.places, seen.protocol, made.commit, made.state.genesis)
+    project.seen = made.seen
 
 
 def file(
@@ -421,7 +438,7 @@ def conclude(
         also: dict[str, tuple[str | None, str | None]] = {}
         if attempt.tree is not None and seen.tip != began.tip:
             work = _work_commit(project, began, attempt.tree)
-            tree, conflicts = git.merge_trees(seen.tip, work)
+            tree, conflicts = transaction.merge_work(git, protocol, work, seen.tip, project.runner())
             if tree is None:
                 conflict = f"its work conflicts with commits that came between: {', '.join(conflicts[:3])}"
                 also[aside] = (work, git.ref(aside))
@@ -432,13 +449,15 @@ def conclude(
             state = _edited(project, seen.state, edits)
             if slug not in state.steps:
                 raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
+            if edits is not first and _is_edited(state, _edited(project, began.state, first), edits, slug):
+                raise IllegalEventError(f"{slug} was edited once more", seen.where, "run `runner status`")
             events = _blocked(state, slug, number, conflict, aside) if conflict else attempt.events(state)
             made = _prepare(
                 project, seen, [*edits, *events], tree, more={} if conflict else attempt.record, court=court
             )
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             kept = _keep(project, began, aside, attempt)
-            ended = seen.state.status not in machine.OPEN
+            ended = seen.state.status not in (*machine.OPEN, Status.COMPLETED)
             if not ended and slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK:
                 project.who.say(
                     f"{slug} was done elsewhere meanwhile{f'; its work here is kept at {kept}' if kept else ''}"
@@ -505,6 +524,12 @@ def _edits_again(project: Project, began: Snapshot, first: list[Event], seen: Sn
         return words
     edit = _edit(project, seen, read_plan(project, seen))
     return [edit, *words] if edit else words
+
+
+def _is_edited(state: State, then: State, edits: Sequence[Event], slug: str) -> bool:
+    """Return whether an edit that is told with the work has other words of the step than those that were carried out."""
+    told = any(isinstance(event, ev.PlanEdited) for event in edits)
+    return told and state.steps[slug].digest != then.steps[slug].digest
 
 
 def _edit(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:

@@ -1,17 +1,17 @@
 """The calls of one attempt: each judged before it is made, held where a word is needed, and made once (design §5, §6).
 
-A call that reaches outside is announced in the journal before it begins and concluded there after it; where the machine may vanish
-it is announced on the remote too, in the protocol's lease. An announcement without a conclusion is what a kill leaves: a keyed call is
-made again with the same key, a probed one is looked up, everything else is put to a person. It is looked for by tool and arguments in
-the journals of all of the protocol's attempts and on the remote, whatever the step is called now, and while one is open no other
-effect of the protocol begins.
+A call that reaches outside is announced in the journal before it begins and concluded there after it; where the protocol is
+published it is announced on the remote too, in its lease, since another clone may go on with it. An announcement without a
+conclusion is what a kill leaves: a keyed call is made again with the same key, a probed one is looked up, everything else is put
+to a person. It is looked for by tool and arguments in the journals of all of the protocol's attempts and on the remote, whatever
+the step is called now, and while one is open no other effect of the protocol begins.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from runner.errors import IntegrityError, RunnerError, UnreachableError, UnsupportedError, WaitingError
@@ -26,12 +26,13 @@ from runner.protocol.call import HeldCall
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Event
 from runner.protocol.state import State
-from runner.store import history, lease
+from runner.store import history, lease, publishing
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
 from runner.tools.python import ToolModuleError
 from runner.trust.policy import Decision
+from runner.values import dataclass
 
 HAPPENED = "a person says that it happened; its result is not known"
 REPEATS = 2  # how often a call that can be repeated is made again in one go, where its process is lost
@@ -153,7 +154,8 @@ class Calls:
     _elsewhere: list[Record] | None = field(default=None)
 
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
-        """See `Gate.make`."""
+        """See `Gate.make`; whoever lost the lease makes none."""
+        publishing.ensure_lease(self.project)
         contract, name = tool.contract, f"{self.slug}.{self.attempt}.{number}"
         last = self._last(name) if contract.effect == "external" else None
         if last is not None and last["kind"] == "outcome":
@@ -264,7 +266,7 @@ class Calls:
         `barred`: what forbids that it is made, or made again."""
         contract = tool.contract
         what = (contract.name, digest(_canonical(arguments)))
-        if barred is None and self.project.options.get("ephemeral"):
+        if barred is None:
             barred = self._unannounced(contract)
         self._refuse_waiting(contract)
         key = digest("\0".join((self.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
@@ -317,19 +319,23 @@ class Calls:
         return self._conclude(name, what, self.redactor.value(content), decision)
 
     def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
-        """Return what forbids an effect on a machine that may vanish: that it cannot be announced on the remote first."""
+        """Return what forbids an effect that others may come to repeat: that it cannot be announced on the remote first."""
         project, number = self.project, self.snapshot.protocol
-        if project.lease is not None:
+        vanishes = bool(project.options.get("ephemeral"))
+        publishes = project.trusted.remote is not None and project.setting("publish") == "always"
+        if project.lease is not None or not (vanishes or publishes):
             return None
-        what = f"`{contract.name}` reaches outside, and this machine may vanish: that has to be on the remote first"
-        if project.trusted.remote is None or project.setting("publish") != "always":
+        why = "this machine may vanish" if vanishes else "another clone may make the same call"
+        what = f"`{contract.name}` reaches outside, and {why}: that has to be on the remote first"
+        if not publishes:
             return UnsupportedError(
                 f"{what}, and nothing is published from here",
                 "--ephemeral",
                 f"`runner run {number}` on a machine that stays goes on with it, or a job that may push, with `--publish always`",
             )
+        alone = "" if vanishes else "; `--publish never` makes it for this clone alone"
         return UnreachableError(
-            f"{what}, which does not answer", project.trusted.note, "run the same command again when it does"
+            f"{what}, which does not answer", project.trusted.note, f"run the same command again when it does{alone}"
         )
 
     def _refuse_waiting(self, contract: Contract) -> None:

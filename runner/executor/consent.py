@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError
@@ -33,6 +32,7 @@ from runner.trust.waits import KINDS as KINDS
 from runner.trust.waits import demanded as demanded
 from runner.trust.waits import subject_of as subject_of
 from runner.trust.waits import used as used
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.trust.policy import Decision

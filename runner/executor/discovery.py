@@ -10,7 +10,6 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
@@ -27,6 +26,7 @@ from runner.protocol.discovery import Discovery
 from runner.protocol.planning import UnfitError
 from runner.store import locks
 from runner.store.project import Project
+from runner.values import dataclass
 
 # What is shown, the likeliest to tell first; below the top only what CI reads.
 _SHOWN: Final = tuple(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 import tenacity
 
@@ -37,6 +37,7 @@ from runner.executor.journal import Journal, Record
 from runner.executor.redact import Redactor
 from runner.protocol.digest import digest
 from runner.tools.base import Tool, ToolError
+from runner.values import dataclass
 
 NUDGE = "You called no tool. Go on with the step, or call `finish` if it is done or cannot be done."
 TRIES = 6  # how often one request is made before its error is told
@@ -115,6 +116,16 @@ class Ended:
     why: HeldError | EffectError | None = None
 
 
+class Purse(Protocol):
+    """What others share with this loop: the day's budget."""
+
+    def cover(self, engine: str, usd: Decimal | None, tokens: int) -> None:
+        """Have enough for a request, or refuse it by a RunnerError: nothing is recorded then, and the loop goes on later."""
+
+    def paid(self, usd: Decimal | None, tokens: int) -> None:
+        """Note what it did cost."""
+
+
 class BudgetStop(Exception):
     """Going on would pass a limit."""
 
@@ -125,7 +136,8 @@ class Loop:
 
     `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
-    `say`: a line for a person, why it is waited. `untrusted`: whether text that nobody vouches for stands in the conversation.
+    `say`: a line for a person, why it is waited; `ensure()`: raises where nothing may be begun here any more;
+    `untrusted`: whether text that nobody vouches for stands in the conversation.
     """
 
     journal: Journal
@@ -144,9 +156,11 @@ class Loop:
     sleep: Callable[[float], None]
     told: Callable[[Record], None] = lambda record: None
     say: Callable[[str], None] = lambda line: None
+    ensure: Callable[[], None] = lambda: None
     gate: Gate = field(default_factory=Open)
     untrusted: bool = False
     total: Total = field(default_factory=Total)
+    purse: Purse | None = None
     _began: float = 0.0
     _nudged: bool = False
     _ended: Ended | None = None  # by the last answer, if that called no tool
@@ -288,6 +302,7 @@ class Loop:
             EngineError: none did.
         """
         problem: EngineError | None = None
+        self.ensure()
         for engine in self.engines:
             self._reserve(engine, request)
             try:
@@ -356,6 +371,8 @@ class Loop:
                 raise BudgetStop(
                     f"${total.usd:.4f} of ${limits.usd} are used, and the next request could cost ${cost:.4f}"
                 )
+        if self.purse is not None:
+            self.purse.cover(engine.name, self.price(engine, asked), asked.input + asked.output)
 
     def _weight(self, request: Request) -> int:
         """Return how many tokens a request has, by estimate: of all that it says, in bytes, since foreign letters weigh more."""
@@ -364,6 +381,8 @@ class Loop:
 
     def _record(self, kind: str, engine: Engine, response: Response, **more: str) -> Record:
         usd = self.price(engine, response.usage) if response.usd is None else response.usd
+        if self.purse is not None:
+            self.purse.paid(usd, response.usage.input + response.usage.output)
         record: Record = {
             "kind": kind,
             "time": self.now(),

@@ -13,7 +13,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from runner import resources
 from runner.engines.base import EngineError, Json, ModelTurn, Request, Turn, UserTurn
@@ -33,6 +32,7 @@ from runner.protocol.state import State
 from runner.store import history, locks, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.values import dataclass
 
 ROUNDS = 3  # how often the model may ask questions
 SECONDS = 900.0
@@ -310,7 +310,7 @@ def go_on(project: Project, seen: Snapshot) -> Written | Asking:
     began = project.who.monotonic()
     known = {name: data for name, data in snapshot.words(project.git, seen).items() if name == paths.CONTEXT}
     with agent.open_engines(project, names) as engines:
-        loop = agent.questioner(project, journal, engines, redactor, UNBOUNDED)
+        loop = agent.questioner(project, journal, engines, redactor, UNBOUNDED, seen.protocol)
         answers = _answers(project, seen, redactor)
         try:
             draft, files = converse(loop.question, task, lambda draft: check_new(draft, known), answers, helped=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from runner import resources
 from runner.engines.base import EngineError, ModelTurn, Request, Turn, UserTurn
@@ -26,6 +25,7 @@ from runner.qa import review
 from runner.store import history
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.values import dataclass
 
 TIMEOUT = 1200.0  # seconds that a review may take in all
 RESULT_LIMIT = 4_000  # characters of the step's result
@@ -86,7 +86,7 @@ def carry_out(
     stopped, found, by = "", None, names[0]
     with agent.open_engines(project, names, step.slug) as engines:
         limits = _limits(project, snapshot, plan, step, state, journal)
-        loop = agent.questioner(project, journal, engines, redactor, limits)
+        loop = agent.questioner(project, journal, engines, redactor, limits, snapshot.protocol)
         loop.told = project.who.hear
         try:
             found, by = _judged(loop, journal, task, where)

@@ -8,7 +8,6 @@ that cannot be asked stops nothing: signed words count all the same.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from runner.forge.base import Access, Forge, ForgeError, Identity, Kind, RequestState, Review, Said
@@ -19,6 +18,7 @@ from runner.protocol.state import Wait
 from runner.store.project import Project
 from runner.trust.approval import Asked, Bench
 from runner.trust.demand import Demand
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.policy import Policy

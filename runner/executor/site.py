@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from runner.protocol import log, references
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
 from runner.sandbox import Command, Outcome, Sandbox, SandboxUnavailableError, choose, explain, toolchains
-from runner.store import workspace
+from runner.store import publishing, workspace
 from runner.store.project import Project
 from runner.store.workspace import Workspace
+from runner.values import dataclass
 
 DEFAULT_TIMEOUT = 3600.0  # seconds, where the step names none
 
@@ -216,7 +216,12 @@ class Site:
         network: bool = False,
         on_output: Callable[[bytes], None] | None = None,
     ) -> Outcome:
-        """Run a command in the workspace (or `cwd`) to its end."""
+        """Run a command in the workspace (or `cwd`) to its end.
+
+        Raises:
+            HeldError: the lease was lost; it was not begun.
+        """
+        publishing.ensure_lease(self.project)
         return self.sandbox.run(self.command(run, env, timeout=timeout, cwd=cwd, network=network), on_output)
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:

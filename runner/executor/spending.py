@@ -15,12 +15,13 @@ from pathlib import Path
 from runner.errors import InsufficientHistoryError
 from runner.executor import consent
 from runner.executor.journal import Journal, Record
-from runner.executor.loop import Limits, Total
+from runner.executor.loop import Limits, Purse, Total
 from runner.protocol import events as ev
 from runner.protocol import transcript
 from runner.protocol.digest import digest
 from runner.protocol.model import Budget
 from runner.protocol.plan import Plan
+from runner.protocol.policy import DayBudget
 from runner.protocol.state import State
 from runner.store import history, record
 from runner.store.project import Project
@@ -103,6 +104,24 @@ def told(total: Total, seconds: int = 0) -> ev.Spent:
 def since(journal: Journal, seconds: int) -> ev.Spent:
     """Return what the record does not have yet of a journal's cost."""
     return told(of(journal.records[journal.filed :]), seconds)
+
+
+def purse(project: Project, protocol: str = "") -> Purse | None:
+    """Return what this process has of the day's budget, for the work of a protocol; None where there is no such budget."""
+    from runner.store import ledger
+
+    if project.purse is None:
+        if day(project) == DayBudget():
+            return None
+        project.purse = ledger.Purse(project, lambda: day(project))
+    project.purse.protocol = protocol
+    return project.purse
+
+
+def day(project: Project) -> DayBudget:
+    """Return what the policy lets all runners together spend on a day."""
+    ruled = consent.of(project).policy
+    return ruled.words.budget.day if ruled else DayBudget()
 
 
 def limits(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from runner.tools import loop, registry, values
 from runner.tools.agent import AgentTools
 from runner.tools.base import Contract, Tool, ToolError
 from runner.tools.python import PythonTools
+from runner.values import dataclass
 
 DEFAULT_TIMEOUT = 600.0
 ALWAYS = ("finish", "ask_person")  # whatever a coworker's list says

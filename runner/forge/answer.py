@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from runner.forge.base import MalformedAnswerError
+from runner.values import dataclass
 
 MOST_PAGES: Final = 1000  # of a list, a hundred items each
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum, StrEnum
 from typing import ClassVar, Final, Protocol
 
 from runner.errors import RunnerError
+from runner.values import dataclass
 
 STATUS_TEXT: Final = 140  # characters of a status that every forge shows
 BODY_TEXT: Final = 60_000  # characters of a request's or comment's body that every forge takes
@@ -352,6 +353,9 @@ class Forge(Protocol):
 
     def checks(self, commit: str) -> tuple[Check, ...]:
         """Return what CI says of a commit, the newest word of each check."""
+
+    def is_over(self, job: str) -> bool:
+        """Return whether the CI's job at this address, as it told its own, has ended; False where it is none of this repository's."""
 
     def reviews(self, number: int) -> tuple[Review, ...]:
         """Return the reviews of a request, in the order in which they were given."""

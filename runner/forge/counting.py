@@ -8,10 +8,10 @@ role, is the policy's matter.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
 from runner.forge.base import Access, Identity, Kind, Review, Said, Standing
+from runner.values import dataclass
 
 
 class Why(StrEnum):

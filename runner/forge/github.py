@@ -8,6 +8,7 @@ Least rights: `github_line.RIGHTS`; to see a classic branch protection whole, Ad
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from typing import Final
 from urllib.parse import quote
@@ -79,6 +80,7 @@ class GitHub:
         self.host: Final = place.host
         self._line = Line(place, token, patience.now, write_pause, source)
         self._patience = patience
+        self._path = place.path
         self._owner = place.path.split("/")[0]
         self._repo = f"/repos/{quote(place.path)}"
         self._me: Identity | None = None
@@ -290,6 +292,17 @@ class GitHub:
             if each.text("context") not in OUR_CONTEXTS
         ]
         return (*runs, *statuses)
+
+    def is_over(self, job: str) -> bool:
+        """Return whether the run of Actions that has the job is over, however it ended; see `Forge.is_over`."""
+        found = re.fullmatch(
+            rf"https?://{re.escape(self.host)}/{re.escape(self._path)}/actions/runs/([0-9]{{1,19}})", job
+        )
+        if found is None:
+            return False
+        path = f"{self._repo}/actions/runs/{found[1]}"
+        run = self._patience.with_(lambda: Fields.of(self._line.ask("GET", path), f"GET {path}"))
+        return run.text("status") == "completed"
 
     # reviews and who wrote
 

@@ -68,6 +68,10 @@ _OUTCOMES: Final = {
     "manual": Outcome.NEUTRAL,
 }
 
+_OVER: Final = frozenset(
+    ("success", "failed", "canceled", "skipped")
+)  # what a job does not leave but by being started anew
+
 
 class GitLab:
     """One project on GitLab. Asked by one thread at a time."""
@@ -288,6 +292,15 @@ class GitLab:
             outcome = Outcome.NEUTRAL
         # GitLab gives jobs and statuses alike; either could have been set by whoever may write one.
         return Check(name=name, outcome=outcome, url=found.maybe("target_url") or "", app=None, is_status=True)
+
+    def is_over(self, job: str) -> bool:
+        """Return whether the job is over, however it ended; see `Forge.is_over`."""
+        where = re.escape(f"{self._place.host}/{self._place.path}")
+        found = re.fullmatch(rf"https?://{where}/-/jobs/([0-9]{{1,19}})", job)
+        if found is None:
+            return False
+        told = self._patience.with_(lambda: self._line.one(f"{self._project}/jobs/{found[1]}"))
+        return told.text("status") in _OVER
 
     # reviews and who wrote
 

@@ -6,11 +6,11 @@ A guess is offered, never used: without `forge:` nothing is posted anywhere (des
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from runner.errors import UsageError
+from runner.values import dataclass
 
 NAMES: Final = ("github", "gitlab", "none")
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")

@@ -7,10 +7,10 @@ done twice.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from runner.forge.base import ForgeError, RateLimitError
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from tenacity import RetryCallState

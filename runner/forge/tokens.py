@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from runner.forge.base import TokenMissingError
 from runner.forge.place import Place
 from runner.git.person import credential
 from runner.git.process import answer, personal_environment
+from runner.values import dataclass
 
 OWN: Final = "RUNNER_FORGE_TOKEN"
 _SECONDS: Final = 10.0

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, UsageError
 from runner.git.process import git_error
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.git.database import Database

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import UsageError
 from runner.git.process import OLDEST, git_error, personal_environment, sealed_environment, spawn
+from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner.git.process import GitError
+from runner.values import dataclass
 
 TREE, BLOB, LINK, EXECUTABLE, SUBMODULE = "40000", "100644", "120000", "100755", "160000"
 

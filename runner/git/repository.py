@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import ConflictError
@@ -14,6 +13,7 @@ from runner.git.database import Database
 from runner.git.objects import Ident
 from runner.git.process import GitError, personal_environment, spawn
 from runner.git.sealed import DURABLE
+from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

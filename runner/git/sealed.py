@@ -49,10 +49,12 @@ class Sealed:
     """A repository, found. Holds its git processes open until `close`; one thread at a time."""
 
     def __init__(self, at: Location) -> None:
+        self.at = at
         self.cwd, self.git_dir, self.common_dir, self.top = at.cwd, at.git_dir, at.common_dir, at.top
         self.object_format = at.object_format
         self.oid_length = 64 if at.object_format == "sha256" else 40
         self.zero = "0" * self.oid_length
+        self._at = at
         self._trusted = at.trusted
         self._empty = sealed_environment()
         self._seals: dict[Path, dict[str, str]] = {}
@@ -70,6 +72,10 @@ class Sealed:
             UsageError: no git or too old a one, no repository, or one that is not trusted.
         """
         return cls(locate(cwd))
+
+    def another(self) -> Self:
+        """Return the same repository for another thread, with nothing held open yet."""
+        return type(self)(self._at)
 
     def close(self) -> None:
         """End the processes that are held open."""

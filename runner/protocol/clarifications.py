@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -18,6 +17,7 @@ from runner.protocol import document, words
 from runner.protocol.document import Plain
 from runner.protocol.words import Line, Words
 from runner.protocol.workflow import Type, written
+from runner.values import dataclass
 
 _HEAD: Final = (
     "# What nobody could find out. Write each answer after `answer:`, in quotes, or run `runner init`, which asks.\n"

@@ -5,10 +5,10 @@ It stands apart because commands that only read decide as well, and need no even
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import assert_never
 
 from runner.protocol.state import State, Status, StepState, StepStatus, Wait
+from runner.values import dataclass
 
 OPEN = frozenset(
     {Status.PENDING, Status.PLANNING, Status.PLANNED, Status.RUNNING, Status.PAUSED, Status.BLOCKED, Status.FAILED}

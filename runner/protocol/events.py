@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from runner.errors import IntegrityError
 from runner.protocol.state import Json
+from runner.values import dataclass
 
 
 class Spent(TypedDict, total=False):
@@ -113,8 +113,9 @@ class Forked(Planned):
     """The plan stands, with the finished steps of another protocol's revision."""
 
     name: ClassVar[str] = "forked"
-    source: str  # PROTOCOL@REVISION
-    done: dict[str, Json]  # slug to result
+    source: str  # PROTOCOL@REVISION, whose commit the branch begins at
+    genesis: str  # that protocol's
+    done: dict[str, Json]  # what was completed there: slug to result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

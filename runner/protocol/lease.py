@@ -44,8 +44,12 @@ class Lease(BaseModel):
     nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(description="Tells this taking from every other.")
 
     def text(self) -> str:
-        """Return who has it, in one line for people."""
-        return f"{self.holder} on {self.host}{f', in {self.ci}' if self.ci else ''}, until {self.expires}"
+        """Return who has it and till when, in one line for people."""
+        return f"{self.who()}, until {self.expires}"
+
+    def who(self) -> str:
+        """Return who has it, for people."""
+        return f"{self.holder} on {self.host}{f', in {self.ci}' if self.ci else ''}"
 
 
 def word(text: str) -> str:

@@ -15,11 +15,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from runner.errors import IntegrityError, UsageError
 from runner.protocol.state import Json
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.events import Entry

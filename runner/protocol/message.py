@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.protocol import log
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.events import Entry

@@ -1,7 +1,7 @@
 """What the command line prints with `--json`: the types that its schemas are generated from (design §9).
 
 `show --json` is one `Shown`, `status` and `list` a `Protocols`, `log` one entry of `events` a line, `verify` a `Verified`, `why` a
-`Why`.
+`Why`, `watch` one `Watched` and `fleet` one `FleetEvent` a line.
 Readers must expect further keys. Nothing is computed here.
 """
 
@@ -203,3 +203,50 @@ class Why(TypedDict):
 
     path: str
     origins: list[Origin]
+
+
+class WatchedEvent(TypedDict):
+    """An event of a transition's."""
+
+    revision: int
+    event: str
+    subject: str
+
+
+class Watched(TypedDict):
+    """A line of `runner watch --json`. `docs/watch.md` says which keys come with which event."""
+
+    event: Literal[
+        "watching", "polling", "lost", "woke", "fetched", "unreachable",
+        "started", "advanced", "rests", "held-up", "failed", "ended",
+    ]  # fmt: skip
+    time: str
+    protocol: NotRequired[str]
+    protocols: NotRequired[int | list[str]]
+    due: NotRequired[int]
+    by: NotRequired[Literal["events", "polling"]]
+    fetches: NotRequired[float | None]
+    commit: NotRequired[str]
+    revision: NotRequired[int]
+    status: NotRequired[Status]
+    events: NotRequired[list[WatchedEvent]]
+    next: NotRequired[Next]
+    reason: NotRequired[str]
+    code: NotRequired[int]
+    what: NotRequired[str]
+    where: NotRequired[str]
+    hint: NotRequired[str]
+    again: NotRequired[int]
+
+
+class FleetEvent(TypedDict):
+    """A line of `fleet --json`. `started`: a turn, with what would follow; `ended`: it, with its exit code; `done`: the fleet, with
+    how the last turn of each protocol ended, and what it exits with itself."""
+
+    event: Literal["started", "ended", "done"]
+    time: str
+    protocol: NotRequired[str]
+    action: NotRequired[str]
+    step: NotRequired[str | None]
+    code: NotRequired[int]
+    protocols: NotRequired[dict[str, int]]

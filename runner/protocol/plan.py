@@ -6,11 +6,12 @@ The parser says what is wrong with a file, its line, and what to write; it never
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from runner.errors import MalformedFileError, UnsupportedError
 from runner.protocol import digest, document, ids, log, paths, references, words
 from runner.protocol.model import Kind, OnFailure, PlanHeader, QaPolicy, StepHeader
+from runner.values import dataclass
 
 STEP_LIMIT = 10_000
 REVIEW = "review"  # what QA's evidence calls a model's verdict

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
@@ -18,7 +17,8 @@ from runner.errors import MalformedFileError
 from runner.protocol import document, globs, statement, words
 from runner.protocol.digest import digest
 from runner.protocol.model import Budget, Duration, seconds_of
-from runner.protocol.words import Bool, Count, Line, Positive, Script, Text, Value, Words, one_or_many, problem
+from runner.protocol.words import Amount, Bool, Count, Line, Positive, Script, Text, Value, Words, one_or_many, problem
+from runner.values import dataclass
 
 DAY: Final = 24 * 3600
 EXPIRES_LIMIT: Final = 30 * DAY
@@ -293,11 +293,11 @@ class CallApproval(Approval):
 class Approvals(Words):
     """`approvals:`, by what the word is about. `step`: before it and after it."""
 
-    plan: Approval = Approval()
-    step: Approval = Approval()
-    call: CallApproval = CallApproval()
+    plan: Approval = Approval.model_construct()
+    step: Approval = Approval.model_construct()
+    call: CallApproval = CallApproval.model_construct()
     protected_path: Approval = Field(default=Approval(), alias="protected-path")
-    merge: Approval = Approval()
+    merge: Approval = Approval.model_construct()
 
     @model_validator(mode="after")
     def _required(self) -> Approvals:
@@ -323,11 +323,19 @@ class Limits(Words):
     symlinks: Verdict = "allow"
 
 
-class Budgets(Words):
-    """The most that any step, and any protocol, may spend."""
+class DayBudget(Words):
+    """The most that all runners of a project together may spend on a UTC day."""
 
-    step: Budget = Budget()
-    protocol: Budget = Budget()
+    usd: Amount | None = None
+    tokens: Count | None = None
+
+
+class Budgets(Words):
+    """The most that any step, any protocol, and all of them on a day may spend."""
+
+    step: Budget = Budget.model_construct()
+    protocol: Budget = Budget.model_construct()
+    day: DayBudget = DayBudget.model_construct()
 
 
 class Network(Words):
@@ -381,12 +389,12 @@ class Policy(Words):
     agents: tuple[Principal, ...] = ()
     forge: dict[ForgeHost, dict[Principal, Positive]] = Field(default_factory=dict)
     own_work: Literal["refuse", "allow", "signed"] = "refuse"
-    approvals: Approvals = Approvals()
+    approvals: Approvals = Approvals.model_construct()
     rules: tuple[Rule, ...] = ()
     approval_required: NameGlobs = ()
     protected: PathGlobs = ()
-    limits: Limits = Limits()
-    budget: Budgets = Budgets()
+    limits: Limits = Limits.model_construct()
+    budget: Budgets = Budgets.model_construct()
     network: Network | None = None
     engines: Engines | None = None
     isolation: Isolation = "host"

@@ -22,6 +22,7 @@ from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
 from runner.protocol.discovery import Discovery
 from runner.protocol.lease import Lease
+from runner.protocol.ledger import Day
 from runner.protocol.model import PlanHeader, StepHeader
 from runner.protocol.planning import Draft
 from runner.protocol.policy import Policy
@@ -98,7 +99,7 @@ _POLICY = {
     "approval_required": "Tools whose calls wait for a word; short for rules with ask and tool.",
     "protected": "Files that a person looks at when a step changed them, besides the built-in ones.",
     "limits": "What a step may change without anybody looking.",
-    "budget": "The most that any step, and any protocol, may spend.",
+    "budget": "The most that any step, any protocol, and all of them on a UTC day may spend.",
     "network": "The hosts that may be reached.",
     "engines": "The engines that may be chosen.",
     "isolation": "The weakest isolation that is allowed: host, container or sandbox.",
@@ -144,6 +145,8 @@ _OUTPUT: dict[str, tuple[Any, str]] = {
     "list": (output.Protocols, "What `runner list --json` prints."),
     "verify": (output.Verified, "What `runner verify --json` prints."),
     "why": (output.Why, "What `runner why --json` prints."),
+    "watch": (output.Watched, "A line of what `runner watch --json` prints: something that happened."),
+    "fleet": (output.FleetEvent, "A line of what `runner fleet --json` prints."),
 }
 
 
@@ -166,6 +169,11 @@ def schemas() -> dict[str, Schema]:
     found["lease"] = _finish(
         "lease", lease, "The whole of lease.json, in the commits of refs/runner/leases/* of the remote."
     )
+    day = Day.model_json_schema(mode="validation", by_alias=True)
+    for made in (day, *day["$defs"].values()):
+        made["required"] = list(made["properties"])
+    day["properties"]["open"]["additionalProperties"] = False
+    found["ledger"] = _finish("ledger", day, "The whole of YYYY-MM-DD.json, in the commits of refs/runner/ledger.")
     found["state"] = _finish("state", _state(), "The whole of state.json, the runner's own record of a protocol.")
     found["events"] = _finish("events", _entries(), "An entry of log.md as JSON: one definition an event.")
     found["log"] = _finish("log", _entries(), "A line of what `runner log --json` prints: one event.")

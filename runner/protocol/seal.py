@@ -7,11 +7,12 @@ trust.sealing's.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from runner.errors import IntegrityError
 from runner.protocol.ids import DIGEST, OID
 from runner.protocol.statement import PRINCIPAL
+from runner.values import dataclass
 
 NAMESPACE = "runner-seal"
 FILE = "seal"

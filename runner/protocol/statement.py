@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from calendar import timegm
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
 
 from runner.errors import MalformedFileError
 from runner.protocol.ids import DIGEST, OID, SLUG, SLUG_LIMIT, is_protocol_id
+from runner.values import dataclass
 
 VERSION = "runner-approval/v1"
 NAMESPACE = "runner-approval"

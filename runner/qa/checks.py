@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import cache
 
 from runner.protocol import log, plan
 from runner.protocol.events import ArtifactFields, CheckEvidence
 from runner.sandbox import Outcome
+from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

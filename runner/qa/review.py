@@ -8,12 +8,12 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from runner.git import Git, TreeEntry
 from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.verdict import Verdict
+from runner.values import dataclass
 
 DIFF_LIMIT = 120_000  # characters of the whole diff
 FILE_LIMIT = 24_000  # characters of one file's part

@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from runner.errors import UsageError
+from runner.values import dataclass
 
 # How shells, env and make name a program that they could not start: "sh: 1: foo: not found", "env: 'foo': No such …".
 _NOT_STARTED = re.compile(

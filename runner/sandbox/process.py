@@ -15,11 +15,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from runner.sandbox.base import Command, Outcome, SandboxError
+from runner.values import dataclass
 
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 LINGER = 0.5  # seconds that an output may stay open after its command is over

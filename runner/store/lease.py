@@ -1,88 +1,115 @@
 """The lease on the remote: of all clones one runner at a time works on a protocol that is published (design §6).
 
 Taken by compare-and-swap before something acts, in a push that also shows that the branch has not moved since it was looked at;
-given up in the push that publishes the work, so whoever lost it cannot publish. In between it carries the effects that were
-announced (`--ephemeral`). It is kept on the remote alone: here only the mirror knows of it, and a note says which one is ours.
+renewed beside the work at a third of its time; given up in the push that publishes the work, so whoever lost it cannot publish. In
+between it carries the effects that were announced. It is kept on the remote alone: here only the mirror knows of
+it, and a note says which one is ours.
 
 It is held within the protocol's `flock`: a lease that this clone took and that nobody here has any more is taken again at once.
-A lease that is left stands till it runs out; one in the middle of a long step is not renewed.
+Another's is taken where it has stood still for its time and the grace, as this machine has seen it pass: clocks of two machines are
+never compared for that (ADR 0009).
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
-from runner.git import BLOB, TreeEntry
-from runner.protocol import ids, transcript
+from runner.git import BLOB, Git, Ident, TreeEntry
+from runner.protocol import ids, message, transcript
 from runner.protocol import lease as format_
 from runner.protocol.lease import Lease
 from runner.protocol.model import seconds_of
 from runner.store import history, record, remote
 from runner.store.places import write_atomically
 from runner.store.project import Project
+from runner.store.remote import Mirror
+from runner.store.surroundings import Surroundings
+from runner.values import dataclass
 
+RACES = 20  # how often an announcement makes way for people's commits
 LEAVE_SECONDS = 10.0  # what giving a lease up may take where nothing is published with it
+RENEW_SECONDS = 30.0  # what a renewal may take
+LOOKS = 10  # how often a lease that seems left is looked at while it is waited for
 
 Changes = Mapping[str, tuple[str | None, str | None]]
 Intents = Mapping[str, dict[str, Any]]
+IsOver = Callable[[str], bool]  # whether a CI says that its job, by its address, is over
 
 
 @dataclass(slots=True)
 class Held:
-    """The lease that this process has. `oid`: its commit; `since`: when it was last moved, by the monotonic clock.
+    """The lease that this process has. `oid`: its commit; `since`: when that was made, in seconds that go on while the machine sleeps.
 
-    `intents`: the effects that it announces, by their calls' names.
+    `ttl`: how long it lasts without being renewed; `intents`: the effects that it announces, by their calls' names; `seen`: the
+    branch's commit on the remote that was looked at. It is renewed beside the work: whoever moves it, or reads more than one of
+    these, has `lock`.
     """
 
     protocol: str
     words: Lease
     oid: str
     since: float
+    ttl: float
+    author: Ident
     intents: Intents = field(default_factory=dict)
+    seen: str | None = None
+    renewed: bool = False  # since it was taken, or something was published
+    lost: HeldError | None = None  # it was found to be another runner's
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    stop: Callable[[], None] = lambda: None  # ends the renewals
+
+    @property
+    def every(self) -> float:
+        """How long after it was moved it is renewed."""
+        return self.ttl / 3
 
 
-def take(project: Project, protocol: str) -> bool:
+def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -> bool:
     """Have the lease, where the protocol is published; False where the branch has moved on the remote: look at it, and decide again.
 
     Where nothing is published from here none is taken, and in a job of a CI that of another runner is respected all the same.
-    While the remote is away there is none.
+    While the remote is away there is none. One that is held already is still ours when this returns.
 
     Raises:
         HeldError: another runner has it. UnreachableError: it could not be taken; nothing was begun.
     """
     assert project.lease is None or project.lease.protocol == protocol
     mirror, publishes = project.mirror, project.setting("publish") == "always"
-    if project.lease is not None or mirror is None or not (publishes or "ephemeral" in project.options):
+    if project.lease is not None:
+        ensure(project)
+        return True
+    if mirror is None or not (publishes or "ephemeral" in project.options):
         return True
     ref, branch = ref_of(protocol), f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
-    old = mirror.refs().get(ref)
-    if old is not None and _is_others(project, protocol, old):
-        mirror.fetch(ref)  # it may have been given up since
-        old = mirror.refs().get(ref)
-        if old is not None and _is_others(project, protocol, old):
-            raise HeldError(
-                f"{protocol} is held by another runner: {_read(project, old, ref)[0].text()}",
-                mirror.url,
-                f"wait for it; where it died, its lease can be taken {project.config.lease.grace} after that",
-            )
+    old = _left(project, mirror, protocol, is_over)
     if not publishes:
         return True
-    intents = _read(project, old, ref)[1] if old is not None else {}
-    words = _words(project, project.who.random_hex(32))
+    intents = _read(project.git, old, ref, project.who)[1] if old is not None else {}
+    ttl, since = float(seconds_of(project.config.lease.ttl)), project.who.lasting()
+    words = Lease(
+        holder=format_.word(project.actor()),
+        host=_host(project),
+        ci=_job(project.who.environ),
+        expires=_time(project, ttl),
+        nonce=project.who.random_hex(32),
+    )
     write_atomically(project.places.lease(protocol), _mine(project, words).encode())
-    new = _commit(project, protocol, words, intents, old)
+    new = _commit(project.git, project.runner(), protocol, words, intents, old)
     changes: dict[str, tuple[str | None, str | None]] = {ref: (new, old)}
     if (there := mirror.refs().get(branch)) is not None:
         changes[branch] = (there, there)
     try:
         mirror.push(changes)
     except ConflictError:
+        _forget_note(project, protocol, words)
         project.trust(mirror.look(branch, history.ref_of(protocol), ref))
         return False
     except UnreachableError as error:
@@ -91,10 +118,107 @@ def take(project: Project, protocol: str) -> bool:
             error.where,
             "nothing was begun; `--publish never` works here alone, and `runner sync` publishes it",
         ) from error
-    project.lease = Held(protocol, words, new, project.who.monotonic(), intents)
-    if intents:
-        project.who.say(f"took over the lease of {protocol}, with what it announced: {', '.join(sorted(intents))}")
+    project.lease = held = Held(protocol, words, new, since, ttl, project.runner(), intents, there)
+    held.stop = project.who.beside(held.every, lambda: _beat(project, held))
+    with contextlib.suppress(OSError):
+        project.places.seen_lease(protocol).unlink()
+    if old is not None and (intents or _read(project.git, old, ref, project.who)[0].expires is not None):
+        carried = f", with what it announced: {', '.join(sorted(intents))}" if intents else ""
+        project.who.say(f"took over the lease of {protocol}{carried}")
     return True
+
+
+# --- another runner's --------------------------------------------------------------------------------------------------
+
+
+def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> str | None:
+    """Return the commit of a lease that may be taken over, None where there is none.
+
+    Raises:
+        HeldError: it is another runner's, which may be alive.
+    """
+    ref, who = ref_of(protocol), project.who
+    old = mirror.refs().get(ref)
+    if old is None or _may_take(project, protocol, old, is_over):
+        return old
+    mirror.fetch(ref)  # it may have been given up since
+    old = mirror.refs().get(ref)
+    if old is None or _may_take(project, protocol, old, is_over):
+        return old
+    words = _read(project.git, old, ref, project.who)[0]
+    patience, left = _patience(project), _seems_left(project, words)
+    if left and project.setting("publish") != "always":
+        return old  # such a job takes none, and what it makes decides nothing before another publishes it
+    if ("ephemeral" not in project.options and who.boot()) or not left:
+        until = _time(project, patience - notice(project, protocol, old))
+        raise HeldError(
+            f"{protocol} is held by another runner: {words.text()}",
+            mirror.url,
+            f"wait for it; where it died, the same command takes its lease over from {until} on",
+        )
+    # Nobody here could remember till the next command that it was seen, so it is watched by this one.
+    who.say(
+        f"the lease of {protocol} seems left: {words.text()}; it is taken over if it stands still for {patience:g} s"
+    )
+    began = who.lasting()
+    while who.lasting() - began < patience:
+        who.sleep(patience / LOOKS)
+        mirror.fetch(ref)
+        now = mirror.refs().get(ref)
+        if now is None or (now != old and _may_take(project, protocol, now, is_over)):
+            return now
+        if now != old:
+            raise HeldError(
+                f"{protocol} is held by another runner: {_read(project.git, now, ref, project.who)[0].text()}",
+                mirror.url,
+                "wait for it: it is at work",
+            )
+    return old
+
+
+def notice(project: Project, protocol: str, oid: str) -> float:
+    """Note that a lease is on the remote; return how long this machine has seen it there, standing still, in this start of its."""
+    who, note = project.who, project.places.seen_lease(protocol)
+    boot, now = who.boot(), who.lasting()
+    if not boot:
+        return 0.0
+    try:
+        told = json.loads(note.read_bytes())
+        if (told["lease"], told["boot"]) == (oid, boot) and told["since"] <= now:
+            return float(now - told["since"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    write_atomically(note, json.dumps({"lease": oid, "boot": boot, "since": now}).encode() + b"\n")
+    return 0.0
+
+
+def _may_take(project: Project, protocol: str, oid: str, is_over: IsOver) -> bool:
+    """Return whether a lease is nobody's: given up, of a dead process of this clone, of a job that is over, or seen too long."""
+    words, _ = _read(project.git, oid, ref_of(protocol), project.who)
+    if words.expires is None:
+        return True
+    with contextlib.suppress(OSError):
+        mine = project.places.lease(protocol).read_text() == _mine(project, words)
+        if mine and words.host == _host(project):
+            return True
+    if notice(project, protocol, oid) >= _patience(project):
+        return True
+    return words.ci is not None and words.ci != _job(project.who.environ) and is_over(words.ci)
+
+
+def _patience(project: Project) -> float:
+    return float(seconds_of(project.config.lease.ttl) + seconds_of(project.config.lease.grace))
+
+
+def _seems_left(project: Project, words: Lease) -> bool:
+    """Return whether a lease has run out by this clock, or by none that agrees with it: a reason to watch, not to take it."""
+    patience = _patience(project)
+    grace = patience - seconds_of(project.config.lease.ttl)
+    assert words.expires is not None
+    return not _time(project, -grace) <= words.expires <= _time(project, patience)
+
+
+# --- ours --------------------------------------------------------------------------------------------------------------
 
 
 def take_back(project: Project, protocol: str) -> None:
@@ -105,12 +229,93 @@ def take_back(project: Project, protocol: str) -> None:
     mirror, note = project.mirror, project.places.lease(protocol)
     if project.lease is not None or mirror is None or not note.exists():
         return
-    oid = mirror.refs().get(ref_of(protocol))
+    refs = mirror.refs()
+    oid = refs.get(ref_of(protocol))
     if oid is None:
         return
-    words, intents = _read(project, oid, ref_of(protocol))
+    words, intents = _read(project.git, oid, ref_of(protocol), project.who)
     if note.read_text() == _mine(project, words):
-        project.lease = Held(protocol, words, oid, project.who.monotonic(), intents)
+        ttl, branch = (
+            float(seconds_of(project.config.lease.ttl)),
+            f"refs/heads/{ids.branch_of(project.pattern, protocol)}",
+        )
+        since, author = project.who.lasting(), project.runner()
+        project.lease = Held(protocol, words, oid, since, ttl, author, intents, refs.get(branch))
+
+
+def ensure(project: Project) -> None:
+    """See that the lease that is held, if any, is still ours and will be for a while: to be asked before anything is begun.
+
+    Raises:
+        HeldError: it is another runner's now. UnreachableError: it runs out, and cannot be renewed.
+    """
+    held = project.lease
+    if held is None:
+        return
+    if held.lost is None and project.who.lasting() - held.since <= held.ttl - held.every:
+        return
+    assert project.mirror is not None
+    with held.lock, _let_go_if_lost(project, held):
+        if project.who.lasting() - held.since <= held.ttl - held.every:
+            return  # a renewal was under way
+        try:
+            _renew(project, held, project.mirror)
+        except UnreachableError as error:
+            raise UnreachableError(
+                f"the lease of {held.protocol} runs out and cannot be renewed, so nothing more is begun: {error.what}",
+                error.where,
+                "run the same command again when the remote answers; what was heard and done is kept here",
+            ) from error
+
+
+def _beat(project: Project, held: Held) -> float:
+    """Renew the lease beside the work, in another thread than it; return in how many seconds to come back."""
+    who = project.who
+    with held.lock:
+        due = held.since + held.every - who.lasting()
+        if held.lost is not None or project.lease is not held or due > 0:
+            return max(due, held.every / 5)
+        assert project.mirror is not None
+        git = project.git.another()  # what is held open there is for one thread
+        try:
+            _renew(project, held, replace(project.mirror, git=git))
+            held.renewed = True
+        except HeldError as error:
+            held.lost = error
+        except (RunnerError, OSError):  # it is tried again till it runs out; whoever begins something then is told
+            return held.every / 5
+        finally:
+            git.close()
+        return held.every
+
+
+def _renew(
+    project: Project, held: Held, mirror: Mirror, intents: Intents | None = None, beside: Changes | None = None
+) -> None:
+    """Move the lease on by its whole time. `intents`: what it announces from now on; `beside`: what has to be so for that."""
+    told = held.intents if intents is None else intents
+    since = project.who.lasting()
+
+    def make() -> Changes:
+        words = held.words.model_copy(update={"expires": _time(project, held.ttl)})
+        author = replace(held.author, time=int(project.who.now()))
+        new = _commit(mirror.git, author, held.protocol, words, told, held.oid)
+        return {ref_of(held.protocol): (new, held.oid), **(beside or {})}
+
+    changes = _push(project, held, mirror, make, timeout=RENEW_SECONDS)
+    held.oid, held.since, held.intents = str(changes[ref_of(held.protocol)][0]), since, told
+
+
+@contextlib.contextmanager
+def _let_go_if_lost(project: Project, held: Held) -> Iterator[None]:
+    """Hold a lease no more that is found to be another runner's, by then or in what is done."""
+    try:
+        if held.lost is not None:
+            raise held.lost
+        yield
+    except HeldError:
+        _let_go(project, held)
+        raise
 
 
 def announced(project: Project, protocol: str) -> Intents:
@@ -119,7 +324,7 @@ def announced(project: Project, protocol: str) -> Intents:
         return project.lease.intents
     ref = ref_of(protocol)
     oid = project.mirror.refs().get(ref) if project.mirror else None
-    return _read(project, oid, ref)[1] if oid is not None else {}
+    return _read(project.git, oid, ref, project.who)[1] if oid is not None else {}
 
 
 def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, filed: str | None) -> Intents:
@@ -149,37 +354,57 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
 
 
 def announce(project: Project, intent: dict[str, Any]) -> None:
-    """Have the lease tell of an effect that is about to begin, where this machine may vanish; else make sure that it still is ours.
+    """Have the lease tell of an effect that is about to begin: whoever takes it over has no other way to know of it.
+
+    The push also shows once more that nobody did the step since its branch was looked at: a push that takes a lease is no proof
+    of that where it stood still on its way, after the remote had told where the branch is.
 
     Raises:
         HeldError: it is another runner's now; nothing may begin. UnreachableError: the remote did not answer.
+        ConflictError: the step was done elsewhere, or is no longer to be done.
     """
     held, mirror = project.lease, project.mirror
     if held is None:
         return
     assert mirror is not None
-    intents = held.intents
-    if "ephemeral" in project.options:
-        tip = mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}")
-        revision = len(record.events(project.git, held.protocol, tip)) if tip else 0
-        intents = {**intents, str(intent["call"]): {**intent, "revision": revision}}
-    elif not _is_old(project, held):
-        return
-    words = _words(project, held.words.nonce)
-    new = _commit(project, held.protocol, words, intents, held.oid)
-    _push(project, held, {ref_of(held.protocol): (new, held.oid)})
-    project.lease = Held(held.protocol, words, new, project.who.monotonic(), intents)
+    with held.lock, _let_go_if_lost(project, held):
+        branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
+        for _ in range(RACES):
+            seen = held.seen
+            revision = len(record.events(project.git, held.protocol, seen)) if seen else 0
+            intents = {**held.intents, str(intent["call"]): {**intent, "revision": revision}}
+            try:
+                return _renew(project, held, mirror, intents, {branch: (seen, seen)} if seen else {})
+            except ConflictError:
+                mirror.fetch(branch)
+                there = mirror.refs().get(branch)
+                if there == seen or _concerns(project, str(intent["call"]).partition(".")[0], there, seen):
+                    raise
+                held.seen = there
+    raise ConflictError(f"{branch} moves all the time", mirror.url, "run the same command again")
+
+
+def _concerns(project: Project, slug: str, there: str | None, seen: str | None) -> bool:
+    """Return whether what was published between two commits of the branch says something of a step."""
+    if there is None or seen is None or not project.git.is_ancestor(seen, there):
+        return True
+    for oid in project.git.first_parents(there, stop=seen):
+        commit = project.git.commit(oid)
+        told = message.parse(commit.message) if commit else None
+        if told is not None and any(slug in event.split(" ")[1:] for event in told.events):
+            return True
+    return False
 
 
 def is_due(project: Project) -> bool:
-    """Return whether what was done should be published now: it ends an effect that was announced, or the lease grows old."""
+    """Return whether what was done should be published now: it ends an effect that was announced, or the lease was renewed for it."""
     held = project.lease
     assert held is not None
-    return bool(held.intents) or _is_old(project, held)
+    return bool(held.intents) or held.renewed or _is_old(project, held)
 
 
-def push(project: Project, changes: Changes) -> None:
-    """Publish: move refs on the remote, and give up the lease in the same push.
+def push(project: Project, changes: Changes, *, keep: bool = False) -> None:
+    """Publish: move refs on the remote, and in the same push give up the lease, or renew it where more is to come (`keep`).
 
     Announced effects of which what is published then does not tell what came of them are left there, for whoever takes it next.
 
@@ -187,20 +412,34 @@ def push(project: Project, changes: Changes) -> None:
         ConflictError: somebody published first. HeldError: the lease is another runner's now; nothing was published.
         UnreachableError: the remote did not answer, or refused.
     """
-    held = project.lease
-    assert held is not None
-    _push(project, held, {**changes, **_given_up(project, held, changes)})
-    _forget(project, held)
+    held, mirror = project.lease, project.mirror
+    assert held is not None and mirror is not None
+    with held.lock, _let_go_if_lost(project, held):
+        since, left = project.who.lasting(), _unknown_after(project, held, changes)
+        moved = _push(project, held, mirror, lambda: {**changes, **_moved_on(project, held, left, keep)})
+        if keep:
+            held.oid, held.since = str(moved[ref_of(held.protocol)][0]), since
+            held.intents, held.renewed = left, False
+            branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
+            held.seen = changes[branch][0] if branch in changes else held.seen
+        else:
+            _forget(project, held)
 
 
 def drop(project: Project) -> None:
     """Give up the lease though there is nothing to publish; where that fails it runs out."""
-    held = project.lease
-    assert held is not None
-    with contextlib.suppress(RunnerError):
-        _push(project, held, _given_up(project, held, {}), timeout=LEAVE_SECONDS)
-        _forget(project, held)
-    project.lease = None
+    held, mirror = project.lease, project.mirror
+    assert held is not None and mirror is not None
+    if held.lock.acquire(timeout=LEAVE_SECONDS):  # a renewal may be under way
+        try:
+            with contextlib.suppress(RunnerError):
+                left = _unknown_after(project, held, {})
+                if held.lost is None:
+                    _push(project, held, mirror, lambda: _moved_on(project, held, left, False), timeout=LEAVE_SECONDS)
+                    _forget(project, held)
+        finally:
+            held.lock.release()
+    _let_go(project, held)
 
 
 def ref_of(protocol: str) -> str:
@@ -208,60 +447,57 @@ def ref_of(protocol: str) -> str:
     return f"refs/runner/leases/{protocol}"
 
 
-def _given_up(project: Project, held: Held, changes: Changes) -> Changes:
-    """Return how the lease's ref moves in a push with `changes`."""
+def _unknown_after(project: Project, held: Held, changes: Changes) -> Intents:
+    """Return the announced effects of which nobody knows what came, once `changes` are published."""
+    if not held.intents:
+        return {}
     assert project.mirror is not None
-    after = {**project.mirror.refs(), **{name: new for name, (new, _) in changes.items()}} if held.intents else {}
+    after = {**project.mirror.refs(), **{name: new for name, (new, _) in changes.items()}}
     tip = after.get(f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}")
-    left = unknown(project, held.protocol, held.intents, tip, after.get(history.ref_of(held.protocol)))
-    free = held.words.model_copy(update={"expires": None})
-    new = _commit(project, held.protocol, free, left, held.oid) if left else None
+    return unknown(project, held.protocol, held.intents, tip, after.get(history.ref_of(held.protocol)))
+
+
+def _moved_on(project: Project, held: Held, left: Intents, keep: bool) -> Changes:
+    """Return how the lease's ref moves in a push: gone, nobody's with the effects that are `left`, or renewed with them."""
+    words = held.words.model_copy(update={"expires": _time(project, held.ttl) if keep else None})
+    new = _commit(project.git, project.runner(), held.protocol, words, left, held.oid) if left or keep else None
     return {ref_of(held.protocol): (new, held.oid)}
 
 
-def _push(project: Project, held: Held, changes: Changes, timeout: float = remote.PUSH_SECONDS) -> None:
-    mirror = project.mirror
-    assert mirror is not None
+def _push(
+    project: Project, held: Held, mirror: Mirror, make: Callable[[], Changes], timeout: float = remote.PUSH_SECONDS
+) -> Changes:
+    """Push what `make()` gives, which moves the lease from `held.oid`; return it.
+
+    Raises:
+        ConflictError: another ref is not where it was expected. HeldError: the lease is another runner's now.
+    """
+    changes = make()
     try:
         mirror.push(changes, timeout=timeout)
+        return changes
     except ConflictError:
         ref = ref_of(held.protocol)
         mirror.fetch(ref)
         now = mirror.refs().get(ref)
         if now == held.oid:
             raise
-        project.lease = None
-        whose = f": {_read(project, now, ref)[0].text()}" if now is not None else ""
-        raise HeldError(
-            f"the lease of {held.protocol} ran out here, and another runner has taken it{whose}",
-            mirror.url,
-            "nothing was published; run the same command again when the other is done",
-        ) from None
+        words = _read(mirror.git, now, ref, project.who)[0] if now is not None else None
+        if now is None or words is None or words.nonce != held.words.nonce or words.expires is None:
+            raise HeldError(
+                f"the lease of {held.protocol} ran out here, and another runner has taken it"
+                f"{f': {words.text()}' if words else ''}",
+                mirror.url,
+                "nothing was published; run the same command again when the other is done",
+            ) from None
+    held.oid = now  # a renewal of ours, whose answer was lost
+    changes = make()
+    mirror.push(changes, timeout=timeout)
+    return changes
 
 
 def _is_old(project: Project, held: Held) -> bool:
-    return project.who.monotonic() - held.since > seconds_of(project.config.lease.ttl) / 3
-
-
-def _is_others(project: Project, protocol: str, oid: str) -> bool:
-    """Return whether a lease is another living runner's, for all that can be told."""
-    words, _ = _read(project, oid, ref_of(protocol))
-    if words.expires is None or words.expires < _time(project, -seconds_of(project.config.lease.grace)):
-        return False
-    try:
-        return project.places.lease(protocol).read_text() != _mine(project, words) or words.host != _host(project)
-    except OSError:
-        return True
-
-
-def _words(project: Project, nonce: str) -> Lease:
-    return Lease(
-        holder=format_.word(project.actor()),
-        host=_host(project),
-        ci=_job(project.who.environ),
-        expires=_time(project, seconds_of(project.config.lease.ttl)),
-        nonce=nonce,
-    )
+    return project.who.lasting() - held.since > held.every
 
 
 def _host(project: Project) -> str:
@@ -286,30 +522,38 @@ def _mine(project: Project, words: Lease) -> str:
     return f"{words.nonce} {os.path.realpath(project.places.common)}\n"
 
 
+def _let_go(project: Project, held: Held) -> None:
+    if project.lease is held:
+        held.stop()
+        project.lease = None
+
+
 def _forget(project: Project, held: Held) -> None:
-    project.lease = None
-    note = project.places.lease(held.protocol)
+    _let_go(project, held)
+    _forget_note(project, held.protocol, held.words)
+
+
+def _forget_note(project: Project, protocol: str, words: Lease) -> None:
+    note = project.places.lease(protocol)
     with contextlib.suppress(OSError):
-        if note.read_text() == _mine(project, held.words):
+        if note.read_text() == _mine(project, words):
             note.unlink()
 
 
-def _commit(project: Project, protocol: str, words: Lease, intents: Intents, old: str | None) -> str:
-    git, who = project.git, project.runner()
+def _commit(git: Git, author: Ident, protocol: str, words: Lease, intents: Intents, old: str | None) -> str:
     files = {format_.FILE: format_.render(words)}
     files |= {f"{format_.INTENTS}/{name}.json": format_.render_intent(one) for name, one in intents.items()}
     tree = git.edit_tree(None, {path: TreeEntry(BLOB, git.write("blob", data)) for path, data in files.items()})
     assert tree is not None
-    return git.write_commit(tree, (old,) if old else (), who, who, f"{protocol}: lease\n".encode())
+    return git.write_commit(tree, (old,) if old else (), author, author, f"{protocol}: lease\n".encode())
 
 
-def _read(project: Project, oid: str, ref: str) -> tuple[Lease, Intents]:
+def _read(git: Git, oid: str, ref: str, who: Surroundings) -> tuple[Lease, Intents]:
     """Return what a lease says, and the effects that it announces.
 
     Raises:
         IntegrityError: no runner wrote it.
     """
-    git = project.git
     found = git.tree(f"{oid}^{{tree}}")
     below = found.get(format_.INTENTS) if found else None
     entries = git.tree(below.oid) if below else {}
@@ -318,7 +562,7 @@ def _read(project: Project, oid: str, ref: str) -> tuple[Lease, Intents]:
     blobs = [found[format_.FILE].oid, *(entry.oid for entry in entries.values())]
     missing = [oid for oid in blobs if git.is_partial() and git.blob(oid) is None]
     if missing:
-        remote.fetch_objects(git, missing, project.who)
+        remote.fetch_objects(git, missing, who)
     if any(size is None or size > format_.SIZE for size in git.sizes(blobs)):
         raise format_.unreadable("a file of it is too large, or not here", ref)
     data = [one or b"" for one in git.blobs(blobs)]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from runner.errors import UsageError
+from runner.values import dataclass
 
 
 @cache
@@ -67,6 +67,15 @@ class Places:
     def making(self, protocol: str) -> Path:
         """The note that a protocol's worktree is being made."""
         return self.beside / "making" / protocol
+
+    def seen_lease(self, protocol: str) -> Path:
+        """The note since when another runner's lease of a protocol is seen to stand still."""
+        return self.own / "leases" / f"{protocol}.json"
+
+    @property
+    def damaged(self) -> Path:
+        """Where broken files of git's are put aside."""
+        return self.beside / "damaged"
 
     def mark(self, protocol: str) -> Path:
         """The last tip of a protocol that verified here."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from runner.errors import RunnerError
@@ -17,6 +16,7 @@ from runner.protocol import decision, log, paths, state
 from runner.protocol.decision import Halt
 from runner.protocol.ids import STEP_FILE
 from runner.protocol.log import RawEntry
+from runner.values import dataclass
 
 Row = dict[str, Any]  # state.json as it stands; `protocol`, `status`, `title`, `revision`, `steps`, `waiting` are there
 UNREADABLE = "unreadable"

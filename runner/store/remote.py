@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
 from runner.git import Git
 from runner.git.person import token_settings
-from runner.store import locks, trusted
+from runner.store import locks, pace, trusted
 from runner.store.places import Places, writable_state_home, write_atomically
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Pin, Trusted
+from runner.values import dataclass
 
 FETCH_SECONDS = 5.0  # what a look at the remote may take before work goes on with what is here
 PUSH_SECONDS = 120.0
+RACES = 20  # how often a fetch is made again whose refs another one here moved meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,27 @@ class Mirror:
             "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
         )  # fmt: skip
         code, _, err = self._run(*argv, timeout=timeout)
+        for again in range(RACES):
+            if not (code and ("cannot lock ref" in err or ".lock'" in err)):
+                break
+            self.who.sleep(0.02 * (again + 1))  # another process of this clone fetched the same at the same time
+            code, _, err = self._run(*argv, timeout=timeout)
         if code and self._forget_other_clone():
             code, _, err = self._run(*argv, timeout=timeout)
+        if code:
+            raise self._unreachable(code, err)
+
+    def unshallow(self, timeout: float) -> None:
+        """Bring the whole history of all branches there.
+
+        Raises:
+            UnreachableError: the remote did not answer, or refused.
+        """
+        specs = [f"+refs/{name}/*:refs/there/{name}/*" for name in ("heads", "runner/history")]
+        code, _, err = self._run(
+            "fetch", "--quiet", "--unshallow", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
+            timeout=timeout,
+        )  # fmt: skip
         if code:
             raise self._unreachable(code, err)
 
@@ -161,9 +181,10 @@ class Mirror:
         """Move refs on the remote, `{name: (new, expected there)}`, all or none. One that stays has to be where it is expected.
 
         Raises:
-            ConflictError: a ref is not where it was expected.
+            ConflictError: a ref is not where it was expected; also where it is already where it should go, which others did.
             UnreachableError: the remote did not answer, or refused; nothing moved.
         """
+        pace.keep(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
         leases = [f"--force-with-lease={name}:{old or ''}" for name, (_, old) in changes.items()]
         specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
         code, out, err = self._run(
@@ -172,6 +193,15 @@ class Mirror:
         )  # fmt: skip
         if code == 0:
             self._note(changes)
+            # Of a ref that has our commit already git says nothing was wrong, wherever it was expected: who put it there is unknown.
+            twice = [name for name in _up_to_date(out) if changes[name][0] != changes[name][1]]
+            if twice:
+                raise ConflictError(
+                    f"{', '.join(sorted(twice))} on {self.remote} was moved there by somebody else, or by a push of ours"
+                    " that was given up",
+                    self.url,
+                    "run the same command again, or `runner sync`",
+                )
             return
         told = [line.split("\t") for line in out.decode("utf-8", "replace").splitlines() if line.startswith("!")]
         if not told and self._has(changes):  # the answer was lost, not the push
@@ -288,6 +318,12 @@ class Mirror:
             self.url,
             "`runner doctor --repin` trusts it as it is now",
         )
+
+
+def _up_to_date(out: bytes) -> list[str]:
+    """Return the refs of which `push --porcelain` says that nothing had to be done."""
+    lines = [line.split("\t") for line in out.decode("utf-8", "replace").splitlines() if line.startswith("=\t")]
+    return [line[1].rpartition(":")[2] for line in lines]
 
 
 def fetch_objects(git: Git, oids: list[str], who: Surroundings) -> None:

@@ -7,13 +7,13 @@ that is stands pinned in the person's own state from its first use on; a branch 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import RefusedError, UsageError
 from runner.git import Git
 from runner.protocol import paths
 from runner.store.places import Places, write_atomically
+from runner.values import dataclass
 
 REF = "refs/runner/fetched/trusted"  # kept here so that no `git gc` takes its objects away
 

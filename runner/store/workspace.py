@@ -11,7 +11,6 @@ import os
 import shutil
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import RefusedError, UsageError
@@ -21,6 +20,7 @@ from runner.protocol.paths import ROOT
 from runner.store import locks, worktree
 from runner.store.places import Places, write_atomically
 from runner.store.surroundings import Surroundings
+from runner.values import dataclass
 
 EXCLUDES = "__pycache__/\n.pytest_cache/\nnode_modules/\n.venv/\n*.pyc\n.DS_Store\n"
 

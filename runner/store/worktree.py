@@ -14,7 +14,6 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.errors import InTheWayError, UsageError
@@ -22,6 +21,7 @@ from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEnt
 from runner.store import locks
 from runner.store.places import Places, write_atomically
 from runner.store.surroundings import Surroundings
+from runner.values import dataclass
 
 EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index
 COPY = "runner-index"
@@ -40,6 +40,29 @@ def on_branch(git: Git, ref: str) -> list[Worktree]:
     if not git.may_be_checked_out(ref):
         return []
     return [tree for tree in git.worktrees() if tree.branch == ref]
+
+
+_UNFINISHED = {
+    "MERGE_HEAD": "a merge",
+    "CHERRY_PICK_HEAD": "a cherry-pick",
+    "REVERT_HEAD": "a revert",
+    "rebase-apply/applying": "`git am`",
+}
+
+
+def under_way(git: Git, ref: str) -> str | None:
+    """Return what a person has begun with the branch in a worktree and not finished (a rebase, a merge …), or None."""
+    linked = git.common_dir / "worktrees"
+    for at in (git.common_dir, *(sorted(linked.iterdir()) if linked.is_dir() else ())):
+        for name in ("rebase-merge/head-name", "rebase-apply/head-name", "rebase-merge/update-refs"):
+            with contextlib.suppress(OSError):
+                if os.fsencode(ref) in (at / name).read_bytes().splitlines():
+                    return f"a rebase of it is under way ({at.name})"
+    for tree in on_branch(git, ref):
+        for name, what in _UNFINISHED.items():
+            if (tree.git_dir / name).exists():
+                return f"{what} is under way in {tree.path}"
+    return None
 
 
 def conversions(git: Git) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +25,7 @@ from runner.tools.files import FileWorker
 from runner.tools.loop import LOOP, read
 from runner.tools.ripgrep import Ripgrep
 from runner.tools.view import View, bounded
+from runner.values import dataclass
 
 FILES_TIMEOUT = 60.0  # seconds for a call of a file tool
 GIT_TIMEOUT = 60.0

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
+
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError

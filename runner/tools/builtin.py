@@ -6,12 +6,12 @@ Input and output are pydantic models; the schemas that others see are theirs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, WithJsonSchema
 
 from runner.tools.base import Contract, Effect, ToolError, check_arguments
+from runner.values import dataclass
 
 
 class Value(BaseModel):

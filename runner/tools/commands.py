@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.sandbox import Command, Outcome, Sandbox, explain
 from runner.tools.base import ToolError
 from runner.tools.view import HEAD, MOST, View, bounded
+from runner.values import dataclass
 
 KEPT = 4 * MOST  # bytes of the output's end, which is no more than MOST characters
 MOST_OUTPUT = 100_000_000  # bytes, after which a command is ended

@@ -13,10 +13,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from runner.tools.base import ToolError
+from runner.values import dataclass
 
 MOST = 1_000_000  # bytes of a page
 TIMEOUT = 30.0  # seconds for all of it

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import TracebackType
@@ -30,6 +29,7 @@ from runner.tools.base import (
     check_result,
 )
 from runner.tools.talk import exchange
+from runner.values import dataclass
 
 CHILD = Path(__file__).with_name("child.py").resolve()
 LAST_LINES, LAST_CHARACTERS = 12, 2000  # of what the child said

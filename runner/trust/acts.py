@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, RunnerError
@@ -30,6 +29,7 @@ from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
 from runner.trust.past import missing
 from runner.trust.replay import Ground, Word
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.trust.signature import SshSignature
@@ -359,7 +359,7 @@ def _wrong_work(
 
 # What is said, not done: a person may sign it with a key of their own.
 _SAID = (
-    ev.Created, ev.Planned, ev.PlanEdited, ev.Asked, ev.Answered, ev.EffectDecided, ev.Paused, ev.Resumed, ev.Cancelled,
+    ev.Created, ev.Planned, ev.Forked, ev.PlanEdited, ev.Asked, ev.Answered, ev.EffectDecided, ev.Paused, ev.Resumed, ev.Cancelled,
     ev.StepCancelled, ev.StepRetried, ev.Undone, ev.RecordRepaired, ev.RequestChanged,
 )  # fmt: skip
 

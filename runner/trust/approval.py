@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import StrEnum
 from itertools import islice
 
@@ -26,6 +26,7 @@ from runner.trust.authority import Authority
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
 from runner.trust.past import Below, Past, commit_of, folder_of, unnumbered
+from runner.values import dataclass
 
 AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
 

@@ -7,7 +7,7 @@ keyboard.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
 from runner.errors import MalformedFileError
@@ -20,6 +20,7 @@ from runner.trust import policy as rules_
 from runner.trust.manifest import Loaded
 from runner.trust.policy import Change, Decision
 from runner.trust.signers import Signers
+from runner.values import dataclass
 
 # What a step without a policy, tools or signatures does not need is loaded where it is used: it would take a third of its start.
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from runner.errors import MalformedFileError
@@ -24,6 +24,7 @@ from runner.protocol.plan import Plan
 from runner.protocol.state import Rendered, State, StepStatus
 from runner.store.trusted import Trusted
 from runner.trust.past import Past, missing
+from runner.values import dataclass
 
 Said = Iterator[tuple[str, str]]  # (path from the tree's root, what is wrong, in one line)
 
@@ -73,7 +74,7 @@ class Chain:
     repaired: int = 0
     mended: int = 0
     moved: str | None = None  # the commit that the genesis was made on, where it stands on another one now
-    taken_over: str | None = None  # PROTOCOL@REVISION that steps came from, done
+    taken_over: list[str] = field(default_factory=list)  # what is to be said of a fork's steps that came done
     counted: set[str] = field(default_factory=set)  # ids of the words that events used, and that hold
     named: list[Named] = field(default_factory=list)  # transcripts, in the order of the chain
     reviews: int = 0  # on the forge, that events used: nothing here proves them
@@ -618,6 +619,15 @@ def check_signed(git: Git, walk: Chain, look: Look) -> Said:
             yield "", text
 
 
+def check_forked(git: Git, walk: Chain, look: Look) -> Said:
+    """29. What a fork has as done was done in the protocol that it names, at the commit that it begins at, and that verifies."""
+    if look.first(ev.Forked) is not None and look.illegal is None:
+        from runner.trust import forked  # verifies that other chain
+
+        for text in forked.wrong(git, walk, look):
+            yield at(walk, paths.LOG), text
+
+
 # What takes up what people said and wrote, before anything is done.
 _PREFIX: tuple[type[Event], ...] = (ev.PlanEdited, *_WORDS)
 _DEEDS: tuple[type[Event], ...] = (
@@ -664,4 +674,5 @@ CHECKS: dict[str, Check] = {
     "trusted": check_trusted,  # 21
     "needed": check_needed,  # 22
     "signed": check_signed,  # 23
+    "forked": check_forked,  # 29
 }

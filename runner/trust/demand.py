@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.protocol import paths, words
@@ -12,6 +11,7 @@ from runner.protocol.plan import Plan, Step
 from runner.protocol.statement import LONGEST, LONGEST_CALL
 from runner.trust.authority import Authority
 from runner.trust.manifest import Subject
+from runner.values import dataclass
 
 KEYBOARD = "keyboard"  # who said it where there is no policy: somebody at a terminal
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from runner.errors import InsufficientHistoryError
 from runner.git import SUBMODULE, TREE, Git, TreeEntry
 from runner.protocol import ids, paths
 from runner.protocol.digest import digest
+from runner.values import dataclass
 
 VERSION = "runner-manifest/v1"
 KINDS = ("plan", "step", "result", "call", "protected-path", "merge")

@@ -15,7 +15,7 @@ import ipaddress
 import posixpath
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -23,6 +23,7 @@ from runner.protocol import globs, paths
 from runner.protocol.document import Path, shown
 from runner.protocol.model import Budget
 from runner.trust import programs
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.policy import Effect, Isolation, Narrowing, PolicyFile, Rule, Verdict

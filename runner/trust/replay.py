@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import BLOB, TREE, Git
@@ -27,6 +26,7 @@ from runner.trust.authority import Authority
 from runner.trust.checks import Chain, Look, at
 from runner.trust.demand import KEYBOARD
 from runner.trust.past import Past, commit_of, folder_of, missing
+from runner.values import dataclass
 
 Word = ev.ApprovalCounted | ev.CallDecided
 # How a transition in which a step was at work can end; only then may people's commits have come between.

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
@@ -27,6 +26,7 @@ from runner.git.process import personal_environment
 from runner.protocol.statement import PRINCIPAL
 from runner.trust import signers as keys
 from runner.trust.signers import CURVES, ED25519, RSA, SK_ECDSA, SK_ED25519, PublicKey, Signers, Wire
+from runner.values import dataclass
 
 LIMIT = 8192  # bytes of an armoured signature
 

@@ -13,13 +13,14 @@ import hashlib
 import re
 from calendar import timegm
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 
 from runner.errors import MalformedFileError
 from runner.protocol.paths import ROOT
 from runner.protocol.statement import NAMESPACE as APPROVAL
 from runner.protocol.statement import PRINCIPAL
+from runner.values import dataclass
 
 FILE = f"{ROOT}/allowed_signers"
 REVOKED = f"{ROOT}/revoked_keys"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.git import Git, person
@@ -26,6 +25,7 @@ from runner.trust.signature import (
     terminal,
 )
 from runner.trust.signers import PublicKey, Wire
+from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 21. trusted          words were counted, and work was done, under the trusted branch's policy, never an older one than before
 22. needed           what was done had the words that the policy of then and the plan wanted
 23. signed           a transition is signed by a key that is listed, where the policy wants that
+29. forked           steps that a fork has as done were done at the commit that it begins at, by a record that verifies
 
 More is asked of what lies beside the chain, by `filed`, `merged`, `sealing` and `taking`: 24. transcript, 25. base, 26. seal,
 28. merge; `app.verify` asks what the person's own machine has seen: 27. mark.
@@ -38,7 +39,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError, UnsupportedError
 from runner.git import TREE, Commit, Git, GitError, TreeEntry
@@ -50,6 +50,7 @@ from runner.store.trusted import Trusted
 from runner.trust import checks
 from runner.trust.checks import Chain, Finding, Look, Named
 from runner.trust.past import Past, commit_of, folder_of, missing
+from runner.values import dataclass
 
 AHEAD = 16  # commits whose objects are asked for at once
 SMALL = 512 * 1024  # bytes of a record's file that is read ahead
@@ -113,8 +114,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
         notes.append("the record was damaged by ordinary commits, and put back by hand")
     if walk.moved:
         notes.append(f"the branch was moved: it was begun on {walk.moved[:12]}")
-    if walk.taken_over:
-        notes.append(f"steps were taken over from {walk.taken_over}; they are not proven here")
+    notes += walk.taken_over
     if walk.reviews:
         plural = "a review" if walk.reviews == 1 else f"{walk.reviews} reviews"
         notes.append(f"{plural} on the forge: said by the forge, not provable offline")
@@ -285,11 +285,9 @@ def _check(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> 
 
 
 def _note(walk: Chain, look: Look) -> None:
-    created, forked = look.first(ev.Created), look.first(ev.Forked)
+    created = look.first(ev.Created)
     if isinstance(created, ev.Created) and look.commit.parents and created.start != look.commit.parents[0]:
         walk.moved = created.start
-    if isinstance(forked, ev.Forked):
-        walk.taken_over = forked.source
 
 
 def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Look:
@@ -382,9 +380,13 @@ def advance(
         findings, known = list(report.findings), report.state
     else:
         old, state_then = since
-        commits = _since(git, protocol, tip, old)
+        commits = _since(git, tip, old)
         if commits is None:
-            raise went_back(protocol, old, tip)
+            began = _beside(git, protocol, tip, old)
+            commits = _since(git, tip, began) if began is not None else None
+            if began is None or commits is None:
+                raise went_back(protocol, old, tip)
+            old = began
         walk = resume(git, protocol, old, state_then)
         walk.trusted = trusted
         findings, known = walk_commits(git, walk, commits), walk.state
@@ -414,7 +416,26 @@ def _refuse_newer(git: Git, protocol: str, tip: str) -> None:
                 )
 
 
-def _since(git: Git, protocol: str, tip: str, old: str) -> list[str] | None:
+def _beside(git: Git, protocol: str, tip: str, old: str) -> str | None:
+    """Return the commit of `tip`'s chain beyond which `old` has people's commits alone, that a merge brought; else None.
+
+    So it is where somebody had made transitions when people's commits were pushed, and merged those in.
+    """
+    if not git.is_ancestor(old, tip):
+        return None
+    chain = set(git.first_parents(tip))
+    at: str | None = old
+    while at is not None and at not in chain:
+        commit = git.commit(at)
+        if commit is None:
+            raise missing(git, f"commit {at[:12]}")
+        if is_transition(commit, protocol):
+            return None
+        at = commit.parents[0] if commit.parents else None
+    return at
+
+
+def _since(git: Git, tip: str, old: str) -> list[str] | None:
     """Return the commits of the chain above `old`, oldest first; None where it is not on the chain."""
     found: list[str] = []
     at: str | None = tip

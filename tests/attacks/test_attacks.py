@@ -1224,6 +1224,118 @@ def a_way_out_of_the_folder(forge: Forge) -> None:
     forge.commit(tree=own)
 
 
+# --- 29. forked ------------------------------------------------------------------------------------------------------
+
+
+def fork(
+    forge: Forge, *, to: str = "0002-other", at: str | None = None, words: dict[str, str] | None = None, **says: Any
+) -> None:
+    """Begin another protocol where this one stands, as a runner would but for `at`, `words` (step files) and `says`."""
+    then, tip, folder = forge.now, forge.tip, forge.folder
+    names = ("plan.md", *(f"{step.place:02d}-{slug}.md" for slug, step in then.steps.items()))
+    told = {name: forge.box.git("show", f"{tip}:{folder}/{name}") for name in names} | (words or {})
+    steps: Any = {
+        slug: {key: getattr(step, key) for key in ev.PlannedStep.__annotations__}
+        | {"digest": digest(told[f"{step.place:02d}-{slug}.md"].encode())}
+        for slug, step in then.steps.items()
+    }
+    done = {slug: step.result for slug, step in then.steps.items() if step.status == "completed"}
+    fields = {"source": f"{forge.protocol}@{then.revision}", "genesis": then.genesis, "done": done, **says}
+    forge.protocol = to
+    begun = ev.Created(subject=forge.protocol, title=then.title, base="main", start=at or tip, nonce="2" * 32)
+    code: dict[str, Change] = {f"{forge.folder}/{name}": text for name, text in told.items()}
+    event = ev.Forked(subject="plan", plan=then.plan or "", steps=steps, **fields)
+    forge.imitate(begun, event, code=code, parents=[at or tip], fresh=True)
+
+
+def test_a_fork_as_a_runner_makes_it_holds(forge: Forge) -> None:
+    fork(forge)
+    assert forge.now.steps["a"].status == "completed"
+    assert any("which verifies" in note for note in forge.holds().notes)
+
+
+@attack("forked")
+def a_fork_with_a_step_that_was_not_done(forge: Forge) -> None:
+    fork(forge, done={"a": None, "b": None})
+
+
+@attack("forked")
+def a_fork_with_a_step_left_out_that_was_done(forge: Forge) -> None:
+    fork(forge, done={})
+
+
+@attack("forked")
+def a_fork_with_another_result(forge: Forge) -> None:
+    fork(forge, done={"a": {"text": "mine"}})
+
+
+@attack("forked")
+def a_fork_with_another_file_of_a_step_that_was_done(forge: Forge) -> None:
+    fork(forge, words={"01-a.md": "---\ntitle: 01-a\nkind: command\nrun: echo other > a.txt\noutputs: [a.txt]\n---\n"})
+
+
+@attack("forked")
+def a_fork_that_begins_elsewhere(forge: Forge) -> None:
+    fork(forge, at=forge.trusted)
+
+
+@attack("forked")
+def a_fork_that_begins_at_a_person_s_commit(forge: Forge) -> None:
+    """Whose code nobody asked about: it is none of what the revision has."""
+    fork(forge, at=forge.commit({"a.txt": "mine\n"}))
+
+
+@attack("forked")
+def a_fork_of_another_revision_than_it_names(forge: Forge) -> None:
+    fork(forge, source=f"{forge.protocol}@{forge.now.revision - 1}")
+
+
+@attack("forked")
+def a_fork_of_a_protocol_that_was_made_again(forge: Forge) -> None:
+    fork(forge, genesis=digest(b"another nonce"))
+
+
+@attack("forked")
+def a_fork_of_itself(forge: Forge) -> None:
+    fork(forge, source=f"0002-other@{forge.now.revision}")
+
+
+@attack("forked")
+def a_fork_of_no_revision(forge: Forge) -> None:
+    fork(forge, source=f"{forge.protocol}@0{forge.now.revision}")
+
+
+@attack("forked")
+def a_fork_of_work_that_nobody_checked(forge: Forge) -> None:
+    """The step is to be done again, and what it left is judged by nobody."""
+    forge.imitate(finish(forge), code={"b.txt": "b\n", ".github/workflows/x.yml": "on: push\n"})
+    fork(forge)
+
+
+@attack("forked")
+def a_fork_of_work_that_was_taken_back_to_unchecked(forge: Forge) -> None:
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+    between = forge.now.revision
+    forge.imitate(passed(forge), ev.StepCompleted(subject="b", attempt=1))
+    again: ev.UndoneStep = {"status": "needs_qa", "attempt": 1, "result": None}
+    forge.imitate(
+        ev.Undone(subject=forge.protocol, to=between, status="running", steps={"b": again}, artifacts=[], dropped=[])
+    )
+    fork(forge)
+
+
+@attack("forked")
+def a_fork_of_a_chain_that_does_not_hold(forge: Forge) -> None:
+    forge.imitate(paused(forge), code={"src/app.py": "evil()\n"})
+    fork(forge)
+
+
+@attack("forked")
+def a_fork_of_a_fork_that_does_not_hold(forge: Forge) -> None:
+    fork(forge, done={"a": None, "b": None})
+    fork(forge, to="0003-third")
+
+
 # What else is told, because one deed breaks more than one rule.
 ALSO = {
     "work_in_the_name_of_a_person": ("legality",),

@@ -66,6 +66,10 @@ def test_a_schedule_advances_what_is_open_and_publishes_it(gitlab: Box, tmp_path
     gitlab.runner("sync", protocol, rc=0)
     code, told = pipeline(gitlab, "main", "schedule")
     assert code == 0, told
+    # gitlab-ci-local starts no child pipeline: what was planned is run as one.
+    made = next(tmp_path.glob("home-machine-0/handover/pipeline.yml"))
+    code, told = pipeline(gitlab, "main", "parent_pipeline", "--file", str(made))
+    assert code == 0, told
     assert gitlab.git("show", f"{protocol}:a.txt", cwd=tmp_path / "origin.git") == "a\n"
     assert "protocol-verify" not in told and "protocol-qa" not in told
 

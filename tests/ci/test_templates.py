@@ -157,7 +157,7 @@ def test_nothing_that_the_work_could_have_left_in_a_cache_runs_where_something_i
         if ".protocol-runner" in job.get("extends", ())
         and {**told[".protocol-runner"]["cache"], **job.get("cache", {})}.get("policy") != "pull"
     }
-    assert pushes == {"protocol-find", "protocol-publish"}
+    assert pushes == {"protocol-find", ".protocol-publish"}
     # What starts a pipeline with tokens gives it nothing, so that a project may forbid everybody to.
     assert "variables" not in told["protocol-tell"] and told["protocol-tell"]["trigger"]["forward"] == {
         "yaml_variables": False

@@ -56,7 +56,7 @@ def advance(one: Machine) -> list[dict[str, Ran]]:
     found = one.job("protocol-advance", "find")
     assert found.result == "success", found.printed
     every = []
-    for protocol in json.loads(found.outputs["protocols"]):
+    for protocol in [entry["protocol"] for entry in json.loads(found.outputs["matrix"])["include"]]:
         work = one.job("protocol-advance", "work", needs={"find": found}, protocol=protocol)
         done = one.job("protocol-advance", "publish", needs={"find": found, "work": work}, protocol=protocol)
         every.append({"find": found, "work": work, "publish": done})
@@ -215,7 +215,7 @@ def test_a_bundle_that_tells_what_people_said_or_did_is_not_published(github: Bo
     folder.mkdir(parents=True)
     other.git("bundle", "create", "-q", folder / f"{protocol}.bundle", f"refs/heads/{protocol}")
     before = github.git("ls-remote", "origin")
-    found = Ran("success", {"protocols": json.dumps([protocol])})
+    found = Ran("success", {"matrix": json.dumps({"include": [{"protocol": protocol}]})})
     done = one_.job("protocol-advance", "publish", needs={"find": found, "work": found}, protocol=protocol)
     assert done.result == "failure" and "only a person" in done.printed, done.printed
     assert github.git("ls-remote", "origin") == before and one_.asked == []

@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from runner.store import lease
+from runner.store import history, lease
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, lead, mind, say, sound
 from tests.executor.test_calls import REPORT, WAITS, kill, lines, outside, tool, wait
-from tests.store.test_lease import HELD, count, expire, hook, leased, origin
+from tests.store.test_lease import HELD, count, hook, leased, origin, outlast
+
+UNREACHABLE = 69
 
 
 def intents(box: Box, protocol: str) -> list[str]:
@@ -41,8 +43,8 @@ def test_its_outcome_goes_with_the_work_and_pushes_stay_few(remote: Box) -> None
     remote.runner("run", protocol, "--ci", rc=0)
     pushed = [[name for _, _, name in push] for push in count(remote)]
     ref, branch = lease.ref_of(protocol), f"refs/heads/{protocol}"
-    # taken, announced, published; taken for the rest, published
-    assert [sorted(set(one) & {ref, branch}) for one in pushed] == [[ref], [ref], [branch, ref], [ref], [branch, ref]]
+    # taken, announced, published and renewed for the rest, published
+    assert [sorted(set(one) & {ref, branch}) for one in pushed] == [[ref], [ref], [branch, ref], [branch, ref]]
     assert leased(remote, protocol) is None and len(lines(ledger)) == 1
     sound(remote, protocol)
 
@@ -58,7 +60,7 @@ def test_on_another_machine_it_is_put_to_a_person_and_happens_at_most_once(remot
         assert intents(remote, protocol) == ["tell.1.1.json"]
         shown = remote.git("show", f"{lease.ref_of(protocol)}:intents/tell.1.1.json", cwd=origin(remote))
         assert json.loads(shown)["arguments"] == REPORT[1]
-    expire(remote, protocol)
+    outlast(other, protocol)
     if moment == "after-intent":  # it was not on the remote yet, so it had not begun
         assert begun == 0
         other.runner("run", protocol, "--ephemeral", rc=0)
@@ -81,10 +83,34 @@ def test_on_another_machine_one_that_can_be_repeated_or_looked_up_needs_nobody(
     remote: Box, name: str, given: dict[str, Any]
 ) -> None:
     protocol, ledger, other = vanish(remote, name, given, "in-runner")
-    expire(remote, protocol)
+    outlast(other, protocol)
     other.runner("run", protocol, rc=0)
     assert len(lines(ledger)) == 1 and leased(remote, protocol) is None
     sound(other, protocol)
+
+
+def test_a_machine_that_stays_announces_too_since_another_may_take_over(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1]), "02-b": command("true")})
+    kill(remote, ledger, "in-runner", "run", protocol)  # a laptop, switched off for some days
+    assert len(lines(ledger)) == 1 and intents(remote, protocol) == ["tell.1.1.json"]
+    other = clone(remote, "bob")
+    outlast(other, protocol)
+    other.runner("run", protocol, rc=WAITS)
+    assert wait(other, protocol)["kind"] == "effect" and len(lines(ledger)) == 1
+    sound(other, protocol)
+
+
+def test_where_it_is_published_no_effect_begins_while_the_remote_is_away(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
+    away = origin(remote).rename(origin(remote).with_suffix(".away"))
+    told = remote.runner("run", protocol, rc=69).err
+    assert "another clone may make the same call" in told and "`--publish never`" in told and lines(ledger) == []
+    away.rename(origin(remote))
+    remote.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 1
+    sound(remote, protocol)
 
 
 @pytest.mark.slow
@@ -99,7 +125,7 @@ def test_on_the_same_machine_the_journal_tells_more(remote: Box) -> None:
 @pytest.mark.slow
 def test_one_of_which_nobody_knows_stays_announced_whatever_is_done_instead(remote: Box) -> None:
     protocol, ledger, other = vanish(remote, *REPORT, "in-runner")
-    expire(remote, protocol)
+    outlast(other, protocol)
     other.git("fetch", "-q", "origin")
     other.git("checkout", "-q", protocol)
     other.write(f".protocols/{protocol}/01-tell.md", f"---\ntitle: tell\n{command('true')}---\n")
@@ -151,7 +177,10 @@ def test_whoever_lost_the_lease_begins_no_effect(remote: Box) -> None:
     protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
     ref = lease.ref_of(protocol)
     taker = hook(  # somebody takes it as soon as it was taken
-        remote, "post-receive", f"git update-ref {ref} $(git -c user.name=x -c user.email=x commit-tree -m x {ref}^{{tree}})\n"
+        remote, "post-receive",
+        f"blob=$(git show {ref}:lease.json | sed 's/\"nonce\": \".*\"/\"nonce\": \"{'0' * 32}\"/' | git hash-object -w --stdin)\n"
+        "tree=$(printf '100644 blob %s\\tlease.json\\n' $blob | git mktree)\n"
+        f"git update-ref {ref} $(git -c user.name=x -c user.email=x commit-tree -m x $tree)\n",
     )  # fmt: skip
     assert "another runner has taken it" in remote.runner("run", protocol, "--ephemeral", rc=HELD).err
     assert lines(ledger) == []
@@ -174,12 +203,12 @@ def test_where_nothing_is_published_no_effect_begins_on_such_a_machine(remote: B
 @pytest.mark.slow
 def test_one_that_was_made_again_at_a_persons_word_is_asked_about_again(remote: Box) -> None:
     protocol, ledger, other = vanish(remote, *REPORT, "in-runner")
-    expire(remote, protocol)
+    outlast(other, protocol)
     other.runner("run", protocol, "--ephemeral", rc=WAITS)
     other.runner("answer", protocol, "did-not", rc=0)
     kill(other, ledger, "in-runner", "run", protocol, "--ephemeral")
-    expire(remote, protocol)
     third = clone(remote, "carol")
+    outlast(third, protocol)
     third.runner("run", protocol, "--ephemeral", rc=WAITS)
     assert wait(third, protocol)["kind"] == "effect"
     third.runner("answer", protocol, "happened", rc=0)
@@ -201,8 +230,8 @@ def test_each_of_an_agents_calls_is_announced_and_settled(remote: Box) -> None:
         kill(remote, ledger, "in-runner", "run", protocol, "--ephemeral")  # amid the second
         assert lines(ledger) == ["ops@example.test All well", "deploy 1"]
         assert intents(remote, protocol) == ["tell.1.2.json"]
-        expire(remote, protocol)
         other = clone(remote, "bob")
+        outlast(other, protocol)
         lead(other, wire.url)
         other.runner("run", protocol, "--ephemeral", rc=WAITS)
         assert "deploy_prod" in wait(other, protocol)["text"]
@@ -211,3 +240,48 @@ def test_each_of_an_agents_calls_is_announced_and_settled(remote: Box) -> None:
     assert lines(ledger) == ["ops@example.test All well", "deploy 1"]
     assert leased(remote, protocol) is None
     sound(other, protocol)
+
+
+@pytest.mark.slow
+def test_a_machine_that_stays_announces_too_and_makes_no_call_while_the_remote_is_away(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1]), "02-b": command("true")})
+    away = origin(remote).with_name("away.git")
+    origin(remote).rename(away)
+    said = remote.runner("run", protocol, rc=UNREACHABLE)
+    assert "another clone may make the same call" in said.err and lines(ledger) == []
+    away.rename(origin(remote))
+    kill(remote, ledger, "in-runner", "run", protocol)
+    assert intents(remote, protocol) == ["tell.1.1.json"]
+    other = clone(remote, "bob")
+    outlast(other, protocol)
+    other.runner("run", protocol, rc=WAITS)
+    assert wait(other, protocol)["kind"] == "effect"
+    other.runner("answer", protocol, "happened", rc=0)
+    other.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 1 and leased(remote, protocol) is None
+    sound(other, protocol)
+
+
+@pytest.mark.slow
+def test_a_push_that_stood_still_as_it_took_the_lease_lets_nothing_be_done_twice(remote: Box) -> None:
+    """The remote tells where the branch is; the push waits; another does the step, publishes and gives the lease back."""
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1]), "02-b": command("true")})
+    other = clone(remote, "bob")
+    other.runner("run", protocol, "--publish", "never", rc=0)
+    assert len(lines(ledger)) == 1
+    done = [f"refs/heads/{protocol}", history.ref_of(protocol)]
+    other.git("push", "-q", "origin", *(f"{ref}:refs/made/{n}" for n, ref in enumerate(done)))
+    moved = hook(
+        remote,
+        "pre-receive",
+        "unset GIT_QUARANTINE_PATH\n"
+        + "".join(f"git update-ref {ref} $(git rev-parse refs/made/{n})\n" for n, ref in enumerate(done)),
+    )
+    said = remote.runner("run", protocol)
+    assert said.code == HELD, said.err
+    moved.unlink()
+    remote.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 1 and leased(remote, protocol) is None
+    sound(remote, protocol)

@@ -50,6 +50,7 @@ ROUTES = [
         ("POST", r"REPO/statuses/[0-9a-f]{40}", "statuses=write"),
         ("GET", r"REPO/commits/[0-9a-f]{40}/check-runs", "checks=read"),
         ("GET", r"REPO/activity", "contents=read"),
+        ("GET", r"REPO/actions/runs/\d+", "actions=read"),
         ("GET", r"REPO/branches/[^/]+", "contents=read"),
         ("GET", r"REPO/branches/[^/]+/protection", "administration=read"),
         ("GET", r"REPO/rules/branches/[^/]+", "metadata=read"),
@@ -155,6 +156,7 @@ class GitHubFront(Server):
         self.activity: list[dict[str, Any]] = []
         self.events: dict[int, list[dict[str, Any]]] = {}
         self.rules: list[dict[str, Any]] = []
+        self.jobs: dict[int, str] = {}  # runs of Actions: their status
         self.drafts_allowed = True
         self.forks: dict[int, bool] = {}  # requests that come from a fork: whether that still exists
 
@@ -238,6 +240,9 @@ class GitHubFront(Server):
                 list({each["name"]: each for each in self.runs if each["head_sha"] == found[1]}.values()),
                 key="check_runs",
             )
+        if found := re.fullmatch(rf"{HERE}/actions/runs/(\d+)", path):
+            at = self.jobs.get(int(found[1]))
+            return Answer(200, {"id": int(found[1]), "status": at}) if at else _not_found()
         if path == f"{HERE}/activity":
             return paged(
                 asked, [each for each in self.activity if each["ref"] == asked.query.get("ref", each["ref"])][::-1]

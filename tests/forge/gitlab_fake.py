@@ -150,6 +150,13 @@ PIPELINE = json.loads("""{
   "updated_at": "2016-08-11T11:32:35.169Z"
 }""")
 
+# https://docs.gitlab.com/api/jobs/ "Get a single job" (without commit, pipeline, runner and user)
+JOB = json.loads("""{
+  "id": 8, "name": "rspec:other", "stage": "test", "status": "failed", "ref": "main", "tag": false, "allow_failure": false,
+  "coverage": null, "created_at": "2015-12-24T15:51:21.880Z", "started_at": "2015-12-24T17:54:30.733Z",
+  "finished_at": "2015-12-24T17:54:31.198Z", "duration": 0.465, "web_url": "https://example.com/foo/bar/-/jobs/8"
+}""")
+
 # https://docs.gitlab.com/api/events/ "Get user contribution events" (the pushed one; the project's list has `created_at` too)
 PUSH = json.loads("""{
   "id": 4, "title": null, "project_id": 15, "action_name": "pushed", "target_id": null, "target_iid": null,
@@ -281,6 +288,7 @@ class GitLabFake(Server):
         self.project = like(PROJECT, id=7)
         self.protected: list[dict[str, Any]] = []
         self.project_approvals: dict[str, Any] | None = None  # None: not a Premium instance
+        self.jobs: dict[int, dict[str, Any]] = {}
         self.tells_approved_at = True
         self.resets_approvals = False
         self.has_commit: Callable[[str], bool] = lambda oid: True
@@ -325,6 +333,7 @@ class GitLabFake(Server):
                 {"source_branch", "target_branch", "title"},
                 self._create,
             ),
+            ("GET", "/projects/:id/jobs/:job", set(), set(), set(), self._job),
             ("GET", mr, set(), set(), set(), self._get),
             ("PUT", mr, set(), {"title", "description", "target_branch", "state_event"}, set(), self._update),
             ("GET", f"{mr}/notes", PAGES | {"sort", "order_by"}, set(), set(), self._notes),
@@ -487,7 +496,17 @@ class GitLabFake(Server):
         """A pipeline, which may have failed before it had jobs."""
         self.pipelines.append(like(PIPELINE, id=next(self._ids), sha=commit, status=status, source=source))
 
+    def ci_job(self, status: str) -> str:
+        """A job, by its address."""
+        job = next(self._ids)
+        self.jobs[job] = like(JOB, id=job, status=status, web_url=f"{self.url}/{PATH}/-/jobs/{job}")
+        return str(self.jobs[job]["web_url"])
+
     # routes
+
+    def _job(self, asked: Asked, who: Account, job: str) -> Answer:
+        found = self.jobs.get(int(job))
+        return Answer(200, found) if found else Answer(404, {"message": "404 Not found"})
 
     def _me(self, asked: Asked, who: Account) -> Answer:
         return Answer(200, self._full(who))

@@ -71,6 +71,7 @@ class Ground(Protocol):
     def close_request(self, who: str, number: int) -> None: ...
     def merge(self, who: str, number: int) -> str: ...
     def ci(self, commit: str, name: str, outcome: Outcome) -> None: ...
+    def job(self, *, over: bool) -> str: ...
     def foreign_status(self, commit: str, context: str, text: str) -> None: ...
     def rename(self, who: str, login: str) -> None: ...
     def protect(self) -> None: ...
@@ -141,6 +142,9 @@ class GitLabGround:
             Outcome.CANCELLED: "canceled",
         }
         self.fake.job(commit, name, words[outcome])
+
+    def job(self, *, over: bool) -> str:
+        return self.fake.ci_job("canceled" if over else "running")
 
     def foreign_status(self, commit: str, context: str, text: str) -> None:
         self.fake.job(commit, context, "success")
@@ -256,6 +260,11 @@ class GitHubGround:
         if outcome is not Outcome.PENDING:
             body |= {"status": "completed", "conclusion": outcome.value}
         self.front.runs.append(self.emulated.done("owner", "POST", f"{HERE}/check-runs", body))
+
+    def job(self, *, over: bool) -> str:
+        number = len(self.front.jobs) + 1
+        self.front.jobs[number] = "completed" if over else "in_progress"
+        return f"{self.front.url}/{REPO}/actions/runs/{number}"
 
     def foreign_status(self, commit: str, context: str, text: str) -> None:
         status = {"sha": commit, "state": "success", "context": context, "description": text, "target_url": None}

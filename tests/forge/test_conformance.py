@@ -220,6 +220,17 @@ def test_ci_is_read_without_our_own_statuses(ground: Ground) -> None:
     }  # fmt: skip
 
 
+def test_a_job_of_its_own_that_ended_is_over_and_nothing_else_is(ground: Ground) -> None:
+    forge, over, running = ground.forge(), ground.job(over=True), ground.job(over=False)
+    assert (forge.is_over(over), forge.is_over(running)) == (True, False)
+    asked = len(ground.server.asked)
+    for other in (over.replace("://", "://x."), over.replace("shop", "shops"), f"{over}/../1", "", f"{over}\n"):
+        assert not forge.is_over(other)
+    assert len(ground.server.asked) == asked
+    with pytest.raises(NotFoundError):
+        forge.is_over(f"{over}999")
+
+
 # reviews and people
 
 

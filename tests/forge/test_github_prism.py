@@ -37,6 +37,7 @@ def test_each_request_is_as_github_describes_it_and_its_examples_are_read(prism:
     status = Status(context="runner/step", state=StatusState.PENDING, text="waits", url="https://example.test/1")
     assert forge.report(OID, [status], branch="b") == (status,)
     assert forge.checks(OID)
+    assert forge.is_over(f"{prism.url}/owner/shop/actions/runs/30433642") in (True, False)
     assert forge.reviews(1)
     assert forge.pushes("new-topic")
     assert forge.commits(1)

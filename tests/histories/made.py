@@ -24,7 +24,18 @@ from runner.store.surroundings import Surroundings
 from tests.attacks.conftest import STEPS
 from tests.attacks.forge import Change, Forge
 from tests.attacks.make import PROTOCOL, History, Keys
-from tests.attacks.test_attacks import answers, asks, asks_before, finish, passed, paused, plans, question, written
+from tests.attacks.test_attacks import (
+    answers,
+    asks,
+    asks_before,
+    finish,
+    fork,
+    passed,
+    paused,
+    plans,
+    question,
+    written,
+)
 from tests.attacks.words import begin
 from tests.conftest import Box, command
 from tests.people import REPO
@@ -424,7 +435,32 @@ def a_plan_that_was_imported(desk: Desk) -> Made:
 
 @good
 def steps_taken_over_from_another_protocol(desk: Desk) -> Made:
-    return _anew(desk, ev.Forked, source="0009-other@7", done={"a": None})
+    """It held until a fork had to prove what it takes over; what is stored has no genesis, and cannot be read any more."""
+    made = _anew(desk, ev.Forked, source="0009-other@7", genesis=digest(b""), done={"a": None})
+    return dataclasses.replace(made, rules=("forked",))
+
+
+@good
+def a_fork(desk: Desk) -> Made:
+    forge = desk.forge()
+    fork(forge)
+    with fixed():
+        forge.box.runner("run", forge.protocol, rc=0)
+    return of(forge)
+
+
+@good
+def a_fork_of_a_fork_after_an_undo(desk: Desk) -> Made:
+    forge = desk.forge()
+    fork(forge)
+    with fixed():
+        for _ in range(2):  # the work of b, and its check
+            forge.box.runner("step", forge.protocol, rc=0)
+        forge.box.runner("undo", f"{forge.protocol}@2", rc=0)
+        forge.see()
+        fork(forge, to="0003-third")
+        forge.box.runner("run", forge.protocol, rc=0)
+    return of(forge)
 
 
 @good

@@ -70,6 +70,7 @@ LACKING = (
     "words/a_word_on_a_result/used",
     "good/edited_by_people_and_undone",
     "good/work_that_was_merged_onto_an_edit",
+    "good/a_fork",
 )
 
 

@@ -30,7 +30,9 @@ def sample(name: str) -> Event:
         "created": ev.Created(subject=PROTOCOL, title="t", base="main", start=OID, nonce="0" * 32),
         "planned": ev.Planned(subject="plan", plan=DIGEST, steps={"a": planned_step(1)}),
         "imported": ev.Imported(subject="plan", plan=DIGEST, steps={"a": planned_step(1)}, source="x"),
-        "forked": ev.Forked(subject="plan", plan=DIGEST, steps={"a": planned_step(1)}, source="x", done={"a": 1}),
+        "forked": ev.Forked(
+            subject="plan", plan=DIGEST, steps={"a": planned_step(1)}, source="x", genesis=DIGEST, done={"a": 1}
+        ),
         "plan-edited": ev.PlanEdited(subject="plan", plan=DIGEST, steps={"b": planned_step(2)}, removed=[], dropped=[]),
         "approval-asked": ev.ApprovalAsked(subject="a", kind="step", digest=DIGEST, text="t", by="maintainer"),
         "approval-counted": ev.ApprovalCounted(subject="a", wait="w1", approvals=["x"], by=["alice"]),

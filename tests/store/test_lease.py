@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 from runner.executor import advance
 from runner.store import history, lease, publishing
 from tests.conftest import Box, clone, command
-from tests.executor.minds import sound
+from tests.executor.minds import Script, agent, finish, mind, say, sound, write
 from tests.protocol.test_schema import validator
 
 HELD, WAITS = 75, 3
@@ -58,18 +61,13 @@ def count(box: Box) -> list[list[list[str]]]:
     return [[line.split() for line in push.splitlines()] for push in told.split("\n\n") if push.strip()]
 
 
-def expire(box: Box, protocol: str) -> None:
-    """Let the lease have run out long ago."""
-    ref, at = lease.ref_of(protocol), origin(box)
-    old = json.dumps(leased(box, protocol) | {"expires": "2020-01-01T00:00:00Z"})
-    blob = box.git("hash-object", "-w", "--stdin", cwd=at, data=old).strip()
-    entries = box.git("ls-tree", ref, cwd=at).splitlines()
-    tree = "".join(
-        f"{f'100644 blob {blob}' if line.endswith('lease.json') else line.split(chr(9))[0]}\t{line.split(chr(9))[1]}\n"
-        for line in entries
-    )
-    made = box.git("mktree", cwd=at, data=tree).strip()
-    box.git("update-ref", ref, box.git("commit-tree", "-p", ref, "-m", "x", made, cwd=at).strip(), cwd=at)
+def outlast(box: Box, protocol: str) -> None:
+    """Let this machine have seen the lease that is there for long enough to take it over."""
+    with box.project() as project:
+        note = project.places.seen_lease(protocol)
+    boot, up = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"lease": there(box, lease.ref_of(protocol)), "boot": boot, "since": up - 100_000}))
 
 
 def until(box: Box, protocol: str) -> None:
@@ -96,6 +94,8 @@ def test_of_two_clones_one_works_and_the_other_says_who_does(remote: Box) -> Non
     assert (found["holder"], found["ci"]) == ("alice@example.test", "https://forge.test/a/b/actions/runs/7")
     held = other.runner("run", protocol, rc=HELD)
     assert "is held by another runner: alice@example.test on " in held.err and "/runs/7, until 20" in held.err
+    shown = other.runner("status", rc=0).out
+    assert " works " in shown and "elsewhere: alice@example.test on " in shown and " until " not in shown
     output = remote.path.parent / "output"
     job = other.runner("step", protocol, "--ci", env={"GITHUB_OUTPUT": str(output)}, rc=0)
     assert "held by another runner" in job.err and "held=true" in output.read_text()
@@ -162,14 +162,16 @@ def test_a_stalled_runner_cannot_publish_and_its_work_is_kept(remote: Box, how: 
     stalled = remote.start(how, protocol)
     while not began.exists():
         time.sleep(0.02)
-    end = time.monotonic() + 30
+    stalled.send_signal(signal.SIGSTOP)  # its command goes on, its renewals do not
+    ends.touch()
+    end = time.monotonic() + 120
     while (code := other.runner("step", protocol).code) == HELD:
         assert time.monotonic() < end
         time.sleep(0.5)
     assert code == 0
     published = there(remote, protocol)
-    ends.touch()
-    _, err = stalled.communicate(timeout=60)
+    stalled.send_signal(signal.SIGCONT)
+    _, err = stalled.communicate(timeout=120)
     assert stalled.returncode == HELD and "ran out here, and another runner has taken it" in err, err
     assert there(remote, protocol) == published
     kept = f"refs/runner/attempts/{protocol}/a.1" if how == "step" else protocol
@@ -222,6 +224,37 @@ def test_one_that_was_given_up_since_the_remote_was_looked_at_holds_nobody(remot
         at_work.communicate(timeout=60)
         assert advance.step(project, protocol).state.revision > 4
     sound(remote, protocol)
+
+
+def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": "kind: human\n"})
+    other = clone(remote, "bob")
+    with remote.project() as project:
+        project.who = dataclasses.replace(project.who, now=time.time, host="workshop")
+        publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
+        lease.take(project, protocol)
+        held = project.lease
+        assert held is not None
+        held.since -= 1000
+        lease.ensure(project)  # renewed: it has been at work since before that
+        other.runner("run", protocol, rc=WAITS)  # what only records needs none, and sees it
+        away = origin(remote).rename(origin(remote).with_suffix(".away"))
+        for _ in range(2):
+            shown = other.runner("status", protocol, rc=0).out
+            since = time.strftime("%Y-%m-%d", time.gmtime())
+            assert f"works         elsewhere: alice@example.test on workshop, since {since}" in shown
+            assert (
+                other.runner("status", rc=0).out.startswith("0001  works ")
+                and " works " in other.runner("list", rc=0).out
+            )
+            assert "workshop" not in other.runner("show", protocol, "--json", rc=0).out
+            other.git("pack-refs", "--all", cwd=next(other.home.glob(".local/state/protocol-runner/*/mirror")))
+        assert "elsewhere" not in remote.runner("status", protocol, rc=0).out
+        away.rename(origin(remote))
+        lease.drop(project)
+    other.runner("sync", protocol, rc=0)
+    assert "elsewhere" not in other.runner("status", protocol, rc=0).out
 
 
 # --- remotes that do not take it ---------------------------------------------------------------------------------------
@@ -282,3 +315,128 @@ def test_a_partial_clone_reads_it(remote: Box) -> None:
     until(remote, protocol)
     assert "alice@example.test" in other.runner("step", protocol, rc=HELD).err
     at_work.communicate(timeout=60)
+
+
+# --- beside the work ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_long_command_keeps_it_and_its_work_is_published(remote: Box) -> None:
+    settle_on(remote, "publish: always\nlease: {ttl: 2s, grace: 20s}\n")
+    ends, ran = remote.path.parent / "ends", remote.path.parent / "ran"
+    protocol = remote.new({"01-a": command(f"echo x >> {ran}; while [ ! -e {ends} ]; do sleep 0.1; done")})
+    other = clone(remote, "bob")
+    at_work = remote.start("run", protocol)
+    until(remote, protocol)
+    nonce, seen, end = leased(remote, protocol)["nonce"], set[str](), time.monotonic() + 120
+    while len(seen) < 6:  # it is renewed for longer than it lasts
+        seen.add(there(remote, lease.ref_of(protocol)))
+        other.runner("step", protocol, rc=HELD)
+        assert time.monotonic() < end
+    assert leased(remote, protocol)["nonce"] == nonce
+    ends.touch()
+    _, err = at_work.communicate(timeout=120)
+    assert at_work.returncode == 0, err
+    assert leased(remote, protocol) is None and ran.read_text() == "x\n"
+    assert there(remote, protocol) == remote.git("rev-parse", protocol).strip()
+    sound(remote, protocol)
+
+
+def steal(box: Box, protocol: str) -> str:
+    """Return lines of shell by which somebody else takes the lease."""
+    ref = lease.ref_of(protocol)
+    return (
+        f"cd {origin(box)}; unset GIT_DIR GIT_OBJECT_DIRECTORY\n"
+        f'blob=$(git show {ref}:lease.json | sed \'s/"nonce": ".*"/"nonce": "{"0" * 32}"/\' | git hash-object -w --stdin)\n'
+        "tree=$(printf '100644 blob %s\\tlease.json\\n' $blob | git mktree)\n"
+        f"git update-ref {ref} $(git -c user.name=x -c user.email=x commit-tree -m x $tree)\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_command_does_not_begin_where_it_was_lost_while_the_workspace_was_set_up(remote: Box) -> None:
+    ran, script = remote.path.parent / "ran", remote.path.parent / "setup.sh"
+    settle_on(remote, f"publish: always\nlease: {{ttl: 3s, grace: 1s}}\nworkspace: {{setup: sh {script}}}\n")
+    protocol = remote.new({"01-a": command(f"echo x >> {ran}")})
+    script.write_text(f"{steal(remote, protocol)}sleep 4\n")
+    lost = remote.runner("run", protocol, rc=HELD)
+    assert "another runner has taken it" in lost.err and not ran.exists()
+    assert remote.git("log", "--format=%s", f"origin/{protocol}..{protocol}") == ""
+
+
+def test_an_agent_that_lost_it_asks_nothing_and_calls_nothing_any_more(remote: Box) -> None:
+    settle_on(remote, "publish: always\nlease: {ttl: 2s, grace: 1s}\n")
+    with mind(remote, say(write("a.txt", "a\n")), finish()) as wire:
+        protocol = remote.new({"01-x": agent()})
+
+        def robbed() -> None:  # while the model thinks
+            subprocess.run(["sh", "-c", steal(remote, protocol)], check=True)
+            time.sleep(3)
+
+        assert isinstance(wire.script, Script)
+        wire.script.before[0] = robbed
+        lost = remote.runner("run", protocol, rc=HELD)
+        assert "another runner has taken it" in lost.err and len(wire.bodies) == 1
+        assert not list(remote.home.rglob("a.txt"))
+        remote.git("update-ref", "-d", lease.ref_of(protocol), cwd=origin(remote))
+        remote.runner("run", protocol, rc=0)  # what was heard was paid for, and is not asked again
+        assert len(wire.bodies) == 2
+    assert remote.git("show", f"{protocol}:a.txt") == "a\n"
+    sound(remote, protocol)
+
+
+@pytest.mark.slow
+def test_a_persons_commits_amid_a_run_are_carried_over_and_no_step_runs_again(remote: Box) -> None:
+    settle_on(remote)
+    ran, goes = remote.path.parent / "ran", remote.path.parent / "goes"
+    wait = f"while [ ! -e {goes} ]; do sleep 0.1; done"
+    steps = {
+        f"0{n}-s{n}": command(f"echo {n} >> {ran}; echo {n} > {n}.txt{f'; {wait}' if n == 2 else ''}")
+        for n in (1, 2, 3)
+    }
+    protocol = remote.new(steps)
+    other = clone(remote, "bob")
+    other.git("checkout", "-q", protocol)
+    at_work = remote.start("run", protocol)
+    while not ran.exists() or ran.read_text() != "1\n2\n":
+        time.sleep(0.05)
+    for name in ("one.txt", "two.txt"):  # it has one transition that nobody else has seen, and a step at work
+        other.write(name, "theirs\n")
+        other.commit(name)
+        other.git("push", "-q", "origin", protocol)
+    goes.touch()
+    _, err = at_work.communicate(timeout=120)
+    assert at_work.returncode == 0, err
+    assert ran.read_text() == "1\n2\n3\n" and leased(remote, protocol) is None
+    assert (
+        remote.git("ls-tree", "--name-only", protocol, "1.txt", "2.txt", "3.txt", "one.txt", "two.txt").count("\n") == 5
+    )
+    assert remote.git("log", "--format=%an", "-1", protocol, "--", "two.txt").strip() == "bob"
+    assert remote.git("for-each-ref", f"refs/runner/lost/{protocol}") == ""
+    assert there(remote, protocol) == remote.git("rev-parse", protocol).strip()
+    sound(remote, protocol)
+
+
+@pytest.mark.slow
+def test_a_job_takes_over_from_a_machine_that_was_thrown_away(remote: Box) -> None:
+    settle_on(remote, "publish: always\nlease: {ttl: 2s, grace: 1s}\n")
+    gate = remote.path.parent / "gate"
+    protocol = remote.new({"01-a": command(f"[ -e {gate} ] || {{ touch {gate}; sleep 60; }}"), "02-b": command("true")})
+    first = clone(remote, "job-1")
+    dead = first.start("run", protocol, "--ci")
+    while not gate.exists():
+        time.sleep(0.02)
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate(timeout=60)
+    shutil.rmtree(first.path)
+    shutil.rmtree(first.home)
+    end = time.monotonic() + 120
+    for number in range(2, 100):  # each on a machine that knows nothing
+        job = clone(remote, f"job-{number}")
+        done = job.runner("run", protocol, "--ci", rc=0)
+        if "held: " not in done.err:
+            break
+        assert time.monotonic() < end
+    assert "took over the lease" in done.err and leased(remote, protocol) is None
+    assert job.state(protocol)["status"] == "completed"
+    sound(job, protocol)

@@ -1,7 +1,8 @@
 #!/bin/sh
 # What the runner's jobs do, the same in every CI; `runner init` wrote it. Usage: scripts/ci/protocol.sh COMMAND …
 #   install                   put the runner into a folder of its own, and bubblewrap where it is missing
-#   find [ID]                 settle with the remote; print the protocols that may go on, one a line
+#   plan github|gitlab [ID]   settle with the remote; print a matrix, or a pipeline, of the protocols that may go on
+#   find [ID]                 the same, an id a line, of all that are open
 #   work ID…                  advance each without publishing; what was made is left in $HANDOVER/ID.bundle
 #   publish ID…               check what was left there, and publish it
 #   next ID                   exit 0 where it goes on without anybody
@@ -75,7 +76,7 @@ for row in json.load(sys.stdin)["protocols"]:
 '
 }
 
-find_open() {
+settle() {
     if [ -n "${1:-}" ]; then
         check_ids "$1"
         runner sync --no-work "$1" >&2
@@ -85,6 +86,17 @@ find_open() {
             [ -z "$(branch_of refs/remotes/origin "$id")" ] || runner sync --no-work "$id" >&2 || echo "$id could not be settled; going on" >&2
         done
     fi
+}
+
+# $RUNNER_RESERVE: how much of the day's budget each that asks a model may spend, in US dollars; its own job may not push that.
+plan() {
+    case ${1:-} in github) form=--json ;; gitlab) form=--gitlab ;; *) die "usage: plan github|gitlab [ID]" ;; esac
+    settle "${2:-}"
+    runner fleet plan "$form" ${RUNNER_RESERVE:+--reserve "$RUNNER_RESERVE"} ${2:+"$2"}
+}
+
+find_open() {
+    settle "${1:-}"
     for id in $(runner list --json | open_ids); do
         if [ -z "${1:-}" ] || [ "$id" = "$1" ]; then printf '%s\n' "$id"; fi
     done
@@ -197,6 +209,7 @@ command=${1:-}
 [ $# -eq 0 ] || shift
 case $command in
 install) install ;;
+plan) plan "$@" ;;
 find) find_open "$@" ;;
 work) work "$@" ;;
 publish) publish "$@" ;;

@@ -1,0 +1,278 @@
+"""The ready steps of many protocols, some at a time: a turn each, and whoever waited longest comes first (design §6).
+
+Level-triggered: each round looks at the refs that are there. There is no queue that could lose anything, and nothing is written
+here; what a turn did is read from git. What is remembered, as long as a fleet lasts, is at which tip a turn changed nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import field
+from decimal import Decimal
+from typing import Any, Final, Protocol
+
+from runner.executor import spending
+from runner.protocol import ids
+from runner.protocol.ledger import Day
+from runner.store import publishing, record
+from runner.store.project import Project
+from runner.store.record import Row
+from runner.values import dataclass
+
+ACTIVE: Final = ("planning", "planned", "running")
+AGAIN: Final = (75, 69)  # held by another runner, or the network is away: it may be otherwise in a moment
+TRIES: Final = 5  # turns of one protocol that end so, one after the other, before it is left
+LONGEST: Final = 30.0  # seconds between two of them
+JOBS: Final = ".gitlab/protocol-runner.yml"  # where `runner init` puts what the jobs of a child pipeline extend
+_SLUG: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+# What a fleet ends with, where its protocols ended with several: the first of these.
+WORST: Final = (70, 4, 2, 5, 69, 1, 75, 3, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A protocol that may go on. `action`, `step`: what would follow; `since`: when its last commit was made, in seconds."""
+
+    protocol: str
+    tip: str
+    action: str
+    step: str | None
+    title: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a turn ended. `said`: its last words, where it ended with an error."""
+
+    protocol: str
+    code: int
+    said: str = ""
+
+
+class Crew(Protocol):
+    """Who carries turns out, side by side."""
+
+    def start(self, one: Ready) -> None:
+        """Begin a turn."""
+
+    def next(self, timeout: float) -> Ended | None:
+        """Return a turn that ended; None where none does within so many seconds."""
+
+
+Tell = Callable[[str, Ready, Ended | None], None]
+
+
+@dataclass(slots=True)
+class Sight:
+    """The protocols as their tips show them; each is read again where its tip moved."""
+
+    project: Project
+    _found: dict[str, tuple[str, Ready | None]] = field(default_factory=dict)
+
+    def tips(self) -> dict[str, tuple[str, int]]:
+        """Return id to (commit, its time): the branch's, or the remote's as last fetched where that is ahead of it."""
+        project = self.project
+        remote = project.trusted.remote
+        roots = ["refs/heads/", *([f"refs/remotes/{remote}/"] if remote else [])]
+        form = "--format=%(objectname) %(committerdate:unix) %(refname)"
+        here: dict[str, tuple[str, int]] = {}
+        there: dict[str, tuple[str, int]] = {}
+        for line in project.git.run("for-each-ref", form, *roots).decode("utf-8", "replace").splitlines():
+            oid, when, name = line.split(" ", 2)
+            root = next(root for root in roots if name.startswith(root))
+            protocol = ids.protocol_of_branch(project.pattern, name.removeprefix(root))
+            if protocol is not None and when.isdigit():
+                (here if root == "refs/heads/" else there)[protocol] = (oid, int(when))
+        for protocol, seen in there.items():
+            mine = here.get(protocol)
+            if mine is None or (mine[0] != seen[0] and project.git.is_ancestor(mine[0], seen[0])):
+                here[protocol] = seen
+        return here
+
+    def rows(self, tips: dict[str, tuple[str, int]]) -> dict[str, Row]:
+        """Return the record of each."""
+        found = record.rows(self.project.git, {name: tip for name, (tip, _) in tips.items()})
+        return dict(zip(tips, found, strict=True))
+
+    def ready(self, only: Iterable[str] | None = None) -> list[Ready]:
+        """Return the protocols that may go on, whoever waits longest first. `only`: these alone."""
+        tips = self.tips()
+        wanted = tips if only is None else {name: tips[name] for name in only if name in tips}
+        rows = self.rows({name: seen for name, seen in wanted.items() if self._found.get(name, ("",))[0] != seen[0]})
+        for name, row in rows.items():
+            self._found[name] = (wanted[name][0], self._judge(row, name, *wanted[name]))
+        found = [one for name in wanted if (one := self._found[name][1]) is not None]
+        return sorted(found, key=lambda one: (one.since, ids.number_of(one.protocol), one.protocol))
+
+    def _judge(self, row: Row, name: str, tip: str, since: int) -> Ready | None:
+        if row["status"] not in ACTIVE:
+            return None
+        what = record.outlook(row)
+        if what.action != "none":
+            return Ready(name, tip, what.action, what.step, what.reason, since)
+        return (
+            Ready(name, tip, "take-up", what.step, "what people committed since", since)
+            if self._has_news(name, tip)
+            else None
+        )
+
+    def _has_news(self, protocol: str, tip: str) -> bool:
+        """Return whether people committed something since the last transition: a word, an edit, or what only looks so."""
+        commit = self.project.git.commit(tip)
+        return commit is not None and not publishing.is_transition(commit, protocol)
+
+
+def look(project: Project) -> None:
+    """Look at what the remote has of protocols; where it is away, at what is here."""
+    project.looked = False
+    mirror = publishing.look(project, "refs/heads/*")
+    if mirror is None:
+        return
+    git, seen = project.git, mirror.refs()
+    before = git.refs(f"refs/remotes/{mirror.remote}/")
+    moved = {
+        name: oid
+        for name, oid in seen.items()
+        if name.startswith("refs/heads/")
+        and ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
+        and before.get(f"refs/remotes/{mirror.remote}/{name.removeprefix('refs/heads/')}") != oid
+    }
+    publishing.track(project, mirror.remote, moved)
+
+
+def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int]:
+    """Give turns, `jobs` at a time, till nothing is ready; return what the last turn of each protocol ended with."""
+    sight, who = Sight(project), project.who
+    served: dict[str, int] = {}  # in which order they had their last turn
+    settled: dict[str, str] = {}  # the tip at which a turn changed nothing
+    tries: dict[str, int] = {}
+    rests: dict[str, float] = {}  # till when, by the monotonic clock
+    working: dict[str, Ready] = {}
+    codes: dict[str, int] = {}
+    turns, is_fresh = 0, True
+    look(project)
+    while True:
+        now = who.monotonic()
+        ready = [one for one in sight.ready() if one.protocol not in working and settled.get(one.protocol) != one.tip]
+        waiting = [one for one in ready if rests.get(one.protocol, now) <= now]
+        waiting.sort(key=lambda one: served.get(one.protocol, -1))  # stable: who had none yet by how long they wait
+        for one in waiting[: jobs - len(working)]:
+            tell("started", one, None)
+            crew.start(one)
+            working[one.protocol], served[one.protocol] = one, turns
+            turns, is_fresh = turns + 1, False
+        if not working and ready:  # each rests
+            who.sleep(max(0.0, min(rests[one.protocol] for one in ready) - now))
+            continue
+        if not working:
+            if is_fresh:
+                return codes
+            look(project)
+            is_fresh = True
+            continue
+        resting = [rests[one.protocol] - now for one in ready if one not in waiting]
+        ended = crew.next(max(0.0, min(resting, default=LONGEST)))
+        if ended is None:
+            continue
+        began = working.pop(ended.protocol)
+        codes[ended.protocol] = ended.code
+        tell("ended", began, ended)
+        tip = sight.tips().get(ended.protocol, ("", 0))[0]
+        if ended.code in AGAIN or ended.code > 128:
+            tries[ended.protocol] = tries.get(ended.protocol, 0) + 1 if tip == began.tip else 1
+            rests[ended.protocol] = who.monotonic() + min(2.0 ** (tries[ended.protocol] - 1), LONGEST)
+            if tries[ended.protocol] >= TRIES:
+                settled[ended.protocol] = tip
+        elif ended.code not in (0, 1, 3) or tip == began.tip:
+            settled[ended.protocol] = tip
+
+
+def exit_code(codes: Iterable[int]) -> int:
+    """Return what a fleet ends with: the worst of its protocols' last turns (design §9)."""
+    found = set(codes)
+    odd = any(code not in WORST for code in found)
+    return 70 if odd else next(code for code in WORST if code in found or code == 0)
+
+
+# --- a plan for a CI ---------------------------------------------------------------------------------------------------
+
+
+def described(one: Ready) -> dict[str, str]:
+    """Return a protocol as a matrix has it: words by pattern alone, no text of anybody's."""
+    return {
+        "protocol": one.protocol,
+        "action": one.action,
+        "step": one.step if one.step and _SLUG.fullmatch(one.step) else "",
+    }
+
+
+def child_pipeline(project: Project, found: Sequence[Ready]) -> str:
+    """Return a pipeline for GitLab that works on each protocol side by side, and publishes what each handed over.
+
+    It is JSON, which is YAML, so that nothing in it can be read as anything but a word.
+    """
+    from runner.store import ledger
+
+    run = ledger.run_of(project.who.environ)
+    told: dict[str, Any] = {"include": [{"local": JOBS}]}
+    for one in found:
+        words = {"PROTOCOL": one.protocol, **({"RUNNER_RUN": run} if run and "$" not in run else {})}
+        work, publish = f"protocol-work {one.protocol}", f"protocol-publish {one.protocol}"
+        told[work] = {"extends": ".protocol-work", "variables": words}
+        needs = [{"job": work, "artifacts": True}]
+        told[publish] = {"extends": ".protocol-publish", "variables": words, "needs": needs}
+    if not found:
+        told["protocol-none"] = {"script": ["echo nothing may go on"], "variables": {"GIT_STRATEGY": "none"}}
+    return json.dumps(told, indent=2) + "\n"
+
+
+def reserve(project: Project, found: Sequence[Ready], usd: Decimal, tokens: int) -> tuple[list[Ready], list[Ready]]:
+    """Reserve a part of the day's budget for each that asks a model next, to be spent by jobs that may not push.
+
+    Returns those that go on, and those for which nothing is left.
+
+    Raises:
+        UnreachableError: the ledger is on a remote that does not answer.
+    """
+    from runner.store import ledger
+
+    cap = spending.day(project)
+    if cap.usd is None and cap.tokens is None:
+        return list(found), []
+    publishing.look(project)
+    given: list[Ready] = []
+    nonces = {one.protocol: project.who.random_hex(32) for one in found}
+    rows = Sight(project).rows({one.protocol: (one.tip, 0) for one in found})
+
+    def make(day: Day) -> Day:
+        given.clear()
+        for one in found:
+            if asks_a_model(rows[one.protocol], one):
+                left_usd, left_tokens = day.left(cap)
+                if left_usd is not None and (left_usd < usd or day.unpriced):
+                    continue
+                if left_tokens is not None and left_tokens < tokens:
+                    continue
+                part = (usd if left_usd is not None else Decimal(0), tokens if left_tokens is not None else 0)
+                day = day.reserve(nonces[one.protocol], ledger.reserved(project, *part, one.protocol))
+            given.append(one)
+        return day
+
+    ledger.change(project, ledger.day_of(project), make)
+    return given, [one for one in found if one not in given]
+
+
+def asks_a_model(row: Row, one: Ready) -> bool:
+    """Return whether what would follow asks a model, for all that the record tells."""
+    step = row["steps"].get(one.step) or {}
+    match one.action:
+        case "write-plan" | "take-up":  # of the second nobody knows before it is taken up
+            return True
+        case "run-step":
+            return bool(step.get("kind") == "agent" or step.get("qa") == "full")
+        case "check-step":
+            return bool(step.get("qa") == "full")
+    return False

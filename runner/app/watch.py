@@ -1,0 +1,411 @@
+"""`runner watch`: goes on with every protocol as soon as it may (ADR 0012).
+
+Level-triggered: each look opens the repository anew, reads the refs, and compares them with what was left behind; what wakes it
+is only a reason to look. A protocol is gone on with by the same loop as `runner run`'s, a turn at a time, so that a long one keeps
+none of the others waiting for ever. What fails is told once and tried again later, at once where something of it moved. Only what
+is committed counts: a file that somebody is still writing is no plan, unless `adopt` says after how long it is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import field
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from runner.app import forge as forges
+from runner.app import go
+from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
+from runner.executor.advance import Advanced
+from runner.forge.base import Forge
+from runner.protocol import ids, machine, message, paths
+from runner.protocol.machine import Halt
+from runner.store import changes as changes_
+from runner.store import finding, history, record, worktree
+from runner.store.changes import Changes
+from runner.store.project import Project
+from runner.store.remote import Mirror
+from runner.values import dataclass
+
+TURN = 20  # transitions of one protocol before the others are looked at
+ROUND = 0.5  # seconds of work after which the refs are read anew before the next protocol
+FIRST, LONGEST = 2.0, 300.0  # seconds until what failed is tried again: at first, at most
+
+Kind = Literal[
+    "watching", "polling", "lost", "woke", "fetched", "unreachable", "started", "advanced", "rests", "held-up", "failed"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """`protocols`: ids, all that have a branch here where empty; `everything`: those that only the remote has too.
+
+    `fetch_every`, `look_every`: seconds; `adopt`: seconds that an edit was left alone before it is committed, None: never.
+    """
+
+    protocols: tuple[str, ...] = ()
+    everything: bool = False
+    fetch_every: float = 60.0
+    look_every: float = 60.0
+    adopt: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """Something to tell. `done`: the transition, or how a protocol rests; `facts`: what else there is to it."""
+
+    kind: Kind
+    time: str
+    protocol: str | None = None
+    done: Advanced | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+Key = tuple[str, str | None, str]  # the tip, the remote's as last fetched, the trusted commit
+
+
+@dataclass(slots=True)
+class _Standing:
+    """How a protocol was left. `key`: what was looked at; `again`: when to try once more, by the monotonic clock."""
+
+    key: Key | None = None
+    again: float = math.inf
+    delay: float = FIRST
+    said: str = ""
+    folder: Path | None = None  # where a person's edits are that hold it up
+
+
+def watch(
+    reopen: Callable[[], Project], changes: Changes, wanted: Wanted, tell: Callable[[Happened], None]
+) -> NoReturn:
+    """Go on with what may go on, for ever. `reopen` gives the project anew; it is closed here.
+
+    Raises:
+        UsageError: the repository is gone.
+        RunnerError: it cannot be worked in at all.
+    """
+    watcher = _Watcher(reopen, changes, wanted, tell)
+    try:
+        while True:
+            watcher.woke(changes.wait(watcher.look()))
+    except (RunnerError, OSError) as error:
+        if changes.is_gone():
+            raise gone(changes) from error
+        raise
+
+
+def gone(changes: Changes) -> UsageError:
+    """Return the error of a repository that was deleted while it was watched."""
+    return UsageError(
+        "the repository is gone: there is nothing left to watch",
+        str(changes.common),
+        "`runner watch` in the repository's new place, where it was moved",
+    )
+
+
+class _Watcher:
+    def __init__(
+        self, reopen: Callable[[], Project], changes: Changes, wanted: Wanted, tell: Callable[[Happened], None]
+    ) -> None:
+        self._reopen, self._changes, self._wanted, self._tell = reopen, changes, wanted, tell
+        self._known: dict[str, _Standing] = {}
+        self._ids: tuple[str, ...] | None = None
+        self._there: dict[str, str] = {}
+        self._fetch_at = -math.inf
+        self._fetch_delay = wanted.fetch_every
+        self._away = ""  # what the remote was told to be wrong with
+        self._polls: str | None = None
+        self._broken = FIRST
+        self._woken: list[Kind] = []
+        self._is_first = True
+        self._turns: dict[str, int] = {}  # protocol to the number of its last turn
+        self._turn = 0
+        self._time = self._said = ""  # when it looked last, and what was wrong with the repository as a whole
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+
+    def woke(self, why: set[changes_.Why]) -> None:
+        """Take up why one looks again."""
+        if "woke" in why:
+            self._fetch_at = -math.inf
+        kinds: tuple[Kind, ...] = ("lost", "woke")
+        self._woken = [kind for kind in kinds if kind in why]
+
+    def look(self) -> float:
+        """Look at everything once, do what may be done, and return for how long there is nothing to do."""
+        if self._changes.is_gone():
+            raise gone(self._changes)
+        try:
+            project = self._reopen()
+        except RunnerError as error:
+            if self._ids is None or self._changes.is_gone():
+                raise
+            delay, self._broken = self._broken, min(self._broken * 2, LONGEST)
+            if error.what != self._said:
+                self._tell(Happened("failed", self._time, None, None, _words(error) | {"again": round(delay)}))
+            self._said = error.what
+            return delay
+        self._broken, self._said = FIRST, ""
+        with project:
+            return self._look(project)
+
+    def _look(self, project: Project) -> float:
+        who = project.who
+        began, self._time = who.monotonic(), who.timestamp()
+        # Before the refs are read: what moves after this is noticed.
+        self._changes.arm(self._folders(project))
+        if self._ids is None:
+            self._ids = tuple(finding.find(project, name) for name in self._wanted.protocols)
+        for kind in self._woken:
+            self._happened(project, kind)
+        self._woken = []
+        if self._changes.polls != self._polls:
+            self._polls = self._changes.polls
+            self._happened(project, "polling", reason=self._polls)
+        publishes = self._fetch(project)
+        keys = self._keys(project)
+        for protocol in self._known.keys() - keys.keys():
+            del self._known[protocol]
+            self._turns.pop(protocol, None)
+        for protocol in self._changes.edited():
+            if protocol in self._known and (self._wanted.adopt or self._known[protocol].folder):
+                self._known[protocol].again = -math.inf
+        due = self._due(project, keys)
+        if self._is_first:
+            self._is_first = False
+            self._begin(project, keys, due, publishes)
+        if publishes and self._away:
+            return self._pause(project)
+        forge = forges.quietly(project) if publishes and due else None
+        with contextlib.closing(forge) if forge else contextlib.nullcontext():
+            for protocol, acts in due.items():
+                self._go(project, protocol, keys[protocol], forge, acts)
+                if who.monotonic() - began > ROUND:
+                    return 0.0
+        return self._pause(project)
+
+    def _pause(self, project: Project) -> float:
+        """Return the seconds until something is due by itself."""
+        now = project.who.monotonic()
+        again = min((one.again for one in self._known.values()), default=math.inf)
+        return max(0.0, min(self._wanted.look_every, self._fetch_at - now, again - now))
+
+    def _begin(self, project: Project, keys: Mapping[str, Key], due: Mapping[str, bool], publishes: bool) -> None:
+        by, fetches = "polling" if self._changes.polls else "events", self._wanted.fetch_every if publishes else None
+        self._happened(project, "watching", protocols=len(keys), due=len(due), by=by, fetches=fetches)
+
+    def _folders(self, project: Project) -> dict[str, Path]:
+        """Return the folders in which an edit is a reason to look, by their protocols."""
+        if self._wanted.adopt is None:
+            return {name: one.folder for name, one in self._known.items() if one.folder is not None}
+        found = {}
+        for tree in project.git.worktrees():
+            protocol = ids.protocol_of_branch(project.pattern, (tree.branch or "").removeprefix("refs/heads/"))
+            if protocol and self._is_wanted(protocol):
+                found[protocol] = tree.path / paths.folder(protocol)
+        return dict(sorted(found.items(), reverse=True))
+
+    def _is_wanted(self, protocol: str) -> bool:
+        return not self._ids or protocol in self._ids
+
+    def _keys(self, project: Project) -> dict[str, Key]:
+        found: dict[str, Key] = {}
+        before = project.pattern.partition("{id}")[0]
+        folder = f"refs/heads/{before.rpartition('/')[0]}/" if "/" in before else "refs/heads/"
+        here = {name.removeprefix("refs/heads/"): oid for name, oid in project.git.refs(folder).items()}
+        there = {name.removeprefix("refs/heads/"): oid for name, oid in self._there.items()}
+        for name in [*here, *(name for name in there if name not in here)]:
+            protocol = ids.protocol_of_branch(project.pattern, name)
+            if protocol is None or not self._is_wanted(protocol):
+                continue
+            if name in here or self._wanted.everything or self._ids:
+                found[protocol] = (here.get(name) or there[name], there.get(name), project.trusted.commit)
+        return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
+
+    def _due(self, project: Project, keys: Mapping[str, Key]) -> dict[str, bool]:
+        """Return the protocols to go on with, those first where something is to be done; whether it is, as the record tells."""
+        now = project.who.monotonic()
+        again = {name for name in keys if name in self._known and self._known[name].again <= now}
+        new = {name: key for name, key in keys.items() if name not in self._known or self._known[name].key != key}
+        project.git.warm([key[0] for key in new.values()])
+        found: dict[str, bool] = dict.fromkeys(again, False)
+        for row in record.rows(project.git, {name: key[0] for name, key in new.items()}):
+            name = str(row["protocol"])
+            acts = record.outlook(row).action != "none"
+            if acts or name in again or self._is_news(project, row, keys[name]):
+                found[name] = acts
+            else:
+                self._known[name] = _Standing(keys[name])
+        # Whoever had no turn for the longest time comes first; the sort keeps the order of numbers.
+        ordered = {name: found[name] for name in keys if name in found}
+        return dict(sorted(ordered.items(), key=lambda item: (not item[1], self._turns.get(item[0], 0))))
+
+    def _is_news(self, project: Project, row: record.Row, key: Key) -> bool:
+        """Return whether a protocol that rests has to be looked at: a person committed, others pushed, or the policy moved since."""
+        tip, there, trusted = key
+        if row["status"] in record.ENDED:
+            return there is not None and there != tip
+        commit = project.git.commit(tip)
+        told = message.parse(commit.message) if commit else None
+        if told is None or told.protocol != row["protocol"] or there not in (tip, None):
+            return True
+        return told.trusted != trusted or (there is None and project.mirror is not None)
+
+    # --- the remote --------------------------------------------------------------------------------------------------
+
+    def _fetch(self, project: Project) -> bool:
+        """Ask the remote where it is time to, and return whether protocols are published at all: else it is left alone."""
+        who = project.who
+        project.looked = True  # what was fetched last serves; `run` does not ask on its own
+        if project.setting("publish") != "always" or project.trusted.remote is None:
+            self._fetch_at, self._there, self._away = math.inf, {}, ""
+            if self._wanted.everything:
+                where = "where `publish` is `always`, and there is a remote"
+                raise UsageError("there is nothing to fetch", "`--all`", f"it is of use {where}")
+            return False
+        mirror = Mirror.of(project.git, project.places, who)
+        assert mirror is not None
+        project.mirror = mirror
+        if who.monotonic() < self._fetch_at:
+            self._there = _heads(mirror)
+            return True
+        before = _heads(mirror)
+        try:
+            project.trust(mirror.look(*self._patterns(project)))
+        except UnreachableError as error:
+            self._fetch_delay = min(self._fetch_delay * 2, max(LONGEST, self._wanted.fetch_every))
+            if self._away != error.what:
+                self._away = error.what
+                self._happened(project, "unreachable", **_words(error))
+        else:
+            self._fetch_delay, self._away = self._wanted.fetch_every, ""
+            project.looked_at = who.monotonic()
+        self._there = _heads(mirror)
+        moved = [name for name, oid in self._there.items() if before.get(name) != oid]
+        found = [ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/")) for name in moved]
+        if not self._is_first and any(found):
+            self._happened(project, "fetched", protocols=sorted(filter(None, found)))
+        self._fetch_at = who.monotonic() + self._fetch_delay * (0.8 + 0.4 * _chance(project))
+        return True
+
+    def _patterns(self, project: Project) -> Iterator[str]:
+        if self._ids:
+            for protocol in self._ids:
+                yield f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+                yield history.ref_of(protocol)
+                yield f"refs/runner/leases/{protocol}"
+            return
+        before = project.pattern.partition("{id}")[0]
+        yield from (f"refs/heads/{before}{digit}*" for digit in range(10))
+        yield from ("refs/runner/history/*", "refs/runner/leases/*")
+
+    # --- going on ----------------------------------------------------------------------------------------------------
+
+    def _go(self, project: Project, protocol: str, key: Key, forge: Forge | None, acts: bool) -> None:
+        """Go on with one protocol for a turn, and remember how it was left."""
+        self._turn += 1
+        self._turns[protocol] = self._turn
+        was_told = acts or (protocol in self._known and bool(self._known[protocol].said))
+        adopt, wait = self._adopts(project, protocol)
+        why = worktree.under_way(project.git, project.branch(protocol)) if wait is None else "it is being edited"
+        if why is not None:
+            self._later(project, protocol, key, "held-up", {"reason": why}, wait=wait)
+            return
+        if acts:
+            self._happened(project, "started", protocol)
+        last: Advanced | None = None
+        made = 0
+
+        def tell(done: Advanced) -> None:
+            nonlocal made
+            made += 1
+            self._happened(project, "advanced", protocol, done)
+
+        try:
+            for done in go.run(project, protocol, max_steps=TURN, adopt=adopt, tell=tell, forge=forge):
+                last = done
+        except RunnerError as error:
+            if self._changes.is_gone():
+                raise
+            kind: Kind = "held-up" if isinstance(error, InTheWayError | HeldError) else "failed"
+            self._later(project, protocol, key, kind, {"reason": error.what} | _words(error))
+            return
+        finally:
+            project.batch = False
+        assert last is not None
+        forges.tell_quietly(project, forge if made else None, protocol)
+        if isinstance(last.action, Halt) or last.state.status not in machine.ACTIVE:
+            self._known[protocol] = _Standing((last.commit, key[1], project.trusted.commit))
+            if made or was_told:
+                self._happened(project, "rests", protocol, last)
+        elif made:
+            self._known[protocol] = _Standing()
+        else:
+            self._later(project, protocol, key, "held-up", {"reason": "nothing came of it"})
+
+    def _adopts(self, project: Project, protocol: str) -> tuple[bool, float | None]:
+        """Return whether a person's edits are committed now, and in how many seconds to ask again where it is too early."""
+        if self._wanted.adopt is None:
+            return False, None
+        for tree in worktree.on_branch(project.git, project.branch(protocol)):
+            changed = record.unsaved(project.git, tree, protocol)
+            folder = tree.path / paths.folder(protocol)
+            if not changed:
+                continue
+            if changes_.is_being_edited(folder):
+                return False, self._wanted.adopt
+            at = [_changed_at(folder / name) for name in changed]
+            left = self._wanted.adopt - (project.who.now() - max([_changed_at(folder), *at]))
+            if left > 0:
+                return False, min(left, self._wanted.adopt)
+        return True, None
+
+    def _later(
+        self, project: Project, protocol: str, key: Key, kind: Kind, facts: Mapping[str, Any], wait: float | None = None
+    ) -> None:
+        """Remember to try a protocol again, and tell why, once."""
+        before = self._known.get(protocol)
+        same = before is not None and before.key == key and before.said == str(facts.get("reason"))
+        delay = min(before.delay * 2, LONGEST) if same and before else FIRST
+        after = wait if wait is not None else delay * (0.8 + 0.4 * _chance(project))
+        trees = worktree.on_branch(project.git, project.branch(protocol)) if kind == "held-up" else []
+        folder = trees[0].path / paths.folder(protocol) if trees else None
+        again = project.who.monotonic() + after
+        self._known[protocol] = _Standing(key, again, delay, str(facts.get("reason")), folder)
+        if folder is not None:
+            self._changes.arm(self._folders(project))
+        if not same:
+            self._happened(project, kind, protocol, **facts, again=round(after))
+
+    def _happened(
+        self, project: Project, kind: Kind, protocol: str | None = None, done: Advanced | None = None, **facts: Any
+    ) -> None:
+        self._tell(Happened(kind, project.who.timestamp(), protocol, done, facts))
+
+
+def _heads(mirror: Mirror) -> dict[str, str]:
+    return {name: oid for name, oid in mirror.refs().items() if name.startswith("refs/heads/")}
+
+
+def _chance(project: Project) -> float:
+    return int(project.who.random_hex(4), 16) / 65536
+
+
+def _words(error: RunnerError) -> dict[str, Any]:
+    return {"code": error.exit_code, "what": error.what, "where": error.where, "hint": error.hint}
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def unattended(project: Project) -> Project:
+    """Return the project with nobody at the terminal: what would be asked there is told instead, and tried again."""
+    project.who = dataclasses.replace(project.who, ask=lambda question, choices: None, ask_text=lambda question: None)
+    return project

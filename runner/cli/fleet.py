@@ -1,0 +1,144 @@
+"""`runner fleet` and `runner fleet plan`."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+if TYPE_CHECKING:
+    from runner.app.fleet import Ended, Ready
+
+MOST = 256  # jobs that a matrix of GitHub may have
+
+
+@click.group("fleet", invoke_without_command=True, short_help="Step every protocol that may go on, some at a time.")
+@click.option("-j", "--jobs", default=4, show_default=True, type=click.IntRange(1, 1000), help="So many at a time.")
+@click.option(
+    "--max-steps", default=10, show_default=True, type=click.IntRange(1), help="At most so many transitions a turn."
+)
+@click.option(
+    "--max-pushes-per-minute",
+    "pushes",
+    type=click.IntRange(1),
+    help="Of all of them together, and of whatever else pushes from this clone with this limit.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print events, one line of JSON each.")
+@options.work
+@click.pass_context
+def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, as_json: bool) -> None:
+    """Give every protocol that may go on a turn, till none may.
+
+    A turn is `runner run` in a process of its own. Whoever waited longest comes first, then whoever had their turn longest ago, so
+    that a busy protocol holds up no other. Nothing is kept but what git has: a fleet that was killed is begun again.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    from runner.app import fleet
+    from runner.cli import crew, status
+    from runner.store import pace
+
+    session: Session = ctx.obj
+    project = session.project
+    project.setting("publish"), project.setting("executor")  # a wrong one is told once, here
+    argv = ["--max-steps", str(max_steps)]
+    for name in ("engine", "executor", "publish", "record"):
+        if session.options.get(name):
+            argv += [f"--{name}", session.options[name]]
+    environ = {**session.environ, **({pace.VARIABLE: str(pushes)} if pushes else {})}
+    teller = _Teller(session, as_json)
+    with crew.turns(str(project.git.top or project.git.common_dir), argv, environ) as turns:
+        codes = fleet.run(project, turns, jobs=jobs, tell=teller.tell)
+    code = fleet.exit_code(codes.values())
+    if as_json:
+        teller.line({"event": "done", "code": code, "protocols": dict(sorted(codes.items()))})
+    elif not codes:
+        session.note("nothing may go on")
+    else:
+        sight = fleet.Sight(project)
+        rows = sight.rows({name: tip for name, tip in sight.tips().items() if name in codes})
+        status.show_all(session, project, list(rows.values()), {name: "" for name in sight.tips()})
+    raise SystemExit(code)
+
+
+@command.command("plan", short_help="Print what may go on, for a CI that fans out.")
+@options.protocols
+@click.option("--json", "as_json", is_flag=True, help="Print a matrix for GitHub: one line of JSON.")
+@click.option(
+    "--gitlab", is_flag=True, help="Print a child pipeline for GitLab, with a job for each to work and one to publish."
+)
+@click.option("--limit", default=MOST, show_default=True, type=click.IntRange(1), help="At most so many protocols.")
+@click.option(
+    "--reserve",
+    metavar="USD",
+    type=click.FloatRange(0, min_open=True),
+    help="Of the day's budget, for each that asks a model next; what is not left is left out. Pushes the ledger.",
+)
+@click.option("--reserve-tokens", metavar="N", type=click.IntRange(1), help="The same, of a budget in tokens.")
+@click.pass_obj
+def plan(
+    session: Session,
+    protocols: tuple[str, ...],
+    as_json: bool,
+    gitlab: bool,
+    limit: int,
+    reserve: float | None,
+    reserve_tokens: int | None,
+) -> None:
+    """Print the protocols that may go on, whoever waits longest first; without PROTOCOL, of all.
+
+    Nothing is changed, and the network is not asked, unless something is to be reserved.
+    """
+    from decimal import Decimal
+
+    from runner.app import fleet
+    from runner.errors import UsageError
+    from runner.store import finding
+
+    if as_json and gitlab:
+        raise UsageError("`--json` and `--gitlab` do not go together", "`runner fleet plan`", "give one of them")
+    if reserve or reserve_tokens:
+        session.options["publish"] = "always"
+    project = session.project
+    only = [finding.find(project, name) for name in protocols] or None
+    found = fleet.Sight(project).ready(only)
+    if len(found) > limit:
+        session.note(f"{len(found) - limit} more may go on; they wait longest in the next plan")
+    found = found[:limit]
+    if reserve or reserve_tokens:
+        found, left_out = fleet.reserve(project, found, Decimal(str(reserve or 0)), reserve_tokens or 0)
+        for one in left_out:
+            session.note(f"{one.protocol} waits: the day's budget does not have what is to be reserved for it")
+    if as_json:
+        click.echo(json.dumps({"include": [fleet.described(one) for one in found]}, separators=(",", ":")))
+    elif gitlab:
+        click.echo(fleet.child_pipeline(project, found), nl=False)
+    else:
+        for one in found:
+            about = f"{one.step}: {one.title}" if one.step else one.title
+            session.line(f"{one.protocol}  ", (one.action, "cyan"), f"  {about}")
+
+
+class _Teller:
+    """Tells of turns: for people what each said, as it ends; else a line of JSON each."""
+
+    def __init__(self, session: Session, as_json: bool) -> None:
+        self._session, self._json = session, as_json
+
+    def tell(self, event: str, one: Ready, ended: Ended | None) -> None:
+        """Tell that a turn started, or ended."""
+        if self._json:
+            more = {"action": one.action, "step": one.step} if ended is None else {"code": ended.code}
+            self.line({"event": event, "protocol": one.protocol, **more})
+        if ended is not None and not self._json:
+            for text in ended.said.splitlines():
+                self._session.note(f"{one.protocol.partition('-')[0]}  {text}")
+
+    def line(self, told: dict[str, Any]) -> None:
+        """Give an event, with the time."""
+        time = self._session.project.who.timestamp()
+        click.echo(json.dumps({**told, "time": time}, sort_keys=True))

@@ -1,0 +1,32 @@
+"""`runner fork`."""
+
+from __future__ import annotations
+
+import click
+
+from runner.cli.session import Session
+
+
+@click.command("fork", short_help="Begin another protocol where one stood at a revision.")
+@click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
+@click.option("--title", metavar="TITLE", default="", help="What it is called; otherwise as its plan is.")
+@click.option("--base", metavar="BRANCH", help="The branch that it is merged into; otherwise the other one's.")
+@click.pass_obj
+def command(session: Session, protocol: str | None, title: str, base: str | None) -> None:
+    """Begin another protocol where PROTOCOL stood at REVISION (its last, where none is named), and print its id.
+
+    It has a number, a branch and a worktree of its own, and the plan, the code and the finished steps of that revision;
+    the steps that follow are yours to edit. PROTOCOL is not touched. No approval comes along: what waits for one is asked
+    again. A revision at which a step's work was not done is refused.
+    """
+    from runner.app import forge, fork
+    from runner.cli import steering
+    from runner.cli.new import tell_made
+    from runner.store import finding
+
+    name, revision = steering.at_revision(protocol)
+    project = session.project
+    made = fork.fork(project, finding.find(project, name), revision, title=title, base=base)
+    tell_made(session, made)
+    session.result(made.protocol)
+    forge.tell_published(project, made.protocol)

@@ -1,0 +1,184 @@
+"""`runner watch`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from runner.cli import options
+from runner.cli.session import Session
+
+if TYPE_CHECKING:
+    from runner.app.watch import Happened
+    from runner.cli.telling import Teller
+    from runner.store.project import Project
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    from runner.protocol.model import seconds_of
+
+    try:
+        return float(seconds_of(value)) if value is not None else None
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; one is written as 30s, 5m or 1h") from error
+
+
+@click.command("watch", short_help="Go on with protocols as soon as they may.")
+@options.protocols
+@click.option("--all", "everything", is_flag=True, help="Those that only the remote has too (with publish: always).")
+@click.option(
+    "--fetch-every",
+    metavar="TIME",
+    default="60s",
+    show_default=True,
+    callback=_seconds,
+    help="How often the remote is asked, give or take a fifth (with publish: always).",
+)
+@click.option(
+    "--look-every",
+    metavar="TIME",
+    default="60s",
+    show_default=True,
+    callback=_seconds,
+    help="How often all is looked at though nothing was noticed.",
+)
+@click.option(
+    "--adopt", metavar="TIME", callback=_seconds, help="Commit, as you, edits of plan files left alone for so long."
+)
+@click.option("--poll", is_flag=True, help="Look at the files' times instead of waiting for the system's events.")
+@options.as_json
+@options.work
+@click.pass_obj
+def command(
+    session: Session,
+    protocols: tuple[str, ...],
+    everything: bool,
+    fetch_every: float,
+    look_every: float,
+    adopt: float | None,
+    poll: bool,
+    as_json: bool,
+) -> None:
+    """Run each PROTOCOL (without it: all that have a branch here) whenever it may go on, until Ctrl-C.
+
+    What starts it is a commit: of your edit, your approval, your answer. Files that are not committed hold their protocol up,
+    unless --adopt is given; so does a rebase or a merge that you have not finished.
+    """
+    from runner.app import watch
+    from runner.store.changes import Changes, Clocks
+
+    shown = _Shown(session, as_json)
+    clocks = Clocks(time.monotonic, _boottime)
+    common = session.project.git.common_dir
+    # A worktree may go away while it is stood in.
+    session.cwd = next((tree.path for tree in session.project.git.worktrees() if tree.git_dir == common), common)
+    if "record" in session.options:
+        session.options["record"] = os.path.abspath(session.options["record"])
+    os.chdir(session.cwd)
+
+    def reopen() -> Project:
+        return watch.unattended(session.reopen())
+
+    wanted = watch.Wanted(protocols, everything, fetch_every, look_every, adopt)
+    with Changes(common, clocks, events=not poll) as changes:
+        try:
+            watch.watch(reopen, changes, wanted, shown.tell)
+        except BaseException as error:
+            shown.ended(error)
+            raise
+
+
+def _boottime() -> float:
+    """Return seconds that go on while the machine sleeps; macOS has no such clock but the wall's."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
+
+
+class _Shown:
+    """Tells what happens: JSON on stdout, an event a line, or words on stderr."""
+
+    def __init__(self, session: Session, as_json: bool) -> None:
+        self._session, self._as_json = session, as_json
+        self._tellers: dict[str, Teller] = {}
+
+    def tell(self, told: Happened) -> None:
+        """Tell of one thing that happened."""
+        if self._as_json:
+            self._line(_plain(told))
+            return
+        match told.kind:
+            case "started":
+                self._session.line((str(told.protocol), "cyan"), err=True)
+            case "advanced" | "rests":
+                assert told.done is not None and told.protocol is not None
+                from runner.cli.telling import Teller
+
+                teller = self._tellers.setdefault(told.protocol, Teller(self._session, each=False))
+                if told.kind == "advanced":
+                    teller.advanced(told.done)
+                else:
+                    teller.end(told.done)
+                    del self._tellers[told.protocol]
+            case _:
+                self._session.note(_words(told))
+
+    def ended(self, error: BaseException) -> None:
+        """Tell a program that there will be no more, and why; a person sees the error itself."""
+        if self._as_json and not isinstance(error, BrokenPipeError):
+            from runner.errors import RunnerError
+
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            why = error.what if isinstance(error, RunnerError) else "interrupted"
+            self._line({"event": "ended", "time": stamp, "reason": why})
+
+    def _line(self, row: dict[str, Any]) -> None:
+        click.echo(json.dumps(row))
+
+
+def _plain(told: Happened) -> dict[str, Any]:
+    row: dict[str, Any] = {"event": told.kind, "time": told.time}
+    row |= {"protocol": told.protocol} if told.protocol else {}
+    done = told.done
+    if done is not None:
+        from runner.store import record
+
+        row |= {"commit": done.commit, "revision": done.state.revision, "status": str(done.state.status)}
+        if told.kind == "advanced":
+            row["events"] = [
+                {"revision": one.revision, "event": one.event.name, "subject": one.event.subject}
+                for one in done.entries
+            ]
+        else:
+            found = record.outlook({"schema": 1, **dataclasses.asdict(done.state)})
+            row |= {"next": {"action": found.action, "step": found.step, "by": found.by}, "reason": found.reason}
+    return row | dict(told.facts)
+
+
+def _words(told: Happened) -> str:
+    facts, name = told.facts, told.protocol or "the repository"
+    again = f"; tried again in {facts['again']} s, or once something moves" if "again" in facts else ""
+    match told.kind:
+        case "watching":
+            count = facts["protocols"]
+            fetches = f", the remote asked every {facts['fetches']:g} s" if facts["fetches"] else ""
+            return f"watching {count} protocol{'s' if count != 1 else ''}, {facts['due']} to look at{fetches}; Ctrl-C ends it"
+        case "polling":
+            return f"no events from the system ({facts['reason']}): looking at the files' times every 2 s"
+        case "lost":
+            return "the system lost some events: everything is looked at anew"
+        case "woke":
+            return "the machine slept, or its clock jumped: everything is looked at anew"
+        case "fetched":
+            return f"pushed by others: {', '.join(facts['protocols'])}"
+        case "unreachable":
+            return f"{facts['what']}; nothing is done until it answers"
+        case "held-up":
+            hint = f"; {facts['hint']}" if "hint" in facts else ""
+            return f"{name}  held up: {facts['reason']}{hint}{again}"
+        case "failed":
+            return f"{name}  error: {facts['what']}\n  at:   {facts['where']}\n  next: {facts['hint']}{again}"
+    raise AssertionError(f"unreachable: {told.kind}")

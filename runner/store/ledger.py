@@ -1,0 +1,267 @@
+"""The day's budget that all runners of a project share: reserved on refs/runner/ledger before it is spent, settled after (design §6).
+
+The ref is the remote's where work is published there, else this clone's, and moves by compare-and-swap alone. A process reserves what
+its next request can cost, and twice as much as before each time that is used up; a reservation that nobody settles counts whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from runner.errors import ConflictError, RunnerError, SpentError
+from runner.git import BLOB, TreeEntry
+from runner.protocol import ledger as format_
+from runner.protocol.lease import word
+from runner.protocol.ledger import Day, Reserved
+from runner.protocol.policy import DayBudget
+from runner.store import remote
+from runner.store.project import Project
+from runner.store.remote import Mirror
+from runner.values import dataclass
+
+REF = "refs/runner/ledger"
+RACES = 200  # how often a lost race is run again before it is told
+PAUSE = 0.05  # seconds before that, at first and at most: each waits another while
+LONGEST = 2.0
+
+
+@dataclass(slots=True)
+class Purse:
+    """What this process may spend of the day's budget. `cap`: what the policy of now says; `protocol`: whose work it pays for.
+
+    `day`: of the reservation; `usd`, `tokens`: reserved; `paid_usd`, `paid_tokens`, `unpriced`: spent of it.
+    """
+
+    project: Project
+    cap: Callable[[], DayBudget]
+    protocol: str = ""
+    day: str = ""
+    usd: Decimal = Decimal(0)
+    tokens: int = 0
+    paid_usd: Decimal = Decimal(0)
+    paid_tokens: int = 0
+    unpriced: int = 0
+    _nonce: str = field(default="", repr=False)
+
+    def cover(self, engine: str, usd: Decimal | None, tokens: int) -> None:
+        """Have enough reserved for a request that may cost so much. `usd`: None where the engine's price is not known.
+
+        Raises:
+            SpentError: the day's budget does not have it. UnreachableError: the ledger is on a remote that does not answer.
+        """
+        cap = self.cap()
+        if cap.usd is None and cap.tokens is None:
+            return
+        if cap.usd is not None and usd is None:
+            raise self._over(f"the price of {engine} is not known, so a budget in money cannot be kept")
+        today = day_of(self.project)
+        if self.day and self.day != today and not self._is_given():
+            self.close()
+        need_usd = Decimal(0) if cap.usd is None or usd is None else self.paid_usd + usd
+        need_tokens = 0 if cap.tokens is None else self.paid_tokens + tokens
+        if self._is_given() and not self.day:
+            self._take_given()
+        if (
+            self.day
+            and need_usd <= self.usd
+            and need_tokens <= self.tokens
+            and not (self.unpriced and cap.usd is not None)
+        ):
+            return
+        if self._is_given():
+            raise self._over(
+                f"this job may spend ${format_.amount(self.usd)} and {self.tokens:,} tokens, and needs more"
+            )
+        self._reserve(today, cap, need_usd, need_tokens)
+
+    def paid(self, usd: Decimal | None, tokens: int) -> None:
+        """Note what a request did cost."""
+        self.paid_tokens += tokens
+        if usd is None:
+            self.unpriced += tokens
+        else:
+            self.paid_usd += usd
+
+    def close(self) -> None:
+        """Settle: what was spent takes the place of what was reserved; where that fails, all that was reserved counts."""
+        if self._nonce:
+            spent = (self.paid_usd, self.paid_tokens, self.unpriced)
+            try:
+                change(self.project, self.day, lambda day: day.settle(self._nonce, *spent))
+            except RunnerError as error:
+                self.project.who.say(
+                    f"what was spent is not settled: {error.what}; ${format_.amount(self.usd)} and {self.tokens:,} tokens"
+                    f" of the budget of {self.day} stay reserved"
+                )
+        self._nonce = self.day = ""
+        self.usd = self.paid_usd = Decimal(0)
+        self.tokens = self.paid_tokens = self.unpriced = 0
+
+    def _reserve(self, today: str, cap: DayBudget, usd: Decimal, tokens: int) -> None:
+        nonce = self._nonce or self.project.who.random_hex(32)
+        granted = (Decimal(0), 0)
+
+        def make(day: Day) -> Day:
+            nonlocal granted
+            left_usd, left_tokens = day.left(cap, but=nonce)
+            if left_usd is not None and (unpriced := day.unpriced + self.unpriced):
+                raise self._over(
+                    f"the price of {unpriced:,} tokens that were used today is not known, so a budget in money cannot be kept"
+                )
+            if left_usd is not None and usd > left_usd:
+                raise self._over(
+                    f"${format_.amount(max(left_usd, Decimal(0)))} of ${cap.usd} are left of {today} (UTC), and the next request"
+                    f" could cost ${usd - self.paid_usd:.4f}"
+                )
+            if left_tokens is not None and tokens > left_tokens:
+                raise self._over(
+                    f"{max(left_tokens, 0):,} of {cap.tokens:,} tokens are left of {today} (UTC), and the next request could need"
+                    f" {tokens - self.paid_tokens:,}"
+                )
+            granted = (
+                Decimal(0) if left_usd is None else min(max(usd, 2 * self.usd), left_usd),
+                0 if left_tokens is None else min(max(tokens, 2 * self.tokens), left_tokens),
+            )
+            return day.reserve(nonce, reserved(self.project, *granted))
+
+        change(self.project, today, make)
+        self._nonce, self.day = nonce, today
+        self.usd, self.tokens = granted
+
+    def _is_given(self) -> bool:
+        """Return whether another job reserves for this one, which may not push."""
+        project = self.project
+        publishes = project.setting("publish") == "always"
+        return not publishes and "ephemeral" in project.options and project.trusted.remote is not None
+
+    def _take_given(self) -> None:
+        project = self.project
+        mirror = Mirror.of(project.git, project.places, project.who)
+        assert mirror is not None
+        mirror.fetch(REF)
+        oid = mirror.refs().get(REF)
+        for day in (day_of(project), day_of(project, -1)):
+            found = read(project, oid, day).open.values() if oid else ()
+            mine = [one for one in found if one.protocol == self.protocol and one.ci == run_of(project.who.environ)]
+            if mine:
+                self.day, self.usd, self.tokens = day, Decimal(mine[0].usd), mine[0].tokens
+                return
+        raise self._over(
+            "nothing is reserved for this job, which may not push",
+            "let the job that plans reserve it: `runner fleet plan --reserve USD`, or the variable RUNNER_RESERVE (docs/fleet.md)",
+        )
+
+    def _over(self, why: str, hint: str = "") -> SpentError:
+        return SpentError(
+            f"the day's budget: {why}",
+            f"policy.yaml, budget: {{day: …}}, and {REF}",
+            hint
+            or "nothing is lost: the same command goes on after 00:00 UTC, or once the budget is raised on the trusted branch",
+        )
+
+
+def reserved(project: Project, usd: Decimal, tokens: int, protocol: str | None = None) -> Reserved:
+    """Return a reservation of this process. `protocol`: the one that it is for alone, in another job of this run."""
+    return Reserved(
+        by=word(project.actor()),
+        host=word(project.who.host),
+        ci=run_of(project.who.environ),
+        protocol=protocol,
+        time=project.who.timestamp(),
+        usd=format_.amount(usd),
+        tokens=tokens,
+    )
+
+
+def run_of(environ: Mapping[str, str]) -> str | None:
+    """Return the run of a CI that this job belongs to, as its jobs name it alike; a repeated run is another one."""
+    if given := environ.get("RUNNER_RUN"):
+        return word(given)
+    if run := environ.get("GITHUB_RUN_ID"):
+        place = f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}"
+        return word(f"{place}/actions/runs/{run}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}")
+    url = environ.get("CI_PIPELINE_URL")
+    return word(url) if url else None
+
+
+def change(project: Project, day: str, make: Callable[[Day], Day]) -> None:
+    """Move the ledger from what it says of the day to what `make` makes of that; a lost race is run again from what is there.
+
+    What `make` raises is believed only of what is there now.
+
+    Raises:
+        ConflictError: it was lost each time. UnreachableError: it is on a remote that does not answer. IntegrityError: no runner
+            wrote it.
+    """
+    git, mirror, who, pause = project.git, _mirror(project), project.who, PAUSE
+    is_fresh = mirror is None
+    for _ in range(RACES):
+        old = mirror.refs().get(REF) if mirror else git.ref(REF)
+        if old is not None and not is_fresh and git.commit(old) is None:
+            old = None  # of an earlier clone
+        try:
+            made = make(read(project, old, day))
+        except SpentError:
+            if is_fresh:
+                raise
+            assert mirror is not None
+            mirror.fetch(REF)
+            is_fresh = True
+            continue
+        new = _commit(project, made, old)
+        try:
+            if mirror is not None:
+                mirror.push({REF: (new, old)})
+            else:
+                git.update_refs({REF: (new, old)}, "runner: ledger")
+            return
+        except ConflictError:
+            who.sleep(pause * (1 + int(who.random_hex(4), 16) / 0x10000))
+            pause = min(2 * pause, LONGEST)
+            if mirror is not None:
+                mirror.fetch(REF)
+                is_fresh = True
+    raise ConflictError(f"{REF} moves all the time", mirror.url if mirror else REF, "run the same command again")
+
+
+def read(project: Project, oid: str | None, day: str) -> Day:
+    """Return what the ledger's commit says of a day.
+
+    Raises:
+        IntegrityError: no runner wrote it.
+    """
+    git, name = project.git, format_.file(day)
+    entry = (git.tree(f"{oid}^{{tree}}") or {}).get(name) if oid else None
+    if entry is None:
+        return Day(day=day)
+    where = f"{name} of {REF}"
+    if git.is_partial() and git.blob(entry.oid) is None:
+        remote.fetch_objects(git, [entry.oid], project.who)
+    (size,) = git.sizes([entry.oid])
+    if size is None or size > format_.SIZE:
+        raise format_.unreadable("it is too large, or not here", where)
+    return format_.parse(git.blob(entry.oid) or b"", day, where)
+
+
+def _commit(project: Project, day: Day, old: str | None) -> str:
+    git, who = project.git, project.runner()
+    files: dict[str, TreeEntry] = dict(git.tree(f"{old}^{{tree}}") or {}) if old else {}
+    files[format_.file(day.day)] = TreeEntry(BLOB, git.write("blob", format_.render(day)))
+    tree = git.edit_tree(None, {name: files[name] for name in format_.kept(files)})
+    assert tree is not None
+    return git.write_commit(tree, (old,) if old else (), who, who, f"ledger: {day.day}\n".encode())
+
+
+def _mirror(project: Project) -> Mirror | None:
+    """Return the remote where the ledger is, or None where it is this clone's."""
+    if project.setting("publish") != "always":
+        return None
+    return project.mirror or Mirror.of(project.git, project.places, project.who)
+
+
+def day_of(project: Project, days: int = 0) -> str:
+    """Return the UTC day of now, or so many days from it."""
+    return (datetime.fromtimestamp(int(project.who.now()), UTC) + timedelta(days=days)).strftime("%Y-%m-%d")

@@ -1,0 +1,86 @@
+"""29. forked: the steps that a fork has as done were done, by a record that verifies, at the very commit that it begins at.
+
+The fork's branch stands on that commit, so whoever has the branch has the proof. Words never come along: they name a protocol and
+its genesis. Nor does work that was not done there: nobody would judge it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+from runner.git import Git
+from runner.protocol import events as ev
+from runner.protocol import ids, message
+from runner.protocol.log import RawEntry
+from runner.protocol.state import Json, State, StepStatus
+from runner.store import record
+from runner.trust import verify
+from runner.trust.checks import Chain, Look
+
+
+def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
+    """Return why what a `forked` says does not hold; what is to be said of it where it does is kept in the walk.
+
+    Raises:
+        InsufficientHistoryError: the other protocol's history is not whole here.
+    """
+    event = look.first(ev.Forked)
+    assert isinstance(event, ev.Forked)
+    origin, _, revision = event.source.partition("@")
+    if not (ids.is_protocol_id(origin) and revision.isascii() and revision.isdigit()) or origin == walk.protocol:
+        yield f"`{event.source}` is no revision of another protocol"
+        return
+    told = message.parse(look.parent.message) if look.parent else None
+    if look.parent is None or told is None or (told.protocol, str(told.revision)) != (origin, revision):
+        yield f"it does not begin at the commit of {event.source}"
+        return
+    report = verify.verify(git, origin, look.parent.oid, walk.trusted)
+    if not report.ok or report.state is None:
+        why = f"{report.findings[0].rule}: {report.findings[0].text}" if report.findings else "it has no record"
+        yield f"{event.source} does not verify: {why}"
+        return
+    yield from differs(event, report.state, record.events(git, origin, look.parent.oid))
+    walk.taken_over = [f"begun at {event.source}, which verifies", *(f"{origin}: {note}" for note in report.notes)]
+
+
+def differs(event: ev.Forked, then: State, entries: Sequence[RawEntry]) -> Iterator[str]:
+    """Return how the event differs from what stood at its source. `then`: the state there; `entries`: all events up to it."""
+    if event.genesis != then.genesis:
+        yield f"{event.source} has another genesis"
+    if left := unfinished(entries):
+        yield f"the work of {left} is in the tree of {event.source}, and was not done there"
+    done = completed(then)
+    for slug in sorted({*done, *event.done}):
+        if slug not in done:
+            yield f"{slug} was not completed at {event.source}"
+        elif slug not in event.done or _text(event.done[slug]) != _text(done[slug]):
+            yield f"{slug} was completed at {event.source} with another result"
+        elif slug in event.steps and event.steps[slug]["digest"] != then.steps[slug].digest:
+            yield f"{slug} was another step at {event.source}: its file differs"
+
+
+def completed(then: State) -> dict[str, Json]:
+    """Return what counts as done in a fork: the completed steps of the plan, each with its result."""
+    return {slug: step.result for slug, step in then.open_steps() if step.status is StepStatus.COMPLETED}
+
+
+def unfinished(entries: Sequence[RawEntry]) -> str | None:
+    """Return a step that has work in the tree, all or a part of it, and was not completed by the end of `entries`; or None."""
+    left: dict[int, str] = {}
+    at: dict[int, dict[int, str]] = {}
+    for entry in entries:
+        fields = entry.fields
+        partly = entry.event in ("asked", "call-held", "effect-unknown") and "transcript" in fields
+        if entry.event == "step-finished" or (partly and entry.subject != "plan"):
+            left = {**left, entry.revision: entry.subject}
+        elif entry.event == "step-completed":
+            left = {revision: slug for revision, slug in left.items() if slug != entry.subject}
+        elif entry.event == "undone" and isinstance(to := fields.get("to"), int):
+            left = at.get(to, left)
+        at[entry.revision] = left
+    return next(iter(left.values()), None)
+
+
+def _text(value: Json) -> str:
+    return json.dumps(value, sort_keys=True)

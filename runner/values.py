@@ -1,0 +1,79 @@
+"""`dataclass`, as the standard library's with slots, whose methods are made when a class is first used.
+
+The library writes and compiles six functions for each class as its module is loaded, a millisecond or so; a command loads
+some two hundred classes and uses a quarter of them. What a class can do, and what a type checker sees, is the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import threading
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["dataclass"]
+
+_MADE = ("__init__", "__repr__", "__eq__", "__hash__", "__dataclass_fields__", "__dataclass_params__", "__match_args__")
+_making = threading.RLock()
+
+
+class _Later:
+    """Stands in a class for something that the library makes; the first who asks for it has it made."""
+
+    __slots__ = ("name", "owner")
+
+    def __init__(self, name: str) -> None:
+        self.name, self.owner = name, object
+
+    def __get__(self, value: object, kind: type) -> Any:
+        _make(self.owner)
+        return getattr(kind if value is None else value, self.name)
+
+
+def _refuse_change(self: object, name: str, value: object = None) -> None:
+    raise dataclasses.FrozenInstanceError(f"{name!r} of a {type(self).__name__} cannot be changed")
+
+
+def _make(kind: type) -> None:
+    with _making:
+        waiting = kind.__dict__.get("__later__")
+        if waiting is None:
+            return
+        written, options = waiting
+        whole = dataclasses.dataclass(**options)(written)
+        for name in _MADE:
+            if isinstance(kind.__dict__.get(name), _Later):
+                setattr(kind, name, getattr(whole, name))
+        del kind.__later__  # type: ignore[attr-defined]
+
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+
+    def dataclass(*, slots: bool, frozen: bool = False, kw_only: bool = False):
+        """Make a dataclass of what is decorated, with slots: what has no place of its own in it cannot be set."""
+        assert slots, "without slots it is the library's"
+
+        def decorate(written: type) -> type:
+            own = [name for name, said in inspect.get_annotations(written).items() if "ClassVar" not in said]
+            inside = {
+                name: value
+                for name, value in vars(written).items()
+                if name not in own and name not in ("__dict__", "__weakref__")
+            }
+            taken = {name for base in written.__mro__[1:-1] for name in getattr(base, "__slots__", ())}
+            later = {name: _Later(name) for name in _MADE if name == "__init__" or name not in inside}
+            if frozen:
+                inside |= {"__setattr__": _refuse_change, "__delattr__": _refuse_change}
+            inside |= later | {
+                "__slots__": tuple(name for name in own if name not in taken),
+                "__later__": (written, {"frozen": frozen, "kw_only": kw_only}),
+                "__qualname__": written.__qualname__,
+            }
+            kind = type(written)(written.__name__, written.__bases__, inside)
+            for one in later.values():
+                one.owner = kind
+            return kind
+
+        return decorate

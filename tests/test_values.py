@@ -1,0 +1,109 @@
+"""A class that is made later is the same as the standard library's."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import field
+from typing import Any, ClassVar
+
+import pytest
+
+from runner import values
+
+LIBRARY: Callable[..., Any] = dataclasses.dataclass
+OURS: Callable[..., Any] = values.dataclass
+
+
+def pair(make: Callable[..., Any]) -> tuple[type[Any], type[Any]]:
+    @make(frozen=True, slots=True)
+    class Base:
+        """What both have."""
+
+        kind: ClassVar[str] = "base"
+        name: str
+        count: int = 1
+
+        def twice(self) -> int:
+            return self.count * 2
+
+        @property
+        def loud(self) -> str:
+            return self.name.upper()
+
+    @make(frozen=True, slots=True, kw_only=True)
+    class Below(Base):
+        """With more."""
+
+        kind: ClassVar[str] = "below"
+        lines: list[int] = field(default_factory=list)
+        hidden: str = field(default="", repr=False, compare=False)
+        must: int
+
+        def __post_init__(self) -> None:
+            object.__setattr__(self, "hidden", f"after {self.must}")
+
+    return Base, Below
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda base, below: base("a"),
+        lambda base, below: base("a", 2).twice(),
+        lambda base, below: base(name="a").loud,
+        lambda base, below: below("a", 3, must=1),
+        lambda base, below: below("a", must=4).hidden,
+        lambda base, below: below("a", must=1) == below("a", must=1),
+        lambda base, below: below("a", must=1) == below("a", must=2),
+        lambda base, below: base("a") == below("a", must=2),
+        lambda base, below: hash(base("a")) == hash(base("a", 1)),
+        lambda base, below: hash(below("a", must=1)),
+        lambda base, below: dataclasses.replace(base("a"), count=5),
+        lambda base, below: dataclasses.asdict(below("a", must=1)),
+        lambda base, below: [(one.name, one.kw_only, one.repr) for one in dataclasses.fields(below)],
+        lambda base, below: (base.__match_args__, below.__match_args__),
+        lambda base, below: (base.kind, below.kind, below.__slots__, below.__doc__, base.__qualname__.split(".")[-1]),
+        lambda base, below: base(),
+        lambda base, below: below("a"),
+        lambda base, below: base("a", more=1),
+        lambda base, below: hasattr(base("a"), "__dict__"),
+        lambda base, below: setattr(base("a"), "name", "b"),
+        lambda base, below: delattr(below("a", must=1), "must"),
+        lambda base, below: below("a", must=1).lines is below("a", must=1).lines,
+    ],
+)  # fmt: skip
+def test_it_does_what_the_librarys_does(ask: Callable[[Any, Any], object]) -> None:
+    def told(make: Callable[..., Any]) -> str:
+        try:
+            return repr(ask(*pair(make)))
+        except Exception as error:
+            return f"{type(error).__name__}: {error if isinstance(error, TypeError) else ''}"
+
+    assert told(OURS) == told(LIBRARY)
+
+
+def test_one_that_can_be_changed_can_be_and_has_no_hash() -> None:
+    def told(make: Callable[..., Any]) -> str:
+        @make(slots=True)
+        class Total:
+            turns: int = 0
+            names: list[str] = field(default_factory=list)
+
+        one = Total()
+        one.turns += 1
+        one.names.append("a")
+        with pytest.raises(TypeError):
+            hash(one)
+        with pytest.raises(AttributeError):
+            setattr(one, "other", 1)  # noqa: B010
+        return repr(one)
+
+    assert told(OURS) == told(LIBRARY)
+
+
+def test_nothing_is_made_before_it_is_used() -> None:
+    base, below = pair(OURS)
+    assert all("__later__" in vars(one) for one in (base, below))
+    base("a")
+    assert "__later__" not in vars(base) and "__later__" in vars(below)
