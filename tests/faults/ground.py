@@ -397,7 +397,7 @@ def points(
     kinds: dict[tuple[str, str, bool], list[str]] = {}
     for one, call, about in trace:
         seen[one, call] += 1
-        if one in who and (not calls or call in calls) and not about.startswith("/dev/"):
+        if one in who and (not calls or call in calls) and about not in ("/dev/null", "/dev/tty"):
             kind = (one, call, about.startswith(("pipe:", "socket:", "/memfd:")))
             kinds.setdefault(kind, []).append(f"{one}:{call}:{seen[one, call]}")
     taken: dict[tuple[str, str, bool], int] = dict.fromkeys(kinds, 0)
