@@ -60,13 +60,8 @@ def _blind_push(self: Mirror, changes: Any, **named: Any) -> None:
     _push(self, {name: (new, there.get(name)) for name, (new, _) in changes.items()}, **named)
 
 
-def _publish_at_any_rate(project: Any, changes: Any, *, keep: bool = False) -> None:
-    project.mirror.push(changes)
-
-
 _push = Mirror.push
 PLANTED: dict[str, tuple[object, str, Callable[..., Any]]] = {
-    "the lease is not looked at when work is published": (lease, "push", _publish_at_any_rate),
     "a call is not announced before it begins": (lease, "announce", lambda project, intent: None),
     "a push moves a ref wherever it is": (Mirror, "push", _blind_push),
     "a lost answer of a tool is taken for a failure": (python, "OutcomeUnknownError", ToolError),
