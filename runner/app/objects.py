@@ -115,7 +115,11 @@ def _mend_pack(git: Git, places: Places, who: Surroundings, pack: Path) -> str:
         moved = recovery.put_aside(places, path)
         aside = moved if path == pack else aside
     recovery.unpack(git, aside)
-    return f"put a broken pack aside, saved what it still held{fetched}: {aside}"
+    if damage.missing(git):
+        return f"put a broken pack aside, saved what it still held{fetched}: {aside}"
+    for path in places.damaged.glob(f"{pack.stem}.*"):
+        path.unlink()
+    return f"took a broken pack away, saved what it still held{fetched}: nothing is missing"
 
 
 def _mend_loose(git: Git, places: Places, who: Surroundings, broken: list[damage.BrokenObject]) -> str:
@@ -147,14 +151,10 @@ def _lost(git: Git, places: Places) -> list[damage.Missing]:
     """Return what is missing. Everything is gone through only where there is a sign of it: that takes as long as `git fsck`."""
     if git.is_shallow() or git.is_partial():
         return []  # git knows what it lacks there
-    tips = list(set(git.refs("refs/heads/", "refs/runner/").values()))
-    base = next(
-        (git.ref(name) for name in (trusted.REF, "refs/heads/main", "refs/heads/master") if git.ref(name)), None
-    )
-    put_aside = list(places.damaged.iterdir()) if places.damaged.is_dir() else []
-    if not put_aside and not damage.lacks(git, tips, base):
-        return []
-    return damage.missing(git)
+    refs = git.refs("refs/heads/", "refs/runner/")
+    base = next((refs[name] for name in (trusted.REF, "refs/heads/main", "refs/heads/master") if name in refs), None)
+    is_told = any(len(path.name) == git.oid_length or path.suffix == ".pack" for path in places.damaged.glob("*"))
+    return damage.missing(git) if is_told or damage.lacks(git, set(refs.values()), base) else []
 
 
 def _mend_missing(git: Git, places: Places, who: Surroundings, one: damage.Missing) -> str:
@@ -164,6 +164,7 @@ def _mend_missing(git: Git, places: Places, who: Surroundings, one: damage.Missi
         recovery.unpack(git, pack)
     if _restore(git, places, who, {one.oid}):
         return ""
+    (places.damaged / one.oid).unlink(missing_ok=True)
     return f"brought {one.kind} {one.oid[:12]} again"
 
 

@@ -433,7 +433,7 @@ def conclude(
         also: dict[str, tuple[str | None, str | None]] = {}
         if attempt.tree is not None and seen.tip != began.tip:
             work = _work_commit(project, began, attempt.tree)
-            tree, conflicts = git.merge_trees(seen.tip, work)
+            tree, conflicts = transaction.merge_work(git, protocol, work, seen.tip, project.runner())
             if tree is None:
                 conflict = f"its work conflicts with commits that came between: {', '.join(conflicts[:3])}"
                 also[aside] = (work, git.ref(aside))
@@ -444,13 +444,15 @@ def conclude(
             state = _edited(project, seen.state, edits)
             if slug not in state.steps:
                 raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
+            if edits is not first and _is_edited(state, _edited(project, began.state, first), edits, slug):
+                raise IllegalEventError(f"{slug} was edited once more", seen.where, "run `runner status`")
             events = _blocked(state, slug, number, conflict, aside) if conflict else attempt.events(state)
             made = _prepare(
                 project, seen, [*edits, *events], tree, more={} if conflict else attempt.record, court=court
             )
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             kept = _keep(project, began, aside, attempt)
-            ended = seen.state.status not in machine.OPEN
+            ended = seen.state.status not in (*machine.OPEN, Status.COMPLETED)
             if not ended and slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK:
                 project.who.say(
                     f"{slug} was done elsewhere meanwhile{f'; its work here is kept at {kept}' if kept else ''}"
@@ -517,6 +519,12 @@ def _edits_again(project: Project, began: Snapshot, first: list[Event], seen: Sn
         return words
     edit = _edit(project, seen, read_plan(project, seen))
     return [edit, *words] if edit else words
+
+
+def _is_edited(state: State, then: State, edits: Sequence[Event], slug: str) -> bool:
+    """Return whether an edit that is told with the work has other words of the step than those that were carried out."""
+    told = any(isinstance(event, ev.PlanEdited) for event in edits)
+    return told and state.steps[slug].digest != then.steps[slug].digest
 
 
 def _edit(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:

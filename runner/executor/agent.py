@@ -25,7 +25,7 @@ from runner.protocol.digest import digest
 from runner.protocol.events import Event
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
-from runner.store import publishing, record, workspace
+from runner.store import publishing, record, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
@@ -255,7 +255,7 @@ def _go_back(site: Site, start: str, noted: str) -> None:
     if found.parents == (start,):
         workspace.restore(git, site.space, found.tree)
         return
-    tree, conflicts = git.merge_trees(start, noted)
+    tree, conflicts = transaction.merge_work(git, site.protocol, noted, start, site.project.runner())
     if tree is None:
         raise RefusedError(
             f"the work so far of the step conflicts with commits that came since: {', '.join(conflicts[:3])}",

@@ -2,9 +2,9 @@
 
 A call that reaches outside is announced in the journal before it begins and concluded there after it; where the protocol is
 published it is announced on the remote too, in its lease, since another clone may go on with it. An announcement without a
-conclusion is what a kill leaves: a keyed call is made again with the same key, a probed one is looked up, everything else is put to
-a person. It is looked for by tool and arguments in the journals of all of the protocol's attempts and on the remote, whatever the
-step is called now, and while one is open no other effect of the protocol begins.
+conclusion is what a kill leaves: a keyed call is made again with the same key, a probed one is looked up, everything else is put
+to a person. It is looked for by tool and arguments in the journals of all of the protocol's attempts and on the remote, whatever
+the step is called now, and while one is open no other effect of the protocol begins.
 """
 
 from __future__ import annotations

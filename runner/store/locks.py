@@ -109,7 +109,7 @@ def is_dead(lock: Path, now: float) -> bool:
         except OSError:  # it ended, or it is another user's: then its age decides
             if process.exists() and not os.access(process / "fd", os.R_OK) and age < STALE_AFTER:
                 return False
-    return True
+    return os.path.lexists(lock)  # its owner may have ended meanwhile, and taken it away
 
 
 def opened() -> set[str]:

@@ -38,7 +38,9 @@ def put_aside(places: Places, path: Path) -> Path:
     """Move a broken file to where nothing reads it, and return where it is now."""
     places.damaged.mkdir(parents=True, exist_ok=True)
     name = path.parent.name + path.name if len(path.parent.name) == 2 else path.name
-    aside = places.damaged / name
+    aside, count = places.damaged / name, 1
+    while aside.exists():
+        aside, count = places.damaged / f"{name}.{count}", count + 1
     os.replace(path, aside)
     return aside
 

@@ -205,6 +205,23 @@ def adopt(
     return new
 
 
+def merge_work(git: Git, protocol: str, work: str, onto: str, who: Ident) -> tuple[str | None, list[str]]:
+    """Return (tree, []) of a step's work, a commit on what it began at, merged onto another tip, or (None, paths in conflict).
+
+    The protocol's folder is that of `onto`: the transitions that the work began on may have given way to another clone's.
+    """
+    made, target = git.commit(work), git.commit(onto)
+    start = git.commit(made.parents[0]) if made is not None and made.parents else None
+    if made is None or target is None or start is None or git.is_ancestor(start.oid, onto):
+        return git.merge_trees(onto, work)
+    own = {paths.folder(protocol): (git.tree(f"{target.tree}:{paths.ROOT}") or {})[protocol]}
+    trees = [git.edit_tree(commit.tree, own) or commit.tree for commit in (start, made)]
+    # merge-tree finds its base by itself: these three say which it is.
+    base = git.write_commit(trees[0], (), who, who, b"base\n")
+    ours, theirs = (git.write_commit(tree, (base,), who, who, b"side\n") for tree in (target.tree, trees[1]))
+    return git.merge_trees(ours, theirs)
+
+
 def paths_outside(changed: Iterable[str]) -> list[str]:
     """Return those paths below .protocols that a step's work may not touch: all but memory/."""
     return sorted(path for path in changed if path.startswith(f"{paths.ROOT}/") and not path.startswith(paths.MEMORY))

@@ -93,6 +93,7 @@ def cut(path: Path, end: int) -> None:
 # --- refs ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [b"", bytes(41), b"0123\n"], ids=["empty", "zeros", "cut"])
 def test_a_broken_branch_is_had_again_from_its_reflog(box: Box, begun: str, data: bytes) -> None:
     was = tip(box, begun)
@@ -104,6 +105,7 @@ def test_a_broken_branch_is_had_again_from_its_reflog(box: Box, begun: str, data
     assert tip(box, f"{begun}~1") == was
 
 
+@pytest.mark.slow
 def test_without_a_reflog_the_mark_of_what_verified_last_tells(box: Box, begun: str) -> None:
     box.runner("verify", begun, rc=0)
     was = tip(box, begun)
@@ -138,6 +140,7 @@ def test_where_nobody_knows_what_a_branch_named_that_is_said_and_nothing_guessed
     assert ref.read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_a_tag_has_no_reflog_and_comes_back_from_the_remote_alone(remote: Box) -> None:
     remote.git("tag", "v1")
     remote.git("push", "-q", "origin", "v1")
@@ -153,6 +156,7 @@ def test_a_tag_has_no_reflog_and_comes_back_from_the_remote_alone(remote: Box) -
     assert ref.read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_the_number_is_claimed_again_and_the_trusted_branch_known_again(remote: Box, published: str) -> None:
     box = remote
     number, trusted = (box.path / f".git/refs/runner/{name}" for name in ("numbers/0001", "fetched/trusted"))
@@ -165,6 +169,7 @@ def test_the_number_is_claimed_again_and_the_trusted_branch_known_again(remote: 
     assert (number.read_bytes(), trusted.read_bytes()) == was
 
 
+@pytest.mark.slow
 def test_a_head_that_says_nothing_is_told_by_its_reflog(box: Box, begun: str) -> None:
     folder = box.worktree(begun)
     box.git("switch", "-q", "-c", "topic")
@@ -201,6 +206,7 @@ def test_packed_refs_that_are_cut_short_are_gathered_again(remote: Box, publishe
 PLACES = ["{}", "{}^{{tree}}", "{}:b.txt", "{}:.protocols/{}/state.json", "{}~1", "main"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_an_object_that_is_zeroed_comes_again_from_the_remote(remote: Box, published: str, place: str) -> None:
     path = loose(remote, place.format(published, published))
@@ -245,12 +251,14 @@ def test_a_file_that_was_staged_before_the_power_went_is_written_again_from_the_
     assert box.git("show", "HEAD:new/mine.txt") == "mine\n"
 
 
+@pytest.mark.slow
 def test_what_nothing_needs_is_taken_away(box: Box, begun: str) -> None:
     oid = box.git("hash-object", "-w", "--stdin", data="nobody's\n").strip()
     zero(box.path / ".git/objects" / oid[:2] / oid[2:])
     assert "1 that nothing needs taken away" in mended(box, begun)
 
 
+@pytest.mark.slow
 def test_what_nobody_has_is_named_with_what_remains(box: Box, begun: str) -> None:
     folder = box.worktree(begun)
     (folder / "b.txt").unlink()
@@ -267,6 +275,7 @@ def test_what_nobody_has_is_named_with_what_remains(box: Box, begun: str) -> Non
     mended(box, begun)
 
 
+@pytest.mark.slow
 def test_a_commit_that_is_lost_is_left_to_a_person_with_the_one_before_it(box: Box, begun: str) -> None:
     box.git("commit", "-q", "--allow-empty", "-m", "one")
     box.git("commit", "-q", "--allow-empty", "-m", "two")
@@ -281,6 +290,7 @@ def test_a_commit_that_is_lost_is_left_to_a_person_with_the_one_before_it(box: B
     mended(box, begun)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [0, 20, 0.5, -1])
 def test_a_pack_that_is_cut_short_comes_again(remote: Box, published: str, end: float) -> None:
     remote.git("repack", "-adq")
@@ -367,6 +377,7 @@ def test_the_lock_that_a_killed_git_left_is_taken_away_and_that_of_a_living_one_
     assert not lock.exists()
 
 
+@pytest.mark.slow
 def test_temporary_files_of_the_dead_are_taken_away_and_new_ones_left(box: Box, begun: str) -> None:
     git = box.path / ".git"
     old = [git / "objects/pack/tmp_pack_abc", git / "objects/ab/tmp_obj_abc", git / "runner/follows/.x.json.abcd1234"]
@@ -387,6 +398,7 @@ def test_temporary_files_of_the_dead_are_taken_away_and_new_ones_left(box: Box, 
     mended(box, begun)
 
 
+@pytest.mark.slow
 def test_a_worktree_of_a_persons_own_is_left_to_them(box: Box, begun: str) -> None:
     own = box.path.parent / "own"
     box.git("worktree", "add", "-q", own, "-b", "own")
@@ -397,6 +409,7 @@ def test_a_worktree_of_a_persons_own_is_left_to_them(box: Box, begun: str) -> No
     assert str(own) in box.git("worktree", "list") and begun not in box.git("worktree", "list")
 
 
+@pytest.mark.slow
 def test_a_workspace_that_is_gone_is_made_again_by_the_next_step(box: Box, begun: str) -> None:
     spaces = list((box.home / ".local/state/protocol-runner").rglob("work"))
     assert spaces
@@ -425,6 +438,7 @@ def test_loose_objects_that_build_up_are_packed_and_none_is_lost(box: Box, begun
 # --- clones that lack something --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_shallow_clone_is_deepened(remote: Box, published: str, tmp_path: Path) -> None:
     url = f"file://{tmp_path / 'origin.git'}"
     box = Box(tmp_path / "shallow", remote.home, remote.env)
@@ -436,6 +450,7 @@ def test_a_shallow_clone_is_deepened(remote: Box, published: str, tmp_path: Path
     assert box.count(published) == remote.count(published) + 1
 
 
+@pytest.mark.slow
 def test_a_clone_of_one_branch_is_told_how_to_follow_all(remote: Box, published: str, tmp_path: Path) -> None:
     box = Box(tmp_path / "single", remote.home, remote.env)
     remote.git("clone", "-q", "--single-branch", tmp_path / "origin.git", box.path)
@@ -453,6 +468,7 @@ def test_a_partial_clone_is_told_what_brings_the_rest(remote: Box, published: st
     box = Box(tmp_path / "partial", remote.home, remote.env)
     remote.git("clone", "-q", "--filter=blob:none", f"file://{tmp_path / 'origin.git'}", box.path)
     line = "git fetch --refetch --no-filter"
+    box.git("config", "gc.auto", "0")
     told = box.runner("doctor", rc=2).out
     assert "this is a partial clone" in told and line in told
     assert line in box.runner("run", published, rc=5).err
@@ -503,6 +519,7 @@ def test_a_history_that_went_back_is_brought_forward_and_where_nobody_has_it_wha
 # --- protocols by half -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_branch_that_is_gone_comes_back_where_it_is_named(box: Box, begun: str) -> None:
     box.runner("verify", begun, rc=0)
     box.git("worktree", "remove", "--force", box.worktree(begun))
@@ -517,6 +534,7 @@ def test_a_branch_that_is_gone_comes_back_where_it_is_named(box: Box, begun: str
     mended(box, begun)
 
 
+@pytest.mark.slow
 def test_a_number_that_nobody_claims_is_claimed_again(box: Box, begun: str) -> None:
     was = tip(box, "refs/runner/numbers/0001")
     box.git("update-ref", "-d", "refs/runner/numbers/0001")
