@@ -22,7 +22,7 @@ SECONDS = 60
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: help demo demo-attack demo-forge picture picture-request test slow soak forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow faults simulate contention soak forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
@@ -30,12 +30,15 @@ help:
 	@echo 'make demo-forge  two people, a pipeline and a merge request, from an empty project to merged; needs ssh-keygen'
 	@echo 'make test    the test suite, without the slow tests'
 	@echo 'make slow    the slow tests (some fetch projects from the package index)'
+	@echo 'make faults  kill and starve the runner at hundreds of points; Linux on x86-64, as root for a full file system'
+	@echo 'make simulate many runners, one remote, a thousand seeds; SEEDS=17..17 tells one, decision by decision'
+	@echo 'make contention eight runners, twenty steps each, at one git server, over HTTP and ssh; needs sshd (SIZE=8x20)'
 	@echo 'make soak    watch 1,000 protocols through 10,000 transitions; PROTOCOLS=100 fewer of them'
 	@echo 'make forge   forge and CI tests against programs of others; fetches 120 MB by npm (0.7 GB unpacked), needs rsync and jq'
 	@echo 'make check   formatting, lint, types, import rules'
 	@echo 'make fix     format and lint, repairing what can be repaired'
 	@echo 'make bench   measure, as ratios in one run'
-	@echo 'make peers   agents of other people on the tasks of benchmarks/agent; fetches 1.2 GB by pip and npm'
+	@echo 'make peers   tools of other people: agents on the tasks of benchmarks/agent, and what a kill or a yes does to others; fetches 1.3 GB'
 	@echo 'make golden  rewrite the golden files; review the diff'
 	@echo 'make deep    the property tests with many more examples'
 	@echo 'make fuzz    fuzz every reader of hostile bytes; SECONDS=600 in all, TARGETS="log plan" some of them'
@@ -74,6 +77,19 @@ test: $(DEV_STAMP)
 slow: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) -m slow --timeout 900
 
+# The sweeps have workers of their own, and print how many points they tried.
+faults: $(DEV_STAMP)
+	$(PYTEST) -s -m faults tests/faults
+
+# A seed alone is told; all of them are followed by the bugs that are planted to be found.
+simulate: $(DEV_STAMP)
+	PYTHONHASHSEED=0 $(PY) -m tests.simulation $(or $(SEEDS),0..999)
+	$(if $(SEEDS),,$(PYTEST) -n 2 -m simulate tests/simulation)
+
+contention: SIZE = 8x20
+contention: $(DEV_STAMP)
+	RUNNER_CONTENTION=$(SIZE) $(PYTEST) -m slow -s tests/contention
+
 PROTOCOLS = 1000
 
 soak: $(DEV_STAMP)
@@ -98,6 +114,7 @@ bench: $(DEV_STAMP)
 # TASKS='encode-hex range-end' does these only.
 peers: $(DEV_STAMP)
 	$(PY) -m benchmarks.peers $(TASKS)
+	$(PYTEST) -m peers tests/peers
 
 golden: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) --update-golden

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import loop, policy, startup, step, transition, verify, watch, why
+from benchmarks import job, loop, oneshot, policy, startup, step, steps, transition, verify, watch, why
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, table
 
@@ -15,8 +15,11 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
     "transition": transition.run,
     "startup": startup.run,
     "verify": verify.run,
+    "oneshot": oneshot.run,
     "step": step.run,
+    "steps": steps.run,
     "loop": loop.run,
+    "job": job.run,
     "policy": policy.run,
     "why": why.run,
     "watch": watch.run,

@@ -31,7 +31,7 @@ def run(ground: Ground) -> Iterator[Figure]:
     )
     yield Figure("start: python -c pass", found["python"].text())
     yield Figure('start: python -c "import click"', found["click"].text(), 1.0)
-    yield at_most("start: runner status, one protocol, against import click", found["status"], found["click"], 3.5)
+    yield at_most("start: runner status, one protocol, against import click", found["status"], found["click"], 3.0)
     for count in (1000, 2000 if ground.quick else 10_000):
         _branches(ground, at, protocol, count)
         yield _list(ground, at, count, 3 if ground.quick else 5)
@@ -55,7 +55,7 @@ def _list(ground: Ground, at: Path, count: int, rounds: int) -> Figure:
     name = f"start: runner list --json, {count:,} branches"
     if count == 1000:
         return within(f"{name}, beyond status of one", found["list"], 0.3, found["click"], found["status"])
-    return within(name, found["list"], 2.0, found["click"])
+    return within(name, found["list"], 1.0, found["click"])
 
 
 def _branches(ground: Ground, at: Path, protocol: str, count: int) -> None:

@@ -24,6 +24,7 @@ def run(ground: Ground) -> Iterator[Figure]:
     start = ground.repository(FILES, bare=True)
     yield from _against_plumbing(ground, start)
     yield from _grown(ground, start)
+    yield _siblings(ground, start)
     for files in (100, FILES):
         yield from _other_ways(ground, files)
 
@@ -56,7 +57,7 @@ def _against_plumbing(ground: Ground, start: Path) -> Iterator[Figure]:
     base = Spread(tuple(bare))
     count = f"{FILES:,} files"
     yield Figure(f"transition, {count}: bare held-open plumbing", base.text(), 1.0)
-    yield at_most(f"transition, {count}: library, against plumbing", Spread(tuple(library)), base, 2.0)
+    yield at_most(f"transition, {count}: library, against plumbing", Spread(tuple(library)), base, 1.5)
     yield from _following(ground, 10 if ground.quick else 50, base)
 
 
@@ -79,7 +80,30 @@ def _grown(ground: Ground, start: Path) -> Iterator[Figure]:
                 ground_.record(project, protocol)
             acts[name] = partial(ground_.record, project, protocol)
         found = in_turns(rounds, acts)
-    yield at_most(f"transition: the {many:,}th, against the 10th", found["old"], found["young"], 1.3)
+    yield at_most(f"transition: the {many:,}th, against the 10th", found["old"], found["young"], 1.2)
+
+
+def _siblings(ground: Ground, start: Path) -> Figure:
+    """A transition where a thousand protocols have been merged, in turns with one where none has."""
+    many = 1000
+    alone, among = ground.twin(start), ground.twin(start)
+    lines = [
+        b"commit refs/heads/main\ncommitter A <a@example.test> 1700000000 +0000\ndata 6\nmerged\nfrom refs/heads/main^0\n"
+    ]
+    for number in range(2, many + 2):
+        for name in ("plan.md", "01-a.md", "state.json", "log.md"):
+            lines.append(
+                b"M 100644 inline .protocols/%04d-merged/%s\ndata 4\n%03d\n\n" % (number, name.encode(), number % 999)
+            )
+    ground.git(among, "fast-import", "--quiet", data=b"".join(lines))
+    with ground.project(alone) as one, ground.project(among) as other:
+        first, second = ground_.new(one), ground_.new(other)
+        acts: dict[str, Callable[[], object]] = {
+            "alone": lambda: ground_.record(one, first),
+            "among": lambda: ground_.record(other, second),
+        }
+        found = in_turns(10 if ground.quick else 40, acts, warm=3)
+    return at_most(f"transition: {many:,} sibling folders, against none", found["among"], found["alone"], 2.5)
 
 
 def _other_ways(ground: Ground, files: int) -> Iterator[Figure]:

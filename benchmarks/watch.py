@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -78,8 +77,8 @@ class Watching:
         return sum(map(int, told[11:15])) / TICK
 
     def close(self) -> None:
-        """End it, as Ctrl-C does."""
-        self.process.send_signal(signal.SIGINT)
+        """End it; a job in the background has Ctrl-C ignored."""
+        self.process.terminate()
         self.process.wait(timeout=LATEST)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PINNED = Path(__file__).resolve().with_name("pinned.toml")
+LIBRARIES = PINNED.with_name("libraries.toml")
 WATCHERS = PINNED.with_name("watchers.toml")
 LIMIT = 150.0  # seconds for one peer
 

@@ -6,17 +6,16 @@ A finding says what was found, where, what follows from it, and what to type. Me
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
+from runner.app import clones, halves, journals, leftovers, objects, refs
+from runner.app.repair import Finding, Repair
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.protocol import ids, paths
-from runner.store import locks, marks, worktree
+from runner.store import marks, worktree
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
@@ -25,20 +24,6 @@ from runner.trust import checks, verify
 from runner.values import dataclass
 
 ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
-
-Kind = Literal["here", "integrity", "note"]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """`kind`: `here` is something missing or in the way on this machine, `integrity` a record that is not what its
-    history says, `note` something to know. `consequence`: what follows; `command`: what helps."""
-
-    kind: Kind
-    what: str
-    where: str
-    consequence: str
-    command: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +65,55 @@ def examine(cwd: Path, who: Surroundings, options: Mapping[str, str], only: str 
     try:
         git = Git.open(cwd)
     except RunnerError as error:
-        return [*_room((who.state_home,)), *_state(who), _told(error, "nothing works here until it is mended")]
+        headless = refs.headless(cwd)
+        why = headless.finding if headless else _told(error, "nothing works here until it is mended")
+        return [*_room((who.state_home,)), *_state(who), why]
+    broken: list[Finding] = []
     with git:
         places = Places(git.common_dir, writable_state_home(who.state_home))
-        found = [*_room((git.common_dir, places.state_home)), *_state(who), *_loose(git, places, who)]
+        found = [*_room((git.common_dir, places.state_home)), *_state(who)]
         try:
-            project = Project.open(cwd, who, options)
+            for repair in repairs(git, places, who):
+                broken.append(repair.finding)
+            with Project.open(cwd, who, options) as project:
+                for one in _in_project(project, only):
+                    broken.append(one)
         except RunnerError as error:
-            return [*found, _told(error, "no protocol can be worked on")]
-    with project:
-        found += [*_person(project), *_settings(project), *_trusted(project), *_numbers(project)]
-        here = project.protocols()
-        if only is not None and only not in here:
-            found.append(
-                Finding(
-                    "note",
-                    f"{only} has no branch here",
-                    project.branch(only),
-                    "it can only be looked at",
-                    "`git fetch`",
-                )
-            )
-        for protocol, tip in here.items():
-            if only in (None, protocol):
-                found += _protocol(project, protocol, tip)
-    return found
+            if all(one.kind == "note" for one in broken):  # else git stopped at what was found already
+                broken.append(_told(error, "no protocol can be worked on"))
+    return [*found, *broken]
+
+
+def _in_project(project: Project, only: str | None) -> Iterator[Finding]:
+    yield from (*_person(project), *_settings(project), *_trusted(project), *_numbers(project))
+    here = project.protocols()
+    if only is not None and only not in here:
+        yield Finding(
+            "note", f"{only} has no branch here", project.branch(only), "it can only be looked at", "`git fetch`"
+        )
+    yield from (repair.finding for repair in in_project(project, only))
+    yield from journals.look(project.places, only)
+    for protocol, tip in here.items():
+        if only in (None, protocol):
+            yield from _protocol(project, protocol, tip)
+
+
+def repairs(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
+    """Yield what is broken in the clone itself, each looked for after what came before it was seen to."""
+    yield from leftovers.dead_locks(git, places, who)
+    yield from refs.foundations(git, places, who)
+    yield from objects.look(git, places, who)
+    yield from refs.look(git, places, who)
+    yield from leftovers.cut_follows(git, places, who)
+    yield from leftovers.vanished_worktrees(git)
+    yield from leftovers.temporary(git, places, who)
+    yield from leftovers.build_up(git)
+
+
+def in_project(project: Project, only: str | None) -> Iterator[Repair]:
+    """Yield what the clone lacks, and which protocols are here by half."""
+    yield from clones.look(project)
+    yield from halves.look(project, only)
 
 
 def _told(error: RunnerError, consequence: str) -> Finding:
@@ -141,63 +150,6 @@ def _state(who: Surroundings) -> Iterator[Finding]:
             str(who.state_home),
             f"workspaces, marks and pins lie in {real} and are gone when that is emptied",
             "make it writable, or set XDG_STATE_HOME to a folder of yours",
-        )
-
-
-def dead_locks(git: Git, places: Places, who: Surroundings) -> list[Path]:
-    """Return git's lock files in this clone and its workspaces that have no owner any more."""
-    patterns = ("*.lock", "refs/**/*.lock", "worktrees/*/*.lock", "worktrees/*/refs/**/*.lock")
-    found = [path for pattern in patterns for path in git.common_dir.glob(pattern)]
-    found += places.own.glob("*/index.lock")
-    return sorted(path for path in set(found) if locks.is_dead(path, who.now()))
-
-
-def follow_notes(places: Places) -> list[tuple[Path, str]]:
-    """Return the notes of follows that were cut off, with the ref that each is about (empty where it is unreadable)."""
-    found = []
-    for note in sorted(places.follows.glob("*.json")):
-        ref = ""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            ref = str(json.loads(note.read_bytes())["ref"])
-        found.append((note, ref))
-    return found
-
-
-def vanished_worktrees(git: Git) -> list[Path]:
-    """Return the folders of worktrees that git knows and that are gone."""
-    found = []
-    for private in sorted((git.common_dir / "worktrees").glob("*/gitdir")):
-        with contextlib.suppress(OSError):
-            pointed = Path(os.fsdecode(private.read_bytes()).strip())
-            if not pointed.exists() and not (private.parent / "locked").exists():
-                found.append(pointed.parent)
-    return found
-
-
-def _loose(git: Git, places: Places, who: Surroundings) -> Iterator[Finding]:
-    for lock in dead_locks(git, places, who):
-        yield Finding(
-            "here",
-            "a git that died left its lock",
-            str(lock),
-            "git refuses to write there",
-            "`runner doctor --fix` takes it away",
-        )
-    for note, ref in follow_notes(places):
-        yield Finding(
-            "here",
-            f"a worktree of {ref or 'a branch'} was cut off while it followed",
-            str(note),
-            "its files may be older than its branch, and `git commit -a` there would put them back",
-            "`runner doctor --fix` brings it along",
-        )
-    for path in vanished_worktrees(git):
-        yield Finding(
-            "note",
-            "a worktree's folder is gone",
-            str(path),
-            "git still counts its branch as checked out there",
-            "`runner doctor --fix` forgets it, as `git worktree prune` does",
         )
 
 
@@ -329,6 +281,9 @@ def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
         )
     if judged.is_whole:
         yield from _by_hand(project, protocol)
+        lacking = clones.transcripts(project, protocol, judged.walk)
+        if lacking is not None:
+            yield lacking.finding
         return
     if judged.is_foreign:
         if old is None:

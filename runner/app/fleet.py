@@ -140,7 +140,7 @@ def look(project: Project) -> None:
         and ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
         and before.get(f"refs/remotes/{mirror.remote}/{name.removeprefix('refs/heads/')}") != oid
     }
-    publishing.track(git, mirror.remote, moved)
+    publishing.track(project, mirror.remote, moved)
 
 
 def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int]:

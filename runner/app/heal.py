@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.app import examine
+from runner.app import clones, examine, refs
 from runner.app.examine import Judged
+from runner.app.repair import Repair
 from runner.errors import IntegrityError, RunnerError, UnreachableError, shown
 from runner.executor import advance, signed
 from runner.git import Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, paths
-from runner.store import locks, marks, snapshot, transaction, trusted, worktree
+from runner.store import marks, snapshot, transaction, trusted
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -28,24 +29,27 @@ LOST = "refs/runner/lost"
 
 
 def fix_clone(cwd: Path, who: Surroundings) -> None:
-    """Take dead locks away, bring cut follows to their end, and forget worktrees whose folders are gone; say what was done."""
+    """Mend what is broken in the clone itself, and say what was done; what cannot be mended is left to the examination to tell."""
+    headless = refs.headless(cwd)
+    if headless is not None and headless.mend is not None:
+        who.say(headless.mend())
     with Git.open(cwd) as git:
         places = Places(git.common_dir, writable_state_home(who.state_home))
-        for lock in examine.dead_locks(git, places, who):
-            locks.remove_dead(lock, who)
-        for note, ref in examine.follow_notes(places):
-            if not ref:
-                note.unlink(missing_ok=True)
-                continue
-            with locks.hold(
-                places.lock(f"{ref.replace('/', '%')}.publish"), who, what=ref, wait=transaction.PUBLISH_WAIT
-            ):
-                worktree.settle_all(git, places, ref, who)
-            who.say(f"brought the worktree of {ref.removeprefix('refs/heads/')} along")
-        gone = examine.vanished_worktrees(git)
-        if gone:
-            git.run("worktree", "prune")
-            who.say(f"forgot worktrees whose folders are gone: {', '.join(map(str, gone))}")
+        for repair in examine.repairs(git, places, who):
+            _carry_out(repair, who.say)
+
+
+def _carry_out(repair: Repair, tell: Callable[[str], None]) -> None:
+    if repair.mend is None:
+        return
+    try:
+        done = repair.mend()
+    except RunnerError as error:
+        done = f"{repair.finding.where}: {error.what}\n  next: {error.hint}"
+    except OSError as error:  # a git that lives has it locked, or the disk says no
+        done = f"{repair.finding.where}: {error.strerror}: {error.filename}"
+    if done:
+        tell(done)
 
 
 def fix_protocols(project: Project, only: str | None, tell: Callable[[str], None]) -> None:
@@ -54,19 +58,26 @@ def fix_protocols(project: Project, only: str | None, tell: Callable[[str], None
     Raises:
         RunnerError: `only` cannot be mended; nothing was changed.
     """
-    for protocol in project.protocols():
+    for repair in examine.in_project(project, only):
+        _carry_out(repair, tell)
+    for protocol, tip in project.protocols().items():
         if only not in (None, protocol):
             continue
         try:
-            fix(project, protocol, tell)
+            fix(project, protocol, tell, by_name=only is not None)
+            judged = examine.judge(project.git, protocol, project.tip(protocol) or tip, project.trusted)
         except RunnerError as error:
             if only is not None:
                 raise
             tell(f"{protocol}: {error.what}\n  at:   {error.where}\n  next: {error.hint}")
+            continue
+        lacking = clones.transcripts(project, protocol, judged.walk) if judged.is_whole else None
+        if lacking is not None:
+            _carry_out(lacking, tell)
 
 
-def fix(project: Project, protocol: str, tell: Callable[[str], None]) -> None:
-    """Adopt a protocol's rewritten history, and mend its damaged record, where it verifies afterwards.
+def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name: bool) -> None:
+    """Mend a protocol's damaged record, where it verifies afterwards; `by_name`, adopt its rewritten history too.
 
     Raises:
         IntegrityError: it would not; nothing was changed, and the hint leads back.
@@ -78,6 +89,8 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None]) -> None:
         judged, old = examine.judge(git, protocol, tip, project.trusted), examine.rewritten(project, protocol, tip)
         if judged.is_foreign and old is None:
             return
+        if old is not None and not by_name:
+            return  # whether that was meant is asked about each
         if not (judged.is_whole or judged.is_mendable):
             raise _refused(project, protocol, judged, old)
         adopted = _keep(project, protocol, old, tip, judged) if old is not None else ""

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from runner.app import forge as forges
-from runner.app.examine import Finding
+from runner.app.repair import Finding
 from runner.errors import RunnerError
 from runner.executor import consent
 from runner.forge.base import (

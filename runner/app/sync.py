@@ -10,7 +10,7 @@ from runner.errors import ConflictError, RunnerError, UnreachableError, UsageErr
 from runner.executor import advance
 from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
-from runner.store import history, publishing, record
+from runner.store import history, lease, publishing, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.values import dataclass
@@ -133,7 +133,7 @@ def _track_base(project: Project, protocol: str) -> None:
     base = record.row(project.git, protocol, tip).get("base") if tip else None
     there = project.mirror.refs().get(f"refs/heads/{base}") if project.mirror and base else None
     if there is not None and remote is not None:
-        publishing.track(project.git, remote, {f"refs/heads/{base}": there})
+        publishing.track(project, remote, {f"refs/heads/{base}": there})
 
 
 def offer(project: Project, protocol: str) -> None:
@@ -162,6 +162,7 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
     seen = f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}"
     check = advance.checker(project, protocol)
     with advance.at_work(project, protocol):
+        lease.take_back(project, protocol)
         for _ in range(RACES):
             assert project.mirror is not None
             there, here = project.mirror.refs().get(name), git.ref(branch)

@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -28,6 +28,7 @@ from runner.store import finding, history, record, worktree
 from runner.store.changes import Changes
 from runner.store.project import Project
 from runner.store.remote import Mirror
+from runner.values import dataclass
 
 TURN = 20  # transitions of one protocol before the others are looked at
 ROUND = 0.5  # seconds of work after which the refs are read anew before the next protocol
@@ -120,6 +121,8 @@ class _Watcher:
         self._broken = FIRST
         self._woken: list[Kind] = []
         self._is_first = True
+        self._turns: dict[str, int] = {}  # protocol to the number of its last turn
+        self._turn = 0
         self._time = self._said = ""  # when it looked last, and what was wrong with the repository as a whole
 
     # --- looking -----------------------------------------------------------------------------------------------------
@@ -166,6 +169,7 @@ class _Watcher:
         keys = self._keys(project)
         for protocol in self._known.keys() - keys.keys():
             del self._known[protocol]
+            self._turns.pop(protocol, None)
         for protocol in self._changes.edited():
             if protocol in self._known and (self._wanted.adopt or self._known[protocol].folder):
                 self._known[protocol].again = -math.inf
@@ -235,8 +239,9 @@ class _Watcher:
                 found[name] = acts
             else:
                 self._known[name] = _Standing(keys[name])
-        order = list(keys)
-        return dict(sorted(found.items(), key=lambda item: (not item[1], order.index(item[0]))))
+        # Whoever had no turn for the longest time comes first; the sort keeps the order of numbers.
+        ordered = {name: found[name] for name in keys if name in found}
+        return dict(sorted(ordered.items(), key=lambda item: (not item[1], self._turns.get(item[0], 0))))
 
     def _is_news(self, project: Project, row: record.Row, key: Key) -> bool:
         """Return whether a protocol that rests has to be looked at: a person committed, others pushed, or the policy moved since."""
@@ -301,6 +306,9 @@ class _Watcher:
 
     def _go(self, project: Project, protocol: str, key: Key, forge: Forge | None, acts: bool) -> None:
         """Go on with one protocol for a turn, and remember how it was left."""
+        self._turn += 1
+        self._turns[protocol] = self._turn
+        was_told = acts or (protocol in self._known and bool(self._known[protocol].said))
         adopt, wait = self._adopts(project, protocol)
         why = worktree.under_way(project.git, project.branch(protocol)) if wait is None else "it is being edited"
         if why is not None:
@@ -331,7 +339,7 @@ class _Watcher:
         forges.tell_quietly(project, forge if made else None, protocol)
         if isinstance(last.action, Halt) or last.state.status not in machine.ACTIVE:
             self._known[protocol] = _Standing((last.commit, key[1], project.trusted.commit))
-            if made or acts:
+            if made or was_told:
                 self._happened(project, "rests", protocol, last)
         elif made:
             self._known[protocol] = _Standing()

@@ -11,11 +11,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
+from pathlib import Path
 from typing import IO
 
 from runner.app.fleet import Ended, Ready
 from runner.values import dataclass
 
+ROOT = str(Path(__file__).parents[2])
+MAIN = "import sys; sys.path.insert(0, sys.argv.pop(1)); from runner.cli.main import main; main()"
 TICK = 0.05  # seconds between two looks at who is done
 PATIENCE = 15.0  # seconds that a turn has to end what it started, once it is told to
 SAID = 65_536  # bytes of what a turn said that are read
@@ -33,8 +36,8 @@ class Turns:
     def start(self, one: Ready) -> None:
         """Begin a turn: a session of its own, so that Ctrl-C at the terminal reaches it through us alone."""
         said = tempfile.TemporaryFile()  # noqa: SIM115 no pipe: it goes on to its end where we are killed
-        # -P and another folder: nothing that lies in the project is imported.
-        argv = [sys.executable, "-P", "-m", "runner", "-C", self.folder, "run", one.protocol, *self.argv]
+        # -P and another folder: nothing that lies in the project is imported. A turn is of the very code that we are.
+        argv = [sys.executable, "-P", "-c", MAIN, ROOT, "-C", self.folder, "run", one.protocol, *self.argv]
         process = subprocess.Popen(
             argv,
             cwd="/",

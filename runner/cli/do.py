@@ -34,7 +34,7 @@ def command(
     Its id is printed, and what it changed is told. It exits as `run` does.
     """
     from runner.app import create, workflows
-    from runner.cli import run, summary
+    from runner.cli import run
     from runner.cli.new import tell_made
     from runner.errors import RunnerError, UsageError
     from runner.store import finding
@@ -63,7 +63,7 @@ def command(
     try:
         ctx.invoke(run.command, protocol=made.protocol)
     except (KeyboardInterrupt, RunnerError):  # typed again, the same command would make another one
-        name = summary.Names(finding.known(project)).short(made.protocol)
+        name = finding.typed(project, made.protocol)
         session.note(f"  it is made    {program()} run {name} goes on with it")
         raise
     finally:

@@ -11,7 +11,7 @@ from runner.cli import options
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
-    from runner.app.examine import Finding
+    from runner.app.repair import Finding
 
 
 @click.command("doctor", short_help="Find what is wrong here, and mend it.")
@@ -30,10 +30,10 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
     """Look at this machine, this clone and its protocols, or at PROTOCOL, and say what is wrong and what helps.
 
     It exits 0 where all is well, 2 where something is missing or in the way on this machine, and 4 where a record is
-    not what its history says.
+    not what its history says. With --fix, what a person may have meant (a rewritten history, a deleted branch) is taken
+    or put back only of the PROTOCOL that is named.
     """
     from runner.app import examine, heal
-    from runner.store import finding
 
     who = session.surroundings()
     if action == "repin":
@@ -48,7 +48,7 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
         from runner.app import settings
 
         _tell_all(session, settings.examine(session.project), as_json)
-    name = finding.find(session.project, protocol) if protocol is not None else None
+    name = _find(session, protocol) if protocol is not None else None
     if action == "forget":
         if name is None:
             raise click.UsageError("--forget needs a PROTOCOL")
@@ -62,6 +62,20 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
     if action == "fix" and not _cannot_open(session):
         heal.fix_protocols(session.project, name, session.note)
     _tell_all(session, examine.examine(session.cwd, who, session.options, name), as_json)
+
+
+def _find(session: Session, name: str) -> str:
+    """Return the id of the protocol that is meant, one whose branch is gone included."""
+    from runner.app import halves
+    from runner.errors import UsageError
+    from runner.store import finding
+
+    try:
+        return finding.find(session.project, name)
+    except UsageError:
+        if name in halves.gone(session.project):
+            return name
+        raise
 
 
 def _tell_all(session: Session, found: list[Finding], as_json: bool) -> NoReturn:

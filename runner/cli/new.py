@@ -83,7 +83,6 @@ def command(
 
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     """Tell the person about a new protocol; `runs`: it is run at once, so nothing is to be typed."""
-    from runner.cli import summary
     from runner.store import finding
 
     goes_out = session.project.setting("publish") == "always" and session.project.trusted.remote
@@ -96,7 +95,7 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
         for wait, text in made.questions:
             session.note(f"  {wait:12}  {text}")
         which = f" {made.questions[0][0]}" if len(made.questions) > 1 else ""
-        name = summary.Names(finding.known(session.project)).short(made.protocol)
+        name = finding.typed(session.project, made.protocol)
         session.note(f"  next          {program()} answer {name}{which} TEXT")
         return
     if made.source:
@@ -111,5 +110,5 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     elif made.note:
         session.note(f"  {made.note}")
     if not runs:
-        name = summary.Names(finding.known(session.project)).short(made.protocol)
+        name = finding.typed(session.project, made.protocol)
         session.note(f"  next          {program()} run {name}")

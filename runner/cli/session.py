@@ -91,9 +91,13 @@ class Session:
 
     def reopen(self) -> Project:
         """Return the project opened anew: configuration, remote and trusted branch may be others by now."""
+        from runner.store.project import Project
+
+        git = self._project.git if self._project is not None else None
         self.close()
-        self._project = None
-        return self.project
+        at = git.at if git is not None and git.cwd == self.cwd else None  # where it is, git need not be asked again
+        self._project = Project.open(self.cwd, self.surroundings(), self.options, at)
+        return self._project
 
     def close(self) -> None:
         """End what is held open."""

@@ -52,7 +52,7 @@ def command(
     if transcript:
         show_transcript(session, project, row, slug, attempt, as_json=as_json)
     elif as_json:
-        told = status.describe(project, row, finding.known(project))
+        told = status.describe(project, row)
         session.json(told if slug is None else {**row["steps"][slug], "protocol": name, "step": slug})
     elif slug is None:
         show_protocol(session, project, row, tip)
@@ -135,7 +135,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     """Give the step's standing, its prose, its attempts and what the last of them said."""
     protocol, step = row["protocol"], row["steps"][slug]
     entries = record.events(project.git, protocol, tip)
-    name = summary.Names(finding.known(project)).short(protocol)
+    name = finding.typed(project, protocol)
     session.line(f"{record.label(row, slug)} of {protocol}  {step.get('title')}")
     stands = str(step.get("status"))
     parts = [str(step.get("kind")), f"attempt {step.get('attempt', 1)}", f"qa {step.get('qa')}"]

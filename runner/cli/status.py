@@ -13,7 +13,7 @@ from runner.cli import options, summary
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import RunnerError
-from runner.protocol import paths
+from runner.protocol import ids, paths
 from runner.store import elsewhere, finding, history, locks, record
 from runner.store.record import Row
 from runner.store.trusted import NoCommitsError
@@ -44,7 +44,7 @@ def command(session: Session, protocol: str | None, as_json: bool) -> None:
         name = finding.find(project, protocol)
         row = record.row(project.git, name, finding.tip(project, name))
         if as_json:
-            session.json_rows([describe(project, row, finding.known(project))])
+            session.json_rows([describe(project, row)])
         else:
             show_one(session, project, row)
         return
@@ -83,9 +83,9 @@ def described(project: Project, rows: list[Row], known: Mapping[str, str]) -> li
     ]
 
 
-def describe(project: Project, row: Row, known: Mapping[str, str]) -> Row:
+def describe(project: Project, row: Row) -> Row:
     """Return one row as `--json` gives it."""
-    return described(project, [row], known)[0]
+    return described(project, [row], finding.known(project, ids.number_of(row["protocol"])))[0]
 
 
 def _path(project: Project, protocol: str, trees: Mapping[str, str]) -> str | None:
@@ -141,8 +141,7 @@ def standing(project: Project, row: Row) -> str:
 def show_one(session: Session, project: Project, row: Row) -> None:
     """Give how one protocol stands: its steps, what waits, who is at work, what to type next."""
     protocol, now = row["protocol"], project.who.now()
-    known = finding.known(project)
-    name, found = summary.Names(known).short(protocol), record.outlook(row)
+    name, found = finding.typed(project, protocol), record.outlook(row)
     typed = summary.command(row, found, name)
     session.line(f"{protocol}  {row['title']}")
     stands = standing(project, row)

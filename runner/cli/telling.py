@@ -173,7 +173,7 @@ class Teller:
         session, state = self._session, done.state
         self._width = max([self._width, *(len(_label(state, slug)) for slug, _ in state.open_steps())])
         row = {"schema": 1, **dataclasses.asdict(state)}
-        name = summary.Names(finding.known(session.project)).short(state.protocol)
+        name = finding.typed(session.project, state.protocol)
         found = record.outlook(row)
         typed = summary.command(row, found, name)
         counted = " · ".join(filter(None, (summary.progress(row), summary.spent(row))))

@@ -74,8 +74,8 @@ def at_work(project: Project, protocol: str) -> Iterator[None]:
     with locks.hold(project.places.lock(protocol), project.who, what=protocol):
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
-            locks.remove_dead(project.git.common_dir / f"{branch}.lock", project.who)
-            locks.remove_dead(project.git.common_dir / "packed-refs.lock", project.who)
+            for name in (branch, "packed-refs", history.ref_of(protocol), _tracking(project, branch)):
+                locks.remove_dead(project.git.common_dir / f"{name}.lock", project.who)
             creating.finish_worktree(project.git, project.places, project.who, branch, protocol)
             worktree.settle_all(project.git, project.places, branch, project.who)
         try:
@@ -83,6 +83,11 @@ def at_work(project: Project, protocol: str) -> Iterator[None]:
         finally:
             if not project.batch:
                 publishing.drop_lease(project)
+
+
+def _tracking(project: Project, branch: str) -> str:
+    """Return the ref by which the person's own git sees the branch on the remote."""
+    return f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}"
 
 
 def look(project: Project, protocol: str) -> Snapshot:
@@ -101,7 +106,7 @@ def look(project: Project, protocol: str) -> Snapshot:
         )
     known = marks.read(project.places, protocol)
     if known == tip:
-        return snapshot.read(git, tip, protocol)
+        return _read(project, tip, protocol)
     since = None
     if known is not None:
         if git.commit(known) is None:
@@ -109,7 +114,14 @@ def look(project: Project, protocol: str) -> Snapshot:
         since = (known, snapshot.read(git, known, protocol).state)
     state = verify.advance(git, protocol, tip, since, project.trusted)
     marks.write(project.places, protocol, tip, state.genesis)
-    return snapshot.read(git, tip, protocol)
+    return _read(project, tip, protocol)
+
+
+def _read(project: Project, tip: str, protocol: str) -> Snapshot:
+    """Return the protocol at a commit that holds: what was read, or made, in this process is not read again."""
+    if project.seen is None or (project.seen.tip, project.seen.protocol) != (tip, protocol):
+        project.seen = snapshot.read(project.git, tip, protocol)
+    return project.seen
 
 
 def checker(project: Project, protocol: str) -> Callable[[str, str | None], None]:
@@ -139,9 +151,12 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
             where,
             f"`runner status {seen.protocol}` says what it waits for",
         )
-    plan = plan_.parse(snapshot.words(project.git, seen), where)
-    plan_.refuse_unsupported(plan, where)
-    return plan
+    files = (where, snapshot.word_files(seen))
+    if project.plan is None or project.plan[0] != files:
+        plan = plan_.parse(snapshot.words(project.git, seen), where)
+        plan_.refuse_unsupported(plan, where)
+        project.plan = files, plan
+    return project.plan[1]
 
 
 def _is_written(seen: Snapshot) -> bool:
@@ -372,6 +387,7 @@ def _publish(
         ),
     )
     marks.write(project.places, seen.protocol, made.commit, made.state.genesis)
+    project.seen = made.seen
 
 
 def file(
@@ -422,7 +438,7 @@ def conclude(
         also: dict[str, tuple[str | None, str | None]] = {}
         if attempt.tree is not None and seen.tip != began.tip:
             work = _work_commit(project, began, attempt.tree)
-            tree, conflicts = git.merge_trees(seen.tip, work)
+            tree, conflicts = transaction.merge_work(git, protocol, work, seen.tip, project.runner())
             if tree is None:
                 conflict = f"its work conflicts with commits that came between: {', '.join(conflicts[:3])}"
                 also[aside] = (work, git.ref(aside))
@@ -433,13 +449,15 @@ def conclude(
             state = _edited(project, seen.state, edits)
             if slug not in state.steps:
                 raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
+            if edits is not first and _is_edited(state, _edited(project, began.state, first), edits, slug):
+                raise IllegalEventError(f"{slug} was edited once more", seen.where, "run `runner status`")
             events = _blocked(state, slug, number, conflict, aside) if conflict else attempt.events(state)
             made = _prepare(
                 project, seen, [*edits, *events], tree, more={} if conflict else attempt.record, court=court
             )
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             kept = _keep(project, began, aside, attempt)
-            ended = seen.state.status not in machine.OPEN
+            ended = seen.state.status not in (*machine.OPEN, Status.COMPLETED)
             if not ended and slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK:
                 project.who.say(
                     f"{slug} was done elsewhere meanwhile{f'; its work here is kept at {kept}' if kept else ''}"
@@ -506,6 +524,12 @@ def _edits_again(project: Project, began: Snapshot, first: list[Event], seen: Sn
         return words
     edit = _edit(project, seen, read_plan(project, seen))
     return [edit, *words] if edit else words
+
+
+def _is_edited(state: State, then: State, edits: Sequence[Event], slug: str) -> bool:
+    """Return whether an edit that is told with the work has other words of the step than those that were carried out."""
+    told = any(isinstance(event, ev.PlanEdited) for event in edits)
+    return told and state.steps[slug].digest != then.steps[slug].digest
 
 
 def _edit(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:

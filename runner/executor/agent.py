@@ -17,6 +17,7 @@ from runner.executor.journal import Journal
 from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.redact import Redactor
 from runner.executor.site import Site
+from runner.git import Git
 from runner.protocol import coworker as coworker_
 from runner.protocol import log, paths
 from runner.protocol.coworker import Coworker
@@ -24,7 +25,7 @@ from runner.protocol.digest import digest
 from runner.protocol.events import Event
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
-from runner.store import publishing, record, workspace
+from runner.store import publishing, record, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
@@ -139,7 +140,7 @@ def gate_of(
 ) -> Calls:
     """Return what the calls of a step's attempt go through. `words`: what people said that this transition takes up."""
     project = site.project
-    known = record.events(project.git, snapshot.protocol, snapshot.tip)
+    known = record.events(project.git, snapshot.protocol, snapshot.tip) if _was_asked(project.git, snapshot) else []
     return Calls(
         project=project,
         snapshot=snapshot,
@@ -154,6 +155,12 @@ def gate_of(
         stands=lambda call, by: consent.call_stands(project, snapshot, plan, state, call, by),
         told=project.who.hear,
     )
+
+
+def _was_asked(git: Git, snapshot: Snapshot) -> bool:
+    """Return whether a call or an effect was ever asked about: else the log, which grows with every step, is not parsed."""
+    before = git.blobs([entry.oid for name, entry in snapshot.files.items() if name.startswith("log/")])
+    return any(word in (part or word) for part in (snapshot.log, *before) for word in (b" call-", b" effect-"))
 
 
 def carry_out(
@@ -248,7 +255,7 @@ def _go_back(site: Site, start: str, noted: str) -> None:
     if found.parents == (start,):
         workspace.restore(git, site.space, found.tree)
         return
-    tree, conflicts = git.merge_trees(start, noted)
+    tree, conflicts = transaction.merge_work(git, site.protocol, noted, start, site.project.runner())
     if tree is None:
         raise RefusedError(
             f"the work so far of the step conflicts with commits that came since: {', '.join(conflicts[:3])}",

@@ -2,22 +2,41 @@
 
 One record a line, `LENGTH SHA256 JSON`; the digest is of the record before and this one's JSON, so that a record that is torn,
 changed or missing is seen. A torn last record is cut off: it was never used. Anything else that does not hold is refused and never
-guessed over. After a kill the step goes on from here and pays for no response twice.
+guessed over. After a kill the step goes on from here and pays for no response twice. Where the disk says no, nothing is tried
+again: what it keeps of a write that failed, nobody knows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from runner.errors import IntegrityError, UsageError
 
 Record = dict[str, Any]
+
+_SECTOR = 512  # bytes that a disk writes whole or not at all
+_BEGUN = re.compile(rb"\d*|\d+ [0-9a-f]{0,64}|(?P<length>\d{1,18}) (?P<digest>[0-9a-f]{64}) (?P<body>[^\n]*)")
+
+
+class DamagedJournalError(IntegrityError):
+    """A record does not hold that was on the disk whole. `number`: which one, from 1; `offset`: the byte that it begins at."""
+
+    def __init__(self, path: Path, number: int, offset: int) -> None:
+        super().__init__(
+            f"record {number} of the journal is damaged, at byte {offset}",
+            str(path),
+            f"look whether calls that reach outside happened, then `mv {path} {path}.damaged`: the step begins again, "
+            "pays again for what it had heard, and makes those calls again",
+        )
+        self.number, self.offset = number, offset
 
 
 class Journal:
@@ -32,6 +51,8 @@ class Journal:
         self.filed = 0
         self._last = ""
         self._length = 0
+        self._is_named = False  # whether the folders that lead to it are on the disk too
+        self._failed: OSError | None = None
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -44,21 +65,34 @@ class Journal:
         at = 0
         while at < len(data):
             end = data.find(b"\n", at)
-            if end < 0:
-                return  # torn: it was being written when the process ended
-            body = self._body(data[at:end])
+            body = self._body(data[at:end]) if end >= 0 else None
             if body is None:
-                if end + 1 == len(data):
-                    return
-                raise IntegrityError(
-                    f"record {len(self.records) + 1} of the journal is damaged",
-                    str(self.path),
-                    "keep a copy and take the file away; the step begins again and pays again for what it had heard",
-                )
+                if self._is_torn(data, at):
+                    return  # it was being written when the process ended, or the power went
+                raise DamagedJournalError(self.path, len(self.records) + 1, at)
             self.records.append(json.loads(body))
             self._last = self._digest(body, self._last)
             at = end + 1
             self._length = at
+
+    def _is_torn(self, data: bytes, at: int) -> bool:
+        """Return whether what is left from `at` on is one record that never came whole to the disk: the beginning of one, or with
+        sectors that were not written. One that changed later is neither."""
+        rest = data[at:]
+        if 0 <= rest.find(b"\n") < len(rest) - 1:
+            return False  # something follows
+        holes = [(at + found.start(), at + found.end()) for found in re.finditer(rb"\0+", rest)]
+        if holes:
+            return all(
+                (begin == at or begin % _SECTOR == 0) and (end == len(data) or end % _SECTOR == 0)
+                for begin, end in holes
+            )
+        begun = _BEGUN.fullmatch(rest)
+        if begun is None or begun["length"] is None:
+            return begun is not None
+        missing = int(begun["length"]) - len(begun["body"])
+        whole = begun["digest"] == self._digest(begun["body"], self._last).encode()
+        return missing > 0 or (missing == 0 and whole)  # all but its line's end
 
     def _body(self, line: bytes) -> bytes | None:
         length, _, rest = line.partition(b" ")
@@ -75,17 +109,32 @@ class Journal:
         """Write a record; it is on the disk when this returns.
 
         Raises:
-            OSError: it is not; the process must not go on as if it were.
+            OSError: it is not; the process must not go on as if it were, and nothing more is written here.
         """
         self._write([record])
 
     def _write(self, records: Sequence[Record]) -> None:
+        if self._failed is not None:
+            raise self._failed
         lines, last = b"", self._last
         for record in records:
             body = json.dumps(record, ensure_ascii=True, sort_keys=True, separators=(",", ":")).encode()
             last = self._digest(body, last)
             lines += b"%d %s %s\n" % (len(body), last.encode(), body)
-        new = not self.path.exists()
+        try:
+            self._put(lines)
+        except OSError as error:
+            # What the disk did not take may still be read until the power goes, so another process would believe it.
+            self._failed = OSError(error.errno, error.strerror, error.filename or str(self.path))
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, self._length)
+            raise self._failed from error
+        self._length += len(lines)
+        self._last = last
+        self.records += records
+
+    def _put(self, lines: bytes) -> None:
+        made = list(_missing(self.path.parent))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -96,15 +145,10 @@ class Journal:
             os.fsync(handle)
         finally:
             os.close(handle)
-        if new:
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        self._length += len(lines)
-        self._last = last
-        self.records += records
+        if not self._is_named:  # a process that died between the file and its name may have been before us
+            for folder in (self.path.parent, *(folder.parent for folder in made)):
+                _sync(folder)
+            self._is_named = True
 
     def transcript(self) -> bytes:
         """Return the records as JSON Lines: the transcript of the attempt."""
@@ -122,6 +166,7 @@ class Journal:
             while (lost := self.path.with_name(f"{self.path.stem}.lost-{count}.jsonl")).exists():
                 count += 1
             self.path.rename(lost)
+            self._is_named = False
             self.records, self._last, self._length, same = [], "", 0, 0
         if theirs[len(self.records) :]:
             self._write([json.loads(line) for line in theirs[len(self.records) :]])
@@ -131,6 +176,21 @@ class Journal:
         """Return how many records, from the first on, are the same as a transcript's."""
         pairs = zip(transcript.splitlines(keepends=True), self.records, strict=False)
         return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == _line(pair[1]), pairs))
+
+
+def _missing(folder: Path) -> Iterator[Path]:
+    """Yield the folders that have to be made, the deepest first."""
+    while not folder.exists():
+        yield folder
+        folder = folder.parent
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _line(record: Record) -> bytes:

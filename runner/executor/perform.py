@@ -203,7 +203,8 @@ def run_step(
     """Run a command or a tool in the workspace, and take what it left there as the step's work."""
     where = f"{paths.folder(snapshot.protocol)}/{step.file}"
     site = Site.open(project, snapshot.protocol)
-    site.prepare(_start(project, snapshot, step, state), clean=consent.is_approved(project, step, where))
+    if not _stays_outside(step):
+        site.prepare(_start(project, snapshot, step, state), clean=consent.is_approved(project, step, where))
     if step.header.kind is Kind.COMMAND:
         return _run_command(site, snapshot, plan, step, state)
     if step.header.kind is Kind.TOOL:
@@ -211,6 +212,13 @@ def run_step(
     if step.header.kind is Kind.AGENT:
         return _run_agent(site, snapshot, plan, step, state, words, where)
     raise AssertionError(f"unreachable: {step.header.kind}")
+
+
+def _stays_outside(step: Step) -> bool:
+    """Return whether the step is a call of a function of ours that knows of no workspace: none is made ready for it."""
+    from runner.tools import registry
+
+    return step.header.kind is Kind.TOOL and step.header.tool in registry.BUILTIN
 
 
 def _run_agent(
@@ -412,13 +420,13 @@ def _run_tool(
         files = {history.transcript_name(step.slug, attempt): data}
     if isinstance(stop, DeniedError):
         return dataclasses.replace(_blocked(snapshot, step, f"{step.header.tool}: {stop.message}", told), files=files)
+    nothing = workspace.Work(snapshot.tree, {})
     try:
-        work = site.collect(snapshot.tip)
+        work = nothing if _stays_outside(step) else site.collect(snapshot.tip)
     except RefusedError as error:
         reason = {"reason": log.cut(f"{error.what}; {error.hint}"), **told}
         return dataclasses.replace(_failed(site, snapshot, step, reason, None), files=files)
     if stop is not None:
-        nothing = workspace.Work(snapshot.tree, {})
         return dataclasses.replace(
             _waits(site, snapshot, plan, step, state, stop, nothing, transcript, spent), files=files
         )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 
+from runner.errors import InsufficientHistoryError
 from runner.executor import consent
 from runner.executor.journal import Journal, Record
 from runner.executor.loop import Limits, Purse, Total
@@ -45,7 +46,32 @@ def open_journal(project: Project, protocol: str, name: str) -> Journal:
     filed = history.read(project.git, protocol, f"runs/{name}.jsonl") or b""
     transcript.parse(filed, f"runs/{name}.jsonl of {history.ref_of(protocol)}")
     journal.take_up(filed)
+    if filed:
+        journal.filed = journal.alike(_recorded_part(project, protocol, name))
     return journal
+
+
+def _recorded_part(project: Project, protocol: str, name: str) -> bytes:
+    """Return what the record knows of a transcript: as the log names it, or as it was filed beside a commit of the branch.
+
+    The history's ref moves first, so where git was killed between the two the history has more than the record.
+    """
+    git = project.git
+    tip, filed = git.ref(project.branch(protocol)), git.ref(history.ref_of(protocol))
+    if tip is None or filed is None:
+        return b""
+    named = {raw.fields.get("transcript") for raw in record.events(git, protocol, tip)}
+    data = git.blob(f"{filed}:runs/{name}.jsonl") or b""
+    if digest(data) in named:
+        return data
+    try:
+        for commit, beside in history.commits(git, protocol, filed):
+            data = git.blob(f"{commit.oid}:runs/{name}.jsonl") or b""
+            if digest(data) in named or git.is_ancestor(beside, tip):
+                return data
+    except InsufficientHistoryError:  # all that can be told is that it was filed
+        return data
+    return b""
 
 
 def planned_anew(project: Project, snapshot: Snapshot, edit: ev.PlanEdited) -> ev.PlanEdited:
@@ -157,7 +183,7 @@ def _unrecorded(project: Project, protocol: str, but: Path) -> Total:
         if path != but:
             journal = Journal(path)
             name = path.stem.partition(".lost-")[0]
-            filed = history.read(project.git, protocol, f"runs/{name}.jsonl") or b""
+            filed = _recorded_part(project, protocol, name)
             total += of(journal.records[journal.alike(filed) :])
     return total
 

@@ -61,8 +61,8 @@ class Database(Sealed):
     def _reader(self) -> Held:
         return self._hold("read", "cat-file", "--batch-command")
 
-    def _answer(self, asked: bytes) -> tuple[str, str, bytes] | None:
-        reader = self._reader()
+    def _answer(self, asked: bytes, reader: Held | None = None) -> tuple[str, str, bytes] | None:
+        reader = reader or self._reader()
         try:
             header = reader.ask(asked)
         except GitError as error:
@@ -92,9 +92,12 @@ class Database(Sealed):
 
     def _answers(self, asked: Sequence[bytes]) -> Iterator[tuple[str, str, bytes] | None]:
         # Few enough to fit into a pipe: git may be busy answering while they are written.
-        yield self._answer(b"".join(asked))
+        reader = (
+            self._reader()
+        )  # the same for all: it may have died at a broken one, its answers to those before still to be read
+        yield self._answer(b"".join(asked), reader)
         for _ in asked[1:]:
-            yield self._answer(b"")
+            yield self._answer(b"", reader)
 
     @staticmethod
     def _blob_of(found: tuple[str, str, bytes] | None) -> bytes | None:

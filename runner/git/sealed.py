@@ -49,6 +49,7 @@ class Sealed:
     """A repository, found. Holds its git processes open until `close`; one thread at a time."""
 
     def __init__(self, at: Location) -> None:
+        self.at = at
         self.cwd, self.git_dir, self.common_dir, self.top = at.cwd, at.git_dir, at.common_dir, at.top
         self.object_format = at.object_format
         self.oid_length = 64 if at.object_format == "sha256" else 40

@@ -145,21 +145,21 @@ class Config(Words):
 
     base: Branch | None = None
     branch: BranchPattern = "{id}"
-    identity: Identity = Identity()
+    identity: Identity = Identity.model_construct()
     publish: Literal["never", "ask", "always"] = "never"
     forge: Annotated[ForgeKey | None, BeforeValidator(_forge, json_schema_input_type=Line | ForgeKey | None)] = None
     engine: Annotated[
         EngineKey, BeforeValidator(_engine, json_schema_input_type=Line | tuple[Line, ...] | EngineKey)
-    ] = EngineKey()
+    ] = EngineKey.model_construct()
     executor: Literal["sandbox", "container", "host"] = "sandbox"
-    workspace: WorkspaceKey = WorkspaceKey()
-    worktrees: Worktrees = Worktrees()
-    lease: Lease = Lease()
+    workspace: WorkspaceKey = WorkspaceKey.model_construct()
+    worktrees: Worktrees = Worktrees.model_construct()
+    lease: Lease = Lease.model_construct()
     tools: tuple[ToolModule, ...] = ()
     mcp: tuple[Line, ...] = ()
     filters: tuple[Line, ...] = ()
     ci: Literal["fail", "block", "ignore"] | None = None
-    qa: QaDefaults = QaDefaults()
+    qa: QaDefaults = QaDefaults.model_construct()
     clarifications: Literal["block", "warn"] = "warn"
 
     @property
@@ -175,7 +175,7 @@ def parse(data: bytes | None, where: str) -> Config:
         MalformedFileError: with the line.
     """
     if data is None:
-        return Config()
+        return Config.model_construct()
     value, lines = document.load_yaml(document.decode(data, where), where)
     found = words.validate(Config, value if value not in (None, "") else {}, lines, where)
     if branches.pattern_of(data) != found.branch:  # commands that only read look for a line of that form

@@ -30,7 +30,7 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.state import Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
 
 if TYPE_CHECKING:
-    from runner.protocol.plan import Plan
+    from runner.protocol.plan import Plan, Step
 
 # A step that was at work when somebody paused the protocol still ends: its work is done and would be lost.
 WORKING = ACTIVE | {Status.PAUSED}
@@ -398,6 +398,10 @@ def _undo(state: State, event: ev.Undone) -> State:
 
 def planned_steps(plan: Plan) -> dict[str, ev.PlannedStep]:
     """Return what `planned` says of a plan's steps."""
+    return _as_planned(plan.steps)
+
+
+def _as_planned(steps: Iterable[Step]) -> dict[str, ev.PlannedStep]:
     return {
         step.slug: {
             "place": step.number,
@@ -407,8 +411,19 @@ def planned_steps(plan: Plan) -> dict[str, ev.PlannedStep]:
             "qa": step.qa.value,
             "digest": step.digest,
         }
-        for step in plan.steps
+        for step in steps
     }
+
+
+def _is_as_planned(known: StepState | None, step: Step) -> bool:
+    """Return whether the record has of a step what the plan says; asked of each step at each transition."""
+    return (
+        known is not None
+        and known.digest == step.digest
+        and not known.removed
+        and (known.place, known.needs, known.qa) == (step.number, [*step.needs], step.qa)
+        and (known.kind, known.title) == (step.header.kind, step.header.title)
+    )
 
 
 def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
@@ -416,14 +431,8 @@ def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
 
     A finished step whose file changed or is gone is recorded and not done again. A step under way whose file is gone ends.
     """
-    now = planned_steps(plan)
-    changed = {
-        slug: told
-        for slug, told in now.items()
-        if slug not in state.steps
-        or state.steps[slug].removed
-        or any(getattr(state.steps[slug], key) != value for key, value in told.items())
-    }
+    changed = _as_planned(step for step in plan.steps if not _is_as_planned(state.steps.get(step.slug), step))
+    now = {step.slug for step in plan.steps}
     removed = [slug for slug, _ in state.open_steps() if slug not in now]
     if not changed and not removed and plan.digest == state.plan:
         return None

@@ -229,7 +229,7 @@ class StepHeader(Words):
     outputs: Paths = ()
     qa: QaKey | None = None
     approval: ApprovalKey | None = None
-    on_failure: OnFailure = OnFailure()
+    on_failure: OnFailure = OnFailure.model_construct()
     timeout: Duration | None = None
     budget: Budget | None = None
 

@@ -293,11 +293,11 @@ class CallApproval(Approval):
 class Approvals(Words):
     """`approvals:`, by what the word is about. `step`: before it and after it."""
 
-    plan: Approval = Approval()
-    step: Approval = Approval()
-    call: CallApproval = CallApproval()
+    plan: Approval = Approval.model_construct()
+    step: Approval = Approval.model_construct()
+    call: CallApproval = CallApproval.model_construct()
     protected_path: Approval = Field(default=Approval(), alias="protected-path")
-    merge: Approval = Approval()
+    merge: Approval = Approval.model_construct()
 
     @model_validator(mode="after")
     def _required(self) -> Approvals:
@@ -333,9 +333,9 @@ class DayBudget(Words):
 class Budgets(Words):
     """The most that any step, any protocol, and all of them on a day may spend."""
 
-    step: Budget = Budget()
-    protocol: Budget = Budget()
-    day: DayBudget = DayBudget()
+    step: Budget = Budget.model_construct()
+    protocol: Budget = Budget.model_construct()
+    day: DayBudget = DayBudget.model_construct()
 
 
 class Network(Words):
@@ -389,12 +389,12 @@ class Policy(Words):
     agents: tuple[Principal, ...] = ()
     forge: dict[ForgeHost, dict[Principal, Positive]] = Field(default_factory=dict)
     own_work: Literal["refuse", "allow", "signed"] = "refuse"
-    approvals: Approvals = Approvals()
+    approvals: Approvals = Approvals.model_construct()
     rules: tuple[Rule, ...] = ()
     approval_required: NameGlobs = ()
     protected: PathGlobs = ()
-    limits: Limits = Limits()
-    budget: Budgets = Budgets()
+    limits: Limits = Limits.model_construct()
+    budget: Budgets = Budgets.model_construct()
     network: Network | None = None
     engines: Engines | None = None
     isolation: Isolation = "host"

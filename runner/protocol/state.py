@@ -209,19 +209,28 @@ def from_plain(value: Json, where: str) -> State:
     return state
 
 
-_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "str | None": (str, NoneType), "int": (int,), "bool": (bool,)}
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "str | None": (str, NoneType),
+    "int": (int,),
+    "bool": (bool,),
+    "list[str]": (list,),
+}
+_FIELDS: dict[type, dict[str, tuple[type, ...]]] = {
+    kind: {name: _TYPES[of] for name, of in kind.__annotations__.items() if of in _TYPES}
+    for kind in (State, StepState, Wait, Artifact, SpentTotal)
+}
 Value = TypeVar("Value")
 
 
 def _typed(kind: type[Value], plain: dict[str, Any]) -> Value:
     """Return the fields as a value of the kind. TypeError: one of them is not of its type."""
-    types = kind.__annotations__
+    types = _FIELDS[kind]
     for name, value in plain.items():
         of = types.get(name)
-        if of == "list[str]":
-            if type(value) is not list or any(type(item) is not str for item in value):
-                raise TypeError(name)
-        elif of in _TYPES and type(value) not in _TYPES[of]:
+        if of is not None and type(value) not in of:
+            raise TypeError(name)
+        if type(value) is list and of is not None and any(type(item) is not str for item in value):
             raise TypeError(name)
     return kind(**plain)
 

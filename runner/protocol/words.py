@@ -118,7 +118,7 @@ Value = Annotated[Any, BeforeValidator(resolve)]
 class Words(BaseModel):
     """Base of the models of people's files: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -12,9 +12,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent, FileSystemEventHandler
@@ -200,10 +201,6 @@ class Changes:
         with self._lock:
             found, self._edited = self._edited, set()
         return found
-
-    def is_noticed(self) -> bool:
-        """Return whether there is something to look at already."""
-        return self._woken.is_set() or (self.polls is not None and self._times() != self._seen)
 
     def wait(self, seconds: float) -> set[Why]:
         """Return why to look, as soon as there is a reason: at the latest after `seconds`, for `timer`."""

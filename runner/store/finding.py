@@ -7,13 +7,24 @@ from runner.protocol import ids, paths
 from runner.store.project import Project
 
 
-def known(project: Project) -> dict[str, str]:
-    """Return id to the commit that shows it: the branches here, and the folders that the trusted branch holds."""
-    found = project.protocols()
+def known(project: Project, number: int | None = None) -> dict[str, str]:
+    """Return id to the commit that shows it: the branches here, and the folders that the trusted branch holds.
+
+    `number`: of those alone that have it.
+    """
+    found = project.protocols(number)
     for name in project.git.tree(f"{project.trusted.commit}:{paths.ROOT}") or {}:
+        if number is not None and not name.lstrip("0").startswith(f"{number or ''}-"):
+            continue
         if ids.is_protocol_id(name) and name not in found:
             found[name] = project.trusted.commit
     return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
+
+
+def typed(project: Project, protocol: str) -> str:
+    """Return what is typed for a protocol: its number, or the whole id where another one has that too."""
+    number = ids.number_of(protocol)
+    return str(number) if len(known(project, number)) <= 1 else protocol
 
 
 def tip(project: Project, protocol: str) -> str:
@@ -39,15 +50,15 @@ def find(project: Project, name: str | None) -> str:
     )
     if direct is not None and _is_known(project, direct):
         return direct
-    everything = known(project)
-    if name.isdigit():
-        same = [protocol for protocol in everything if ids.number_of(protocol) == int(name)]
+    if name.isdecimal() and name.isascii():
+        same = list(known(project, int(name)))
         if len(same) == 1:
             return same[0]
         if same:
             raise UsageError(f"`{name}` is ambiguous: {', '.join(same)}", "the protocol's name", "give the whole id")
     from difflib import get_close_matches
 
+    everything = known(project)
     slugs = [protocol for protocol in everything if protocol.split("-", 1)[1] == name]
     near = slugs or get_close_matches(name, everything, n=3, cutoff=0.4) or list(everything)[-3:]
     hint = f"did you mean {' or '.join(near)}?" if near else "`runner new` makes one"

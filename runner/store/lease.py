@@ -23,7 +23,7 @@ from typing import Any
 
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
 from runner.git import BLOB, Git, Ident, TreeEntry
-from runner.protocol import ids, transcript
+from runner.protocol import ids, message, transcript
 from runner.protocol import lease as format_
 from runner.protocol.lease import Lease
 from runner.protocol.model import seconds_of
@@ -34,6 +34,7 @@ from runner.store.remote import Mirror
 from runner.store.surroundings import Surroundings
 from runner.values import dataclass
 
+RACES = 20  # how often an announcement makes way for people's commits
 LEAVE_SECONDS = 10.0  # what giving a lease up may take where nothing is published with it
 RENEW_SECONDS = 30.0  # what a renewal may take
 LOOKS = 10  # how often a lease that seems left is looked at while it is waited for
@@ -47,8 +48,9 @@ IsOver = Callable[[str], bool]  # whether a CI says that its job, by its address
 class Held:
     """The lease that this process has. `oid`: its commit; `since`: when that was made, in seconds that go on while the machine sleeps.
 
-    `ttl`: how long it lasts without being renewed; `intents`: the effects that it announces, by their calls' names. It is renewed
-    beside the work: whoever moves it, or reads more than one of these, has `lock`.
+    `ttl`: how long it lasts without being renewed; `intents`: the effects that it announces, by their calls' names; `seen`: the
+    branch's commit on the remote that was looked at. It is renewed beside the work: whoever moves it, or reads more than one of
+    these, has `lock`.
     """
 
     protocol: str
@@ -58,6 +60,7 @@ class Held:
     ttl: float
     author: Ident
     intents: Intents = field(default_factory=dict)
+    seen: str | None = None
     renewed: bool = False  # since it was taken, or something was published
     lost: HeldError | None = None  # it was found to be another runner's
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -115,7 +118,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -
             error.where,
             "nothing was begun; `--publish never` works here alone, and `runner sync` publishes it",
         ) from error
-    project.lease = held = Held(protocol, words, new, since, ttl, project.runner(), intents)
+    project.lease = held = Held(protocol, words, new, since, ttl, project.runner(), intents, there)
     held.stop = project.who.beside(held.every, lambda: _beat(project, held))
     with contextlib.suppress(OSError):
         project.places.seen_lease(protocol).unlink()
@@ -218,6 +221,28 @@ def _seems_left(project: Project, words: Lease) -> bool:
 # --- ours --------------------------------------------------------------------------------------------------------------
 
 
+def take_back(project: Project, protocol: str) -> None:
+    """Have the lease again that this clone took and whose process is gone, so that it is given up with what is published now.
+
+    Called within the protocol's `flock`: nobody here is at work. What another clone has is left alone.
+    """
+    mirror, note = project.mirror, project.places.lease(protocol)
+    if project.lease is not None or mirror is None or not note.exists():
+        return
+    refs = mirror.refs()
+    oid = refs.get(ref_of(protocol))
+    if oid is None:
+        return
+    words, intents = _read(project.git, oid, ref_of(protocol), project.who)
+    if note.read_text() == _mine(project, words):
+        ttl, branch = (
+            float(seconds_of(project.config.lease.ttl)),
+            f"refs/heads/{ids.branch_of(project.pattern, protocol)}",
+        )
+        since, author = project.who.lasting(), project.runner()
+        project.lease = Held(protocol, words, oid, since, ttl, author, intents, refs.get(branch))
+
+
 def ensure(project: Project) -> None:
     """See that the lease that is held, if any, is still ours and will be for a while: to be asked before anything is begun.
 
@@ -264,15 +289,18 @@ def _beat(project: Project, held: Held) -> float:
         return held.every
 
 
-def _renew(project: Project, held: Held, mirror: Mirror, intents: Intents | None = None) -> None:
-    """Move the lease on by its whole time; `intents`: what it announces from now on."""
+def _renew(
+    project: Project, held: Held, mirror: Mirror, intents: Intents | None = None, beside: Changes | None = None
+) -> None:
+    """Move the lease on by its whole time. `intents`: what it announces from now on; `beside`: what has to be so for that."""
     told = held.intents if intents is None else intents
     since = project.who.lasting()
 
     def make() -> Changes:
         words = held.words.model_copy(update={"expires": _time(project, held.ttl)})
         author = replace(held.author, time=int(project.who.now()))
-        return {ref_of(held.protocol): (_commit(mirror.git, author, held.protocol, words, told, held.oid), held.oid)}
+        new = _commit(mirror.git, author, held.protocol, words, told, held.oid)
+        return {ref_of(held.protocol): (new, held.oid), **(beside or {})}
 
     changes = _push(project, held, mirror, make, timeout=RENEW_SECONDS)
     held.oid, held.since, held.intents = str(changes[ref_of(held.protocol)][0]), since, told
@@ -326,19 +354,46 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
 
 
 def announce(project: Project, intent: dict[str, Any]) -> None:
-    """Have the lease tell of an effect that is about to begin, for whoever takes it over.
+    """Have the lease tell of an effect that is about to begin: whoever takes it over has no other way to know of it.
+
+    The push also shows once more that nobody did the step since its branch was looked at: a push that takes a lease is no proof
+    of that where it stood still on its way, after the remote had told where the branch is.
 
     Raises:
         HeldError: it is another runner's now; nothing may begin. UnreachableError: the remote did not answer.
+        ConflictError: the step was done elsewhere, or is no longer to be done.
     """
     held, mirror = project.lease, project.mirror
     if held is None:
         return
     assert mirror is not None
     with held.lock, _let_go_if_lost(project, held):
-        tip = mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}")
-        revision = len(record.events(project.git, held.protocol, tip)) if tip else 0
-        _renew(project, held, mirror, {**held.intents, str(intent["call"]): {**intent, "revision": revision}})
+        branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
+        for _ in range(RACES):
+            seen = held.seen
+            revision = len(record.events(project.git, held.protocol, seen)) if seen else 0
+            intents = {**held.intents, str(intent["call"]): {**intent, "revision": revision}}
+            try:
+                return _renew(project, held, mirror, intents, {branch: (seen, seen)} if seen else {})
+            except ConflictError:
+                mirror.fetch(branch)
+                there = mirror.refs().get(branch)
+                if there == seen or _concerns(project, str(intent["call"]).partition(".")[0], there, seen):
+                    raise
+                held.seen = there
+    raise ConflictError(f"{branch} moves all the time", mirror.url, "run the same command again")
+
+
+def _concerns(project: Project, slug: str, there: str | None, seen: str | None) -> bool:
+    """Return whether what was published between two commits of the branch says something of a step."""
+    if there is None or seen is None or not project.git.is_ancestor(seen, there):
+        return True
+    for oid in project.git.first_parents(there, stop=seen):
+        commit = project.git.commit(oid)
+        told = message.parse(commit.message) if commit else None
+        if told is not None and any(slug in event.split(" ")[1:] for event in told.events):
+            return True
+    return False
 
 
 def is_due(project: Project) -> bool:
@@ -365,6 +420,8 @@ def push(project: Project, changes: Changes, *, keep: bool = False) -> None:
         if keep:
             held.oid, held.since = str(moved[ref_of(held.protocol)][0]), since
             held.intents, held.renewed = left, False
+            branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
+            held.seen = changes[branch][0] if branch in changes else held.seen
         else:
             _forget(project, held)
 

@@ -109,7 +109,18 @@ def is_dead(lock: Path, now: float) -> bool:
         except OSError:  # it ended, or it is another user's: then its age decides
             if process.exists() and not os.access(process / "fd", os.R_OK) and age < STALE_AFTER:
                 return False
-    return True
+    return os.path.lexists(lock)  # its owner may have ended meanwhile, and taken it away
+
+
+def opened() -> set[str]:
+    """Return the real paths of the files that processes have open, as far as this user may see."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):
+            for handle in folder.iterdir():
+                with contextlib.suppress(OSError):
+                    found.add(os.readlink(handle))
+    return found
 
 
 def _ancestors() -> set[int]:

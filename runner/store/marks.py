@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 
 from runner.protocol.ids import OID
-from runner.store.places import Places
+from runner.store.places import Places, write_atomically
 
 
 def read(places: Places, protocol: str) -> str | None:
@@ -30,6 +31,22 @@ def write(places: Places, protocol: str, tip: str, genesis: str) -> None:
         return
 
 
+def go_back(places: Places, protocol: str, tip: str, genesis: str) -> None:
+    """Remember an earlier tip, for certain: the later one comes back from no power cut, behind which the branch would seem to be.
+
+    Raises OSError.
+    """
+    data = json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n"
+    write_atomically(places.mark(protocol), data)
+
+
 def forget(places: Places, protocol: str) -> None:
-    """Take a protocol as it stands the next time it is looked at."""
-    places.mark(protocol).unlink(missing_ok=True)
+    """Take a protocol as it stands the next time it is looked at; for certain."""
+    path = places.mark(protocol)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -72,6 +72,11 @@ class Places:
         """The note since when another runner's lease of a protocol is seen to stand still."""
         return self.own / "leases" / f"{protocol}.json"
 
+    @property
+    def damaged(self) -> Path:
+        """Where broken files of git's are put aside."""
+        return self.beside / "damaged"
+
     def mark(self, protocol: str) -> Path:
         """The last tip of a protocol that verified here."""
         return self.own / "marks" / f"{protocol}.json"

@@ -18,10 +18,14 @@ from runner.store.trusted import Trusted
 from runner.values import dataclass
 
 if TYPE_CHECKING:
+    from runner.git import TreeEntry
+    from runner.git.location import Location
     from runner.protocol.config import Config
+    from runner.protocol.plan import Plan
     from runner.store.lease import Held
     from runner.store.ledger import Purse
     from runner.store.remote import Mirror
+    from runner.store.snapshot import Snapshot
 
 
 @dataclass(slots=True)
@@ -40,6 +44,10 @@ class Project:
     batch: bool = False  # `run` pushes once, when it ends
     looked_at: float = 0.0  # by the monotonic clock
     speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
+    seen: Snapshot | None = None  # the protocol that was looked at last, as its branch had it
+    plan: tuple[tuple[str, Mapping[str, TreeEntry]], Plan] | None = (
+        None  # the plan that was read last, and of which files
+    )
     kept: dict[str, Any] = field(default_factory=dict)  # what other rooms made of the trusted branch
     _told: set[str] = field(default_factory=set)  # what was said once
     _asked: str = ""  # the trusted commit that asks for nothing unsupported
@@ -47,14 +55,16 @@ class Project:
     _pattern: str | None = None
 
     @classmethod
-    def open(cls, cwd: Path, who: Surroundings, options: Mapping[str, str] | None = None) -> Project:
-        """Open the repository that `cwd` is in. The network is not asked.
+    def open(
+        cls, cwd: Path, who: Surroundings, options: Mapping[str, str] | None = None, at: Location | None = None
+    ) -> Project:
+        """Open the repository that `cwd` is in, or `at` where it was found already. The network is not asked.
 
         Raises:
             UsageError: there is none, or it cannot be used.
             RefusedError: its remote is not the pinned one.
         """
-        git = Git.open(cwd)
+        git = Git.open(cwd) if at is None else Git(at)
         try:
             places = Places(git.common_dir, writable_state_home(who.state_home))
             return cls(git, places, who, trusted_.last_seen(git, places), dict(options or {}))
@@ -175,13 +185,17 @@ class Project:
             return self.git.resolve(f"refs/remotes/{self.trusted.remote}/{name}")
         return here
 
-    def protocols(self) -> dict[str, str]:
-        """Return id to tip of the protocols that have a branch here, or at the remote as last fetched, by number."""
+    def protocols(self, number: int | None = None) -> dict[str, str]:
+        """Return id to tip of the protocols that have a branch here, or at the remote as last fetched, by number.
+
+        `number`: of those alone that have it, however many others there are.
+        """
         before = self.pattern.partition("{id}")[0]
         folder = before.rpartition("/")[0] + "/" if "/" in before else ""
         roots = ["refs/heads/", *([f"refs/remotes/{self.trusted.remote}/"] if self.trusted.remote else [])]
+        ways = [folder] if number is None else [f"{before}{number:0{width}d}-*" for width in range(4, 10)]
         found: dict[str, str] = {}
-        for name, oid in self.git.refs(*(root + folder for root in roots)).items():
+        for name, oid in self.git.refs(*(root + way for root in roots for way in dict.fromkeys(ways))).items():
             root = next(root for root in roots if name.startswith(root))
             protocol = ids.protocol_of_branch(self.pattern, name.removeprefix(root))
             if protocol and (protocol not in found or root == "refs/heads/"):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from runner.errors import ConflictError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
-from runner.store import history, marks, numbers, record, snapshot, transaction
+from runner.store import history, locks, marks, numbers, record, snapshot, transaction
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
@@ -45,9 +45,16 @@ def look_again(project: Project, protocol: str) -> None:
     if project.trusted.remote is None:
         return
     if not project.looked or project.who.monotonic() - project.looked_at > FRESH:
-        project.looked, project.mirror = False, None
-        look(project, f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
-    if project.mirror is None:
+        known, project.looked, project.mirror = project.mirror, False, None
+        try:
+            look(project, f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
+        finally:
+            answers = project.mirror is not None
+            project.mirror = project.mirror or known  # a lease that was taken is given up by it
+    else:
+        answers = project.mirror is not None
+    if not answers:
+        project.looked = False
         raise UnreachableError(
             f"{project.trusted.remote} does not answer, and its {project.trusted.branch} says whose word counts",
             project.trusted.note,
@@ -129,8 +136,8 @@ def _bring_history(project: Project, protocol: str) -> None:
         return
     changes: dict[str, tuple[str | None, str | None]] = {name: (there, here)}
     if here is not None and not git.is_ancestor(here, there):
-        lost = f"refs/runner/lost/{protocol}/history-{here[:12]}"
-        changes[lost] = (here, git.ref(lost))
+        changes |= _lost(git, protocol, here, f"history-{here[:12]}")
+    locks.remove_dead(git.common_dir / f"{name}.lock", project.who)
     git.update_refs(changes, "runner: fetched")
 
 
@@ -152,7 +159,7 @@ def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> Ref
     kept = refs.get(history.ref_of(protocol))
     filed = git.commit(kept) if kept else None
     ends = [one for one in (filed.parents if filed else ()) if record.is_merged(git, protocol, one, base)]
-    track(git, mirror.remote, {f"refs/heads/{now['base']}": base})
+    track(project, mirror.remote, {f"refs/heads/{now['base']}": base})
     for end in ends:
         if git.is_ancestor(here, end):
             forward(project, protocol, here, end, check)
@@ -238,6 +245,12 @@ def push(
     filed = filed or project.git.ref(kept)
     if filed is not None and there.get(kept) != filed:
         changes[kept] = (filed, there.get(kept))
+    # What is expected is what was seen last, and the mirror may have been looked at since this was prepared.
+    for moved in (name, kept):
+        if moved in changes and not _goes_on(project.git, *changes[moved]):
+            raise ConflictError(
+                f"{moved} moved on {mirror.remote}", mirror.url, "run the same command again, or `runner sync`"
+            )
     if project.lease is not None and project.lease.protocol == protocol:
         from runner.store import lease
 
@@ -245,7 +258,12 @@ def push(
     elif changes:
         mirror.push(changes)
     if changes:
-        track(project.git, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
+        track(project, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
+
+
+def _goes_on(git: Git, new: str | None, old: str | None) -> bool:
+    commit = git.commit(new) if new is not None else None
+    return old is None or (commit is not None and (old in commit.parents or git.is_ancestor(old, commit.oid)))
 
 
 def ensure_lease(project: Project) -> None:
@@ -268,13 +286,14 @@ def drop_lease(project: Project) -> None:
         lease.drop(project)
 
 
-def track(git: Git, remote: str, pushed: Mapping[str, str]) -> None:
+def track(project: Project, remote: str, pushed: Mapping[str, str]) -> None:
     """Let the person's own git see where branches are on the remote, as its own push or fetch would."""
     for name, oid in pushed.items():
         if name.startswith("refs/heads/"):
             tracking = f"refs/remotes/{remote}/{name.removeprefix('refs/heads/')}"
+            locks.remove_dead(project.git.common_dir / f"{tracking}.lock", project.who)
             try:
-                git.update_refs({tracking: (oid, git.ref(tracking))}, "runner: push")
+                project.git.update_refs({tracking: (oid, project.git.ref(tracking))}, "runner: push")
             except ConflictError:
                 continue
 
@@ -303,25 +322,27 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
         forward(project, protocol, here, there, check)
         return
     theirs, common = _since(git, there, here)
-    ours, _ = _since(git, here, there)
+    ours, left = _since(git, here, there)
     check(there, common)
-    lost = {}
+    lost: dict[str, tuple[str | None, str | None]] = {}
     if not any(is_transition(commit, protocol) for commit in ours):
         new = _merge(project, there, here, protocol)
     elif not any(is_transition(commit, protocol) for commit in theirs):
-        new = _merge(project, here, there, protocol)
+        new, common = (
+            _merge(project, here, there, protocol),
+            left,
+        )  # theirs may have come to this chain by a merge alone
     else:
         new = there
         for commit in ours:
             if not is_transition(commit, protocol):
                 new = _carry(project, commit, new, protocol)
-        name = f"refs/runner/lost/{protocol}/{here[:12]}"
-        lost = {name: (here, git.ref(name))}
+        lost = {**_lost(git, protocol, here, here[:12]), **_lost_history(git, protocol, mirror)}
     check(new, common)
     # Before the branch moves: a crash after it would leave a mark that the branch seems to have gone back behind.
     seen = snapshot.read(git, common, protocol) if common and snapshot.folder_files(git, common, protocol) else None
     if seen:
-        marks.write(project.places, protocol, seen.tip, seen.state.genesis)
+        marks.go_back(project.places, protocol, seen.tip, seen.state.genesis)
     else:
         marks.forget(project.places, protocol)
     transaction.publish(
@@ -335,6 +356,20 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
         )
     else:
         project.who.say(f"merged what was pushed of {protocol}: {new[:7]}")
+
+
+def _lost(git: Git, protocol: str, oid: str, name: str) -> dict[str, tuple[str | None, str | None]]:
+    ref = f"refs/runner/lost/{protocol}/{name}"
+    return {ref: (oid, git.ref(ref))}
+
+
+def _lost_history(git: Git, protocol: str, mirror: Mirror) -> dict[str, tuple[str | None, str | None]]:
+    """Return how the history goes back to what was published: it would tell of transitions that gave way, as if they stood."""
+    name = history.ref_of(protocol)
+    here, there = git.ref(name), mirror.refs().get(name)
+    if here is None or here == there:
+        return {}
+    return {**_lost(git, protocol, here, f"history-{here[:12]}"), name: (there, here)}
 
 
 def _since(git: Git, tip: str, other: str) -> tuple[list[Commit], str | None]:
@@ -360,20 +395,33 @@ def _merge(project: Project, first: str, second: str, protocol: str) -> str:
 
 
 def _carry(project: Project, commit: Commit, onto: str, protocol: str) -> str:
-    """Return the person's commit done again on `onto`, with its author, date and message."""
+    """Return the person's commit done again on `onto`, with its author, date and message; a merge with what it brought.
+
+    Of a merge of what `onto` has already, only what somebody changed in it by hand; where that is nothing, it is `onto` itself.
+    """
     git = project.git
+    brought = [parent for parent in commit.parents[1:] if not git.is_ancestor(parent, onto)]
     parent, target = git.commit(commit.parents[0]), git.commit(onto)
     assert parent is not None and target is not None
+    before = parent.tree
+    if len(commit.parents) == 2 and not brought:
+        before = git.merge_trees(*commit.parents)[0] or before
+        if before == commit.tree:
+            return onto
     who = project.runner()
     # merge-tree finds its base by itself: these three say which it is.
-    base = git.write_commit(parent.tree, (), who, who, b"base\n")
+    base = git.write_commit(before, (), who, who, b"base\n")
     ours = git.write_commit(target.tree, (base,), who, who, b"ours\n")
     theirs = git.write_commit(commit.tree, (base,), who, who, b"theirs\n")
     tree, conflicts = git.merge_trees(ours, theirs)
     if tree is None:
         raise _conflict(protocol, conflicts)
     committer = project.person()
-    head = [f"tree {tree}".encode(), f"parent {onto}".encode(), b"author " + commit.author]
+    head = [
+        f"tree {tree}".encode(),
+        *(f"parent {one}".encode() for one in (onto, *brought)),
+        b"author " + commit.author,
+    ]
     lines = [*head, b"committer " + committer.line(), b"", commit.message]
     return git.write("commit", b"\n".join(lines))
 

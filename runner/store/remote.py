@@ -146,12 +146,26 @@ class Mirror:
         )  # fmt: skip
         code, _, err = self._run(*argv, timeout=timeout)
         for again in range(RACES):
-            if not (code and "cannot lock ref" in err):
+            if not (code and ("cannot lock ref" in err or ".lock'" in err)):
                 break
             self.who.sleep(0.02 * (again + 1))  # another process of this clone fetched the same at the same time
             code, _, err = self._run(*argv, timeout=timeout)
         if code and self._forget_other_clone():
             code, _, err = self._run(*argv, timeout=timeout)
+        if code:
+            raise self._unreachable(code, err)
+
+    def unshallow(self, timeout: float) -> None:
+        """Bring the whole history of all branches there.
+
+        Raises:
+            UnreachableError: the remote did not answer, or refused.
+        """
+        specs = [f"+refs/{name}/*:refs/there/{name}/*" for name in ("heads", "runner/history")]
+        code, _, err = self._run(
+            "fetch", "--quiet", "--unshallow", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
+            timeout=timeout,
+        )  # fmt: skip
         if code:
             raise self._unreachable(code, err)
 
@@ -289,6 +303,7 @@ class Mirror:
             trusted.write_pin(self.places, Pin(self.remote, self.url, branch, oid, self.who.timestamp()))
         kept = {trusted.REF: (oid, self.git.ref(trusted.REF))}
         if kept[trusted.REF][1] != oid:
+            locks.remove_dead(self.git.common_dir / f"{trusted.REF}.lock", self.who)
             self.git.update_refs(kept, "runner: fetched")
         return Trusted(oid, branch, self.remote, "")
 

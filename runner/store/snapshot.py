@@ -7,13 +7,13 @@ from dataclasses import field
 from runner.errors import IntegrityError, MalformedFileError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Git, TreeEntry
 from runner.protocol import paths, state
-from runner.protocol.state import State
+from runner.protocol.state import Rendered, State
 from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`tip`: the commit; `files`: every file of the protocol's folder, by its name in it."""
+    """`tip`: the commit; `files`: every file of the protocol's folder, by its name in it; `rendered`: what those after it share."""
 
     protocol: str
     tip: str
@@ -21,6 +21,7 @@ class Snapshot:
     files: dict[str, TreeEntry] = field(repr=False)
     state: State
     log: bytes = field(repr=False)
+    rendered: Rendered = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def where(self) -> str:
@@ -92,6 +93,15 @@ def read(git: Git, tip: str, protocol: str) -> Snapshot:
     return Snapshot(protocol, commit.oid, commit.tree, files, state.load(data, f"{where}/{paths.STATE}"), log)
 
 
+def word_files(snapshot: Snapshot) -> dict[str, TreeEntry]:
+    """Return the entries of the people's files of a snapshot, by their names in the folder."""
+    return {
+        name: entry
+        for name, entry in snapshot.files.items()
+        if name.endswith(".md") and name != paths.LOG and "/" not in name
+    }
+
+
 def words(git: Git, snapshot: Snapshot) -> dict[str, bytes]:
     """Return the people's files of a snapshot: name in the folder to bytes.
 
@@ -99,12 +109,11 @@ def words(git: Git, snapshot: Snapshot) -> dict[str, bytes]:
         MalformedFileError: a file is executable or too big to be read.
     """
     found = {}
-    for name, entry in snapshot.files.items():
-        if "/" in name or not name.endswith(".md") or name == paths.LOG:
-            continue
+    files = word_files(snapshot)
+    for name, entry in files.items():
         if entry.mode not in (BLOB, EXECUTABLE):
             raise MalformedFileError(f"{name} is not a plain file", snapshot.where, "replace it by one")
-        data = git.blob(entry.oid)
+    for name, data in zip(files, git.blobs([entry.oid for entry in files.values()]), strict=True):
         if data is None:
             raise IntegrityError(f"{name} is missing", snapshot.where, "run `git fsck`, or `git fetch`")
         found[name] = data

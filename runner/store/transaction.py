@@ -27,11 +27,12 @@ PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same br
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A commit that is prepared and not published yet."""
+    """A commit that is prepared and not published yet. `seen`: the protocol as it stands in it."""
 
     commit: str
     state: State
     entries: tuple[Entry, ...]
+    seen: Snapshot
 
 
 def entries_of(
@@ -46,11 +47,16 @@ def entries_of(
 
 
 def record(
-    protocol: str, before: State | None, old_log: bytes, segments: int, entries: Sequence[Entry]
+    protocol: str,
+    before: State | None,
+    old_log: bytes,
+    segments: int,
+    entries: Sequence[Entry],
+    rendered: state.Rendered | None = None,
 ) -> tuple[State, dict[str, bytes]]:
     """Return the state after the entries, and the files of the record that change (name in the folder to bytes).
 
-    `segments`: how many whole segments of the log lie in log/ already.
+    `segments`: how many whole segments of the log lie in log/ already; `rendered`: what state.json was made of before.
 
     Raises:
         IllegalEventError: an event does not belong there.
@@ -63,7 +69,7 @@ def record(
         old_log = b""
     files[paths.LOG] = log.append(old_log, entries)
     after = dataclasses.replace(after, log=digest(files[paths.LOG]))
-    files[paths.STATE] = state.render(after)
+    files[paths.STATE] = state.render(after, rendered)
     return after, files
 
 
@@ -93,7 +99,7 @@ def prepare(
     """
     segments = sum(name.startswith("log/") for name in snapshot.files)
     entries = entries_of(snapshot.state, events, time, actor, judged)
-    after, files = record(snapshot.protocol, snapshot.state, snapshot.log, segments, entries)
+    after, files = record(snapshot.protocol, snapshot.state, snapshot.log, segments, entries, snapshot.rendered)
     folder = paths.folder(snapshot.protocol)
     changes: dict[str, TreeEntry | None] = {}
     if tree is not None and tree != snapshot.tree:
@@ -111,7 +117,9 @@ def prepare(
         commit = git.person_commit(made, (snapshot.tip, *parents), author, text)
     else:
         commit = git.write_commit(made, (snapshot.tip, *parents), author, committer or author, text, sign_with)
-    return Transition(commit, after, entries)
+    there = {**snapshot.files, **{path.removeprefix(f"{folder}/"): entry for path, entry in written.items()}}
+    seen = dataclasses.replace(snapshot, tip=commit, tree=made, files=there, state=after, log=files[paths.LOG])
+    return Transition(commit, after, entries, seen)
 
 
 def publish(
@@ -195,6 +203,23 @@ def adopt(
         git.update_refs({branch: (new, old)}, "runner: adopt")
         worktree.settle_all(git, places, branch, who)
     return new
+
+
+def merge_work(git: Git, protocol: str, work: str, onto: str, who: Ident) -> tuple[str | None, list[str]]:
+    """Return (tree, []) of a step's work, a commit on what it began at, merged onto another tip, or (None, paths in conflict).
+
+    The protocol's folder is that of `onto`: the transitions that the work began on may have given way to another clone's.
+    """
+    made, target = git.commit(work), git.commit(onto)
+    start = git.commit(made.parents[0]) if made is not None and made.parents else None
+    if made is None or target is None or start is None or git.is_ancestor(start.oid, onto):
+        return git.merge_trees(onto, work)
+    own = {paths.folder(protocol): (git.tree(f"{target.tree}:{paths.ROOT}") or {})[protocol]}
+    trees = [git.edit_tree(commit.tree, own) or commit.tree for commit in (start, made)]
+    # merge-tree finds its base by itself: these three say which it is.
+    base = git.write_commit(trees[0], (), who, who, b"base\n")
+    ours, theirs = (git.write_commit(tree, (base,), who, who, b"side\n") for tree in (target.tree, trees[1]))
+    return git.merge_trees(ours, theirs)
 
 
 def paths_outside(changed: Iterable[str]) -> list[str]:

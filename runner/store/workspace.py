@@ -77,8 +77,8 @@ def _run(
     config: Sequence[str] = (),
 ) -> bytes:
     excludes = space.root / "excludes"
-    if not excludes.exists():
-        excludes.write_text(EXCLUDES)
+    if not excludes.exists() or excludes.stat().st_size != len(EXCLUDES):  # one that was only begun would let all in
+        write_atomically(excludes, EXCLUDES.encode())
     return git.run(
         *args, data=data, index=index or space.index, work_tree=work or space.work,
         config=[f"core.excludesFile={excludes}", *worktree.conversions(git), *_filesystem(space), *config],
@@ -487,6 +487,7 @@ def export(git: Git, space: Workspace, commit: str, who: Surroundings) -> Path:
             remove_tree(space.export)
     space.export.mkdir(parents=True)
     index = space.root / "check-index"
+    locks.remove_dead(space.root / "check-index.lock", who)
     index.unlink(missing_ok=True)
     fetch_missing(git, commit, who)
     _run(git, space, "read-tree", "--reset", "-u", commit, work=space.export, index=index)

@@ -379,9 +379,13 @@ def advance(
         findings, known = list(report.findings), report.state
     else:
         old, state_then = since
-        commits = _since(git, protocol, tip, old)
+        commits = _since(git, tip, old)
         if commits is None:
-            raise went_back(protocol, old, tip)
+            began = _beside(git, protocol, tip, old)
+            commits = _since(git, tip, began) if began is not None else None
+            if began is None or commits is None:
+                raise went_back(protocol, old, tip)
+            old = began
         walk = resume(git, protocol, old, state_then)
         walk.trusted = trusted
         findings, known = walk_commits(git, walk, commits), walk.state
@@ -395,7 +399,26 @@ def advance(
     return known
 
 
-def _since(git: Git, protocol: str, tip: str, old: str) -> list[str] | None:
+def _beside(git: Git, protocol: str, tip: str, old: str) -> str | None:
+    """Return the commit of `tip`'s chain beyond which `old` has people's commits alone, that a merge brought; else None.
+
+    So it is where somebody had made transitions when people's commits were pushed, and merged those in.
+    """
+    if not git.is_ancestor(old, tip):
+        return None
+    chain = set(git.first_parents(tip))
+    at: str | None = old
+    while at is not None and at not in chain:
+        commit = git.commit(at)
+        if commit is None:
+            raise missing(git, f"commit {at[:12]}")
+        if is_transition(commit, protocol):
+            return None
+        at = commit.parents[0] if commit.parents else None
+    return at
+
+
+def _since(git: Git, tip: str, old: str) -> list[str] | None:
     """Return the commits of the chain above `old`, oldest first; None where it is not on the chain."""
     found: list[str] = []
     at: str | None = tip

@@ -15,9 +15,11 @@ import pytest
 
 from runner.app import fleet
 from runner.app.fleet import Ended, Ready
+from runner.store import pace
 from tests.conftest import Box, clone, command
 from tests.executor.minds import sound
 from tests.protocol.test_schema import validator
+from tests.store.test_lease import count
 from tests.store.test_remote import publish
 
 FAILED, WAITS, HELD = 1, 3, 75
@@ -233,6 +235,22 @@ def test_a_fleet_that_is_killed_is_begun_again_and_nothing_is_done_twice(box: Bo
     assert sorted(told.read_text().split()) == sorted(f"{n}.{s}" for n in range(12) for s in (1, 2, 3))
     for name in names:
         sound(box, name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_turns_wait_for_the_limit_of_pushes_and_all_is_published(remote: Box, tmp_path: Path) -> None:
+    publish(remote)
+    names = many(remote, 2, 2, tmp_path / "told")
+    count(remote)
+    done = remote.runner("fleet", "-j", "2", "--max-pushes-per-minute", "3", rc=0)
+    assert "3 pushes a minute are allowed" in done.err
+    pushes = count(remote)
+    assert len(pushes) == 4  # each turn: the lease, and all of its work at once
+    times = [float(line) for line in (remote.path / ".git/runner/pushes").read_text().split()]
+    assert times and all(later - earlier >= pace.MINUTE for earlier, later in zip(times, times[3:], strict=False))
+    for name in names:
+        assert remote.git("rev-parse", name) == remote.git("rev-parse", name, cwd=tmp_path / "origin.git")
 
 
 @pytest.mark.slow

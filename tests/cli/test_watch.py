@@ -291,6 +291,17 @@ def test_two_of_them_in_one_clone_do_nothing_twice(box: Box) -> None:
 
 
 @pytest.mark.slow
+def test_a_long_protocol_keeps_no_other_waiting(box: Box) -> None:
+    tool = "kind: tool\ntool: echo\nwith: {text: hello}\n"
+    long = box.new({f"{n:02d}-s{n}": tool for n in range(1, 71)})
+    short = box.new({"01-a": tool})
+    with watching(box) as found:
+        found.rests(short)
+        found.rests(long)
+        assert not [row for row in found.rows if row["event"] == "rests"]
+
+
+@pytest.mark.slow
 def test_what_others_push_is_fetched_gone_on_with_and_published(remote: Box) -> None:
     remote.env["RUNNER_PUBLISH"] = "always"
     name = remote.new({"01-a": "kind: human\n", "02-b": command("echo b > b.txt", SKIP)})
@@ -316,6 +327,25 @@ def test_what_others_push_is_fetched_gone_on_with_and_published(remote: Box) -> 
     with watching(remote, "--all") as found:
         found.rests(theirs)
     assert "refs/runner/leases/" not in remote.git("for-each-ref", cwd=bare)
+
+
+@pytest.mark.slow
+def test_what_others_did_since_the_last_fetch_is_not_done_again(remote: Box) -> None:
+    remote.env["RUNNER_PUBLISH"] = "always"
+    count = remote.path.parent / "count"
+    name = remote.new({"01-a": command(f"echo x >> {count}", SKIP)})
+    step = remote.worktree(name) / f".protocols/{name}/01-a.md"
+    text = step.read_text()
+    other = clone(remote, "bob")
+    step.write_text(f"{text}More.\n")
+    with watching(remote, "--fetch-every", "1h") as found:
+        found.until("held-up")
+        other.runner("sync", name, rc=0)
+        other.runner("run", name, rc=0)
+        step.write_text(text)
+        found.until("rests")
+    assert count.read_text() == "x\n"
+    assert remote.git("rev-parse", name) == other.git("rev-parse", name)
 
 
 def test_what_makes_no_sense_is_refused(box: Box) -> None:

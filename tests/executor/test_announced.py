@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from runner.store import lease
+from runner.store import history, lease
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, lead, mind, say, sound
 from tests.executor.test_calls import REPORT, WAITS, kill, lines, outside, tool, wait
 from tests.store.test_lease import HELD, count, hook, leased, origin, outlast
+
+UNREACHABLE = 69
 
 
 def intents(box: Box, protocol: str) -> list[str]:
@@ -239,3 +241,48 @@ def test_each_of_an_agents_calls_is_announced_and_settled(remote: Box) -> None:
     assert lines(ledger) == ["ops@example.test All well", "deploy 1"]
     assert leased(remote, protocol) is None
     sound(other, protocol)
+
+
+@pytest.mark.slow
+def test_a_machine_that_stays_announces_too_and_makes_no_call_while_the_remote_is_away(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1]), "02-b": command("true")})
+    away = origin(remote).with_name("away.git")
+    origin(remote).rename(away)
+    said = remote.runner("run", protocol, rc=UNREACHABLE)
+    assert "another clone may make the same call" in said.err and lines(ledger) == []
+    away.rename(origin(remote))
+    kill(remote, ledger, "in-runner", "run", protocol)
+    assert intents(remote, protocol) == ["tell.1.1.json"]
+    other = clone(remote, "bob")
+    outlast(other, protocol)
+    other.runner("run", protocol, rc=WAITS)
+    assert wait(other, protocol)["kind"] == "effect"
+    other.runner("answer", protocol, "happened", rc=0)
+    other.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 1 and leased(remote, protocol) is None
+    sound(other, protocol)
+
+
+@pytest.mark.slow
+def test_a_push_that_stood_still_as_it_took_the_lease_lets_nothing_be_done_twice(remote: Box) -> None:
+    """The remote tells where the branch is; the push waits; another does the step, publishes and gives the lease back."""
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1]), "02-b": command("true")})
+    other = clone(remote, "bob")
+    other.runner("run", protocol, "--publish", "never", rc=0)
+    assert len(lines(ledger)) == 1
+    done = [f"refs/heads/{protocol}", history.ref_of(protocol)]
+    other.git("push", "-q", "origin", *(f"{ref}:refs/made/{n}" for n, ref in enumerate(done)))
+    moved = hook(
+        remote,
+        "pre-receive",
+        "unset GIT_QUARANTINE_PATH\n"
+        + "".join(f"git update-ref {ref} $(git rev-parse refs/made/{n})\n" for n, ref in enumerate(done)),
+    )
+    said = remote.runner("run", protocol)
+    assert said.code == HELD, said.err
+    moved.unlink()
+    remote.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 1 and leased(remote, protocol) is None
+    sound(remote, protocol)

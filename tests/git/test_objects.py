@@ -89,3 +89,20 @@ def test_a_line_that_goes_on_from_no_signature_is_not_plain() -> None:
         head = f"tree {EMPTY}\nauthor A\ncommitter B\n{extra}"
         assert parse_commit(OID, f"{head}\nm".encode()).plain is plain
     assert not parse_commit(OID, f"tree {EMPTY}\n hidden\nauthor A\ncommitter B\n\nm".encode()).plain
+
+
+def test_an_object_that_is_broken_stops_a_burst_of_questions_and_nobody_waits_for_ever(empty: Path) -> None:
+    """git ends at it, its answers to those before still unread."""
+    good = [written(empty, "blob", f"{number}\n".encode()) for number in range(3)]
+    broken = written(empty, "blob", b"x" * 1000)
+    path = empty / ".git/objects" / broken[:2] / broken[2:]
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:20])
+    with Git.open(empty) as repository:
+        answers = repository._answers([f"contents {oid}\n".encode() for oid in (*good, broken, good[0])])
+        assert next(answers) == (good[0], "blob", b"0\n")
+        repository._held["read"].process.wait()
+        assert [next(answers), next(answers)] == [(good[1], "blob", b"1\n"), (good[2], "blob", b"2\n")]
+        with pytest.raises(GitError, match=r"stream|corrupt"):
+            next(answers)
+        assert repository.blob(good[0]) == b"0\n"

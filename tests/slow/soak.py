@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -136,8 +135,12 @@ def soak(box: Box, protocols: int, say: Any = lambda line: None) -> Soaked:
         hang.cancel()
         found.seconds = time.monotonic() - began
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
+            process.terminate()  # a job in the background has Ctrl-C ignored
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
         assert process.stdout is not None
         process.stdout.close()
     assert completed == protocols, f"it ended after {completed} protocols: {''.join(errors)}"

@@ -36,7 +36,7 @@ def at(box: Box) -> Path:
     return Path(os.path.realpath(box.path / ".git"))
 
 
-@pytest.fixture(params=[True, False], ids=["events", "polling"])
+@pytest.fixture(params=[pytest.param(True, id="events"), pytest.param(False, id="polling", marks=pytest.mark.slow)])
 def changes(box: Box, request: pytest.FixtureRequest) -> Iterator[Changes]:
     with Changes(at(box), Clock().clocks(), events=request.param) as found:
         found.arm()
@@ -173,7 +173,9 @@ def test_a_queue_that_ran_over_is_noticed(box: Box) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="allowed: inotify is Linux's")
-@pytest.mark.parametrize("limit", ["max_inotify_instances", "max_inotify_watches"])
+@pytest.mark.parametrize(
+    "limit", ["max_inotify_watches", pytest.param("max_inotify_instances", marks=pytest.mark.slow)]
+)
 def test_without_events_the_files_times_tell(box: Box, limit: str) -> None:
     starve = ["unshare", "--user", "--map-root-user", "sh", "-c", f'echo 1 > /proc/sys/user/{limit}; exec "$@"', "sh"]
     if limit == "max_inotify_instances":

@@ -1,164 +1,17 @@
-"""kill -9 at system calls of the runner and of the git under it: the next run finishes the work, and nothing is done twice.
-
-Also what a kill leaves at its worst places, each made by a git that dies there. The whole sweep is slow; a spread of it always
-runs. Both say how many points were tried, and fail where too few of them killed anything.
-"""
+"""What a kill leaves at its worst places, each made by a git that dies there. The sweep over all places is in tests/faults."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
-import subprocess
-import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from tests.conftest import Box, clone, command
-
-CALLS = "write,pwrite64,fsync,rename,renameat2,link,unlink,unlinkat,ftruncate,mkdir,execve"
-GIT = re.compile(r'execve\("[^"]*/git"')
-STEPS = {
-    "01-a": command("echo once >> a.txt"),
-    "02-b": command("echo b > b.txt; rm src/app.py", 'qa: {policy: light, checks: ["test -f b.txt"]}\n'),
-    "03-ask": "kind: human\n",
-    "04-c": command("mkdir -p d; cat a.txt b.txt > d/c.txt; chmod +x d/c.txt"),
-}
-
-
-class Point(NamedTuple):
-    """The `number`th `call` of the runner itself, or of whichever process under it comes to that first."""
-
-    under: bool
-    call: str
-    number: int
-
-
-class Sweep:
-    """A protocol that is run again and again from one state, killed at a point and then finished."""
-
-    def __init__(self, box: Box) -> None:
-        self.box, self.root = box, box.path.parent
-        self.protocol = box.new(STEPS)
-        self.kept = self.root.with_name(f"{self.root.name}-kept")
-        shutil.copytree(self.root, self.kept, symlinks=True)
-
-    def run(self, *strace: str) -> int:
-        """Run the protocol as a process under strace."""
-        argv = ["strace", "-qq", *strace, sys.executable, "-m", "runner", "run", self.protocol]
-        env = {**self.box.environment(), "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONDONTWRITEBYTECODE": "1"}
-        return subprocess.run(argv, cwd=self.box.path, env=env, capture_output=True, timeout=60).returncode
-
-    def finish(self) -> None:
-        """Do what a person does who finds it cut off: the same command again, and the answer that it asks for."""
-        for _ in range(3):
-            done = self.box.runner("run", self.protocol)
-            if done.code in (0, 3):
-                break
-        if done.code == 3:
-            self.box.runner("answer", self.protocol, "done", rc=0)
-            done = self.box.runner("run", self.protocol)
-        assert done.code == 0, done.err
-
-    def outcome(self) -> tuple[str, Counter[str]]:
-        """What every run has to come to: the files, and how often each event happened."""
-        files = self.box.git("ls-tree", "-r", self.protocol, "a.txt", "b.txt", "d", "src")
-        return files, Counter(re.findall(r"^## \d+ (.+)$", self.box.log(self.protocol), re.MULTILINE))
-
-    def points(self, limit: int) -> tuple[list[Point], int]:
-        """Return `limit` of the points where a run can be killed, spread over the calls in a fixed order, and how many there are."""
-        trace = self.root / "trace"
-        assert self.run("-f", "-o", str(trace), "-e", f"trace={CALLS}") == 3
-        calls = [
-            (found[1], found[2], line)
-            for line in trace.read_text("utf-8", "replace").splitlines()
-            if (found := re.match(r"(\d+) +(\w+)\(", line))
-        ]
-        main = calls[0][0]
-        # The steps' own commands, killed, fail, and rightly so: every process that is neither the runner nor a git.
-        steps = {pid for pid, call, line in calls if call == "execve" and not GIT.search(line)} - {main}
-        seen: Counter[tuple[str, str]] = Counter()
-        first: dict[Point, str] = {}
-        for pid, call, _ in calls[1:]:
-            seen[pid, call] += 1
-            first.setdefault(Point(pid != main, call, seen[pid, call]), pid)
-        points = [point for point, pid in first.items() if pid not in steps]
-        ordered = sorted(points, key=lambda point: hashlib.sha256(repr(tuple(point)).encode()).digest())
-        rank: Counter[tuple[bool, str]] = (
-            Counter()
-        )  # one of each call in turn: a rename counts for as much as many writes
-        turns = {}
-        for point in ordered:
-            rank[point[:2]] += 1
-            turns[point] = rank[point[:2]]
-        return sorted(ordered, key=lambda point: turns[point])[:limit], len(points)
-
-    def reset(self) -> None:
-        """Put everything back to where it began: the repository, the worktree, the person's own state."""
-        shutil.rmtree(self.root)
-        shutil.copytree(self.kept, self.root, symlinks=True)
-
-    def go(self, limit: int) -> None:
-        """Kill at `limit` points, and hold what each comes to against a run that nobody killed."""
-        points, there = self.points(limit)
-        self.finish()
-        wanted = self.outcome()
-        killed, where = 0, self.box.worktree(self.protocol)
-        for point in points:
-            self.reset()
-            inject = f"inject={point.call}:signal=KILL:when={point.number}"
-            code = self.run(
-                *(["-f"] if point.under else []), "-o", os.devnull, "-e", f"trace={point.call}", "-e", inject
-            )
-            killed += code not in (0, 3) or point.under
-            self.finish()
-            assert self.outcome() == wanted, point
-            assert self.box.runner("verify", self.protocol).code == 0, point
-            assert self.box.git("fsck", "--no-dangling") == "", point
-            for folder in (where, self.box.path):
-                assert self.box.git("status", "--porcelain", cwd=folder) == "", point
-            assert left_over(self.box) == [], point
-        print(f"{len(points)} of {there} points tried, {killed} killed")
-        assert killed >= 0.8 * min(limit, there), f"only {killed} of {len(points)} points killed anything"
-
-
-def left_over(box: Box) -> list[str]:
-    """Return locks, notes and half-written files that nobody owns any more."""
-    git = box.path / ".git"
-    found = [
-        *git.rglob("*.lock"),
-        *git.rglob("runner-index*"),
-        *git.glob("runner/follows/*"),
-        *git.glob("runner/making/*"),
-    ]
-    return [str(path) for path in found]
-
-
-@pytest.fixture
-def strace() -> None:
-    """What a sweep kills with."""
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed: nothing can be killed at a system call")
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.usefixtures("strace")
-def test_a_run_that_is_killed_is_finished_by_the_next(box: Box) -> None:
-    Sweep(box).go(3)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.usefixtures("strace")
-def test_a_run_that_is_killed_anywhere_is_finished_by_the_next(box: Box) -> None:
-    Sweep(box).go(200)
-
+from tests.faults.ground import left_over
 
 # --- a git that dies ---------------------------------------------------------------------------------------------------
 
@@ -207,6 +60,20 @@ def clean_and_done(box: Box, protocol: str) -> None:
     assert "plan-edited" not in box.log(protocol)
     box.runner("verify", protocol, rc=0)
     assert left_over(box) == []
+
+
+def test_a_check_whose_clean_export_was_cut_is_no_hindrance(box: Box, dying: DyingGit) -> None:
+    steps = {"01-a": command("echo a > a.txt", 'qa: {policy: light, checks: ["test -f a.txt"]}\n')}
+    protocol = box.new(steps)
+    box.runner("step", protocol, rc=0)
+    other = f'*) rmdir "${{0%/*}}/died"; exec {shutil.which("git")} "$@"'
+    dying.dies(
+        "read-tree --reset -u", f'case $GIT_INDEX_FILE in *check-index) touch "$GIT_INDEX_FILE.lock";; {other};; esac'
+    )
+    box.runner("step", protocol, rc=2)
+    assert dying.is_dead()
+    assert next((box.home / ".local/state/protocol-runner").glob(f"*/{protocol}/*.lock")).exists()
+    clean_and_done(box, protocol)
 
 
 @pytest.mark.parametrize("path", ["big.txt", ".protocols/{}/state.json", ".protocols/{}/log.md"])

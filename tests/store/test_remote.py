@@ -313,6 +313,60 @@ def test_an_address_is_shown_without_the_token_in_it(remote: Box) -> None:
     assert shown("ssh://git@h/x git@h:y https://h/z?q=a@b") == "ssh://git@h/x git@h:y https://h/z?q=a@b"
 
 
+def _commit(box: Box, protocol: str, path: str, text: str) -> None:
+    """Commit a file on the protocol's branch, checked out here, and push it."""
+    box.git("fetch", "-q", "origin")
+    box.git("checkout", "-q", protocol)
+    box.git("merge", "-q", "--ff-only", f"origin/{protocol}")
+    box.write(path, text)
+    box.commit(path)
+    box.git("push", "-q", "origin", protocol)
+
+
+@pytest.mark.slow
+def test_whoever_has_seen_peoples_commits_takes_up_transitions_that_these_were_merged_into(remote: Box) -> None:
+    publish(remote)
+    protocol = remote.new(STEPS)
+    other = clone(remote, "bob")
+    remote.runner("step", protocol, "--publish", "never", rc=0)
+    _commit(other, protocol, "notes.txt", "one\n")
+    other.runner("sync", protocol, rc=0)  # the commit is the last one that verified here
+    remote.runner("sync", protocol, rc=0)  # it is on the chain by a merge alone
+    other.runner("sync", protocol, rc=0)
+    assert other.git("show", f"{protocol}:notes.txt") == "one\n" and here(other, protocol) == here(remote, protocol)
+    other.runner("run", protocol, rc=0)
+    other.runner("verify", protocol, rc=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("apart", [False, True])
+def test_peoples_commits_that_were_merged_and_not_published_are_no_hindrance(remote: Box, apart: bool) -> None:
+    """`apart`: there are transitions on both sides then, and those made here give way."""
+    publish(remote)
+    protocol = remote.new(STEPS)
+    other = clone(remote, "bob")
+    remote.runner("step", protocol, "--publish", "never", rc=0)
+    _commit(other, protocol, "notes.txt", "one\n")
+    hook = origin(remote) / "hooks" / "pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    mine = remote.git("worktree", "list", "--porcelain").split("worktree ")[-1].splitlines()[0]
+    remote.git("-c", "user.name=Alice", "commit", "-q", "--allow-empty", "-m", "mine", cwd=Path(mine))
+    remote.runner("sync", protocol, rc=69)
+    hook.unlink()
+    _commit(other, protocol, "notes.txt", "two\n")
+    if apart:
+        other.runner("pause", protocol, rc=0)
+        other.runner("resume", protocol, rc=0)
+    remote.runner("sync", protocol, rc=0)
+    assert remote.git("show", f"{protocol}:notes.txt") == "two\n" and there(remote, protocol) == here(remote, protocol)
+    assert "mine" in remote.git("log", "--format=%s", protocol).splitlines()
+    remote.runner("run", protocol, rc=0)
+    other.runner("run", protocol, rc=0)
+    other.runner("verify", protocol, rc=0)
+
+
 def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> None:
     """Processes of a clone share one mirror: that one of them holds a ref's lock is no remote that cannot be reached."""
     with remote.project() as project:

@@ -1,0 +1,29 @@
+"""Journals of attempts that are damaged: each says what a step heard and did, so nothing is guessed, and a person decides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runner.app.repair import Finding
+from runner.errors import RunnerError
+from runner.executor.journal import DamagedJournalError, Journal
+from runner.store.places import Places
+
+
+def look(places: Places, only: str | None) -> Iterator[Finding]:
+    """Yield the journals that cannot be read whole, of every protocol or of `only`."""
+    for path in sorted(places.journal(only or "").rglob("*.jsonl")):
+        try:
+            Journal(path)
+        except DamagedJournalError as error:
+            yield Finding(
+                "here",
+                error.what,
+                str(path),
+                f"its step cannot go on: what it heard and did from record {error.number} on is not known, "
+                "and a call that reaches outside may have been made",
+                f"look whether such calls happened, then `mv {path} {path}.damaged`: the step begins again, "
+                "pays again for what it had heard, and makes those calls again",
+            )
+        except RunnerError as error:
+            yield Finding("here", error.what, error.where, "its step cannot go on", error.hint)

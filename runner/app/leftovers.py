@@ -1,0 +1,203 @@
+"""What processes that died left in this clone: locks, follows that were cut, worktrees without a folder, temporary files, and
+more loose objects than git works well with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from runner.app.repair import Finding, Repair
+from runner.git import Git
+from runner.protocol import ids
+from runner.store import locks, transaction, worktree
+from runner.store.places import Places
+from runner.store.surroundings import Surroundings
+
+ABANDONED = 3600.0  # seconds after which a temporary file that nobody has open is nobody's
+LOOSE = 6700  # objects: git's own gc.auto
+
+
+def dead_locks(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
+    """Yield git's lock files in this clone, its mirror and its workspaces that have no owner any more, and tell of the others."""
+    patterns = (
+        "*.lock",
+        "refs/**/*.lock",
+        "worktrees/*/*.lock",
+        "worktrees/*/refs/**/*.lock",
+        "objects/*.lock",
+        "objects/pack/*.lock",
+    )
+    found = {path for pattern in patterns for path in git.common_dir.glob(pattern)}
+    found |= {*places.own.glob("*/index.lock"), *places.mirror.glob("*.lock"), *places.mirror.glob("refs/**/*.lock")}
+    for lock in sorted(found):
+        if locks.is_dead(lock, who.now()):
+            yield Repair(
+                Finding(
+                    "here",
+                    "a git that died left its lock",
+                    str(lock),
+                    "git refuses to write there",
+                    "`runner doctor --fix` takes it away",
+                ),
+                partial(_remove_lock, lock, who),
+            )
+        elif lock.exists():
+            yield Repair(
+                Finding(
+                    "note",
+                    "a git is at work here and has a lock",
+                    str(lock),
+                    "another one has to wait for it",
+                    "wait for it",
+                )
+            )
+
+
+def _remove_lock(lock: Path, who: Surroundings) -> str:
+    locks.remove_dead(lock, who)
+    return ""
+
+
+def cut_follows(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
+    """Yield the worktrees that were cut off while they followed their branch."""
+    for note in sorted(places.follows.glob("*.json")):
+        ref = ""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            ref = str(json.loads(note.read_bytes())["ref"])
+        yield Repair(
+            Finding(
+                "here",
+                f"a worktree of {ref or 'a branch'} was cut off while it followed",
+                str(note),
+                "its files may be older than its branch, and `git commit -a` there would put them back",
+                "`runner doctor --fix` brings it along",
+            ),
+            partial(_bring_along, git, places, who, note, ref),
+        )
+
+
+def _bring_along(git: Git, places: Places, who: Surroundings, note: Path, ref: str) -> str:
+    if not ref:
+        note.unlink(missing_ok=True)
+        return "took a note away that nobody can read"
+    with locks.hold(places.publish_lock(ref), who, what=ref, wait=transaction.PUBLISH_WAIT):
+        worktree.settle_all(git, places, ref, who)
+    return f"brought the worktree of {ref.removeprefix('refs/heads/')} along"
+
+
+def vanished_worktrees(git: Git) -> Iterator[Repair]:
+    """Yield the worktrees that git knows and whose folders are gone; of protocols they are forgotten, others are people's."""
+    for private in sorted((git.common_dir / "worktrees").glob("*/gitdir")):
+        with contextlib.suppress(OSError):
+            pointed = Path(os.fsdecode(private.read_bytes()).strip())
+            head = (private.parent / "HEAD").read_text("utf-8", "surrogateescape").strip().rpartition("/")[2]
+            if pointed.exists() or (private.parent / "locked").exists():
+                continue
+            ours = ids.is_protocol_id(head)
+            yield Repair(
+                Finding(
+                    "note",
+                    "a worktree's folder is gone",
+                    str(pointed.parent),
+                    "git still counts its branch as checked out there",
+                    "`runner doctor --fix` forgets it, as `git worktree prune` does"
+                    if ours
+                    else "`git worktree prune` forgets it",
+                ),
+                partial(_forget_worktree, private.parent, pointed.parent) if ours else None,
+            )
+
+
+def _forget_worktree(private: Path, folder: Path) -> str:
+    shutil.rmtree(private)
+    with contextlib.suppress(OSError):
+        private.parent.rmdir()  # git has none where there are no worktrees
+    return f"forgot a worktree whose folder is gone: {folder}"
+
+
+def temporary(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
+    """Yield the temporary files of processes that died."""
+    objects = git.common_dir / "objects"
+    found = [
+        path
+        for pattern in ("??/tmp_obj_*", "pack/tmp_*", "pack/.tmp-*", "tmp_objdir-*", "incoming-*")
+        for path in objects.glob(pattern)
+    ]
+    found += [path for folder in (places.beside, places.own) for path in (*folder.glob(".*.*"), *folder.glob("*/.*.*"))]
+    found += [places.beside / "refetch"]
+    old = []
+    for path in found:
+        with contextlib.suppress(OSError):
+            told = path.lstat()
+            if who.now() - told.st_mtime > ABANDONED:
+                old.append((path, told.st_size))
+    opened = locks.opened() if old else set()
+    left = [(path, size) for path, size in old if os.path.realpath(path) not in opened]
+    if left:
+        files = "1 temporary file" if len(left) == 1 else f"{len(left)} temporary files"
+        yield Repair(
+            Finding(
+                "here",
+                f"{files} of processes that died, {_size(sum(size for _, size in left))}",
+                str(left[0][0]),
+                "they take room, and nothing reads them",
+                "`runner doctor --fix` takes them away",
+            ),
+            partial(_remove_temporary, [path for path, _ in left]),
+        )
+
+
+def _remove_temporary(paths: list[Path]) -> str:
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return f"took {len(paths)} temporary file{'s' if len(paths) != 1 else ''} away"
+
+
+# --- loose objects -----------------------------------------------------------------------------------------------------
+
+
+def build_up(git: Git) -> Iterator[Repair]:
+    """Yield that there are more loose objects than git works well with: nothing here packs them unasked."""
+    count, size = _counted(git)
+    if count > LOOSE:
+        yield Repair(
+            Finding(
+                "note",
+                f"{count} loose objects, {_size(size)}",
+                str(git.common_dir / "objects"),
+                "each takes a file of its own; git gets slower, and so does every fetch",
+                "`runner doctor --fix` packs them and throws nothing away; so does `git maintenance run --task=loose-objects`",
+            ),
+            partial(_pack, git),
+        )
+
+
+def _pack(git: Git) -> str:
+    before = _counted(git)
+    git.run("pack-refs", "--all")
+    git.run("repack", "-d", "-l", "-q")
+    if _counted(git)[0] > LOOSE:  # those that no ref has; they are kept all the same
+        git.run("maintenance", "run", "--task=loose-objects", "--quiet")
+        git.run("prune-packed", "-q")
+    git.close()
+    after = _counted(git)
+    packed = sum(path.stat().st_size for path in (git.common_dir / "objects/pack").iterdir())
+    return f"packed {before[0] - after[0]} loose objects: {_size(before[1])} before, {_size(packed + after[1])} now with all packs"
+
+
+def _counted(git: Git) -> tuple[int, int]:
+    """Return how many loose objects there are, and how many bytes they take on the disk."""
+    told = dict(line.split(": ", 1) for line in git.text("count-objects", "-v").splitlines() if ": " in line)
+    return int(told.get("count", 0)), int(told.get("size", 0)) * 1024
+
+
+def _size(size: float) -> str:
+    return f"{size / 1_000_000:.1f} MB" if size >= 100_000 else f"{size / 1000:.0f} kB"

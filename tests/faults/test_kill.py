@@ -1,0 +1,99 @@
+"""Killed at a system call, on a machine that stays and on one that is gone: the next run finishes the work, and nothing is done twice.
+
+`make faults` runs the whole sweeps. Each prints how many points it tried and fails where too few of them killed anything.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import ground as ground_
+from tests.faults.ground import ANSWERS, Ground, sweep
+
+INTERRUPTED = 130
+
+
+@pytest.fixture(autouse=True)
+def strikes() -> None:
+    """What a sweep needs."""
+    if (why := ground_.can_strike()) is not None:
+        pytest.skip(why)
+
+
+def finished(ground: Ground) -> None:
+    """Run on, and hold what comes of it against a run that nobody disturbed."""
+    heard, doubt = ground.heard(), ground.in_doubt()
+    ran = ground.finish()
+    assert sum(one.asked for one in ran) == ANSWERS - heard, "an answer was asked for twice, or never"
+    assert ground.doubts() == doubt, "a doubt that nobody was told of, or one that was none"
+    ground.sound()
+
+
+def killed(ground: Ground, point: str) -> bool:
+    """Kill the process that comes to the point; at every third one all of them, as when the machine stops."""
+    whole = ["--whole"] if sum(point.encode()) % 3 == 0 else []
+    done = ground.strike("--signal", "KILL", "--at", point, *whole)
+    assert done.left == (), done.left
+    assert ground.heard() <= done.asked <= ground.heard() + 1
+    finished(ground)
+    return done.struck > 0
+
+
+def terminated(ground: Ground, point: str) -> bool:
+    """Ask the runner to end, as `kill` and Ctrl-C do."""
+    name = "TERM" if sum(point.encode()) % 2 else "INT"
+    done = ground.strike("--signal", name, "--root", "--at", point)
+    assert done.left == (), done.left
+    assert done.code in (0, INTERRUPTED), f"exit {done.code}: {done.err}"
+    assert (done.code == 0) or "interrupted; nothing is lost" in done.err
+    finished(ground)
+    return done.struck > 0 and done.code == INTERRUPTED
+
+
+def gone(ground: Ground, point: str) -> bool:
+    """The machine stops, and its folder is thrown away; another clone goes on."""
+    done = ground.strike("--signal", "KILL", "--whole", "--at", point)
+    bare = ground.live / "origin.git"
+    published = "## " in (
+        log := ground.box.git("show", f"{ground.protocol}:.protocols/{ground.protocol}/log.md", cwd=bare)
+    )
+    assert published
+    other = ground.elsewhere("bob")
+    begun = ground.told()
+    ran = ground.finish(other)
+    if "step-finished think" in log:
+        assert sum(one.asked for one in ran) == 0, "an answer that was published was asked for again"
+    assert not begun or "step-finished tell" in log or ground.doubts(other) == 1, "a doubt that nobody was told of"
+    ground.sound(other)
+    return done.struck > 0
+
+
+@pytest.mark.timeout(600)
+def test_a_run_that_is_killed_is_finished_by_the_next(tmp_path: Path) -> None:
+    assert sweep(tmp_path, killed, 2, who=("git",), calls=("rename",), workers=1) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_that_is_killed_at_a_dozen_places_is_finished_by_the_next(tmp_path: Path) -> None:
+    assert sweep(tmp_path, killed, 12, calls=("openat", "rename", "fsync", "execve")) >= 11
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(7200)
+def test_a_run_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
+    assert sweep(tmp_path, killed, 320) >= 300
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_a_run_that_is_told_to_end_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
+    assert sweep(tmp_path, terminated, 30) >= 20
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_a_machine_that_is_gone_is_replaced_by_another(tmp_path: Path) -> None:
+    assert sweep(tmp_path, gone, 30, "--ephemeral", config="lease: {ttl: 1s, grace: 1s}\n") >= 27

@@ -1,0 +1,174 @@
+"""A network that is cut, and a remote that is slow, refuses or dies: what is there is believed, not what was answered."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.ground import ANSWERS, Ground, daemon
+from tests.faults.test_kill import finished
+
+AWAY = 69
+
+
+class Wire:
+    """A TCP proxy in front of the daemon that can be told to cut. A push is told by the service that its first line asks for."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.at = int(self.listening.getsockname()[1])
+        self.pushes = 0
+        self.cut: tuple[int, str, int] | None = None
+        self.cuts = 0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def when(self, push: int, way: str, after: int) -> None:
+        """Cut the `push`-th push when `after` bytes have gone `up` or come `down`; 0: all but the answer's end (`down`)."""
+        self.pushes, self.cuts, self.cut = 0, 0, (push, way, after)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self.listening.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._carry, args=(client,), daemon=True).start()
+
+    def _carry(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self.port)) as server:
+            first = client.recv(65536)
+            limit = {"up": -1, "down": -1}
+            if b"git-receive-pack" in first:
+                self.pushes += 1
+                if self.cut and self.cut[0] == self.pushes:
+                    limit[self.cut[1]] = self.cut[2]
+            if limit["up"] == 0:
+                self.cuts += 1
+                return
+            server.sendall(first)
+            ends = [
+                threading.Thread(target=self._pump, args=(client, server, limit["up"]), daemon=True),
+                threading.Thread(target=self._pump, args=(server, client, limit["down"]), daemon=True),
+            ]
+            for end in ends:
+                end.start()
+            for end in ends:
+                end.join()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, limit: int) -> None:
+        gone = 0
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if 0 <= limit < gone + len(data):
+                    with contextlib.suppress(OSError):
+                        sink.sendall(data[: limit - gone])
+                    self.cuts += 1
+                    for one in (source, sink):
+                        with contextlib.suppress(OSError):
+                            one.shutdown(socket.SHUT_RDWR)
+                    return
+                sink.sendall(data)
+                gone += len(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self.listening.close()
+
+
+@pytest.fixture
+def wired(tmp_path: Path) -> Iterator[tuple[Ground, Wire]]:
+    """The ground, whose remote is reached through a wire."""
+    with daemon(tmp_path) as port:
+        wire = Wire(port)
+        try:
+            yield Ground.make(tmp_path / "ground", wire.at), wire
+        finally:
+            wire.close()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_a_push_that_is_cut_anywhere_is_settled_by_looking(wired: tuple[Ground, Wire]) -> None:
+    ground, wire = wired
+    ground.reset()
+    wire.when(0, "up", 0)
+    assert ground.run().code == 0
+    pushes, cut = wire.pushes, 0
+    # Before anything was sent, amid the commands and the pack, before the remote spoke, amid its refs, amid its last word.
+    for push in range(1, pushes + 1):
+        for way, after in (("up", 0), ("up", 100), ("up", 400), ("down", 0), ("down", 200), ("down", 700)):
+            ground.reset()
+            wire.when(push, way, after)
+            done = ground.run()
+            assert done.code in (0, AWAY), f"push {push}, {way} {after}: exit {done.code}: {done.err}"
+            assert done.code == 0 or "nothing is lost" in done.err or "could not be taken" in done.err, done.err
+            cut += wire.cuts > 0
+            wire.cut = None
+            finished(ground)
+    print(f"{pushes} pushes, {cut} of {pushes * 6} cut")
+    assert cut >= pushes * 4
+
+
+def hook(ground: Ground, name: str, script: str) -> None:
+    path = ground.live / "origin.git/hooks" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+ONCE = 'mkdir "$GIT_DIR/fault" 2>/dev/null || exit 0\n'
+# What the remote does with a push of the branch: the first one to the branch itself, or the first of all.
+BRANCH = "grep -q refs/heads/ || exit 0\n"
+FAULTS = {
+    "refuses": ("pre-receive", f"{ONCE}echo 'not today' >&2; exit 1"),
+    "refuses-the-work": ("pre-receive", f"{BRANCH}{ONCE}echo 'not today' >&2; exit 1"),
+    "is-slow": ("pre-receive", "sleep 2"),
+    "dies": ("pre-receive", f"{ONCE}kill -9 $PPID"),
+    "dies-with-the-work": ("pre-receive", f"{BRANCH}{ONCE}kill -9 $PPID"),
+    "accepts-and-dies": ("post-receive", f"{ONCE}kill -9 $PPID"),
+    "accepts-the-work-and-dies": ("post-receive", f"{BRANCH}{ONCE}kill -9 $PPID"),
+    "accepts-and-hangs-up": ("post-receive", f"{BRANCH}{ONCE}sleep 1; kill -9 $PPID"),
+    "says-more-than-it-should": ("post-receive", "printf '\\033[31munpack ok\\nok refs/heads/main\\n' >&2"),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_remote_that_goes_wrong_is_no_loss(tmp_path: Path, fault: str) -> None:
+    with daemon(tmp_path) as port:
+        ground = Ground.make(tmp_path / "ground", port)
+        ground.reset()
+        hook(ground, *FAULTS[fault])
+        done = ground.run()
+        assert done.code in (0, AWAY), f"exit {done.code}: {done.err}"
+        if "refuses" in fault:
+            assert done.code == AWAY and "not today" in done.err
+        if fault in ("is-slow", "says-more-than-it-should"):
+            assert done.code == 0, done.err
+        finished(ground)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_a_remote_that_is_away_costs_nothing_that_was_done(tmp_path: Path) -> None:
+    with daemon(tmp_path) as port:
+        ground = Ground.make(tmp_path / "ground", port)
+        ground.reset()
+    done = ground.run()  # the daemon has ended
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # one that takes the call and never says a word
+        url = ground.box.git("config", "remote.origin.url").strip()
+        assert re.search(rf":{port}/", url)
+        assert done.code in (0, AWAY), done.err
+        assert silent.getsockname()[1] != port
+    heard = ground.heard()
+    assert done.asked == heard <= ANSWERS
+    assert ground.box.runner("verify", ground.protocol).code == 0
