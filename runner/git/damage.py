@@ -11,11 +11,11 @@ import hashlib
 import re
 import zlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.git.process import GitError
 from runner.git.repository import Git
+from runner.values import dataclass
 
 CHUNK = 1 << 20
 

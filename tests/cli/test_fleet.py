@@ -80,6 +80,7 @@ def test_events_are_lines_of_json_and_a_failure_is_what_it_ends_with(box: Box, t
     assert events(box.runner("fleet", "--json", rc=0).out)[-1]["protocols"] == {}
 
 
+@pytest.mark.slow
 def test_a_word_that_came_since_is_taken_up(box: Box) -> None:
     protocol = box.new({"01-a": "kind: human\n", "02-b": command("echo b > b.txt")})
     box.runner("fleet", rc=WAITS)
@@ -169,6 +170,7 @@ def test_it_ends_with_the_worst_of_its_turns(codes: tuple[int, ...], code: int) 
     assert fleet.exit_code(codes) == code
 
 
+@pytest.mark.slow
 def test_what_others_pushed_is_found_and_a_remote_that_is_away_stops_nothing(remote: Box, tmp_path: Path) -> None:
     publish(remote)
     other = clone(remote, "bob")

@@ -101,6 +101,7 @@ def test_a_machine_that_stays_announces_too_since_another_may_take_over(remote: 
     sound(other, protocol)
 
 
+@pytest.mark.slow
 def test_where_it_is_published_no_effect_begins_while_the_remote_is_away(remote: Box) -> None:
     ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
     protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})

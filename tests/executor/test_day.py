@@ -50,6 +50,7 @@ def test_what_a_step_spends_is_settled_and_what_the_day_has_not_waits_unrecorded
     sound(box, second)
 
 
+@pytest.mark.slow
 def test_in_the_middle_of_a_step_it_waits_and_goes_on_without_asking_twice(box: Box) -> None:
     with mind(box, say(write("a.txt", "a\n"), tokens=(10_000, 2_000)), finish()) as wire:
         limit(box, "{tokens: 27000}")

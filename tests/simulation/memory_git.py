@@ -525,9 +525,9 @@ class MemoryGit(Git):
         rejected = False
         for new, _, name in specs:
             at = announced.get(name)
-            if (new or None) == at:  # git looks at this first, whatever was expected
+            if new and new == at:  # git looks at this first, whatever was expected
                 lines[name] = f"=\t{new}:{name}\t[up to date]"
-            elif leases.get(name, at or "") != (at or ""):
+            elif leases.get(name, at or "") != (at or "") or (not new and at is None):
                 lines[name] = f"!\t{new}:{name}\t[rejected] (stale info)"
                 rejected = True
             else:

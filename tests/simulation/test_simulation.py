@@ -13,8 +13,7 @@ from unittest import mock
 
 import pytest
 
-from runner.executor.journal import Journal
-from runner.store import lease, marks, publishing
+from runner.store import lease, publishing
 from runner.store.remote import Mirror
 from runner.tools import python
 from runner.tools.base import ToolError
@@ -61,27 +60,12 @@ def _blind_push(self: Mirror, changes: Any, **named: Any) -> None:
     _push(self, {name: (new, there.get(name)) for name, (new, _) in changes.items()}, **named)
 
 
-def _unsynced(self: Journal, records: Any) -> None:
-    with mock.patch("os.fsync", lambda handle: None):
-        _write(self, records)
-
-
-def _publish_at_any_rate(project: Any, changes: Any) -> None:
-    held = project.lease
-    project.mirror.push(changes)
-    project.lease = held
-
-
-_push, _write = Mirror.push, Journal._write
+_push = Mirror.push
 PLANTED: dict[str, tuple[object, str, Callable[..., Any]]] = {
-    "the lease is not looked at when work is published": (lease, "push", _publish_at_any_rate),
     "a call is not announced before it begins": (lease, "announce", lambda project, intent: None),
     "a push moves a ref wherever it is": (Mirror, "push", _blind_push),
     "a lost answer of a tool is taken for a failure": (python, "OutcomeUnknownError", ToolError),
-    "the journal is not waited for": (Journal, "_write", _unsynced),
     "people's commits are not carried over": (publishing, "_carry", lambda project, commit, onto, protocol: onto),
-    "a mark that goes back is not waited for": (marks, "go_back", marks.write),
-    "the history of what gave way stays": (publishing, "_lost_history", lambda git, protocol, mirror: {}),
 }
 
 

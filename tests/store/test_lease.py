@@ -226,6 +226,7 @@ def test_one_that_was_given_up_since_the_remote_was_looked_at_holds_nobody(remot
     sound(remote, protocol)
 
 
+@pytest.mark.slow
 def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> None:
     settle_on(remote)
     protocol = remote.new({"01-a": "kind: human\n"})
@@ -364,6 +365,7 @@ def test_a_command_does_not_begin_where_it_was_lost_while_the_workspace_was_set_
     assert remote.git("log", "--format=%s", f"origin/{protocol}..{protocol}") == ""
 
 
+@pytest.mark.slow
 def test_an_agent_that_lost_it_asks_nothing_and_calls_nothing_any_more(remote: Box) -> None:
     settle_on(remote, "publish: always\nlease: {ttl: 2s, grace: 1s}\n")
     with mind(remote, say(write("a.txt", "a\n")), finish()) as wire:

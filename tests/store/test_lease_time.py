@@ -130,6 +130,7 @@ def test_another_start_of_the_machine_begins_to_look_anew(remote: Box, protocol:
     assert bob.takes(protocol)
 
 
+@pytest.mark.slow
 def test_who_cannot_remember_watches_one_that_seems_left_and_no_other(remote: Box, protocol: str) -> None:
     alice, job = Machine(remote), Machine(clone(remote, "job"), boot="")
     with alice.command(protocol) as project:
@@ -175,6 +176,7 @@ def test_who_cannot_remember_takes_one_of_a_clock_that_is_years_ahead(remote: Bo
 # --- jobs of a CI --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_of_a_job_that_is_over_is_taken_at_once_and_of_one_that_may_run_it_is_not(
     remote: Box, protocol: str
 ) -> None:
@@ -267,7 +269,8 @@ def test_one_that_slept_and_was_not_robbed_goes_on(remote: Box, protocol: str) -
 # --- answers that are lost, and answers that say nothing -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("then", ["publishes", pytest.param("renews", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("then", ["publishes", "renews"])
 def test_a_renewal_whose_answer_was_lost_is_ones_own(remote: Box, protocol: str, then: str) -> None:
     alice = Machine(remote)
     with alice.command(protocol) as project:
@@ -285,6 +288,7 @@ def test_a_renewal_whose_answer_was_lost_is_ones_own(remote: Box, protocol: str,
     assert leased(remote, protocol) is None
 
 
+@pytest.mark.slow
 def test_a_push_whose_answer_was_cut_off_is_looked_up(remote: Box, protocol: str) -> None:
     hook(remote, "post-receive", "kill -9 $PPID\n")
     alice = Machine(remote)
@@ -308,6 +312,7 @@ def test_the_very_same_lease_pushed_twice_has_one_winner(remote: Box, protocol: 
     assert leased(remote, protocol) is None
 
 
+@pytest.mark.slow
 def test_what_git_calls_up_to_date_is_a_lost_race(remote: Box, protocol: str) -> None:
     with Machine(remote).command(protocol) as project:
         mirror, tip = project.mirror, there(remote, protocol)

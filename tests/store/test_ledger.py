@@ -238,6 +238,7 @@ def test_a_job_that_may_not_push_spends_what_another_reserved_for_it(remote: Box
         mine.cover("model", Decimal("0.1"), 1)
 
 
+@pytest.mark.slow
 def test_old_days_leave_the_tree_and_stay_in_the_history(box: Box) -> None:
     now = [1_700_000_000.0]
     for _ in range(35):
