@@ -470,6 +470,9 @@ class World:
                 return  # the person looks, and it is still on its way
             happened = any(one == tool and self._is_about(about, rest) for one, about in self.ledger.happened)
             text = "happened" if happened else "did-not"
+        elif wait["kind"] == "budget":  # an hour at work is soon over where machines stall for longer
+            self._give_time(str(wait["subject"]))
+            return
         elif wait["kind"] not in ("human", "question"):
             raise Violation(f"nobody knows what to say to {wait}")
         self._said(f"answer {name} {text}", lambda project: steer.answer(project, self.protocol, name, text))
@@ -510,7 +513,10 @@ class World:
         open_ = [slug for slug, step in now["steps"].items() if step["status"] == "pending" and step["attempt"] == 1]
         if not open_ or now["status"] in ("completed", "cancelled", "failed", "blocked"):
             return
-        slug = self.scheduler.rng.choice(sorted(open_))
+        name, text = self._step_file(self.scheduler.rng.choice(sorted(open_)))
+        self._push_a_commit(name, f"{text}More words: {self.words}.\n")
+
+    def _step_file(self, slug: str) -> tuple[str, str]:
         folder = paths.folder(self.protocol)
         name = next(
             path
@@ -519,8 +525,12 @@ class World:
         )
         oid = self.remote.find(f"{self.ref}:{name}")
         assert oid is not None
-        text = self.remote.objects[oid][1].decode()
-        self._push_a_commit(name, f"{text}More words: {self.words}.\n")
+        return name, self.remote.objects[oid][1].decode()
+
+    def _give_time(self, slug: str) -> None:
+        name, text = self._step_file(slug)
+        if "timeout:" not in text:
+            self._push_a_commit(name, text.replace("---\n", "---\ntimeout: 1000h\n", 1))
 
     def _commit_in_a_clone(self) -> None:
         host = self.scheduler.rng.choice(self.hosts)
