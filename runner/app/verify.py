@@ -82,7 +82,7 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
         findings += filed.wrong(git, protocol, report.transcripts, place.filed, trusted.remote, told)
         findings += called.wrong(git, protocol, told, trusted)
         for origin in report.origins:
-            findings += washed(project, protocol, origin)
+            findings += washed(project, protocol, origin, live=live)
         findings += taking.wrong(git, report, trusted, notes)
         findings += sealing.wrong(git, report, trusted)
         if not findings and (sealed := sealing.note(git, report)):
@@ -95,14 +95,20 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
     return dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes))
 
 
-def washed(project: Project, protocol: str, origin: Origin) -> Iterator[Finding]:
+def washed(project: Project, protocol: str, origin: Origin, *, live: bool = False) -> Iterator[Finding]:
     """Return what the transcripts of a protocol that a fork goes on from show against it, as findings of the fork's.
 
     Raises:
         InsufficientHistoryError: one is not in this clone, and the others hold.
+        UnreachableError: `live`, and the remote does not answer.
     """
-    git, told = project.git, list[tuple[Named, str]]()
-    kept, at = git.ref(history.ref_of(origin.protocol)), f"{paths.folder(protocol)}/{paths.LOG}"
+    git, told, at = project.git, list[tuple[Named, str]](), f"{paths.folder(protocol)}/{paths.LOG}"
+    ref = history.ref_of(origin.protocol)
+    kept = git.ref(ref)
+    if live and origin.named and project.mirror is not None:
+        project.mirror.fetch(ref)
+        above = project.mirror.refs().get(ref)
+        kept = above if above is not None and (kept is None or git.is_ancestor(kept, above)) else kept
 
     def found() -> Iterator[Finding]:
         yield from filed.wrong(git, origin.protocol, origin.named, kept, project.trusted.remote, told)
