@@ -216,9 +216,11 @@ def run_step(
 
 def _stays_outside(step: Step) -> bool:
     """Return whether the step is a call of a function of ours that knows of no workspace: none is made ready for it."""
+    if step.header.kind is not Kind.TOOL:
+        return False
     from runner.tools import registry
 
-    return step.header.kind is Kind.TOOL and step.header.tool in registry.BUILTIN
+    return step.header.tool in registry.BUILTIN
 
 
 def _run_agent(

@@ -116,7 +116,7 @@ def test_a_step_at_work_is_seen_from_another_terminal_also_with_a_torn_record(bo
             assert "First I write." in told and "→ write_file" in told
             journal = next((box.path / ".git/runner/journal").rglob("a.1.jsonl"))
             with journal.open("ab") as file:
-                file.write(b'4000 abcdef {"kind": "resp')
+                file.write(b"4000 " + b"0123456789abcdef" * 4 + b' {"kind": "resp')
             assert box.runner("show", protocol, "a", "--transcript", rc=0).out == told
         finally:
             working.terminate()

@@ -46,8 +46,10 @@ def terminated(ground: Ground, point: str) -> bool:
     name = "TERM" if sum(point.encode()) % 2 else "INT"
     done = ground.strike("--signal", name, "--root", "--at", point)
     assert done.left == (), done.left
-    assert done.code in (0, INTERRUPTED), f"exit {done.code}: {done.err}"
-    assert (done.code == 0) or "interrupted; nothing is lost" in done.err
+    # Before it has said what it does with a signal, the system's own way holds: there is nothing yet to say.
+    early = done.code < 0 and not done.asked and not ground.heard()
+    assert early or done.code in (0, INTERRUPTED), f"exit {done.code}: {done.err}"
+    assert early or done.code == 0 or "interrupted; nothing is lost" in done.err
     finished(ground)
     return done.struck > 0 and done.code == INTERRUPTED
 
