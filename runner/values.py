@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
 __all__ = ["dataclass"]
 
-_MADE = ("__init__", "__repr__", "__eq__", "__hash__", "__dataclass_fields__", "__dataclass_params__", "__match_args__")
+_MADE = (
+    "__init__", "__repr__", "__eq__", "__hash__", "__dataclass_fields__", "__dataclass_params__", "__match_args__",
+    *(("__replace__",) if sys.version_info >= (3, 13) else ()),
+)  # fmt: skip
 _making = threading.RLock()
 
 
@@ -27,11 +31,23 @@ class _Later:
 
     def __get__(self, value: object, kind: type) -> Any:
         _make(self.owner)
-        return getattr(kind if value is None else value, self.name)
+        made = self.owner.__dict__[
+            self.name
+        ]  # the owner's: a class below it may have its own, and ask for this by `super()`
+        return made.__get__(value, kind) if hasattr(made, "__get__") else made
 
 
 def _refuse_change(self: object, name: str, value: object = None) -> None:
     raise dataclasses.FrozenInstanceError(f"{name!r} of a {type(self).__name__} cannot be changed")
+
+
+def _state(self: object) -> list[object]:
+    return [getattr(self, one.name) for one in dataclasses.fields(self)]  # type: ignore[arg-type]
+
+
+def _set_state(self: object, state: list[object]) -> None:
+    for one, value in zip(dataclasses.fields(self), state, strict=True):  # type: ignore[arg-type]
+        object.__setattr__(self, one.name, value)
 
 
 def _make(kind: type) -> None:
@@ -63,6 +79,12 @@ else:
                 if name not in own and name not in ("__dict__", "__weakref__")
             }
             taken = {name for base in written.__mro__[1:-1] for name in getattr(base, "__slots__", ())}
+            if "__eq__" in inside and inside.get("__hash__", ...) is None:
+                del inside["__hash__"]  # Python put it there, nobody wrote it
+            if frozen:  # copies and pickles are filled without `__setattr__`
+                inside = {"__getstate__": _state, "__setstate__": _set_state} | inside
+            else:
+                inside.setdefault("__hash__", None)
             later = {name: _Later(name) for name in _MADE if name == "__init__" or name not in inside}
             if frozen:
                 inside |= {"__setattr__": _refuse_change, "__delattr__": _refuse_change}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import field
 from typing import Any, ClassVar
 
@@ -46,6 +47,25 @@ def pair(make: Callable[..., Any]) -> tuple[type[Any], type[Any]]:
     return Base, Below
 
 
+def own(base: Any) -> Any:
+    """A plain class below it, that asks it by `super()`."""
+
+    class Own(base):  # type: ignore[misc]
+        def __init__(self, name: str, count: str) -> None:
+            super().__init__(name, int(count))
+
+        def __repr__(self) -> str:
+            return f"own {super().__repr__().rpartition('.')[2]}"
+
+        def __hash__(self) -> int:
+            return int(super().__hash__()) + 1
+
+        def __eq__(self, other: object) -> bool:
+            return super().__eq__(other) is True
+
+    return Own
+
+
 @pytest.mark.parametrize(
     "ask",
     [
@@ -71,6 +91,13 @@ def pair(make: Callable[..., Any]) -> tuple[type[Any], type[Any]]:
         lambda base, below: setattr(base("a"), "name", "b"),
         lambda base, below: delattr(below("a", must=1), "must"),
         lambda base, below: below("a", must=1).lines is below("a", must=1).lines,
+        lambda base, below: copy.copy(below("a", must=1)),
+        lambda base, below: copy.deepcopy(below("a", must=1, lines=[1])),
+        lambda base, below: base("a").__reduce_ex__(2)[2],
+        lambda base, below: own(base)("a", "2"),
+        lambda base, below: hash(own(base)("a", "2")) - hash(base("a", 2)),
+        lambda base, below: own(base)("a", "2") == own(base)("a", "2"),
+        lambda base, below: hasattr(base, "__replace__"),
     ],
 )  # fmt: skip
 def test_it_does_what_the_librarys_does(ask: Callable[[Any, Any], object]) -> None:
@@ -95,11 +122,27 @@ def test_one_that_can_be_changed_can_be_and_has_no_hash() -> None:
         one.names.append("a")
         with pytest.raises(TypeError):
             hash(one)
+        assert not issubclass(make(slots=True)(type("Other", (), {"__annotations__": {}})), Hashable)
         with pytest.raises(AttributeError):
             setattr(one, "other", 1)  # noqa: B010
         return repr(one)
 
     assert told(OURS) == told(LIBRARY)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_one_that_says_itself_what_equals_it_has_a_hash_where_the_librarys_has(frozen: bool) -> None:
+    def told(make: Callable[..., Any]) -> bool:
+        @make(frozen=frozen, slots=True)
+        class Same:
+            name: str = ""
+
+            def __eq__(self, other: object) -> bool:
+                return True
+
+        return Same().__hash__ is None
+
+    assert told(OURS) == told(LIBRARY) != frozen
 
 
 def test_nothing_is_made_before_it_is_used() -> None:

@@ -5,18 +5,20 @@ The branch begins at that very commit, so its history proves what it takes over.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 from runner.app import create
+from runner.app import verify as judging
 from runner.app.chain import Chain
-from runner.errors import InsufficientHistoryError, RefusedError, UsageError
+from runner.errors import InsufficientHistoryError, IntegrityError, RefusedError, UsageError
 from runner.protocol import events as ev
 from runner.protocol import machine, message, paths
 from runner.protocol import plan as plan_
 from runner.protocol.log import RawEntry
 from runner.store import record, snapshot
 from runner.store.project import Project
-from runner.trust import forked, verify
+from runner.trust import checks, forked, verify
 
 
 def fork(
@@ -43,7 +45,9 @@ def fork(
             f"near ones: {_named(origin, near)}; `runner log {origin}` shows all",
         )
     start = transitions[at]
-    then = verify.advance(git, origin, start, None, project.trusted)
+    report = verify.verify(git, origin, start, project.trusted)
+    then = report.state if report.ok and report.state else verify.advance(git, origin, start, None, project.trusted)
+    _refuse_washing(project, report)
     seen, source = snapshot.read(git, start, origin), f"{origin}@{at}"
     if then.plan is None:
         raise RefusedError(
@@ -73,6 +77,15 @@ def fork(
         project, plan.header.title, [event], files, name=title.strip(), base=base or then.base, start=start
     )
     return dataclasses.replace(made, source=source, done=len(event.done))
+
+
+def _refuse_washing(project: Project, report: verify.Report) -> None:
+    """Refuse what the transcripts tell against: one that is not here tells nothing, and `verify` says so of the fork."""
+    with contextlib.suppress(InsufficientHistoryError):
+        for one in (checks.Origin(report.protocol, report.tip, report.transcripts), *report.origins):
+            for found in judging.washed(project, report.protocol, one):
+                where = f"{found.path}, commit {report.tip[:12]}"
+                raise IntegrityError(found.text, where, f"run `runner verify {report.protocol}` to see all of it")
 
 
 def _transitions(project: Project, origin: str) -> dict[int, str]:

@@ -94,7 +94,8 @@ def vanished_worktrees(git: Git) -> Iterator[Repair]:
     """Yield the worktrees that git knows and whose folders are gone; of protocols they are forgotten, others are people's."""
     for private in sorted((git.common_dir / "worktrees").glob("*/gitdir")):
         with contextlib.suppress(OSError):
-            pointed = Path(os.fsdecode(private.read_bytes()).strip())
+            # git 2.48 may have it relative to where it stands.
+            pointed = Path(os.path.normpath(private.parent / os.fsdecode(private.read_bytes()).strip()))
             head = (private.parent / "HEAD").read_text("utf-8", "surrogateescape").strip().rpartition("/")[2]
             if pointed.exists() or (private.parent / "locked").exists():
                 continue
@@ -137,6 +138,7 @@ def temporary(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
             if who.now() - told.st_mtime > ABANDONED:
                 old.append((path, told.st_size))
     opened = locks.opened() if old else set()
+    opened |= {str(folder) for path in opened for folder in Path(path).parents}  # what somebody writes in is theirs too
     left = [(path, size) for path, size in old if os.path.realpath(path) not in opened]
     if left:
         files = "1 temporary file" if len(left) == 1 else f"{len(left)} temporary files"

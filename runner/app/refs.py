@@ -108,10 +108,13 @@ def _head(git_dir: Path, common: Path) -> Repair:
 
 
 def _branch_of(git_dir: Path, common: Path) -> str:
-    """Return the branch that a broken HEAD named, by its reflog; empty where that does not tell."""
+    """Return the branch that a broken HEAD named, by its reflog; empty where that does not tell.
+
+    A HEAD whose last commit the branch never was at was detached from it since, by a rebase or a person.
+    """
     heads = common / "logs/refs/heads"
-    tips = {
-        name: told[0][0]
+    were = {
+        name: [oid for oid, _ in told]
         for path in sorted(heads.rglob("*"))
         if path.is_file()
         and (told := damage.reflog(common, name := f"refs/heads/{path.relative_to(heads).as_posix()}"))
@@ -119,10 +122,11 @@ def _branch_of(git_dir: Path, common: Path) -> str:
     told = damage.reflog(git_dir, "HEAD")
     moves = [found[1] for _, said in told if (found := re.fullmatch(r"checkout: moving from \S+ to (\S+)", said))]
     if moves:
-        return f"refs/heads/{moves[0]}" if f"refs/heads/{moves[0]}" in tips else ""
+        name = f"refs/heads/{moves[0]}"
+        return name if told[0][0] in were.get(name, ()) else ""
     # Never moved: a worktree of a protocol is named like it; else the one branch that is where HEAD was.
-    named = [name for name in tips if ids.is_protocol_id(git_dir.name) and name.endswith(f"/{git_dir.name}")]
-    same = named or [name for name, oid in tips.items() if told and oid == told[0][0]]
+    named = [name for name in were if ids.is_protocol_id(git_dir.name) and name.endswith(f"/{git_dir.name}")]
+    same = named or [name for name, oids in were.items() if told and oids[0] == told[0][0]]
     return same[0] if len(same) == 1 else ""
 
 

@@ -7,13 +7,14 @@ the log names, and the record that a base holds with the chain's.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.protocol import ids, message, paths
 from runner.store import finding, history, marks, publishing, record
 from runner.store.project import Project
 from runner.trust import called, filed, merged, sealing, taking, verify
-from runner.trust.checks import Finding, Named
+from runner.trust.checks import Finding, Named, Origin
 from runner.trust.verify import Report
 from runner.values import dataclass
 
@@ -80,6 +81,8 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
         findings += merged.wrong(git, protocol, place.tip, bases, trusted.remote)
         findings += filed.wrong(git, protocol, report.transcripts, place.filed, trusted.remote, told)
         findings += called.wrong(git, protocol, told, trusted)
+        for origin in report.origins:
+            findings += washed(project, protocol, origin, live=live)
         findings += taking.wrong(git, report, trusted, notes)
         findings += sealing.wrong(git, report, trusted)
         if not findings and (sealed := sealing.note(git, report)):
@@ -90,6 +93,29 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
     if live and not findings and place.branch == place.tip == place.there:
         marks.write(project.places, protocol, place.tip, report.state.genesis)
     return dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes))
+
+
+def washed(project: Project, protocol: str, origin: Origin, *, live: bool = False) -> Iterator[Finding]:
+    """Return what the transcripts of a protocol that a fork goes on from show against it, as findings of the fork's.
+
+    Raises:
+        InsufficientHistoryError: one is not in this clone, and the others hold.
+        UnreachableError: `live`, and the remote does not answer.
+    """
+    git, told, at = project.git, list[tuple[Named, str]](), f"{paths.folder(protocol)}/{paths.LOG}"
+    ref = history.ref_of(origin.protocol)
+    kept = git.ref(ref)
+    if live and origin.named and project.mirror is not None:
+        project.mirror.fetch(ref)
+        above = project.mirror.refs().get(ref)
+        kept = above if above is not None and (kept is None or git.is_ancestor(kept, above)) else kept
+
+    def found() -> Iterator[Finding]:
+        yield from filed.wrong(git, origin.protocol, origin.named, kept, project.trusted.remote, told)
+        yield from called.wrong(git, origin.protocol, told, project.trusted)
+
+    for one in found():
+        yield Finding("forked", origin.fork, at, f"{origin.protocol} does not verify: {one.rule}: {one.text}")
 
 
 def prove(project: Project, protocol: str, *, live: bool = False) -> tuple[Report, int]:

@@ -94,6 +94,7 @@ def plan(
     Nothing is changed, and the network is not asked, unless something is to be reserved.
     """
     from decimal import Decimal
+    from math import isfinite
 
     from runner.app import fleet
     from runner.errors import UsageError
@@ -101,6 +102,8 @@ def plan(
 
     if as_json and gitlab:
         raise UsageError("`--json` and `--gitlab` do not go together", "`runner fleet plan`", "give one of them")
+    if reserve is not None and not isfinite(reserve):  # click lets `nan` and `inf` pass
+        raise UsageError(f"`{reserve}` is no amount of money", "`--reserve`", "give US dollars, such as 0.50")
     if reserve or reserve_tokens:
         session.options["publish"] = "always"
     project = session.project

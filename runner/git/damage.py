@@ -211,11 +211,23 @@ def lacks(git: Git, tips: Collection[str], base: str | None) -> bool:
 
 
 def index(git: Git, git_dir: Path) -> str:
-    """Return why a work tree's index cannot be read, or nothing."""
+    """Return why a work tree's index cannot be read, or nothing. One that is whole and of a newer git is not broken."""
     if not (git_dir / "index").exists():
         return ""
     with contextlib.suppress(GitError):
         code, _, err = git.try_run("ls-files", "--error-unmatch", "--", "", git_dir=git_dir)
         lines = [line for line in err.splitlines() if "index" in line and code == 128]
+        if (
+            lines
+            and re.search("index uses .* extension|bad index version", lines[0])
+            and _is_sealed(git, git_dir / "index")
+        ):
+            return ""
         return lines[0].removeprefix("error: ").removeprefix("fatal: ") if lines else ""
     return ""
+
+
+def _is_sealed(git: Git, path: Path) -> bool:
+    """Return whether a file ends with the digest of what comes before."""
+    data, width = _read(path), git.oid_length // 2
+    return hashlib.new(git.object_format, data[:-width]).digest() == data[-width:]

@@ -105,9 +105,9 @@ def file(day: str) -> str:
     return f"{day}.json"
 
 
-def kept(names: Mapping[str, object]) -> list[str]:
-    """Return the files that stay in the tree: the last days."""
-    return sorted(names)[-DAYS:]
+def kept(names: Mapping[str, object], day: str) -> list[str]:
+    """Return the files that stay in the tree: the last days, and `day` whatever others are named."""
+    return sorted({*sorted(names)[-DAYS:], file(day)})
 
 
 def render(day: Day) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from runner.errors import ConflictError, RunnerError, SpentError
+from runner.errors import ConflictError, IntegrityError, RunnerError, SpentError
 from runner.git import BLOB, TreeEntry
 from runner.protocol import ledger as format_
 from runner.protocol.lease import word
@@ -190,7 +190,7 @@ def run_of(environ: Mapping[str, str]) -> str | None:
 def change(project: Project, day: str, make: Callable[[Day], Day]) -> None:
     """Move the ledger from what it says of the day to what `make` makes of that; a lost race is run again from what is there.
 
-    What `make` raises is believed only of what is there now.
+    What `make` raises, or that it cannot be read, is believed only of what is there now.
 
     Raises:
         ConflictError: it was lost each time. UnreachableError: it is on a remote that does not answer. IntegrityError: no runner
@@ -200,11 +200,13 @@ def change(project: Project, day: str, make: Callable[[Day], Day]) -> None:
     is_fresh = mirror is None
     for _ in range(RACES):
         old = mirror.refs().get(REF) if mirror else git.ref(REF)
-        if old is not None and not is_fresh and git.commit(old) is None:
-            old = None  # of an earlier clone
         try:
+            if old is not None and git.commit(old) is None:
+                if is_fresh:
+                    raise format_.unreadable("it is no commit", REF)
+                old = None  # of an earlier clone
             made = make(read(project, old, day))
-        except SpentError:
+        except (SpentError, IntegrityError):
             if is_fresh:
                 raise
             assert mirror is not None
@@ -250,7 +252,7 @@ def _commit(project: Project, day: Day, old: str | None) -> str:
     git, who = project.git, project.runner()
     files: dict[str, TreeEntry] = dict(git.tree(f"{old}^{{tree}}") or {}) if old else {}
     files[format_.file(day.day)] = TreeEntry(BLOB, git.write("blob", format_.render(day)))
-    tree = git.edit_tree(None, {name: files[name] for name in format_.kept(files)})
+    tree = git.edit_tree(None, {name: files[name] for name in format_.kept(files, day.day)})
     assert tree is not None
     return git.write_commit(tree, (old,) if old else (), who, who, f"ledger: {day.day}\n".encode())
 

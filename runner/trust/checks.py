@@ -53,6 +53,15 @@ class Named:
     digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A protocol that a fork goes on from. `fork`: the fork's first commit; `named`: the transcripts up to there."""
+
+    protocol: str
+    fork: str
+    named: tuple[Named, ...]
+
+
 @dataclass(slots=True)
 class Chain:
     """What a walk has seen so far: the state by the fold, and the record's files as the last transition left them.
@@ -75,6 +84,7 @@ class Chain:
     mended: int = 0
     moved: str | None = None  # the commit that the genesis was made on, where it stands on another one now
     taken_over: list[str] = field(default_factory=list)  # what is to be said of a fork's steps that came done
+    origins: list[Origin] = field(default_factory=list)  # whose transcripts are asked about beside the chain
     counted: set[str] = field(default_factory=set)  # ids of the words that events used, and that hold
     named: list[Named] = field(default_factory=list)  # transcripts, in the order of the chain
     reviews: int = 0  # on the forge, that events used: nothing here proves them

@@ -16,7 +16,7 @@ from runner.protocol.log import RawEntry
 from runner.protocol.state import Json, State, StepStatus
 from runner.store import record
 from runner.trust import verify
-from runner.trust.checks import Chain, Look
+from runner.trust.checks import Chain, Look, Origin
 
 
 def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
@@ -41,6 +41,7 @@ def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
         yield f"{event.source} does not verify: {why}"
         return
     yield from differs(event, report.state, record.events(git, origin, look.parent.oid))
+    walk.origins = [Origin(origin, look.commit.oid, report.transcripts), *report.origins]
     walk.taken_over = [f"begun at {event.source}, which verifies", *(f"{origin}: {note}" for note in report.notes)]
 
 

@@ -48,7 +48,7 @@ from runner.protocol.digest import digest
 from runner.protocol.state import State
 from runner.store.trusted import Trusted
 from runner.trust import checks
-from runner.trust.checks import Chain, Finding, Look, Named
+from runner.trust.checks import Chain, Finding, Look, Named, Origin
 from runner.trust.past import Past, commit_of, folder_of, missing
 from runner.values import dataclass
 
@@ -67,7 +67,7 @@ class Report:
     """What verify found for one protocol. `approvals`: how many words were used, and hold.
 
     `transcripts`: those that its log names, which the history has; `moved`: it was begun on another commit than it stands on;
-    `signed`: transitions whose signature the policy wanted, and that holds.
+    `signed`: transitions whose signature the policy wanted, and that holds; `origins`: the protocols that a fork goes on from.
     """
 
     protocol: str
@@ -80,6 +80,7 @@ class Report:
     transcripts: tuple[Named, ...] = ()
     moved: bool = False
     signed: int = 0
+    origins: tuple[Origin, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -137,6 +138,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
         tuple(walk.named),
         walk.moved is not None,
         walk.signed,
+        tuple(walk.origins),
     )
 
 

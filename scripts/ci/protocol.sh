@@ -149,7 +149,7 @@ publish() {
                 git -c fetch.fsckObjects=true fetch --quiet --no-tags --no-write-fetch-head "$bundle" "$ref:$ref"
             fi
         done
-        runner verify "$id"
+        runner verify --live "$id" # a fork's is asked of the other's transcripts too, which only the remote has
         check_handed_over "$id" "$branch"
         runner sync --no-work "$id"
     done
@@ -164,8 +164,22 @@ sys.exit(not (row["status"] in ("planning", "planned", "running") and row["next"
 '
 }
 
+# Print "ID COMMIT" of each protocol that the fork in $1 goes on from, and whose commit its first one stands on. That these are what they
+# say is proved by `runner verify` of the fork (rules 3, 7 and 29), which has to be asked too.
+origins() {
+    fork=$1 at=$2
+    while :; do
+        at=$(git rev-list --first-parent "$at" -- ".protocols/$fork" | tail -n 1)
+        [ -n "$at" ] && git log -1 --format=%B "$at" | grep -qx 'Runner-Event: forked plan' || return 0
+        at=$(git rev-parse "$at^")
+        fork=$(git log -1 --format=%B "$at" | sed -nE 's/^Runner-Protocol: ([a-z0-9-]+)$/\1/p')
+        is_id "$fork" || return 0
+        printf '%s %s\n' "$fork" "$at"
+    done
+}
+
 verify() {
-    branch=$1 commit=$2 base=$3
+    branch=$1 commit=$2 base=$3 checked='' from=''
     git rev-parse -q --verify "$commit^{commit}" >/dev/null || die "the commit is not here" 5
     ids=$(git -c core.quotePath=true diff --name-only --no-renames "$base...$commit" -- .protocols |
         sed -nE 's#^\.protocols/([0-9]{4,9}-[a-z0-9-]+)/.*#\1#p' | sort -u)
@@ -173,15 +187,23 @@ verify() {
         is_id "$id" || die "a folder of .protocols has a name that no protocol has" 4
         if [ "$branch" = "$(name_of "$id")" ]; then
             git update-ref --no-deref "refs/heads/$branch" "$commit"
-        else
+            from=$(origins "$id" "$commit")
+        fi
+    done
+    for id in $ids; do
+        if [ "$branch" != "$(name_of "$id")" ]; then
+            # What a fork goes on from stays as it was there, whatever became of it since.
+            at=$(printf '%s\n' "$from" | sed -n "s/^$id //p")
+            if [ -n "$at" ] && git diff --quiet "$at" "$commit" -- ".protocols/$id"; then continue; fi
             there=$(branch_of refs/remotes/origin "$id")
             if [ -z "$there" ] || ! git diff --quiet "refs/remotes/origin/$there" "$commit" -- ".protocols/$id"; then
                 die "the record of $id is changed outside of its own branch" 4
             fi
         fi
+        checked="$checked $id"
     done
     # Each was checked, and is one word.
-    if [ -n "$ids" ]; then runner verify --live --ci $ids; else echo "no protocol's record is changed here"; fi
+    if [ -n "$checked" ]; then runner verify --live --ci $checked; else echo "no protocol's record is changed here"; fi
 }
 
 qa() {

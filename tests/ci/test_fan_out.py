@@ -176,3 +176,5 @@ def test_what_each_may_spend_is_reserved_for_it(remote: Box, tmp_path: Path) -> 
     assert {one["ci"] for one in reserved} == {"https://github.com/o/r/actions/runs/7/attempts/1"}
     again = remote.runner("fleet", "plan", "--json", "--reserve", "0.40", rc=0, env=env)
     assert [one["protocol"] for one in again.json()["include"]] == [other]
+    for none in ("nan", "inf"):
+        assert "no amount of money" in remote.runner("fleet", "plan", "--json", "--reserve", none, rc=2, env=env).err

@@ -301,6 +301,32 @@ def test_the_required_check(github: Box, tmp_path: Path) -> None:
     assert bad.result == "failure" and "does not verify" in bad.printed
 
 
+@pytest.mark.slow
+@pytest.mark.no_agreement("a branch that edits another's record is made on purpose")
+def test_the_required_check_of_a_fork_of_what_went_on_since(github: Box, tmp_path: Path) -> None:
+    protocol = github.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
+    github.runner("run", protocol, "--publish", "always", rc=0)
+    at = protocol
+    for revision, title in ((4, "One"), (2, "Two")):  # the second is a fork of the first
+        at = github.runner("fork", f"{at}@{revision}", "--title", title, rc=0).out.strip()
+        github.runner("run", at, "--publish", "always", rc=0)
+        one = machine(github, tmp_path, "pull_request", pull_request=request(github, at))
+        good = one.job("protocol-verify", "verify")
+        assert good.result == "success" and "verified" in good.printed, good.printed
+    # The other's record, edited on the fork's branch, with messages that make it look like what the fork stands on.
+    tree = github.worktree(at)
+    state = tree / f".protocols/{protocol}/state.json"
+    state.write_text(state.read_text().replace('"seconds": 0', '"seconds": 9'))
+    said = github.git("log", "-1", "--format=%B", protocol)  # a transition, by its trailers
+    github.git("commit", "-qam", said, cwd=tree)
+    again = f"x\n\nRunner-Event: created {at}\nRunner-Event: forked plan\n\n{said[said.index('Runner-Protocol') :]}"
+    github.git("commit", "-q", "--allow-empty", "-m", again, cwd=tree)
+    github.git("push", "-q", "origin", at)
+    one = machine(github, tmp_path, "pull_request", pull_request=request(github, at))
+    bad = one.job("protocol-verify", "verify")
+    assert bad.result == "failure" and f"the record of {protocol} is changed outside of its own branch" in bad.printed
+
+
 def test_code_is_tested_once_and_record_only_commits_are_not_tested_again(github: Box, tmp_path: Path) -> None:
     one = machine(github, tmp_path, "pull_request", pull_request=request(github, "main"))
     known = one.job("protocol-qa", "changes")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Box, clone, command
+from tests.executor.minds import agent, finish, mind
 from tests.people import governed, person
 
 STEPS = {
@@ -220,6 +221,22 @@ def test_a_fork_that_is_published_verifies_in_a_fresh_clone_and_in_none_that_is_
     cut = remote.path.parent / "cut"
     remote.git("clone", "-q", "--depth", "1", "-b", other, f"file://{remote.path.parent}/origin.git", cut)
     assert "--unshallow" in remote.runner("verify", other, cwd=cut, rc=5).out
+
+
+@slow
+def test_what_a_model_said_in_the_other_is_asked_of_the_remote(remote: Box) -> None:
+    remote.env["RUNNER_PUBLISH"] = "always"
+    with mind(remote, finish()):
+        protocol = remote.new({"01-a": agent(), "02-b": command("echo b > b.txt")})
+        remote.runner("step", protocol, rc=0)
+    other = forked(remote, protocol)
+    remote.runner("run", other, rc=0)
+    theirs = clone(remote, "bob")
+    theirs.git("switch", "-q", other)
+    assert f"refs/runner/history/{protocol}" in theirs.runner("verify", other, rc=5).out
+    theirs.runner("verify", "--live", other, rc=0)
+    theirs.git("push", "-q", "origin", f":refs/runner/history/{protocol}")
+    theirs.runner("verify", "--live", other, rc=5)
 
 
 @slow

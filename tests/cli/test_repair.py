@@ -5,6 +5,7 @@ After it git finds nothing wrong, the protocol verifies and goes on, and a secon
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -184,6 +185,18 @@ def test_a_head_that_says_nothing_is_told_by_its_reflog(box: Box, begun: str) ->
 
 
 @pytest.mark.slow
+def test_a_head_that_was_detached_since_is_not_put_on_a_branch(box: Box, begun: str) -> None:
+    box.git("switch", "-q", "-c", "topic")
+    box.git("checkout", "-q", "--detach", "topic")  # of which git's reflog says "moving from topic to topic"
+    box.write("x.txt", "x")
+    box.commit("on no branch")
+    (box.path / ".git/HEAD").write_bytes(b"")
+    assert "write the branch's name into it" in found(box)
+    box.runner("doctor", "--fix", rc=2)
+    assert (box.path / ".git/HEAD").read_bytes() == b""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [0, 60, 130, -1])
 def test_packed_refs_that_are_cut_short_are_gathered_again(remote: Box, published: str, end: int) -> None:
     box = remote
@@ -334,6 +347,20 @@ def test_a_broken_index_is_made_anew_and_files_stay_as_they_are(box: Box, begun:
 # --- leftovers -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["an extension", "a version"])
+def test_an_index_that_a_newer_git_wrote_is_left_alone(box: Box, begun: str, what: str) -> None:
+    index = box.path / ".git/index"
+    box.write("staged.txt", "s")
+    box.git("add", "staged.txt")
+    data = index.read_bytes()[:-20]
+    data = data + b"zzzz" + bytes(4) if what == "an extension" else data[:4] + (9).to_bytes(4, "big") + data[8:]
+    data += hashlib.sha1(data).digest()
+    index.write_bytes(data)
+    assert "index of a work tree is broken" not in box.runner("doctor", "--fix").out
+    assert index.read_bytes() == data
+
+
 def test_locks_of_the_dead_are_taken_away_wherever_they_are(box: Box, begun: str) -> None:
     names = [
         "index.lock",
@@ -396,6 +423,28 @@ def test_temporary_files_of_the_dead_are_taken_away_and_new_ones_left(box: Box, 
     assert not any(path.exists() for path in old) and new.exists() and held.exists()
     held.unlink()
     mended(box, begun)
+
+
+@pytest.mark.slow
+def test_what_a_push_that_lasts_has_brought_so_far_is_left(box: Box, begun: str) -> None:
+    pack = box.path / ".git/objects/tmp_objdir-incoming-abc/pack"
+    pack.mkdir(parents=True)
+    with (pack / "tmp_pack_abc").open("wb"):
+        for folder in (pack, pack.parent):
+            os.utime(folder, (1, 1))
+        box.runner("doctor", "--fix", rc=0)
+        assert (pack / "tmp_pack_abc").exists()
+    box.runner("doctor", "--fix", rc=0)
+    assert not pack.parent.exists()
+
+
+@pytest.mark.slow
+def test_a_worktree_that_git_names_by_a_relative_path_is_there(box: Box, begun: str) -> None:
+    private = box.path / f".git/worktrees/{begun}"
+    at = (private / "gitdir").read_text().strip()
+    (private / "gitdir").write_text(f"{os.path.relpath(at, private)}\n")
+    assert "folder is gone" not in box.runner("doctor", "--fix", rc=0).out
+    assert (private / "HEAD").exists()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runner.errors import SpentError, UnreachableError
+from runner.errors import IntegrityError, SpentError, UnreachableError
 from runner.protocol.policy import DayBudget
 from runner.store import ledger
 from runner.store.project import Project
@@ -250,3 +250,57 @@ def test_old_days_leave_the_tree_and_stay_in_the_history(box: Box) -> None:
     names = box.git("ls-tree", "--name-only", ledger.REF).split()
     assert len(names) == 31 and f"{DAY}.json" not in names
     assert random.Random(1).choice(names) in box.git("log", "--name-only", "--format=", ledger.REF)
+
+
+def push(remote: Box, at: Path, files: dict[str, str], *, tag: bool = False) -> None:
+    """Have the ledger on the remote hold these files, or be a tag of that commit, whoever wrote it."""
+
+    def git(*argv: str, data: str) -> str:
+        done = subprocess.run(
+            ["git", *argv], input=data, cwd=at, env=remote.environment(), capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    blobs = {name: git("hash-object", "-w", "--stdin", data=text) for name, text in files.items()}
+    tree = git("mktree", data="".join(f"100644 blob {oid}\t{name}\n" for name, oid in blobs.items()))
+    oid = git("commit-tree", tree, "-m", "ledger", data="")
+    if tag:
+        oid = git("mktag", data=f"object {oid}\ntype commit\ntag x\ntagger a <a@example.test> 1 +0000\n\nx\n")
+    git("update-ref", ledger.REF, oid, data="")
+
+
+def pay(box: Box) -> None:
+    with opened(box, publish="always") as project:
+        mine = purse(project, usd=Decimal(1))
+        mine.cover("model", Decimal("0.5"), 1)
+        mine.paid(Decimal("0.5"), 1)
+
+
+@pytest.mark.slow
+def test_a_ledger_that_was_broken_and_put_back_is_taken_as_it_is_now(remote: Box, tmp_path: Path) -> None:
+    at = tmp_path / "origin.git"
+    pay(remote)
+    good = remote.git("rev-parse", ledger.REF, cwd=at).strip()
+    push(remote, at, {f"{DAY}.json": "{"})
+    with pytest.raises(IntegrityError):
+        pay(remote)
+    remote.git("update-ref", ledger.REF, good, cwd=at)
+    pay(remote)
+    with pytest.raises(SpentError):
+        pay(remote)
+
+
+@pytest.mark.slow
+def test_a_ledger_that_is_no_commit_is_said_to_be_none(remote: Box, tmp_path: Path) -> None:
+    push(remote, tmp_path / "origin.git", {}, tag=True)
+    with pytest.raises(IntegrityError, match="it is no commit"):
+        pay(remote)
+
+
+@pytest.mark.slow
+def test_days_to_come_that_somebody_pushed_do_not_crowd_this_one_out(remote: Box, tmp_path: Path) -> None:
+    push(remote, tmp_path / "origin.git", {f"9999-12-{day:02d}.json": "" for day in range(1, 32)})
+    pay(remote)
+    pay(remote)
+    with pytest.raises(SpentError):
+        pay(remote)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.protocol import events as ev
 from runner.protocol.digest import digest
 from tests.attacks.forge import Forge
 from tests.attacks.test_attacks import finish
@@ -53,7 +54,8 @@ def imitated(box: Box, protocol: str, data: str) -> Forge:
     forge = Forge(box, protocol, trusted=box.git("rev-parse", "main").strip())
     box.git("worktree", "remove", "--force", box.worktree(protocol))
     forge.see()
-    forge.imitate(finish(forge, "send", transcript=digest(data.encode()), executor="host"))
+    done = [ev.StepCompleted(subject="send", attempt=1)]
+    forge.imitate(finish(forge, "send", transcript=digest(data.encode()), executor="host"), *done)
     blob = box.git("hash-object", "-w", "--stdin", data=data).strip()
     runs = box.git("mktree", data=f"100644 blob {blob}\tsend.1.jsonl\n").strip()
     tree = box.git("mktree", data=f"040000 tree {runs}\truns\n").strip()
@@ -92,3 +94,24 @@ def test_a_log_that_was_damaged_since_hides_nothing(box: Box, alice: Person) -> 
     forge = imitated(box, protocol, json.dumps(INTENT) + "\n")
     forge.commit({f"{forge.folder}/log.md": "cut off"})
     assert {rule for rule, _ in findings(box, protocol)} == {"record-changed", "needed"}
+
+
+@pytest.mark.slow
+def test_a_fork_does_not_hide_a_call_that_nobody_was_asked_about(box: Box, alice: Person) -> None:
+    outside(box)
+    govern(box, [alice])
+    send = tool("send_report", to="ops", subject="done")
+    protocol = box.new({"01-send": send, "02-again": send})
+    ref = f"refs/runner/history/{protocol}"
+    imitated(box, protocol, "".join(json.dumps(one) + "\n" for one in (INTENT, OUTCOME)))
+    told = box.runner("fork", protocol, rc=4).err
+    assert f"{protocol} does not verify: needed: send: the call of send_report needed a word" in told
+    kept = box.git("rev-parse", ref).strip()
+    box.git("update-ref", "-d", ref)
+    other = box.runner("fork", protocol, rc=0).out.strip()
+    assert "is not in this clone" in box.runner("verify", other, rc=5).out
+    third = box.runner("fork", other, rc=0).out.strip()
+    box.git("update-ref", ref, kept)
+    for name in (other, third):
+        ((rule, text),) = findings(box, name)
+        assert rule == "forked" and f"{protocol} does not verify: needed: send: the call of send_report" in text
