@@ -21,7 +21,7 @@ from runner.executor.redact import Redactor
 from runner.git import Git
 from runner.protocol import call as call_
 from runner.protocol import events as ev
-from runner.protocol import log, paths, statement
+from runner.protocol import log, paths, statement, transcript
 from runner.protocol.call import HeldCall
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Event
@@ -292,7 +292,7 @@ class Calls:
                 self._settle(intent, "looked up: it is not there")
             else:
                 raise EffectError(intent)
-        word = self._word(lambda one: (one.tool, one.digest) == what)
+        word = self._word(lambda one: (one.tool, one.digest) == what and one.wait not in self._filed())
         if word is not None:  # the journal in which it was begun is not here
             intent = {"call": word.call, "time": ""}
             if word.happened:
@@ -461,6 +461,11 @@ class Calls:
         """Return what a person said of an effect, where it was not made use of yet."""
         used = {one.get("wait") for records in (*self._journals(), self.journal.records) for one in records}
         return next((one for one in self.settled if one.wait not in used and fits(one)), None)
+
+    def _filed(self) -> set[str]:
+        """Return the waits whose words the history has made use of: perhaps in another clone, for an earlier call."""
+        found = history.transcripts(self.project.git, self.snapshot.protocol)
+        return {one["wait"] for name, data in found for one in transcript.parse(data, name) if one.get("wait")}
 
 
 _EFFECT = ("intent", "outcome", "settled")

@@ -256,6 +256,21 @@ def test_one_that_was_made_again_at_a_persons_word_is_asked_about_again(remote: 
 
 
 @pytest.mark.slow
+def test_what_a_person_said_of_a_call_is_not_taken_for_a_later_one_like_it(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    step = tool(REPORT[0], "agent: analyst\n", **REPORT[1])
+    protocol = remote.new({"01-tell": step, "02-again": step})
+    kill(remote, ledger, "in-runner", "run", protocol)
+    remote.runner("run", protocol, rc=WAITS)
+    remote.runner("answer", protocol, "happened", rc=0)
+    remote.runner("step", protocol, rc=0)
+    other = clone(remote, "bob")
+    other.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 2
+    sound(other, protocol)
+
+
+@pytest.mark.slow
 def test_each_of_an_agents_calls_is_announced_and_settled(remote: Box) -> None:
     ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
     ship = ("deploy_prod", {"version": "1"})
