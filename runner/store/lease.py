@@ -150,12 +150,15 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
     patience, left = _patience(project), _seems_left(project, words)
     if left and project.setting("publish") != "always":
         return old  # such a job takes none, and what it makes decides nothing before another publishes it
-    if ("ephemeral" not in project.options and who.boot()) or not left:
+    remembers = bool("ephemeral" not in project.options and who.boot())
+    if remembers or not left:
         until = _time(project, patience - notice(project, protocol, old))
         raise HeldError(
             f"{protocol} is held by another runner: {words.text()}",
             mirror.url,
-            f"wait for it; where it died, the same command takes its lease over from {until} on",
+            f"wait for it; where it died, the same command takes its lease over from {until} on"
+            if remembers
+            else f"wait for it; where it died, a job that finds it run out watches it for {patience:g} s, and takes it over",
         )
     # Nobody here could remember till the next command that it was seen, so it is watched by this one.
     who.say(
