@@ -375,9 +375,10 @@ def announce(project: Project, intent: dict[str, Any]) -> None:
     assert mirror is not None
     with held.lock, _let_go_if_lost(project, held):
         branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
+        asked = _asked(project.git, held.protocol, project.git.ref(branch), str(intent["call"]))
         for _ in range(RACES):
             seen = held.seen
-            revision = len(record.events(project.git, held.protocol, seen)) if seen else 0
+            revision = max(len(record.events(project.git, held.protocol, seen)) if seen else 0, asked)
             intents = {**held.intents, str(intent["call"]): {**intent, "revision": revision}}
             try:
                 _renew(project, held, mirror, intents, {branch: (seen, seen)} if seen else {})
@@ -391,6 +392,14 @@ def announce(project: Project, intent: dict[str, Any]) -> None:
                     raise
                 held.seen = there
     raise ConflictError(f"{branch} moves all the time", mirror.url, "run the same command again")
+
+
+def _asked(git: Git, protocol: str, tip: str | None, call: str) -> int:
+    """Return the revision at which the record here last asked about a call, which may not be published yet; 0 where it never did."""
+    events = record.events(git, protocol, tip) if tip else []
+    return max(
+        (raw.revision for raw in events if raw.event == "effect-unknown" and raw.fields["call"] == call), default=0
+    )
 
 
 def _concerns(project: Project, slug: str, there: str | None, seen: str | None) -> bool:

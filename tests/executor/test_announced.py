@@ -272,6 +272,28 @@ def test_what_a_person_said_of_a_call_is_not_taken_for_a_later_one_like_it(remot
 
 
 @pytest.mark.slow
+def test_one_that_was_asked_about_here_alone_and_made_again_stays_announced(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
+    kill(remote, ledger, "in-runner", "run", protocol)
+    remote.runner("run", protocol, "--publish", "never", rc=WAITS)
+    remote.env["RUNNER_PUBLISH"] = "never"
+    remote.runner("answer", protocol, "did-not", rc=0)
+    del remote.env["RUNNER_PUBLISH"]
+    kill(remote, ledger, "in-runner", "run", protocol)
+    assert intents(remote, protocol) == ["tell.1.1.json"] and len(lines(ledger)) == 2
+    remote.runner("sync", protocol, rc=0)
+    assert intents(remote, protocol) == ["tell.1.1.json"]
+    other = clone(remote, "bob")
+    other.runner("run", protocol, rc=WAITS)
+    assert wait(other, protocol)["kind"] == "effect" and len(lines(ledger)) == 2
+    other.runner("answer", protocol, "happened", rc=0)
+    other.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 2 and leased(remote, protocol) is None
+    sound(other, protocol)
+
+
+@pytest.mark.slow
 def test_each_of_an_agents_calls_is_announced_and_settled(remote: Box) -> None:
     ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
     ship = ("deploy_prod", {"version": "1"})
