@@ -21,7 +21,7 @@ from runner.executor.redact import Redactor
 from runner.git import Git
 from runner.protocol import call as call_
 from runner.protocol import events as ev
-from runner.protocol import log, paths, statement
+from runner.protocol import log, paths, statement, transcript
 from runner.protocol.call import HeldCall
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Event
@@ -35,6 +35,7 @@ from runner.trust.policy import Decision
 from runner.values import dataclass
 
 HAPPENED = "a person says that it happened; its result is not known"
+SAME_KEY = "made again with the same key"
 REPEATS = 2  # how often a call that can be repeated is made again in one go, where its process is lost
 
 
@@ -269,29 +270,34 @@ class Calls:
         if barred is None:
             barred = self._unannounced(contract)
         self._refuse_waiting(contract)
-        key = digest("\0".join((self.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
+        key, again = self._key(name, what), []
         for intent in self._open():
             mine = (intent["tool"], intent["digest"]) == what
             word = self._word(lambda one, intent=intent: one.is_about(intent))  # type: ignore[misc]
             if word is not None:
-                self._settle(intent, word.text, word.wait)
                 if mine and word.happened:
-                    return self._conclude(name, what, HAPPENED, decision, wait=word.wait)
+                    return self._happened(name, what, HAPPENED, decision, intent, word.text, word.wait)
+                self._settle(intent, word.text, word.wait)
             elif mine and contract.repeat == "keyed" and left and barred is None:
                 key = str(intent["key"])
-                self._settle(intent, "made again with the same key")
+                if intent["call"] == name:
+                    self._settle(intent, SAME_KEY)
+                else:
+                    again.append(intent)
             elif mine and isinstance(tool, Probed) and left:
                 found = self._probe(tool, arguments, intent)
-                self._settle(intent, "looked up: it is not there" if found is None else "looked up: it is there")
                 if found is not None:
-                    return self._conclude(name, what, self.redactor.value(found), decision)
+                    content = self.redactor.value(found)
+                    return self._happened(name, what, content, decision, intent, "looked up: it is there")
+                self._settle(intent, "looked up: it is not there")
             else:
                 raise EffectError(intent)
-        word = self._word(lambda one: (one.tool, one.digest) == what)
+        word = self._word(lambda one: (one.tool, one.digest) == what and one.wait not in self._filed())
         if word is not None:  # the journal in which it was begun is not here
-            self._settle({"call": word.call, "time": ""}, word.text, word.wait)
+            intent = {"call": word.call, "time": ""}
             if word.happened:
-                return self._conclude(name, what, HAPPENED, decision, wait=word.wait)
+                return self._happened(name, what, HAPPENED, decision, intent, word.text, word.wait)
+            self._settle(intent, word.text, word.wait)
         if barred is not None:
             raise barred
         self._append(
@@ -300,6 +306,8 @@ class Calls:
             | ({"key": key} if contract.key is not None else {})
         )
         begun = self.journal.records[-1]
+        for intent in again:  # after it, so that its key is known wherever this process ends
+            self._settle(intent, SAME_KEY)
         try:
             lease.announce(self.project, begun)
         except RunnerError:
@@ -369,6 +377,29 @@ class Calls:
         self._append(record)
         return _made(self.journal.records[-1])
 
+    def _happened(
+        self,
+        name: str,
+        what: tuple[str, str],
+        content: Any,
+        decision: Record,
+        intent: Record,
+        how: str,
+        wait: str = "",
+    ) -> Made:
+        """Conclude a call by what became of its announcement. Its outcome comes first: where the process ends between the two
+        records, the call has one; the other way round it would be one that was never begun, and be made again."""
+        made = self._conclude(name, what, content, decision, wait=wait)
+        self._settle(intent, how, wait)
+        return made
+
+    def _key(self, name: str, what: tuple[str, str]) -> str:
+        """Return what makes a repeat of the call harmless: that of its last announcement, which may be an earlier step's."""
+        for one in reversed(self.journal.records):
+            if one["kind"] == "intent" and (one["call"], one["tool"], one["digest"]) == (name, *what) and "key" in one:
+                return str(one["key"])
+        return digest("\0".join((self.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
+
     def _settle(self, intent: Record, how: str, wait: str = "") -> None:
         """Close an announcement that has no conclusion, of whatever journal."""
         told = {"kind": "settled", "call": intent["call"], "of": intent["time"], "how": how}
@@ -382,10 +413,9 @@ class Calls:
     # --- what the journals have ------------------------------------------------------------------------------------------
 
     def _last(self, name: str) -> Record | None:
-        """Return what this attempt's journal says last of a call's effect."""
-        return next(
-            (one for one in reversed(self.journal.records) if one["kind"] in _EFFECT and one["call"] == name), None
-        )
+        """Return what this attempt's journal says last of a call's effect; an outcome is the end, whatever is settled after it."""
+        found = [one for one in self.journal.records if one["kind"] in _EFFECT and one["call"] == name]
+        return next((one for one in reversed(found) if one["kind"] == "outcome"), found[-1] if found else None)
 
     def _journals(self) -> list[list[Record]]:
         """Return the records about effects of the other journals of the protocol's; nobody else writes to them now."""
@@ -431,6 +461,11 @@ class Calls:
         """Return what a person said of an effect, where it was not made use of yet."""
         used = {one.get("wait") for records in (*self._journals(), self.journal.records) for one in records}
         return next((one for one in self.settled if one.wait not in used and fits(one)), None)
+
+    def _filed(self) -> set[str]:
+        """Return the waits whose words the history has made use of: perhaps in another clone, for an earlier call."""
+        found = history.transcripts(self.project.git, self.snapshot.protocol)
+        return {one["wait"] for name, data in found for one in transcript.parse(data, name) if one.get("wait")}
 
 
 _EFFECT = ("intent", "outcome", "settled")

@@ -1,7 +1,8 @@
 """lease.json of refs/runner/leases/NNNN-slug on the remote: who works on a protocol that is published (design §6).
 
 Whoever may push can write there, so it says who is at work and proves nothing. Beside it, `intents/SLUG.ATTEMPT.N.json` are the
-effects that were announced before they began, each the line that a transcript has of it, with `revision`: the published record's then.
+effects that were announced before they began, each the line that a transcript has of it, with `revision`: the published record's then,
+or, where that is later, the one at which the call had been asked about in the clone that announced it.
 What the record says at a later one, that a person was asked or what they answered, may be about it; what it said before is not.
 """
 

@@ -37,6 +37,7 @@ from runner.values import dataclass
 RACES = 20  # how often an announcement makes way for people's commits
 LEAVE_SECONDS = 10.0  # what giving a lease up may take where nothing is published with it
 RENEW_SECONDS = 30.0  # what a renewal may take
+_STOPS = ("paused", "blocked", "failed", "cancelled", "undone")  # after these no effect begins
 LOOKS = 10  # how often a lease that seems left is looked at while it is waited for
 
 Changes = Mapping[str, tuple[str | None, str | None]]
@@ -149,12 +150,15 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
     patience, left = _patience(project), _seems_left(project, words)
     if left and project.setting("publish") != "always":
         return old  # such a job takes none, and what it makes decides nothing before another publishes it
-    if ("ephemeral" not in project.options and who.boot()) or not left:
+    remembers = bool("ephemeral" not in project.options and who.boot())
+    if remembers or not left:
         until = _time(project, patience - notice(project, protocol, old))
         raise HeldError(
             f"{protocol} is held by another runner: {words.text()}",
             mirror.url,
-            f"wait for it; where it died, the same command takes its lease over from {until} on",
+            f"wait for it; where it died, the same command takes its lease over from {until} on"
+            if remembers
+            else f"wait for it; where it died, a job that finds it run out watches it for {patience:g} s, and takes it over",
         )
     # Nobody here could remember till the next command that it was seen, so it is watched by this one.
     who.say(
@@ -275,10 +279,12 @@ def _beat(project: Project, held: Held) -> float:
         due = held.since + held.every - who.lasting()
         if held.lost is not None or project.lease is not held or due > 0:
             return max(due, held.every / 5)
-        assert project.mirror is not None
+        mirror = project.mirror
+        if mirror is None:  # the remote is being looked at anew
+            return held.every / 5
         git = project.git.another()  # what is held open there is for one thread
         try:
-            _renew(project, held, replace(project.mirror, git=git))
+            _renew(project, held, replace(mirror, git=git))
             held.renewed = True
         except HeldError as error:
             held.lost = error
@@ -369,12 +375,16 @@ def announce(project: Project, intent: dict[str, Any]) -> None:
     assert mirror is not None
     with held.lock, _let_go_if_lost(project, held):
         branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
+        asked = _asked(project.git, held.protocol, project.git.ref(branch), str(intent["call"]))
         for _ in range(RACES):
             seen = held.seen
-            revision = len(record.events(project.git, held.protocol, seen)) if seen else 0
+            revision = max(len(record.events(project.git, held.protocol, seen)) if seen else 0, asked)
             intents = {**held.intents, str(intent["call"]): {**intent, "revision": revision}}
             try:
-                return _renew(project, held, mirror, intents, {branch: (seen, seen)} if seen else {})
+                _renew(project, held, mirror, intents, {branch: (seen, seen)} if seen else {})
+                if project.who.lasting() - held.since <= held.ttl - held.every:
+                    return
+                continue  # it stood still on its way: the lease may have been taken over, and the effect asked about, since
             except ConflictError:
                 mirror.fetch(branch)
                 there = mirror.refs().get(branch)
@@ -384,15 +394,25 @@ def announce(project: Project, intent: dict[str, Any]) -> None:
     raise ConflictError(f"{branch} moves all the time", mirror.url, "run the same command again")
 
 
+def _asked(git: Git, protocol: str, tip: str | None, call: str) -> int:
+    """Return the revision at which the record here last asked about a call, which may not be published yet; 0 where it never did."""
+    events = record.events(git, protocol, tip) if tip else []
+    return max(
+        (raw.revision for raw in events if raw.event == "effect-unknown" and raw.fields["call"] == call), default=0
+    )
+
+
 def _concerns(project: Project, slug: str, there: str | None, seen: str | None) -> bool:
-    """Return whether what was published between two commits of the branch says something of a step."""
+    """Return whether what was published between two commits of the branch says something of a step, or stops the protocol."""
     if there is None or seen is None or not project.git.is_ancestor(seen, there):
         return True
     for oid in project.git.first_parents(there, stop=seen):
         commit = project.git.commit(oid)
         told = message.parse(commit.message) if commit else None
-        if told is not None and any(slug in event.split(" ")[1:] for event in told.events):
-            return True
+        for event in told.events if told is not None else ():
+            name, _, about = event.partition(" ")
+            if about == slug or name in _STOPS:
+                return True
     return False
 
 

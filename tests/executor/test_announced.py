@@ -13,7 +13,7 @@ from runner.store import history, lease
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, lead, mind, say, sound
 from tests.executor.test_calls import REPORT, WAITS, kill, lines, outside, tool, wait
-from tests.store.test_lease import HELD, count, hook, leased, origin, outlast
+from tests.store.test_lease import HELD, count, hook, leased, origin, outlast, steal
 
 UNREACHABLE = 69
 
@@ -55,7 +55,8 @@ def test_its_outcome_goes_with_the_work_and_pushes_stay_few(remote: Box) -> None
 def test_on_another_machine_it_is_put_to_a_person_and_happens_at_most_once(remote: Box, moment: str) -> None:
     protocol, ledger, other = vanish(remote, *REPORT, moment)
     begun = len(lines(ledger))
-    other.runner("run", protocol, rc=HELD)
+    assert "the same command takes its lease over" in other.runner("run", protocol, rc=HELD).err
+    assert "watches it for 1200 s" in other.runner("run", protocol, "--ephemeral", rc=HELD).err
     if moment != "after-intent":  # it was on the remote before it began
         assert intents(remote, protocol) == ["tell.1.1.json"]
         shown = remote.git("show", f"{lease.ref_of(protocol)}:intents/tell.1.1.json", cwd=origin(remote))
@@ -137,7 +138,7 @@ def test_one_of_which_nobody_knows_stays_announced_whatever_is_done_instead(remo
 
 
 @pytest.mark.slow
-def test_an_outcome_whose_transition_gave_way_to_a_persons_word_is_not_lost(remote: Box) -> None:
+def test_an_outcome_whose_transition_gave_way_to_a_persons_word_is_asked_about(remote: Box) -> None:
     ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
     protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1]), "02-b": command("true")})
     other = clone(remote, "bob")
@@ -149,13 +150,17 @@ def test_an_outcome_whose_transition_gave_way_to_a_persons_word_is_not_lost(remo
     )  # fmt: skip
     other.git("branch", "-q", protocol, f"origin/{protocol}")
     done = remote.runner("run", protocol, "--ephemeral", rc=WAITS)
-    assert "was first" in done.err and len(lines(ledger)) == 1 and leased(remote, protocol) is None
+    assert "was first" in done.err and len(lines(ledger)) == 1
+    assert intents(remote, protocol) == ["tell.1.1.json"] and leased(remote, protocol)["expires"] is None
     paused.unlink()
     third = clone(remote, "carol")
     third.runner("run", protocol, "--ephemeral", rc=WAITS)
     third.runner("resume", protocol, rc=0)
+    third.runner("run", protocol, "--ephemeral", rc=WAITS)
+    assert wait(third, protocol)["kind"] == "effect"
+    third.runner("answer", protocol, "happened", rc=0)
     third.runner("run", protocol, "--ephemeral", rc=0)
-    assert len(lines(ledger)) == 1 and third.state(protocol)["steps"]["tell"]["result"] == "sent to ops@example.test"
+    assert len(lines(ledger)) == 1 and leased(remote, protocol) is None
     sound(third, protocol)
 
 
@@ -191,6 +196,38 @@ def test_whoever_lost_the_lease_begins_no_effect(remote: Box) -> None:
     assert len(lines(ledger)) == 1
 
 
+@pytest.mark.slow
+def test_it_does_not_begin_where_the_lease_was_taken_while_its_announcement_was_on_its_way(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\nlease: {ttl: 3s, grace: 1s}\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
+    taker = hook(
+        remote, "post-receive",
+        f"git cat-file -e {lease.ref_of(protocol)}:intents || exit 0\nsleep 4\n{steal(remote, protocol)}",
+    )  # fmt: skip
+    assert "another runner has taken it" in remote.runner("run", protocol, rc=HELD).err
+    assert lines(ledger) == []
+    taker.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["pause", "cancel"])
+def test_it_does_not_begin_where_the_protocol_was_stopped_before(remote: Box, word: str) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
+    other = clone(remote, "bob")
+    said = " ".join(f"{name}='{value}'" for name, value in other.environment().items())
+    hook(  # somebody stops it as soon as the lease is taken
+        remote, "post-receive",
+        f'read old new ref; case "$old $ref" in 0000000*leases*) ;; *) exit ;; esac; unset GIT_DIR; cd {other.path} && '
+        f"env {said} PYTHONPATH={Path(__file__).parents[2]} {sys.executable} -m runner {word} {protocol}\n",
+    )  # fmt: skip
+    other.git("branch", "-q", protocol, f"origin/{protocol}")
+    remote.runner("run", protocol, rc=HELD)
+    assert lines(ledger) == [] and leased(remote, protocol) is None
+    remote.runner("run", protocol)
+    assert lines(ledger) == [] and remote.state(protocol)["status"] == ("paused" if word == "pause" else "cancelled")
+
+
 @pytest.mark.parametrize("option", [pytest.param("--ephemeral", marks=pytest.mark.slow), "--ci"])
 def test_where_nothing_is_published_no_effect_begins_on_such_a_machine(remote: Box, option: str) -> None:
     ledger = outside(remote, coworker="TOOLS\n")
@@ -217,6 +254,43 @@ def test_one_that_was_made_again_at_a_persons_word_is_asked_about_again(remote: 
     assert len(lines(ledger)) == 2  # what the first machine's made, a person did not see
     assert leased(remote, protocol) is None
     sound(third, protocol)
+
+
+@pytest.mark.slow
+def test_what_a_person_said_of_a_call_is_not_taken_for_a_later_one_like_it(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    step = tool(REPORT[0], "agent: analyst\n", **REPORT[1])
+    protocol = remote.new({"01-tell": step, "02-again": step})
+    kill(remote, ledger, "in-runner", "run", protocol)
+    remote.runner("run", protocol, rc=WAITS)
+    remote.runner("answer", protocol, "happened", rc=0)
+    remote.runner("step", protocol, rc=0)
+    other = clone(remote, "bob")
+    other.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 2
+    sound(other, protocol)
+
+
+@pytest.mark.slow
+def test_one_that_was_asked_about_here_alone_and_made_again_stays_announced(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
+    protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
+    kill(remote, ledger, "in-runner", "run", protocol)
+    remote.runner("run", protocol, "--publish", "never", rc=WAITS)
+    remote.env["RUNNER_PUBLISH"] = "never"
+    remote.runner("answer", protocol, "did-not", rc=0)
+    del remote.env["RUNNER_PUBLISH"]
+    kill(remote, ledger, "in-runner", "run", protocol)
+    assert intents(remote, protocol) == ["tell.1.1.json"] and len(lines(ledger)) == 2
+    remote.runner("sync", protocol, rc=0)
+    assert intents(remote, protocol) == ["tell.1.1.json"]
+    other = clone(remote, "bob")
+    other.runner("run", protocol, rc=WAITS)
+    assert wait(other, protocol)["kind"] == "effect" and len(lines(ledger)) == 2
+    other.runner("answer", protocol, "happened", rc=0)
+    other.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 2 and leased(remote, protocol) is None
+    sound(other, protocol)
 
 
 @pytest.mark.slow

@@ -522,6 +522,42 @@ def test_an_effect_of_a_step_that_is_called_otherwise_now_is_found_again(box: Bo
     sound(box, protocol)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["after-outcome", "after-settled"])
+@pytest.mark.parametrize("named", ["01-tell.md", "01-other.md"])
+def test_killed_while_it_takes_up_that_it_happened_it_is_not_made_again(box: Box, moment: str, named: str) -> None:
+    ledger = outside(box, coworker="TOOLS\n")
+    protocol = box.new({"01-tell": tool("send_report", "agent: analyst\n", **REPORT[1])})
+    kill(box, ledger, "in-runner", "step", protocol)
+    at = box.worktree(protocol) / ".protocols" / protocol
+    if named != "01-tell.md":  # the announcement is in another journal then
+        (at / "01-tell.md").rename(at / named)
+        box.commit("renamed", cwd=at)
+    box.runner("run", protocol, rc=WAITS)
+    box.runner("answer", protocol, "happened", rc=0)
+    kill(box, ledger, moment, "run", protocol)
+    box.runner("run", protocol, rc=0)
+    assert lines(ledger) == ["ops@example.test All well"]
+    assert box.state(protocol)["status"] == "completed"
+    sound(box, protocol)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["after-outcome", "after-settled"])
+@pytest.mark.parametrize("name", ["pay", "book"])
+def test_killed_while_it_looks_whether_it_happened_it_is_not_made_again(box: Box, moment: str, name: str) -> None:
+    ledger = outside(box, coworker="TOOLS\n")
+    protocol = box.new({"01-x": tool(name, "agent: analyst\n", **({"amount": 5} if name == "pay" else {"seat": 7}))})
+    kill(box, ledger, "in-runner", "step", protocol)
+    at = box.worktree(protocol) / ".protocols" / protocol
+    (at / "01-x.md").rename(at / "01-y.md")
+    box.commit("renamed", cwd=at)
+    kill(box, ledger, moment, "run", protocol)
+    box.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 1
+    sound(box, protocol)
+
+
 def test_while_one_is_open_no_other_effect_begins(box: Box) -> None:
     ledger = outside(box, coworker="TOOLS\n")
     steps = {

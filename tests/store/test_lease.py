@@ -354,6 +354,22 @@ def steal(box: Box, protocol: str) -> str:
     )
 
 
+def test_a_renewal_that_meets_a_look_at_the_remote_comes_back(remote: Box) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": command("true")})
+    with remote.project() as project:
+        publishing.look(project, f"refs/heads/{protocol}")
+        assert lease.take(project, protocol)
+        held, mirror = project.lease, project.mirror
+        assert held is not None
+        held.since -= held.ttl
+        project.mirror = None  # as `publishing.look_again` has it for a while
+        assert lease._beat(project, held) == held.every / 5
+        project.mirror, before = mirror, held.oid
+        assert lease._beat(project, held) == held.every and held.oid != before == there(remote, f"{held.oid}^")
+        lease.drop(project)
+
+
 @pytest.mark.slow
 def test_a_command_does_not_begin_where_it_was_lost_while_the_workspace_was_set_up(remote: Box) -> None:
     ran, script = remote.path.parent / "ran", remote.path.parent / "setup.sh"
