@@ -73,9 +73,19 @@ def _find(session: Session, name: str) -> str:
     try:
         return finding.find(session.project, name)
     except UsageError:
-        if name in halves.gone(session.project):
-            return name
-        raise
+        from runner.protocol import ids
+
+        gone = halves.gone(session.project)
+        branch = ids.protocol_of_branch(session.project.pattern, name.removeprefix("refs/heads/"))
+        number = int(name) if name.isdecimal() and name.isascii() else None
+        meant = [one for one in gone if one in (name, branch) or ids.number_of(one) == number]
+        if len(meant) > 1:
+            raise UsageError(
+                f"`{name}` is ambiguous: {', '.join(meant)}", "the protocol's name", "give the whole id"
+            ) from None
+        if not meant:
+            raise
+        return meant[0]
 
 
 def _tell_all(session: Session, found: list[Finding], as_json: bool) -> NoReturn:

@@ -120,6 +120,8 @@ def plan(
         click.echo(json.dumps({"include": [fleet.described(one) for one in found]}, separators=(",", ":")))
     elif gitlab:
         click.echo(fleet.child_pipeline(project, found), nl=False)
+    elif not found:
+        session.note("nothing may go on")
     else:
         for one in found:
             about = f"{one.step}: {one.title}" if one.step else one.title
@@ -131,13 +133,16 @@ class _Teller:
 
     def __init__(self, session: Session, as_json: bool) -> None:
         self._session, self._json = session, as_json
+        self._said: dict[str, str] = {}
 
     def tell(self, event: str, one: Ready, ended: Ended | None) -> None:
         """Tell that a turn started, or ended."""
         if self._json:
             more = {"action": one.action, "step": one.step} if ended is None else {"code": ended.code}
             self.line({"event": event, "protocol": one.protocol, **more})
-        if ended is not None and not self._json:
+        # One that is held is tried again, and says the same again.
+        if ended is not None and not self._json and self._said.get(one.protocol) != ended.said:
+            self._said[one.protocol] = ended.said
             for text in ended.said.splitlines():
                 self._session.note(f"{one.protocol.partition('-')[0]}  {text}")
 

@@ -197,7 +197,7 @@ def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> None:
             raise InTheWayError(
                 f"changes that are not committed: {', '.join(sorted(words))}",
                 str(tree.path),
-                "commit them, or run without --no-adopt",
+                f"commit or undo them; `runner run {protocol}` without --no-adopt commits them as yours",
             )
         old = git.ref(branch)
         assert old is not None

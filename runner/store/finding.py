@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from runner.errors import UsageError
 from runner.protocol import ids, paths
+from runner.store import numbers
 from runner.store.project import Project
 
 
@@ -64,6 +65,9 @@ def find(project: Project, name: str | None) -> str:
     hint = f"did you mean {' or '.join(near)}?" if near else "`runner new` makes one"
     if project.trusted.remote:
         hint += f" What others pushed since: `git fetch {project.trusted.remote}`"
+    number = ids.number_of(direct) if direct else int(name) if name.isdecimal() and name.isascii() else None
+    if number is not None and project.git.ref(numbers.claim_ref(number)) is not None:
+        hint = f"there was one with that number: `runner doctor` says whether its branch was lost; else {hint}"
     raise UsageError(f"there is no protocol `{name}`", str(project.git.top or project.git.common_dir), hint)
 
 

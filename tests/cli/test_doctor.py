@@ -504,6 +504,18 @@ def test_a_worktree_whose_folder_is_gone_is_forgotten(box: Box, begun: str) -> N
     goes_on(box, begun)
 
 
+@pytest.mark.slow
+def test_a_branch_that_is_gone_is_named_by_its_number_too(box: Box, begun: str) -> None:
+    tip = box.git("rev-parse", begun)
+    box.git("update-ref", "-d", f"refs/heads/{begun}")
+    for name in ("status", "run"):
+        assert "`runner doctor` says whether its branch was lost" in box.runner(name, "1", rc=2).err
+    assert "is gone" in box.runner("doctor", "1").out
+    assert "its branch is back" in box.runner("doctor", "--fix", "1").err
+    assert box.git("rev-parse", begun) == tip
+    goes_on(box, begun)
+
+
 def test_protocols_that_share_a_number_are_named(box: Box, begun: str) -> None:
     box.git("branch", "0001-other", begun)
     told = [one for one in findings(box) if "have the number 1" in one["what"]]

@@ -65,6 +65,7 @@ def test_what_may_go_on_goes_on_and_the_rest_is_told(box: Box, tmp_path: Path) -
     assert waits in box.runner("list", rc=0).out or "0003" in done.out
     again = box.runner("fleet", rc=0)
     assert "nothing may go on" in again.err and again.out == ""
+    assert "nothing may go on" in box.runner("fleet", "plan", rc=0).err
     for one in (first, second, waits):
         sound(box, one)
 
@@ -116,6 +117,17 @@ class Hands:
 
 def quiet(event: str, one: Ready, ended: Ended | None) -> None:
     """Nobody listens."""
+
+
+def test_what_a_turn_says_again_is_shown_once(box: Box, capsys: pytest.CaptureFixture[str]) -> None:
+    from runner.cli.fleet import _Teller
+    from runner.cli.session import Session
+
+    teller = _Teller(Session(box.path, box.env), False)
+    one = Ready("0001-a", "tip", "run-step", "a", "", 0)
+    for said in ("held", "held", "done"):
+        teller.tell("ended", one, Ended("0001-a", 0, said))
+    assert capsys.readouterr().err == "0001  held\n0001  done\n"
 
 
 def test_a_busy_protocol_starves_nobody(box: Box, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_an_uncommitted_edit_holds_up_until_it_is_committed_or_undone(box: Box) 
         step.write_text(step.read_text().replace("cat note", "echo half"))
         box.runner("answer", name, "done", rc=0)
         row = found.until("held-up")
-        assert "02-b.md" in row["reason"]
+        assert "02-b.md" in row["reason"] and "`runner run" in row["hint"]
         step.write_text(step.read_text().replace("echo half", "echo whole"))
         box.git("commit", "-qam", "an edit", cwd=tree)
         found.rests(name)
