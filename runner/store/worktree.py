@@ -312,12 +312,10 @@ def settle_all(git: Git, places: Places, ref: str, who: Surroundings) -> None:
         except (OSError, ValueError, KeyError, TypeError):
             continue
         tip = git.ref(ref)
-        if (
-            tip is not None
-            and tip != told["old"]
-            and tree.path.is_dir()
-            and git.symbolic_ref("HEAD", tree.git_dir) == ref
-        ):
+        code, head, _ = git.try_run("symbolic-ref", "--quiet", "HEAD", git_dir=tree.git_dir)
+        if code > 1 and tree.git_dir.is_dir():
+            continue  # git could not say (a full disk, say), so what was cut is still to be finished
+        if tip is not None and tip != told["old"] and tree.path.is_dir() and head.decode().strip() == ref:
             if git.is_ancestor(told["new"], tip):
                 left = settle(git, tree, told["old"], told["new"], who)
                 if left:

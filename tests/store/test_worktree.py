@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -588,3 +589,20 @@ def test_adopting_that_is_cut_leaves_nothing_staged_backwards(box: Box) -> None:
     box.runner("step", protocol, rc=0)
     assert box.git("status", "--porcelain", cwd=tree) == ""
     assert box.count(protocol) == count + 1, "the edit was not committed twice"
+
+
+def test_what_was_cut_is_not_forgotten_where_git_cannot_look(box: Box) -> None:
+    """A disk that is full stops git itself: the note of what is still to be finished stays."""
+    protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
+    there = box.path.parent / "repo.worktrees" / protocol
+    old = box.git("rev-parse", protocol)
+    box.runner("step", protocol, rc=0)
+    (there / "a.txt").unlink()
+    head = box.path / ".git/worktrees" / protocol / "HEAD"
+    note = box.path / ".git/runner/follows/0123456789abcdef.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    told = {"worktree": str(there), "git_dir": str(head.parent), "ref": f"refs/heads/{protocol}"}
+    note.write_text(json.dumps({**told, "old": old, "new": box.git("rev-parse", protocol)}))
+    head.write_bytes(b"")
+    box.runner("step", protocol)
+    assert note.exists()
