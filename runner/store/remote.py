@@ -181,7 +181,7 @@ class Mirror:
         """Move refs on the remote, `{name: (new, expected there)}`, all or none. One that stays has to be where it is expected.
 
         Raises:
-            ConflictError: a ref is not where it was expected; also where it is already where it should go, which others did.
+            ConflictError: a ref is not where it was expected; also where all are already where they should go, which others did.
             UnreachableError: the remote did not answer, or refused; nothing moved.
         """
         pace.keep(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
@@ -193,9 +193,11 @@ class Mirror:
         )  # fmt: skip
         if code == 0:
             self._note(changes)
-            # Of a ref that has our commit already git says nothing was wrong, wherever it was expected: who put it there is unknown.
-            twice = [name for name in _up_to_date(out) if changes[name][0] != changes[name][1]]
-            if twice:
+            # Of a ref that has our commit already git says nothing was wrong, wherever it was expected. Where none was moved by
+            # this push, who put them there is unknown; where one was, it is ours, and what stood in its place already is no loss.
+            moving = {name for name, (new, old) in changes.items() if new != old}
+            twice = moving & set(_up_to_date(out))
+            if twice and twice == moving:
                 raise ConflictError(
                     f"{', '.join(sorted(twice))} on {self.remote} was moved there by somebody else, or by a push of ours"
                     " that was given up",
