@@ -152,6 +152,7 @@ def gate_of(
         redactor=site.redactor,
         words=calls.words_of(project.git, snapshot, known, step.slug, words),
         settled=calls.settled_of(known),
+        undecided=calls.undecided_of(known),
         stands=lambda call, by: consent.call_stands(project, snapshot, plan, state, call, by),
         told=project.who.hear,
     )

@@ -136,7 +136,8 @@ class Settled:
 class Calls:
     """The gate of one attempt of a step. `words`: what was decided about held calls, by their names.
 
-    `stands(name, by)`: whether an approval that an earlier transition counted still is one.
+    `undecided`: the effects that a person was asked about and never answered for; `stands(name, by)`: whether an approval that an
+    earlier transition counted still is one.
     """
 
     project: Project
@@ -149,6 +150,7 @@ class Calls:
     redactor: Redactor
     words: Mapping[str, Word]
     settled: Sequence[Settled]
+    undecided: Sequence[Record]
     stands: Callable[[str, str], bool]
     told: Callable[[Record], None] = lambda record: None
     _others: list[list[Record]] | None = field(default=None)
@@ -279,7 +281,7 @@ class Calls:
                     return self._happened(name, what, HAPPENED, decision, intent, word.text, word.wait)
                 self._settle(intent, word.text, word.wait)
             elif mine and contract.repeat == "keyed" and left and barred is None:
-                key = str(intent["key"])
+                key = str(intent.get("key") or self._key(intent["call"], what))
                 if intent["call"] == name:
                     self._settle(intent, SAME_KEY)
                 else:
@@ -444,10 +446,13 @@ class Calls:
         return self._elsewhere
 
     def _open(self) -> list[Record]:
-        """Return the announcements without a conclusion, of all journals and on the remote."""
+        """Return the announcements without a conclusion, of all journals, on the remote, and in the record: an edit or a new attempt
+        ends what a person was asked, and the journal in which the call was begun may be on another machine."""
         own = [one for one in self.journal.records if one["kind"] in _EFFECT]
         closed = {(one["call"], one["of"]) for one in own if one["kind"] == "settled"}
         found = [one for one in self._announced() if (one["call"], one["time"]) not in closed]
+        over = {(one["call"], one["of"]) for records in self._journals() for one in records if one["kind"] == "settled"}
+        found += [one for one in self.undecided if (one["call"], one["time"]) not in closed | over]
         for records in (*self._journals(), own):
             last = {one["call"]: one for one in records}
             found += [
@@ -549,3 +554,18 @@ def settled_of(known: Iterable[log.RawEntry]) -> list[Settled]:
                 fields["wait"], of["call"], of["tool"], of["digest"], fields["happened"] is True, str(fields["by"])
             )
     return list(found.values())
+
+
+def undecided_of(known: Iterable[log.RawEntry]) -> list[Record]:
+    """Return the effects that a person was asked about and has not answered for, each as the announcement of a call."""
+    asked: dict[str, log.RawEntry] = {}
+    for raw in known:
+        if raw.event == "effect-unknown":
+            asked[str(raw.fields["call"])] = raw
+        elif raw.event == "effect-decided":
+            asked = {call: one for call, one in asked.items() if f"w{one.revision}" != raw.fields["wait"]}
+    return [
+        {key: raw.fields[key] for key in ("call", "tool", "digest", "text")}
+        | {"kind": "intent", "time": raw.time, "revision": raw.revision}
+        for raw in asked.values()
+    ]

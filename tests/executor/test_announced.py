@@ -239,6 +239,25 @@ def test_where_nothing_is_published_no_effect_begins_on_such_a_machine(remote: B
 
 
 @pytest.mark.slow
+def test_one_that_a_person_was_asked_about_is_not_made_again_because_the_step_was_edited(remote: Box) -> None:
+    """The question goes with the words that it was asked about; what was asked does not."""
+    protocol, ledger, other = vanish(remote, *REPORT, "in-runner")
+    outlast(other, protocol)
+    other.runner("run", protocol, rc=WAITS)
+    assert wait(other, protocol)["kind"] == "effect"
+    other.git("checkout", "-q", protocol)
+    step = other.path / f".protocols/{protocol}/01-tell.md"
+    step.write_text(f"{step.read_text()}And mind the gap.\n")
+    other.git("commit", "-qam", "say more")
+    other.runner("run", protocol, rc=WAITS)
+    assert wait(other, protocol)["kind"] == "effect" and len(lines(ledger)) == 1
+    other.runner("answer", protocol, "happened", rc=0)
+    other.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 1 and other.state(protocol)["status"] == "completed"
+    sound(other, protocol)
+
+
+@pytest.mark.slow
 def test_one_that_was_made_again_at_a_persons_word_is_asked_about_again(remote: Box) -> None:
     protocol, ledger, other = vanish(remote, *REPORT, "in-runner")
     outlast(other, protocol)
