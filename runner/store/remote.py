@@ -98,13 +98,13 @@ class Mirror:
         lines = [f"{oid} refs/seed/{name.removeprefix(prefix)}" for name, oid in sorted(known.items())]
         return "".join(f"{line}\n" for line in ["# pack-refs with: peeled fully-peeled sorted ", *lines]).encode()
 
-    def _run(self, *args: str, timeout: float) -> tuple[int, bytes, str]:
+    def _run(self, *args: str, timeout: float, data: bytes = b"") -> tuple[int, bytes, str]:
         env = token_settings(self.url, self.who.environ)
-        done = self.git.transport(self.path, *args, timeout=timeout, env=env)
+        done = self.git.transport(self.path, *args, timeout=timeout, env=env, data=data)
         if done[0] and ".lock" in done[2]:  # of a git that was killed here, perhaps
             dead = [locks.remove_dead(lock, self.who) for lock in self.path.rglob("*.lock")]
             if any(dead):
-                return self.git.transport(self.path, *args, timeout=timeout, env=env)
+                return self.git.transport(self.path, *args, timeout=timeout, env=env, data=data)
         return done
 
     def refs(self) -> dict[str, str]:
@@ -257,13 +257,7 @@ class Mirror:
             else f"delete refs/there/{name.removeprefix('refs/')}"
             for name, (new, _) in changes.items()
         ]
-        self.git.transport(
-            self.path,
-            "update-ref",
-            "--stdin",
-            timeout=PUSH_SECONDS,
-            data="".join(f"{line}\n" for line in lines).encode(),
-        )
+        self._run("update-ref", "--stdin", timeout=PUSH_SECONDS, data="".join(f"{line}\n" for line in lines).encode())
 
     def _unreachable(self, code: int, err: str) -> UnreachableError:
         lines = [

@@ -334,7 +334,7 @@ def left_over(box: Box) -> list[str]:
         *git.rglob("runner-index*"),
         *git.glob("runner/follows/*"),
         *git.glob("runner/making/*"),
-        *state.rglob("*.lock"),
+        *(path for path in state.rglob("*.lock") if "mirror" not in path.parts),  # it goes once it is in somebody's way
     ]
     return [str(path) for path in found]
 
