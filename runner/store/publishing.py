@@ -328,10 +328,8 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
     if not any(is_transition(commit, protocol) for commit in ours):
         new = _merge(project, there, here, protocol)
     elif not any(is_transition(commit, protocol) for commit in theirs):
-        new, common = (
-            _merge(project, here, there, protocol),
-            left,
-        )  # theirs may have come to this chain by a merge alone
+        new = _merge(project, here, there, protocol)
+        common = left  # theirs may have come to this chain by a merge alone
     else:
         new = there
         for commit in ours:
