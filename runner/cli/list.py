@@ -22,10 +22,10 @@ def command(session: Session, as_json: bool) -> None:
         status.tell_nothing(session, as_json, f"{error.what}; {error.hint}")
         return
     known = finding.known(project)
-    rows = record.rows(project.git, known)
     if as_json:
-        session.json_rows(status.described(project, rows, known))
+        session.json_rows(status.described(project, record.stream(project.git, known), known))
         return
+    rows = record.rows(project.git, known)
     if not rows:
         status.tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
         return

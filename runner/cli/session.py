@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,12 +148,12 @@ class Session:
 
         click.echo(json.dumps(value, indent=2, sort_keys=True))
 
-    def json_rows(self, rows: Sequence[Any]) -> None:
+    def json_rows(self, rows: Iterable[Any]) -> None:
         """Give `{"protocols": [ … ]}` as JSON, a protocol a line: quick where there are thousands."""
         import json
 
-        text = ",\n".join(json.dumps(row, sort_keys=True) for row in rows)
-        click.echo(f'{{"protocols": [\n{text}\n]}}' if rows else '{"protocols": []}')
+        text = ",\n".join(map(json.JSONEncoder(sort_keys=True).encode, rows))
+        click.echo(f'{{"protocols": [\n{text}\n]}}' if text else '{"protocols": []}')
 
     def shows_progress(self) -> bool:
         """Return whether stderr is a terminal on which something may move."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,17 +75,16 @@ def tell_nothing(session: Session, as_json: bool, text: str) -> None:
         session.note(text)
 
 
-def described(project: Project, rows: list[Row], known: Mapping[str, str]) -> list[Row]:
-    """Return rows as `--json` gives them."""
+def described(project: Project, rows: Iterable[Row], known: Mapping[str, str]) -> Iterator[Row]:
+    """Give rows as `--json` has them, one by one."""
     names, trees = summary.Names(known), record.worktree_paths(project.git)
-    return [
-        summary.described(row, names.short(row["protocol"]), _path(project, row["protocol"], trees)) for row in rows
-    ]
+    for row in rows:
+        yield summary.described(row, names.short(row["protocol"]), _path(project, row["protocol"], trees))
 
 
 def describe(project: Project, row: Row) -> Row:
     """Return one row as `--json` gives it."""
-    return described(project, [row], finding.known(project, ids.number_of(row["protocol"])))[0]
+    return next(described(project, [row], finding.known(project, ids.number_of(row["protocol"]))))
 
 
 def _path(project: Project, protocol: str, trees: Mapping[str, str]) -> str | None:

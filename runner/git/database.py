@@ -28,7 +28,7 @@ from runner.git.objects import (
 from runner.git.process import GitError, Held, git_error
 from runner.git.sealed import Sealed
 
-AHEAD = 200  # objects that are asked for ahead of their answers; their names fit into a pipe
+AHEAD = 150  # objects that are asked for in one go; the names of twice as many fit into a pipe
 COMMITS_KEPT = 4096
 TREES_KEPT = 50_000  # entries of trees that are remembered
 
@@ -80,24 +80,35 @@ class Database(Sealed):
 
     def blobs(self, names: Sequence[str]) -> list[bytes | None]:
         """Return the bytes of many blobs, or None where there is none of that name; asked for ahead of the answers."""
-        found: list[bytes | None] = []
-        for at in range(0, len(names), AHEAD):
-            some = names[at : at + AHEAD]
-            if any("\n" in name for name in some):
-                found += [self.blob(name) for name in some]
-                continue
-            asked = [b"contents " + name.encode("utf-8", "surrogateescape") + b"\n" for name in some]
-            found += [self._blob_of(answer) for answer in self._answers(asked)]
-        return found
+        if len(names) == 1 or any("\n" in name for name in names):
+            return [self.blob(name) for name in names]
+        return [self._blob_of(found) for found in self._answers(names, self._reader())]
 
-    def _answers(self, asked: Sequence[bytes]) -> Iterator[tuple[str, str, bytes] | None]:
-        # Few enough to fit into a pipe: git may be busy answering while they are written.
-        reader = (
-            self._reader()
-        )  # the same for all: it may have died at a broken one, its answers to those before still to be read
-        yield self._answer(b"".join(asked), reader)
-        for _ in asked[1:]:
-            yield self._answer(b"", reader)
+    def stream(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        """Give what `blobs` returns one by one, by a git of its own that reads ahead while the caller works; no name has a newline."""
+        self.settle()
+        reader = Held(self.argv(["cat-file", "--batch-command"]), self.environment())
+        try:
+            yield from map(self._blob_of, self._answers(names, reader))
+        finally:
+            reader.close()
+
+    def _answers(self, names: Sequence[str], reader: Held) -> Iterator[tuple[str, str, bytes] | None]:
+        # The same reader for all: it may have died at a broken one, its answers to those before still to be read. Two
+        # parts at most are under way, which fit into a pipe: git may be busy answering while they are written.
+        parts = [names[at : at + AHEAD] for at in range(0, len(names), AHEAD)]
+        whole = False
+        try:
+            for at, part in enumerate(parts):
+                for ahead in parts[:2] if at == 0 else parts[at + 1 : at + 2]:
+                    lines = (b"contents " + name.encode("utf-8", "surrogateescape") + b"\n" for name in ahead)
+                    reader.tell(b"".join(lines))
+                for _ in part:
+                    yield self._answer(b"", reader)
+            whole = True
+        finally:
+            if not whole:  # nobody else may take what it still answers for an answer of theirs
+                reader.close()
 
     @staticmethod
     def _blob_of(found: tuple[str, str, bytes] | None) -> bytes | None:
@@ -146,17 +157,13 @@ class Database(Sealed):
     def warm(self, names: Iterable[str]) -> None:
         """Read these commits and trees (oids) ahead of `commit` and `tree`; one that is not here, or is broken, is left to them."""
         wanted = [name for name in dict.fromkeys(names) if name not in self._commits and name not in self._trees]
-        for at in range(0, len(wanted), AHEAD):
-            some = wanted[at : at + AHEAD]
-            for name, found in zip(
-                some, list(self._answers([f"contents {name}\n".encode() for name in some])), strict=True
-            ):
-                if found and found[1] == "commit":
-                    with contextlib.suppress(GitError):
-                        self._keep_commit(parse_commit(name, found[2]))
-                elif found and found[1] == "tree":
-                    with contextlib.suppress(GitError):
-                        self._keep(name, parse_tree(found[2], self.oid_length))
+        for name, found in zip(wanted, self._answers(wanted, self._reader()), strict=True):
+            if found and found[1] == "commit":
+                with contextlib.suppress(GitError):
+                    self._keep_commit(parse_commit(name, found[2]))
+            elif found and found[1] == "tree":
+                with contextlib.suppress(GitError):
+                    self._keep(name, parse_tree(found[2], self.oid_length))
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         """Return how many bytes each object has, without reading it, or None where it is not here."""

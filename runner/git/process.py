@@ -137,12 +137,20 @@ class Held:
         Raises:
             GitError: the process ended instead.
         """
+        self.tell(data)
+        return self.answer()
+
+    def tell(self, data: bytes) -> None:
+        """Write what is answered later.
+
+        Raises:
+            GitError: the process has ended.
+        """
         try:
             self.stdin.write(data)
             self.stdin.flush()
         except BrokenPipeError as error:
             raise self.died() from error
-        return self.answer()
 
     def answer(self) -> bytes:
         """Return the next line, without its newline.

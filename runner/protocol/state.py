@@ -220,19 +220,27 @@ _FIELDS: dict[type, dict[str, tuple[type, ...]]] = {
     kind: {name: _TYPES[of] for name, of in kind.__annotations__.items() if of in _TYPES}
     for kind in (State, StepState, Wait, Artifact, SpentTotal)
 }
+_LISTS = {kind: [name for name, of in fields.items() if list in of] for kind, fields in _FIELDS.items()}
+_seen: set[tuple[object, ...]] = (
+    set()
+)  # a kind with names and types of fields that are right: a list of protocols has few
 Value = TypeVar("Value")
 
 
 def _typed(kind: type[Value], plain: dict[str, Any]) -> Value:
     """Return the fields as a value of the kind. TypeError: one of them is not of its type."""
-    types = _FIELDS[kind]
-    for name, value in plain.items():
-        of = types.get(name)
-        if of is not None and type(value) not in of:
-            raise TypeError(name)
-        if type(value) is list and of is not None and any(type(item) is not str for item in value):
-            raise TypeError(name)
-    return kind(**plain)
+    shape = (kind, *plain, *map(type, plain.values()))
+    if shape not in _seen:
+        for name, of in _FIELDS[kind].items():
+            if name in plain and type(plain[name]) not in of:
+                raise TypeError(name)
+    for name in _LISTS[kind]:
+        for item in plain.get(name, ()):
+            if type(item) is not str:
+                raise TypeError(name)
+    made = kind(**plain)
+    _seen.add(shape)
+    return made
 
 
 def damaged(where: str) -> IntegrityError:

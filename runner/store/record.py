@@ -95,8 +95,16 @@ def row(git: Git, protocol: str, commit: str) -> Row:
 
 def rows(git: Git, protocols: Mapping[str, str]) -> list[Row]:
     """Return the rows of many protocols, given as id to commit."""
-    found = git.blobs([_place(protocol, commit) for protocol, commit in protocols.items()])
-    return [_row(protocol, data) for protocol, data in zip(protocols, found, strict=True)]
+    return list(map(_row, protocols, git.blobs(_places(protocols))))
+
+
+def stream(git: Git, protocols: Mapping[str, str]) -> Iterator[Row]:
+    """Give what `rows` returns one by one, while git reads on."""
+    return map(_row, protocols, git.stream(_places(protocols)))
+
+
+def _places(protocols: Mapping[str, str]) -> list[str]:
+    return [_place(protocol, commit) for protocol, commit in protocols.items()]
 
 
 def outlook(row: Row) -> Outlook:

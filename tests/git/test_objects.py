@@ -99,7 +99,7 @@ def test_an_object_that_is_broken_stops_a_burst_of_questions_and_nobody_waits_fo
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:20])
     with Git.open(empty) as repository:
-        answers = repository._answers([f"contents {oid}\n".encode() for oid in (*good, broken, good[0])])
+        answers = repository._answers([*good, broken, good[0]], repository._reader())
         assert next(answers) == (good[0], "blob", b"0\n")
         repository._held["read"].process.wait()
         assert [next(answers), next(answers)] == [(good[1], "blob", b"1\n"), (good[2], "blob", b"2\n")]
