@@ -49,7 +49,8 @@ SIGNED = (
 
 @dataclass(slots=True, kw_only=True)
 class Made:
-    """A history as it was made: where, its refs (`tip`, `main`, `history`) and the rules that are meant to find something."""
+    """A history as it was made: where, its refs (`tip`, `main`, `history`, `origin/ID`) and the rules that are meant to find
+    something."""
 
     path: Path
     protocol: str
@@ -177,11 +178,13 @@ def beside(function: Make) -> Make:
     return function
 
 
-def taken(box: Box, protocol: str, *, branch: bool = True, **how: Any) -> Made:
-    """Return a protocol of a repository as it stands; `branch`: whether its branch is still there."""
+def taken(box: Box, protocol: str, *, branch: bool = True, origin: str = "", **how: Any) -> Made:
+    """Return a protocol of a repository as it stands; `branch`: whether its branch is still there; `origin`: what it forks."""
     refs = {"tip": f"refs/heads/{protocol}"} if branch else {}
     if how.get("whole"):
         refs |= {"main": "refs/heads/main", "history": f"refs/runner/history/{protocol}"}
+    if origin:
+        refs[f"origin/{origin}"] = f"refs/runner/history/{origin}"
     found = {name: box.git("rev-parse", "-q", "--verify", ref, check=False).strip() for name, ref in refs.items()}
     return Made(path=box.path, protocol=protocol, refs={name: oid for name, oid in found.items() if oid}, **how)
 
@@ -790,7 +793,19 @@ def a_plan_s_transcript_that_the_log_does_not_name(desk: Desk) -> Made:
 
 
 def _called(desk: Desk, more: str = "", *, lines: list[dict[str, Any]] | None = None, coworker: str = "") -> Made:
-    """Let a step call a tool that reaches outside, as its transcript tells; `more`: what the policy says else."""
+    """Return a protocol one of whose steps called a tool that reaches outside."""
+    forge = _calls(desk, more, lines=lines, coworker=coworker)
+    return taken(forge.box, forge.protocol, whole=True)
+
+
+def _calls(
+    desk: Desk,
+    more: str = "",
+    *done: ev.Event,
+    lines: list[dict[str, Any]] | None = None,
+    coworker: str = "",
+) -> Forge:
+    """Let a step call a tool that reaches outside, as its transcript tells; `more`: what the policy says else; `done`: with it."""
     box = desk.box()
     listed = "alice@example.test"
     box.write(
@@ -816,9 +831,9 @@ def _called(desk: Desk, more: str = "", *, lines: list[dict[str, Any]] | None = 
     data = "".join(json.dumps(one) + "\n" for one in (lines or [intent, outcome]))
     forge = Forge(box, protocol, trusted=box.git("rev-parse", "main").strip())
     forge.see()
-    forge.imitate(finish(forge, "send", transcript=digest(data.encode()), executor="host"))
+    forge.imitate(finish(forge, "send", transcript=digest(data.encode()), executor="host"), *done)
     _filed(box, protocol, {"runs/send.1.jsonl": data})
-    return taken(box, protocol, whole=True)
+    return forge
 
 
 @beside
@@ -845,6 +860,31 @@ def a_call_that_the_coworker_s_own_policies_deny(desk: Desk) -> Made:
     text = "name: analyst\nobjective: o\npolicies:\n  rules: [{deny: {tool: send_report}}]\n"
     made = _called(desk, "rules: [{allow: {tool: send_report}}]\n", coworker=text)
     return dataclasses.replace(made, rules=("needed",))
+
+
+# --- what a fork goes on from: its transcripts lie beside the other's chain ----------------------------------------------------
+
+
+def _forked(forge: Forge) -> Made:
+    """Let another protocol go on from this one as it stands, and return it: both chains hold."""
+    origin = forge.protocol
+    fork(forge)
+    return taken(forge.box, forge.protocol, whole=True, origin=origin, rules=("forked",))
+
+
+@beside
+def a_fork_of_a_call_that_nobody_was_asked_about(desk: Desk) -> Made:
+    """The fork's own chain tells of no call."""
+    return _forked(_calls(desk, "", ev.StepCompleted(subject="send", attempt=1)))
+
+
+@beside
+def a_fork_of_a_transcript_that_the_log_does_not_name(desk: Desk) -> Made:
+    """Its bytes were changed before the fork, or after."""
+    forge = _talked(desk)
+    forge.imitate(passed(forge), ev.StepCompleted(subject="b", attempt=1))
+    _filed(forge.box, forge.protocol, {"runs/b.1.jsonl": TALK.replace("1", "2")})
+    return _forked(forge)
 
 
 # --- seals ----------------------------------------------------------------------------------------------------------------

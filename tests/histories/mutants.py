@@ -56,6 +56,8 @@ class Mutant:
 # Functions that say nothing of a verdict. A line that is not needed any more fails the test.
 ELSEWHERE = {
     "trust.verify.advance": "a runner's own walk, which asks what verify asks: tests/trust/test_verify.py",
+    "trust.verify._refuse_newer": "how a runner's own walk words what verify finds: tests/faults/test_others.py",
+    "trust.verify._beside": "where a runner's own walk goes on after a merge: tests/store/test_remote.py",
     "trust.replay.told": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
     "trust.replay.differs": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
     "trust.approval.foresee": "what `approve` says beforehand: tests/cli/test_approve.py",

@@ -1,10 +1,11 @@
 """Stored histories: git bundles of protocols, good and bad, and what verify says of each, a line of `manifest.jsonl`.
 
 A line's `name` says which refs of its bundle are the case's: `refs/cases/NAME/tip` (the protocol's branch), `main` (the trusted
-branch), `history`. `verdict`: its findings, as "RULE COMMIT PATH", nothing where it holds, or "cannot tell". `second`: the second
-verifier's exit code; `unjudged`: it says that it did not judge all. `says`: how the word stands that the wait `wait` is about.
-`whole`: it is judged as a repository, with all that lies beside the chain; `seen`: what the machine has seen of it before. Lines
-are only added: a history of an older version of the formats keeps its verdict.
+branch), `history`, `origin/ID` (the history of the protocol ID, which this one goes on from). `verdict`: its findings, as "RULE
+COMMIT PATH", nothing where it holds, or "cannot tell". `second`: the second verifier's exit code; `unjudged`: it says that it did
+not judge all. `says`: how the word stands that the wait `wait` is about. `whole`: it is judged as a repository, with all that lies
+beside the chain; `seen`: what the machine has seen of it before. Lines are only added: a history of an older version of the formats
+keeps its verdict.
 """
 
 from __future__ import annotations
@@ -202,6 +203,10 @@ class Shelf:
             (at / "objects/info/alternates").write_text(f"{self.path(case)}/objects\n")
             names = {"tip": f"refs/heads/{case.protocol}", "main": "refs/heads/main"}
             names["history"] = f"refs/runner/history/{case.protocol}"
+            own = f"refs/cases/{case.name}/"
+            for ref in self.objects(case).refs(f"{own}origin/"):
+                name = ref.removeprefix(own)
+                names[name] = f"refs/runner/history/{name.removeprefix('origin/')}"
             for name, ref in names.items():
                 if (oid := self.ref(case, name)) is not None:
                     git("update-ref", ref, oid, at=at)
