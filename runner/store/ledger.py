@@ -205,7 +205,9 @@ def change(project: Project, day: str, make: Callable[[Day], Day]) -> None:
                 if is_fresh:
                     raise format_.unreadable("it is no commit", REF)
                 old = None  # of an earlier clone
-            made = make(read(project, old, day))
+            now = read(project, old, day)
+            if (made := make(now)) == now:
+                return
         except (SpentError, IntegrityError):
             if is_fresh:
                 raise

@@ -7,12 +7,15 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import make_box
 from tests.faults.ground import ANSWERS, Ground, daemon
 from tests.faults.test_kill import finished
+from tests.forge import smart_http
 
 AWAY = 69
 
@@ -155,6 +158,83 @@ def test_a_remote_that_goes_wrong_is_no_loss(tmp_path: Path, fault: str) -> None
         if fault in ("is-slow", "says-more-than-it-should"):
             assert done.code == 0, done.err
         finished(ground)
+
+
+# What becomes of a push's request: how often it is carried out, and which of the answers are given.
+TWICE = {"heard, the last answer": (2, [1]), "heard, both answers": (2, [0, 1]), "answered": (1, [0, 0])}
+
+
+@contextlib.contextmanager
+def repeating(root: Path, times: int, given: list[int]) -> Iterator[tuple[str, list[int]]]:
+    """Serve the repositories below `root` over smart HTTP; give (where, how many bytes each push was answered with)."""
+    answered: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _serve(self) -> None:
+            data = smart_http.body(self)
+            if self.command == "GET" or not self.path.endswith("/git-receive-pack"):
+                return smart_http.respond(self, *smart_http.answer(self, root, data, "somebody"))
+            found = [smart_http.answer(self, root, data, "somebody") for _ in range(times)]
+            told = b"".join(found[at][2] for at in given)
+            answered.append(len(told))
+            return smart_http.respond(self, *found[given[-1]][:2], told)
+
+        do_GET = do_POST = _serve
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", answered
+        server.shutdown()
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("way", TWICE)
+def test_a_remote_that_hears_or_answers_twice_does_nothing_twice(tmp_path: Path, way: str) -> None:
+    with daemon(tmp_path) as port:
+        ground = Ground.make(tmp_path / "ground", port)
+        ground.reset()
+        with repeating(ground.live, *TWICE[way]) as (url, answered):
+            there = ground.box.git("config", "remote.origin.url").strip()
+            moved(ground, f"{url}/origin.git")
+            done = ground.run(env={"NO_PROXY": "127.0.0.1"})
+            assert done.code in (0, AWAY), f"exit {done.code}: {done.err}"
+            assert answered, "no push got there"
+        moved(ground, there)
+        finished(ground)
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_of_what_is_begun_while_pushes_are_heard_twice_there_is_one(tmp_path: Path) -> None:
+    box = make_box(tmp_path / "repo")
+    box.write(".protocols/config.yaml", "publish: always\n")
+    box.commit("what the team shares")
+    bare = tmp_path / "origin.git"
+    box.git("clone", "-q", "--bare", box.path, bare)
+    with repeating(tmp_path, *TWICE["heard, the last answer"]) as (url, answered):
+        box.git("remote", "add", "origin", f"{url}/origin.git")
+        protocol = box.new({"01-look": "kind: human\n"})
+        assert protocol == "0001-a-plan"
+        box.runner("pause", protocol, rc=0)
+        box.runner("resume", protocol, rc=0)
+        assert len(answered) >= 3
+    refs = box.git("for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/runner/numbers", cwd=bare)
+    assert refs == box.git("for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/runner/numbers")
+    assert len(refs.splitlines()) == 3, refs
+    log = box.git("log", "--format=%s", protocol)
+    assert log.count("paused") == log.count("resumed") == 1, log
+    box.runner("verify", protocol, rc=0)
+
+
+def moved(ground: Ground, url: str) -> None:
+    """Reach the remote at another address, and say that it is trusted."""
+    ground.box.git("config", "remote.origin.url", url)
+    ground.box.runner("doctor", "--repin")
 
 
 @pytest.mark.faults

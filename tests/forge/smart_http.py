@@ -31,6 +31,13 @@ def refuse(handler: BaseHTTPRequestHandler) -> None:
 
 def serve(handler: BaseHTTPRequestHandler, root: Path, data: bytes, user: str, *, path: str | None = None) -> None:
     """Answer from the bare repositories below `root`. `path`: of the request, as seen from `root`; its own by default."""
+    respond(handler, *answer(handler, root, data, user, path=path))
+
+
+def answer(
+    handler: BaseHTTPRequestHandler, root: Path, data: bytes, user: str, *, path: str | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    """Do what is asked, and return what would be answered: status, fields, body."""
     parts = urlsplit(handler.path)
     env = {
         "PATH": os.environ["PATH"],
@@ -48,14 +55,19 @@ def serve(handler: BaseHTTPRequestHandler, root: Path, data: bytes, user: str, *
         "HOME": str(root),
     }
     out = subprocess.run(["git", "http-backend"], env=env, input=data, capture_output=True).stdout
-    head, _, answer = out.partition(b"\r\n\r\n")
+    head, _, told = out.partition(b"\r\n\r\n")
     fields = dict(line.decode().split(": ", 1) for line in head.split(b"\r\n"))
-    handler.send_response(int(fields.pop("Status", "200 OK").split(" ")[0]))
+    return int(fields.pop("Status", "200 OK").split(" ")[0]), fields, told
+
+
+def respond(handler: BaseHTTPRequestHandler, status: int, fields: dict[str, str], told: bytes) -> None:
+    """Give an answer."""
+    handler.send_response(status)
     for name, value in fields.items():
         handler.send_header(name, value)
-    handler.send_header("Content-Length", str(len(answer)))
+    handler.send_header("Content-Length", str(len(told)))
     handler.end_headers()
-    handler.wfile.write(answer)
+    handler.wfile.write(told)
 
 
 def git(bare: Path, *args: str) -> str:
