@@ -135,6 +135,7 @@ def test_goto_does_earlier_steps_again_so_often_and_no_more(box: Box, tmp_path: 
     assert state["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_timeout_ends_all_that_the_step_started(box: Box, tmp_path: Path) -> None:
     sign = tmp_path / "sign"
     line = f"(trap '' TERM; while sleep 0.1; do echo x >> {sign}; done) & sleep 600"

@@ -72,6 +72,7 @@ def test_the_shells_commands_solve_a_task(task: Task, tmp_path: Path) -> None:
     assert scratch.holds(task, scratch.at)
 
 
+@pytest.mark.slow
 def test_the_runner_does_a_task_against_the_endpoint() -> None:
     with serving() as endpoint:
         done = run_runner(TASKS[0], endpoint, "gemini-2.5-flash", "host")
@@ -81,6 +82,7 @@ def test_the_runner_does_a_task_against_the_endpoint() -> None:
         assert 0 < done.outside < done.seconds
 
 
+@pytest.mark.slow
 def test_requests_are_passed_on_with_the_real_key_and_counted_as_the_model_counts() -> None:
     # The strict server refuses any other key, and whatever Gemini's API would not take.
     with (

@@ -70,6 +70,7 @@ def there(box: Box, protocol: str) -> dict[str, Any]:
     return read
 
 
+@pytest.mark.slow
 def test_a_protocol_advances_by_itself_till_it_is_done(github: Box, tmp_path: Path) -> None:
     names = ("01-a", "02-b", "03-c")
     protocol = github.new({name: command(f"echo {name} > {name}.txt") for name in names})
@@ -175,6 +176,7 @@ approvals:
 
 
 @pytest.mark.parametrize("what", ["a person's commit", "an answer", "a review"])
+@pytest.mark.slow
 def test_a_bundle_that_tells_what_people_said_or_did_is_not_published(github: Box, tmp_path: Path, what: str) -> None:
     if what == "a review":
         github.write(".protocols/policy.yaml", POLICY)

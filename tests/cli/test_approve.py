@@ -499,6 +499,7 @@ def test_run_goes_through_one_wait_after_another(gov: Box, people: People) -> No
     gov.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_two_people_approve_at_once_and_both_words_are_there(shared: Box, people: People) -> None:
     steps = {"01-deploy": command("echo deployed > d.txt", "approval: {when: before, count: 2}\n")}
     protocol = waiting(shared, steps)

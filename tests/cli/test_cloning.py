@@ -122,6 +122,7 @@ def test_interrupted_it_leaves_nothing(box: Box, at: Path, existing: bool, numbe
     assert [path.name for path in at.rglob("*")] == (["here"] if existing else [])
 
 
+@pytest.mark.slow
 def test_interrupted_while_git_is_started_it_leaves_nothing(box: Box, at: Path, tmp_path: Path) -> None:
     real = shutil.which("git")
     fake = tmp_path / "bin/git"

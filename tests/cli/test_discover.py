@@ -126,6 +126,7 @@ def test_at_a_terminal_the_person_answers_sees_and_takes(box: Box) -> None:
         assert "Which Python is meant?\n3.12" in prompt(wire)
 
 
+@pytest.mark.slow
 def test_at_a_terminal_the_person_drops_it_and_init_goes_on_without(box: Box) -> None:
     with serving(says(SAID)) as wire:
         typed = {b"Which Python": b"\n", b"take them?": b"no\n", b"A line of shell": b"\n", b"Write": b"y\n"}

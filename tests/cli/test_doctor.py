@@ -267,6 +267,7 @@ def test_an_odd_file_of_a_persons_is_theirs_to_take_away(box: Box, begun: str) -
     goes_on(box, begun)
 
 
+@pytest.mark.slow
 def test_one_that_cannot_be_mended_does_not_keep_another_from_it(box: Box, begun: str) -> None:
     other = box.new(STEPS, title="Other")
     box.runner("step", other, rc=0)

@@ -364,6 +364,7 @@ def test_an_edit_of_the_very_step_during_it_is_recorded_after_it(box: Box, tmp_p
 
 
 @pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.slow
 def test_an_edit_that_was_taken_up_first_survives_a_commit_during_the_step(
     box: Box, tmp_path: Path, committed: bool
 ) -> None:

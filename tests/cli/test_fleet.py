@@ -130,6 +130,7 @@ def test_what_a_turn_says_again_is_shown_once(box: Box, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "0001  held\n0001  done\n"
 
 
+@pytest.mark.slow
 def test_a_busy_protocol_starves_nobody(box: Box, tmp_path: Path) -> None:
     """Each has a turn before any has its next one, and whoever waited longest has the first."""
     busy = box.new({f"{step:02d}-s{step}": command(f"echo {step} > f.txt") for step in range(1, 7)}, title="Busy")

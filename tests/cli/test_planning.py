@@ -243,6 +243,7 @@ def test_a_planning_whose_beginning_is_not_here_says_what_to_fetch(box: Box) -> 
 
 
 @pytest.mark.parametrize("where", ["after", "before-refs", "after-refs"])
+@pytest.mark.slow
 def test_a_planning_that_was_killed_asks_nothing_twice(box: Box, where: str) -> None:
     protocol = asked(box, questions={"title": "x", "questions": ["Formal or not?"]})
     box.runner("answer", protocol, "formal", rc=0)
@@ -488,6 +489,7 @@ def test_a_budget_stops_planning_before_the_request(box: Box) -> None:
         assert not wire.bodies
 
 
+@pytest.mark.slow
 def test_what_planning_anew_cost_is_in_the_record_and_every_budget(box: Box) -> None:
     protocol = begun(box)
     journal = box.path / f".git/runner/journal/{protocol}"

@@ -68,6 +68,7 @@ def at_terminal(
     return child.wait(timeout=30), said.decode("utf-8", "replace")
 
 
+@pytest.mark.slow
 def test_elsewhere_it_is_exit_2_with_the_install_line(bare: Box) -> None:
     protocol = bare.new({"01-a": command("echo a > a.txt")})
     done = bare.runner("step", protocol, rc=2)
@@ -91,6 +92,7 @@ def test_always_is_kept_in_the_persons_own_configuration_and_named_in_the_log(ba
     bare.runner("step", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_always_is_not_kept_where_git_would_put_a_file_in_the_place_of_a_device(bare: Box, tmp_path: Path) -> None:
     protocol = bare.new({"01-a": command("echo a > a.txt")})
     device = tmp_path / "null"
@@ -105,6 +107,7 @@ def test_always_is_not_kept_where_git_would_put_a_file_in_the_place_of_a_device(
     assert stat.S_ISCHR(device.stat().st_mode)
 
 
+@pytest.mark.slow
 def test_once_is_not_kept(bare: Box) -> None:
     protocol = bare.new({"01-a": command("echo a > a.txt"), "02-b": command("true")})
     assert at_terminal(bare, "once", "step", protocol, term="xterm")[0] == 0

@@ -161,6 +161,7 @@ def test_pause_while_the_last_step_is_at_work_keeps_it_paused(box: Box, gate: Ga
     healthy(box, protocol)
 
 
+@pytest.mark.slow
 def test_pause_while_checks_run_leaves_the_verdict_for_later(box: Box, gate: Gate) -> None:
     qa = f"qa: {{policy: light, checks: ['{gate.line()}']}}\n"
     protocol = box.new({"01-a": command("echo a > a.txt", qa), "02-b": command("true")})
@@ -199,6 +200,7 @@ def test_cancel_while_a_step_is_at_work_keeps_its_work_aside(box: Box, gate: Gat
     healthy(box, protocol)
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_while_paused_is_recorded(box: Box, gate: Gate) -> None:
     protocol = box.new({"01-a": command(gate.line("exit 3"))})
     process = box.start("run", protocol)
@@ -211,6 +213,7 @@ def test_a_step_that_fails_while_paused_is_recorded(box: Box, gate: Gate) -> Non
     healthy(box, protocol)
 
 
+@pytest.mark.slow
 def test_many_at_once_lose_no_word(box: Box) -> None:
     protocol = box.new({f"{number:02d}-s{number}": command("true") for number in range(1, 6)})
     runner = box.start("run", protocol)

@@ -59,6 +59,7 @@ def shell(box: Box, page: str, host: str, alice: int, token: str) -> Callable[[s
 
 
 @pytest.mark.no_agreement("the branch is made by other processes")
+@pytest.mark.slow
 def test_the_page_of_gitlab_leads_to_a_merged_protocol(tmp_path: Path) -> None:
     box = make_box(tmp_path / "repo")
     bare = tmp_path / "origin.git"

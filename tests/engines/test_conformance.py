@@ -279,7 +279,13 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("fault", ["silence", "silence-after-headers", "silence-in-the-middle", "drip"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("silence", "silence-after-headers", "drip")),
+        "silence-in-the-middle",
+    ],
+)
 def test_an_interrupt_ends_it_within_two_seconds(wired: Bench, fault: str) -> None:
     with wired.failing(fault) as stand:
         assert stand.wire is not None

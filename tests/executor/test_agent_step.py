@@ -172,6 +172,7 @@ def test_a_key_that_is_refused_is_said_and_nothing_is_recorded(box: Box, status:
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_down_records_nothing_and_loses_nothing(box: Box) -> None:
     script: list[Reply] = [
         say(write("a.txt", "a\n")),
@@ -295,9 +296,9 @@ def test_a_repository_in_the_workspace_runs_nothing_outside_the_sandbox(
     "line",
     [
         "mkfifo .gitignore",
-        "mkdir d && touch d/x && mkfifo d/.gitattributes",
-        "rm README.md && mkfifo README.md",
-        "mkdir -p d/.git && mkfifo d/.git/HEAD",
+        pytest.param("mkdir d && touch d/x && mkfifo d/.gitattributes", marks=pytest.mark.slow),
+        pytest.param("rm README.md && mkfifo README.md", marks=pytest.mark.slow),
+        pytest.param("mkdir -p d/.git && mkfifo d/.git/HEAD", marks=pytest.mark.slow),
     ],
 )
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_at(box: Box, line: str) -> None:
@@ -433,6 +434,7 @@ def test_what_record_wrote_recorded_reads_wherever_both_are_typed(box: Box, tmp_
     box.runner("-C", box.path, "run", other, "--engine", "recorded:../one.jsonl", cwd=tmp_path, rc=0)
 
 
+@pytest.mark.slow
 def test_neither_sdk_nor_prices_are_imported_by_a_command_step_or_a_recorded_one(box: Box, tmp_path: Path) -> None:
     cassette = tmp_path / "one.jsonl"
     with mind(box, finish()):

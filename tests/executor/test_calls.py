@@ -176,6 +176,7 @@ def test_an_agents_external_call_waits_and_is_made_once_after_the_word(box: Box,
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_a_rejected_call_is_told_to_the_model_with_the_reason_and_not_made(box: Box, alice: Person) -> None:
     ledger = outside(box)
     allow(box, alice, "")
@@ -268,6 +269,7 @@ def test_a_tool_step_that_may_not_be_blocks(box: Box, alice: Person, said: str) 
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_a_held_call_goes_on_in_another_clone(remote: Box, alice: Person) -> None:
     ledger = outside(remote, config="publish: always\n")
     allow(remote, alice, "")
@@ -432,10 +434,7 @@ def unknown(moment: str) -> bool:
 
 @pytest.mark.parametrize(
     "moment",
-    [
-        pytest.param(one, marks=() if one in ("torn-outcome", "in-tool", "after-outcome") else pytest.mark.slow)
-        for one in MOMENTS
-    ],
+    [pytest.param(one, marks=() if one == "in-tool" else pytest.mark.slow) for one in MOMENTS],
 )
 @pytest.mark.parametrize("kind", ["tool", pytest.param("agent", marks=pytest.mark.slow)])
 def test_killed_around_an_effect_it_happens_once_or_a_person_is_asked(box: Box, moment: str, kind: str) -> None:
@@ -471,8 +470,7 @@ def test_killed_around_an_effect_it_happens_once_or_a_person_is_asked(box: Box, 
 @pytest.mark.parametrize(
     "moment",
     [
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ("after-intent", "before-outcome")),
-        "in-runner",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("after-intent", "before-outcome", "in-runner")),
         "in-tool",
     ],
 )
@@ -492,6 +490,7 @@ def test_a_call_that_can_be_repeated_or_looked_up_needs_nobody(box: Box, moment:
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_a_call_that_was_begun_is_not_made_again_where_the_policy_denies_it_now(box: Box, alice: Person) -> None:
     ledger = outside(box, coworker="TOOLS\n")
     protocol = box.new({"01-x": tool("pay", "agent: analyst\n", amount=5)})
@@ -506,6 +505,7 @@ def test_a_call_that_was_begun_is_not_made_again_where_the_policy_denies_it_now(
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_an_effect_of_a_step_that_is_called_otherwise_now_is_found_again(box: Box) -> None:
     ledger = outside(box, coworker="TOOLS\n")
     step = tool("send_report", "agent: analyst\n", **REPORT[1])
@@ -575,6 +575,7 @@ def test_while_one_is_open_no_other_effect_begins(box: Box) -> None:
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_a_reference_to_a_result_that_nobody_knows_blocks(box: Box) -> None:
     ledger = outside(box, coworker="TOOLS\n")
     steps = {
@@ -620,6 +621,7 @@ def test_fetch_is_there_where_the_policy_names_hosts_and_reaches_no_other(box: B
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_a_held_call_that_outlived_its_word_is_asked_again_with_the_same_bytes(box: Box, alice: Person) -> None:
     from tests.people import policy
 

@@ -45,6 +45,7 @@ def recorded(box: Box, protocol: str) -> tuple[int, int, Decimal]:
     return spent["input_tokens"], spent["output_tokens"], Decimal(spent["usd"])
 
 
+@pytest.mark.slow
 def test_a_kill_does_not_widen_the_protocols_budget(box: Box) -> None:
     script = [say(write("a.txt", "a\n"), tokens=DEAR), finish(), say(write("b.txt", "b\n"), tokens=DEAR), finish()]
     with mind(box, *script) as wire:
@@ -60,6 +61,7 @@ def test_a_kill_does_not_widen_the_protocols_budget(box: Box) -> None:
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_what_a_step_that_is_gone_had_paid_for_counts(box: Box) -> None:
     with mind(box, say(write("a.txt", "a\n"), tokens=DEAR), say(write("b.txt", "b\n"), tokens=DEAR), finish()) as wire:
         protocol = box.new({"01-x": agent(), "02-y": agent()}, front="budget: {tokens: 24500}\n")
@@ -109,6 +111,7 @@ def test_a_review_by_hand_counts_each_time(box: Box) -> None:
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_an_answer_is_found_also_where_the_log_began_anew_in_between(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.protocol.log.SEGMENT", 200)
     monkeypatch.setattr("runner.store.transaction.log.SEGMENT", 200)
@@ -139,6 +142,7 @@ def test_what_was_undone_is_paid_and_the_next_attempt_pays_anew(box: Box) -> Non
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_two_clones_ask_in_turn_and_each_goes_on_from_what_the_other_heard(remote: Box) -> None:
     publish(remote)
     script = [

@@ -392,16 +392,15 @@ def points(
 ) -> list[str]:
     """Return `limit` of the points of a trace as `strike.py` takes them, one kind of call after the other in turn.
 
-    A kind: who makes it, which call, and whether it is about a file or a pipe. Of each, points are spread over the whole run.
+    A kind: who makes it, and which call. Of each, points are spread over the whole run.
     """
     seen: Counter[tuple[str, str]] = Counter()
-    kinds: dict[tuple[str, str, bool], list[str]] = {}
+    kinds: dict[tuple[str, str], list[str]] = {}
     for one, call, about in trace:
         seen[one, call] += 1
         if one in who and (not calls or call in calls) and about not in ("/dev/null", "/dev/tty"):
-            kind = (one, call, about.startswith(("pipe:", "socket:", "/memfd:")))
-            kinds.setdefault(kind, []).append(f"{one}:{call}:{seen[one, call]}")
-    taken: dict[tuple[str, str, bool], int] = dict.fromkeys(kinds, 0)
+            kinds.setdefault((one, call), []).append(f"{one}:{call}:{seen[one, call]}")
+    taken = dict.fromkeys(kinds, 0)
     while sum(taken.values()) < limit and any(taken[kind] < len(kinds[kind]) for kind in kinds):
         for kind in kinds:
             if taken[kind] < len(kinds[kind]) and sum(taken.values()) < limit:

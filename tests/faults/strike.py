@@ -191,19 +191,22 @@ class Tracer:
         if who == "starting":
             del self.kinds[pid]
             who = "git" if call == "execve" and b"git" in text(pid, registers.rdi) else who
+        about = argument(pid, call, registers)
+        if call in ("write", "writev") and (not about.startswith("/") or about.startswith("/memfd:")):
+            call = "send"  # no disk has a say in it
         self.seen[who, call] += 1
         if self.trace:
-            self.trace.write(f"{who} {call} {argument(pid, call, registers)}\n")
-        if self.is_meant(pid, who, call, registers):
+            self.trace.write(f"{who} {call} {about}\n")
+        if self.is_meant(who, call, about):
             self.struck += 1
-            self.where = f"{who} {call} {argument(pid, call, registers)}"
+            self.where = f"{who} {call} {about}"
             self.strike(pid, call, registers)
 
-    def is_meant(self, pid: int, who: str, call: str, registers: Registers) -> bool:
+    def is_meant(self, who: str, call: str, about: str) -> bool:
         told = self.told
         if not told.at or (told.at[0], told.at[1]) != (who, call):
             return False
-        if told.path and told.path not in argument(pid, call, registers):
+        if told.path and told.path not in about:
             return False
         count = self.seen[who, call]
         return bool(count >= told.at[2] if told.on else count == told.at[2])
@@ -261,7 +264,11 @@ def point(told: str) -> tuple[str, str, int]:
 def main() -> None:
     """Read the command line, run, and print what came of it."""
     options = argparse.ArgumentParser()
-    options.add_argument("--at", type=point, help="WHO:CALL:N, the N-th such call of the runner, git, tool or other")
+    options.add_argument(
+        "--at",
+        type=point,
+        help="WHO:CALL:N, the N-th such call of the runner, git, tool or other; CALL is `send` for a write that is to no file",
+    )
     options.add_argument("--path", default="", help="strike only where the call's path has this in it")
     options.add_argument("--calls", default=",".join(CALLS))
     options.add_argument("--signal", default="", help="KILL, TERM or INT, instead of the call")

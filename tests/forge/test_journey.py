@@ -16,7 +16,7 @@ ONE = {"01-a": command("echo one > a.txt") + "outputs: [a.txt]\n"}
 WAITS = {"01-a": command("echo one > a.txt") + "approval: before\n"}
 
 
-@pytest.mark.parametrize("how", ["merge", "squash"])
+@pytest.mark.parametrize("how", [pytest.param("merge", marks=pytest.mark.slow), "squash"])
 def test_from_new_to_merged(place: Town, how: str) -> None:
     box, fake = place.box, place.fake
     checked = f'outputs: [b.txt]\nqa: {{policy: light, checks: ["test -e {box.path.parent}/ready"]}}\n'
@@ -284,6 +284,7 @@ def test_ci_ends_the_step_as_configured(tmp_path: Path, rule: str, status: str, 
         place.fake.close()
 
 
+@pytest.mark.slow
 def test_green_ci_starts_qa(tmp_path: Path) -> None:
     place = town(tmp_path, config="ci: block\nqa: {on_ci: true}\n")
     try:
@@ -300,6 +301,7 @@ def test_green_ci_starts_qa(tmp_path: Path) -> None:
         place.fake.close()
 
 
+@pytest.mark.slow
 def test_a_step_goes_on_on_the_review_that_it_began_on(place: Town) -> None:
     box = place.box
     with mind(box, say(write("b.txt", "b\n"), ask("which one?")), finish()) as wire:
@@ -366,8 +368,8 @@ def test_a_branch_that_was_deleted_with_its_request_is_not_pushed_again(place: T
     assert "not pushed again" in done.err and protocol not in place.fake.branches
 
 
-@pytest.mark.parametrize("how", ["merge", "squash"])
-@pytest.mark.parametrize("typed", ["sync", "run"])
+@pytest.mark.parametrize("how", [pytest.param("merge", marks=pytest.mark.slow), "squash"])
+@pytest.mark.parametrize("typed", ["sync", pytest.param("run", marks=pytest.mark.slow)])
 def test_a_clone_that_was_behind_at_the_merge_follows_to_the_end(place: Town, how: str, typed: str) -> None:
     other, protocol = behind_at_the_merge(place, how)
     other.runner(typed, protocol, rc=0)

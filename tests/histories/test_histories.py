@@ -74,7 +74,7 @@ LACKING = (
 )
 
 
-@pytest.mark.parametrize("name", LACKING)
+@pytest.mark.parametrize("name", [*LACKING[:2], *(pytest.param(one, marks=pytest.mark.slow) for one in LACKING[2:])])
 def test_what_is_not_here_is_never_taken_for_good_nor_for_bad(name: str, shelf: Shelf) -> None:
     """Whatever object a clone lacks, it cannot tell, or needs none of it and says what it would."""
     case, cannot = cases()[name], 0

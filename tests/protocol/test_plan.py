@@ -304,7 +304,13 @@ def many(count: int, lines: str = "") -> dict[str, str]:
 # The limit of each is far above what it takes here (under two seconds), and far below what anything quadratic takes.
 @pytest.mark.parametrize(
     "lines",
-    ["", "needs: [s{next}]", "needs: [s{last}]", "on_failure: {{goto: s1}}"],
+    [
+        "",
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ("needs: [s{next}]", "needs: [s{last}]", "on_failure: {{goto: s1}}")
+        ),
+    ],
     ids=["each the one before", "each the one after", "all the last", "all go back to the first"],
 )
 def test_ten_thousand_steps_are_read_in_a_few_seconds(lines: str) -> None:
@@ -319,6 +325,7 @@ def test_ten_thousand_steps_are_read_in_a_few_seconds(lines: str) -> None:
     assert time.process_time() - began < 15
 
 
+@pytest.mark.slow
 def test_a_circle_of_ten_thousand_steps_is_told_in_one_line() -> None:
     files = many(10_000, "needs: [s{next}]")
     files["10000-s10000.md"] = step(COMMAND + "needs: [s1]")

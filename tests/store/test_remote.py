@@ -153,6 +153,7 @@ def test_a_push_that_lost_the_race_merges_and_does_not_run_the_step_again(remote
     remote.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_a_step_that_another_clone_did_meanwhile_without_a_lease_is_theirs(remote: Box) -> None:
     publish(remote)
     protocol = remote.new({"01-a": command("sleep 3; date +%N > a.txt"), "02-b": command("true")})

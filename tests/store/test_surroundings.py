@@ -227,6 +227,7 @@ def test_home_that_cannot_be_written(open_box: Box, tmp_path: Path) -> None:
     assert folder.stat().st_uid == 65534 and not folder.stat().st_mode & 0o077
 
 
+@pytest.mark.slow
 def test_what_a_step_locked_is_opened_again(open_box: Box) -> None:
     """As another user than root, whom modes do hold back."""
     subprocess.run(["chown", "-R", "65534:65534", open_box.path.parent], check=True)
@@ -430,7 +431,7 @@ def holder(lock: Path, cwd: Path, *, keep_open: bool) -> subprocess.Popen[str]:
     ("keep_open", "main"),
     [
         (True, True),
-        (False, False),
+        pytest.param(False, False, marks=pytest.mark.slow),
         pytest.param(True, False, marks=pytest.mark.slow),
         pytest.param(False, True, marks=pytest.mark.slow),
     ],
@@ -528,8 +529,15 @@ def children_of(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("deaf", [False, True])
+@pytest.mark.parametrize(
+    ("number", "deaf"),
+    [
+        (signal.SIGINT, False),
+        (signal.SIGTERM, True),
+        pytest.param(signal.SIGINT, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, False, marks=pytest.mark.slow),
+    ],
+)
 def test_signals_during_a_step(box: Box, tmp_path: Path, number: signal.Signals, deaf: bool) -> None:
     deafness = "trap '' INT TERM; " if deaf else ""
     line = f"{deafness}echo left > left.txt; (sleep 300 & sleep 301 & touch {tmp_path}/began; wait); sleep 302"

@@ -353,6 +353,7 @@ def test_a_folder_that_becomes_a_link_meanwhile_is_not_followed(ground: Ground, 
     assert os.listdir(ground.outside / "in") == ["file"] and (ground.outside / "in/file").read_text() == CANARY
 
 
+@pytest.mark.slow
 def test_a_file_that_becomes_a_link_meanwhile_is_not_followed(ground: Ground, hand: Hand) -> None:
     ground.write("file", "inside\n")
     (ground.work / "l").symlink_to(ground.outside / "secret")

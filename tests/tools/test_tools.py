@@ -807,8 +807,8 @@ def test_a_key_is_the_runners_to_fill_and_a_probe_looks_up(sandbox: Sandbox, pro
     "body",
     [
         "import os; os._exit(3)",
-        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-        "import time; time.sleep(60)",
+        pytest.param("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", marks=pytest.mark.slow),
+        pytest.param("import time; time.sleep(60)", marks=pytest.mark.slow),
     ],
 )
 def test_a_call_whose_process_is_gone_has_an_outcome_that_nobody_knows(
