@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from tests.faults import ground as ground_
 from tests.faults.ground import ANSWERS, Ground, sweep
 
 INTERRUPTED = 130
+WHOLE = 320
+POINTS = int(os.environ.get("RUNNER_POINTS", "100"))  # of the two sweeps that go through the same calls in another way
 
 
 @pytest.fixture(autouse=True)
@@ -86,16 +89,16 @@ def test_a_run_that_is_killed_at_a_dozen_places_is_finished_by_the_next(tmp_path
 @pytest.mark.faults
 @pytest.mark.timeout(7200)
 def test_a_run_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
-    assert sweep(tmp_path, killed, 320) >= 300
+    assert sweep(tmp_path, killed, WHOLE) >= 300
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_a_run_that_is_told_to_end_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
-    assert sweep(tmp_path, terminated, 30) >= 20
+    assert sweep(tmp_path, terminated, POINTS) >= POINTS * 2 // 3
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_a_machine_that_is_gone_is_replaced_by_another(tmp_path: Path) -> None:
-    assert sweep(tmp_path, gone, 30, "--ephemeral", config="lease: {ttl: 1s, grace: 1s}\n") >= 27
+    assert sweep(tmp_path, gone, POINTS, "--ephemeral", config="lease: {ttl: 1s, grace: 1s}\n") >= POINTS * 9 // 10
