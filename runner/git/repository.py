@@ -78,7 +78,7 @@ class Git(Database):
         """Return the work trees, the main one first; those whose folder is gone are left out."""
         out = self.run("worktree", "list", "--porcelain", "-z").decode("utf-8", "surrogateescape")
         found: list[Worktree] = []
-        private = {self._gitdir_target(path): path for path in self._worktree_dirs()}
+        private = {self._gitdir_target(path): path for path in map(Path, self.worktree_folders())}
         for number, block in enumerate(out.split("\0\0")):
             told = dict(line.partition(" ")[::2] for line in block.split("\0") if line)
             if "worktree" not in told or "bare" in told:
@@ -91,18 +91,39 @@ class Git(Database):
                 found.append(Worktree(path, git_dir, told.get("branch")))
         return found
 
-    def may_be_checked_out(self, branch: str) -> bool:
-        """Return False where no HEAD of the repository names the branch (its full name); its files tell, no git is started."""
-        for folder in (self.common_dir, *self._worktree_dirs()):
+    def checked_out(self, branch: str) -> list[Worktree]:
+        """Return the work trees that have the branch (its full name) checked out.
+
+        Files tell, for git would look at a thousand work trees one by one; it is asked about the main one, and where HEAD is no file.
+        """
+        wanted, found = b"ref: " + branch.encode("utf-8", "surrogateescape"), []
+        main = str(self.common_dir)
+        for folder in (main, *self.worktree_folders()):
+            head = f"{folder}/HEAD"
             try:
-                told = (folder / "HEAD").read_bytes()
+                with open(head, "rb", buffering=0) as file:
+                    told = file.read()
             except OSError:
-                return True
-            if (folder / "HEAD").is_symlink() or told.startswith(b"ref: refs/heads/.invalid"):  # a reftable has its own
-                return True
-            if told.rstrip() == b"ref: " + branch.encode("utf-8", "surrogateescape"):
-                return True
-        return False
+                break
+            is_here = told.rstrip() == wanted
+            if told.startswith(b"ref: refs/heads/.invalid") or os.path.islink(head):  # a reftable has its own
+                break
+            if is_here and folder == main:
+                break
+            path = self._gitdir_target(Path(folder)) if is_here else Path()
+            if path != Path() and path.is_dir():
+                found.append(Worktree(path, Path(folder), branch))
+        else:
+            return found
+        return [tree for tree in self.worktrees() if tree.branch == branch]
+
+    def worktree_folders(self) -> list[str]:
+        """Return the folders that git keeps for the work trees beside the main one."""
+        folder = f"{self.common_dir}/worktrees"
+        try:
+            return [f"{folder}/{name}" for name in sorted(os.listdir(folder))]
+        except OSError:
+            return []
 
     def _main_worktree(self) -> Path | None:
         """Return the main work tree; git itself names the git directory where it is a submodule's or a separate one.
@@ -123,10 +144,6 @@ class Git(Database):
             except OSError:
                 continue
         return None
-
-    def _worktree_dirs(self) -> list[Path]:
-        folder = self.common_dir / "worktrees"
-        return sorted(folder.iterdir()) if folder.is_dir() else []
 
     @staticmethod
     def _gitdir_target(git_dir: Path) -> Path:

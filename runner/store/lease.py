@@ -110,10 +110,9 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -
     try:
         mirror.push(changes)
     except ConflictError:
+        _forget_note(project, protocol, words)
         project.trust(mirror.look(branch, history.ref_of(protocol), ref))
-        if mirror.refs().get(ref) != new:  # a push that was heard twice is answered by what came of the second
-            _forget_note(project, protocol, words)
-            return False
+        return False
     except UnreachableError as error:
         raise UnreachableError(
             f"the lease of {protocol} could not be taken: {error.what}",
@@ -499,11 +498,8 @@ def _push(
         return changes
     except ConflictError:
         ref = ref_of(held.protocol)
-        mirror.fetch(*changes)
-        there = mirror.refs()
-        if all(there.get(name) == new for name, (new, old) in changes.items() if new != old):
-            return changes  # heard twice, and answered by what came of the second
-        now = there.get(ref)
+        mirror.fetch(ref)
+        now = mirror.refs().get(ref)
         if now == held.oid:
             raise
         words = _read(mirror.git, now, ref, project.who)[0] if now is not None else None

@@ -206,7 +206,8 @@ class Mirror:
                 )
             return
         told = [line.split("\t") for line in out.decode("utf-8", "replace").splitlines() if line.startswith("!")]
-        if not told and self._has(changes):  # the answer was lost, not the push
+        # The answer was lost, not the push; or something between here and there sent it twice, and this came of the second.
+        if self._has(changes):
             self._note(changes)
             return
         # git gives no code for why: its porcelain marks `[remote rejected]` what the other side's rules refused.

@@ -37,9 +37,7 @@ _CONVERSIONS = (
 
 def on_branch(git: Git, ref: str) -> list[Worktree]:
     """Return the work trees that have the branch checked out."""
-    if not git.may_be_checked_out(ref):
-        return []
-    return [tree for tree in git.worktrees() if tree.branch == ref]
+    return git.checked_out(ref)
 
 
 _UNFINISHED = {
@@ -52,12 +50,13 @@ _UNFINISHED = {
 
 def under_way(git: Git, ref: str) -> str | None:
     """Return what a person has begun with the branch in a worktree and not finished (a rebase, a merge …), or None."""
-    linked = git.common_dir / "worktrees"
-    for at in (git.common_dir, *(sorted(linked.iterdir()) if linked.is_dir() else ())):
+    for at in (str(git.common_dir), *git.worktree_folders()):
+        if not os.path.exists(f"{at}/rebase-merge") and not os.path.exists(f"{at}/rebase-apply"):
+            continue  # as nearly all of a thousand
         for name in ("rebase-merge/head-name", "rebase-apply/head-name", "rebase-merge/update-refs"):
             with contextlib.suppress(OSError):
-                if os.fsencode(ref) in (at / name).read_bytes().splitlines():
-                    return f"a rebase of it is under way ({at.name})"
+                if os.fsencode(ref) in Path(at, name).read_bytes().splitlines():
+                    return f"a rebase of it is under way ({os.path.basename(at)})"
     for tree in on_branch(git, ref):
         for name, what in _UNFINISHED.items():
             if (tree.git_dir / name).exists():
