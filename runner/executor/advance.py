@@ -11,6 +11,7 @@ from runner.errors import (
     ConflictError,
     HeldError,
     IllegalEventError,
+    IntegrityError,
     InTheWayError,
     MalformedFileError,
     RefusedError,
@@ -445,16 +446,25 @@ def conclude(
         if attempt.kept is not None:
             also[aside] = (_work_commit(project, began, attempt.kept), git.ref(aside))
         try:
-            edits = _edits_again(project, began, first, seen)
+            start = began.tip if seen is began else publishing.shared(git, seen.tip, began.tip)
+            edits = _edits_again(project, first, seen, start) if seen is not began else first
             state = _edited(project, seen.state, edits)
             if slug not in state.steps:
                 raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
             if edits is not first and _is_edited(state, _edited(project, began.state, first), edits, slug):
                 raise IllegalEventError(f"{slug} was edited once more", seen.where, "run `runner status`")
             events = _blocked(state, slug, number, conflict, aside) if conflict else attempt.events(state)
+            events = [
+                dataclasses.replace(event, start=start)
+                if isinstance(event, ev.StepFinished) and event.start == began.tip
+                else event
+                for event in events
+            ]
             made = _prepare(
                 project, seen, [*edits, *events], tree, more={} if conflict else attempt.record, court=court
             )
+            if start != began.tip:
+                _see_that_it_holds(project, made.commit, seen)
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             kept = _keep(project, began, aside, attempt)
             ended = seen.state.status not in (*machine.OPEN, Status.COMPLETED)
@@ -510,13 +520,22 @@ def _conclude_at_once(
     return Advanced(made.state, action, made.entries, made.commit, attempt.said, attempt.failed)
 
 
-def _edits_again(project: Project, began: Snapshot, first: list[Event], seen: Snapshot) -> list[Event]:
+def _see_that_it_holds(project: Project, made: str, seen: Snapshot) -> None:
+    """Refuse a transition whose work began at a commit that is not on the chain (it was merged there otherwise), where what is told
+    of the commit that both have is not so: its step had other words, or a word was not there yet."""
+    try:
+        checker(project, seen.protocol)(made, seen.tip)
+    except IntegrityError as error:
+        raise IllegalEventError(error.what, error.where, error.hint) from error
+
+
+def _edits_again(project: Project, first: list[Event], seen: Snapshot, start: str) -> list[Event]:
     """Return what came before the work, as it has to be told at `seen`: the plan's edit that it stands on (later ones are the
     next transition's), and the words that were counted, with the commit that they were judged at."""
-    if not first or seen is began:
+    if not first:
         return first
     words = [
-        dataclasses.replace(event, at=began.tip) if isinstance(event, ev.ApprovalCounted | ev.CallDecided) else event
+        dataclasses.replace(event, at=start) if isinstance(event, ev.ApprovalCounted | ev.CallDecided) else event
         for event in first
         if not isinstance(event, ev.PlanEdited)
     ]

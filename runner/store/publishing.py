@@ -383,6 +383,12 @@ def _since(git: Git, tip: str, other: str) -> tuple[list[Commit], str | None]:
     return found[::-1], at
 
 
+def shared(git: Git, tip: str, other: str) -> str:
+    """Return the newest commit of `tip`'s first-parent chain that `other` has too: `other` itself where it is on that chain."""
+    found = _since(git, tip, other)[1]
+    return other if found is None else found
+
+
 def _merge(project: Project, first: str, second: str, protocol: str) -> str:
     """Return a merge commit of the person's; the chain goes on by its first parent."""
     tree, conflicts = project.git.merge_trees(first, second)

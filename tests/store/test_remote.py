@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -139,8 +140,6 @@ def test_a_push_that_lost_the_race_merges_and_does_not_run_the_step_again(remote
     other = clone(remote, "bob")
     other.git("checkout", "-q", protocol)
     step = remote.start("step", protocol)
-    import time
-
     time.sleep(1.0)
     other.write("theirs.txt", "theirs\n")
     other.commit("theirs")
@@ -151,6 +150,40 @@ def test_a_push_that_lost_the_race_merges_and_does_not_run_the_step_again(remote
     assert remote.git("show", f"{protocol}:theirs.txt") == "theirs\n"
     assert there(remote, protocol) == here(remote, protocol)
     remote.runner("verify", protocol, rc=0)
+
+
+@pytest.mark.slow
+def test_a_step_that_began_at_a_merge_of_this_clones_and_was_edited_meanwhile_is_told_of_what_both_have(
+    remote: Box,
+) -> None:
+    """The merge gives way to another one, so nobody finds it on the chain that is published (seed 405 of the simulation)."""
+    publish(remote)
+    protocol = remote.new({"01-a": command("echo ran >> ran.txt; sleep 4"), "02-b": command("true")})
+    other = clone(remote, "bob")
+    other.git("checkout", "-q", protocol)
+    other.write("theirs.txt", "theirs\n")
+    other.commit("theirs")
+    other.git("push", "-q", "origin", protocol)
+    tree = remote.worktree(protocol)
+    (tree / "ours.txt").write_text("ours\n")
+    remote.git("add", "ours.txt", cwd=tree)
+    remote.git("commit", "-q", "-m", "ours", cwd=tree)
+    step = remote.start("step", protocol)
+    for _ in range(200):
+        if other.git("ls-remote", "origin", "refs/runner/leases/*"):
+            break
+        time.sleep(0.05)
+    path = f".protocols/{protocol}/01-a.md"
+    other.write(path, (other.path / path).read_text() + "More of it.\n")
+    other.commit("edited")
+    other.git("push", "-q", "origin", protocol)
+    _, err = step.communicate(timeout=60)
+    assert step.returncode == 0 and err.count("merged what was pushed") == 2, err
+    assert remote.git("show", f"{protocol}:ran.txt") == "ran\n"
+    assert there(remote, protocol) == here(remote, protocol)
+    other.git("pull", "-q", "origin", protocol)
+    for box in (remote, other):
+        box.runner("verify", protocol, rc=0)
 
 
 @pytest.mark.slow
