@@ -16,6 +16,7 @@ def test_there_are_twelve_tasks_and_answers_for_sandbox_and_host() -> None:
 
 
 @pytest.mark.parametrize("task", TASKS[::3], ids=lambda task: task.name)
+@pytest.mark.slow
 def test_a_task_is_solved_by_its_recorded_answers(task: Task) -> None:
     outcome = carry_out(task, f"recorded:{ANSWERS}", "host")
     assert outcome.solved, outcome.said

@@ -83,6 +83,7 @@ def test_no_leaves_it_at_that(bare: Box) -> None:
     assert bare.state(protocol)["revision"] == 2
 
 
+@pytest.mark.slow
 def test_always_is_kept_in_the_persons_own_configuration_and_named_in_the_log(bare: Box) -> None:
     protocol = bare.new({"01-a": command("echo a > a.txt"), "02-b": command("true")})
     code, said = at_terminal(bare, "always", "step", protocol)

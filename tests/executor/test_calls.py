@@ -558,6 +558,7 @@ def test_killed_while_it_looks_whether_it_happened_it_is_not_made_again(box: Box
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_while_one_is_open_no_other_effect_begins(box: Box) -> None:
     ledger = outside(box, coworker="TOOLS\n")
     steps = {

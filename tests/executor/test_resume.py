@@ -201,6 +201,7 @@ def test_a_damaged_journal_is_refused_and_not_guessed_over(box: Box) -> None:
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_a_question_is_answered_and_gone_on_with_in_another_clone(remote: Box) -> None:
     publish(remote)
     script = [say(write("a.txt", "a\n"), ask("Which colour?")), say(write("b.txt", "blue\n")), finish()]

@@ -76,6 +76,7 @@ def test_what_a_step_that_is_gone_had_paid_for_counts(box: Box) -> None:
     sound(box, protocol)
 
 
+@pytest.mark.slow
 def test_a_plans_turns_calls_and_minutes_are_the_whole_protocols(box: Box) -> None:
     with mind(box, say(write("a.txt", "a\n")), finish(), say(write("b.txt", "b\n")), finish()) as wire:
         for front, asked, why in (
@@ -129,6 +130,7 @@ def test_an_answer_is_found_also_where_the_log_began_anew_in_between(box: Box, m
     assert recorded(box, protocol)[0] == 6_100
 
 
+@pytest.mark.slow
 def test_what_was_undone_is_paid_and_the_next_attempt_pays_anew(box: Box) -> None:
     with mind(box, say(ask("Which?"), tokens=DEAR), finish(), finish()):
         protocol = box.new({"01-x": agent()})

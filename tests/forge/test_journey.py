@@ -471,6 +471,7 @@ def test_reviews_that_do_not_count(place: Town, case: str) -> None:
     ],
     ids=["5xx", "no network", "no scope", "rate limit"],
 )
+@pytest.mark.slow
 def test_work_goes_on_where_the_forge_does_not(place: Town, fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.forge.retrying._FIRST", 0.0)
     protocol = place.box.new(ONE)
