@@ -19,8 +19,10 @@ JOBS = 3
 # Of fuzzing, all targets together. CI takes the same inputs each time: it judges the change, and luck is looked for at a desk.
 SECONDS = 60
 
-# Tests make thousands of small files, which are gone after them: they are kept in memory where it has room for 8 GB of them.
-export PYTEST_DEBUG_TEMPROOT ?= $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8000000 {print "/dev/shm"}')
+# Tests make thousands of small files, which are gone after them: they are kept in memory where it has room for 8 GB of them and
+# what lies there may be run.
+export PYTEST_DEBUG_TEMPROOT ?= $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8000000' | grep -q . && \
+	made=$$(mktemp /dev/shm/runner.XXXXXX) && chmod +x $$made && $$made && echo /dev/shm; rm -f $$made)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH
 

@@ -7,7 +7,7 @@ never change (commits, trees) are remembered. Nothing here moves a ref.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from runner.errors import InsufficientHistoryError
@@ -28,7 +28,8 @@ from runner.git.objects import (
 from runner.git.process import GitError, Held, git_error
 from runner.git.sealed import Sealed
 
-AHEAD = 150  # objects that are asked for in one go; the names of twice as many fit into a pipe
+AHEAD = 2048  # bytes of names that are asked for in one go; twice as much fits into any pipe
+SIZES_AHEAD = 200  # objects whose sizes are asked for in one go: names and answers are short
 COMMITS_KEPT = 4096
 TREES_KEPT = 50_000  # entries of trees that are remembered
 
@@ -73,19 +74,23 @@ class Database(Sealed):
         if len(parts) != 3 or not parts[2].isdigit():  # `NAME missing`, `NAME ambiguous`
             return None
         size = int(parts[2])
-        data = reader.stdout.read(size + 1)
+        data = reader.read(size + 1)
         if len(data) != size + 1:
             raise reader.died()
         return parts[0].decode(), parts[1].decode(), data[:-1]
 
     def blobs(self, names: Sequence[str]) -> list[bytes | None]:
         """Return the bytes of many blobs, or None where there is none of that name; asked for ahead of the answers."""
-        if len(names) == 1 or any("\n" in name for name in names):
+        if len(names) <= 1 or any("\n" in name for name in names):
             return [self.blob(name) for name in names]
-        return [self._blob_of(found) for found in self._answers(names, self._reader())]
+        with contextlib.closing(self._answers(names, self._reader())) as answers:
+            return [self._blob_of(found) for found in answers]
 
     def stream(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Give what `blobs` returns one by one, by a git of its own that reads ahead while the caller works; no name has a newline."""
+        if len(names) <= 1:
+            yield from self.blobs(names)
+            return
         self.settle()
         reader = Held(self.argv(["cat-file", "--batch-command"]), self.environment())
         try:
@@ -93,17 +98,24 @@ class Database(Sealed):
         finally:
             reader.close()
 
-    def _answers(self, names: Sequence[str], reader: Held) -> Iterator[tuple[str, str, bytes] | None]:
-        # The same reader for all: it may have died at a broken one, its answers to those before still to be read. Two
-        # parts at most are under way, which fit into a pipe: git may be busy answering while they are written.
-        parts = [names[at : at + AHEAD] for at in range(0, len(names), AHEAD)]
-        whole = False
+    def _answers(self, names: Sequence[str], reader: Held) -> Generator[tuple[str, str, bytes] | None, None, None]:
+        # The same reader for all: it may have died at a broken one, its answers to those before still to be read. git may be
+        # busy answering while the next are asked for, so all that is under way has to fit into the smallest pipe there is.
+        parts = [(b"", 0)]
+        for name in names:
+            line = b"contents " + name.encode("utf-8", "surrogateescape") + b"\n"
+            asked, count = parts[-1]
+            if count and len(asked) + len(line) > AHEAD:
+                parts.append((line, 1))
+            else:
+                parts[-1] = asked + line, count + 1
+        told, whole = 0, False
         try:
-            for at, part in enumerate(parts):
-                for ahead in parts[:2] if at == 0 else parts[at + 1 : at + 2]:
-                    lines = (b"contents " + name.encode("utf-8", "surrogateescape") + b"\n" for name in ahead)
-                    reader.tell(b"".join(lines))
-                for _ in part:
+            for at, (_, count) in enumerate(parts):
+                while told == at or (told == at + 1 < len(parts) and len(parts[told][0]) <= AHEAD):
+                    reader.tell(parts[told][0])
+                    told += 1
+                for _ in range(count):
                     yield self._answer(b"", reader)
             whole = True
         finally:
@@ -157,19 +169,22 @@ class Database(Sealed):
     def warm(self, names: Iterable[str]) -> None:
         """Read these commits and trees (oids) ahead of `commit` and `tree`; one that is not here, or is broken, is left to them."""
         wanted = [name for name in dict.fromkeys(names) if name not in self._commits and name not in self._trees]
-        for name, found in zip(wanted, self._answers(wanted, self._reader()), strict=True):
-            if found and found[1] == "commit":
-                with contextlib.suppress(GitError):
-                    self._keep_commit(parse_commit(name, found[2]))
-            elif found and found[1] == "tree":
-                with contextlib.suppress(GitError):
-                    self._keep(name, parse_tree(found[2], self.oid_length))
+        if not wanted:
+            return
+        with contextlib.suppress(GitError), contextlib.closing(self._answers(wanted, self._reader())) as answers:
+            for name, found in zip(wanted, answers, strict=True):
+                if found and found[1] == "commit":
+                    with contextlib.suppress(GitError):
+                        self._keep_commit(parse_commit(name, found[2]))
+                elif found and found[1] == "tree":
+                    with contextlib.suppress(GitError):
+                        self._keep(name, parse_tree(found[2], self.oid_length))
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         """Return how many bytes each object has, without reading it, or None where it is not here."""
         found: list[int | None] = []
-        for at in range(0, len(names), AHEAD):
-            some = names[at : at + AHEAD]
+        for at in range(0, len(names), SIZES_AHEAD):
+            some = names[at : at + SIZES_AHEAD]
             reader = self._reader()
             asked = "".join(f"info {name}\n" for name in some).encode("utf-8", "surrogateescape")
             lines = [reader.ask(asked), *(reader.ask(b"") for _ in some[1:])]

@@ -151,6 +151,9 @@ class Held:
             self.stdin.flush()
         except BrokenPipeError as error:
             raise self.died() from error
+        except BaseException:
+            self.close()  # cut, as by Ctrl-C: what it will answer is nobody's
+            raise
 
     def answer(self) -> bytes:
         """Return the next line, without its newline.
@@ -158,10 +161,22 @@ class Held:
         Raises:
             GitError: the process ended instead.
         """
-        line = self.stdout.readline()
+        try:
+            line = self.stdout.readline()
+        except BaseException:
+            self.close()
+            raise
         if not line.endswith(b"\n"):
             raise self.died()
         return line[:-1]
+
+    def read(self, size: int) -> bytes:
+        """Return so many bytes of what follows a line, or less where the process ended."""
+        try:
+            return self.stdout.read(size)
+        except BaseException:
+            self.close()
+            raise
 
     def died(self) -> GitError:
         """Return the error for a process that ended before its time."""

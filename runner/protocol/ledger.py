@@ -83,9 +83,7 @@ class Day(BaseModel):
         return self.model_copy(update={"open": {**self.open, nonce: one}})
 
     def settle(self, nonce: str, usd: Decimal, tokens: int, unpriced: int) -> Day:
-        """Return the day with what was really spent in place of a reservation; as it is where that was settled already."""
-        if nonce not in self.open:
-            return self
+        """Return the day with what was really spent in place of a reservation."""
         return self.model_copy(
             update={
                 "open": {name: one for name, one in self.open.items() if name != nonce},

@@ -221,9 +221,9 @@ _FIELDS: dict[type, dict[str, tuple[type, ...]]] = {
     for kind in (State, StepState, Wait, Artifact, SpentTotal)
 }
 _LISTS = {kind: [name for name, of in fields.items() if list in of] for kind, fields in _FIELDS.items()}
-_seen: set[tuple[object, ...]] = (
-    set()
-)  # a kind with names and types of fields that are right: a list of protocols has few
+SHAPES = 1000  # at most so many are kept: somebody may send others for ever
+# A kind with the names and types of fields that are right: a thousand protocols have few.
+_seen: set[tuple[object, ...]] = set()
 Value = TypeVar("Value")
 
 
@@ -239,7 +239,8 @@ def _typed(kind: type[Value], plain: dict[str, Any]) -> Value:
             if type(item) is not str:
                 raise TypeError(name)
     made = kind(**plain)
-    _seen.add(shape)
+    if len(_seen) < SHAPES:
+        _seen.add(shape)
     return made
 
 

@@ -181,7 +181,8 @@ class Mirror:
         """Move refs on the remote, `{name: (new, expected there)}`, all or none. One that stays has to be where it is expected.
 
         Raises:
-            ConflictError: a ref is not where it was expected; also where all are already where they should go, which others did.
+            ConflictError: a ref is not where it was expected; also where all were where they should go before it was tried, which
+                others did.
             UnreachableError: the remote did not answer, or refused; nothing moved.
         """
         pace.keep(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait

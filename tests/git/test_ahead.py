@@ -1,0 +1,65 @@
+"""Many objects asked for at once: no pipe is filled, and no answer is taken for another's."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from runner.git import Git, TreeEntry
+from runner.git.objects import BLOB
+from runner.git.process import Held
+from tests.conftest import Box
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("length", [1, 200, 3000])
+def test_names_of_any_length_are_answered(box: Box, length: int) -> None:
+    """git waits for somebody to read its answers, while it is told of more names than a pipe takes."""
+    with Git.open(box.path) as git:
+        data = [b"%d\n" % number * 30_000 for number in range(40)]
+        folder = "/".join(["d" * min(length, 200)] * max(1, length // 200))
+        files = {f"{folder}/{number}": TreeEntry(BLOB, git.write("blob", one)) for number, one in enumerate(data)}
+        tree = git.edit_tree(None, files)
+        names = [f"{tree}:{path}" for path in files] * 5
+        assert git.blobs(names) == data * 5
+        assert list(git.stream(names)) == data * 5
+        assert git.blobs([*names, "none"])[-1] is None
+        assert git.blobs([]) == list(git.stream([])) == []
+
+
+def test_what_is_cut_is_answered_to_nobody(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Git.open(box.path) as git:
+        oids = [git.write("blob", b"%d\n" % number) for number in range(10)]
+        answer = Held.answer
+        left = [5]
+
+        def cut(held: Held) -> bytes:
+            left[0] -= 1
+            if left[0] == 0:
+                held.stdout = Cut(held.stdout)  # type: ignore[assignment]
+            return answer(held)
+
+        monkeypatch.setattr(Held, "answer", cut)
+        with pytest.raises(KeyboardInterrupt):
+            git.blobs(oids)
+        assert git.blob(oids[9]) == b"9\n"
+        some = git.stream(oids)
+        assert next(some) == b"0\n"
+        some.close()  # type: ignore[attr-defined]
+        assert git.blob(oids[8]) == b"8\n"
+
+
+class Cut:
+    """An output of git's at which Ctrl-C comes while it is waited for."""
+
+    def __init__(self, real: object) -> None:
+        self._real, self._cut = real, False
+
+    def readline(self) -> bytes:
+        self._cut = True
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("SIGINT is heard before this")
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._real, name)
