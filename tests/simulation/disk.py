@@ -166,4 +166,5 @@ def _shown(path: str) -> str:
 
 def _is_kept(path: str) -> bool:
     """Return whether it is something that the runner keeps: not a workspace, nor a temporary file."""
-    return "/work/" not in path and "/check/" not in path and not os.path.basename(path).startswith(".")
+    *folders, name = path.split("/")
+    return not {"work", "check"}.intersection(folders) and not name.startswith(".")
