@@ -105,12 +105,13 @@ class Git(Database):
                     told = file.read()
             except OSError:
                 break
-            is_here = told.rstrip() == wanted
             if told.startswith(b"ref: refs/heads/.invalid") or os.path.islink(head):  # a reftable has its own
                 break
-            if is_here and folder == main:
+            if told.rstrip() != wanted:
+                continue
+            if folder == main:
                 break
-            path = self._gitdir_target(Path(folder)) if is_here else Path()
+            path = self._gitdir_target(Path(folder))
             if path != Path() and path.is_dir():
                 found.append(Worktree(path, Path(folder), branch))
         else:

@@ -205,9 +205,8 @@ class Sealed:
         argv = self.argv(args)
         held = self._held.get(name)
         if held is not None:
-            if (
-                held.argv == argv and not held.stdin.closed and held.process.poll() is None
-            ):  # on the host a tool may have ended it
+            is_open = not held.stdin.closed and held.process.poll() is None  # on the host a tool may have ended it
+            if is_open and held.argv == argv:
                 return held
             held.close()
         held = self._held[name] = Held(argv, self.environment())

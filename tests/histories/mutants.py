@@ -53,7 +53,7 @@ class Mutant:
         return f"{self.module.replace('.', '/')}.py:{self.lines[0]}"
 
 
-# Functions that say nothing of a verdict. A line that is not needed any more fails the test.
+# Functions that say nothing of a verdict, each with the tests that need what it asks.
 ELSEWHERE = {
     "trust.verify.advance": "a runner's own walk, which asks what verify asks: tests/trust/test_verify.py",
     "trust.verify._refuse_newer": "how a runner's own walk words what verify finds: tests/faults/test_others.py",
