@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.conftest import make_box
 from tests.faults.ground import ANSWERS, Ground, daemon
 from tests.faults.test_kill import finished
 from tests.forge import smart_http
+from tests.store.test_ledger import days, opened, purse
 
 AWAY = 69
 
@@ -229,6 +231,33 @@ def test_of_what_is_begun_while_pushes_are_heard_twice_there_is_one(tmp_path: Pa
     log = box.git("log", "--format=%s", protocol)
     assert log.count("paused") == log.count("resumed") == 1, log
     box.runner("verify", protocol, rc=0)
+
+
+ANOTHER = """
+set -e
+export GIT_AUTHOR_NAME=b GIT_AUTHOR_EMAIL=b@example.test GIT_COMMITTER_NAME=b GIT_COMMITTER_EMAIL=b@example.test
+git update-ref refs/runner/ledger "$(git commit-tree -p refs/runner/ledger -m another "refs/runner/ledger^{tree}")"
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(600)
+def test_what_is_settled_while_pushes_are_heard_twice_counts_once(tmp_path: Path) -> None:
+    """Another runner goes on from the first hearing before the second, so the ref is not where either put it."""
+    box = make_box(tmp_path / "repo")
+    box.git("clone", "-q", "--bare", box.path, bare := tmp_path / "origin.git")
+    (bare / "hooks/post-receive").write_text(f"#!/bin/sh\n{ANOTHER}")
+    (bare / "hooks/post-receive").chmod(0o755)
+    with repeating(tmp_path, *TWICE["heard, the last answer"]) as (url, answered):
+        box.git("remote", "add", "origin", f"{url}/origin.git")
+        with opened(box, publish="always") as project:
+            spends = purse(project, usd=Decimal(1))
+            spends.cover("model", Decimal("0.5"), 10)
+            spends.paid(Decimal("0.2"), 7)
+            spends.close()
+    assert len(answered) == 2
+    last = days(box, bare)[-1]
+    assert (last["open"], Decimal(last["usd"]), last["tokens"]) == ({}, Decimal("0.2"), 7)
 
 
 def moved(ground: Ground, url: str) -> None:
