@@ -129,10 +129,13 @@ class Team(Terminal):
     def pipeline(self, *, code: int = 0) -> None:
         """Do what the jobs of the pipeline do for the protocol; `code`: how the one that works ends."""
         script = "scripts/ci/protocol.sh"
-        shutil.rmtree(self.root / "ci" / "handover", ignore_errors=True)
+        planned = self.root / "ci" / "handover" / "pipeline.yml"
+        shutil.rmtree(planned.parent, ignore_errors=True)
+        planned.parent.mkdir(parents=True)
         self.job("find", writes=True)
-        found = self.run(script, "find", PROTOCOL)
-        if found.split()[-1:] == [PROTOCOL]:
+        line = f"{script} plan gitlab {PROTOCOL} >"
+        self.run("sh", "-c", f'{line} "$HANDOVER/pipeline.yml"', shown=f"{line} pipeline.yml")
+        if f"work {PROTOCOL}" in planned.read_text():
             self.job("work", writes=False)
             self.run(script, "work", PROTOCOL, code=code)
         self.job("publish", writes=True)

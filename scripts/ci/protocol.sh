@@ -2,7 +2,6 @@
 # What the runner's jobs do, the same in every CI; `runner init` wrote it. Usage: scripts/ci/protocol.sh COMMAND …
 #   install                   put the runner into a folder of its own, and bubblewrap where it is missing
 #   plan github|gitlab [ID]   settle with the remote; print a matrix, or a pipeline, of the protocols that may go on
-#   find [ID]                 the same, an id a line, of all that are open
 #   work ID…                  advance each without publishing; what was made is left in $HANDOVER/ID.bundle
 #   publish ID…               check what was left there, and publish it
 #   next ID                   exit 0 where it goes on without anybody
@@ -66,16 +65,6 @@ install() {
     runner --version
 }
 
-# Print the ids of `runner list --json` (or of one that `show` gives) that are not ended, stopped or waiting to be mended.
-open_ids() {
-    python3 -c '
-import json, sys
-for row in json.load(sys.stdin)["protocols"]:
-    if row["status"] in ("planning", "planned", "running"):
-        print(row["protocol"])
-'
-}
-
 settle() {
     if [ -n "${1:-}" ]; then
         check_ids "$1"
@@ -93,13 +82,6 @@ plan() {
     case ${1:-} in github) form=--json ;; gitlab) form=--gitlab ;; *) die "usage: plan github|gitlab [ID]" ;; esac
     settle "${2:-}"
     runner fleet plan "$form" ${RUNNER_RESERVE:+--reserve "$RUNNER_RESERVE"} ${2:+"$2"}
-}
-
-find_open() {
-    settle "${1:-}"
-    for id in $(runner list --json | open_ids); do
-        if [ -z "${1:-}" ] || [ "$id" = "$1" ]; then printf '%s\n' "$id"; fi
-    done
 }
 
 work() {
@@ -232,7 +214,6 @@ command=${1:-}
 case $command in
 install) install ;;
 plan) plan "$@" ;;
-find) find_open "$@" ;;
 work) work "$@" ;;
 publish) publish "$@" ;;
 next) next "$@" ;;

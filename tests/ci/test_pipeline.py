@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -68,7 +69,7 @@ def test_a_schedule_advances_what_is_open_and_publishes_it(gitlab: Box, tmp_path
     assert code == 0, told
     # gitlab-ci-local starts no child pipeline: what was planned is run as one.
     made = next(tmp_path.glob("home-machine-0/handover/pipeline.yml"))
-    code, told = pipeline(gitlab, "main", "parent_pipeline", "--file", str(made))
+    code, told = pipeline(gitlab, "main", "parent_pipeline", "--file", os.path.relpath(made, tmp_path / "machine-1"))
     assert code == 0, told
     assert gitlab.git("show", f"{protocol}:a.txt", cwd=tmp_path / "origin.git") == "a\n"
     assert "protocol-verify" not in told and "protocol-qa" not in told

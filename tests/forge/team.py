@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from runner.forge.base import Status
 from tests.ci.actions import ROOT, Machine, Ran
@@ -243,7 +246,7 @@ class GitHubJobs:
             self.box, self.folder, {}, "workflow_dispatch", inputs={"protocol": protocol}, secrets=self.secrets
         )
         found = self._job(one, "protocol-advance", "find")
-        if found.outputs["protocols"] == "[]":
+        if not json.loads(found.outputs["matrix"])["include"]:
             return False
         work = self._job(one, "protocol-advance", "work", needs={"find": found}, protocol=protocol)
         self._job(one, "protocol-advance", "publish", needs={"find": found, "work": work}, protocol=protocol)
@@ -293,7 +296,8 @@ class GitLabJobs:
     def advance(self, protocol: str) -> bool:
         """Let the jobs go on with it; return whether there was anything for them to do."""
         writes = {"RUNNER_GIT_TOKEN": TOKEN, "GITLAB_TOKEN": TOKEN}
-        if protocol not in self._job("find", protocol, **writes).split():
+        planned = yaml.safe_load(self._job("plan", "gitlab", protocol, **writes))
+        if f"work {protocol}" not in planned:
             return False
         reads = {"RUNNER_GIT_TOKEN": READS, "CI_JOB_TOKEN": READS, "GITLAB_TOKEN": READS}
         self._job("work", protocol, **reads, GEMINI_API_KEY=self.key)
