@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -16,7 +17,7 @@ PYDANTIC = "from pydantic import BaseModel\nclass One(BaseModel):\n    x: int"
 
 
 def run(ground: Ground) -> Iterator[Figure]:
-    """Measure the asking for a person's work in a repository of many files, no worktree on the branch, and what it is made of."""
+    """Measure the asking for a person's work in a repository of many files, its worktree following, and what it is made of."""
     rounds = 3 if ground.quick else 15
     at, plain = ground.repository(5000), ground.repository(5000)
     files = {
@@ -24,7 +25,12 @@ def run(ground: Ground) -> Iterator[Figure]:
         "01-a.md": b"---\ntitle: A\nkind: human\n---\nDo it.\n",
     }
     with ground.project(at) as project:
-        protocols = [create.create(project, "A plan", files, where="plan").protocol for _ in range(rounds + 1)]
+        made = [create.create(project, "A plan", files, where="plan") for _ in range(rounds + 1)]
+    # A checkout of this very second is read whole at the first look, by whatever git looks: that is no cost of a step.
+    time.sleep(1.1)
+    for folder in (plain, *(one.path for one in made if one.path)):
+        ground.git(folder, "update-index", "-q", "--refresh")
+    protocols = [one.protocol for one in made]
     found = in_turns(
         rounds,
         {

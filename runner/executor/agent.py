@@ -17,7 +17,6 @@ from runner.executor.journal import Journal
 from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.redact import Redactor
 from runner.executor.site import Site
-from runner.git import Git
 from runner.protocol import coworker as coworker_
 from runner.protocol import log, paths
 from runner.protocol.coworker import Coworker
@@ -140,7 +139,7 @@ def gate_of(
 ) -> Calls:
     """Return what the calls of a step's attempt go through. `words`: what people said that this transition takes up."""
     project = site.project
-    known = record.events(project.git, snapshot.protocol, snapshot.tip) if _was_asked(project.git, snapshot) else []
+    known = record.events(project.git, snapshot.protocol, snapshot.tip) if _was_asked(project, snapshot) else []
     return Calls(
         project=project,
         snapshot=snapshot,
@@ -158,10 +157,15 @@ def gate_of(
     )
 
 
-def _was_asked(git: Git, snapshot: Snapshot) -> bool:
+def _was_asked(project: Project, snapshot: Snapshot) -> bool:
     """Return whether a call or an effect was ever asked about: else the log, which grows with every step, is not parsed."""
-    before = git.blobs([entry.oid for name, entry in snapshot.files.items() if name.startswith("log/")])
-    return any(word in (part or word) for part in (snapshot.log, *before) for word in (b" call-", b" effect-"))
+    quiet = project.kept.setdefault("parts of logs that tell of no call", set())
+    parts = [entry.oid for name, entry in snapshot.files.items() if name.startswith("log/") and entry.oid not in quiet]
+    for oid, part in zip(("", *parts), (snapshot.log, *project.git.blobs(parts)), strict=True):
+        if part is None or b" call-" in part or b" effect-" in part:
+            return True
+        quiet.add(oid)
+    return False
 
 
 def carry_out(

@@ -148,8 +148,8 @@ def _step(plan: Plan, slug: str) -> Step:
 def completed(state: State, slug: str) -> list[Event]:
     """Return the events with which a step is done, and with the last one the protocol."""
     found: list[Event] = [ev.StepCompleted(subject=slug, attempt=state.steps[slug].attempt)]
-    others = [step for name, step in state.open_steps() if name != slug]
-    done = all(step.status in (StepStatus.COMPLETED, StepStatus.CANCELLED) for step in others)
+    ended = (StepStatus.COMPLETED, StepStatus.CANCELLED)
+    done = all(step.status in ended or step.removed or name == slug for name, step in state.steps.items())
     if done and not state.waiting and state.status in ACTIVE:  # paused while the last step was at work: it stays paused
         found.append(ev.Completed(subject=state.protocol))
     return found

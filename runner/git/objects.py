@@ -151,14 +151,14 @@ def _mode(written: bytes) -> str:
 
 def tree_bytes(tree: Mapping[str, TreeEntry]) -> bytes:
     """Return a raw tree object, its entries in git's order."""
-
-    def key(item: tuple[str, TreeEntry]) -> bytes:
-        return item[0].encode("utf-8", "surrogateescape") + (b"/" if item[1].mode == TREE else b"")
-
-    return b"".join(
-        f"{entry.mode} {name}\0".encode("utf-8", "surrogateescape") + bytes.fromhex(entry.oid)
-        for name, entry in sorted(tree.items(), key=key)
-    )
+    rows = []
+    for name, entry in tree.items():
+        raw, mode = name.encode("utf-8", "surrogateescape"), entry.mode
+        rows.append(
+            (raw + b"/" if mode == TREE else raw, b"%s %s\0%s" % (mode.encode(), raw, bytes.fromhex(entry.oid)))
+        )
+    rows.sort()
+    return b"".join([row for _, row in rows])
 
 
 def commit_bytes(tree: str, parents: Sequence[str], author: Ident, committer: Ident, message: bytes) -> bytes:

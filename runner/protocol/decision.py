@@ -93,10 +93,10 @@ def decide(state: State, only: str | None = None) -> Action:
     for slug, step in steps:
         if only is not None and slug != only:
             continue
+        if step.status is _S.COMPLETED or step.status is _S.CANCELLED:
+            continue
         owed = tuple(wait for wait in state.waiting if wait.subject in (slug, "plan", state.protocol))
         match step.status:
-            case _S.COMPLETED | _S.CANCELLED:
-                continue
             case _S.NEEDS_QA:
                 if owed:
                     return Halt(state.status, owed, owed[0].text)

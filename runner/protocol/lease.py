@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.errors import IntegrityError
-from runner.protocol import transcript
 
 SCHEMA: Literal[1] = 1
 FILE = "lease.json"
@@ -33,7 +32,7 @@ Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]
 class Lease(BaseModel):
     """Who has a protocol, and till when."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     holder: Word = Field(description="Who runs it, as the log's `actor`.")
@@ -89,6 +88,8 @@ def parse_intent(data: bytes, name: str, where: str) -> dict[str, Any]:
     Raises:
         IntegrityError: it announces none, or another one.
     """
+    from runner.protocol import transcript
+
     call = name.removesuffix(".json")
     try:
         told = json.loads(data)

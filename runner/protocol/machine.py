@@ -431,9 +431,13 @@ def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
 
     A finished step whose file changed or is gone is recorded and not done again. A step under way whose file is gone ends.
     """
-    changed = _as_planned(step for step in plan.steps if not _is_as_planned(state.steps.get(step.slug), step))
+    # Asked at each transition, and nearly every step is the very one that was looked at before.
+    agreed = plan.agreed
+    fresh = [step for step in plan.steps if agreed.get(step.slug) is not state.steps.get(step.slug, state)]
+    changed = _as_planned(step for step in fresh if not _is_as_planned(state.steps.get(step.slug), step))
+    agreed.update((step.slug, state.steps[step.slug]) for step in fresh if step.slug not in changed)
     now = {step.slug for step in plan.steps}
-    removed = [slug for slug, _ in state.open_steps() if slug not in now]
+    removed = [slug for slug, _ in state.open_steps() if slug not in now] if state.steps.keys() - now else []
     if not changed and not removed and plan.digest == state.plan:
         return None
     gone = {slug for slug in removed if state.steps[slug].status not in (_S.COMPLETED, _S.CANCELLED)}

@@ -60,6 +60,9 @@ class Plan:
     context: str | None
     steps: tuple[Step, ...]
     lines: Mapping[str, int] = field(repr=False, compare=False)
+    agreed: dict[str, object] = field(
+        default_factory=dict, repr=False, compare=False
+    )  # slug to the StepState that says the same
 
     def step(self, slug: str) -> Step | None:
         """Return the step, or None where there is none of that name."""

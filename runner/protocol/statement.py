@@ -149,7 +149,6 @@ _VALUES: dict[str, str] = {
     "nonce": "[0-9a-f]{32}",
     "reason": r"[\x20-\x7e]{0,500}",
 }
-assert list(_VALUES) == [field.name for field in fields(Statement)]
 
 _TEXT = rf"{VERSION}\n" + "".join(rf"{name}: (?P<{name}>{value})\n" for name, value in _VALUES.items())
 # The letters between BEGIN and END; that they decode to one signature is for who verifies it.
@@ -158,8 +157,9 @@ _PGP = (
     r"-----BEGIN PGP SIGNATURE-----\n\n(?:[A-Za-z0-9+/]{1,76}={0,2}\n){1,90}(?:=[A-Za-z0-9+/]{4}\n)?"
     r"-----END PGP SIGNATURE-----\n"
 )
-_STATEMENT = re.compile(_TEXT.encode("ascii"))
-_FILE = re.compile(rf"(?P<text>{_TEXT})(?P<signature>{_SSH}|{_PGP})".encode("ascii"))
+# Not compiled before there is one to read: every command comes by here.
+_STATEMENT = _TEXT.encode("ascii")
+_FILE = rf"(?P<text>{_TEXT})(?P<signature>{_SSH}|{_PGP})".encode("ascii")
 _BEGIN = re.compile(rb"^-----BEGIN (SSH|PGP) SIGNATURE-----$", re.MULTILINE)
 
 
@@ -201,7 +201,7 @@ def read(text: bytes, where: str) -> Statement:
     Raises:
         MalformedStatementError: they are not in the format.
     """
-    match = _STATEMENT.fullmatch(text) if len(text) <= LIMIT else None
+    match = re.fullmatch(_STATEMENT, text) if len(text) <= LIMIT else None
     if match is None:
         raise _why(text, where, signed=False)
     return _checked(match, where)
@@ -213,7 +213,7 @@ def parse(data: bytes, where: str) -> Signed:
     Raises:
         MalformedStatementError: they are not in the format.
     """
-    match = _FILE.fullmatch(data) if len(data) <= LIMIT else None
+    match = re.fullmatch(_FILE, data) if len(data) <= LIMIT else None
     if match is None:
         raise _why(data, where, signed=True)
     form = Form.SSH if match["signature"].startswith(b"-----BEGIN SSH") else Form.OPENPGP

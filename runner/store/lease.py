@@ -23,7 +23,7 @@ from typing import Any
 
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
 from runner.git import BLOB, Git, Ident, TreeEntry
-from runner.protocol import ids, message, transcript
+from runner.protocol import ids, message
 from runner.protocol import lease as format_
 from runner.protocol.lease import Lease
 from runner.protocol.model import seconds_of
@@ -338,6 +338,8 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
     nor, in that a person was asked, the record at `tip`."""
     if not intents:
         return {}
+    from runner.protocol import transcript
+
     git = project.git
     over: set[tuple[str, str]] = set()
     for name in git.tree(f"{filed}:runs") or {} if filed else ():

@@ -48,7 +48,7 @@ class Project:
     plan: tuple[tuple[str, Mapping[str, TreeEntry]], Plan] | None = (
         None  # the plan that was read last, and of which files
     )
-    kept: dict[str, Any] = field(default_factory=dict)  # what other rooms made of the trusted branch
+    kept: dict[str, Any] = field(default_factory=dict)  # what other rooms keep until the trusted branch moves
     _told: set[str] = field(default_factory=set)  # what was said once
     _asked: str = ""  # the trusted commit that asks for nothing unsupported
     _config: Config | None = None
