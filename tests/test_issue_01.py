@@ -492,6 +492,7 @@ def test_ci_files_call_make_and_hold_no_logic() -> None:
 
 
 @pytest.mark.parametrize("reason, code", [("no bwrap", 1), ("allowed: only root can", 0)])
+@pytest.mark.slow
 def test_a_skipped_test_fails_under_ci_unless_it_says_that_it_may(tmp_path: Path, reason: str, code: int) -> None:
     (tmp_path / "test_it.py").write_text(f"import pytest\ndef test_a(): pytest.skip({reason!r})\ndef test_b(): pass\n")
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "tests.no_skips", "-c", os.devnull, str(tmp_path)]

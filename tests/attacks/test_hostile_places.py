@@ -181,6 +181,7 @@ def evil_remote(box: Box, mallory: Person) -> Path:
 
 
 @pytest.mark.parametrize("name", PLACES)
+@pytest.mark.slow
 def test_a_hostile_place_makes_no_word_count(name: str, waits: Clone, tmp_path: Path) -> None:
     waits.say()
     trace = tmp_path / "trace"

@@ -96,6 +96,7 @@ def test_a_retry_that_no_on_failure_makes_needs_another_word(box: Box, alice: Pe
     assert box.git("show", f"{protocol}:d.txt") == "1\n"
 
 
+@pytest.mark.slow
 def test_a_word_on_a_call_that_an_older_policy_counted_makes_no_call(
     box: Box, alice: Person, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

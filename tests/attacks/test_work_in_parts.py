@@ -24,6 +24,7 @@ def lines(count: int) -> str:
     return "".join(f"{number}\n" for number in range(count))
 
 
+@pytest.mark.slow
 def test_a_step_that_is_edited_while_it_waits_goes_on_with_another_word_only(tmp_path: Path, alice: Person) -> None:
     box = governed(tmp_path / "repo", [alice])
     with mind(box, say(ask("Which colour?")), finish()) as wire:

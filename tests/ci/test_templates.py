@@ -52,6 +52,7 @@ def check(*argv: str | Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_schemas_of_the_vendors(tree: Path) -> None:
     schema = (BIN / "check-jsonschema", "--builtin-schema")
     check(*schema, "vendor.github-workflows", *workflows(tree))

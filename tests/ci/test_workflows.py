@@ -224,6 +224,7 @@ def test_a_bundle_that_tells_what_people_said_or_did_is_not_published(github: Bo
 
 
 @pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.slow
 def test_hostile_names_are_words_and_nothing_else(github: Box, tmp_path: Path, name: str) -> None:
     one = machine(github, tmp_path)
     one.inputs = {"protocol": name}

@@ -444,6 +444,7 @@ def test_what_only_people_say_of_a_step_stays_with_its_slug(box: Box) -> None:
 
 
 @pytest.mark.parametrize(("said", "taken"), [(b"yes\n", True), (b"drop\n", False)])
+@pytest.mark.slow
 def test_at_a_terminal_a_person_takes_or_drops_it(box: Box, said: bytes, taken: bool) -> None:
     protocol = begun(box)
     with serving(says(AGAIN)) as wire:

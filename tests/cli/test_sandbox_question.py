@@ -76,6 +76,7 @@ def test_elsewhere_it_is_exit_2_with_the_install_line(bare: Box) -> None:
     assert bare.state(protocol)["revision"] == 2
 
 
+@pytest.mark.slow
 def test_no_leaves_it_at_that(bare: Box) -> None:
     protocol = bare.new({"01-a": command("echo a > a.txt")})
     code, said = at_terminal(bare, "no", "step", protocol)

@@ -59,6 +59,7 @@ def box(tmp_path: Path) -> Box:
     return box
 
 
+@pytest.mark.slow
 def test_a_good_record_holds_for_both(box: Box) -> None:
     done = by_hand(box, "merged")
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
@@ -100,6 +101,7 @@ def test_what_is_wrong_is_wrong_for_both(box: Box) -> None:
         box.git("reset", "-q", "--hard", tip, cwd=tree)
 
 
+@pytest.mark.slow
 def test_after_a_squash_with_the_branch_gone(box: Box) -> None:
     box.git("merge", "-q", "--squash", NAME)
     box.git("commit", "-qm", "Ship it (#7)")

@@ -314,6 +314,7 @@ def test_an_interrupt_ends_it_within_two_seconds(wired: Bench, fault: str) -> No
             process.wait()
 
 
+@pytest.mark.slow
 def test_no_thread_is_left_behind(wired: Bench) -> None:
     for fault in ("silence", "drip", "cut", "500"):
         with wired.failing(fault) as stand, pytest.raises(EngineError):

@@ -52,6 +52,7 @@ def test_its_outcome_goes_with_the_work_and_pushes_stay_few(remote: Box) -> None
 @pytest.mark.parametrize(
     "moment", ["in-runner", *(pytest.param(one, marks=pytest.mark.slow) for one in ("after-intent", "after-outcome"))]
 )
+@pytest.mark.slow
 def test_on_another_machine_it_is_put_to_a_person_and_happens_at_most_once(remote: Box, moment: str) -> None:
     protocol, ledger, other = vanish(remote, *REPORT, moment)
     begun = len(lines(ledger))
@@ -80,6 +81,7 @@ def test_on_another_machine_it_is_put_to_a_person_and_happens_at_most_once(remot
 @pytest.mark.parametrize(
     ("name", "given"), [("pay", {"amount": 5}), pytest.param("book", {"seat": 7}, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_on_another_machine_one_that_can_be_repeated_or_looked_up_needs_nobody(
     remote: Box, name: str, given: dict[str, Any]
 ) -> None:
@@ -90,6 +92,7 @@ def test_on_another_machine_one_that_can_be_repeated_or_looked_up_needs_nobody(
     sound(other, protocol)
 
 
+@pytest.mark.slow
 def test_a_machine_that_stays_announces_too_since_another_may_take_over(remote: Box) -> None:
     ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
     protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1]), "02-b": command("true")})

@@ -13,6 +13,7 @@ WAITS = {"01-a": command("echo one > a.txt") + "approval: before\n"}
 MERGE = "  step: {roles: [maintainer]}\n  merge: {roles: [maintainer], required: true}"
 
 
+@pytest.mark.slow
 def test_a_stranger_s_flood_does_not_make_us_hear_old_commands_again(place: Town) -> None:
     protocol = place.box.new({"01-a": command("exit 1")})
     place.sync(protocol)
@@ -40,6 +41,7 @@ def test_half_a_character_is_none(place: Town) -> None:
 
 
 @pytest.mark.parametrize("how", ["gone", "another account"])
+@pytest.mark.slow
 def test_a_command_that_could_not_be_done_is_not_done_later(place: Town, how: str) -> None:
     protocol = place.box.new(WAITS)
     place.box.runner("run", protocol, rc=3)
@@ -76,6 +78,7 @@ def test_a_review_of_a_request_into_another_branch_does_not_count(place: Town) -
     assert box.log(protocol).count("approval-counted") == 1
 
 
+@pytest.mark.slow
 def test_a_review_of_the_work_is_no_word_on_the_merge(tmp_path: Path) -> None:
     place = town(tmp_path, approvals=MERGE)
     try:
@@ -94,6 +97,7 @@ def test_a_review_of_the_work_is_no_word_on_the_merge(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pushes", [0, 1000])
+@pytest.mark.slow
 def test_where_nobody_can_tell_who_pushed_no_review_counts(place: Town, pushes: int) -> None:
     box, fake, bob = place.box, place.fake, place.accounts["bob"]
     planned = box.plan(WAITS)

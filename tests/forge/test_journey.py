@@ -150,6 +150,7 @@ def test_a_request_of_work_that_is_open_again_is_a_draft_again(place: Town) -> N
     assert not place.request["draft"]
 
 
+@pytest.mark.slow
 def test_whatever_a_person_types_is_told(place: Town) -> None:
     box, fake = place.box, place.fake
     protocol = box.new({"01-a": "kind: human\n", "02-b": command("test -e mended")})
@@ -196,6 +197,7 @@ def test_what_was_not_published_is_not_told(place: Town) -> None:
         ("carol", "/runner answer w99 yes", "not done"),
     ],
 )
+@pytest.mark.slow
 def test_commands_that_are_not_carried_out(place: Town, who: str, text: str, told: str) -> None:
     protocol = place.box.new(WAITS)
     place.box.runner("run", protocol)
@@ -262,6 +264,7 @@ def test_in_ci_what_a_comment_asks_for_is_left_to_the_job_that_cannot_write(plac
     ("rule", "status", "step"),
     [("fail", "failed", "failed"), ("block", "blocked", "blocked"), ("ignore", "running", "needs_qa")],
 )
+@pytest.mark.slow
 def test_ci_ends_the_step_as_configured(tmp_path: Path, rule: str, status: str, step: str) -> None:
     place = town(tmp_path, config=f"ci: {rule}\nqa: {{on_ci: true}}\n")
     try:
@@ -415,6 +418,7 @@ def approve(place: Town, who: str) -> None:
 @pytest.mark.parametrize(
     "case", ["guest", "runner", "carol", "older", "changes", "taken-back", "moved-on", "author", "pusher"]
 )
+@pytest.mark.slow
 def test_reviews_that_do_not_count(place: Town, case: str) -> None:
     box, fake = place.box, place.fake
     name = {"author": "bob", "pusher": "dave"}.get(case)
@@ -485,6 +489,7 @@ def test_work_goes_on_where_the_forge_does_not(place: Town, fault: Fault, monkey
 
 
 @pytest.mark.parametrize("match", ["PUT", "POST", "GET"])
+@pytest.mark.slow
 def test_an_answer_that_is_lost_is_no_second_request(place: Town, match: str) -> None:
     protocol = place.box.new(ONE)
     place.fake.faults.append(Fault(match, None, after=True))

@@ -154,6 +154,7 @@ with Git.open(pathlib.Path(sys.argv[1])) as git:
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_disk_is_waited_for_leaves_nothing_begun(box: Box, tmp_path: Path) -> None:
     before = files(box)
     done = subprocess.run(

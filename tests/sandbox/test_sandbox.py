@@ -173,6 +173,7 @@ def test_a_timeout_ends_all_that_was_started(sandbox: Sandbox, work: Path, line:
     assert_stopped(work / "beat")
 
 
+@pytest.mark.slow
 def test_a_timeout_leaves_time_to_clean_up_but_not_for_ever(sandbox: Sandbox, work: Path) -> None:
     wait = "while :; do sleep 0.05; done"
     polite = sandbox.run(sh(work, f"trap 'echo cleaned; exit 0' TERM; {wait}", timeout=0.5))
@@ -184,6 +185,7 @@ def test_a_timeout_leaves_time_to_clean_up_but_not_for_ever(sandbox: Sandbox, wo
     assert_stopped(work / "beat")
 
 
+@pytest.mark.slow
 def test_a_background_child_does_not_hold_the_run(sandbox: Sandbox, work: Path) -> None:
     for line in (f"({BEAT}) & sleep 0.2; echo done; exit 3", f"setsid sh -c '{BEAT}' & sleep 0.2; echo done; exit 3"):
         outcome = sandbox.run(sh(work, line))

@@ -283,6 +283,7 @@ def test_state_folder_that_is_somebody_else_s(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("home", ["missing", "unset", "empty", "a file"])
+@pytest.mark.slow
 def test_home_that_is_not_there(box: Box, tmp_path: Path, home: str) -> None:
     (tmp_path / "file").write_text("")
     env = box.environment({"TMPDIR": str(tmp_path), "PYTHONPATH": str(HERE)})
@@ -310,6 +311,7 @@ def test_temporary_folder_that_cannot_be_written(box: Box, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("lang", [{"LANG": "C"}, {"LANG": "C", "LC_ALL": "POSIX"}])
+@pytest.mark.slow
 def test_plain_locale(box: Box, lang: dict[str, str]) -> None:
     made = box.start("new", "Grüße — ≤ 100", "--plan", box.plan({"01-a": command("echo ü > 'ünï.txt'")}), env=lang)
     out, err = made.communicate(timeout=60)
@@ -436,6 +438,7 @@ def holder(lock: Path, cwd: Path, *, keep_open: bool) -> subprocess.Popen[str]:
         pytest.param(False, True, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_index_lock_of_a_living_git(box: Box, keep_open: bool, main: bool) -> None:
     protocol = box.new(STEPS)
     tree = box.worktree(protocol)

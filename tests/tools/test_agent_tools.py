@@ -178,6 +178,7 @@ def test_text_is_found(ground: Ground, ripgrep: bool) -> None:
         assert "does not exist" in hand.refused("search_text", pattern="x", path="missing/y")
 
 
+@pytest.mark.slow
 def test_a_search_without_an_end_is_ended_and_the_next_call_works(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -258,6 +258,7 @@ def test_the_ssh_agents_socket_is_not_there(
 # --- too much, and too long --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fork_bomb_is_bounded_and_ended(ground: Ground, hand: Hand) -> None:
     """Five hundred processes of a bomb; one without bound would be bounded by the limit alone, from which root is exempt."""
     mark = f"0.{uuid4().int % 10**8:08}"
@@ -272,6 +273,7 @@ def test_a_fork_bomb_is_bounded_and_ended(ground: Ground, hand: Hand) -> None:
         assert int(processes) <= 4096
 
 
+@pytest.mark.slow
 def test_endless_output_is_ended(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.tools.commands.MOST_OUTPUT", 20_000_000)
     mark = uuid4().hex
@@ -294,6 +296,7 @@ def test_endless_output_is_ended(hand: Hand, monkeypatch: pytest.MonkeyPatch) ->
     ],
     ids=["child", "session", "forked twice", "with a timeout", "stubborn"],
 )
+@pytest.mark.slow
 def test_no_child_survives(hand: Hand, line: str) -> None:
     mark = f"61.{uuid4().int % 10**9:09}"
     hand("shell", command=line.replace("MARK", mark), timeout=1.0)

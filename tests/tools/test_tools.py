@@ -564,6 +564,7 @@ def beats() -> None:
 """
 
 
+@pytest.mark.slow
 def test_a_function_without_end_is_ended_with_what_it_started(sandbox: Sandbox, project: Project) -> None:
     project.write(
         "shop.py",

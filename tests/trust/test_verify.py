@@ -127,6 +127,7 @@ def _clone(remote: Box, name: str, *args: str) -> Box:
     [("--depth=1",), ("--depth=2",), ("--filter=blob:none",), ("--filter=tree:0",)],
     ids=lambda args: args[0][2:],
 )
+@pytest.mark.slow
 def test_a_clone_that_cannot_tell_says_what_to_fetch(remote: Box, args: tuple[str, ...]) -> None:
     protocol = remote.new({"01-a": command("echo a > a.txt"), "02-b": command("true"), "03-c": command("true")})
     remote.runner("run", protocol, rc=0)
