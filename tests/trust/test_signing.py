@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -288,13 +289,16 @@ def test_no_ssh_keygen_is_said(desk: Desk, ed25519: Key, tmp_path: Path, monkeyp
 
 
 @pytest.fixture
-def gnupg(desk: Desk) -> Iterator[Path]:
-    """The person's GNUPGHOME, with one key without a passphrase; its agent ends with the test."""
-    home = desk.home / ".gnupg"
-    home.mkdir(mode=0o700)
-    new_key()
-    yield home
-    subprocess.run(["gpgconf", "--kill", "all"], check=False)
+def gnupg(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The person's GNUPGHOME, with one key without a passphrase; its agent ends with the test.
+
+    Its name is short: the agent listens there, and a socket's name has at most 107 bytes.
+    """
+    with tempfile.TemporaryDirectory(prefix="g", dir="/tmp", ignore_cleanup_errors=True) as home:
+        monkeypatch.setenv("GNUPGHOME", home)
+        new_key()
+        yield Path(home)
+        subprocess.run(["gpgconf", "--kill", "all"], check=False)
 
 
 def gpg(*words: str | Path, data: bytes = b"") -> bytes:
@@ -368,15 +372,14 @@ def test_what_may_be_wrong_with_one_of_gpg_is_told_apart() -> None:
     )
 
 
-@pytest.mark.usefixtures("gnupg")
-def test_a_key_of_gpg_that_expired_or_is_revoked(desk: Desk) -> None:
+def test_a_key_of_gpg_that_expired_or_is_revoked(gnupg: Path) -> None:
     fingerprint = gpg("--with-colons", "--list-keys").decode().split("\nfpr:")[1].split(":")[8]
     made = gpg("-bao-", data=TEXT)
     gpg("--quick-set-expire", fingerprint, "2d")
     key = exported()
     assert judged(made, key).ok
     assert judged(made, key, at=int(time.time()) + 3 * 86400).outcome is Outcome.EXPIRED_KEY
-    revocation = (desk.home / ".gnupg" / "openpgp-revocs.d" / f"{fingerprint}.rev").read_bytes()
+    revocation = (gnupg / "openpgp-revocs.d" / f"{fingerprint}.rev").read_bytes()
     gpg("--import", data=revocation.replace(b":-----BEGIN", b"-----BEGIN"))
     assert judged(made, exported()).outcome is Outcome.REVOKED
 
