@@ -10,7 +10,7 @@ from runner.executor.advance import Advanced
 from runner.forge.base import Forge
 from runner.protocol import events, machine, state
 from runner.protocol.machine import Halt
-from runner.store import publishing
+from runner.store import publishing, transaction
 from runner.store.project import Project
 
 
@@ -31,11 +31,12 @@ def run(
         RunnerError: as `step` does; what was done until then is recorded here.
     """
     project.batch = True
-    left = max_steps
+    left, wait = max_steps, 0.0
     try:
         while left:
             left -= 1
-            done = advance.step(project, protocol, adopt=adopt, forge=forge)
+            done = advance.step(project, protocol, adopt=adopt, forge=forge, wait=wait)
+            wait = transaction.PUBLISH_WAIT  # for a `sync` or an `undo` that comes in between
             if done.entries:
                 tell(done)
             yield done

@@ -65,14 +65,14 @@ class Court:
 
 
 @contextlib.contextmanager
-def at_work(project: Project, protocol: str) -> Iterator[None]:
+def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[None]:
     """Hold the protocol while it is worked on.
 
     Raises:
-        HeldError: another runner has it.
+        HeldError: another runner has it, still after `wait` seconds.
     """
     branch = project.branch(protocol)
-    with locks.hold(project.places.lock(protocol), project.who, what=protocol):
+    with locks.hold(project.places.lock(protocol), project.who, what=protocol, wait=wait):
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
             for name in (branch, "packed-refs", history.ref_of(protocol), _tracking(project, branch)):
@@ -263,15 +263,22 @@ def consider(
 
 
 def step(
-    project: Project, protocol: str, *, only: str | None = None, adopt: bool = True, forge: Forge | None = None
+    project: Project,
+    protocol: str,
+    *,
+    only: str | None = None,
+    adopt: bool = True,
+    forge: Forge | None = None,
+    wait: float = 0.0,
 ) -> Advanced:
-    """Advance the protocol by one transition, one commit. `only`: a step, as a person names it; `forge`: where reviews are read.
+    """Advance the protocol by one transition, one commit. `only`: a step, as a person names it; `forge`: where reviews are read;
+    `wait`: seconds in which another runner may let go of it.
 
     Raises:
         RunnerError: nothing was recorded; the message says what to do.
     """
     project.refuse_unsupported()
-    with at_work(project, protocol):
+    with at_work(project, protocol, wait=wait):
         publishing.bring(project, protocol, checker(project, protocol))
         for _ in range(RACES):
             try:

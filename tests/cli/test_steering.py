@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import subprocess
+import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from runner.app import go
+from runner.errors import HeldError
+from runner.store import locks
 from tests.conftest import Box, command
 
 
@@ -618,3 +623,20 @@ def test_take_says_how_where_it_cannot(remote: Box) -> None:
     box.git("branch", "-q", "main", "origin/main")
     told = box.runner("take", protocol, rc=0)
     assert "git push origin main" in told.err
+
+
+def test_a_run_waits_for_who_comes_in_between_two_transitions(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
+    with box.project(executor="host") as project:
+        place, who = project.places.lock(protocol), project.who
+        with locks.hold(place, who, what="a sync"), pytest.raises(HeldError, match="held by another runner"):
+            next(go.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None))
+        made = go.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None)
+        next(made)
+        with ExitStack() as between:
+            between.enter_context(locks.hold(place, who, what="a sync"))
+            letting_go = threading.Timer(0.5, between.close)
+            letting_go.start()
+            done = next(made)
+            letting_go.join()
+        assert done.state.status == "completed"
