@@ -135,7 +135,7 @@ class Team(Terminal):
         self.job("find", writes=True)
         line = f"{script} plan gitlab {PROTOCOL} >"
         self.run("sh", "-c", f'{line} "$HANDOVER/pipeline.yml"', shown=f"{line} pipeline.yml")
-        if f"work {PROTOCOL}" in planned.read_text():
+        if f"protocol-work {PROTOCOL}" in planned.read_text():
             self.job("work", writes=False)
             self.run(script, "work", PROTOCOL, code=code)
         self.job("publish", writes=True)

@@ -297,7 +297,7 @@ class GitLabJobs:
         """Let the jobs go on with it; return whether there was anything for them to do."""
         writes = {"RUNNER_GIT_TOKEN": TOKEN, "GITLAB_TOKEN": TOKEN}
         planned = yaml.safe_load(self._job("plan", "gitlab", protocol, **writes))
-        if f"work {protocol}" not in planned:
+        if f"protocol-work {protocol}" not in planned:
             return False
         reads = {"RUNNER_GIT_TOKEN": READS, "CI_JOB_TOKEN": READS, "GITLAB_TOKEN": READS}
         self._job("work", protocol, **reads, GEMINI_API_KEY=self.key)
