@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from urllib.parse import urlsplit
 
+from runner import signals
 from runner.errors import UsageError
 from runner.git.database import Database
 from runner.git.objects import Ident
@@ -78,30 +77,6 @@ def token_settings(url: str, environ: Mapping[str, str]) -> dict[str, str]:
     return {"GIT_CONFIG_COUNT": str(len(values)), **named, "RUNNER_GIT_TOKEN": token}
 
 
-@contextlib.contextmanager
-def _later() -> Iterator[Callable[[], None]]:
-    """Have SIGINT and SIGTERM wait until what is given is called: one that came while a program is started would leave that behind."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    known = {number: signal.getsignal(number) for number in numbers}
-    came: list[tuple[int, FrameType | None]] = []
-
-    def come() -> None:
-        for number, frame in came:
-            handler = known[signal.Signals(number)]
-            if callable(handler):
-                handler(number, frame)
-            elif handler == signal.SIG_DFL:
-                signal.raise_signal(number)
-
-    try:
-        for number in numbers:
-            signal.signal(number, lambda number, frame: came.append((number, frame)))
-        yield come
-    finally:
-        for number, handler in known.items():
-            signal.signal(number, handler)
-
-
 def clone(url: str, at: Path, environ: Mapping[str, str], told: Callable[[str], None]) -> int:
     """Clone with the person's own git, which may ask them for a password, and return its exit code. Interrupted, it leaves nothing.
 
@@ -112,16 +87,18 @@ def clone(url: str, at: Path, environ: Mapping[str, str], told: Callable[[str], 
     if "GIT_TERMINAL_PROMPT" not in environ:
         del env["GIT_TERMINAL_PROMPT"]  # here somebody waits, and may be asked
     argv = ["git", "clone", "--progress", "--", url, str(at)]
-    try:
-        with _later() as come:
-            child = subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    except FileNotFoundError as error:
-        raise no_git() from error
-    with child:
+    with contextlib.ExitStack() as stack:
+        let = stack.enter_context(signals.held())
+        try:
+            child = stack.enter_context(
+                subprocess.Popen(argv, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            )
+        except FileNotFoundError as error:
+            raise no_git() from error
         assert child.stderr is not None
         rest = b""
         try:
-            come()
+            let()
             while piece := os.read(child.stderr.fileno(), 65536):
                 *lines, rest = re.split(rb"[\r\n]+", rest + piece)
                 for line in lines:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from runner import signals
 from runner.sandbox.base import Command, Outcome, SandboxError
 from runner.values import dataclass
 
@@ -229,12 +230,21 @@ class _Pump:
 
 def run(spawn: Spawn, command: Command, on_output: Callable[[bytes], None] | None) -> Outcome:
     """Run `command` to its end, as `Sandbox.run` promises."""
+    stdin = subprocess.PIPE if command.stdin else subprocess.DEVNULL
+    with signals.held() as let:
+        group = spawn(command, stdin, subprocess.PIPE, subprocess.STDOUT)
+        return _to_its_end(group, command, on_output, let)
+
+
+def _to_its_end(
+    group: Group, command: Command, on_output: Callable[[bytes], None] | None, let: Callable[[], None]
+) -> Outcome:
     started = time.monotonic()
     by = None if command.timeout is None else started + command.timeout
-    group = spawn(command, subprocess.PIPE if command.stdin else subprocess.DEVNULL, subprocess.PIPE, subprocess.STDOUT)
     output, timed_out, pump = Output(command.keep), False, cast("_Pump | None", None)
     try:
         try:
+            let()
             pump = _Pump(group.process, command.stdin, [output.take, *([on_output] if on_output else [])])
             while group.process.poll() is None and not timed_out:
                 left = TICK if by is None else by - time.monotonic()
@@ -281,17 +291,23 @@ class PipeSession:
 
     def __init__(self, spawn: Spawn, command: Command) -> None:
         self._started = time.monotonic()
-        self._group = spawn(command, subprocess.PIPE, subprocess.PIPE, subprocess.PIPE)
-        process = self._group.process
-        self.stdin, self.stdout = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
-        self._stderr, self._output = cast(BinaryIO, process.stderr), Output(command.keep)
-        self._lock, self._timed_out, self._outcome = threading.Lock(), False, cast("Outcome | None", None)
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-        self._timer = None if command.timeout is None else threading.Timer(command.timeout, self._expire)
-        if self._timer is not None:
-            self._timer.daemon = True
-            self._timer.start()
+        with signals.held() as let:
+            self._group = spawn(command, subprocess.PIPE, subprocess.PIPE, subprocess.PIPE)
+            process = self._group.process
+            self.stdin, self.stdout = cast(BinaryIO, process.stdin), cast(BinaryIO, process.stdout)
+            self._stderr, self._output = cast(BinaryIO, process.stderr), Output(command.keep)
+            self._lock, self._timed_out, self._outcome = threading.Lock(), False, cast("Outcome | None", None)
+            self._listener = threading.Thread(target=self._listen, daemon=True)
+            self._listener.start()
+            self._timer = None if command.timeout is None else threading.Timer(command.timeout, self._expire)
+            if self._timer is not None:
+                self._timer.daemon = True
+                self._timer.start()
+            try:
+                let()
+            except BaseException:
+                self.close(0.0)
+                raise
 
     def _listen(self) -> None:
         with suppress(OSError, ValueError):  # closed by `close`, which had waited long enough

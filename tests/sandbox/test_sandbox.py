@@ -216,6 +216,33 @@ def test_an_exception_while_it_runs_ends_the_group(sandbox: Sandbox, work: Path,
     assert_stopped(work / "beat")
 
 
+@pytest.mark.parametrize("begin", ["run", "open"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_is_started_leaves_nothing_behind(
+    sandbox: Sandbox, work: Path, begin: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Struck(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            os.kill(os.getpid(), number)  # the command lives, and nobody was given what can end it
+            time.sleep(0.2)
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = len(os.listdir("/dev/fd"))
+    known = signal.signal(number, interrupt)
+    try:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(subprocess, "Popen", Struck)
+            getattr(sandbox, begin)(sh(work, f"setsid sh -c '{BEAT}' & wait"))
+        assert signal.getsignal(number) is interrupt
+    finally:
+        signal.signal(number, known)
+    assert_stopped(work / "beat")
+    assert len(os.listdir("/dev/fd")) == before
+
+
 def test_a_run_leaves_no_descriptor_and_no_zombie(sandbox: Sandbox, work: Path) -> None:
     sandbox.run(command(work, "true"))
     before = len(os.listdir("/dev/fd"))
