@@ -106,6 +106,7 @@ def test_another_attempt_and_none_at_all(box: Box) -> None:
     assert "goes with --transcript" in box.runner("show", protocol, "a", "--attempt", "1", rc=2).err
 
 
+@pytest.mark.slow
 def test_a_step_at_work_is_seen_from_another_terminal_also_with_a_torn_record(box: Box) -> None:
     with mind(box, say(write("a.txt", "1"), text="First I write."), Silence()) as wire:
         protocol = box.new({"01-a": agent()})

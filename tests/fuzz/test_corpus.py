@@ -60,6 +60,7 @@ def mutated(draw: st.DrawFn, data: bytes) -> bytes:
 @pytest.mark.parametrize("name", TARGETS)
 @settings(max_examples=100)
 @given(st.data())
+@pytest.mark.slow
 def test_a_mutated_file_is_taken_or_refused(name: str, data: st.DataObject) -> None:
     good = st.just(TARGETS[name].good) | st.sampled_from(INPUTS[name]).map(Path.read_bytes)
     TARGETS[name].fuzz(data.draw(mutated(data.draw(good))))

@@ -166,6 +166,7 @@ def test_stdin_is_fed_whole(sandbox: Sandbox, work: Path) -> None:
     [f"sh -c '{BEAT}'", f"setsid sh -c '{BEAT}' & wait", f"(setsid sh -c '({BEAT}) &' &) ; sleep 60"],
     ids=["child", "setsid", "setsid and forked twice"],
 )
+@pytest.mark.slow
 def test_a_timeout_ends_all_that_was_started(sandbox: Sandbox, work: Path, line: str) -> None:
     outcome = sandbox.run(sh(work, line, timeout=0.6))
     assert (outcome.code, outcome.timed_out) == (124, True)
@@ -205,6 +206,7 @@ def test_a_command_that_closes_its_output_is_waited_for(sandbox: Sandbox, work: 
 
 
 @pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.slow
 def test_an_exception_while_it_runs_ends_the_group(sandbox: Sandbox, work: Path, kind: type[BaseException]) -> None:
     def stop(data: bytes) -> None:
         raise kind

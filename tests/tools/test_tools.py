@@ -634,6 +634,7 @@ def test_arguments_are_taken_whatever_their_size(sandbox: Sandbox, project: Proj
         ("import time\ntime.sleep(600)\n", "no end after 2 s", None),
     ],
 )
+@pytest.mark.slow
 def test_a_module_that_does_not_load_is_named_with_file_and_line(
     sandbox: Sandbox, project: Project, text: str, told: str, place: str | None
 ) -> None:
