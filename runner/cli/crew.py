@@ -14,6 +14,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import IO
 
+from runner import signals
 from runner.app.fleet import Ended, Ready
 from runner.values import dataclass
 
@@ -38,16 +39,17 @@ class Turns:
         said = tempfile.TemporaryFile()  # noqa: SIM115 no pipe: it goes on to its end where we are killed
         # -P and another folder: nothing that lies in the project is imported. A turn is of the very code that we are.
         argv = [sys.executable, "-P", "-c", MAIN, ROOT, "-C", self.folder, "run", one.protocol, *self.argv]
-        process = subprocess.Popen(
-            argv,
-            cwd="/",
-            env=dict(self.environ),
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
-        self._at_work[one.protocol] = (process, said)
+        with signals.held():
+            process = subprocess.Popen(
+                argv,
+                cwd="/",
+                env=dict(self.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+            self._at_work[one.protocol] = (process, said)
 
     def next(self, timeout: float) -> Ended | None:
         """Return a turn that ended; None where none does within so many seconds."""

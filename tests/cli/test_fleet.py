@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from runner.app import fleet
 from runner.app.fleet import Ended, Ready
+from runner.cli import crew
 from runner.store import pace
 from tests.conftest import Box, clone, command
 from tests.executor.minds import sound
@@ -287,3 +289,25 @@ def test_several_fleets_on_one_remote_do_each_step_once(remote: Box, tmp_path: P
         assert there == remote.git("rev-parse", name)
         sound(remote, name)
     assert remote.git("for-each-ref", "refs/runner/leases/", cwd=tmp_path / "origin.git") == ""
+
+
+def test_a_signal_while_a_turn_is_started_ends_the_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Struck(subprocess.Popen[bytes]):
+        def __init__(self, *args: Any, **more: Any) -> None:
+            super().__init__(*args, **more)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGTERM)  # it lives, and nobody was given what can end it
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Struck)
+    known = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), crew.turns(str(tmp_path), (), os.environ) as turns:
+            turns.start(Ready("0001-a", "0" * 40, "run-step", "a", "A", 0))
+    finally:
+        signal.signal(signal.SIGTERM, known)
+    assert len(started) == 1 and started[0].returncode is not None
