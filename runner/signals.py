@@ -28,8 +28,9 @@ def held() -> Iterator[Callable[[], None]]:
     came: list[tuple[int, FrameType | None]] = []
 
     def let() -> None:
-        while known:
-            signal.signal(*known.popitem())
+        for one in list(known):
+            signal.signal(one, known[one])  # one that comes right here may raise, and this is done again
+            del known[one]
         while came:
             number, frame = came.pop(0)
             handler = handlers.get(signal.Signals(number))

@@ -60,9 +60,8 @@ class Plan:
     context: str | None
     steps: tuple[Step, ...]
     lines: Mapping[str, int] = field(repr=False, compare=False)
-    agreed: dict[str, object] = field(
-        default_factory=dict, repr=False, compare=False
-    )  # slug to the StepState that says the same
+    # Slug to the step's state that was seen to say the same: what `machine.edit_of` need not compare again.
+    agreed: dict[str, object] = field(init=False, default_factory=dict, repr=False, compare=False)
 
     def step(self, slug: str) -> Step | None:
         """Return the step, or None where there is none of that name."""
