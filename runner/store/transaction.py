@@ -97,7 +97,7 @@ def prepare(
     record of `events` and the files `more`. `committer`: where it is not the author. `parents`: further ones. `sign`: as a commit
     of the person's; `sign_with`: makes the signature that the policy wants.
     """
-    segments = len([name for name in snapshot.files if name.startswith("log/")])
+    segments = sum(name.startswith("log/") for name in snapshot.files)
     entries = entries_of(snapshot.state, events, time, actor, judged)
     after, files = record(snapshot.protocol, snapshot.state, snapshot.log, segments, entries, snapshot.rendered)
     folder = paths.folder(snapshot.protocol)

@@ -49,9 +49,7 @@ def test_its_outcome_goes_with_the_work_and_pushes_stay_few(remote: Box) -> None
     sound(remote, protocol)
 
 
-@pytest.mark.parametrize(
-    "moment", ["in-runner", *(pytest.param(one, marks=pytest.mark.slow) for one in ("after-intent", "after-outcome"))]
-)
+@pytest.mark.parametrize("moment", ["in-runner", "after-intent", "after-outcome"])
 @pytest.mark.slow
 def test_on_another_machine_it_is_put_to_a_person_and_happens_at_most_once(remote: Box, moment: str) -> None:
     protocol, ledger, other = vanish(remote, *REPORT, moment)
@@ -78,9 +76,7 @@ def test_on_another_machine_it_is_put_to_a_person_and_happens_at_most_once(remot
     sound(other, protocol)
 
 
-@pytest.mark.parametrize(
-    ("name", "given"), [("pay", {"amount": 5}), pytest.param("book", {"seat": 7}, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("name", "given"), [("pay", {"amount": 5}), ("book", {"seat": 7})])
 @pytest.mark.slow
 def test_on_another_machine_one_that_can_be_repeated_or_looked_up_needs_nobody(
     remote: Box, name: str, given: dict[str, Any]

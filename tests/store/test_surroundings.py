@@ -433,9 +433,9 @@ def holder(lock: Path, cwd: Path, *, keep_open: bool) -> subprocess.Popen[str]:
     ("keep_open", "main"),
     [
         (True, True),
-        pytest.param(False, False, marks=pytest.mark.slow),
-        pytest.param(True, False, marks=pytest.mark.slow),
-        pytest.param(False, True, marks=pytest.mark.slow),
+        (False, False),
+        (True, False),
+        (False, True),
     ],
 )
 @pytest.mark.slow
