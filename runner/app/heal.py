@@ -21,7 +21,7 @@ from runner.protocol import log, paths
 from runner.store import marks, snapshot, transaction, trusted
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
-from runner.store.snapshot import Snapshot
+from runner.store.snapshot import Folder, Snapshot
 from runner.store.surroundings import Surroundings
 from runner.values import dataclass
 
@@ -168,7 +168,7 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
     repaired = ev.RecordRepaired(subject=protocol, commits=commits, reason=log.cut(reason))
     made = transaction.prepare(
         git,
-        Snapshot(protocol, tip, tree, files, walk.state, walk.log),
+        Snapshot(protocol, tip, tree, Folder(files), walk.state, walk.log),
         [repaired],
         time=project.who.timestamp(),
         actor=project.actor(),

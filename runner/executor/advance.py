@@ -152,7 +152,7 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
             where,
             f"`runner status {seen.protocol}` says what it waits for",
         )
-    files = (where, snapshot.word_files(seen))
+    files = (where, seen.files.words)
     if project.plan is None or project.plan[0] != files:
         plan = plan_.parse(snapshot.words(project.git, seen), where)
         plan_.refuse_unsupported(plan, where)
@@ -165,14 +165,15 @@ def _is_written(seen: Snapshot) -> bool:
     return any(paths.is_words(name) and name != paths.CONTEXT for name in seen.files)
 
 
-def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> None:
-    """Commit, as the person, what they changed in the protocol's words in a worktree and did not commit.
+def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
+    """Commit, as the person, what they changed in the protocol's words in a worktree and did not commit; return whether there was any.
 
     Raises:
         InTheWayError: `adopt` is not wanted and there are such changes.
     """
     git, branch = project.git, project.branch(protocol)
     prefix = f"{paths.folder(protocol)}/"
+    taken = False
     for tree in worktree.on_branch(git, branch):
         changed = worktree.uncommitted(git, tree, prefix.rstrip("/"))
         names = {path.removeprefix(prefix): entry for path, entry in changed.items()}
@@ -215,6 +216,8 @@ def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> None:
             subject=log.cut(f"{protocol}: edit {shown}"),
         )
         project.who.say(f"took up your changes of {shown}")
+        taken = True
+    return taken
 
 
 def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str, TreeEntry | None]) -> None:
@@ -282,11 +285,12 @@ def step(
         publishing.bring(project, protocol, checker(project, protocol))
         for _ in range(RACES):
             try:
-                if look(project, protocol).state.status in machine.OPEN:
-                    take_up_edits(project, protocol, adopt=adopt)
+                seen = look(project, protocol)
+                if seen.state.status in machine.OPEN and take_up_edits(project, protocol, adopt=adopt):
+                    seen = look(project, protocol)
             except ConflictError:  # a person was faster
                 continue
-            done = _step(project, look(project, protocol), only, forge)
+            done = _step(project, seen, only, forge)
             if done is not None:
                 return done
             publishing.again(project, protocol, checker(project, protocol))

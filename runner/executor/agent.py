@@ -160,7 +160,7 @@ def gate_of(
 def _was_asked(project: Project, snapshot: Snapshot) -> bool:
     """Return whether a call or an effect was ever asked about: else the log, which grows with every step, is not parsed."""
     quiet = project.kept.setdefault("parts of logs that tell of no call", set())
-    parts = [entry.oid for name, entry in snapshot.files.items() if name.startswith("log/") and entry.oid not in quiet]
+    parts = [oid for oid in snapshot.files.parts if oid not in quiet]
     for oid, part in zip(("", *parts), (snapshot.log, *project.git.blobs(parts)), strict=True):
         if part is None or b" call-" in part or b" effect-" in part:
             return True

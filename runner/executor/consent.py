@@ -58,9 +58,14 @@ class AskApproval:
         )
 
 
+def is_read(project: Project) -> bool:
+    """Return whether `of` has been asked, so that asking it again costs nothing."""
+    return "authority" in project.kept
+
+
 def of(project: Project) -> Authority:
     """Return what the trusted branch says, as this process last saw it."""
-    if "authority" not in project.kept:
+    if not is_read(project):
         trusted = project.trusted
         project.kept["authority"] = authority.load(project.git, trusted.commit, trusted.branch, project.config)
     found: Authority = project.kept["authority"]

@@ -386,15 +386,15 @@ def _run_tool(
     from runner.tools.base import ToolError, typed
 
     began = site.project.who.monotonic()
+    names = references.names_in(step.header.with_, where)
     try:
-        arguments = references.resolve(step.header.with_, plan.header.inputs, results_of(state), where)
+        results = results_of(state) if names else {}
+        arguments = references.resolve(step.header.with_, plan.header.inputs, results, where)
     except WaitingError as error:  # a result that nobody knows: a person has to say how it goes on
         return _blocked(snapshot, step, f"{error.what}; {error.hint}", {})
     assert isinstance(arguments, dict) and step.header.tool is not None
     # What stands in the step's file is its author's word; what an earlier step gave is nobody's.
-    untrusted = any(
-        references.split(name, where)[0] == "steps" for name in references.names_in(step.header.with_, where)
-    )
+    untrusted = any(references.split(name, where)[0] == "steps" for name in names)
     told: dict[str, object] = {"executor": site.sandbox.name}
     problem, result = None, None
     stop: DeniedError | HeldError | EffectError | None = None

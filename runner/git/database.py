@@ -24,6 +24,7 @@ from runner.git.objects import (
     parse_tree,
     signed_bytes,
     tree_bytes,
+    tree_bytes_with,
 )
 from runner.git.process import GitError, Held, git_error
 from runner.git.sealed import Sealed
@@ -32,6 +33,7 @@ AHEAD = 2048  # bytes of names that are asked for in one go; twice as much fits 
 SIZES_AHEAD = 200  # objects whose sizes are asked for in one go: names and answers are short
 COMMITS_KEPT = 4096
 TREES_KEPT = 50_000  # entries of trees that are remembered
+SPELT_KEPT = 16  # trees whose bytes are remembered, too
 
 
 class Database(Sealed):
@@ -42,6 +44,7 @@ class Database(Sealed):
         self._commits: dict[str, Commit] = {}
         self._trees: dict[str, Tree] = {}
         self._kept = 0  # entries in _trees
+        self._spelt: dict[str, bytes] = {}  # the bytes of trees that were written last, until they are edited
         self._loose: Loose | None = None
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -326,8 +329,14 @@ class Database(Sealed):
 
     def write_tree(self, tree: Mapping[str, TreeEntry]) -> str:
         """Write a tree with these entries and return its id."""
-        oid = self.write("tree", tree_bytes(tree))
-        self._keep(oid, dict(tree))
+        return self._write_tree(dict(tree), tree_bytes(tree))
+
+    def _write_tree(self, tree: Tree, data: bytes) -> str:
+        oid = self.write("tree", data)
+        self._keep(oid, tree)
+        if len(self._spelt) >= SPELT_KEPT:
+            self._spelt.clear()
+        self._spelt[oid] = data
         return oid
 
     def edit_tree(self, tree: str | None, changes: Mapping[str, TreeEntry | None]) -> str | None:
@@ -335,7 +344,8 @@ class Database(Sealed):
 
         Only the trees on the way are read and written, whatever the size of the rest.
         """
-        entries = (self.tree(tree) if tree else None) or {}
+        old_entries = (self.tree(tree) if tree else None) or {}
+        entries = dict(old_entries)
         below: dict[str, dict[str, TreeEntry | None]] = {}
         for path, entry in changes.items():
             name, slash, rest = path.partition("/")
@@ -352,7 +362,12 @@ class Database(Sealed):
                 entries.pop(name, None)
             else:
                 entries[name] = TreeEntry(TREE, made)
-        return self.write_tree(entries) if entries else None
+        if not entries:
+            return None
+        names = {path.partition("/")[0] for path in changes}
+        spelt = self._spelt.pop(tree, None) if tree else None
+        data = spelt and tree_bytes_with(spelt, {name: (old_entries.get(name), entries.get(name)) for name in names})
+        return self._write_tree(entries, data or tree_bytes(entries))
 
     def write_commit(
         self,

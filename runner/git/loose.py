@@ -45,8 +45,10 @@ class Loose:
         Raises:
             GitError: it cannot be written; nothing that was begun is kept.
         """
-        whole = b"%s %d\0%s" % (kind.encode(), len(data), data)
-        oid = hashlib.new(self._algorithm, whole).hexdigest()
+        header = b"%s %d\0" % (kind.encode(), len(data))
+        digest = hashlib.new(self._algorithm, header)
+        digest.update(data)
+        oid = digest.hexdigest()
         folder, name = f"{self._objects}/{oid[:2]}", self._name(oid)
         if oid in self._begun or _is_there(name):
             return oid
@@ -55,7 +57,8 @@ class Loose:
         try:
             self._begun[oid] = temporary
             handle = self._open(folder, temporary)
-            rest = memoryview(zlib.compress(whole, _LEVEL))
+            packer = zlib.compressobj(_LEVEL)
+            rest = memoryview(packer.compress(header) + packer.compress(data) + packer.flush())
             while rest:
                 rest = rest[os.write(handle, rest) :]
             if self._bits:

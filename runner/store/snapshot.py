@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
+from functools import cached_property
 
 from runner.errors import IntegrityError, MalformedFileError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Git, TreeEntry
@@ -11,17 +13,48 @@ from runner.protocol.state import Rendered, State
 from runner.values import dataclass
 
 
+class Folder(dict[str, TreeEntry]):
+    """Every file of a protocol's folder, by its name in it; not changed. What is asked of it at each transition is picked out once."""
+
+    @cached_property
+    def words(self) -> dict[str, TreeEntry]:
+        """Those that people write."""
+        return {name: entry for name, entry in self.items() if _is_words(name)}
+
+    @cached_property
+    def parts(self) -> list[str]:
+        """The ids of those that hold an earlier part of the log."""
+        return [entry.oid for name, entry in self.items() if _is_part(name)]
+
+    def with_(self, changes: Mapping[str, TreeEntry]) -> Folder:
+        """Return the folder with these files written."""
+        made = Folder(self)
+        made.update(changes)
+        for name, belongs in (("words", _is_words), ("parts", _is_part)):
+            if name in self.__dict__ and not any(map(belongs, changes)):
+                made.__dict__[name] = self.__dict__[name]
+        return made
+
+
+def _is_words(name: str) -> bool:
+    return name.endswith(".md") and name != paths.LOG and "/" not in name
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith("log/")
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`tip`: the commit; `files`: every file of the protocol's folder, by its name in it; `rendered`: what those after it share."""
+    """A protocol in the commit `tip`; `rendered`: what those after it share."""
 
     protocol: str
     tip: str
     tree: str
-    files: dict[str, TreeEntry] = field(repr=False)
+    files: Folder = field(repr=False)
     state: State
     log: bytes = field(repr=False)
-    rendered: Rendered = field(default_factory=dict, repr=False, compare=False)
+    rendered: Rendered = field(default_factory=Rendered, repr=False, compare=False)
 
     @property
     def where(self) -> str:
@@ -90,16 +123,7 @@ def read(git: Git, tip: str, protocol: str) -> Snapshot:
     log = git.blob(files[paths.LOG].oid)
     if data is None or log is None:
         raise IntegrityError("the record's objects are missing", where, "run `git fsck`, or `git fetch`")
-    return Snapshot(protocol, commit.oid, commit.tree, files, state.load(data, f"{where}/{paths.STATE}"), log)
-
-
-def word_files(snapshot: Snapshot) -> dict[str, TreeEntry]:
-    """Return the entries of the people's files of a snapshot, by their names in the folder."""
-    return {
-        name: entry
-        for name, entry in snapshot.files.items()
-        if name.endswith(".md") and name != paths.LOG and "/" not in name
-    }
+    return Snapshot(protocol, commit.oid, commit.tree, Folder(files), state.load(data, f"{where}/{paths.STATE}"), log)
 
 
 def words(git: Git, snapshot: Snapshot) -> dict[str, bytes]:
@@ -109,7 +133,7 @@ def words(git: Git, snapshot: Snapshot) -> dict[str, bytes]:
         MalformedFileError: a file is executable or too big to be read.
     """
     found = {}
-    files = word_files(snapshot)
+    files = snapshot.files.words
     for name, entry in files.items():
         if entry.mode not in (BLOB, EXECUTABLE):
             raise MalformedFileError(f"{name} is not a plain file", snapshot.where, "replace it by one")

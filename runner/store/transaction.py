@@ -97,9 +97,10 @@ def prepare(
     record of `events` and the files `more`. `committer`: where it is not the author. `parents`: further ones. `sign`: as a commit
     of the person's; `sign_with`: makes the signature that the policy wants.
     """
-    segments = sum(name.startswith("log/") for name in snapshot.files)
     entries = entries_of(snapshot.state, events, time, actor, judged)
-    after, files = record(snapshot.protocol, snapshot.state, snapshot.log, segments, entries, snapshot.rendered)
+    after, files = record(
+        snapshot.protocol, snapshot.state, snapshot.log, len(snapshot.files.parts), entries, snapshot.rendered
+    )
     folder = paths.folder(snapshot.protocol)
     changes: dict[str, TreeEntry | None] = {}
     if tree is not None and tree != snapshot.tree:
@@ -117,7 +118,7 @@ def prepare(
         commit = git.person_commit(made, (snapshot.tip, *parents), author, text)
     else:
         commit = git.write_commit(made, (snapshot.tip, *parents), author, committer or author, text, sign_with)
-    there = {**snapshot.files, **{path.removeprefix(f"{folder}/"): entry for path, entry in written.items()}}
+    there = snapshot.files.with_({path.removeprefix(f"{folder}/"): entry for path, entry in written.items()})
     seen = dataclasses.replace(snapshot, tip=commit, tree=made, files=there, state=after, log=files[paths.LOG])
     return Transition(commit, after, entries, seen)
 

@@ -75,7 +75,7 @@ class Chain:
     log: bytes = b""
     record: dict[str, TreeEntry] = field(default_factory=dict)
     approvals: dict[str, TreeEntry] = field(default_factory=dict)
-    rendered: Rendered = field(default_factory=dict)  # what state.json was rendered with
+    rendered: Rendered = field(default_factory=Rendered)  # what state.json was rendered with
     names: frozenset[str] = frozenset()  # the folder's files in the commit before
     transitions: int = 0
     damage: list[Finding] = field(default_factory=list)  # by ordinary commits, not repaired yet

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runner.git import Git
-from runner.git.objects import TreeEntry, parse_commit, parse_tree, tree_bytes
+from runner.git.objects import TREE, TreeEntry, parse_commit, parse_tree, tree_bytes, tree_bytes_with
 from runner.git.process import GitError
 from tests import second_verifier
 
@@ -59,6 +61,39 @@ def test_a_tree_that_is_none(data: bytes) -> None:
 def test_a_tree_of_odd_names_is_written_as_it_was() -> None:
     data = b"".join(b"100644 " + name + b"\0" + b"\1" * 20 for name in (b"\n", b" ", b"a b", b"\xff"))
     assert tree_bytes(parse_tree(data, 40)) == data
+
+
+ENTRIES = st.builds(
+    TreeEntry, st.sampled_from(["100644", "100755", "120000", TREE]), st.binary(min_size=20, max_size=20).map(bytes.hex)
+)
+NAMES = st.text("ab.-é\udcff", min_size=1, max_size=3).filter(lambda name: name not in (".", ".."))
+
+
+@given(st.dictionaries(NAMES, ENTRIES, min_size=1), st.data())
+def test_other_ids_at_some_names_make_the_tree_that_is_sorted_anew(
+    tree: dict[str, TreeEntry], data: st.DataObject
+) -> None:
+    changes = data.draw(st.dictionaries(st.sampled_from(sorted(tree)), ENTRIES))
+    made = tree_bytes_with(tree_bytes(tree), {name: (tree[name], new) for name, new in changes.items()})
+    if any(tree[name].mode != new.mode for name, new in changes.items()):
+        assert made is None
+    else:
+        assert made == tree_bytes({**tree, **changes})
+
+
+def test_ids_that_spell_an_entry_are_not_taken_for_it() -> None:
+    row = b"100644 b\0"
+    tree = {
+        "a": TreeEntry("100644", (b"\1" * 11 + row).hex()),
+        "b": TreeEntry("100644", (row * 3)[:20].hex()),
+    }
+    assert tree_bytes(tree).index(row + bytes.fromhex(tree["b"].oid)) < 9 + 20  # in what is a's
+    assert tree_bytes_with(tree_bytes(tree), {"b": (tree["b"], TreeEntry("100644", OID))}) is None
+
+
+@pytest.mark.parametrize("change", [(None, TreeEntry("100644", OID)), (TreeEntry("100644", OID), None)])
+def test_a_name_that_comes_or_goes_is_sorted_anew(change: tuple[TreeEntry | None, TreeEntry | None]) -> None:
+    assert tree_bytes_with(tree_bytes({"a": TreeEntry("100644", OID)}), {"b": change}) is None
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_what_is_written_is_read_again(state: State) -> None:
 
 @given(st.lists(states, max_size=4))
 def test_what_was_rendered_before_changes_nothing(found: list[State]) -> None:
-    kept: state_.Rendered = {}
+    kept = state_.Rendered()
 
     assert [state_.render(state, kept) for state in [*found, *found]] == [
         state_.render(state) for state in [*found, *found]
