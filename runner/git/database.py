@@ -283,6 +283,8 @@ class Database(Sealed):
         stack: list[tuple[str, str | None, str | None]] = [("", old, new)]
         while stack:
             prefix, one, other = stack.pop()
+            if one == other or (one in self._commits and self._commits[one].tree == other):
+                continue
             before, after = self._whole_tree(one), self._whole_tree(other)
             for name in {name for name, _ in before.items() ^ after.items()}:
                 was, now = before.get(name), after.get(name)
@@ -298,7 +300,8 @@ class Database(Sealed):
     def _whole_tree(self, name: str | None) -> Tree:
         if name is None:
             return {}
-        tree = self.tree(name)
+        known = self._commits.get(name)
+        tree = self.tree(known.tree if known else name)
         if tree is None:
             commit = self.commit(name)
             tree = self.tree(commit.tree) if commit else None
