@@ -94,8 +94,10 @@ def bring(project: Project, protocol: str, check: Check) -> None:
     """
     name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
     mirror = look(project, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
+    if mirror is None and not project.trusted.remote:
+        return
     here = project.git.ref(project.branch(protocol))
-    if mirror is None and here is None and project.trusted.remote:  # never looked at here, and the remote is away
+    if mirror is None and here is None:  # never looked at here, and the remote is away
         there = project.git.ref(f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}")
     else:
         there = mirror.refs().get(name) if mirror else None
@@ -131,8 +133,10 @@ def _bring_history(project: Project, protocol: str) -> None:
     """Take up the history as it was pushed; one that was made here beside it is kept under refs/runner/lost/."""
     name = history.ref_of(protocol)
     there = project.mirror.refs().get(name) if project.mirror else None
+    if there is None:
+        return
     git, here = project.git, project.git.ref(name)
-    if there is None or there == here or (here is not None and git.is_ancestor(there, here)):
+    if there == here or (here is not None and git.is_ancestor(there, here)):
         return
     changes: dict[str, tuple[str | None, str | None]] = {name: (there, here)}
     if here is not None and not git.is_ancestor(here, there):
