@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks.ground import Ground
-from benchmarks.measure import Figure, Spread, at_most
+from benchmarks.measure import Figure, Spread, at_most, timed
 from benchmarks.peers import installing
+from benchmarks.plumbing import Plumbing, written
 from runner.app import create, go
 from runner.store.project import Project
 
@@ -60,8 +62,11 @@ def run(ground: Ground) -> Iterator[Figure]:
     """Measure one protocol of many steps and the same steps in the peers, in turns; seconds are those of a step."""
     count, rounds = (100, 2) if ground.quick else (1000, 3)
     pins, times, why = installing.pins(installing.LIBRARIES), dict[str, list[float]](), dict[str, str]()
+    plumbing: list[float] = []
     for turn in range(rounds):
-        times.setdefault("runner", []).append(_ours(ground, count))
+        took, at, commits = _ours(ground, count)
+        times.setdefault("runner", []).append(took)
+        plumbing += _plumbing(ground, at, commits[:: max(1, count // 100)])
         for name, script in SCRIPTS.items():
             if name in why:
                 continue
@@ -80,6 +85,7 @@ def run(ground: Ground) -> Iterator[Figure]:
     each = {name: Spread(tuple(took / count for took in found)) for name, found in times.items()}
     title = f"steps: {count:,} that do nothing"
     yield Figure(f"{title}, the runner, each durable and a commit", each["runner"].text(), 1.0)
+    yield at_most(f"{title}, the same objects by bare held-open plumbing", Spread(tuple(plumbing)), each["runner"])
     for name in SCRIPTS:
         label = f"{name} {pins[name].version}"
         if name in each:
@@ -89,8 +95,11 @@ def run(ground: Ground) -> Iterator[Figure]:
             yield Figure(f"{title}, {label}: {why[name]}", "")
 
 
-def _ours(ground: Ground, count: int) -> float:
-    """Return the seconds that all the steps of a new protocol take; the reading of its files is among them."""
+def _ours(ground: Ground, count: int) -> tuple[float, Path, list[str]]:
+    """Return the seconds that all the steps of a new protocol take, where it lies, and its commits.
+
+    The reading of its files is among the seconds.
+    """
     files = {"plan.md": b"---\ntitle: A plan\n---\nWhat and why.\n"}
     for number in range(1, count + 1):
         files[f"{number:04d}-s{number}.md"] = b"---\ntitle: S\nkind: tool\ntool: echo\nwith: {text: a}\n---\nDo it.\n"
@@ -101,4 +110,17 @@ def _ours(ground: Ground, count: int) -> float:
         made = list(go.run(project, protocol, max_steps=count + 1, adopt=True, tell=lambda done: None))
         took = time.perf_counter() - began
     assert made[-1].state.status == "completed", made[-1].state.status
-    return took
+    return took, at, [done.commit for done in made]
+
+
+def _plumbing(ground: Ground, at: Path, commits: list[str]) -> list[float]:
+    """Return the seconds that git's own plumbing takes for the objects of each of these commits, and a ref that moves to it."""
+    other = ground.repository(50, bare=True)
+    moves = [written(at, f"{commit}^", commit) for commit in commits]
+    times = []
+    with Plumbing(other) as plumbing:
+        old = ""
+        for objects in moves:
+            times.append(timed(partial(plumbing.write, objects, "refs/heads/plumbing", old or "0" * len(commits[0]))))
+            old = objects[-1].oid
+    return times[1:]
