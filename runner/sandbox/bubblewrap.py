@@ -21,6 +21,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,7 @@ from runner.sandbox.process import Group, PipeSession, descendants, processes, p
 
 HOME = Path("/home/runner")
 MOST_PROCESSES = 4096
+STARTS_WITHIN = 60.0  # seconds; signals wait for it, since what is not known yet cannot be ended
 
 # /nix/store, not /nix: the socket of the Nix daemon stands beside it.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store")
@@ -174,7 +176,18 @@ class _BubblewrapGroup(Group):
         self._was_ended = False
         try:
             # {"child-pid": 4711, …} is written as soon as there is one; at the end of the file there never was.
-            while b"}" not in self._said and (data := os.read(report, 4096)):
+            poll = select.poll()
+            poll.register(report, select.POLLIN)
+            until = time.monotonic() + STARTS_WITHIN
+            while b"}" not in self._said:
+                if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                    raise SandboxError(
+                        f"bubblewrap began nothing within {STARTS_WITHIN:g} s",
+                        where="executor: sandbox",
+                        hint="look whether a folder that it is to show hangs, such as a network's; nothing was run",
+                    )
+                if not (data := os.read(report, 4096)):
+                    break
                 self._said += data
             if b"}" in self._said:
                 self._first = int(self._said.partition(b'"child-pid":')[2].split(b",")[0].strip(b" }\n"))

@@ -218,6 +218,23 @@ def test_an_exception_while_it_runs_ends_the_group(sandbox: Sandbox, work: Path,
     assert_stopped(work / "beat")
 
 
+@pytest.mark.slow
+def test_a_bubblewrap_that_hangs_is_given_up(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = tmp_path / "bin/bwrap"
+    hangs.parent.mkdir()
+    hangs.write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\nexec sleep 1000\n")
+    hangs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{hangs.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("runner.sandbox.bubblewrap.STARTS_WITHIN", 2.0)
+
+    with pytest.raises(SandboxError, match="began nothing within 2 s"):
+        Bubblewrap(TOOLCHAINS).run(sh(work, "touch ran"))
+
+    assert not (work / "ran").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
 @pytest.mark.parametrize("begin", ["run", "open"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_it_is_started_leaves_nothing_behind(
