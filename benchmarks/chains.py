@@ -28,8 +28,8 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.statement import Decision, Statement
 from runner.store import snapshot
 from runner.trust import authority, demand
-from runner.trust.approval import Bench
 from runner.trust.authority import Authority
+from runner.trust.bench import Bench
 from runner.trust.manifest import Subject
 
 REPO = "0123456789abcdef0123456789abcdef"

@@ -24,8 +24,9 @@ from runner.store import history, publishing, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, demand, signature, signers, signing
-from runner.trust.approval import Bench, Fault, Standing, Word
+from runner.trust.approval import Standing
 from runner.trust.authority import Authority
+from runner.trust.bench import Bench, Fault, Word
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
 from runner.trust.signing import SigningKey

@@ -34,6 +34,7 @@ from runner.store import record, trusted
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, demand, verify
+from runner.trust.bench import Asked
 from runner.values import dataclass
 
 KEY: Final = "protocol"  # of the one comment
@@ -196,7 +197,7 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
         return wanted.who
     judged = consent.bench(project, seen, seen.state, found)
     heard = reviews.hear(project, forge, judged, wanted, None) if wanted.reviews else reviews.NOTHING
-    asked = approval.Asked.at_end(judged)
+    asked = Asked.at_end(judged)
     standing = approval.judge(judged, wanted, advance.read_plan(project, seen), (), heard.approvals, asked)
     against = [word.approver for word in standing.rejected] + list(heard.objections)
     return f"{', '.join(against)}, who said no" if against else standing.missing

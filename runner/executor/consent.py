@@ -24,8 +24,9 @@ from runner.store import publishing, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, authority, demand, needed
-from runner.trust.approval import Asked, Bench, Standing
+from runner.trust.approval import Standing
 from runner.trust.authority import Authority
+from runner.trust.bench import Asked, Bench, Fault
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
 from runner.trust.waits import KINDS as KINDS
@@ -149,7 +150,7 @@ def settle(
                     approval=word.id,
                 )
                 for word in standing.refused
-                if word.id not in told and word.fault is not approval.Fault.USED
+                if word.id not in told and word.fault is not Fault.USED
             ]
         if standing.rejected or not heard.objections:
             made += _decided(project, wait, standing)

@@ -16,7 +16,7 @@ from runner.protocol import ids
 from runner.protocol.events import ReviewFields
 from runner.protocol.state import Wait
 from runner.store.project import Project
-from runner.trust.approval import Asked, Bench
+from runner.trust.bench import Asked, Bench
 from runner.trust.demand import Demand
 from runner.values import dataclass
 

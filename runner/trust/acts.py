@@ -22,8 +22,8 @@ from runner.protocol.log import RawEntry
 from runner.protocol.plan import Step
 from runner.protocol.statement import seconds
 from runner.trust import needed, replay, waits
-from runner.trust.approval import Bench
 from runner.trust.authority import Authority, raw_signature
+from runner.trust.bench import Bench
 from runner.trust.checks import Chain, Look, deed_of
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject

@@ -15,7 +15,8 @@ from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import StepStatus, Wait
 from runner.trust import approval, demand
-from runner.trust.approval import Asked, Bench, Standing
+from runner.trust.approval import Standing
+from runner.trust.bench import Asked, Bench
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
 from runner.trust.policy import Decision

@@ -15,7 +15,7 @@ from runner.protocol import ids, message, paths
 from runner.trust.manifest import Contents
 
 if TYPE_CHECKING:
-    from runner.trust.approval import Word
+    from runner.trust.bench import Word
 
 
 class Past:

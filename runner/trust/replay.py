@@ -21,8 +21,10 @@ from runner.protocol.plan import Plan
 from runner.protocol.state import State
 from runner.protocol.statement import seconds
 from runner.trust import approval, authority, signers, waits
-from runner.trust.approval import Asked, Bench, Standing
+from runner.trust import bench as bench_
+from runner.trust.approval import Standing
 from runner.trust.authority import Authority
+from runner.trust.bench import Asked, Bench
 from runner.trust.checks import Chain, Look, at
 from runner.trust.demand import KEYBOARD
 from runner.trust.past import Past, commit_of, folder_of, missing
@@ -298,7 +300,7 @@ def bench_of(git: Git, walk: Chain, ground: Ground, found: Authority, time: int)
     return Bench(git, walk.protocol, ground.commit, ground.state, found, time, past=ground.past)
 
 
-def _differs(event: Word, standing: Standing, found: Sequence[approval.Word]) -> str | None:
+def _differs(event: Word, standing: Standing, found: Sequence[bench_.Word]) -> str | None:
     """Return how the event differs from what is found, or None. `found`: every word there is."""
     words, by = standing.rejected or standing.counted, event.by
     if isinstance(event, ev.CallDecided):

@@ -16,8 +16,8 @@ from runner.protocol import message, paths
 from runner.store import record
 from runner.store.trusted import Trusted
 from runner.trust import approval, authority, demand
-from runner.trust.approval import Bench, Fault
 from runner.trust.authority import Authority
+from runner.trust.bench import Bench, Fault
 from runner.trust.checks import Finding
 from runner.trust.demand import Demand
 from runner.trust.past import missing

@@ -19,7 +19,7 @@ from runner.protocol.events import Entry
 from runner.protocol.statement import seconds
 from runner.store.trusted import Trusted
 from runner.trust import approval, authority, verify, waits
-from runner.trust.approval import Bench
+from runner.trust.bench import Bench
 from tests.attacks.make import FOLDER, NOW, PROTOCOL, History, Keys
 from tests.attacks.words import bundle
 

@@ -1,6 +1,6 @@
 """Each abuse of a word that was thought of, done in a `History`: what a runner says of the word, and which rules find its use.
 
-`says`: the fault that the word has (`approval.Fault`), `missing`, `rejected` or `counts`; `dropped`: nothing waits any more;
+`says`: the fault that the word has (`bench.Fault`), `missing`, `rejected` or `counts`; `dropped`: nothing waits any more;
 `refused`: the trusted branch itself cannot be used. `rules`: what verify finds where an event uses the word all the same; `plain`:
 what it finds before that. What is no history (a hostile PATH, a replaced remote) is tried live, in `test_surroundings_of_words.py`.
 """

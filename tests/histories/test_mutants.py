@@ -51,7 +51,7 @@ NOT_SHOWN = {
     "trust.acts._grounds: if judged and judged[0] is not None": "the same commit is among those that are tried next",
     "trust.acts.unsigned: in *(email.casefold()": "OpenPGP, whose keys cannot be made the same each time",
     "trust.needed.after: if said and said[0].verdict": "what is denied is asked about too, and nobody was asked",
-    "trust.approval.Bench._parsed: if size is not None": "a bound on what is read; the statement's own form is shorter",
+    "trust.bench.Bench._parsed: if size is not None": "a bound on what is read; the statement's own form is shorter",
     "trust.approval._judge_review: if not who": "nobody is in no role: a better word for it",
     "trust.approval._judge_review: if who in bench.authority.agents": "a policy with an agent in a role is refused whole",
     "trust.approval._judge_review: or asked is None": "what waits in the record was asked; a live caller may not know",
