@@ -23,7 +23,7 @@ from typing import Any
 
 MODULES = (
     "runner.trust.checks", "runner.trust.verify", "runner.trust.replay", "runner.trust.acts", "runner.trust.needed",
-    "runner.trust.approval", "runner.trust.filed", "runner.trust.merged", "runner.trust.sealing", "runner.trust.called",
+    "runner.trust.bench", "runner.trust.approval", "runner.trust.filed", "runner.trust.merged", "runner.trust.sealing", "runner.trust.called",
     "runner.app.verify",
 )  # fmt: skip
 
@@ -210,7 +210,9 @@ def _is_report(statement: ast.stmt, returns: str) -> bool:
         case ast.Return(value=ast.Name()):
             return returns in ("str | None", "Demand | None", "Ground | str")
         case ast.Return(value=ast.Call(func=ast.Name(id=name))):
-            return name in ("faulty", "_faulty", "_missing")
+            return name in ("faulty", "_missing")
+        case ast.Return(value=ast.Call(func=ast.Attribute(attr="faulty"))):
+            return True
         case ast.Return(value=value):
             said = isinstance(value, ast.JoinedStr) or (
                 isinstance(value, ast.BoolOp) and not isinstance(value.values[0], ast.Call)

@@ -57,9 +57,9 @@ NOT_SHOWN = {
     "trust.approval._judge_review: or asked is None": "what waits in the record was asked; a live caller may not know",
     "trust.approval._judge_review: or asked.commit not in bench.chain": "what asked is looked for on the chain; a live caller may not",
     "trust.approval._judge_review: if asked.digest is not None and subject.kind": "nothing touched it since: a second lock",
-    "trust.approval._takes_back: and slug in": "where other steps alone were undone, `start` says where it began as well",
+    "trust.bench._takes_back: and slug in": "where other steps alone were undone, `start` says where it began as well",
     "trust.approval._is_in_role: if word.approver in bench.authority.agents": "keys with an agent listed to approve are refused whole",
-    "trust.approval._is_seen: return _faulty(word, Fault.UNSEEN": "a note and no verdict, of a word on a merge: test_merge_word",
+    "trust.approval._is_seen: return word.faulty(Fault.UNSEEN": "a note and no verdict, of a word on a merge: test_merge_word",
     "trust.approval._is_fresh: if now and demand.subject.kind": "nothing touched it since it was seen: a second lock",
 }
 
