@@ -105,7 +105,7 @@ def work(box: Box, protocol: str) -> str:
     return box.git("ls-tree", "-r", protocol, "--", "a.txt", "b.txt", "src", "README.md")
 
 
-@pytest.mark.parametrize(("where", "at"), moments())
+@pytest.mark.parametrize(("where", "at"), [*moments()])
 @pytest.mark.slow
 def test_killed_at_a_record_of_the_journal_and_between(box: Box, unkilled: str, where: str, at: int) -> None:
     # An answer that had come, and was not whole on the disk, cannot be known: that one alone is asked for once more.

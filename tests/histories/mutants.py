@@ -23,8 +23,8 @@ from typing import Any
 
 MODULES = (
     "runner.trust.checks", "runner.trust.verify", "runner.trust.replay", "runner.trust.acts", "runner.trust.needed",
-    "runner.trust.bench", "runner.trust.approval", "runner.trust.filed", "runner.trust.merged", "runner.trust.sealing", "runner.trust.called",
-    "runner.app.verify",
+    "runner.trust.bench", "runner.trust.approval", "runner.trust.filed", "runner.trust.merged", "runner.trust.sealing",
+    "runner.trust.called", "runner.app.verify",
 )  # fmt: skip
 
 # What functions return that say what is wrong: texts, findings, and answers.
