@@ -12,7 +12,8 @@ from typing import Final
 
 from runner.app import page, steer
 from runner.errors import RunnerError, UsageError
-from runner.executor import advance, consent, perform, reviews
+from runner.executor import advance, consent, reviews
+from runner.executor.attempt import failed
 from runner.executor.redact import Redactor
 from runner.forge.base import (
     Access,
@@ -485,7 +486,7 @@ def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.
         return [ended, ev.Blocked(subject=seen.protocol, reason=log.cut(f"{slug}: {reason}"))]
     step = advance.read_plan(project, seen).step(slug)
     assert step is not None
-    return perform.failed(state, step, {"reason": reason})
+    return failed(state, step, {"reason": reason})
 
 
 def _same_code(project: Project, protocol: str, tip: str) -> list[str]:

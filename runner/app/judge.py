@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from runner.errors import RefusedError, UsageError
-from runner.executor import advance, consent, perform
+from runner.executor import advance, checking, consent
 from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.model import QaPolicy
@@ -64,7 +64,7 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
         if full:
             step = dataclasses.replace(step, qa=QaPolicy.FULL)
         attempt = seen.state.steps[found].attempt
-        verdict, _ = perform.judge(project, seen, plan, step, seen.state)
+        verdict, _ = checking.judge(project, seen, plan, step, seen.state)
         if not verdict.passed or step.qa is not QaPolicy.FULL:
             return Judged(found, attempt, verdict.evidence, verdict.reason)
         from runner.executor import spending
@@ -74,7 +74,7 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
         )  # what it costs counts in the budgets
         if journal.records:
             journal.append({"kind": "undecided", "time": project.who.timestamp(), "problems": ["it is judged again"]})
-        reviewed = perform.review_step(project, seen, plan, step, seen.state, verdict, journal)
+        reviewed = checking.review_step(project, seen, plan, step, seen.state, verdict, journal)
         if reviewed.verdict is None:
             raise RefusedError(reviewed.stopped, f"{protocol}, {found}", "raise it, and run the same command again")
         one = reviewed.evidence()

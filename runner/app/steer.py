@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from runner.errors import RefusedError, UsageError
-from runner.executor import advance, perform
+from runner.executor import advance
+from runner.executor.attempt import attempt_ref
 from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
 from runner.protocol.state import State, Status, StepStatus, Wait
@@ -164,7 +165,7 @@ def cancel(project: Project, protocol: str, reason: str | None = None) -> Steere
     if not done.entries:
         return Steered(protocol, "already cancelled")
     at_work = locks.is_held(project.places.lock(protocol)) is not None
-    kept = f"a step is at work: what it brings will be kept at {perform.attempt_ref(protocol, '…', 0)[:-4]}/"
+    kept = f"a step is at work: what it brings will be kept at {attempt_ref(protocol, '…', 0)[:-4]}/"
     return Steered(protocol, "cancelled", "", (kept,) if at_work else ())
 
 
@@ -183,7 +184,7 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
         slug = _to_retry(state, step)
         attempt, kept = state.steps[slug].attempt, None
         if keep:
-            kept = perform.attempt_ref(protocol, slug, attempt)
+            kept = attempt_ref(protocol, slug, attempt)
             oid, anew = project.git.ref(kept), f"`runner retry {number(protocol)}` without --keep begins anew"
             if oid is None:
                 raise RefusedError(f"attempt {attempt} of {slug} left no work to go on from", kept, anew)

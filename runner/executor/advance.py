@@ -19,7 +19,7 @@ from runner.errors import (
     UsageError,
 )
 from runner.executor import consent, perform, signed
-from runner.executor.perform import Attempt
+from runner.executor.attempt import Attempt, attempt_ref
 from runner.forge.base import Forge, ForgeError
 from runner.git import Ident, TreeEntry
 from runner.protocol import events as ev
@@ -444,7 +444,7 @@ def conclude(
         return _conclude_at_once(project, began, first, action, attempt, court)
     slug, seen = action.slug, began
     number = began.state.steps[slug].attempt if slug in began.state.steps else 1
-    aside = perform.attempt_ref(protocol, slug, number)
+    aside = attempt_ref(protocol, slug, number)
     for _ in range(RACES):
         tree, conflict = attempt.tree, ""
         also: dict[str, tuple[str | None, str | None]] = {}

@@ -9,23 +9,23 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import field
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError, WaitingError
 from runner.executor import consent
-from runner.executor.site import DEFAULT_TIMEOUT, Site, results_of
+from runner.executor.attempt import Attempt, attempt_ref, completed, failed, finished
+from runner.executor.site import Site, results_of, timeout_of
 from runner.git import Git, Ident
 from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, references
 from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
-from runner.protocol.machine import ACTIVE, Action, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
-from runner.protocol.model import Kind, QaPolicy, seconds_of
+from runner.protocol.machine import Action, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
+from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
-from runner.protocol.state import State, StepStatus
+from runner.protocol.state import State
 from runner.qa import checks
 from runner.sandbox import Outcome
 from runner.store import history, record, transaction, workspace
@@ -33,40 +33,12 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.snapshot import words as words_of
 from runner.trust import demand
-from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.executor.calls import DeniedError, EffectError, HeldError
-    from runner.executor.journal import Journal
-    from runner.executor.reviewing import Reviewed
 
 _AUTHOR = re.compile(r"([^<>\n]*) <([^<>\n]*)> .*")
 _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What acting brought about. `events(state)`: given the state at the time of publishing.
-
-    `tree`: the tree with the work on the branch, or None for a transition that only records. `kept`: a tree that is not for
-    the branch, kept aside. `failed`: the step, check or verdict failed.
-    """
-
-    events: Callable[[State], list[Event]]
-    tree: str | None = None
-    kept: str | None = None
-    failed: bool = False
-    said: str = ""
-    changed: tuple[str, ...] = field(default=())
-    files: dict[str, bytes] = field(default_factory=dict)  # for the history: transcripts, long outputs
-    keeps: tuple[str, ...] = field(default=())  # commits for the history to keep: the work so far of a step that waits
-    record: dict[str, bytes] = field(default_factory=dict)  # further files of its folder: reports, a planner's plan
-    author: Ident | None = None  # at whose word it was written, where that is not the runner
-
-
-def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
-    """Return the ref that keeps a failed attempt's tree."""
-    return f"refs/runner/attempts/{protocol}/{slug}.{attempt}"
 
 
 def perform(
@@ -86,7 +58,9 @@ def perform(
         case TakeWork(slug):
             return take_work(project, snapshot, plan, _step(plan, slug), state)
         case CheckStep(slug):
-            return check_step(project, snapshot, plan, _step(plan, slug), state)
+            from runner.executor import checking
+
+            return checking.check_step(project, snapshot, plan, _step(plan, slug), state)
         case CompleteStep(slug):
             return Attempt(lambda now: completed(now, slug), said="done")
         case Complete():
@@ -145,50 +119,6 @@ def _step(plan: Plan, slug: str) -> Step:
     return step
 
 
-def completed(state: State, slug: str) -> list[Event]:
-    """Return the events with which a step is done, and with the last one the protocol."""
-    found: list[Event] = [ev.StepCompleted(subject=slug, attempt=state.steps[slug].attempt)]
-    ended = (StepStatus.COMPLETED, StepStatus.CANCELLED)
-    done = all(step.status in ended or step.removed or name == slug for name, step in state.steps.items())
-    if done and not state.waiting and state.status in ACTIVE:  # paused while the last step was at work: it stays paused
-        found.append(ev.Completed(subject=state.protocol))
-    return found
-
-
-def finished(state: State, step: Step, done: ev.StepFinished, asked: Sequence[Event]) -> list[Event]:
-    """Return the events of work that is in the tree: where QA is `skip`, a word is `asked` for, or the step is done with it."""
-    if state.steps[step.slug].qa != "skip":
-        return [done]
-    return [done, *(asked or completed(state, step.slug))]
-
-
-def failed(state: State, step: Step, told: dict[str, object], *, kept: str | None = None) -> list[Event]:
-    """Return the events of an attempt that failed, as the step's `on_failure` says."""
-    now, rule = state.steps[step.slug], step.on_failure
-    fields = {"subject": step.slug, "attempt": now.attempt, "kept": kept, **told}
-    reason = log.cut(f"{step.slug}: {told['reason']}")
-    if step.goto is not None and state.steps[step.goto].attempt <= (rule.limit or 1):
-        again = _from(state, step.goto, step.slug)
-        return [
-            ev.StepFailed(**fields),  # type: ignore[arg-type]
-            *(ev.StepRetried(subject=slug, attempt=state.steps[slug].attempt + 1) for slug in again),
-        ]
-    if step.goto is None and now.attempt <= rule.retry:
-        return [ev.StepFailed(**fields), ev.StepRetried(subject=step.slug, attempt=now.attempt + 1)]  # type: ignore[arg-type]
-    if rule.then == "block":
-        return [ev.StepBlocked(**fields), ev.Blocked(subject=state.protocol, reason=reason)]  # type: ignore[arg-type]
-    return [ev.StepFailed(**fields), ev.Failed(subject=state.protocol, reason=reason)]  # type: ignore[arg-type]
-
-
-def _from(state: State, first: str, last: str) -> list[str]:
-    """Return the steps that are done again when work goes back from `last` to `first`: those that need it, and both."""
-    again = {first, last}
-    for slug, step in state.open_steps():
-        if step.status is StepStatus.COMPLETED and again & set(step.needs):
-            again.add(slug)
-    return [slug for slug, _ in state.open_steps() if slug in again]
-
-
 def _spent(outcome: Outcome) -> ev.Spent:
     seconds = math.ceil(outcome.seconds) if outcome.seconds >= 0.5 else 0
     return {"seconds": seconds} if seconds else {}
@@ -232,7 +162,7 @@ def _run_agent(
     project, attempt = site.project, state.steps[step.slug].attempt
     began = project.who.monotonic()
     ended, journal, engine = agent.carry_out(
-        site, snapshot, plan, step, state, words, timeout=_timeout(step), where=where
+        site, snapshot, plan, step, state, words, timeout=timeout_of(step), where=where
     )
     seconds = round(project.who.monotonic() - began)
     spent = spending.since(journal, seconds)
@@ -341,19 +271,10 @@ def _start(project: Project, snapshot: Snapshot, step: Step, state: State) -> st
     return snapshot.tip
 
 
-def _timeout(step: Step) -> float:
-    return float(seconds_of(step.header.timeout)) if step.header.timeout else DEFAULT_TIMEOUT
-
-
-def _redacted(site: Site, outcome: Outcome) -> Outcome:
-    """Return the outcome with the secrets of our own environment taken out of what is shown and kept of it."""
-    return dataclasses.replace(outcome, tail=site.redactor.data(outcome.tail))
-
-
 def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
     run = step.header.run
     assert run is not None
-    outcome = _redacted(site, site.run(run, site.environment(plan, step, state), timeout=_timeout(step)))
+    outcome = site.run_for(step, run, site.environment(plan, step, state))
     shown = run if isinstance(run, str) else " ".join(run)
     told: dict[str, object] = {
         "executor": site.sandbox.name,
@@ -566,143 +487,3 @@ def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, stat
     )
     asked = consent.asked_after(project, snapshot, plan, step, state, (start, snapshot.tip))
     return Attempt(lambda now: finished(now, step, done, asked), said=describe_changes(git, start, snapshot.tip))
-
-
-# --- QA ----------------------------------------------------------------------------------------------------------------
-
-
-def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
-    """Check the step's work in a clean export of the tip's tree; with `full`, a model judges it after the checks."""
-    verdict, executor = judge(project, snapshot, plan, step, state)
-    reviewed, files = None, {}
-    if verdict.passed and step.qa is QaPolicy.FULL:
-        reviewed = review_step(project, snapshot, plan, step, state, verdict)
-        files = {history.review_name(step.slug, state.steps[step.slug].attempt): reviewed.transcript}
-    asked: list[Event] = []
-    if verdict.passed:
-        asked = consent.asked_after(project, snapshot, plan, step, state)
-    return dataclasses.replace(_decided(snapshot, step, state, verdict, executor, reviewed, asked), files=files)
-
-
-def review_step(
-    project: Project,
-    snapshot: Snapshot,
-    plan: Plan,
-    step: Step,
-    state: State,
-    verdict: checks.Verdict,
-    journal: Journal | None = None,
-) -> Reviewed:
-    """Have a model judge the step's work; `journal`: where to note what it says, if not in the attempt's own.
-
-    Raises:
-        EngineError: it cannot be asked, or gave no verdict.
-    """
-    from runner.executor import reviewing, spending
-
-    if journal is None:
-        name = f"{step.slug}.{state.steps[step.slug].attempt}.qa"
-        journal = spending.open_journal(project, snapshot.protocol, name)
-    entries = record.events(project.git, snapshot.protocol, snapshot.tip)
-    return reviewing.carry_out(project, snapshot, plan, step, state, entries, verdict.evidence, journal)
-
-
-def _decided(
-    snapshot: Snapshot,
-    step: Step,
-    state: State,
-    verdict: checks.Verdict,
-    executor: str | None,
-    reviewed: Reviewed | None,
-    asked: Sequence[Event],
-) -> Attempt:
-    attempt = state.steps[step.slug].attempt
-    evidence, reason = list(verdict.evidence), verdict.reason
-    seconds = sum(check["seconds"] for check in evidence) + (reviewed.seconds if reviewed else 0)
-    spent: ev.Spent = {**(reviewed.spent if reviewed else {}), **({"seconds": seconds} if seconds else {})}
-    told: dict[str, object] = {"executor": executor, "spent": spent}
-    files: dict[str, bytes] = {}
-    if reviewed is not None and reviewed.verdict is None:
-        reached = ev.BudgetReached(subject=step.slug, text=log.cut(reviewed.stopped), by="whoever plans", spent=spent)
-        return Attempt(lambda now: [reached], said=reviewed.stopped)
-    if reviewed is not None and reviewed.verdict is not None:
-        evidence.append(reviewed.evidence())
-        files = {paths.report_file(step.slug, attempt): reviewed.report}
-        told |= {
-            "engine": reviewed.engine,
-            "report": digest(reviewed.report),
-            "transcript": digest(reviewed.transcript),
-        }
-        reason = "" if reviewed.verdict.passed else log.cut(f"review: {evidence[-1]['tail']}")
-    fields = {"subject": step.slug, "attempt": attempt, "tree": snapshot.tree, "evidence": evidence, **told}
-    if not reason:
-        passed = ev.QaPassed(**fields)  # type: ignore[arg-type]
-        return Attempt(lambda now: [passed, *(asked or completed(now, step.slug))], said=_said(evidence), record=files)
-    bad = ev.QaFailed(reason=reason, **fields)  # type: ignore[arg-type]
-    why: dict[str, object] = {"reason": log.cut(f"QA: {reason}")}
-    return Attempt(lambda now: [bad, *failed(now, step, why)], failed=True, said=reason, record=files)
-
-
-def _said(evidence: Sequence[ev.CheckEvidence]) -> str:
-    lines = [check["check"] for check in evidence if not check["check"].startswith("outputs:")]
-    names = [line if " " in line else line.rsplit("/", 1)[-1] for line in lines]
-    return f"{', '.join(names)} passed" if names else ""
-
-
-def judge(
-    project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State
-) -> tuple[checks.Verdict, str | None]:
-    """Return what the checks say of the tip's tree, and where they ran. Nothing is recorded.
-
-    Raises:
-        UsageError: a step that asks for QA and names nothing to check.
-    """
-    if not step.checks and not step.header.outputs and step.qa is not QaPolicy.FULL:
-        raise UsageError(
-            f"the QA of {step.slug} has nothing to check",
-            f"{paths.folder(snapshot.protocol)}/{step.file}",
-            'name `outputs:`, or `qa: {policy: light, checks: ["make test"]}`',
-        )
-    git = project.git
-    executor = None
-    env: dict[str, str] = {}
-    site: Site | None = None
-    folder = None
-    if step.checks:
-        site = Site.open(project, snapshot.protocol)
-        site.prepare(snapshot.tip)
-        folder = workspace.export(git, site.space, snapshot.tip, project.who)
-        env = site.environment(plan, step, state)
-        executor = site.sandbox.name
-
-    def execute(check: str) -> Outcome:
-        assert site is not None
-        return _redacted(site, site.run(check, env, timeout=_timeout(step), cwd=folder))
-
-    def explain(check: str, outcome: Outcome) -> str | None:
-        return site.explain(check, outcome) if site else None
-
-    outputs = step.header.outputs
-    verdict = checks.run(
-        outputs,
-        step.checks,
-        files=git.files(snapshot.tip) if outputs else (),
-        changed=_changed_by(git, snapshot, step.slug) if outputs else (),
-        execute=execute,
-        explain=explain,
-    )
-    return verdict, executor
-
-
-def _changed_by(git: Git, snapshot: Snapshot, slug: str) -> list[str]:
-    """Return what the step's work changed, by the commit that it began at."""
-    start = _start_of(git, snapshot, slug)
-    return list(git.changed(start, snapshot.tip)) if start else []
-
-
-def _start_of(git: Git, snapshot: Snapshot, slug: str) -> str | None:
-    """Return the commit that the step's work began at, by the record."""
-    for raw in reversed(record.events(git, snapshot.protocol, snapshot.tip)):
-        if raw.event == "step-finished" and raw.subject == slug and isinstance(raw.fields.get("start"), str):
-            return str(raw.fields["start"])
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from runner.errors import StepFailedError, UsageError
 from runner.executor import consent
 from runner.executor.redact import Redactor
 from runner.protocol import log, references
+from runner.protocol.model import seconds_of
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
 from runner.sandbox import Command, Outcome, Sandbox, SandboxUnavailableError, choose, explain, toolchains
@@ -52,6 +54,11 @@ def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
         if answer in ("once", "always"):
             return choose("host", toolchains=found)
         raise
+
+
+def timeout_of(step: Step) -> float:
+    """Return the seconds that a command of the step may take."""
+    return float(seconds_of(step.header.timeout)) if step.header.timeout else DEFAULT_TIMEOUT
 
 
 def results_of(state: State) -> dict[str, Any]:
@@ -223,6 +230,17 @@ class Site:
         """
         publishing.ensure_lease(self.project)
         return self.sandbox.run(self.command(run, env, timeout=timeout, cwd=cwd, network=network), on_output)
+
+    def run_for(
+        self, step: Step, run: str | tuple[str, ...], env: Mapping[str, str], *, cwd: Path | None = None
+    ) -> Outcome:
+        """Run a command of a step's within the step's time; the secrets of our own environment are taken out of what it said.
+
+        Raises:
+            HeldError: as `run` does.
+        """
+        outcome = self.run(run, env, timeout=timeout_of(step), cwd=cwd)
+        return dataclasses.replace(outcome, tail=self.redactor.data(outcome.tail))
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
         """Return why a command was not found inside although it is there outside, or None."""
