@@ -30,6 +30,7 @@ from runner.git.process import GitError, Held, git_error
 from runner.git.sealed import Sealed
 
 AHEAD = 2048  # bytes of names that are asked for in one go; twice as much fits into any pipe
+FEW = 100  # blobs for which no git of their own is started
 SIZES_AHEAD = 200  # objects whose sizes are asked for in one go: names and answers are short
 COMMITS_KEPT = 4096
 TREES_KEPT = 50_000  # entries of trees that are remembered
@@ -91,14 +92,17 @@ class Database(Sealed):
 
     def stream(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Give what `blobs` returns one by one, by a git of its own that reads ahead while the caller works; no name has a newline."""
-        if len(names) <= 1:
+        if len(names) <= FEW:
             yield from self.blobs(names)
             return
         self.settle()
-        reader = Held(self.argv(["cat-file", "--batch-command"]), self.environment())
+        asked = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape")
+        reader = Held(self.argv(["cat-file", "--batch", "--buffer"]), self.environment(), asked)
         try:
-            yield from map(self._blob_of, self._answers(names, reader))
+            for _ in names:
+                yield self._blob_of(self._answer(b"", reader))
         finally:
+            reader.process.kill()  # where the caller had enough, what is left is nobody's
             reader.close()
 
     def _answers(self, names: Sequence[str], reader: Held) -> Generator[tuple[str, str, bytes] | None, None, None]:

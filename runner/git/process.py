@@ -119,16 +119,29 @@ def _unnamed_file() -> IO[bytes]:
 
 
 class Held:
-    """A git process that is held open: lines in, answers out."""
+    """A git process that is held open: lines in, answers out. `data`: all that it is told, where that is known before."""
 
-    def __init__(self, argv: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str], data: bytes | None = None) -> None:
         self.argv = argv
         self._errors = _unnamed_file()
+        told = None
+        if data is not None:  # in a file: it reads on while its answers wait to be read
+            told = _unnamed_file()
+            told.write(data)
+            told.seek(0)
         self.process = subprocess.Popen(
-            argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
+            argv,
+            bufsize=CHUNK,
+            env=env,
+            stdin=told or subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=True,
         )
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.stdin: IO[bytes] = self.process.stdin
+        assert self.process.stdout is not None
+        stdin = told or self.process.stdin
+        assert stdin is not None
+        self.stdin: IO[bytes] = stdin
         self.stdout: IO[bytes] = self.process.stdout
 
     def ask(self, data: bytes) -> bytes:
@@ -137,7 +150,8 @@ class Held:
         Raises:
             GitError: the process ended instead.
         """
-        self.tell(data)
+        if data:
+            self.tell(data)
         return self.answer()
 
     def tell(self, data: bytes) -> None:

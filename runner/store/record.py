@@ -95,7 +95,7 @@ def row(git: Git, protocol: str, commit: str) -> Row:
 
 def rows(git: Git, protocols: Mapping[str, str]) -> list[Row]:
     """Return the rows of many protocols, given as id to commit."""
-    return list(map(_row, protocols, git.blobs(_places(protocols))))
+    return list(stream(git, protocols))
 
 
 def stream(git: Git, protocols: Mapping[str, str]) -> Iterator[Row]:

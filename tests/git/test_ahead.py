@@ -8,7 +8,7 @@ import pytest
 
 from runner.git import Git, TreeEntry
 from runner.git.objects import BLOB
-from runner.git.process import Held
+from runner.git.process import GitError, Held
 from tests.conftest import Box
 
 
@@ -44,10 +44,24 @@ def test_what_is_cut_is_answered_to_nobody(box: Box, monkeypatch: pytest.MonkeyP
         with pytest.raises(KeyboardInterrupt):
             git.blobs(oids)
         assert git.blob(oids[9]) == b"9\n"
-        some = git.stream(oids)
+        some = git.stream(oids * 20)
         assert next(some) == b"0\n"
         some.close()  # type: ignore[attr-defined]
         assert git.blob(oids[8]) == b"8\n"
+
+
+def test_a_broken_one_among_many_stops_them_after_those_before_it(box: Box) -> None:
+    with Git.open(box.path) as git:
+        good, broken = (git.write("blob", data) for data in (b"good\n", b"x" * 1000))
+        git.settle()
+        path = box.path / ".git/objects" / broken[:2] / broken[2:]
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:20])
+        answers = git.stream([good, "none"] * 100 + [broken, good])
+        assert [next(answers) for _ in range(200)] == [b"good\n", None] * 100
+        with pytest.raises(GitError, match=r"stream|corrupt"):
+            next(answers)
+        assert git.blob(good) == b"good\n"
 
 
 class Cut:

@@ -306,6 +306,9 @@ class MemoryGit(Git):
     def blobs(self, names: Sequence[str]) -> list[bytes | None]:
         return [self.blob(name) for name in names]
 
+    def stream(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        return map(self.blob, names)
+
     def _info(self, name: str) -> list[bytes] | None:
         found = self.object(name)
         return [found[0].encode(), found[1].encode(), b"%d" % len(found[2])] if found else None
