@@ -152,7 +152,7 @@ class Session:
         """Give `{"protocols": [ … ]}` as JSON, a protocol a line: quick where there are thousands."""
         import json
 
-        text = ",\n".join(map(json.JSONEncoder(sort_keys=True).encode, rows))
+        text = ",\n".join(map(json.JSONEncoder(sort_keys=True, check_circular=False).encode, rows))
         click.echo(f'{{"protocols": [\n{text}\n]}}' if text else '{"protocols": []}')
 
     def shows_progress(self) -> bool:

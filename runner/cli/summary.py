@@ -59,7 +59,8 @@ class Names:
 
     def short(self, protocol: str) -> str:
         """Return what is typed for a protocol."""
-        return str(ids.number_of(protocol)) if self._count[ids.number_of(protocol)] <= 1 else protocol
+        number = ids.number_of(protocol)
+        return str(number) if self._count[number] <= 1 else protocol
 
     def shown(self, protocol: str) -> str:
         """Return what is shown first in its line: `0007`, or the whole id."""

@@ -200,14 +200,14 @@ def from_plain(value: Json, where: str) -> State:
                 f"state.json has schema {schema}; this version reads {SCHEMA}", where, "use a newer protocol-runner"
             )
         steps = {
-            slug: _typed(StepState, {**step, "status": StepStatus(step["status"])})
+            slug: _typed(StepState, {**step, "status": _STEP_STATUSES[step["status"]]})
             for slug, step in plain.pop("steps").items()
         }
         state = _typed(
             State,
             {
                 **plain,
-                "status": Status(plain["status"]),
+                "status": _STATUSES[plain["status"]],
                 "steps": steps,
                 "waiting": [_typed(Wait, wait) for wait in plain["waiting"]],
                 "artifacts": [_typed(Artifact, artifact) for artifact in plain["artifacts"]],
@@ -219,6 +219,8 @@ def from_plain(value: Json, where: str) -> State:
     return state
 
 
+_STATUSES = {status.value: status for status in Status}
+_STEP_STATUSES = {status.value: status for status in StepStatus}
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "str | None": (str, NoneType),
@@ -244,14 +246,13 @@ def _typed(kind: type[Value], plain: dict[str, Any]) -> Value:
         for name, of in _FIELDS[kind].items():
             if name in plain and type(plain[name]) not in of:
                 raise TypeError(name)
+        if len(_seen) < SHAPES:
+            _seen.add(shape)
     for name in _LISTS[kind]:
         for item in plain.get(name, ()):
             if type(item) is not str:
                 raise TypeError(name)
-    made = kind(**plain)
-    if len(_seen) < SHAPES:
-        _seen.add(shape)
-    return made
+    return kind(**plain)
 
 
 def damaged(where: str) -> IntegrityError:
