@@ -2,6 +2,7 @@
 Prints `CODE PROTOCOL why` and exits with the worst: 4 does not hold, 5 this clone cannot tell, 0 verified; what is not judged is said."""
 import hashlib, json, os, re, subprocess, sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from second_deeds import listed, part
 from second_words import Court, taken_over
 SEAL = {**dict.fromkeys(("GIT_CONFIG_GLOBAL", "GIT_GRAFT_FILE"), os.devnull), "PATH": os.environ["PATH"],
         **dict.fromkeys(("GIT_CONFIG_NOSYSTEM", "GIT_NO_REPLACE_OBJECTS", "GIT_NO_LAZY_FETCH"), "1")}
@@ -17,6 +18,7 @@ STEP = {  # event: from which status of its step, to which
     "step-completed": (QA, "completed"), "step-failed": (WORK, "failed"), "step-blocked": (WORK, "blocked"),
     "step-cancelled": (WORK | {"failed", "blocked"}, "cancelled"), "step-retried": (QA | {"failed", "blocked", "completed"}, "pending")}
 ALL = {"planned": {"pending", "planning"}, "imported": {"pending"}, "forked": {"pending"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"}, "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
+BEGUN = {"step-finished", "step-failed", "step-blocked", "asked", "call-held", "effect-unknown"}
 PLANS, FREE, SAYS = ("planned", "imported", "forked", "plan-edited"), {"ci-reported", "request-changed", "undone", "record-repaired"}, set("all done finished failed blocked retried to be tried again passed did not pass edited".split())
 AFTER = {"call-decided", "approval-asked", "approval-counted", "approval-refused", "plan-edited", "planned", "imported", "forked", "step-completed", "completed", "failed", "blocked", "step-retried", "step-cancelled", "cancelled"}
 
@@ -134,6 +136,24 @@ def plan_holds(repo, files, state, title):
         asks = "skip" not in front and re.search(r"(?m)^(qa|outputs):", front) and step["status"] == "pending"
         need((place, sha(data)) == (step["place"], step["digest"]) and not (asks and step["qa"] == "skip"), f"{slug} is not its file")
 
+def ready(steps, needs): return all(steps.get(one, {}).get("status") in ("completed", "cancelled") for one in needs)
+def may_begin(repo, before, name, steps, about):  # a step begins once what it needs is done; that may be undone while it is at work
+    now = steps.get(about, {"status": ""})
+    if now["status"] != "pending" or ready(steps, now["needs"]): return True
+    for oid in reversed(before):
+        files = dict(repo.flat(repo.folder(repo.get(oid)[0], name)))
+        try:
+            then = json.loads(repo.get(files["state.json"][1]))["steps"]
+            fronts = {match[2]: repo.get(files[path][1]).decode().split("---")[1] for path in sorted(files, key=lambda path: (len(path.partition("-")[0]), path)) if (match := STEP_FILE.fullmatch(path))}
+            need("plan.md" in files and repo.get(files["plan.md"][1]).lstrip(b"\xef\xbb\xbf")[:3] == b"---", "no plan")
+        except (ValueError, LookupError): continue
+        was = then.get(about, {"status": "pending", "attempt": 1})
+        if about not in fronts or (was["status"], was["attempt"]) != ("pending", now["attempt"]): return False
+        says, order = part("needs", fronts[about])[6:].strip(), [*fronts]
+        wants = order[:order.index(about)][-1:] if not says else [] if says == "[]" else [re.sub(r"^\d+-", "", one) for one in listed(says)]
+        if ready(then, wants): return True
+    return False
+
 def verify(repo, tip, name):
     own, s, log, record, words, damaged, revisions, chain, notes = f".protocols/{name}/", None, b"", {}, {}, [], {}, repo.chain(tip, name), []
     for oid in chain:
@@ -165,6 +185,7 @@ def verify(repo, tip, name):
         brought = {p for p in files if s and not s["plan"] and any("transcript" in one[3] for one in added if one[1] == "planned") and
                    (p == "plan.md" or STEP_FILE.fullmatch(p))} - dict(repo.flat(repo.folder(was, name))).keys()
         for number, kind, about, f, _ in added:
+            need(s is None or kind not in BEGUN or may_begin(repo, chain[:chain.index(oid)], name, s["steps"], about), f"{oid[:12]}: {about} began early")
             s, notes = fold(s, number, kind, about, f, name), notes + (taken_over(repo, parents[0], name, f, verify, ours, entries) if kind == "forked" else [])
             if kind == "step-finished":
                 found = [repo.get(e[1]) for at in (tree, f["start"] if f["start"] in chain else tree) for path, e in

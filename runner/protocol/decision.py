@@ -106,7 +106,7 @@ def decide(state: State, only: str | None = None) -> Action:
                     return Halt(state.status, owed, owed[0].text)
                 return TakeWork(slug) if step.kind == "human" else RunStep(slug)
             case _S.PENDING:
-                if not _is_ready(state, step):
+                if lacks(state, step):
                     continue
                 if owed:
                     return Halt(state.status, owed, owed[0].text)
@@ -124,5 +124,7 @@ def decide(state: State, only: str | None = None) -> Action:
     return Complete()
 
 
-def _is_ready(state: State, step: StepState) -> bool:
-    return all(need in state.steps and state.steps[need].status in (_S.COMPLETED, _S.CANCELLED) for need in step.needs)
+def lacks(state: State, step: StepState) -> list[str]:
+    """Return what a step needs before it may begin, and is neither done nor cancelled."""
+    ended = (_S.COMPLETED, _S.CANCELLED)
+    return [need for need in step.needs if need not in state.steps or state.steps[need].status not in ended]

@@ -25,6 +25,7 @@ from runner.protocol.decision import RunStep as RunStep
 from runner.protocol.decision import TakeWork as TakeWork
 from runner.protocol.decision import WritePlan as WritePlan
 from runner.protocol.decision import decide as decide
+from runner.protocol.decision import lacks as lacks
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
 from runner.protocol.state import Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait

@@ -20,6 +20,7 @@ from runner.protocol import machine, message
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
 from runner.protocol.plan import Step
+from runner.protocol.state import State
 from runner.protocol.statement import seconds
 from runner.trust import needed, replay, waits
 from runner.trust.authority import Authority, raw_signature
@@ -47,6 +48,36 @@ class Stood:
     approvals: int
     until: int
     commit: str
+
+
+# --- 11: whether it could begin ------------------------------------------------------------------------------------------
+
+
+def unready(git: Git, walk: Chain, look: Look, then: State, slug: str) -> Iterator[str]:
+    """Return what a step lacks that was pending till now, unless it could have begun at a commit before, at the same attempt.
+
+    `then`: the state in which it is told to have been at work.
+
+    Raises:
+        InsufficientHistoryError: a file of the plan is not in this clone.
+    """
+    step = then.steps[slug]
+    for commit in reversed(replay.past_of(git, walk, look).order):
+        try:
+            ground = replay.ground_at(git, walk, look, commit)
+            was = ground if isinstance(ground, str) else replay.edited(ground).state
+        except InsufficientHistoryError:
+            raise
+        except RunnerError:
+            continue  # nothing began where the words or the record could not be read
+        if isinstance(was, str):
+            continue
+        now = was.steps.get(slug)
+        if now is None or (now.status, now.attempt) != (step.status, step.attempt):
+            break
+        if not machine.lacks(was, now):
+            return
+    yield f"{slug} began, and {', '.join(machine.lacks(then, step))}, which it needs, was not done"
 
 
 # --- 18: what QA looked at ------------------------------------------------------------------------------------------------

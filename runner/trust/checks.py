@@ -381,6 +381,26 @@ def check_legality(git: Git, walk: Chain, look: Look) -> Said:
             right = event.subject in known
         if not right:
             yield at(walk, paths.LOG), f"`{event.name}` cannot be about {event.subject}"
+    if look.before is not None:
+        yield from _begun_early(git, walk, look, look.before)
+
+
+# What tells that a step was at work: one that was pending till then has begun.
+_BEGUN: tuple[type[Event], ...] = (
+    ev.StepFinished, ev.StepFailed, ev.StepBlocked, ev.Asked, ev.CallHeld, ev.EffectUnknown,
+)  # fmt: skip
+
+
+def _begun_early(git: Git, walk: Chain, look: Look, before: State) -> Said:
+    """Return which steps began before what they need was done."""
+    for number, event in enumerate(look.events):
+        then = machine.fold(before, look.entries[:number]) if isinstance(event, _BEGUN) else None
+        step = then.steps.get(event.subject) if then is not None else None
+        if then is not None and step is not None and step.status is StepStatus.PENDING and machine.lacks(then, step):
+            from runner.trust import acts  # it is a lie, or one of those was opened again meanwhile
+
+            for text in acts.unready(git, walk, look, then, event.subject):
+                yield at(walk, paths.LOG), text
 
 
 def check_fold(git: Git, walk: Chain, look: Look) -> Said:

@@ -226,13 +226,16 @@ def _ground(git: Git, walk: Chain, look: Look, event: Word) -> Ground | str:
     ):
         return f"it was judged at {commit[:12]}, and the work began at {work.start[:12]}"
     found = ground_at(git, walk, look, commit)
-    if isinstance(found, str):
-        return found
+    return found if isinstance(found, str) else edited(found)
+
+
+def edited(found: Ground) -> Ground:
+    """Return the ground with the edit taken up that a transition there would begin with."""
     edit = machine.edit_of(found.state, found.plan) if found.state.status in machine.OPEN else None
-    if edit is not None:
-        then = machine.apply(found.state, Entry(found.state.revision + 1, "", "", edit))
-        found = dataclasses.replace(found, state=then)
-    return found
+    if edit is None:
+        return found
+    then = machine.apply(found.state, Entry(found.state.revision + 1, "", "", edit))
+    return dataclasses.replace(found, state=then)
 
 
 def ground_at(git: Git, walk: Chain, look: Look, commit: str) -> Ground | str:

@@ -29,10 +29,10 @@ Event = tuple[str, str, dict[str, Any]]  # name, subject, fields in their order
 
 STEPS = {
     "01-a": "kind: command\nrun: echo a > a.txt\n",
-    "02-deploy": "kind: command\nrun: sh deploy.sh\napproval: before\n",
-    "03-mail": "kind: tool\ntool: send_report\nwith: {to: ops@example.test}\n",
-    "04-write": "kind: agent\nagent: coder\napproval: before\n",
-    "05-ship": "kind: command\nrun: sh deploy.sh\napproval: after\n",
+    "02-deploy": "kind: command\nneeds: []\nrun: sh deploy.sh\napproval: before\n",
+    "03-mail": "kind: tool\nneeds: []\ntool: send_report\nwith: {to: ops@example.test}\n",
+    "04-write": "kind: agent\nneeds: []\nagent: coder\napproval: before\n",
+    "05-ship": "kind: command\nneeds: []\nrun: sh deploy.sh\napproval: after\n",
 }
 KINDS = {"a": "command", "deploy": "command", "mail": "tool", "write": "agent", "ship": "command"}
 CODER = "name: coder\nobjective: Write.\n"
@@ -219,7 +219,8 @@ class History:
         before, told = None, {}
         for name, text in words.items():
             place, _, slug = name.removesuffix(".md").partition("-")
-            told[slug] = {"digest": sha(text.encode()), "kind": KINDS[slug], "needs": [before] if before else [],
+            needs: list[str] = [before] if before and "needs: []" not in text else []
+            told[slug] = {"digest": sha(text.encode()), "kind": KINDS[slug], "needs": needs,
                           "place": int(place), "qa": "skip", "title": name.removesuffix(".md")}  # fmt: skip
             before = slug
         self.state, self.log = {}, b""

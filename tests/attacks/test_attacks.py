@@ -488,6 +488,25 @@ def an_attempt_skipped(forge: Forge) -> None:
 
 
 @attack("legality")
+def a_step_done_before_the_one_that_it_needs(forge: Forge) -> None:
+    forge.imitate(finish(forge, "c"), ev.StepCompleted(subject="c", attempt=1))
+
+
+@attack("legality")
+def a_question_of_a_step_whose_turn_has_not_come(forge: Forge) -> None:
+    forge.imitate(question(subject="c"))
+
+
+@attack("legality")
+def a_new_attempt_begun_before_what_it_needs_is_done_again(forge: Forge) -> None:
+    """At the first one it was done; what that began on does not serve for the second."""
+    forge.imitate(ev.StepFailed(subject="b", attempt=1, reason="x"), ev.Failed(subject=forge.protocol, reason="x"))
+    forge.imitate(ev.StepRetried(subject="a", attempt=2))
+    forge.imitate(ev.StepRetried(subject="b", attempt=2))
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+
+
+@attack("legality")
 def money_given_back(forge: Forge) -> None:
     forge.imitate(ev.StepFailed(subject="b", attempt=1, reason="x", spent={"usd": "-5"}))
 
@@ -1339,6 +1358,8 @@ def a_fork_of_a_fork_that_does_not_hold(forge: Forge) -> None:
 # What else is told, because one deed breaks more than one rule.
 ALSO = {
     "work_in_the_name_of_a_person": ("legality",),
+    "two_steps_done_in_one_commit": ("legality",),
+    "one_transition_of_two_steps": ("legality",),
     "the_folder_deleted_and_made_again": ("legality", "repair", "words", "record-changed"),
     "a_transition_that_hides_damage": ("record-changed",),
     "a_repair_that_names_other_commits": ("record-changed",),

@@ -10,6 +10,7 @@ import pytest
 
 from runner.protocol import events as ev
 from tests.attacks.forge import Forge
+from tests.attacks.test_attacks import finish
 from tests.conftest import Box, command
 from tests.executor.test_calls import lines, outside
 from tests.people import Person, govern, governed, person, policy
@@ -177,6 +178,14 @@ def test_a_word_that_became_stale_covers_no_retry_whatever_the_record_says(box: 
     assert forge.verify().ok
     box.runner("step", protocol, rc=WAITS)
     assert not is_done(box, protocol)
+
+
+def test_a_record_in_which_a_step_began_before_the_one_that_it_needs_is_not_gone_on_with(box: Box) -> None:
+    protocol = box.new({"01-test": command("make test"), "02-more": command("true"), "03-last": command("true")})
+    forge = forger(box, protocol)
+    forge.imitate(finish(forge, "more"), ev.StepCompleted(subject="more", attempt=1))
+    assert "more began, and test, which it needs, was not done" in box.runner("step", protocol, rc=REFUSED).err
+    forge.refused("legality")
 
 
 def test_nothing_is_done_under_an_older_policy_than_the_record_tells_of(tmp_path: Path, alice: Person) -> None:

@@ -628,7 +628,7 @@ def own_work_that_a_merge_brings_back_from_below_the_genesis(h: History) -> None
 @case("own-work")
 def own_work_under_a_number_that_somebody_else_gave_it(h: History) -> Use:
     begin(h)
-    text = "---\ntitle: 02-deploy\nkind: command\nrun: sh deploy.sh\napproval: before\n---\nAs Alice says.\n"
+    text = "---\ntitle: 02-deploy\nkind: command\nneeds: []\nrun: sh deploy.sh\napproval: before\n---\nAs Alice says.\n"
     h.commit({f"{FOLDER}/02-deploy.md": text}, who="alice")
     h.commit({f"{FOLDER}/02-deploy.md": None, f"{FOLDER}/002-deploy.md": text})
     known = {key: h.state["steps"]["deploy"][key] for key in ("kind", "needs", "place", "qa", "title")}
@@ -650,7 +650,7 @@ def a_step_on_a_branch_into_which_she_merged_main(h: History) -> None:
 
 def for_people(h: History) -> None:
     """Make the last step one of a person's."""
-    text = "---\ntitle: 05-ship\nkind: human\napproval: after\n---\n"
+    text = "---\ntitle: 05-ship\nkind: human\nneeds: []\napproval: after\n---\n"
     h.commit({f"{FOLDER}/05-ship.md": text})
     known = {key: h.state["steps"]["ship"][key] for key in ("needs", "place", "qa", "title")}
     told = {"ship": {**known, "kind": "human", "digest": "sha256:" + hashlib.sha256(text.encode()).hexdigest()}}

@@ -18,6 +18,8 @@ from typing import Any
 
 from runner.cli.session import Session
 from runner.protocol import events as ev
+from runner.protocol import machine
+from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.paths import folder as folder_of
 from runner.store.surroundings import Surroundings
@@ -334,14 +336,16 @@ def a_call_that_waited_and_one_that_nobody_knows_of(desk: Desk) -> Made:
 def a_word_at_a_keyboard_where_there_is_no_policy(desk: Desk) -> Made:
     forge = desk.forge()
     path = f"{forge.folder}/03-c.md"
-    text = forge.box.git("show", f"{forge.tip}:{path}").replace("title: 03-c\n", "title: 03-c\napproval: before\n")
+    text = forge.box.git("show", f"{forge.tip}:{path}").replace(
+        "title: 03-c\n", "title: 03-c\nneeds: []\napproval: before\n"
+    )
     forge.commit({path: text})
     step = forge.now.steps["c"]
     told: ev.PlannedStep = {
         "place": 3,
         "title": step.title,
         "kind": step.kind,
-        "needs": step.needs,
+        "needs": [],
         "qa": step.qa,
         "digest": digest(text.encode()),
     }
@@ -528,6 +532,41 @@ def work_that_was_merged_onto_an_edit(desk: Desk) -> Made:
     forge.imitate(event, code={"b.txt": "b\n"})
     forge.imitate(passed(forge), ev.StepCompleted(subject="b", attempt=1))
     return of(forge)
+
+
+@good
+def work_that_ended_after_what_it_needs_was_opened_again(desk: Desk) -> Made:
+    """A person wanted the step before it done again while it was at work."""
+    forge = desk.forge()
+    event = finish(forge)
+    forge.imitate(ev.StepRetried(subject="a", attempt=2))
+    forge.commit({"notes.txt": "why\n"})
+    forge.imitate(event, code={"b.txt": "b\n"})
+    return of(forge)
+
+
+@good
+def work_that_ended_after_an_edit_of_what_it_needs(desk: Desk) -> Made:
+    """It began with one edit, which is told with it, and with a second one: by that it comes after a step that is not done."""
+    forge = desk.forge()
+    forge.commit({f"{forge.folder}/context.md": "Be kind.\n"})
+    event = finish(forge)
+    text = forge.box.git("show", f"{forge.tip}:{forge.folder}/02-b.md")
+    forge.commit({f"{forge.folder}/plan.md": "unreadable\n"})
+    forge.commit({f"{forge.folder}/plan.md": forge.box.git("show", f"{event.start}:{forge.folder}/plan.md")})
+    forge.commit({f"{forge.folder}/02-b.md": None, f"{forge.folder}/04-b.md": text})
+    forge.imitate(edited(forge), event, code={"b.txt": "b\n"})
+    return of(forge)
+
+
+def edited(forge: Forge) -> ev.PlanEdited:
+    """Return the event of what people edited since the last transition."""
+    names = forge.box.git("ls-tree", "--name-only", forge.tip, f"{forge.folder}/").split()
+    words = {Path(name).name: name for name in names if name.endswith(".md") and not name.endswith("/log.md")}
+    told = {name: forge.box.git("show", f"{forge.tip}:{path}").encode() for name, path in words.items()}
+    found = machine.edit_of(forge.now, plan_.parse(told, forge.folder))
+    assert found is not None
+    return found
 
 
 @good

@@ -87,7 +87,9 @@ def test_what_is_not_here_is_never_taken_for_good_nor_for_bad(name: str, shelf: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["attacks/a_foxtrot_merge", "words/own_work_by_key/used", "beside/signed_and_sealed"])
+@pytest.mark.parametrize(
+    "name", ["attacks/a_foxtrot_merge", "words/a_result_that_her_own_runner_made/used", "beside/signed_and_sealed"]
+)
 def test_what_is_made_again_is_the_same_to_the_last_commit(name: str, shelf: Shelf, tmp_path: Path) -> None:
     case, fresh = cases()[name], Shelf(tmp_path / "shelf", bundles=tmp_path)
     made = listed()[name](Desk(tmp_path / "desk"))

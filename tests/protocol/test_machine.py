@@ -283,6 +283,25 @@ def test_what_cannot_be_undone(told: dict[str, object], why: str) -> None:
         machine.apply(state, entry(8, event))
 
 
+@given(st.data())
+def test_what_is_picked_to_begin_has_what_it_needs(data: st.DataObject) -> None:
+    known = {slug: st.sampled_from([one for one in (*SLUGS, "gone") if one != slug]) for slug in SLUGS}
+    steps = {
+        slug: histories.step_state(
+            data.draw(st.sampled_from(list(StepStatus))),
+            kind=data.draw(st.sampled_from(["command", "human"])),
+            needs=data.draw(st.lists(known[slug], max_size=2)),
+            place=place,
+        )
+        for place, slug in enumerate(SLUGS, 1)
+    }
+    for only in (None, *SLUGS):
+        action = machine.decide(histories.state_with(steps), only)
+        if isinstance(action, machine.RunStep | machine.AskPerson) and steps[action.slug].status is StepStatus.PENDING:
+            there = {steps[need].status if need in steps else None for need in steps[action.slug].needs}
+            assert there <= {StepStatus.COMPLETED, StepStatus.CANCELLED}
+
+
 # --- a plan that is asked about before it is written --------------------------------------------------------------------
 
 
