@@ -154,6 +154,19 @@ def may_begin(repo, before, name, steps, about):  # a step begins once what it n
         if ready(then, wants): return True
     return False
 
+def taken_back(now, then):  # what an undoing has to say
+    told = {}
+    for slug, one in now["steps"].items():
+        was, owed = then["steps"].get(slug, {}), [[wait["id"] for wait in state["waiting"] if wait["subject"] == slug] for state in (now, then)]
+        if one.get("removed") or (owed[0] == owed[1] and (was.get("status"), was.get("attempt")) == (one["status"], one["attempt"])): continue
+        status = "pending" if was.get("status") in (None, "running", "awaiting_approval") or was.get("removed") else was["status"]
+        again = one["status"] != "pending" and status not in ("completed", "cancelled")
+        now_ = {"status": status, "attempt": one["attempt"] + again, "result": was.get("result") if status in ("completed", "cancelled", "needs_qa") else None}
+        if any(now_[key] != one.get(key) for key in now_): told[slug] = now_
+    kept = {wait["id"] for wait in then["waiting"] if wait["subject"] not in told}
+    return {"to": then["revision"], "status": then["status"], "steps": told, "artifacts": [one["id"] for one in now["artifacts"] if one["id"] not in {a["id"] for a in then["artifacts"]}],
+            "dropped": [wait["id"] for wait in now["waiting"] if wait["id"] not in kept]}
+
 def verify(repo, tip, name):
     own, s, log, record, words, damaged, revisions, chain, notes = f".protocols/{name}/", None, b"", {}, {}, [], {}, repo.chain(tip, name), []
     for oid in chain:
@@ -194,9 +207,9 @@ def verify(repo, tip, name):
                 flat = dict(repo.flat(tree)) if f.get("artifacts") and f["start"] == parents[0] else {}
                 need(all(sha(repo.get(flat[a["path"]][1])) == a["digest"] for a in f.get("artifacts", []) if a["path"] in flat), "artifact")
             need((kind[:3] != "qa-" or f["tree"] == was) and sorted(f.get("commits", damaged)) == sorted(damaged), f"{oid[:12]}: {kind}")
-            then = revisions[f["to"]] if kind == "undone" else (tree, {"": s["status"]})
-            need((s["status"] in OPEN or kind != "undone" or then[1][""] == s["status"]) and all(path.startswith(".protocols/") for path in repo.changed(then[0], tree)) and (kind != "undone" or all(
-                 one["status"] in ("pending", then[1].get(slug)) for slug, one in f["steps"].items())), f"{oid[:12]}: undone")
+            if kind == "undone":
+                then, (now_, was_) = revisions[f["to"]], (json.loads(repo.get(dict(repo.flat(repo.folder(at, name)))["state.json"][1])) for at in (was, revisions[f["to"]]))
+                need(all(path.startswith(".protocols/") for path in repo.changed(then, tree)) and len(added) == 1 and taken_back(now_, was_) == {key: f[key] for key in ("to", "status", "steps", "artifacts", "dropped")}, f"{oid[:12]}: undone")
         works = need(not damaged or "record-repaired" in kinds, f"{damaged} changed the record") or any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
         for path in repo.changed(was, tree):
             need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None or path[len(own):] in brought, f"{oid[:12]}: words, {path}")
@@ -206,7 +219,7 @@ def verify(repo, tip, name):
         raw, plain = repo.get(now["state.json"][1]), json.loads(repo.get(now["state.json"][1]))
         need((json.dumps(plain, indent=2, sort_keys=True) + "\n").encode() == raw, f"{oid[:12]}: state.json is written otherwise")
         need(all(plain[key] == s[key] for key in s if key != "steps") and plain["log"] == sha(new) and all(plain["steps"][slug].get(key, False) == one[key] for slug, one in s["steps"].items() for key in one if one[key]), f"{oid[:12]}: state.json")
-        log, record, damaged, revisions[s["revision"]] = new, now, [], (tree, {"": s["status"], **{slug: one["status"] for slug, one in s["steps"].items()}})
+        log, record, damaged, revisions[s["revision"]] = new, now, [], tree
     need(s and not damaged and not odd, f"the record or the folder is damaged since {damaged}")
     return notes + Court(repo, chain, name, ours, entries).judge()
 def judged(path, branch, protocol):

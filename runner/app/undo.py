@@ -9,8 +9,8 @@ from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import message, paths
-from runner.protocol.state import State, StepState, StepStatus
+from runner.protocol import machine, message, paths
+from runner.protocol.state import StepStatus
 from runner.store import record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -56,7 +56,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
                 else f"`{following(seen.state)}` goes on, `runner cancel {number(protocol)}` ends it",
             )
         kept = _kept_by_base(project, seen)
-        return [undone(seen.state, target.state)]
+        return [machine.undone_of(seen.state, target.state)]
 
     with advance.at_work(project, protocol):
         done = advance.tell(project, protocol, build, tree=lambda seen: target.tree if target else None)
@@ -82,45 +82,6 @@ def _kept_by_base(project: Project, seen: Snapshot) -> str:
 
 def _event(events: Sequence[ev.Event]) -> ev.Undone:
     return next(event for event in events if isinstance(event, ev.Undone))
-
-
-def undone(now: State, then: State) -> ev.Undone:
-    """Return the event that makes of `now` what stood at `then`.
-
-    A step that is open again and had begun is at a new attempt. What was asked then and has ended since is asked again.
-    """
-    steps: dict[str, ev.UndoneStep] = {}
-    for slug, step in now.open_steps():
-        owed = [[wait.id for wait in state.waiting if wait.subject == slug] for state in (now, then)]
-        told = _again(step, then.steps.get(slug), same=owed[0] == owed[1])
-        if told != {"status": step.status.value, "attempt": step.attempt, "result": step.result}:
-            steps[slug] = told
-    kept = {wait.id for wait in then.waiting if wait.subject not in steps}
-    made = {artifact.id for artifact in then.artifacts}
-    return ev.Undone(
-        subject=now.protocol,
-        to=then.revision,
-        status=then.status.value,
-        steps=steps,
-        artifacts=[artifact.id for artifact in now.artifacts if artifact.id not in made],
-        dropped=[wait.id for wait in now.waiting if wait.id not in kept],
-    )
-
-
-def _again(now: StepState, then: StepState | None, *, same: bool) -> ev.UndoneStep:
-    """`same`: the step waits for what it waited for then."""
-    if same and then is not None and (then.status, then.attempt) == (now.status, now.attempt):
-        return {"status": now.status.value, "attempt": now.attempt, "result": now.result}
-    status = then.status if then is not None and not then.removed else StepStatus.PENDING
-    if status in (StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL):
-        status = StepStatus.PENDING  # what it waited for has ended
-    begun = now.status is not StepStatus.PENDING and status not in _DONE
-    worked = then is not None and status in (*_DONE, StepStatus.NEEDS_QA)
-    return {
-        "status": status.value,
-        "attempt": now.attempt + begun,
-        "result": then.result if worked and then is not None else None,
-    }
 
 
 def _walk(git: Git, seen: Snapshot) -> _History:

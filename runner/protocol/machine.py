@@ -394,6 +394,48 @@ def _undo(state: State, event: ev.Undone) -> State:
     )
 
 
+_ENDED = (_S.COMPLETED, _S.CANCELLED)
+
+
+def undone_of(now: State, then: State) -> ev.Undone:
+    """Return the event that makes of `now` what stood at `then`.
+
+    A step that is open again and had begun is at a new attempt. What was asked then and has ended since is asked again.
+    """
+    steps: dict[str, ev.UndoneStep] = {}
+    for slug, step in now.open_steps():
+        owed = [[wait.id for wait in state.waiting if wait.subject == slug] for state in (now, then)]
+        told = _again(step, then.steps.get(slug), same=owed[0] == owed[1])
+        if told != {"status": step.status.value, "attempt": step.attempt, "result": step.result}:
+            steps[slug] = told
+    kept = {wait.id for wait in then.waiting if wait.subject not in steps}
+    made = {artifact.id for artifact in then.artifacts}
+    return ev.Undone(
+        subject=now.protocol,
+        to=then.revision,
+        status=then.status.value,
+        steps=steps,
+        artifacts=[artifact.id for artifact in now.artifacts if artifact.id not in made],
+        dropped=[wait.id for wait in now.waiting if wait.id not in kept],
+    )
+
+
+def _again(now: StepState, then: StepState | None, *, same: bool) -> ev.UndoneStep:
+    """`same`: the step waits for what it waited for then."""
+    if same and then is not None and (then.status, then.attempt) == (now.status, now.attempt):
+        return {"status": now.status.value, "attempt": now.attempt, "result": now.result}
+    status = then.status if then is not None and not then.removed else _S.PENDING
+    if status in (_S.RUNNING, _S.AWAITING_APPROVAL):
+        status = _S.PENDING  # what it waited for has ended
+    begun = now.status is not _S.PENDING and status not in _ENDED
+    worked = then is not None and status in (*_ENDED, _S.NEEDS_QA)
+    return {
+        "status": status.value,
+        "attempt": now.attempt + begun,
+        "result": then.result if worked and then is not None else None,
+    }
+
+
 # --- the plan, as events tell it --------------------------------------------------------------------------------------
 
 

@@ -568,7 +568,7 @@ def check_evidence(git: Git, walk: Chain, look: Look) -> Said:
 
 
 def check_undone(git: Git, walk: Chain, look: Look) -> Said:
-    """19. After `undone` the tree outside the folder, and what stands as done, are those of the revision that it names."""
+    """19. After `undone` the tree outside the folder, and all that the record says, are those of the revision that it names."""
     event = look.first(ev.Undone)
     if not isinstance(event, ev.Undone) or look.after is None:
         return
@@ -585,13 +585,10 @@ def check_undone(git: Git, walk: Chain, look: Look) -> Said:
     if data is None:
         raise missing(git, f"state.json of commit {then.oid[:12]}")
     old = state.load(data, at(walk, paths.STATE))
-    if look.after.status is not old.status and look.after.status in (state.Status.COMPLETED, state.Status.CANCELLED):
-        yield at(walk, paths.LOG), f"at revision {event.to} the protocol was {old.status}"
-    for slug, told in event.steps.items():
-        was = old.steps.get(slug)
-        ended = told["status"] in (StepStatus.COMPLETED, StepStatus.CANCELLED, StepStatus.NEEDS_QA)
-        if ended and (was is None or (was.status, was.result) != (told["status"], told["result"])):
-            yield at(walk, paths.LOG), f"at revision {event.to} {slug} was {was.status if was else 'not there'}"
+    before = machine.fold(look.before, look.entries[: look.events.index(event)])
+    assert before is not None
+    if event != machine.undone_of(before, old):
+        yield at(walk, paths.LOG), f"it does not say what is to be taken back to stand as at revision {event.to}"
 
 
 def _transition_at(git: Git, walk: Chain, tip: Commit, revision: int) -> Commit | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from runner.git import Git
 from runner.protocol import events as ev
-from runner.protocol import log, message, state
+from runner.protocol import log, machine, message, state
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Entry
 from tests.attacks.forge import TIME, Change, Forge
@@ -683,26 +683,48 @@ def qa_by_a_plan_that_cannot_be_read(forge: Forge) -> None:
 # --- 19. undone ------------------------------------------------------------------------------------------------------
 
 
-def _undone(forge: Forge, to: int, **fields: Any) -> ev.Undone:
-    told = {"to": to, "status": "planned", "steps": {}, "artifacts": [], "dropped": [], **fields}
-    return ev.Undone(subject=forge.protocol, **told)
+def undone(forge: Forge, to: int, **fields: Any) -> ev.Undone:
+    """Return the event of an undoing, as it would be right but for `fields`."""
+    found = ev.Undone(subject=forge.protocol, to=to, status="planned", steps={}, artifacts=[], dropped=[])
+    for oid in forge.box.git("rev-list", "--first-parent", forge.tip).split():
+        data = forge.box.git("show", f"{oid}:{forge.folder}/state.json", check=False).encode()
+        then = state.load(data, "state.json") if data else None
+        if then is not None and then.revision == to:
+            found = machine.undone_of(forge.now, then)
+    return dataclasses.replace(found, **fields)
 
 
 @attack("undone")
 def an_undoing_that_brings_code(forge: Forge) -> None:
-    again = {"a": {"status": "pending", "attempt": 2, "result": None}}
-    forge.imitate(_undone(forge, 2, steps=again), code={"a.txt": None, "evil.txt": "x"})
+    forge.imitate(undone(forge, 2), code={"a.txt": None, "evil.txt": "x"})
 
 
 @attack("undone")
 def an_undoing_to_no_revision(forge: Forge) -> None:
-    forge.imitate(_undone(forge, 1, status="running"), code={"evil.txt": "x"})
+    forge.imitate(undone(forge, 1, status="running"), code={"evil.txt": "x"})
 
 
 @attack("undone")
 def an_undoing_that_completes_a_step(forge: Forge) -> None:
     done = {"b": {"status": "completed", "attempt": 1, "result": None}}
-    forge.imitate(_undone(forge, 2, status="running", steps=done), code={"a.txt": None})
+    forge.imitate(undone(forge, 2, status="running", steps=done), code={"a.txt": None})
+
+
+@attack("undone")
+def an_undoing_that_leaves_a_step_done_whose_work_it_takes_away(forge: Forge) -> None:
+    forge.imitate(undone(forge, 2, status="running", steps={}), code={"a.txt": None})
+
+
+@attack("undone")
+def an_undoing_after_which_an_attempt_s_number_is_given_again(forge: Forge) -> None:
+    again = {"a": {"status": "pending", "attempt": 1, "result": None}}
+    forge.imitate(undone(forge, 2, steps=again), code={"a.txt": None})
+
+
+@attack("undone")
+def an_undoing_of_nothing_that_ends_a_doubt(forge: Forge) -> None:
+    forge.imitate(ev.EffectUnknown(subject="b", call="b.1.1", tool="send", digest=digest(b"to"), text="sent?"))
+    forge.imitate(undone(forge, forge.now.revision, dropped=[f"w{forge.now.revision}"]))
 
 
 # --- a plan that is written after questions ------------------------------------------------------------------------------
@@ -821,7 +843,7 @@ def two_questions_of_a_step(forge: Forge) -> None:
 def a_plan_that_is_taken_back(forge: Forge) -> None:
     asks(forge)
     forge.imitate(plans(forge), code=written(forge))
-    forge.imitate(_undone(forge, 3, status="planning"), edit_state=set_status("planning"))
+    forge.imitate(undone(forge, 3, status="planning"), edit_state=set_status("planning"))
 
 
 # --- what cannot be read ---------------------------------------------------------------------------------------------
@@ -987,19 +1009,17 @@ def a_step_edited_and_begun_nowhere(forge: Forge) -> None:
 
 @attack("undone")
 def an_undoing_that_leaves_the_work(forge: Forge) -> None:
-    forge.imitate(_undone(forge, 2, steps={"a": {"status": "pending", "attempt": 2, "result": None}}))
+    forge.imitate(undone(forge, 2))
 
 
 @attack("undone")
 def an_undoing_that_changes_the_configuration(forge: Forge) -> None:
-    again = {"a": {"status": "pending", "attempt": 2, "result": None}}
-    forge.imitate(_undone(forge, 2, steps=again), code={"a.txt": None, ".protocols/config.yaml": "executor: host\n"})
+    forge.imitate(undone(forge, 2), code={"a.txt": None, ".protocols/config.yaml": "executor: host\n"})
 
 
 @attack("undone")
 def an_undoing_that_ends_the_protocol(forge: Forge) -> None:
-    again = {"a": {"status": "pending", "attempt": 2, "result": None}}
-    forge.imitate(_undone(forge, 2, status="completed", steps=again), code={"a.txt": None})
+    forge.imitate(undone(forge, 2, status="completed"), code={"a.txt": None})
 
 
 @attack("undone")
@@ -1019,7 +1039,7 @@ def an_undoing_that_completes_a_step_which_was_not_there(forge: Forge) -> None:
         ev.PlanEdited(subject="plan", plan=forge.now.plan, steps={"d": told}, removed=[], dropped=[]), paused(forge)
     )
     done = {"d": {"status": "completed", "attempt": 1, "result": None}}
-    forge.imitate(_undone(forge, 5, status="running", steps=done))
+    forge.imitate(undone(forge, 5, status="running", steps=done))
 
 
 @attack("readable")
@@ -1336,10 +1356,7 @@ def a_fork_of_work_that_was_taken_back_to_unchecked(forge: Forge) -> None:
     forge.imitate(finish(forge), code={"b.txt": "b\n"})
     between = forge.now.revision
     forge.imitate(passed(forge), ev.StepCompleted(subject="b", attempt=1))
-    again: ev.UndoneStep = {"status": "needs_qa", "attempt": 1, "result": None}
-    forge.imitate(
-        ev.Undone(subject=forge.protocol, to=between, status="running", steps={"b": again}, artifacts=[], dropped=[])
-    )
+    forge.imitate(undone(forge, between))
     fork(forge)
 
 

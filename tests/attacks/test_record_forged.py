@@ -10,7 +10,7 @@ import pytest
 
 from runner.protocol import events as ev
 from tests.attacks.forge import Forge
-from tests.attacks.test_attacks import finish
+from tests.attacks.test_attacks import finish, undone
 from tests.conftest import Box, command
 from tests.executor.test_calls import lines, outside
 from tests.people import Person, govern, governed, person, policy
@@ -68,10 +68,7 @@ def test_a_start_that_the_record_takes_back_needs_another_word(box: Box, alice: 
     before = forge.now.revision
     box.runner("step", protocol, rc=0)
     forge.see()
-    told: ev.UndoneStep = {"status": "pending", "attempt": 1, "result": None}
-    forge.imitate(
-        ev.Undone(subject=protocol, to=before, status="running", steps={"deploy": told}, artifacts=[], dropped=[])
-    )
+    forge.imitate(undone(forge, before))
     assert forge.verify().ok
     box.runner("step", protocol, rc=WAITS)
     box.runner("step", protocol, rc=WAITS)
@@ -134,10 +131,7 @@ def test_a_word_on_a_call_is_used_up_where_the_record_takes_the_call_back(box: B
     box.runner("step", protocol, rc=0)
     assert lines(ledger) == ["ops done"]
     forge.see()
-    told: ev.UndoneStep = {"status": "pending", "attempt": 1, "result": None}
-    forge.imitate(
-        ev.Undone(subject=protocol, to=before, status="running", steps={"send": told}, artifacts=[], dropped=[])
-    )
+    forge.imitate(undone(forge, before))
     shutil.rmtree(box.path / ".git" / "runner" / "journal")  # on another machine, with a history that was taken away
     box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
     box.runner("step", protocol, rc=WAITS)

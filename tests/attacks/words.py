@@ -1311,7 +1311,7 @@ def a_result_of_a_step_that_was_undone_and_done_again(h: History) -> Use:
     h.transition(("asked", "write", question), changes={"w.txt": "half\n"})
     h.transition(("answered", "write", {"wait": "w3", **answer}))
     again = {"write": {"status": "pending", "attempt": 2, "result": None}}
-    undone = {"to": 2, "status": "running", "steps": again, "artifacts": [], "dropped": []}
+    undone = {"to": 2, "status": "planned", "steps": again, "artifacts": [], "dropped": []}
     h.transition(("undone", PROTOCOL, undone), changes={"w.txt": None})
     h.commit({"other.txt": "x\n"})
     start = h.tip
