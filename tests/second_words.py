@@ -20,6 +20,7 @@ class Court(Deeds):
         self.repo, self.chain, self.name, self.ours, self.entries = repo, chain, name, ours, entries
         self.own, self.steps, self.waits, self.used, self.began, self.first, self.notes = f".protocols/{name}/", {}, {}, set(), {}, {}, []
         self.tips, self.genesis, self.born = [], "", []  # (the trusted commit that a transition names, its place); (id, data, place)
+        self.asked = {}  # what people were asked, and effects that nobody knew of: (kind, step or plan)
         self.counted, self.said, self.last, self.failed = {}, {}, "", ""  # (kind, step or plan): the place of the transition that counted a word on it
         self.record = re.compile(re.escape(self.own) + r"(state\.json|log\.md|(log|calls|reports|approvals)/.*)")
 
@@ -51,13 +52,16 @@ class Court(Deeds):
         return self.notes
 
     def fold(self, place, number, kind, about, f):
-        step = self.steps.get(about, {})
+        step, ends = self.steps.get(about, {}), {"answered": ("human", "question"), "effect-decided": ("effect",)}.get(kind)
+        need(not ends or self.asked.get(f["wait"]) in [(one, about) for one in ends], f"{number}: {kind} ends what waits for something else")
+        need(kind != "approval-refused" or "wait" not in f or self.waits.get(f["wait"], ("", ""))[1] == about, f"{number}: {kind} ends what is no word's")
         if kind == "created": self.genesis = sha(f["nonce"].encode())
         elif kind in ("planned", "imported", "forked", "plan-edited"):
             for slug, one in f["steps"].items():
                 self.steps[slug] = {"attempt": 1, "status": "completed" if slug in f.get("done", {}) else "pending", **self.steps.get(slug, {}), "kind": one["kind"], "place": one["place"]}
             for slug in f.get("removed", []): self.steps[slug]["status"] = "cancelled"
         elif kind in ("approval-asked", "call-held"): self.waits[f"w{number}"] = (f.get("kind", "call"), about, f.get("call", about), place, f["digest"])
+        elif kind in ("asked", "effect-unknown"): self.asked[f"w{number}"] = (f.get("kind", "effect"), about)
         elif kind == "step-finished": self.began[about] = self.first.pop(about, f["start"] if f["start"] in self.chain else self.chain[place - 1])
         elif kind in ("step-completed", "step-cancelled"): step["status"] = kind[5:]
         elif kind == "step-retried": self.first.pop(about, step.update(attempt=f["attempt"], status="pending"))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # A step that was at work when somebody paused the protocol still ends: its work is done and would be lost.
 WORKING = ACTIVE | {Status.PAUSED}
+WORDS = ("plan", "step", "result", "protected-path", "merge", "call")  # kinds of waits that somebody's word ends
 
 # --- what a step's status must be for an event about it, and what it is afterwards ---------------------------------
 _S = StepStatus
@@ -145,7 +146,7 @@ def _apply(state: State, entry: Entry) -> State:
         case ev.ApprovalCounted():
             state = _unwait(state, event, event.wait)
         case ev.ApprovalRefused():
-            state = _unwait(state, event, event.wait) if event.wait else state
+            state = _unwait(state, event, event.wait, WORDS) if event.wait else state
         case ev.Asked():
             if event.kind == "human":
                 step = _step(state, event)
@@ -165,7 +166,7 @@ def _apply(state: State, entry: Entry) -> State:
                 state = dataclasses.replace(state, status=Status.PLANNING)
             state = _wait(_spend(state, event, event.spent), entry, event.kind, None, event.text, event.by)
         case ev.Answered():
-            state = _unwait(state, event, event.wait)
+            state = _unwait(state, event, event.wait, ("human", "question"))
         case ev.BudgetReached():
             state = _wait(_spend(state, event, event.spent), entry, "budget", None, event.text, event.by)
         case ev.Resumed():
@@ -234,9 +235,13 @@ def _wait(state: State, entry: Entry, kind: str, digest_: str | None, text: str,
     return dataclasses.replace(state, waiting=[*state.waiting, wait])
 
 
-def _unwait(state: State, event: Event, wait: str) -> State:
-    if wait not in [found.id for found in state.waiting]:
+def _unwait(state: State, event: Event, wait: str, kinds: Collection[str] | None = None) -> State:
+    """`kinds`: of waits that such an event ends, where nobody judges its words beside (`trust.replay`)."""
+    ended = next((found for found in state.waiting if found.id == wait), None)
+    if ended is None:
         raise _illegal(state, event, f"nothing waits as {wait}")
+    if kinds is not None and (ended.kind not in kinds or ended.subject != event.subject):
+        raise _illegal(state, event, f"{wait} waits for something else: {ended.kind} of {ended.subject}")
     return dataclasses.replace(state, waiting=[found for found in state.waiting if found.id != wait])
 
 
@@ -296,8 +301,10 @@ def _apply_to_step(state: State, entry: Entry) -> State:
             state = _wait(_spend(state, event, event.spent), entry, "call", event.digest, event.text, event.by)
         case ev.EffectUnknown():
             state = _wait(_spend(state, event, event.spent), entry, "effect", event.digest, event.text, "anyone")
-        case ev.CallDecided() | ev.EffectDecided():
+        case ev.CallDecided():
             state = _unwait(state, event, event.wait)
+        case ev.EffectDecided():
+            state = _unwait(state, event, event.wait, ("effect",))
         case ev.StepFinished():
             if owed:
                 raise _illegal(state, event, f"{owed[0].kind} {owed[0].id} is still owed")

@@ -48,6 +48,11 @@ def passed(
     )
 
 
+def unknown() -> ev.EffectUnknown:
+    """Return the event that nobody knows whether a call of the second step happened."""
+    return ev.EffectUnknown(subject="b", call="b.1.1", tool="send", digest=digest(b"to"), text="sent?")
+
+
 def paused(forge: Forge) -> ev.Paused:
     """Return an event that is legal now."""
     return ev.Paused(subject=forge.protocol)
@@ -507,6 +512,38 @@ def a_new_attempt_begun_before_what_it_needs_is_done_again(forge: Forge) -> None
 
 
 @attack("legality")
+def a_doubt_about_an_effect_that_an_answer_ends(forge: Forge) -> None:
+    """What became of it is not asked any more, and nobody said it."""
+    forge.imitate(unknown())
+    forge.imitate(ev.Answered(subject="b", wait=f"w{forge.now.revision}", text="go on", by="you"))
+
+
+@attack("legality")
+def a_doubt_about_an_effect_that_a_refused_word_ends(forge: Forge) -> None:
+    forge.imitate(unknown())
+    refused = ev.ApprovalRefused(subject="b", reason="nobody asks for it", wait=f"w{forge.now.revision}")
+    forge.imitate(refused, finish(forge), code={"b.txt": "b\n"})
+
+
+@attack("legality")
+def a_question_that_is_ended_as_an_effect(forge: Forge) -> None:
+    forge.imitate(question(subject="b"))
+    forge.imitate(ev.EffectDecided(subject="b", wait=f"w{forge.now.revision}", happened=True, by="you"))
+
+
+@attack("legality")
+def a_budget_that_an_answer_raises(forge: Forge) -> None:
+    forge.imitate(ev.BudgetReached(subject="b", text="$2 of $2 are used", by="whoever plans"))
+    forge.imitate(ev.Answered(subject="b", wait=f"w{forge.now.revision}", text="go on", by="you"))
+
+
+@attack("legality")
+def a_question_of_one_step_answered_for_another(forge: Forge) -> None:
+    forge.imitate(question(subject="b"))
+    forge.imitate(ev.Answered(subject="c", wait=f"w{forge.now.revision}", text="yes", by="you"))
+
+
+@attack("legality")
 def money_given_back(forge: Forge) -> None:
     forge.imitate(ev.StepFailed(subject="b", attempt=1, reason="x", spent={"usd": "-5"}))
 
@@ -723,7 +760,7 @@ def an_undoing_after_which_an_attempt_s_number_is_given_again(forge: Forge) -> N
 
 @attack("undone")
 def an_undoing_of_nothing_that_ends_a_doubt(forge: Forge) -> None:
-    forge.imitate(ev.EffectUnknown(subject="b", call="b.1.1", tool="send", digest=digest(b"to"), text="sent?"))
+    forge.imitate(unknown())
     forge.imitate(undone(forge, forge.now.revision, dropped=[f"w{forge.now.revision}"]))
 
 

@@ -74,7 +74,8 @@ def sample(name: str) -> Event:
 
 
 def state_for(event: Event, status: Status, step: StepState | None) -> State:
-    wait = Wait(id="w1", kind="question", subject="a", digest=None, text="t", by="anyone", since=TIME)
+    kind = {"effect-decided": "effect", "approval-refused": "step"}.get(event.name, "question")
+    wait = Wait(id="w1", kind=kind, subject="a", digest=None, text="t", by="anyone", since=TIME)
     steps = {"a": step} if step else {}
     return histories.state_with(steps, status, waiting=[wait] if getattr(event, "wait", None) else [])
 
@@ -300,6 +301,25 @@ def test_what_is_picked_to_begin_has_what_it_needs(data: st.DataObject) -> None:
         if isinstance(action, machine.RunStep | machine.AskPerson) and steps[action.slug].status is StepStatus.PENDING:
             there = {steps[need].status if need in steps else None for need in steps[action.slug].needs}
             assert there <= {StepStatus.COMPLETED, StepStatus.CANCELLED}
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"),
+    [
+        ("answered", {"human", "question"}),
+        ("effect-decided", {"effect"}),
+        ("approval-refused", {"plan", "step", "result", "protected-path", "merge", "call"}),
+    ],
+)
+def test_a_wait_ends_by_what_it_waits_for(name: str, ends: set[str]) -> None:
+    event, found = dataclasses.replace(sample(name), wait="w1"), set()  # type: ignore[call-arg]
+    for kind in ("human", "question", "effect", "budget", "plan", "step", "result", "protected-path", "merge", "call"):
+        for subject in ("a", "b"):
+            wait = Wait(id="w1", kind=kind, subject=subject, digest=None, text="t", by="anyone", since=TIME)
+            running = histories.step_state(StepStatus.RUNNING)
+            if tried(histories.state_with({"a": running, "b": running}, waiting=[wait]), event) is not None:
+                found.add((kind, subject))
+    assert found == {(kind, "a") for kind in ends}
 
 
 # --- a plan that is asked about before it is written --------------------------------------------------------------------
