@@ -67,6 +67,20 @@ def test_outputs_are_artifacts_with_their_digests(box: Box) -> None:
     assert found[1]["digest"] == f"sha256:{told.split()[0]}"
 
 
+def test_an_output_is_none_of_the_protocol_s_own_files(box: Box) -> None:
+    protocol = box.new(
+        {
+            "01-a": command("echo a > a.md", "outputs: ['**/*.md']\n"),
+            "02-b": command("true", "outputs: ['**/0?-*.md']\n"),
+        }
+    )
+    box.runner("step", protocol, rc=0)
+    assert [one["path"] for one in box.state(protocol)["artifacts"]] == ["README.md", "a.md"]
+    box.runner("run", protocol, rc=1)
+    assert "0?-*.md" in box.state(protocol)["steps"]["b"]["reason"]
+    box.runner("verify", protocol, rc=0)
+
+
 def test_an_output_that_is_not_there_fails_qa_and_keeps_the_work(box: Box) -> None:
     name = box.new({"01-a": command("echo 1 > other", "outputs: [promised.txt]")})
     box.runner("run", name, rc=1)

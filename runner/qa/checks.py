@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import cache
 
-from runner.protocol import log, plan
+from runner.protocol import log, paths, plan
 from runner.protocol.events import ArtifactFields, CheckEvidence
 from runner.sandbox import Outcome
 from runner.values import dataclass
@@ -48,10 +48,18 @@ def _pattern(glob: str) -> re.Pattern[str]:
     return re.compile("".join(out))
 
 
-def matching(glob: str, paths: Iterable[str]) -> list[str]:
-    """Return those of `paths` that an output names: itself, what its glob fits, or what lies in its folder."""
+def matching(glob: str, files: Iterable[str]) -> list[str]:
+    """Return those of the files that an output names: itself, what its glob fits, or what lies in its folder.
+
+    What no step makes is none: the plan's files would pass for `**/*.md`, and the record differs in the very commit that names it.
+    """
     pattern = _pattern(glob.rstrip("/"))
-    return sorted(path for path in paths if pattern.fullmatch(path) or path.startswith(glob.rstrip("/") + "/"))
+    return sorted(
+        path
+        for path in files
+        if (pattern.fullmatch(path) or path.startswith(glob.rstrip("/") + "/"))
+        and (not path.startswith(f"{paths.ROOT}/") or path.startswith(paths.MEMORY))
+    )
 
 
 def artifacts(outputs: Iterable[str], files: Iterable[str], digest_of: Callable[[str], str]) -> list[ArtifactFields]:
