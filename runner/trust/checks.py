@@ -511,14 +511,26 @@ def check_digest(git: Git, walk: Chain, look: Look) -> Said:
             began = _files_at(git, walk, look.commit, event.start)
             if began is None or _step_digest(git, began, event.subject) != event.digest:
                 yield at(walk, name), "the step's file is not the one that was carried out"
-        if event.start != look.commit.parents[0]:
-            continue  # the work was merged onto a person's: the artifact is what it was before that
+        if event.artifacts and _is_merged(git, walk, look, event):
+            continue  # the artifact is what it was before that
         for artifact in event.artifacts:
             path, data = artifact["path"], git.blob(f"{look.commit.tree}:{artifact['path']}")
             if data is None:
-                data = _bytes(git, git.files(look.commit.tree, path).get(path))
+                entry = git.files(look.commit.tree, path).get(path)
+                if entry is None:
+                    yield path, "the artifact is not there"
+                data = _bytes(git, entry)
             if digest(data) != artifact["digest"]:
                 yield path, "the artifact has another digest"
+
+
+def _is_merged(git: Git, walk: Chain, look: Look, event: ev.StepFinished) -> bool:
+    """Return whether the work was merged onto a person's: code changed between the commit that it began at and the one before."""
+    began = next((commit for commit in _back(git, walk, look.commit) if commit.oid == event.start), None)
+    if began is None or event.executor == "person":  # whose work those changes are
+        return False
+    assert look.parent is not None
+    return any(not path.startswith(at(walk) + "/") for path in git.changed(began.tree, look.parent.tree))
 
 
 def _step_digest(git: Git, files: dict[str, TreeEntry], slug: str) -> str | None:

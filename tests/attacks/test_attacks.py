@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import log, machine, message, state
+from runner.protocol import plan as plan_
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Entry
 from tests.attacks.forge import TIME, Change, Forge
@@ -673,6 +675,50 @@ def a_step_edited_and_the_old_one_carried_out(forge: Forge) -> None:
     path = f"{forge.folder}/02-b.md"
     forge.commit({path: forge.box.git("show", f"{forge.tip}:{path}") + "Otherwise.\n"})
     forge.imitate(finish(forge), code={"b.txt": "b\n"})
+
+
+def edited(forge: Forge) -> ev.PlanEdited:
+    """Return the event of what people edited since the last transition."""
+    names = forge.box.git("ls-tree", "--name-only", forge.tip, f"{forge.folder}/").split()
+    words = {Path(name).name: name for name in names if name.endswith(".md") and not name.endswith("/log.md")}
+    told = {name: forge.box.git("show", f"{forge.tip}:{path}").encode() for name, path in words.items()}
+    found = machine.edit_of(forge.now, plan_.parse(told, forge.folder))
+    assert found is not None
+    return found
+
+
+def artifact(text: bytes, path: str = "b.txt") -> list[ev.ArtifactFields]:
+    """Return what an event says of an artifact."""
+    return [{"name": path, "kind": "file", "path": path, "digest": digest(text)}]
+
+
+@attack("digest")
+def an_artifact_that_is_not_there_by_the_digest_of_nothing(forge: Forge) -> None:
+    forge.imitate(finish(forge, artifacts=artifact(b"", "report.pdf")), code={"b.txt": "b\n"})
+
+
+@attack("digest")
+def an_artifact_with_another_digest_of_work_that_began_before(forge: Forge) -> None:
+    """Nobody changed code since: it was merged with nothing."""
+    start = forge.tip
+    forge.commit({f"{forge.folder}/context.md": "Be kind.\n"})
+    forge.imitate(finish(forge, artifacts=artifact(b"other"), start=start), code={"b.txt": "b\n"})
+
+
+@attack("digest")
+def an_artifact_with_another_digest_of_work_that_began_nowhere(forge: Forge) -> None:
+    forge.imitate(finish(forge, artifacts=artifact(b"other"), start="f" * 40), code={"b.txt": "b\n"})
+
+
+@attack("digest")
+def an_artifact_that_is_not_what_a_person_committed(forge: Forge) -> None:
+    forge.commit({f"{forge.folder}/04-look.md": "---\ntitle: look\nkind: human\nneeds: []\n---\n"})
+    forge.imitate(edited(forge), ev.Asked(subject="look", kind="human", text="Look.", by="anyone"))
+    start = forge.tip
+    forge.commit({"look.txt": "seen\n"})
+    forge.imitate(ev.Answered(subject="look", wait=f"w{forge.now.revision}", text="done", by="you"))
+    made = artifact(b"other", "look.txt")
+    forge.imitate(finish(forge, "look", start=start, executor="person", artifacts=made))
 
 
 @attack("digest")

@@ -18,8 +18,6 @@ from typing import Any
 
 from runner.cli.session import Session
 from runner.protocol import events as ev
-from runner.protocol import machine
-from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.paths import folder as folder_of
 from runner.store.surroundings import Surroundings
@@ -30,6 +28,7 @@ from tests.attacks.test_attacks import (
     answers,
     asks,
     asks_before,
+    edited,
     finish,
     fork,
     passed,
@@ -559,14 +558,14 @@ def work_that_ended_after_an_edit_of_what_it_needs(desk: Desk) -> Made:
     return of(forge)
 
 
-def edited(forge: Forge) -> ev.PlanEdited:
-    """Return the event of what people edited since the last transition."""
-    names = forge.box.git("ls-tree", "--name-only", forge.tip, f"{forge.folder}/").split()
-    words = {Path(name).name: name for name in names if name.endswith(".md") and not name.endswith("/log.md")}
-    told = {name: forge.box.git("show", f"{forge.tip}:{path}").encode() for name, path in words.items()}
-    found = machine.edit_of(forge.now, plan_.parse(told, forge.folder))
-    assert found is not None
-    return found
+@good
+def an_artifact_that_a_person_s_change_was_merged_into(desk: Desk) -> Made:
+    forge = desk.forge()
+    made = [{"name": "a.txt", "kind": "file", "path": "a.txt", "digest": digest(b"a\n\nb\n")}]
+    event = finish(forge, artifacts=made)
+    forge.commit({"a.txt": "mine\na\n"})
+    forge.imitate(event, code={"a.txt": "mine\na\n\nb\n", "b.txt": "b\n"})
+    return of(forge)
 
 
 @good
