@@ -34,6 +34,42 @@ def wanted(front, plan):  # what QA looks at: outputs, checks, a review
              *(one[:499] + "…" if len(one) > 500 else one for one in (listed(checks[1] or checks[2]) if checks else ()))]
     return names + ["review"] * ("full" in rest)
 
+BEGUN = WORK - {"budget-reached"}
+def ready(steps, needs): return all(steps.get(one, {}).get("status") in ("completed", "cancelled") for one in needs)
+def may_begin(repo, before, name, steps, kind, about):  # a step begins once what it needs is done; that may be undone while it is at work
+    now = steps.get(about, {"status": ""})
+    if kind not in BEGUN or now["status"] != "pending" or ready(steps, now["needs"]): return True
+    for oid in reversed(before):
+        files = dict(repo.flat(repo.folder(repo.get(oid)[0], name)))
+        try:
+            then = json.loads(repo.get(files["state.json"][1]))["steps"]
+            fronts = {match[2]: repo.get(files[path][1]).decode().split("---")[1] for path in sorted(files, key=lambda path: (len(path.partition("-")[0]), path)) if (match := re.fullmatch(r"(\d{2,6})-([a-z0-9-]+)\.md", path))}
+            need("plan.md" in files and repo.get(files["plan.md"][1]).lstrip(b"\xef\xbb\xbf")[:3] == b"---", "no plan")
+        except (ValueError, LookupError): continue
+        was = then.get(about, {"status": "pending", "attempt": 1})
+        if about not in fronts or (was["status"], was["attempt"]) != ("pending", now["attempt"]): return False
+        says, order = part("needs", fronts[about]).strip(), [*fronts]
+        wants = order[:order.index(about)][-1:] if not says else [] if says == "[]" else [re.sub(r"^\d+-", "", one) for one in listed(says)]
+        if ready(then, wants): return True
+    return False
+
+def taken_back(now, then):  # what an undoing has to say
+    told = {}
+    for slug, one in now["steps"].items():
+        was, owed = then["steps"].get(slug, {}), [[wait["id"] for wait in state["waiting"] if wait["subject"] == slug] for state in (now, then)]
+        if one.get("removed") or (owed[0] == owed[1] and (was.get("status"), was.get("attempt")) == (one["status"], one["attempt"])): continue
+        status = "pending" if was.get("status") in (None, "running", "awaiting_approval") or was.get("removed") else was["status"]
+        again = one["status"] != "pending" and status not in ("completed", "cancelled")
+        now_ = {"status": status, "attempt": one["attempt"] + again, "result": was.get("result") if status in ("completed", "cancelled", "needs_qa") else None}
+        if any(now_[key] != one.get(key) for key in now_): told[slug] = now_
+    kept = {wait["id"] for wait in then["waiting"] if wait["subject"] not in told}
+    return {"to": then["revision"], "status": then["status"], "steps": told, "artifacts": [one["id"] for one in now["artifacts"] if one["id"] not in {a["id"] for a in then["artifacts"]}],
+            "dropped": [wait["id"] for wait in now["waiting"] if wait["id"] not in kept]}
+
+def fits(glob, path):
+    said = "".join({"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}.get(one) or re.escape(one) for one in re.findall(r"\*\*/|\*\*|\*|\?|[^*?]+", glob.rstrip("/")))
+    return bool(re.fullmatch(said, path) or path.startswith(glob.rstrip("/") + "/")) and not re.match(r"\.protocols/(?!memory/)", path)
+
 def taken_over(repo, parent, name, f, verify, ours, entries):  # whether what a fork has as done was done at its source, which it stands on
     origin, _, revision = f["source"].partition("@")
     told = ours(repo.get(parent)[2], origin)
@@ -85,7 +121,11 @@ class Deeds:
                 paths = self.repo.changed(self.repo.get(self.chain[place_ - 1])[0], self.repo.get(oid)[0]) if not self.ours(self.repo.get(oid)[2], self.name) else ()
                 need(not any(self.words(path, about) if checked else self.covers(path, (one[0], about, about)) for path in paths), f"{number}: {kind} of {about}, and the word is stale: {one[0]}")
         need(kind != "step-finished" or (f["executor"] == "person") == (self.steps[about]["kind"] == "human"), f"{number}: {about} is not for {f.get('executor')}")
-        if kind == "qa-passed": need([one["check"] for one in f["evidence"]] == wanted(fronts[about + ".md"], fronts["plan.md"]), f"{number}: QA of {about} looked at something else")
+        if kind == "qa-passed":
+            need([one["check"] for one in f["evidence"]] == wanted(fronts[about + ".md"], fronts["plan.md"]), f"{number}: QA of {about} looked at something else")
+            trees = [self.repo.get(self.repo.get(self.chain[place])[1][0])[0], self.repo.get(self.began[about])[0]]
+            files = [*(path for path, _ in self.repo.flat(trees[0])), *self.repo.changed(*trees)] if (promised := listed(part("outputs", fronts[about + ".md"])) if part("outputs", fronts[about + ".md"]) else []) else []
+            need(all(any(fits(glob, path) for path in files) for glob in promised), f"{number}: QA of {about} passed, and what was promised is not there: {promised}")
         if re.search(r"(?m)^(rules|limits|protected|approval_required|isolation|engines):", text) or "checks" in str(fronts): raise NotJudged("what more than roles the policy says")
 
     def makes(self, place, about, attempt):  # whether the `on_failure` of the step that failed just before makes a retry

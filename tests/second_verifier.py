@@ -2,8 +2,7 @@
 Prints `CODE PROTOCOL why` and exits with the worst: 4 does not hold, 5 this clone cannot tell, 0 verified; what is not judged is said."""
 import hashlib, json, os, re, subprocess, sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from second_deeds import listed, part
-from second_words import Court, taken_over
+from second_words import Court, may_begin, taken_back, taken_over
 SEAL = {**dict.fromkeys(("GIT_CONFIG_GLOBAL", "GIT_GRAFT_FILE"), os.devnull), "PATH": os.environ["PATH"],
         **dict.fromkeys(("GIT_CONFIG_NOSYSTEM", "GIT_NO_REPLACE_OBJECTS", "GIT_NO_LAZY_FETCH"), "1")}
 BARE, HEAD, FIELD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:/@+-]*"), re.compile(r"## ([1-9]\d*) ([a-z]+(?:-[a-z]+)*) ([a-z0-9][a-z0-9-]*)"), re.compile(r"- ([a-z_]+): ([ -~]+)")
@@ -18,7 +17,6 @@ STEP = {  # event: from which status of its step, to which
     "step-completed": (QA, "completed"), "step-failed": (WORK, "failed"), "step-blocked": (WORK, "blocked"),
     "step-cancelled": (WORK | {"failed", "blocked"}, "cancelled"), "step-retried": (QA | {"failed", "blocked", "completed"}, "pending")}
 ALL = {"planned": {"pending", "planning"}, "imported": {"pending"}, "forked": {"pending"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"}, "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
-BEGUN = {"step-finished", "step-failed", "step-blocked", "asked", "call-held", "effect-unknown"}
 PLANS, FREE, SAYS = ("planned", "imported", "forked", "plan-edited"), {"ci-reported", "request-changed", "undone", "record-repaired"}, set("all done finished failed blocked retried to be tried again passed did not pass edited".split())
 AFTER = {"call-decided", "approval-asked", "approval-counted", "approval-refused", "plan-edited", "planned", "imported", "forked", "step-completed", "completed", "failed", "blocked", "step-retried", "step-cancelled", "cancelled"}
 
@@ -136,37 +134,6 @@ def plan_holds(repo, files, state, title):
         asks = "skip" not in front and re.search(r"(?m)^(qa|outputs):", front) and step["status"] == "pending"
         need((place, sha(data)) == (step["place"], step["digest"]) and not (asks and step["qa"] == "skip"), f"{slug} is not its file")
 
-def ready(steps, needs): return all(steps.get(one, {}).get("status") in ("completed", "cancelled") for one in needs)
-def may_begin(repo, before, name, steps, about):  # a step begins once what it needs is done; that may be undone while it is at work
-    now = steps.get(about, {"status": ""})
-    if now["status"] != "pending" or ready(steps, now["needs"]): return True
-    for oid in reversed(before):
-        files = dict(repo.flat(repo.folder(repo.get(oid)[0], name)))
-        try:
-            then = json.loads(repo.get(files["state.json"][1]))["steps"]
-            fronts = {match[2]: repo.get(files[path][1]).decode().split("---")[1] for path in sorted(files, key=lambda path: (len(path.partition("-")[0]), path)) if (match := STEP_FILE.fullmatch(path))}
-            need("plan.md" in files and repo.get(files["plan.md"][1]).lstrip(b"\xef\xbb\xbf")[:3] == b"---", "no plan")
-        except (ValueError, LookupError): continue
-        was = then.get(about, {"status": "pending", "attempt": 1})
-        if about not in fronts or (was["status"], was["attempt"]) != ("pending", now["attempt"]): return False
-        says, order = part("needs", fronts[about])[6:].strip(), [*fronts]
-        wants = order[:order.index(about)][-1:] if not says else [] if says == "[]" else [re.sub(r"^\d+-", "", one) for one in listed(says)]
-        if ready(then, wants): return True
-    return False
-
-def taken_back(now, then):  # what an undoing has to say
-    told = {}
-    for slug, one in now["steps"].items():
-        was, owed = then["steps"].get(slug, {}), [[wait["id"] for wait in state["waiting"] if wait["subject"] == slug] for state in (now, then)]
-        if one.get("removed") or (owed[0] == owed[1] and (was.get("status"), was.get("attempt")) == (one["status"], one["attempt"])): continue
-        status = "pending" if was.get("status") in (None, "running", "awaiting_approval") or was.get("removed") else was["status"]
-        again = one["status"] != "pending" and status not in ("completed", "cancelled")
-        now_ = {"status": status, "attempt": one["attempt"] + again, "result": was.get("result") if status in ("completed", "cancelled", "needs_qa") else None}
-        if any(now_[key] != one.get(key) for key in now_): told[slug] = now_
-    kept = {wait["id"] for wait in then["waiting"] if wait["subject"] not in told}
-    return {"to": then["revision"], "status": then["status"], "steps": told, "artifacts": [one["id"] for one in now["artifacts"] if one["id"] not in {a["id"] for a in then["artifacts"]}],
-            "dropped": [wait["id"] for wait in now["waiting"] if wait["id"] not in kept]}
-
 def verify(repo, tip, name):
     own, s, log, record, words, damaged, revisions, chain, notes = f".protocols/{name}/", None, b"", {}, {}, [], {}, repo.chain(tip, name), []
     for oid in chain:
@@ -198,14 +165,12 @@ def verify(repo, tip, name):
         brought = {p for p in files if s and not s["plan"] and any("transcript" in one[3] for one in added if one[1] == "planned") and
                    (p == "plan.md" or STEP_FILE.fullmatch(p))} - dict(repo.flat(repo.folder(was, name))).keys()
         for number, kind, about, f, _ in added:
-            need(s is None or kind not in BEGUN or may_begin(repo, chain[:chain.index(oid)], name, s["steps"], about), f"{oid[:12]}: {about} began early")
-            s, notes = fold(s, number, kind, about, f, name), notes + (taken_over(repo, parents[0], name, f, verify, ours, entries) if kind == "forked" else [])
+            s, notes = need(s is None or may_begin(repo, chain[:chain.index(oid)], name, s["steps"], kind, about), f"{oid[:12]}: {about} began early") or fold(s, number, kind, about, f, name), notes + (taken_over(repo, parents[0], name, f, verify, ours, entries) if kind == "forked" else [])
             if kind == "step-finished":
                 found = [repo.get(e[1]) for at in (tree, f["start"] if f["start"] in chain else tree) for path, e in
                          repo.flat(repo.folder(repo.get(at)[0] if at in chain else at, name)) if path.partition("-")[2] == about + ".md"]
                 need(f["digest"] in map(sha, found), f"{oid[:12]}: {about} is not its file")
-                flat = dict(repo.flat(tree)) if f.get("artifacts") else {}
-                merged = flat and f["start"] in chain and f["executor"] != "person" and any(not path.startswith(own) for path in repo.changed(repo.get(f["start"])[0], was))
+                flat, merged = dict(repo.flat(tree)) if f.get("artifacts") else {}, f["start"] in chain and f["executor"] != "person" and any(not path.startswith(own) for path in repo.changed(repo.get(f["start"])[0], was))
                 need(merged or all(sha(b"" if flat[a["path"]][0] == "160000" else repo.get(flat[a["path"]][1])) == a["digest"] for a in f.get("artifacts", [])), "artifact")
             need((kind[:3] != "qa-" or f["tree"] == was) and sorted(f.get("commits", damaged)) == sorted(damaged), f"{oid[:12]}: {kind}")
             if kind == "undone":

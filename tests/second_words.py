@@ -5,7 +5,7 @@ policy that is not in the plain form, `own_work: signed`, what a step asks for b
 """
 
 import base64, datetime, hashlib, json, os, re
-from second_deeds import DEEDS, PREFIX, WORK, Deeds, sound, taken_over as taken_over
+from second_deeds import DEEDS, PREFIX, WORK, Deeds, sound, may_begin as may_begin, taken_back as taken_back, taken_over as taken_over
 from second_policy import NotJudged, Policy, need, signed
 FIELDS = "repo protocol genesis subject attempt digest policy seen decision approver issued expires nonce reason".split()
 WORD = re.compile("(?P<text>runner-approval/v1\n" + "".join(rf"{name}: (?P<{name}>[ -~]*)\n" for name in FIELDS) + ")"
@@ -20,8 +20,7 @@ class Court(Deeds):
         self.repo, self.chain, self.name, self.ours, self.entries = repo, chain, name, ours, entries
         self.own, self.steps, self.waits, self.used, self.began, self.first, self.notes = f".protocols/{name}/", {}, {}, set(), {}, {}, []
         self.tips, self.genesis, self.born = [], "", []  # (the trusted commit that a transition names, its place); (id, data, place)
-        self.asked = {}  # what people were asked, and effects that nobody knew of: (kind, step or plan)
-        self.counted, self.said, self.last, self.failed = {}, {}, "", ""  # (kind, step or plan): the place of the transition that counted a word on it
+        self.counted, self.said, self.asked, self.last, self.failed = {}, {}, {}, "", ""  # (kind, step or plan): the place of the transition that counted a word on it
         self.record = re.compile(re.escape(self.own) + r"(state\.json|log\.md|(log|calls|reports|approvals)/.*)")
 
     def judge(self):
@@ -52,9 +51,8 @@ class Court(Deeds):
         return self.notes
 
     def fold(self, place, number, kind, about, f):
-        step, ends = self.steps.get(about, {}), {"answered": ("human", "question"), "effect-decided": ("effect",)}.get(kind)
-        need(not ends or self.asked.get(f["wait"]) in [(one, about) for one in ends], f"{number}: {kind} ends what waits for something else")
-        need(kind != "approval-refused" or "wait" not in f or self.waits.get(f["wait"], ("", ""))[1] == about, f"{number}: {kind} ends what is no word's")
+        step, ends = self.steps.get(about, {}), {"answered": ("human", "question"), "effect-decided": ("effect",), "approval-refused": ("word",)}.get(kind)
+        need(not ends or "wait" not in f or self.asked.get(f["wait"], ("word", self.waits.get(f["wait"], ("", ""))[1])) in [(one, about) for one in ends], f"{number}: {kind} ends what waits for something else")
         if kind == "created": self.genesis = sha(f["nonce"].encode())
         elif kind in ("planned", "imported", "forked", "plan-edited"):
             for slug, one in f["steps"].items():

@@ -19,6 +19,7 @@ from runner.protocol import events as ev
 from runner.protocol import machine, message
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
+from runner.protocol.outputs import matching
 from runner.protocol.plan import Step
 from runner.protocol.state import State
 from runner.protocol.statement import seconds
@@ -104,6 +105,25 @@ def unchecked(git: Git, walk: Chain, look: Look, event: ev.QaPassed) -> Iterator
     elif named != step.evidence:
         wanted = ", ".join(step.evidence) or "nothing"
         yield f"the QA of {event.subject} looked at {', '.join(named)}, and the step wants {wanted}"
+    else:
+        for glob in _lacking(git, walk, look, ground, step):
+            yield f"the QA of {event.subject} passed, and {glob} was not there"
+
+
+def _lacking(git: Git, walk: Chain, look: Look, ground: Ground, step: Step) -> list[str]:
+    """Return the outputs that nothing fits in the tree that QA looked at, nor anything that the step's work changed."""
+    assert look.parent is not None
+    made = [one.path for one in ground.state.artifacts if one.step == step.slug]
+    tree, left = look.parent.tree, []
+    for glob in step.header.outputs:
+        if not any(git.ref(f"{tree}:{path}") for path in matching(glob, made)):
+            left.append(glob)
+    if left:  # an output may have been deleted, or be somebody else's
+        works = [raw for raw in replay.known_of(git, walk) if (raw.event, raw.subject) == ("step-finished", step.slug)]
+        start = str(works[-1].fields["start"])
+        files = [*git.files(tree), *(git.changed(start, look.parent.oid) if start in ground.past.places else ())]
+        left = [glob for glob in left if not matching(glob, files)]
+    return left
 
 
 # --- 21: whose policy it was ---------------------------------------------------------------------------------------------

@@ -408,20 +408,20 @@ def a_transition_that_plants_a_report(forge: Forge) -> None:
 
 @attack("record")
 def a_report_that_is_not_the_one_that_qa_names(forge: Forge) -> None:
-    forge.imitate(finish(forge))
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
     told = dataclasses.replace(passed(forge), report=digest(b"FAIL"))
     forge.imitate(told, record={"reports/b.1.md": "PASS"})
 
 
 @attack("record")
 def a_report_that_qa_names_and_that_is_not_there(forge: Forge) -> None:
-    forge.imitate(finish(forge))
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
     forge.imitate(dataclasses.replace(passed(forge), report=digest(b"PASS")))
 
 
 @attack("record")
 def a_report_that_qa_names_by_the_digest_of_nothing(forge: Forge) -> None:
-    forge.imitate(finish(forge))
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
     forge.imitate(dataclasses.replace(passed(forge), report=digest(b"")))
 
 
@@ -744,8 +744,27 @@ def qa_that_passed_with_a_check_that_failed(forge: Forge) -> None:
 
 
 @attack("evidence")
+def qa_that_passed_without_the_output_that_it_names(forge: Forge) -> None:
+    forge.imitate(finish(forge), code={"other.txt": "b\n"})
+    forge.imitate(passed(forge), ev.StepCompleted(subject="b", attempt=1))
+
+
+@attack("evidence")
+def qa_that_passed_with_an_output_that_a_person_took_away(forge: Forge) -> None:
+    forge.imitate(finish(forge, artifacts=artifact(b"b\n")), code={"b.txt": "b\n"})
+    forge.commit({"b.txt": None})
+    forge.imitate(passed(forge), ev.StepCompleted(subject="b", attempt=1))
+
+
+@attack("evidence")
 def qa_that_looked_at_something_else(forge: Forge) -> None:
     forge.imitate(finish(forge))  # without the output that it promised
+    forge.imitate(passed(forge, check="true"), ev.StepCompleted(subject="b", attempt=1))
+
+
+@attack("evidence")
+def qa_that_did_not_look_at_the_output_that_is_there(forge: Forge) -> None:
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
     forge.imitate(passed(forge, check="true"), ev.StepCompleted(subject="b", attempt=1))
 
 

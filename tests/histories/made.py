@@ -569,6 +569,15 @@ def an_artifact_that_a_person_s_change_was_merged_into(desk: Desk) -> Made:
 
 
 @good
+def outputs_that_are_deleted_and_that_were_there_before(desk: Desk) -> Made:
+    box = desk.box()
+    with fixed():
+        protocol = box.new({"01-a": command("rm README.md", "outputs: [README.md]\n")})
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
 def begun_on_a_base_that_holds_another_protocol(desk: Desk) -> Made:
     """Below its genesis there are transitions, of the other."""
     box, _ = _ended(desk)
