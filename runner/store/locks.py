@@ -86,14 +86,20 @@ def is_dead(lock: Path, now: float) -> bool:
     """Return whether a lock file of git's has no owner any more.
 
     git closes some of its locks while it still owns them (`git commit` its index's while the editor is open, `git gc` that of
-    packed-refs), so a living git that stands in the repository, or was told of it by name, counts as an owner too.
+    packed-refs), so a living git that stands in the repository, or was told of it by name, counts as an owner too. Processes of
+    other users cannot be looked into, and need not be: the lock would be theirs. One of theirs is judged by its age.
     """
     try:
-        age = now - lock.stat().st_mtime
+        told = lock.stat()
     except OSError:
         return False
-    if not Path("/proc/self/fd").is_dir():
-        return age > STALE_AFTER
+    age = now - told.st_mtime
+    is_seen = Path("/proc/self/fd").is_dir()
+    if not is_seen or os.geteuid() not in (0, told.st_uid):
+        if age <= STALE_AFTER:
+            return False
+        if not is_seen:
+            return True
     real = os.path.realpath(lock)
     folders, ours = _repository(Path(real)), _ancestors()
     for process in Path("/proc").iterdir():
@@ -106,9 +112,8 @@ def is_dead(lock: Path, now: float) -> bool:
                         return False
             if age < 24 * 3600 and int(process.name) not in ours and _is_git_at(process, folders):
                 return False
-        except OSError:  # it ended, or it is another user's: then its age decides
-            if process.exists() and not os.access(process / "fd", os.R_OK) and age < STALE_AFTER:
-                return False
+        except OSError:  # it ended, or it is another user's
+            continue
     return os.path.lexists(lock)  # its owner may have ended meanwhile, and taken it away
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -478,6 +479,28 @@ def test_packed_refs_lock_of_a_living_gc(box: Box) -> None:
         alive.wait()
     assert locks.is_dead(lock, time.time())
     box.runner("run", protocol, rc=0)
+
+
+@pytest.mark.parametrize(("theirs", "dead"), [(False, True), (True, False)], ids=["ours", "anothers"])
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="allowed: only root can be somebody else; whoever is not has the other tests"
+)
+def test_fresh_lock_that_somebody_looks_at_who_is_not_root(theirs: bool, dead: bool) -> None:
+    """Processes of others cannot be looked into: that says nothing of a lock that none of them can have made."""
+    nobody = 65534
+    with tempfile.TemporaryDirectory() as folder:
+        lock = Path(folder) / "index.lock"
+        lock.write_text("")
+        if not theirs:
+            os.chown(lock, nobody, nobody)
+        os.chmod(folder, 0o755)
+        child = os.fork()
+        if child == 0:
+            os.setgroups([])
+            os.setgid(nobody)
+            os.setuid(nobody)
+            os._exit(int(locks.is_dead(lock, time.time())))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == dead
 
 
 def test_lock_of_our_own_is_not_dead(box: Box) -> None:
