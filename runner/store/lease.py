@@ -93,7 +93,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -
     old = _left(project, mirror, protocol, is_over)
     if not publishes:
         return True
-    intents = _read(project.git, old, ref, project.who)[1] if old is not None else {}
+    last, intents = _read(project.git, old, ref, project.who) if old is not None else (None, {})
     ttl, since = float(seconds_of(project.config.lease.ttl)), project.who.lasting()
     words = Lease(
         holder=format_.word(project.actor()),
@@ -102,7 +102,9 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -
         expires=_time(project, ttl),
         nonce=project.who.random_hex(32),
     )
-    write_atomically(project.places.lease(protocol), _mine(project, words).encode())
+    # Till this one is there, the last one is still ours: whoever dies in between is not locked out by itself.
+    before = _mine(project, last) if last is not None and _is_mine(project, protocol, last) else ""
+    write_atomically(project.places.lease(protocol), f"{before}{_mine(project, words)}".encode())
     new = _commit(project.git, project.runner(), protocol, words, intents, old)
     changes: dict[str, tuple[str | None, str | None]] = {ref: (new, old)}
     if (there := mirror.refs().get(branch)) is not None:
@@ -110,7 +112,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -
     try:
         mirror.push(changes)
     except ConflictError:
-        _forget_note(project, protocol, words)
+        write_atomically(project.places.lease(protocol), before.encode())
         project.trust(mirror.look(branch, history.ref_of(protocol), ref))
         return False
     except UnreachableError as error:
@@ -123,7 +125,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -
     held.stop = project.who.beside(held.every, lambda: _beat(project, held))
     with contextlib.suppress(OSError):
         project.places.seen_lease(protocol).unlink()
-    if old is not None and (intents or _read(project.git, old, ref, project.who)[0].expires is not None):
+    if last is not None and (intents or last.expires is not None):
         carried = f", with what it announced: {', '.join(sorted(intents))}" if intents else ""
         project.who.say(f"took over the lease of {protocol}{carried}")
     return True
@@ -201,10 +203,8 @@ def _may_take(project: Project, protocol: str, oid: str, is_over: IsOver) -> boo
     words, _ = _read(project.git, oid, ref_of(protocol), project.who)
     if words.expires is None:
         return True
-    with contextlib.suppress(OSError):
-        mine = project.places.lease(protocol).read_text() == _mine(project, words)
-        if mine and words.host == _host(project):
-            return True
+    if _is_mine(project, protocol, words) and words.host == _host(project):
+        return True
     if notice(project, protocol, oid) >= _patience(project):
         return True
     return words.ci is not None and words.ci != _job(project.who.environ) and is_over(words.ci)
@@ -238,7 +238,7 @@ def take_back(project: Project, protocol: str) -> None:
     if oid is None:
         return
     words, intents = _read(project.git, oid, ref_of(protocol), project.who)
-    if note.read_text() == _mine(project, words):
+    if _is_mine(project, protocol, words):
         ttl, branch = (
             float(seconds_of(project.config.lease.ttl)),
             f"refs/heads/{ids.branch_of(project.pattern, protocol)}",
@@ -544,6 +544,13 @@ def _mine(project: Project, words: Lease) -> str:
     return f"{words.nonce} {os.path.realpath(project.places.common)}\n"
 
 
+def _is_mine(project: Project, protocol: str, words: Lease) -> bool:
+    try:
+        return _mine(project, words) in project.places.lease(protocol).read_text()
+    except OSError:
+        return False
+
+
 def _let_go(project: Project, held: Held) -> None:
     if project.lease is held:
         held.stop()
@@ -556,10 +563,9 @@ def _forget(project: Project, held: Held) -> None:
 
 
 def _forget_note(project: Project, protocol: str, words: Lease) -> None:
-    note = project.places.lease(protocol)
     with contextlib.suppress(OSError):
-        if note.read_text() == _mine(project, words):
-            note.unlink()
+        if _is_mine(project, protocol, words):
+            project.places.lease(protocol).unlink()
 
 
 def _commit(git: Git, author: Ident, protocol: str, words: Lease, intents: Intents, old: str | None) -> str:

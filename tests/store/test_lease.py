@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -196,6 +197,44 @@ def test_a_clone_takes_its_own_lease_again_at_once_where_its_process_is_gone(rem
     other.runner("step", protocol, rc=HELD)
     remote.runner("run", protocol, rc=0)
     assert leased(remote, protocol) is None
+    sound(remote, protocol)
+
+
+@pytest.mark.parametrize(
+    "amid",
+    ["kill -9 $PPID; exit 1", 'env -i PATH="$PATH" git -C {bob} push -q origin {protocol}'],
+    ids=["killed", "raced"],
+)
+@pytest.mark.slow
+def test_a_clone_that_is_cut_as_it_takes_its_own_lease_again_is_not_locked_out_by_itself(
+    remote: Box, tmp_path: Path, amid: str
+) -> None:
+    settle_on(remote)
+    gate = tmp_path / "gate"
+    protocol = remote.new({"01-a": command(f"[ -e {gate} ] || {{ touch {gate}; sleep 60; }}"), "02-b": command("true")})
+    other = clone(remote, "bob")
+    other.git("checkout", "-q", protocol)
+    other.write("bob.txt", "mine\n")
+    other.commit("bob's")
+    dead = remote.start("run", protocol)
+    while not gate.exists():
+        time.sleep(0.02)
+    dead.send_signal(signal.SIGKILL)
+    dead.communicate(timeout=60)
+    assert leased(remote, protocol) is not None
+    (tmp_path / "bin").mkdir()
+    script = f"#!/bin/sh\nPATH={os.environ['PATH']}\n"
+    script += (
+        f'case " $* " in *" push "*) if mkdir {tmp_path}/amid 2>/dev/null; then {amid}; fi;; esac\nexec git "$@"\n'
+    )
+    (tmp_path / "bin/git").write_text(script.format(bob=other.path, protocol=protocol))
+    (tmp_path / "bin/git").chmod(0o755)
+    again = remote.start("run", protocol, env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
+    said = again.communicate(timeout=60)
+    assert (tmp_path / "amid").exists() and again.returncode in (-9, 0), said
+    remote.runner("run", protocol, rc=0)
+    assert leased(remote, protocol) is None
+    assert "bob.txt" in remote.git("ls-tree", "--name-only", protocol) or "kill" in amid
     sound(remote, protocol)
 
 
