@@ -208,7 +208,7 @@ def carry_out(
             limits=spending.limits(project, snapshot, plan, state, journal, own, timeout),
             redactor=redactor,
             tree=lambda: _note(site, snapshot.tip),
-            restore=lambda noted: _go_back(site, snapshot.tip, noted),
+            restore=lambda noted: _go_back(site, snapshot.tip, noted, journal),
             price=price,
             now=project.who.timestamp,
             monotonic=project.who.monotonic,
@@ -243,7 +243,7 @@ def _note(site: Site, start: str) -> str:
     return git.write_commit(workspace.tree_now(git, site.space), (start,), who, who, b"work so far\n")
 
 
-def _go_back(site: Site, start: str, noted: str) -> None:
+def _go_back(site: Site, start: str, noted: str, journal: Journal) -> None:
     """Make the workspace hold the work so far, merged with what came to the branch since.
 
     Raises:
@@ -255,7 +255,9 @@ def _go_back(site: Site, start: str, noted: str) -> None:
         raise RefusedError(
             "the work so far of the step is not in this clone",
             noted,
-            "fetch it: git fetch origin 'refs/runner/*:refs/runner/*'",
+            "fetch it: git fetch origin 'refs/runner/*:refs/runner/*'; where git pruned it, look whether calls that reach outside "
+            f"happened, then `mv {journal.path} {journal.lost()}`: the step begins again, pays again for what it had heard, "
+            "and makes those calls again",
         )
     if found.parents == (start,):
         workspace.restore(git, site.space, found.tree)

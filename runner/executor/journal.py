@@ -162,15 +162,19 @@ class Journal:
         theirs = transcript.splitlines(keepends=True)
         same = self.alike(transcript)
         if same < min(len(theirs), len(self.records)):
-            count = 1
-            while (lost := self.path.with_name(f"{self.path.stem}.lost-{count}.jsonl")).exists():
-                count += 1
-            self.path.rename(lost)
+            self.path.rename(self.lost())
             self._is_named = False
             self.records, self._last, self._length, same = [], "", 0, 0
         if theirs[len(self.records) :]:
             self._write([json.loads(line) for line in theirs[len(self.records) :]])
         self.filed = len(theirs)
+
+    def lost(self) -> Path:
+        """Return where it is kept beside when it is of no use any more; what it cost, and its open calls, still count there."""
+        count = 1
+        while (lost := self.path.with_name(f"{self.path.stem}.lost-{count}.jsonl")).exists():
+            count += 1
+        return lost
 
     def alike(self, transcript: bytes) -> int:
         """Return how many records, from the first on, are the same as a transcript's."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Box, clone, command, make_box
-from tests.engines.wire_gemini import Answer
+from tests.engines.wire_gemini import Answer, Refusal, error
 from tests.executor.minds import agent, ask, finish, mind, say, sound, texts, write
 from tests.store.test_remote import publish
 
@@ -178,6 +180,22 @@ def test_work_so_far_that_conflicts_with_a_persons_commit_is_said(box: Box) -> N
         box.runner("run", protocol, rc=0)
         assert len(wire.bodies) == len(STORY)
     assert box.git("show", f"{protocol}:src/app.py") == "print('bye')\n"
+    sound(box, protocol)
+
+
+def test_work_so_far_that_git_pruned_is_said_with_the_way_to_begin_again(box: Box) -> None:
+    """No ref names it while the step is at work; `git gc --prune=now` takes what no ref names."""
+    no = Refusal(code=400, body=error(400, "INVALID_ARGUMENT", "no"))
+    with mind(box, say(write("a.txt", "a\n")), no, say(write("b.txt", "b\n")), finish()):
+        protocol = box.new({"01-x": agent()})
+        box.runner("step", protocol, rc=69)
+        box.git("gc", "-q", "--prune=now")
+        told = box.runner("step", protocol, rc=4).err
+        way = re.search(r"`mv (\S+) (\S+)`", told)
+        assert "the work so far of the step is not in this clone" in told and way, told
+        os.rename(*way.groups())
+        box.runner("run", protocol, rc=0)
+    assert box.git("ls-tree", "--name-only", protocol, "a.txt", "b.txt") == "b.txt\n"
     sound(box, protocol)
 
 
