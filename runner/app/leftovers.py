@@ -31,6 +31,7 @@ def dead_locks(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
         "worktrees/*/refs/**/*.lock",
         "objects/*.lock",
         "objects/pack/*.lock",
+        "runner/*.lock",
     )
     found = {path for pattern in patterns for path in git.common_dir.glob(pattern)}
     found |= {*places.own.glob("*/index.lock"), *places.mirror.glob("*.lock"), *places.mirror.glob("refs/**/*.lock")}
@@ -130,7 +131,6 @@ def temporary(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
         for path in objects.glob(pattern)
     ]
     found += [path for folder in (places.beside, places.own) for path in (*folder.glob(".*.*"), *folder.glob("*/.*.*"))]
-    found += [places.beside / "refetch"]
     old = []
     for path in found:
         with contextlib.suppress(OSError):

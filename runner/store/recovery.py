@@ -34,14 +34,18 @@ def remote(git: Git, places: Places, who: Surroundings) -> Mirror | None:
     return Mirror.of(git, places, who)
 
 
-def put_aside(places: Places, path: Path) -> Path:
-    """Move a broken file to where nothing reads it, and return where it is now."""
+def put_aside(places: Places, path: Path, *, stays: bool = False) -> Path:
+    """Move a broken file to where nothing reads it, and return where it is now. `stays`: it is a copy that is put there, as what
+    takes its place does so in one go."""
     places.damaged.mkdir(parents=True, exist_ok=True)
     name = path.parent.name + path.name if len(path.parent.name) == 2 else path.name
     aside, count = places.damaged / name, 1
     while aside.exists():
         aside, count = places.damaged / f"{name}.{count}", count + 1
-    os.replace(path, aside)
+    if stays:
+        shutil.copyfile(path, aside)
+    else:
+        shutil.move(path, aside)  # the objects may lie on a disk of their own
     return aside
 
 
@@ -55,7 +59,7 @@ def refetch(mirror: Mirror) -> None:
         UnreachableError: the remote did not answer, or not all of it came; nothing was changed.
     """
     git = mirror.git
-    at = mirror.places.beside / "refetch"  # on the disk of the objects, so that a pack comes there whole or not at all
+    at = git.common_dir / "objects/incoming-runner"  # on their disk, so that a pack comes there whole or not at all
     shutil.rmtree(at, ignore_errors=True)
     objects = at / "objects"
     env = {**token_settings(mirror.url, mirror.who.environ), "GIT_OBJECT_DIRECTORY": str(objects)}

@@ -9,6 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -344,6 +345,46 @@ def test_a_broken_index_is_made_anew_and_files_stay_as_they_are(box: Box, begun:
     assert "src/app.py" in box.git("status", "--porcelain", cwd=folder)
 
 
+@pytest.mark.slow
+def test_a_doctor_that_is_killed_amid_a_broken_index_leaves_no_work_tree_whose_files_count_as_deleted(
+    box: Box, begun: str, tmp_path: Path
+) -> None:
+    folder = box.worktree(begun)
+    index = box.path / f".git/worktrees/{begun}/index"
+    index.write_bytes(b"DIRC")
+    (tmp_path / "bin").mkdir()
+    git = tmp_path / "bin/git"
+    git.write_text(
+        f'#!/bin/sh\ncase " $* " in *" read-tree HEAD "*) kill -9 $PPID; exit 1;; esac\nexec {shutil.which("git")} "$@"\n'
+    )
+    git.chmod(0o755)
+    killed = box.start("doctor", "--fix", env={"PATH": f"{git.parent}:{os.environ['PATH']}"})
+    killed.communicate(timeout=60)
+    assert killed.returncode == -9
+    assert index.read_bytes() == b"DIRC"
+    mended(box, begun)
+    assert box.git("status", "--porcelain", cwd=folder) == ""
+
+
+@pytest.mark.slow
+def test_objects_on_a_disk_of_their_own_are_mended_too(remote: Box, published: str) -> None:
+    objects = remote.path / ".git/objects"
+    others = (Path(one) for one in ("/dev/shm", "/tmp", "/var/tmp") if os.access(one, os.W_OK))
+    disk = next((one for one in others if one.stat().st_dev != objects.stat().st_dev), None)
+    if disk is None:
+        pytest.skip("allowed: there is one disk alone")
+    with tempfile.TemporaryDirectory(dir=disk) as folder:
+        there = Path(shutil.move(objects, folder))
+        objects.symlink_to(there)
+        broken = [loose(remote, f"{published}{what}") for what in ("^{tree}", f":.protocols/{published}/log.md")]
+        shutil.rmtree(remote.worktree(published))
+        for path in broken:
+            zero(path)
+        assert "2 broken objects are seen to: 2 restored" in mended(remote, published)
+        objects.unlink()
+        shutil.move(there, objects)
+
+
 # --- leftovers -------------------------------------------------------------------------------------------------------------
 
 
@@ -369,6 +410,7 @@ def test_locks_of_the_dead_are_taken_away_wherever_they_are(box: Box, begun: str
         f"refs/heads/{begun}.lock",
         f"worktrees/{begun}/index.lock",
         "config.lock",
+        "runner/index.lock",
     ]
     for name in names:
         (box.path / ".git" / name).touch()
