@@ -87,11 +87,14 @@ def is_dead(lock: Path, now: float) -> bool:
 
     git closes some of its locks while it still owns them (`git commit` its index's while the editor is open, `git gc` that of
     packed-refs), so a living git that stands in the repository, or was told of it by name, counts as an owner too. Processes of
-    other users cannot be looked into, and need not be: the lock would be theirs. One of theirs is judged by its age.
+    other users cannot be looked into, and need not be: the lock would be theirs. One of theirs is judged by its age. Those of
+    another container cannot be seen; the kernel knows what they have open.
     """
     try:
         told = lock.stat()
     except OSError:
+        return False
+    if _is_written(lock):
         return False
     age = now - told.st_mtime
     is_seen = Path("/proc/self/fd").is_dir()
@@ -115,6 +118,28 @@ def is_dead(lock: Path, now: float) -> bool:
         except OSError:  # it ended, or it is another user's
             continue
     return os.path.lexists(lock)  # its owner may have ended meanwhile, and taken it away
+
+
+def _is_written(path: Path) -> bool:
+    """Return whether the kernel says that some process, seen from here or not, has a file of ours open for writing."""
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return False
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.fcntl(
+            handle, fcntl.F_SETLEASE, fcntl.F_RDLCK
+        )  # not given beside a writer; nobody waits for it: git opens no lock twice
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except BlockingIOError:
+        return True
+    except OSError:  # another user's file, or a file system that knows of no leases
+        pass
+    finally:
+        os.close(handle)
+    return False
 
 
 def opened() -> set[str]:

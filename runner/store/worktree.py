@@ -118,9 +118,11 @@ def locked(tree: Worktree, who: Surroundings) -> Iterator[Path]:
             shutil.copy2(tree.git_dir / "index", copy)
         yield copy
     finally:
-        for path in (*left, lock):
-            path.unlink(missing_ok=True)
-        os.close(handle)
+        try:
+            for path in (*left, lock):
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)  # else what could not be taken away would never be a dead one's
 
 
 @dataclass(frozen=True, slots=True)

@@ -503,6 +503,24 @@ def test_fresh_lock_that_somebody_looks_at_who_is_not_root(theirs: bool, dead: b
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == dead
 
 
+@pytest.mark.slow
+def test_lock_that_is_open_outside_of_our_container_is_not_dead(tmp_path: Path) -> None:
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("allowed: no processes can be set apart here")
+    lines = "import pathlib, sys; from runner.store import locks; print(locks.is_dead(pathlib.Path(sys.argv[1]), 0))"
+    lock = tmp_path / "index.lock"
+
+    def is_dead() -> str:
+        argv = [*apart, sys.executable, "-c", lines, str(lock)]
+        env = {**os.environ, "PYTHONPATH": str(HERE)}
+        return subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+    with lock.open("w"):
+        assert is_dead() == "False"
+    assert is_dead() == "True"
+
+
 def test_lock_of_our_own_is_not_dead(box: Box) -> None:
     from runner.git import Git
     from runner.store import worktree
