@@ -72,7 +72,11 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
         HeldError: another runner has it, still after `wait` seconds.
     """
     branch = project.branch(protocol)
-    with locks.hold(project.places.lock(protocol), project.who, what=protocol, wait=wait):
+    with locks.hold(project.places.lock(protocol), project.who, what=protocol, wait=wait) as was_cut:
+        if was_cut:
+            from runner.executor import site
+
+            site.end_left(project, protocol)
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
             for name in (branch, "packed-refs", history.ref_of(protocol), _tracking(project, branch)):

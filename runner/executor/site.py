@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from runner.protocol import log, references
 from runner.protocol.model import seconds_of
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State, StepStatus
-from runner.sandbox import Command, Outcome, Sandbox, SandboxUnavailableError, choose, explain, toolchains
+from runner.sandbox import Command, Outcome, Sandbox, SandboxUnavailableError, choose, end_all, explain, toolchains
 from runner.store import publishing, workspace
 from runner.store.project import Project
 from runner.store.workspace import Workspace
@@ -66,6 +67,19 @@ def results_of(state: State) -> dict[str, Any]:
     return {slug: step.result for slug, step in state.steps.items() if step.status is StepStatus.COMPLETED}
 
 
+def end_left(project: Project, protocol: str) -> None:
+    """End what the commands of a runner that was killed have left: they would go on in the workspace beside those that come now.
+
+    Called by whoever holds the protocol. A sandbox's processes went with their runner; on the host they are known by their HOME.
+    """
+    space = workspace.place(project.places, protocol, project.config.workspace.path)
+    count = end_all(b"HOME=" + os.fsencode(space.home))
+    if count:
+        project.who.say(
+            f"ended {count} process{'es' if count != 1 else ''} that a runner of {protocol} had left when it was killed"
+        )
+
+
 @dataclass(slots=True)
 class Site:
     """A workspace and the sandbox that its commands run in."""
@@ -102,7 +116,7 @@ class Site:
     @property
     def home(self) -> Path:
         """The HOME of commands: the workspace's own, kept for caches."""
-        return self.space.root / "home"
+        return self.space.home
 
     @property
     def out(self) -> Path:

@@ -22,6 +22,7 @@ from runner.sandbox.base import (
 )
 from runner.sandbox.bubblewrap import Bubblewrap, toolchains
 from runner.sandbox.host import Host
+from runner.sandbox.process import end_all
 
 __all__ = [
     "EXECUTORS",
@@ -34,6 +35,7 @@ __all__ = [
     "SandboxUnavailableError",
     "Session",
     "choose",
+    "end_all",
     "explain",
     "toolchains",
 ]

@@ -70,6 +70,33 @@ def descendants(roots: Iterable[int], table: dict[int, Process]) -> set[int]:
     return found
 
 
+def end_all(variable: bytes) -> int:
+    """End the processes whose environment began with `variable`, and all that descends from them; return how many that were.
+
+    None where there is no /proc.
+    """
+    ended: set[int] = set()
+    by = time.monotonic() + UNKILLABLE
+    while time.monotonic() < by:
+        table = {pid: process for pid, process in processes().items() if not process.zombie}
+        found = descendants((pid for pid in table if variable in _environment(pid)), table) - {os.getpid()}
+        if not found:
+            break
+        for pid in found:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        ended |= found
+        time.sleep(TICK / 5)
+    return len(ended)
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # it ended, or is another user's
+        return []
+
+
 class Group(ABC):
     """A command's process and everything that it started."""
 

@@ -20,8 +20,9 @@ STALE_AFTER = 60.0  # seconds, where nobody can be asked who has a file open
 
 
 @contextlib.contextmanager
-def hold(path: Path, who: Surroundings, *, what: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock at `path` while the block runs; its file says who has it.
+def hold(path: Path, who: Surroundings, *, what: str, wait: float = 0.0) -> Iterator[bool]:
+    """Hold the lock at `path` while the block runs; its file says who has it. Gives whether whoever had it before did not let go
+    of it in order: it was killed, perhaps.
 
     Raises:
         HeldError: another process holds it, still after `wait` seconds; the message names it.
@@ -48,11 +49,12 @@ def hold(path: Path, who: Surroundings, *, what: str, wait: float = 0.0) -> Iter
                         "wait for it, or stop it; its work is not lost",
                     ) from error
                 who.sleep(0.02)
+        was_cut = os.fstat(handle).st_size > 0
         told = json.dumps({"pid": who.pid, "host": who.host, "since": who.timestamp()}).encode() + b"\n"
         with contextlib.suppress(OSError):  # on a full disk the lock holds all the same; who has it is a courtesy
             os.ftruncate(handle, 0)
             os.pwrite(handle, told, 0)
-        yield
+        yield was_cut
         with contextlib.suppress(OSError):
             os.ftruncate(handle, 0)
     finally:

@@ -42,6 +42,11 @@ class Workspace:
         return self.root / "check"
 
     @property
+    def home(self) -> Path:
+        """The HOME of commands, and of no other process."""
+        return self.root / "home"
+
+    @property
     def index(self) -> Path:
         """The runner's index of `work`."""
         return self.root / "index"

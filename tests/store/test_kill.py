@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -217,3 +218,24 @@ def test_a_take_that_is_cut_before_the_checkout_followed_brings_it_along_the_nex
     box.runner("take", protocol, rc=0)
     assert box.git("status", "--porcelain") == ""
     assert (box.path / "a.txt").exists() and left_over(box) == []
+
+
+@pytest.mark.slow
+def test_a_command_that_outlives_its_runner_is_ended_before_it_is_begun_again(box: Box) -> None:
+    """On the host nothing ends it with its runner: it went on in the workspace, beside the one that did its work anew."""
+    gate = box.path.parent / "gate"
+    again = f"[ -e {gate} ] && echo again >> built.txt && sleep 3 && exit"
+    begun = (
+        f"setsid -f sh -c 'touch {gate}; sleep 2; echo daemon >> built.txt'; sleep 2; echo first >> built.txt; sleep 60"
+    )
+    protocol = box.new({"01-a": command(f"{again}; {begun}")})
+    killed = box.start("run", protocol)
+    while not gate.exists():
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.02)
+    killed.kill()
+    killed.communicate(timeout=60)
+    said = box.runner("run", protocol, rc=0).err
+    assert "ended " in said and "had left when it was killed" in said, said
+    assert box.git("show", f"{protocol}:built.txt") == "again\n"
+    assert "had left" not in box.runner("undo", protocol, rc=0).err
