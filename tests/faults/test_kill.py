@@ -15,7 +15,9 @@ from tests.faults.ground import ANSWERS, Ground, sweep
 
 INTERRUPTED = 130
 WHOLE = 320
-POINTS = int(os.environ.get("RUNNER_POINTS", "100"))  # of the two sweeps that go through the same calls in another way
+POINTS = int(
+    os.environ.get("RUNNER_POINTS", "100")
+)  # of the three sweeps that go through the same calls in another way
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +44,22 @@ def killed(ground: Ground, point: str) -> bool:
     assert ground.heard() <= done.asked <= ground.heard() + 1
     finished(ground)
     return done.struck > 0
+
+
+def killed_twice(ground: Ground, point: str) -> bool:
+    """Kill it at the point, and whoever goes on soon after it began."""
+    ground.strike("--signal", "KILL", "--at", point)
+    number = sum(point.encode())
+    call = ("openat", "rename", "fsync", "unlink", "pwrite64", "execve")[number % 6]
+    again = ground.strike(
+        "--signal", "KILL", "--at", f"{('runner', 'git')[number % 5 == 0]}:{call}:{1 + number % 13}", "--whole"
+    )
+    assert again.left == (), again.left
+    heard = ground.heard()
+    ran = ground.finish()
+    assert sum(one.asked for one in ran) == ANSWERS - heard, "an answer was asked for twice, or never"
+    ground.sound()
+    return again.struck > 0
 
 
 def terminated(ground: Ground, point: str) -> bool:
@@ -90,6 +108,12 @@ def test_a_run_that_is_killed_at_a_dozen_places_is_finished_by_the_next(tmp_path
 @pytest.mark.timeout(7200)
 def test_a_run_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
     assert sweep(tmp_path, killed, WHOLE) >= 300
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_a_run_that_is_killed_anywhere_and_once_more_as_it_goes_on_is_finished_by_the_next(tmp_path: Path) -> None:
+    assert sweep(tmp_path, killed_twice, POINTS) >= POINTS // 3
 
 
 @pytest.mark.faults
