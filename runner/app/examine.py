@@ -6,6 +6,8 @@ A finding says what was found, where, what follows from it, and what to type. Me
 from __future__ import annotations
 
 import contextlib
+import os
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ from runner.app.repair import Finding, Repair
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.protocol import ids, paths
-from runner.store import marks, worktree
+from runner.store import locks, marks, worktree
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
@@ -71,7 +73,7 @@ def examine(cwd: Path, who: Surroundings, options: Mapping[str, str], only: str 
     broken: list[Finding] = []
     with git:
         places = Places(git.common_dir, writable_state_home(who.state_home))
-        found = [*_room((git.common_dir, places.state_home)), *_state(who)]
+        found = [*_room((git.common_dir, places.state_home)), *_state(who), *_writable(places)]
         try:
             for repair in repairs(git, places, who):
                 broken.append(repair.finding)
@@ -102,6 +104,7 @@ def repairs(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
     """Yield what is broken in the clone itself, each looked for after what came before it was seen to."""
     yield from leftovers.dead_locks(git, places, who)
     yield from refs.foundations(git, places, who)
+    yield from leftovers.severed_worktrees(git)
     yield from objects.look(git, places, who)
     yield from refs.look(git, places, who)
     yield from leftovers.cut_follows(git, places, who)
@@ -150,6 +153,33 @@ def _state(who: Surroundings) -> Iterator[Finding]:
             str(who.state_home),
             f"workspaces, marks and pins lie in {real} and are gone when that is emptied",
             "make it writable, or set XDG_STATE_HOME to a folder of yours",
+        )
+
+
+def _writable(places: Places) -> Iterator[Finding]:
+    """Tell of what is not this user's to write, as it is after a `sudo git` or `sudo runner`, and of files in folders' places."""
+    common = places.common
+    ours = (places.beside, places.beside / "locks", places.beside / "journal")
+    wrong = [path for path in ours if os.path.lexists(path) and not path.is_dir()]
+    folders = [common, common / "objects", *ours]
+    folders += [path for pattern in ("refs/**/", "logs/**/", "objects/*/") for path in common.glob(pattern)]
+    closed = [path for path in folders if path.is_dir() and not os.access(path, os.W_OK | os.X_OK)]
+    closed += [path for path in ours[1].glob("*") if path.is_file() and not os.access(path, os.W_OK)]
+    for path in wrong:
+        yield Finding(
+            "here",
+            "a file stands where a folder of the runner's belongs",
+            str(path),
+            "nothing can be run or recorded in this clone",
+            f"`mv {shlex.quote(str(path))} {shlex.quote(f'{path}.old')}`",
+        )
+    if closed:
+        yield Finding(
+            "here",
+            f"you may not write in this clone: {len(closed)} folder{'s' if len(closed) != 1 else ''} of it, or files",
+            str(closed[0]),
+            "nothing can be run or recorded here by you; reading works",
+            f'`sudo chown -R "$(id -u)" {shlex.quote(str(common))}` where it is yours, or use a clone of your own',
         )
 
 
@@ -236,6 +266,7 @@ def judge(git: Git, protocol: str, tip: str, trusted: Trusted) -> Judged:
 def rewritten(project: Project, protocol: str, tip: str) -> str | None:
     """Return the commit that verified here last where the branch's history no longer has it, else None."""
     known = marks.read(project.places, protocol)
+    tip = project.tip(protocol) or tip  # a runner that is at work moved it since, and then the mark
     if known is None or known == tip:
         return None
     if project.git.commit(known) is None:
@@ -280,7 +311,7 @@ def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
             else "fetch the old one",
         )
     if judged.is_whole:
-        yield from _by_hand(project, protocol)
+        yield from _by_hand(project, protocol, tip)
         lacking = clones.transcripts(project, protocol, judged.walk)
         if lacking is not None:
             yield lacking.finding
@@ -332,17 +363,19 @@ def _remaining(project: Project, protocol: str, judged: Judged, finding: checks.
     return f"`{back}` goes back to before that commit, and `runner doctor --fix {protocol}` adopts that"
 
 
-def _by_hand(project: Project, protocol: str) -> Iterator[Finding]:
-    """Tell of changes of the record in a worktree that are in no commit."""
+def _by_hand(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
+    """Tell of changes of the record in a worktree that are in no commit, but for those that a runner is making."""
+    if locks.is_held(project.places.lock(protocol)):
+        return
     prefix = f"{paths.folder(protocol)}/"
     for tree in worktree.on_branch(project.git, project.branch(protocol)):
         changed = worktree.uncommitted(project.git, tree, prefix.rstrip("/"))
         names = sorted(path for path in changed if paths.is_record(path.removeprefix(prefix)))
-        if names:
+        if names and project.tip(protocol) == tip:
             yield Finding(
                 "here",
                 f"the runner's record was changed by hand: {', '.join(names[:3])}",
                 str(tree.path),
                 "the next transition would overwrite it, so it is refused",
-                f"`git -C {tree.path} restore --staged --worktree -- {names[0]}`",
+                f"`git -C {tree.path} restore --staged --worktree -- {shlex.join(names)}`",
             )

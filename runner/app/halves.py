@@ -18,6 +18,9 @@ def look(project: Project, only: str | None) -> Iterator[Repair]:
         if only not in (None, protocol):
             continue
         branch = project.branch(protocol)
+        common = project.git.common_dir
+        if (common / branch).is_file() or (common / "logs" / branch).is_file():
+            continue  # one that is broken, or was deleted in halves (`refs.look`)
         known = recovery.best(project.git, project.places, branch)
         if known is None:
             continue

@@ -33,7 +33,11 @@ def fix_clone(cwd: Path, who: Surroundings) -> None:
     headless = refs.headless(cwd)
     if headless is not None and headless.mend is not None:
         who.say(headless.mend())
-    with Git.open(cwd) as git:
+    try:
+        git = Git.open(cwd)
+    except RunnerError:
+        return  # the examination tells why
+    with git:
         places = Places(git.common_dir, writable_state_home(who.state_home))
         for repair in examine.repairs(git, places, who):
             _carry_out(repair, who.say)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path
 from runner.app.repair import Finding, Repair
 from runner.git import Git
 from runner.protocol import ids
-from runner.store import locks, transaction, worktree
+from runner.store import locks, recovery, transaction, worktree
 from runner.store.places import Places
 from runner.store.surroundings import Surroundings
 
@@ -27,9 +28,12 @@ def dead_locks(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
     patterns = (
         "*.lock",
         "refs/**/*.lock",
-        "worktrees/*/*.lock",
-        "worktrees/*/refs/**/*.lock",
+        "logs/**/*.lock",
+        "info/*.lock",
+        "reftable/*.lock",
+        "worktrees/*/**/*.lock",
         "objects/*.lock",
+        "objects/info/**/*.lock",
         "objects/pack/*.lock",
         "runner/*.lock",
     )
@@ -60,6 +64,9 @@ def dead_locks(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
 
 
 def _remove_lock(lock: Path, who: Surroundings) -> str:
+    if lock.is_dir():  # no git's, and as much in its way
+        lock.rmdir()
+        return f"took an empty folder away that stood where a lock belongs: {lock}"
     locks.remove_dead(lock, who)
     return ""
 
@@ -70,6 +77,8 @@ def cut_follows(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]
         ref = ""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             ref = str(json.loads(note.read_bytes())["ref"])
+        if ref and locks.is_held(places.publish_lock(ref)):
+            continue  # a runner is at it
         yield Repair(
             Finding(
                 "here",
@@ -91,14 +100,83 @@ def _bring_along(git: Git, places: Places, who: Surroundings, note: Path, ref: s
     return f"brought the worktree of {ref.removeprefix('refs/heads/')} along"
 
 
+def severed_worktrees(git: Git) -> Iterator[Repair]:
+    """Yield the worktrees that do not find the repository, or it them: one of the files between them is empty or gone."""
+    for private in sorted(path.parent for path in (git.common_dir / "worktrees").glob("*/HEAD")):
+        if _line(private / "locked") == "initializing":
+            continue  # a git is making it
+        if not _line(private / "commondir"):
+            yield Repair(
+                Finding(
+                    "here",
+                    "what git keeps of a worktree is broken",
+                    str(private / "commondir"),
+                    "git stops at it, here and in every worktree",
+                    "`runner doctor --fix` writes it again",
+                ),
+                partial(_write_commondir, private / "commondir"),
+            )
+        link = _link(private)
+        if link is None:
+            yield Repair(
+                Finding(
+                    "here",
+                    "git does not know any more where a worktree is",
+                    str(private / "gitdir"),
+                    "it is not seen from here, and does not follow its branch",
+                    f"`git worktree repair FOLDER` with its folder; where that is gone, `rm -r {shlex.quote(str(private))}`",
+                )
+            )
+        elif _is_left(link):
+            yield Repair(
+                Finding(
+                    "here",
+                    "a worktree does not know which repository it is of",
+                    str(link),
+                    "git does not work in it, and it does not follow its branch",
+                    "`runner doctor --fix` writes it again, as `git worktree repair` does",
+                ),
+                partial(_repair_links, git, link),
+            )
+
+
+def _line(path: Path) -> str:
+    """Return what a file says that git keeps a path in; nothing where it is gone, empty or zeros."""
+    try:
+        return os.fsdecode(path.read_bytes()).strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def _link(private: Path) -> Path | None:
+    """Return the `.git` of a worktree, by the folder that git keeps of it."""
+    told = _line(private / "gitdir")
+    # git 2.48 may have it relative to where it stands.
+    return Path(os.path.normpath(private / told)) if told else None
+
+
+def _is_left(link: Path) -> bool:
+    """Return whether a worktree's files are there and its `.git` is gone, or says nothing."""
+    return not link.is_dir() and not _line(link) and link.parent.is_dir() and any(link.parent.iterdir())
+
+
+def _write_commondir(path: Path) -> str:
+    recovery.write_locked(path, b"../..\n")
+    return f"wrote {path} again"
+
+
+def _repair_links(git: Git, link: Path) -> str:
+    git.run("worktree", "repair")
+    return f"wrote {link} again"
+
+
 def vanished_worktrees(git: Git) -> Iterator[Repair]:
     """Yield the worktrees that git knows and whose folders are gone; of protocols they are forgotten, others are people's."""
     for private in sorted((git.common_dir / "worktrees").glob("*/gitdir")):
         with contextlib.suppress(OSError):
-            # git 2.48 may have it relative to where it stands.
-            pointed = Path(os.path.normpath(private.parent / os.fsdecode(private.read_bytes()).strip()))
+            pointed = _link(private.parent)
             head = (private.parent / "HEAD").read_text("utf-8", "surrogateescape").strip().rpartition("/")[2]
-            if pointed.exists() or (private.parent / "locked").exists():
+            if pointed is None or pointed.exists() or _is_left(pointed) or (private.parent / "locked").exists():
                 continue
             ours = ids.is_protocol_id(head)
             yield Repair(
@@ -107,9 +185,8 @@ def vanished_worktrees(git: Git) -> Iterator[Repair]:
                     "a worktree's folder is gone",
                     str(pointed.parent),
                     "git still counts its branch as checked out there",
-                    "`runner doctor --fix` forgets it, as `git worktree prune` does"
-                    if ours
-                    else "`git worktree prune` forgets it",
+                    "`git worktree repair FOLDER` where it was moved; else "
+                    + ("`runner doctor --fix` forgets it" if ours else "`git worktree prune` forgets it"),
                 ),
                 partial(_forget_worktree, private.parent, pointed.parent) if ours else None,
             )

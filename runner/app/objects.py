@@ -16,6 +16,20 @@ from runner.store.surroundings import Surroundings
 
 def look(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
     """Yield what is broken; looked for anew after what came before was mended."""
+    store = git.common_dir / "objects"
+    derived = (store / "pack/multi-pack-index", store / "info/commit-graph", *store.glob("info/commit-graphs/*.graph"))
+    for path in derived:
+        if path.exists() and not damage.is_sealed(git, path) and path.exists():  # git may make it anew just now
+            yield Repair(
+                Finding(
+                    "here",
+                    f"what git keeps to find objects faster is broken: {path.name}",
+                    str(path),
+                    "git stops at it, or complains at every command; nothing is lost with it",
+                    "`runner doctor --fix` puts it aside; `git maintenance run` makes it anew",
+                ),
+                partial(_put_aside, git, places, path),
+            )
     for git_dir, where in _indexes(git):
         why = damage.index(git, git_dir)
         if why:
@@ -71,6 +85,14 @@ def _count(number: int, noun: str) -> str:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _put_aside(git: Git, places: Places, path: Path) -> str:
+    chain = path.with_name("commit-graph-chain")
+    for one in (path, *([chain] if chain.exists() else [])):
+        recovery.put_aside(places, one)
+    git.close()
+    return f"put {path} aside, which git can do without"
 
 
 # --- indexes -----------------------------------------------------------------------------------------------------------
@@ -156,7 +178,11 @@ def _lost(git: Git, places: Places) -> list[damage.Missing]:
     refs = git.refs("refs/heads/", "refs/runner/")
     base = next((refs[name] for name in (trusted.REF, "refs/heads/main", "refs/heads/master") if name in refs), None)
     is_told = any(len(path.name) == git.oid_length or path.suffix == ".pack" for path in places.damaged.glob("*"))
-    return damage.missing(git) if is_told or damage.lacks(git, set(refs.values()), base) else []
+    is_told = is_told or damage.lacks(git, set(refs.values()), base)
+    is_told = is_told or any(
+        one.oid and not one.name.startswith("refs/remotes/") for one in damage.refs(git, git.common_dir)
+    )
+    return damage.missing(git) if is_told else []
 
 
 def _mend_missing(git: Git, places: Places, who: Surroundings, one: damage.Missing) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -28,25 +29,52 @@ def foundations(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]
                 "here",
                 "packed-refs is broken",
                 str(path),
-                "git does not work here at all, and refs of which it is the only place are lost",
+                "git does not work here, or not with all its refs; those of which it is the only place are lost",
                 "`runner doctor --fix` keeps what can be read, and looks for the others",
             ),
             partial(_mend_packed, git, places, who, path),
         )
-    for tree in (git.common_dir, *sorted((git.common_dir / "worktrees").glob("*"))):
+    if not damage.shallow(git.common_dir, git.oid_length):
+        path = git.common_dir / "shallow"
+        yield Repair(
+            Finding(
+                "here",
+                "the note of where this clone's history is cut off is broken",
+                str(path),
+                "git does not work here at all",
+                "`runner doctor --fix` puts it aside, and fetches from the remote what is missing without it",
+            ),
+            partial(_put_aside, git, places, path),
+        )
+    # A worktree that is being made or taken away has not all its files.
+    trees = [path.parent for path in (git.common_dir / "worktrees").glob("*/HEAD") if (path.parent / "gitdir").exists()]
+    for tree in (git.common_dir, *sorted(trees)):
         if damage.broken_head(tree):
             yield _head(tree, git.common_dir)
 
 
 def look(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
     """Yield the refs that are broken; objects were seen to before, so that what a ref may name can be read."""
+    if damage.is_reftable(git.common_dir):
+        yield Repair(
+            Finding(
+                "note",
+                "the refs of this repository are in tables (a reftable), which doctor cannot look at",
+                str(git.common_dir / "reftable"),
+                "a ref that is broken there is neither found here nor mended",
+                "`git refs verify` (git 2.47) and `git fsck` look at them",
+            )
+        )
     for one in list(damage.refs(git, git.common_dir)):
         yield _ref(git, places, who, one)
-    if places.mirror.is_dir() and any(one.oid is None for one in damage.refs(git, places.mirror)):
+    if places.mirror.is_dir() and (
+        git.try_run("rev-parse", "--git-dir", git_dir=places.mirror)[0]
+        or any(one.oid is None for one in damage.refs(git, places.mirror))
+    ):
         yield Repair(
             Finding(
                 "here",
-                "the runner's mirror of the remote has a broken ref",
+                "the runner's mirror of the remote is broken",
                 str(places.mirror),
                 "nothing can be fetched or published",
                 "`runner doctor --fix` forgets what it had seen there; the next look brings it again",
@@ -84,6 +112,8 @@ def headless(cwd: Path) -> Repair | None:
     """Return what is broken of a repository that git takes for none, since its HEAD says nothing."""
     for folder in (cwd, *cwd.parents):
         at = folder / ".git"
+        if not at.exists() and (folder / "objects").is_dir() and (folder / "refs").is_dir():
+            at = folder  # a bare one, or we stand in a `.git`
         if at.is_file():
             at = folder / at.read_text("utf-8", "surrogateescape").removeprefix("gitdir: ").rstrip("\n")
         if at.is_dir():
@@ -139,13 +169,40 @@ def _mend_head(git_dir: Path, name: str) -> str:
 # --- refs --------------------------------------------------------------------------------------------------------------
 
 
+def _put_aside(git: Git, places: Places, path: Path) -> str:
+    aside = recovery.put_aside(places, path)
+    git.close()
+    return f"put {path} aside: {aside}"
+
+
 def _ref(git: Git, places: Places, who: Surroundings, one: damage.BrokenRef) -> Repair:
+    if one.is_junk:
+        return Repair(
+            Finding(
+                "here",
+                f"a file is among the refs that is none: {one.name}",
+                str(one.path),
+                "git passes over it, warns of it, and `git fsck` calls it an error",
+                "`runner doctor --fix` puts it aside",
+            ),
+            partial(_put_aside, git, places, one.path),
+        )
     is_cache = one.name.startswith(_CACHES)
     kind = "branch" if one.name.startswith("refs/heads/") else "ref"
     what = f"the {kind} {one.name.removeprefix('refs/heads/')} is broken: {one.why}"
     known = recovery.best(git, places, one.name)
     remote = trusted.remote_name(git)
     is_ours = not one.name.startswith("refs/heads/") or ids.is_protocol_id(one.name.rpartition("/")[2])
+    if one.is_link:
+        return Repair(
+            Finding(
+                "note",
+                what,
+                str(one.path),
+                "git passes over it, and `git fsck` calls it an error",
+                f"`git symbolic-ref -d {one.name}` takes it away",
+            )
+        )
     if is_cache:
         command, mend = (
             "`runner doctor --fix` takes it away; the next fetch brings it again",
@@ -153,15 +210,19 @@ def _ref(git: Git, places: Places, who: Surroundings, one: damage.BrokenRef) -> 
         )
     elif one.oid is not None:  # the ref is sound, and its commit lost: to leave that is a person's to say
         before = f"`git update-ref {one.name} {known[0]} {one.oid}` goes back to what {known[1]} has" if known else ""
-        command, mend = before or _elsewhere(one, remote), None
+        command, mend = before or _elsewhere(git, one, None), None
     elif one.is_gone and not is_ours:
-        found = f"`git branch {one.name.removeprefix('refs/heads/')} {known[0]}` brings it back" if known else ""
+        found = f"`git branch {one.name.removeprefix('refs/heads/')} {known[0]}` brings it back; " if known else ""
+        found += _given_up(git, one)
         return Repair(Finding("note", what, str(one.path), "some program deleted it in halves, or a crash did", found))
+    elif known and (there := _in_the_way(one.path)):
+        other = there.relative_to(git.common_dir / "refs/heads").as_posix() if kind == "branch" else str(there)
+        command, mend = f"`git branch -m {other} NAME` moves what is in its way; then `runner doctor --fix`", None
     elif known:
         command = f"`runner doctor --fix` has it name {known[0][:12]} again, from {known[1]}"
         mend = partial(_set, git, places, who, one, *known)
     else:
-        command, mend = _elsewhere(one, remote), partial(_set_from_remote, git, places, who, one)
+        command, mend = _elsewhere(git, one, remote), partial(_set_from_remote, git, places, who, one)
     return Repair(Finding("here", what, str(one.path), _consequence(one), command), mend)
 
 
@@ -181,15 +242,27 @@ def _consequence(one: damage.BrokenRef) -> str:
     )
 
 
-def _elsewhere(one: damage.BrokenRef, remote: str | None) -> str:
-    lost = "`git fsck --lost-found` lists commits that no ref names"
-    return (
-        f"`runner doctor --fix` asks {remote} for it; else {lost}" if remote else f"there is no remote to ask; {lost}"
-    )
+def _elsewhere(git: Git, one: damage.BrokenRef, remote: str | None) -> str:
+    asked = f"`runner doctor --fix` asks {remote} for it; else " if remote else ""
+    asked = asked or ("" if one.oid or trusted.remote_name(git) else "there is no remote to ask; ")
+    return f"{asked}`git fsck --lost-found` lists commits that no ref names, and {_given_up(git, one)}"
+
+
+def _given_up(git: Git, one: damage.BrokenRef) -> str:
+    if one.oid is not None:
+        return f"`git update-ref -d {one.name}` gives it up"
+    path = git.common_dir / "logs" / one.name if one.is_gone else one.path
+    return f"`rm {shlex.quote(str(path))}` gives it up"
+
+
+def _in_the_way(path: Path) -> Path | None:
+    """Return a ref's file below the folder that stands where another ref's file belongs."""
+    return next((one for one in sorted(path.rglob("*")) if not one.is_dir()), None) if path.is_dir() else None
 
 
 def _set(git: Git, places: Places, who: Surroundings, one: damage.BrokenRef, oid: str, where: str) -> str:
-    recovery.set_ref(places, who, one.path, one.name, oid)
+    if not recovery.set_ref(places, who, one.path, one.name, oid):
+        return ""
     git.close()
     return f"{one.name} names {oid[:12]} again, from {where}"
 

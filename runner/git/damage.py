@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import zlib
 from collections.abc import Collection, Iterator
@@ -29,6 +30,8 @@ class BrokenRef:
     why: str
     oid: str | None = None
     is_gone: bool = False  # its reflog alone is left
+    is_junk: bool = False  # no ref can have its name: an editor's backup, a copy that some program made
+    is_link: bool = False  # it is one to another ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,12 @@ class Missing:
 
 # --- refs --------------------------------------------------------------------------------------------------------------
 
+_NO_NAME = re.compile(r"(?:^|/)\.|\.\.|[\0- \x7f~^:?*\[\\]|@\{|\.lock(?:/|$)|\.$")  # git check-ref-format
+
 
 def refs(git: Git, folder: Path) -> Iterator[BrokenRef]:
     """Yield the refs of a git directory that name nothing, those too whose reflog alone is left of them."""
-    if _is_reftable(folder):
+    if is_reftable(folder):
         return
     seen = set()
     for path in sorted((folder / "refs").rglob("*")):
@@ -63,12 +68,18 @@ def refs(git: Git, folder: Path) -> Iterator[BrokenRef]:
         name = path.relative_to(folder).as_posix()
         seen.add(name)
         data = _read(path)
-        if data.startswith(b"ref: refs/"):
+        if _NO_NAME.search(name):
+            yield BrokenRef(name, path, "no ref can have this name", is_junk=True)
             continue
-        value = data.strip().decode("ascii", "replace")
-        if not re.fullmatch(rf"[0-9a-f]{{{git.oid_length}}}", value) or value == git.zero:
+        if data.startswith(b"ref: refs/"):
+            if not _is_here(git, name):
+                target = data[5:].decode("utf-8", "replace").strip()
+                yield BrokenRef(name, path, f"it leads to {target}, which is not here", is_link=True)
+            continue
+        value = oid_in(path, git.oid_length)
+        if value is None and os.path.lexists(path):  # else it was deleted, or packed, meanwhile
             yield BrokenRef(name, path, "it is empty" if not data.strip(b"\0\n ") else "it is no ref")
-        elif not _is_here(git, value):
+        elif value is not None and not _is_here(git, value):
             yield BrokenRef(name, path, f"the object that it names, {value[:12]}, is not here", value)
     packed = packed_refs(folder, git.oid_length)[0]
     for name, value in packed.items():
@@ -77,8 +88,23 @@ def refs(git: Git, folder: Path) -> Iterator[BrokenRef]:
     logs = folder / "logs"
     for path in sorted((logs / "refs/heads").rglob("*")):
         name = path.relative_to(logs).as_posix()
-        if path.is_file() and name not in seen and name not in packed and not name.endswith(".lock"):
+        if not path.is_file() or name.endswith(".lock"):
+            continue
+        if _NO_NAME.search(name):
+            yield BrokenRef(f"logs/{name}", path, "no ref can have this name", is_junk=True)
+        elif name not in seen and name not in packed and not _is_coming(folder / name):
             yield BrokenRef(name, folder / name, "it is gone, and its reflog is still here", is_gone=True)
+
+
+def _is_coming(path: Path) -> bool:
+    """Return whether a ref was made since others were looked at, or a git is making it: the reflog comes first."""
+    return path.is_file() or path.with_name(f"{path.name}.lock").exists()
+
+
+def oid_in(path: Path, oid_length: int) -> str | None:
+    """Return the object that a ref's file names, or None where it names none."""
+    value = _read(path).strip().decode("ascii", "replace")
+    return value if re.fullmatch(rf"[0-9a-f]{{{oid_length}}}", value) and value.strip("0") else None
 
 
 def packed_refs(folder: Path, oid_length: int) -> tuple[dict[str, str], bool]:
@@ -91,8 +117,9 @@ def packed_refs(folder: Path, oid_length: int) -> tuple[dict[str, str], bool]:
     lines = data.split(b"\n")
     for line in lines[:-1] if whole else lines:
         told = re.fullmatch(rb"([0-9a-f]{%d}) (refs/[^\0 ]+)" % oid_length, line)
-        if told and (whole or line is not lines[-1]):
-            found[told[2].decode("utf-8", "surrogateescape")] = told[1].decode()
+        name = told[2].decode("utf-8", "surrogateescape") if told else ""
+        if told and (whole or line is not lines[-1]) and not _NO_NAME.search(name):
+            found[name] = told[1].decode()
         elif not re.fullmatch(rb"#.*|\^[0-9a-f]{%d}" % oid_length, line):
             whole = False
     return found, whole
@@ -114,8 +141,14 @@ def reflog(folder: Path, name: str) -> list[tuple[str, str]]:
     return found[::-1]
 
 
-def _is_reftable(folder: Path) -> bool:
+def is_reftable(folder: Path) -> bool:
+    """Return whether the refs are in tables, and not in files."""
     return (folder / "reftable").is_dir()
+
+
+def shallow(folder: Path, oid_length: int) -> bool:
+    """Return whether the note of where the history is cut off says that, where there is one."""
+    return re.fullmatch(rb"(?:[0-9a-f]{%d}\n)*" % oid_length, _read(folder / "shallow")) is not None
 
 
 def _read(path: Path) -> bytes:
@@ -169,6 +202,8 @@ def packs(git: Git) -> Iterator[tuple[Path, str]]:
     for index in sorted((git.common_dir / "objects/pack").glob("pack-*.idx")):
         pack = index.with_suffix(".pack")
         told, data = _end(index, 2 * width), _end(pack, width)
+        if not index.exists():
+            continue  # a git packs anew
         if not pack.exists():
             yield pack, "it is gone, and its index is still here"
         elif len(told) < 2 * width or index.read_bytes()[:4] != b"\xfftOc":
@@ -220,14 +255,14 @@ def index(git: Git, git_dir: Path) -> str:
         if (
             lines
             and re.search("index uses .* extension|bad index version", lines[0])
-            and _is_sealed(git, git_dir / "index")
+            and is_sealed(git, git_dir / "index")
         ):
             return ""
         return lines[0].removeprefix("error: ").removeprefix("fatal: ") if lines else ""
     return ""
 
 
-def _is_sealed(git: Git, path: Path) -> bool:
+def is_sealed(git: Git, path: Path) -> bool:
     """Return whether a file ends with the digest of what comes before."""
     data, width = _read(path), git.oid_length // 2
     return hashlib.new(git.object_format, data[:-width]).digest() == data[-width:]

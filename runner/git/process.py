@@ -213,11 +213,19 @@ def git_error(argv: Sequence[str], code: int, stderr: str) -> GitError:
     words = [word for word in argv[1:] if not word.startswith(("-", "core.")) and "=" not in word]
     told = stderr.splitlines() or [f"exit {code}"]
     fatal = next((line for line in told if line.startswith(("fatal:", "error:"))), told[0])
+    if fatal.endswith(":"):  # a list follows
+        fatal += " " + ", ".join(line.strip() for line in told if line.startswith("\t"))
     hint = "run `runner doctor`"
     if "No space left" in stderr:
         hint = "make room on the disk; nothing was published"
     elif "Permission denied" in stderr or "Read-only file system" in stderr or "insufficient permission" in stderr:
         hint = "the repository cannot be written here; use a clone of your own"
+    elif "unknown repository extension" in stderr:
+        hint = "a newer git made this repository: use one that knows it (`git --version`; refstorage came with 2.45)"
+    elif "bad config" in stderr:
+        hint = "mend that line in an editor; of a file that is empty or zeros: `mv` it away, and `git init` writes a new one"
+    elif "invalid gitfile" in stderr:
+        hint = "`runner doctor --fix` in the main worktree writes it again"
     elif ".lock" in stderr and "File exists" in stderr:
         hint = "another git is at work there, or one died: run `runner doctor --fix`"
     return GitError(f"git {' '.join(words[:1])}: {fatal}", "git", hint, stderr=stderr, code=code)

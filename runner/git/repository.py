@@ -152,6 +152,8 @@ class Git(Database):
             told = Path(os.fsdecode((git_dir / "gitdir").read_bytes()).rstrip("\n")).parent
         except OSError:
             return Path()
+        if told == Path() or "\0" in str(told):  # cut short when the power went
+            return Path()
         return told if told.is_absolute() else Path(os.path.realpath(git_dir / told))
 
     # --- the person --------------------------------------------------------------------------------------------------

@@ -113,8 +113,12 @@ def finish_worktree(git: Git, places: Places, who: Surroundings, ref: str, proto
     The caller holds the branch's publish lock.
     """
     try:
-        path = Path(os.fsdecode(places.making(protocol).read_bytes()))
+        told = places.making(protocol).read_bytes()
     except OSError:
+        return
+    path = Path(os.fsdecode(told))
+    if b"\0" in told or not path.is_absolute():  # the power went, and nobody knows where it was
+        places.making(protocol).unlink()
         return
     _unmake_worktree(git, places, protocol, path)
     if git.ref(ref) is not None and not path.exists():

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from runner.errors import UnreachableError
@@ -206,18 +206,27 @@ def best(git: Git, places: Places, name: str) -> tuple[str, str] | None:
     return found
 
 
-def set_ref(places: Places, who: Surroundings, path: Path, name: str, oid: str) -> None:
+def set_ref(places: Places, who: Surroundings, path: Path, name: str, oid: str) -> bool:
     """Have a broken ref's file name `oid`, as git would write it; git itself refuses to move what it cannot read.
+
+    One that names something by now was not broken, or somebody mended it: it is left, and False returned.
 
     Raises:
         HeldError: a runner moves it just now. FileExistsError: a git does.
     """
     with locks.hold(places.publish_lock(name), who, what=name, wait=5.0):
-        write_locked(path, f"{oid}\n".encode())
+        return write_locked(path, f"{oid}\n".encode(), unless=lambda: _names(places.common, path, name, len(oid)))
 
 
-def write_locked(path: Path, data: bytes) -> None:
-    """Put a file of git's in place under git's own lock for it, on the disk.
+def _names(common: Path, path: Path, name: str, oid_length: int) -> bool:
+    """Return whether a ref names something, by its file, or by `packed-refs` where it has none."""
+    if path.is_file():
+        return damage.oid_in(path, oid_length) is not None
+    return name in damage.packed_refs(common, oid_length)[0]
+
+
+def write_locked(path: Path, data: bytes, unless: Callable[[], bool] = lambda: False) -> bool:
+    """Put a file of git's in place under git's own lock for it, on the disk; False, and nothing, where `unless` says so then.
 
     Raises:
         FileExistsError: a git has it locked.
@@ -231,7 +240,14 @@ def write_locked(path: Path, data: bytes) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+        if unless():
+            lock.unlink()
+            return False
+        if path.is_dir():  # git too takes folders away that nothing is in
+            for folder, _, _ in os.walk(path, topdown=False):
+                os.rmdir(folder)
         os.rename(lock, path)
+        return True
     except BaseException:
         lock.unlink(missing_ok=True)
         raise

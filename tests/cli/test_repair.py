@@ -411,7 +411,12 @@ def test_locks_of_the_dead_are_taken_away_wherever_they_are(box: Box, begun: str
         f"worktrees/{begun}/index.lock",
         "config.lock",
         "runner/index.lock",
+        "objects/info/commit-graph.lock",
+        "info/sparse-checkout.lock",
+        f"worktrees/{begun}/HEAD.lock",
+        f"logs/refs/heads/{begun}.lock",
     ]
+    (box.path / ".git/objects/info").mkdir(exist_ok=True)
     for name in names:
         (box.path / ".git" / name).touch()
         os.utime(box.path / ".git" / name, (1, 1))

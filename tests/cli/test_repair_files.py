@@ -1,0 +1,439 @@
+"""The smaller files of git's and of ours, broken or where they do not belong; and a `doctor` beside processes that live.
+
+What is not mended names a command: here it is typed as it stands, and nothing is found afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.app import examine, leftovers, refs
+from runner.git import Git, damage
+from runner.store import locks
+from tests.conftest import Box, command
+
+STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")}
+
+
+@pytest.fixture
+def begun(box: Box) -> str:
+    """A protocol on this machine alone, whose first step of two is done."""
+    protocol = box.new(STEPS)
+    box.runner("step", protocol, rc=0)
+    return protocol
+
+
+def at(box: Box, name: str) -> Path:
+    """A file of the git directory."""
+    path = box.path / ".git" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def spoil(path: Path) -> Path:
+    """Have a file hold zeros, as after a power cut."""
+    size = path.stat().st_size
+    path.chmod(0o644)
+    path.write_bytes(bytes(size))
+    return path
+
+
+def found(box: Box, rc: int = 2) -> str:
+    """What `doctor` tells."""
+    return box.runner("doctor", rc=rc).out
+
+
+def told(box: Box, what: str, rc: int = 2) -> list[str]:
+    """The commands that `doctor` names for the first finding that says `what`."""
+    blocks = re.split(r"^(?=found:|note:)", found(box, rc), flags=re.MULTILINE)
+    block = next(one for one in blocks if what in one)
+    return re.findall(r"`([^`]+)`", block[block.index("  next:") :])
+
+
+def typed(box: Box, line: str) -> None:
+    """Type a command as it stands."""
+    assert "runner" not in line.split()[0]
+    subprocess.run(line, shell=True, cwd=box.path, env=box.environment(), check=True, capture_output=True)
+
+
+def is_well(box: Box, protocol: str) -> None:
+    """Nothing is found or mended any more, and the protocol runs to its end."""
+    again = box.runner("doctor", "--fix", rc=0)
+    assert "found:" not in again.out and again.err == "all is well\n"
+    box.runner("run", protocol, rc=0)
+    box.runner("verify", protocol, rc=0)
+    assert box.state(protocol)["status"] == "completed"
+    assert box.git("fsck", "--no-dangling") == ""
+
+
+# --- what is among the refs and is none ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "main~",
+        "main copy",
+        ".main.swp",
+        "a..b",
+        "x.",
+        "0001-a-plan~",
+        "../runner/history/x~",
+        "../../logs/refs/heads/x~",
+    ],
+)
+def test_a_file_that_is_no_ref_is_put_aside(box: Box, begun: str, name: str) -> None:
+    path = Path(os.path.normpath(at(box, f"refs/heads/{name}")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = at(box, "refs/heads/main").read_bytes()
+    path.write_bytes(data)
+    assert "a file is among the refs that is none" in (said := found(box)) and str(path) in said
+    box.runner("doctor", "--fix", rc=0)
+    assert not path.exists() and at(box, f"runner/damaged/{path.name}").read_bytes() == data
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("remote_too", [False, True])
+def test_a_ref_that_nobody_knows_is_given_up_by_what_is_typed(remote: Box, remote_too: bool) -> None:
+    if not remote_too:
+        remote.git("remote", "remove", "origin")
+    begun = remote.new(STEPS)
+    for name, data in (("foo", ""), ("notes.txt", "hello\n")):
+        at(remote, f"refs/heads/{name}").write_text(data)
+    remote.runner("doctor", "--fix", rc=2)
+    for name in ("foo", "notes.txt"):
+        typed(remote, told(remote, f"the branch {name} is broken")[-1])
+    is_well(remote, begun)
+
+
+@pytest.mark.slow
+def test_a_commit_that_nobody_has_is_given_up_by_what_is_typed(box: Box, begun: str) -> None:
+    at(box, "refs/heads/zz").write_text(f"{'1' * 40}\n")
+    at(box, "packed-refs").write_text(f"{'2' * 40} refs/tags/zz\n")
+    box.runner("doctor", "--fix", rc=2)
+    typed(box, told(box, "the branch zz is broken")[-1])
+    typed(box, told(box, "refs/tags/zz is broken")[-1])
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+def test_what_a_tag_names_comes_again_from_the_remote(remote: Box) -> None:
+    begun = remote.new(STEPS)
+    oid = remote.git("commit-tree", "-m", "side", "HEAD^{tree}").strip()
+    remote.git("push", "-q", "origin", f"{oid}:refs/tags/side")
+    remote.git("fetch", "-q", "--tags", "origin")
+    at(remote, f"objects/{oid[:2]}/{oid[2:]}").unlink()
+    assert oid in found(remote)
+    remote.runner("doctor", "--fix", rc=0)
+    assert remote.git("cat-file", "-t", "side").strip() == "commit"
+    is_well(remote, begun)
+
+
+@pytest.mark.slow
+def test_a_ref_that_leads_nowhere_is_a_note(box: Box, begun: str) -> None:
+    box.git("symbolic-ref", "refs/heads/alias", "refs/heads/main")
+    assert "leads to" not in found(box, 0)
+    at(box, "refs/heads/alias").write_text("ref: refs/heads/none\n")
+    typed(box, told(box, "leads to refs/heads/none", 0)[-1])
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+def test_a_folder_where_a_branch_belongs_gives_way(box: Box, begun: str) -> None:
+    path = at(box, f"refs/heads/{begun}")
+    was = path.read_bytes()
+    path.unlink()
+    (path / "deep/er").mkdir(parents=True)
+    (path / "x").write_bytes(at(box, "refs/heads/main").read_bytes())
+    rename, _ = told(box, f"the branch {begun} is broken")
+    box.runner("doctor", "--fix", rc=2)
+    typed(box, rename.replace("NAME", "moved"))
+    box.runner("doctor", "--fix", rc=0)
+    assert path.read_bytes() == was and box.git("rev-parse", "moved") == box.git("rev-parse", "main")
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+def test_a_name_in_packed_refs_that_no_ref_can_have_is_left_out(box: Box, begun: str) -> None:
+    box.git("pack-refs", "--all")
+    path = at(box, "packed-refs")
+    path.write_text(path.read_text() + f"{box.git('rev-parse', 'main').strip()} refs/tags/a..b\n")
+    assert "packed-refs is broken" in found(box)
+    box.runner("doctor", "--fix", rc=0)
+    is_well(box, begun)
+
+
+# --- the files between the repository and its worktrees --------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["empty", "zeros", "gone"])
+def test_a_worktree_that_lost_its_way_back_finds_it_again(box: Box, begun: str, how: str) -> None:
+    folder = box.worktree(begun)
+    (folder / "mine.txt").write_text("mine\n")
+    box.git("add", "mine.txt", cwd=folder)
+    link = folder / ".git"
+    if how == "gone":
+        link.unlink()
+    else:
+        link.write_bytes(b"" if how == "empty" else bytes(60))
+        inside = box.runner("doctor", cwd=folder, rc=2).out
+        assert "`runner doctor --fix` in the main worktree" in inside
+    assert "does not know which repository" in (said := found(box)) and "folder is gone" not in said
+    box.runner("doctor", "--fix", rc=0)
+    assert box.git("status", "--porcelain", cwd=folder) == "A  mine.txt\n"
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+def test_what_git_keeps_of_a_worktree_is_written_again(box: Box, begun: str) -> None:
+    at(box, f"worktrees/{begun}/commondir").write_bytes(b"")
+    assert "what git keeps of a worktree is broken" in found(box)
+    box.runner("doctor", "--fix", rc=0)
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [b"", bytes(60)], ids=["empty", "zeros"])
+def test_a_worktree_that_git_cannot_find_is_found_by_what_is_typed(box: Box, begun: str, data: bytes) -> None:
+    folder = box.worktree(begun)
+    at(box, f"worktrees/{begun}/gitdir").write_bytes(data)
+    box.runner("doctor", "--fix", rc=2)
+    repair, _ = told(box, "where a worktree is")
+    typed(box, repair.replace("FOLDER", str(folder)))
+    assert (folder / "a.txt").exists()
+    is_well(box, begun)
+    assert (folder / "b.txt").exists()  # it follows again
+
+
+def test_a_worktree_that_is_being_made_or_taken_away_is_left(box: Box, begun: str) -> None:
+    private = at(box, "worktrees/new/HEAD").parent
+    for names in ({}, {"HEAD": "", "locked": "initializing\n"}):
+        for name, data in names.items():
+            (private / name).write_text(data)
+        assert "found:" not in box.runner("doctor", "--fix", rc=0).out
+
+
+def test_a_note_of_a_worktree_that_holds_zeros_stops_nothing(box: Box, begun: str) -> None:
+    note = at(box, f"runner/making/{begun}")
+    for data in (bytes(60), b""):
+        note.write_bytes(data)
+        box.runner("step", begun, rc=0)
+        assert not note.exists()
+
+
+# --- what git can do without, and what it cannot ---------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["multi-pack-index", "commit-graph", "commit-graphs"])
+def test_what_git_only_keeps_to_be_faster_is_put_aside(box: Box, begun: str, what: str) -> None:
+    box.git("repack", "-adq")
+    if what == "multi-pack-index":
+        box.git("multi-pack-index", "write")
+        path = at(box, "objects/pack/multi-pack-index")
+    else:
+        box.git("commit-graph", "write", "--reachable", *(["--split"] if what == "commit-graphs" else []))
+        path = next(at(box, "objects/info").rglob("*.graph" if what == "commit-graphs" else "commit-graph"))
+    spoil(path)
+    assert str(path) in found(box)
+    box.runner("doctor", "--fix", rc=0)
+    assert not path.exists()
+    done = subprocess.run(["git", "fsck"], cwd=box.path, env=box.environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+def test_a_note_of_the_cut_that_holds_zeros_costs_no_history(remote: Box, tmp_path: Path) -> None:
+    begun = remote.new(STEPS)
+    remote.git("push", "-q", "origin", "--all")
+    remote.git("push", "-q", "origin", "refs/runner/*:refs/runner/*")
+    path = tmp_path / "cut"
+    remote.git("clone", "-q", "--depth=1", "--no-single-branch", (tmp_path / "origin.git").as_uri(), path)
+    cut = Box(path, remote.home, remote.env)
+    cut.git("branch", "-q", begun, f"origin/{begun}")
+    spoil(at(cut, "shallow"))
+    assert "where this clone's history is cut off is broken" in found(cut)
+    cut.runner("doctor", "--fix", rc=0)
+    is_well(cut, begun)
+
+
+@pytest.mark.slow
+def test_a_configuration_that_holds_zeros_says_what_to_type(box: Box, begun: str) -> None:
+    spoil(at(box, "config"))
+    for words in (("doctor",), ("doctor", "--fix")):
+        said = box.runner(*words, rc=2).out
+        assert "bad config" in said and "run `runner doctor`" not in said
+    move, init = told(box, "bad config")
+    typed(box, f"{move} .git/config .git/config.old && {init}")
+    is_well(box, begun)
+
+
+def test_a_repository_of_a_newer_git_is_told_so(box: Box) -> None:
+    box.git("config", "core.repositoryformatversion", "1")
+    box.git("config", "extensions.refstorage", "reftable")
+    for words in (("doctor",), ("doctor", "--fix")):
+        said = box.runner(*words, rc=2).out
+        assert "extension" in said and "refstorage" in said and "a newer git made this repository" in said
+
+
+def test_refs_in_tables_are_not_said_to_be_well(box: Box) -> None:
+    at(box, "reftable/tables.list.lock").touch()
+    said = found(box)
+    assert "doctor cannot look at" in said and "tables.list.lock" in said
+
+
+@pytest.mark.slow
+def test_a_bare_repository_without_head_is_one(box: Box, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.git"
+    box.git("clone", "-q", "--bare", box.path, bare)
+    (bare / "HEAD").write_bytes(b"")
+    for words in (("doctor",), ("doctor", "--fix")):
+        said = box.runner(*words, cwd=bare, rc=2).out
+        assert "HEAD is broken" in said and f"> {bare / 'HEAD'}" in said
+
+
+@pytest.mark.slow
+def test_a_broken_mirror_of_the_remote_is_made_anew(remote: Box) -> None:
+    remote.write(".protocols/config.yaml", "publish: always\n")
+    remote.commit("publish")
+    remote.git("push", "-q", "origin", "main")
+    begun = remote.new(STEPS)
+    mirror = next((remote.home / ".local/state/protocol-runner").glob("*/mirror"))
+    (mirror / "HEAD").write_bytes(b"")
+    assert "mirror of the remote is broken" in found(remote)
+    remote.runner("doctor", "--fix", rc=0)
+    is_well(remote, begun)
+    there = remote.git("ls-remote", "origin", f"refs/heads/{begun}").split()[0]
+    assert there == remote.git("rev-parse", begun).strip()
+
+
+# --- this clone ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_file_where_our_folder_belongs_is_told(box: Box, begun: str) -> None:
+    shutil.rmtree(at(box, "runner/locks"))
+    at(box, "runner/locks").write_text("")
+    typed(box, told(box, "a file stands where a folder")[-1])
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["objects", "runner/locks", "refs/heads"])
+def test_what_a_sudo_left_that_we_may_not_write_is_told(box: Box, begun: str, name: str) -> None:
+    at(box, name).chmod(0o500)
+    argv = [sys.executable, "-m", "runner", "doctor"]
+    if os.getuid() == 0:  # root, as one of those whom the permissions stop
+        argv = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *argv]
+    env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(argv, cwd=box.path, env=env, capture_output=True, text=True)
+    at(box, name).chmod(0o755)
+    assert done.returncode == 2 and "you may not write in this clone" in done.stdout, done.stdout + done.stderr
+    assert f"at:   {box.path / '.git' / name}\n" in done.stdout and "chown -R" in done.stdout
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+def test_a_record_changed_by_hand_is_put_back_whole_by_what_is_typed(box: Box, begun: str) -> None:
+    folder = box.worktree(begun) / f".protocols/{begun}"
+    for name in ("log.md", "state.json"):
+        (folder / name).write_text("mine\n")
+    typed(box, told(box, "changed by hand")[-1])
+    is_well(box, begun)
+
+
+# --- beside those that live ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def git(box: Box) -> Iterator[Git]:
+    """The repository, opened."""
+    with Git.open(box.path) as opened:
+        yield opened
+
+
+def test_a_runner_that_moves_a_branch_meanwhile_rewrites_no_history(box: Box, begun: str) -> None:
+    with box.project() as project:
+        before = project.protocols()[begun]
+        box.runner("step", begun, rc=0)
+        assert list(examine._protocol(project, begun, before)) == []
+        assert examine.rewritten(project, begun, before) is None
+        box.git("update-ref", f"refs/heads/{begun}", before)
+        assert examine.rewritten(project, begun, before) is not None
+
+
+def test_a_ref_that_somebody_mended_meanwhile_is_left_as_they_did(box: Box, begun: str, git: Git) -> None:
+    path = at(box, "refs/heads/mine")
+    box.git("branch", "mine", begun)
+    now = path.read_bytes()
+    box.git("branch", "-f", "mine", "main")
+    path.write_bytes(b"")
+    with box.project() as project:
+        repair = next(refs.look(git, project.places, project.who))
+        assert repair.mend is not None
+        path.write_bytes(now)
+        assert repair.mend() == "" and path.read_bytes() == now
+        assert not path.with_name("mine.lock").exists()
+
+
+def test_refs_that_come_and_go_meanwhile_are_not_broken(box: Box, begun: str, git: Git) -> None:
+    for name in ("a", "b", "c"):
+        at(box, f"refs/heads/{name}").write_bytes(b"")
+    looked = damage.refs(git, git.common_dir)
+    assert next(looked).name == "refs/heads/a"
+    at(box, "refs/heads/b").unlink()
+    box.git("branch", "zz")  # its reflog is found, and it was not seen before
+    at(box, "logs/refs/heads/coming").write_bytes(at(box, "logs/refs/heads/main").read_bytes())
+    at(box, "refs/heads/coming.lock").touch()
+    assert [one.name for one in looked] == ["refs/heads/c"]
+
+
+def test_a_worktree_that_follows_just_now_was_not_cut_off(box: Box, begun: str, git: Git) -> None:
+    note = at(box, "runner/follows/x.json")
+    note.write_text(f'{{"ref": "refs/heads/{begun}"}}')
+    with box.project() as project:
+        with locks.hold(project.places.publish_lock(f"refs/heads/{begun}"), project.who, what=begun):
+            assert list(leftovers.cut_follows(git, project.places, project.who)) == []
+        assert len(list(leftovers.cut_follows(git, project.places, project.who))) == 1
+
+
+@pytest.mark.slow
+def test_doctors_beside_a_runner_and_a_busy_git_find_and_break_nothing(remote: Box) -> None:
+    remote.write(".protocols/config.yaml", "publish: always\n")
+    remote.commit("publish")
+    remote.git("push", "-q", "origin", "main")
+    begun = remote.new({f"{n:02}-s{n}": command(f"echo {n} > f{n}.txt") for n in range(1, 16)})
+    busy = (
+        "while [ ! -e stop ]; do git branch t && git worktree add -q ../t t && git pack-refs --all && git repack -adq"
+        " && git multi-pack-index write && git commit-graph write --reachable && git worktree remove ../t"
+        " && git branch -qD t || exit 1; done"
+    )
+    looked = 0
+    with (
+        subprocess.Popen(["sh", "-c", busy], cwd=remote.path, env=remote.environment(), stderr=subprocess.PIPE) as git,
+        remote.start("run", begun) as run,
+    ):
+        try:
+            while run.poll() is None:
+                said = remote.runner("doctor", *(["--fix"] if looked % 2 else []), rc=0)
+                assert "found:" not in said.out and "again" not in said.err and "aside" not in said.err
+                looked += 1
+        finally:
+            (remote.path / "stop").touch()
+        assert git.stderr is not None
+        assert (git.wait(), git.stderr.read()) == (0, b"")
+    assert looked > 1 and run.returncode == 0
+    (remote.path / "stop").unlink()
+    is_well(remote, begun)
