@@ -117,6 +117,8 @@ def in_project(project: Project, only: str | None) -> Iterator[Repair]:
     """Yield what the clone lacks, and which protocols are here by half."""
     yield from clones.look(project)
     yield from halves.look(project, only)
+    if only is None:
+        yield from leftovers.ended(project)
 
 
 def _told(error: RunnerError, consequence: str) -> Finding:

@@ -12,14 +12,17 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from runner.app import tidy
 from runner.app.repair import Finding, Repair
 from runner.git import Git
 from runner.protocol import ids
-from runner.store import locks, recovery, transaction, worktree
+from runner.store import locks, record, recovery, transaction, worktree
 from runner.store.places import Places
+from runner.store.project import Project
 from runner.store.surroundings import Surroundings
 
 ABANDONED = 3600.0  # seconds after which a temporary file that nobody has open is nobody's
+UNUSED = 14 * 86400.0  # seconds after which what an ended protocol left is worth a word
 LOOSE = 6700  # objects: git's own gc.auto
 
 
@@ -238,6 +241,32 @@ def _remove_temporary(paths: list[Path]) -> str:
         else:
             path.unlink(missing_ok=True)
     return f"took {len(paths)} temporary file{'s' if len(paths) != 1 else ''} away"
+
+
+# --- what ended protocols left -----------------------------------------------------------------------------------------
+
+
+def ended(project: Project) -> Iterator[Repair]:
+    """Yield that protocols which ended, or have no branch any more, have workspaces or journals here that nobody used for long."""
+    old, here = [], project.protocols()
+    for protocol, folder in tidy.with_something(project):
+        with contextlib.suppress(OSError):
+            if project.who.now() - folder.stat().st_mtime > UNUSED and (
+                protocol not in here or record.row(project.git, protocol, here[protocol])["status"] in record.ENDED
+            ):
+                old.append(folder)
+    if old:
+        kept = "1 workspace or journal" if len(old) == 1 else f"{len(old)} workspaces and journals"
+        yield Repair(
+            Finding(
+                "note",
+                f"{kept} of protocols that ended, or whose branch is gone, {_size(sum(map(tidy.size, old)))}",
+                ", ".join(map(str, old[:3])) + (f" and {len(old) - 3} more" if len(old) > 3 else ""),
+                f"they take room; nothing was done in them for {UNUSED / 86400:.0f} days",
+                "`runner clean` takes away what git holds, and names the rest with the reason: "
+                "`rm -r` what you do not need of that",
+            )
+        )
 
 
 # --- loose objects -----------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def look(project: Project, only: str | None = None) -> list[Item]:
     here = project.protocols()
     for protocol, tip in here.items():
         found += _of(project, protocol, tip, named=False, held=locks.is_held(project.places.lock(protocol)))
-    for protocol in _with_something(project):
+    for protocol in dict.fromkeys(protocol for protocol, _ in with_something(project)):
         if protocol not in here:
             held = locks.is_held(project.places.lock(protocol))
             found += _of(project, protocol, None, named=False, held=held)
@@ -153,16 +153,16 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     branch = project.branch(protocol)
     if ended:
         found += [
-            Item(protocol, "worktree", str(tree.path), _size(tree.path), why or _keeps(git, tree))
+            Item(protocol, "worktree", str(tree.path), size(tree.path), why or _keeps(git, tree))
             for tree in (worktree.on_branch(git, branch) if tip else [])
         ]
     space = _workspace(project, protocol)
     if space.root.is_dir():
         unsaved = why or _unsaved(project, protocol, tip, space)
-        found.append(Item(protocol, "workspace", str(space.root), _size(space.root), unsaved))
+        found.append(Item(protocol, "workspace", str(space.root), size(space.root), unsaved))
     journal = project.places.journal(protocol)
     if ended and journal.is_dir():
-        found.append(Item(protocol, "journal", str(journal), _size(journal), why or _unfiled(project, protocol)))
+        found.append(Item(protocol, "journal", str(journal), size(journal), why or _unfiled(project, protocol)))
     kept = git.ref(history.ref_of(protocol))
     if ended and tip and merged and (git.is_ancestor(tip, merged) or (kept and git.is_ancestor(tip, kept))):
         left = [item for item in found if item.kind == "worktree" and item.why]
@@ -276,14 +276,14 @@ def _workspace(project: Project, protocol: str) -> workspace.Workspace:
     return workspace.place(project.places, protocol, project.config.workspace.path)
 
 
-def _with_something(project: Project) -> list[str]:
-    """Return the protocols that have a workspace or journals here, whatever became of their branches."""
+def with_something(project: Project) -> list[tuple[str, Path]]:
+    """Return (protocol, folder) of the workspaces and journals that are here, whatever became of the branches."""
     folders = (_workspace(project, "0000-none").root.parent, project.places.journal("0000-none").parent)
-    names = {path.name for folder in folders if folder.is_dir() for path in folder.iterdir()}
-    return sorted(name for name in names if ids.is_protocol_id(name))
+    found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    return sorted((path.name, path) for path in found if ids.is_protocol_id(path.name))
 
 
-def _size(folder: Path) -> int:
+def size(folder: Path) -> int:
     total = 0
     for at, _, names in os.walk(folder):
         for name in names:

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -351,6 +352,38 @@ def test_a_record_changed_by_hand_is_put_back_whole_by_what_is_typed(box: Box, b
     for name in ("log.md", "state.json"):
         (folder / name).write_text("mine\n")
     typed(box, told(box, "changed by hand")[-1])
+    is_well(box, begun)
+
+
+# --- what ended protocols left ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_ended_protocols_left_long_ago_is_a_note_and_clean_takes_it_away(box: Box, begun: str) -> None:
+    done = box.new(STEPS, title="Done")
+    box.runner("run", done, rc=0)
+    box.git("merge", "-q", done)
+    spaces = {path.parent.name: path.parent for path in (box.home / ".local/state").glob("*/*/*/index")}
+    gone = spaces[done].with_name("0009-gone")
+    (gone / "work").mkdir(parents=True)
+    (gone / "work/mine.txt").write_text("mine\n")
+    journal = at(box, "runner/journal/0009-gone/c.1.jsonl")
+    journal.write_bytes(b"")
+    assert "whose branch is gone" not in found(box, 0)  # what is new may still be of use
+    old = time.time() - leftovers.UNUSED - 60
+    for path in (spaces[done], spaces[begun], gone, journal.parent):
+        os.utime(path, (old, old))
+    said = found(box, 0)
+    assert "3 workspaces and journals" in said and str(gone) in said and str(spaces[begun]) not in said
+    box.runner("doctor", "--fix", rc=0)
+    assert gone.exists() and spaces[done].exists()  # `clean` knows what is in no commit, and says so
+    said = box.runner("clean", "--yes", rc=0).err
+    assert f"{gone}  it holds what is in no commit: mine.txt" in said
+    assert not spaces[done].exists() and not journal.parent.exists() and (gone / "work/mine.txt").exists()
+    os.utime(gone, (old, old))
+    assert "1 workspace or journal" in found(box, 0)
+    shutil.rmtree(gone)
+    assert "whose branch is gone" not in found(box, 0)
     is_well(box, begun)
 
 
