@@ -11,7 +11,7 @@ from pathlib import Path
 
 from runner.errors import RefusedError, UsageError
 from runner.git import Git
-from runner.protocol import paths
+from runner.protocol import ids, paths
 from runner.store.places import Places, write_atomically
 from runner.values import dataclass
 
@@ -95,16 +95,46 @@ def write_pin(places: Places, pin: Pin) -> None:
 
 
 def _local_branch(git: Git) -> str:
-    for name in ("main", "master"):
-        if git.resolve(f"refs/heads/{name}"):
+    """Return the local branch to trust: main, master, what is checked out, else the first. A protocol's own never is.
+
+    Raises:
+        UsageError: the one that it would be is broken, and nobody said that another is trusted; or all are protocols' own.
+        NoCommitsError: there is none.
+    """
+    for one in ("refs/heads/main", "refs/heads/master", "HEAD"):
+        ref = git.symbolic_ref(one) if one == "HEAD" else one
+        if ref is None or ids.is_protocol_id(ref.rpartition("/")[2]):
+            continue
+        name = ref.removeprefix("refs/heads/")
+        if git.ref(ref):
             return name
-    head = git.symbolic_ref("HEAD")
-    if head and git.ref(head):
-        return head.removeprefix("refs/heads/")
+        if _is_named(git, ref):
+            raise UsageError(
+                f"the branch {name} is broken, and it is the trusted one",
+                str(git.common_dir / ref),
+                "`runner doctor` says what is lost, and `runner doctor --fix` brings it back where it can",
+            )
     heads = list(git.refs("refs/heads/"))
     if not heads:
         raise NoCommitsError(str(git.cwd))
-    return heads[0].removeprefix("refs/heads/")
+    for name in heads:
+        if not ids.is_protocol_id(name.rpartition("/")[2]):
+            return name.removeprefix("refs/heads/")
+    raise UsageError(
+        "there is no branch to trust here: all are protocols' own",
+        str(git.cwd),
+        "`git fetch` where there is a remote, or `git branch main COMMIT`",
+    )
+
+
+def _is_named(git: Git, ref: str) -> bool:
+    """Return whether there is such a ref, whatever it names."""
+    if (git.common_dir / ref).is_file():
+        return True
+    try:
+        return f" {ref}\n".encode() in (git.common_dir / "packed-refs").read_bytes()
+    except OSError:
+        return False
 
 
 def last_seen(git: Git, places: Places) -> Trusted:

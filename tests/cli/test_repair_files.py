@@ -174,6 +174,29 @@ def test_a_name_in_packed_refs_that_no_ref_can_have_is_left_out(box: Box, begun:
     is_well(box, begun)
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_where_main_is_broken_a_protocols_own_branch_is_not_trusted(box: Box, begun: str, is_packed: bool) -> None:
+    was = box.git("rev-parse", begun)
+    if is_packed:
+        box.git("pack-refs", "--all")
+        path = at(box, "packed-refs")
+        path.write_text(path.read_text().replace(box.git("rev-parse", "main").strip(), "1" * 40))
+    else:
+        spoil(at(box, "refs/heads/main"))
+    refused = box.runner("step", begun, rc=2).err
+    assert "the branch main is broken, and it is the trusted one" in refused and "doctor --fix" in refused
+    assert box.git("rev-parse", begun) == was
+
+
+def test_where_only_protocols_have_branches_none_is_trusted(box: Box, begun: str) -> None:
+    main = box.git("rev-parse", "main").strip()
+    box.git("symbolic-ref", "HEAD", "refs/heads/nothing")
+    box.git("branch", "-qD", "main")
+    assert "all are protocols' own" in box.runner("step", begun, rc=2).err
+    box.git("branch", "trunk", main)
+    assert "the local branch trunk is trusted" in box.runner("status", begun, rc=0).out
+
+
 # --- the files between the repository and its worktrees --------------------------------------------------------------------
 
 
