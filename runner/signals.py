@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM)
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
 def held() -> Iterator[Callable[[], None]]:
-    """Have SIGINT and SIGTERM wait until what is given is called, which is done where whatever they raise is caught.
+    """Have SIGINT, SIGTERM and SIGHUP wait until what is given is called, which is done where whatever they raise is caught.
 
     In a thread that is not the main one, which none of them interrupts, nothing is done; one that is ignored stays so.
     """

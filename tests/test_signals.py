@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from runner import signals
+from tests.conftest import Box, command
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +68,30 @@ def test_a_thread_changes_nothing() -> None:
     thread.start()
     thread.join()
     assert seen == [known]
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_ends_what_was_started(box: Box, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    protocol = box.new({"01-a": command(f"echo $$ > {told}.new; mv {told}.new {told}; sleep 600")})
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(box.path)
+        env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[1])}
+        os.execve(sys.executable, [sys.executable, "-m", "runner", "run", protocol], env)
+    while not told.exists():
+        time.sleep(0.02)
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert not Path(f"/proc/{told.read_text().strip()}").exists()
+    box.runner("verify", protocol, rc=0)
+
+
+def test_a_closed_terminal_is_none_of_what_nohup_started(box: Box) -> None:
+    known = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        box.runner("--version", rc=0)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, known)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -136,7 +137,17 @@ def cli(ctx: click.Context, folder: Path | None, quiet: bool) -> None:
 
 
 def _on_signal(number: int, frame: object) -> None:
+    if number == signal.SIGHUP:
+        _leave_terminal()
     raise KeyboardInterrupt
+
+
+def _leave_terminal() -> None:
+    """Write nowhere from now on instead of to a terminal that is gone, where each line would fail."""
+    for fd in (1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(fd).st_mode) and not os.isatty(fd):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -164,8 +175,10 @@ def call(argv: list[str] | None = None) -> int:
 
 
 def _call(argv: list[str] | None) -> int:
-    # Killed politely, what was started is ended too; Ctrl-C and SIGTERM are one thing here.
+    # Killed politely, what was started is ended too; Ctrl-C, SIGTERM and a closed terminal are one thing here.
     signal.signal(signal.SIGTERM, _on_signal)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
+        signal.signal(signal.SIGHUP, _on_signal)
     # git exports these to hooks and aliases, and they point at the caller's repository.
     for name in [
         name

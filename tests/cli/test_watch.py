@@ -220,7 +220,7 @@ def test_a_repository_that_is_deleted_ends_it(box: Box) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ended_amid_a_step_it_leaves_no_child_and_the_step_is_done_later(box: Box, how: signal.Signals) -> None:
     name = box.new({"01-a": command("echo $$ > pid; [ -e ../../../../again ] || sleep 600; echo a > a.txt", SKIP)})
     with watching(box) as found:
