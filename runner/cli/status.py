@@ -98,8 +98,7 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
     lines = []
     for row in rows:
         protocol = row["protocol"]
-        found, held = record.outlook(row), locks.is_held(project.places.lock(protocol))
-        held = held or elsewhere.at_work(project, protocol, there)
+        found, (held, again) = record.outlook(row), at_work(project, protocol, names.short(protocol), there)
         word, text = summary.word(row, found, held=held is not None), summary.situation(row, found, now)
         typed = summary.command(row, found, names.short(protocol))
         for one in heard(project, row, finding.tip(project, protocol)):
@@ -111,7 +110,7 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
         if row["status"] == "completed":
             text, typed = f"waits for merge: {row['title']}", f"runner take {names.short(protocol)}"
         elif word == "works":
-            text, typed = f"{text} · {held}", None
+            text, typed = f"{text} · {held}", again
         lines.append((names.shown(protocol), word, text, typed or ""))
     widths = [max(len(line[at]) for line in lines) for at in range(3)]
     for number, word, text, typed in lines:
@@ -155,8 +154,7 @@ def show_one(session: Session, project: Project, row: Row) -> None:
         if wait.get("id") in words:
             show_words(session, words[wait["id"]])
             typed = typed if words[wait["id"]].missing else f"runner run {name}"
-    held = locks.is_held(project.places.lock(protocol))
-    held = held or elsewhere.at_work(project, protocol, elsewhere.leases(project.places))
+    held, again = at_work(project, protocol, name, elsewhere.leases(project.places))
     if held:
         session.line(f"  {'works':12}  {held}")
     branch = project.branch(protocol)
@@ -178,6 +176,20 @@ def show_one(session: Session, project: Project, row: Row) -> None:
         typed = f"runner take {name}"
     if typed and not held:
         session.line(f"  {'next':12}  {as_typed(typed)}")
+    elif again:
+        session.line(f"  {'look again':12}  {as_typed(again)}")
+
+
+def at_work(project: Project, protocol: str, typed: str, there: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return who is at work on a protocol, here or by the leases that are `there`, and what is typed to look again."""
+    held = locks.is_held(project.places.lock(protocol))
+    away = None if held else elsewhere.at_work(project, protocol, there)
+    if away is None:
+        return held, None
+    seen = (
+        f"as seen {summary.age_of(project.who.now() - away.seen)} ago" if away.seen else "as the remote was last seen"
+    )
+    return f"elsewhere: {away.who}, since {away.since}, {seen}", f"runner sync {typed}"
 
 
 def heard(project: Project, row: Row, tip: str) -> list[Heard]:

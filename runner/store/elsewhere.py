@@ -13,11 +13,21 @@ from typing import TYPE_CHECKING
 from runner.errors import IntegrityError
 from runner.store.places import Places
 from runner.store.project import Project
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.protocol.lease import Lease
 
 _REFS = "refs/there/runner/leases"
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Who works elsewhere. `since`: when the lease was taken; `seen`: when the remote was last asked, or None: that is not known."""
+
+    who: str
+    since: str
+    seen: float | None
 
 
 def leases(places: Places) -> dict[str, str]:
@@ -35,7 +45,7 @@ def leases(places: Places) -> dict[str, str]:
     return found
 
 
-def at_work(project: Project, protocol: str, there: Mapping[str, str]) -> str | None:
+def at_work(project: Project, protocol: str, there: Mapping[str, str]) -> Away | None:
     """Return who works on a protocol elsewhere by the leases that are `there`; None where nobody does.
 
     One that has run out by this clock is of nobody who is known to work, and one that this clone took is no one else's.
@@ -58,8 +68,16 @@ def at_work(project: Project, protocol: str, there: Mapping[str, str]) -> str | 
         first = git.commit(since)
         then = int(first.committer.rpartition(b"> ")[2].split()[0]) if first else 0
         begun = datetime.fromtimestamp(then, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return f"elsewhere: {words.who()}, since {begun}, as the remote was last seen"
+        return Away(words.who(), begun, _seen(project.places, protocol))
     return None
+
+
+def _seen(places: Places, protocol: str) -> float | None:
+    times = []
+    for file in (places.looked(protocol), places.looked("*")):
+        with contextlib.suppress(OSError):
+            times.append(file.stat().st_mtime)
+    return max(times, default=None)
 
 
 def _words(project: Project, oid: str, where: str) -> Lease | None:

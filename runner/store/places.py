@@ -73,6 +73,10 @@ class Places:
         """The note since when another runner's lease of a protocol is seen to stand still."""
         return self.own / "leases" / f"{protocol}.json"
 
+    def looked(self, protocol: str) -> Path:
+        """The file whose time says when the remote was last asked for a protocol's lease; of `*`, for all of them."""
+        return self.mirror / "looked" / (protocol if protocol != "*" else "all")
+
     @property
     def damaged(self) -> Path:
         """Where broken files of git's are put aside."""

@@ -6,6 +6,7 @@ the worked-on repository (ssh command, URL rewrites, hooks) has a say in how the
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -154,6 +155,15 @@ class Mirror:
             code, _, err = self._run(*argv, timeout=timeout)
         if code:
             raise self._unreachable(code, err)
+        for pattern in patterns:
+            if pattern.startswith("refs/runner/leases/"):
+                self._looked(pattern.rpartition("/")[2])
+
+    def _looked(self, protocol: str) -> None:
+        at = self.places.looked(protocol)
+        with contextlib.suppress(OSError):  # a note for people alone
+            at.parent.mkdir(exist_ok=True)
+            at.touch()
 
     def unshallow(self, timeout: float) -> None:
         """Bring the whole history of all branches there.

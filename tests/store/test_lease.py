@@ -281,8 +281,13 @@ def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> No
         lease.ensure(project)  # renewed: it has been at work since before that
         other.runner("run", protocol, rc=WAITS)  # what only records needs none, and sees it
         away = origin(remote).rename(origin(remote).with_suffix(".away"))
+        looked = next(other.home.glob(f".local/state/protocol-runner/*/mirror/looked/{protocol}"))
+        assert looked.stat().st_mtime > time.time() - 60
+        os.utime(looked, (time.time() - 130,) * 2)
         for _ in range(2):
             shown = other.runner("status", protocol, rc=0).out
+            assert "as seen 2 min ago" in shown and "look again    runner sync 1" in shown
+            assert other.runner("status", rc=0).out.endswith("as seen 2 min ago  runner sync 1\n")
             since = time.strftime("%Y-%m-%d", time.gmtime())
             assert f"works         elsewhere: alice@example.test on workshop, since {since}" in shown
             assert (
