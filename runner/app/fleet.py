@@ -181,13 +181,18 @@ def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
         codes[ended.protocol] = ended.code
         tell("ended", began, ended)
         tip = sight.tips().get(ended.protocol, ("", 0))[0]
-        if ended.code in AGAIN or ended.code > 128:
+        if is_tried_again(ended):
             tries[ended.protocol] = tries.get(ended.protocol, 0) + 1 if tip == began.tip else 1
             rests[ended.protocol] = who.monotonic() + min(2.0 ** (tries[ended.protocol] - 1), LONGEST)
             if tries[ended.protocol] >= TRIES:
                 settled[ended.protocol] = tip
         elif ended.code not in (0, 1, 3) or tip == began.tip:
             settled[ended.protocol] = tip
+
+
+def is_tried_again(ended: Ended) -> bool:
+    """Return whether a turn that ended so may end otherwise in a moment."""
+    return ended.code in AGAIN or ended.code > 128
 
 
 def exit_code(codes: Iterable[int]) -> int:

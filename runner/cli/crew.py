@@ -64,19 +64,24 @@ class Turns:
             time.sleep(TICK)
 
     def end(self) -> None:
-        """End what is still at work: SIGTERM, and SIGKILL to whoever does not hear it, with all that they started."""
-        for process, _ in self._at_work.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        until = time.monotonic() + PATIENCE
-        for process, said in self._at_work.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, until - time.monotonic()))
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            said.close()
-        self._at_work.clear()
+        """End what is still at work: SIGTERM, and SIGKILL to whoever does not hear it, with all that they started.
+
+        Whoever presses Ctrl-C again meanwhile waits: what a turn started is ended by the turn, and by nobody else.
+        """
+        with signals.held():
+            for process, _ in self._at_work.values():
+                for number in (signal.SIGTERM, signal.SIGCONT):  # one that is stopped hears it too
+                    with contextlib.suppress(ProcessLookupError):
+                        process.send_signal(number)
+            until = time.monotonic() + PATIENCE
+            for process, said in self._at_work.values():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(max(0.0, until - time.monotonic()))
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                said.close()
+            self._at_work.clear()
 
 
 @contextlib.contextmanager

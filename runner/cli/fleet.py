@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +51,14 @@ def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, a
         if session.options.get(name):
             argv += [f"--{name}", session.options[name]]
     environ = {**session.environ, **({pace.VARIABLE: str(pushes)} if pushes else {})}
-    teller = _Teller(session, as_json)
-    with crew.turns(str(project.git.top or project.git.common_dir), argv, environ) as turns:
-        codes = fleet.run(project, turns, jobs=jobs, tell=teller.tell)
+    teller = _Teller(session, as_json, jobs)
+    folder = str(project.git.top or project.git.common_dir)
+    with session.waiting("fleet"), crew.turns(folder, argv, environ) as turns:
+        try:
+            codes = fleet.run(project, turns, jobs=jobs, tell=teller.tell)
+        except KeyboardInterrupt:
+            teller.interrupted()
+            raise
     code = fleet.exit_code(codes.values())
     if as_json:
         teller.line({"event": "done", "code": code, "protocols": dict(sorted(codes.items()))})
@@ -128,23 +134,56 @@ def plan(
             session.line(f"{one.protocol}  ", (one.action, "cyan"), f"  {about}")
 
 
-class _Teller:
-    """Tells of turns: for people what each said, as it ends; else a line of JSON each."""
+def _apart(ended: Ended) -> list[str]:
+    """Return what a turn could not say itself."""
+    import signal
 
-    def __init__(self, session: Session, as_json: bool) -> None:
-        self._session, self._json = session, as_json
-        self._said: dict[str, str] = {}
+    from runner.app import fleet
+
+    found = []
+    if ended.code > 128 and ended.code not in (130, 141):  # those two it says, or nobody reads
+        with contextlib.suppress(ValueError):
+            found.append(f"  {'ended':12}  by {signal.Signals(ended.code - 128).name}, from outside")
+    if fleet.is_tried_again(ended):
+        found.append(f"  {'again':12}  in a moment, {fleet.TRIES} times at most")
+    return found
+
+
+class _Teller:
+    """Tells of turns: for people that one begins, and what it said as it ends; else a line of JSON each."""
+
+    def __init__(self, session: Session, as_json: bool, jobs: int) -> None:
+        self._session, self._json, self._jobs = session, as_json, jobs
+        self._said: dict[str, tuple[int, str]] = {}
+        self._begun: dict[str, str] = {}  # at which tip
+        self._at_work: list[str] = []  # the numbers
 
     def tell(self, event: str, one: Ready, ended: Ended | None) -> None:
         """Tell that a turn started, or ended."""
         if self._json:
             more = {"action": one.action, "step": one.step} if ended is None else {"code": ended.code}
             self.line({"event": event, "protocol": one.protocol, **more})
+            return
+        number = one.protocol.partition("-")[0]
+        (self._at_work.append if ended is None else self._at_work.remove)(number)
+        if self._session.moving is not None:
+            for task in self._session.moving.task_ids:
+                self._session.moving.update(task, description=", ".join(self._at_work) or "fleet")
         # One that is held is tried again, and says the same again.
-        if ended is not None and not self._json and self._said.get(one.protocol) != ended.said:
-            self._said[one.protocol] = ended.said
-            for text in ended.said.splitlines():
-                self._session.note(f"{one.protocol.partition('-')[0]}  {text}")
+        if ended is None and self._begun.get(one.protocol) != one.tip:
+            if not self._begun:
+                self._session.note(f"{self._jobs} at a time; Ctrl-C ends what is at work, and nothing is lost")
+            self._begun[one.protocol] = one.tip
+            self._session.note(f"{number}  begins    {f'{one.step}: ' if one.step else ''}{one.title}")
+        elif ended is not None and self._said.get(one.protocol) != (ended.code, ended.said):
+            self._said[one.protocol] = (ended.code, ended.said)
+            for text in [*ended.said.splitlines(), *_apart(ended)]:
+                self._session.note(f"{number}  {text}")
+
+    def interrupted(self) -> None:
+        """Tell what is ended now, which may take a moment."""
+        if self._at_work:
+            self._session.note(f"ends what is at work: {', '.join(self._at_work)}")
 
     def line(self, told: dict[str, Any]) -> None:
         """Give an event, with the time."""

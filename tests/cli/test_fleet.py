@@ -125,11 +125,20 @@ def test_what_a_turn_says_again_is_shown_once(box: Box, capsys: pytest.CaptureFi
     from runner.cli.fleet import _Teller
     from runner.cli.session import Session
 
-    teller = _Teller(Session(box.path, box.env), False)
-    one = Ready("0001-a", "tip", "run-step", "a", "", 0)
-    for said in ("held", "held", "done"):
-        teller.tell("ended", one, Ended("0001-a", 0, said))
-    assert capsys.readouterr().err == "0001  held\n0001  done\n"
+    teller = _Teller(Session(box.path, box.env), False, 4)
+    one = Ready("0001-a", "tip", "run-step", "a", "Add it", 0)
+    for code, said in ((HELD, "held"), (HELD, "held"), (128 + signal.SIGKILL, ""), (0, "done")):
+        teller.tell("started", one, None)
+        teller.tell("ended", one, Ended("0001-a", code, said))
+    assert capsys.readouterr().err.splitlines() == [
+        "4 at a time; Ctrl-C ends what is at work, and nothing is lost",
+        "0001  begins    a: Add it",
+        "0001  held",
+        "0001    again         in a moment, 5 times at most",
+        "0001    ended         by SIGKILL, from outside",
+        "0001    again         in a moment, 5 times at most",
+        "0001  done",
+    ]
 
 
 @pytest.mark.slow
@@ -209,6 +218,16 @@ def living(word: str) -> list[int]:
     return found
 
 
+def turn_of(protocol: str) -> int:
+    """Return the process that has a protocol's turn."""
+    (found,) = (
+        pid
+        for pid in living(protocol)
+        if Path(f"/proc/{pid}/cmdline").read_bytes().find(f"\0run\0{protocol}\0".encode()) > 0
+    )
+    return found
+
+
 @pytest.fixture
 def word(tmp_path: Path) -> Iterator[str]:
     """A word that tells processes of this test from all others; what has it in the end is ended."""
@@ -219,7 +238,8 @@ def word(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all_and_what_they_started(box: Box, tmp_path: Path, word: str) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_ends_all_and_what_they_started(box: Box, tmp_path: Path, word: str, how: signal.Signals) -> None:
     told = tmp_path / "told"
     names = [
         box.new({"01-a": command(f"echo x >> {told}; sleep {word}")}, title=f"Number {number}") for number in range(3)
@@ -227,13 +247,52 @@ def test_ctrl_c_ends_all_and_what_they_started(box: Box, tmp_path: Path, word: s
     started = box.start("fleet", "-j", "3")
     wait_for(told, 3)
     assert len(living(word)) >= 3
-    started.send_signal(signal.SIGINT)
+    started.send_signal(how)
     _, err = started.communicate()
-    assert started.returncode == 130 and "nothing is lost" in err
+    assert started.returncode == 130 and "ends what is at work: 0001, 0002, 0003\n" in err and "nothing is lost" in err
     assert living(word) == []
     for name in names:
         assert box.state(name)["steps"]["a"]["status"] == "pending"
         sound(box, name)
+
+
+@pytest.mark.slow
+def test_ctrl_c_again_waits_for_what_does_not_end_at_once_and_a_stopped_turn_hears_it(
+    box: Box, tmp_path: Path, word: str
+) -> None:
+    told = tmp_path / "told"
+    stubborn = box.new(
+        {"01-a": command(f"trap '' TERM; echo x >> {told}; sleep {word}; sleep {word}")}, title="Stubborn"
+    )
+    stopped = box.new({"01-a": command(f"echo x >> {told}; sleep {word}")}, title="Stopped")
+    started = box.start("fleet", "-j", "2")
+    wait_for(told, 2)
+    os.kill(turn_of(stopped), signal.SIGSTOP)
+    started.send_signal(signal.SIGINT)
+    assert started.stderr is not None
+    while "ends what is at work" not in started.stderr.readline():
+        pass
+    for _ in range(3):
+        started.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+    assert started.wait() == 130
+    assert living(word) + living(stubborn) + living(stopped) == []
+    sound(box, stubborn)
+    sound(box, stopped)
+
+
+@pytest.mark.slow
+def test_a_turn_that_is_killed_is_told_and_tried_again(box: Box, tmp_path: Path, word: str) -> None:
+    told = tmp_path / "told"
+    name = box.new({"01-a": command(f"echo x >> {told}; [ -e {tmp_path}/again ] || sleep {word}; echo a > a.txt")})
+    started = box.start("fleet")
+    wait_for(told)
+    (tmp_path / "again").touch()
+    os.kill(turn_of(name), signal.SIGKILL)
+    _, err = started.communicate()
+    assert started.returncode == 0 and "0001    ended         by SIGKILL, from outside\n" in err
+    assert box.state(name)["status"] == "completed"
+    sound(box, name)
 
 
 @pytest.mark.slow
