@@ -22,7 +22,8 @@ from runner.store.record import Row
 from runner.values import dataclass
 
 ACTIVE: Final = ("planning", "planned", "running")
-AGAIN: Final = (75, 69)  # held by another runner, or the network is away: it may be otherwise in a moment
+HELD: Final = 75
+AGAIN: Final = (HELD, 69)  # held by another runner, or the network is away: it may be otherwise in a moment
 TRIES: Final = 5  # turns of one protocol that end so, one after the other, before it is left
 LONGEST: Final = 30.0  # seconds between two of them
 JOBS: Final = ".gitlab/protocol-runner.yml"  # where `runner init` puts what the jobs of a child pipeline extend
@@ -144,7 +145,10 @@ def look(project: Project) -> None:
 
 
 def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int]:
-    """Give turns, `jobs` at a time, till nothing is ready; return what the last turn of each protocol ended with."""
+    """Give turns, `jobs` at a time, till nothing is ready; return what the last turn of each protocol ended with.
+
+    Where that was held by another runner, which has brought it so far since that it is not ready, there was nothing to do.
+    """
     sight, who = Sight(project), project.who
     served: dict[str, int] = {}  # in which order they had their last turn
     settled: dict[str, str] = {}  # the tip at which a turn changed nothing
@@ -169,7 +173,8 @@ def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int
             continue
         if not working:
             if is_fresh:
-                return codes
+                left = {one.protocol for one in sight.ready()}
+                return {name: 0 if code == HELD and name not in left else code for name, code in codes.items()}
             look(project)
             is_fresh = True
             continue

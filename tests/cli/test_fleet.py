@@ -156,6 +156,20 @@ def test_a_busy_protocol_starves_nobody(box: Box, tmp_path: Path) -> None:
     assert hands.order[-3:] == [busy] * 3
 
 
+def test_what_another_runner_held_and_brought_to_its_end_is_no_failure(box: Box, tmp_path: Path) -> None:
+    (name,) = many(box, 1, 1, tmp_path / "told")
+
+    class Late(Hands):
+        """Another runner has it, and is done a moment later."""
+
+        def start(self, one: Ready) -> None:
+            super().start(one)
+            self.ended[-1] = Ended(one.protocol, HELD, "held")
+
+    with box.project() as project:
+        assert fleet.run(project, Late(box), jobs=1, tell=quiet) == {name: 0}
+
+
 def test_what_another_runner_holds_is_tried_again_and_then_left(box: Box, tmp_path: Path) -> None:
     held, free = many(box, 2, 1, tmp_path / "told")
     slept: list[float] = []
