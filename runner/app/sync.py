@@ -55,12 +55,27 @@ def sync(project: Project, protocols: list[str], *, work: bool = True) -> list[S
         away = error  # what is here is published all the same
     for protocol in protocols:
         done.append(_was_taken(project, protocol, forge) or publish(project, protocol))
+    _settle_reserved(project, mirror, protocols)
     if away is not None:
         raise away
     if forge is not None:
         with contextlib.closing(forge):
             done = [_on_forge(project, forge, one, work) for one in done]
     return done
+
+
+def _settle_reserved(project: Project, mirror: Mirror, protocols: list[str]) -> None:
+    """Settle what was reserved for jobs of this run of a CI, which could not: what they made is published now."""
+    from runner.executor import spending
+    from runner.protocol.policy import DayBudget
+    from runner.store import ledger
+
+    if ledger.run_of(project.who.environ) is None or spending.day(project) == DayBudget():
+        return
+    try:
+        ledger.use(project, mirror, protocols)
+    except RunnerError as error:
+        project.who.say(f"what was reserved for this run is not settled, and stays counted: {error.what}")
 
 
 def _bases(project: Project, protocols: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ its next request can cost, and twice as much as before each time that is used up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -141,16 +141,11 @@ class Purse:
         project = self.project
         mirror = Mirror.of(project.git, project.places, project.who)
         assert mirror is not None
-        mirror.fetch(REF)
-        oid = mirror.refs().get(REF)
-        for day in (day_of(project), day_of(project, -1)):
-            found = read(project, oid, day).open.values() if oid else ()
-            mine = [one for one in found if one.protocol == self.protocol and one.ci == run_of(project.who.environ)]
-            if mine:
-                self.day, self.usd, self.tokens = day, Decimal(mine[0].usd), mine[0].tokens
-                return
+        for day, _, one in _given(project, mirror, [self.protocol]):
+            self.day, self.usd, self.tokens = day, Decimal(one.usd), one.tokens
+            return
         raise self._over(
-            "nothing is reserved for this job, which may not push",
+            "nothing is reserved for this job, which may not push, or a job of the same run has used it before",
             "let the job that plans reserve it: `runner fleet plan --reserve USD`, or the variable RUNNER_RESERVE (docs/fleet.md)",
         )
 
@@ -176,6 +171,28 @@ def reserved(project: Project, usd: Decimal, tokens: int, protocol: str | None =
     )
 
 
+def use(project: Project, mirror: Mirror, protocols: Sequence[str]) -> None:
+    """Settle what was reserved for jobs of this run as spent whole, so that one that is repeated finds nothing of it.
+
+    Raises:
+        ConflictError, UnreachableError, IntegrityError: as `change`.
+    """
+    for day, nonce, one in _given(project, mirror, protocols):
+        whole = (Decimal(one.usd), one.tokens, 0)
+        change(project, day, lambda now: now.settle(nonce, *whole) if nonce in now.open else now, mirror)  # noqa: B023
+
+
+def _given(project: Project, mirror: Mirror, protocols: Sequence[str]) -> Iterator[tuple[str, str, Reserved]]:
+    """Give what another job of this run reserved for each of the protocols alone: its day, nonce and amount."""
+    mirror.fetch(REF)
+    oid, run, found = mirror.refs().get(REF), run_of(project.who.environ), set[str | None]()
+    for day in (day_of(project), day_of(project, -1)) if oid else ():
+        for nonce, one in read(project, oid, day).open.items():
+            if one.ci == run and one.protocol in protocols and one.protocol not in found:
+                found.add(one.protocol)
+                yield day, nonce, one
+
+
 def run_of(environ: Mapping[str, str]) -> str | None:
     """Return the run of a CI that this job belongs to, as its jobs name it alike; a repeated run is another one."""
     if given := environ.get("RUNNER_RUN"):
@@ -187,8 +204,10 @@ def run_of(environ: Mapping[str, str]) -> str | None:
     return word(url) if url else None
 
 
-def change(project: Project, day: str, make: Callable[[Day], Day]) -> None:
+def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | None = None) -> None:
     """Move the ledger from what it says of the day to what `make` makes of that; a lost race is run again from what is there.
+
+    `at`: the remote that has it, where that is known without the setting.
 
     What `make` raises, or that it cannot be read, is believed only of what is there now.
 
@@ -196,7 +215,7 @@ def change(project: Project, day: str, make: Callable[[Day], Day]) -> None:
         ConflictError: it was lost each time. UnreachableError: it is on a remote that does not answer. IntegrityError: no runner
             wrote it.
     """
-    git, mirror, who, pause = project.git, _mirror(project), project.who, PAUSE
+    git, mirror, who, pause = project.git, at or _mirror(project), project.who, PAUSE
     is_fresh = mirror is None
     for _ in range(RACES):
         old = mirror.refs().get(REF) if mirror else git.ref(REF)

@@ -18,7 +18,7 @@ from runner.store import ledger
 from tests.ci.actions import ROOT
 from tests.ci.test_templates import BIN, check
 from tests.conftest import Box, clone, command
-from tests.executor.minds import agent
+from tests.executor.minds import agent, finish, mind
 
 
 class Loader(yaml.SafeLoader):
@@ -178,3 +178,27 @@ def test_what_each_may_spend_is_reserved_for_it(remote: Box, tmp_path: Path) -> 
     assert [one["protocol"] for one in again.json()["include"]] == [other]
     for none in ("nan", "inf"):
         assert "no amount of money" in remote.runner("fleet", "plan", "--json", "--reserve", none, rc=2, env=env).err
+
+
+@pytest.mark.slow
+def test_a_job_that_is_repeated_after_its_work_was_published_spends_nothing_twice(remote: Box, tmp_path: Path) -> None:
+    """GitLab's button to repeat a job: the same pipeline, so the same run."""
+    with mind(remote, finish()) as wire:
+        limit(remote, "{usd: 1}")
+        protocol = remote.new({"01-a": agent(), "02-b": agent()})
+        run = {"CI_PIPELINE_URL": "https://gitlab.com/g/r/-/pipelines/7"}
+        remote.runner("sync", protocol, rc=0, env=run)
+        remote.runner("fleet", "plan", "--json", "--reserve", "0.40", rc=0, env=run)
+        work = ("run", protocol, "--ci", "--publish", "never", "--max-steps", "1")
+        remote.runner(*work, rc=0, env=run)
+        assert len(wire.bodies) == 1
+        remote.runner("sync", "--no-work", protocol, rc=0, env=run)
+        at = tmp_path / "origin.git"
+        (name,) = remote.git("ls-tree", "--name-only", ledger.REF, cwd=at).split()
+        day = json.loads(remote.git("show", f"{ledger.REF}:{name}", cwd=at))
+        assert (day["usd"], day["open"]) == ("0.4", {})
+        before = remote.git("rev-parse", ledger.REF, cwd=at)
+        remote.runner("sync", "--no-work", protocol, rc=0, env=run)
+        assert remote.git("rev-parse", ledger.REF, cwd=at) == before
+        told = remote.runner(*work, rc=0, env=run)
+        assert "a job of the same run has used it before" in told.err and len(wire.bodies) == 1
