@@ -74,7 +74,7 @@ def parse(data: bytes, where: str) -> Lease:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:60]
-        raise unreadable(f"`{field}` {first['msg']}", where) from error
+        raise unreadable(f"`{field}` {first['msg']}" if field else first["msg"], where) from error
 
 
 def render_intent(intent: Mapping[str, Any]) -> bytes:

@@ -127,7 +127,7 @@ def parse(data: bytes, day: str, where: str) -> Day:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:60]
-        raise unreadable(f"`{field}` {first['msg']}", where) from error
+        raise unreadable(f"`{field}` {first['msg']}" if field else first["msg"], where) from error
     if found.day != day:
         raise unreadable("it is of another day", where)
     return found

@@ -26,6 +26,10 @@ REF = "refs/runner/ledger"
 RACES = 200  # how often a lost race is run again before it is told
 PAUSE = 0.05  # seconds before that, at first and at most: each waits another while
 LONGEST = 2.0
+LATER = (
+    "nothing is lost: the same command goes on once those at work gave back what they did not spend, after 00:00 UTC, or once the"
+    " budget is raised on the trusted branch"
+)
 
 
 @dataclass(slots=True)
@@ -107,19 +111,26 @@ class Purse:
         def make(day: Day) -> Day:
             nonlocal granted
             left_usd, left_tokens = day.left(cap, but=nonce)
+            others = [one for name, one in day.open.items() if name != nonce]
             if left_usd is not None and (unpriced := day.unpriced + self.unpriced):
                 raise self._over(
                     f"the price of {unpriced:,} tokens that were used today is not known, so a budget in money cannot be kept"
                 )
             if left_usd is not None and usd > left_usd:
+                kept = sum((Decimal(one.usd) for one in others), Decimal(0))
                 raise self._over(
-                    f"${format_.amount(max(left_usd, Decimal(0)))} of ${cap.usd} are left of {today} (UTC), and the next request"
-                    f" could cost ${usd - self.paid_usd:.4f}"
+                    f"${format_.amount(max(left_usd, Decimal(0)))} of ${cap.usd} are left of {today} (UTC)"
+                    f"{f', ${format_.amount(kept)} more are reserved by others,' if kept else ','} and the next request could cost"
+                    f" ${usd - self.paid_usd:.4f}",
+                    LATER if kept else "",
                 )
             if left_tokens is not None and tokens > left_tokens:
+                kept_tokens = sum(one.tokens for one in others)
                 raise self._over(
-                    f"{max(left_tokens, 0):,} of {cap.tokens:,} tokens are left of {today} (UTC), and the next request could need"
-                    f" {tokens - self.paid_tokens:,}"
+                    f"{max(left_tokens, 0):,} of {cap.tokens:,} tokens are left of {today} (UTC)"
+                    f"{f', {kept_tokens:,} more are reserved by others,' if kept_tokens else ','} and the next request could need"
+                    f" {tokens - self.paid_tokens:,}",
+                    LATER if kept_tokens else "",
                 )
             granted = (
                 Decimal(0) if left_usd is None else min(max(usd, 2 * self.usd), left_usd),
