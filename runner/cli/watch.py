@@ -104,6 +104,7 @@ class _Shown:
     def __init__(self, session: Session, as_json: bool) -> None:
         self._session, self._as_json = session, as_json
         self._tellers: dict[str, Teller] = {}
+        self._about: str | None = None  # the protocol that the lines before were about
 
     def tell(self, told: Happened) -> None:
         """Tell of one thing that happened."""
@@ -112,11 +113,13 @@ class _Shown:
             return
         match told.kind:
             case "started":
-                self._session.line((str(told.protocol), "cyan"), err=True)
+                self._begin(told.protocol)
             case "advanced" | "rests":
                 assert told.done is not None and told.protocol is not None
                 from runner.cli.telling import Teller
 
+                if self._about != told.protocol:
+                    self._begin(told.protocol)
                 teller = self._tellers.setdefault(told.protocol, Teller(self._session, each=False))
                 if told.kind == "advanced":
                     teller.advanced(told.done)
@@ -124,7 +127,12 @@ class _Shown:
                     teller.end(told.done)
                     del self._tellers[told.protocol]
             case _:
+                self._about = None
                 self._session.note(_words(told))
+
+    def _begin(self, protocol: str | None) -> None:
+        self._about = protocol
+        self._session.line((str(protocol), "cyan"), err=True)
 
     def ended(self, error: BaseException) -> None:
         """Tell a program that there will be no more, and why; a person sees the error itself."""

@@ -218,6 +218,8 @@ class Changes:
                 found.add("changed")
             if found:
                 return found
+            if self.is_gone():  # it was moved, of which nothing in it tells
+                return {"changed"}
             if self._clocks.monotonic() >= until:
                 return {"timer"}
 

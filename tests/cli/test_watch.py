@@ -220,6 +220,18 @@ def test_a_repository_that_is_deleted_ends_it(box: Box) -> None:
 
 
 @pytest.mark.slow
+def test_a_repository_that_is_moved_ends_it_at_once(box: Box) -> None:
+    box.new({"01-a": "kind: human\n"})
+    with watching(box, "--look-every", "1h") as found:
+        found.until("rests")
+        box.path.rename(box.path.with_name("moved"))
+        assert found.process.wait(timeout=LONG) == 2
+        said = found.end()[1]
+    box.path.with_name("moved").rename(box.path)
+    assert "the repository is gone" in said
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ended_amid_a_step_it_leaves_no_child_and_the_step_is_done_later(box: Box, how: signal.Signals) -> None:
     name = box.new({"01-a": command("echo $$ > pid; [ -e ../../../../again ] || sleep 600; echo a > a.txt", SKIP)})
@@ -372,3 +384,26 @@ def test_a_person_reads_lines_and_json_is_kept_apart(box: Box) -> None:
     assert told[2].startswith("01-a  done")
     assert told[-1] == f"  next          runner take {int(name[:4])}\n"
     assert rest.endswith("nothing is lost, the same command goes on\n")
+
+
+@pytest.mark.slow
+def test_what_another_runner_brought_to_its_end_is_told_by_its_name(box: Box, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    name = box.new({"01-a": command(f"while [ ! -e {gate} ]; do sleep 0.05; done; echo a > a.txt", SKIP)})
+    other = box.start("run", name)
+    while not box.runner("status", rc=0).out.startswith("0001  works"):
+        time.sleep(0.05)
+    process = box.start("watch")
+    assert process.stderr is not None
+    told = []
+    for line in process.stderr:
+        told.append(line)
+        if "held up" in line:
+            gate.touch()
+        if "next" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=LONG)
+    assert other.communicate(timeout=LONG) and other.returncode == 0
+    assert told[1] == f"{name}\n" and "held up" in told[2]
+    assert told[3] == f"{name}\n" and told[4].startswith("  completed")
