@@ -71,7 +71,8 @@ class Sight:
     """The protocols as their tips show them; each is read again where its tip moved."""
 
     project: Project
-    _found: dict[str, tuple[str, Ready | None]] = field(default_factory=dict)
+    _found: dict[str, tuple[tuple[str, str | None], Ready | None]] = field(default_factory=dict)
+    _there: dict[str, str] = field(default_factory=dict)  # the remote's tips, where what is here is published
 
     def tips(self) -> dict[str, tuple[str, int]]:
         """Return id to (commit, its time): the branch's, or the remote's as last fetched where that is ahead of it."""
@@ -87,6 +88,7 @@ class Sight:
             protocol = ids.protocol_of_branch(project.pattern, name.removeprefix(root))
             if protocol is not None and when.isdigit():
                 (here if root == "refs/heads/" else there)[protocol] = (oid, int(when))
+        self._there = {name: oid for name, (oid, _) in there.items()} if project.setting("publish") == "always" else {}
         for protocol, seen in there.items():
             mine = here.get(protocol)
             if mine is None or (mine[0] != seen[0] and project.git.is_ancestor(mine[0], seen[0])):
@@ -102,23 +104,26 @@ class Sight:
         """Return the protocols that may go on, whoever waits longest first. `only`: these alone."""
         tips = self.tips()
         wanted = tips if only is None else {name: tips[name] for name in only if name in tips}
-        rows = self.rows({name: seen for name, seen in wanted.items() if self._found.get(name, ("",))[0] != seen[0]})
-        for name, row in rows.items():
-            self._found[name] = (wanted[name][0], self._judge(row, name, *wanted[name]))
+        keys = {name: (tip, self._there.get(name)) for name, (tip, _) in wanted.items()}
+        new = {
+            name: wanted[name] for name, key in keys.items() if name not in self._found or self._found[name][0] != key
+        }
+        for name, row in self.rows(new).items():
+            self._found[name] = (keys[name], self._judge(row, name, *wanted[name]))
         found = [one for name in wanted if (one := self._found[name][1]) is not None]
         return sorted(found, key=lambda one: (one.since, ids.number_of(one.protocol), one.protocol))
 
     def _judge(self, row: Row, name: str, tip: str, since: int) -> Ready | None:
-        if row["status"] not in ACTIVE:
-            return None
         what = record.outlook(row)
-        if what.action != "none":
-            return Ready(name, tip, what.action, what.step, what.reason, since)
-        return (
-            Ready(name, tip, "take-up", what.step, "what people committed since", since)
-            if self._has_news(name, tip)
-            else None
-        )
+        if row["status"] in ACTIVE:
+            if what.action != "none":
+                return Ready(name, tip, what.action, what.step, what.reason, since)
+            if self._has_news(name, tip):
+                return Ready(name, tip, "take-up", what.step, "what people committed since", since)
+        # A run that was killed, or met a remote that was away. A branch that is gone there was taken.
+        if self._there.get(name, tip) != tip:
+            return Ready(name, tip, "publish", None, "what is not on the remote yet", since)
+        return None
 
     def _has_news(self, protocol: str, tip: str) -> bool:
         """Return whether people committed something since the last transition: a word, an edit, or what only looks so."""

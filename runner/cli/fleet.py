@@ -51,7 +51,8 @@ def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, a
         if session.options.get(name):
             argv += [f"--{name}", session.options[name]]
     environ = {**session.environ, **({pace.VARIABLE: str(pushes)} if pushes else {})}
-    teller = _Teller(session, as_json, jobs)
+    limits = f"{jobs} at a time" + (f", {pushes} push{'es' if pushes > 1 else ''} a minute" if pushes else "")
+    teller = _Teller(session, as_json, limits)
     folder = str(project.git.top or project.git.common_dir)
     with session.waiting("fleet"), crew.turns(folder, argv, environ) as turns:
         try:
@@ -152,8 +153,8 @@ def _apart(ended: Ended) -> list[str]:
 class _Teller:
     """Tells of turns: for people that one begins, and what it said as it ends; else a line of JSON each."""
 
-    def __init__(self, session: Session, as_json: bool, jobs: int) -> None:
-        self._session, self._json, self._jobs = session, as_json, jobs
+    def __init__(self, session: Session, as_json: bool, limits: str) -> None:
+        self._session, self._json, self._limits = session, as_json, limits
         self._said: dict[str, tuple[int, str]] = {}
         self._begun: dict[str, str] = {}  # at which tip
         self._at_work: list[str] = []  # the numbers
@@ -172,7 +173,7 @@ class _Teller:
         # One that is held is tried again, and says the same again.
         if ended is None and self._begun.get(one.protocol) != one.tip:
             if not self._begun:
-                self._session.note(f"{self._jobs} at a time; Ctrl-C ends what is at work, and nothing is lost")
+                self._session.note(f"{self._limits}; Ctrl-C ends what is at work, and nothing is lost")
             self._begun[one.protocol] = one.tip
             self._session.note(f"{number}  begins    {f'{one.step}: ' if one.step else ''}{one.title}")
         elif ended is not None and self._said.get(one.protocol) != (ended.code, ended.said):

@@ -125,7 +125,7 @@ def test_what_a_turn_says_again_is_shown_once(box: Box, capsys: pytest.CaptureFi
     from runner.cli.fleet import _Teller
     from runner.cli.session import Session
 
-    teller = _Teller(Session(box.path, box.env), False, 4)
+    teller = _Teller(Session(box.path, box.env), False, "4 at a time")
     one = Ready("0001-a", "tip", "run-step", "a", "Add it", 0)
     for code, said in ((HELD, "held"), (HELD, "held"), (128 + signal.SIGKILL, ""), (0, "done")):
         teller.tell("started", one, None)
@@ -218,6 +218,21 @@ def test_what_others_pushed_is_found_and_a_remote_that_is_away_stops_nothing(rem
     assert remote.git("rev-parse", theirs) == remote.git("rev-parse", theirs, cwd=tmp_path / "origin.git")
     (tmp_path / "origin.git").rename(tmp_path / "away")
     assert "going on with what is here" in remote.runner("fleet", rc=0).err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("then", "code"), [(command("true"), 0), ("kind: human\n", WAITS)])
+def test_what_an_ended_run_did_not_publish_any_more_is_published(
+    remote: Box, tmp_path: Path, then: str, code: int
+) -> None:
+    publish(remote)
+    protocol = remote.new({"01-a": command("echo a > a.txt"), "02-b": then})
+    remote.runner("run", protocol, "--publish", "never", rc=code)  # as one that was killed before it published
+    origin = tmp_path / "origin.git"
+    assert remote.git("rev-parse", protocol) != remote.git("rev-parse", protocol, cwd=origin)
+    remote.runner("fleet", rc=code)
+    assert remote.git("rev-parse", protocol) == remote.git("rev-parse", protocol, cwd=origin)
+    assert "nothing may go on" in remote.runner("fleet", rc=0).err
 
 
 def living(word: str) -> list[int]:
@@ -334,7 +349,7 @@ def test_turns_wait_for_the_limit_of_pushes_and_all_is_published(remote: Box, tm
     names = many(remote, 2, 2, tmp_path / "told")
     count(remote)
     done = remote.runner("fleet", "-j", "2", "--max-pushes-per-minute", "3", rc=0)
-    assert "3 pushes a minute are allowed" in done.err
+    assert "2 at a time, 3 pushes a minute; Ctrl-C" in done.err and "3 pushes a minute are allowed" in done.err
     pushes = count(remote)
     assert len(pushes) == 4  # each turn: the lease, and all of its work at once
     times = [float(line) for line in (remote.path / ".git/runner/pushes").read_text().split()]
