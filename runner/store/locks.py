@@ -58,6 +58,9 @@ def hold(path: Path, who: Surroundings, *, what: str, wait: float = 0.0) -> Iter
         with contextlib.suppress(OSError):
             os.ftruncate(handle, 0)
     finally:
+        # A program that another thread starts has our descriptor until it is executed: closed here alone, the lock would last so long.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 

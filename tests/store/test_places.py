@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
+from runner.store import locks
 from runner.store.places import write_atomically
+from tests.conftest import Box
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -26,3 +29,17 @@ def test_a_signal_at_the_rename_is_told_as_that_and_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "note", b"words\n")
     assert [path.name for path in tmp_path.iterdir()] == (["note"] if late else [])
+
+
+def test_a_lock_that_is_given_up_is_free_though_a_child_still_has_it_open(box: Box, tmp_path: Path) -> None:
+    with box.project() as project:
+        with locks.hold(tmp_path / "lock", project.who, what="it"):
+            child = os.fork()  # a program that another thread starts, before it is executed
+            if child == 0:
+                signal.pause()
+        try:
+            with locks.hold(tmp_path / "lock", project.who, what="it"):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
