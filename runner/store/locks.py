@@ -16,6 +16,7 @@ from pathlib import Path
 from runner.errors import HeldError, UsageError
 from runner.store.surroundings import Surroundings
 
+GLANCE = 0.1  # seconds; whoever asks who holds a lock (`is_held`) has it for a moment, and that is no reason to be refused it
 STALE_AFTER = 60.0  # seconds, where nobody can be asked who has a file open
 
 
@@ -36,7 +37,7 @@ def hold(path: Path, who: Surroundings, *, what: str, wait: float = 0.0) -> Iter
             f"the repository cannot be written: {error.strerror}", str(path.parent), "use a clone of your own"
         ) from error
     try:
-        until = who.monotonic() + wait
+        until = who.monotonic() + max(wait, GLANCE)
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

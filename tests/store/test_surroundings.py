@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import json
 import os
 import random
@@ -540,6 +542,16 @@ def test_lock_of_our_own_is_not_dead(box: Box) -> None:
 
 
 # --- two at once, and the end of a process -----------------------------------------------------------------------------
+
+
+def test_who_asks_for_a_moment_who_holds_a_lock_refuses_it_to_nobody(box: Box, tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    lock.touch()
+    asking = lock.open()
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    who = dataclasses.replace(box.project().who, sleep=lambda seconds: fcntl.flock(asking, fcntl.LOCK_UN))
+    with locks.hold(lock, who, what="it"):
+        assert locks.is_held(lock)
 
 
 def test_two_processes_on_one_protocol(box: Box, tmp_path: Path) -> None:
