@@ -58,16 +58,27 @@ class Project:
     def open(
         cls, cwd: Path, who: Surroundings, options: Mapping[str, str] | None = None, at: Location | None = None
     ) -> Project:
-        """Open the repository that `cwd` is in, or `at` where it was found already. The network is not asked.
+        """Open the repository that `cwd` is in, or `at` where it was found already. The network is not asked, but by a clone of
+        nothing but protocols' branches, once: their policy is no policy.
 
         Raises:
             UsageError: there is none, or it cannot be used.
             RefusedError: its remote is not the pinned one.
+            UnreachableError: it has to be asked, and does not answer.
         """
         git = Git.open(cwd) if at is None else Git(at)
         try:
             places = Places(git.common_dir, writable_state_home(who.state_home))
-            return cls(git, places, who, trusted_.last_seen(git, places), dict(options or {}))
+            try:
+                trusted = trusted_.last_seen(git, places)
+            except trusted_.OnlyProtocolsError:
+                from runner.store.remote import Mirror
+
+                mirror = Mirror.of(git, places, who)
+                if mirror is None:
+                    raise
+                trusted = mirror.look()
+            return cls(git, places, who, trusted, dict(options or {}))
         except BaseException:
             git.close()
             raise

@@ -27,6 +27,17 @@ class NoCommitsError(UsageError):
         )
 
 
+class OnlyProtocolsError(UsageError):
+    """All branches that are known here are protocols' own, as in a clone of one of them."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            "there is no branch to trust here: all are protocols' own",
+            where,
+            "`git branch main COMMIT` makes one; add the remote where it has one: `git remote add origin URL`",
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Pin:
     """What is pinned. `time`: when the branch was last fetched, or empty."""
@@ -98,8 +109,8 @@ def _local_branch(git: Git) -> str:
     """Return the local branch to trust: main, master, what is checked out, else the first. A protocol's own never is.
 
     Raises:
-        UsageError: the one that it would be is broken, and nobody said that another is trusted; or all are protocols' own.
-        NoCommitsError: there is none.
+        UsageError: the one that it would be is broken, and nobody said that another is trusted.
+        OnlyProtocolsError: all are protocols' own. NoCommitsError: there is none.
     """
     for one in ("refs/heads/main", "refs/heads/master", "HEAD"):
         ref = git.symbolic_ref(one) if one == "HEAD" else one
@@ -120,11 +131,7 @@ def _local_branch(git: Git) -> str:
     for name in heads:
         if not ids.is_protocol_id(name.rpartition("/")[2]):
             return name.removeprefix("refs/heads/")
-    raise UsageError(
-        "there is no branch to trust here: all are protocols' own",
-        str(git.cwd),
-        "`git fetch` where there is a remote, or `git branch main COMMIT`",
-    )
+    raise OnlyProtocolsError(str(git.cwd))
 
 
 def _is_named(git: Git, ref: str) -> bool:
@@ -143,6 +150,7 @@ def last_seen(git: Git, places: Places) -> Trusted:
     Raises:
         RefusedError: the remote's address is no longer the pinned one, or the remote is gone.
         UsageError: there is no commit to trust yet.
+        OnlyProtocolsError: all that is known here are protocols' own branches.
     """
     remote, pin = remote_name(git), read_pin(places)
     if remote is None and pin is not None:

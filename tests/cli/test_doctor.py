@@ -539,6 +539,18 @@ def test_a_shallow_clone_says_what_to_fetch(box: Box, begun: str) -> None:
     assert "found:" not in box.runner("doctor", begun, cwd=shallow, rc=0).out
 
 
+def test_a_clone_of_a_protocol_s_branch_alone_asks_the_remote_whom_it_trusts(box: Box, begun: str) -> None:
+    alone, away = box.path.parent / "alone", box.path.with_name("away")
+    box.git("clone", "-q", "--single-branch", "-b", begun, f"file://{box.path}", alone)
+    box.path.rename(away)
+    assert "could not be reached" in box.runner("step", begun, cwd=alone, rc=69).err
+    away.rename(box.path)
+    box.runner("status", begun, cwd=alone, rc=0)
+    box.path.rename(away)  # it is pinned
+    assert "as of" in box.runner("status", begun, cwd=alone, rc=0).out
+    away.rename(box.path)
+
+
 def test_a_held_protocol_is_not_mended_under_its_runner(box: Box, begun: str) -> None:
     forged = forge(box, begun)
     project = box.project()
