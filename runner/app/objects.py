@@ -103,9 +103,8 @@ def _indexes(git: Git) -> list[tuple[Path, str]]:
 
 
 def _mend_index(git: Git, places: Places, git_dir: Path, where: str) -> str:
-    aside = recovery.put_aside(
-        places, git_dir / "index", stays=True
-    )  # where there is none git takes all files for deleted
+    # A copy is put aside: where there is no index git takes all files for deleted.
+    aside = recovery.put_aside(places, git_dir / "index", stays=True)
     git.run("read-tree", "HEAD", git_dir=git_dir, index=git_dir / "index")
     git.try_run("update-index", "-q", "--refresh", git_dir=git_dir, work_tree=Path(where), index=git_dir / "index")
     return f"made the index of {where} anew from its last commit; the broken one is {aside}"

@@ -135,9 +135,8 @@ def _is_written(path: Path) -> bool:
     except OSError:
         return False
     try:
-        fcntl.fcntl(
-            handle, fcntl.F_SETLEASE, fcntl.F_RDLCK
-        )  # not given beside a writer; nobody waits for it: git opens no lock twice
+        # Not given beside a writer. Nobody has to wait for it meanwhile, for git opens no lock twice.
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except BlockingIOError:
         return True
