@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,7 +136,9 @@ def _is_written(path: Path) -> bool:
     except OSError:
         return False
     try:
-        # Not given beside a writer. Nobody has to wait for it meanwhile, for git opens no lock twice.
+        # Not given beside a writer. Who would open it meanwhile, as git never does, waits till it is given back, and the kernel tells
+        # us so by a signal: one that is ignored, since SIGIO would end us.
+        fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except BlockingIOError:
