@@ -131,15 +131,18 @@ def severed_worktrees(git: Git) -> Iterator[Repair]:
                 )
             )
         elif _is_left(link):
+            known = _is_known(git, private, link.parent)
             yield Repair(
                 Finding(
                     "here",
                     "a worktree does not know which repository it is of",
                     str(link),
                     "git does not work in it, and it does not follow its branch",
-                    "`runner doctor --fix` writes it again, as `git worktree repair` does",
+                    "`runner doctor --fix` writes it again, as `git worktree repair` does"
+                    if known
+                    else f"the files there are not the worktree's, it seems: `rm -r {shlex.quote(str(private))}` has git forget it",
                 ),
-                partial(_repair_links, git, link),
+                partial(_write_link, private, link) if known else None,
             )
 
 
@@ -168,8 +171,16 @@ def _write_commondir(path: Path) -> str:
     return f"wrote {path} again"
 
 
-def _repair_links(git: Git, link: Path) -> str:
-    git.run("worktree", "repair")
+def _is_known(git: Git, private: Path, folder: Path) -> bool:
+    """Return whether the files in a folder are the worktree's, by its index: somebody may have put others there since."""
+    code, out, _ = git.try_run("ls-files", "-z", git_dir=private, index=private / "index")
+    names = [os.fsdecode(name) for name in out.split(b"\0") if name][:1000]
+    there = sum(os.path.lexists(folder / name) for name in names)
+    return code == 0 and there * 2 > len(names)
+
+
+def _write_link(private: Path, link: Path) -> str:
+    recovery.write_locked(link, b"gitdir: " + os.fsencode(private) + b"\n")
     return f"wrote {link} again"
 
 

@@ -112,7 +112,7 @@ def headless(cwd: Path) -> Repair | None:
     """Return what is broken of a repository that git takes for none, since its HEAD says nothing."""
     for folder in (cwd, *cwd.parents):
         at = folder / ".git"
-        if not at.exists() and (folder / "objects").is_dir() and (folder / "refs").is_dir():
+        if not at.exists() and all((folder / name).exists() for name in ("objects", "refs", "config")):
             at = folder  # a bare one, or we stand in a `.git`
         if at.is_file():
             at = folder / at.read_text("utf-8", "surrogateescape").removeprefix("gitdir: ").rstrip("\n")

@@ -70,10 +70,11 @@ def _settle_reserved(project: Project, mirror: Mirror, protocols: list[str]) -> 
     from runner.protocol.policy import DayBudget
     from runner.store import ledger
 
-    if ledger.run_of(project.who.environ) is None or spending.day(project) == DayBudget():
+    if ledger.run_of(project.who.environ) is None:
         return
     try:
-        ledger.use(project, mirror, protocols)
+        if spending.day(project) != DayBudget():
+            ledger.use(project, mirror, protocols)
     except RunnerError as error:
         project.who.say(f"what was reserved for this run is not settled, and stays counted: {error.what}")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.errors import StepFailedError, UsageError
+from runner.errors import RunnerError, StepFailedError, UsageError
 from runner.executor import consent
 from runner.executor.redact import Redactor
 from runner.protocol import log, references
@@ -72,7 +72,10 @@ def end_left(project: Project, protocol: str) -> None:
 
     Called by whoever holds the protocol. A sandbox's processes went with their runner; on the host they are known by their HOME.
     """
-    space = workspace.place(project.places, protocol, project.config.workspace.path)
+    try:
+        space = workspace.place(project.places, protocol, project.config.workspace.path)
+    except RunnerError:  # it is told by what needs one; nothing of ours ran there by this configuration
+        return
     count = end_all(b"HOME=" + os.fsencode(space.home))
     if count:
         project.who.say(

@@ -150,9 +150,8 @@ def render(state: State, kept: Rendered | None = None) -> bytes:
     data = json.dumps(plain, indent=2, sort_keys=True).encode("ascii") + b"\n"
     if not state.steps:
         return data
-    before, _, after = data.partition(
-        b'\n  "steps": {},\n'
-    )  # no text holds a newline as it is, so this line is there once
+    # No text holds a newline as it is, so this line is there once.
+    before, _, after = data.partition(b'\n  "steps": {},\n')
     lines = [kept.lines[slug] for slug in sorted(state.steps)]
     lines[0] = before + b'\n  "steps": {\n' + lines[0]
     lines[-1] += b"\n  },\n" + after

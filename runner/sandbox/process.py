@@ -73,13 +73,20 @@ def descendants(roots: Iterable[int], table: dict[int, Process]) -> set[int]:
 def end_all(variable: bytes) -> int:
     """End the processes whose environment began with `variable`, and all that descends from them; return how many that were.
 
-    None where there is no /proc.
+    None where there is no /proc, and none where we are inside ourselves: a command that calls the runner, or a shell of a person's.
     """
     ended: set[int] = set()
+    own, table = {os.getpid()}, processes()
+    pid = os.getppid()
+    while pid in table and pid not in own:
+        own.add(pid)
+        pid = table[pid].parent
+    if any(variable in _environment(pid) for pid in own):
+        return 0
     by = time.monotonic() + UNKILLABLE
     while time.monotonic() < by:
         table = {pid: process for pid, process in processes().items() if not process.zombie}
-        found = descendants((pid for pid in table if variable in _environment(pid)), table) - {os.getpid()}
+        found = descendants((pid for pid in table if variable in _environment(pid)), table) - own
         if not found:
             break
         for pid in found:

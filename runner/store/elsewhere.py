@@ -89,6 +89,7 @@ def _words(project: Project, oid: str, where: str) -> Lease | None:
 
 def _is_ours(project: Project, protocol: str, nonce: str) -> bool:
     try:
-        return project.places.lease(protocol).read_text().split(" ")[0] == nonce
+        noted = project.places.lease(protocol).read_text().splitlines()
     except OSError:
         return False
+    return any(line.split(" ")[0] == nonce for line in noted)

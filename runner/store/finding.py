@@ -64,7 +64,7 @@ def find(project: Project, name: str | None) -> str:
     near = slugs or get_close_matches(name, everything, n=3, cutoff=0.4) or list(everything)[-3:]
     hint = f"did you mean {' or '.join(near)}?" if near else "`runner new` makes one"
     if project.trusted.remote:
-        hint += f" What others pushed since: `git fetch {project.trusted.remote}`"
+        hint += f"; what others pushed since: `git fetch {project.trusted.remote}`"
     number = ids.number_of(direct) if direct else int(name) if name.isdecimal() and name.isascii() else None
     if number is not None and project.git.ref(numbers.claim_ref(number)) is not None:
         hint = f"there was one with that number: `runner doctor` says whether its branch was lost; else {hint}"

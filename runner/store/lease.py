@@ -112,7 +112,10 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -
     try:
         mirror.push(changes)
     except ConflictError:
-        write_atomically(project.places.lease(protocol), before.encode())
+        if before:
+            write_atomically(project.places.lease(protocol), before.encode())
+        else:
+            _forget_note(project, protocol, words)
         project.trust(mirror.look(branch, history.ref_of(protocol), ref))
         return False
     except UnreachableError as error:

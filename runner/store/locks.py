@@ -56,9 +56,11 @@ def hold(path: Path, who: Surroundings, *, what: str, wait: float = 0.0) -> Iter
         with contextlib.suppress(OSError):  # on a full disk the lock holds all the same; who has it is a courtesy
             os.ftruncate(handle, 0)
             os.pwrite(handle, told, 0)
-        yield was_cut
-        with contextlib.suppress(OSError):
-            os.ftruncate(handle, 0)
+        try:
+            yield was_cut
+        finally:
+            with contextlib.suppress(OSError):
+                os.ftruncate(handle, 0)
     finally:
         # A program that another thread starts has our descriptor until it is executed: closed here alone, the lock would last so long.
         with contextlib.suppress(OSError):
@@ -136,8 +138,8 @@ def _is_written(path: Path) -> bool:
     except OSError:
         return False
     try:
-        # Not given beside a writer. Who would open it meanwhile, as git never does, waits till it is given back, and the kernel tells
-        # us so by a signal: one that is ignored, since SIGIO would end us.
+        # Not given beside a writer. Who would open it meanwhile (`git commit -p` opens its own again) waits till it is given back, and
+        # the kernel tells us so by a signal: one that is ignored, since SIGIO would end us.
         fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)

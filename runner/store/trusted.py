@@ -114,12 +114,14 @@ def _local_branch(git: Git) -> str:
     """
     for one in ("refs/heads/main", "refs/heads/master", "HEAD"):
         ref = git.symbolic_ref(one) if one == "HEAD" else one
-        if ref is None or ids.is_protocol_id(ref.rpartition("/")[2]):
+        if ref is None:
             continue
         name = ref.removeprefix("refs/heads/")
         if git.ref(ref):
+            if _is_own(git, ref):
+                continue
             return name
-        if _is_named(git, ref):
+        if _is_named(git, ref) and not ids.is_protocol_id(name.rpartition("/")[2]):
             raise UsageError(
                 f"the branch {name} is broken, and it is the trusted one",
                 str(git.common_dir / ref),
@@ -129,9 +131,14 @@ def _local_branch(git: Git) -> str:
     if not heads:
         raise NoCommitsError(str(git.cwd))
     for name in heads:
-        if not ids.is_protocol_id(name.rpartition("/")[2]):
+        if not _is_own(git, name):
             return name.removeprefix("refs/heads/")
     raise OnlyProtocolsError(str(git.cwd))
+
+
+def _is_own(git: Git, ref: str) -> bool:
+    """Return whether a branch is that of a protocol whose folder it has: its name alone may be a year and a month."""
+    return any(ids.is_protocol_id(name) and name in ref for name in git.tree(f"{ref}:{paths.ROOT}") or {})
 
 
 def _is_named(git: Git, ref: str) -> bool:

@@ -197,6 +197,12 @@ def test_where_only_protocols_have_branches_none_is_trusted(box: Box, begun: str
     assert "the local branch trunk is trusted" in box.runner("status", begun, rc=0).out
 
 
+def test_a_branch_named_as_a_month_is_no_protocols_own(box: Box) -> None:
+    box.git("branch", "-qm", "main", "release/2025-01")
+    box.git("branch", "experiment")
+    assert "the local branch release/2025-01 is trusted" in found(box, rc=0)
+
+
 # --- the files between the repository and its worktrees --------------------------------------------------------------------
 
 
@@ -216,6 +222,17 @@ def test_a_worktree_that_lost_its_way_back_finds_it_again(box: Box, begun: str, 
     assert "does not know which repository" in (said := found(box)) and "folder is gone" not in said
     box.runner("doctor", "--fix", rc=0)
     assert box.git("status", "--porcelain", cwd=folder) == "A  mine.txt\n"
+    is_well(box, begun)
+
+
+@pytest.mark.slow
+def test_a_folder_that_others_use_by_now_is_made_no_worktree_again(box: Box, begun: str) -> None:
+    folder = box.worktree(begun)
+    shutil.rmtree(folder)
+    (folder / "unpacked").mkdir(parents=True)
+    box.runner("doctor", "--fix", rc=2)
+    assert not (folder / ".git").exists()
+    typed(box, told(box, "does not know which repository")[0])
     is_well(box, begun)
 
 
@@ -326,6 +343,14 @@ def test_a_bare_repository_without_head_is_one(box: Box, tmp_path: Path) -> None
     for words in (("doctor",), ("doctor", "--fix")):
         said = box.runner(*words, cwd=bare, rc=2).out
         assert "HEAD is broken" in said and f"> {bare / 'HEAD'}" in said
+
+
+@pytest.mark.slow
+def test_folders_of_the_project_are_taken_for_no_repository(box: Box) -> None:
+    for name in ("objects", "refs"):
+        (box.path / "game" / name).mkdir(parents=True)
+    at(box, "HEAD").write_bytes(b"")
+    assert str(box.path / ".git/HEAD") in box.runner("doctor", cwd=box.path / "game", rc=2).out
 
 
 @pytest.mark.slow

@@ -218,6 +218,15 @@ def test_an_exception_while_it_runs_ends_the_group(sandbox: Sandbox, work: Path,
     assert_stopped(work / "beat")
 
 
+def test_who_is_inside_itself_ends_nobody(tmp_path: Path) -> None:
+    lines = f"from runner.sandbox import end_all; print(end_all(b'HOME={tmp_path}'))"
+    alone = ["sh", "-c", f'HOME={tmp_path} sleep 1000 & "$0" -c "$1"; kill $! && echo it lived', PYTHON, lines]
+    inside = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "HOME": str(tmp_path)}
+    assert subprocess.run(alone, env=inside, capture_output=True, text=True).stdout == "0\nit lived\n"
+    outside = {**inside, "HOME": "/elsewhere"}
+    assert subprocess.run(alone, env=outside, capture_output=True, text=True).stdout == "1\n"
+
+
 @pytest.mark.slow
 def test_a_bubblewrap_that_hangs_is_given_up(tmp_path: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hangs = tmp_path / "bin/bwrap"

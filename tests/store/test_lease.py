@@ -297,6 +297,9 @@ def test_who_is_at_work_elsewhere_is_told_as_it_was_last_seen(remote: Box) -> No
             assert "workshop" not in other.runner("show", protocol, "--json", rc=0).out
             other.git("pack-refs", "--all", cwd=next(other.home.glob(".local/state/protocol-runner/*/mirror")))
         assert "elsewhere" not in remote.runner("status", protocol, rc=0).out
+        noted = project.places.lease(protocol)  # cut as it took its own again: the last one stands before it
+        noted.write_text(f"{'0' * 64} {remote.path}\n{noted.read_text()}")
+        assert "elsewhere" not in remote.runner("status", protocol, rc=0).out
         away.rename(origin(remote))
         lease.drop(project)
     other.runner("sync", protocol, rc=0)

@@ -544,6 +544,14 @@ def test_lock_of_our_own_is_not_dead(box: Box) -> None:
 # --- two at once, and the end of a process -----------------------------------------------------------------------------
 
 
+def test_a_lock_that_is_given_up_in_an_error_is_not_one_that_was_cut(box: Box, tmp_path: Path) -> None:
+    lock, who = tmp_path / "lock", box.project().who
+    with pytest.raises(KeyError), locks.hold(lock, who, what="it"):
+        raise KeyError
+    with locks.hold(lock, who, what="it") as was_cut:
+        assert not was_cut
+
+
 def test_who_asks_for_a_moment_who_holds_a_lock_refuses_it_to_nobody(box: Box, tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     lock.touch()
