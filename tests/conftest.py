@@ -30,6 +30,11 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ci")
 
+# A job in the background, or below nohup, has these ignored, and so would all that the tests start.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, handler)
+
 START = 1_700_000_000
 PERSON = {
     "GIT_AUTHOR_NAME": "Alice",
@@ -205,8 +210,6 @@ class Box:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # Ctrl-C reaches it also where the tests themselves were started with it ignored, as a job in the background is.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def project(self, **options: str) -> Project:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -29,15 +28,6 @@ def test_names_of_any_length_are_answered(box: Box, length: int) -> None:
         assert git.blobs([]) == list(git.stream([])) == []
 
 
-@pytest.fixture
-def heard() -> Iterator[None]:
-    """SIGINT is heard, also where a shell's background job begins with it ignored."""
-    known = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, known)
-
-
-@pytest.mark.usefixtures("heard")
 def test_what_is_cut_is_answered_to_nobody(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     with Git.open(box.path) as git:
         oids = [git.write("blob", b"%d\n" % number) for number in range(10)]

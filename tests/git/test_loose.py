@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
 import subprocess
 import sys
@@ -161,7 +160,6 @@ def test_ctrl_c_while_the_disk_is_waited_for_leaves_nothing_begun(box: Box, tmp_
         ["strace", "-f", "-qq", "-o", tmp_path / "trace", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=3000000:when=2",
          sys.executable, "-c", CTRL_C, str(box.path)],
         capture_output=True, text=True, timeout=30,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert "KeyboardInterrupt" in done.stderr
     assert len(files(box) - before) == 1
