@@ -247,14 +247,9 @@ def living(word: str) -> list[int]:
     return found
 
 
-def turn_of(protocol: str) -> int:
-    """Return the process that has a protocol's turn."""
-    (found,) = (
-        pid
-        for pid in living(protocol)
-        if Path(f"/proc/{pid}/cmdline").read_bytes().find(f"\0run\0{protocol}\0".encode()) > 0
-    )
-    return found
+def turns_of(box: Box, protocol: str) -> list[int]:
+    """Return the processes that have a protocol's turn; other tests' have the same names elsewhere."""
+    return living(f"\0{box.path}\0run\0{protocol}\0")
 
 
 @pytest.fixture
@@ -296,7 +291,8 @@ def test_ctrl_c_again_waits_for_what_does_not_end_at_once_and_a_stopped_turn_hea
     stopped = box.new({"01-a": command(f"echo x >> {told}; sleep {word}")}, title="Stopped")
     started = box.start("fleet", "-j", "2")
     wait_for(told, 2)
-    os.kill(turn_of(stopped), signal.SIGSTOP)
+    (turn,) = turns_of(box, stopped)
+    os.kill(turn, signal.SIGSTOP)
     started.send_signal(signal.SIGINT)
     assert started.stderr is not None
     while "ends what is at work" not in started.stderr.readline():
@@ -305,7 +301,7 @@ def test_ctrl_c_again_waits_for_what_does_not_end_at_once_and_a_stopped_turn_hea
         started.send_signal(signal.SIGINT)
         time.sleep(0.1)
     assert started.wait() == 130
-    assert living(word) + living(stubborn) + living(stopped) == []
+    assert living(word) + turns_of(box, stubborn) + turns_of(box, stopped) == []
     sound(box, stubborn)
     sound(box, stopped)
 
@@ -317,7 +313,8 @@ def test_a_turn_that_is_killed_is_told_and_tried_again(box: Box, tmp_path: Path,
     started = box.start("fleet")
     wait_for(told)
     (tmp_path / "again").touch()
-    os.kill(turn_of(name), signal.SIGKILL)
+    (turn,) = turns_of(box, name)
+    os.kill(turn, signal.SIGKILL)
     _, err = started.communicate()
     assert started.returncode == 0 and "0001    ended         by SIGKILL, from outside\n" in err
     assert box.state(name)["status"] == "completed"
