@@ -11,7 +11,7 @@ from runner.executor import advance
 from runner.git import BLOB, TreeEntry
 from runner.protocol import ids, paths
 from runner.protocol import plan as plan_
-from runner.protocol.state import StepStatus
+from runner.protocol.state import ENDED
 from runner.store import record, snapshot, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -54,7 +54,7 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
             slug = slug or advance.find_step(seen.state, name)
             name = files[slug]
             known = seen.state.steps.get(slug)
-            finished = known is not None and known.status in (StepStatus.COMPLETED, StepStatus.CANCELLED)
+            finished = known is not None and known.status in ENDED
     entry = seen.files.get(name)
     made = Draft(protocol, name, entry, (project.git.blob(entry.oid) or b"") if entry else b"", finished)
     for tree in worktree.on_branch(project.git, project.branch(protocol)):

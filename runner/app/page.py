@@ -11,7 +11,7 @@ from typing import Final
 
 from runner.forge.base import BODY_TEXT, Status, StatusState, status_text
 from runner.protocol import ids, paths
-from runner.protocol.state import State, StepState, StepStatus, Wait
+from runner.protocol.state import ENDED, State, StepState, StepStatus, Wait
 from runner.protocol.state import Status as Standing
 
 PLAN_TEXT: Final = 20_000  # characters of the plan that are shown; the branch has it whole
@@ -21,7 +21,6 @@ REVIEW, SIGNED = "review", "signed"  # how a wait is ended, as `from:` of the po
 Ways = Mapping[str, Collection[str]]
 NO_WAYS: Final[Ways] = {}
 _STEPS: Final = 100
-_ENDED: Final = (StepStatus.COMPLETED, StepStatus.CANCELLED)
 _STOPPED: Final = (StepStatus.FAILED, StepStatus.BLOCKED)
 _ANSWERED: Final = ("human", "question", "effect")
 _WORDS: Final = re.compile(r"[A-Za-z]+(?:[ ,()]{1,2}[A-Za-z]+)*\)?")
@@ -179,7 +178,7 @@ def _checked(step: StepState) -> str:
         return "✔ passed"
     if step.status in _STOPPED and (step.reason or "").startswith("QA:"):
         return "✘ **failed**"
-    return "none" if step.qa == "skip" else "to come" if step.status not in _ENDED else ""
+    return "none" if step.qa == "skip" else "to come" if step.status not in ENDED else ""
 
 
 def _about(state: State, wait: Wait) -> str:
@@ -194,7 +193,7 @@ def _words(text: str) -> str:
 
 def _progress(state: State) -> str:
     steps = state.open_steps()
-    done = sum(step.status in _ENDED for _, step in steps)
+    done = sum(step.status in ENDED for _, step in steps)
     return f"{done} of {len(steps)} step{'s' if len(steps) != 1 else ''} done"
 
 

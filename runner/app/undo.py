@@ -10,13 +10,11 @@ from runner.executor import advance
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import machine, message, paths
-from runner.protocol.state import StepStatus
+from runner.protocol.state import ENDED
 from runner.store import record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
-
-_DONE = (StepStatus.COMPLETED, StepStatus.CANCELLED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +63,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
     again = [
         f"{slug} ({step.status}, attempt {step.attempt})"
         for slug, step in done.state.open_steps()
-        if slug in _event(done.events).steps and step.status not in _DONE
+        if slug in _event(done.events).steps and step.status not in ENDED
     ]
     notes = [f"open again: {', '.join(again)}"] if again else []
     notes += [kept] if kept else []

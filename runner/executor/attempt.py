@@ -11,7 +11,7 @@ from runner.protocol import log
 from runner.protocol.events import Event
 from runner.protocol.machine import ACTIVE
 from runner.protocol.plan import Step
-from runner.protocol.state import State, StepStatus
+from runner.protocol.state import ENDED, State, StepStatus
 from runner.values import dataclass
 
 
@@ -43,8 +43,7 @@ def attempt_ref(protocol: str, slug: str, attempt: int) -> str:
 def completed(state: State, slug: str) -> list[Event]:
     """Return the events with which a step is done, and with the last one the protocol."""
     found: list[Event] = [ev.StepCompleted(subject=slug, attempt=state.steps[slug].attempt)]
-    ended = (StepStatus.COMPLETED, StepStatus.CANCELLED)
-    done = all(step.status in ended or step.removed or name == slug for name, step in state.steps.items())
+    done = all(step.status in ENDED or step.removed or name == slug for name, step in state.steps.items())
     if done and not state.waiting and state.status in ACTIVE:  # paused while the last step was at work: it stays paused
         found.append(ev.Completed(subject=state.protocol))
     return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from runner.protocol.state import State, Status, StepState, StepStatus, Wait
+from runner.protocol.state import ENDED, State, Status, StepState, StepStatus, Wait
 from runner.values import dataclass
 
 OPEN = frozenset(
@@ -115,7 +115,7 @@ def decide(state: State, only: str | None = None) -> Action:
                 return Halt(state.status, (), f"{slug}: {step.reason}")
             case _:
                 assert_never(step.status)
-    if any(step.status not in (_S.COMPLETED, _S.CANCELLED) for _, step in steps):
+    if any(step.status not in ENDED for _, step in steps):
         return Halt(
             state.status,
             tuple(state.waiting),
@@ -126,5 +126,4 @@ def decide(state: State, only: str | None = None) -> Action:
 
 def lacks(state: State, step: StepState) -> list[str]:
     """Return what a step needs before it may begin, and is neither done nor cancelled."""
-    ended = (_S.COMPLETED, _S.CANCELLED)
-    return [need for need in step.needs if need not in state.steps or state.steps[need].status not in ended]
+    return [need for need in step.needs if need not in state.steps or state.steps[need].status not in ENDED]

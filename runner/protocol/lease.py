@@ -72,9 +72,14 @@ def parse(data: bytes, where: str) -> Lease:
     try:
         return Lease.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])[:60]
-        raise unreadable(f"`{field}` {first['msg']}" if field else first["msg"], where) from error
+        raise unreadable(first_fault(error), where) from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return what is wrong first with a file of the runner's own: the field, where it is one, and why."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])[:60]
+    return f"`{field}` {first['msg']}" if field else first["msg"]
 
 
 def render_intent(intent: Mapping[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.errors import IntegrityError, SpentError
-from runner.protocol.lease import Time, Word
+from runner.protocol.lease import Time, Word, first_fault
 from runner.protocol.policy import DayBudget
 
 SCHEMA: Literal[1] = 1
@@ -125,9 +125,7 @@ def parse(data: bytes, day: str, where: str) -> Day:
     try:
         found = Day.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])[:60]
-        raise unreadable(f"`{field}` {first['msg']}" if field else first["msg"], where) from error
+        raise unreadable(first_fault(error), where) from error
     if found.day != day:
         raise unreadable("it is of another day", where)
     return found

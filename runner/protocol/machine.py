@@ -28,7 +28,7 @@ from runner.protocol.decision import decide as decide
 from runner.protocol.decision import lacks as lacks
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
-from runner.protocol.state import Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
+from runner.protocol.state import ENDED, Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
 
 if TYPE_CHECKING:
     from runner.protocol.plan import Plan, Step
@@ -174,7 +174,7 @@ def _apply(state: State, entry: Entry) -> State:
                 raise _illegal(state, event, f"{state.protocol} is {state.status}")
             state = dataclasses.replace(state, status=_where_it_was(state))
         case ev.Completed():
-            left = [slug for slug, step in state.open_steps() if step.status not in (_S.COMPLETED, _S.CANCELLED)]
+            left = [slug for slug, step in state.open_steps() if step.status not in ENDED]
             if left or state.waiting:
                 raise _illegal(
                     state, event, f"{left[0]} is {state.steps[left[0]].status}" if left else "something is owed"
@@ -401,9 +401,6 @@ def _undo(state: State, event: ev.Undone) -> State:
     )
 
 
-_ENDED = (_S.COMPLETED, _S.CANCELLED)
-
-
 def undone_of(now: State, then: State) -> ev.Undone:
     """Return the event that makes of `now` what stood at `then`.
 
@@ -434,8 +431,8 @@ def _again(now: StepState, then: StepState | None, *, same: bool) -> ev.UndoneSt
     status = then.status if then is not None and not then.removed else _S.PENDING
     if status in (_S.RUNNING, _S.AWAITING_APPROVAL):
         status = _S.PENDING  # what it waited for has ended
-    begun = now.status is not _S.PENDING and status not in _ENDED
-    worked = then is not None and status in (*_ENDED, _S.NEEDS_QA)
+    begun = now.status is not _S.PENDING and status not in ENDED
+    worked = then is not None and status in (*ENDED, _S.NEEDS_QA)
     return {
         "status": status.value,
         "attempt": now.attempt + begun,
@@ -490,7 +487,7 @@ def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
     removed = [slug for slug, _ in state.open_steps() if slug not in now] if state.steps.keys() - now else []
     if not changed and not removed and plan.digest == state.plan:
         return None
-    gone = {slug for slug in removed if state.steps[slug].status not in (_S.COMPLETED, _S.CANCELLED)}
+    gone = {slug for slug in removed if state.steps[slug].status not in ENDED}
     stale = gone | {slug for slug in changed if slug in state.steps}
     dropped = [
         wait.id

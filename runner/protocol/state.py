@@ -45,6 +45,9 @@ class StepStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)  # what needs such a step may begin
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepState:
     """A step in the record. `needs`: slugs; `reason`: why it failed or is blocked; `removed`: its file is gone."""

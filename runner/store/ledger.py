@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 
 from runner.errors import ConflictError, IntegrityError, RunnerError, SpentError
 from runner.git import BLOB, TreeEntry
@@ -189,8 +190,11 @@ def use(project: Project, mirror: Mirror, protocols: Sequence[str]) -> None:
         ConflictError, UnreachableError, IntegrityError: as `change`.
     """
     for day, nonce, one in _given(project, mirror, protocols):
-        whole = (Decimal(one.usd), one.tokens, 0)
-        change(project, day, lambda now: now.settle(nonce, *whole) if nonce in now.open else now, mirror)  # noqa: B023
+        change(project, day, partial(_used, nonce, one), mirror)
+
+
+def _used(nonce: str, one: Reserved, day: Day) -> Day:
+    return day.settle(nonce, Decimal(one.usd), one.tokens, 0) if nonce in day.open else day
 
 
 def _given(project: Project, mirror: Mirror, protocols: Sequence[str]) -> Iterator[tuple[str, str, Reserved]]:

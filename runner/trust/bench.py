@@ -13,7 +13,7 @@ from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, Commit, Git, TreeEntry
 from runner.protocol import ids, message, paths, statement
 from runner.protocol.plan import Plan, Step
-from runner.protocol.state import State, StepStatus, Wait
+from runner.protocol.state import ENDED, State, Wait
 from runner.protocol.statement import MalformedStatementError, Signed
 from runner.trust import manifest
 from runner.trust.authority import Authority
@@ -93,9 +93,6 @@ class Asked:
             ):
                 return cls(oid, None if wait.kind == "call" else wait.digest)
         return None
-
-
-_ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)
 
 
 @dataclass(slots=True)
@@ -238,14 +235,14 @@ class Bench:
     def _done_at(self, commit: str, files: Mapping[str, TreeEntry]) -> set[str]:
         """Return the steps whose files have dropped out of the plan at a commit: those that were done there."""
         if commit == self.tip:
-            return {slug for slug, step in self.state.steps.items() if step.status in _ENDED}
+            return {slug for slug, step in self.state.steps.items() if step.status in ENDED}
         from runner.protocol import state as state_
 
         data = self.git.blob(files[paths.STATE].oid) if paths.STATE in files else None
         if data is None:
             return set()
         then = state_.load(data, f"{paths.STATE} in {commit[:12]}")
-        return {slug for slug, step in then.steps.items() if step.status in _ENDED}
+        return {slug for slug, step in then.steps.items() if step.status in ENDED}
 
     def pieces(self, slug: str, now: tuple[str, str] | None = None) -> list[tuple[str, str]]:
         """Return the (before, after) of what a step's attempt did, newest first: its last piece, and those that it waited after.
@@ -311,7 +308,7 @@ class Bench:
         if subject.kind == "plan":
             slug = ids.STEP_FILE.fullmatch(name)
             known = self.state.steps.get(slug["slug"]) if slug else None
-            return paths.is_words(name) and (known is None or known.status not in _ENDED)
+            return paths.is_words(name) and (known is None or known.status not in ENDED)
         return subject.kind != "call"
 
     def words_of(self, slug: str) -> frozenset[str]:
