@@ -239,3 +239,15 @@ def test_a_command_that_outlives_its_runner_is_ended_before_it_is_begun_again(bo
     assert "ended " in said and "had left when it was killed" in said, said
     assert box.git("show", f"{protocol}:built.txt") == "again\n"
     assert "had left" not in box.runner("undo", protocol, rc=0).err
+
+
+def test_after_a_kill_what_needs_no_workspace_needs_none(box: Box) -> None:
+    protocol = box.new({"01-a": "kind: human\n"})
+    box.write(".protocols/config.yaml", f"workspace: {{path: {box.path}/.git/inside}}\n")
+    box.commit("a workspace that cannot be")
+    with box.project() as project:
+        lock = project.places.lock(protocol)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.write_text("a runner that was killed\n")
+    assert "inside a git directory" not in box.runner("step", protocol, rc=3).err
+    assert box.state(protocol)["steps"]["a"]["status"] == "running"
