@@ -15,6 +15,7 @@ from pathlib import Path
 from runner.app import clones, halves, journals, leftovers, objects, refs
 from runner.app.repair import Finding, Repair
 from runner.errors import InsufficientHistoryError, RunnerError
+from runner.folders import matching
 from runner.git import Git
 from runner.protocol import ids, paths
 from runner.store import locks, marks, worktree
@@ -164,9 +165,9 @@ def _writable(places: Places) -> Iterator[Finding]:
     ours = (places.beside, places.beside / "locks", places.beside / "journal")
     wrong = [path for path in ours if os.path.lexists(path) and not path.is_dir()]
     folders = [common, common / "objects", *ours]
-    folders += [path for pattern in ("refs/**/", "logs/**/", "objects/*/") for path in common.glob(pattern)]
+    folders += matching(common, "refs/**/", "logs/**/", "objects/*/")
     closed = [path for path in folders if path.is_dir() and not os.access(path, os.W_OK | os.X_OK)]
-    closed += [path for path in ours[1].glob("*") if path.is_file() and not os.access(path, os.W_OK)]
+    closed += [path for path in matching(ours[1], "*") if path.is_file() and not os.access(path, os.W_OK)]
     for path in wrong:
         yield Finding(
             "here",

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from runner.app.repair import Finding
 from runner.errors import RunnerError
 from runner.executor.journal import DamagedJournalError, Journal
+from runner.folders import matching
 from runner.store.places import Places
 
 
 def look(places: Places, only: str | None) -> Iterator[Finding]:
     """Yield the journals that cannot be read whole, of every protocol or of `only`."""
-    for path in sorted(places.journal(only or "").rglob("*.jsonl")):
+    for path in matching(places.journal(only or ""), "**/*.jsonl"):
         try:
             Journal(path)
         except DamagedJournalError as error:

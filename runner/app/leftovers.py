@@ -14,6 +14,7 @@ from pathlib import Path
 
 from runner.app import tidy
 from runner.app.repair import Finding, Repair
+from runner.folders import matching
 from runner.git import Git
 from runner.protocol import ids
 from runner.store import locks, record, recovery, transaction, worktree
@@ -40,9 +41,9 @@ def dead_locks(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
         "objects/pack/*.lock",
         "runner/*.lock",
     )
-    found = {path for pattern in patterns for path in git.common_dir.glob(pattern)}
-    found |= {*places.own.glob("*/index.lock"), *places.mirror.glob("*.lock"), *places.mirror.glob("refs/**/*.lock")}
-    for lock in sorted(found):
+    found = matching(git.common_dir, *patterns)
+    found += matching(places.own, "*/index.lock") + matching(places.mirror, "*.lock", "refs/**/*.lock")
+    for lock in sorted(set(found)):
         if locks.is_dead(lock, who.now()):
             yield Repair(
                 Finding(
@@ -76,7 +77,7 @@ def _remove_lock(lock: Path, who: Surroundings) -> str:
 
 def cut_follows(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
     """Yield the worktrees that were cut off while they followed their branch."""
-    for note in sorted(places.follows.glob("*.json")):
+    for note in matching(places.follows, "*.json"):
         ref = ""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             ref = str(json.loads(note.read_bytes())["ref"])
@@ -105,7 +106,7 @@ def _bring_along(git: Git, places: Places, who: Surroundings, note: Path, ref: s
 
 def severed_worktrees(git: Git) -> Iterator[Repair]:
     """Yield the worktrees that do not find the repository, or it them: one of the files between them is empty or gone."""
-    for private in sorted(path.parent for path in (git.common_dir / "worktrees").glob("*/HEAD")):
+    for private in [path.parent for path in matching(git.common_dir, "worktrees/*/HEAD")]:
         if _line(private / "locked") == "initializing":
             continue  # a git is making it
         if not _line(private / "commondir"):
@@ -163,7 +164,7 @@ def _link(private: Path) -> Path | None:
 
 def _is_left(link: Path) -> bool:
     """Return whether a worktree's files are there and its `.git` is gone, or says nothing."""
-    return not link.is_dir() and not _line(link) and link.parent.is_dir() and any(link.parent.iterdir())
+    return not link.is_dir() and not _line(link) and link.parent.is_dir() and bool(matching(link.parent, "*"))
 
 
 def _write_commondir(path: Path) -> str:
@@ -186,7 +187,7 @@ def _write_link(private: Path, link: Path) -> str:
 
 def vanished_worktrees(git: Git) -> Iterator[Repair]:
     """Yield the worktrees that git knows and whose folders are gone; of protocols they are forgotten, others are people's."""
-    for private in sorted((git.common_dir / "worktrees").glob("*/gitdir")):
+    for private in matching(git.common_dir, "worktrees/*/gitdir"):
         with contextlib.suppress(OSError):
             pointed = _link(private.parent)
             head = (private.parent / "HEAD").read_text("utf-8", "surrogateescape").strip().rpartition("/")[2]
@@ -215,13 +216,9 @@ def _forget_worktree(private: Path, folder: Path) -> str:
 
 def temporary(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
     """Yield the temporary files of processes that died."""
-    objects = git.common_dir / "objects"
-    found = [
-        path
-        for pattern in ("??/tmp_obj_*", "pack/tmp_*", "pack/.tmp-*", "tmp_objdir-*", "incoming-*")
-        for path in objects.glob(pattern)
-    ]
-    found += [path for folder in (places.beside, places.own) for path in (*folder.glob(".*.*"), *folder.glob("*/.*.*"))]
+    patterns = ("??/tmp_obj_*", "pack/tmp_*", "pack/.tmp-*", "tmp_objdir-*", "incoming-*")
+    found = matching(git.common_dir / "objects", *patterns)
+    found += [path for folder in (places.beside, places.own) for path in matching(folder, ".*.*", "*/.*.*")]
     old = []
     for path in found:
         with contextlib.suppress(OSError):
@@ -308,7 +305,7 @@ def _pack(git: Git) -> str:
         git.run("prune-packed", "-q")
     git.close()
     after = _counted(git)
-    packed = sum(path.stat().st_size for path in (git.common_dir / "objects/pack").iterdir())
+    packed = tidy.size(git.common_dir / "objects/pack")
     return f"packed {before[0] - after[0]} loose objects: {_size(before[1])} before, {_size(packed + after[1])} now with all packs"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.app.repair import Finding, Repair
 from runner.errors import RunnerError
+from runner.folders import matching
 from runner.git import Git, damage
 from runner.store import recovery, trusted
 from runner.store.places import Places
@@ -17,7 +18,11 @@ from runner.store.surroundings import Surroundings
 def look(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
     """Yield what is broken; looked for anew after what came before was mended."""
     store = git.common_dir / "objects"
-    derived = (store / "pack/multi-pack-index", store / "info/commit-graph", *store.glob("info/commit-graphs/*.graph"))
+    derived = (
+        store / "pack/multi-pack-index",
+        store / "info/commit-graph",
+        *matching(store, "info/commit-graphs/*.graph"),
+    )
     for path in derived:
         if path.exists() and not damage.is_sealed(git, path) and path.exists():  # git may make it anew just now
             yield Repair(

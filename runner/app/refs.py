@@ -10,6 +10,7 @@ from pathlib import Path
 
 from runner.app.repair import Finding, Repair
 from runner.errors import RunnerError
+from runner.folders import matching
 from runner.git import Git, damage
 from runner.protocol import ids
 from runner.store import numbers, recovery, trusted
@@ -47,8 +48,8 @@ def foundations(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]
             partial(_put_aside, git, places, path),
         )
     # A worktree that is being made or taken away has not all its files.
-    trees = [path.parent for path in (git.common_dir / "worktrees").glob("*/HEAD") if (path.parent / "gitdir").exists()]
-    for tree in (git.common_dir, *sorted(trees)):
+    trees = [path.parent for path in matching(git.common_dir, "worktrees/*/HEAD") if (path.parent / "gitdir").exists()]
+    for tree in (git.common_dir, *trees):
         if damage.broken_head(tree):
             yield _head(tree, git.common_dir)
 
@@ -145,7 +146,7 @@ def _branch_of(git_dir: Path, common: Path) -> str:
     heads = common / "logs/refs/heads"
     were = {
         name: [oid for oid, _ in told]
-        for path in sorted(heads.rglob("*"))
+        for path in matching(heads, "**/*")
         if path.is_file()
         and (told := damage.reflog(common, name := f"refs/heads/{path.relative_to(heads).as_posix()}"))
     }
@@ -257,7 +258,7 @@ def _given_up(git: Git, one: damage.BrokenRef) -> str:
 
 def _in_the_way(path: Path) -> Path | None:
     """Return a ref's file below the folder that stands where another ref's file belongs."""
-    return next((one for one in sorted(path.rglob("*")) if not one.is_dir()), None) if path.is_dir() else None
+    return next((one for one in matching(path, "**/*") if not one.is_dir()), None)
 
 
 def _set(git: Git, places: Places, who: Surroundings, one: damage.BrokenRef, oid: str, where: str) -> str:

@@ -15,6 +15,7 @@ from typing import Literal
 
 from runner.errors import ConflictError, HeldError, RunnerError
 from runner.executor.journal import Journal
+from runner.folders import matching
 from runner.git import Git, Worktree
 from runner.protocol import ids, paths
 from runner.store import history, locks, record, trusted, workspace, worktree
@@ -185,7 +186,7 @@ def _of_planning(project: Project) -> list[Item]:
     why = "what a model answered to a command that made no protocol; no history has it, and the same command goes on from it"
     return [
         Item("", "journal", str(path), path.stat().st_size, why)
-        for path in sorted(project.places.planning.glob("*.jsonl"))
+        for path in matching(project.places.planning, "*.jsonl")
     ]
 
 
@@ -206,7 +207,7 @@ def _unsaved(project: Project, protocol: str, tip: str | None, space: workspace.
 def _unfiled(project: Project, protocol: str) -> str:
     """Return why the journals of a protocol have to stay, or nothing where its history has every record of theirs."""
     lost = []
-    for path in sorted(project.places.journal(protocol).rglob("*")):
+    for path in matching(project.places.journal(protocol), "**/*"):
         filed = history.read(project.git, protocol, f"runs/{path.name}") or b""
         try:
             if not filed.startswith(Journal(path).transcript()):
@@ -279,7 +280,7 @@ def _workspace(project: Project, protocol: str) -> workspace.Workspace:
 def with_something(project: Project) -> list[tuple[str, Path]]:
     """Return (protocol, folder) of the workspaces and journals that are here, whatever became of the branches."""
     folders = (_workspace(project, "0000-none").root.parent, project.places.journal("0000-none").parent)
-    found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    found = [path for folder in folders for path in matching(folder, "*")]
     return sorted((path.name, path) for path in found if ids.is_protocol_id(path.name))
 
 

@@ -12,6 +12,7 @@ import click
 
 from runner.cli import options
 from runner.cli.session import Session
+from runner.folders import matching
 from runner.store import finding, record
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class _AtWork:
                 self._shown[path.name] = len(self._records(path))
 
     def _files(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("*.jsonl") if ".lost-" not in path.name)
+        return [path for path in matching(self._folder, "*.jsonl") if ".lost-" not in path.name]
 
     def _records(self, path: Path) -> list[dict[str, Any]]:
         from runner.errors import RunnerError

@@ -18,6 +18,7 @@ from runner.errors import IntegrityError, RunnerError, UnreachableError, Unsuppo
 from runner.executor.journal import Journal, Record
 from runner.executor.permission import Judge
 from runner.executor.redact import Redactor
+from runner.folders import matching
 from runner.git import Git
 from runner.protocol import call as call_
 from runner.protocol import events as ev
@@ -422,7 +423,7 @@ class Calls:
     def _journals(self) -> list[list[Record]]:
         """Return the records about effects of the other journals of the protocol's; nobody else writes to them now."""
         if self._others is None:
-            found = sorted(self.journal.path.parent.glob("*.jsonl"))
+            found = matching(self.journal.path.parent, "*.jsonl")
             self._others = [
                 [one for one in Journal(path).records if one["kind"] in _EFFECT]
                 for path in found

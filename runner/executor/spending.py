@@ -16,6 +16,7 @@ from runner.errors import InsufficientHistoryError
 from runner.executor import consent
 from runner.executor.journal import Journal, Record
 from runner.executor.loop import Limits, Purse, Total
+from runner.folders import matching
 from runner.protocol import events as ev
 from runner.protocol import transcript
 from runner.protocol.digest import digest
@@ -179,7 +180,7 @@ def limits(
 def _unrecorded(project: Project, protocol: str, but: Path) -> Total:
     """Return what stands in this clone's journals alone, but in one of them."""
     total = Total()
-    for path in sorted(project.places.journal(protocol).glob("*.jsonl")):
+    for path in matching(project.places.journal(protocol), "*.jsonl"):
         if path != but:
             journal = Journal(path)
             name = path.stem.partition(".lost-")[0]

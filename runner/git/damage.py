@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from runner.folders import matching
 from runner.git.process import GitError
 from runner.git.repository import Git
 from runner.values import dataclass
@@ -62,7 +63,7 @@ def refs(git: Git, folder: Path) -> Iterator[BrokenRef]:
     if is_reftable(folder):
         return
     seen = set()
-    for path in sorted((folder / "refs").rglob("*")):
+    for path in matching(folder / "refs", "**/*"):
         if path.is_dir() or path.name.endswith(".lock"):
             continue
         name = path.relative_to(folder).as_posix()
@@ -86,7 +87,7 @@ def refs(git: Git, folder: Path) -> Iterator[BrokenRef]:
         if name not in seen and not _is_here(git, value):
             yield BrokenRef(name, folder / name, f"the object that it names, {value[:12]}, is not here", value)
     logs = folder / "logs"
-    for path in sorted((logs / "refs/heads").rglob("*")):
+    for path in matching(logs / "refs/heads", "**/*"):
         name = path.relative_to(logs).as_posix()
         if not path.is_file() or name.endswith(".lock"):
             continue
@@ -172,8 +173,8 @@ def _is_here(git: Git, oid: str) -> bool:
 def loose(git: Git) -> Iterator[BrokenObject]:
     """Yield the loose objects whose files do not hold them; every one is read."""
     objects = git.common_dir / "objects"
-    for folder in sorted(objects.glob("[0-9a-f][0-9a-f]")):
-        for path in sorted(folder.iterdir()):
+    for folder in matching(objects, "[0-9a-f][0-9a-f]"):
+        for path in matching(folder, "*"):
             oid = folder.name + path.name
             if len(oid) == git.oid_length and (why := _wrong(path, oid, git.object_format)):
                 yield BrokenObject(oid, path, why)
@@ -199,7 +200,7 @@ def _wrong(path: Path, oid: str, algorithm: str) -> str:
 def packs(git: Git) -> Iterator[tuple[Path, str]]:
     """Yield (pack, why) of packs that are not what their index says. Their two ends are looked at, not what is between."""
     width = git.oid_length // 2
-    for index in sorted((git.common_dir / "objects/pack").glob("pack-*.idx")):
+    for index in matching(git.common_dir / "objects/pack", "pack-*.idx"):
         pack = index.with_suffix(".pack")
         told, data = _end(index, 2 * width), _end(pack, width)
         if not index.exists():

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from runner.errors import UsageError
+from runner.folders import matching
 from runner.git import Git, GitError
 from runner.protocol import ids
 from runner.store import locks, transaction, trusted, worktree
@@ -167,7 +168,7 @@ def _unmake_worktree(git: Git, places: Places, protocol: str, path: Path) -> Non
             places.making(protocol).unlink(missing_ok=True)
             return
     wanted = os.fsencode(path / ".git")
-    for private in (git.common_dir / "worktrees").glob(f"{protocol}*"):
+    for private in matching(git.common_dir, f"worktrees/{protocol}*"):
         gitdir = private / "gitdir"
         if not gitdir.exists() or wanted.startswith(gitdir.read_bytes().rstrip(b"\n")):
             shutil.rmtree(private)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from runner.errors import UnreachableError
+from runner.folders import matching
 from runner.git import Git, GitError, damage
 from runner.git.person import token_settings
 from runner.protocol import ids
@@ -122,7 +123,7 @@ def from_work_trees(git: Git, places: Places, oids: Collection[str]) -> list[str
     """Write the blobs and trees again that stand in a work tree or workspace as they were, and return which."""
     found: list[str] = []
     trees = [(tree.git_dir, tree.git_dir / "index", tree.path) for tree in git.worktrees()]
-    trees += [(git.common_dir, index, index.parent / "work") for index in sorted(places.own.glob("*/index"))]
+    trees += [(git.common_dir, index, index.parent / "work") for index in matching(places.own, "*/index")]
     for git_dir, index, work in trees:
         if not index.exists():
             continue

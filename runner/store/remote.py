@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
+from runner.folders import matching
 from runner.git import Git
 from runner.git.person import token_settings
 from runner.store import locks, pace, trusted
@@ -103,7 +104,7 @@ class Mirror:
         env = token_settings(self.url, self.who.environ)
         done = self.git.transport(self.path, *args, timeout=timeout, env=env, data=data)
         if done[0] and ".lock" in done[2]:  # of a git that was killed here, perhaps
-            dead = [locks.remove_dead(lock, self.who) for lock in self.path.rglob("*.lock")]
+            dead = [locks.remove_dead(lock, self.who) for lock in matching(self.path, "**/*.lock")]
             if any(dead):
                 return self.git.transport(self.path, *args, timeout=timeout, env=env, data=data)
         return done

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from runner.errors import InTheWayError, UsageError
+from runner.folders import matching
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree
 from runner.store import locks
 from runner.store.places import Places, write_atomically
@@ -294,7 +295,7 @@ def _foreign(root: Path, path: str, gone: set[str]) -> str | None:
 
 def has_notes(places: Places) -> bool:
     """Return whether any follow is under way, or was cut."""
-    return any(places.follows.glob("*.json"))
+    return bool(matching(places.follows, "*.json"))
 
 
 def settle_all(git: Git, places: Places, ref: str, who: Surroundings) -> None:
@@ -302,9 +303,7 @@ def settle_all(git: Git, places: Places, ref: str, who: Surroundings) -> None:
 
     The caller holds the branch's publish lock: the note of a living process is not to be taken for one that was cut.
     """
-    if not places.follows.is_dir():
-        return
-    for note in sorted(places.follows.glob("*.json")):
+    for note in matching(places.follows, "*.json"):
         try:
             told = json.loads(note.read_bytes())
             tree = Worktree(Path(told["worktree"]), Path(told["git_dir"]), told["ref"])
