@@ -7,6 +7,7 @@ import click
 from runner.cli import options, status, summary
 from runner.cli.main import program
 from runner.cli.session import Session
+from runner.folders import matching
 from runner.store import elsewhere, finding, locks, record
 from runner.store.trusted import NoCommitsError
 
@@ -25,30 +26,34 @@ def command(session: Session, as_json: bool) -> None:
     if as_json:
         session.json_rows(status.described(project, record.stream(project.git, known), known))
         return
-    rows = record.rows(project.git, known)
-    if not rows:
+    if not known:
         status.tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
         return
     names, now, times = summary.Names(known), project.who.now(), record.times(project.git)
     merges = record.Merges(project.git, project.trusted.remote)
     lines, away = [], elsewhere.leases(project.places)
-    for row in rows:
+    locked = {path.name for path in matching(project.places.beside / "locks", "*")}
+    for row in record.stream(project.git, known):
         protocol = row["protocol"]
-        held = (locks.is_held(project.places.lock(protocol)) or elsewhere.at_work(project, protocol, away)) is not None
+        here = protocol in locked and locks.is_held(project.places.lock(protocol)) is not None
+        held = here or elsewhere.at_work(project, protocol, away) is not None
         word = summary.word(row, record.outlook(row), held=held)
         if word == "completed":
             word = f"completed · {'merged' if merges.holds(row, known[protocol]) else 'waits for merge'}"
         every = record.open_steps(row)
-        done = sum(step.get("status") in ("completed", "cancelled") for _, step in every)
+        done = sum(step.get("status") in record.ENDED for _, step in every)
         branch = project.branch(protocol)
-        there = f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}"
-        when = times.get(branch, times.get(there))
+        when = times.get(branch)
+        if when is None and project.trusted.remote:
+            when = times.get(f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}")
         old = summary.age_of(now - when) if when is not None else "on the base"
         lines.append((names.shown(protocol), word, f"{done}/{len(every)}", old, str(row["title"])))
     widths = [max(len(line[at]) for line in lines) for at in range(4)]
-    for number, word, steps, old, title in lines:
-        session.line(
+    session.lines(
+        (
             f"{number.ljust(widths[0])}  ",
             (word.ljust(widths[1]), summary.COLOURS.get(word.split(" ", 1)[0], "")),
             f"  {steps.rjust(widths[2])}  {old.ljust(widths[3])}  {title}",
         )
+        for number, word, steps, old, title in lines
+    )

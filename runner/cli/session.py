@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from runner.store.project import Project
 
+Cell = str | tuple[str, str]  # text, or (text, colour)
+
 
 def safe(text: str) -> str:
     """Return text that cannot steer a terminal: control and bidi characters are shown as escapes."""
@@ -115,20 +117,25 @@ class Session:
         """Give a line of the result, on stdout."""
         click.echo(safe(line))
 
-    def line(self, *cells: str | tuple[str, str], err: bool = False) -> None:
+    def line(self, *cells: Cell, err: bool = False) -> None:
         """Give a line made of parts, on stdout or as a note; a part may be (text, colour), which a terminal shows.
 
         What stands in a coloured part is safe before it is coloured.
         """
         if err and self.quiet:
             return
-        painted = "".join(
-            safe(cell) if isinstance(cell, str) else self.paint(safe(cell[0]), cell[1], err=err) for cell in cells
-        )
         if err:
-            self._err(painted.rstrip())
+            self._err(self._painted(cells, err=True))
         else:
-            click.echo(painted.rstrip())
+            click.echo(self._painted(cells))
+
+    def lines(self, lines: Iterable[tuple[Cell, ...]]) -> None:
+        """Give lines as `line` does, in one go: quick where there are thousands."""
+        click.echo("\n".join(map(self._painted, lines)))
+
+    def _painted(self, cells: tuple[Cell, ...], *, err: bool = False) -> str:
+        told = (safe(cell) if isinstance(cell, str) else self.paint(safe(cell[0]), cell[1], err=err) for cell in cells)
+        return "".join(told).rstrip()
 
     def _err(self, text: str) -> None:
         if self.above is not None:
