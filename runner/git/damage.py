@@ -202,22 +202,23 @@ def packs(git: Git) -> Iterator[tuple[Path, str]]:
     width = git.oid_length // 2
     for index in matching(git.common_dir / "objects/pack", "pack-*.idx"):
         pack = index.with_suffix(".pack")
-        told, data = _end(index, 2 * width), _end(pack, width)
+        start, told, data = _part(index, 0, 4), _part(index, -2 * width, 2 * width), _part(pack, -width, width)
+        is_gone = not pack.exists()
         if not index.exists():
-            continue  # a git packs anew
-        if not pack.exists():
+            continue  # a git packs anew, and takes the index away first
+        if is_gone:
             yield pack, "it is gone, and its index is still here"
-        elif len(told) < 2 * width or index.read_bytes()[:4] != b"\xfftOc":
+        elif len(told) < 2 * width or start != b"\xfftOc":
             yield pack, "its index cannot be read"
         elif data != told[:width]:
             yield pack, "it is cut short, or ends otherwise than its index says"
 
 
-def _end(path: Path, count: int) -> bytes:
+def _part(path: Path, start: int, count: int) -> bytes:
+    """Return bytes of a file, as many as are there; `start` counts from the end where it is negative."""
     try:
         with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(size - count, 0))
+            file.seek(start if start >= 0 else max(file.seek(0, 2) + start, 0))
             return file.read(count)
     except OSError:
         return b""
