@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 from runner.app.steer import following, number
 from runner.errors import RefusedError, UsageError
-from runner.executor import advance, consent
-from runner.executor.advance import Advanced
+from runner.executor import advance, consent, looking
+from runner.executor.conclude import Advanced
 from runner.git import BLOB, TreeEntry, person
 from runner.protocol import events as ev
 from runner.protocol import ids, message, paths, statement
@@ -73,9 +73,9 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
             gone.
         UnreachableError: the remote that says whose word counts does not answer.
     """
-    publishing.bring(project, protocol, advance.checker(project, protocol))
+    publishing.bring(project, protocol, looking.checker(project, protocol))
     publishing.look_again(project, protocol)
-    seen = advance.look(project, protocol)
+    seen = looking.look(project, protocol)
     if seen.state.status is Status.CANCELLED:
         raise RefusedError(
             f"{protocol} is cancelled: nothing waits for a word",
@@ -391,7 +391,7 @@ def _refuse_where_one_was(project: Project, judged: Bench) -> None:
 
 def standing(project: Project, found: Matter) -> Standing:
     """Return how the demand stands now, with the words that came in since."""
-    seen = advance.look(project, found.seen.protocol)
+    seen = looking.look(project, found.seen.protocol)
     plan, _, state, _ = advance.consider(project, seen)
     if plan is None:
         raise _no_plan(seen.protocol)

@@ -12,7 +12,7 @@ from typing import Final
 
 from runner.app import page, steer
 from runner.errors import RunnerError, UsageError
-from runner.executor import advance, consent, reviews
+from runner.executor import advance, consent, looking, reviews
 from runner.executor.attempt import failed
 from runner.executor.redact import Redactor
 from runner.forge.base import (
@@ -147,7 +147,7 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
     tip = project.git.ref(project.branch(protocol))
     if tip is None or not _is_there(project, protocol):
         return None
-    seen = advance.look(project, protocol)
+    seen = looking.look(project, protocol)
     state, redactor = seen.state, Redactor(project.who.environ)
     there = forge.request_of(name, state.base)
     if there is not None and there.state is not RequestState.OPEN:
@@ -199,7 +199,7 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     judged = consent.bench(project, seen, seen.state, found)
     heard = reviews.hear(project, forge, judged, wanted, None) if wanted.reviews else reviews.NOTHING
     asked = Asked.at_end(judged)
-    standing = approval.judge(judged, wanted, advance.read_plan(project, seen), (), heard.approvals, asked)
+    standing = approval.judge(judged, wanted, looking.read_plan(project, seen), (), heard.approvals, asked)
     against = [word.approver for word in standing.rejected] + list(heard.objections)
     return f"{', '.join(against)}, who said no" if against else standing.missing
 
@@ -212,7 +212,7 @@ def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
     wanted: dict[str, demand.Demand | None] = {page.MERGE: demand.of_merge(found)}
     waits = [wait for wait in seen.state.waiting if wait.kind in consent.KINDS]
     if waits:
-        known, plan = record.events(project.git, seen.protocol, seen.tip), advance.read_plan(project, seen)
+        known, plan = record.events(project.git, seen.protocol, seen.tip), looking.read_plan(project, seen)
         for wait in waits:
             subject = consent.subject_of(wait, seen.state, known)
             wanted[wait.id] = consent.demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
@@ -235,7 +235,7 @@ def listen(project: Project, forge: Forge, protocol: str) -> Heard:
         ForgeError: what was not heard is heard by the next call.
     """
     name = ids.branch_of(project.pattern, protocol)
-    request = forge.request_of(name, advance.look(project, protocol).state.base)
+    request = forge.request_of(name, looking.look(project, protocol).state.base)
     if request is None:
         return Heard(None)
     _note_request(project, forge, protocol, request)
@@ -484,7 +484,7 @@ def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.
     if rule == "block":
         ended = ev.StepBlocked(subject=slug, attempt=state.steps[slug].attempt, reason=reason)
         return [ended, ev.Blocked(subject=seen.protocol, reason=log.cut(f"{slug}: {reason}"))]
-    step = advance.read_plan(project, seen).step(slug)
+    step = looking.read_plan(project, seen).step(slug)
     assert step is not None
     return failed(state, step, {"reason": reason})
 

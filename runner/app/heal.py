@@ -14,7 +14,7 @@ from runner.app import clones, examine, refs
 from runner.app.examine import Judged
 from runner.app.repair import Repair
 from runner.errors import IntegrityError, RunnerError, UnreachableError, shown
-from runner.executor import advance, signed
+from runner.executor import conclude, looking, signed
 from runner.git import Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, paths
@@ -88,7 +88,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
         HeldError: another runner is at work on it.
         InTheWayError: the mended files would overwrite a person's.
     """
-    with advance.at_work(project, protocol):
+    with looking.at_work(project, protocol):
         git, tip = project.git, project.protocols()[protocol]
         judged, old = examine.judge(git, protocol, tip, project.trusted), examine.rewritten(project, protocol, tip)
         if judged.is_foreign and old is None:
@@ -191,7 +191,7 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
         old=judged.tip,
         new=made.commit,
         reason="runner: record-repaired",
-        also=advance.file(project, protocol, made),
+        also=conclude.file(project, protocol, made),
     )
     marks.write(project.places, protocol, made.commit, made.state.genesis)
     told = ", ".join(oid[:12] for oid in walk.damaged_by)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from runner.errors import RefusedError, UsageError
-from runner.executor import advance, checking, consent
+from runner.executor import checking, consent, looking
 from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.model import QaPolicy
@@ -42,9 +42,9 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
         EngineError: the model cannot be asked, or gave no verdict.
     """
     project.refuse_unsupported()
-    with advance.at_work(project, protocol):
-        seen = advance.look(project, protocol)
-        plan = advance.read_plan(project, seen)
+    with looking.at_work(project, protocol):
+        seen = looking.look(project, protocol)
+        plan = looking.read_plan(project, seen)
         found = slug or _step_of(seen.state)
         step = plan.step(found) if found else None
         if (

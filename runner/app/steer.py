@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from runner.errors import RefusedError, UsageError
-from runner.executor import advance
+from runner.executor import advance, looking
 from runner.executor.attempt import attempt_ref
 from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
@@ -211,7 +211,7 @@ def _to_retry(state: State, name: str | None) -> str:
         if len(stopped) > 1:
             raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "say which: --step SLUG")
         return stopped[0]
-    slug = advance.find_step(state, name)
+    slug = looking.find_step(state, name)
     status = state.steps[slug].status
     if status not in machine.STEP_RULES[ev.StepRetried][0]:
         raise RefusedError(

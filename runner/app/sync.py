@@ -7,7 +7,7 @@ import dataclasses
 
 from runner.app import forge as forge_
 from runner.errors import ConflictError, RunnerError, UnreachableError, UsageError
-from runner.executor import advance
+from runner.executor import looking
 from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
 from runner.store import history, lease, publishing, record
@@ -100,8 +100,8 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
         return Synced(protocol, base, "merged") if is_ended else None
     if forge is None:
         return None
-    with advance.at_work(project, protocol):
-        left = publishing.follow(project, protocol, project.mirror, advance.checker(project, protocol))
+    with looking.at_work(project, protocol):
+        left = publishing.follow(project, protocol, project.mirror, looking.checker(project, protocol))
     if left is not None:
         project.who.say(f"{left.what}; {left.hint}")
         return Synced(protocol, tip, "merged")
@@ -176,8 +176,8 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
     git, branch = project.git, project.branch(protocol)
     name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
     seen = f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}"
-    check = advance.checker(project, protocol)
-    with advance.at_work(project, protocol):
+    check = looking.checker(project, protocol)
+    with looking.at_work(project, protocol):
         lease.take_back(project, protocol)
         for _ in range(RACES):
             assert project.mirror is not None
@@ -192,7 +192,7 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
                 publishing.settle(project, protocol, project.mirror, check)
             tip = git.ref(branch)
             assert tip is not None
-            advance.look(project, protocol)
+            looking.look(project, protocol)
             if there is None and git.ref(seen) is not None and forge_.is_merged(project, protocol):
                 return Synced(protocol, tip, "merged")  # it was there, and was deleted after the merge
             if project.mirror.refs().get(name) == tip and project.lease is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.app.steer import following, number
 from runner.errors import ConflictError, RefusedError
-from runner.executor import advance, consent
+from runner.executor import consent, looking
 from runner.git import Git
 from runner.protocol import ids
 from runner.protocol.state import State, Status
@@ -37,8 +37,8 @@ def take(project: Project, protocol: str) -> Taken:
         InTheWayError: a person's uncommitted files are in the way.
     """
     git = project.git
-    with advance.at_work(project, protocol):
-        seen = advance.look(project, protocol)
+    with looking.at_work(project, protocol):
+        seen = looking.look(project, protocol)
         for _ in range(RACES):
             branch = f"refs/heads/{seen.state.base}"
             transaction.settle(git, project.places, project.who, branch)  # a take that was cut has moved it, perhaps
@@ -98,7 +98,7 @@ def _refuse_without_word(project: Project, seen: Snapshot) -> None:
         publishing.look_again(project, seen.protocol)
     found = consent.of(project)
     judged = consent.bench(project, seen, seen.state, found)
-    standing = approval.judge(judged, demand.of_merge(found), advance.read_plan(project, seen))
+    standing = approval.judge(judged, demand.of_merge(found), looking.read_plan(project, seen))
     if not (standing.rejected or (found.requires("merge") and standing.missing)):
         return
     said = [f"{word.approver}'s does not count: {word.text}" for word in standing.refused]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from runner.app.steer import Steered, following, number
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
-from runner.executor import advance
+from runner.executor import advance, looking
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import machine, message, paths
@@ -56,7 +56,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
         kept = _kept_by_base(project, seen)
         return [machine.undone_of(seen.state, target.state)]
 
-    with advance.at_work(project, protocol):
+    with looking.at_work(project, protocol):
         done = advance.tell(project, protocol, build, tree=lambda seen: target.tree if target else None)
     if not done.entries or target is None:
         return Steered(protocol, f"it stands at revision {done.state.revision}: nothing was taken back")

@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn
 from runner.app import forge as forges
 from runner.app import go
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
-from runner.executor.advance import Advanced
+from runner.executor.conclude import Advanced
 from runner.forge.base import Forge
 from runner.protocol import ids, machine, message, paths
 from runner.protocol.machine import Halt

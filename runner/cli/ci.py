@@ -23,7 +23,7 @@ from runner.store.places import write_atomically
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.executor.advance import Advanced
+    from runner.executor.conclude import Advanced
 
 WAITS = 3
 REPORT = "gl-code-quality-report.json"  # as the job on GitLab names it, in its own folder

@@ -22,7 +22,7 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     from runner.app import forge as forges
     from runner.app import go, sync
     from runner.cli import ci, telling
-    from runner.executor.advance import Advanced
+    from runner.executor.conclude import Advanced
     from runner.store import finding
 
     project = session.project

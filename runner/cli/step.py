@@ -64,7 +64,7 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     from runner.app import go
     from runner.cli import telling
     from runner.errors import RefusedError
-    from runner.executor import advance
+    from runner.executor import advance, conclude
     from runner.protocol import events
     from runner.store import record, snapshot, worktree
 
@@ -89,4 +89,4 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     if edit is not None:
         session.result("would record the plan's edit")
     session.result(telling.would(action, state))
-    return go.exit_code(advance.Advanced(state, action, (), tip))
+    return go.exit_code(conclude.Advanced(state, action, (), tip))

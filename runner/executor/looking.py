@@ -1,0 +1,228 @@
+"""A protocol as its branch has it: held, verified as far as it is new, its plan read, and what people changed beside it taken up."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+
+from runner.errors import (
+    ConflictError,
+    InTheWayError,
+    RefusedError,
+    UsageError,
+)
+from runner.git import TreeEntry
+from runner.protocol import ids, log, paths
+from runner.protocol import plan as plan_
+from runner.protocol.plan import Plan
+from runner.protocol.state import State
+from runner.store import creating, history, locks, marks, publishing, snapshot, transaction, worktree
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+from runner.trust import verify
+
+RACES = 20  # how often a lost race is started again before it is told
+
+
+@contextlib.contextmanager
+def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[None]:
+    """Hold the protocol while it is worked on.
+
+    Raises:
+        HeldError: another runner has it, still after `wait` seconds.
+    """
+    branch = project.branch(protocol)
+    with locks.hold(project.places.lock(protocol), project.who, what=protocol, wait=wait) as was_cut:
+        if was_cut:
+            from runner.executor import site
+
+            site.end_left(project, protocol)
+        # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
+        with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+            for name in (branch, "packed-refs", history.ref_of(protocol), _tracking(project, branch)):
+                locks.remove_dead(project.git.common_dir / f"{name}.lock", project.who)
+            creating.finish_worktree(project.git, project.places, project.who, branch, protocol)
+            worktree.settle_all(project.git, project.places, branch, project.who)
+        try:
+            yield
+        finally:
+            if not project.batch:
+                publishing.drop_lease(project)
+
+
+def _tracking(project: Project, branch: str) -> str:
+    """Return the ref by which the person's own git sees the branch on the remote."""
+    return f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}"
+
+
+def look(project: Project, protocol: str) -> Snapshot:
+    """Return the protocol as its branch has it, checked as far as it is new here.
+
+    Raises:
+        IntegrityError: the record is not what the history says.
+    """
+    git = project.git
+    tip = git.ref(project.branch(protocol))
+    if tip is None:
+        raise RefusedError(
+            f"{protocol} has no branch here",
+            project.branch(protocol),
+            f"`runner show {protocol}` says how it stands; `runner sync {protocol}` brings a branch that the remote has",
+        )
+    known = marks.read(project.places, protocol)
+    if known == tip:
+        return _read(project, tip, protocol)
+    since = None
+    if known is not None:
+        if git.commit(known) is None:
+            raise verify.went_back(protocol, known, tip)
+        since = (known, snapshot.read(git, known, protocol).state)
+    state = verify.advance(git, protocol, tip, since, project.trusted)
+    marks.write(project.places, protocol, tip, state.genesis)
+    return _read(project, tip, protocol)
+
+
+def _read(project: Project, tip: str, protocol: str) -> Snapshot:
+    """Return the protocol at a commit that holds: what was read, or made, in this process is not read again."""
+    if project.seen is None or (project.seen.tip, project.seen.protocol) != (tip, protocol):
+        project.seen = snapshot.read(project.git, tip, protocol)
+    return project.seen
+
+
+def checker(project: Project, protocol: str) -> Callable[[str, str | None], None]:
+    """Return what verifies a tip that came from elsewhere, before it is taken up."""
+
+    def check(tip: str, since: str | None) -> None:
+        git = project.git
+        known = (
+            snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
+        )
+        verify.advance(git, protocol, tip, (since, known) if since and known else None, project.trusted)
+
+    return check
+
+
+def read_plan(project: Project, seen: Snapshot) -> Plan:
+    """Return the plan as it stands in the snapshot's commit.
+
+    Raises:
+        RefusedError: nobody has written one yet.
+        MalformedFileError: a file of people's is not valid; UnsupportedError: it asks for what this version does not do.
+    """
+    where = paths.folder(seen.protocol)
+    if seen.state.plan is None and not is_written(seen):
+        raise RefusedError(
+            f"{seen.protocol} has no plan yet: it is {seen.state.status}",
+            where,
+            f"`runner status {seen.protocol}` says what it waits for",
+        )
+    files = (where, seen.files.words)
+    if project.plan is None or project.plan[0] != files:
+        plan = plan_.parse(snapshot.words(project.git, seen), where)
+        plan_.refuse_unsupported(plan, where)
+        project.plan = files, plan
+    return project.plan[1]
+
+
+def is_written(seen: Snapshot) -> bool:
+    """Return whether somebody wrote a plan, or began to; notes alone are none."""
+    return any(paths.is_words(name) and name != paths.CONTEXT for name in seen.files)
+
+
+def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
+    """Commit, as the person, what they changed in the protocol's words in a worktree and did not commit; return whether there was any.
+
+    Raises:
+        InTheWayError: `adopt` is not wanted and there are such changes.
+    """
+    git, branch = project.git, project.branch(protocol)
+    prefix = f"{paths.folder(protocol)}/"
+    taken = False
+    for tree in worktree.on_branch(git, branch):
+        changed = worktree.uncommitted(git, tree, prefix.rstrip("/"))
+        names = {path.removeprefix(prefix): entry for path, entry in changed.items()}
+        record = sorted(prefix + name for name in names if paths.is_record(name))
+        if record:
+            raise InTheWayError(
+                f"a change of the runner's own record that is not committed: {', '.join(record)}",
+                str(tree.path),
+                f"run `git -C {tree.path} restore --staged --worktree -- {record[0]}`; people steer by plan and steps",
+            )
+        stray = [
+            name
+            for name in names
+            if name.endswith(".md") and "/" not in name and not name.startswith(".") and not paths.is_words(name)
+        ]
+        plan_.names(dict.fromkeys(stray), str(tree.path / prefix.rstrip("/")))
+        words: dict[str, TreeEntry | None] = {
+            prefix + name: entry for name, entry in names.items() if paths.is_words(name)
+        }
+        if not words:
+            continue
+        if not adopt:
+            raise InTheWayError(
+                f"changes that are not committed: {', '.join(sorted(words))}",
+                str(tree.path),
+                f"commit or undo them; `runner run {protocol}` without --no-adopt commits them as yours",
+            )
+        old = git.ref(branch)
+        assert old is not None
+        _refuse_malformed(project, protocol, old, words)
+        shown = ", ".join(sorted(path.removeprefix(prefix) for path in words))
+        transaction.adopt(
+            git,
+            project.places,
+            project.who,
+            branch=branch,
+            old=old,
+            files=words,
+            author=project.person(),
+            subject=log.cut(f"{protocol}: edit {shown}"),
+        )
+        project.who.say(f"took up your changes of {shown}")
+        taken = True
+    return taken
+
+
+def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str, TreeEntry | None]) -> None:
+    """Refuse an edit that could not be read, before it becomes a commit."""
+    git, folder = project.git, paths.folder(protocol)
+    files = snapshot.folder_files(git, tip, protocol) or {}
+    began = paths.PLAN in files
+    for path, entry in words.items():
+        if entry is None:
+            files.pop(path.removeprefix(f"{folder}/"), None)
+        else:
+            files[path.removeprefix(f"{folder}/")] = entry
+    snapshot.refuse_odd_names(files, folder)
+    told = {
+        name: git.blob(entry.oid) or b""
+        for name, entry in files.items()
+        if "/" not in name and name.endswith(".md") and name != paths.LOG
+    }
+    if not began and told.keys() <= {paths.CONTEXT}:
+        return  # notes, while the plan is still asked about
+    plan_.refuse_unsupported(plan_.parse(told, folder), folder)
+
+
+def find_step(state: State, name: str) -> str:
+    """Return the slug of the step that a person means.
+
+    Raises:
+        UsageError: there is none; near ones are offered.
+    """
+    known = dict(state.open_steps())
+    slug = ids.find_step(name.removesuffix(".md"), known)
+    if slug is None:
+        close = get_close_matches(ids.step_slug(name) or name, known, n=1, cutoff=0.4)
+        hint = f"did you mean `{close[0]}`?" if close else f"`runner show {state.protocol}` names them"
+        raise UsageError(f"there is no step `{name}`", paths.folder(state.protocol), hint)
+    return slug
+
+
+def moves(project: Project, protocol: str) -> ConflictError:
+    """Return the error for a branch that moved under every try."""
+    return ConflictError(
+        f"the branch of {protocol} moves all the time", project.branch(protocol), "run the same command again"
+    )
