@@ -6,6 +6,7 @@ what had damaged it. Where mending would have to guess, it is refused, with the 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,9 @@ def repin(cwd: Path, who: Surroundings) -> str:
     with Git.open(cwd) as git:
         places = Places(git.common_dir, writable_state_home(who.state_home))
         remote = trusted.remote_name(git)
-        before = trusted.read_pin(places)
+        before = None
+        with contextlib.suppress(IntegrityError):
+            before = trusted.read_pin(places)
         places.pin.unlink(missing_ok=True)
         if remote is None:
             now = trusted.last_seen(git, places)

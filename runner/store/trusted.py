@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from runner.errors import RefusedError, UsageError
+from runner.errors import IntegrityError, RefusedError, UsageError
 from runner.git import Git
 from runner.protocol import ids, paths
 from runner.store.places import Places, write_atomically
@@ -88,11 +88,24 @@ def remote_url(git: Git, remote: str) -> str:
 
 
 def read_pin(places: Places) -> Pin | None:
-    """Return what is pinned for this clone, or None at first use."""
+    """Return what is pinned for this clone, or None at first use.
+
+    Raises:
+        IntegrityError: it cannot be read; taken for none, whatever the remote has by now would be trusted without a word.
+    """
     try:
-        return Pin(**json.loads(places.pin.read_bytes()))
-    except (OSError, ValueError, TypeError):
+        pin = Pin(**json.loads(places.pin.read_bytes()))
+        if all(isinstance(getattr(pin, name), str) for name in Pin.__slots__):
+            return pin
+    except OSError:
         return None
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise IntegrityError(
+        "the note of which remote and branch this clone trusts is damaged",
+        str(places.pin),
+        "`runner doctor --repin` trusts the remote's default branch as it is now",
+    )
 
 
 def write_pin(places: Places, pin: Pin) -> None:

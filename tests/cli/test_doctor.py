@@ -599,6 +599,24 @@ def test_repin_trusts_the_remote_at_its_new_address(remote: Box, tmp_path: Path)
     remote.runner("step", protocol, rc=0)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\0" * 180, b"{}", b"[1]", b'{"remote": "origin", "url": 1, "branch": "main", "oid": "", "time": ""}'],
+)
+def test_a_pin_that_is_damaged_is_told_and_not_taken_for_first_use(remote: Box, tmp_path: Path, data: bytes) -> None:
+    protocol = remote.new(STEPS)
+    remote.runner("step", protocol, rc=0)
+    (pin,) = (remote.home / ".local/state/protocol-runner").glob("*/trusted.json")
+    pin.write_bytes(data)
+    before = remote.git("rev-parse", protocol)
+    for argv in (["step", protocol], ["status"], ["doctor", "--fix"]):
+        said = remote.runner(*argv, rc=None)
+        assert said.code not in (0, 70) and "is damaged" in said.out + said.err and "--repin" in said.out + said.err
+    assert pin.read_bytes() == data and remote.git("rev-parse", protocol) == before
+    assert "is trusted" in remote.runner("doctor", "--repin", rc=0).err
+    remote.runner("step", protocol, rc=0)
+
+
 def test_repin_without_an_answer_and_without_a_remote(remote: Box, tmp_path: Path) -> None:
     remote.git("remote", "set-url", "origin", tmp_path / "nowhere.git")
     told = remote.runner("doctor", "--repin", rc=0).err
