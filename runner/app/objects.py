@@ -18,6 +18,18 @@ from runner.store.surroundings import Surroundings
 def look(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
     """Yield what is broken; looked for anew after what came before was mended."""
     store = git.common_dir / "objects"
+    for path in matching(store, "[0-9a-f][0-9a-f]", "pack", "info"):
+        if path.is_file():
+            yield Repair(
+                Finding(
+                    "here",
+                    "a file stands where a folder of git's objects belongs",
+                    str(path),
+                    "what lay in it is lost, and git fails at each object that belongs there",
+                    "`runner doctor --fix` puts it aside, and brings what is missing again",
+                ),
+                partial(_put_aside, git, places, path),
+            )
     derived = (
         store / "pack/multi-pack-index",
         store / "info/commit-graph",

@@ -88,8 +88,10 @@ def refetch(mirror: Mirror) -> None:
                     f"try `git ls-remote {mirror.remote}`",
                 )
         found = sorted((objects / "pack").glob("pack-*"), key=lambda path: path.suffix == ".idx")  # an index comes last
+        packs = git.common_dir / "objects/pack"
+        packs.mkdir(exist_ok=True)  # git makes it with the repository, and nobody after that
         for path in found:
-            os.replace(path, git.common_dir / "objects/pack" / path.name)
+            os.replace(path, packs / path.name)
     finally:
         shutil.rmtree(at, ignore_errors=True)
     git.close()  # what is held open has looked for packs already

@@ -296,6 +296,25 @@ def test_what_git_only_keeps_to_be_faster_is_put_aside(box: Box, begun: str, wha
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", ["empty", "full", "pack"])
+def test_a_file_in_the_place_of_a_folder_of_objects_is_put_aside(remote: Box, what: str) -> None:
+    begun = remote.new(STEPS)
+    remote.git("push", "-q", "origin", "--all")
+    remote.git("push", "-q", "origin", "refs/runner/*:refs/runner/*")
+    if what == "pack":
+        remote.git("repack", "-adq")
+    store = at(remote, "objects")
+    full = store / remote.git("rev-parse", begun)[:2] if what == "full" else store / "pack"
+    path = next(one for n in range(256) if not (one := store / f"{n:02x}").exists()) if what == "empty" else full
+    shutil.rmtree(path, ignore_errors=True)
+    path.touch()
+    assert f"{path}" in found(remote)
+    remote.runner("doctor", "--fix", rc=0)
+    assert not path.is_file()
+    is_well(remote, begun)
+
+
+@pytest.mark.slow
 def test_a_note_of_the_cut_that_holds_zeros_costs_no_history(remote: Box, tmp_path: Path) -> None:
     begun = remote.new(STEPS)
     remote.git("push", "-q", "origin", "--all")
