@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import HeldError, UsageError
+from runner.folders import matching
 from runner.store.surroundings import Surroundings
 
 GLANCE = 0.1  # seconds; whoever asks who holds a lock (`is_held`) has it for a moment, and that is no reason to be refused it
@@ -155,7 +156,7 @@ def _is_written(path: Path) -> bool:
 def opened() -> set[str]:
     """Return the real paths of the files that processes have open, as far as this user may see."""
     found = set()
-    for folder in Path("/proc").glob("[0-9]*/fd"):
+    for folder in matching(Path("/proc"), "[0-9]*/fd"):
         with contextlib.suppress(OSError):
             for handle in folder.iterdir():
                 with contextlib.suppress(OSError):

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
+from runner.folders import matching
 from tests.conftest import Box, command
 from tests.engines.wire_gemini import KEY, Silence
 from tests.executor.minds import agent, ask, finish, mind, say, write
@@ -232,7 +233,7 @@ def test_no_secret_in_repository_journal_transcript_log_process_list_or_output(b
 
     def watch() -> None:
         while not over.is_set():
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+            for path in matching(Path("/proc"), "[0-9]*/cmdline"):
                 try:
                     lines.append(path.read_bytes())
                 except OSError:

@@ -17,6 +17,7 @@ import jsonschema
 import pytest
 
 from runner import resources
+from runner.folders import matching
 from tests.conftest import Box, clone, command
 
 LONG = 90.0  # seconds; nothing here takes as long unless it is broken
@@ -249,7 +250,7 @@ def _children(pid: int, name: str) -> list[int]:
     found, stack = [], [pid]
     while stack:
         at = stack.pop()
-        for one in Path(f"/proc/{at}/task").glob("*/children"):
+        for one in matching(Path(f"/proc/{at}/task"), "*/children"):
             for child in map(int, one.read_text().split()):
                 stack.append(child)
                 if Path(f"/proc/{child}/comm").read_text().strip() == name:

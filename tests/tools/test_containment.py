@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import pytest
 
+from runner.folders import matching
 from runner.tools.base import ToolError
 from tests.tools.agent_ground import Ground, Hand, place
 
@@ -54,7 +55,7 @@ def untouched(ground: Ground) -> bool:
 def living(mark: str) -> list[str]:
     """Return the processes of the machine that have `mark` in their command line."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in matching(Path("/proc"), "[0-9]*/cmdline"):
         with suppress(OSError):
             if mark.encode() in path.read_bytes() and int(path.parent.name) != os.getpid():
                 found.append(path.parent.name)
