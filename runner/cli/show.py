@@ -52,17 +52,17 @@ def command(
     if transcript:
         show_transcript(session, project, row, slug, attempt, as_json=as_json)
     elif as_json:
-        told = status.describe(project, row)
+        told = status.describe(project, row, protocol)
         session.json(told if slug is None else {**row["steps"][slug], "protocol": name, "step": slug})
     elif slug is None:
-        show_protocol(session, project, row, tip)
+        show_protocol(session, project, row, tip, protocol)
     else:
         show_step(session, project, row, tip, slug)
 
 
-def show_protocol(session: Session, project: Project, row: Row, tip: str) -> None:
-    """Give the protocol's standing, its plan's prose and what it made."""
-    status.show_one(session, project, row)
+def show_protocol(session: Session, project: Project, row: Row, tip: str, asked: str | None) -> None:
+    """Give the protocol's standing, its plan's prose and what it made. `asked`: what it was found by."""
+    status.show_one(session, project, row, asked)
     plan = record.prose(project.git.blob(f"{tip}:{paths.folder(row['protocol'])}/{paths.PLAN}"))
     if plan:
         session.line("")

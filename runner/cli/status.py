@@ -13,7 +13,7 @@ from runner.cli import options, summary
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import RunnerError
-from runner.protocol import ids, paths
+from runner.protocol import paths
 from runner.store import elsewhere, finding, history, locks, record
 from runner.store.record import Row
 from runner.store.trusted import NoCommitsError
@@ -44,9 +44,9 @@ def command(session: Session, protocol: str | None, as_json: bool) -> None:
         name = finding.find(project, protocol)
         row = record.row(project.git, name, finding.tip(project, name))
         if as_json:
-            session.json_rows([describe(project, row)])
+            session.json_rows([describe(project, row, protocol)])
         else:
-            show_one(session, project, row)
+            show_one(session, project, row, protocol)
         return
     known = finding.known(project)
     merges = record.Merges(project.git, project.trusted.remote)
@@ -75,16 +75,16 @@ def tell_nothing(session: Session, as_json: bool, text: str) -> None:
         session.note(text)
 
 
-def described(project: Project, rows: Iterable[Row], known: Mapping[str, str]) -> Iterator[Row]:
+def described(project: Project, rows: Iterable[Row], known: Iterable[str]) -> Iterator[Row]:
     """Give rows as `--json` has them, one by one."""
     names, trees = summary.Names(known), record.worktree_paths(project.git)
     for row in rows:
         yield summary.described(row, names.short(row["protocol"]), _path(project, row["protocol"], trees))
 
 
-def describe(project: Project, row: Row) -> Row:
-    """Return one row as `--json` gives it."""
-    return next(described(project, [row], finding.known(project, ids.number_of(row["protocol"]))))
+def describe(project: Project, row: Row, asked: str | None = None) -> Row:
+    """Return one row as `--json` gives it. `asked`: what its protocol was found by."""
+    return next(described(project, [row], finding.alike(project, row["protocol"], asked)))
 
 
 def _path(project: Project, protocol: str, trees: Mapping[str, str]) -> str | None:
@@ -136,10 +136,10 @@ def standing(project: Project, row: Row) -> str:
     return f"{status} · merged in {commit[:7]}" if commit else f"{status} · merged"
 
 
-def show_one(session: Session, project: Project, row: Row) -> None:
-    """Give how one protocol stands: its steps, what waits, who is at work, what to type next."""
+def show_one(session: Session, project: Project, row: Row, asked: str | None = None) -> None:
+    """Give how one protocol stands: its steps, what waits, who is at work, what to type next. `asked`: what it was found by."""
     protocol, now = row["protocol"], project.who.now()
-    name, found = finding.typed(project, protocol), record.outlook(row)
+    name, found = finding.typed(project, protocol, asked), record.outlook(row)
     typed = summary.command(row, found, name)
     session.line(f"{protocol}  {row['title']}")
     stands = standing(project, row)

@@ -22,10 +22,18 @@ def known(project: Project, number: int | None = None) -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
 
 
-def typed(project: Project, protocol: str) -> str:
-    """Return what is typed for a protocol: its number, or the whole id where another one has that too."""
-    number = ids.number_of(protocol)
-    return str(number) if len(known(project, number)) <= 1 else protocol
+def alike(project: Project, protocol: str, asked: str | None = None) -> list[str]:
+    """Return the protocols that have this one's number. `asked`: what it was found by; where that is the number, no other has it."""
+    return [protocol] if asked is not None and _is_number(asked) else list(known(project, ids.number_of(protocol)))
+
+
+def typed(project: Project, protocol: str, asked: str | None = None) -> str:
+    """Return what is typed for a protocol: its number, or the whole id where another one has that too. `asked`: as in `alike`."""
+    return str(ids.number_of(protocol)) if len(alike(project, protocol, asked)) <= 1 else protocol
+
+
+def _is_number(name: str) -> bool:
+    return name.isdecimal() and name.isascii()
 
 
 def tip(project: Project, protocol: str) -> str:
@@ -51,7 +59,7 @@ def find(project: Project, name: str | None) -> str:
     )
     if direct is not None and _is_known(project, direct):
         return direct
-    if name.isdecimal() and name.isascii():
+    if _is_number(name):
         same = list(known(project, int(name)))
         if len(same) == 1:
             return same[0]
@@ -65,7 +73,7 @@ def find(project: Project, name: str | None) -> str:
     hint = f"did you mean {' or '.join(near)}?" if near else "`runner new` makes one"
     if project.trusted.remote:
         hint += f"; what others pushed since: `git fetch {project.trusted.remote}`"
-    number = ids.number_of(direct) if direct else int(name) if name.isdecimal() and name.isascii() else None
+    number = ids.number_of(direct) if direct else int(name) if _is_number(name) else None
     if number is not None and project.git.ref(numbers.claim_ref(number)) is not None:
         hint = f"there was one with that number: `runner doctor` says whether its branch was lost; else {hint}"
     raise UsageError(f"there is no protocol `{name}`", str(project.git.top or project.git.common_dir), hint)
