@@ -24,7 +24,7 @@ SECONDS = 60
 export PYTEST_DEBUG_TEMPROOT ?= $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 8000000' | grep -q . && \
 	made=$$(mktemp /dev/shm/runner.XXXXXX) && chmod +x $$made && $$made && echo /dev/shm; rm -f $$made)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-unexport PYTHONHOME PYTHONPATH
+unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-attack demo-forge picture picture-request test slow faults simulate contention soak forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
 
@@ -79,7 +79,7 @@ test: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS)
 
 slow: $(DEV_STAMP)
-	$(PYTEST) -n $(JOBS) -m slow --timeout 900
+	$(PYTEST) -n $(JOBS) --dist worksteal -m slow --timeout 900
 
 # The sweeps have workers of their own, and print how many points they tried. POINTS: of SIGTERM, and of a machine that is gone.
 faults: POINTS = 100

@@ -54,6 +54,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "no_agreement(reason): the two verifiers are not compared after this test")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that have the most time, so that at the end no worker is left alone with one."""
+    marks = {item: item.get_closest_marker("timeout") for item in items}
+    items.sort(key=lambda item: -mark.args[0] if (mark := marks[item]) else 0)
+
+
 _made_boxes: list[Path] = []  # repositories of the test that runs
 _AGREE_ON = 12  # branches of a repository
 

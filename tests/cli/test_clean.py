@@ -296,6 +296,7 @@ def test_nothing_else_of_the_persons_state_is_touched(box: Box, merged: str) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_workspace_deeper_than_the_stack_is_removed(box: Box) -> None:
     deep = "import os\nfor n in range(1500): os.mkdir('d'); os.chdir('d')"
     protocol = box.new(
