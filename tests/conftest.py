@@ -44,6 +44,9 @@ PERSON = {
 }
 
 
+LONG = 600  # seconds that a test has, from which on it is begun first
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update-golden` rewrites the golden files; people review the diff."""
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
@@ -55,9 +58,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that have the most time, so that at the end no worker is left alone with one."""
-    marks = {item: item.get_closest_marker("timeout") for item in items}
-    items.sort(key=lambda item: -mark.args[0] if (mark := marks[item]) else 0)
+    """Let each worker begin with some of the tests that have the most time: at the end none is left alone with one."""
+    time = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("timeout"))}
+    long = sorted((item for item in items if time.get(item, 0) >= LONG), key=lambda item: -time[item])
+    rest = [item for item in items if time.get(item, 0) < LONG]
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # each gets a part of the list, one after the other
+    size = -(-len(items) // count)
+    items.clear()
+    for at in range(count):
+        mine = long[at::count]
+        fill = max(size - len(mine), 0) if at + 1 < count else len(rest)
+        items += [*mine, *rest[:fill]]
+        rest = rest[fill:]
 
 
 _made_boxes: list[Path] = []  # repositories of the test that runs

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 from pathlib import Path
+
+import pytest
 
 from runner.folders import matching
 
@@ -20,6 +23,17 @@ def test_paths_are_sorted_told_once_and_dot_files_are_among_them(tmp_path: Path)
 def test_a_folder_that_is_not_there_or_is_a_file_holds_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert matching(tmp_path / "gone", "*", "**/*") == matching(tmp_path / "file", "*", "**/*") == []
+
+
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "one").touch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            matching(tmp_path, "*")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_a_folder_with_the_signs_of_a_pattern_in_its_name_is_taken_as_it_is(tmp_path: Path) -> None:

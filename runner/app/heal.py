@@ -7,6 +7,7 @@ what had damaged it. Where mending would have to guess, it is refused, with the 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -226,32 +227,40 @@ def repin(cwd: Path, who: Surroundings) -> str:
     """Trust the remote's default branch as it is now, at its address of now, and return what is trusted.
 
     Raises:
-        RunnerError: there is no remote's branch to trust.
+        RunnerError: there is no remote's branch to trust; what was pinned stays so.
     """
-    from runner.store.remote import Mirror
-
     with Git.open(cwd) as git:
         places = Places(git.common_dir, writable_state_home(who.state_home))
-        remote = trusted.remote_name(git)
-        before = None
-        with contextlib.suppress(IntegrityError):
-            before = trusted.read_pin(places)
-        places.pin.unlink(missing_ok=True)
-        if remote is None:
-            now = trusted.last_seen(git, places)
-            return f"there is no remote: {now.note}"
+        before = places.pin.with_name(f"{places.pin.name}.before")
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(places.pin, before)  # as it is: it may be damaged
         try:
-            mirror = Mirror.of(git, places, who)
-            assert mirror is not None
-            now = mirror.look()
-        except UnreachableError:
-            # Not reached: the address is a person's word and holds; which branch, its first answer says.
-            return f"{shown(trusted.remote_url(git, remote))} is trusted from its first answer on; it could not be reached now"
+            told = _pin_anew(git, places, who)
         except RunnerError:
-            if before is not None:
-                trusted.write_pin(places, before)
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(before, places.pin)
             raise
-        return f"{now.branch} of {shown(trusted.remote_url(git, remote))} is trusted, at {now.commit[:12]}"
+        with contextlib.suppress(OSError):
+            before.unlink()
+        return told
+
+
+def _pin_anew(git: Git, places: Places, who: Surroundings) -> str:
+    from runner.store.remote import Mirror
+
+    remote = trusted.remote_name(git)
+    if remote is None:
+        return f"there is no remote: {trusted.last_seen(git, places).note}"
+    try:
+        mirror = Mirror.of(git, places, who)
+        assert mirror is not None
+        now = mirror.look()
+    except UnreachableError:
+        # Not reached: the address is a person's word and holds; which branch, its first answer says.
+        return (
+            f"{shown(trusted.remote_url(git, remote))} is trusted from its first answer on; it could not be reached now"
+        )
+    return f"{now.branch} of {shown(trusted.remote_url(git, remote))} is trusted, at {now.commit[:12]}"
 
 
 def forget(project: Project, protocol: str) -> bool:

@@ -28,7 +28,7 @@ def look(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
                     "what lay in it is lost, and git fails at each object that belongs there",
                     "`runner doctor --fix` puts it aside, and brings what is missing again",
                 ),
-                partial(_put_aside, git, places, path),
+                partial(_mend_folder, git, places, who, path),
             )
     derived = (
         store / "pack/multi-pack-index",
@@ -129,6 +129,8 @@ def _mend_index(git: Git, places: Places, git_dir: Path, where: str) -> str:
 
 # --- objects -----------------------------------------------------------------------------------------------------------
 
+_FOLDER = "folder-"  # a file that is aside under such a name stood for a folder of objects, and these may be missing
+
 
 def _refetch(git: Git, places: Places, who: Surroundings) -> str:
     """Bring everything anew from the remote, where there is one, and say so."""
@@ -141,6 +143,19 @@ def _refetch(git: Git, places: Places, who: Surroundings) -> str:
         who.say(f"{error.what}; going on with what is here")
         return ""
     return f", fetched everything that {mirror.remote} has again"
+
+
+def _mend_folder(git: Git, places: Places, who: Surroundings, path: Path) -> str:
+    aside = recovery.put_aside(places, path, name=f"{_FOLDER}{path.name}")
+    git.close()
+    fetched = _refetch(git, places, who)
+    if damage.missing(git):
+        return f"put the file {path} aside{fetched}: {aside}"
+    if aside.stat().st_size:
+        aside = recovery.put_aside(places, aside, name=path.name)  # no sign any more that something is missing
+        return f"put the file {path} aside{fetched}; nothing is missing: {aside}"
+    aside.unlink()
+    return f"took the empty file {path} away{fetched}; nothing is missing"
 
 
 def _mend_pack(git: Git, places: Places, who: Surroundings, pack: Path) -> str:
@@ -193,7 +208,8 @@ def _lost(git: Git, places: Places) -> list[damage.Missing]:
         return []  # git knows what it lacks there
     refs = git.refs("refs/heads/", "refs/runner/")
     base = next((refs[name] for name in (trusted.REF, "refs/heads/main", "refs/heads/master") if name in refs), None)
-    is_told = any(len(path.name) == git.oid_length or path.suffix == ".pack" for path in places.damaged.glob("*"))
+    aside = [path.name for path in matching(places.damaged, "*")]
+    is_told = any(len(name) == git.oid_length or name.endswith(".pack") or name.startswith(_FOLDER) for name in aside)
     is_told = is_told or damage.lacks(git, set(refs.values()), base)
     is_told = is_told or any(
         one.oid and not one.name.startswith("refs/remotes/") for one in damage.refs(git, git.common_dir)

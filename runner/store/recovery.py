@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from runner.errors import UnreachableError
+from runner.errors import IntegrityError, UnreachableError
 from runner.folders import matching
 from runner.git import Git, GitError, damage
 from runner.git.person import token_settings
@@ -35,11 +35,11 @@ def remote(git: Git, places: Places, who: Surroundings) -> Mirror | None:
     return Mirror.of(git, places, who)
 
 
-def put_aside(places: Places, path: Path, *, stays: bool = False) -> Path:
-    """Move a broken file to where nothing reads it, and return where it is now. `stays`: it is a copy that is put there, as what
-    takes its place does so in one go."""
+def put_aside(places: Places, path: Path, *, name: str = "", stays: bool = False) -> Path:
+    """Move a broken file to where nothing reads it, and return where it is now. `name`: what it is called there; `stays`: it is a copy
+    that is put there, as what takes its place does so in one go."""
     places.damaged.mkdir(parents=True, exist_ok=True)
-    name = path.parent.name + path.name if len(path.parent.name) == 2 else path.name
+    name = name or (path.parent.name + path.name if len(path.parent.name) == 2 else path.name)
     aside, count = places.damaged / name, 1
     while aside.exists():
         aside, count = places.damaged / f"{name}.{count}", count + 1
@@ -89,7 +89,7 @@ def refetch(mirror: Mirror) -> None:
                 )
         found = sorted((objects / "pack").glob("pack-*"), key=lambda path: path.suffix == ".idx")  # an index comes last
         packs = git.common_dir / "objects/pack"
-        packs.mkdir(exist_ok=True)  # git makes it with the repository, and nobody after that
+        packs.mkdir(exist_ok=True)
         for path in found:
             os.replace(path, packs / path.name)
     finally:
@@ -179,8 +179,12 @@ def sources(git: Git, places: Places, name: str) -> Iterator[tuple[str, str]]:
         commit = next(history.commits(git, protocol, filed), None) if filed else None
         if commit:
             yield commit[1], "its history"
-    if name == trusted.REF and (pin := trusted.read_pin(places)):
-        yield pin.oid, "the pin"
+    if name == trusted.REF:
+        with contextlib.suppress(
+            IntegrityError
+        ):  # told by whoever opens the project; the rest can be mended without it
+            if pin := trusted.read_pin(places):
+                yield pin.oid, "the pin"
     seen = trusted.remote_name(git)
     if name.startswith("refs/heads/") and seen:
         tracked = git.ref(f"refs/remotes/{seen}/{name.removeprefix('refs/heads/')}")

@@ -97,9 +97,9 @@ def read_pin(places: Places) -> Pin | None:
         pin = Pin(**json.loads(places.pin.read_bytes()))
         if all(isinstance(getattr(pin, name), str) for name in Pin.__slots__):
             return pin
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, RecursionError):
         pass
     raise IntegrityError(
         "the note of which remote and branch this clone trusts is damaged",

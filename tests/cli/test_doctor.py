@@ -617,6 +617,28 @@ def test_a_pin_that_is_damaged_is_told_and_not_taken_for_first_use(remote: Box, 
     remote.runner("step", protocol, rc=0)
 
 
+def test_a_pin_that_cannot_be_read_is_no_first_use_either(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    remote.runner("step", protocol, rc=0)
+    (pin,) = (remote.home / ".local/state/protocol-runner").glob("*/trusted.json")
+    pin.unlink()
+    pin.mkdir()
+    assert "is damaged" in remote.runner("step", protocol, rc=4).err
+    assert "is trusted" in remote.runner("doctor", "--repin", rc=0).err
+    remote.runner("step", protocol, rc=0)
+
+
+def test_a_repin_that_fails_leaves_the_pin_as_it_was_damaged_or_not(remote: Box) -> None:
+    protocol = remote.new(STEPS)
+    remote.runner("step", protocol, rc=0)
+    (pin,) = (remote.home / ".local/state/protocol-runner").glob("*/trusted.json")
+    remote.git("remote", "set-url", "origin", "ext::sh -c x")
+    for data in (pin.read_bytes(), b"\0" * 90):
+        pin.write_bytes(data)
+        remote.runner("doctor", "--repin", rc=2)
+        assert pin.read_bytes() == data
+
+
 def test_repin_without_an_answer_and_without_a_remote(remote: Box, tmp_path: Path) -> None:
     remote.git("remote", "set-url", "origin", tmp_path / "nowhere.git")
     told = remote.runner("doctor", "--repin", rc=0).err

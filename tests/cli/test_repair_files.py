@@ -314,6 +314,61 @@ def test_a_file_in_the_place_of_a_folder_of_objects_is_put_aside(remote: Box, wh
     is_well(remote, begun)
 
 
+def of_the_past(box: Box) -> str:
+    """Commit a file, and that it is gone again; return its blob, which is alone in its folder of objects."""
+    for number in range(200):
+        box.write("old.txt", f"old {number}\n")
+        box.commit("old")
+        blob = box.git("rev-parse", "HEAD:old.txt").strip()
+        box.git("rm", "-q", "old.txt")
+        box.commit("gone")
+        if os.listdir(at(box, f"objects/{blob[:2]}")) == [blob[2:]]:
+            return blob
+    pytest.fail("no object is alone in its folder")
+
+
+@pytest.mark.slow
+def test_what_lay_in_the_folder_of_objects_is_brought_again_also_where_only_the_past_needs_it(remote: Box) -> None:
+    begun = remote.new(STEPS)
+    blob = of_the_past(remote)
+    remote.git("push", "-q", "origin", "main")
+    folder = at(remote, f"objects/{blob[:2]}")
+    shutil.rmtree(folder)
+    folder.write_text("not git's")
+    remote.runner("doctor", "--fix", rc=0)
+    assert remote.git("cat-file", "blob", blob).startswith("old")
+    (aside,) = (one for one in at(remote, "runner/damaged").iterdir() if one.name == blob[:2])
+    assert aside.read_text() == "not git's"
+    is_well(remote, begun)
+
+
+@pytest.mark.slow
+def test_what_lay_in_the_folder_of_objects_and_nobody_has_is_told(box: Box) -> None:
+    blob = of_the_past(box)
+    folder = at(box, f"objects/{blob[:2]}")
+    shutil.rmtree(folder)
+    folder.touch()
+    box.runner("doctor", "--fix", rc=2)
+    for _ in range(2):
+        assert f"a blob is missing: {blob}" in found(box)
+
+
+@pytest.mark.slow
+def test_a_damaged_pin_does_not_keep_refs_from_being_mended(remote: Box) -> None:
+    begun = remote.new(STEPS)
+    remote.runner("step", begun, rc=0)
+    (pin,) = (remote.home / ".local/state/protocol-runner").glob("*/trusted.json")
+    broken = [at(remote, "refs/runner/fetched/trusted"), at(remote, "refs/runner/numbers/0001")]
+    for path in (pin, *broken):
+        spoil(path)
+    told = found(remote)
+    assert all(str(path) in told for path in broken)
+    fixed = remote.runner("doctor", "--fix", rc=2)
+    assert str(pin) in fixed.out and not any(str(path) in fixed.out for path in broken)
+    remote.runner("doctor", "--repin", rc=0)
+    is_well(remote, begun)
+
+
 @pytest.mark.slow
 def test_a_note_of_the_cut_that_holds_zeros_costs_no_history(remote: Box, tmp_path: Path) -> None:
     begun = remote.new(STEPS)
