@@ -52,6 +52,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
 
 
+def mostly_slow(values: Iterable[Any], keep: int = 2) -> list[Any]:
+    """Parameters of a test of which the first `keep` stand for all in `make test`; the others are for `make slow`."""
+    found = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*value, marks=() if at < keep else pytest.mark.slow) for at, value in enumerate(found)]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Register what tests here may be marked with."""
     config.addinivalue_line("markers", "no_agreement(reason): the two verifiers are not compared after this test")

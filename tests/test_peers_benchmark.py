@@ -19,6 +19,7 @@ from benchmarks.peers.agents import AGENTS, Agent, look_edit
 from benchmarks.peers.endpoint import GEMINI, RESPONSES, Exchange, Turn, Upstream, serving, waited
 from benchmarks.peers.installing import Missing, Pin, install, pins
 from benchmarks.peers.running import Row, Run, markdown, run_peer, run_runner
+from tests.conftest import mostly_slow
 from tests.engines import wire_gemini
 
 # An agent of OpenAI's responses format, as small as can be: it has one tool, and ends when no call comes.
@@ -61,7 +62,7 @@ def run(tmp_path: Path, code: str, turns: Sequence[Turn] | None = None, limit: f
         return run_peer(agent, program, TASKS[0], endpoint, "m", "host", limit)
 
 
-@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+@pytest.mark.parametrize("task", mostly_slow(TASKS, 3), ids=lambda task: task.name)
 def test_the_shells_commands_solve_a_task(task: Task, tmp_path: Path) -> None:
     scratch = Scratch(tmp_path, "host", {})
     scratch.lay(task)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box
+from tests.conftest import Box, mostly_slow
 from tests.store.test_token import TOKEN, Backend
 
 PROMPTLESS = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "true"}  # nobody is here, whatever the tests run at
@@ -106,7 +106,7 @@ def test_into_a_folder_that_is_there_only_where_it_is_empty(remote: Box, at: Pat
 
 
 @pytest.mark.parametrize("existing", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGINT, signal.SIGTERM], 1))
 def test_interrupted_it_leaves_nothing(box: Box, at: Path, existing: bool, number: signal.Signals) -> None:
     if existing:
         (at / "here").mkdir()

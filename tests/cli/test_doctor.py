@@ -13,7 +13,7 @@ import pytest
 from runner.git import Git
 from runner.store import locks, worktree
 from runner.store.places import Places
-from tests.conftest import Box, command, make_box
+from tests.conftest import Box, command, make_box, mostly_slow
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt"), "03-c": command("echo c > c.txt")}
 
@@ -601,7 +601,9 @@ def test_repin_trusts_the_remote_at_its_new_address(remote: Box, tmp_path: Path)
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\0" * 180, b"{}", b"[1]", b'{"remote": "origin", "url": 1, "branch": "main", "oid": "", "time": ""}'],
+    mostly_slow(
+        [b"\0" * 180, b"", b"{}", b"[1]", b'{"remote": "origin", "url": 1, "branch": "main", "oid": "", "time": ""}'], 1
+    ),
 )
 def test_a_pin_that_is_damaged_is_told_and_not_taken_for_first_use(remote: Box, tmp_path: Path, data: bytes) -> None:
     protocol = remote.new(STEPS)

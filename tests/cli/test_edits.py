@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, command
+from tests.conftest import Box, command, mostly_slow
 
 
 def folder(box: Box, protocol: str) -> Path:
@@ -66,7 +66,7 @@ def _rename(box: Box, protocol: str) -> None:
     (folder(box, protocol) / "05-b.md").write_text(step_file("echo bee > b.txt"))
 
 
-@pytest.mark.parametrize("edit", [_edit, _stage, _commit, _rename])
+@pytest.mark.parametrize("edit", mostly_slow([_rename, _edit, _stage, _commit]))
 def test_an_edit_of_a_pending_step_is_taken_up(box: Box, edit: object) -> None:
     protocol = two(box)
     assert callable(edit)

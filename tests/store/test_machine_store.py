@@ -139,7 +139,7 @@ class TwoClones(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("examples", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_two_clones_and_a_remote(examples: int) -> None:
     run_state_machine_as_test(
         TwoClones, settings=settings(max_examples=examples, stateful_step_count=10, phases=(Phase.generate,))

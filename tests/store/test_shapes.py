@@ -14,7 +14,7 @@ import pytest
 
 from runner.git import Git
 from runner.store import workspace
-from tests.conftest import Box, clone, command, make_box
+from tests.conftest import Box, clone, command, make_box, mostly_slow
 
 STEPS = {
     "01-a": command("echo a > a.txt"),
@@ -237,7 +237,7 @@ SWITCHES = [
 ]
 
 
-@pytest.mark.parametrize(("key", "value"), SWITCHES)
+@pytest.mark.parametrize(("key", "value"), mostly_slow(SWITCHES, 6))
 def test_settings_of_the_repository(box: Box, key: str, value: str) -> None:
     box.git("config", key, value)
     box.git("status")

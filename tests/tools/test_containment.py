@@ -21,6 +21,7 @@ import pytest
 
 from runner.folders import matching
 from runner.tools.base import ToolError
+from tests.conftest import mostly_slow
 from tests.tools.agent_ground import Ground, Hand, place
 
 CANARY = "s3cret-canary"
@@ -451,7 +452,7 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize("planted", PLANTED)
+@pytest.mark.parametrize("planted", mostly_slow(PLANTED, 3))
 def test_git_starts_nothing_that_the_workspace_names(ground: Ground, hand: Hand, planted: str) -> None:
     script = ground.write("mark", f"#!/bin/sh\ntouch {ground.work}/marked {ground.outside}/marked\ncat\n")
     script.chmod(0o755)

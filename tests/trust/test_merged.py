@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, mostly_slow
 from tests.executor.minds import agent, finish, mind, say, write
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")}
@@ -67,7 +67,7 @@ def forget(box: Box, protocol: str) -> None:
     box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
 
 
-@pytest.mark.parametrize("merge", [*WHOLE, *LOST], ids=lambda merge: merge.__name__)
+@pytest.mark.parametrize("merge", [*mostly_slow(WHOLE, 1), *mostly_slow(LOST, 1)], ids=lambda merge: merge.__name__)
 def test_what_was_merged_proves_itself_while_its_history_is_here(box: Box, merge: Merge) -> None:
     protocol = ended(box, merge)
     assert "verified · 3 transitions" in box.runner("verify", protocol, rc=0).out
@@ -87,7 +87,7 @@ def test_what_came_after_the_end_is_proved_by_the_history_too(box: Box) -> None:
     assert "verified · 4 transitions" in box.runner("verify", protocol, rc=0).out
 
 
-@pytest.mark.parametrize("merge", [*WHOLE, *LOST], ids=lambda merge: merge.__name__)
+@pytest.mark.parametrize("merge", [*mostly_slow(WHOLE, 1), *mostly_slow(LOST, 1)], ids=lambda merge: merge.__name__)
 def test_what_is_said_where_the_history_is_missing(box: Box, merge: Merge) -> None:
     protocol = ended(box, merge)
     forget(box, protocol)
