@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -236,12 +237,11 @@ def repin(cwd: Path, who: Surroundings) -> str:
             os.replace(places.pin, before)  # as it is: it may be damaged
         try:
             told = _pin_anew(git, places, who)
-        except RunnerError:
+        except BaseException:  # Ctrl-C too, while the remote is asked
             with contextlib.suppress(FileNotFoundError):
                 os.replace(before, places.pin)
             raise
-        with contextlib.suppress(OSError):
-            before.unlink()
+        shutil.rmtree(before) if before.is_dir() else before.unlink(missing_ok=True)
         return told
 
 

@@ -113,9 +113,14 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
             text, typed = f"{text} · {held}", again
         lines.append((names.shown(protocol), word, text, typed or ""))
     widths = [max(len(line[at]) for line in lines) for at in range(3)]
-    for number, word, text, typed in lines:
-        coloured = (word.ljust(widths[1]), summary.COLOURS.get(word, ""))
-        session.line(f"{number.ljust(widths[0])}  ", coloured, f"  {text.ljust(min(widths[2], 60))}  {as_typed(typed)}")
+    session.lines(
+        (
+            f"{number.ljust(widths[0])}  ",
+            (word.ljust(widths[1]), summary.COLOURS.get(word, "")),
+            f"  {text.ljust(min(widths[2], 60))}  {as_typed(typed)}",
+        )
+        for number, word, text, typed in lines
+    )
 
 
 def as_typed(command: str) -> str:

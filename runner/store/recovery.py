@@ -180,9 +180,8 @@ def sources(git: Git, places: Places, name: str) -> Iterator[tuple[str, str]]:
         if commit:
             yield commit[1], "its history"
     if name == trusted.REF:
-        with contextlib.suppress(
-            IntegrityError
-        ):  # told by whoever opens the project; the rest can be mended without it
+        # A damaged one is told by whoever opens the project; the rest can be mended without it.
+        with contextlib.suppress(IntegrityError):
             if pin := trusted.read_pin(places):
                 yield pin.oid, "the pin"
     seen = trusted.remote_name(git)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 from pathlib import Path
 
@@ -599,6 +601,14 @@ def test_repin_trusts_the_remote_at_its_new_address(remote: Box, tmp_path: Path)
     remote.runner("step", protocol, rc=0)
 
 
+def pinned(remote: Box) -> tuple[str, Path]:
+    """Make a protocol and step it once; return it, and the note of what is trusted since."""
+    protocol = remote.new(STEPS)
+    remote.runner("step", protocol, rc=0)
+    (pin,) = (remote.home / ".local/state/protocol-runner").glob("*/trusted.json")
+    return protocol, pin
+
+
 @pytest.mark.parametrize(
     "data",
     mostly_slow(
@@ -606,9 +616,7 @@ def test_repin_trusts_the_remote_at_its_new_address(remote: Box, tmp_path: Path)
     ),
 )
 def test_a_pin_that_is_damaged_is_told_and_not_taken_for_first_use(remote: Box, tmp_path: Path, data: bytes) -> None:
-    protocol = remote.new(STEPS)
-    remote.runner("step", protocol, rc=0)
-    (pin,) = (remote.home / ".local/state/protocol-runner").glob("*/trusted.json")
+    protocol, pin = pinned(remote)
     pin.write_bytes(data)
     before = remote.git("rev-parse", protocol)
     for argv in (["step", protocol], ["status"], ["doctor", "--fix"]):
@@ -620,25 +628,35 @@ def test_a_pin_that_is_damaged_is_told_and_not_taken_for_first_use(remote: Box, 
 
 
 def test_a_pin_that_cannot_be_read_is_no_first_use_either(remote: Box) -> None:
-    protocol = remote.new(STEPS)
-    remote.runner("step", protocol, rc=0)
-    (pin,) = (remote.home / ".local/state/protocol-runner").glob("*/trusted.json")
+    protocol, pin = pinned(remote)
     pin.unlink()
     pin.mkdir()
     assert "is damaged" in remote.runner("step", protocol, rc=4).err
-    assert "is trusted" in remote.runner("doctor", "--repin", rc=0).err
+    for _ in range(2):
+        assert "is trusted" in remote.runner("doctor", "--repin", rc=0).err
     remote.runner("step", protocol, rc=0)
 
 
 def test_a_repin_that_fails_leaves_the_pin_as_it_was_damaged_or_not(remote: Box) -> None:
-    protocol = remote.new(STEPS)
-    remote.runner("step", protocol, rc=0)
-    (pin,) = (remote.home / ".local/state/protocol-runner").glob("*/trusted.json")
+    _, pin = pinned(remote)
     remote.git("remote", "set-url", "origin", "ext::sh -c x")
     for data in (pin.read_bytes(), b"\0" * 90):
         pin.write_bytes(data)
         remote.runner("doctor", "--repin", rc=2)
         assert pin.read_bytes() == data
+
+
+def test_a_repin_that_is_interrupted_leaves_the_pin(remote: Box) -> None:
+    _, pin = pinned(remote)
+    before = pin.read_bytes()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        remote.git("remote", "set-url", "origin", f"git://127.0.0.1:{silent.getsockname()[1]}/x")
+        with remote.start("doctor", "--repin") as asks:
+            heard, _ = silent.accept()
+            asks.send_signal(signal.SIGINT)
+            assert asks.wait() == 130
+            heard.close()
+    assert pin.read_bytes() == before
 
 
 def test_repin_without_an_answer_and_without_a_remote(remote: Box, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from runner.protocol.events import EVENTS
 from runner.trust import checks
+from tests.conftest import mostly_slow
 from tests.histories import stored
 from tests.histories.__main__ import keep, listed
 from tests.histories.made import Desk
@@ -74,7 +75,7 @@ LACKING = (
 )
 
 
-@pytest.mark.parametrize("name", [*LACKING[:2], *(pytest.param(one, marks=pytest.mark.slow) for one in LACKING[2:])])
+@pytest.mark.parametrize("name", mostly_slow(LACKING))
 def test_what_is_not_here_is_never_taken_for_good_nor_for_bad(name: str, shelf: Shelf) -> None:
     """Whatever object a clone lacks, it cannot tell, or needs none of it and says what it would."""
     case, cannot = cases()[name], 0

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import Box, command
+from tests.conftest import Box, command, mostly_slow
 from tests.people import Person, governed, person, policy
 from tests.trust.test_merged import Merge, fast_forward, foxtrot, no_ff, rebase, squash, squash_as_a_forge
 
@@ -15,10 +15,9 @@ WANTED = "  merge: {roles: [maintainer], required: true}\n"
 NOT_WANTED = "  merge: {roles: [maintainer]}\n"
 EVERY = pytest.mark.parametrize(
     "merge",
-    [squash, *(pytest.param(one, marks=pytest.mark.slow) for one in (no_ff, squash_as_a_forge, rebase)),
-     fast_forward, pytest.param(foxtrot, marks=pytest.mark.slow)],
+    mostly_slow([squash, fast_forward, no_ff, squash_as_a_forge, rebase, foxtrot]),
     ids=lambda merge: merge.__name__,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
