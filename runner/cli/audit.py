@@ -6,7 +6,7 @@ import time
 
 import click
 
-from runner.cli import options
+from runner.cli import options, streams
 from runner.cli.session import Session
 
 
@@ -57,7 +57,7 @@ def _put(session: Session, name: str, data: bytes, mark: bytes) -> None:
     from runner.errors import InTheWayError, UsageError
 
     if name == "-":
-        click.echo(data.decode(), nl=False)
+        streams.put(data.decode(), nl=False)
         return
     path = session.cwd / name
     try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli import fence
+from runner.cli import fence, streams
 from runner.cli.session import Session, safe
 from runner.errors import HeldError, SpentError, UsageError
 from runner.store.places import write_atomically
@@ -97,7 +97,7 @@ def annotate(session: Session, found: Sequence[Annotation]) -> None:
         for one in found:
             where = f"file={_property(one.file)},line={one.line},title={_property(one.title)}"
             text = f"::error {where}::{_data(one.text)}"
-            sys.stderr.command(text) if isinstance(sys.stderr, fence.Fence) else click.echo(text, err=True)
+            sys.stderr.command(text) if isinstance(sys.stderr, fence.Fence) else streams.say(text)
     if session.environ.get("GITLAB_CI") == "true":
         import hashlib
 

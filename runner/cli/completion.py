@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from runner.cli import streams
 from runner.cli.session import Session
 
 HOW = {
@@ -24,6 +25,6 @@ def command(session: Session, shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(cli, {}, "runner", "_RUNNER_COMPLETE").source())
+    streams.put(kind(cli, {}, "runner", "_RUNNER_COMPLETE").source())
     if session.is_terminal():
         session.note(f"# to have it in every shell: {HOW[shell]}")

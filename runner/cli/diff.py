@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from runner.cli import options
+from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError
 from runner.protocol import paths
@@ -62,9 +62,9 @@ def show(session: Session, out: bytes) -> None:
     """Print a diff as it is; on a terminal nothing in it can steer the terminal, and it has colours."""
     if not sys.stdout.isatty():
         if hasattr(sys.stdout, "buffer"):
-            click.echo(out, nl=False)
+            streams.put(out, nl=False)
         else:
-            click.echo(out.decode("utf-8", "replace"), nl=False)
+            streams.put(out.decode("utf-8", "replace"), nl=False)
         return
     colours = {"+": "green", "-": "red", "@": "cyan"}
     for line in out.decode("utf-8", "replace").split("\n")[:-1]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from runner.cli import streams
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def _edited(session: Session, draft: Draft, path: Path) -> str | None:
         except RunnerError as error:
             if not session.is_terminal():
                 raise
-            click.echo(f"error: {error}", err=True)
+            streams.say(f"error: {error}")
             if not click.confirm("edit it again?", default=True, err=True):
                 raise
             continue

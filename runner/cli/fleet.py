@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli import options
+from runner.cli import options, streams
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -124,9 +124,9 @@ def plan(
         for one in left_out:
             session.note(f"{one.protocol} waits: the day's budget does not have what is to be reserved for it")
     if as_json:
-        click.echo(json.dumps({"include": [fleet.described(one) for one in found]}, separators=(",", ":")))
+        streams.put(json.dumps({"include": [fleet.described(one) for one in found]}, separators=(",", ":")))
     elif gitlab:
-        click.echo(fleet.child_pipeline(project, found), nl=False)
+        streams.put(fleet.child_pipeline(project, found), nl=False)
     elif not found:
         session.note("nothing may go on")
     else:
@@ -189,4 +189,4 @@ class _Teller:
     def line(self, told: dict[str, Any]) -> None:
         """Give an event, with the time."""
         time = self._session.project.who.timestamp()
-        click.echo(json.dumps({**told, "time": time}, sort_keys=True))
+        streams.put(json.dumps({**told, "time": time}, sort_keys=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli import options
+from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.folders import matching
 from runner.store import finding, record
@@ -116,7 +116,7 @@ def _show(session: Session, show: Show, entries: Sequence[RawEntry], after: int)
 
 def _json(session: Session, entry: RawEntry) -> None:
     told = {"revision": entry.revision, "event": entry.event, "subject": entry.subject}
-    click.echo(json.dumps({**told, "time": entry.time, "actor": entry.actor, **entry.fields}))
+    streams.put(json.dumps({**told, "time": entry.time, "actor": entry.actor, **entry.fields}))
 
 
 def _block(session: Session, entry: RawEntry) -> None:

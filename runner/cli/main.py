@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from runner import __version__
+from runner.cli import streams
 from runner.errors import RunnerError, UnsupportedError, UsageError
 
 # Name to module below runner.cli, its group in `--help`, and its help line: the module is loaded only when it is run.
@@ -82,7 +83,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            streams.drop(1)
             raise SystemExit(PIPE_CLOSED) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -147,11 +148,12 @@ def _leave_terminal() -> None:
     for fd in (1, 2):
         with contextlib.suppress(OSError):
             if stat.S_ISCHR(os.fstat(fd).st_mode) and not os.isatty(fd):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
+                streams.drop(fd)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit."""
+    streams.open_missing()
     sys.exit(call(argv))
 
 
@@ -169,9 +171,11 @@ def call(argv: list[str] | None = None) -> int:
         return _call(argv)
     finally:
         sys.stdout, sys.stderr = out, err
-        for one in fences:
-            with contextlib.suppress(BrokenPipeError):
+        for number, one in enumerate(fences, 1):
+            try:
                 one.end()
+            except OSError:
+                streams.drop(number)
 
 
 def _call(argv: list[str] | None) -> int:
@@ -239,7 +243,7 @@ def _tell(error: RunnerError) -> int:
 
 
 def _say(text: str, code: int) -> int:
-    click.echo(text, err=True)
+    streams.say(text)
     return code
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli import options
+from runner.cli import options, streams
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _edited(session: Session, proposal: Proposal, files: Mapping[str, bytes]) ->
             try:
                 plan.check(made)
             except RunnerError as error:
-                click.echo(f"error: {error}", err=True)
+                streams.say(f"error: {error}")
                 if not click.confirm("edit it again?", default=True, err=True):
                     raise
                 continue

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner.cli import streams
 from runner.store.surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Session:
 
     def result(self, line: str) -> None:
         """Give a line of the result, on stdout."""
-        click.echo(safe(line))
+        streams.put(safe(line))
 
     def line(self, *cells: Cell, err: bool = False) -> None:
         """Give a line made of parts, on stdout or as a note; a part may be (text, colour), which a terminal shows.
@@ -127,11 +128,11 @@ class Session:
         if err:
             self._err(self._painted(cells, err=True))
         else:
-            click.echo(self._painted(cells))
+            streams.put(self._painted(cells))
 
     def lines(self, lines: Iterable[tuple[Cell, ...]]) -> None:
         """Give lines as `line` does, in one go: quick where there are thousands."""
-        click.echo("\n".join(map(self._painted, lines)))
+        streams.put("\n".join(map(self._painted, lines)))
 
     def _painted(self, cells: tuple[Cell, ...], *, err: bool = False) -> str:
         told = (safe(cell) if isinstance(cell, str) else self.paint(safe(cell[0]), cell[1], err=err) for cell in cells)
@@ -141,7 +142,7 @@ class Session:
         if self.above is not None:
             self.above(text)
         else:
-            click.echo(text, err=True)
+            streams.say(text)
 
     def paint(self, text: str, colour: str, *, err: bool = False) -> str:
         """Return text that a terminal shows in a colour; as it is where there is none, or `NO_COLOR` is set."""
@@ -153,14 +154,14 @@ class Session:
         """Give a result as JSON, on stdout."""
         import json
 
-        click.echo(json.dumps(value, indent=2, sort_keys=True))
+        streams.put(json.dumps(value, indent=2, sort_keys=True))
 
     def json_rows(self, rows: Iterable[Any]) -> None:
         """Give `{"protocols": [ … ]}` as JSON, a protocol a line: quick where there are thousands."""
         import json
 
         text = ",\n".join(map(json.JSONEncoder(sort_keys=True, check_circular=False).encode, rows))
-        click.echo(f'{{"protocols": [\n{text}\n]}}' if text else '{"protocols": []}')
+        streams.put(f'{{"protocols": [\n{text}\n]}}' if text else '{"protocols": []}')
 
     def shows_progress(self) -> bool:
         """Return whether stderr is a terminal on which something may move."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli import options, status, summary
+from runner.cli import options, status, streams, summary
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.protocol import paths
@@ -105,7 +105,7 @@ def show_transcript(
     for of, records in found.items():
         if as_json:
             for one in records:
-                click.echo(json.dumps({"of": of, **one}, sort_keys=True))
+                streams.put(json.dumps({"of": of, **one}, sort_keys=True))
         elif records:
             session.line(
                 f"{record.label(row, slug)} of {protocol}  attempt {number}{'  review' if of == 'review' else ''}"

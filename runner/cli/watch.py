@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli import options
+from runner.cli import options, streams
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class _Shown:
             self._line({"event": "ended", "time": stamp, "reason": why})
 
     def _line(self, row: dict[str, Any]) -> None:
-        click.echo(json.dumps(row))
+        streams.put(json.dumps(row))
 
 
 def _plain(told: Happened) -> dict[str, Any]:
