@@ -1,4 +1,7 @@
-"""`python -m tests.simulation A..B`: goes through the seeds from A to B; one alone is told decision by decision."""
+"""`python -m tests.simulation A..B`: goes through the seeds from A to B; one alone is told decision by decision.
+
+Without a range it goes through the window of seeds that moves with the commit (seeds.py).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
+from tests.simulation.seeds import window
 from tests.simulation.world import World
 
 WORKERS = 2
@@ -59,4 +63,4 @@ def main(asked: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else "0..999"))
+    sys.exit(main(sys.argv[1] if len(sys.argv) > 1 else window()))

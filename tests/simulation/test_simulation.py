@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,9 @@ from runner.store.remote import Mirror
 from runner.tools import python
 from runner.tools.base import ToolError
 from tests.simulation.__main__ import attempt
+from tests.simulation.seeds import FOUND, FOUND_LAST
 
 FEW = "0..11"
-# What once did not hold, beside the tests that came of it: not all of it can be told to two clones by hand.
-FOUND = (3, 11, 21, 36, 42, 54, 57, 65, 73, 239, 348, 405, 449, 664, 784)
 
 
 def simulate(seeds: str, hashes: str = "0") -> str:
@@ -41,7 +41,7 @@ def test_a_few_seeds_hold() -> None:
     assert "12 seeds, 0 of them bad" in simulate(FEW)
 
 
-@pytest.mark.slow
+@pytest.mark.simulate
 @pytest.mark.parametrize("seed", FOUND)
 def test_what_was_found_stays_mended(seed: int) -> None:
     why, _ = attempt(seed)
@@ -74,10 +74,12 @@ PLANTED: dict[str, tuple[object, str, Callable[..., Any]]] = {
 @pytest.mark.parametrize("what", PLANTED)
 def test_a_planted_bug_is_found(what: str) -> None:
     where, name, wrong = PLANTED[what]
+    last = FOUND_LAST.get(what, 0)
     with mock.patch.object(where, name, wrong):
-        found = next((seed for seed in range(MOST) if attempt(seed)[0]), None)
+        found = next((seed for seed in (last, *range(MOST)) if attempt(seed)[0]), None)
     assert found is not None, f"{what}: not found in {MOST} seeds"
-    print(f"{what}: seed {found}")
+    if found != last:
+        warnings.warn(f"{what}: found by seed {found}; FOUND_LAST in tests/simulation/seeds.py wants it", stacklevel=1)
 
 
 MOST = 200
