@@ -12,6 +12,7 @@ from typing import Any
 
 from runner.errors import UnreachableError, UsageError
 from runner.git.person import clone as clone_
+from runner.lines import lines_of
 from runner.store.surroundings import Surroundings
 
 
@@ -111,6 +112,6 @@ def _gitpython() -> Any:
 
 def _told(error: Exception) -> str:
     text = str(getattr(error, "stderr", "") or error)
-    lines = [line.strip().strip("'") for line in text.splitlines() if line.strip()]
+    lines = [line.strip().strip("'") for line in lines_of(text) if line.strip()]
     told = next((line for line in lines if "fatal:" in line or "error:" in line), lines[-1] if lines else "no answer")
     return told.removeprefix("stderr:").strip().strip("'")

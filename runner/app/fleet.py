@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from runner.executor import spending
+from runner.lines import lines_of
 from runner.protocol import ids
 from runner.protocol.ledger import Day
 from runner.store import publishing, record
@@ -82,7 +83,7 @@ class Sight:
         form = "--format=%(objectname) %(committerdate:unix) %(refname)"
         here: dict[str, tuple[str, int]] = {}
         there: dict[str, tuple[str, int]] = {}
-        for line in project.git.run("for-each-ref", form, *roots).decode("utf-8", "replace").splitlines():
+        for line in lines_of(project.git.run("for-each-ref", form, *roots).decode("utf-8", "replace")):
             oid, when, name = line.split(" ", 2)
             root = next(root for root in roots if name.startswith(root))
             protocol = ids.protocol_of_branch(project.pattern, name.removeprefix(root))

@@ -28,6 +28,7 @@ from runner.forge.base import (
     marker,
 )
 from runner.forge.place import Place, configured
+from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
 from runner.protocol.state import Status, StepStatus
@@ -290,13 +291,14 @@ def _kept(
     me, seen = forge.me(), _last_done(project, forge, protocol)
     said: tuple[str, ...] = ()
     for one in found if found is not None else forge.comments(number):
-        if one.body.splitlines()[:1] != [marker(KEY)]:
+        body = lines_of(one.body.replace("\r\n", "\n"))
+        if body[:1] != [marker(KEY)]:
             continue
         last = _SEEN.search(one.body.replace("\r\n", "\n"))
         if last and (one.by == me or one.by.kind is Kind.BOT or forge.standing(one.by).access >= Access.WRITE):
             seen = max(seen, int(last[1]))
         if one.by == me and not said:
-            said = tuple(line for line in one.body.splitlines() if line.startswith("- ["))[-SAID:]
+            said = tuple(line for line in body if line.startswith("- ["))[-SAID:]
     return seen, said
 
 

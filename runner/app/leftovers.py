@@ -16,6 +16,7 @@ from runner.app import tidy
 from runner.app.repair import Finding, Repair
 from runner.folders import matching
 from runner.git import Git
+from runner.lines import lines_of
 from runner.protocol import ids
 from runner.store import locks, record, recovery, transaction, worktree
 from runner.store.places import Places
@@ -311,7 +312,7 @@ def _pack(git: Git) -> str:
 
 def _counted(git: Git) -> tuple[int, int]:
     """Return how many loose objects there are, and how many bytes they take on the disk."""
-    told = dict(line.split(": ", 1) for line in git.text("count-objects", "-v").splitlines() if ": " in line)
+    told = dict(line.split(": ", 1) for line in lines_of(git.text("count-objects", "-v")) if ": " in line)
     return int(told.get("count", 0)), int(told.get("size", 0)) * 1024
 
 

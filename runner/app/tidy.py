@@ -17,6 +17,7 @@ from runner.errors import ConflictError, HeldError, RunnerError
 from runner.executor.journal import Journal
 from runner.folders import matching
 from runner.git import Git, Worktree
+from runner.lines import lines_of
 from runner.protocol import ids, paths
 from runner.store import history, locks, record, trusted, workspace, worktree
 from runner.store.project import Project
@@ -100,7 +101,7 @@ def _remove_worktree(project: Project, item: Item, tip: str | None) -> str:
     git, path = project.git, Path(item.name)
     code, _, err = git.try_run("worktree", "remove", "--force", str(path), config=worktree.conversions(git))
     if code:
-        return err.splitlines()[0] if err else f"git worktree remove: exit {code}"
+        return lines_of(err)[0] if err else f"git worktree remove: exit {code}"
     with contextlib.suppress(OSError):
         path.parent.rmdir()  # where it was the last one
     return ""
@@ -251,7 +252,7 @@ def _keeps(git: Git, tree: Worktree) -> str:
         git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git),
     )  # fmt: skip
     if code:
-        return f"git cannot tell what is in it: {err.splitlines()[0] if err else code}"
+        return f"git cannot tell what is in it: {lines_of(err)[0] if err else code}"
     lines = out.decode("utf-8", "surrogateescape").split("\0")
     mine = [line[3:] for line in lines if len(line) > 3 and not _is_cache(line[3:])]
     if mine:

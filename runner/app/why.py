@@ -19,6 +19,7 @@ from runner.app.chain import WORK, Chain, Told, cost_of, count
 from runner.errors import UsageError
 from runner.git import Commit
 from runner.git.blame import Blamed, blame, hunks
+from runner.lines import lines_of
 from runner.protocol import ids, message, paths
 from runner.protocol.log import RawEntry
 from runner.store import history, record
@@ -380,7 +381,7 @@ def _texts(value: object) -> Iterator[str]:
 def _around(texts: Sequence[str], wanted: str) -> str:
     """Return the lines around the one that is wanted, where a text has it whole; a patch's lines begin with a plus."""
     for text in texts:
-        rows = text.splitlines()
+        rows = lines_of(text)
         for number, row in enumerate(rows):
             if wanted and wanted in (row.strip(), row.removeprefix("+").strip()):
                 return "\n".join(rows[max(0, number - 2) : number + 3])

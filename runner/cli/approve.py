@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.cli.session import Session
+from runner.lines import lines_of
 
 if TYPE_CHECKING:
     from runner.app.approve import Matter, Offer
@@ -209,7 +210,7 @@ def _show_subject(session: Session, found: Matter, since: str | None) -> None:
 
     for part in approve.shown(session.project, found, since):
         session.line("  ", (part.title, "cyan"), err=True)
-        lines = part.text.splitlines()
+        lines = lines_of(part.text)
         cut = SHOWN if part.command else len(lines)
         for line in lines[:cut]:
             session.line(f"  | {line}", err=True)

@@ -9,6 +9,7 @@ import click
 from runner.cli import options
 from runner.cli.main import program
 from runner.cli.session import Session
+from runner.lines import lines_of
 
 
 @click.command("do", short_help="Make a protocol and run it.")
@@ -83,5 +84,5 @@ def _tell_changes(session: Session, protocol: str, start: str) -> None:
         code, out, _ = git.try_run(
             "diff", *diff.PLAIN, "--stat", start, tip, *leave, env={"GIT_LITERAL_PATHSPECS": "0"}
         )
-        for line in out.decode("utf-8", "replace").splitlines() if code == 0 else ():
+        for line in lines_of(out.decode("utf-8", "replace")) if code == 0 else ():
             session.note(f" {line}")

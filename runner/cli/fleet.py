@@ -10,6 +10,7 @@ import click
 
 from runner.cli import options, streams
 from runner.cli.session import Session
+from runner.lines import lines_of
 
 if TYPE_CHECKING:
     from runner.app.fleet import Ended, Ready
@@ -178,7 +179,7 @@ class _Teller:
             self._session.note(f"{number}  begins    {f'{one.step}: ' if one.step else ''}{one.title}")
         elif ended is not None and self._said.get(one.protocol) != (ended.code, ended.said):
             self._said[one.protocol] = (ended.code, ended.said)
-            for text in [*ended.said.splitlines(), *_apart(ended)]:
+            for text in [*lines_of(ended.said), *_apart(ended)]:
                 self._session.note(f"{number}  {text}")
 
     def interrupted(self) -> None:

@@ -9,6 +9,7 @@ import click
 
 from runner.cli import options
 from runner.cli.session import Session
+from runner.lines import lines_of
 
 if TYPE_CHECKING:
     from runner.app.init import File, Look
@@ -139,7 +140,7 @@ def _proposed(session: Session, cwd: Path, asked: Questions, yes: bool) -> dict[
         session.note(f"{proposal.engine} proposes {len(new) or 'no'} new script{'s' if len(new) != 1 else ''}{cost}")
         for file in new:
             session.result(f"--- /dev/null\n+++ {file.path}")
-            for line in file.data.decode().splitlines():
+            for line in lines_of(file.data.decode()):
                 session.result(f"+{line}")
         said = "yes" if yes or not new else session.ask("take them?", ("yes", "no"))
         if said is None:
@@ -178,6 +179,6 @@ def _tell(session: Session, file: File) -> None:
         import difflib
 
         session.result(f"left   {file.path}, which differs from what would be written:")
-        old, new = (data.decode("utf-8", "replace").splitlines() for data in (file.here or b"", file.data))
+        old, new = (lines_of(data.decode("utf-8", "replace")) for data in (file.here or b"", file.data))
         for line in difflib.unified_diff(old, new, file.path, "as it would be written", lineterm=""):
             session.note(line)

@@ -13,6 +13,7 @@ import click
 from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.folders import matching
+from runner.lines import lines_of
 from runner.store import finding, record
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _block(session: Session, entry: RawEntry) -> None:
     for key, value in entry.fields.items():
         if isinstance(value, str) and "\n" in value:
             session.line(f"      {key}:")
-            for line in value.splitlines():
+            for line in lines_of(value):
                 session.line(f"        {line}")
         else:
             session.line(f"      {key}: {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")

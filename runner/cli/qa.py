@@ -8,6 +8,7 @@ import click
 
 from runner.cli import options
 from runner.cli.session import Session
+from runner.lines import lines_of
 
 if TYPE_CHECKING:
     from runner.app.judge import Judged
@@ -43,11 +44,11 @@ def _tell(session: Session, done: Judged) -> None:
             ("passed " if passed else f"exit {check['code']} ", "green" if passed else "red"), f" {check['check']}"
         )
         if not passed:
-            for line in check["tail"].splitlines():
+            for line in lines_of(check["tail"]):
                 session.line(f"        {line}")
     if done.report:
         session.line("")
-        for line in done.report.splitlines():
+        for line in lines_of(done.report):
             session.line(line)
         session.line("")
     word, colour = ("PASS", "green") if done.passed else ("FAIL", "red")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.cli import streams
+from runner.lines import lines_of
 from runner.store.surroundings import Surroundings
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ def safe(text: str) -> str:
         else char.encode("unicode_escape").decode()
         for char in text
     )
+
+
+def one_line(text: str) -> str:
+    """Return text as `safe` does, its line ends as escapes too."""
+    return safe(text).replace("\n", "\\n")
 
 
 def state_home(environ: dict[str, str]) -> Path:
@@ -121,7 +127,7 @@ class Session:
     def line(self, *cells: Cell, err: bool = False) -> None:
         """Give a line made of parts, on stdout or as a note; a part may be (text, colour), which a terminal shows.
 
-        What stands in a coloured part is safe before it is coloured.
+        Text is escaped before it is coloured, and stays on this line: a path may hold an LF.
         """
         if err and self.quiet:
             return
@@ -135,7 +141,10 @@ class Session:
         streams.put("\n".join(map(self._painted, lines)))
 
     def _painted(self, cells: tuple[Cell, ...], *, err: bool = False) -> str:
-        told = (safe(cell) if isinstance(cell, str) else self.paint(safe(cell[0]), cell[1], err=err) for cell in cells)
+        told = (
+            one_line(cell) if isinstance(cell, str) else self.paint(one_line(cell[0]), cell[1], err=err)
+            for cell in cells
+        )
         return "".join(told).rstrip()
 
     def _err(self, text: str) -> None:
@@ -171,7 +180,7 @@ class Session:
         """Tell about a record of a running agent: what it says and which tools it calls."""
         if record["kind"] == "response":
             text = _verdict(str(record["text"])) or str(record["text"])
-            first = next((line.strip() for line in text.splitlines() if line.strip()), "")
+            first = next((line.strip() for line in lines_of(text) if line.strip()), "")
             if first:
                 self.note(f"  {_cut(first, 160)}")
             for call in record["calls"]:

@@ -9,6 +9,7 @@ import click
 from runner.cli import options, status, streams, summary
 from runner.cli.main import program
 from runner.cli.session import Session
+from runner.lines import lines_of
 from runner.protocol import paths
 from runner.store import finding, history, record
 from runner.store.record import Row
@@ -210,5 +211,5 @@ def _words(fields: Mapping[str, Any]) -> list[str]:
 
 
 def _indented(session: Session, text: str, by: str = "  ") -> None:
-    for line in text.splitlines():
+    for line in lines_of(text):
         session.line(f"{by}{line}" if line.strip() else "")

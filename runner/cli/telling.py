@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from runner.cli import status, summary
 from runner.cli.main import program
 from runner.cli.session import Session
+from runner.lines import lines_of
 from runner.protocol import decision, events, paths
 from runner.store import finding, record
 from runner.values import dataclass
@@ -82,7 +83,7 @@ class Teller:
         self._took(
             "plan", "planned", _spent_by([planned]), summary.counted(len(planned.steps)), counted=bool(planned.spent)
         )
-        for line in done.said.splitlines() if planned.transcript else ():
+        for line in lines_of(done.said) if planned.transcript else ():
             self._session.line(f"  {line}", err=True)
 
     def _step(self, done: Advanced, slug: str, happened: Sequence[events.Event]) -> None:
@@ -132,7 +133,7 @@ class Teller:
                     if check["code"] != 0 and check["tail"] not in failure.reason
                 ]
         for tail in filter(None, tails):
-            for line in tail.splitlines()[-TAIL:]:
+            for line in lines_of(tail)[-TAIL:]:
                 self._session.line(f"  | {line}", err=True)
         for event in happened:
             if isinstance(event, events.QaFailed) and event.report:

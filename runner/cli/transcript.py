@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runner.cli.session import Session
+from runner.lines import lines_of
 
 if TYPE_CHECKING:
     from runner.store.project import Project
@@ -170,7 +171,7 @@ def _has_parts(values: Sequence[object]) -> bool:
 
 
 def _text(session: Session, text: str, most: int, by: str = "  ") -> None:
-    lines = text.strip("\n").rstrip().splitlines()  # the first keeps its indentation: it may be a file's, with numbers
+    lines = lines_of(text.strip("\n").rstrip())  # the first keeps its indentation: it may be a file's, with numbers
     shown = lines if len(lines) <= most + 1 else lines[:most]
     for line in shown:
         session.line(f"{by}{line[:WIDTH]}{'…' if len(line) > WIDTH else ''}")

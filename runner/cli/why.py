@@ -10,6 +10,7 @@ import click
 
 from runner.cli import options, summary
 from runner.cli.session import Session
+from runner.lines import lines_of
 
 _PLACE = re.compile(r"(?P<path>.+):(?P<first>[1-9][0-9]{0,8})(?:-(?P<last>[1-9][0-9]{0,8}))?")
 WIDTH = 120
@@ -104,7 +105,7 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
     if said and said["turn"]:
         tool = f", {said['tool']}" if said["tool"] else ""
         yield "transcript", f"{said['file']}, turn {said['turn']}{tool}, {said['time']}", ""
-        for line in said["text"].splitlines():
+        for line in lines_of(said["text"]):
             yield "", f"| {_cut(line)}", ""
     elif said:
         yield "transcript", str(said["note"]), "yellow"

@@ -20,6 +20,7 @@ from runner.executor.permission import Judge
 from runner.executor.redact import Redactor
 from runner.folders import matching
 from runner.git import Git
+from runner.lines import lines_of
 from runner.protocol import call as call_
 from runner.protocol import events as ev
 from runner.protocol import log, paths, statement, transcript
@@ -60,7 +61,7 @@ class EffectError(Exception):
     """A call was begun, and nobody knows what came of it; `intent`: what the journal has of it."""
 
     def __init__(self, intent: Record, why: str = "") -> None:
-        known = f": {why.splitlines()[0]}" if why else ""
+        known = f": {lines_of(why)[0]}" if why else ""
         text = f"{intent['text']}: it was begun at {intent['time']}, and nobody knows whether it happened{known}"
         super().__init__(text)
         self.intent, self.text = intent, text

@@ -17,6 +17,7 @@ from runner.executor import consent
 from runner.executor.attempt import Attempt, attempt_ref, completed, failed, finished
 from runner.executor.site import Site, results_of, timeout_of
 from runner.git import Git, Ident
+from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, references
 from runner.protocol import plan as plan_
@@ -455,7 +456,7 @@ def describe_changes(git: Git, old: str, new: str) -> str:
 
 def ask_person(step: Step, protocol: str) -> Attempt:
     """Ask for the work of a human step."""
-    lines = [line.strip() for line in step.prose.splitlines() if line.strip()]
+    lines = [line.strip() for line in lines_of(step.prose) if line.strip()]
     text = log.cut(f"{step.header.title}: {lines[0]}" if lines else step.header.title)
     asked = ev.Asked(subject=step.slug, kind="human", text=text, by="anyone")
     return Attempt(lambda state: [asked], said=f"asks: {text}")

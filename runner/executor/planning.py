@@ -22,6 +22,7 @@ from runner.executor.journal import Journal, Record
 from runner.executor.loop import BudgetStop, Limits
 from runner.executor.redact import Redactor
 from runner.git import BLOB, EXECUTABLE, TreeEntry
+from runner.lines import lines_of
 from runner.protocol import document, log, paths, planning
 from runner.protocol import events as ev
 from runner.protocol import plan as plan_
@@ -409,7 +410,7 @@ def outline(files: Mapping[str, bytes]) -> Iterator[str]:
         yield f"{step.number:02d}-{step.slug}  {step.header.kind}  {step.header.title}"
         lines = [step.header.run] if isinstance(step.header.run, str) else [" ".join(step.header.run or ())]
         for line in filter(None, [*lines, *step.checks]):
-            yield f"    $ {line.strip().splitlines()[0]}{' …' if len(line.strip().splitlines()) > 1 else ''}"
+            yield f"    $ {lines_of(line.strip())[0]}{' …' if len(lines_of(line.strip())) > 1 else ''}"
 
 
 def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tuple[Step, bytes]]) -> Check:

@@ -11,6 +11,7 @@ from typing import Any
 from runner.errors import RunnerError, StepFailedError, UsageError
 from runner.executor import consent
 from runner.executor.redact import Redactor
+from runner.lines import lines_of
 from runner.protocol import log, references
 from runner.protocol.model import seconds_of
 from runner.protocol.plan import Plan, Step
@@ -280,7 +281,7 @@ class Site:
         with handle:
             data = handle.read(64 * 1024 + 1)
         found: dict[str, str] = {}
-        for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+        for number, line in enumerate(lines_of(data.decode("utf-8", "replace").replace("\r\n", "\n")), 1):
             key, equals, value = line.partition("=")
             if not line.strip():
                 continue

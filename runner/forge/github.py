@@ -230,7 +230,7 @@ class GitHub:
     def _keep_comment(self, number: int, mark: str, body: str) -> Comment:
         whole, me = f"{mark}\n{body}", self._whose()
         for there in self._comments(number):
-            if there.by == me and there.body.splitlines()[:1] == [mark]:
+            if there.by == me and there.body.replace("\r\n", "\n").split("\n")[:1] == [mark]:
                 if same_text(there.body, whole):
                     return there
                 path = f"{self._repo}/issues/comments/{there.id}"

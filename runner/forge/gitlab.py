@@ -211,7 +211,7 @@ class GitLab:
         whole, me = f"{mark}\n{body}", self._whose()
         notes = f"{self._project}/merge_requests/{number}/notes"
         for there in self._comments(number):
-            if there.by == me and there.body.splitlines()[:1] == [mark]:
+            if there.by == me and there.body.replace("\r\n", "\n").split("\n")[:1] == [mark]:
                 if same_text(there.body, whole):
                     return there
                 return self._comment(self._line.send("PUT", f"{notes}/{there.id}", {"body": whole}), number)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, UsageError
 from runner.git.process import git_error
+from runner.lines import lines_of
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def blame(
         *args, "--", path, data=told.encode(), git_dir=git_dir, work_tree=work_tree, config=config
     )
     if code and ("no such path" in err or "has only" in err or "cannot stat path" in err):
-        what = err.splitlines()[0].removeprefix("fatal: ")
+        what = lines_of(err)[0].removeprefix("fatal: ")
         raise UsageError(what, f"{path}:{ranges[0][0]}", "name a file that is committed, and lines that it has")
     if code and git.is_partial():
         raise InsufficientHistoryError(

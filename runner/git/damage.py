@@ -17,6 +17,7 @@ from pathlib import Path
 from runner.folders import matching
 from runner.git.process import GitError
 from runner.git.repository import Git
+from runner.lines import lines_of
 from runner.values import dataclass
 
 CHUNK = 1 << 20
@@ -233,7 +234,7 @@ def missing(git: Git) -> list[Missing]:
     argv = ("fsck", "--connectivity-only", "--name-objects", "--no-dangling", "--no-progress")
     _, out, err = git.try_run(*argv)
     found: dict[str, Missing] = {}
-    for line in [*out.decode("utf-8", "replace").splitlines(), *err.splitlines()]:
+    for line in [*lines_of(out.decode("utf-8", "replace")), *lines_of(err)]:
         if told := _LACKS.fullmatch(line):
             found[told[2]] = Missing(told[2], told[1], told[3] or "")
         elif (told := _REF.fullmatch(line)) and told[2] != git.zero:
@@ -253,7 +254,7 @@ def index(git: Git, git_dir: Path) -> str:
         return ""
     with contextlib.suppress(GitError):
         code, _, err = git.try_run("ls-files", "--error-unmatch", "--", "", git_dir=git_dir)
-        lines = [line for line in err.splitlines() if "index" in line and code == 128]
+        lines = [line for line in lines_of(err) if "index" in line and code == 128]
         if (
             lines
             and re.search("index uses .* extension|bad index version", lines[0])

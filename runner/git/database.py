@@ -28,6 +28,7 @@ from runner.git.objects import (
 )
 from runner.git.process import GitError, Held, git_error
 from runner.git.sealed import Sealed
+from runner.lines import lines_of
 
 AHEAD = 2048  # bytes of names that are asked for in one go; twice as much fits into any pipe
 FEW = 100  # blobs for which no git of their own is started
@@ -246,7 +247,7 @@ class Database(Sealed):
         code, out, err = self.try_run(*args)
         if code:
             raise InsufficientHistoryError(
-                f"history is missing: {err.splitlines()[0] if err else code}",
+                f"history is missing: {lines_of(err)[0] if err else code}",
                 tip,
                 "run `git fetch --unshallow`, or `git fetch`",
             )

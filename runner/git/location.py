@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.errors import UsageError
 from runner.git.process import OLDEST, git_error, personal_environment, sealed_environment, spawn
+from runner.lines import lines_of
 from runner.values import dataclass
 
 
@@ -60,7 +61,7 @@ def locate(cwd: Path) -> Location:
             extra += ["-c", "safe.directory=*"]
             code, out, err = ask(*extra)
         else:
-            lines = err.decode("utf-8", "replace").strip().splitlines()
+            lines = lines_of(err.decode("utf-8", "replace").strip())
             raise UsageError(
                 "this repository belongs to another user",
                 str(cwd),

@@ -19,6 +19,7 @@ from runner.git.database import Database
 from runner.git.objects import Ident
 from runner.git.process import answer, no_git, personal_environment, spawn
 from runner.git.sealed import last
+from runner.lines import lines_of
 
 _HELPER_SECONDS = 10.0  # a helper that opens a window waits for somebody
 _CLEANING_SECONDS = 5.0  # what git may take to remove what an interrupted clone has made
@@ -52,7 +53,7 @@ def credential(url: str, environ: Mapping[str, str]) -> str | None:
     env = {**personal_environment(environ), "GIT_ASKPASS": "", "SSH_ASKPASS": "", "GCM_INTERACTIVE": "never"}
     argv = ["git", "-c", "credential.interactive=false", "credential", "fill"]
     out = answer(argv, env=env, cwd=Path("/"), data=f"url={url}\n\n".encode(), timeout=_HELPER_SECONDS)
-    found = [line[9:] for line in (out or b"").decode("utf-8", "replace").splitlines() if line.startswith("password=")]
+    found = [line[9:] for line in lines_of((out or b"").decode("utf-8", "replace")) if line.startswith("password=")]
     return found[0] if found else None
 
 
@@ -160,7 +161,7 @@ def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message
     argv = git.argv([*overrides, "commit-tree", "-S", tree, *(part for parent in parents for part in ("-p", parent))])
     code, out, err = spawn(argv, env=env, cwd=git.top, data=message)
     if code:
-        told = err.decode("utf-8", "replace").strip().splitlines()
+        told = lines_of(err.decode("utf-8", "replace").strip())
         raise UsageError(
             f"the commit could not be signed: {told[0] if told else code}",
             "commit.gpgsign",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, ClassVar
 
 from runner.errors import RunnerError, UsageError
+from runner.lines import lines_of
 
 OLDEST = (2, 38)
 CHUNK = 64 * 1024
@@ -211,7 +212,7 @@ class Held:
 
 def git_error(argv: Sequence[str], code: int, stderr: str) -> GitError:
     words = [word for word in argv[1:] if not word.startswith(("-", "core.")) and "=" not in word]
-    told = stderr.splitlines() or [f"exit {code}"]
+    told = lines_of(stderr) or [f"exit {code}"]
     fatal = next((line for line in told if line.startswith(("fatal:", "error:"))), told[0])
     if fatal.endswith(":"):  # a list follows
         fatal += " " + ", ".join(line.strip() for line in told if line.startswith("\t"))

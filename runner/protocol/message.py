@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from runner.lines import lines_of
 from runner.protocol import log
 from runner.values import dataclass
 
@@ -105,7 +106,7 @@ def parse(message: bytes) -> Trailers | None:
     return Trailers(
         protocol=match["protocol"],
         revision=int(match["revision"]),
-        events=tuple(line.removeprefix("Runner-Event: ") for line in match["events"].splitlines()),
+        events=tuple(line.removeprefix("Runner-Event: ") for line in lines_of(match["events"])),
         trusted=match["trusted"],
         actor=match["actor"],
     )

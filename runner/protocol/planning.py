@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from runner.errors import MalformedFileError
+from runner.lines import lines_of
 from runner.protocol import document, ids, paths
 from runner.protocol.document import FORBIDDEN
 from runner.protocol.model import RelativePath, StepReference, Title
@@ -168,7 +169,7 @@ def _step(step: DraftStep, before: tuple[Step, bytes] | None) -> bytes:
 
 def _kept(draft: DraftStep, step: Step, file: bytes) -> Iterator[str]:
     """Return the lines of the keys that a model cannot write, as they stand in the step's file."""
-    lines = file.decode("utf-8-sig").splitlines()
+    lines = lines_of(file.decode("utf-8-sig").replace("\r\n", "\n"))
     for key in _PEOPLES:
         at = step.lines.get(key)
         if at is not None and lines[at - 1].startswith(f"{key}:") and (draft.kind == "agent" or key not in _AGENTS):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from runner.git import Git, TreeEntry
+from runner.lines import lines_of
 from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.verdict import Verdict
@@ -216,4 +217,4 @@ def _code(text: str) -> str:
 
 
 def _indented(text: str, by: str = "    ") -> str:
-    return "\n".join(f"{by}{line}".rstrip() for line in plain(text).strip().splitlines())
+    return "\n".join(f"{by}{line}".rstrip() for line in lines_of(plain(text).strip()))

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from runner.lines import lines_of
 from runner.sandbox.base import Command, Outcome, SandboxError, Session
 from runner.sandbox.process import Group, PipeSession, descendants, processes, program, run
 
@@ -333,5 +334,5 @@ def _limits() -> tuple[str, ...]:
 
 
 def _last_line(said: bytes) -> str:
-    lines = said.decode(errors="replace").strip().splitlines()
+    lines = lines_of(said.decode(errors="replace").strip())
     return lines[-1].removeprefix("bwrap: ") if lines else "it said nothing"

@@ -10,6 +10,7 @@ from pathlib import Path
 from runner.errors import UsageError
 from runner.folders import matching
 from runner.git import Git, GitError
+from runner.lines import lines_of
 from runner.protocol import ids
 from runner.store import locks, transaction, trusted, worktree
 from runner.store.places import Places, write_atomically
@@ -136,7 +137,7 @@ def _make_worktree(git: Git, places: Places, ref: str, protocol: str, path: Path
     )
     if code:
         _unmake_worktree(git, places, protocol, path)
-        return None, f"no worktree: {err.splitlines()[0] if err else code}"
+        return None, f"no worktree: {lines_of(err)[0] if err else code}"
     tree = next((tree for tree in git.worktrees() if tree.path == path or tree.path == path.resolve()), None)
     tip = git.ref(ref)
     if tree is None or tip is None:

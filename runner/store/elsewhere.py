@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from runner.errors import IntegrityError
+from runner.lines import lines_of
 from runner.store.places import Places
 from runner.store.project import Project
 from runner.values import dataclass
@@ -34,7 +35,7 @@ def leases(places: Places) -> dict[str, str]:
     """Return protocol to the commit of its lease, of those that the remote was last seen to have. No git is started."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
-        for line in (places.mirror / "packed-refs").read_text().splitlines():
+        for line in lines_of((places.mirror / "packed-refs").read_text()):
             oid, _, name = line.partition(" ")
             if name.startswith(f"{_REFS}/"):
                 found[name.removeprefix(f"{_REFS}/")] = oid
@@ -89,7 +90,7 @@ def _words(project: Project, oid: str, where: str) -> Lease | None:
 
 def _is_ours(project: Project, protocol: str, nonce: str) -> bool:
     try:
-        noted = project.places.lease(protocol).read_text().splitlines()
+        noted = lines_of(project.places.lease(protocol).read_text())
     except OSError:
         return False
     return any(line.split(" ")[0] == nonce for line in noted)

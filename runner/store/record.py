@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 from runner.errors import RunnerError
 from runner.git import TREE, Git, Tree, Worktree
+from runner.lines import lines_of
 from runner.protocol import decision, log, paths, state
 from runner.protocol.decision import Halt
 from runner.protocol.ids import STEP_FILE
@@ -315,5 +316,5 @@ def times(git: Git) -> dict[str, int]:
     """Return full branch name to when its last commit was made, in seconds since the epoch."""
     form = "--format=%(committerdate:unix) %(refname)"
     out = git.run("for-each-ref", form, "refs/heads/", "refs/remotes/").decode("utf-8", "replace")
-    lines = (line.partition(" ") for line in out.splitlines())
+    lines = (line.partition(" ") for line in lines_of(out))
     return {name: int(when) for when, _, name in lines if when.isdigit()}

@@ -17,6 +17,7 @@ from runner.errors import IntegrityError, UnreachableError
 from runner.folders import matching
 from runner.git import Git, GitError, damage
 from runner.git.person import token_settings
+from runner.lines import lines_of
 from runner.protocol import ids
 from runner.store import history, locks, marks, trusted
 from runner.store.places import Places
@@ -81,7 +82,7 @@ def refetch(mirror: Mirror) -> None:
         ):
             code, _, err = git.transport(at, *argv, timeout=REFETCH_SECONDS, env=env)
             if code:
-                told = err.splitlines()[0] if err else f"exit {code}"
+                told = lines_of(err)[0] if err else f"exit {code}"
                 raise UnreachableError(
                     f"{mirror.remote} could not be fetched anew: {told}",
                     mirror.url,

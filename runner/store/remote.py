@@ -15,6 +15,7 @@ from runner.errors import ConflictError, RefusedError, UnreachableError, UsageEr
 from runner.folders import matching
 from runner.git import Git
 from runner.git.person import token_settings
+from runner.lines import lines_of
 from runner.store import locks, pace, trusted
 from runner.store.places import Places, writable_state_home, write_atomically
 from runner.store.surroundings import Surroundings
@@ -114,7 +115,7 @@ class Mirror:
         code, out, _ = self._run(
             "for-each-ref", "--format=%(objectname) %(refname)", "refs/there/", timeout=PUSH_SECONDS
         )
-        lines = out.decode("utf-8", "replace").splitlines() if code == 0 else []
+        lines = lines_of(out.decode("utf-8", "replace")) if code == 0 else []
         return {f"refs/{name.removeprefix('refs/there/')}": oid for oid, name in (line.split(" ", 1) for line in lines)}
 
     def default_branch(self) -> str | None:
@@ -126,7 +127,7 @@ class Mirror:
         code, out, err = self._run("ls-remote", "--symref", "origin", "HEAD", timeout=FETCH_SECONDS)
         if code:
             raise self._unreachable(code, err)
-        for line in out.decode("utf-8", "replace").splitlines():
+        for line in lines_of(out.decode("utf-8", "replace")):
             if line.startswith("ref: refs/heads/"):
                 return line.removeprefix("ref: refs/heads/").split("\t")[0]
         return None
@@ -217,7 +218,7 @@ class Mirror:
                     "run the same command again, or `runner sync`",
                 )
             return
-        told = [line.split("\t") for line in out.decode("utf-8", "replace").splitlines() if line.startswith("!")]
+        told = [line.split("\t") for line in lines_of(out.decode("utf-8", "replace")) if line.startswith("!")]
         # The answer was lost, not the push; or something between here and there sent it twice, and this came of the second.
         if self._has(changes):
             self._note(changes)
@@ -225,7 +226,7 @@ class Mirror:
         # git gives no code for why: its porcelain marks `[remote rejected]` what the other side's rules refused.
         refused = [line[-1] for line in told if line[-1].startswith("[remote rejected]") and "atomic" not in line[-1]]
         if refused:
-            lines = [line for line in err.splitlines() if line.startswith("remote:")]
+            lines = [line for line in lines_of(err) if line.startswith("remote:")]
             raise UnreachableError(
                 f"{self.remote} refused the push: {refused[0].removeprefix('[remote rejected] ')} {' '.join(lines[:2])}".strip(),
                 self.url,
@@ -258,9 +259,7 @@ class Mirror:
         code, out, _ = self._run("ls-remote", "origin", *changes, timeout=FETCH_SECONDS)
         if code:
             return False
-        there = {
-            name: oid for oid, name in (line.split("\t", 1) for line in out.decode("utf-8", "replace").splitlines())
-        }
+        there = {name: oid for oid, name in (line.split("\t", 1) for line in lines_of(out.decode("utf-8", "replace")))}
         return all(there.get(name) == new for name, (new, _) in changes.items())
 
     def _note(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
@@ -274,8 +273,8 @@ class Mirror:
 
     def _unreachable(self, code: int, err: str) -> UnreachableError:
         lines = [
-            line for line in err.splitlines() if line.startswith(("fatal:", "error:", "ssh:", "remote:"))
-        ] or err.splitlines()
+            line for line in lines_of(err) if line.startswith(("fatal:", "error:", "ssh:", "remote:"))
+        ] or lines_of(err)
         return UnreachableError(
             f"{self.remote} could not be reached, or refused: {lines[0] if lines else f'exit {code}'}",
             self.url,
@@ -331,7 +330,7 @@ class Mirror:
 
 def _up_to_date(out: bytes) -> list[str]:
     """Return the refs of which `push --porcelain` says that nothing had to be done."""
-    lines = [line.split("\t") for line in out.decode("utf-8", "replace").splitlines() if line.startswith("=\t")]
+    lines = [line.split("\t") for line in lines_of(out.decode("utf-8", "replace")) if line.startswith("=\t")]
     return [line[1].rpartition(":")[2] for line in lines]
 
 

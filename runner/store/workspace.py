@@ -15,6 +15,7 @@ from pathlib import Path
 
 from runner.errors import RefusedError, UsageError
 from runner.git import LINK, SUBMODULE, Git, GitError, TreeEntry
+from runner.lines import lines_of
 from runner.protocol.digest import digest
 from runner.protocol.paths import ROOT
 from runner.store import locks, worktree
@@ -291,7 +292,7 @@ def object_folders(git: Git) -> tuple[Path, ...]:
     found = [git.common_dir / "objects"]
     for folder in found:
         try:
-            lines = (folder / "info/alternates").read_text().splitlines()
+            lines = lines_of((folder / "info/alternates").read_text())
         except OSError:
             continue
         found += [path for line in lines if (path := (folder / line).resolve()) not in found and path.is_dir()]
@@ -508,7 +509,7 @@ def fetch_missing(git: Git, commit: str, who: Surroundings) -> None:
     if not git.is_partial():
         return
     out = git.run("rev-list", "--objects", "--no-walk", "--missing=print", commit).decode("utf-8", "surrogateescape")
-    missing = [line[1:] for line in out.splitlines() if line.startswith("?")]
+    missing = [line[1:] for line in lines_of(out) if line.startswith("?")]
     if missing:
         from runner.store import remote
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runner.lines import lines_of
 from runner.sandbox import Command, Sandbox, SandboxUnavailableError, Session
 from runner.tools.base import ToolError
 from runner.tools.talk import exchange
@@ -82,7 +83,7 @@ class FileWorker:
             raise self._death("the worker for files could not be started")
 
     def _death(self, what: str) -> SandboxUnavailableError:
-        said = self.close(0.5).decode(errors="replace").strip().splitlines()
+        said = lines_of(self.close(0.5).decode(errors="replace").strip())
         return SandboxUnavailableError(
             f"{what}: {said[-1] if said else 'it said nothing'}",
             where=self._command.argv[0],

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from runner.errors import UsageError
+from runner.lines import lines_of
 from runner.protocol.config import ToolEffect, ToolModule
 from runner.sandbox import Command, Outcome, Sandbox, Session
 from runner.tools.base import (
@@ -295,4 +296,4 @@ def _last_lines(outcome: Outcome | None) -> str:
 
 
 def _cut(text: str) -> str:
-    return "\n".join(text.strip().splitlines()[-LAST_LINES:])[-LAST_CHARACTERS:]
+    return "\n".join(lines_of(text.strip())[-LAST_LINES:])[-LAST_CHARACTERS:]

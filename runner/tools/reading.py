@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from runner.lines import lines_of
 from runner.tools.base import ToolError
 
 _DIFF = (
@@ -216,7 +217,7 @@ def refuse_configuration(listed: str) -> None:
     Raises:
         ToolError: naming the first setting that is not.
     """
-    for name in listed.splitlines():
+    for name in lines_of(listed):
         if not _KNOWN.fullmatch(name.casefold()):
             raise ToolError(
                 f"the workspace's .git/config sets {name[:100]}, which might start a program; git is not run with it"

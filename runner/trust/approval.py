@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from runner.protocol import paths, statement
+from runner.protocol.document import shown
 from runner.protocol.events import ReviewFields
 from runner.protocol.plan import Plan
 from runner.protocol.statement import Decision, Signed
@@ -136,7 +137,7 @@ def _judge_review(
         return faulty(Fault.STALE, f"it is of {seen[:12]}, before it was asked for")
     touched = bench.touched_since(subject, seen, by_people=not now)
     if touched is not None:
-        return faulty(Fault.STALE, f"{touched[1]} was changed since, by {touched[0][:12]}")
+        return faulty(Fault.STALE, f"{shown(touched[1])} was changed since, by {touched[0][:12]}")
     if asked.digest is not None and asked.digest != bench.digest(subject, seen, plan):
         return faulty(Fault.STALE, "what was asked about has another digest by now")
     if asked.digest is not None and subject.kind != "plan" and now and asked.digest != now:
@@ -200,7 +201,9 @@ def _is_placed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
     changed = bench.git.changed(commit.parents[0], commit.oid) if commit.parents else {}
     for path, (before, _) in changed.items():
         if not path.startswith(folder) or before is not None:
-            return word.faulty(Fault.MISPLACED, f"the commit that added it, {commit.oid[:12]}, changes {path} too")
+            return word.faulty(
+                Fault.MISPLACED, f"the commit that added it, {commit.oid[:12]}, changes {shown(path)} too"
+            )
     seen = word.signed.statement.seen
     if seen not in bench.chain:  # no word can name a commit that comes after its own
         return word.faulty(Fault.OTHER, f"what was seen, {seen[:12]}, is no commit of the branch before it")
@@ -283,7 +286,7 @@ def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: 
         oid, path = touched
         commit = commit_of(bench.git, oid)
         subject = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
-        return word.faulty(Fault.STALE, f"{path} was changed since, by {oid[:12]} ({ascii(subject)[1:-1]})")
+        return word.faulty(Fault.STALE, f"{shown(path)} was changed since, by {oid[:12]} ({ascii(subject)[1:-1]})")
     if said.digest != bench.digest_at(demand.subject, said.seen, plan):
         return word.faulty(Fault.STALE, "it names another digest than what was seen has, by the trusted branch of now")
     if now and demand.subject.kind != "plan" and said.digest != now:

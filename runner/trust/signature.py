@@ -23,6 +23,7 @@ from pathlib import Path
 
 from runner.errors import UsageError
 from runner.git.process import personal_environment
+from runner.lines import lines_of
 from runner.protocol.statement import PRINCIPAL
 from runner.trust import signers as keys
 from runner.trust.signers import CURVES, ED25519, RSA, SK_ECDSA, SK_ED25519, PublicKey, Signers, Wire
@@ -396,7 +397,7 @@ def _openpgp(signature: bytes, text: bytes, principal: str, signers: Signers, at
         (folder / "signature").write_bytes(signature)
         verify = ["--status-fd", "1", "--verify", str(folder / "signature"), "-"]
         code, out, err = _run([program, *home, *verify], text, folder)
-    status = [line.split()[1:] for line in out.decode("utf-8", "replace").splitlines() if line.startswith("[GNUPG:] ")]
+    status = [line.split()[1:] for line in lines_of(out.decode("utf-8", "replace")) if line.startswith("[GNUPG:] ")]
     told = [words[0] for words in status if words]
     if not told:
         raise UsageError(
@@ -447,7 +448,7 @@ class PgpKey:
 def pgp_keys(listing: str) -> list[PgpKey]:
     """Return the keys and subkeys of `--with-colons` (doc/DETAILS of GnuPG)."""
     found: list[PgpKey] = []
-    lines = [line.split(":") for line in listing.splitlines()]
+    lines = [line.split(":") for line in lines_of(listing)]
     for parts, then in pairwise(lines):
         if parts[0] in ("pub", "sub", "sec", "ssb") and then[0] == "fpr":
             end = int(parts[6]) if parts[6] else None
@@ -550,5 +551,5 @@ def terminal() -> str | None:
 
 def last_line(told: bytes) -> str:
     """Return the last line of what a program said that says something."""
-    lines = [line.strip() for line in told.decode("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in lines_of(told.decode("utf-8", "replace")) if line.strip()]
     return lines[-1] if lines else ""

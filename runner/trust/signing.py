@@ -12,6 +12,7 @@ from pathlib import Path
 
 from runner.git import Git, person
 from runner.git.process import personal_environment
+from runner.lines import lines_of
 from runner.protocol.statement import NAMESPACE, Form
 from runner.trust import signers as keys
 from runner.trust.signature import (
@@ -233,7 +234,7 @@ def _openpgp_key(git: Git, named: str | None) -> SigningKey:
 def _sign_openpgp(key: SigningKey, text: bytes) -> bytes:
     words = [key.program, "--no-comments", "--no-emit-version", "--status-fd=2", "--digest-algo", "SHA256"]
     code, out, err = run_personal([*words, "-bau", key.public], text)
-    told = err.decode("utf-8", "replace").splitlines()
+    told = lines_of(err.decode("utf-8", "replace"))
     if code or not any(line.startswith("[GNUPG:] SIG_CREATED ") for line in told):
         last = next((line for line in reversed(told) if line and not line.startswith("[GNUPG:] ")), f"exit {code}")
         hint = "check that gpg can sign: echo ok | gpg --clear-sign"
