@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from runner.errors import RefusedError
+from runner.errors import MalformedFileError, RefusedError
 from runner.executor import reviews
 from runner.forge.base import Forge
 from runner.protocol import events as ev
@@ -314,7 +314,30 @@ def _first(
     waits = {wait.id: wait for wait in seen.state.waiting}
     now = [subject_of(waits[one.wait], state, known) for one in words if isinstance(one, ev.ApprovalCounted)]
     one = needed.first(judged, plan, step, asked, now, known)
+    if one is not None:
+        _refuse_unreachable(judged, one)
     return AskApproval(one, judged.digest(one.subject, seen.tip, plan)) if one else None
+
+
+def _refuse_unreachable(judged: Bench, asked: Demand) -> None:
+    """Refuse to wait for several people where too few are left once the authors are out: it would wait for ever.
+
+    Raises:
+        MalformedFileError: naming the policy's line.
+    """
+    found = judged.authority
+    wrote = {email.casefold() for commit in judged.authors(asked.subject) for email in commit.emails}
+    for need in asked.needs if found.own_work != "allow" else ():
+        out = need.people & wrote
+        if need.count > 1 and len(need.people) - len(out) < need.count:
+            assert found.policy is not None
+            kind = "step" if asked.subject.kind == "result" else asked.subject.kind
+            raise MalformedFileError(
+                f"{asked.subject} needs approval by {need.who}, and `own_work: {found.own_work}` leaves out {', '.join(sorted(out))}, "
+                "who wrote what is to be approved",
+                found.policy.at("approvals", kind),
+                f"list more people in the role, ask for fewer, or write `own_work: allow`, in {found.where}",
+            )
 
 
 def call_stands(project: Project, seen: Snapshot, plan: Plan, state: State, call: str, by: str) -> bool:

@@ -705,7 +705,21 @@ def notes(file: PolicyFile) -> list[tuple[int, str]]:
         if (match.program or match.argv) and not match.shell and not holds_shells:
             text = "a shell's text is not read: what it starts passes this rule; add one with `shell: true`"
             found.append((file.line("rules", at), text))
+    for kind in _WRITTEN if file.words.own_work != "allow" else ():
+        of = file.words.approvals.of(kind)
+        able = {person: role for role in of.roles or file.words.roles for person in file.words.roles.get(role, ())}
+        if 1 < of.count == len(able):
+            text = (
+                f"`approvals.{kind}` needs all of {', '.join(able)}: what one of them wrote can never pass `own_work`"
+            )
+            found.append((file.line("approvals", kind), text))
     return found
 
 
+_WRITTEN: Final = (
+    "plan",
+    "step",
+    "protected-path",
+    "merge",
+)  # what people may have written; calls are the agent's work
 _WRITING: Final = tuple(name for name, effect in BUILT_IN.items() if effect == "workspace")

@@ -178,6 +178,16 @@ def test_two_have_to_say_it_and_one_twice_is_not_two(gov: Box, people: People, t
     gov.runner("verify", protocol, rc=0)
 
 
+def test_two_that_can_never_be_reached_are_refused_before_anything_waits(gov: Box, people: People) -> None:
+    steps = {"01-deploy": command("echo deployed > d.txt", "approval: {when: before, count: 2}\n")}
+    protocol = says(gov, people.alice, "new", "Ship it", "--plan", gov.plan(steps)).out.strip()
+    error = gov.runner("run", protocol, rc=2).err
+    assert "step:deploy needs approval by 2 of maintainer (alice, bob)" in error
+    assert "`own_work: refuse` leaves out alice@example.test" in error and ".protocols/policy.yaml on main:" in error
+    govern(gov, [people.alice, people.bob, people.carol])
+    gov.runner("run", protocol, rc=3)
+
+
 def test_a_step_may_want_a_further_role(tmp_path: Path, people: People) -> None:
     names = f"  release: [{people.carol.email}]\nagents: []\n"
     text = policy([people.alice, people.bob]).replace("agents: [runner@example.test]\n", names)

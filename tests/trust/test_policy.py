@@ -523,6 +523,23 @@ def test_rules_that_say_less_than_their_author_may_think_are_noted() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("more", "noted"),
+    [
+        ("", [4]),
+        ("own_work: allow\n", []),
+        ("own_work: signed\n", [4]),
+    ],
+)
+def test_a_count_that_takes_everybody_is_noted_where_authors_are_left_out(more: str, noted: list[int]) -> None:
+    def notes(*people: str) -> list[int]:
+        names = ", ".join(f"{name}@example.test" for name in people)
+        text = f"repo: {'0' * 32}\nroles: {{maintainer: [{names}]}}\napprovals:\n  step: {{count: 2}}\n{more}"
+        return [line for line, _ in policy.notes(format_.parse(text.encode(), "policy.yaml"))]
+
+    assert (notes("alice", "bob"), notes("alice", "bob", "carol")) == (noted, [])
+
+
 def test_what_a_check_runs_is_told_from_what_it_looks_at() -> None:
     lines = [
         "grep -q good x.txt && test -s out/y.txt",
