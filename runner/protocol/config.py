@@ -131,7 +131,6 @@ class EngineKey(Words):
 
     default: _Engines = ()
     plan: _Engines = ()
-    decompose: _Engines = ()
     execute: _Engines = ()
     review: _Engines = ()
 

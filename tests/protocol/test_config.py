@@ -72,6 +72,12 @@ def test_an_engine_is_written_in_four_ways(written: str) -> None:
         ("workspace:\n  key: [/etc/passwd]\n", 2, "`workspace.key.0` should be a path inside", "write it as seen"),
         ("lease: {ttl: 15}\n", 1, "`lease.ttl` should be a duration", "write it as 90s"),
         ("tools: [{modul: a}]\n", 1, "unknown key `tools.0.modul`", "did you mean `module`?"),
+        (
+            "engine: {decompose: x:y}\n",
+            1,
+            "unknown key `engine.decompose`",
+            "known keys: default, execute, plan, review",
+        ),
         ("tools:\n  - module: a/b.py\n", 2, "`tools.0.module` should be a Python module", "write it as it is imported"),
         (
             "tools:\n  - module: a\n    env: [A-B]\n",
