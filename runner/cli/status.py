@@ -75,16 +75,21 @@ def tell_nothing(session: Session, as_json: bool, text: str) -> None:
         session.note(text)
 
 
-def described(project: Project, rows: Iterable[Row], known: Iterable[str]) -> Iterator[Row]:
-    """Give rows as `--json` has them, one by one."""
+def described(project: Project, rows: Iterable[Row], known: Mapping[str, str]) -> Iterator[Row]:
+    """Give rows as `--json` has them, one by one. `known`: the tip of each protocol that there is."""
     names, trees = summary.Names(known), record.worktree_paths(project.git)
+    merges = record.Merges(project.git, project.trusted.remote)
     for row in rows:
-        yield summary.described(row, names.short(row["protocol"]), _path(project, row["protocol"], trees))
+        protocol = row["protocol"]
+        to_merge = row["status"] == "completed" and not merges.holds(row, known[protocol])
+        path = _path(project, protocol, trees)
+        yield summary.described(row, names.short(protocol), path, to_merge=to_merge)
 
 
 def describe(project: Project, row: Row, asked: str | None = None) -> Row:
     """Return one row as `--json` gives it. `asked`: what its protocol was found by."""
-    return next(described(project, [row], finding.alike(project, row["protocol"], asked)))
+    tip = finding.tip(project, row["protocol"])
+    return next(described(project, [row], dict.fromkeys(finding.alike(project, row["protocol"], asked), tip)))
 
 
 def _path(project: Project, protocol: str, trees: Mapping[str, str]) -> str | None:

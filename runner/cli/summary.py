@@ -89,14 +89,15 @@ def command(row: Row, found: Outlook, name: str) -> str | None:
     return f"runner approve {name}" if owed[0].get("kind") != "budget" else f"runner edit {name}"
 
 
-def described(row: Row, name: str, path: str | None) -> Row:
-    """Return a row as `--json` gives it: with `next`, `reason`, `command` and `path`."""
+def described(row: Row, name: str, path: str | None, *, to_merge: bool) -> Row:
+    """Return a row as `--json` gives it: with `done`, `next`, `reason`, `command` and `path`. `to_merge`: its base lacks it."""
     found = record.outlook(row)
     return {
         **row,
+        "done": row["status"] in record.ENDED,
         "next": {"action": found.action, "step": found.step, "by": found.by},
         "reason": found.reason,
-        "command": command(row, found, name),
+        "command": f"runner take {name}" if to_merge else command(row, found, name),
         "path": path,
     }
 

@@ -42,7 +42,11 @@ class ShownStep(TypedDict):
 
 
 class Readable(TypedDict):
-    """The content of state.json, and what follows from it."""
+    """The content of state.json, and what follows from it.
+
+    `done`: it is completed or cancelled; of what was advanced and has more to do it is false, with the same exit code 0.
+    `command`: what to type next; of a completed protocol that is not merged, its merge.
+    """
 
     schema: int
     protocol: str
@@ -57,6 +61,7 @@ class Readable(TypedDict):
     artifacts: list[Artifact]
     spent: SpentTotal
     log: str
+    done: bool
     next: Next
     reason: str
     command: str | None
@@ -72,6 +77,7 @@ class Unreadable(TypedDict):
     revision: int
     steps: dict[str, Json]
     waiting: list[Json]
+    done: bool
     next: Next
     reason: str
     command: str | None

@@ -571,3 +571,19 @@ def test_commands_protocols_and_steps_complete(box: Box, tmp_path: Path) -> None
     assert complete("runner show 00") == [f"plain,{protocol}"]
     assert complete("runner show 1 al") == ["plain,alpha"]
     assert complete("runner show 00", tmp_path) == []
+
+
+def test_json_tells_done_from_advanced_and_says_what_to_type(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+
+    def told() -> list[tuple[bool, str | None]]:
+        answers = [box.runner(*words, "--json", rc=0).json() for words in (("show", protocol), ("list",))]
+        rows = [answers[0], *answers[1]["protocols"]]
+        return [(row["done"], row["command"]) for row in rows]
+
+    box.runner("run", protocol, "--max-steps", "1", rc=0)
+    assert told() == [(False, "runner run 1")] * 2
+    box.runner("run", protocol, rc=0)
+    assert told() == [(True, "runner take 1")] * 2
+    box.runner("take", protocol, rc=0)
+    assert told() == [(True, None)] * 2
