@@ -3,7 +3,9 @@
 A command sees the system's programs read-only, the toolchains it is given, and the folders that it names; HOME, /tmp,
 /run and /var/tmp are empty and its own; nothing else of the machine is there: no agent's or docker's socket, no
 credentials, no other process. It has no capabilities, and it ends with the runner whatever ends that. Of /etc only what
-programs need is there, since the runner may be root and could read the secrets in the rest.
+programs need is there, since the runner may be root and could read the secrets in the rest. For the same reason nothing of
+/proc but processes can be written: the kernel lets uid 0 write its settings without any capability. A command has no key
+of the kernel's keyrings, no user namespace of its own (unless asked for), and not the system calls that `seccomp` refuses.
 
 A fork bomb is bounded by RLIMIT_NPROC, which the kernel counts per user namespace from Linux 5.14 on (before: all
 processes of the user's). The kernel exempts root from it: where the runner is root, the pids limit of the container or
@@ -13,6 +15,7 @@ with its loopback services and abstract unix sockets.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import select
@@ -24,9 +27,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from runner.lines import lines_of
+from runner.sandbox import seccomp
 from runner.sandbox.base import Command, Outcome, SandboxError, Session
 from runner.sandbox.process import Group, PipeSession, descendants, processes, program, run
 
@@ -55,14 +60,20 @@ MANAGERS = (
 COPIED = 256 * 1024  # bytes; each mount makes bwrap read the whole table of mounts again, a copy costs next to nothing
 BESIDE = {".cargo/bin": ".rustup"}  # folders whose programs need another one; .cargo itself holds the registry's token
 
+_KEYCTL = {"x86_64": 250, "aarch64": 219}  # the system call's number
+_JOIN_SESSION_KEYRING = 1  # linux/keyctl.h
+
 
 class Bubblewrap:
-    """Runs commands in bubblewrap; `toolchains` are folders bound read-only, where they exist."""
+    """Runs commands in bubblewrap; `toolchains` are folders bound read-only, where they exist.
+
+    `user_namespaces`: whether commands may make some, as browsers do for sandboxes of their own.
+    """
 
     name = "sandbox"
 
-    def __init__(self, toolchains: tuple[Path, ...] = ()) -> None:
-        self.toolchains = toolchains
+    def __init__(self, toolchains: tuple[Path, ...] = (), *, user_namespaces: bool = False) -> None:
+        self.toolchains, self.user_namespaces = toolchains, user_namespaces
 
     def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
         """Run `command` to its end; see `Sandbox.run`."""
@@ -110,6 +121,7 @@ class Bubblewrap:
                 env={},
                 pass_fds=(options, status, *copied),
                 start_new_session=True,
+                preexec_fn=_leave_keyring(),
             )
         except OSError as error:
             os.close(report)
@@ -117,6 +129,13 @@ class Bubblewrap:
                 f"the command could not be started: {error.strerror}",
                 where=command.argv[0],
                 hint="where it is too long, hand the text over in a file or by stdin",
+            ) from error
+        except subprocess.SubprocessError as error:
+            os.close(report)
+            raise SandboxError(
+                "the command was not started: the kernel gave it no session keyring of its own",
+                where="executor: sandbox",
+                hint="look at /proc/key-users: the user may have reached the limit in /proc/sys/kernel/keys/maxkeys",
             ) from error
         finally:
             for handle in (options, status, *copied):
@@ -126,6 +145,12 @@ class Bubblewrap:
     def _options(self, command: Command, copied: list[int]) -> Iterator[str]:
         """Yield bwrap's options; `copied` gets the files that they name by descriptor, for the caller to close."""
         yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
+        if not self.user_namespaces and _can_disable_userns(shutil.which("bwrap") or "bwrap"):
+            yield from ("--unshare-user", "--disable-userns")
+        if (calls := _filter(self.user_namespaces)) is not None:
+            copied.append(os.memfd_create("seccomp"))
+            os.pwrite(copied[-1], calls, 0)
+            yield from ("--seccomp", str(copied[-1]))
         if command.network:
             yield "--share-net"
         for name in SYSTEM:
@@ -143,6 +168,7 @@ class Bubblewrap:
                 copied.append(handle)
                 yield from ("--file", str(handle), str(path))
         yield from ("--proc", "/proc", "--dev", "/dev")
+        yield from _of_proc()
         for folder in ("/tmp", "/run", "/var/tmp", str(HOME)):
             yield from ("--tmpfs", folder)
         yield from self._binds(command)
@@ -293,6 +319,68 @@ def _of_etc() -> Iterator[Path]:
             with suppress(OSError):
                 if path.stat().st_mode & stat.S_IROTH:
                     yield path
+
+
+def _of_proc() -> Iterator[str]:
+    """Bind read-only what of /proc is the machine's and not a process's; hide from root what no other user may read."""
+    yield from ("--ro-bind", "/proc/sys", "/proc/sys")
+    with os.scandir("/proc") as entries:
+        for entry in entries:
+            if entry.name.isdigit() or entry.name == "sys" or entry.is_symlink():
+                continue
+            with suppress(OSError):
+                mode = entry.stat().st_mode
+                if os.geteuid() == 0 and not stat.S_ISDIR(mode) and (entry.name == "keys" or not mode & stat.S_IROTH):
+                    yield from ("--ro-bind-try", "/dev/null", entry.path)
+                elif stat.S_ISDIR(mode) or mode & 0o222:
+                    yield from ("--ro-bind-try", entry.path, entry.path)
+
+
+@cache
+def _can_disable_userns(bwrap: str) -> bool:
+    """Return whether this bwrap can forbid user namespaces here: from 0.8 on, by a sysctl that has to be writable."""
+    try:
+        if os.statvfs("/proc/sys/user").f_flag & os.ST_RDONLY:
+            return False  # in a container, such as Docker's
+        if Path("/proc/sys/user/max_user_namespaces").read_text().strip() == "0":
+            return False  # there are none; root has a sandbox without
+        said = subprocess.run(
+            (bwrap, "--help"), stdin=subprocess.DEVNULL, capture_output=True, env={}, timeout=STARTS_WITHIN, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return b"--disable-userns" in said.stdout + said.stderr
+
+
+def _machine() -> str:
+    """Return the kernel's machine, or nothing where this userland is a 32-bit one."""
+    return os.uname().machine if sys.maxsize > 2**32 else ""
+
+
+@cache
+def _filter(user_namespaces: bool) -> bytes | None:
+    return seccomp.program(_machine(), user_namespaces=user_namespaces)
+
+
+@cache
+def _leave_keyring() -> Callable[[], None] | None:
+    """Return what gives a child a new, empty session keyring instead of ours; None where the call's number is not known.
+
+    Besides the filter, which keeps commands from asking: the kernel itself looks for keys there, for a file system, say.
+    """
+    if (number := _KEYCTL.get(_machine())) is None:
+        return None
+    import ctypes  # here, because most uses of this package never come by
+
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    call.restype = ctypes.c_long
+    arguments = (ctypes.c_long(number), ctypes.c_long(_JOIN_SESSION_KEYRING), ctypes.c_void_p(None))
+
+    def leave() -> None:
+        if call(*arguments) == -1 and ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):  # no keys, or out of reach
+            raise OSError(ctypes.get_errno(), "keyctl")
+
+    return leave
 
 
 def _to_copy(path: Path) -> int | None:

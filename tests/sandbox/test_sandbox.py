@@ -31,6 +31,7 @@ from runner.sandbox import (
     SandboxUnavailableError,
     choose,
     explain,
+    seccomp,
     toolchains,
 )
 
@@ -530,6 +531,128 @@ def test_a_sandbox_that_cannot_be_made_is_no_failed_command(bwrap: Bubblewrap, w
         bwrap.run(sh(work, "true", readable=(work / "missing",)))
     with pytest.raises(SandboxError, match="missing"):
         bwrap.open(sh(work, "true", readable=(work / "missing",))).close()
+
+
+WRITABLE = """
+import os
+def below(folder):
+    for entry in os.scandir(folder):
+        if entry.is_symlink() or folder == "/proc" and entry.name.isdigit():
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            try:
+                yield from below(entry.path)
+            except OSError:
+                pass
+        else:
+            yield entry.path
+for path in below("/proc"):
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        continue
+    print(path)
+"""
+
+
+def test_nothing_of_proc_but_processes_can_be_written(bwrap: Bubblewrap, work: Path) -> None:
+    outcome = bwrap.run(command(work, PYTHON, "-c", WRITABLE))
+    assert (outcome.code, outcome.tail) == (0, b"")
+    assert bwrap.run(sh(work, "cat /proc/sys/kernel/ostype; echo 500 > /proc/self/oom_score_adj")).tail == b"Linux\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could read it")
+def test_root_reads_of_proc_what_any_user_may(bwrap: Bubblewrap, work: Path) -> None:
+    look = "for f in /proc/[a-z]*; do test -f $f && test -r $f || continue; stat -c '%a %n' $f; done; cat /proc/keys 2>/dev/null"
+    seen = bwrap.run(sh(work, look)).tail.decode().splitlines()
+    assert seen
+    assert [line for line in seen if int(line.split()[0], 8) & 0o004 == 0] == []
+
+
+CALL = "import ctypes; call = ctypes.CDLL(None, use_errno=True).syscall; "
+
+
+def system_call(bwrap: Bubblewrap, work: Path, *arguments: object) -> str:
+    """Make one system call inside, and return the name of its error, or what it returned."""
+    line = f"{CALL}import errno; n = call({', '.join(map(str, arguments))}); e = ctypes.get_errno()"
+    outcome = bwrap.run(command(work, PYTHON, "-c", f"{line}; print(errno.errorcode[e] if n == -1 else n)"))
+    return outcome.tail.decode().strip()
+
+
+def own_number(name: str) -> int:
+    machine = seccomp.MACHINES.get(os.uname().machine)
+    if machine is None:
+        pytest.skip("the filter has no table for this machine")
+    return {**seccomp.REFUSED, **seccomp.BY_FLAG, "clone3": seccomp.CLONE3}[name][machine.column]
+
+
+@pytest.mark.parametrize("name", seccomp.REFUSED)
+def test_a_system_call_that_is_refused_says_so(bwrap: Bubblewrap, work: Path, name: str) -> None:
+    expected = "ENOSYS" if name.startswith("io_uring") else "EPERM"
+    assert system_call(bwrap, work, own_number(name), 0, 0, 0, 0, 0) == expected
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="these are other ABIs of x86-64")
+def test_the_machine_s_other_abis_are_refused(bwrap: Bubblewrap, work: Path) -> None:
+    assert system_call(bwrap, work, 0x40000000 + 39) == "ENOSYS"  # getpid of x32
+    # mov eax, 20 (getpid of i386); int 0x80; ret
+    line = (
+        "import ctypes, mmap; m = mmap.mmap(-1, 4096, prot=7); m.write(bytes.fromhex('b814000000cd80c3'))"
+        "; f = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m))); print(f())"
+    )
+    assert bwrap.run(command(work, PYTHON, "-c", line)).tail == b"-38\n"  # ENOSYS
+
+
+NESTED = "unshare --user true"  # the kernel does not let a root without capabilities map its uid there
+
+
+def test_a_command_makes_no_user_namespace_unless_it_may(work: Path) -> None:
+    bubblewrap()
+    assert not Bubblewrap(TOOLCHAINS).run(sh(work, NESTED)).ok
+    outcome = Bubblewrap(TOOLCHAINS, user_namespaces=True).run(sh(work, NESTED))
+    assert (outcome.code, outcome.tail) == (0, b"")
+
+
+@pytest.mark.parametrize("name", ["unshare", "clone"])
+def test_no_user_namespace_where_bubblewrap_cannot_forbid_it(
+    work: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    bubblewrap()
+    monkeypatch.setattr("runner.sandbox.bubblewrap._can_disable_userns", lambda bwrap: False)
+    old = Bubblewrap(TOOLCHAINS)
+    assert system_call(old, work, own_number(name), 0x10000000 | (17 if name == "clone" else 0), 0, 0, 0, 0) == "EPERM"
+    assert system_call(old, work, own_number("clone3"), 0, 0) == "ENOSYS"
+    threads = "import threading, subprocess; t = threading.Thread(target=print, args=['ran']); t.start(); t.join()"
+    assert old.run(command(work, PYTHON, "-c", f"{threads}; subprocess.run(['true'], check=True)")).tail == b"ran\n"
+
+
+SESSION = """
+import ctypes, sys
+call = ctypes.CDLL(None, use_errno=True).syscall
+add, keyctl, line = int(sys.argv[1]), int(sys.argv[2]), sys.argv[4]
+assert call(keyctl, 1, None) != -1  # a session keyring of this test's own
+assert call(add, b"user", b"runner-test", b"hunter2", 7, -3) != -1
+from pathlib import Path
+from runner.sandbox import Bubblewrap, Command
+from runner.sandbox import bubblewrap
+if sys.argv[5:] == ["unfiltered"]:
+    bubblewrap._filter = lambda user_namespaces: None
+work = Path(sys.argv[3])
+found = "import ctypes, sys; print(ctypes.CDLL(None).syscall(int(sys.argv[1]), 10, -3, b'user', b'runner-test', 0))"
+outcome = Bubblewrap().run(Command((line, "-c", found, str(keyctl)), work, {"PATH": "/usr/bin:/bin"}, 30, writable=(work,)))
+print(outcome.tail.decode(), call(keyctl, 10, -3, b"user", b"runner-test", 0) > 0)
+"""
+
+
+@pytest.mark.parametrize("how", ["filtered", "unfiltered"])
+def test_a_key_of_the_session_is_not_found_inside(work: Path, how: str) -> None:
+    bubblewrap()
+    numbers = [str(own_number(name)) for name in ("add_key", "keyctl")]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [PYTHON, "-c", SESSION, *numbers, str(work), "/usr/bin/python3", how], cwd=root, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["-1", "True"], done.stderr
 
 
 # --- choosing, explaining ---------------------------------------------------------------------------------------------
