@@ -13,6 +13,7 @@ from runner.cli import options, summary
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import RunnerError
+from runner.folders import matching
 from runner.protocol import paths
 from runner.store import elsewhere, finding, history, locks, record
 from runner.store.record import Row
@@ -155,6 +156,9 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
     stands = standing(project, row)
     parts = [summary.progress(row), f"from {row['base']}" if row.get("base") else "", summary.spent(row)]
     session.line("  ", (stands, summary.COLOURS.get(row["status"], "")), *(f" · {part}" for part in parts if part))
+    more = unrecorded(project, protocol)
+    if more:
+        session.line(f"  {'not recorded':12}  {more}")
     show_steps(session, row)
     words = {one.wait: one for one in heard(project, row, finding.tip(project, protocol))}
     for wait in row["waiting"]:
@@ -188,6 +192,22 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         session.line(f"  {'next':12}  {as_typed(typed)}")
     elif again:
         session.line(f"  {'look again':12}  {as_typed(again)}")
+
+
+def unrecorded(project: Project, protocol: str) -> str:
+    """Return what was paid and is in no transition yet, such as that of a step that was killed; empty where nothing was."""
+    if not matching(project.places.journal(protocol), "*.jsonl"):
+        return ""
+    from runner.executor import spending
+
+    try:
+        total = spending.unrecorded(project, protocol)
+    except RunnerError:  # `doctor` names a damaged journal
+        return ""
+    price = f"${total.usd:f}" if not total.unpriced else f"${total.usd:f} and {total.unpriced:,} tokens without a price"
+    return (
+        f"{price}, {total.turns} answers: kept here, so a step that resumes does not ask again" if total.turns else ""
+    )
 
 
 def at_work(project: Project, protocol: str, typed: str, there: Mapping[str, str]) -> tuple[str | None, str | None]:

@@ -152,7 +152,7 @@ def limits(
     seconds = [timeout, *(60.0 * one.minutes for one in mine if one.minutes is not None)]
     unpriced = before.unpriced if usd else 0
     if whole != stricter():
-        others = _unrecorded(project, snapshot.protocol, journal.path)
+        others = unrecorded(project, snapshot.protocol, journal.path)
         if whole.turns is not None or whole.calls is not None:
             every = _recorded(project, snapshot.protocol)
             if whole.turns is not None:
@@ -177,8 +177,12 @@ def limits(
     )
 
 
-def _unrecorded(project: Project, protocol: str, but: Path) -> Total:
-    """Return what stands in this clone's journals alone, but in one of them."""
+def unrecorded(project: Project, protocol: str, but: Path | None = None) -> Total:
+    """Return the cost of the answers in this clone's journals that no transition has recorded. `but`: a journal to leave out.
+
+    Raises:
+        IntegrityError: a journal is damaged.
+    """
     total = Total()
     for path in matching(project.places.journal(protocol), "*.jsonl"):
         if path != but:

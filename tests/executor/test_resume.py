@@ -129,6 +129,17 @@ def test_killed_at_a_record_of_the_journal_and_between(box: Box, unkilled: str, 
     sound(box, protocol)
 
 
+def test_status_shows_what_a_killed_step_has_cost(box: Box) -> None:
+    with mind(box, *STORY):
+        protocol = box.new({"01-x": agent()})
+        assert "not recorded" not in box.runner("status", protocol, rc=0).out
+        kill(box, "after", 2, "step", protocol)
+        (line,) = [line for line in box.runner("status", protocol, rc=0).out.split("\n") if "not recorded" in line]
+        assert "2 answers" in line and "$0.0" in line
+        box.runner("run", protocol, rc=0)
+    assert "not recorded" not in box.runner("status", protocol, rc=0).out
+
+
 @pytest.mark.slow
 def test_a_file_that_changed_after_the_last_record_is_put_back(box: Box) -> None:
     with mind(box, *STORY) as wire:
