@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 
 from runner.app.repair import Finding, Repair
 from runner.errors import InsufficientHistoryError
 from runner.protocol.ids import branch_of
-from runner.store import history, recovery
+from runner.store import history, publishing, recovery
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.trust import checks, filed
@@ -74,7 +76,7 @@ def transcripts(project: Project, protocol: str, walk: checks.Chain) -> Repair |
                     f"{protocol} does not verify: {wrong.text} ({wrong.rule})",
                     wrong.path,
                     "what a model said and did is not what the log names",
-                    f"`{history.fetch(project.trusted.remote)}` where the remote has the right one",
+                    f"`runner doctor --fix {protocol}` where the remote has the right one; else in a clone that has it",
                 )
             )
     except InsufficientHistoryError as error:
@@ -101,7 +103,111 @@ def _fetch_history(project: Project, ref: str) -> str:
         return ""
     mirror.fetch(ref, timeout=recovery.REFETCH_SECONDS)
     here, there = git.ref(ref), mirror.refs().get(ref)
-    if there is None or (here is not None and not git.is_ancestor(here, there)):
+    if there is None or (here is not None and not history.follows(git, ref.rpartition("/")[2], here, there)):
         return ""
     git.update_refs({ref: (there, here)}, "runner: fetched")
     return f"took up {ref} from {mirror.remote}: {there[:12]}"
+
+
+def replaced(project: Project, protocol: str, walk: checks.Chain, *, ask: bool = False) -> Repair | None:
+    """Return that the remote's history is not one that may take the place of the one here. `ask`: look there, else as last seen.
+
+    Raises:
+        UnreachableError: `ask`, and the remote does not answer.
+    """
+    mirror = _mirror(project) if ask or (project.places.mirror / "HEAD").exists() else None
+    if mirror is None:
+        return None
+    if ask:
+        _fetch(project, mirror, protocol)
+    theirs = mirror.refs().get(history.ref_of(protocol))
+    if theirs is None or _compare(project, mirror, protocol, theirs).kind is not history.Kind.REPLACED:
+        return None
+    error = publishing.history_replaced(project, protocol, theirs)
+    return Repair(
+        Finding(
+            "integrity",
+            error.what,
+            error.where,
+            "nothing is published or taken of it, and other clones may lack its transcripts",
+            f"`runner doctor --fix {protocol}` compares both with the log, and publishes the right one",
+        ),
+        partial(_settle_history, project, protocol, walk),
+    )
+
+
+def _fetch(project: Project, mirror: Mirror, protocol: str) -> None:
+    branch = f"refs/heads/{branch_of(project.pattern, protocol)}"
+    mirror.fetch(branch, history.ref_of(protocol), timeout=recovery.REFETCH_SECONDS)
+
+
+def _compare(project: Project, mirror: Mirror, protocol: str, theirs: str) -> history.Offer:
+    published = mirror.refs().get(f"refs/heads/{branch_of(project.pattern, protocol)}")
+    tip = project.git.ref(project.branch(protocol)) or published or theirs
+    return history.compare(project.git, protocol, theirs, tip=tip, published=published)
+
+
+def _settle_history(project: Project, protocol: str, walk: checks.Chain) -> str:
+    """Publish the history here again in the place of the remote's, or take the remote's: the one that has what the log names.
+
+    Where each has some of it, theirs is filed on top of ours. What gives way is kept under refs/runner/lost/.
+
+    Raises:
+        UnreachableError: the remote did not answer, or refused. ConflictError: it moved meanwhile.
+    """
+    git, ref, mirror = project.git, history.ref_of(protocol), _mirror(project)
+    if mirror is None:
+        return ""
+    _fetch(project, mirror, protocol)
+    ours, theirs = git.ref(ref), mirror.refs().get(ref)
+    if ours is None or theirs is None or _compare(project, mirror, protocol, theirs).kind is not history.Kind.REPLACED:
+        return ""
+    mine, hers = _worth(project, protocol, walk, ours), _worth(project, protocol, walk, theirs)
+    new = ours if mine >= hers else theirs
+    more = hers.proven - mine.proven
+    if more and mine.proven - hers.proven:
+        new = _joined(project, protocol, ours, theirs, more)
+    gone = ours if new == theirs else theirs
+    lost = f"refs/runner/lost/{protocol}/history-{gone[:12]}"
+    if new != theirs:
+        mirror.push({ref: (new, theirs)})
+    git.update_refs({lost: (gone, git.ref(lost)), **({ref: (new, ours)} if new != ours else {})}, "runner: settled")
+    if new == theirs:
+        return f"{protocol}: took the history that {mirror.remote} has, {theirs[:12]}; the one here is kept at {lost}"
+    return f"{protocol}: published its history again, {new[:12]}; {mirror.remote} had {theirs[:12]}, kept at {lost}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class _Worth:
+    """What a history is worth, the greater the better: transcripts that the log names first, then whether it can be read."""
+
+    count: int
+    is_right: bool
+    is_readable: bool
+    files: int
+    proven: frozenset[str] = field(compare=False)
+
+
+def _worth(project: Project, protocol: str, walk: checks.Chain, tip: str) -> _Worth:
+    git, told, is_right = project.git, list[tuple[checks.Named, str]](), True
+    with contextlib.suppress(InsufficientHistoryError):
+        for _ in filed.wrong(git, protocol, walk.named, tip, project.trusted.remote, told):
+            is_right = False
+    try:
+        is_readable = bool(list(history.commits(git, protocol, tip)))
+    except InsufficientHistoryError:
+        is_readable = False
+    proven = frozenset(oid for _, oid in told)
+    return _Worth(len(proven), is_right, is_readable, len(git.files(tip)) if is_readable else 0, proven)
+
+
+def _joined(project: Project, protocol: str, ours: str, theirs: str, wanted: frozenset[str]) -> str:
+    """Write a history that goes on from ours and has the files `wanted` of theirs too; return its commit."""
+    git = project.git
+    mine = next(history.commits(git, protocol, ours))
+    hers = [
+        one
+        for one in history.commits(git, protocol, theirs)
+        if any(entry.oid in wanted for entry in git.files(one[0].oid).values())
+    ]
+    return history.file_again(git, protocol, [*reversed(hers), mine], ours, project.runner())

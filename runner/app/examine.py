@@ -318,6 +318,9 @@ def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
         lacking = clones.transcripts(project, protocol, judged.walk)
         if lacking is not None:
             yield lacking.finding
+        replaced = clones.replaced(project, protocol, judged.walk)
+        if replaced is not None:
+            yield replaced.finding
         return
     if judged.is_foreign:
         if old is None:

@@ -81,6 +81,19 @@ def fix_protocols(project: Project, only: str | None, tell: Callable[[str], None
         lacking = clones.transcripts(project, protocol, judged.walk) if judged.is_whole else None
         if lacking is not None:
             _carry_out(lacking, tell)
+        if judged.is_whole and only is not None:
+            _settle_history(project, protocol, judged, tell)
+
+
+def _settle_history(project: Project, protocol: str, judged: Judged, tell: Callable[[str], None]) -> None:
+    """Put right what somebody put in the place of the protocol's history on the remote, which is asked."""
+    try:
+        replaced = clones.replaced(project, protocol, judged.walk, ask=True)
+    except UnreachableError as error:
+        tell(f"{error.what}; whether its history is as it was published is not known")
+        return
+    if replaced is not None:
+        _carry_out(replaced, tell)
 
 
 def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name: bool) -> None:

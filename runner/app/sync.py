@@ -188,14 +188,15 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
                         f"{protocol} has no branch here or there", name, "`runner list` shows what there is"
                     )
                 publishing.forward(project, protocol, None, there, check)
-            else:
-                publishing.settle(project, protocol, project.mirror, check)
+            publishing.settle(project, protocol, project.mirror, check)
             tip = git.ref(branch)
             assert tip is not None
             looking.look(project, protocol)
             if there is None and git.ref(seen) is not None and forge_.is_merged(project, protocol):
                 return Synced(protocol, tip, "merged")  # it was there, and was deleted after the merge
-            if project.mirror.refs().get(name) == tip and project.lease is None:
+            filed = git.ref(history.ref_of(protocol))
+            is_filed = filed is None or project.mirror.refs().get(history.ref_of(protocol)) == filed
+            if project.mirror.refs().get(name) == tip and is_filed and project.lease is None:
                 return Synced(protocol, tip, "brought" if tip != here else "up to date")
             try:
                 publishing.push(project, protocol, tip, keep=keep)

@@ -64,6 +64,9 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
     bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
     findings = list(report.findings)
     notes = [*report.notes, *place.notes]
+    if place.replaced is not None:
+        error = publishing.history_replaced(project, protocol, place.replaced)
+        findings.append(Finding("transcript", place.replaced, history.ref_of(protocol), f"{error.what}; {error.hint}"))
     if place.branch is None and merged.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was taken away from {trusted.branch} again")
     if place.branch is not None:
@@ -108,7 +111,8 @@ def washed(project: Project, protocol: str, origin: Origin, *, live: bool = Fals
     if live and origin.named and project.mirror is not None:
         project.mirror.fetch(ref)
         above = project.mirror.refs().get(ref)
-        kept = above if above is not None and (kept is None or git.is_ancestor(kept, above)) else kept
+        if above is not None and (kept is None or history.follows(git, origin.protocol, kept, above)):
+            kept = above
 
     def found() -> Iterator[Finding]:
         yield from filed.wrong(git, origin.protocol, origin.named, kept, project.trusted.remote, told)
@@ -151,12 +155,14 @@ def place_of(project: Project, report: Report, found: Finding) -> tuple[str, int
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a protocol's chain is. `branch`: the branch's commit here; `there`: the remote's, where it was asked; `filed`: the
-    history's; `kept`: whether a branch or the history has the chain, not the base alone."""
+    history's; `replaced`: the remote's, where it is none that goes on from the one here; `kept`: whether a branch or the history has
+    the chain, not the base alone."""
 
     tip: str
     branch: str | None
     there: str | None
     filed: str | None
+    replaced: str | None
     kept: bool
     notes: tuple[str, ...]
 
@@ -172,9 +178,13 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
         there, above = refs.get(f"refs/heads/{name}"), refs.get(ref)
         if project.mirror is None:
             notes.append("there is no remote to ask")
-    branch, kept = project.protocols().get(protocol), git.ref(ref)
-    if above is not None and (kept is None or git.is_ancestor(kept, above)):
-        kept = above
+    branch, kept, replaced = project.protocols().get(protocol), git.ref(ref), None
+    if above is not None:
+        offer = history.compare(git, protocol, above, tip=branch or there or above, published=there)
+        if offer.kind is history.Kind.NEWER:
+            kept = above
+        elif offer.kind is history.Kind.REPLACED:
+            replaced = above
     tip = branch
     if there is not None and there != branch:
         if branch is None or git.is_ancestor(branch, there):
@@ -194,4 +204,4 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
     found = tip is not None
     if tip is None:
         tip = merged.tip_of(git, protocol, project.trusted.commit, project.trusted.remote)
-    return _Place(tip, branch or there, there, kept, found, tuple(notes))
+    return _Place(tip, branch or there, there, kept, replaced, found, tuple(notes))

@@ -6,9 +6,12 @@ A history commit's parents are the history before it and the branch's commit. Bo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from enum import StrEnum
 
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, Commit, Git, Ident, TreeEntry
+from runner.protocol import seal
+from runner.values import dataclass
 
 
 def ref_of(protocol: str) -> str:
@@ -73,6 +76,109 @@ def commits(git: Git, protocol: str, tip: str) -> Iterator[tuple[Commit, str]]:
         goes_on = before.message == _message(protocol) and len(commit.parents) > 1
         yield commit, commit.parents[1 if goes_on else 0]
         at = before.oid if goes_on else None
+
+
+class Kind(StrEnum):
+    """How the history of another repository compares with the one here."""
+
+    KNOWN = "known"  # the one here is the same, or goes on from it
+    NEWER = "newer"  # it goes on from the one here: it takes its place
+    APART = "apart"  # it lacks only what this clone filed and never published: that is filed on top of it
+    REPLACED = "replaced"  # it lacks, or changed, what was published: it is not taken
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The comparison, and what has to be filed on top of theirs: history commits of ours, each with the branch's, oldest first."""
+
+    kind: Kind
+    ours: tuple[tuple[Commit, str], ...] = ()
+
+
+def compare(git: Git, protocol: str, theirs: str, *, tip: str, published: str | None) -> Offer:
+    """Say whether a history that another repository has may take the place of the one here. Reads only.
+
+    The rule for every history that was fetched, wherever the fetch put it: anybody who may push can put any commit under the
+    ref. It is taken only where it goes on from the one here, commit by commit, and still has every file that is filed here. Of the one
+    here only what stands counts: commits filed beside commits of the branch's `tip` (others belong to transitions that gave way).
+    What stands, and was filed beside commits that are not in `published` (the remote's branch; None where it has none, and then all
+    of it counts as published), cannot be expected there. Where nothing is here, anything is newer: rule 24 of verify judges it.
+
+    Raises:
+        InsufficientHistoryError: the history here is cut off, as in a shallow clone.
+    """
+    ours = git.ref(ref_of(protocol))
+    if ours is None:
+        return Offer(Kind.NEWER)
+    if ours == theirs or git.is_ancestor(theirs, ours):
+        return Offer(Kind.KNOWN)
+    if follows(git, protocol, ours, theirs):
+        return Offer(Kind.NEWER)
+    there, mine = _oids(git, protocol, theirs), list[tuple[Commit, str]]()
+    try:
+        for commit, beside in commits(git, protocol, ours):
+            if not git.is_ancestor(beside, tip):
+                continue
+            if commit.oid in there:
+                if not follows(git, protocol, commit.oid, theirs):
+                    return Offer(Kind.REPLACED)
+                break
+            if published is None or git.is_ancestor(beside, published):
+                return Offer(Kind.REPLACED)
+            mine.append((commit, beside))
+    except InsufficientHistoryError:
+        if git.is_shallow():
+            raise
+        return Offer(Kind.REPLACED)  # the one here is no history either: `runner doctor --fix` asks the log
+    return Offer(Kind.APART, tuple(reversed(mine))) if mine else Offer(Kind.NEWER)
+
+
+def follows(git: Git, protocol: str, old: str, new: str) -> bool:
+    """Return whether a history goes on from another one, commit by commit, and still has every file that is filed there.
+
+    A file has the same bytes, or more after them, as an attempt that goes on has; each end of a protocol has a seal of its own. Having
+    the other one among its ancestors is not enough: anybody can name it as a second parent.
+    """
+    return old in _oids(git, protocol, new, stop=old) and _keeps(git, old, new)
+
+
+def _oids(git: Git, protocol: str, tip: str, stop: str | None = None) -> set[str]:
+    """Return the history's commits, as far as `stop` or as they can be read."""
+    found: set[str] = set()
+    try:
+        for commit, _ in commits(git, protocol, tip):
+            found.add(commit.oid)
+            if commit.oid == stop:
+                break
+    except InsufficientHistoryError:
+        pass  # cut off, or no history at all: what comes before cannot be relied on
+    return found
+
+
+def _keeps(git: Git, old: str, new: str) -> bool:
+    now = git.files(new)
+    for name, entry in git.files(old).items():
+        kept = now.get(name)
+        if kept is None or kept.mode != entry.mode:
+            return False
+        if kept.oid == entry.oid or name == seal.FILE:
+            continue
+        before, after = git.blobs([entry.oid, kept.oid])
+        # One that a partial clone left at its remote cannot be compared here; rule 24 of verify will.
+        if before is not None and after is not None and not after.startswith(before):
+            return False
+    return True
+
+
+def file_again(git: Git, protocol: str, ours: Sequence[tuple[Commit, str]], theirs: str, who: Ident) -> str:
+    """Write history commits on top of `theirs` that file what those of ours did, oldest first; return the last."""
+    tip = theirs
+    for commit, beside in ours:
+        onto = git.commit(tip)
+        tree = git.edit_tree(onto.tree if onto else None, dict(git.files(commit.oid)))
+        assert tree is not None or not git.files(commit.oid)
+        tip = git.write_commit(tree or git.write_tree({}), (tip, beside), who, who, _message(protocol))
+    return tip
 
 
 def _message(protocol: str) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from runner.errors import ConflictError, RefusedError, UnreachableError
+from runner.errors import ConflictError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
 from runner.store import history, locks, marks, numbers, record, snapshot, transaction
@@ -102,14 +102,13 @@ def bring(project: Project, protocol: str, check: Check) -> None:
     else:
         there = mirror.refs().get(name) if mirror else None
     _notice(project, protocol)
-    _bring_history(project, protocol)
     if there is None and here is not None and mirror is not None:
         left = follow(project, protocol, mirror, check)
         if left is not None:
             raise left
-    if there is None or there == here:
-        return
-    if here is None or project.git.is_ancestor(here, there):
+    elif there is None or there == here:
+        pass
+    elif here is None or project.git.is_ancestor(here, there):
         forward(project, protocol, here, there, check)
     elif mirror is not None and not project.git.is_ancestor(there, here):
         if project.setting("publish") == "always":
@@ -118,6 +117,8 @@ def bring(project: Project, protocol: str, check: Check) -> None:
             project.who.say(
                 f"{protocol} is apart from {mirror.remote}: work goes on here; `runner sync {protocol}` settles it"
             )
+        return  # the histories are apart as the branches are
+    _bring_history(project, protocol)
 
 
 def _notice(project: Project, protocol: str) -> None:
@@ -130,19 +131,62 @@ def _notice(project: Project, protocol: str) -> None:
 
 
 def _bring_history(project: Project, protocol: str) -> None:
-    """Take up the history as it was pushed; one that was made here beside it is kept under refs/runner/lost/."""
-    name = history.ref_of(protocol)
-    there = project.mirror.refs().get(name) if project.mirror else None
-    if there is None:
-        return
-    git, here = project.git, project.git.ref(name)
-    if there == here or (here is not None and git.is_ancestor(there, here)):
-        return
-    changes: dict[str, tuple[str | None, str | None]] = {name: (there, here)}
-    if here is not None and not git.is_ancestor(here, there):
-        changes |= _lost(git, protocol, here, f"history-{here[:12]}")
-    locks.remove_dead(git.common_dir / f"{name}.lock", project.who)
-    git.update_refs(changes, "runner: fetched")
+    """Take the history that the remote was seen to have, by the rule of `history.compare`; the branch here is settled already.
+
+    Raises:
+        IntegrityError: it is not taken: somebody replaced what was published.
+    """
+    there = project.mirror.refs() if project.mirror else {}
+    theirs = there.get(history.ref_of(protocol))
+    if theirs is not None:
+        published = there.get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
+        take_history(project, protocol, theirs, published=published)
+
+
+def take_history(project: Project, protocol: str, theirs: str, *, published: str | None) -> bool:
+    """Have the history here be one that was fetched, where it may be (`history.compare`); return whether the ref moved.
+
+    `published`: the branch of the repository that it was fetched from. What is here and does not go on in it is kept under
+    refs/runner/lost/.
+
+    Raises:
+        IntegrityError: it is not taken: it lacks, or changed, what was published.
+    """
+    tip = project.git.ref(project.branch(protocol))
+    changes = _history_changes(project, protocol, theirs, tip or published or theirs, published)
+    if changes:
+        locks.remove_dead(project.git.common_dir / f"{history.ref_of(protocol)}.lock", project.who)
+        project.git.update_refs(changes, "runner: fetched")
+    return bool(changes)
+
+
+def _history_changes(
+    project: Project, protocol: str, theirs: str, tip: str, published: str | None
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return how refs move so that the history here is theirs, with the branch at `tip`; nothing where ours goes on from it.
+
+    Raises:
+        IntegrityError: theirs lacks, or changed, what was published.
+    """
+    git, name = project.git, history.ref_of(protocol)
+    ours, offer = git.ref(name), history.compare(git, protocol, theirs, tip=tip, published=published)
+    if offer.kind is history.Kind.KNOWN:
+        return {}
+    if offer.kind is history.Kind.REPLACED:
+        raise history_replaced(project, protocol, theirs)
+    new = history.file_again(git, protocol, offer.ours, theirs, project.runner())
+    lost = {} if ours is None or git.is_ancestor(ours, new) else _lost(git, protocol, ours, f"history-{ours[:12]}")
+    return {name: (new, ours), **lost}
+
+
+def history_replaced(project: Project, protocol: str, theirs: str) -> IntegrityError:
+    """Return the error for a history on the remote that is not taken."""
+    remote = project.trusted.remote or "the remote"
+    return IntegrityError(
+        f"the transcripts of {protocol} were replaced on {remote}: its history does not go on from the one here",
+        f"{history.ref_of(protocol)} at {theirs[:12]}",
+        f"run `runner doctor --fix {protocol}`: it compares both with the log, and publishes the right one",
+    )
 
 
 def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> RefusedError | None:
@@ -318,12 +362,13 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
         RefusedError: people's commits conflict; both sides stay as they are.
     """
     git, branch = project.git, project.branch(protocol)
-    _bring_history(project, protocol)
     here, there = git.ref(branch), mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
     if there is None or here is None or here == there or git.is_ancestor(there, here):
+        _bring_history(project, protocol)
         return
     if git.is_ancestor(here, there):
         forward(project, protocol, here, there, check)
+        _bring_history(project, protocol)
         return
     theirs, common = _since(git, there, here)
     ours, left = _since(git, here, there)
@@ -339,7 +384,10 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
         for commit in ours:
             if not is_transition(commit, protocol):
                 new = _carry(project, commit, new, protocol)
-        lost = {**_lost(git, protocol, here, here[:12]), **_lost_history(git, protocol, mirror)}
+        lost = _lost(git, protocol, here, here[:12])
+        filed = mirror.refs().get(history.ref_of(protocol))
+        if filed is not None:  # in the same transaction: ours tells of transitions that give way, as if they stood
+            lost |= _history_changes(project, protocol, filed, new, there)
     check(new, common)
     # Before the branch moves: a crash after it would leave a mark that the branch seems to have gone back behind.
     seen = snapshot.read(git, common, protocol) if common and snapshot.folder_files(git, common, protocol) else None
@@ -357,21 +405,13 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
             f" and are kept at {next(iter(lost))}"
         )
     else:
+        _bring_history(project, protocol)
         project.who.say(f"merged what was pushed of {protocol}: {new[:7]}")
 
 
 def _lost(git: Git, protocol: str, oid: str, name: str) -> dict[str, tuple[str | None, str | None]]:
     ref = f"refs/runner/lost/{protocol}/{name}"
     return {ref: (oid, git.ref(ref))}
-
-
-def _lost_history(git: Git, protocol: str, mirror: Mirror) -> dict[str, tuple[str | None, str | None]]:
-    """Return how the history goes back to what was published: it would tell of transitions that gave way, as if they stood."""
-    name = history.ref_of(protocol)
-    here, there = git.ref(name), mirror.refs().get(name)
-    if here is None or here == there:
-        return {}
-    return {**_lost(git, protocol, here, f"history-{here[:12]}"), name: (there, here)}
 
 
 def _since(git: Git, tip: str, other: str) -> tuple[list[Commit], str | None]:

@@ -1,7 +1,8 @@
 """24. transcript: what the history has is what the log names, by digest (design §2).
 
 A history commit has the files of every attempt so far; the one that a transition filed is in the commit beside it, and a later
-one of the same attempt may be longer. So a name's transcripts are all that any commit of the history has under it.
+one of the same attempt may be longer. So a name's transcripts are all that any commit of the history has under it, and the newest
+commit, which every reader reads, has one of them, or a longer one.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def wrong(
     there = _files(git, protocol, tip) if tip is not None else {}
     lacking: list[str] = []
     digests: dict[str, str] = {}
+    proven: dict[str, list[tuple[Named, str]]] = {}
     for one in named:
         names = _names(one, there)
         oids = [oid for name in names for oid in there.get(name, ())]
@@ -48,18 +50,41 @@ def wrong(
         right = next((oid for oid in oids if digests[oid] == one.digest), None)
         if right is not None:
             told.append((one, right))
+            at = next(name for name in names if right in there.get(name, ()))
+            proven.setdefault(at, []).append((one, right))
         elif oids:
             at = f"{history.ref_of(protocol)}:{names[0]}"
             yield Finding("transcript", one.commit, at, f"it is not the transcript that `{one.event}` names")
         else:
             lacking.append(names[0])
+    yield from _wrong_at_tip(git, protocol, tip, proven)
     if lacking:
         more = f" and {len(lacking) - 1} more" if lacking[1:] else ""
         raise InsufficientHistoryError(
             f"{lacking[0]}{more} of its transcripts is not in this clone",
             history.ref_of(protocol),
-            f"run `{history.fetch(remote)}`, then `runner verify` again",
+            f"run `{history.fetch(remote)}`, then `runner verify` again"
+            if tip is None
+            else f"run `runner sync {protocol}`, or `runner doctor --fix {protocol}` in a clone that has it, which publishes it again",
         )
+
+
+def _wrong_at_tip(
+    git: Git, protocol: str, tip: str | None, proven: dict[str, list[tuple[Named, str]]]
+) -> Iterator[Finding]:
+    """Return the transcripts that an older commit of the history has and the newest one lacks, or has changed."""
+    now = (git.tree(f"{tip}:runs") or {}) if tip is not None else {}
+    for name, versions in proven.items():
+        last, oid = versions[-1]
+        kept, where = now.get(name.removeprefix("runs/")), f"{history.ref_of(protocol)}:{name}"
+        if kept is None:
+            yield Finding("transcript", last.commit, where, "it was taken out of the history")
+        elif kept.oid not in [one for _, one in versions]:
+            before, after = git.blob(oid), git.blob(kept.oid)
+            if after is None or before is None:
+                raise missing(git, f"{name} of the history")
+            if not after.startswith(before):
+                yield Finding("transcript", last.commit, where, f"it is not the one that `{last.event}` names any more")
 
 
 def _names(one: Named, there: dict[str, list[str]]) -> list[str]:
