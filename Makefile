@@ -81,10 +81,12 @@ test: $(DEV_STAMP)
 slow: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m slow --timeout 900
 
-# The sweeps have workers of their own, and print how many points they tried. POINTS: of SIGTERM, and of a machine that is gone.
-faults: POINTS = 100
+# A window of the points of each sweep, which moves with the commit, and those that are always tried (tests/faults/points.py).
+# KILLS: of SIGKILL; POINTS: of SIGTERM, and of a machine that is gone. AT='git:rename:17' tries that point alone.
+faults: KILLS = 80
+faults: POINTS = 25
 faults: $(DEV_STAMP)
-	RUNNER_POINTS=$(POINTS) $(PYTEST) -s -m faults tests/faults
+	RUNNER_KILLS=$(KILLS) RUNNER_POINTS=$(POINTS) RUNNER_AT='$(AT)' $(PYTEST) -n 2 --dist worksteal -s -m faults tests/faults
 
 # Without SEEDS: a window that moves with the commit, the seeds that once found something, and the bugs planted to be found.
 simulate: $(DEV_STAMP)

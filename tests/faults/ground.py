@@ -7,7 +7,6 @@ repository behind `git daemon`, so that the remote is no part of what is killed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import os
@@ -28,11 +27,13 @@ from typing import Any
 from runner.executor.journal import Journal
 from tests.conftest import Box, clone, command, make_box
 from tests.executor.minds import finish, mind, say, write
+from tests.faults.points import about, always, points
 
 ROOT = Path(__file__).parents[2]
 STRIKE = Path(__file__).with_name("strike.py")
 HELD, WAITS = 75, 3
 ENDED = 20.0  # seconds in which all that a runner started has to be gone after it
+AT = os.environ.get("RUNNER_AT", "").split()  # points that are tried in place of a sweep's own
 
 TOOLS = '''
 import os
@@ -361,53 +362,36 @@ def sweep(
     attempt: Callable[[Ground, str], bool],
     limit: int,
     *options: str,
+    least: float,
     who: Sequence[str] = ("runner", "git", "tool"),
     calls: Sequence[str] = (),
     config: str = "",
     workers: int = 2,
-) -> int:
-    """Try `limit` points, each with a ground as it was in the beginning, and return at how many something was struck.
+    hot: bool = False,
+    turn: int | None = None,
+) -> None:
+    """Try `limit` points, each with a ground as it was in the beginning; `hot`: and those that are always tried.
 
-    `attempt` says whether anything was, and raises where what came of it does not hold; all such points are told together.
+    `attempt` says whether anything was struck, and raises where what came of it does not hold; all such points are told together.
+    Something has to be struck at `least` of the points, of 1.
     """
     with daemon(folder) as port:
         ground = Ground.make(folder / "ground", port, *options, config=config)
-        found = points(ground.trace(), limit, who, calls)
+        trace = ground.trace()
+        found = AT or list(
+            dict.fromkeys([*(always(trace, calls) if hot else ()), *points(trace, limit, who, calls, turn)])
+        )
         begun, tried = time.monotonic(), []
         with multiprocessing.get_context("fork").Pool(workers, _begin, (folder, port, options, config)) as pool:
             for told in pool.imap_unordered(_try, [(attempt, point) for point in found]):
                 tried.append(told)
-                print(f"{len(tried)}/{len(found)} {told[0]} {told[2]}", flush=True)
+                print(f"{len(tried)}/{len(found)} {told[0]} {told[2]}", file=sys.stderr, flush=True)
             pool.close()
             pool.join()
-    bad = [f"{point}: {what}" for point, _, what in tried if what]
+    bad = [f"{point} ({about(trace, point)}): {what}" for point, _, what in tried if what]
     struck = sum(is_struck for _, is_struck, _ in tried)
-    print(f"{len(found)} points tried, struck at {struck}, in {time.monotonic() - begun:.0f} s")
+    seconds = time.monotonic() - begun
+    name = getattr(attempt, "__name__", "")
+    print(f"{name}: {len(found)} points tried, struck at {struck}, in {seconds:.0f} s", file=sys.stderr, flush=True)
     assert not bad, f"{len(bad)} of {len(tried)} points do not hold\n\n" + "\n\n".join(bad[:20])
-    return struck
-
-
-def points(
-    trace: Sequence[tuple[str, str, str]], limit: int, who: Sequence[str], calls: Sequence[str] = ()
-) -> list[str]:
-    """Return `limit` of the points of a trace as `strike.py` takes them, one kind of call after the other in turn.
-
-    A kind: who makes it, and which call. Of each, points are spread over the whole run.
-    """
-    seen: Counter[tuple[str, str]] = Counter()
-    kinds: dict[tuple[str, str], list[str]] = {}
-    for one, call, about in trace:
-        seen[one, call] += 1
-        if one in who and (not calls or call in calls) and about not in ("/dev/null", "/dev/tty"):
-            kinds.setdefault((one, call), []).append(f"{one}:{call}:{seen[one, call]}")
-    taken = dict.fromkeys(kinds, 0)
-    while sum(taken.values()) < limit and any(taken[kind] < len(kinds[kind]) for kind in kinds):
-        for kind in kinds:
-            if taken[kind] < len(kinds[kind]) and sum(taken.values()) < limit:
-                taken[kind] += 1
-    found = [
-        there[(2 * at + 1) * len(there) // (2 * taken[kind])]
-        for kind, there in kinds.items()
-        for at in range(taken[kind])
-    ]
-    return sorted(found, key=lambda point: hashlib.sha256(point.encode()).digest())
+    assert AT or struck >= least * len(found), f"struck at {struck} of {len(found)} points only"

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.conftest import Box, command
 from tests.faults import ground as ground_
 from tests.faults.ground import ANSWERS, Ground, sweep
 from tests.faults.test_kill import finished
+from tests.gate import turn
 
 WRITES = ("openat", "write", "pwrite64", "mkdir", "rename", "link", "ftruncate")
 DONE = (0, 1, 2, 3, 69)  # a git that failed at the remote's side of things is a remote that is away
@@ -81,21 +83,22 @@ def not_synced(ground: Ground, point: str) -> bool:
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("fault", [full, full_once, broken], ids=lambda fault: str(fault.__name__))
-def test_what_cannot_be_written_is_told_and_the_next_run_recovers(tmp_path: Path, fault: object) -> None:
-    assert callable(fault)
-    assert sweep(tmp_path, fault, 14, who=("runner", "git"), calls=WRITES) >= 12
+def test_what_cannot_be_written_is_told_and_the_next_run_recovers(
+    tmp_path: Path, fault: Callable[[Ground, str], bool]
+) -> None:
+    sweep(tmp_path, fault, 14, who=("runner", "git"), calls=WRITES, turn=turn(), least=0.85)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_a_short_write_is_gone_on_with(tmp_path: Path) -> None:
-    assert sweep(tmp_path, short, 12, who=("runner", "git"), calls=("write", "send", "pwrite64")) >= 10
+    sweep(tmp_path, short, 12, who=("runner", "git"), calls=("write", "send", "pwrite64"), turn=turn(), least=0.8)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_after_an_fsync_that_failed_the_process_stops(tmp_path: Path) -> None:
-    assert sweep(tmp_path, not_synced, 14, who=("runner", "git"), calls=("fsync", "fdatasync")) >= 12
+    sweep(tmp_path, not_synced, 14, who=("runner", "git"), calls=("fsync", "fdatasync"), turn=turn(), least=0.85)
 
 
 # --- a file system that is really full -----------------------------------------------------------------------------------

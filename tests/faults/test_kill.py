@@ -1,6 +1,7 @@
 """Killed at a system call, on a machine that stays and on one that is gone: the next run finishes the work, and nothing is done twice.
 
-`make faults` runs the whole sweeps. Each prints how many points it tried and fails where too few of them killed anything.
+`make faults` tries a window of points that moves with the commit, and those that are always tried; `make faults KILLS=320 POINTS=100`
+more of them, `make faults AT='git:rename:17'` that point. Each sweep prints how many it tried and fails where too few struck anything.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import pytest
 
 from tests.faults import ground as ground_
 from tests.faults.ground import ANSWERS, Ground, sweep
+from tests.gate import turn
 
 INTERRUPTED = 130
-WHOLE = 320
-POINTS = int(os.environ.get("RUNNER_POINTS", "100"))  # of the sweeps that go through the same calls in another way
+KILLS = int(os.environ.get("RUNNER_KILLS", "80"))
+POINTS = int(os.environ.get("RUNNER_POINTS", "25"))  # of the sweeps that go through the same calls in another way
 TWICE = POINTS * 2 // 5  # each of them is three runs
 
 
@@ -94,34 +96,35 @@ def gone(ground: Ground, point: str) -> bool:
 
 @pytest.mark.timeout(600)
 def test_a_run_that_is_killed_is_finished_by_the_next(tmp_path: Path) -> None:
-    assert sweep(tmp_path, killed, 2, who=("git",), calls=("rename",), workers=1) == 2
+    sweep(tmp_path, killed, 2, who=("git",), calls=("rename",), workers=1, least=1)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_run_that_is_killed_at_a_dozen_places_is_finished_by_the_next(tmp_path: Path) -> None:
-    assert sweep(tmp_path, killed, 12, calls=("openat", "rename", "fsync", "execve")) >= 11
+    sweep(tmp_path, killed, 12, calls=("openat", "rename", "fsync", "execve"), least=0.9)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(7200)
 def test_a_run_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
-    assert sweep(tmp_path, killed, WHOLE) >= 300
+    sweep(tmp_path, killed, KILLS, hot=True, turn=turn(), least=0.93)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_a_run_that_is_killed_anywhere_and_once_more_as_it_goes_on_is_finished_by_the_next(tmp_path: Path) -> None:
-    assert sweep(tmp_path, killed_twice, TWICE) >= TWICE // 3
+    sweep(tmp_path, killed_twice, TWICE, turn=turn(), least=0.3)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_a_run_that_is_told_to_end_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
-    assert sweep(tmp_path, terminated, POINTS) >= POINTS * 2 // 3
+    sweep(tmp_path, terminated, POINTS, turn=turn(), least=0.66)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(3600)
 def test_a_machine_that_is_gone_is_replaced_by_another(tmp_path: Path) -> None:
-    assert sweep(tmp_path, gone, POINTS, "--ephemeral", config="lease: {ttl: 1s, grace: 1s}\n") >= POINTS * 9 // 10
+    config = "lease: {ttl: 1s, grace: 1s}\n"
+    sweep(tmp_path, gone, POINTS, "--ephemeral", config=config, hot=True, turn=turn(), least=0.9)
