@@ -16,7 +16,7 @@ FUZZ_STAMP = .venv-fuzz/.stamp
 PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rs)
 # Three on two cores: many tests wait for processes.
 JOBS = 3
-# Of fuzzing, all targets together. CI takes the same inputs each time: it judges the change, and luck is looked for at a desk.
+# Of fuzzing, all targets together. `make test` replays the corpus, which is all that a change is judged by; luck is looked for at night.
 SECONDS = 60
 
 # Tests make thousands of small files, which are gone after them: they are kept in memory where it has room for 8 GB of them and
@@ -26,15 +26,18 @@ export PYTEST_DEBUG_TEMPROOT ?= $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR ==
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 unexport PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-attack demo-forge picture picture-request test slow faults simulate contention soak forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
+.PHONY: help demo demo-attack demo-forge picture picture-request test slow nightly long faults simulate contention soak forge check fix bench peers golden deep fuzz fuzz-keep schemas histories cassettes build clean ci
 
 help:
 	@echo 'make demo    a model plans and fixes a bug, people steer and sign; in a temporary folder, offline, no model needed'
 	@echo 'make demo-attack six attacks on a person'"'"'s word, and how each ended; needs ssh-keygen'
 	@echo 'make demo-forge  two people, a pipeline and a merge request, from an empty project to merged; needs ssh-keygen'
-	@echo 'make test    the test suite, without the slow tests'
-	@echo 'make slow    the slow tests (some fetch projects from the package index)'
-	@echo 'make faults  kill and starve the runner at hundreds of points; Linux on x86-64, as root for a full file system'
+	@echo 'make test    the test suite, without the slow tests; SLOW=1 with them'
+	@echo 'make slow    the slow tests (some fetch from the package index)'
+	@echo 'make long    a soak, three runners at one server, and test suites of real projects'
+	@echo 'make nightly everything there is, whole: for hours'
+	@echo 'make faults  kill and starve the runner at points that move with the commit; KILLS=320 POINTS=100 at hundreds, AT=git:rename:17'
+	@echo '             at that one; Linux on x86-64, as root for a full file system'
 	@echo 'make simulate many runners, one remote, some hundred seeds; SEEDS=0..999 a thousand, SEEDS=17..17 one, decision by decision'
 	@echo 'make contention eight runners, twenty steps each, at one git server, over HTTP and ssh; needs sshd (SIZE=8x20)'
 	@echo 'make soak    watch 1,000 protocols through 10,000 transitions; PROTOCOLS=100 fewer of them'
@@ -45,7 +48,7 @@ help:
 	@echo 'make peers   tools of other people: agents on the tasks of benchmarks/agent, and what a kill or a yes does to others; fetches 1.3 GB'
 	@echo 'make golden  rewrite the golden files; review the diff'
 	@echo 'make deep    the property tests with many more examples'
-	@echo 'make fuzz    fuzz every reader of hostile bytes; SECONDS=600 in all, TARGETS="log plan" some of them'
+	@echo 'make fuzz    fuzz every reader of hostile bytes; SECONDS=600 in all, TARGETS="log plan" some of them, SEED=7 the same each time'
 	@echo 'make fuzz-keep add what fuzzing found to tests/fuzz/corpus/'
 	@echo 'make cassettes make the recorded answers anew, byte for byte; needs bubblewrap'
 	@echo 'make picture docs/demo.svg and docs/audit.png anew, from what the demo does; needs Chromium'
@@ -53,7 +56,7 @@ help:
 	@echo 'make schemas write schemas/ anew from the models'
 	@echo 'make histories store the histories that are listed and not stored yet (tests/histories)'
 	@echo 'make build   wheel and sdist into dist/'
-	@echo 'make ci      what CI runs; as root on Debian it installs what is missing'
+	@echo 'make ci      what CI runs, or TARGETS="check test"; as root on Debian it installs what is missing'
 	@echo 'make clean   remove environments, caches and dist/'
 
 demo: $(DEMO_STAMP)
@@ -75,11 +78,33 @@ picture-request: $(LAB_STAMP)
 	$(DEMO_PY) demo/forge.py --pages .venv-demo/pages
 	$(DEMO_PY) demo/request_picture.py .venv-demo/pages 3-call docs/request.png
 
+# SLOW=1: the slow ones too, in one collection and one pool of workers, as CI does.
 test: $(DEV_STAMP)
-	$(PYTEST) -n $(JOBS)
+	$(PYTEST) -n $(JOBS) $(if $(SLOW),--dist worksteal --timeout 900 -m 'not (faults or simulate or peers or nightly)')
 
 slow: $(DEV_STAMP)
-	$(PYTEST) -n $(JOBS) --dist worksteal -m slow --timeout 900
+	$(PYTEST) -n $(JOBS) --dist worksteal -m 'slow and not nightly' --timeout 900
+
+# All of everything, with a seed of the day, one after the other whatever fails. What fails becomes a point of the gate: CONTRIBUTING.md
+# says where. A seed of the day: the days since 1970.
+nightly: DAY := $(shell expr $$(date +%s) / 86400)
+nightly: export RUNNER_WHOLE = 1
+nightly: export RUNNER_TURN = $(DAY)
+nightly: $(DEV_STAMP)
+	@failed=; \
+	for target in \
+		'test SLOW=1' 'faults KILLS=320 POINTS=100' 'simulate SEEDS=0..999' 'simulate SEEDS=$(DAY)000..$(DAY)999' simulate \
+		long contention 'fuzz SECONDS=600 SEED=$(DAY)' forge peers; \
+	do \
+		echo "== make $$target"; started=$$(date +%s); \
+		$(MAKE) $$target || failed="$$failed; $$target"; \
+		echo "== make $$target: $$(($$(date +%s) - started)) s"; \
+	done; \
+	test -z "$$failed" || { echo "error: failed$$failed (RUNNER_TURN=$(DAY))" >&2; exit 1; }
+
+# The soak with 100 protocols, three runners at one server, and suites of real projects.
+long: $(DEV_STAMP)
+	$(PYTEST) -s -m nightly
 
 # A window of the points of each sweep, which moves with the commit, and those that are always tried (tests/faults/points.py).
 # KILLS: of SIGKILL; POINTS: of SIGTERM, and of a machine that is gone. AT='git:rename:17' tries that point alone.
@@ -95,7 +120,7 @@ simulate: $(DEV_STAMP)
 
 contention: SIZE = 8x20
 contention: $(DEV_STAMP)
-	RUNNER_CONTENTION=$(SIZE) $(PYTEST) -m slow -s tests/contention
+	RUNNER_CONTENTION=$(SIZE) $(PYTEST) -m nightly -s tests/contention
 
 PROTOCOLS = 1000
 
@@ -130,7 +155,7 @@ deep: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) --hypothesis-profile deep --timeout 3600
 
 fuzz: $(FUZZ_STAMP)
-	$(FUZZ_PY) -m tests.fuzz run --seconds $(SECONDS) $(if $(RUNNER_CI),--seed 1) $(TARGETS)
+	$(FUZZ_PY) -m tests.fuzz run --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(TARGETS)
 
 fuzz-keep: $(FUZZ_STAMP)
 	$(FUZZ_PY) -m tests.fuzz keep $(TARGETS)
@@ -152,7 +177,7 @@ build: $(DEV_STAMP)
 	$(PY) -m build --outdir dist .
 
 ci:
-	.ci/run
+	.ci/run $(TARGETS)
 
 clean:
 	rm -rf .venv .venv-demo .venv-fuzz dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .grimp_cache

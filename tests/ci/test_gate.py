@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests import gate
+from tests.conftest import Box
 from tests.simulation import seeds
 
 
@@ -50,3 +54,88 @@ def test_at_night_every_case_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_window_of_seeds_is_the_commit_s_own(at: Callable[[int], None]) -> None:
     at(5000)
     assert seeds.window() == "5000..5119"
+
+
+# --- suites that test programs of others ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(box: Box, monkeypatch: pytest.MonkeyPatch) -> Box:
+    """A checkout with a suite, what that imports, what this imports, and another room; its first commit passed."""
+    for name in ("RUNNER_PASSED", "RUNNER_WHOLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(gate, "WHOLE", False)
+    box.write("tests/forge/test_it.py", "from runner.store import leases\nfrom tests import people\n")
+    box.write("tests/people.py", "def person():\n    import runner.protocol.names\n")
+    box.write("runner/store/leases.py", "import runner.git\n")
+    for path in ("runner/store/__init__.py", "runner/protocol/names.py", "runner/git.py", "runner/other.py"):
+        box.write(path, "")
+    box.write("templates/init/a.yml", "a: 1\n")
+    box.commit("all of it")
+    box.git("update-ref", "refs/ci/passed", "HEAD")
+    return box
+
+
+def test_where_nobody_knows_what_passed_the_suite_is_due(checkout: Box) -> None:
+    checkout.git("update-ref", "-d", "refs/ci/passed")
+    assert gate.why_due("forge", checkout.path) == "no commit is known that passed"
+
+
+def test_where_nothing_of_it_changed_the_suite_is_not_due(checkout: Box) -> None:
+    checkout.write("runner/other.py", "changed = 1\n")
+    checkout.commit()
+    assert gate.why_due("forge", checkout.path) == ""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tests/forge/package.json", "templates/init/a.yml", "runner/forge/new.py", "runner/store/leases.py", "tests/people.py",
+        "runner/store/__init__.py", "runner/protocol/names.py", "Makefile", ".ci/run", "templates/init/\u00fc b.yml",
+    ],
+)  # fmt: skip
+def test_what_belongs_to_the_suite_or_is_imported_by_it_makes_it_due(checkout: Box, path: str) -> None:
+    checkout.write(path, "changed = 1\n")
+    checkout.commit()
+    assert gate.why_due("forge", checkout.path).startswith(f"{path} changed since ")
+
+
+def test_a_file_of_the_suite_that_is_gone_or_was_moved_away_makes_it_due(checkout: Box) -> None:
+    checkout.git("mv", "templates/init/a.yml", "elsewhere.yml")
+    checkout.commit()
+    assert gate.why_due("forge", checkout.path).startswith("templates/init/a.yml changed")
+
+
+def test_what_passed_must_be_in_the_history_of_this_commit(checkout: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = checkout.commit("passed, and was taken back")
+    checkout.git("reset", "-q", "--hard", "HEAD~1")
+    monkeypatch.setenv("RUNNER_PASSED", there)
+    assert "is not in the history of HEAD" in gate.why_due("forge", checkout.path)
+    monkeypatch.setenv("RUNNER_PASSED", "0" * 40)
+    assert gate.why_due("forge", checkout.path) == "no commit is known that passed"
+
+
+def test_what_passed_is_fetched_from_the_remote(remote: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RUNNER_PASSED", raising=False)
+    remote.git("push", "-q", "origin", "HEAD:refs/ci/passed")
+    fresh = tmp_path / "fresh"
+    remote.git("clone", "-q", tmp_path / "origin.git", fresh)
+    assert gate.why_due("forge", fresh) == ""
+
+
+def test_at_night_it_is_due(checkout: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "WHOLE", True)
+    assert gate.why_due("forge", checkout.path) == "everything is tried at night"
+
+
+def test_the_exit_code_tells_not_due_from_a_script_that_failed() -> None:
+    def asked(suite: str, passed: str) -> tuple[int, str]:
+        env = {**os.environ, "RUNNER_PASSED": passed, "RUNNER_WHOLE": ""}
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.gate", suite], cwd=gate.ROOT, env=env, capture_output=True, text=True
+        )
+        return done.returncode, done.stdout
+
+    assert asked("forge", "HEAD") == (3, "forge: not due, nothing of it changed since it passed\n")
+    assert asked("peers", "0" * 40) == (0, "peers: due, no commit is known that passed\n")
+    assert asked("nonsense", "HEAD")[0] == 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from runner.app import kit
 from runner.forge.place import guess
@@ -42,3 +44,64 @@ def test_the_scripts_call_make() -> None:
         at = ROOT / f"scripts/ci/{name}.sh"
         target = re.search(r"^exec make ([a-z]+)$", at.read_text(), re.MULTILINE)
         assert at.stat().st_mode & 0o111 and target and f"\n{target[1]}:" in (ROOT / "Makefile").read_text()
+
+
+# --- the jobs that test the runner itself ----------------------------------------------------------------------------------
+
+
+def loaded(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+# The targets of `.ci/run` without arguments.
+EVERY = re.search(r"set -- (.+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+# Minutes: `.ci/run` takes half an hour on two cores for all of them, one after the other.
+GATE, NIGHT = 30, 240
+
+
+def test_what_ci_runs_are_targets_of_make() -> None:
+    assert EVERY
+    makefile = (ROOT / "Makefile").read_text()
+    assert EVERY[1].split()[:2] == ["check", "test"]
+    assert {"faults", "simulate", "forge", "peers"} < set(EVERY[1].split())
+    assert [target for target in [*EVERY[1].split(), "nightly"] if f"\n{target}: " not in makefile] == []
+
+
+def test_the_jobs_of_both_forges_run_those_targets_and_hold_no_logic() -> None:
+    assert EVERY
+    github = loaded(".github/workflows/ci.yml")["jobs"]["ci"]
+    gitlab = loaded(".gitlab-ci.yml")
+    assert [step["run"] for step in github["steps"] if "run" in step] == ["make ci"]
+    assert gitlab[".ci"]["script"] == ["make ci"]
+    matrix = github["strategy"]["matrix"]
+    assert gitlab["ci"]["parallel"]["matrix"] == [{"TARGETS": matrix["targets"]}]
+    assert sorted(" ".join(matrix["targets"]).split()) == sorted(EVERY[1].split())
+    assert [one["targets"] for one in matrix["include"]] == ["check test"]
+    assert github["steps"][-1]["env"] == {"TARGETS": "${{ matrix.targets }}"}
+
+
+def test_the_time_limits_are_those_that_are_meant() -> None:
+    gitlab = loaded(".gitlab-ci.yml")
+    assert loaded(".github/workflows/ci.yml")["jobs"]["ci"]["timeout-minutes"] == GATE
+    assert gitlab["ci"]["timeout"] == f"{GATE} minutes"
+    assert loaded(".github/workflows/nightly.yml")["jobs"]["nightly"]["timeout-minutes"] == NIGHT
+    assert gitlab["nightly"]["timeout"] == f"{NIGHT // 60} hours"
+
+
+def test_at_night_everything_runs_by_a_schedule_of_its_own() -> None:
+    github, gitlab = loaded(".github/workflows/nightly.yml"), loaded(".gitlab-ci.yml")
+    job = github["jobs"]["nightly"]
+    assert [step["run"] for step in job["steps"] if "run" in step] == ["make ci"]
+    assert job["steps"][-1]["env"] == {"TARGETS": "nightly"}
+    assert gitlab["nightly"]["variables"]["TARGETS"] == "nightly" and "script" not in gitlab["nightly"]
+    assert set(github[True]) == {"schedule", "workflow_dispatch"}  # YAML reads `on` as true
+    # The hourly schedule of the runner's own jobs starts neither of them.
+    assert gitlab["nightly"]["rules"] == [{"if": '$CI_PIPELINE_SOURCE == "schedule" && $NIGHTLY'}]
+    assert gitlab["ci"]["rules"] == [{"if": '$CI_PIPELINE_SOURCE != "schedule"'}]
+
+
+def test_the_whole_history_is_there_to_compare_with_what_passed() -> None:
+    for path in ("ci", "nightly"):
+        (job,) = loaded(f".github/workflows/{path}.yml")["jobs"].values()
+        assert job["steps"][0]["with"] == {"fetch-depth": 0, "persist-credentials": False}
+    assert loaded(".gitlab-ci.yml")[".ci"]["variables"] == {"GIT_DEPTH": "0"}

@@ -34,7 +34,7 @@ LOST = {
 }
 SERVERS = {"http": over_http, "ssh": over_ssh}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(7200)]
 
 
 @dataclass(slots=True)

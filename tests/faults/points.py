@@ -62,7 +62,7 @@ def always(trace: Trace, calls: Sequence[str] = ()) -> list[str]:
                 found[place] = point if place.last else found.get(place, point)
     gone = [place for place in wanted if place not in found]
     assert not gone, f"no such call in a run any more, correct ALWAYS in tests/faults/points.py: {gone}"
-    return list(dict.fromkeys(found.values()))
+    return list(dict.fromkeys(found[place] for place in wanted))
 
 
 def about(trace: Trace, point: str) -> str:

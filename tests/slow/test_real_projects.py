@@ -15,7 +15,7 @@ import pytest
 from runner.sandbox import Bubblewrap
 from tests.conftest import Box, command
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 MANY = 20  # tests that a suite has at least; one that finds none has shown nothing
 

@@ -10,7 +10,7 @@ from tests.conftest import Box
 from tests.slow.soak import EACH, soak
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.nightly,
     pytest.mark.skipif(sys.platform != "linux", reason="allowed: /proc tells of memory and descriptors"),
 ]
 PROTOCOLS = 100
