@@ -36,7 +36,8 @@ def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
     """
     wanted, where = project.source("executor")
     try:
-        return choose(project.setting("executor"), toolchains=found)
+        nested = project.config.workspace.user_namespaces
+        return choose(project.setting("executor"), toolchains=found, user_namespaces=nested)
     except SandboxUnavailableError as error:
         if wanted != "sandbox" or where.startswith(("--", "RUNNER_")):
             raise

@@ -61,11 +61,15 @@ class Identity(Words):
 
 
 class WorkspaceKey(Words):
-    """How the runner's own checkout is made ready. `key`: files whose change runs `setup` again."""
+    """How the runner's own checkout is made ready. `key`: files whose change runs `setup` again.
+
+    `user_namespaces`: whether commands may make some in the sandbox, as browsers do for sandboxes of their own.
+    """
 
     path: Line | None = None
     setup: Script | None = None
     network: Bool = False
+    user_namespaces: Bool = False
     key: Paths = ()
     share: Paths = ()
     python: Line | None = None

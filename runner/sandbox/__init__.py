@@ -40,14 +40,16 @@ __all__ = [
     "toolchains",
 ]
 
-EXECUTORS: dict[str, Callable[[tuple[Path, ...]], Sandbox]] = {
-    "sandbox": Bubblewrap,
-    "host": lambda toolchains: Host(),  # on the host they are where they are
+EXECUTORS: dict[str, Callable[[tuple[Path, ...], bool], Sandbox]] = {
+    "sandbox": lambda toolchains, user_namespaces: Bubblewrap(toolchains, user_namespaces=user_namespaces),
+    "host": lambda toolchains, user_namespaces: Host(),  # on the host they are where they are
 }
 
 
-def choose(name: str, *, toolchains: tuple[Path, ...] = ()) -> Sandbox:
+def choose(name: str, *, toolchains: tuple[Path, ...] = (), user_namespaces: bool = False) -> Sandbox:
     """Return the place that is called `name`, having tried that it works here.
+
+    `user_namespaces`: whether a sandbox lets commands make some.
 
     Raises:
         SandboxUnavailableError: it does not.
@@ -63,7 +65,7 @@ def choose(name: str, *, toolchains: tuple[Path, ...] = ()) -> Sandbox:
     if name not in EXECUTORS:
         near = get_close_matches(name, EXECUTORS, n=1) or list(EXECUTORS)
         raise UsageError(f"there is no executor {name!r}", where=f"executor: {name}", hint=f"use {' or '.join(near)}")
-    sandbox = EXECUTORS[name](toolchains)
+    sandbox = EXECUTORS[name](toolchains, user_namespaces)
     if (why := sandbox.check()) is not None:
         raise SandboxUnavailableError(
             f"commands cannot be run in a sandbox here: {why}",

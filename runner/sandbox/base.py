@@ -107,7 +107,10 @@ class Session(Protocol):
 class Sandbox(Protocol):
     """A place to run commands in. Held by one suite over all of them."""
 
-    name: str  # "sandbox", "container" or "host": the words of config.yaml's `executor`
+    @property
+    def name(self) -> str:
+        """The word of config.yaml's `executor`, and after a + what was loosened: `sandbox+user-namespaces`."""
+        ...
 
     def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
         """Run `command` to its end, handing out its combined output as it comes.

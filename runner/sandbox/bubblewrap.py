@@ -70,10 +70,9 @@ class Bubblewrap:
     `user_namespaces`: whether commands may make some, as browsers do for sandboxes of their own.
     """
 
-    name = "sandbox"
-
     def __init__(self, toolchains: tuple[Path, ...] = (), *, user_namespaces: bool = False) -> None:
         self.toolchains, self.user_namespaces = toolchains, user_namespaces
+        self.name = "sandbox+user-namespaces" if user_namespaces else "sandbox"
 
     def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:
         """Run `command` to its end; see `Sandbox.run`."""

@@ -301,7 +301,8 @@ def _began(deed: Entry, known: Sequence[RawEntry]) -> int:
 def _denied(deed: Entry, found: Authority, step: Step) -> str | None:
     """Return what the policy says against where, or by which engine, the step was carried out or checked."""
     executor, engine = getattr(deed.event, "executor", None), getattr(deed.event, "engine", None)
-    said = [found.isolation(executor)] if executor in ("host", "container", "sandbox") else []
+    word = (executor or "").partition("+")[0]
+    said = [found.isolation(word)] if word in ("host", "container", "sandbox") else []
     said += [found.engine(engine, step.slug)] if engine else []
     for one in said:
         if one.verdict == "deny":

@@ -85,8 +85,9 @@ class Authority:
         return max((rules_.evaluate(self.rules, one) for one in asked), key=lambda said: rules_.SEVERITY[said.verdict])
 
     def isolation(self, name: str) -> Decision:
-        """Return what the policy says of an executor: host, container or sandbox."""
-        return rules_.evaluate(self.rules, rules_.Subject(kind="isolation", isolation=name))  # type: ignore[arg-type]
+        """Return what the policy says of an executor: host, container or sandbox; what follows a + is no part of the word."""
+        word = name.partition("+")[0]
+        return rules_.evaluate(self.rules, rules_.Subject(kind="isolation", isolation=word))  # type: ignore[arg-type]
 
     def engine(self, name: str, step: str | None) -> Decision:
         """Return what the policy says of an engine, for a step or for none."""

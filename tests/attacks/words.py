@@ -880,6 +880,12 @@ def a_step_done_where_the_policy_wants_a_sandbox(h: History) -> Use:
     return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}))
 
 
+@case("dropped", "needed")
+def a_step_done_on_the_host_by_a_longer_name(h: History) -> Use:
+    _rules(h, "isolation: sandbox\n")
+    return Use(deed=lambda h: h.done("mail", {"m.txt": "m\n"}, executor="host+user-namespaces"))
+
+
 @case("dropped", "trusted")
 def a_step_done_under_the_policy_of_before(h: History) -> Use:
     """The plan needs a word since; the record has told of that, and the event says that the old policy held."""

@@ -23,7 +23,8 @@ publish: always
 forge: github
 engine: {default: [gemini:a, gemini:b], review: x:y}
 executor: host
-workspace: {path: /var/tmp/w, setup: make setup, network: true, key: uv.lock, share: [node_modules], python: .venv/bin/python}
+workspace: {path: /var/tmp/w, setup: make setup, network: true, key: uv.lock, share: [node_modules], python: .venv/bin/python,
+  user_namespaces: true}
 worktrees: {path: ../trees}
 lease: {ttl: 1h, grace: 30s}
 tools:
