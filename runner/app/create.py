@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from runner.executor import planning
 
 RACES = 50
+
+Refs = Mapping[str, tuple[str | None, str | None]]  # how refs move: name to (new, expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +136,13 @@ def begin(
     base: str | None,
     transcript: bytes | None = None,
     start: str | None = None,
+    then: Callable[[str, str], tuple[str, Refs]] | None = None,
 ) -> Made:
     """Make the branch and its genesis: `created` and these events, with the person's files.
 
     `name`: what it is called after, else its title; `transcript`: what the planner said, for the history; `start`: the commit that
-    it begins at, where that is not the base's.
+    it begins at, where that is not the base's; `then(id, genesis)`: the commit that the branch goes on to from its genesis, and refs
+    that move in the same transaction.
     """
     git, who = project.git, project.who
     person = project.person()
@@ -152,7 +156,7 @@ def begin(
     sign = signed.signer(project, events)
     slug = ids.slug_of_title(name or title)
     nonce = who.random_hex(32)
-    claimed = publishing.look_at_numbers(project)
+    claimed = publishing.look_at_numbers(project, always=then is not None)
     for _ in range(RACES):
         number = max(numbers.taken(git, base_tip, project.pattern) | claimed, default=0) + 1
         protocol = ids.protocol_id(number, slug)
@@ -185,6 +189,11 @@ def begin(
             said = {history.transcript_name("plan", 1): transcript}
             filed, before = history.add(git, protocol, said, commit, project.runner())
             also[history.ref_of(protocol)] = (filed, before)
+        tip = commit
+        if then is not None:
+            tip, refs = then(protocol, commit)
+            also |= refs
+            filed = refs.get(history.ref_of(protocol), (None, None))[0]
         try:
             transaction.publish(
                 git,
@@ -192,13 +201,13 @@ def begin(
                 who,
                 branch=project.branch(protocol),
                 old=None,
-                new=commit,
+                new=tip,
                 reason="runner: created",
                 also=also,
-                push=publishing.pusher(project, protocol, commit, number=True, filed=filed),
+                push=publishing.pusher(project, protocol, tip, genesis=commit, filed=filed),
             )
         except ConflictError:
-            claimed = publishing.look_at_numbers(project)
+            claimed = publishing.look_at_numbers(project, always=then is not None)
             continue
         marks.write(project.places, protocol, commit, after.genesis)
         path, note = creating.add_worktree(project, protocol)

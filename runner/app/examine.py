@@ -18,7 +18,7 @@ from runner.errors import InsufficientHistoryError, RunnerError
 from runner.folders import matching
 from runner.git import Git
 from runner.protocol import ids, paths
-from runner.store import locks, marks, worktree
+from runner.store import clash, locks, marks, worktree
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
@@ -290,6 +290,9 @@ def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
 
 def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
     git, branch = project.git, project.branch(protocol)
+    if (other := clash.published(project, protocol)) is not None:
+        told = clash.error(project, protocol, other)
+        yield Finding("integrity", told.what, told.where, "what is done of it here cannot be published", told.hint)
     try:
         judged, old = judge(git, protocol, tip, project.trusted), rewritten(project, protocol, tip)
     except InsufficientHistoryError as error:

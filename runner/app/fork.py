@@ -7,17 +7,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+from collections.abc import Callable
+from functools import partial
 
-from runner.app import create
+from runner.app import create, tidy
 from runner.app import verify as judging
 from runner.app.chain import Chain
-from runner.errors import InsufficientHistoryError, IntegrityError, RefusedError, UsageError
+from runner.errors import InsufficientHistoryError, IntegrityError, InTheWayError, RefusedError, UsageError
+from runner.executor import advance, looking
+from runner.executor.attempt import attempt_ref
+from runner.git import TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import machine, message, paths
+from runner.protocol import ids, machine, message, paths
 from runner.protocol import plan as plan_
 from runner.protocol.log import RawEntry
-from runner.store import record, snapshot
+from runner.protocol.state import Status
+from runner.store import (
+    clash,
+    history,
+    locks,
+    marks,
+    numbers,
+    publishing,
+    record,
+    snapshot,
+    transaction,
+    workspace,
+    worktree,
+)
 from runner.store.project import Project
+from runner.store.remote import Mirror
 from runner.trust import checks, forked, verify
 
 
@@ -32,6 +52,19 @@ def fork(
         UsageError: no transition ends at the revision. IntegrityError: the other protocol does not verify.
         RefusedError: it had no plan then, or work that was not done. InsufficientHistoryError: its history is not here.
     """
+    return _begin(project, origin, revision, title=title, base=base)
+
+
+def _begin(
+    project: Project,
+    origin: str,
+    revision: int | None,
+    *,
+    title: str,
+    base: str | None,
+    then: Callable[[str, str, str], tuple[str, create.Refs]] | None = None,
+) -> create.Made:
+    """Make the fork. `then(start, id, genesis)`: as `create.begin` has it."""
     git = project.git
     project.refuse_unsupported()
     create.heed_open_questions(project)
@@ -46,10 +79,10 @@ def fork(
         )
     start = transitions[at]
     report = verify.verify(git, origin, start, project.trusted)
-    then = report.state if report.ok and report.state else verify.advance(git, origin, start, None, project.trusted)
+    stood = report.state if report.ok and report.state else verify.advance(git, origin, start, None, project.trusted)
     _refuse_washing(project, report)
     seen, source = snapshot.read(git, start, origin), f"{origin}@{at}"
-    if then.plan is None:
+    if stood.plan is None:
         raise RefusedError(
             f"{source} has no plan yet", seen.where, "fork a later revision, or `runner new` begins another one"
         )
@@ -68,15 +101,153 @@ def fork(
         plan=plan.digest,
         steps=machine.planned_steps(plan),
         source=source,
-        genesis=then.genesis,
-        done=forked.completed(then),
+        genesis=stood.genesis,
+        done=forked.completed(stood),
     )
-    if why := next(forked.differs(event, then, entries), None):
+    if why := next(forked.differs(event, stood, entries), None):
         raise RefusedError(why, seen.where, "fork the next revision, which takes up what people changed")
     made = create.begin(
-        project, plan.header.title, [event], files, name=title.strip(), base=base or then.base, start=start
+        project,
+        plan.header.title,
+        [event],
+        files,
+        name=title.strip(),
+        base=base or stood.base,
+        start=start,
+        then=partial(then, start) if then is not None else None,
     )
     return dataclasses.replace(made, source=source, done=len(event.done))
+
+
+# --- another number ----------------------------------------------------------------------------------------------------
+
+
+def renumber(project: Project, origin: str, revision: int | None = None) -> create.Made:
+    """Give a protocol another number whose id another one has that was published first: as a fork of its last transition, with
+    what people committed since. The branch then makes way: its chain stays in the fork's, and under `refs/runner/lost/`.
+
+    `revision`: fork that one; what came after it is kept aside alone.
+
+    Raises:
+        RefusedError: no other protocol has the id, or its work is not at an end; as `fork`. InTheWayError: a worktree of it holds
+            what is in no commit. UnreachableError: the remote does not answer.
+    """
+    git, branch = project.git, project.branch(origin)
+    with looking.at_work(project, origin):
+        _look(project)
+        seen = looking.look(project, origin)
+        clashes = clash.published(project, origin)
+        if clashes is None:
+            raise RefusedError(
+                f"no other protocol has the id {origin}",
+                f"{branch} at {seen.tip[:12]}",
+                f"`runner fork {origin}` begins another protocol that goes on from it",
+            )
+        if seen.state.status in machine.OPEN and looking.take_up_edits(project, origin, adopt=True):
+            seen = looking.look(project, origin)
+        trees = worktree.on_branch(git, branch)
+        for tree in trees:
+            if why := tidy.keeps(git, tree):
+                raise InTheWayError(
+                    f"the worktree of {origin} cannot make way: {why}",
+                    str(tree.path),
+                    f"commit, move or delete that, then `runner fork --renumber {origin}`",
+                )
+
+        def then(start: str, protocol: str, genesis: str) -> tuple[str, create.Refs]:
+            since = git.first_parents(seen.tip, stop=start)[::-1] if revision is None else []
+            tip = _without_folder(project, origin, protocol, genesis)
+            for oid in since:
+                tip = _moved(project, origin, protocol, genesis, oid, tip)
+            return tip, _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
+
+        for tree in trees:  # nothing is in them that git does not have; after the branch is gone git cannot read them
+            git.run("worktree", "remove", "--force", str(tree.path), config=worktree.conversions(git))
+        marks.forget(project.places, origin)
+        with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+            made = _begin(project, origin, revision, title="", base=None, then=then)
+        _put_journals_aside(project, origin, seen.tip)
+        assert project.mirror is not None
+        name = f"refs/heads/{ids.branch_of(project.pattern, origin)}"
+        if (there := project.mirror.refs().get(name)) is not None:
+            publishing.track(project, project.mirror.remote, {name: there})
+    if seen.state.status is Status.COMPLETED and revision is None:
+        advance.step(project, made.protocol)  # nothing is left to do: it says so again
+    return made
+
+
+def _look(project: Project) -> None:
+    mirror = Mirror.of(project.git, project.places, project.who)
+    if mirror is None:
+        raise UsageError("there is no remote", str(project.git.common_dir), "`runner fork` needs none")
+    project.trust(mirror.look("refs/heads/*", f"{numbers.PREFIX}*"))
+    project.looked, project.mirror = True, mirror
+
+
+def _without_folder(project: Project, origin: str, protocol: str, genesis: str) -> str:
+    """Return a commit of the person's that takes the other folder away: merged, it would meet the one of the other protocol."""
+    git = project.git
+    commit = git.commit(genesis)
+    assert commit is not None
+    tree = git.edit_tree(commit.tree, {paths.folder(origin): None})
+    assert tree is not None
+    text = f"{protocol}: take away the folder of {origin}, whose id another protocol has\n"
+    return git.person_commit(tree, (genesis,), project.person(), text.encode())
+
+
+def _moved(project: Project, origin: str, protocol: str, genesis: str, oid: str, onto: str) -> str:
+    """Return a person's commit of the old branch done again on `onto`, what it changed in the old folder's plan in the new one's."""
+    git = project.git
+    commit, below, folder = git.commit(oid), git.commit(onto), paths.folder(protocol)
+    own = git.tree(f"{genesis}:{paths.ROOT}")
+    assert commit is not None and below is not None and own is not None
+    words = {name: entry for name, entry in git.files(oid, paths.folder(origin)).items() if _is_plan(origin, name)}
+    changes: dict[str, TreeEntry | None] = {paths.folder(origin): None, folder: own[protocol]}
+    tree = git.edit_tree(commit.tree, changes)
+    gone = {name: None for name in git.files(genesis, folder) if _is_plan(protocol, name)}
+    there = {folder + name.removeprefix(paths.folder(origin)): entry for name, entry in words.items()}
+    tree = git.edit_tree(tree, {**gone, **there})
+    assert tree is not None
+    if tree == below.tree and len(commit.parents) == 1:
+        return onto  # it added an approval of the old id, which counts for nothing here
+    return publishing.done_again(project, commit, tree, (onto, *commit.parents[1:]))
+
+
+def _is_plan(protocol: str, path: str) -> bool:
+    return paths.is_words(path.removeprefix(f"{paths.folder(protocol)}/"))
+
+
+def _make_way(
+    project: Project, origin: str, protocol: str, genesis: str, tip: str, other: str
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return how the refs of the old id move: each is kept under `refs/runner/lost/`, and the fork's history keeps the old one."""
+    git, old = project.git, history.ref_of(origin)
+    attempts = attempt_ref(origin, "", 0).rpartition("/")[0]
+    kept = {project.branch(origin): tip[:12]}
+    if (filed := git.ref(old)) is not None:
+        kept[old] = f"history-{filed[:12]}"
+    kept |= {name: f"attempt-{name.rpartition('/')[2]}" for name in git.refs(f"{attempts}/")}
+    refs: dict[str, tuple[str | None, str | None]] = {}
+    for name, short in kept.items():
+        lost, oid = f"refs/runner/lost/{origin}/{short}", git.ref(name)
+        refs |= {lost: (oid, git.ref(lost)), name: (None, oid)}
+    claim = numbers.claim_ref(ids.number_of(origin))
+    assert project.mirror is not None
+    if (mine := git.ref(claim)) is not None:
+        refs[claim] = (project.mirror.refs().get(claim), mine)
+    if filed is not None:  # the transcripts of what counts as done
+        refs[history.ref_of(protocol)] = history.add(git, protocol, {}, genesis, project.runner(), [filed])
+    return refs
+
+
+def _put_journals_aside(project: Project, origin: str, tip: str) -> None:
+    """Move what models said to the old protocol's attempts to where the other protocol's do not go on from it."""
+    journal = project.places.journal(origin)
+    aside = project.places.lost(f"{origin}.{tip[:12]}")
+    if journal.is_dir() and not aside.exists():
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(journal, aside)
+    workspace.remove(workspace.place(project.places, origin, project.config.workspace.path))
 
 
 def _refuse_washing(project: Project, report: verify.Report) -> None:

@@ -10,7 +10,7 @@ from runner.errors import ConflictError, RunnerError, UnreachableError, UsageErr
 from runner.executor import looking
 from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
-from runner.store import history, lease, publishing, record
+from runner.store import clash, history, lease, publishing, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.values import dataclass
@@ -36,7 +36,7 @@ def sync(project: Project, protocols: list[str], *, work: bool = True) -> list[S
     Raises:
         UnreachableError: the remote did not answer; nothing was published.
         ForgeError: the forge could not be asked; what is here is published.
-        UsageError: there is no remote.
+        UsageError: there is no remote. ClashError: it has another protocol with the id of one of them; the others are published.
     """
     names = [f"refs/heads/{ids.branch_of(project.pattern, protocol)}" for protocol in protocols]
     mirror = Mirror.of(project.git, project.places, project.who)
@@ -53,9 +53,17 @@ def sync(project: Project, protocols: list[str], *, work: bool = True) -> list[S
         forge = forge_.opened(project)
     except (ForgeError, UsageError) as error:
         away = error  # what is here is published all the same
+    clashes: list[clash.ClashError] = []
     for protocol in protocols:
+        try:
+            clash.refuse(project, protocol)
+        except clash.ClashError as error:  # it keeps none of the others from being published
+            clashes.append(error)
+            continue
         done.append(_was_taken(project, protocol, forge) or publish(project, protocol))
     _settle_reserved(project, mirror, protocols)
+    if clashes:
+        raise clashes[0]
     if away is not None:
         raise away
     if forge is not None:

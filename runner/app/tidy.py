@@ -155,7 +155,7 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     branch = project.branch(protocol)
     if ended:
         found += [
-            Item(protocol, "worktree", str(tree.path), size(tree.path), why or _keeps(git, tree))
+            Item(protocol, "worktree", str(tree.path), size(tree.path), why or keeps(git, tree))
             for tree in (worktree.on_branch(git, branch) if tip else [])
         ]
     space = _workspace(project, protocol)
@@ -234,7 +234,7 @@ def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | No
     return None
 
 
-def _keeps(git: Git, tree: Worktree) -> str:
+def keeps(git: Git, tree: Worktree) -> str:
     """Return why a worktree has to stay, or nothing where git holds all that is in it."""
     if tree.git_dir == git.common_dir:
         return "it is the main worktree; `git switch` to another branch there"

@@ -113,6 +113,8 @@ def washed(project: Project, protocol: str, origin: Origin, *, live: bool = Fals
         above = project.mirror.refs().get(ref)
         if above is not None and (kept is None or history.follows(git, origin.protocol, kept, above)):
             kept = above
+    own = git.ref(history.ref_of(protocol)) if origin.named else None
+    kept = (history.of_other(git, own, origin.protocol) if own is not None else None) or kept
 
     def found() -> Iterator[Finding]:
         yield from filed.wrong(git, origin.protocol, origin.named, kept, project.trusted.remote, told)

@@ -177,8 +177,17 @@ def file_again(git: Git, protocol: str, ours: Sequence[tuple[Commit, str]], thei
         onto = git.commit(tip)
         tree = git.edit_tree(onto.tree if onto else None, dict(git.files(commit.oid)))
         assert tree is not None or not git.files(commit.oid)
-        tip = git.write_commit(tree or git.write_tree({}), (tip, beside), who, who, _message(protocol))
+        # What a waiting step has done so far, and the history of a protocol that was renumbered.
+        kept = commit.parents[commit.parents.index(beside) + 1 :]
+        tip = git.write_commit(tree or git.write_tree({}), (tip, beside, *kept), who, who, _message(protocol))
     return tip
+
+
+def of_other(git: Git, tip: str, protocol: str) -> str | None:
+    """Return the newest history commit of another protocol that the history up to `tip` keeps: of one that was renumbered; or None."""
+    args = ("rev-list", "--max-count=1", f"--grep=^{protocol}: history$", tip, "--")
+    code, out, _ = git.try_run(*args, env={"GIT_GRAFT_FILE": "/dev/null"})
+    return out.decode().strip() or None if code == 0 else None
 
 
 def _message(protocol: str) -> bytes:

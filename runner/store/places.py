@@ -60,6 +60,10 @@ class Places:
         """The folder of the journals of a protocol's attempts."""
         return self.beside / "journal" / protocol
 
+    def lost(self, name: str) -> Path:
+        """A folder of journals that nothing goes on from any more."""
+        return self.beside / "lost" / name
+
     @property
     def planning(self) -> Path:
         """The folder of what models answered that planned what is no protocol yet."""

@@ -6,12 +6,12 @@ second loses: its people's commits are carried over, its transitions are kept un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from runner.errors import ConflictError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
-from runner.store import history, locks, marks, numbers, record, snapshot, transaction
+from runner.store import clash, history, locks, marks, numbers, record, snapshot, transaction
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
@@ -62,12 +62,12 @@ def look_again(project: Project, protocol: str) -> None:
         )
 
 
-def look_at_numbers(project: Project) -> set[int]:
-    """Return the numbers that are claimed on the remote, where protocols are published there as they are made.
+def look_at_numbers(project: Project, *, always: bool = False) -> set[int]:
+    """Return the numbers that are claimed on the remote, where protocols are published there as they are made (or `always`).
 
     Unreachable, a number is claimed here alone; a push that finds it taken is told then.
     """
-    if project.setting("publish") != "always":
+    if not always and project.setting("publish") != "always":
         return set()
     project.looked = False
     mirror = look(project, f"{numbers.PREFIX}*", "refs/heads/*")
@@ -91,10 +91,18 @@ def bring(project: Project, protocol: str, check: Check) -> None:
 
     Raises:
         IntegrityError: what was pushed does not verify; nothing here changed.
+        ClashError: it is another protocol, and this one would be published.
     """
     name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
     mirror = look(project, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
     if mirror is None and not project.trusted.remote:
+        return
+    other = clash.published(project, protocol)
+    if other is not None:
+        refused = clash.error(project, protocol, other)
+        if project.setting("publish") == "always":
+            raise refused
+        project.who.say(f"{refused.what}: work goes on here; {refused.hint}")
         return
     here = project.git.ref(project.branch(protocol))
     if mirror is None and here is None:  # never looked at here, and the remote is away
@@ -252,19 +260,25 @@ def forward(project: Project, protocol: str, here: str | None, there: str, check
 
 
 def pusher(
-    project: Project, protocol: str, new: str, *, number: bool = False, filed: str | None = None
+    project: Project, protocol: str, new: str, *, genesis: str | None = None, filed: str | None = None
 ) -> Callable[[], None] | None:
     """Return what pushes the new commit before the local ref moves, or None where publishing is not `always`.
 
-    `number`: the protocol is new, and its number is claimed in the same push; `filed`: the history's commit that goes with it.
+    `genesis`: of a new protocol, whose number is claimed in the same push; `filed`: the history's commit that goes with it.
     """
     if project.batch or project.setting("publish") != "always":
         return None
-    return lambda: push(project, protocol, new, number=number, filed=filed)
+    return lambda: push(project, protocol, new, genesis=genesis, filed=filed)
 
 
 def push(
-    project: Project, protocol: str, new: str, *, number: bool = False, filed: str | None = None, keep: bool = False
+    project: Project,
+    protocol: str,
+    new: str,
+    *,
+    genesis: str | None = None,
+    filed: str | None = None,
+    keep: bool = False,
 ) -> None:
     """Publish a commit as the protocol's branch, by compare-and-swap with what the remote was seen to have.
 
@@ -272,12 +286,13 @@ def push(
 
     Raises:
         ConflictError: somebody published first. HeldError: the lease was lost to another runner.
-        UnreachableError: the remote did not answer, or refused.
+        UnreachableError: the remote did not answer, or refused. ClashError: it has another protocol with this id.
     """
     mirror = project.mirror or Mirror.of(project.git, project.places, project.who)
     if mirror is None:
         return
     project.mirror = mirror
+    clash.refuse(project, protocol)
     there = mirror.refs()
     name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
     changes: dict[str, tuple[str | None, str | None]] = {}
@@ -285,8 +300,8 @@ def push(
         changes[name] = (new, there.get(name))
     claim = numbers.claim_ref(ids.number_of(protocol))
     mine = project.git.ref(claim)
-    if number:
-        changes[claim] = (new, None)
+    if genesis is not None:
+        changes[claim] = (genesis, None)
     elif mine is not None and claim not in there:
         changes[claim] = (mine, None)
     kept = history.ref_of(protocol)
@@ -359,8 +374,9 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
     done again.
 
     Raises:
-        RefusedError: people's commits conflict; both sides stay as they are.
+        RefusedError: people's commits conflict; both sides stay as they are. ClashError: the remote has another protocol.
     """
+    clash.refuse(project, protocol)
     git, branch = project.git, project.branch(protocol)
     here, there = git.ref(branch), mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
     if there is None or here is None or here == there or git.is_ancestor(there, here):
@@ -464,14 +480,14 @@ def _carry(project: Project, commit: Commit, onto: str, protocol: str) -> str:
     tree, conflicts = git.merge_trees(ours, theirs)
     if tree is None:
         raise _conflict(protocol, conflicts)
-    committer = project.person()
-    head = [
-        f"tree {tree}".encode(),
-        *(f"parent {one}".encode() for one in (onto, *brought)),
-        b"author " + commit.author,
-    ]
-    lines = [*head, b"committer " + committer.line(), b"", commit.message]
-    return git.write("commit", b"\n".join(lines))
+    return done_again(project, commit, tree, (onto, *brought))
+
+
+def done_again(project: Project, commit: Commit, tree: str, parents: Sequence[str]) -> str:
+    """Return a person's commit with another tree and other parents: its author, date and message, committed by who is here."""
+    head = [f"tree {tree}".encode(), *(f"parent {one}".encode() for one in parents), b"author " + commit.author]
+    lines = [*head, b"committer " + project.person().line(), b"", commit.message]
+    return project.git.write("commit", b"\n".join(lines))
 
 
 def _conflict(protocol: str, paths: list[str]) -> RefusedError:

@@ -1,0 +1,174 @@
+"""Two clones, two protocols with one id: the one published second is refused, and gets another number. Nothing is replaced."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Box, clone, command
+from tests.executor.minds import agent, finish, mind
+from tests.store.test_remote import here, origin, publish, there
+
+ID, OTHER = "0001-slow-one", "0002-slow-one"
+
+
+@pytest.fixture
+def bob(remote: Box) -> Box:
+    """A clone with a finished protocol, unpublished; the remote has another one of the same id."""
+    other = clone(remote, "bob")
+    assert remote.new({"01-alice": command("echo alice > alice.txt")}, title="Slow one") == ID
+    assert other.new({"01-bob": command("echo bob > bob.txt; echo text=B >> $RUNNER_RESULT")}, title="Slow one") == ID
+    other.runner("run", ID, rc=0)
+    remote.runner("sync", ID, rc=0)
+    return other
+
+
+def test_sync_refuses_another_protocol_of_the_same_id_and_replaces_nothing(remote: Box, bob: Box) -> None:
+    mine, theirs = here(bob, ID), there(remote, ID)
+    refused = bob.runner("sync", rc=4).err
+    assert "another protocol" in refused and f"runner fork --renumber {ID}" in refused
+    assert here(bob, ID) == mine and there(remote, ID) == theirs
+    assert bob.git("for-each-ref", "refs/runner/lost", "refs/runner/history") == bob.git(
+        "for-each-ref", "refs/runner/history"
+    )
+
+
+def test_renumbered_both_go_on_and_verify_everywhere(remote: Box, bob: Box) -> None:
+    mine = here(bob, ID)
+    assert bob.runner("fork", "--renumber", ID, rc=0).out.strip() == OTHER
+    bob.runner("sync", rc=0)
+    assert here(bob, ID) == there(remote, ID)
+    assert there(remote, OTHER) == here(bob, OTHER)
+    assert bob.state(OTHER)["status"] == bob.state(OTHER)["steps"]["bob"]["status"] == "completed"
+    assert bob.state(OTHER)["steps"]["bob"]["result"] == {"text": "B"}
+    assert here(bob, f"refs/runner/lost/{ID}/{mine[:12]}") == mine
+    assert f".protocols/{ID}/" not in bob.git("ls-tree", "-r", "--name-only", OTHER)
+    third = clone(remote, "carol")
+    for box in (remote, bob, third):
+        box.git("fetch", "-q", "origin")
+        for name in (ID, OTHER):
+            box.runner("run", name, rc=0)
+            box.runner("verify", name, rc=0)
+            assert box.state(name)["status"] == "completed"
+    bob.runner("doctor", rc=0)
+    # Both can be merged into one base.
+    bob.git("merge", "-q", "--no-ff", "-m", "bob's", OTHER)
+    bob.git("merge", "-q", "--no-ff", "-m", "alice's", ID)
+    for name in (ID, OTHER):
+        bob.runner("verify", name, rc=0)
+
+
+def test_what_people_committed_since_comes_along_with_its_author(bob: Box) -> None:
+    tree = bob.worktree(ID)
+    (tree / "by-hand.txt").write_text("mine\n")
+    plan = tree / f".protocols/{ID}/plan.md"
+    plan.write_text(plan.read_text() + "More.\n")
+    bob.git("add", "-A", cwd=tree)
+    bob.git("commit", "-qm", "by hand", "--author", "Carol <carol@example.test>", cwd=tree)
+    bob.runner("fork", "--renumber", ID, rc=0)
+    assert bob.git("show", f"{OTHER}:by-hand.txt") == "mine\n"
+    assert bob.git("show", f"{OTHER}:.protocols/{OTHER}/plan.md").endswith("More.\n")
+    assert bob.git("log", "-1", "--format=%an", OTHER, "--", "by-hand.txt").strip() == "Carol"
+    bob.runner("run", OTHER, rc=0)
+    bob.runner("verify", OTHER, rc=0)
+
+
+def test_a_worktree_with_uncommitted_files_is_left_and_nothing_moves(bob: Box) -> None:
+    tree, mine = bob.worktree(ID), here(bob, ID)
+    (tree / "notes.txt").write_text("mine\n")
+    refused = bob.runner("fork", "--renumber", ID, rc=4).err
+    assert "notes.txt" in refused and str(tree) in refused
+    assert here(bob, ID) == mine and (tree / "notes.txt").read_text() == "mine\n"
+    (tree / "notes.txt").unlink()
+    bob.runner("fork", "--renumber", ID, rc=0)
+
+
+def test_without_a_clash_nothing_is_renumbered(remote: Box) -> None:
+    protocol = remote.new({"01-a": command("true")}, title="Slow one")
+    remote.runner("sync", protocol, rc=0)
+    before = here(remote, protocol)
+    refused = remote.runner("fork", "--renumber", protocol, rc=4).err
+    assert "no other protocol" in refused
+    assert here(remote, protocol) == before
+
+
+def test_run_goes_on_here_and_says_so_and_is_refused_where_it_would_publish(bob: Box) -> None:
+    bob.runner("undo", ID, rc=0)
+    mine = here(bob, ID)
+    refused = bob.runner("run", ID, rc=4, env={"RUNNER_PUBLISH": "always"}).err
+    assert f"runner fork --renumber {ID}" in refused and here(bob, ID) == mine
+    assert f"runner fork --renumber {ID}" in bob.runner("run", ID, rc=0).err
+    assert bob.state(ID)["status"] == "completed"
+    assert bob.git("show", f"{ID}:bob.txt") == "bob\n"
+
+
+def test_one_that_was_merged_and_whose_branch_is_gone_counts_too(remote: Box, bob: Box) -> None:
+    remote.runner("run", ID, rc=0)
+    remote.git("merge", "-q", "--no-ff", "-m", "merged", ID)
+    remote.git("push", "-q", "origin", "main", f":{ID}")
+    assert f"runner fork --renumber {ID}" in bob.runner("sync", rc=4).err
+    assert bob.runner("fork", "--renumber", ID, rc=0).out.strip() == OTHER
+    bob.runner("sync", rc=0)
+    assert there(remote, OTHER) == here(bob, OTHER) and not there(remote, ID)
+    bob.runner("verify", OTHER, rc=0)
+
+
+def test_one_clash_does_not_keep_sync_from_the_others(remote: Box, bob: Box) -> None:
+    fine = bob.new({"01-a": command("true")}, title="Fine")
+    assert f"runner fork --renumber {ID}" in bob.runner("sync", rc=4).err
+    assert there(remote, fine) == here(bob, fine)
+
+
+def test_what_a_model_said_before_is_proven_after(remote: Box) -> None:
+    other = clone(remote, "bob")
+    remote.new({"01-alice": command("true")}, title="Slow one")
+    remote.runner("sync", rc=0)
+    with mind(other, finish()):
+        other.new({"01-a": agent(), "02-b": command("echo b > b.txt")}, title="Slow one")
+        other.runner("step", ID, rc=0)
+    other.runner("fork", "--renumber", ID, rc=0)
+    other.runner("sync", rc=0)
+    other.runner("run", OTHER, rc=0)
+    other.runner("sync", rc=0)
+    other.runner("verify", OTHER, rc=0)
+    third = clone(remote, "carol")
+    third.git("fetch", "-q", "origin", "refs/runner/history/*:refs/runner/history/*")
+    third.runner("verify", OTHER, rc=0)
+
+
+def test_what_was_heard_for_the_old_one_is_not_taken_for_the_other(remote: Box) -> None:
+    """Journals and attempts lie by the id: another protocol of the same id must not go on from them."""
+    other = clone(remote, "bob")
+    remote.new({"01-a": command("exit 1")}, title="Slow one")
+    remote.runner("sync", rc=0)
+    other.new({"01-a": command("echo b > b.txt; exit 3")}, title="Slow one")
+    other.runner("run", ID, rc=1)
+    assert other.git("for-each-ref", f"refs/runner/attempts/{ID}")
+    other.runner("fork", "--renumber", ID, rc=0)
+    assert not other.git("for-each-ref", f"refs/runner/attempts/{ID}")
+    assert len(other.git("for-each-ref", f"refs/runner/lost/{ID}").splitlines()) == 2
+    assert not (other.path / ".git/runner/journal" / ID).exists()
+
+
+def test_open_approvals_are_asked_again(remote: Box) -> None:
+    other = clone(remote, "bob")
+    remote.new({"01-alice": command("true")}, title="Slow one")
+    remote.runner("sync", rc=0)
+    other.new({"01-a": command("true"), "02-b": command("true", "approval: before\n")}, title="Slow one")
+    other.runner("run", ID, rc=3)
+    other.runner("fork", "--renumber", ID, rc=0)
+    other.runner("run", OTHER, rc=3)
+    assert other.state(OTHER)["steps"]["a"]["status"] == "completed"
+    assert other.state(OTHER)["waiting"][0]["subject"] == "b"
+
+
+def test_doctor_names_the_clash(bob: Box) -> None:
+    bob.git("fetch", "-q", "origin")
+    assert f"runner fork --renumber {ID}" in bob.runner("doctor", rc=4).out
+
+
+def test_with_publish_always_it_is_published_at_once(remote: Box, bob: Box) -> None:
+    publish(remote)
+    bob.runner("fork", "--renumber", ID, rc=0)
+    assert there(remote, OTHER) == here(bob, OTHER)
+    assert there(remote, "refs/runner/numbers/0002")
+    assert origin(remote).exists()
