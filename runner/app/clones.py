@@ -9,6 +9,7 @@ from functools import partial
 
 from runner.app.repair import Finding, Repair
 from runner.errors import InsufficientHistoryError
+from runner.git import Git
 from runner.protocol.ids import branch_of
 from runner.store import history, publishing, recovery
 from runner.store.project import Project
@@ -92,21 +93,31 @@ def transcripts(project: Project, protocol: str, walk: checks.Chain) -> Repair |
                 else "there is no remote; where another clone has it: "
                 f"`git fetch CLONE '{ref}:{ref}'`; else it is lost, and the record stands without it",
             ),
-            partial(_fetch_history, project, ref) if remote else None,
+            partial(_fetch_history, project, protocol, walk) if remote else None,
         )
     return None
 
 
-def _fetch_history(project: Project, ref: str) -> str:
-    git, mirror = project.git, _mirror(project)
+def _fetch_history(project: Project, protocol: str, walk: checks.Chain) -> str:
+    git, mirror, ref = project.git, _mirror(project), history.ref_of(protocol)
     if mirror is None:
         return ""
-    mirror.fetch(ref, timeout=recovery.REFETCH_SECONDS)
+    _fetch(project, mirror, protocol)
     here, there = git.ref(ref), mirror.refs().get(ref)
-    if there is None or (here is not None and not history.follows(git, ref.rpartition("/")[2], here, there)):
+    if there is None or there == here:
         return ""
-    git.update_refs({ref: (there, here)}, "runner: fetched")
+    changes: dict[str, tuple[str | None, str | None]] = {ref: (there, here)}
+    if here is not None and not history.follows(git, protocol, here, there):
+        if _worth(project, protocol, walk, there) <= _worth(project, protocol, walk, here):
+            return ""
+        changes |= _lost(git, protocol, here)
+    git.update_refs(changes, "runner: fetched")
     return f"took up {ref} from {mirror.remote}: {there[:12]}"
+
+
+def _lost(git: Git, protocol: str, tip: str) -> dict[str, tuple[str | None, str | None]]:
+    ref = f"refs/runner/lost/{protocol}/history-{tip[:12]}"
+    return {ref: (tip, git.ref(ref))}
 
 
 def replaced(project: Project, protocol: str, walk: checks.Chain, *, ask: bool = False) -> Repair | None:
@@ -168,13 +179,14 @@ def _settle_history(project: Project, protocol: str, walk: checks.Chain) -> str:
     if more and mine.proven - hers.proven:
         new = _joined(project, protocol, ours, theirs, more)
     gone = ours if new == theirs else theirs
-    lost = f"refs/runner/lost/{protocol}/history-{gone[:12]}"
+    lost = _lost(git, protocol, gone)
     if new != theirs:
         mirror.push({ref: (new, theirs)})
-    git.update_refs({lost: (gone, git.ref(lost)), **({ref: (new, ours)} if new != ours else {})}, "runner: settled")
+    git.update_refs({**lost, **({ref: (new, ours)} if new != ours else {})}, "runner: settled")
+    at = next(iter(lost))
     if new == theirs:
-        return f"{protocol}: took the history that {mirror.remote} has, {theirs[:12]}; the one here is kept at {lost}"
-    return f"{protocol}: published its history again, {new[:12]}; {mirror.remote} had {theirs[:12]}, kept at {lost}"
+        return f"{protocol}: took the history that {mirror.remote} has, {theirs[:12]}; the one here is kept at {at}"
+    return f"{protocol}: published its history again, {new[:12]}; {mirror.remote} had {theirs[:12]}, kept at {at}"
 
 
 @dataclass(frozen=True, slots=True, order=True)

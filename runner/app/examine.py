@@ -321,7 +321,7 @@ def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
         lacking = clones.transcripts(project, protocol, judged.walk)
         if lacking is not None:
             yield lacking.finding
-        replaced = clones.replaced(project, protocol, judged.walk)
+        replaced = clones.replaced(project, protocol, judged.walk) if lacking is None else None
         if replaced is not None:
             yield replaced.finding
         return
