@@ -232,11 +232,12 @@ def _refuse_what_is_in_the_way(follow: Follow) -> None:
     if not in_the_way:
         if follow._can():
             return
-        # What only looks changed, by its times, is no hindrance.
-        git.try_run(
-            "update-index", "-q", "--refresh",
-            git_dir=follow.tree.git_dir, index=follow.copy, work_tree=root, config=follow.settings,
-        )  # fmt: skip
+        # What only looks changed, by its times, is no hindrance. Where git cannot look (a full disk), nobody's work is in the way.
+        try:
+            follow._run("update-index", "-q", "--refresh")
+        except GitError as error:
+            if error.code != 1:
+                raise
         if follow._can():
             return
     in_the_way |= set(changed) & (

@@ -27,7 +27,7 @@ from typing import Any
 from runner.executor.journal import Journal
 from tests.conftest import Box, clone, command, make_box
 from tests.executor.minds import finish, mind, say, write
-from tests.faults.points import about, always, points
+from tests.faults.points import Place, about, always, points
 
 ROOT = Path(__file__).parents[2]
 STRIKE = Path(__file__).with_name("strike.py")
@@ -367,10 +367,10 @@ def sweep(
     calls: Sequence[str] = (),
     config: str = "",
     workers: int = 2,
-    hot: bool = False,
+    hot: Sequence[Place] = (),
     turn: int | None = None,
 ) -> None:
-    """Try `limit` points, each with a ground as it was in the beginning; `hot`: and those that are always tried.
+    """Try `limit` points, each with a ground as it was in the beginning; and those at `hot` places.
 
     `attempt` says whether anything was struck, and raises where what came of it does not hold; all such points are told together.
     Something has to be struck at `least` of the points, of 1.
@@ -378,9 +378,7 @@ def sweep(
     with daemon(folder) as port:
         ground = Ground.make(folder / "ground", port, *options, config=config)
         trace = ground.trace()
-        found = AT or list(
-            dict.fromkeys([*(always(trace, calls) if hot else ()), *points(trace, limit, who, calls, turn)])
-        )
+        found = AT or list(dict.fromkeys([*always(trace, hot), *points(trace, limit, who, calls, turn)]))
         begun, tried = time.monotonic(), []
         with multiprocessing.get_context("fork").Pool(workers, _begin, (folder, port, options, config)) as pool:
             for told in pool.imap_unordered(_try, [(attempt, point) for point in found]):

@@ -1,7 +1,7 @@
 """Which calls of a run are struck: points that are always tried, and a window over the rest that moves with the commit.
 
-A point is `who:call:N` as `strike.py` takes it, the N-th such call of a run. What `make nightly` finds is added to ALWAYS, by what the
-call is about, since its number changes with the code.
+A point is `who:call:N` as `strike.py` takes it, the N-th such call of a run. What `make nightly` finds is added to those that are
+always tried, by what the call is about, since its number changes with the code.
 """
 
 from __future__ import annotations
@@ -48,12 +48,15 @@ ALWAYS = (
     Place("git", "rename", r"/refs/remotes/origin/", "the remote took the work, and the tracking ref is locked"),
 )  # fmt: skip
 
+ALWAYS_ON_A_BAD_DISK = (
+    Place("git", "rename", r"/worktrees/[^/]*/runner-index$", "the worktree's index is about to be refreshed", last=False),
+)  # fmt: skip
 
-def always(trace: Trace, calls: Sequence[str] = ()) -> list[str]:
-    """Return the points of ALWAYS in a trace; one that is not there any more is an error, and not a point less."""
+
+def always(trace: Trace, wanted: Sequence[Place]) -> list[str]:
+    """Return the points of places in a trace; one that is not there any more is an error, and not a point less."""
     found: dict[Place, str] = {}
     seen: Counter[tuple[str, str]] = Counter()
-    wanted = [place for place in ALWAYS if not calls or place.call in calls]
     for who, call, about in trace:
         seen[who, call] += 1
         for place in wanted:
@@ -61,7 +64,7 @@ def always(trace: Trace, calls: Sequence[str] = ()) -> list[str]:
                 point = f"{who}:{call}:{seen[who, call]}"
                 found[place] = point if place.last else found.get(place, point)
     gone = [place for place in wanted if place not in found]
-    assert not gone, f"no such call in a run any more, correct ALWAYS in tests/faults/points.py: {gone}"
+    assert not gone, f"no such call in a run any more, correct it in tests/faults/points.py: {gone}"
     return list(dict.fromkeys(found[place] for place in wanted))
 
 

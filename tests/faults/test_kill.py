@@ -13,6 +13,7 @@ import pytest
 
 from tests.faults import ground as ground_
 from tests.faults.ground import ANSWERS, Ground, sweep
+from tests.faults.points import ALWAYS
 from tests.gate import turn
 
 INTERRUPTED = 130
@@ -108,7 +109,7 @@ def test_a_run_that_is_killed_at_a_dozen_places_is_finished_by_the_next(tmp_path
 @pytest.mark.faults
 @pytest.mark.timeout(7200)
 def test_a_run_that_is_killed_anywhere_is_finished_by_the_next(tmp_path: Path) -> None:
-    sweep(tmp_path, killed, KILLS, hot=True, turn=turn(), least=0.93)
+    sweep(tmp_path, killed, KILLS, hot=ALWAYS, turn=turn(), least=0.93)
 
 
 @pytest.mark.faults
@@ -127,4 +128,4 @@ def test_a_run_that_is_told_to_end_anywhere_is_finished_by_the_next(tmp_path: Pa
 @pytest.mark.timeout(3600)
 def test_a_machine_that_is_gone_is_replaced_by_another(tmp_path: Path) -> None:
     config = "lease: {ttl: 1s, grace: 1s}\n"
-    sweep(tmp_path, gone, POINTS, "--ephemeral", config=config, hot=True, turn=turn(), least=0.9)
+    sweep(tmp_path, gone, POINTS, "--ephemeral", config=config, hot=ALWAYS, turn=turn(), least=0.9)

@@ -606,3 +606,22 @@ def test_what_was_cut_is_not_forgotten_where_git_cannot_look(box: Box) -> None:
     head.write_bytes(b"")
     box.runner("step", protocol)
     assert note.exists()
+
+
+def test_where_git_cannot_refresh_the_index_no_work_of_a_persons_is_said_to_be_in_the_way(
+    box: Box, tmp_path: Path
+) -> None:
+    """A sweep found it: on a bad disk what only looks changed, by its times, was taken for a person's edit."""
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    os.utime(box.worktree(protocol) / f".protocols/{protocol}/log.md", (1_600_000_000, 1_600_000_000))
+    (tmp_path / "bin").mkdir()
+    fake = tmp_path / "bin/git"
+    fake.write_text(
+        '#!/bin/sh\ncase " $* " in *" update-index -q --refresh "*) echo "fatal: unable to write new index" >&2; exit 128;;\n'
+        f'esac\nexec {shutil.which("git")} "$@"\n'
+    )
+    fake.chmod(0o755)
+    done = box.runner("step", protocol, env={"PATH": f"{fake.parent}:{os.environ['PATH']}"})
+    assert (done.code, "work of yours" in done.err) == (2, False), done.err
+    assert "unable to write new index" in done.err
+    box.runner("run", protocol, rc=0)
