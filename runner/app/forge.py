@@ -21,6 +21,7 @@ from runner.forge.base import (
     Comment,
     Forge,
     ForgeError,
+    Identity,
     Kind,
     Outcome,
     Request,
@@ -285,8 +286,9 @@ def _kept(
 ) -> tuple[int, tuple[str, ...]]:
     """Return the last comment that was looked at, and the answers that our own comment keeps.
 
-    A runner with another account may have looked further, and ours may have been deleted: what is told by anybody who may
-    write counts too, and so does the record. A command that could not be done once is not done when nobody expects it any more.
+    A runner with another account may have looked further, and ours may have been deleted: what the project's other programs
+    say counts too, and so does the record. A command that could not be done once is not done when nobody expects it any more.
+    A person's comment never counts: anybody can copy the marker, and would silence all later commands with it.
     """
     me, seen = forge.me(), _last_done(project, forge, protocol)
     said: tuple[str, ...] = ()
@@ -295,11 +297,23 @@ def _kept(
         if body[:1] != [marker(KEY)]:
             continue
         last = _SEEN.search(one.body.replace("\r\n", "\n"))
-        if last and (one.by == me or one.by.kind is Kind.BOT or forge.standing(one.by).access >= Access.WRITE):
+        if last and (one.by == me or _is_program(forge, one.by)):
             seen = max(seen, int(last[1]))
         if one.by == me and not said:
             said = tuple(line for line in body if line.startswith("- ["))[-SAID:]
     return seen, said
+
+
+def _is_program(forge: Forge, who: Identity) -> bool:
+    """Return whether an account is a program's that may write here.
+
+    GitHub says of a comment that an App wrote it, which only one that is installed here can do. GitLab says nothing of it, and the
+    programs of other projects may comment too.
+    """
+    if who.kind is not None:
+        return who.kind is Kind.BOT
+    standing = forge.standing(who)
+    return standing.kind is Kind.BOT and standing.access >= Access.WRITE
 
 
 def _last_done(project: Project, forge: Forge, protocol: str) -> int:

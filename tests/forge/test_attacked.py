@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import command
+from runner.app.forge import KEY
+from runner.forge.base import marker
+from tests.conftest import command, mostly_slow
 from tests.forge.journey import Town, town
 
 WAITS = {"01-a": command("echo one > a.txt") + "approval: before\n"}
@@ -59,6 +61,30 @@ def test_a_command_that_could_not_be_done_is_not_done_later(place: Town, how: st
         env = {"RUNNER_FORGE_TOKEN": "another-token-1234"}
     place.sync(protocol, env=env)
     assert place.box.state(protocol)["status"] == "paused"
+
+
+@pytest.mark.parametrize("who", mostly_slow(["carol", "guest", "robot"], 1))
+def test_a_comment_with_our_marker_silences_no_command(place: Town, who: str) -> None:
+    """Whoever may comment can copy the marker; what was looked at is believed of our own account and of programs alone."""
+    protocol = place.box.new(WAITS)
+    place.box.runner("run", protocol, rc=3)
+    place.sync(protocol)
+    place.accounts["robot"] = place.fake.account("robot", bot=True, level=10)  # a program, and none of this project's
+    place.fake.comment(place.accounts[who], 1, f"{marker(KEY)}\n<!-- seen: {10**17} -->")
+    place.fake.comment(place.accounts["bob"], 1, "/runner pause")
+    place.sync(protocol)
+    assert place.box.state(protocol)["status"] == "paused"
+
+
+def test_what_another_program_of_the_project_looked_at_is_not_done_again(place: Town) -> None:
+    """Two runners with accounts of their own, say a pipeline's and a machine's: what one answered the other does not try later."""
+    protocol = place.box.new(WAITS)
+    place.box.runner("run", protocol, rc=3)
+    place.sync(protocol)
+    asked = place.fake.comment(place.accounts["carol"], 1, "/runner pause")
+    place.fake.comment(place.accounts["machine"], 1, f"{marker(KEY)}\n<!-- seen: {asked} -->")
+    place.sync(protocol)
+    assert place.box.state(protocol)["status"] != "paused"
 
 
 def test_a_review_of_a_request_into_another_branch_does_not_count(place: Town) -> None:
