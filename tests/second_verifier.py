@@ -16,7 +16,7 @@ STEP = {  # event: from which status of its step, to which
     "step-finished": ({"pending", "running"}, "needs_qa"), "qa-passed": (QA, "needs_qa"), "qa-failed": (QA, "needs_qa"),
     "step-completed": (QA, "completed"), "step-failed": (WORK, "failed"), "step-blocked": (WORK, "blocked"),
     "step-cancelled": (WORK | {"failed", "blocked"}, "cancelled"), "step-retried": (QA | {"failed", "blocked", "completed"}, "pending")}
-ALL = {"planned": {"pending", "planning"}, "imported": {"pending"}, "forked": {"pending"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"}, "failed": OPEN - {"failed"}, "cancelled": OPEN, "completed": {"planned", "running"}}
+ALL = {"planned": {"pending", "planning"}, "imported": {"pending"}, "forked": {"pending"}, "paused": OPEN - {"paused"}, "blocked": OPEN - {"blocked", "failed"}, "failed": OPEN - {"failed"}, "cancelled": OPEN | {"cancelled"}, "completed": {"planned", "running"}}
 PLANS, FREE, SAYS = ("planned", "imported", "forked", "plan-edited"), {"ci-reported", "request-changed", "undone", "record-repaired"}, set("all done finished failed blocked retried to be tried again passed did not pass edited".split())
 AFTER = {"call-decided", "approval-asked", "approval-counted", "approval-refused", "plan-edited", "planned", "imported", "forked", "step-completed", "completed", "failed", "blocked", "step-retried", "step-cancelled", "cancelled"}
 
@@ -88,7 +88,7 @@ def fold(s, number, name, about, f, protocol):
         return {"genesis": sha(f["nonce"].encode()), "revision": 1, "status": "pending", "plan": None, "steps": {}}
     steps, step, status, kinds = s["steps"], s["steps"].get(about), s["status"], {*ALL, *STEP, *FREE, "plan-edited", "approval-asked", "approval-counted", "approval-refused", "asked", "answered", "resumed", "budget-reached"}
     need(number == s["revision"] + 1 and (step or about in ("plan", protocol)) and name in kinds, f"{number} {name} {about}")
-    need(((status in OPEN and status in ALL.get(name, OPEN)) or name in FREE)
+    need(((status in OPEN and status in ALL.get(name, OPEN)) or name in FREE or (status == name == "cancelled" and f.get("spent")))
          and (about == protocol or name in PLANS or name not in FREE | {*ALL, "resumed"}), f"{name} of {about}, {status}")
     need(all(re.fullmatch(r"\d{1,15}(\.\d{1,12})?", str(amount)) for amount in f.get("spent", {}).values()), "odd amounts")
     s["revision"], s["status"] = number, "planned" if name in PLANS[:3] else name if name in ALL else status

@@ -383,10 +383,11 @@ class Failed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(Event):
-    """A person ended it."""
+    """A person ended it. A runner that was at work then stops, and records what it had paid as a second one, with `spent` alone."""
 
     name: ClassVar[str] = "cancelled"
     reason: str | None = None
+    spent: Spent = dataclasses.field(default_factory=Spent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,7 +65,7 @@ PROTOCOL_RULES: dict[type[Event], tuple[frozenset[Status], Status]] = {
     ev.Paused: (OPEN - {Status.PAUSED}, Status.PAUSED),
     ev.Blocked: (OPEN - {Status.BLOCKED, Status.FAILED}, Status.BLOCKED),
     ev.Failed: (OPEN - {Status.FAILED}, Status.FAILED),
-    ev.Cancelled: (OPEN, Status.CANCELLED),
+    ev.Cancelled: (OPEN | {Status.CANCELLED}, Status.CANCELLED),
     ev.Completed: (ACTIVE, Status.COMPLETED),
 }
 
@@ -114,9 +114,10 @@ def _illegal(state: State, event: Event, why: str) -> IllegalEventError:
 
 def _apply(state: State, entry: Entry) -> State:
     event = entry.event
-    if state.status not in OPEN and not isinstance(
-        event, ev.CiReported | ev.RequestChanged | ev.Undone | ev.RecordRepaired
-    ):
+    is_late = isinstance(event, ev.CiReported | ev.RequestChanged | ev.Undone | ev.RecordRepaired) or (
+        isinstance(event, ev.Cancelled) and state.status is Status.CANCELLED and bool(event.spent)
+    )
+    if state.status not in OPEN and not is_late:
         raise _illegal(state, event, f"{state.protocol} is {state.status}")
     if type(event) in STEP_RULES:
         return _apply_to_step(state, entry)
@@ -173,6 +174,8 @@ def _apply(state: State, entry: Entry) -> State:
             if state.status not in (Status.PAUSED, Status.BLOCKED):
                 raise _illegal(state, event, f"{state.protocol} is {state.status}")
             state = dataclasses.replace(state, status=_where_it_was(state))
+        case ev.Cancelled():
+            state = _spend(state, event, event.spent)
         case ev.Completed():
             left = [slug for slug, step in state.open_steps() if step.status not in ENDED]
             if left or state.waiting:
@@ -182,7 +185,7 @@ def _apply(state: State, entry: Entry) -> State:
         case ev.Undone():
             state = _undo(state, event)
         case _:
-            pass  # Paused, Blocked, Failed, Cancelled: their status is set above; the others are facts that change nothing
+            pass  # Paused, Blocked, Failed: their status is set above; the others are facts that change nothing
     return state
 
 

@@ -157,6 +157,12 @@ def a_folder_made_by_hand(forge: Forge) -> None:
 
 
 @attack("legality")
+def cancelled_once_more_with_nothing_paid(forge: Forge) -> None:
+    forge.imitate(ev.Cancelled(subject=forge.protocol))
+    forge.imitate(ev.Cancelled(subject=forge.protocol, reason="and again"))
+
+
+@attack("legality")
 def a_second_genesis(forge: Forge) -> None:
     forge.imitate(_genesis(forge)[0])
 

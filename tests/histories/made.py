@@ -332,6 +332,14 @@ def a_call_that_waited_and_one_that_nobody_knows_of(desk: Desk) -> Made:
 
 
 @good
+def cancelled_while_a_step_was_at_work_and_what_it_had_paid(desk: Desk) -> Made:
+    forge = desk.forge()
+    forge.imitate(ev.Cancelled(subject=forge.protocol, reason="not needed"))
+    forge.imitate(ev.Cancelled(subject=forge.protocol, spent={"input_tokens": 900, "output_tokens": 80, "usd": "0.02"}))
+    return of(forge)
+
+
+@good
 def a_word_at_a_keyboard_where_there_is_no_policy(desk: Desk) -> Made:
     forge = desk.forge()
     path = f"{forge.folder}/03-c.md"
