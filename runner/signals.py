@@ -1,19 +1,68 @@
-"""Signals that have to wait: one that came in the middle of starting a program would leave that program behind, known to nobody."""
+"""Signals that have to wait, and the one that stops the work on a protocol.
+
+A signal that came in the middle of starting a program would leave that program behind, known to nobody. SIGUSR1 says that the
+protocol at work was cancelled: it ends this work alone, and means nothing while there is none.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP = signal.SIGUSR1
+_NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, STOP)
+_stop = {"requested": False, "waits": 0}  # since the work began; how many `stoppable` blocks are open
+
+
+class StopRequested(KeyboardInterrupt):
+    """The protocol at work was cancelled. Whatever tidies up after Ctrl-C tidies up after this."""
+
+
+def listen() -> None:
+    """Take SIGUSR1 for a request to stop. For the main thread."""
+    signal.signal(STOP, _on_stop)
+
+
+def _on_stop(number: int, frame: object) -> None:
+    first, _stop["requested"] = not _stop["requested"], True
+    if _stop["waits"] and first:  # what tidies up after it is not cut again
+        raise StopRequested
+
+
+def request_stop() -> None:
+    """Stop the work of this process, from another thread of it."""
+    os.kill(os.getpid(), STOP)
+
+
+def begin_work() -> None:
+    """Forget requests to stop: they were about earlier work."""
+    _stop["requested"] = False
+
+
+def check_stop() -> None:
+    """Raise StopRequested where that was asked for since the work began. For where something is about to begin."""
+    if _stop["requested"]:
+        raise StopRequested
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Let a request to stop cut the block, which waits for a command or a model and writes nothing of ours."""
+    check_stop()
+    _stop["waits"] += 1
+    try:
+        yield
+    finally:
+        _stop["waits"] -= 1
 
 
 @contextlib.contextmanager
 def held() -> Iterator[Callable[[], None]]:
-    """Have SIGINT, SIGTERM and SIGHUP wait until what is given is called, which is done where whatever they raise is caught.
+    """Have SIGINT, SIGTERM, SIGHUP and SIGUSR1 wait until what is given is called, which is done where whatever they raise is caught.
 
     In a thread that is not the main one, which none of them interrupts, nothing is done; one that is ignored stays so.
     """

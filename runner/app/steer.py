@@ -6,22 +6,26 @@ transitions back is in `undo`, changing the plan in `edit`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from runner.errors import RefusedError, UsageError
+from runner import signals
+from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
 from runner.executor import advance, looking
 from runner.executor.attempt import attempt_ref
 from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
+from runner.protocol.model import seconds_of
 from runner.protocol.state import State, Status, StepStatus, Wait
-from runner.store import locks, record, worktree
+from runner.store import elsewhere, lease, locks, record, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
 
 ANSWERABLE = ("human", "question", "effect")
 EFFECT = {"happened": True, "did-not": False}  # what may be said of an effect that nobody knows of
+STOPS_WITHIN = 8.0  # seconds in which a runner that is told to stop has ended its command and recorded what it paid
 _STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
 
 
@@ -152,7 +156,7 @@ def resume(project: Project, protocol: str) -> Steered:
 
 
 def cancel(project: Project, protocol: str, reason: str | None = None) -> Steered:
-    """End the protocol. What a step that is at work brings is kept aside, not recorded."""
+    """End the protocol and stop its work, here at once, on other machines as they renew their lease. What was paid is recorded."""
     reason = text_of(reason, "the reason") if reason is not None else None
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
@@ -162,11 +166,31 @@ def cancel(project: Project, protocol: str, reason: str | None = None) -> Steere
         return [ev.Cancelled(subject=protocol, reason=reason)]
 
     done = advance.tell(project, protocol, build)
-    if not done.entries:
-        return Steered(protocol, "already cancelled")
-    at_work = locks.is_held(project.places.lock(protocol)) is not None
-    kept = f"a step is at work: what it brings will be kept at {attempt_ref(protocol, '…', 0)[:-4]}/"
-    return Steered(protocol, "cancelled", "", (kept,) if at_work else ())
+    said = "cancelled" if done.entries else "already cancelled"
+    return Steered(protocol, said, "", tuple(_stop(project, protocol)))
+
+
+def _stop(project: Project, protocol: str) -> Iterator[str]:
+    """Stop who is at work on a cancelled protocol, and record what was paid; yield what a person has to know."""
+    lock = project.places.lock(protocol)
+    stopped = locks.signal_holder(lock, project.who, signals.STOP)
+    try:
+        with locks.hold(lock, project.who, what=protocol, wait=STOPS_WITHIN if stopped else 0.0):
+            paid = advance.record_paid(project, protocol)
+    except HeldError as error:
+        yield f"{error.what}: it stops when its step ends, and its result is not used"
+        return
+    if stopped:
+        yield "the step that was at work was stopped"
+    if paid:
+        yield f"{paid} that was paid for it and not recorded yet is recorded now"
+    if project.mirror is not None and project.setting("publish") == "always":
+        with contextlib.suppress(UnreachableError):
+            project.mirror.fetch(lease.ref_of(protocol))
+        away = elsewhere.at_work(project, protocol, elsewhere.leases(project.places))
+        if away is not None:
+            within = seconds_of(project.config.lease.ttl) // 3
+            yield f"{away.who} is at work on it elsewhere, and stops as it renews its lease: within {within} s"
 
 
 def retry(project: Project, protocol: str, *, step: str | None = None, keep: bool = False) -> Steered:

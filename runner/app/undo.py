@@ -112,6 +112,10 @@ def _before(git: Git, seen: Snapshot, history: _History) -> int:
     at = seen.state.revision
     while entries[at].event == ev.Undone.name:
         at = int(entries[at].fields["to"])
+    while (
+        at > 1 and entries[at].event == entries[at - 1].event == ev.Cancelled.name
+    ):  # what was paid till then goes with it
+        at -= 1
     earlier = [revision for revision in history.transitions if revision < at]
     if not earlier:
         raise RefusedError(

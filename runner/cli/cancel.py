@@ -13,7 +13,8 @@ from runner.cli.session import Session
 @click.option("-m", "reason", metavar="TEXT", help="Why, in the record.")
 @click.pass_obj
 def command(session: Session, protocol: str | None, reason: str | None) -> None:
-    """End PROTOCOL as it stands. Its branch stays; `runner undo` takes this back."""
+    """End PROTOCOL, and stop the work on it: here at once, elsewhere as the lease is renewed. What was paid
+    is recorded. Its branch stays; `runner undo` takes this back."""
     from runner.app import steer
     from runner.cli import steering
     from runner.store import finding

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from runner import __version__
+from runner import __version__, signals
 from runner.cli import streams
 from runner.errors import RunnerError, UnsupportedError, UsageError
 
@@ -181,6 +181,7 @@ def call(argv: list[str] | None = None) -> int:
 def _call(argv: list[str] | None) -> int:
     # Killed politely, what was started is ended too; Ctrl-C, SIGTERM and a closed terminal are one thing here.
     signal.signal(signal.SIGTERM, _on_signal)
+    signals.listen()
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as `nohup` has it
         signal.signal(signal.SIGHUP, _on_signal)
     # git exports these to hooks and aliases, and they point at the caller's repository.

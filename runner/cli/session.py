@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runner import signals
 from runner.cli import streams
 from runner.lines import lines_of
 from runner.store.surroundings import Surroundings
@@ -87,6 +88,7 @@ class Session:
             boot=_boot,
             uptime=_uptime,
             beside=_beside,
+            interrupt=signals.request_stop,
         )
 
     @property

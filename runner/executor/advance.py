@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from runner.errors import ConflictError
+from runner import signals
+from runner.errors import ConflictError, RefusedError
 from runner.executor import conclude, consent, looking, perform, signed
 from runner.executor.attempt import Attempt
 from runner.executor.conclude import Advanced, Court
 from runner.forge.base import Forge, ForgeError
 from runner.protocol import events as ev
-from runner.protocol import machine
+from runner.protocol import ids, machine, paths
 from runner.protocol.events import Event
 from runner.protocol.machine import Action, CheckStep, Halt, RunStep, WritePlan
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status
-from runner.store import history, publishing, transaction
+from runner.store import history, publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -69,6 +70,7 @@ def step(
     """
     project.refuse_unsupported()
     with looking.at_work(project, protocol, wait=wait):
+        signals.begin_work()
         publishing.bring(project, protocol, looking.checker(project, protocol))
         for _ in range(looking.RACES):
             try:
@@ -77,10 +79,63 @@ def step(
                     seen = looking.look(project, protocol)
             except ConflictError:  # a person was faster
                 continue
-            done = _step(project, seen, only, forge)
+            try:
+                done = _step(project, seen, only, forge)
+            except signals.StopRequested as stop:
+                project.batch = False  # what came of it is published at once, and what others published is looked at
+                publishing.again(project, protocol, looking.checker(project, protocol))
+                if _is_cancelled(project, protocol):
+                    raise _cancelled(protocol, record_paid(project, protocol)) from stop
+                signals.begin_work()  # it was meant for another protocol, and came too late
+                continue
+            except RefusedError:
+                if _is_cancelled(project, protocol):
+                    record_paid(project, protocol)
+                raise
             if done is not None:
                 return done
             publishing.again(project, protocol, looking.checker(project, protocol))
+    raise looking.moves(project, protocol)
+
+
+def _is_cancelled(project: Project, protocol: str) -> bool:
+    tip = project.git.ref(project.branch(protocol))
+    return tip is not None and record.row(project.git, protocol, tip)["status"] == Status.CANCELLED
+
+
+def _cancelled(protocol: str, paid: str) -> RefusedError:
+    short = ids.number_of(protocol)
+    return RefusedError(
+        f"{protocol} was cancelled, and its work was stopped{f'; the {paid} that it had cost is recorded' if paid else ''}",
+        paths.folder(protocol),
+        f"`runner undo {short}` takes that back; then `runner run {short}` resumes",
+    )
+
+
+def record_paid(project: Project, protocol: str) -> str:
+    """Record what was paid for a cancelled protocol and no transition has; return how much, for people: empty for nothing.
+
+    For the holder of the protocol's lock.
+
+    Raises:
+        IntegrityError: a journal or the record is damaged. UnreachableError: it is to be published, and the remote does not answer.
+    """
+    from runner.executor import spending
+
+    total, files = spending.to_record(project, protocol)
+    if not files:
+        return ""
+    project.batch = False  # nothing follows that it could be published with
+    for _ in range(looking.RACES):
+        seen = looking.look(project, protocol)
+        paid = ev.Cancelled(subject=protocol, spent=spending.told(total))
+        made = conclude.prepare(project, seen, [paid], None)
+        try:
+            conclude.publish(project, seen, made, files=files)
+        except ConflictError:
+            publishing.again(project, protocol, looking.checker(project, protocol))
+            continue
+        return f"${total.usd:f}"
     raise looking.moves(project, protocol)
 
 

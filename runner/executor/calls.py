@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Protocol
 
+from runner import signals
 from runner.errors import IntegrityError, RunnerError, UnreachableError, UnsupportedError, WaitingError
 from runner.executor.journal import Journal, Record
 from runner.executor.permission import Judge
@@ -192,7 +193,8 @@ class Calls:
             return self._effect(name, tool, written, decision)
         shown = None if word is None and not said.file else decision
         try:
-            return Made(tool.call(arguments), False, shown)
+            with signals.stoppable():  # an effect outside is let end, so that its outcome is known
+                return Made(tool.call(arguments), False, shown)
         except ToolError as error:
             return Made(str(error), True, shown)
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import tenacity
 
+from runner import signals
 from runner.engines.base import (
     Call,
     Engine,
@@ -332,7 +333,8 @@ class Loop:
             sleep=self.sleep,
             reraise=True,
         )
-        return retrying(lambda: engine.ask(request, timeout=max(1.0, min(self._seconds_left(), 600.0))))
+        with signals.stoppable():
+            return retrying(lambda: engine.ask(request, timeout=max(1.0, min(self._seconds_left(), 600.0))))
 
     def _say_again(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

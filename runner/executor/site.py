@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from runner import signals
 from runner.errors import RunnerError, StepFailedError, UsageError
 from runner.executor import consent
 from runner.executor.redact import Redactor
@@ -248,7 +249,9 @@ class Site:
             HeldError: the lease was lost; it was not begun.
         """
         publishing.ensure_lease(self.project)
-        return self.sandbox.run(self.command(run, env, timeout=timeout, cwd=cwd, network=network), on_output)
+        ready = self.command(run, env, timeout=timeout, cwd=cwd, network=network)
+        with signals.stoppable():
+            return self.sandbox.run(ready, on_output)
 
     def run_for(
         self, step: Step, run: str | tuple[str, ...], env: Mapping[str, str], *, cwd: Path | None = None

@@ -8,7 +8,7 @@ a lost race): they count in every budget all the same. A price that is not known
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -184,13 +184,33 @@ def unrecorded(project: Project, protocol: str, but: Path | None = None) -> Tota
         IntegrityError: a journal is damaged.
     """
     total = Total()
+    for _, journal in _journals(project, protocol, but):
+        total += of(journal.records[journal.filed :])
+    return total
+
+
+def to_record(project: Project, protocol: str) -> tuple[Total, dict[str, bytes]]:
+    """Return the cost that no transition has recorded, and the transcripts (name in the history to bytes) that hold it.
+
+    Raises:
+        IntegrityError: a journal is damaged.
+    """
+    total, files = Total(), dict[str, bytes]()
+    for name, journal in _journals(project, protocol):
+        cost = of(journal.records[journal.filed :])
+        if cost.turns and journal.path.stem == name:  # a lost one stays here: the history has another of its name
+            total += cost
+            files[f"runs/{name}.jsonl"] = journal.transcript()
+    return total, files
+
+
+def _journals(project: Project, protocol: str, but: Path | None = None) -> Iterator[tuple[str, Journal]]:
+    """Yield each journal of this clone with its transcript's name; its `filed` is what the record has of it."""
     for path in matching(project.places.journal(protocol), "*.jsonl"):
         if path != but:
-            journal = Journal(path)
-            name = path.stem.partition(".lost-")[0]
-            filed = _recorded_part(project, protocol, name)
-            total += of(journal.records[journal.alike(filed) :])
-    return total
+            journal, name = Journal(path), path.stem.partition(".lost-")[0]
+            journal.filed = journal.alike(_recorded_part(project, protocol, name))
+            yield name, journal
 
 
 def _recorded(project: Project, protocol: str) -> Total:

@@ -287,8 +287,11 @@ def _beat(project: Project, held: Held) -> float:
             return held.every / 5
         git = project.git.another()  # what is held open there is for one thread
         try:
-            _renew(project, held, replace(mirror, git=git))
+            mirror = replace(mirror, git=git)
+            _renew(project, held, mirror)
             held.renewed = True
+            if _is_cancelled(project, held, mirror):
+                who.interrupt()
         except HeldError as error:
             held.lost = error
         except (RunnerError, OSError):  # it is tried again till it runs out; whoever begins something then is told
@@ -296,6 +299,16 @@ def _beat(project: Project, held: Held) -> float:
         finally:
             git.close()
         return held.every
+
+
+def _is_cancelled(project: Project, held: Held, mirror: Mirror) -> bool:
+    """Return whether somebody published that the protocol is cancelled since its branch was last seen here."""
+    branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
+    mirror.fetch(branch)
+    there = mirror.refs().get(branch)
+    if there is None or held.seen is None or not mirror.git.is_ancestor(held.seen, there):
+        return False
+    return "cancelled" in {event.partition(" ")[0] for event in _published(mirror.git, held.seen, there)}
 
 
 def _renew(
@@ -407,17 +420,22 @@ def _asked(git: Git, protocol: str, tip: str | None, call: str) -> int:
     )
 
 
+def _published(git: Git, seen: str, there: str) -> Iterator[str]:
+    """Yield each event, as `NAME SUBJECT`, of the transitions between two commits of a branch, the newest first."""
+    for oid in git.first_parents(there, stop=seen):
+        commit = git.commit(oid)
+        told = message.parse(commit.message) if commit else None
+        yield from told.events if told is not None else ()
+
+
 def _concerns(project: Project, slug: str, there: str | None, seen: str | None) -> bool:
     """Return whether what was published between two commits of the branch says something of a step, or stops the protocol."""
     if there is None or seen is None or not project.git.is_ancestor(seen, there):
         return True
-    for oid in project.git.first_parents(there, stop=seen):
-        commit = project.git.commit(oid)
-        told = message.parse(commit.message) if commit else None
-        for event in told.events if told is not None else ():
-            name, _, about = event.partition(" ")
-            if about == slug or name in _STOPS:
-                return True
+    for event in _published(project.git, seen, there):
+        name, _, about = event.partition(" ")
+        if about == slug or name in _STOPS:
+            return True
     return False
 
 

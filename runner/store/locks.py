@@ -92,6 +92,28 @@ def is_held(path: Path) -> str | None:
     return None
 
 
+def signal_holder(path: Path, who: Surroundings, number: signal.Signals) -> bool:
+    """Send a signal to the process of this machine that holds the lock at `path`; return whether there is one.
+
+    A process id alone may be another container's, or be given anew: where there is /proc, the process has to have the file open.
+    """
+    if is_held(path) is None:
+        return False
+    try:
+        told = json.loads(path.read_bytes())
+        pid, inode = int(told["pid"]), path.stat()
+        if told["host"] != who.host or pid == os.getpid():
+            return False
+        if Path("/proc/self/fd").is_dir() and not any(
+            os.path.samestat(open_file.stat(), inode) for open_file in matching(Path(f"/proc/{pid}/fd"), "*")
+        ):
+            return False
+        os.kill(pid, number)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return True
+
+
 def is_dead(lock: Path, now: float) -> bool:
     """Return whether a lock file of git's has no owner any more.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from runner import signals
 from runner.errors import ConflictError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
@@ -334,7 +335,9 @@ def ensure_lease(project: Project) -> None:
 
     Raises:
         HeldError: another runner has it. UnreachableError: it runs out, and cannot be renewed.
+        StopRequested: the protocol was cancelled.
     """
+    signals.check_stop()
     if project.lease is not None:
         from runner.store import lease
 

@@ -21,7 +21,7 @@ class Surroundings:
     `boot()`: which start of the machine this is, empty where that cannot be told; `uptime()`: seconds of that start, those of
     sleep included, so that two processes can compare them; without it, `monotonic`.
     `beside(seconds, beat)`: calls `beat()` beside the work, first after `seconds`, then each time after as many as it returned,
-    till what `beside` returned is called."""
+    till what `beside` returned is called. `interrupt()`: stops the work of this process, from there."""
 
     now: Callable[[], float]
     monotonic: Callable[[], float]
@@ -38,6 +38,8 @@ class Surroundings:
     boot: Callable[[], str] = lambda: ""
     uptime: Callable[[], float] | None = None
     beside: Callable[[float, Callable[[], float]], Callable[[], None]] = lambda seconds, beat: lambda: None
+
+    interrupt: Callable[[], None] = lambda: None
 
     def lasting(self) -> float:
         """Return seconds that go on while the machine sleeps: what another machine sees passing."""

@@ -66,6 +66,16 @@ def human(prose: str = "") -> str:
 # --- pause, resume, cancel ---------------------------------------------------------------------------------------------
 
 
+def test_cancel_stops_no_other_protocol_s_work(box: Box, gate: Gate) -> None:
+    other = box.new({"01-a": command("true")}, title="Another one")
+    protocol = box.new({"01-a": command(gate.line("echo a > a.txt"))})
+    process = box.start("step", protocol)
+    gate.wait()
+    box.runner("cancel", other, rc=0)
+    gate.open()
+    assert ended(process)[0] == 0 and box.state(protocol)["status"] == "completed"
+
+
 def test_pause_stops_and_resume_goes_on(box: Box) -> None:
     protocol = box.new({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
     box.runner("step", protocol, rc=0)
@@ -185,19 +195,17 @@ def test_pause_while_checks_run_leaves_the_verdict_for_later(box: Box, gate: Gat
     healthy(box, protocol)
 
 
-def test_cancel_while_a_step_is_at_work_keeps_its_work_aside(box: Box, gate: Gate) -> None:
+def test_cancel_ends_the_command_that_is_at_work(box: Box, gate: Gate) -> None:
     protocol = box.new({"01-a": command(gate.line("echo a > a.txt"))})
     process = box.start("step", protocol)
     gate.wait()
-    assert f"refs/runner/attempts/{protocol}/" in box.runner("cancel", protocol, rc=0).err
-    gate.open()
-    code, err = ended(process)
-    assert code == 4 and "was cancelled while a was at work" in err
-    kept = f"refs/runner/attempts/{protocol}/a.1"
-    assert kept in err and box.git("show", f"{kept}:a.txt") == "a\n"
+    assert "the step that was at work was stopped" in box.runner("cancel", protocol, rc=0).err
+    code, err = ended(process)  # nobody opened the gate
+    assert code == 4 and f"{protocol} was cancelled, and its work was stopped" in err and "runner undo 1" in err
     assert box.state(protocol)["status"] == "cancelled"
     assert "a.txt" not in box.git("ls-tree", "--name-only", protocol)
     healthy(box, protocol)
+    gate.open()
     box.runner("undo", protocol, rc=0)
     assert box.state(protocol)["status"] == "planned"
     box.runner("run", protocol, rc=0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from runner.protocol.state import SpentTotal
 from runner.store import history
 from tests.conftest import Box, clone, command, make_box
 from tests.engines.wire_gemini import Answer
-from tests.executor.minds import agent, ask, finish, mind, say, sound, transcript, write
+from tests.executor.minds import Script, agent, ask, finish, mind, say, sound, transcript, write
 from tests.executor.test_resume import kill
 from tests.protocol.test_transcript import ANSWER
+from tests.store.test_lease import settle_on
 from tests.store.test_remote import publish
 
 # A request counts with 18,500 tokens and some: one that comes after 5,000 does not fit into 21,500.
@@ -266,3 +269,59 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
 def _without(total: Total, part: Total) -> Total:
     tokens = (total.input_tokens - part.input_tokens, total.output_tokens - part.output_tokens)
     return Total(total.usd - part.usd, 0, *tokens)
+
+
+# --- cancelled ---------------------------------------------------------------------------------------------------------
+
+
+def test_cancel_stops_a_question_to_the_model_and_what_was_paid_is_recorded(box: Box) -> None:
+    asked, over = threading.Event(), threading.Event()
+    script = Script(say(write("a.txt", "a\n"), tokens=(1_000, 200)), say(write("b.txt", "b\n"), tokens=DEAR), finish())
+
+    def hold() -> None:
+        asked.set()
+        over.wait(60)
+
+    script.before[1] = hold
+    with mind(box, *script) as wire:
+        wire.script = script
+        protocol = box.new({"01-x": agent()})
+        process = box.start("run", protocol)
+        assert asked.wait(30)
+        told = box.runner("cancel", protocol, rc=0).err
+        _, error = process.communicate(timeout=30)
+        over.set()
+    assert process.returncode == 4 and "that it had cost is recorded" in error and "was stopped" in told
+    assert recorded(box, protocol)[:2] == (1_000, 200) and recorded(box, protocol) == paid(box, protocol)
+    before = box.git("rev-parse", protocol)
+    box.runner("cancel", protocol, rc=0)
+    assert box.git("rev-parse", protocol) == before
+    sound(box, protocol)
+
+
+def test_cancel_records_what_a_killed_step_had_paid_and_undo_does_not_pay_again(box: Box) -> None:
+    with mind(box, say(write("a.txt", "a\n"), tokens=(1_000, 200)), finish()) as wire:
+        protocol = box.new({"01-x": agent()})
+        kill(box, "after", 1, "step", protocol)
+        assert "that was paid for it and not recorded yet is recorded now" in box.runner("cancel", protocol, rc=0).err
+        assert recorded(box, protocol)[:2] == (1_000, 200)
+        box.runner("undo", protocol, rc=0)
+        box.runner("run", protocol, rc=0)
+        assert len(wire.bodies) == 2
+    assert recorded(box, protocol) == paid(box, protocol)
+    sound(box, protocol)
+
+
+@pytest.mark.slow
+def test_cancel_in_another_clone_stops_the_work_as_its_lease_is_renewed(remote: Box, tmp_path: Path) -> None:
+    settle_on(remote, "publish: always\nlease: {ttl: 6s, grace: 1s}\n")
+    protocol = remote.new({"01-x": command(f"touch {tmp_path}/begun; sleep 60")})
+    process = remote.start("run", protocol)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.05)
+    other = clone(remote, "bob")
+    other.git("branch", "-q", protocol, f"origin/{protocol}")
+    assert "is at work on it elsewhere" in other.runner("cancel", protocol, rc=0).err
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 4 and "was cancelled, and its work was stopped" in error
+    assert remote.state(protocol)["status"] == "cancelled"
