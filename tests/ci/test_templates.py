@@ -145,6 +145,7 @@ def test_nothing_that_the_work_could_have_left_in_a_cache_runs_where_something_i
             assert uses_cache not in used or name == "work", (
                 name
             )  # `verify` neither: code of a request runs in the same scope
+            assert not any(action.startswith("actions/cache") for action in used), (path.name, name)
 
     class Loader(yaml.SafeLoader):
         """Reads `!reference`."""
