@@ -20,56 +20,80 @@ RACES = 20
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What became of one protocol: the tip that both sides have now, and what was done; `url`: of its request, or empty."""
+    """What became of one protocol: the tip that both sides have now, and what was done; `url`: of its request, or empty.
+
+    `title`: of one that is new here; `error`: why nothing was done, where others were to be looked at still.
+    """
 
     protocol: str
     tip: str
     said: str
     url: str = ""
+    title: str = ""
+    error: RunnerError | None = None
 
 
-def sync(project: Project, protocols: list[str], *, work: bool = True) -> list[Synced]:
-    """Make the remote and this clone agree on the protocols: fetched, settled, pushed.
+def sync(project: Project, protocols: list[str] | None = None, *, work: bool = True) -> list[Synced]:
+    """Make the remote and this clone agree on the protocols (default: all that either has): fetched, settled, pushed.
 
     `work`: whether a protocol goes on where the forge asks for that; in CI another job does it, which cannot write.
 
     Raises:
         UnreachableError: the remote did not answer; nothing was published.
         ForgeError: the forge could not be asked; what is here is published.
-        UsageError: there is no remote. ClashError: it has another protocol with the id of one of them; the others are published.
+        UsageError: there is no remote.
+        RunnerError: why the only one that was asked for is left as it is; of several, each tells its own.
     """
-    names = [f"refs/heads/{ids.branch_of(project.pattern, protocol)}" for protocol in protocols]
     mirror = Mirror.of(project.git, project.places, project.who)
     if mirror is None:
         raise UsageError("there is no remote", str(project.git.common_dir), "add one: git remote add origin URL")
     project.looked, project.mirror = True, mirror
     done = []
-    histories = [history.ref_of(protocol) for protocol in protocols]
-    histories += [f"refs/runner/leases/{protocol}" for protocol in protocols]
-    project.trust(mirror.look(*names, *histories, *_bases(project, protocols), "refs/runner/numbers/*"))
+    before = project.protocols()
+    protocols = _look(project, mirror, protocols)
     forge: Forge | None = None
     away: RunnerError | None = None
     try:
         forge = forge_.opened(project)
     except (ForgeError, UsageError) as error:
         away = error  # what is here is published all the same
-    clashes: list[clash.ClashError] = []
     for protocol in protocols:
         try:
             clash.refuse(project, protocol)
-        except clash.ClashError as error:  # it keeps none of the others from being published
-            clashes.append(error)
-            continue
-        done.append(_was_taken(project, protocol, forge) or publish(project, protocol))
+            one = _was_taken(project, protocol, forge) or publish(project, protocol)
+        except UnreachableError:
+            raise
+        except RunnerError as error:  # it keeps none of the others from being published
+            if len(protocols) == 1:
+                raise
+            one = Synced(protocol, project.tip(protocol) or "", "", error=error)
+        if protocol not in before and one.said == "brought":
+            row = record.row(project.git, protocol, one.tip)
+            one = dataclasses.replace(one, said="new", title=str(row["title"]))
+        done.append(one)
     _settle_reserved(project, mirror, protocols)
-    if clashes:
-        raise clashes[0]
     if away is not None:
         raise away
     if forge is not None:
         with contextlib.closing(forge):
-            done = [_on_forge(project, forge, one, work) for one in done]
+            done = [one if one.error else _on_forge(project, forge, one, work) for one in done]
     return done
+
+
+def _look(project: Project, mirror: Mirror, protocols: list[str] | None) -> list[str]:
+    """Look at what the remote has of the protocols, and return them: without any, all that have a branch here or there."""
+    if protocols is not None:
+        wanted = [f"refs/heads/{ids.branch_of(project.pattern, protocol)}" for protocol in protocols]
+        wanted += [history.ref_of(protocol) for protocol in protocols]
+        wanted += [f"refs/runner/leases/{protocol}" for protocol in protocols]
+        project.trust(mirror.look(*wanted, *_bases(project, protocols), "refs/runner/numbers/*"))
+        return protocols
+    here = [protocol for protocol in project.protocols() if project.git.ref(project.branch(protocol))]
+    project.trust(mirror.look(*publishing.patterns(project), *_bases(project, here), "refs/runner/numbers/*"))
+    new = [protocol for protocol in publishing.track_protocols(project, mirror) if protocol not in here]
+    if bases := _bases(project, new):
+        mirror.fetch(*bases)
+    return sorted([*here, *new], key=lambda protocol: (ids.number_of(protocol), protocol))
 
 
 def _settle_reserved(project: Project, mirror: Mirror, protocols: list[str]) -> None:

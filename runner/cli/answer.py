@@ -22,6 +22,7 @@ def command(session: Session, words: tuple[str, ...]) -> None:
     from runner.app import steer
     from runner.cli import steering
     from runner.errors import UsageError
+    from runner.executor import looking
     from runner.store import finding
 
     project = session.project
@@ -30,7 +31,7 @@ def command(session: Session, words: tuple[str, ...]) -> None:
         with contextlib.suppress(UsageError):
             meant = finding.find(project, words[0])
             raise click.UsageError(f"`{words[0]}` is the protocol {meant}: what is the answer?")
-        name, rest = finding.find(project, None), words
+        name, rest = looking.find_protocol(project, None), words
     else:
         name, rest = steering.named(session, words)
     if not 1 <= len(rest) <= 2:

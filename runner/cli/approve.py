@@ -125,10 +125,10 @@ def _given(session: Session, found: Matter, said: str) -> None:
 def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the protocol and what else was named; a subject alone is of the protocol that is meant anyway."""
     from runner.cli import steering
-    from runner.store import finding
+    from runner.executor import looking
 
     if named and (":" in named[0] or named[0] in ("merge", "plan")):
-        return finding.find(session.project, None), named
+        return looking.find_protocol(session.project, None), named
     return steering.named(session, named)
 
 

@@ -17,6 +17,6 @@ def command(session: Session, protocol: str | None, reason: str | None) -> None:
     is recorded. Its branch stays; `runner undo` takes this back."""
     from runner.app import steer
     from runner.cli import steering
-    from runner.store import finding
+    from runner.executor import looking
 
-    steering.tell(session, steer.cancel(session.project, finding.find(session.project, protocol), reason))
+    steering.tell(session, steer.cancel(session.project, looking.find_protocol(session.project, protocol), reason))

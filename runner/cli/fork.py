@@ -30,11 +30,11 @@ def command(session: Session, protocol: str | None, title: str, base: str | None
     from runner.app import forge, fork
     from runner.cli import steering
     from runner.cli.new import tell_made
-    from runner.store import finding
+    from runner.store import publishing
 
     name, revision = steering.at_revision(protocol)
     project = session.project
-    origin = finding.find(project, name)
+    origin = publishing.find(project, name)
     if renumber and (title or base):
         raise click.UsageError("--renumber keeps title and base")
     made = (

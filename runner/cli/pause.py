@@ -16,6 +16,6 @@ def command(session: Session, protocol: str | None, reason: str | None) -> None:
     """Stop PROTOCOL for now. A step that is at work ends, and nothing follows it."""
     from runner.app import steer
     from runner.cli import steering
-    from runner.store import finding
+    from runner.executor import looking
 
-    steering.tell(session, steer.pause(session.project, finding.find(session.project, protocol), reason))
+    steering.tell(session, steer.pause(session.project, looking.find_protocol(session.project, protocol), reason))

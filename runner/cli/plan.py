@@ -35,11 +35,11 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
     taken is committed as yours.
     """
     from runner.app import forge, plan
+    from runner.executor import looking
     from runner.protocol import document
-    from runner.store import finding
 
     project = session.project
-    name = finding.find(project, protocol)
+    name = looking.find_protocol(project, protocol)
     wish = document.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
     with contextlib.ExitStack() as stack:
         with session.waiting("a model plans the pending steps"):

@@ -15,6 +15,6 @@ def command(session: Session, protocol: str | None) -> None:
     """Let PROTOCOL go on from where it was paused or blocked."""
     from runner.app import steer
     from runner.cli import steering
-    from runner.store import finding
+    from runner.executor import looking
 
-    steering.tell(session, steer.resume(session.project, finding.find(session.project, protocol)))
+    steering.tell(session, steer.resume(session.project, looking.find_protocol(session.project, protocol)))

@@ -17,7 +17,7 @@ def command(session: Session, protocol: str | None, step: str | None, keep: bool
     """Let a new attempt begin of the step of PROTOCOL that failed or is blocked. `runner run` carries it out."""
     from runner.app import steer
     from runner.cli import steering
-    from runner.store import finding
+    from runner.executor import looking
 
-    name = finding.find(session.project, protocol)
+    name = looking.find_protocol(session.project, protocol)
     steering.tell(session, steer.retry(session.project, name, step=step, keep=keep))

@@ -23,10 +23,10 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     from runner.app import go, sync
     from runner.cli import ci, telling
     from runner.executor.conclude import Advanced
-    from runner.store import finding
+    from runner.store import publishing
 
     project = session.project
-    name = finding.find(project, protocol)
+    name = publishing.find(project, protocol)
     forge = forges.quietly(project)
     teller = telling.Teller(session, each=False)
     done: Advanced | None = None

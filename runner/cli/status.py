@@ -179,7 +179,10 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
             edited += record.unsaved(project.git, tree, protocol)
     if edited and row["status"] not in record.ENDED:
         session.line(f"  {'not yet in':12}  {', '.join(sorted({*edited}))}: the next step takes these edits up")
-    if project.git.resolve(branch) is None:
+    if project.git.resolve(branch) is None and project.tip(protocol) is not None:
+        there = f"on {project.trusted.remote}, as last fetched; none here yet"
+        session.line(f"  {'branch':12}  {there}")
+    elif project.git.resolve(branch) is None:
         session.line(f"  {'branch':12}  gone; this is how {project.trusted.branch} has it")
         if project.git.ref(history.ref_of(protocol)) is None:
             session.line(f"  {'history':12}  not here; `{history.fetch(project.trusted.remote)}` brings it")

@@ -8,6 +8,7 @@ from runner.cli.session import Session
 
 if TYPE_CHECKING:
     from runner.app.steer import Steered
+    from runner.store.project import Project
 
 
 def tell(session: Session, done: Steered) -> None:
@@ -42,7 +43,7 @@ def at_revision(words: str | None) -> tuple[str | None, int | None]:
 
 
 def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Return the protocol that the first word names, and the words after it.
+    """Return the protocol that the first word names, with what others pushed of it picked up, and the words after it.
 
     Where the first word names a step or a wait of the protocol that is meant anyway (its worktree, or the only open one), that
     protocol and all the words.
@@ -50,23 +51,31 @@ def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...
     Raises:
         UsageError: no protocol is meant, or it is not clear which.
     """
+    from runner.executor import looking
+    from runner.store import finding
+
+    project = session.project
+    if not words:
+        return looking.find_protocol(project, None), ()
+    try:
+        finding.find(project, words[0])
+    except finding.UnknownProtocolError:
+        if (here := _of_this(project, words[0])) is not None:
+            return looking.find_protocol(project, here), words
+    return looking.find_protocol(project, words[0]), words[1:]
+
+
+def _of_this(project: Project, word: str) -> str | None:
+    """Return the protocol that is meant anyway, where the word names a step or a wait of it."""
     from runner.errors import UsageError
     from runner.protocol import ids
     from runner.store import finding, record
 
-    project = session.project
-    if not words:
-        return finding.find(project, None), ()
     try:
-        return finding.find(project, words[0]), words[1:]
-    except UsageError as error:
-        try:
-            here = finding.find(project, None)
-        except UsageError:
-            raise error from None
-        row = record.row(project.git, here, finding.known(project)[here])
-        waits = [wait["id"] for wait in row["waiting"]]
-        plain = words[0].removesuffix(".md")
-        if words[0] in waits or plain in ("plan", "context") or ids.find_step(plain, row["steps"]):
-            return here, words
-        raise
+        here = finding.find(project, None)
+    except UsageError:
+        return None
+    row = record.row(project.git, here, finding.known(project)[here])
+    plain = word.removesuffix(".md")
+    is_its = word in [wait["id"] for wait in row["waiting"]] or plain in ("plan", "context")
+    return here if is_its or ids.find_step(plain, row["steps"]) else None

@@ -28,10 +28,10 @@ def command(session: Session, protocol: str | None, only: str | None, dry_run: b
     from runner.cli import ci, telling
     from runner.executor import advance
     from runner.protocol import decision
-    from runner.store import finding
+    from runner.store import finding, publishing
 
     project = session.project
-    name = finding.find(project, protocol)
+    name = publishing.find(project, protocol)
     slug = _slug(project, name, only)
     if dry_run:
         raise SystemExit(_try_out(session, name, slug))
@@ -71,7 +71,7 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     project = session.project
     git, branch = project.git, project.branch(protocol)
     project.refuse_unsupported()
-    tip = git.resolve(branch)
+    tip = project.tip(protocol)
     if tip is None:
         hint = (
             f"`runner show {protocol}` says how it stands; `runner sync {protocol}` brings a branch that the remote has"

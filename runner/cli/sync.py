@@ -15,7 +15,7 @@ from runner.cli.session import Session
 )
 @click.pass_obj
 def command(session: Session, protocol: str | None, no_work: bool) -> None:
-    """Bring what others pushed of PROTOCOL (without it: of every protocol here), settle what is apart, and push.
+    """Bring what others pushed of PROTOCOL (without it: of every protocol, here or there), settle what is apart, and push.
 
     With `forge:` it hears the request too (reviews, comment commands, CI, close and merge), goes on where these say so,
     and makes request, comment and statuses say how PROTOCOL stands.
@@ -24,12 +24,15 @@ def command(session: Session, protocol: str | None, no_work: bool) -> None:
     done again. People's commits of both sides are kept.
     """
     from runner.app import sync
-    from runner.store import finding
+    from runner.store import publishing
 
     project = session.project
-    names = [finding.find(project, protocol)] if protocol else list(project.protocols())
-    if not names:
+    every = sync.sync(project, [publishing.find(project, protocol)] if protocol else None, work=not no_work)
+    if not every:
         session.note("there is no protocol to publish")
-        return
-    for done in sync.sync(project, names, work=not no_work):
-        session.note("  ".join(filter(None, (done.protocol, done.said, done.tip[:7], done.url))))
+    for done in every:
+        said = f"error: {done.error.what}" if done.error else done.said
+        session.note("  ".join(filter(None, (done.protocol, said, done.tip[:7], done.title, done.url))))
+    for done in every:
+        if done.error is not None:  # once the others are told
+            raise done.error

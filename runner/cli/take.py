@@ -14,10 +14,10 @@ from runner.cli.session import Session
 def command(session: Session, protocol: str | None) -> None:
     """Merge PROTOCOL into its base, here, as one commit of yours; nothing is pushed. Where that cannot be, say how."""
     from runner.app import take
-    from runner.store import finding
+    from runner.executor import looking
 
     project = session.project
-    done = take.take(project, finding.find(project, protocol))
+    done = take.take(project, looking.find_protocol(project, protocol))
     session.note(f"{done.protocol}  completed · {'' if done.new else 'already '}merged in {done.commit[:7]}")
     if done.new and project.trusted.remote:
         session.note(f"  next          git push {project.trusted.remote} {done.base}")

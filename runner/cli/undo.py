@@ -17,7 +17,7 @@ def command(session: Session, protocol: str | None) -> None:
     """
     from runner.app import undo
     from runner.cli import steering
-    from runner.store import finding
+    from runner.executor import looking
 
     name, revision = steering.at_revision(protocol)
-    steering.tell(session, undo.undo(session.project, finding.find(session.project, name), revision))
+    steering.tell(session, undo.undo(session.project, looking.find_protocol(session.project, name), revision))

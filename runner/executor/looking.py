@@ -103,6 +103,18 @@ def checker(project: Project, protocol: str) -> Callable[[str, str | None], None
     return check
 
 
+def find_protocol(project: Project, name: str | None) -> str:
+    """Return the id of the protocol that a command which writes is about, once what others pushed of it is picked up.
+
+    Raises:
+        UsageError: there is none, here or on the remote, or it is not clear which.
+        IntegrityError: what was pushed does not verify; nothing here changed.
+    """
+    protocol = publishing.find(project, name)
+    publishing.bring(project, protocol, checker(project, protocol))
+    return protocol
+
+
 def read_plan(project: Project, seen: Snapshot) -> Plan:
     """Return the plan as it stands in the snapshot's commit.
 

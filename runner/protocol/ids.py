@@ -31,6 +31,11 @@ def protocol_id(number: int, slug: str) -> str:
     return f"{number:04d}-{slug}"
 
 
+def spellings(number: int) -> list[str]:
+    """Return the ways in which an id may begin that has this number: `0007-`, `00007-` and so on."""
+    return list(dict.fromkeys(f"{number:0{width}d}-" for width in range(4, 10)))
+
+
 def slug_of_title(title: str) -> str:
     """Return the slug that a title suggests; `task` where nothing of it is ASCII.
 

@@ -8,6 +8,10 @@ from runner.store import numbers
 from runner.store.project import Project
 
 
+class UnknownProtocolError(UsageError):
+    """Nothing that is known here is called so."""
+
+
 def known(project: Project, number: int | None = None) -> dict[str, str]:
     """Return id to the commit that shows it: the branches here, and the folders that the trusted branch holds.
 
@@ -69,14 +73,31 @@ def find(project: Project, name: str | None) -> str:
 
     everything = known(project)
     slugs = [protocol for protocol in everything if protocol.split("-", 1)[1] == name]
-    near = slugs or get_close_matches(name, everything, n=3, cutoff=0.4) or list(everything)[-3:]
-    hint = f"did you mean {' or '.join(near)}?" if near else "`runner new` makes one"
-    if project.trusted.remote:
-        hint += f"; what others pushed since: `git fetch {project.trusted.remote}`"
+    near = [] if _is_number(name) else slugs or get_close_matches(name, everything, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`runner list` shows all" if everything else ""
+    what, remote = f"there is no protocol `{name}`", project.trusted.remote
+    if project.mirror is not None:
+        what += f", nor has {remote} one"
+    elif remote and beginnings(project, name):
+        hint = "; ".join(filter(None, (hint if near else "", f"`runner sync {name}` brings it where {remote} has it")))
+    elif remote:
+        hint = "; ".join(filter(None, (hint, "`runner sync` brings what others pushed since")))
     number = ids.number_of(direct) if direct else int(name) if _is_number(name) else None
     if number is not None and project.git.ref(numbers.claim_ref(number)) is not None:
         hint = f"there was one with that number: `runner doctor` says whether its branch was lost; else {hint}"
-    raise UsageError(f"there is no protocol `{name}`", str(project.git.top or project.git.common_dir), hint)
+    raise UnknownProtocolError(
+        what, str(project.git.top or project.git.common_dir), hint or "`runner new` makes a protocol"
+    )
+
+
+def beginnings(project: Project, name: str) -> list[str]:
+    """Return how the ids begin that `name` may mean: a number's spellings, an id itself; none where it is neither."""
+    if _is_number(name):
+        return ids.spellings(int(name)) if len(name) < 10 else []
+    if ids.is_protocol_id(name):
+        return [name]
+    direct = ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
+    return [direct] if direct else []
 
 
 def find_with_step(project: Project, name: str | None, step: str | None) -> tuple[str, str | None]:

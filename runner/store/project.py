@@ -204,9 +204,9 @@ class Project:
         before = self.pattern.partition("{id}")[0]
         folder = before.rpartition("/")[0] + "/" if "/" in before else ""
         roots = ["refs/heads/", *([f"refs/remotes/{self.trusted.remote}/"] if self.trusted.remote else [])]
-        ways = [folder] if number is None else [f"{before}{number:0{width}d}-*" for width in range(4, 10)]
+        ways = [folder] if number is None else [f"{before}{spelt}*" for spelt in ids.spellings(number)]
         found: dict[str, str] = {}
-        for name, oid in self.git.refs(*(root + way for root in roots for way in dict.fromkeys(ways))).items():
+        for name, oid in self.git.refs(*(root + way for root in roots for way in ways)).items():
             root = next(root for root in roots if name.startswith(root))
             protocol = ids.protocol_of_branch(self.pattern, name.removeprefix(root))
             if protocol and (protocol not in found or root == "refs/heads/"):

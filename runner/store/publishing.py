@@ -12,7 +12,7 @@ from runner import signals
 from runner.errors import ConflictError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
-from runner.store import clash, history, locks, marks, numbers, record, snapshot, transaction
+from runner.store import clash, finding, history, locks, marks, numbers, record, snapshot, transaction
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
@@ -85,6 +85,41 @@ def look_at_numbers(project: Project, *, always: bool = False) -> set[int]:
         elif name.startswith(numbers.PREFIX) and last.isdigit():
             found.add(int(last))
     return found
+
+
+def find(project: Project, name: str | None) -> str:
+    """Return the id of the protocol that a person means; the remote is asked for one that nobody here knows.
+
+    Raises:
+        UsageError: there is none, or it is not clear which.
+    """
+    try:
+        return finding.find(project, name)
+    except finding.UnknownProtocolError:
+        begins = finding.beginnings(project, name) if name is not None else []
+        mirror = look(project, *patterns(project, begins)) if begins else None
+        if mirror is None or name is None:
+            raise
+    track_protocols(project, mirror)
+    return finding.find(project, name)
+
+
+def patterns(project: Project, begins: Sequence[str] = tuple("0123456789")) -> list[str]:
+    """Return what is fetched of the protocols whose ids begin so: branches, histories and leases. Without `begins`: of all."""
+    before = project.pattern.partition("{id}")[0]
+    roots = (f"refs/heads/{before}", history.ref_of(""), "refs/runner/leases/")
+    return [f"{root}{one}*" for root in roots for one in begins]
+
+
+def track_protocols(project: Project, mirror: Mirror) -> list[str]:
+    """Let git here know the protocols' branches that the remote was seen to have; return their ids."""
+    found = {}
+    for name, oid in mirror.refs().items():
+        protocol = ids.protocol_of_branch(project.pattern, name.removeprefix("refs/heads/"))
+        if protocol is not None and name.startswith("refs/heads/"):
+            found[protocol] = name, oid
+    track(project, mirror.remote, dict(found.values()))
+    return list(found)
 
 
 def bring(project: Project, protocol: str, check: Check) -> None:
@@ -357,6 +392,8 @@ def track(project: Project, remote: str, pushed: Mapping[str, str]) -> None:
     for name, oid in pushed.items():
         if name.startswith("refs/heads/"):
             tracking = f"refs/remotes/{remote}/{name.removeprefix('refs/heads/')}"
+            if project.git.ref(tracking) == oid:
+                continue
             locks.remove_dead(project.git.common_dir / f"{tracking}.lock", project.who)
             try:
                 project.git.update_refs({tracking: (oid, project.git.ref(tracking))}, "runner: push")

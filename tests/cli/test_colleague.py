@@ -1,0 +1,157 @@
+"""What a colleague's clone says of a protocol that others published, and what a person can do with it there."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Box, clone, command
+
+HUMAN = {"01-a": command("echo a > a.txt"), "02-look": "kind: human\n"}
+WAITS = 3
+
+
+def publish(box: Box, when: str = "always") -> None:
+    """Set `publish` on the trusted branch."""
+    box.write(".protocols/config.yaml", f"publish: {when}\n")
+    box.commit("config")
+    box.git("push", "-q", "origin", "main")
+    box.git("fetch", "-q", "origin")
+
+
+def published(box: Box, title: str = "Shared") -> str:
+    """Make a protocol that waits for a person, and publish it."""
+    protocol = box.new(HUMAN, title=title)
+    box.runner("run", protocol, rc=WAITS)
+    return protocol
+
+
+def there(box: Box, ref: str) -> str:
+    """What a ref of the remote points at, or nothing."""
+    return box.git("rev-parse", "--verify", "-q", ref, cwd=box.path.parent / "origin.git", check=False).strip()
+
+
+@pytest.mark.parametrize("words", [("status", "1"), ("show", "1"), ("status",), ("list",)])
+def test_a_published_unmerged_protocol_is_shown_as_the_remote_has_it(remote: Box, words: tuple[str, ...]) -> None:
+    publish(remote)
+    published(remote)
+    told = clone(remote, "bob").runner(*words, rc=0)
+    assert "waits" in told.out and "gone" not in told.out and "how main has it" not in told.out
+    if words[-1] == "1":
+        assert "on origin, as last fetched" in told.out
+
+
+def test_a_merged_protocol_whose_branch_was_deleted_is_said_to_be_gone(remote: Box) -> None:
+    publish(remote)
+    protocol = remote.new({"01-a": command("true")})
+    remote.runner("run", protocol, rc=0)
+    remote.git("merge", "-q", "--no-ff", "-m", "merged", protocol)
+    remote.git("push", "-q", "origin", "main", f":{protocol}")
+    assert "gone; this is how main has it" in clone(remote, "bob").runner("status", protocol, rc=0).out
+
+
+def test_sync_names_what_is_new_on_the_remote_and_list_knows_it_then(remote: Box) -> None:
+    publish(remote)
+    other = clone(remote, "bob")
+    protocol = published(remote, "Newer")
+    assert "Newer" not in other.runner("list", rc=0).out
+    told = other.runner("sync", rc=0).err
+    assert f"{protocol}  new  " in told and "Newer" in told
+    assert "Newer" in other.runner("list", rc=0).out
+    assert f"{protocol}  up to date" in other.runner("sync", rc=0).err
+
+
+@pytest.mark.parametrize("name", ["1", "0001-newer"])
+def test_sync_brings_a_protocol_that_only_the_remote_has_by_its_name(remote: Box, name: str) -> None:
+    publish(remote)
+    other = clone(remote, "bob")
+    protocol = published(remote, "Newer")
+    told = other.runner("status", name, rc=2).err
+    assert f"`runner sync {name}`" in told and "did you mean" not in told
+    other.runner("sync", name, rc=0)
+    assert other.git("rev-parse", protocol).strip() == there(remote, protocol)
+
+
+def test_a_protocol_that_nobody_has_is_not_looked_for_in_a_circle(remote: Box) -> None:
+    publish(remote)
+    published(remote)
+    told = remote.runner("sync", "9", rc=2).err
+    assert "there is no protocol `9`, nor has origin one" in told and "sync" not in told.partition("next:")[2]
+    assert "`runner list`" in told and "0001" not in told
+
+
+def test_one_that_does_not_verify_keeps_no_other_from_being_synchronised(remote: Box) -> None:
+    publish(remote)
+    other = clone(remote, "bob")
+    bad, good = published(remote, "Bad"), published(remote, "Good")
+    mallory = clone(remote, "mallory")
+    mallory.git("checkout", "-q", bad)
+    log = mallory.path / f".protocols/{bad}/log.md"
+    log.write_text(log.read_text().replace("title: Bad", "title: Dab"))
+    mallory.commit("typo")
+    mallory.git("push", "-q", "origin", bad)
+    told = other.runner("sync", rc=4).err
+    assert f"{good}  new" in told and bad in told.partition("error:")[2]
+    assert other.git("rev-parse", good).strip() == there(remote, good)
+    assert other.git("rev-parse", "--verify", "-q", bad, check=False) == ""
+
+
+STEER = [
+    ("answer", ("1", "fine by me")),
+    ("pause", ("1",)),
+    ("cancel", ("1",)),
+    ("undo", ("1",)),
+    ("edit", ("1", "look")),
+    ("resume", ("1",)),
+]
+
+
+@pytest.mark.parametrize(("verb", "rest"), STEER)
+@pytest.mark.parametrize("known", [True, False], ids=["fetched by git", "only on the remote"])
+def test_what_a_person_says_picks_up_what_the_remote_has(
+    remote: Box, verb: str, rest: tuple[str, ...], known: bool
+) -> None:
+    publish(remote)
+    other = None if known else clone(remote, "bob")
+    protocol = published(remote)
+    if verb == "resume":
+        remote.runner("pause", protocol, rc=0)
+    other = other or clone(remote, "bob")
+    before = there(remote, protocol)
+    other.runner(verb, *rest, env={"EDITOR": "echo more >>"}, rc=0)
+    assert there(remote, protocol) == other.git("rev-parse", protocol).strip() != before
+    other.runner("verify", protocol, rc=0)
+
+
+def test_retry_picks_up_what_the_remote_has(remote: Box) -> None:
+    publish(remote)
+    other = clone(remote, "bob")
+    protocol = remote.new({"01-a": command("test -e never")})
+    remote.runner("run", protocol, rc=1)
+    other.runner("retry", "1", rc=0)
+    assert other.state(protocol)["steps"]["a"]["attempt"] == 2
+
+
+def test_an_answer_is_about_what_the_remote_has_by_now_not_what_was_fetched_before(remote: Box) -> None:
+    publish(remote)
+    protocol = remote.new({"01-a": command("true"), "02-look": "kind: human\n"})
+    other = clone(remote, "bob")
+    other.git("branch", "-q", protocol, f"origin/{protocol}")
+    remote.runner("run", protocol, rc=WAITS)
+    other.runner("answer", protocol, "fine", rc=0)
+    assert other.state(protocol)["waiting"] == []
+
+
+def test_a_step_s_name_is_not_looked_for_on_the_remote(remote: Box) -> None:
+    """`runner edit look` in the one open protocol: the word names a step, and no protocol of the remote's."""
+    publish(remote)
+    protocol = published(remote)
+    remote.runner("edit", "look", env={"EDITOR": "echo more >>"}, rc=0)
+    assert "more" in remote.git("show", f"{protocol}:.protocols/{protocol}/02-look.md")
+
+
+def test_dry_run_says_what_would_happen_to_one_that_has_no_branch_here(remote: Box) -> None:
+    publish(remote)
+    protocol = published(remote)
+    other = clone(remote, "bob")
+    assert "look" in other.runner("step", protocol, "--dry-run", rc=WAITS).out
+    assert other.git("rev-parse", "--verify", "-q", f"refs/heads/{protocol}", check=False) == ""
