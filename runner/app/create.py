@@ -53,6 +53,17 @@ class Made:
     done: int = 0
 
 
+def fresh(project: Project) -> None:
+    """Look at the remote, as `run` does, before something of the trusted branch is used, or denied.
+
+    Raises:
+        UnreachableError: it does not answer, and protocols are published as they are made.
+    """
+    mirror = publishing.look(project)
+    if mirror is not None:  # where it is, the base is begun from too
+        publishing.track(project, mirror.remote, {f"refs/heads/{project.trusted.branch}": project.trusted.commit})
+
+
 def planned(project: Project, title: str, *, base: str | None = None, questions: bool = True) -> Made:
     """Begin a protocol whose plan a model writes; the commit is the person's at whose word it was written.
 

@@ -109,6 +109,8 @@ def opened(project: Project) -> Forge | None:
 
 def quietly(project: Project) -> Forge | None:
     """Return the forge, or None where it cannot be asked, which is said: work goes on, and `runner sync` tells it later."""
+    if project.offline:
+        return None
     try:
         return opened(project)
     except (ForgeError, UsageError) as error:

@@ -66,6 +66,7 @@ def _begin(
 ) -> create.Made:
     """Make the fork. `then(start, id, genesis)`: as `create.begin` has it."""
     git = project.git
+    create.fresh(project)
     project.refuse_unsupported()
     create.heed_open_questions(project)
     transitions = _transitions(project, origin)

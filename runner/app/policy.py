@@ -14,6 +14,7 @@ from runner.protocol import policy as format_
 from runner.protocol.config import Config
 from runner.protocol.policy import Effect, Example, PolicyFile
 from runner.store.project import Project
+from runner.store.remote import Mirror
 from runner.tools import patch
 from runner.tools.base import ToolError
 from runner.trust import policy
@@ -36,6 +37,17 @@ class Tried:
     def holds(self) -> bool:
         """Whether it says what was expected."""
         return self.said.verdict == self.expected
+
+
+def look(project: Project) -> None:
+    """Ask the remote for the trusted branch.
+
+    Raises:
+        UnreachableError: it does not answer.
+    """
+    mirror = Mirror.of(project.git, project.places, project.who)
+    if mirror is not None:
+        project.trust(mirror.look())
 
 
 def in_force(project: Project) -> PolicyFile | None:

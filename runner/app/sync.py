@@ -10,7 +10,7 @@ from runner.errors import ConflictError, RunnerError, UnreachableError, UsageErr
 from runner.executor import looking
 from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
-from runner.store import clash, history, lease, publishing, record
+from runner.store import clash, finding, history, lease, publishing, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.values import dataclass
@@ -184,8 +184,22 @@ def _track_base(project: Project, protocol: str) -> None:
         publishing.track(project, remote, {f"refs/heads/{base}": there})
 
 
+def unpublished(project: Project, protocol: str) -> None:
+    """Offline, say what of a protocol the remote was not told."""
+    tip, remote = project.git.ref(project.branch(protocol)), project.trusted.remote
+    if not project.offline or tip is None or remote is None:
+        return
+    seen = project.git.ref(f"refs/remotes/{remote}/{ids.branch_of(project.pattern, protocol)}")
+    new = project.git.first_parents(tip, stop=seen or project.trusted.commit) if seen != tip else []
+    if new:
+        count = f"{len(new)} commit{'s' if len(new) > 1 else ''}"
+        typed = finding.typed(project, protocol)
+        project.who.say(f"not published: {count} of {protocol}; `runner sync {typed}` publishes them to {remote}")
+
+
 def offer(project: Project, protocol: str) -> None:
     """With `publish: ask`, ask the person at the terminal whether to push what is new; elsewhere say how."""
+    unpublished(project, protocol)
     if project.setting("publish") != "ask" or project.trusted.remote is None:
         return
     name = f"refs/remotes/{project.trusted.remote}/{ids.branch_of(project.pattern, protocol)}"

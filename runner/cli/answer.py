@@ -7,11 +7,13 @@ import sys
 
 import click
 
+from runner.cli import options
 from runner.cli.session import Session
 
 
 @click.command("answer", short_help="Answer what a protocol asks.")
 @click.argument("words", nargs=-1, required=True, metavar="[PROTOCOL] [ID] TEXT")
+@options.offline
 @click.pass_obj
 def command(session: Session, words: tuple[str, ...]) -> None:
     """Answer what PROTOCOL asks, or end a step of yours. The commit is yours.

@@ -10,6 +10,7 @@ from runner.cli.session import Session
 
 @click.command("cancel", short_help="End a protocol.")
 @options.protocol
+@options.offline
 @click.option("-m", "reason", metavar="TEXT", help="Why, in the record.")
 @click.pass_obj
 def command(session: Session, protocol: str | None, reason: str | None) -> None:

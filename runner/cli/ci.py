@@ -165,6 +165,21 @@ def option(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         return
     session: Session = ctx.find_root().obj
     session.options[str(param.name)] = "yes"
+    refuse_offline(session)
     if param.name == "ci":
         session.options["ephemeral"] = "yes"
         session.options.setdefault("publish", "always")
+
+
+def refuse_offline(session: Session) -> None:
+    """Refuse to leave the remote alone where this machine may vanish, and what it did with it.
+
+    Raises:
+        UsageError: both were asked for.
+    """
+    if session.options.get("offline") and session.options.get("ephemeral"):
+        raise UsageError(
+            "`--offline` does not go together with `--ci` or `--ephemeral`",
+            "the command line",
+            "what such a machine does has to be published from there",
+        )

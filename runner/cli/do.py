@@ -50,6 +50,7 @@ def command(
             "nothing says what to do", "runner do", 'say it: `runner do "…"`, or --workflow NAME --input k=v'
         )
     project = session.project
+    create.fresh(project)
     if workflow is not None:
         files, where = workflows.instantiate(project, workflow, inputs)
         title = text or ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli import streams
+from runner.cli import options, streams
 from runner.cli.session import Session
 
 if TYPE_CHECKING:
@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 @click.command("edit", short_help="Edit a file of the plan in $EDITOR, committed as yours.")
 @click.argument("words", nargs=-1, metavar="[PROTOCOL] [STEP]")
+@options.offline
 @click.pass_obj
 def command(session: Session, words: tuple[str, ...]) -> None:
     """Edit PROTOCOL's plan.md, the file of STEP, or `context`, in your editor; it is committed as yours.
 
     The file is checked first. Nothing of your checkout is touched but that file.
     """
-    from runner.app import edit, forge
+    from runner.app import edit, forge, sync
     from runner.cli import steering
 
     name, rest = steering.named(session, words)
@@ -51,6 +52,7 @@ def command(session: Session, words: tuple[str, ...]) -> None:
     session.note(f"{draft.protocol}  {draft.name} committed as yours: {made[:7]}")
     if draft.finished:
         session.note("  this step is finished: the edit is recorded, and nothing is done again")
+    sync.unpublished(session.project, draft.protocol)
     forge.tell_published(session.project, draft.protocol)
 
 

@@ -51,6 +51,7 @@ def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, a
     for name in ("engine", "executor", "publish", "record"):
         if session.options.get(name):
             argv += [f"--{name}", session.options[name]]
+    argv += ["--offline"] if session.options.get("offline") else []
     environ = {**session.environ, **({pace.VARIABLE: str(pushes)} if pushes else {})}
     limits = f"{jobs} at a time" + (f", {pushes} push{'es' if pushes > 1 else ''} a minute" if pushes else "")
     teller = _Teller(session, as_json, limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from runner.cli import options
 from runner.cli.session import Session
 
 
@@ -16,6 +17,7 @@ from runner.cli.session import Session
     is_flag=True,
     help="Where another protocol with PROTOCOL's id was published first: give this one another number.",
 )
+@options.offline
 @click.pass_obj
 def command(session: Session, protocol: str | None, title: str, base: str | None, renumber: bool) -> None:
     """Begin another protocol where PROTOCOL stood at REVISION (its last, where none is named), and print its id.

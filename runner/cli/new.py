@@ -57,6 +57,7 @@ def command(
     if not asked and not title:
         raise click.UsageError("say what is to be done: runner new TITLE")
     project = session.project
+    create.fresh(project)
     if not asked:
         assert title
         with session.waiting("a model writes the plan"):

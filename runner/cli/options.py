@@ -69,8 +69,28 @@ def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None
         session.options[str(param.name)] = value
 
 
+def _offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    from runner.cli import ci
+
+    session: Session = ctx.find_root().obj
+    session.options["offline"] = "yes" if value else ""  # that it could be said is known by it, too
+    ci.refuse_offline(session)
+
+
+def offline(function: F) -> F:
+    """`--offline`: with every command that makes a commit."""
+    return click.option(
+        "--offline",
+        is_flag=True,
+        expose_value=False,
+        callback=_offline,
+        help="Do not ask the remote: work here alone, publish nothing, and say what is left to publish.",
+    )(function)
+
+
 def work(function: F) -> F:
     """What goes with every command that does work."""
+    function = offline(function)
     function = click.option(
         "--executor", expose_value=False, callback=_keep, metavar="NAME", help="Where commands run: sandbox or host."
     )(function)

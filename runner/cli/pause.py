@@ -10,6 +10,7 @@ from runner.cli.session import Session
 
 @click.command("pause", short_help="Stop a protocol for now.")
 @options.protocol
+@options.offline
 @click.option("-m", "reason", metavar="TEXT", help="Why, in the record.")
 @click.pass_obj
 def command(session: Session, protocol: str | None, reason: str | None) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLOURS = {"allow": "green", "ask": "yellow", "deny": "red"}
 CODES = {"allow": 0, "ask": 3, "deny": 4}
 
+live = click.option("--live", is_flag=True, help="Ask the remote for the trusted branch first.")
 from_file = click.option(
     "-f",
     "--file",
@@ -46,6 +47,7 @@ def command() -> None:
 @click.option("--isolation", type=click.Choice(["host", "container", "sandbox"]), help="Running commands there.")
 @click.option("--step", help="The start of this step; with another option, the step that it is done in.")
 @click.option("--untrusted", is_flag=True, help="Text that nobody vouches for stands in the context.")
+@live
 @from_file
 @click.pass_obj
 def check(
@@ -59,6 +61,7 @@ def check(
     isolation: Isolation | None,
     step: str | None,
     untrusted: bool,
+    live: bool,
     file: Path | None,
 ) -> None:
     """Say what would happen, and which rule says so.
@@ -81,6 +84,7 @@ def check(
         )
     if (given or effect) and tool is None:
         raise UsageError("--args and --effect go with --tool", "runner policy check", "name the tool")
+    _look(session, "check", live=live, file=file)
     effects = _effects(session)
     subject: Subject
     if tool is not None:
@@ -109,13 +113,15 @@ def check(
 
 
 @command.command("test", short_help="Run the policy's examples.")
+@live
 @from_file
 @click.pass_obj
-def test(session: Session, file: Path | None) -> None:
+def test(session: Session, live: bool, file: Path | None) -> None:
     """Run the policy's `examples`, and note rules that say less than they seem to. Exit 1: an example does not hold."""
     from runner.app import policy as app
     from runner.trust import policy
 
+    _look(session, "test", live=live, file=file)
     found = _policy(session, file)
     if found is None:
         return
@@ -133,6 +139,19 @@ def test(session: Session, file: Path | None) -> None:
         raise SystemExit(1)
     else:
         session.result("1 example holds" if len(tried) == 1 else f"{len(tried)} examples hold")
+
+
+def _look(session: Session, verb: str, *, live: bool, file: Path | None) -> None:
+    """Ask the remote for the trusted branch where that is wanted; else say how old what is known of it is."""
+    from runner.app import policy as app
+    from runner.cli import summary
+
+    if live:
+        app.look(session.project)
+    elif file is None and (remote := session.project.trusted.remote) is not None:
+        trusted, now = session.project.trusted, session.project.who.now()
+        age = f"as of {summary.age(trusted.time, now)} ago" if trusted.time else "as git fetched it last"
+        session.note(f"{trusted.branch} {age}; `runner policy {verb} --live` asks {remote}")
 
 
 def _policy(session: Session, file: Path | None) -> PolicyFile | None:

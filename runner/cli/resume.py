@@ -10,6 +10,7 @@ from runner.cli.session import Session
 
 @click.command("resume", short_help="Let it go on.")
 @options.protocol
+@options.offline
 @click.pass_obj
 def command(session: Session, protocol: str | None) -> None:
     """Let PROTOCOL go on from where it was paused or blocked."""

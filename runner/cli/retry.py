@@ -10,6 +10,7 @@ from runner.cli.session import Session
 
 @click.command("retry", short_help="Try what failed again.")
 @options.protocol
+@options.offline
 @click.option("--step", metavar="SLUG", help="This step, though another failed, or none.")
 @click.option("--keep", is_flag=True, help="Go on from the work of the last attempt.")
 @click.pass_obj

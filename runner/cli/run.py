@@ -38,6 +38,7 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     except BaseException:
         if done is not None:
             teller.flush(done)
+            sync.unpublished(project, name)
         raise
     assert done is not None  # --max-steps is at least one
     teller.end(done)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def tell(session: Session, done: Steered) -> None:
     """Tell what came of a person's word, and what to type next; the forge too, where it was published."""
-    from runner.app import forge
+    from runner.app import forge, sync
     from runner.cli.main import program
 
     session.note(f"{done.protocol}  {done.said}")
@@ -21,6 +21,7 @@ def tell(session: Session, done: Steered) -> None:
         session.note(f"  {line}")
     if done.next:
         session.note(f"  next          {done.next.replace('runner', program(), 1)}")
+    sync.unpublished(session.project, done.protocol)
     forge.tell_published(session.project, done.protocol)
 
 

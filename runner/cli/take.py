@@ -10,6 +10,7 @@ from runner.cli.session import Session
 
 @click.command("take", short_help="Merge a protocol's work here, or say how.")
 @options.protocol
+@options.offline
 @click.pass_obj
 def command(session: Session, protocol: str | None) -> None:
     """Merge PROTOCOL into its base, here, as one commit of yours; nothing is pushed. Where that cannot be, say how."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
+from runner.cli import options
 from runner.cli.session import Session
 
 
 @click.command("undo", short_help="Take the last transition back, or all since a revision.")
 @click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
+@options.offline
 @click.pass_obj
 def command(session: Session, protocol: str | None) -> None:
     """Take the last transition of PROTOCOL back, or all since REVISION: code and steps stand as they did.

@@ -337,6 +337,7 @@ class Calls:
         project, number = self.project, self.snapshot.protocol
         vanishes = bool(project.options.get("ephemeral"))
         publishes = project.trusted.remote is not None and project.setting("publish") == "always"
+        publishes = publishes or (project.offline and project.is_shared)
         if project.lease is not None or not (vanishes or publishes):
             return None
         why = "this machine may vanish" if vanishes else "another clone may make the same call"
@@ -348,6 +349,9 @@ class Calls:
                 f"`runner run {number}` on a machine that stays goes on with it, or a job that may push, with `--publish always`",
             )
         alone = "" if vanishes else "; `--publish never` makes it for this clone alone"
+        if project.offline:
+            hint = "run the same command again without --offline"
+            return UnreachableError(f"{what}, which is not asked", project.trusted.note, hint)
         return UnreachableError(
             f"{what}, which does not answer", project.trusted.note, f"run the same command again when it does{alone}"
         )

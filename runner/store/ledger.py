@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
-from runner.errors import ConflictError, IntegrityError, RunnerError, SpentError
+from runner.errors import ConflictError, IntegrityError, RunnerError, SpentError, UnreachableError
 from runner.git import BLOB, TreeEntry
 from runner.protocol import ledger as format_
 from runner.protocol.lease import word
@@ -295,7 +295,17 @@ def _commit(project: Project, day: Day, old: str | None) -> str:
 
 
 def _mirror(project: Project) -> Mirror | None:
-    """Return the remote where the ledger is, or None where it is this clone's."""
+    """Return the remote where the ledger is, or None where it is this clone's.
+
+    Raises:
+        UnreachableError: it is the remote's, which is not to be asked.
+    """
+    if project.offline and project.is_shared:
+        raise UnreachableError(
+            f"the day's budget is kept on {project.trusted.remote}, which is not asked",
+            REF,
+            "run the same command again without --offline",
+        )
     if project.setting("publish") != "always":
         return None
     return project.mirror or Mirror.of(project.git, project.places, project.who)

@@ -153,12 +153,12 @@ class Project:
         self._asked = self.trusted.commit
 
     def setting(self, key: str) -> str:
-        """Return `executor` or `publish`: option, else environment, else config.yaml.
+        """Return `executor` or `publish`: option, else environment, else config.yaml. Offline nothing is published.
 
         Raises:
             UsageError: a value that there is not.
         """
-        value, where = self.source(key)
+        value, where = ("never", "--offline") if key == "publish" and self.offline else self.source(key)
         known = {"executor": ("sandbox", "container", "host"), "publish": ("never", "ask", "always")}[key]
         if value not in known:
             raise UsageError(f"`{value}` is no {key}", where, f"use {', '.join(known)}")
@@ -174,6 +174,16 @@ class Project:
         config = self.config
         where = paths.CONFIG if key in config.model_fields_set else "default"
         return str(getattr(config, key)), where
+
+    @property
+    def offline(self) -> bool:
+        """Whether the person said that the remote is not to be asked."""
+        return bool(self.options.get("offline"))
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others do this project's work too, by the remote: offline as well, where they are only not asked."""
+        return self.trusted.remote is not None and self.source("publish")[0] == "always"
 
     # --- names -------------------------------------------------------------------------------------------------------
 

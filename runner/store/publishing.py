@@ -6,6 +6,7 @@ second loses: its people's commits are carried over, its transitions are kept un
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from runner import signals
@@ -21,19 +22,37 @@ Check = Callable[[str, str | None], None]  # (tip, verified ancestor or None): r
 
 
 def look(project: Project, *patterns: str) -> Mirror | None:
-    """Look at the remote once a process: the trusted branch, and `patterns`. Unreachable, work goes on with what is here."""
+    """Look at the remote once a process: the trusted branch, and `patterns`.
+
+    Unreachable, work goes on with what is here where it is not published as it advances.
+
+    Raises:
+        UnreachableError: it is, and without the remote there is no lease: another clone would do the same.
+    """
+    try:
+        return _ask(project, *patterns)
+    except UnreachableError as error:
+        if project.setting("publish") == "always":
+            project.looked = False
+            alone = "; with `--offline` it works here alone, and `runner sync` publishes that later"
+            raise UnreachableError(
+                f"{error.what}; nothing was begun: `publish` is `always`",
+                error.where,
+                f"run the same command again when it answers{alone if 'offline' in project.options else ''}",
+            ) from error
+        project.who.say(f"{error.what}; going on with what is here, {project.trusted.note}")
+        return None
+
+
+def _ask(project: Project, *patterns: str) -> Mirror | None:
+    """Look at the remote once a process; offline, and where there is none, at nothing."""
     if project.looked:
         return project.mirror
     project.looked, project.looked_at = True, project.who.monotonic()
-    try:
-        mirror = Mirror.of(project.git, project.places, project.who)
-        if mirror is None:
-            return None
+    mirror = None if project.offline else Mirror.of(project.git, project.places, project.who)
+    if mirror is not None:
         project.trust(mirror.look(*patterns))
         project.mirror = mirror
-    except UnreachableError as error:
-        project.who.say(f"{error.what}; going on with what is here, {project.trusted.note}")
-        return None
     return project.mirror
 
 
@@ -47,26 +66,27 @@ def look_again(project: Project, protocol: str) -> None:
         return
     if not project.looked or project.who.monotonic() - project.looked_at > FRESH:
         known, project.looked, project.mirror = project.mirror, False, None
-        try:
-            look(project, f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
-        finally:
-            answers = project.mirror is not None
-            project.mirror = project.mirror or known  # a lease that was taken is given up by it
+        with contextlib.suppress(UnreachableError):  # told below
+            _ask(project, f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
+        answers = project.mirror is not None
+        project.mirror = project.mirror or known  # a lease that was taken is given up by it
     else:
         answers = project.mirror is not None
     if not answers:
         project.looked = False
+        why, then = ("is not asked", "without --offline") if project.offline else ("does not answer", "when it does")
         raise UnreachableError(
-            f"{project.trusted.remote} does not answer, and its {project.trusted.branch} says whose word counts",
+            f"{project.trusted.remote} {why}, and its {project.trusted.branch} says whose word counts",
             project.trusted.note,
-            "run the same command again when it does; nothing was recorded",
+            f"run the same command again {then}; nothing was recorded",
         )
 
 
 def look_at_numbers(project: Project, *, always: bool = False) -> set[int]:
     """Return the numbers that are claimed on the remote, where protocols are published there as they are made (or `always`).
 
-    Unreachable, a number is claimed here alone; a push that finds it taken is told then.
+    Raises:
+        UnreachableError: the remote does not answer.
     """
     if not always and project.setting("publish") != "always":
         return set()

@@ -24,6 +24,7 @@ from runner.values import dataclass
 
 FETCH_SECONDS = 5.0  # what a look at the remote may take before work goes on with what is here
 PUSH_SECONDS = 120.0
+MINUTE = len("2026-11-20T06:47")  # of a timestamp: how exactly it is known when the remote was asked
 RACES = 20  # how often a fetch is made again whose refs another one here moved meanwhile
 
 
@@ -308,7 +309,9 @@ class Mirror:
         oid = there[name]
         if pin is None or pin.oid != oid:
             self._refuse_going_back(pin, oid)
-            trusted.write_pin(self.places, Pin(self.remote, self.url, branch, oid, self.who.timestamp()))
+        now = self.who.timestamp()
+        if pin is None or pin.oid != oid or pin.time[:MINUTE] != now[:MINUTE]:
+            trusted.write_pin(self.places, Pin(self.remote, self.url, branch, oid, now))
         kept = {trusted.REF: (oid, self.git.ref(trusted.REF))}
         if kept[trusted.REF][1] != oid:
             locks.remove_dead(self.git.common_dir / f"{trusted.REF}.lock", self.who)

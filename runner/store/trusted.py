@@ -51,12 +51,16 @@ class Pin:
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """`commit`: the trusted branch's; `note`: what a reader should know about it, or empty."""
+    """`commit`: the trusted branch's; `note`: what a reader should know about it, or empty.
+
+    `time`: when the remote was asked, where that was not just now and is known.
+    """
 
     commit: str
     branch: str
     remote: str | None
     note: str
+    time: str = ""
 
     def blob(self, git: Git, path: str) -> bytes | None:
         """Return a file of the trusted branch, or None. Links are not followed."""
@@ -193,7 +197,7 @@ def last_seen(git: Git, places: Places) -> Trusted:
             "`runner doctor --repin` trusts the new one",
         )
     if pin is not None and pin.oid and git.commit(pin.oid):
-        return Trusted(pin.oid, pin.branch, remote, f"trusted branch as of {pin.time}")
+        return Trusted(pin.oid, pin.branch, remote, f"trusted branch as of {pin.time}", pin.time)
     head = git.symbolic_ref(f"refs/remotes/{remote}/HEAD")
     names = [head.removeprefix(f"refs/remotes/{remote}/")] if head else []
     for branch in [*names, "main", "master"]:

@@ -209,7 +209,9 @@ def test_it_ends_with_the_worst_of_its_turns(codes: tuple[int, ...], code: int) 
 
 
 @pytest.mark.slow
-def test_what_others_pushed_is_found_and_a_remote_that_is_away_stops_nothing(remote: Box, tmp_path: Path) -> None:
+def test_what_others_pushed_is_found_and_a_remote_that_is_away_stops_it_before_a_turn(
+    remote: Box, tmp_path: Path
+) -> None:
     publish(remote)
     other = clone(remote, "bob")
     (theirs,) = many(other, 1, 1, tmp_path / "told")
@@ -217,7 +219,8 @@ def test_what_others_pushed_is_found_and_a_remote_that_is_away_stops_nothing(rem
     assert found[-1]["protocols"] == {theirs: 0}
     assert remote.git("rev-parse", theirs) == remote.git("rev-parse", theirs, cwd=tmp_path / "origin.git")
     (tmp_path / "origin.git").rename(tmp_path / "away")
-    assert "going on with what is here" in remote.runner("fleet", rc=0).err
+    assert "nothing was begun" in remote.runner("fleet", rc=69).err
+    assert "nothing may go on" in remote.runner("fleet", "--offline", rc=0).err
 
 
 @pytest.mark.slow

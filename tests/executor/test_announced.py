@@ -106,8 +106,9 @@ def test_where_it_is_published_no_effect_begins_while_the_remote_is_away(remote:
     ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
     protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
     away = origin(remote).rename(origin(remote).with_suffix(".away"))
-    told = remote.runner("run", protocol, rc=69).err
-    assert "another clone may make the same call" in told and "`--publish never`" in told and lines(ledger) == []
+    assert "nothing was begun" in remote.runner("run", protocol, rc=69).err
+    told = remote.runner("run", protocol, "--offline", rc=69).err
+    assert "another clone may make the same call" in told and "without --offline" in told and lines(ledger) == []
     away.rename(origin(remote))
     remote.runner("run", protocol, rc=0)
     assert len(lines(ledger)) == 1
@@ -341,7 +342,8 @@ def test_a_machine_that_stays_announces_too_and_makes_no_call_while_the_remote_i
     protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1]), "02-b": command("true")})
     away = origin(remote).with_name("away.git")
     origin(remote).rename(away)
-    said = remote.runner("run", protocol, rc=UNREACHABLE)
+    remote.runner("run", protocol, rc=UNREACHABLE)
+    said = remote.runner("run", protocol, "--offline", rc=UNREACHABLE)
     assert "another clone may make the same call" in said.err and lines(ledger) == []
     away.rename(origin(remote))
     kill(remote, ledger, "in-runner", "run", protocol)

@@ -561,7 +561,8 @@ def test_no_network_at_all(place: Town) -> None:
     protocol = box.new(ONE)
     fake.faults.append(Fault("", None, times=500))
     fake.bare.rename(away := fake.bare.with_suffix(".away"))
-    box.runner("run", protocol, rc=0)
+    box.runner("run", protocol, rc=69)
+    box.runner("run", protocol, "--offline", rc=0)
     assert box.state(protocol)["status"] == "completed"
     assert box.runner("sync", protocol).code == 69
     fake.faults.clear()

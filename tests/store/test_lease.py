@@ -323,11 +323,12 @@ def test_a_remote_that_refuses_it_is_told_before_anything_begins(remote: Box) ->
     assert there(remote, protocol) == remote.git("rev-parse", protocol).strip()
 
 
-def test_while_the_remote_is_away_run_goes_on_without(remote: Box) -> None:
+def test_while_the_remote_is_away_run_goes_on_without_only_where_that_is_asked_for(remote: Box) -> None:
     settle_on(remote)
     protocol = remote.new({"01-a": command("true"), "02-b": command("true")})
     away = origin(remote).rename(origin(remote).with_suffix(".away"))
-    remote.runner("run", protocol, rc=0)
+    remote.runner("run", protocol, rc=69)
+    remote.runner("run", protocol, "--offline", rc=0)
     away.rename(origin(remote))
     remote.runner("sync", protocol, rc=0)
     assert there(remote, protocol) == remote.git("rev-parse", protocol).strip()
