@@ -15,52 +15,18 @@ from pathlib import Path
 from runner.app import clones, halves, journals, leftovers, objects, refs
 from runner.app.repair import Finding, Repair
 from runner.errors import InsufficientHistoryError, RunnerError
+from runner.executor import remedy
 from runner.folders import matching
 from runner.git import Git
 from runner.protocol import ids, paths
-from runner.store import clash, locks, marks, worktree
+from runner.store import clash, locks, marks, recovery, worktree
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
-from runner.store.trusted import Trusted
-from runner.trust import checks, verify
-from runner.values import dataclass
+from runner.trust import checks
+from runner.trust.judged import Judged, judge, name_in
 
 ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A protocol's chain as verify sees it, as far as `walk` has come."""
-
-    tip: str
-    findings: tuple[checks.Finding, ...]
-    walk: checks.Chain
-    has_folder: bool  # at the tip
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether verify holds."""
-        return not self.findings and self.walk.transitions > 0
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether nothing of the protocol is in the whole history: a branch that only has its name."""
-        return not self.findings and self.walk.transitions == 0
-
-    @property
-    def is_mendable(self) -> bool:
-        """Whether ordinary commits damaged the record, and nothing else is wrong."""
-        return (
-            self.walk.state is not None
-            and len(self.findings) == len(self.walk.damage) > 0
-            and all(paths.is_record(name_in(self.walk.protocol, finding.path)) for finding in self.findings)
-        )
-
-
-def name_in(protocol: str, path: str) -> str:
-    """Return a path's name in the protocol's folder."""
-    return path.removeprefix(f"{paths.folder(protocol)}/")
 
 
 def examine(cwd: Path, who: Surroundings, options: Mapping[str, str], only: str | None = None) -> list[Finding]:
@@ -254,18 +220,6 @@ def _numbers(project: Project) -> Iterator[Finding]:
 # --- a protocol --------------------------------------------------------------------------------------------------------
 
 
-def judge(git: Git, protocol: str, tip: str, trusted: Trusted) -> Judged:
-    """Return what verify says of a protocol's chain.
-
-    Raises:
-        InsufficientHistoryError: this clone does not have enough to tell.
-    """
-    walk = checks.Chain(protocol, trusted)
-    chain = verify.chain_of(git, protocol, tip)
-    findings = verify.walk_commits(git, walk, chain)
-    return Judged(tip, tuple(findings), walk, git.tree(f"{tip}:{paths.folder(protocol)}") is not None)
-
-
 def rewritten(project: Project, protocol: str, tip: str) -> str | None:
     """Return the commit that verified here last where the branch's history no longer has it, else None."""
     known = marks.read(project.places, protocol)
@@ -277,15 +231,6 @@ def rewritten(project: Project, protocol: str, tip: str) -> str | None:
     newer = project.git.first_parents(tip, stop=known)
     oldest = project.git.commit(newer[-1]) if newer else None
     return None if oldest is not None and oldest.parents[:1] == (known,) else known
-
-
-def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
-    """Return the command that puts the branch back to `old`."""
-    branch = project.branch(protocol)
-    there = worktree.on_branch(project.git, branch)
-    if there:
-        return f"git -C {there[0].path} reset --keep {old}"
-    return f"git update-ref {branch} {old} {tip}"
 
 
 def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
@@ -301,21 +246,17 @@ def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
     except RunnerError as error:
         yield Finding("integrity", error.what, error.where, f"{protocol} cannot be worked on", error.hint)
         return
-    sound = judged.is_whole or judged.is_mendable
     if old is not None:
-        adopt = f"`runner doctor --fix {protocol}` adopts it as it is and keeps the old one"
-        known = git.commit(old) is not None
         yield Finding(
             "integrity",
             f"the history of {protocol} was rewritten: {old[:12]} is no longer in it",
             f"{branch} at {tip[:12]}",
             "nothing goes on until a person says that this is meant",
-            adopt
-            if sound
-            else f"`{way_back(project, protocol, tip, old)}` puts it back"
-            if known
-            else "fetch the old one",
+            remedy.of_rewritten(project, protocol, judged, old),
         )
+        if remedy.is_adoptable(project, protocol, judged, old):
+            return
+    yield from _there(project, protocol, tip, judged)
     if judged.is_whole:
         yield from _by_hand(project, protocol, tip)
         lacking = clones.transcripts(project, protocol, judged.walk)
@@ -357,6 +298,38 @@ def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
         )
 
 
+def _there(project: Project, protocol: str, tip: str, here: Judged) -> Iterator[Finding]:
+    """Tell of a tip on the remote, as it was last seen, that does not verify."""
+    there = seen_there(project, protocol, tip)
+    if there is None or not here.is_whole:
+        return
+    try:
+        judged = judge(project.git, protocol, there, project.trusted)
+    except RunnerError:
+        return  # it is not all here
+    if not (judged.is_whole or judged.is_foreign):
+        finding = judged.findings[0]
+        yield Finding(
+            "integrity",
+            f"{protocol} does not verify on {project.trusted.remote}: {finding.text} ({finding.rule})",
+            f"{finding.path or project.branch(protocol)}, commit {finding.commit[:12]}",
+            "nothing is taken from there, and nothing that is here can be published; here it holds",
+            remedy.of_remote(project, protocol, judged),
+        )
+
+
+def seen_there(project: Project, protocol: str, tip: str) -> str | None:
+    """Return what the remote was last seen to have of a protocol, where that is not in the history of `tip`; else None."""
+    git, name = project.git, ids.branch_of(project.pattern, protocol)
+    mirror = project.mirror
+    if mirror is None and (project.places.mirror / "HEAD").exists():
+        mirror = recovery.remote(git, project.places, project.who)
+    there = mirror.refs().get(f"refs/heads/{name}") if mirror else None
+    if there is None or git.commit(there) is None or git.is_ancestor(there, tip):
+        return None
+    return there if clash.published(project, protocol) is None else None
+
+
 def _remaining(project: Project, protocol: str, judged: Judged, finding: checks.Finding) -> str:
     if finding in judged.walk.damage:
         if paths.is_record(name_in(protocol, finding.path)):
@@ -368,7 +341,7 @@ def _remaining(project: Project, protocol: str, judged: Judged, finding: checks.
     good = commit.parents[0] if commit and commit.parents and judged.walk.state is not None else None
     if good is None:
         return f"it cannot be mended; `git log {project.branch(protocol)}` shows what happened"
-    back = way_back(project, protocol, judged.tip, good)
+    back = remedy.way_back(project, protocol, judged.tip, good)
     return f"`{back}` goes back to before that commit, and `runner doctor --fix {protocol}` adopts that"
 
 

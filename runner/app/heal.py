@@ -14,18 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from runner.app import clones, examine, refs
-from runner.app.examine import Judged
 from runner.app.repair import Repair
 from runner.errors import IntegrityError, RunnerError, UnreachableError, shown
-from runner.executor import conclude, looking, signed
-from runner.git import Git, TreeEntry
+from runner.executor import conclude, looking, remedy, signed
+from runner.git import Git, TreeEntry, damage
 from runner.protocol import events as ev
 from runner.protocol import log, paths
-from runner.store import marks, snapshot, transaction, trusted
+from runner.protocol.ids import branch_of
+from runner.store import history, marks, publishing, snapshot, transaction, trusted
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.snapshot import Folder, Snapshot
 from runner.store.surroundings import Surroundings
+from runner.trust import verify
+from runner.trust.judged import Judged, is_rebased, judge, name_in
 from runner.values import dataclass
 
 LOST = "refs/runner/lost"
@@ -72,7 +74,7 @@ def fix_protocols(project: Project, only: str | None, tell: Callable[[str], None
             continue
         try:
             fix(project, protocol, tell, by_name=only is not None)
-            judged = examine.judge(project.git, protocol, project.tip(protocol) or tip, project.trusted)
+            judged = judge(project.git, protocol, project.tip(protocol) or tip, project.trusted)
         except RunnerError as error:
             if only is not None:
                 raise
@@ -105,12 +107,21 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
         InTheWayError: the mended files would overwrite a person's.
     """
     with looking.at_work(project, protocol):
-        git, tip = project.git, project.protocols()[protocol]
-        judged, old = examine.judge(git, protocol, tip, project.trusted), examine.rewritten(project, protocol, tip)
+        git, branch = project.git, project.branch(protocol)
+        if by_name:
+            publishing.look(project, f"refs/heads/{branch_of(project.pattern, protocol)}", history.ref_of(protocol))
+        here = git.ref(branch)
+        tip = here or _seen_there(project, protocol) or project.protocols()[protocol]
+        judged, old = judge(git, protocol, tip, project.trusted), examine.rewritten(project, protocol, tip)
         if judged.is_foreign and old is None:
             return
+        if here is None and not by_name:
+            return  # a branch is made here only where it is asked for
         if old is not None and not by_name:
             return  # whether that was meant is asked about each
+        if old is not None and remedy.is_adoptable(project, protocol, judged, old):
+            _merge(project, protocol, _whole_of(project, protocol, old, tip), tip, tell)
+            return
         if not (judged.is_whole or judged.is_mendable):
             raise _refused(project, protocol, judged, old)
         adopted = _keep(project, protocol, old, tip, judged) if old is not None else ""
@@ -121,6 +132,119 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
             marks.write(project.places, protocol, tip, judged.walk.state.genesis)
         if adopted:
             tell(adopted)
+        if by_name and here is not None:
+            _fix_there(project, protocol, tell)
+
+
+def _seen_there(project: Project, protocol: str) -> str | None:
+    mirror = project.mirror
+    return mirror.refs().get(f"refs/heads/{branch_of(project.pattern, protocol)}") if mirror is not None else None
+
+
+def _fix_there(project: Project, protocol: str, tell: Callable[[str], None]) -> None:
+    """Repair what the remote has, where that does not verify and does not go on from what is here.
+
+    Raises:
+        IntegrityError: it cannot be repaired from here; the hint says who has to.
+    """
+    git, here = project.git, project.git.ref(project.branch(protocol))
+    assert here is not None
+    there = examine.seen_there(project, protocol, here)
+    judged = judge(git, protocol, there, project.trusted) if there is not None else None
+    if there is None or judged is None or judged.is_whole or judged.is_foreign:
+        return
+    if judged.is_mendable:
+        _mend(project, protocol, judged, tell)
+    elif remedy.is_adoptable(project, protocol, judged, here):
+        _merge(project, protocol, here, there, tell)
+    else:
+        remote = project.trusted.remote
+        raise IntegrityError(
+            f"what {remote} has of {protocol} cannot be repaired: {judged.findings[0].text}",
+            f"{judged.findings[0].path or project.branch(protocol)}, commit {judged.findings[0].commit[:12]}",
+            remedy.of_remote(project, protocol, judged),
+        )
+
+
+def _merge(project: Project, protocol: str, old: str, tip: str, tell: Callable[[str], None]) -> None:
+    """Adopt a rebased or amended history that does not hold by itself: its approvals are for commits that it no longer has.
+
+    `old`, which has them and holds, goes on with a merge of the person's: the record as it was, all else as the new history has it.
+    """
+    git, branch, folder = project.git, project.branch(protocol), paths.folder(protocol)
+    here = git.ref(branch)
+    was, now = git.commit(old), git.commit(tip)
+    assert was is not None and now is not None
+    files = [
+        {path: entry for path, entry in git.files(oid, folder).items() if _is_proof(protocol, path)}
+        for oid in (old, tip)
+    ]
+    # Approvals that came with the new history stay: they are only ever added.
+    record = {
+        path: files[0].get(path)
+        for path in {**files[0], **files[1]}
+        if path in files[0] or not _is_word(protocol, path)
+    }
+    tree = git.edit_tree(now.tree, record)
+    assert tree is not None
+    onto = _side(project, protocol, old, tip)
+    new = old
+    if tree != was.tree or onto is not None:
+        parents = (old, onto) if onto is not None else (old,)
+        text = f"{protocol}: take over what the rewritten history changed\n"
+        new = git.person_commit(tree, parents, project.person(), text.encode())
+    judged = judge(git, protocol, new, project.trusted)
+    if not judged.is_whole:
+        raise _refused(project, protocol, judged, old)
+    assert judged.walk.state is not None
+    lost = f"{LOST}/{protocol}/{tip[:12]}"
+    transaction.publish(
+        git,
+        project.places,
+        project.who,
+        branch=branch,
+        old=here,
+        new=new,
+        reason="runner: adopted",
+        also={lost: (tip, git.ref(lost))},
+        push=publishing.pusher(project, protocol, new) if project.mirror is not None else None,
+    )
+    marks.write(project.places, protocol, new, judged.walk.state.genesis)
+    tell(
+        f"{protocol}: adopted as a merge into the old history, at {new[:12]}: its approvals and verdicts were for commits that the"
+        f" rewritten one does not have; {remedy.GIVEN_AGAIN}; the rewritten history is kept at {lost}"
+    )
+
+
+def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
+    """Return the end of the history that was rewritten: `old`, or what the branch's reflog has of it since, as people's commits."""
+    git = project.git
+    for oid, _ in damage.reflog(git.common_dir, project.branch(protocol)):
+        commit = git.commit(oid)
+        if commit is None or oid == tip or not git.is_ancestor(old, oid) or git.is_ancestor(oid, old):
+            continue
+        if judge(git, protocol, oid, project.trusted).is_whole and is_rebased(git, protocol, oid, tip):
+            return oid
+    return old
+
+
+def _side(project: Project, protocol: str, old: str, tip: str) -> str | None:
+    """Return what is merged into `old`: the new history where somebody pushed it, else what it was put on; None: nothing."""
+    git = project.git
+    first = git.commit(verify.chain_of(git, protocol, tip)[0])
+    onto = first.parents[0] if first is not None and first.parents else None
+    there = _seen_there(project, protocol)
+    if there is not None and not git.is_ancestor(there, old):
+        onto = there
+    return onto if onto is not None and not git.is_ancestor(onto, old) else None
+
+
+def _is_word(protocol: str, path: str) -> bool:
+    return name_in(protocol, path).startswith(paths.APPROVALS)
+
+
+def _is_proof(protocol: str, path: str) -> bool:
+    return paths.is_record(name_in(protocol, path)) or _is_word(protocol, path)
 
 
 def _refused(project: Project, protocol: str, judged: Judged, old: str | None) -> IntegrityError:
@@ -139,7 +263,7 @@ def _refused(project: Project, protocol: str, judged: Judged, old: str | None) -
     return IntegrityError(
         f"the rewritten history of {protocol} does not verify, so it is not adopted: {why}",
         where,
-        f"`{examine.way_back(project, protocol, judged.tip, old)}` puts the old one back",
+        f"`{remedy.way_back(project, protocol, judged.tip, old)}` puts the old one back",
     )
 
 
@@ -167,6 +291,9 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
     """Commit the record as the history has it; where the folder was taken away, first people's files, as the person's."""
     git, walk, tip = project.git, judged.walk, judged.tip
     assert walk.state is not None
+    here, there = git.ref(project.branch(protocol)), _seen_there(project, protocol)
+    if here is None and there == tip:
+        publishing.bring_history(project, protocol)
     folder, branch = paths.folder(protocol), project.branch(protocol)
     commits = list(walk.damaged_by)
     if not judged.has_folder:
@@ -174,16 +301,16 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
         commits.append(tip)
     commit = git.commit(tip)
     assert commit is not None
-    here = {path.removeprefix(f"{folder}/"): entry for path, entry in git.files(tip, folder).items()}
+    now = {path.removeprefix(f"{folder}/"): entry for path, entry in git.files(tip, folder).items()}
     record: dict[str, TreeEntry | None] = {
         f"{folder}/{name}": walk.record.get(name)
-        for name in {*here, *walk.record}
-        if paths.is_record(name) and here.get(name) != walk.record.get(name)
+        for name in {*now, *walk.record}
+        if paths.is_record(name) and now.get(name) != walk.record.get(name)
     }
     tree = git.edit_tree(commit.tree, record)
     assert tree is not None
-    files = {name: entry for name, entry in here.items() if not paths.is_record(name)} | walk.record
-    names = sorted({examine.name_in(protocol, path) for path in record})
+    files = {name: entry for name, entry in now.items() if not paths.is_record(name)} | walk.record
+    names = sorted({name_in(protocol, path) for path in record})
     reason = f"changed by ordinary commits: {', '.join(names)}"
     repaired = ev.RecordRepaired(subject=protocol, commits=commits, reason=log.cut(reason))
     made = transaction.prepare(
@@ -196,22 +323,55 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
         author=project.runner(),
         sign_with=signed.signer(project, [repaired]),
     )
-    left = examine.judge(git, protocol, made.commit, project.trusted)
+    left = judge(git, protocol, made.commit, project.trusted)
     if not left.is_whole:
         raise _refused(project, protocol, left, None)
+    told = ", ".join(oid[:12] for oid in walk.damaged_by)
+    told = f"{protocol}: the record is mended, {reason} ({told}); the code stays as they left it"
+    if here not in (None, judged.tip) and not git.is_ancestor(here or "", judged.tip):
+        _take_up(project, protocol, made, tell, told)
+        return
+    filed = conclude.file(project, protocol, made)
+    is_out = there is not None and git.is_ancestor(there, judged.tip)
     transaction.publish(
         git,
         project.places,
         project.who,
         branch=branch,
-        old=judged.tip,
+        old=here,
         new=made.commit,
         reason="runner: record-repaired",
-        also=conclude.file(project, protocol, made),
+        also=filed,
+        push=publishing.pusher(project, protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
+        if is_out
+        else None,
     )
     marks.write(project.places, protocol, made.commit, made.state.genesis)
-    told = ", ".join(oid[:12] for oid in walk.damaged_by)
-    tell(f"{protocol}: the record is mended, {reason} ({told}); the code stays as they left it")
+    tell(told)
+    _tell_unpublished(project, protocol, made.commit, tell)
+
+
+def _take_up(
+    project: Project, protocol: str, made: transaction.Transition, tell: Callable[[str], None], told: str
+) -> None:
+    """Have the branch here, which went on beside the damage, settle with the repair as with any tip that others published."""
+    assert project.mirror is not None
+    check = looking.checker(project, protocol)
+    if project.setting("publish") == "always":
+        publishing.push(project, protocol, made.commit)
+    publishing.settle(project, protocol, project.mirror, check, there=made.commit)
+    tell(told)
+    if project.setting("publish") == "always":
+        tip = project.git.ref(project.branch(protocol))
+        assert tip is not None
+        publishing.push(project, protocol, tip)
+    _tell_unpublished(project, protocol, made.commit, tell)
+
+
+def _tell_unpublished(project: Project, protocol: str, oid: str, tell: Callable[[str], None]) -> None:
+    there = _seen_there(project, protocol)
+    if there is not None and not project.git.is_ancestor(oid, there):
+        tell(f"{protocol}: the repair is here alone; `runner sync {protocol}` publishes it")
 
 
 def _put_words_back(project: Project, protocol: str, judged: Judged) -> str:
@@ -225,9 +385,7 @@ def _put_words_back(project: Project, protocol: str, judged: Judged) -> str:
         had = commit.parents[0] if commit and commit.parents else None
     assert had is not None
     words: dict[str, TreeEntry | None] = {
-        path: entry
-        for path, entry in git.files(had, folder).items()
-        if not paths.is_record(examine.name_in(protocol, path))
+        path: entry for path, entry in git.files(had, folder).items() if not paths.is_record(name_in(protocol, path))
     }
     tree = git.edit_tree(tip.tree, words)
     assert tree is not None

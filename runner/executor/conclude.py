@@ -128,7 +128,12 @@ def conclude(
         try:
             publish(project, seen, made, also, attempt.files, attempt.keeps)
         except ConflictError:
-            publishing.again(project, protocol, looking.checker(project, protocol))
+            try:
+                publishing.again(project, protocol, looking.checker(project, protocol))
+            except (IntegrityError, RefusedError) as error:  # what was pushed meanwhile is for a person to put right
+                kept = _keep(project, began, aside, attempt)
+                hint = f"{error.hint}{f'; its work is kept at {kept}' if kept else ''}"
+                raise type(error)(error.what, error.where, hint) from error
             seen = looking.look(project, protocol)
             continue
         except InTheWayError as error:

@@ -8,10 +8,12 @@ from difflib import get_close_matches
 
 from runner.errors import (
     ConflictError,
+    IntegrityError,
     InTheWayError,
     RefusedError,
     UsageError,
 )
+from runner.executor import remedy
 from runner.git import TreeEntry
 from runner.protocol import ids, log, paths
 from runner.protocol import plan as plan_
@@ -74,11 +76,14 @@ def look(project: Project, protocol: str) -> Snapshot:
     if known == tip:
         return _read(project, tip, protocol)
     since = None
-    if known is not None:
-        if git.commit(known) is None:
-            raise verify.went_back(protocol, known, tip)
-        since = (known, snapshot.read(git, known, protocol).state)
-    state = verify.advance(git, protocol, tip, since, project.trusted)
+    try:
+        if known is not None:
+            if git.commit(known) is None:
+                raise verify.went_back(protocol, known, tip)
+            since = (known, snapshot.read(git, known, protocol).state)
+        state = verify.advance(git, protocol, tip, since, project.trusted)
+    except IntegrityError as error:
+        raise remedy.refused(project, protocol, tip, error) from error
     marks.write(project.places, protocol, tip, state.genesis)
     return _read(project, tip, protocol)
 
@@ -98,7 +103,14 @@ def checker(project: Project, protocol: str) -> Callable[[str, str | None], None
         known = (
             snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
         )
-        verify.advance(git, protocol, tip, (since, known) if since and known else None, project.trusted)
+        try:
+            verify.advance(git, protocol, tip, (since, known) if since and known else None, project.trusted)
+        except IntegrityError as error:
+            if known is not None:  # the commit that it goes on from may be one that did not hold itself
+                with contextlib.suppress(IntegrityError):
+                    verify.advance(git, protocol, tip, None, project.trusted)
+                    return
+            raise remedy.refused(project, protocol, tip, error) from error
 
     return check
 

@@ -182,7 +182,7 @@ def bring(project: Project, protocol: str, check: Check) -> None:
                 f"{protocol} is apart from {mirror.remote}: work goes on here; `runner sync {protocol}` settles it"
             )
         return  # the histories are apart as the branches are
-    _bring_history(project, protocol)
+    bring_history(project, protocol)
 
 
 def _notice(project: Project, protocol: str) -> None:
@@ -194,7 +194,7 @@ def _notice(project: Project, protocol: str) -> None:
         lease.notice(project, protocol, oid)
 
 
-def _bring_history(project: Project, protocol: str) -> None:
+def bring_history(project: Project, protocol: str) -> None:
     """Take the history that the remote was seen to have, by the rule of `history.compare`; the branch here is settled already.
 
     Raises:
@@ -427,8 +427,8 @@ def is_transition(commit: Commit, protocol: str) -> bool:
     return trailers is not None and trailers.protocol == protocol
 
 
-def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> None:
-    """Bring two clones that advanced apart together again, here.
+def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, there: str | None = None) -> None:
+    """Bring two clones that advanced apart together again, here. `there`: a tip to be taken for the remote's.
 
     People's commits are merged in. Where both sides hold transitions, those of this side are kept under refs/runner/lost/ and
     done again.
@@ -438,13 +438,14 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
     """
     clash.refuse(project, protocol)
     git, branch = project.git, project.branch(protocol)
-    here, there = git.ref(branch), mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
+    here, name = git.ref(branch), f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+    there = there or mirror.refs().get(name)
     if there is None or here is None or here == there or git.is_ancestor(there, here):
-        _bring_history(project, protocol)
+        bring_history(project, protocol)
         return
     if git.is_ancestor(here, there):
         forward(project, protocol, here, there, check)
-        _bring_history(project, protocol)
+        bring_history(project, protocol)
         return
     theirs, common = _since(git, there, here)
     ours, left = _since(git, here, there)
@@ -481,7 +482,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check) -> Non
             f" and are kept at {next(iter(lost))}"
         )
     else:
-        _bring_history(project, protocol)
+        bring_history(project, protocol)
         project.who.say(f"merged what was pushed of {protocol}: {new[:7]}")
 
 

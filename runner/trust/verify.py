@@ -450,9 +450,13 @@ def _since(git: Git, tip: str, old: str) -> list[str] | None:
     return found[::-1] if at == old else None
 
 
-def went_back(protocol: str, old: str, tip: str) -> IntegrityError:
+class RewrittenError(IntegrityError):
+    """The history of a branch no longer has the commit that verified last."""
+
+
+def went_back(protocol: str, old: str, tip: str) -> RewrittenError:
     """Return the error for a branch whose history was rewritten."""
-    return IntegrityError(
+    return RewrittenError(
         f"the history of {protocol} was rewritten: {old[:12]} is no longer in it",
         f"its branch is at {tip[:12]}",
         f"`runner doctor --fix {protocol}` adopts it as it is, and keeps the old one; `git reflog {protocol}` shows who moved it",

@@ -341,23 +341,24 @@ def test_a_rebase_of_the_whole_chain_is_adopted_where_it_verifies(box: Box, begu
     assert box.git("show", f"{begun}:base.txt") == "moved\n"
 
 
-def test_a_rebase_that_moves_checked_work_onto_another_tree_is_refused(box: Box) -> None:
-    """QA's evidence names the tree that it saw; on another base no such tree is in the history."""
+def test_a_rebase_that_moves_checked_work_onto_another_tree_is_adopted_as_a_merge(box: Box) -> None:
+    """QA's evidence names the tree that it saw; on another base no such tree is in the history, but in the old one it is."""
     protocol = box.new({"01-a": command("echo a > a.txt", 'qa: {checks: ["test -s a.txt"]}'), "02-b": command("true")})
     box.runner("step", protocol, rc=0)
     box.runner("step", protocol, rc=0)
     old = tip(box, protocol)
     box.write("base.txt", "moved\n")
-    box.commit("the base moves")
+    base = box.commit("the base moves")
     folder = box.worktree(protocol)
     box.git("rebase", "-q", "main", cwd=folder)
     rebased = tip(box, protocol)
-    back = f"git -C {folder} reset --keep {old}"
-    assert back in box.runner("doctor", protocol, rc=4).out
-    assert back in box.runner("doctor", "--fix", protocol, rc=4).err
-    assert tip(box, protocol) == rebased  # nothing was changed
-    subprocess.run(back.split(), check=True, env=box.environment(), capture_output=True)
+    assert f"doctor --fix {protocol}` adopts it as a merge" in box.runner("doctor", protocol, rc=4).out
+    told = box.runner("doctor", "--fix", protocol, rc=0).err
+    assert "adopted as a merge" in told
+    assert box.git("rev-parse", f"{protocol}^1", f"{protocol}^2").split() == [old, base]
+    assert tip(box, f"refs/runner/lost/{protocol}/{rebased[:12]}") == rebased
     goes_on(box, protocol)
+    assert box.git("show", f"{protocol}:base.txt") == "moved\n"
 
 
 def test_a_transition_dropped_from_the_middle_is_refused_and_update_ref_leads_back(box: Box, begun: str) -> None:

@@ -1,0 +1,98 @@
+"""What a person can type where a history does not verify, here or on the remote: only what will not be refused."""
+
+from __future__ import annotations
+
+import contextlib
+
+from runner.errors import IntegrityError, RunnerError
+from runner.protocol import ids
+from runner.store import marks, worktree
+from runner.store.project import Project
+from runner.trust.judged import Judged, is_rebased, judge
+from runner.trust.verify import RewrittenError
+
+GIVEN_AGAIN = "approvals of what it changed have to be given again"
+
+
+def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
+    """Return the command that puts the branch back to `old`."""
+    branch = project.branch(protocol)
+    there = worktree.on_branch(project.git, branch)
+    if there:
+        return f"git -C {there[0].path} reset --keep {old}"
+    return f"git update-ref {branch} {old} {tip}"
+
+
+def of_rewritten(project: Project, protocol: str, judged: Judged, old: str) -> str:
+    """Return what helps where the branch's history was rewritten, of which `old` verified here last."""
+    fix = f"`runner doctor --fix {protocol}`"
+    if judged.is_whole or judged.is_mendable:
+        return f"{fix} adopts it as it is, and keeps the old one; {GIVEN_AGAIN}"
+    if project.git.commit(old) is None:
+        return f"the old one, {old[:12]}, is not in this clone; fetch it from where it is"
+    if is_adoptable(project, protocol, judged, old):
+        return f"{fix} adopts it as a merge into the old history, whose approvals were for other commits; {GIVEN_AGAIN}"
+    return f"`{way_back(project, protocol, judged.tip, old)}` puts the old one back"
+
+
+def is_adoptable(project: Project, protocol: str, judged: Judged, old: str) -> bool:
+    """Return whether a rewritten history that does not hold can be adopted as a merge into `old`, which did."""
+    sound = judged.is_whole or judged.is_mendable
+    return not sound and project.git.commit(old) is not None and is_rebased(project.git, protocol, old, judged.tip)
+
+
+def of_damaged(project: Project, protocol: str, judged: Judged) -> str:
+    """Return what helps where the branch here does not verify."""
+    if judged.is_mendable:
+        return f"run `runner verify {protocol}` to see all of it, `runner doctor --fix {protocol}` to mend the record"
+    return f"`runner doctor {protocol}` says what remains possible"
+
+
+def of_remote(project: Project, protocol: str, judged: Judged) -> str:
+    """Return what helps where the remote has a tip that does not verify: any clone can repair it, or who has to."""
+    git, remote, there = project.git, project.trusted.remote, judged.tip
+    here, fix = good_tip(project, protocol), f"`runner doctor --fix {protocol}`"
+    goes_out = project.setting("publish") == "always"
+    if judged.is_mendable:
+        return f"{fix} repairs it" + (
+            " and publishes that" if goes_out else f" here; `runner sync {protocol}` then publishes that"
+        )
+    if here is not None and is_adoptable(project, protocol, judged, here):
+        return f"{fix} adopts it as a merge; {GIVEN_AGAIN}" + (
+            "" if goes_out else f"; `runner sync {protocol}` then publishes that"
+        )
+    if here is not None:
+        name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+        return f"`git push --force-with-lease={name}:{there} {remote} {here}:{name}` puts back what is here, which verifies"
+    commit = git.commit(judged.findings[0].commit if judged.findings else there)
+    told = commit.committer.decode("utf-8", "replace").partition(" <")[0] if commit is not None else ""
+    by = "".join(filter(str.isprintable, told)) or "somebody"
+    return f"it cannot be repaired from here: {by} made that commit, and has to put back what was there before, or whose clone has it"
+
+
+def good_tip(project: Project, protocol: str) -> str | None:
+    """Return the commit of the branch here where it verifies; None where there is none, or it does not."""
+    here = project.git.ref(project.branch(protocol))
+    if here is None or here == marks.read(project.places, protocol):
+        return here
+    with contextlib.suppress(RunnerError):
+        return here if judge(project.git, protocol, here, project.trusted).is_whole else None
+    return None
+
+
+def refused(project: Project, protocol: str, tip: str, error: IntegrityError) -> IntegrityError:
+    """Return an error of verification with what helps: of the branch here, or of what the remote has at `tip`."""
+    try:
+        judged = judge(project.git, protocol, tip, project.trusted)
+        name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
+        if tip != project.git.ref(project.branch(protocol)):
+            if project.mirror is None or project.mirror.refs().get(name) != tip or judged.is_whole:
+                return error
+            what = f"what {project.mirror.remote} has does not hold: {error.what}"
+            return type(error)(what, error.where, of_remote(project, protocol, judged))
+        if isinstance(error, RewrittenError):
+            old = marks.read(project.places, protocol)
+            return type(error)(error.what, error.where, of_rewritten(project, protocol, judged, old)) if old else error
+        return type(error)(error.what, error.where, of_damaged(project, protocol, judged))
+    except RunnerError:  # then what was found first is said as it is
+        return error

@@ -1,0 +1,65 @@
+"""A protocol's history as verify sees it, and what of it can be repaired."""
+
+from __future__ import annotations
+
+from runner.git import Git
+from runner.protocol import paths
+from runner.store.trusted import Trusted
+from runner.trust import checks, verify
+from runner.values import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A protocol's chain as verify sees it, as far as `walk` has come."""
+
+    tip: str
+    findings: tuple[checks.Finding, ...]
+    walk: checks.Chain
+    has_folder: bool  # at the tip
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether verify holds."""
+        return not self.findings and self.walk.transitions > 0
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether nothing of the protocol is in the whole history: a branch that only has its name."""
+        return not self.findings and self.walk.transitions == 0
+
+    @property
+    def is_mendable(self) -> bool:
+        """Whether ordinary commits damaged the record, and nothing else is wrong."""
+        return (
+            self.walk.state is not None
+            and len(self.findings) == len(self.walk.damage) > 0
+            and all(paths.is_record(name_in(self.walk.protocol, finding.path)) for finding in self.findings)
+        )
+
+
+def name_in(protocol: str, path: str) -> str:
+    """Return a path's name in the protocol's folder."""
+    return path.removeprefix(f"{paths.folder(protocol)}/")
+
+
+def judge(git: Git, protocol: str, tip: str, trusted: Trusted) -> Judged:
+    """Return what verify says of a protocol's chain.
+
+    Raises:
+        InsufficientHistoryError: this clone does not have enough to tell.
+    """
+    walk = checks.Chain(protocol, trusted)
+    chain = verify.chain_of(git, protocol, tip)
+    findings = verify.walk_commits(git, walk, chain)
+    return Judged(tip, tuple(findings), walk, git.tree(f"{tip}:{paths.folder(protocol)}") is not None)
+
+
+def is_rebased(git: Git, protocol: str, old: str, new: str) -> bool:
+    """Return whether two histories have the same transitions, entry by entry: one is the other, rebased or amended."""
+    return _told(git, protocol, old) == _told(git, protocol, new) != []
+
+
+def _told(git: Git, protocol: str, tip: str) -> list[bytes]:
+    commits = filter(None, map(git.commit, verify.chain_of(git, protocol, tip)))
+    return [commit.message for commit in commits if verify.is_transition(commit, protocol)]

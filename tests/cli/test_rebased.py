@@ -1,0 +1,113 @@
+"""A protocol with used approvals that a person rebased: adopted as a merge into the history that the approvals were for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Box, clone, command
+from tests.people import Person, governed, person
+from tests.store.test_remote import here
+
+STEPS = {
+    "01-ship": command("echo ran >> ship.txt", "approval: before\n"),
+    "02-tell": command("echo told > told.txt", "approval: before\n"),
+}
+
+
+@pytest.fixture
+def alice(tmp_path: Path) -> Person:
+    return person(tmp_path, "alice")
+
+
+@pytest.fixture
+def box(tmp_path: Path, alice: Person) -> Box:
+    return governed(tmp_path / "repo", [alice])
+
+
+def shipped(box: Box, alice: Person, *, more: bool = False) -> str:
+    """A protocol of which a step was done with an approval; `more`: the next one is approved too, and not done."""
+    protocol = box.new(STEPS)
+    box.runner("step", protocol, rc=3)
+    box.runner("approve", protocol, "ship", "--yes", rc=0, env=alice.env)
+    box.runner("step", protocol, rc=0)
+    if more:
+        box.runner("step", protocol, rc=3)
+        box.runner("approve", protocol, "tell", "--yes", rc=0, env=alice.env)
+    return protocol
+
+
+def rebased(box: Box, protocol: str) -> str:
+    box.write("base.txt", "moved\n")
+    box.commit("the base moves")
+    box.git("rebase", "-q", "main", cwd=box.worktree(protocol))
+    return here(box, protocol)
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_it_is_adopted_its_steps_stay_done_and_approvals_are_given_again(box: Box, alice: Person, more: bool) -> None:
+    protocol = shipped(box, alice, more=more)
+    old = here(box, protocol)
+    new = rebased(box, protocol)
+    refused = box.runner("run", protocol, rc=4).err
+    assert f"runner doctor --fix {protocol}" in refused and "given again" in refused
+    assert f"runner doctor --fix {protocol}" in box.runner("doctor", protocol, rc=4).out
+    told = box.runner("doctor", "--fix", protocol, rc=0).err
+    assert "given again" in told
+    assert here(box, f"refs/runner/lost/{protocol}/{new[:12]}") == new
+    assert box.git("rev-parse", f"{protocol}^1").strip() == old
+    assert box.git("status", "--porcelain", cwd=box.worktree(protocol)) == ""
+    assert box.git("show", f"{protocol}:base.txt") == "moved\n"
+    box.runner("verify", protocol, rc=0)
+    box.runner("run", protocol, rc=3)
+    assert box.state(protocol)["waiting"][0]["subject"] == "tell"
+    box.runner("approve", protocol, "tell", "--yes", rc=0, env=alice.env)
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:ship.txt") == "ran\n"
+    box.runner("verify", protocol, rc=0)
+
+
+def test_one_that_was_pushed_by_force_goes_on_in_every_clone(tmp_path: Path) -> None:
+    alice = person(tmp_path, "alice")
+    box = governed(tmp_path / "work", [alice])
+    bare = tmp_path / "origin.git"
+    box.git("clone", "-q", "--bare", box.path, bare, cwd=tmp_path)
+    box.git("remote", "add", "origin", bare)
+    box.git("fetch", "-q", "origin")
+    protocol = shipped(box, alice)
+    box.runner("sync", protocol, rc=0)
+    other = clone(box, "bob")
+    other.runner("sync", protocol, rc=0)
+    rebased(box, protocol)
+    box.git("push", "-qf", "origin", protocol)
+    assert f"runner doctor --fix {protocol}" in other.runner("sync", protocol, rc=4).err
+    box.runner("doctor", "--fix", protocol, rc=0)
+    box.runner("sync", protocol, rc=0)
+    for at in (other, clone(box, "carol")):
+        at.runner("sync", protocol, rc=0)
+        assert here(at, protocol) == here(box, protocol) == box.git("rev-parse", protocol, cwd=bare).strip()
+        at.runner("verify", protocol, rc=0)
+        at.runner("run", protocol, rc=3)
+
+
+def test_a_clone_that_has_the_old_history_adopts_what_another_one_pushed(tmp_path: Path) -> None:
+    alice = person(tmp_path, "alice")
+    box = governed(tmp_path / "work", [alice])
+    bare = tmp_path / "origin.git"
+    box.git("clone", "-q", "--bare", box.path, bare, cwd=tmp_path)
+    box.git("remote", "add", "origin", bare)
+    box.git("fetch", "-q", "origin")
+    protocol = shipped(box, alice)
+    box.runner("sync", protocol, rc=0)
+    other = clone(box, "bob")
+    other.runner("sync", protocol, rc=0)
+    rebased(box, protocol)
+    box.git("push", "-qf", "origin", protocol)
+    other.runner("doctor", "--fix", protocol, rc=0)
+    other.runner("sync", protocol, rc=0)
+    box.runner("doctor", "--fix", protocol, rc=0)
+    box.runner("sync", protocol, rc=0)
+    for at in (box, other):
+        at.runner("verify", protocol, rc=0)
+        at.runner("run", protocol, rc=3)
