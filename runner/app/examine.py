@@ -19,7 +19,7 @@ from runner.executor import remedy
 from runner.folders import matching
 from runner.git import Git
 from runner.protocol import ids, paths
-from runner.store import clash, locks, marks, recovery, worktree
+from runner.store import clash, locks, marks, recovery, workspace, worktree
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
@@ -62,6 +62,7 @@ def _in_project(project: Project, only: str | None) -> Iterator[Finding]:
         )
     yield from (repair.finding for repair in in_project(project, only))
     yield from journals.look(project.places, only)
+    yield from _workspaces(project, only)
     for protocol, tip in here.items():
         if only in (None, protocol):
             yield from _protocol(project, protocol, tip)
@@ -215,6 +216,41 @@ def _numbers(project: Project) -> Iterator[Finding]:
                 f"`{number}` does not say which one is meant",
                 "give the whole id",
             )
+
+
+def _workspaces(project: Project, only: str | None) -> Iterator[Finding]:
+    """Tell of workspaces that cannot be reset: what commands leave never keeps one from that, but other users' folders do."""
+    configured = project.config.workspace.path
+    try:
+        folder = workspace.place(project.places, "0000-none", configured).root.parent
+    except RunnerError as error:
+        yield _told(error, "steps that run commands cannot be run")
+        return
+    if configured:
+        beside = {_device(project.git.common_dir), _device(project.places.state_home)}
+        yield from _room((folder,)) if _device(folder) not in beside else ()
+    for path in matching(folder, "*"):
+        if not ids.is_protocol_id(path.name) or only not in (None, path.name):
+            continue
+        try:
+            closed: str | None = workspace.not_ours(workspace.Workspace(path))
+            why = "you may not change what is in a folder of it"
+        except OSError as error:
+            closed, why = str(path), str(error.strerror)
+        if closed is not None:
+            yield Finding(
+                "here",
+                f"the workspace of {path.name} can be neither reset nor taken away: {why}",
+                closed,
+                f"no step of {path.name} that runs something can begin here",
+                f"`sudo rm -r {shlex.quote(str(path))}`: nothing of worth is in it, and the next step makes it anew",
+            )
+
+
+def _device(folder: Path) -> int:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.stat().st_dev
 
 
 # --- a protocol --------------------------------------------------------------------------------------------------------

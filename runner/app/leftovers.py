@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from runner import beneath
 from runner.app import tidy
 from runner.app.repair import Finding, Repair
 from runner.folders import matching
@@ -269,7 +270,7 @@ def ended(project: Project) -> Iterator[Repair]:
         yield Repair(
             Finding(
                 "note",
-                f"{kept} of protocols that ended, or whose branch is gone, {_size(sum(map(tidy.size, old)))}",
+                f"{kept} of protocols that ended, or whose branch is gone, {_size(sum(map(beneath.size, old)))}",
                 ", ".join(map(str, old[:3])) + (f" and {len(old) - 3} more" if len(old) > 3 else ""),
                 f"they take room; nothing was done in them for {UNUSED / 86400:.0f} days",
                 "`runner clean` takes away what git holds, and names the rest with the reason: "
@@ -306,7 +307,7 @@ def _pack(git: Git) -> str:
         git.run("prune-packed", "-q")
     git.close()
     after = _counted(git)
-    packed = tidy.size(git.common_dir / "objects/pack")
+    packed = beneath.size(git.common_dir / "objects/pack")
     return f"packed {before[0] - after[0]} loose objects: {_size(before[1])} before, {_size(packed + after[1])} now with all packs"
 
 

@@ -1,7 +1,8 @@
 """Taking away what finished protocols leave on this machine: worktrees, workspaces, journals, branches.
 
-Only what git holds goes: a worktree or workspace whose files are all in commits, a journal whose records the history has filed, a
-branch whose commits the base or the history has. What is left is named, with the reason. What the record says stays as it is.
+Only what git holds goes: a worktree whose files are all in commits, a journal whose records the history has filed, a branch whose
+commits the base or the history has. A workspace goes unseen: what is worth keeping of it was committed, and a step may have left what
+git cannot read. What is left is named, with the reason. What the record says stays as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from runner import beneath
 from runner.errors import ConflictError, HeldError, RunnerError
 from runner.executor.journal import Journal
 from runner.folders import matching
@@ -155,16 +157,15 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     branch = project.branch(protocol)
     if ended:
         found += [
-            Item(protocol, "worktree", str(tree.path), size(tree.path), why or keeps(git, tree))
+            Item(protocol, "worktree", str(tree.path), beneath.size(tree.path), why or keeps(git, tree))
             for tree in (worktree.on_branch(git, branch) if tip else [])
         ]
     space = _workspace(project, protocol)
-    if space.root.is_dir():
-        unsaved = why or _unsaved(project, protocol, tip, space)
-        found.append(Item(protocol, "workspace", str(space.root), size(space.root), unsaved))
+    if os.path.lexists(space.root):  # what is worth keeping is in commits: nobody looks whether git could take the rest
+        found.append(Item(protocol, "workspace", str(space.root), beneath.size(space.root), why))
     journal = project.places.journal(protocol)
     if ended and journal.is_dir():
-        found.append(Item(protocol, "journal", str(journal), size(journal), why or _unfiled(project, protocol)))
+        found.append(Item(protocol, "journal", str(journal), beneath.size(journal), why or _unfiled(project, protocol)))
     kept = git.ref(history.ref_of(protocol))
     if ended and tip and merged and (git.is_ancestor(tip, merged) or (kept and git.is_ancestor(tip, kept))):
         left = [item for item in found if item.kind == "worktree" and item.why]
@@ -189,20 +190,6 @@ def _of_planning(project: Project) -> list[Item]:
         Item("", "journal", str(path), path.stat().st_size, why)
         for path in matching(project.places.planning, "*.jsonl")
     ]
-
-
-def _unsaved(project: Project, protocol: str, tip: str | None, space: workspace.Workspace) -> str:
-    """Return why a workspace has to stay, or nothing where its files, but for caches, are in commits that git keeps."""
-    git = project.git
-    kept = [tip, git.ref(history.ref_of(protocol)), *git.refs(f"refs/runner/attempts/{protocol}/").values()]
-    try:
-        events = record.events(git, protocol, tip or project.trusted.commit)
-        start = git.resolve(str(events[0].fields.get("start"))) if events else None
-        tips = [oid for oid in kept if oid]
-        lost = workspace.unsaved(git, space, tips, start or project.trusted.commit, paths.folder(protocol))
-    except RunnerError as error:
-        return f"git cannot tell what is in it: {error.what}"
-    return f"it holds what is in no commit: {_listed(lost)}" if lost else ""
 
 
 def _unfiled(project: Project, protocol: str) -> str:
@@ -283,12 +270,3 @@ def with_something(project: Project) -> list[tuple[str, Path]]:
     folders = (_workspace(project, "0000-none").root.parent, project.places.journal("0000-none").parent)
     found = [path for folder in folders for path in matching(folder, "*")]
     return sorted((path.name, path) for path in found if ids.is_protocol_id(path.name))
-
-
-def size(folder: Path) -> int:
-    total = 0
-    for at, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(at, name)).st_size
-    return total

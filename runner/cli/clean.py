@@ -14,11 +14,11 @@ from runner.cli.session import Session
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def command(session: Session, protocol: str | None, dry_run: bool, yes: bool) -> None:
-    """Take away worktrees, workspaces, journals and branches of protocols that ended, as far as git holds all that is in them.
+    """Take away worktrees, workspaces, journals and branches of protocols that ended, as far as git holds what is in them.
 
-    A file goes that is in a commit, a branch whose commits the base or the protocol's history has, and a model's answers that the
-    history has. What is left is named, with the reason. With PROTOCOL, that one's, and the workspace of one that is still open
-    (it is made again when it is needed).
+    A worktree goes whose files are in a commit, a branch whose commits the base or the protocol's history has, and a model's answers
+    that the history has. A workspace goes with all that is in it: its steps' work is committed. What is left is named, with the
+    reason. With PROTOCOL, that one's, and the workspace of one that is still open (it is made again when it is needed).
     """
     from runner.app import tidy
     from runner.store import finding

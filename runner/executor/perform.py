@@ -181,7 +181,7 @@ def _run_agent(
         "spent": spent,
     }
     try:
-        work = workspace.collect(project.git, site.space, snapshot.tip, project.config.filters)
+        work = site.collect(snapshot.tip)
     except RefusedError as error:
         reason = {"reason": log.cut(f"{error.what}; {error.hint}"), **told}
         return dataclasses.replace(_failed(site, snapshot, step, reason, None), files=files)

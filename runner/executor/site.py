@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner import signals
+from runner import beneath, signals
 from runner.errors import RunnerError, StepFailedError, UsageError
 from runner.executor import consent
 from runner.executor.redact import Redactor
@@ -162,11 +162,10 @@ class Site:
         workspace.reset(git, self.space, commit, self.protocol, self.project.who, clean=clean)
         if clean:
             workspace.forget_setup(self.space)
-            if self.home.exists():
-                workspace.remove_tree(self.home)
+            beneath.remove(self.home)
+        beneath.remove(self.out)  # whatever a command made of it
         for folder in (self.home, self.out):
-            folder.mkdir(exist_ok=True)
-        (self.out / "result").unlink(missing_ok=True)
+            beneath.ensure(self.space.root, folder.name)
         if not config.setup:
             return
         key = workspace.setup_key(git, commit, config.setup, config.key)
@@ -210,12 +209,15 @@ class Site:
         found = []
         for name in self.project.config.workspace.share if top else ():
             assert top is not None
-            source, target = top / name, cwd / name
+            source = top / name
             if source.is_dir() and not source.is_symlink():
                 found.append(source)
-                if not target.exists() and not target.is_symlink():
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.symlink_to(source)
+                try:
+                    beneath.link(cwd, name, source)
+                except FileExistsError:
+                    pass
+                except OSError as error:  # the step, or its project, has no folder above it
+                    self.project.tell_once(f"`share: {name}` is left out of {cwd}: {error.strerror}")
         return tuple(found)
 
     def collect(self, start: str) -> workspace.Work:
@@ -228,9 +230,8 @@ class Site:
         top = self.project.git.top
         for name in self.project.config.workspace.share if top else ():
             assert top is not None
-            link = self.space.work / name
-            if link.is_symlink() and link.readlink() == top / name:
-                link.unlink()
+            if beneath.target(self.space.work, name) == str(top / name):
+                beneath.remove(self.space.work, name)
         return workspace.collect(self.project.git, self.space, start, self.project.config.filters)
 
     def run(
@@ -275,15 +276,9 @@ class Site:
         Raises:
             UsageError: a line that is none, or too much of them.
         """
-        path = self.out / "result"
-        try:
-            handle = path.open("rb") if path.is_file() and not path.is_symlink() else None
-        except OSError:
+        data = beneath.read(self.space.root, f"{self.out.name}/result", 64 * 1024 + 1)
+        if data is None:
             return None
-        if handle is None:
-            return None
-        with handle:
-            data = handle.read(64 * 1024 + 1)
         found: dict[str, str] = {}
         for number, line in enumerate(lines_of(data.decode("utf-8", "replace").replace("\r\n", "\n")), 1):
             key, equals, value = line.partition("=")

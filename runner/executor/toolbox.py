@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from runner import beneath
 from runner.errors import MalformedFileError, UsageError
 from runner.executor import consent, permission
 from runner.executor.site import Site
@@ -181,7 +181,7 @@ def _export_trusted(site: Site) -> Path:
         return folder
     stamp.unlink(missing_ok=True)
     made = workspace.export(site.project.git, site.space, commit, site.project.who)
-    shutil.rmtree(folder, ignore_errors=True)
+    beneath.remove(folder)
     made.rename(folder)
     stamp.write_text(commit)
     return folder

@@ -11,7 +11,7 @@ What others use is named here; the modules are the package's own.
 """
 
 from runner.git.objects import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Commit, Ident, Tree, TreeEntry, split_signature
-from runner.git.process import GitError
+from runner.git.process import GitError, git_error, is_full
 from runner.git.repository import Git, Worktree
 
 __all__ = [
@@ -27,5 +27,7 @@ __all__ = [
     "Tree",
     "TreeEntry",
     "Worktree",
+    "git_error",
+    "is_full",
     "split_signature",
 ]

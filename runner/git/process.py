@@ -210,6 +210,11 @@ class Held:
         self.stdout.close()
 
 
+def is_full(stderr: str) -> bool:
+    """Return whether git failed because a disk, or what somebody may have of it, is full."""
+    return any(words in stderr for words in ("No space left", "Out of diskspace", "Disk quota exceeded"))
+
+
 def git_error(argv: Sequence[str], code: int, stderr: str) -> GitError:
     words = [word for word in argv[1:] if not word.startswith(("-", "core.")) and "=" not in word]
     told = lines_of(stderr) or [f"exit {code}"]
@@ -217,7 +222,7 @@ def git_error(argv: Sequence[str], code: int, stderr: str) -> GitError:
     if fatal.endswith(":"):  # a list follows
         fatal += " " + ", ".join(line.strip() for line in told if line.startswith("\t"))
     hint = "run `runner doctor`"
-    if "No space left" in stderr:
+    if is_full(stderr):
         hint = "make room on the disk; nothing was published"
     elif "Permission denied" in stderr or "Read-only file system" in stderr or "insufficient permission" in stderr:
         hint = "the repository cannot be written here; use a clone of your own"

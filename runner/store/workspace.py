@@ -6,16 +6,21 @@ the files with its own index and git directory. Nothing of it is ever taken for 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import shlex
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from runner import beneath
 from runner.errors import RefusedError, UsageError
-from runner.git import LINK, SUBMODULE, Git, GitError, TreeEntry
+from runner.git import LINK, SUBMODULE, TREE, Git, GitError, Tree, TreeEntry, git_error, is_full
 from runner.lines import lines_of
+from runner.protocol import globs
 from runner.protocol.digest import digest
 from runner.protocol.paths import ROOT
 from runner.store import locks, worktree
@@ -63,7 +68,7 @@ def place(places: Places, protocol: str, configured: str | None) -> Workspace:
     if configured:
         given = Path(configured).expanduser() if configured.startswith("~/") else Path(configured)
         own = places.common.parent / given / own.name
-    root = Path(os.path.realpath(own)) / protocol  # sandboxes want paths without `..`
+    root = Path(os.path.realpath(own / protocol))  # sandboxes want paths without `..`
     if ".git" in root.parts or any(
         (parent / "HEAD").exists() and (parent / "objects").is_dir() for parent in root.parents
     ):
@@ -81,14 +86,22 @@ def _run(
     work: Path | None = None,
     index: Path | None = None,
     config: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
 ) -> bytes:
     excludes = space.root / "excludes"
     if not excludes.exists() or excludes.stat().st_size != len(EXCLUDES):  # one that was only begun would let all in
         write_atomically(excludes, EXCLUDES.encode())
-    return git.run(
+    code, out, err = git.try_run(
         *args, data=data, index=index or space.index, work_tree=work or space.work,
         config=[f"core.excludesFile={excludes}", *worktree.conversions(git), *_filesystem(space), *config],
+        env=env,
     )  # fmt: skip
+    if code:
+        error = git_error(["git", *args], code, err)
+        if is_full(err):
+            raise GitError(error.what, str(space.root), _full(space), stderr=err, code=code)
+        raise error
+    return out
 
 
 def _filesystem(space: Workspace) -> list[str]:
@@ -114,162 +127,146 @@ def _filesystem(space: Workspace) -> list[str]:
 def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundings, *, clean: bool = False) -> None:
     """Make the workspace hold exactly `commit`, keeping ignored files (caches) unless `clean`.
 
+    One that cannot be reset twice is thrown away and made anew: all that is worth keeping is in commits by now.
+
     Raises:
         UsageError: it cannot be written.
     """
     try:
-        space.root.mkdir(parents=True, exist_ok=True)
-        _forget_repository(space.work)
-        if space.work.is_symlink() or (space.work.exists() and not space.work.is_dir()):
-            space.work.unlink()
-        if not space.work.exists():
-            space.work.mkdir()
+        space.root.parent.mkdir(parents=True, exist_ok=True)
+        beneath.ensure(space.root.parent, space.root.name)
+        if beneath.ensure(space.root, "work"):
             forget_setup(space)
+        beneath.remove(space.work, ".git")
     except OSError as error:
-        raise UsageError(
-            f"the workspace cannot be made: {error.strerror}",
-            str(space.root),
-            "set `workspace: {path: …}` in .protocols/config.yaml",
-        ) from error
+        raise _unwritable(space, error) from error
     locks.remove_dead(space.root / "index.lock", who)
     fetch_missing(git, commit, who)
     fresh = not space.index.exists()
-    if fresh:
-        _empty(space)
-    _remove_pipes(space.work)
     try:
-        _check_out(git, space, commit, clean=clean)
-    except GitError:
         if fresh:
-            raise
-        _mend(space.work, files=True)  # a step that was cut short may have locked what it left
-        if not _is_readable(git, space):
-            space.index.unlink()
             _empty(space)
-        _check_out(git, space, commit, clean=clean)
-    _make_repository(git, space, commit, protocol)
+        try:
+            _check_out(git, space, commit, clean=clean)
+        except (GitError, OSError):
+            if fresh:
+                raise
+            try:
+                _mend(space.work)  # a step that was cut short may have locked what it left
+                _check_out(git, space, commit, clean=clean)
+            except (GitError, OSError):
+                remove(space)
+                space.root.mkdir()
+                _empty(space)
+                _check_out(git, space, commit, clean=clean)
+        _make_repository(git, space, commit, protocol)
+    except OSError as error:
+        raise _unwritable(space, error) from error
+
+
+def _unwritable(space: Workspace, error: OSError) -> UsageError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = _full(space)
+    elif os.path.lexists(space.root):
+        hint = (
+            f"`sudo rm -r {shlex.quote(str(space.root))}`: nothing of worth is in it, and the next step makes it anew"
+        )
+    else:
+        hint = "set `workspace: {path: …}` in .protocols/config.yaml"
+    return UsageError(f"the workspace cannot be made: {error.strerror}", str(space.root), hint)
+
+
+def _full(space: Workspace) -> str:
+    return f"make room on the disk; `runner clean {space.root.name}` takes the workspace away; nothing was published"
 
 
 def _empty(space: Workspace) -> None:
-    remove_tree(space.work)
-    space.work.mkdir()
+    beneath.remove(space.root, "work")
+    beneath.ensure(space.root, "work")
     forget_setup(space)
 
 
 def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
     fresh = not space.index.exists()
+    if not fresh:
+        _make_way(git, space, commit)
     # What the index and a file's times agree on is left as it is; of those a step cannot set all back (`_filesystem`).
     _run(git, space, "read-tree", "--reset", "-u", commit)
     if not fresh:
-        for folder in _submodules(git, space, commit):
-            remove_tree(folder)
-            folder.mkdir()
         _run(git, space, "clean", "-ffdq", *(["-x"] if clean else []))
 
 
-def _is_readable(git: Git, space: Workspace) -> bool:
-    try:
-        _run(git, space, "ls-files", "-z")
-    except GitError:
-        return False
-    return True
+def _make_way(git: Git, space: Workspace, tree: str) -> None:
+    """Take away what would lead git astray as it checks out a tree: a link in a folder's place, and what is in submodules' folders.
+
+    Git looks at the folder of a submodule through a link above it, and takes for ours what it finds there.
+    """
+    known: dict[str, Tree | None] = {"": git.tree(f"{tree}^{{tree}}")}
+
+    def folder(path: str) -> Tree | None:
+        """Return what the tree has in a folder, by names as file systems that ignore case see them."""
+        if path not in known:
+            above, _, name = path.rpartition("/")
+            entry = {globs.fold(one): entry for one, entry in (folder(above) or {}).items()}.get(globs.fold(name))
+            known[path] = git.tree(entry.oid) if entry and entry.mode == TREE else None
+        return known[path]
+
+    for path in _look(space.work).links:
+        if folder(path) is not None:
+            beneath.remove(space.work, path)
+    for path in _submodules(git, tree):
+        with contextlib.suppress(NotADirectoryError):  # git replaces a file in the place of a folder above
+            if beneath.target(space.work, path) is not None or beneath.names(space.work, path):
+                beneath.remove(space.work, path)
 
 
-def _forget_repository(work: Path) -> None:
-    repository = work / ".git"
-    if work.is_dir() and not work.is_symlink():
-        work.chmod(0o755)  # its owner may have locked it
-    if repository.is_symlink() or repository.is_file():
-        repository.unlink()
-    elif repository.exists():
-        remove_tree(repository)
+@dataclass(slots=True)
+class Look:
+    """What lies in a workspace: folders that hold a repository of their own; links; folders with files whose path is too long."""
+
+    inner: list[str]
+    links: list[str]
+    deep: list[str]
 
 
-def _mend(folder: Path, *, files: bool = False) -> list[str]:
-    """Let the owner into folders that a command may have locked, `files` too; return the folders that hold a repository."""
-    found: list[str] = []
-    os.chmod(folder, 0o755)
-    stack = [os.fspath(folder)]
-    while stack:
-        at = stack.pop()
-        with os.scandir(at) as entries:
-            for entry in entries:
-                if entry.name == ".git":
-                    found.append(os.path.relpath(at, folder))
-                if entry.is_symlink():
-                    continue
-                inside = entry.is_dir()
-                if not inside and not files:
-                    continue
-                mode = entry.stat(follow_symlinks=False).st_mode
-                wanted = 0o700 if inside else 0o600
-                if mode & wanted != wanted and (inside or stat.S_ISREG(mode)):
-                    os.chmod(entry.path, stat.S_IMODE(mode) | wanted)
-                if inside and entry.name != ".git":
-                    stack.append(entry.path)
+def _look(work: Path) -> Look:
+    """Look through the workspace, opening folders that were locked, and removing named pipes: git would wait for one to be written."""
+    found = Look([], [], [])
+    for at in beneath.walk(work):
+        inside = set(at.folders)
+        for entry in at.entries:
+            if entry.name == ".git" and ".git" not in at.path.split("/"):
+                found.inner.append(at.path or ".")
+            if entry.name in inside:
+                continue
+            if at.is_deep:
+                if at.path not in found.deep[-1:]:
+                    found.deep.append(at.path)
+            elif entry.is_symlink():
+                found.links.append(at.path_of(entry.name))
+            elif not entry.is_file(follow_symlinks=False) and stat.S_ISFIFO(entry.stat(follow_symlinks=False).st_mode):
+                os.unlink(entry.name, dir_fd=at.fd)
     return found
 
 
-def _remove_pipes(folder: Path) -> None:
-    """Remove named pipes: git would open one that has the name of a file it reads, and wait there without end."""
-    stack, locked = [os.fspath(folder)], set[str]()
-    while stack:
-        at = stack.pop()
-        try:
-            with os.scandir(at) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        stack.append(entry.path)
-                    elif not (entry.is_file(follow_symlinks=False) or entry.is_symlink()) and stat.S_ISFIFO(
-                        entry.stat(follow_symlinks=False).st_mode
-                    ):
-                        os.unlink(entry.path)
-        except PermissionError:
-            if at not in locked:
-                locked.add(at)
-                os.chmod(at, 0o700)
-                stack.append(at)
+def _mend(work: Path) -> None:
+    """Let the owner read and write the files that a command locked."""
+    for at in beneath.walk(work):
+        for entry in at.entries:
+            beneath.unlock(entry, at)
 
 
-def _submodules(git: Git, space: Workspace, commit: str) -> list[Path]:
-    """Return the folders in the workspace that stand for submodules; none is checked out there."""
-    if git.blob(f"{commit}:.gitmodules") is None:
+def _submodules(git: Git, tree: str) -> list[str]:
+    """Return the paths of a tree at which submodules are; none is checked out there."""
+    if git.blob(f"{tree}:.gitmodules") is None:
         return []
-    named = [path for path, entry in git.files(commit).items() if entry.mode == SUBMODULE]
-    return [
-        space.work / path for path in named if (space.work / path).is_dir() and not (space.work / path).is_symlink()
-    ]
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder that a command may have made unreadable, or deeper than the stack and the open files reach.
-
-    Each folder found is moved up to the top before it is looked into, so no path grows longer.
-    """
-    left, number = [folder], 0
-    while left:
-        at = left.pop()
-        at.chmod(0o700)
-        with os.scandir(at) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for name, is_folder in found:
-            if not is_folder:
-                (at / name).unlink()
-                continue
-            (at / name).chmod(0o700)
-            while os.path.lexists(folder / f".going-{number}"):
-                number += 1
-            moved = folder / f".going-{number}"
-            (at / name).rename(moved)
-            left.append(moved)
-        if at != folder:
-            at.rmdir()
-    folder.rmdir()
+    return [path for path, entry in git.files(tree).items() if entry.mode == SUBMODULE]
 
 
 def _make_repository(git: Git, space: Workspace, commit: str, protocol: str) -> None:
-    """Write the workspace's own repository, by hand: no git runs where an agent may write."""
-    repository = space.work / ".git"
+    """Write the workspace's own repository, by hand and beside it, and move it there: no git runs where an agent may write."""
+    repository = space.root / "repository"
+    beneath.remove(repository)
     for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
         (repository / folder).mkdir(parents=True)
     sha256 = git.object_format == "sha256"
@@ -285,6 +282,7 @@ def _make_repository(git: Git, space: Workspace, commit: str, protocol: str) -> 
     if git.is_shallow():
         shutil.copyfile(git.common_dir / "shallow", repository / "shallow")
     shutil.copyfile(space.index, repository / "index")
+    beneath.put(space.work, ".git", repository)
 
 
 def object_folders(git: Git) -> tuple[Path, ...]:
@@ -313,26 +311,31 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
     Raises:
         RefusedError: a nested repository, a changed path that needs a filter driver, or an encoding that does not fit.
     """
-    if space.work.is_symlink() or not space.work.is_dir():
+    if not beneath.is_folder(space.root, "work"):
         raise RefusedError(
             "the step removed its own workspace", str(space.work), "leave the folder that it runs in where it is"
         )
-    _forget_repository(space.work)
-    inner = _mend(space.work)
-    for folder in _submodules(git, space, start):
-        if any(folder.iterdir()):
-            at = str(folder.relative_to(space.work))
+    beneath.remove(space.work, ".git")
+    look = _look(space.work)
+    for at in _submodules(git, start):
+        if beneath.names(space.work, at):
             raise RefusedError(
                 f"the step left files in the submodule {at}", at, "change a submodule in a checkout of your own"
             )
+    if deep := _not_ignored(git, space, look.deep):
+        raise RefusedError(
+            f"folders are nested so deep that git cannot name the files in them: {deep[:60]}…",
+            f"{deep[:200]}…",
+            "remove them in the step, or ignore them in .gitignore",
+        )
     try:
         try:
             _add(git, space, config=_drivers(git, filters))
         except GitError:
-            _mend(space.work, files=True)
+            _mend(space.work)
             _add(git, space, config=_drivers(git, filters))
     except GitError as error:
-        if path := _not_ignored(git, space, inner):
+        if path := _not_ignored(git, space, look.inner):
             raise _nested(path) from error
         _refuse_encoding(git, space, error)
         raise
@@ -379,6 +382,7 @@ def tree_now(git: Git, space: Workspace) -> str:
     Raises:
         RefusedError: a file is not in the encoding that its attributes say.
     """
+    _look(space.work)
     try:
         _add(git, space, "--ignore-errors")
     except GitError as error:
@@ -388,51 +392,30 @@ def tree_now(git: Git, space: Workspace) -> str:
     return _run(git, space, "write-tree").decode().strip()
 
 
-def unsaved(git: Git, space: Workspace, tips: Sequence[str], base: str, record: str) -> list[str]:
-    """Return the files of the workspace, but those that git ignores and the folder `record`, that are in no commit.
-
-    Commits are those that `tips` have beyond `base`, and `base` itself.
-    """
-    if space.work.is_symlink() or not space.work.is_dir():
-        return []
-    tree = tree_now(git, space)
-    commits = [base, *git.run("rev-list", *tips, f"^{base}").decode().split()]
-    left: set[str] | None = None
-    for commit in commits:
-        differs = git.changed(commit, tree)
-        mine = {path for path, (_, after) in differs.items() if after and not path.startswith(f"{record}/")}
-        left = mine if left is None else left & mine
-        if not left:
-            break
-    return sorted(left or ())
-
-
 def _add(git: Git, space: Workspace, *options: str, config: Sequence[str] = ()) -> None:
     """Take the workspace's files into the index, where a repository that it has already is looked at as if it were new.
 
     To see whether a known one changed, git would run in it, outside the sandbox, with the configuration that it finds there:
     filters that whoever wrote it chose. What we set to prevent that, git keeps from submodules.
     """
-    _remove_pipes(space.work)
     entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
     links = [entry.partition(b"\t")[2] for entry in entries if entry.startswith(b"160000 ")]
-    filled = [path for path in links if _holds_something(os.fsencode(space.work) + b"/" + path)]
+    filled = [path for path in links if _holds_something(space, os.fsdecode(path))]
     if filled:
         _run(git, space, "update-index", "--force-remove", "-z", "--stdin", data=b"\0".join(filled) + b"\0")
     _run(git, space, "add", "-A", *options, ".", config=config)
 
 
-def _holds_something(folder: bytes) -> bool:
+def _holds_something(space: Workspace, path: str) -> bool:
     try:
-        return bool(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+        return bool(beneath.names(space.work, path))
     except OSError:
         return True
 
 
 def restore(git: Git, space: Workspace, tree: str) -> None:
     """Make the workspace hold a tree that `tree_now` gave; ignored files stay."""
+    _make_way(git, space, tree)
     _run(git, space, "read-tree", "--reset", "-u", tree)
     _run(git, space, "clean", "-ffdq")
 
@@ -474,11 +457,13 @@ def _refuse_encoding(git: Git, space: Workspace, error: GitError) -> None:
             ) from error
 
 
-def _not_ignored(git: Git, space: Workspace, folders: list[str]) -> str | None:
+def _not_ignored(git: Git, space: Workspace, folders: Iterable[str]) -> str | None:
     """Return the first of the folders that git does not ignore."""
     for folder in folders:
-        try:
-            _run(git, space, "check-ignore", "-q", "--no-index", "--", folder)
+        try:  # it knows no literal paths, and a colon at the beginning would mean something
+            _run(
+                git, space, "check-ignore", "-q", "--no-index", "--", f"./{folder}", env={"GIT_LITERAL_PATHSPECS": "0"}
+            )
         except GitError:
             return folder
     return None
@@ -486,11 +471,7 @@ def _not_ignored(git: Git, space: Workspace, folders: list[str]) -> str | None:
 
 def export(git: Git, space: Workspace, commit: str, who: Surroundings) -> Path:
     """Make a clean export of a commit's tree for checks, and return its folder."""
-    if space.export.exists() or space.export.is_symlink():
-        if space.export.is_symlink():
-            space.export.unlink()
-        else:
-            remove_tree(space.export)
+    beneath.remove(space.export)
     space.export.mkdir(parents=True)
     index = space.root / "check-index"
     locks.remove_dead(space.root / "check-index.lock", who)
@@ -517,9 +498,36 @@ def fetch_missing(git: Git, commit: str, who: Surroundings) -> None:
 
 
 def remove(space: Workspace) -> None:
-    """Take the workspace away."""
-    if space.root.exists():
-        remove_tree(space.root)
+    """Take the workspace away, whatever is in it.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    beneath.remove(space.root)
+
+
+def not_ours(space: Workspace) -> str | None:
+    """Return a folder of the workspace, or the workspace itself, in which this user can change nothing and never will.
+
+    Raises:
+        OSError: it cannot be looked through.
+    """
+    if os.geteuid() == 0 or not os.path.lexists(space.root):
+        return None
+    if not _is_ours(None, os.fspath(space.root)):
+        return str(space.root)
+    for at in beneath.walk(space.root, unlock=False):
+        for name in at.folders:
+            if not _is_ours(at.fd, name):
+                return str(space.root / at.path_of(name))
+    return None
+
+
+def _is_ours(fd: int | None, name: str) -> bool:
+    """Return whether this user owns a folder, or may change what is in it."""
+    if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid == os.geteuid():
+        return True
+    return os.access(name, os.R_OK | os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True, follow_symlinks=False)
 
 
 def setup_key(git: Git, commit: str, setup: str, files: tuple[str, ...]) -> str:
