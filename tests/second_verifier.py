@@ -116,7 +116,8 @@ def fold(s, number, name, about, f, protocol):
         s["status"] = {"planned": "running"}.get(status, status) if step else {"pending": "planning"}.get(status, status)
         if step: step["status"] = "running"
     elif name == "resumed":
-        begun = need(status in ("paused", "blocked"), name) or {(step["status"], step["attempt"]) for step in steps.values()} != {("pending", 1)}
+        gone = status == "failed" and not {"failed", "blocked"} & {step["status"] for step in steps.values() if not step["removed"]}
+        begun = need(gone or status in ("paused", "blocked"), name) or {(step["status"], step["attempt"]) for step in steps.values()} != {("pending", 1)}
         stuck = [end for end in ("failed", "blocked") if end in {step["status"] for step in steps.values() if not step["removed"]}]
         s["status"] = [*stuck, "planning" if not s["plan"] else "running" if begun else "planned"][0]
     elif name == "undone" and need(f["status"] not in ("pending", "planning"), "no plan is undone") is None:

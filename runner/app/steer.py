@@ -51,7 +51,7 @@ def following(state: State) -> str:
         case Status.PAUSED:
             return f"runner resume {short}"
         case Status.FAILED | Status.BLOCKED:
-            return f"runner retry {short}"
+            return f"runner {record.reopens({'schema': 1, **asdict(state)})} {short}"
         case Status.COMPLETED:
             return f"runner take {short}"
         case Status.CANCELLED:
@@ -130,24 +130,23 @@ def pause(project: Project, protocol: str, reason: str | None = None) -> Steered
 
 
 def resume(project: Project, protocol: str) -> Steered:
-    """Let a paused or blocked protocol go on from where it was.
+    """Let a protocol go on from where it was that is paused, or that failed or is blocked without a step that did.
 
     Raises:
-        RefusedError: it has ended or failed, or a step is blocked: that is for a retry.
+        RefusedError: it has ended, or a step failed or is blocked: that is for a retry.
     """
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         state = seen.state
         refuse_ended(state, "resume")
         stopped = [(slug, step) for slug, step in state.open_steps() if step.status in _STOPPED]
-        if state.status is Status.FAILED or (state.status is Status.BLOCKED and stopped):
-            why = f": {stopped[0][0]}: {stopped[0][1].reason}" if stopped else ""
+        if state.status in (Status.FAILED, Status.BLOCKED) and stopped:
             raise RefusedError(
-                f"{protocol} is {state.status}{why}",
+                f"{protocol} is {state.status}: {stopped[0][0]}: {stopped[0][1].reason}",
                 paths.folder(protocol),
                 f"mend what made it so, then `runner retry {number(protocol)}`",
             )
-        if state.status not in (Status.PAUSED, Status.BLOCKED):
+        if state.status not in (Status.PAUSED, Status.BLOCKED, Status.FAILED):
             return []
         return [ev.Resumed(subject=protocol)]
 

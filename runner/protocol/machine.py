@@ -171,9 +171,11 @@ def _apply(state: State, entry: Entry) -> State:
         case ev.BudgetReached():
             state = _wait(_spend(state, event, event.spent), entry, "budget", None, event.text, event.by)
         case ev.Resumed():
-            if state.status not in (Status.PAUSED, Status.BLOCKED):
+            after = _where_it_was(state)
+            failed = state.status is Status.FAILED and after not in (Status.FAILED, Status.BLOCKED)
+            if state.status not in (Status.PAUSED, Status.BLOCKED) and not failed:
                 raise _illegal(state, event, f"{state.protocol} is {state.status}")
-            state = dataclasses.replace(state, status=_where_it_was(state))
+            state = dataclasses.replace(state, status=after)
         case ev.Cancelled():
             state = _spend(state, event, event.spent)
         case ev.Completed():

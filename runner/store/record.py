@@ -226,6 +226,11 @@ def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | N
     return None
 
 
+def reopens(row: Row) -> str:
+    """Return the command that opens a failed or blocked protocol again: `retry` where a step did, else `resume`."""
+    return "retry" if any(step.get("status") in ("failed", "blocked") for _, step in open_steps(row)) else "resume"
+
+
 def untaken(git: Git, protocol: str, tip: str) -> list[str]:
     """Return the names of the protocol's words that people committed after its last transition."""
     _, out, _ = git.try_run("rev-list", "--max-count=1", tip, "--", f"{paths.folder(protocol)}/{paths.STATE}")

@@ -157,6 +157,15 @@ def a_folder_made_by_hand(forge: Forge) -> None:
 
 
 @attack("legality")
+def resumed_while_the_step_that_failed_is_in_the_plan(forge: Forge) -> None:
+    forge.imitate(
+        ev.StepFailed(subject="b", attempt=1, reason="exit 1", executor="host"),
+        ev.Failed(subject=forge.protocol, reason="b: exit 1"),
+    )
+    forge.imitate(ev.Resumed(subject=forge.protocol))
+
+
+@attack("legality")
 def cancelled_once_more_with_nothing_paid(forge: Forge) -> None:
     forge.imitate(ev.Cancelled(subject=forge.protocol))
     forge.imitate(ev.Cancelled(subject=forge.protocol, reason="and again"))

@@ -332,6 +332,21 @@ def a_call_that_waited_and_one_that_nobody_knows_of(desk: Desk) -> Made:
 
 
 @good
+def failed_and_resumed_without_the_step_that_failed(desk: Desk) -> Made:
+    box = desk.box()
+    with fixed():
+        protocol = box.new({"01-a": command("true"), "02-b": command("false"), "03-c": command("true")})
+        box.runner("run", protocol, rc=1)
+        tree = box.worktree(protocol)
+        (tree / f".protocols/{protocol}/02-b.md").unlink()
+        box.commit("not needed", cwd=tree)
+        box.runner("run", protocol, rc=1)
+        box.runner("resume", protocol, rc=0)
+        box.runner("run", protocol, rc=0)
+    return taken(box, protocol)
+
+
+@good
 def cancelled_while_a_step_was_at_work_and_what_it_had_paid(desk: Desk) -> Made:
     forge = desk.forge()
     forge.imitate(ev.Cancelled(subject=forge.protocol, reason="not needed"))
