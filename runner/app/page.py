@@ -86,7 +86,8 @@ def asked(state: State, *, ways: Ways = NO_WAYS, merge: str = "") -> list[str]:
         found += [f"### `{step.place:02d}-{slug}` {_word(step)}", code(step.reason or "")]
     if state.status in (Standing.FAILED, Standing.BLOCKED):
         found += [] if stopped else [f"### It {'failed' if state.status is Standing.FAILED else 'is blocked'}"]
-        found.append(f"- When what made it so is mended: comment `/runner retry`, or type `runner retry {short}`")
+        verb = "retry" if stopped else "resume"
+        found.append(f"- When its cause is fixed: comment `/runner {verb}`, or type `runner {verb} {short}`")
     elif state.status is Standing.PAUSED:
         found += ["### It is paused", f"- To go on: comment `/runner resume`, or type `runner resume {short}`"]
     elif state.status is Standing.CANCELLED:

@@ -187,7 +187,7 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         if project.git.ref(history.ref_of(protocol)) is None:
             session.line(f"  {'history':12}  not here; `{history.fetch(project.trusted.remote)}` brings it")
     session.line(f"  {'trusted':12}  {project.trusted.note}")
-    if row["status"] in ("failed", "blocked"):
+    if row["status"] in ("failed", "blocked") and record.reopens(row) == "retry":
         typed = f"{typed}, then runner retry {name}".replace("then runner", f"then {program()}")
     if stands.endswith("waits for merge"):
         typed = f"runner take {name}"

@@ -75,6 +75,8 @@ def command(row: Row, found: Outlook, name: str) -> str | None:
     if status == "paused":
         return f"runner resume {name}"
     if status in ("failed", "blocked"):
+        if record.reopens(row) == "resume":
+            return f"runner resume {name}"
         return f"runner show {name} {found.step}" if found.step else f"runner show {name}"
     if status in record.ENDED:
         return None

@@ -186,7 +186,8 @@ class Teller:
         elif row["status"] in FAILS:
             if not done.entries:
                 session.line("  ", (str(row["status"]).ljust(12), "red"), f"  {found.reason}", err=True)
-            typed = f"{typed}, then {program()} retry {name}"
+            if record.reopens(row) == "retry":
+                typed = f"{typed}, then {program()} retry {name}"
         elif row["status"] in ("paused", "cancelled"):
             session.line("  ", (str(row["status"]).ljust(12), "yellow"), f"  {counted}", err=True)
         elif found.waiting:

@@ -648,3 +648,28 @@ def test_a_run_waits_for_who_comes_in_between_two_transitions(box: Box) -> None:
             done = next(made)
             letting_go.join()
         assert done.state.status == "completed"
+
+
+@pytest.mark.parametrize("then", ["", "commit"])
+def test_a_failed_step_that_is_taken_out_of_the_plan_leaves_a_protocol_that_resumes(box: Box, then: str) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("false"), "03-c": command("echo c > c.txt")})
+    box.runner("run", protocol, rc=1)
+    tree = box.worktree(protocol)
+    (tree / f".protocols/{protocol}/02-b.md").unlink()
+    if then:
+        box.commit("not needed", cwd=tree)
+    told = box.runner("run", protocol, rc=1).err
+    assert "next          runner resume 1\n" in told and "retry" not in told
+    assert "runner resume 1" in box.runner("status", rc=0).out
+    refused = box.runner("retry", protocol, rc=4).err
+    assert "`runner resume 1` goes on" in refused and "runner retry" not in refused
+    assert "next          runner run 1\n" in box.runner("resume", protocol, rc=0).err
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:c.txt") == "c\n"
+    box.runner("verify", protocol, rc=0)
+
+
+def test_resume_does_not_open_a_protocol_whose_step_failed(box: Box) -> None:
+    protocol = box.new({"01-a": command("false")})
+    box.runner("run", protocol, rc=1)
+    assert "runner retry 1" in box.runner("resume", protocol, rc=4).err
