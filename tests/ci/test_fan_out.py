@@ -16,7 +16,7 @@ import yaml
 
 from runner.store import ledger
 from tests.ci.actions import ROOT
-from tests.ci.test_templates import BIN, check
+from tests.ci.test_templates import check
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, mind
 
@@ -116,7 +116,7 @@ def test_gitlab_works_on_each_in_jobs_of_its_own_and_publishes_it(gitlab: Box, t
     advance = shared["protocol-advance"]["trigger"]["include"]
     assert advance == [{"artifact": ".protocol-handover/pipeline.yml", "job": "protocol-find"}]
     check(
-        BIN / "check-jsonschema",
+        "check-jsonschema",
         "--builtin-schema",
         "vendor.gitlab-ci",
         "--data-transform",
