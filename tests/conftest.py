@@ -19,6 +19,7 @@ import hypothesis
 import pytest
 
 from runner.protocol.ids import is_protocol_id
+from runner.store import remote as remote_
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
 
@@ -76,6 +77,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fill = max(size - len(mine), 0) if at + 1 < count else len(rest)
         items += [*mine, *rest[:fill]]
         rest = rest[fill:]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def patience() -> None:
+    """A look at a remote on this disk takes as long as the machine is busy: no test fails for the 5 s that people wait."""
+    remote_.FETCH_SECONDS = 60.0
 
 
 _made_boxes: list[Path] = []  # repositories of the test that runs

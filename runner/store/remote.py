@@ -133,14 +133,15 @@ class Mirror:
                 return line.removeprefix("ref: refs/heads/").split("\t")[0]
         return None
 
-    def fetch(self, *patterns: str, timeout: float = FETCH_SECONDS) -> None:
+    def fetch(self, *patterns: str, timeout: float | None = None) -> None:
         """Bring the refs of the patterns (`refs/heads/main`, `refs/runner/numbers/*`), and forget those that are gone there.
 
-        A pattern that fits nothing is no error.
+        A pattern that fits nothing is no error. `timeout`: FETCH_SECONDS.
 
         Raises:
             UnreachableError: the remote did not answer in time, or refused.
         """
+        timeout = FETCH_SECONDS if timeout is None else timeout
         specs = []
         for pattern in patterns:
             glob = pattern if pattern.endswith("*") else f"{pattern}*"
