@@ -213,7 +213,7 @@ def laid(world: World) -> Iterator[None]:
     """Be what is outside while the block lasts."""
     provider = registry.Provider(form="sim:WHAT", about="", open=lambda *_: Script(world), missing=lambda environ: "")
     with (
-        mock.patch.dict(EXECUTORS, {"sandbox": lambda toolchains: Sandbox(world)}),
+        mock.patch.dict(EXECUTORS, {"sandbox": lambda toolchains, user_namespaces: Sandbox(world)}),
         mock.patch.dict(registry.PROVIDERS, {"sim": provider}),
         mock.patch("runner.tools.files.exchange", exchange),
         mock.patch("runner.tools.python.exchange", exchange),
