@@ -159,7 +159,9 @@ class Site:
             StepFailedError: the setup failed; nothing is recorded.
         """
         git, config = self.project.git, self.project.config.workspace
-        workspace.reset(git, self.space, commit, self.protocol, self.project.who, clean=clean)
+        workspace.reset(
+            git, self.space, commit, self.protocol, self.project.who, clean=clean, trusted=self.project.trusted.commit
+        )
         if clean:
             workspace.forget_setup(self.space)
             beneath.remove(self.home)
@@ -199,7 +201,10 @@ class Site:
             env=env,
             timeout=timeout,
             writable=(cwd, self.home, self.out),
-            readable=(*workspace.object_folders(self.project.git), *shared),
+            readable=(
+                *((self.space.objects,) if cwd == self.space.work else ()),
+                *shared,
+            ),  # an export has no repository
             network=network,
         )
 

@@ -106,7 +106,7 @@ def open_agent_tools(
                 site.sandbox,
                 work=site.space.work,
                 env=env,
-                readable=workspace.object_folders(site.project.git),
+                readable=(site.space.objects,),
                 writable=(site.home, site.out),
                 default_timeout=DEFAULT_TIMEOUT,
                 allowed=permission.hosts_of(site.project),
@@ -167,7 +167,7 @@ def _opened(site: Site, module: ToolModule) -> Iterator[PythonTools]:
         module=module,
         env={"PATH": environ.get("PATH", ""), **{name: environ[name] for name in module.env if name in environ}},
         timeout=DEFAULT_TIMEOUT,
-        readable=workspace.object_folders(project.git),
+        readable=(site.space.objects,),
     ) as opened:
         yield opened
 

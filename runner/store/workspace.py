@@ -1,7 +1,7 @@
 """Where work is done: a checkout of the runner's own, outside every repository, that an agent may write (design §6).
 
-It has a repository of its own that borrows our objects and has no remote; the runner never runs git in it. The runner reads
-the files with its own index and git directory. Nothing of it is ever taken for a person's, or the other way round.
+It has a repository of its own, with the objects of its commit's history and without a remote; the runner never runs git in it. The
+runner reads the files with its own index and git directory. Nothing of it is ever taken for a person's, or the other way round.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from runner.lines import lines_of
 from runner.protocol import globs
 from runner.protocol.digest import digest
 from runner.protocol.paths import ROOT
-from runner.store import locks, worktree
+from runner.store import locks, packs, worktree
 from runner.store.places import Places, write_atomically
 from runner.store.surroundings import Surroundings
 from runner.values import dataclass
@@ -56,6 +56,11 @@ class Workspace:
     def index(self) -> Path:
         """The runner's index of `work`."""
         return self.root / "index"
+
+    @property
+    def objects(self) -> Path:
+        """The objects of the commit's own history, which the repository in `work` borrows."""
+        return packs.objects(self.root)
 
 
 def place(places: Places, protocol: str, configured: str | None) -> Workspace:
@@ -124,10 +129,20 @@ def _filesystem(space: Workspace) -> list[str]:
     ]
 
 
-def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundings, *, clean: bool = False) -> None:
+def reset(
+    git: Git,
+    space: Workspace,
+    commit: str,
+    protocol: str,
+    who: Surroundings,
+    *,
+    clean: bool = False,
+    trusted: str | None = None,
+) -> None:
     """Make the workspace hold exactly `commit`, keeping ignored files (caches) unless `clean`.
 
     One that cannot be reset twice is thrown away and made anew: all that is worth keeping is in commits by now.
+    `trusted`: a commit that other protocols grow out of too, whose history is packed once for all of them.
 
     Raises:
         UsageError: it cannot be written.
@@ -159,6 +174,7 @@ def reset(git: Git, space: Workspace, commit: str, protocol: str, who: Surroundi
                 space.root.mkdir()
                 _empty(space)
                 _check_out(git, space, commit, clean=clean)
+        packs.lend(git, space.root, commit, trusted, who.say)
         _make_repository(git, space, commit, protocol)
     except OSError as error:
         raise _unwritable(space, error) from error
@@ -277,24 +293,12 @@ def _make_repository(git: Git, space: Workspace, commit: str, protocol: str) -> 
     )
     (repository / "HEAD").write_text(f"ref: refs/heads/{protocol}\n")
     (repository / f"refs/heads/{protocol}").write_text(commit + "\n")
-    (repository / "objects/info/alternates").write_text(f"{git.common_dir / 'objects'}\n")
+    (repository / "objects/info/alternates").write_text(f"{space.objects}\n")
     (repository / "info/exclude").write_text(EXCLUDES)
     if git.is_shallow():
         shutil.copyfile(git.common_dir / "shallow", repository / "shallow")
     shutil.copyfile(space.index, repository / "index")
     beneath.put(space.work, ".git", repository)
-
-
-def object_folders(git: Git) -> tuple[Path, ...]:
-    """Return the object folders that the workspace's repository borrows: ours, and those that ours borrows."""
-    found = [git.common_dir / "objects"]
-    for folder in found:
-        try:
-            lines = lines_of((folder / "info/alternates").read_text())
-        except OSError:
-            continue
-        found += [path for line in lines if (path := (folder / line).resolve()) not in found and path.is_dir()]
-    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,5 +218,6 @@ def laid(world: World) -> Iterator[None]:
         mock.patch("runner.tools.files.exchange", exchange),
         mock.patch("runner.tools.python.exchange", exchange),
         mock.patch("runner.executor.site.toolchains", lambda path, home: ()),
+        mock.patch("runner.store.packs.lend", lambda *_: None),  # no git runs in these workspaces
     ):
         yield

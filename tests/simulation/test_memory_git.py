@@ -184,7 +184,12 @@ def test_it_says_what_git_says_whatever_is_done(both: Both, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_workspace_is_made_and_looked_through_as_git_does(both: Both, tmp_path: Path) -> None:
+def test_a_workspace_is_made_and_looked_through_as_git_does(
+    both: Both, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "runner.store.packs.lend", lambda *_: None
+    )  # what of the repository's objects it has is git's alone
     who = both.mirrors[0][0].who
 
     def work(git: Git) -> list[Any]:
