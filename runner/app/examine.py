@@ -17,7 +17,7 @@ from runner.app.repair import Finding, Repair
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.executor import remedy
 from runner.folders import matching
-from runner.git import Git
+from runner.git import Git, person
 from runner.protocol import ids, paths
 from runner.store import clash, locks, marks, recovery, workspace, worktree
 from runner.store.places import Places, writable_state_home
@@ -161,6 +161,13 @@ def _person(project: Project) -> Iterator[Finding]:
         project.person()
     except RunnerError as error:
         yield _told(error, "nothing that carries your words can be committed")
+    if person.signs_commits(project.git):
+        from runner.trust import signing
+
+        try:
+            signing.check_commits(project.git)
+        except RunnerError as error:
+            yield _told(error, "your git signs commits (commit.gpgsign), and cannot: nothing of yours can be committed")
 
 
 def _settings(project: Project) -> Iterator[Finding]:

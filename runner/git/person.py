@@ -119,13 +119,18 @@ def setting(git: Database, key: str, *, repository_too: bool = True) -> str | No
     return value if value is not None else last(git.personal_settings(), key)
 
 
+def signs_commits(git: Database) -> bool:
+    """Return whether the person's git signs every commit."""
+    return (setting(git, "commit.gpgsign") or "false").lower() in ("true", "yes", "on", "1")
+
+
 def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message: bytes, *, sign: bool = False) -> str:
     """Write a commit of the person's: signed where their git signs commits, or with `sign`. Hooks do not run.
 
     Raises:
         UsageError: it should be signed and could not be.
     """
-    if not sign and (setting(git, "commit.gpgsign") or "false").lower() not in ("true", "yes", "on", "1"):
+    if not sign and not signs_commits(git):
         return git.write_commit(tree, parents, who, who, message)
     overrides = []
     for key in (

@@ -20,7 +20,7 @@ from runner.sandbox.base import (
     Session,
     explain,
 )
-from runner.sandbox.bubblewrap import Bubblewrap, toolchains
+from runner.sandbox.bubblewrap import Bubblewrap, remedy, toolchains
 from runner.sandbox.host import Host
 from runner.sandbox.process import end_all
 
@@ -70,7 +70,7 @@ def choose(name: str, *, toolchains: tuple[Path, ...] = (), user_namespaces: boo
         raise SandboxUnavailableError(
             f"commands cannot be run in a sandbox here: {why}",
             where=f"executor: {name}",
-            hint="install bubblewrap (`apt-get install bubblewrap`, `dnf install bubblewrap`; macOS has none), or run"
-            " commands without a sandbox: `--executor host`, or RUNNER_EXECUTOR=host in the environment",
+            hint=f"{remedy(Path('/proc/sys'))}; or run commands without a sandbox: `--executor host`, or RUNNER_EXECUTOR=host"
+            " in the environment",
         )
     return sandbox

@@ -64,6 +64,25 @@ _KEYCTL = {"x86_64": 250, "aarch64": 219}  # the system call's number
 _JOIN_SESSION_KEYRING = 1  # linux/keyctl.h
 
 
+_FORBIDS = (  # settings of the kernel below /proc/sys that keep user namespaces from bwrap: name, value, one that allows them
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),  # Ubuntu since 23.10
+    ("kernel/unprivileged_userns_clone", "0", "1"),  # Debian's kernels
+    ("user/max_user_namespaces", "0", "15000"),
+)
+
+
+def remedy(sysctls: Path) -> str:
+    """Return what to do where bubblewrap does not work. `sysctls`: /proc/sys."""
+    if shutil.which("bwrap") is None:
+        return "install bubblewrap (`apt-get install bubblewrap`, `dnf install bubblewrap`; macOS has none)"
+    for name, forbids, allows in _FORBIDS:
+        with suppress(OSError):
+            if (sysctls / name).read_text().strip() == forbids:
+                setting = name.replace("/", ".")
+                return f"{setting} is {forbids}, which forbids user namespaces: `sudo sysctl -w {setting}={allows}` allows them"
+    return "bubblewrap is installed; a container that runs this has to allow user namespaces"
+
+
 class Bubblewrap:
     """Runs commands in bubblewrap; `toolchains` are folders bound read-only, where they exist.
 
@@ -94,9 +113,6 @@ class Bubblewrap:
             why = error.what
         else:
             why = "" if outcome.ok else f"bubblewrap cannot run `true`: {_last_line(outcome.tail)}"
-        with suppress(OSError):
-            if why and Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").read_text().strip() == "1":
-                why += " (AppArmor restricts user namespaces here: it needs a profile for bwrap)"
         return why or None
 
     def _spawn(self, command: Command, stdin: int, stdout: int, stderr: int) -> Group:

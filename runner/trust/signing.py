@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 from pathlib import Path
 
 from runner.git import Git, person
@@ -62,6 +63,31 @@ def signing_key(git: Git) -> SigningKey:
     if form is not None:
         raise SigningError(f"approvals are not signed by {form}", "gpg.format", "git config --global gpg.format ssh")
     raise SigningError("your git has no signing key", "user.signingkey", _set_up())
+
+
+def check_commits(git: Git) -> None:
+    """See that commits can be signed as the person's git wants them to be. Nothing is signed, and nobody is asked for anything.
+
+    Raises:
+        SigningError: no key is set up or found, its private half is nowhere, or there is no program that signs.
+    """
+    form, named = person.setting(git, "gpg.format"), person.setting(git, "user.signingkey")
+    if form == "x509":
+        return
+    key = (
+        _openpgp_key(git, named)
+        if form in (None, "openpgp") and not (named and _is_ssh(named, git))
+        else signing_key(git)
+    )
+    if key.form is not Form.SSH:
+        return
+    if shutil.which(key.program) is None:
+        raise SigningError(f"{key.program} is not there", "gpg.ssh.program", "install OpenSSH's client")
+    private = Path(key.file.removesuffix(".pub")) if key.file else None
+    if not (private and private.is_file()) and not personal_environment().get("SSH_AUTH_SOCK"):
+        raise SigningError(
+            "the private half of the signing key is not here", f"user.signingkey {named}", _after_refusal(key)
+        )
 
 
 def sign(key: SigningKey, text: bytes, namespace: str = NAMESPACE) -> bytes:

@@ -434,6 +434,33 @@ def test_a_missing_identity_is_found(box: Box) -> None:
     assert "git does not know who you are" in told and "git config --global user.name" in told
 
 
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({}, "gpg has not one secret key"),
+        ({"gpg.format": "ssh", "user.signingkey": "/nowhere/key.pub"}, "the signing key cannot be read"),
+        ({"gpg.format": "ssh"}, "your git has no signing key"),
+    ],
+)
+def test_signing_that_cannot_work_is_found(box: Box, settings: dict[str, str], what: str) -> None:
+    box.runner("doctor", rc=0)
+    for key, value in {"commit.gpgsign": "true", **settings}.items():
+        box.git("config", key, value)
+    told = box.runner("doctor", rc=2).out
+    assert what in told and "nothing of yours can be committed" in told
+
+
+def test_a_signing_key_whose_private_half_is_elsewhere_is_found(box: Box, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    for name, value in {"commit.gpgsign": "true", "gpg.format": "ssh", "user.signingkey": f"{key}.pub"}.items():
+        box.git("config", name, value)
+    box.runner("doctor", rc=0)
+    box.new(STEPS)  # it does sign
+    key.unlink()
+    assert "the private half of the signing key is not here" in box.runner("doctor", rc=2).out
+
+
 def test_an_executor_that_does_not_work_is_found(box: Box) -> None:
     assert "no executor" in box.runner("doctor", "--executor", "moon", rc=2).out
     tools = box.home / "bin"

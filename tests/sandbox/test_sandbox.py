@@ -34,6 +34,7 @@ from runner.sandbox import (
     seccomp,
     toolchains,
 )
+from runner.sandbox.bubblewrap import remedy
 
 PYTHON = sys.executable
 PATH = f"{Path(PYTHON).parent}:/usr/local/bin:/usr/bin:/bin"
@@ -733,3 +734,29 @@ def test_what_the_runner_had_started_before_is_left_alone(work: Path) -> None:
         finally:
             before.kill()
             before.wait()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`",
+        ),
+        ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1`"),
+        ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000`"),
+        ("user/max_user_namespaces", "1000", "a container that runs this has to allow user namespaces"),
+    ],
+)
+def test_where_user_namespaces_are_forbidden_the_setting_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    (tmp_path / "bwrap").write_text("#!/bin/sh\n")
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text(f"{value}\n")
+    assert told in remedy(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "kernel"))
+    assert remedy(tmp_path).startswith("install bubblewrap")
