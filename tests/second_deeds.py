@@ -118,8 +118,12 @@ class Deeds:
             there = self.counted.get(one)
             need(there is not None, f"{number}: {kind} of {about}, and nobody asked for a word: {one[0]}")
             for place_, oid in enumerate(self.chain[there + 1:ground + 1], there + 1):
-                paths = self.repo.changed(self.repo.get(self.chain[place_ - 1])[0], self.repo.get(oid)[0]) if not self.ours(self.repo.get(oid)[2], self.name) else ()
-                need(not any(self.words(path, about) if checked else self.covers(path, (one[0], about, about)) for path in paths), f"{number}: {kind} of {about}, and the word is stale: {one[0]}")
+                paths = self.repo.changed(self.repo.get(self.chain[place_ - 1])[0], self.repo.get(oid)[0]) if checked and not self.ours(self.repo.get(oid)[2], self.name) else ()
+                need(not any(self.words(path, about) for path in paths), f"{number}: {kind} of {about}, and the word is stale: {one[0]}")
+            if not checked and ground > there:
+                back = about in self.back and one[0] == "step"
+                since = self.chain[self.seen[one] if back else there]
+                need(not self.touched(since, self.chain[ground], (one[0], about, about), self.versions[one], base, trust, people=True, whole=back)[0], f"{number}: {kind} of {about}, and the word is stale: {one[0]}")
         need(kind != "step-finished" or (f["executor"] == "person") == (self.steps[about]["kind"] == "human"), f"{number}: {about} is not for {f.get('executor')}")
         if kind == "qa-passed":
             need([one["check"] for one in f["evidence"]] == wanted(fronts[about + ".md"], fronts["plan.md"]), f"{number}: QA of {about} looked at something else")

@@ -4,22 +4,23 @@ It reads with git, judges signatures with `ssh-keygen -Y verify` alone, and impo
 policy that is not in the plain form, `own_work: signed`, what a step asks for beyond the policy) it says, and does not pass over.
 """
 
-import base64, datetime, hashlib, json, os, re
+import base64, datetime, hashlib, re
+from second_cover import Cover, OLD_UNTIL
 from second_deeds import DEEDS, PREFIX, WORK, Deeds, sound, may_begin as may_begin, taken_back as taken_back, taken_over as taken_over
 from second_policy import NotJudged, Policy, need, signed
 FIELDS = "repo protocol genesis subject attempt digest policy seen decision approver issued expires nonce reason".split()
 WORD = re.compile("(?P<text>runner-approval/v1\n" + "".join(rf"{name}: (?P<{name}>[ -~]*)\n" for name in FIELDS) + ")"
                   r"(?P<armour>-----BEGIN SSH SIGNATURE-----\n(?:[A-Za-z0-9+/=]{1,76}\n)+-----END SSH SIGNATURE-----\n)")
-ENDED = ("completed", "cancelled")
 def sha(data): return "sha256:" + hashlib.sha256(data).hexdigest()
 def seconds(time): return datetime.datetime.strptime(time, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.UTC).timestamp()
 
-class Court(Deeds):
+class Court(Deeds, Cover):
     """One protocol's chain, looked at from genesis on. `ours(message)`: a transition's trailers; `entries(data)`: a log's."""
     def __init__(self, repo, chain, name, ours, entries):
         self.repo, self.chain, self.name, self.ours, self.entries = repo, chain, name, ours, entries
         self.own, self.steps, self.waits, self.used, self.began, self.first, self.notes = f".protocols/{name}/", {}, {}, set(), {}, {}, []
         self.tips, self.genesis, self.born = [], "", []  # (the trusted commit that a transition names, its place); (id, data, place)
+        self.versions, self.seen, self.back = {}, {}, set()  # of words, by id, and by (kind, step): by which rules, what was seen; steps that another's failure brought back
         self.counted, self.said, self.asked, self.last, self.failed = {}, {}, {}, "", ""  # (kind, step or plan): the place of the transition that counted a word on it
         self.record = re.compile(re.escape(self.own) + r"(state\.json|log\.md|(log|calls|reports|approvals)/.*)")
 
@@ -41,7 +42,9 @@ class Court(Deeds):
                     try: self.event(place, told[4], number, kind, about, f, {one[1]: one[3].get("start") for one in told_of if one[1] in WORK})
                     except NotJudged as why: self.notes.append(f"{number} {kind}: {why}")
                     self.used |= set(f["approvals"])
-                    self.counted[self.waits.get(f["wait"], ("", ""))[0], about], self.said[about] = place, f["approvals"]
+                    one = (self.waits.get(f["wait"], ("", ""))[0], about)
+                    self.counted[one], self.said[about], told_ = place, f["approvals"], [self.versions[name] for name in [*f["approvals"], *map(str, f.get("reviews", []))] if name in self.versions]
+                    self.versions[one], self.seen[one], self.back = min((v for v, _ in told_), default=1), min((at for _, at in told_), default=place), self.back - {about}
                 deeds = [one for one in told_of if one[1] not in PREFIX][:1] if about in self.steps and kind in DEEDS else []
                 if deeds and (deeds[0][0] == number or kind == "step-completed") and not (kind == "call-held" and "transcript" not in f):
                     try: self.deed(place, told[4], number, kind, about, deeds[0][3], deeds[0][1])
@@ -65,7 +68,8 @@ class Court(Deeds):
         elif kind == "step-retried": self.first.pop(about, step.update(attempt=f["attempt"], status="pending"))
         if kind == "step-retried" and not self.makes(place, about, f["attempt"]): self.counted.pop(("step", about), None)
         self.failed = about if kind == "step-failed" else self.failed if kind == "step-retried" else ""
-        if kind in ("undone", "plan-edited"): self.counted = {k: v for k, v in self.counted.items() if k[0] != "step" or (kind != "undone" and k[1] not in f["steps"])}
+        if kind == "step-retried" and self.failed != about: self.back.add(about)
+        if kind in ("undone", "plan-edited"): self.counted = {k: v for k, v in self.counted.items() if k[0] != "step" or (kind != "undone" and (k[1] not in f["steps"] or self.versions[k] == 2))}
         if kind == "step-finished": self.counted = {k: v for k, v in self.counted.items() if k not in (("result", about), ("protected-path", about))}
         if kind == "undone": [self.first.pop(slug, self.steps[slug].update(one)) for slug, one in f["steps"].items()]
         if kind in ("asked", "call-held", "effect-unknown") and step.get("kind") == "agent": self.first.setdefault(about, self.chain[place - 1])
@@ -119,10 +123,11 @@ class Court(Deeds):
         place, who = (self.chain.index(one["commit"]) if one["commit"] in self.chain else -1), policy.accounts.get((one["host"], str(one["user"])))
         word = {"subject": subject, "attempt": str(attempt), "approver": who}
         need(policy.reviews and who in policy.reviewers and wait[3] <= place <= self.chain.index(at), f"{one}: it does not count")
-        for oid in self.chain[place + 1:self.chain.index(at) + 1]:
-            need(not any(self.covers(path, wait) for path in self.repo.changed(*(self.repo.get(c)[0] for c in (self.repo.get(oid)[1][0], oid)))), f"{one}: stale")
-        for commit in {one["commit"], *([] if wait[0] == "plan" else [at])} if wait[0] != "call" else ():
-            need(self.digest(word, commit, base, trust) == wait[4], f"{one}: of something else")
+        version = self.version(wait[4], word, one["commit"], base, trust) if wait[0] != "call" else 2
+        changed, kept = self.touched(one["commit"], at, wait, version or 2, base, trust)
+        need(version and not changed, f"{one}: stale, or of something else")
+        need(wait[0] in ("call", "plan") or kept or self.digest(word, at, base, trust, version) == wait[4], f"{one}: of something else")
+        self.versions[str(one)] = version, place
         need(policy.own_work == "allow" or not self.wrote(word, at, base, policy, wait), f"{one}: own work")
         return who
 
@@ -138,46 +143,12 @@ class Court(Deeds):
         issued, expires = seconds(word["issued"]), seconds(word["expires"])
         if not (issued <= now + 300 and issued < expires and now < expires <= issued + policy.lasts) or word["approver"] not in policy.people: return False
         if not signed(word, policy.signers, self.repo.get(trust["revoked_keys"][1]).decode() if "revoked_keys" in trust else "", f["time"]): return False
-        if word["digest"] != self.digest(word, seen, base, trust) or (wait[0] != "plan" and word["digest"] != self.digest(word, at, base, trust)): return False
-        for one in self.chain[self.chain.index(seen) + 1:self.chain.index(at) + 1]:
-            if any(self.covers(path, wait) for path in self.repo.changed(*(self.repo.get(c)[0] for c in (self.repo.get(one)[1][0], one)))): return False
+        version = self.version(word["digest"], word, seen, base, trust)
+        if not version or (version == 1 and issued >= OLD_UNTIL): return False
+        changed, kept = self.touched(seen, at, wait, version, base, trust)
+        if changed or (wait[0] != "plan" and not kept and word["digest"] != self.digest(word, at, base, trust, version)): return False
+        self.versions[name[:32]] = version, self.chain.index(seen)
         return policy.own_work == "allow" or word["decision"] != "approve" or not self.wrote(word, at, base, policy, wait)
-
-    def covers(self, path, wait):
-        return path == f"{self.own}calls/{wait[2]}.json" if wait[0] == "call" else bool(self.words(path)) if wait[0] == "plan" else not self.record.fullmatch(path)
-    def words(self, path, slug=None):  # the plan, the context or a step that is not done; with `slug`, that step
-        match = re.fullmatch(re.escape(self.own) + r"(?:plan|context|\d{2,6}-(?P<slug>[a-z0-9-]+))\.md", path)
-        return match and (not match["slug"] or (match["slug"] == slug if slug else self.steps.get(match["slug"], {}).get("status") not in ENDED))
-
-    def digest(self, word, commit, base, trust):
-        kind, _, what = word["subject"].partition(":")
-        slug, files = what.partition(".")[0], dict(self.repo.flat(self.repo.get(commit)[0]))
-        code = {path: entry for path, entry in files.items() if not self.record.fullmatch(path)}
-        parts = {"tree": code}
-        if kind == "plan": parts = {"words": {path: entry for path, entry in code.items() if self.words(path)}}
-        if kind == "call": parts = {"call": {path: entry for path, entry in files.items() if path == f"{self.own}calls/{what}.json"}}
-        if kind in ("result", "protected-path"):
-            was = {path: e for path, e in self.repo.flat(self.repo.get(self.began[slug])[0]) if not self.record.fullmatch(path)}
-            same = {path for path, entry in code.items() if was.get(path) == entry} if kind == "protected-path" else ()
-            parts = {title: {p: e for p, e in side.items() if p not in same} for title, side in (("before", was), ("after", code))}
-        if kind in ("plan", "step", "call"):
-            parts["trusted"] = self.lent(code, base, trust, {slug} if slug else {s for s, one in self.steps.items() if one["status"] not in ENDED})
-        def line(path, mode, oid): return f"{mode} {oid} 0 {json.dumps(path)}" if mode == "160000" else f"{mode} {sha(self.repo.get(oid))[7:]} {len(self.repo.get(oid))} {json.dumps(path)}"
-        lines = ["runner-manifest/v1", f"subject: {word['subject']}", f"attempt: {word['attempt']}"]
-        for title, part in parts.items(): lines += [f"[{title}]", *(line(path, *part[path]) for path in sorted(part, key=os.fsencode))]
-        return sha(("\n".join(lines) + "\n").encode())
-
-    def lent(self, code, base, trust, slugs):  # the trusted branch's coworkers, instructions to models, tools' code
-        kinds = {self.steps[slug]["kind"] for slug in slugs} & {"agent", "tool"}
-        fronts = {path: self.repo.get(oid).decode().split("---")[1] for path, (_, oid) in code.items() if self.words(path) and "context.md" not in path}
-        plan = re.findall(r"(?m)^agent: *([\w-]+)", fronts[self.own + "plan.md"])
-        named = [re.findall(r"(?m)^agent: *([\w-]+)", text) or plan for path, text in fronts.items() for slug in slugs
-                 if path.endswith(f"-{slug}.md") and self.words(path, slug) and self.steps[slug]["kind"] in ("agent", "tool")]
-        coworkers = {f"agents/{name}.yaml" for names in named for name in names} & trust.keys()
-        config = {"config.yaml"} & trust.keys() if kinds else set()
-        roots = {one.partition(".")[0] for path in coworkers | config for one in re.findall(r"module: *[\"']?([\w.]+)", self.repo.get(trust[path][1]).decode())}
-        return {path: entry for path, entry in self.repo.flat(self.repo.get(base)[0]) if (path[11:] in coworkers and path[:11] == ".protocols/")
-                or ("agent" in kinds and path in ("AGENTS.md", "CONTRIBUTING.md")) or path.partition("/")[0] in roots or path.removesuffix(".py") in roots}
 
     def wrote(self, word, at, base, policy, wait):  # as author, committer or by the key of a commit's signature
         def bare(path): return re.sub(r"/\d{2,6}-(?=[a-z0-9-]+\.md$)", "/-", path)  # a step is its slug, whatever its number was

@@ -33,6 +33,7 @@ from runner.trust.signing import SigningKey
 from runner.values import dataclass
 
 WEEK = 7 * 24 * 3600
+PATHS = 500  # that are named to git diff
 
 
 @dataclass(frozen=True, slots=True)
@@ -510,11 +511,18 @@ def shown(project: Project, found: Matter, since: str | None) -> list[Part]:
         start = judged.began(subject) if subject.slug else born
         parts.append(_changes(project, f"changes since {start[:7]}", start, seen))
     if since is not None and since != seen.tip:
-        parts.append(_changes(project, f"changed since your last word, {since[:7]}", since, seen))
+        changed = git.changed(since, seen.tip).items()
+        only = sorted(path for path, pair in changed if judged.binds(subject, found.plan, path, pair))
+        parts.append(_changes(project, f"changed since your last approval, {since[:7]}", since, seen, only))
+    parts.append(Part("it binds", "\n".join(judged.bound(subject, found.plan))))
     return parts
 
 
-def _changes(project: Project, title: str, start: str, seen: Snapshot) -> Part:
+def _changes(project: Project, title: str, start: str, seen: Snapshot, only: Sequence[str] | None = None) -> Part:
+    """Return a diff, of the paths in `only` alone where they are given."""
+    if only is not None and len(only) <= PATHS:
+        text = diff(project, start, seen.tip, seen.protocol, only=only) if only else ""
+        return Part(title, text or "nothing that it binds", f"git diff {start[:12]} {seen.tip[:12]}")
     text = diff(project, start, seen.tip, seen.protocol) or "nothing but the record"
     return Part(title, text, f"git diff {start[:12]} {seen.tip[:12]}")
 
@@ -532,12 +540,14 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "backslashreplace")
 
 
-def diff(project: Project, old: str, new: str, protocol: str, *options: str) -> str:
-    """Return the changes between two commits but those of the protocol's record and approvals, as a diff."""
+def diff(project: Project, old: str, new: str, protocol: str, *options: str, only: Sequence[str] = ()) -> str:
+    """Return the changes between two commits but those of the protocol's record and approvals, as a diff; `only`: of these paths."""
+    plain = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", *options, old, new, "--")
+    if only:
+        return project.git.run(*plain, *only).decode("utf-8", "backslashreplace")
     folder = paths.folder(protocol)
     left_out = ("state.json", "log.md", "log", "calls", "reports", "approvals")
     out = project.git.run(
-        "diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", *options, old, new, "--", ":(top)",
-        *(f":(exclude,top){folder}/{name}" for name in left_out), env={"GIT_LITERAL_PATHSPECS": "0"},
+        *plain, ":(top)", *(f":(exclude,top){folder}/{name}" for name in left_out), env={"GIT_LITERAL_PATHSPECS": "0"},
     )  # fmt: skip
     return out.decode("utf-8", "backslashreplace")

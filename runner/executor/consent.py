@@ -127,7 +127,8 @@ def settle(
         heard = reviews.NOTHING
         standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
         if standing is not None and forge is not None and standing.demand.reviews and not standing.demand.keyboard:
-            heard = reviews.hear(project, forge, bench(project, seen, state, of(project), time), standing.demand, wait)
+            judged = bench(project, seen, state, of(project), time)
+            heard = reviews.hear(project, forge, judged, standing.demand, wait, plan)
             if project.options.get("ephemeral") and project.setting("publish") == "never":
                 # What is done here is handed over, and no review that such a job tells of is believed: `sync` counts it.
                 heard = dataclasses.replace(heard, approvals=())
@@ -143,6 +144,8 @@ def settle(
             if _refresh(project, seen.protocol):
                 standing = _standing(project, seen, plan, state, wait, subject, known, time, heard) or standing
             _refuse_rolled_back(project, seen)
+            given = (*standing.counted, *standing.rejected, *standing.refused)
+            last = {word.approver: word.order for word in sorted(given, key=lambda word: word.order)}
             made += [
                 ev.ApprovalRefused(
                     subject=wait.subject,
@@ -150,7 +153,8 @@ def settle(
                     approval=word.id,
                 )
                 for word in standing.refused
-                if word.id not in told and word.fault is not Fault.USED
+                # One that its person has replaced is no news.
+                if word.id not in told and word.fault is not Fault.USED and word.order == last[word.approver]
             ]
         if standing.rejected or not heard.objections:
             made += _decided(project, wait, standing)

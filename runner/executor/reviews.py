@@ -14,8 +14,10 @@ from runner.forge.base import Access, Forge, ForgeError, Identity, Kind, Request
 from runner.forge.counting import Why, counting
 from runner.protocol import ids
 from runner.protocol.events import ReviewFields
+from runner.protocol.plan import Plan
 from runner.protocol.state import Wait
 from runner.store.project import Project
+from runner.trust import manifest
 from runner.trust.bench import Asked, Bench
 from runner.trust.demand import Demand
 from runner.values import dataclass
@@ -35,17 +37,18 @@ class Heard:
 NOTHING: Final = Heard()
 
 
-def hear(project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wait | None) -> Heard:
+def hear(project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wait | None, plan: Plan | None) -> Heard:
     """Return the reviews of the protocol's request that speak of what waits at the bench's tip; None of them is recorded.
 
-    `wait`: None for the merge, which nothing in the record asks for: it is a question as soon as every step is done.
+    `wait`: None for the merge, which nothing in the record asks for: it is a question as soon as every step is done. `plan`: None for
+    the merge.
     """
     policy = bench.authority.policy
     people = policy.words.forge.get(forge.host, {}) if policy else {}
     asked = Asked.of(bench, wait) if wait else Asked.at_end(bench)
     if policy is None or not people or asked is None:
         return NOTHING
-    fresh = _fresh(bench, demand, asked)
+    fresh = _fresh(bench, demand, asked, plan)
     try:
         request = forge.request_of(ids.branch_of(project.pattern, bench.protocol), bench.state.base)
         if request is None or (wait is not None and request.state is not RequestState.OPEN):
@@ -111,15 +114,21 @@ def _judged(
     )
 
 
-def _fresh(bench: Bench, demand: Demand, asked: Asked) -> set[str]:
+def _fresh(bench: Bench, demand: Demand, asked: Asked, plan: Plan | None) -> set[str]:
     """Return the commits at which what waits stood as it stands now: back to the one that asked, or to the last that changed it."""
-    touched = bench.touched_since(demand.subject, asked.commit)
+    subject, since = demand.subject, asked.commit
+    version = (bench.version_of(asked.digest, subject, since, plan) if asked.digest else None) or manifest.VERSION
+
+    def changed_after(seen: str) -> bool:
+        return bench.touched_since(subject, seen, plan, version=version) is not None
+
+    touched = changed_after(since)
     found: set[str] = set()
     for oid, distance in bench.chain.items():  # from the tip back
         if distance > bench.chain[asked.commit]:
             break
         found.add(oid)
-        if touched is not None and bench.touched_since(demand.subject, _before(bench, oid)) is not None:
+        if touched and changed_after(_before(bench, oid)):
             break
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 from runner.errors import InsufficientHistoryError
@@ -26,7 +27,7 @@ from runner.git.objects import (
     tree_bytes,
     tree_bytes_with,
 )
-from runner.git.process import GitError, Held, git_error
+from runner.git.process import GitError, Held, git_error, sealed_environment, spawn
 from runner.git.sealed import Sealed
 from runner.lines import lines_of
 
@@ -393,6 +394,38 @@ class Database(Sealed):
         oid = self.write("commit", data)
         self._commits[oid] = parse_commit(oid, data)
         return oid
+
+    def plain_merge(self, ours: str, theirs: str) -> str | None:
+        """Return the tree of git's own merge of two commits, or None where they conflict; nothing is written.
+
+        It is the same in every clone: no setting, attribute or driver of this one has a say.
+
+        Raises:
+            InsufficientHistoryError: what it takes is not in this clone.
+        """
+        import tempfile  # here: few merges are looked at, and it is slow to load
+
+        self.settle()
+        with tempfile.TemporaryDirectory() as folder:
+            at = Path(folder)
+            (at / "refs").mkdir()
+            (at / "objects/info").mkdir(parents=True)
+            (at / "HEAD").write_text("ref: refs/heads/none\n")
+            sha256 = self.object_format == "sha256"
+            more = "[extensions]\n\tobjectFormat = sha256\n" if sha256 else ""
+            (at / "config").write_text(f"[core]\n\tbare = true\n\trepositoryFormatVersion = {int(sha256)}\n{more}")
+            (at / "objects/info/alternates").write_text(f"{self.common_dir / 'objects'}\n")
+            shallow = self.common_dir / "shallow"
+            if shallow.exists():
+                (at / "shallow").write_bytes(shallow.read_bytes())
+            words = ["git", "--no-replace-objects", f"--git-dir={at}", "merge-tree", "--write-tree", "--no-messages"]
+            code, out, err = spawn([*words, ours, theirs], env=sealed_environment(), cwd=at)
+        if code == 0:
+            return out.decode("ascii").strip()
+        if code == 1:
+            return None
+        what = lines_of(err.decode("utf-8", "replace"))[:1] or [f"exit {code}"]
+        raise InsufficientHistoryError(f"a merge cannot be made again: {what[0]}", ours, "run `git fetch --unshallow`")
 
     def merge_trees(self, ours: str, theirs: str) -> tuple[str | None, list[str]]:
         """Return (tree, []) of the merge of two commits, or (None, paths in conflict)."""

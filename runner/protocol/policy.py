@@ -291,13 +291,19 @@ class CallApproval(Approval):
 
 
 class Approvals(Words):
-    """`approvals:`, by what the word is about. `step`: before it and after it."""
+    """`approvals:`, by what the approval is about. `step`: before it and after it.
+
+    `ignore`: paths whose bytes a person may change without voiding the approval of a step's start. `base`: whether git's own merge
+    of the trusted branch voids it.
+    """
 
     plan: Approval = Approval.model_construct()
     step: Approval = Approval.model_construct()
     call: CallApproval = CallApproval.model_construct()
     protected_path: Approval = Field(default=Approval(), alias="protected-path")
     merge: Approval = Approval.model_construct()
+    ignore: PathGlobs = ()
+    base: Literal["void", "keep"] = "void"
 
     @model_validator(mode="after")
     def _required(self) -> Approvals:
@@ -462,6 +468,10 @@ def _impossible(policy: Policy) -> Iterator[tuple[document.Path, str, str]]:
                 yield ("approvals", kind, "roles", at), f"the role `{role}` {what}", known
         if kind in policy.approvals.model_dump(by_alias=True, exclude_unset=True):
             yield from _few(policy, kind, ("approvals", kind), f"`approvals.{kind}`")
+    for at, glob in enumerate(policy.approvals.ignore):
+        if globs.fold(glob).partition("/")[0] == ".protocols":
+            hint = "take it out: what decides who may do what is never harmless"
+            yield ("approvals", "ignore", at), "nothing below .protocols is left out of an approval", hint
     for path, kind, name in _asking(policy):
         yield from _few(policy, kind, path, name)
 

@@ -14,12 +14,22 @@ from runner.protocol.document import shown
 from runner.protocol.events import ReviewFields
 from runner.protocol.plan import Plan
 from runner.protocol.statement import Decision, Signed
+from runner.trust import manifest
 from runner.trust.bench import Asked, Bench, Fault, Word
 from runner.trust.demand import Demand
+from runner.trust.manifest import Subject
 from runner.trust.past import commit_of
 from runner.values import dataclass
 
 AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How freshness is judged: as `judge` says."""
+
+    begun: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +82,16 @@ def judge(
     asked: Asked | None = None,
     *,
     begun: bool = False,
+    whole: bool = False,
 ) -> Standing:
     """Return how a demand stands at the tip of the bench.
 
     `plan`: as it stands there; `used`: ids of words that were used up by another call; `reviews`: what the forge told, of which
     git can judge whose they are and what they are about; `asked`: when it was asked for, without which no review counts; `begun`:
-    what it is about began on these words, and its own work stands in the tree by now.
+    what it is about began on these words, and its own work stands in the tree by now; `whole`: a later step brought it back, so later
+    steps' files count too.
     """
+    how = _How(begun=begun, whole=whole)
     now = "" if begun else bench.digest(demand.subject, bench.tip, plan)
     good: dict[str, Word] = {}
     refused: list[Word] = []
@@ -91,7 +104,7 @@ def judge(
         if word.id in used:
             judged = word.faulty(Fault.USED, "it was used before, and counts once")
         else:
-            judged = _judge(bench, demand, plan, word, now)
+            judged = _judge(bench, demand, plan, word, how)
         if judged.fault is None:
             good[said.approver] = judged  # the last one in the chain stands
         else:
@@ -103,7 +116,7 @@ def judge(
     people = {word.approver for word in counted}
     heard: list[Review] = []
     for fields in reviews:
-        one = _judge_review(bench, demand, plan, fields, asked, now)
+        one = _judge_review(bench, demand, plan, fields, asked, how)
         if one.fault is None and one.approver in people:
             continue  # one person's word counts once
         people |= {one.approver} if one.fault is None else set()
@@ -112,7 +125,7 @@ def judge(
 
 
 def _judge_review(
-    bench: Bench, demand: Demand, plan: Plan | None, fields: ReviewFields, asked: Asked | None, now: str
+    bench: Bench, demand: Demand, plan: Plan | None, fields: ReviewFields, asked: Asked | None, how: _How
 ) -> Review:
     """Return what git can tell of a review: whose it is, that it is of what stands there now, and that they wrote none of it."""
     policy = bench.authority.policy
@@ -135,12 +148,13 @@ def _judge_review(
         return faulty(Fault.OTHER, f"what was reviewed, {seen[:12]}, is no commit of the branch")
     if bench.chain[seen] > bench.chain[asked.commit]:
         return faulty(Fault.STALE, f"it is of {seen[:12]}, before it was asked for")
-    touched = bench.touched_since(subject, seen, by_people=not now)
+    version = bench.version_of(asked.digest, subject, seen, plan) if asked.digest is not None else None
+    touched = _touched(bench, subject, seen, plan, version, how)
     if touched is not None:
         return faulty(Fault.STALE, f"{shown(touched[1])} was changed since, by {touched[0][:12]}")
-    if asked.digest is not None and asked.digest != bench.digest(subject, seen, plan):
+    if asked.digest is not None and version is None:
         return faulty(Fault.STALE, "what was asked about has another digest by now")
-    if asked.digest is not None and subject.kind != "plan" and now and asked.digest != now:
+    if asked.digest is not None and _differs_now(bench, subject, seen, plan, asked.digest, version, how):
         return faulty(Fault.STALE, "what stands there now is not what was asked about")
     if bench.authority.own_work != "allow":
         for commit in bench.authors(subject):
@@ -155,10 +169,9 @@ def _judge_review(
 
 def foresee(bench: Bench, demand: Demand, plan: Plan | None, signed: Signed, fingerprint: str) -> Word:
     """Return a word that is about to be given, with what would keep it from counting."""
-    now = bench.digest(demand.subject, bench.tip, plan)
     word = Word(signed.id, "", bench.tip, len(bench.words()), signed, fingerprint)
     for check in (_is_of_this, _is_timely, _is_in_role, _is_fresh, _is_of_others):
-        told = check(bench, demand, plan, word, now)
+        told = check(bench, demand, plan, word, _How())
         if told is not None and told.fault is not None:
             return told
     return word
@@ -178,10 +191,10 @@ def _decision(word: Word) -> Decision:
     return word.signed.statement.decision
 
 
-def _judge(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word:
+def _judge(bench: Bench, demand: Demand, plan: Plan | None, word: Word, how: _How) -> Word:
     """Return the word with what is wrong with it, if anything is."""
     for check in _CHECKS:
-        told = check(bench, demand, plan, word, now)
+        told = check(bench, demand, plan, word, how)
         if isinstance(told, Word):
             word = told
             if word.fault is not None:
@@ -189,7 +202,7 @@ def _judge(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str
     return word
 
 
-def _is_placed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+def _is_placed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, how: _How) -> Word | None:
     """It came by a commit of the chain that adds approvals and changes nothing else, after what the person saw."""
     assert word.signed is not None
     folder = f"{paths.folder(bench.protocol)}/{paths.APPROVALS}"
@@ -210,7 +223,7 @@ def _is_placed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
     return None
 
 
-def _is_of_this(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+def _is_of_this(bench: Bench, demand: Demand, plan: Plan | None, word: Word, how: _How) -> Word | None:
     """It speaks of this repository, this protocol, and this life of it."""
     assert word.signed is not None
     said = word.signed.statement
@@ -224,7 +237,7 @@ def _is_of_this(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now
     return None
 
 
-def _is_timely(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+def _is_timely(bench: Bench, demand: Demand, plan: Plan | None, word: Word, how: _How) -> Word | None:
     assert word.signed is not None
     said = word.signed.statement
     if said.issued_at > bench.at + AHEAD:
@@ -238,7 +251,7 @@ def _is_timely(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
     return None
 
 
-def _is_signed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+def _is_signed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, how: _How) -> Word | None:
     from runner.trust import signature
     from runner.trust.signature import Outcome
 
@@ -262,7 +275,7 @@ def _is_signed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now:
     return word.faulty(fault, verdict.reason)
 
 
-def _is_in_role(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+def _is_in_role(bench: Bench, demand: Demand, plan: Plan | None, word: Word, how: _How) -> Word | None:
     if not demand.signed:
         return word.faulty(Fault.UNTRUSTED, f"reviews count here, and no signed words, by {bench.authority.where}")
     if word.approver in bench.authority.agents:
@@ -272,29 +285,56 @@ def _is_in_role(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now
     return None
 
 
-def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+def _is_fresh(bench: Bench, demand: Demand, plan: Plan | None, word: Word, how: _How) -> Word | None:
     """It names what stands there now, and nothing touched that since it was seen, even if the bytes came back.
 
-    Where `now` is empty the work has begun: what it left is no change.
+    Its digest tells which version of the manifest that is; the rules are those of the version.
     """
     assert word.signed is not None
-    said = word.signed.statement
+    said, subject = word.signed.statement, demand.subject
     if said.seen not in bench.chain:
         return None  # `_is_seen` tells it
-    touched = bench.touched_since(demand.subject, said.seen, by_people=not now)
+    version = bench.version_of(said.digest, subject, said.seen, plan)
+    touched = _touched(bench, subject, said.seen, plan, version, how)
     if touched is not None:
         oid, path = touched
         commit = commit_of(bench.git, oid)
-        subject = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
-        return word.faulty(Fault.STALE, f"{shown(path)} was changed since, by {oid[:12]} ({ascii(subject)[1:-1]})")
-    if said.digest != bench.digest_at(demand.subject, said.seen, plan):
+        line = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
+        return word.faulty(Fault.STALE, f"{shown(path)} was changed since, by {oid[:12]} ({ascii(line)[1:-1]})")
+    if version is None:
         return word.faulty(Fault.STALE, "it names another digest than what was seen has, by the trusted branch of now")
-    if now and demand.subject.kind != "plan" and said.digest != now:
+    if version < manifest.VERSION and said.issued_at >= manifest.OLD_UNTIL:
+        return word.faulty(
+            Fault.OTHER, f"it names a manifest of version {version}, which was given up before it was issued"
+        )
+    if _differs_now(bench, subject, said.seen, plan, said.digest, version, how):
         return word.faulty(Fault.STALE, "it names another digest than what stands there now")
     return None
 
 
-def _is_of_others(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+def _touched(
+    bench: Bench, subject: Subject, seen: str, plan: Plan | None, version: int | None, how: _How
+) -> tuple[str, str] | None:
+    """Return what touched a subject since it was seen, by the rules of a manifest's version: the newest where none is known."""
+    known = version or manifest.VERSION
+    return bench.touched_since(subject, seen, plan, version=known, by_people=how.begun, whole=how.whole)
+
+
+def _differs_now(
+    bench: Bench, subject: Subject, seen: str, plan: Plan | None, digest: str, version: int | None, how: _How
+) -> bool:
+    """Return whether what stands there now has another digest; asked where nothing has touched it.
+
+    A plan loses the steps that are done. Work that has begun is no change, nor is the base's where the policy says so.
+    """
+    if how.begun or subject.kind == "plan" or version is None:
+        return False
+    if version > 1 and bench.kept_base(subject, seen, plan):
+        return False
+    return digest != bench.digest_at(subject, bench.tip, plan, version)
+
+
+def _is_of_others(bench: Bench, demand: Demand, plan: Plan | None, word: Word, how: _How) -> Word | None:
     """Whoever approves wrote none of it: as author, committer or by the signature's key."""
     rule = bench.authority.own_work
     if rule == "allow" or _decision(word) is not Decision.APPROVE:
@@ -311,7 +351,7 @@ def _is_of_others(bench: Bench, demand: Demand, plan: Plan | None, word: Word, n
     return None
 
 
-def _is_seen(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: str) -> Word | None:
+def _is_seen(bench: Bench, demand: Demand, plan: Plan | None, word: Word, how: _How) -> Word | None:
     """Last, for else it is sound: what it is about can be looked at."""
     assert word.signed is not None
     if word.signed.statement.seen in bench.chain:
@@ -319,7 +359,7 @@ def _is_seen(bench: Bench, demand: Demand, plan: Plan | None, word: Word, now: s
     return word.faulty(Fault.UNSEEN, f"what was seen, {word.signed.statement.seen[:12]}, is not in this clone")
 
 
-_CHECKS: tuple[Callable[[Bench, Demand, Plan | None, Word, str], Word | None], ...] = (
+_CHECKS: tuple[Callable[[Bench, Demand, Plan | None, Word, _How], Word | None], ...] = (
     _is_placed,
     _is_of_this,
     _is_timely,

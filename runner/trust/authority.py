@@ -6,6 +6,7 @@ keyboard.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable
 from dataclasses import field, replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
 from runner.trust import manifest, programs, signers
 from runner.trust import policy as rules_
+from runner.trust.cover import HARMLESS, Cover
 from runner.trust.manifest import Loaded
 from runner.trust.policy import Change, Decision
 from runner.trust.signers import Signers
@@ -39,7 +41,7 @@ class Authority:
     signers: Signers
     config: Config
     rules: rules_.Policy
-    _files: dict[Loaded, dict[str, TreeEntry]] = field(default_factory=dict)
+    _files: dict[tuple[Loaded, int], dict[str, TreeEntry]] = field(default_factory=dict)
     _changed: dict[tuple[str, tuple[tuple[str, str], ...]], list[Change]] = field(default_factory=dict)
 
     def at(self, commit: str) -> Authority:
@@ -130,11 +132,36 @@ class Authority:
         modules = frozenset(module.module for module in self.config.tools) if tools else frozenset()
         return Loaded(frozenset(agents), modules, prompts)
 
-    def files(self, git: Git, loaded: Loaded) -> dict[str, TreeEntry]:
-        """Return the files of the trusted branch that will be loaded."""
-        if loaded not in self._files:
-            self._files[loaded] = manifest.trusted_files(git, self.commit, loaded)
-        return self._files[loaded]
+    def files(self, git: Git, loaded: Loaded, version: int = manifest.VERSION) -> dict[str, TreeEntry]:
+        """Return the files of the trusted branch that will be loaded; `version`: of the manifest that they are for."""
+        if (loaded, version) not in self._files:
+            self._files[loaded, version] = manifest.trusted_files(git, self.commit, loaded, version)
+        return self._files[loaded, version]
+
+    def tools(self, loaded: Loaded) -> bytes:
+        """Return a line a tool module of config.yaml that steps load, and one for the Python that runs them."""
+        if not loaded.modules:
+            return b""
+        told = [module.model_dump(mode="json", exclude_defaults=True) for module in self.config.tools]
+        told += [{"python": self.config.workspace.python}] if self.config.workspace.python is not None else []
+        return "".join(f"{json.dumps(one, sort_keys=True)}\n" for one in told).encode("ascii")
+
+    def cover(self, protocol: str, plan: Plan, step: Step, file: bytes) -> Cover:
+        """Return what an approval of a step's start leaves out of the tree. `file`: the bytes of the step's own.
+
+        What runs with a network, or is a model or a project's own tool, has no default set: it may read such files to some effect.
+        """
+        asked = self.policy.words.approvals if self.policy is not None else None
+        alone = step.header.kind in (Kind.COMMAND, Kind.HUMAN) and self.config.executor != "host"
+        checks = [check for one in plan.steps if one.number <= step.number for check in one.checks]
+        return Cover(
+            protocol,
+            number=step.number,
+            harmless=(*(HARMLESS if alone else ()), *(asked.ignore if asked is not None else ())),
+            text="\n".join([file.decode("utf-8", "replace"), *checks]),
+            is_protected=lambda path: rules_.is_protected(self.rules, path),
+            keeps_base=asked is not None and asked.base == "keep",
+        )
 
     # --- whose keys ------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dataclasses import field, replace
 from enum import StrEnum
 from itertools import islice
 
-from runner.errors import InsufficientHistoryError
+from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.git import BLOB, Commit, Git, TreeEntry
 from runner.protocol import ids, message, paths, statement
 from runner.protocol.plan import Plan, Step
@@ -17,8 +17,9 @@ from runner.protocol.state import ENDED, State, Wait
 from runner.protocol.statement import MalformedStatementError, Signed
 from runner.trust import manifest
 from runner.trust.authority import Authority
+from runner.trust.cover import Cover, is_plain
 from runner.trust.manifest import Subject
-from runner.trust.past import Below, Past, commit_of, folder_of, unnumbered
+from runner.trust.past import Below, Past, commit_of, folder_of, missing, unnumbered
 from runner.values import dataclass
 
 
@@ -113,7 +114,8 @@ class Bench:
     past: Past | None = None
     words_in: str | None = None
     _words: list[Word] | None = None
-    _digests: dict[tuple[Subject, str], str] = field(default_factory=dict)
+    _digests: dict[tuple[Subject, str, int], str] = field(default_factory=dict)
+    _covers: dict[tuple[str, str], Cover | None] = field(default_factory=dict)
     _authors: dict[Subject, list[Commit]] = field(default_factory=dict)
 
     # --- the branch ------------------------------------------------------------------------------------------------------
@@ -184,15 +186,32 @@ class Bench:
 
     # --- what words are about --------------------------------------------------------------------------------------------
 
-    def digest(self, subject: Subject, commit: str, plan: Plan | None, began: str | None = None) -> str:
+    def digest(
+        self,
+        subject: Subject,
+        commit: str,
+        plan: Plan | None,
+        began: str | None = None,
+        version: int = manifest.VERSION,
+    ) -> str:
         """Return the digest of what `subject` is at a commit of the chain; the trusted branch is the authority's.
 
         `began`: the commit that a result's work began at, where `commit` is a tree that is not on the branch yet.
         """
-        return manifest.digest_of(subject, self.sections(subject, commit, plan, began))
+        return manifest.digest_of(subject, self.sections(subject, commit, plan, began, version), version)
+
+    def version_of(self, digest: str, subject: Subject, seen: str, plan: Plan | None) -> int | None:
+        """Return the version of the manifest of `subject` at `seen` whose digest this is, or None: it is of something else."""
+        versions = range(manifest.VERSION, 0, -1)
+        return next((one for one in versions if self.digest_at(subject, seen, plan, one) == digest), None)
 
     def sections(
-        self, subject: Subject, commit: str, plan: Plan | None, began: str | None = None
+        self,
+        subject: Subject,
+        commit: str,
+        plan: Plan | None,
+        began: str | None = None,
+        version: int = manifest.VERSION,
     ) -> list[tuple[str, bytes]]:
         """Return the manifest's sections; `plan`: the plan at the tip, which says what will be loaded."""
         lines = self.branch.contents.lines
@@ -202,6 +221,13 @@ class Bench:
                 files = self._own(commit)
                 done = self._done_at(commit, files)
                 found = [("words", lines(manifest.plan_files(self.protocol, files, done)))]
+            case "step" if version > 1:
+                cover, files = self.cover(subject, commit, plan), self._own(commit)
+                found = [
+                    ("tree", self._covered(commit, cover)),
+                    ("inputs", manifest.results(self._state_at(commit, files), subject.slug)),
+                    ("exceptions", cover.exceptions if cover is not None else b""),
+                ]
             case "step":
                 found = [("tree", self._code(commit))]
             case "result":
@@ -221,8 +247,94 @@ class Bench:
                 found = [("tree", self._code(commit))]
         if subject.kind in ("plan", "step", "call") and plan is not None:
             loaded = self.authority.loaded(_steps_of(subject, plan, done), plan)
-            found.append(("trusted", lines(self.authority.files(self.git, loaded))))
+            if subject.kind == "call" and version > 1:  # no model is asked again
+                loaded = replace(loaded, prompts=False)
+            found.append(("trusted", lines(self.authority.files(self.git, loaded, version))))
+            if version > 1:
+                found.append(("tools", self.authority.tools(loaded)))
         return found
+
+    def cover(self, subject: Subject, commit: str, plan: Plan | None) -> Cover | None:
+        """Return what an approval of a step's start leaves out at a commit; None: nothing, or it is about something else."""
+        step = plan.step(subject.slug) if plan is not None and subject.kind == "step" else None
+        if plan is None or step is None:
+            return None
+        if (subject.slug, commit) not in self._covers:
+            entry, found = self._own(commit).get(step.file), None
+            if entry is not None:
+                data = self.git.blob(entry.oid)
+                if data is None:
+                    raise missing(self.git, f"{step.file} of {commit[:12]}")
+                found = self.authority.cover(self.protocol, plan, step, data)
+            self._covers[subject.slug, commit] = found
+        return self._covers[subject.slug, commit]
+
+    def binds(
+        self, subject: Subject, plan: Plan | None, path: str, entries: tuple[TreeEntry | None, TreeEntry | None]
+    ) -> bool:
+        """Return whether an approval at the tip would bind a file; `entries`: what is there, and was at some commit before."""
+        if not self.covers(subject, path):
+            return False
+        cover = self.cover(subject, self.tip, plan)
+        left_out = cover is not None and (cover.is_later(path) or self._is_harmless(cover, path, self.tip))
+        return not (left_out and is_plain(*entries))
+
+    def bound(self, subject: Subject, plan: Plan | None) -> list[str]:
+        """Return what an approval at the tip would bind, for people: a line for each section of the manifest."""
+        sections = {title: lines.count(b"\n") for title, lines in self.sections(subject, self.tip, plan)}
+        cover = self.cover(subject, self.tip, plan)
+        told = []
+        for title, count in sections.items():
+            files = "1 file" if count == 1 else f"{count:,} files"
+            match title:
+                case "tree" if cover is not None:
+                    free = [*(["later steps' files"]), *cover.harmless]
+                    told.append(
+                        f"{files} of the tree: all but the record and, in a person's plain edit, {', '.join(free)}"
+                    )
+                    if cover.keeps_base:
+                        told.append("a merge of the trusted branch as git makes it leaves the approval valid")
+                case "inputs" if count:
+                    told.append("1 result of a step before it" if count == 1 else f"{count} results of steps before it")
+                case "trusted" if count:
+                    told.append(f"{files} of {self.authority.branch} that it loads")
+                case "tools" if count:
+                    told.append(f"the tools' entries in {paths.CONFIG} of {self.authority.branch}")
+                case "tree" | "words" | "call" | "before" | "after":
+                    name = {
+                        "words": "the plan",
+                        "call": "the call",
+                        "before": "the tree before",
+                        "after": "the tree after",
+                    }
+                    told.append(f"{files} of {name.get(title, 'the tree')}")
+        return told
+
+    def _covered(self, commit: str, cover: Cover | None) -> bytes:
+        code = self._code(commit)
+        if cover is None:
+            return code
+        return manifest.kept(code, lambda path: cover.is_later(path) or self._is_harmless(cover, path, commit))
+
+    def _is_harmless(self, cover: Cover, path: str, commit: str) -> bool:
+        """Return whether a plain file is left out at a commit: what a step of the protocol wrote never is."""
+        return cover.is_harmless(path) and not self.branch.worked(path, commit)
+
+    def _state_at(self, commit: str, files: Mapping[str, TreeEntry]) -> State:
+        """Return what state.json says at a commit.
+
+        Raises:
+            InsufficientHistoryError: it is not in this clone. IntegrityError: it is no record, or there is none.
+        """
+        where = f"{paths.STATE} in {commit[:12]}"
+        if paths.STATE not in files:
+            raise IntegrityError("there is no record", where, "run `runner verify`")
+        data = self.git.blob(files[paths.STATE].oid)
+        if data is None:
+            raise missing(self.git, where)
+        from runner.protocol import state as state_
+
+        return state_.load(data, where)
 
     def _code(self, commit: str) -> bytes:
         """Return the whole tree outside record and approvals; the words of people's are in it."""
@@ -300,7 +412,7 @@ class Bench:
         )
 
     def covers(self, subject: Subject, path: str) -> bool:
-        """Return whether a change of `path` makes a word on the subject stale."""
+        """Return whether a change of `path` makes a word on the subject stale, by version 1; of a step, 2 leaves more out."""
         own = f"{paths.folder(self.protocol)}/"
         if not manifest.is_code(self.protocol, path):
             return subject.kind == "call" and path == own + paths.call_file(subject.name)
@@ -315,19 +427,107 @@ class Bench:
         """Return the paths of what people wrote of a step: plan, context and its own file."""
         return frozenset(manifest.step_words(self.protocol, self._own(), slug))
 
-    def touched_since(self, subject: Subject, seen: str, *, by_people: bool = False) -> tuple[str, str] | None:
+    def touched_since(
+        self,
+        subject: Subject,
+        seen: str,
+        plan: Plan | None,
+        *,
+        version: int = manifest.VERSION,
+        by_people: bool = False,
+        whole: bool = False,
+    ) -> tuple[str, str] | None:
         """Return (commit, path) of the first commit after `seen` that touched what the subject is about, or None.
 
-        `by_people`: a step's own work is no change of what it began on.
+        `by_people`: a step's own work is no change of what it began on; `whole`: later steps' files count too.
         """
+        cover = self.cover(subject, seen, plan) if version > 1 else None
         for oid in reversed(list(islice(self.chain, self.chain[seen]))):
             commit = commit_of(self.git, oid)
             if not commit.parents or (by_people and self._is_transition(commit)):
                 continue
-            for path in self.git.changed(commit.parents[0], oid):
-                if self.covers(subject, path):
+            if cover is not None and self._keeps_base(cover, commit):
+                continue
+            for path, entries in self.git.changed(commit.parents[0], oid).items():
+                if self.covers(subject, path) and not (
+                    cover is not None and self._leaves_out(cover, commit, path, entries, whole=whole)
+                ):
                     return oid, path
+            if cover is not None and self._is_transition(commit) and self._results_differ(subject, commit):
+                return oid, "a result that it gets"
         return None
+
+    def kept_base(self, subject: Subject, seen: str, plan: Plan | None) -> bool:
+        """Return whether a merge of the trusted branch that changes nothing for the subject came after `seen`."""
+        cover = self.cover(subject, seen, plan)
+        after = islice(self.chain, self.chain[seen])
+        return cover is not None and any(self._keeps_base(cover, commit_of(self.git, oid)) for oid in after)
+
+    def _leaves_out(
+        self,
+        cover: Cover,
+        commit: Commit,
+        path: str,
+        entries: tuple[TreeEntry | None, TreeEntry | None],
+        *,
+        whole: bool,
+    ) -> bool:
+        """Return whether a commit's change of a path is left out: of a later step's file, or a person's of a harmless one's bytes.
+
+        A merge is no person's edit: it may bring what steps of other protocols wrote.
+        """
+        if not is_plain(*entries):
+            return False
+        if cover.is_later(path):
+            return not whole
+        if len(commit.parents) != 1 or self._is_transition(commit):
+            return False
+        by_agent = not self._agents.isdisjoint(email.casefold() for email in commit.emails)
+        return not by_agent and self._is_harmless(cover, path, commit.oid)
+
+    @property
+    def _agents(self) -> frozenset[str]:
+        """Whose commits are no person's."""
+        return frozenset(self.authority.agents)
+
+    def _keeps_base(self, cover: Cover, commit: Commit) -> bool:
+        """Return whether a commit is git's own merge of the trusted branch, where the policy says that this changes nothing.
+
+        Raises:
+            InsufficientHistoryError: what says so is not in this clone.
+        """
+        if not cover.keeps_base or len(commit.parents) != 2 or self._is_transition(commit):
+            return False
+        ours, theirs = commit.parents
+        own = f"{paths.folder(self.protocol)}/"
+        if any(path.startswith(own) for path in self.git.changed(ours, commit.oid)):
+            return False
+        if not self._was_trusted(theirs):
+            return False
+        is_plain_merge = self.git.plain_merge(ours, theirs) == commit.tree
+        if not is_plain_merge and self.git.is_shallow():  # it may have another base here
+            raise missing(self.git, f"the history of the merge {commit.oid[:12]}")
+        return is_plain_merge
+
+    def _was_trusted(self, oid: str) -> bool:
+        """Return whether the trusted branch was at a commit: the authority's, or one of its first parents."""
+        now = self.authority.commit
+        if oid == now:
+            return True
+        if not self.git.is_ancestor(oid, now):
+            if self.git.is_shallow():
+                raise missing(self.git, f"the history of {now[:12]}")
+            return False
+        between = self.git.first_parents(now, stop=oid)
+        last = self.git.commit(between[-1]) if between else None
+        return last is not None and last.parents[:1] == (oid,)
+
+    def _results_differ(self, subject: Subject, commit: Commit) -> bool:
+        now, then = (
+            manifest.results(self._state_at(oid, self._own(oid)), subject.slug)
+            for oid in (commit.oid, commit.parents[0])
+        )
+        return now != then
 
     def touched_by_people(self, subject: Subject, revision: int, only: Collection[str] | None = None) -> str | None:
         """Return the first commit of people's after the transition that holds a revision which touched the subject, or None.
@@ -360,11 +560,11 @@ class Bench:
             self._authors[subject] = self._authors_of(subject)
         return self._authors[subject]
 
-    def digest_at(self, subject: Subject, commit: str, plan: Plan | None) -> str:
+    def digest_at(self, subject: Subject, commit: str, plan: Plan | None, version: int = manifest.VERSION) -> str:
         """Return what `digest` does, made once for each commit; `plan`: that of the tip."""
-        if (subject, commit) not in self._digests:
-            self._digests[subject, commit] = self.digest(subject, commit, plan)
-        return self._digests[subject, commit]
+        if (subject, commit, version) not in self._digests:
+            self._digests[subject, commit, version] = self.digest(subject, commit, plan, version=version)
+        return self._digests[subject, commit, version]
 
     def _authors_of(self, subject: Subject) -> list[Commit]:
         if subject.kind == "call":

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from runner.errors import InsufficientHistoryError
-from runner.git import SUBMODULE, TREE, Git, TreeEntry
+from runner.git import BLOB, LINK, SUBMODULE, TREE, Git, TreeEntry
 from runner.protocol import ids, paths
 from runner.protocol.digest import digest
+from runner.protocol.state import State, StepStatus
 from runner.values import dataclass
 
-VERSION = "runner-manifest/v1"
+VERSION = 2  # what a new approval binds; 1 counts for approvals that were issued up to `OLD_UNTIL` (design §4)
+OLD_UNTIL = 1_798_761_600  # 2027-01-01T00:00:00Z
 KINDS = ("plan", "step", "result", "call", "protected-path", "merge")
 _TOGETHER = 256  # blobs that are read at once
 
@@ -120,13 +123,15 @@ class Loaded:
 
 
 INSTRUCTIONS = ("AGENTS.md", "CONTRIBUTING.md")  # of the trusted branch, told to every model
+_IMPORTED = (".py", ".pyc", ".so", ".pyd")
 
 
-def trusted_files(git: Git, commit: str, loaded: Loaded) -> dict[str, TreeEntry]:
-    """Return the trusted branch's files that will be loaded: coworkers, instructions, and the code of tools.
+def trusted_files(git: Git, commit: str, loaded: Loaded, version: int = VERSION) -> dict[str, TreeEntry]:
+    """Return the trusted branch's files that will be loaded: coworkers, instructions, memory, and the code of tools.
 
-    A coworker's own modules count too. A file that is not there has no line: that it comes is a change as well. Of a module,
-    everything below its first name counts, since it may import the rest.
+    A coworker's own modules count too. A file that is not there has no line: that it comes is a change as well. A module may
+    import whatever can be imported from the root of the tree, so all of that counts; by version 1, what is below the module's
+    first name, and no memory.
 
     Raises:
         MalformedFileError: a coworker's file is not valid.
@@ -143,25 +148,59 @@ def trusted_files(git: Git, commit: str, loaded: Loaded) -> dict[str, TreeEntry]
         if data is not None:
             modules |= {module.module for module in coworker.parse(data, path).tool_modules()}
     roots = {module.partition(".")[0] for module in modules}
+    beside = importable(files) if modules and version > 1 else frozenset()
     return {
         path: entry
         for path, entry in files.items()
         if path in agents
-        or (loaded.prompts and path in INSTRUCTIONS)
+        or (loaded.prompts and (path in INSTRUCTIONS or (version > 1 and path.startswith(paths.MEMORY))))
         or path.partition("/")[0] in roots
         or path.removesuffix(".py") in roots
+        or path in beside
     }
 
 
-def render(subject: Subject, sections: Iterable[tuple[str, bytes]]) -> bytes:
+def importable(files: Mapping[str, TreeEntry]) -> Collection[str]:
+    """Return the paths that a Python module at the root may import, with what lies beside them in the same top folder.
+
+    All of the tree where a link or a submodule is among them, for it may lead anywhere.
+    """
+    tops = {path.partition("/")[0] for path in files if path.endswith(_IMPORTED)}
+    odd = {path.partition("/")[0] for path, entry in files.items() if entry.mode in (LINK, SUBMODULE)}
+    found = {top for top in tops | odd if top.endswith(_IMPORTED) or top.isidentifier()}
+    if found & odd:
+        return files.keys()
+    return {path for path in files if path.partition("/")[0] in found}
+
+
+def render(subject: Subject, sections: Iterable[tuple[str, bytes]], version: int = VERSION) -> bytes:
     """Return a manifest's bytes; a section's: its lines, each with its newline."""
-    head = f"{VERSION}\nsubject: {subject}\nattempt: {subject.attempt}\n".encode("ascii")
+    head = f"runner-manifest/v{version}\nsubject: {subject}\nattempt: {subject.attempt}\n".encode("ascii")
     return head + b"".join(f"[{title}]\n".encode("ascii") + lines for title, lines in sections)
 
 
-def digest_of(subject: Subject, sections: Iterable[tuple[str, bytes]]) -> str:
+def digest_of(subject: Subject, sections: Iterable[tuple[str, bytes]], version: int = VERSION) -> str:
     """Return the digest that a word on the subject has to name."""
-    return digest(render(subject, sections))
+    return digest(render(subject, sections, version))
+
+
+def results(state: State, slug: str) -> bytes:
+    """Return the lines of the results that a step gets: one for each completed step that has one."""
+    return "".join(
+        f"{digest(json.dumps(one.result, sort_keys=True).encode())} {json.dumps(name)}\n"
+        for name, one in sorted(state.steps.items())
+        if name != slug and one.status is StepStatus.COMPLETED and one.result is not None
+    ).encode("ascii")
+
+
+def kept(lines: bytes, leaves_out: Callable[[str], bool]) -> bytes:
+    """Return the lines of a section but those of plain files that are left out."""
+    plain = f"{BLOB} ".encode("ascii")
+    return b"".join(
+        line
+        for line in re.findall(rb"[^\n]*\n", lines)
+        if not (line.startswith(plain) and leaves_out(json.loads(line.split(b" ", 3)[3])))
+    )
 
 
 def is_code(protocol: str, path: str) -> bool:

@@ -95,7 +95,8 @@ def stands(judged: Bench, one: Demand, plan: Plan, step: Step, known: Sequence[R
     if one.keyboard:
         return judged.touched_by_people(one.subject, last) is None
     begun = one.subject.kind == "step" and (then.attempt > 1 or then.status is not StepStatus.PENDING)
-    return judged_again(judged, one, plan, told[-1], known, begun=begun).satisfied
+    back = begun and _brought_back(one.subject, plan, known, last)
+    return judged_again(judged, one, plan, told[-1], known, begun=begun, whole=back).satisfied
 
 
 def judged_again(
@@ -106,15 +107,19 @@ def judged_again(
     known: Sequence[RawEntry],
     *,
     begun: bool = False,
+    whole: bool = False,
 ) -> Standing:
-    """Return how a demand stands by now that an earlier transition counted words or reviews for; `begun`: as for `approval.judge`."""
+    """Return how a demand stands by now that an earlier transition counted words or reviews for.
+
+    `begun`, `whole`: as for `approval.judge`.
+    """
     reviews, asked = told.fields.get("reviews") or (), None
     if reviews:
         raw = next(one for one in known if f"w{one.revision}" == told.fields.get("wait"))
         words = {key: str(raw.fields.get(key)) for key in ("digest", "text", "by")}
         wait = Wait(id=f"w{raw.revision}", kind=one.subject.kind, subject=raw.subject, since=raw.time, **words)
         asked = Asked.of(judged, wait)
-    return approval.judge(judged, one, plan, (), reviews, asked, begun=begun)
+    return approval.judge(judged, one, plan, (), reviews, asked, begun=begun, whole=whole)
 
 
 def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:
@@ -148,6 +153,19 @@ def _covers(subject: Subject, plan: Plan, known: Sequence[RawEntry], revision: i
         if raw.event == "undone":  # an edit is a commit of people's, which makes the word stale
             return False
     return True
+
+
+def _brought_back(subject: Subject, plan: Plan, known: Sequence[RawEntry], revision: int) -> bool:
+    """Return whether another step's failure had the step done again since its word counted: that step's file says so."""
+    failed = ""
+    for raw in known:
+        if raw.revision < revision:
+            continue
+        if raw.event == "step-failed":
+            failed = raw.subject
+        elif raw.event == "step-retried" and raw.subject == subject.slug and failed != subject.slug:
+            return True
+    return False
 
 
 def _makes(plan: Plan, failed: Step | None, retried: RawEntry) -> bool:

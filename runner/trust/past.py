@@ -32,6 +32,8 @@ class Past:
         self._touched: dict[
             str, list[tuple[int, bool]]
         ] = {}  # a file of approvals/: by which places, and whether it was new
+        self._worked: dict[str, int] = {}  # a file outside the protocol's folder: the first transition that touched it
+        self._worked_to = 0
         self._wrote: list[
             tuple[int, str, frozenset[str]]
         ] = []  # place, commit, and the words of people's that it wrote
@@ -80,6 +82,19 @@ class Past:
         self._look(last)
         found = [oid for place, oid, told in self._wrote if place <= last and not told.isdisjoint(names)]
         return [commit_of(self.git, oid) for oid in dict.fromkeys(reversed(found))]
+
+    def worked(self, path: str, tip: str) -> bool:
+        """Return whether a transition up to `tip` touched a file: a step wrote it."""
+        last, own = self.places[tip], f"{paths.folder(self.protocol)}/"
+        for place in range(self._worked_to, last + 1):
+            commit = commit_of(self.git, self.order[place])
+            told = message.parse(commit.message)
+            if told is not None and told.protocol == self.protocol and commit.parents:
+                for one in self.git.changed(commit.parents[0], commit.oid):
+                    if not one.startswith(own):
+                        self._worked.setdefault(one, place)
+        self._worked_to = max(self._worked_to, last + 1)
+        return self._worked.get(path, last + 1) <= last
 
     # --- what a commit did -----------------------------------------------------------------------------------------------
 

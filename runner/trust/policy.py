@@ -300,6 +300,11 @@ def _address(host: str) -> str | None:
         return None
 
 
+def is_protected(policy: Policy, path: str) -> bool:
+    """Return whether a path, folded, is protected by default or by the policy."""
+    return any(fits(path) for fits, *_ in policy.guarded)
+
+
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 

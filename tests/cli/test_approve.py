@@ -324,7 +324,7 @@ def test_a_word_that_an_edit_made_stale_is_told_with_the_commit_and_the_diff(gov
     assert "refused" in told and "stale" in told and commit in told
     assert not done(gov, protocol)
     told = says(gov, people.alice, "approve", protocol, "--yes").err
-    assert "changed since your last word" in told and '-run: "echo deployed' in told and '+run: "echo pwned' in told
+    assert "changed since your last approval" in told and '-run: "echo deployed' in told and '+run: "echo pwned' in told
     assert "BEGIN SSH SIGNATURE" not in told and "state.json" not in told
     gov.runner("run", protocol, rc=0)
     gov.runner("verify", protocol, rc=0)
