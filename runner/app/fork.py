@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable
 from functools import partial
 
-from runner.app import create, tidy
+from runner.app import create, journals, tidy
 from runner.app import verify as judging
 from runner.app.chain import Chain
 from runner.errors import InsufficientHistoryError, IntegrityError, InTheWayError, RefusedError, UsageError
@@ -167,7 +166,9 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
         marks.forget(project.places, origin)
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
             made = _begin(project, origin, revision, title="", base=None, then=then)
-        _put_journals_aside(project, origin, seen.tip)
+        # Both lie by the id: the other protocol's steps must not go on from them.
+        journals.put_aside(project.places, origin, seen.tip)
+        workspace.remove(workspace.place(project.places, origin, project.config.workspace.path))
         assert project.mirror is not None
         name = f"refs/heads/{ids.branch_of(project.pattern, origin)}"
         if (there := project.mirror.refs().get(name)) is not None:
@@ -239,16 +240,6 @@ def _make_way(
     if filed is not None:  # the transcripts of what counts as done
         refs[history.ref_of(protocol)] = history.add(git, protocol, {}, genesis, project.runner(), [filed])
     return refs
-
-
-def _put_journals_aside(project: Project, origin: str, tip: str) -> None:
-    """Move what models said to the old protocol's attempts to where the other protocol's do not go on from it."""
-    journal = project.places.journal(origin)
-    aside = project.places.lost(f"{origin}.{tip[:12]}")
-    if journal.is_dir() and not aside.exists():
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(journal, aside)
-    workspace.remove(workspace.place(project.places, origin, project.config.workspace.path))
 
 
 def _refuse_washing(project: Project, report: verify.Report) -> None:

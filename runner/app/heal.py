@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.app import clones, examine, refs
+from runner.app import clones, examine, journals, refs
 from runner.app.repair import Repair
 from runner.errors import IntegrityError, RunnerError, UnreachableError, shown
 from runner.executor import conclude, looking, remedy, signed
@@ -129,6 +129,10 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
             _mend(project, protocol, judged, tell)
         elif old is not None:
             assert judged.walk.state is not None
+            back = publishing.history_back(project, protocol, tip)
+            if back:  # it would keep what was taken out, and be published with it
+                git.update_refs(back, "runner: lost")
+                journals.put_aside(project.places, protocol, old)
             marks.write(project.places, protocol, tip, judged.walk.state.genesis)
         if adopted:
             tell(adopted)

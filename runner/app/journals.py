@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from runner.app.repair import Finding
@@ -28,3 +29,13 @@ def look(places: Places, only: str | None) -> Iterator[Finding]:
             )
         except RunnerError as error:
             yield Finding("here", error.what, error.where, "its step cannot go on", error.hint)
+
+
+def put_aside(places: Places, protocol: str, tip: str) -> None:
+    """Move the journals of a protocol's attempts to where nothing goes on from them: what they were for was taken out, up to `tip`."""
+    journal, aside, count = places.journal(protocol), places.lost(f"{protocol}.{tip[:12]}"), 1
+    while aside.exists():
+        aside, count = places.lost(f"{protocol}.{tip[:12]}.{count}"), count + 1
+    if journal.is_dir():
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(journal, aside)

@@ -1,17 +1,21 @@
-"""Taking transitions back: code and steps stand again as they did, in one more transition; nothing is rewritten."""
+"""Taking transitions back: code and steps stand again as they did, in one more transition; nothing is rewritten.
+
+But what the remote's rules refused, and was never published, is taken out of branch and history: nothing could be published else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runner.app import journals
 from runner.app.steer import Steered, following, number
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance, looking
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import machine, message, paths
+from runner.protocol import ids, machine, message, paths
 from runner.protocol.state import ENDED
-from runner.store import record, snapshot
+from runner.store import marks, publishing, record, recovery, refused, snapshot, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -29,7 +33,8 @@ class _History:
 def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
     """Take back the last transition, or all since revision `to`. Said again, it goes further back.
 
-    People's files in the protocol's folder, and what was spent, stay as they are.
+    People's files in the protocol's folder, and what was spent, stay as they are. Where the remote refused what was never published,
+    that is taken out instead, people's commits are carried over, and the old branch is kept under refs/runner/lost/.
 
     Raises:
         RefusedError: people's commits changed code since, or there is nothing before. UsageError: no such revision.
@@ -57,6 +62,9 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
         return [machine.undone_of(seen.state, target.state)]
 
     with looking.at_work(project, protocol):
+        out = _take_out(project, protocol, to)
+        if out is not None and (to is None or out.revision <= to):
+            return out.steered
         done = advance.tell(project, protocol, build, tree=lambda seen: target.tree if target else None)
     if not done.entries or target is None:
         return Steered(protocol, f"it stands at revision {done.state.revision}: nothing was taken back")
@@ -68,6 +76,72 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
     notes = [f"open again: {', '.join(again)}"] if again else []
     notes += [kept] if kept else []
     return Steered(protocol, f"as it was at revision {target.state.revision}", following(done.state), tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class _Out:
+    """What was taken out, down to which revision."""
+
+    revision: int
+    steered: Steered
+
+
+def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
+    """Take transitions out of branch and history that the remote refused, as far as they were never published; None: there are none.
+
+    Raises:
+        RefusedError: a commit of a person's builds on them. UsageError: no such revision.
+    """
+    git, branch, who = project.git, project.branch(protocol), project.who
+    mirror = recovery.remote(git, project.places, who) if refused.is_noted(project, protocol) else None
+    if mirror is None:
+        return None
+    project.mirror = mirror
+    seen = looking.look(project, protocol)
+    history = _walk(git, seen)
+    revision = _before(git, seen, history) if to is None else _named(seen, history, to)
+    there = mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
+    base = history.transitions[revision].oid
+    if there is not None and not git.is_ancestor(there, base):
+        base = there  # what is published stays
+    since = [commit for oid in reversed(git.first_parents(seen.tip, stop=base)) if (commit := git.commit(oid))]
+    gone = [commit for commit in since if publishing.is_transition(commit, protocol)]
+    if not gone or since[0].parents[:1] != (base,):
+        return None
+    new = base
+    for commit in since:
+        if commit not in gone:
+            new = _carried(project, protocol, commit, new)
+    looking.checker(project, protocol)(new, None)
+    then = snapshot.read(git, base, protocol).state
+    lost = f"refs/runner/lost/{protocol}/{seen.tip[:12]}"
+    also = {lost: (seen.tip, git.ref(lost)), **publishing.history_back(project, protocol, new)}
+    marks.go_back(
+        project.places, protocol, base, then.genesis
+    )  # before the branch moves, or it would seem to have gone back
+    transaction.publish(
+        git, project.places, who, branch=branch, old=seen.tip, new=new, reason="runner: taken out", also=also
+    )
+    journals.put_aside(project.places, protocol, seen.tip)  # their attempts begin again
+    first = then.revision + 1
+    what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"
+    notes = [f"taken out of branch and history: {what}, which {mirror.remote} never had; kept at {lost}"]
+    if new != base:
+        notes.append("what people committed since is carried over")
+    state = looking.look(project, protocol).state
+    said = Steered(protocol, f"as it was at revision {then.revision}", following(state), tuple(notes))
+    return _Out(then.revision, said)
+
+
+def _carried(project: Project, protocol: str, commit: Commit, onto: str) -> str:
+    try:
+        return publishing.carry(project, commit, onto, protocol)
+    except RefusedError as error:
+        raise RefusedError(
+            f"commit {commit.oid[:12]} builds on what would be taken out: {error.what}",
+            project.branch(protocol),
+            f"`git revert {commit.oid[:12]}` in its worktree first, or undo less",
+        ) from error
 
 
 def _kept_by_base(project: Project, seen: Snapshot) -> str:

@@ -16,6 +16,9 @@ def command(session: Session, protocol: str | None) -> None:
     """Take the last transition of PROTOCOL back, or all since REVISION: code and steps stand as they did.
 
     It is one more transition; nothing is rewritten. What was spent, and people's own files, stay.
+
+    Where the remote refused what was never published (a file that is too big, a secret), that is taken out of the branch and its
+    history instead, and kept under refs/runner/lost/.
     """
     from runner.app import undo
     from runner.cli import steering

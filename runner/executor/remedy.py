@@ -16,11 +16,7 @@ GIVEN_AGAIN = "approvals of what it changed have to be given again"
 
 def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
     """Return the command that puts the branch back to `old`."""
-    branch = project.branch(protocol)
-    there = worktree.on_branch(project.git, branch)
-    if there:
-        return f"git -C {there[0].path} reset --keep {old}"
-    return f"git update-ref {branch} {old} {tip}"
+    return worktree.way_back(project.git, project.branch(protocol), tip, old)
 
 
 def of_rewritten(project: Project, protocol: str, judged: Judged, old: str) -> str:

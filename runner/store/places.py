@@ -60,6 +60,10 @@ class Places:
         """The folder of the journals of a protocol's attempts."""
         return self.beside / "journal" / protocol
 
+    def refused(self, protocol: str) -> Path:
+        """The note that the remote's rules refused what is here of a protocol and was never published."""
+        return self.beside / "refused" / protocol
+
     def lost(self, name: str) -> Path:
         """A folder of journals that nothing goes on from any more."""
         return self.beside / "lost" / name

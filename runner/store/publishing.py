@@ -13,9 +13,9 @@ from runner import signals
 from runner.errors import ConflictError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
-from runner.store import clash, finding, history, locks, marks, numbers, record, snapshot, transaction
+from runner.store import clash, finding, history, locks, marks, numbers, record, refused, snapshot, transaction
 from runner.store.project import Project
-from runner.store.remote import Mirror
+from runner.store.remote import Mirror, PushRefusedError
 
 FRESH = 5.0  # seconds that a look at the remote serves
 Check = Callable[[str, str | None], None]  # (tip, verified ancestor or None): raises where the history does not hold
@@ -243,6 +243,20 @@ def _history_changes(
     return {name: (new, ours), **lost}
 
 
+def history_back(project: Project, protocol: str, tip: str) -> dict[str, tuple[str | None, str | None]]:
+    """Return how the history goes back with a branch that did, to `tip`: to what was filed beside commits that it still has, and
+    never behind what is published. The one that is left is kept under refs/runner/lost/."""
+    git, name = project.git, history.ref_of(protocol)
+    ours, theirs = git.ref(name), project.mirror.refs().get(name) if project.mirror else None
+    if ours is None:
+        return {}
+    kept = (commit.oid for commit, beside in history.commits(git, protocol, ours) if git.is_ancestor(beside, tip))
+    back = next(kept, None)
+    if theirs is not None and git.commit(theirs) is not None and (back is None or git.is_ancestor(back, theirs)):
+        back = theirs
+    return {} if back == ours else {name: (back, ours), **_lost(git, protocol, ours, f"history-{ours[:12]}")}
+
+
 def history_replaced(project: Project, protocol: str, theirs: str) -> IntegrityError:
     """Return the error for a history on the remote that is not taken."""
     remote = project.trusted.remote or "the remote"
@@ -370,13 +384,19 @@ def push(
             raise ConflictError(
                 f"{moved} moved on {mirror.remote}", mirror.url, "run the same command again, or `runner sync`"
             )
-    if project.lease is not None and project.lease.protocol == protocol:
-        from runner.store import lease
+    try:
+        if project.lease is not None and project.lease.protocol == protocol:
+            from runner.store import lease
 
-        lease.push(project, changes, keep=keep)
-    elif changes:
-        mirror.push(changes)
+            lease.push(project, changes, keep=keep)
+        elif changes:
+            mirror.push(changes)
+    except PushRefusedError as error:
+        if genesis is None:
+            refused.note(project, protocol, new)
+        raise refused.explain(project, protocol, error, new, there.get(name)) from error
     if changes:
+        refused.forget(project, protocol)
         track(project, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
 
 
@@ -460,7 +480,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         new = there
         for commit in ours:
             if not is_transition(commit, protocol):
-                new = _carry(project, commit, new, protocol)
+                new = carry(project, commit, new, protocol)
         lost = _lost(git, protocol, here, here[:12])
         filed = mirror.refs().get(history.ref_of(protocol))
         if filed is not None:  # in the same transaction: ours tells of transitions that give way, as if they stood
@@ -519,7 +539,7 @@ def _merge(project: Project, first: str, second: str, protocol: str) -> str:
     return project.git.person_commit(tree, (first, second), who, f"Merge {second[:12]} into {protocol}\n".encode())
 
 
-def _carry(project: Project, commit: Commit, onto: str, protocol: str) -> str:
+def carry(project: Project, commit: Commit, onto: str, protocol: str) -> str:
     """Return the person's commit done again on `onto`, with its author, date and message; a merge with what it brought.
 
     Of a merge of what `onto` has already, only what somebody changed in it by hand; where that is nothing, it is `onto` itself.

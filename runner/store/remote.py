@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
@@ -24,8 +24,17 @@ from runner.values import dataclass
 
 FETCH_SECONDS = 5.0  # what a look at the remote may take before work goes on with what is here
 PUSH_SECONDS = 120.0
+LOCKED = 5  # how often a push is tried again that the other side could not carry out, though nobody was first
 MINUTE = len("2026-11-20T06:47")  # of a timestamp: how exactly it is known when the remote was asked
 RACES = 20  # how often a fetch is made again whose refs another one here moved meanwhile
+
+
+class PushRefusedError(UnreachableError):
+    """The remote's own rules refused a push. `said`: what it said, line by line."""
+
+    def __init__(self, what: str, where: str, hint: str, said: Sequence[str] = ()) -> None:
+        super().__init__(what, where, hint)
+        self.said = tuple(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +206,25 @@ class Mirror:
         Raises:
             ConflictError: a ref is not where it was expected; also where all were where they should go before it was tried, which
                 others did.
-            UnreachableError: the remote did not answer, or refused; nothing moved.
+            PushRefusedError: its rules refused. UnreachableError: it did not answer, or could not; nothing moved.
         """
+        said: list[str] = []
+        for again in range(LOCKED + 1):
+            left = self._push(changes, timeout)
+            if left is None:
+                return
+            said = left
+            if again < LOCKED:  # another push may be under way there
+                self.who.sleep(0.1 * 2**again)
+        raise UnreachableError(
+            f"{self.remote} could not move a ref that nobody else moved: {' '.join(said[:2]) or 'it did not say why'}",
+            self.url,
+            "a git that was killed there may have left the lock that is named: whoever keeps the remote removes it;"
+            " nothing was published and nothing is lost",
+        )
+
+    def _push(self, changes: Mapping[str, tuple[str | None, str | None]], timeout: float) -> list[str] | None:
+        """Push once; None where it is done. Else every ref is where it was expected, and nothing moved: what the remote said."""
         pace.keep(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
         leases = [f"--force-with-lease={name}:{old or ''}" for name, (_, old) in changes.items()]
         specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
@@ -219,21 +245,26 @@ class Mirror:
                     self.url,
                     "run the same command again, or `runner sync`",
                 )
-            return
-        told = [line.split("\t") for line in lines_of(out.decode("utf-8", "replace")) if line.startswith("!")]
+            return None
+        told = [line.split("\t") for line in out.decode("utf-8", "replace").splitlines() if line.startswith("!")]
         # The answer was lost, not the push; or something between here and there sent it twice, and this came of the second.
-        if self._has(changes):
+        there = self._there(changes)
+        if there is not None and all(there.get(name) == new for name, (new, _) in changes.items()):
             self._note(changes)
-            return
+            return None
+        said = [line.removeprefix("remote:").strip() for line in err.split("\n") if line.startswith("remote:")]
+        said = ["".join(filter(str.isprintable, line)) for line in said if line]
         # git gives no code for why: its porcelain marks `[remote rejected]` what the other side's rules refused.
         refused = [line[-1] for line in told if line[-1].startswith("[remote rejected]") and "atomic" not in line[-1]]
-        if refused:
-            lines = [line for line in lines_of(err) if line.startswith("remote:")]
-            raise UnreachableError(
-                f"{self.remote} refused the push: {refused[0].removeprefix('[remote rejected] ')} {' '.join(lines[:2])}".strip(),
+        if refused and not any("cannot lock ref" in line for line in said):
+            raise PushRefusedError(
+                f"{self.remote} refused the push: {refused[0].removeprefix('[remote rejected] ')} {' '.join(said[:2])}".strip(),
                 self.url,
                 "nothing was published and nothing is lost; ask who keeps the remote, or push from an account that may",
+                said,
             )
+        if told and there is not None and all(there.get(name) == old for name, (_, old) in changes.items()):
+            return said
         if told:
             names = (
                 ", ".join(sorted(line[1].rpartition(":")[2] for line in told if "atomic" not in line[-1])) or "a ref"
@@ -257,12 +288,14 @@ class Mirror:
         if code:
             raise self._unreachable(code, err)
 
-    def _has(self, changes: Mapping[str, tuple[str | None, str | None]]) -> bool:
+    def _there(self, changes: Mapping[str, object]) -> dict[str, str] | None:
+        """Ask the remote where these refs are; None where it does not answer."""
         code, out, _ = self._run("ls-remote", "origin", *changes, timeout=FETCH_SECONDS)
         if code:
-            return False
-        there = {name: oid for oid, name in (line.split("\t", 1) for line in lines_of(out.decode("utf-8", "replace")))}
-        return all(there.get(name) == new for name, (new, _) in changes.items())
+            return None
+        return {
+            name: oid for oid, name in (line.split("\t", 1) for line in out.decode("utf-8", "replace").splitlines())
+        }
 
     def _note(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
         lines = [

@@ -17,6 +17,7 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.state import State
 from runner.store import locks, worktree
 from runner.store.places import Places
+from runner.store.remote import PushRefusedError
 from runner.store.snapshot import Snapshot
 from runner.store.surroundings import Surroundings
 from runner.values import dataclass
@@ -140,6 +141,7 @@ def publish(
     `push` is called when everything here is shown to be possible, before anything moves.
 
     Raises:
+        PushRefusedError: the remote's rules refused it; here it moved, so that it can be looked at and taken back.
         ConflictError: the branch is not at `old`; nothing was published.
         InTheWayError: a person's files are in the way; nothing was published.
     """
@@ -158,9 +160,13 @@ def publish(
                 push()
             git.update_refs(refs, reason)
             return
+        refused: PushRefusedError | None = None
         with worktree.prepare(git, places, branch, old, new, who) as follows:
-            if push:
-                push()
+            try:
+                if push:
+                    push()
+            except PushRefusedError as error:  # by a rule about what is in it: nobody was first, and it is done here
+                refused = error
             try:
                 git.update_refs(refs, reason)
             except ConflictError:
@@ -170,6 +176,8 @@ def publish(
                 raise
             for follow in follows:
                 follow.finish()
+        if refused is not None:
+            raise refused
 
 
 def settle(git: Git, places: Places, who: Surroundings, branch: str) -> None:

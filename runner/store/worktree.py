@@ -41,6 +41,12 @@ def on_branch(git: Git, ref: str) -> list[Worktree]:
     return git.checked_out(ref)
 
 
+def way_back(git: Git, branch: str, tip: str, old: str) -> str:
+    """Return the command that puts a branch (full ref name) back from `tip` to `old`."""
+    there = on_branch(git, branch)
+    return f"git -C {there[0].path} reset --keep {old}" if there else f"git update-ref {branch} {old} {tip}"
+
+
 _UNFINISHED = {
     "MERGE_HEAD": "a merge",
     "CHERRY_PICK_HEAD": "a cherry-pick",

@@ -1,0 +1,154 @@
+"""A push that the remote's rules refuse for what is in it: which file of which commit, and what takes it out again."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+from runner.git import BLOB, EXECUTABLE, Commit, Git
+from runner.protocol import message
+from runner.store import history, record, worktree
+from runner.store.places import write_atomically
+from runner.store.project import Project
+from runner.store.remote import PushRefusedError
+from runner.values import dataclass
+
+_MOST_SAID = 4  # lines of the remote's that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that a push brings. `commit`: the branch's that brings it; `before`: the revision of the last transition below that."""
+
+    path: str
+    size: int
+    commit: Commit
+    before: int | None
+
+
+def note(project: Project, protocol: str, tip: str) -> None:
+    """Remember that the remote refused what is here: `runner undo` then takes what was never published out of the branch."""
+    with contextlib.suppress(OSError):
+        write_atomically(project.places.refused(protocol), f"{tip}\n".encode())
+
+
+def forget(project: Project, protocol: str) -> None:
+    """Forget it: a push of the protocol went through."""
+    with contextlib.suppress(OSError):
+        project.places.refused(protocol).unlink(missing_ok=True)
+
+
+def is_noted(project: Project, protocol: str) -> bool:
+    """Return whether the remote refused what is here."""
+    return project.places.refused(protocol).exists()
+
+
+def explain(project: Project, protocol: str, error: PushRefusedError, new: str, old: str | None) -> PushRefusedError:
+    """Return the error with the step, file and commit that it is about, as far as that can be told, and the way out.
+
+    `new`: what was to be published; `old`: what the remote has of it.
+    """
+    git, branch = project.git, project.branch(protocol)
+    found = list(_files(git, protocol, new, old or project.trusted.commit))
+    if not found:
+        return error
+    said = "\n".join(error.said)
+    named = [one for one in found if re.search(rf"(?<![\w./-]){re.escape(one.path)}(?![\w/-]|\.\w)", said)]
+    one = max(named or found, key=lambda file: len(file.path) if named else file.size)
+    step = _step(git, protocol, one)
+    by = f"which {step} made" if step else f"which {_author(one.commit)} committed"
+    what = error.what.partition(": ")[2] if not error.said else " ".join(error.said[:_MOST_SAID])
+    guess = "" if named else "it names no file; the largest that is new is "
+    remote = project.trusted.remote
+    tip = git.ref(branch) or new
+    if one.before is None:
+        hint = f"take it out of the plan, `runner new` with that, and give this one up: `git update-ref -d {branch}`"
+    elif step:
+        hint = (
+            f"`runner undo {protocol}@{one.before}` takes out of branch and history again what {remote} does not have"
+        )
+    else:
+        parent = one.commit.parents[0]
+        back = worktree.way_back(git, branch, tip, parent)
+        hint = f"`{back}` goes back to before it, and `runner doctor --fix {protocol}` adopts that"
+    others = ""
+    if project.setting("publish") == "always":
+        others = "; till it is published others may do the same steps"
+    return PushRefusedError(
+        f"{remote} refused the push: {what}; {guess}{one.path} ({_size(one.size)}), {by} in commit {one.commit.oid[:12]}",
+        error.where,
+        f"{hint}; or ask who keeps {remote}. Nothing is lost{others}",
+        error.said,
+    )
+
+
+def _files(git: Git, protocol: str, new: str, old: str) -> list[_File]:
+    """Return the files that the branch's commits bring which `old` does not have, with those that its history files beside them."""
+    chain: list[Commit] = []
+    at: str | None = new
+    while at is not None and not git.is_ancestor(at, old):
+        commit = git.commit(at)
+        if commit is None:
+            break
+        chain.append(commit)
+        at = commit.parents[0] if commit.parents else None
+    before = _revision(git, protocol, at) if at is not None else None
+    found: list[_File] = []
+    revisions: dict[str, int | None] = {}
+    for commit in reversed(chain):
+        revisions[commit.oid] = before
+        parent = git.commit(commit.parents[0]) if commit.parents else None
+        found += _of(git, parent.tree if parent else None, commit.tree, commit, before)
+        told = message.parse(commit.message)
+        if told is not None and told.protocol == protocol:
+            before = told.revision
+    filed = git.ref(history.ref_of(protocol))
+    seen: set[str] = set()
+    for entry, beside in history.commits(git, protocol, filed) if filed is not None else ():
+        commit = git.commit(beside) if beside in revisions else None
+        if commit is not None and beside not in seen:
+            seen.add(beside)
+            found += _of(git, _tree_before(git, entry), entry.tree, commit, revisions[beside])
+    return found
+
+
+def _tree_before(git: Git, entry: Commit) -> str | None:
+    parent = git.commit(entry.parents[0]) if entry.parents else None
+    return parent.tree if parent is not None and parent.message == entry.message else None
+
+
+def _of(git: Git, old: str | None, new: str, commit: Commit, before: int | None) -> list[_File]:
+    changed = {
+        path: entry.oid
+        for path, (_, entry) in git.changed(old, new).items()
+        if entry is not None and entry.mode in (BLOB, EXECUTABLE)
+    }
+    sizes = git.sizes(list(changed.values()))
+    return [_File(path, size or 0, commit, before) for path, size in zip(changed, sizes, strict=True)]
+
+
+def _revision(git: Git, protocol: str, at: str) -> int | None:
+    found = record.row(git, protocol, at)
+    return int(found["revision"]) if found["revision"] else None
+
+
+def _step(git: Git, protocol: str, one: _File) -> str:
+    """Return the step (`02-model`) whose transition a commit is; empty where it is a person's."""
+    told = message.parse(one.commit.message)
+    if told is None or told.protocol != protocol:
+        return ""
+    steps = record.row(git, protocol, one.commit.oid)["steps"]
+    slugs = [event.partition(" ")[2] for event in told.events]
+    slug = next((slug for slug in slugs if slug in steps), "")
+    return f"{steps[slug]['place']:02d}-{slug}" if slug else protocol
+
+
+def _author(commit: Commit) -> str:
+    return "".join(filter(str.isprintable, commit.author.decode("utf-8", "replace").partition(" <")[0]))
+
+
+def _size(size: int) -> str:
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size} bytes"
