@@ -56,7 +56,9 @@ def hook(box: Box, name: str, script: str) -> Path:
 def count(box: Box) -> list[list[list[str]]]:
     """Return the pushes since the last call, each its lines `old new ref`; the first call begins to count."""
     ledger = origin(box) / "pushes"
-    hook(box, "post-receive", f"cat >> {ledger}\necho >> {ledger}\n")
+    hook(
+        box, "post-receive", f"said=$(cat)\nprintf '%s\\n\\n' \"$said\" >> {ledger}\n"
+    )  # in one write: pushes may be at once
     told = ledger.read_text() if ledger.exists() else ""
     ledger.unlink(missing_ok=True)
     return [[line.split() for line in push.splitlines()] for push in told.split("\n\n") if push.strip()]
