@@ -319,11 +319,15 @@ class Approvals(Words):
 
 
 class Limits(Words):
-    """What a step's diff may be before somebody has to look; without a key there is no limit."""
+    """What a step's diff may be before somebody has to look; without a key there is no limit.
+
+    But `file_size` and `total`, 50 MB and 500 MB where they are not there: a step that leaves more is blocked before its commit.
+    """
 
     files: Count | None = None
     lines: Count | None = None
     file_size: Size | None = None
+    total: Size | None = None
     binaries: Verdict = "allow"
     modes: Verdict = "allow"
     symlinks: Verdict = "allow"
@@ -486,7 +490,7 @@ def _asking(policy: Policy) -> Iterator[tuple[document.Path, Kind, str]]:
     for at, glob in enumerate(policy.protected):
         yield ("protected", at), "protected-path", f"`protected: [{document.shown(glob)}]`"
     limits = policy.limits
-    for key in ("files", "lines", "file_size"):
+    for key in ("files", "lines", "file_size", "total"):
         if getattr(limits, key) is not None:
             yield ("limits", key), "protected-path", f"`limits.{key}`"
     for key in ("binaries", "modes", "symlinks"):

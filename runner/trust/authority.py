@@ -106,7 +106,12 @@ class Authority:
         at = (protocol, tuple(pieces))
         if at not in self._changed:
             limits = self.policy.words.limits if self.policy is not None else None
-            measured = limits is not None and (limits.lines, limits.file_size, limits.binaries) != (None, None, "allow")
+            measured = limits is not None and (limits.lines, limits.file_size, limits.total, limits.binaries) != (
+                None,
+                None,
+                None,
+                "allow",
+            )
             self._changed[at] = changes(git, protocol, at[1], measured=measured)
         found = self._changed[at]
         named: frozenset[str] = frozenset()

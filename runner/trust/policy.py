@@ -654,6 +654,9 @@ def _over(policy: Policy, changes: Sequence[Change]) -> Iterable[Decision]:
         yield _at(policy, "ask", f"limits: {{files: {limits.files}}}", ("limits", "files"), reason)
     if limits.lines is not None and lines > limits.lines:
         yield _at(policy, "ask", f"limits: {{lines: {limits.lines}}}", ("limits", "lines"), f"{lines:,} lines changed")
+    left = sum(change.size for change in changes if change.after is not None)
+    if limits.total is not None and left > bytes_of(limits.total):
+        yield _at(policy, "ask", f"limits: {{total: {limits.total}}}", ("limits", "total"), f"{left:,} bytes in all")
     most = bytes_of(limits.file_size) if limits.file_size is not None else None
     for change in changes:
         if most is not None and change.after is not None and change.size > most:

@@ -448,7 +448,7 @@ def test_rules_about_files_without_a_tool_are_asked_again_about_what_the_step_ch
     assert judge(found, [change("api/x")], step="other") == []
 
 
-LIMITED = of("limits: {files: 2, lines: 10, file_size: 1KB, binaries: ask, modes: ask, symlinks: deny}\n")
+LIMITED = of("limits: {files: 2, lines: 10, file_size: 1KB, total: 4KB, binaries: ask, modes: ask, symlinks: deny}\n")
 
 
 @pytest.mark.parametrize(
@@ -459,6 +459,8 @@ LIMITED = of("limits: {files: 2, lines: 10, file_size: 1KB, binaries: ask, modes
         ([change("a", lines=11)], ["ask limits: {lines: 10}"]),
         ([change("a", size=1000)], []),
         ([change("a", size=1001)], ["ask limits: {file_size: 1KB}"]),
+        ([change("a", size=4001)], ["ask limits: {total: 4KB}", "ask limits: {file_size: 1KB}"]),
+        ([change("a", "100644", None, size=4001)], []),
         ([change("a", after=None, size=0)], []),
         ([change("a", None, binary=True)], ["ask limits: {binaries: ask}"]),
         ([change("a", binary=True)], []),
