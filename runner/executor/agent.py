@@ -240,7 +240,7 @@ def work_so_far(journal: Journal) -> tuple[str, ...]:
 def _note(site: Site, start: str) -> str:
     """Return a commit of the workspace as it is now, on what the attempt stands on: on no branch, to be gone back to."""
     git, who = site.project.git, site.project.runner()
-    return git.write_commit(workspace.tree_now(git, site.space), (start,), who, who, b"work so far\n")
+    return git.write_commit(workspace.tree_now(git, site.space, site.bounds()), (start,), who, who, b"work so far\n")
 
 
 def _go_back(site: Site, start: str, noted: str, journal: Journal) -> None:

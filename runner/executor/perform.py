@@ -180,14 +180,21 @@ def _run_agent(
         "transcript": transcript,
         "spent": spent,
     }
+    work, too_much = None, None
     try:
-        work = site.collect(snapshot.tip)
+        work = site.collect(snapshot.tip, timeout_of(step))
+    except workspace.TooMuchError as error:
+        too_much = error
     except RefusedError as error:
         reason = {"reason": log.cut(f"{error.what}; {error.hint}"), **told}
         return dataclasses.replace(_failed(site, snapshot, step, reason, None), files=files)
     if ended.outcome == "failed":
         reason = {"reason": log.cut(ended.text), **told}
         return dataclasses.replace(_failed(site, snapshot, step, reason, work), files=files)
+    if work is None and ended.outcome in ("asked", "held", "unknown"):
+        work = workspace.Work(snapshot.tree, {})  # it may be less by the end
+    if work is None:
+        return dataclasses.replace(_blocked(snapshot, step, _told(too_much), told), files=files)
     if ended.outcome in ("asked", "held", "unknown") and not transaction.paths_outside(work.changed):
         made = _waits(site, snapshot, plan, step, state, ended.why or ended.text, work, transcript, spent)
         return dataclasses.replace(made, files=files, keeps=agent.work_so_far(journal))
@@ -283,8 +290,11 @@ def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: 
         "tail": log.cut_tail(outcome.tail) or None,
         "spent": _spent(outcome),
     }
+    work, too_much = None, None
     try:
-        work = site.collect(snapshot.tip)
+        work = site.collect(snapshot.tip, timeout_of(step))
+    except workspace.TooMuchError as error:
+        too_much = error
     except RefusedError as error:
         reason = {"reason": log.cut(f"{error.what}; {error.hint}"), "code": outcome.code, **told}
         return _failed(site, snapshot, step, reason, None)
@@ -292,6 +302,8 @@ def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: 
         ended = f"no end after {step.header.timeout or '1h'}" if outcome.timed_out else f"exit {outcome.code}"
         reason = {"reason": log.cut(site.explain(run, outcome) or f"{ended}, `{shown}`"), "code": outcome.code, **told}
         return _failed(site, snapshot, step, reason, work)
+    if work is None:
+        return _blocked(snapshot, step, _told(too_much), {"code": outcome.code, **told})
     try:
         result = site.redactor.value(site.result())
     except UsageError as error:
@@ -345,8 +357,11 @@ def _run_tool(
     if isinstance(stop, DeniedError):
         return dataclasses.replace(_blocked(snapshot, step, f"{step.header.tool}: {stop.message}", told), files=files)
     nothing = workspace.Work(snapshot.tree, {})
+    work, too_much = None, None
     try:
-        work = nothing if _stays_outside(step) else site.collect(snapshot.tip)
+        work = nothing if _stays_outside(step) else site.collect(snapshot.tip, timeout_of(step))
+    except workspace.TooMuchError as error:
+        too_much = error
     except RefusedError as error:
         reason = {"reason": log.cut(f"{error.what}; {error.hint}"), **told}
         return dataclasses.replace(_failed(site, snapshot, step, reason, None), files=files)
@@ -357,7 +372,14 @@ def _run_tool(
     if problem is not None:
         reason = {"reason": log.cut(f"{step.header.tool}: {problem}"), **told}
         return dataclasses.replace(_failed(site, snapshot, step, reason, work), files=files)
+    if work is None:
+        return dataclasses.replace(_blocked(snapshot, step, _told(too_much), told), files=files)
     return dataclasses.replace(_worked(site, snapshot, plan, step, state, work, result, told), files=files)
+
+
+def _told(error: RefusedError | None) -> str:
+    assert error is not None
+    return f"{error.what}; {error.hint}"
 
 
 def _blocked(snapshot: Snapshot, step: Step, why: str, told: dict[str, object]) -> Attempt:

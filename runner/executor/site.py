@@ -24,6 +24,7 @@ from runner.store.workspace import Workspace
 from runner.values import dataclass
 
 DEFAULT_TIMEOUT = 3600.0  # seconds, where the step names none
+COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
 
 _KEPT = "runner.executor"  # in the person's own git configuration: their answer where there is no sandbox
@@ -225,7 +226,31 @@ class Site:
                     self.project.tell_once(f"`share: {name}` is left out of {cwd}: {error.strerror}")
         return tuple(found)
 
-    def collect(self, start: str) -> workspace.Work:
+    def bounds(self, timeout: float | None = None) -> workspace.Bounds:
+        """Return what a step may leave, by the policy or by default; `timeout`: the seconds that the step has to do its work.
+
+        As many again are there to collect it, and `COLLECTING` at least: a machine may be busy.
+        """
+        policy = consent.of(self.project).policy
+        left = None
+        if timeout is not None:
+            monotonic, until = self.project.who.monotonic, self.project.who.monotonic() + max(timeout, COLLECTING)
+            left = lambda: until - monotonic()  # noqa: E731
+        if policy is None:
+            return workspace.Bounds(left=left)
+        from runner.protocol.policy import bytes_of
+
+        limits, most = policy.words.limits, workspace.Bounds(left=left)
+        return workspace.Bounds(
+            file=most.file if limits.file_size is None else bytes_of(limits.file_size),
+            file_said=limits.file_size or most.file_said,
+            total=most.total if limits.total is None else bytes_of(limits.total),
+            total_said=limits.total or most.total_said,
+            files=max(most.files, limits.files or 0),
+            left=left,
+        )
+
+    def collect(self, start: str, timeout: float | None = None) -> workspace.Work:
         """Return what the step left in the workspace since `start`, without the links to what `workspace.share` names.
 
         Raises:
@@ -237,7 +262,8 @@ class Site:
             assert top is not None
             if beneath.target(self.space.work, name) == str(top / name):
                 beneath.remove(self.space.work, name)
-        return workspace.collect(self.project.git, self.space, start, self.project.config.filters)
+        filters = self.project.config.filters
+        return workspace.collect(self.project.git, self.space, start, filters, self.bounds(timeout))
 
     def run(
         self,

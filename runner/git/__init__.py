@@ -11,7 +11,7 @@ What others use is named here; the modules are the package's own.
 """
 
 from runner.git.objects import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Commit, Ident, Tree, TreeEntry, split_signature
-from runner.git.process import GitError, git_error, is_full
+from runner.git.process import GitError, TooSlowError, git_error, is_full
 from runner.git.repository import Git, Worktree
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Git",
     "GitError",
     "Ident",
+    "TooSlowError",
     "Tree",
     "TreeEntry",
     "Worktree",

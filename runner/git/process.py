@@ -38,6 +38,10 @@ class GitError(RunnerError):
         self.stderr, self.code = stderr, code
 
 
+class TooSlowError(GitError):
+    """A git command did not end in the time that it was given, and was killed."""
+
+
 def personal_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the person's environment without what git passes to its children."""
     source = os.environ if environ is None else environ

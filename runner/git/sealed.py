@@ -8,12 +8,13 @@ signing key, conditional includes) and never the repository's.
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from runner.git.location import Location, locate
-from runner.git.process import Held, git_error, personal_environment, sealed_environment, spawn
+from runner.git.process import Held, TooSlowError, git_error, personal_environment, sealed_environment, spawn
 
 # Fixed overrides of whatever the repository's configuration says; drivers are overridden by name, see `environment`.
 _SEAL = (
@@ -166,7 +167,11 @@ class Sealed:
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
     ) -> tuple[int, bytes, str]:
-        """Run one sealed git command and return (exit code, output, errors). `config`: more `key=value` overrides."""
+        """Run one sealed git command and return (exit code, output, errors). `config`: more `key=value` overrides.
+
+        Raises:
+            TooSlowError: it did not end within `timeout` seconds.
+        """
         self.settle()
         env = {**self.environment(git_dir), **(env or {})}
         if index is not None:
@@ -174,7 +179,12 @@ class Sealed:
         more = [part for setting in config for part in ("-c", setting)]
         if work_tree is not None:
             more = [f"--work-tree={work_tree}", *more]
-        code, out, err = spawn(self.argv([*more, *args], git_dir), env=env, cwd=work_tree, data=data, timeout=timeout)
+        argv = self.argv([*more, *args], git_dir)
+        try:
+            code, out, err = spawn(argv, env=env, cwd=work_tree, data=data, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            what = f"git {args[0]} did not end within {error.timeout:.0f} s"
+            raise TooSlowError(what, "git", "run the same command again where the machine is less busy") from error
         return code, out, err.decode("utf-8", "replace").strip()
 
     def run(

@@ -13,16 +13,16 @@ import os
 import shlex
 import shutil
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from runner import beneath
 from runner.errors import RefusedError, UsageError
-from runner.git import LINK, SUBMODULE, TREE, Git, GitError, Tree, TreeEntry, git_error, is_full
+from runner.git import LINK, SUBMODULE, TREE, Git, GitError, TooSlowError, Tree, TreeEntry, git_error, is_full
 from runner.lines import lines_of
 from runner.protocol import globs
 from runner.protocol.digest import digest
-from runner.protocol.paths import ROOT
+from runner.protocol.paths import POLICY, ROOT
 from runner.store import locks, packs, worktree
 from runner.store.places import Places, write_atomically
 from runner.store.surroundings import Surroundings
@@ -92,6 +92,7 @@ def _run(
     index: Path | None = None,
     config: Sequence[str] = (),
     env: Mapping[str, str] | None = None,
+    timeout: float | None = None,
 ) -> bytes:
     excludes = space.root / "excludes"
     if not excludes.exists() or excludes.stat().st_size != len(EXCLUDES):  # one that was only begun would let all in
@@ -99,7 +100,7 @@ def _run(
     code, out, err = git.try_run(
         *args, data=data, index=index or space.index, work_tree=work or space.work,
         config=[f"core.excludesFile={excludes}", *worktree.conversions(git), *_filesystem(space), *config],
-        env=env,
+        env=env, timeout=timeout,
     )  # fmt: skip
     if code:
         error = git_error(["git", *args], code, err)
@@ -309,12 +310,73 @@ class Work:
     changed: dict[str, tuple[TreeEntry | None, TreeEntry | None]]
 
 
-def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) -> Work:
+class TooMuchError(RefusedError):
+    """A step left more than it may: it is for a person to say whether it should leave less, or may leave more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a step may leave: bytes of a file and in all, also as people wrote them, and files. `left`: seconds to store it."""
+
+    file: int = 50_000_000
+    file_said: str = "50 MB"
+    total: int = 500_000_000
+    total_said: str = "500 MB"
+    files: int = 100_000
+    left: Callable[[], float] | None = None
+
+    @property
+    def timeout(self) -> float | None:
+        """Return the seconds that the next command may take."""
+        return max(self.left(), 0.1) if self.left else None
+
+    def refuse(self, sizes: Mapping[str, int]) -> None:
+        """Refuse files that are too big, too big together, or too many.
+
+        Raises:
+            TooMuchError: naming the file and the limit.
+        """
+        biggest = max(sizes, key=lambda path: sizes[path], default="")
+        total = sum(sizes.values())
+        if biggest and sizes[biggest] > self.file:
+            what = f"{biggest} has {sizes[biggest]:,} bytes, and a file that a step leaves may have {self.file_said}"
+            key = "file_size"
+        elif total > self.total:
+            what = f"the step leaves {total:,} bytes, {sizes[biggest]:,} of them in {biggest}, and may leave {self.total_said}"
+            key = "total"
+        elif len(sizes) > self.files:
+            what = (
+                f"the step leaves {len(sizes):,} new or changed files, such as {biggest}, and may leave {self.files:,}"
+            )
+            key = "files"
+        else:
+            return
+        hint = f"let it leave less, ignore what it need not leave in .gitignore, or raise `limits.{key}` in {POLICY}"
+        raise TooMuchError(what, biggest, f"{hint} on the trusted branch; then `runner retry`")
+
+
+def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds | None = None) -> Work:
     """Return the workspace's files as a tree: tracked files that changed, and new ones that git does not ignore.
 
     Raises:
-        RefusedError: a nested repository, a changed path that needs a filter driver, or an encoding that does not fit.
+        RefusedError: a nested repository, a changed path that needs a filter driver, or an encoding that does not fit; it took longer
+            than `bounds` says. TooMuchError: more was left than they say.
     """
+    bounds = bounds or Bounds()
+    try:
+        return _collect(git, space, start, filters, bounds)
+    except TooSlowError as error:
+        space.index.with_name("index.lock").unlink(
+            missing_ok=True
+        )  # of the git that was killed: the index is nobody else's
+        raise RefusedError(
+            f"its files could not be collected in the time that it has: {error.what}",
+            str(space.work),
+            "let it leave less, or give it more time (`timeout:`)",
+        ) from error
+
+
+def _collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds) -> Work:
     if not beneath.is_folder(space.root, "work"):
         raise RefusedError(
             "the step removed its own workspace", str(space.work), "leave the folder that it runs in where it is"
@@ -332,12 +394,17 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
             f"{deep[:200]}…",
             "remove them in the step, or ignore them in .gitignore",
         )
+    _refuse_too_much(git, space, start, filters, bounds)
     try:
         try:
-            _add(git, space, config=_drivers(git, filters))
+            _add(git, space, config=_drivers(git, filters), timeout=bounds.timeout)
+        except TooSlowError:
+            raise
         except GitError:
             _mend(space.work)
-            _add(git, space, config=_drivers(git, filters))
+            _add(git, space, config=_drivers(git, filters), timeout=bounds.timeout)
+    except TooSlowError:
+        raise
     except GitError as error:
         if path := _not_ignored(git, space, look.inner):
             raise _nested(path) from error
@@ -345,6 +412,12 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
         raise
     tree = _run(git, space, "write-tree").decode().strip()
     changed = git.changed(start, tree)
+    left = {
+        path: after.oid
+        for path, (before, after) in changed.items()
+        if after and after.mode != SUBMODULE and (before is None or before.oid != after.oid)
+    }
+    bounds.refuse({path: size or 0 for path, size in zip(left, git.sizes(list(left.values())), strict=True)})
     nested = [
         path for path, (before, after) in changed.items() if after and after.mode == SUBMODULE and before != after
     ]
@@ -378,17 +451,24 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...]) ->
     return Work(tree, changed)
 
 
-def tree_now(git: Git, space: Workspace) -> str:
+def tree_now(git: Git, space: Workspace, bounds: Bounds | None = None) -> str:
     """Return the workspace's files as a tree, in the middle of a step: so that it can be gone back to, not as its work.
 
-    What git cannot take is left out: a repository without a commit, a file that its owner locked.
+    What git cannot take is left out: a repository without a commit, a file that its owner locked; and what is more than a step
+    may leave, which it may have gone before its end.
 
     Raises:
         RefusedError: a file is not in the encoding that its attributes say.
     """
+    bounds = bounds or Bounds()
     _look(space.work)
     try:
-        _add(git, space, "--ignore-errors")
+        sizes = _sizes(git, space, bounds)
+        try:
+            bounds.refuse(sizes)
+            _add(git, space, "--ignore-errors")
+        except TooMuchError:
+            _add_some(git, space, sizes, bounds)
     except GitError as error:
         if error.code != 1:
             _refuse_encoding(git, space, error)
@@ -396,7 +476,56 @@ def tree_now(git: Git, space: Workspace) -> str:
     return _run(git, space, "write-tree").decode().strip()
 
 
-def _add(git: Git, space: Workspace, *options: str, config: Sequence[str] = ()) -> None:
+def _sizes(git: Git, space: Workspace, bounds: Bounds) -> dict[str, int]:
+    """Return the size of each file that git would read to store it: new ones, and those whose status differs from the index."""
+    new = _run(git, space, "ls-files", "-z", "--others", "--exclude-standard", timeout=bounds.timeout)
+    changed = _run(git, space, "diff-files", "-z", "--name-only", "--ignore-submodules=all", timeout=bounds.timeout)
+    paths = sorted(
+        {os.fsdecode(path) for path in (*new.split(b"\0"), *changed.split(b"\0")) if path and path[-1:] != b"/"}
+    )
+    return {
+        path: found.st_size for path, found in beneath.statuses(space.work, paths) if not stat.S_ISDIR(found.st_mode)
+    }
+
+
+def _refuse_too_much(git: Git, space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds) -> None:
+    """Refuse what would take too long to store, or too much room, by the files' sizes alone.
+
+    Raises:
+        TooMuchError: naming the file and the limit.
+    """
+    sizes = _sizes(git, space, bounds)
+    try:
+        bounds.refuse(sizes)
+        return
+    except TooMuchError:
+        plain = [path for path in sizes if "\n" not in path]
+        before = dict(zip(plain, git.sizes([f"{start}:{path}" for path in plain]), strict=True))
+    # What has the size of what is there already may be just that; if not, it is found when it is stored.
+    sizes = {path: size for path, size in sizes.items() if before.get(path) != size}
+    if drivers := [name for name in filters if _drivers(git, (name,))]:  # these store something else
+        data = b"".join(os.fsencode(path) + b"\0" for path in sizes)
+        out = os.fsdecode(_run(git, space, "check-attr", "-z", "--stdin", "filter", data=data)).split("\0")
+        through = {path for path, value in zip(out[0::3], out[2::3], strict=False) if value in drivers}
+        sizes = {path: size for path, size in sizes.items() if path not in through}
+    bounds.refuse(sizes)
+
+
+def _add_some(git: Git, space: Workspace, sizes: dict[str, int], bounds: Bounds) -> None:
+    """Take as many of the files into the index as a step may leave, the smallest first."""
+    total, some = 0, list[str]()
+    for path, size in sorted(sizes.items(), key=lambda one: one[1]):
+        total += size
+        if size > bounds.file or total > bounds.total or len(some) >= bounds.files:
+            break
+        some.append(path)
+    gone = _run(git, space, "diff-files", "-z", "--name-only", "--diff-filter=D", "--ignore-submodules=all")
+    data = b"".join(os.fsencode(path) + b"\0" for path in some) + gone
+    _mend(space.work)
+    _run(git, space, "update-index", "--add", "--remove", "--replace", "-z", "--stdin", data=data)
+
+
+def _add(git: Git, space: Workspace, *options: str, config: Sequence[str] = (), timeout: float | None = None) -> None:
     """Take the workspace's files into the index, where a repository that it has already is looked at as if it were new.
 
     To see whether a known one changed, git would run in it, outside the sandbox, with the configuration that it finds there:
@@ -407,7 +536,7 @@ def _add(git: Git, space: Workspace, *options: str, config: Sequence[str] = ()) 
     filled = [path for path in links if _holds_something(space, os.fsdecode(path))]
     if filled:
         _run(git, space, "update-index", "--force-remove", "-z", "--stdin", data=b"\0".join(filled) + b"\0")
-    _run(git, space, "add", "-A", *options, ".", config=config)
+    _run(git, space, "add", "-A", *options, ".", config=config, timeout=timeout)
 
 
 def _holds_something(space: Workspace, path: str) -> bool:
