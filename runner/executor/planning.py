@@ -434,7 +434,9 @@ def context(project: Project, request: str, commit: str) -> list[str]:
     parts = []
     left = INSTRUCTIONS_LIMIT
     for part in prompting.instructions(project):
-        parts.append(_cut(part, left) if left else "")
+        whole = len(part) <= left
+        if whole or prompting.FENCE not in part:  # one that is cut would not be closed
+            parts.append(_cut(part, left) if left else "")
         left = max(0, left - len(part))
     parts.append(listing(files))
     subjects = _subjects(project, commit)

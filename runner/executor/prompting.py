@@ -1,12 +1,13 @@
 """What a model is told before its first turn: the plan, the step, what came before, and the project's own instructions.
 
-Words of people's files are the task. What steps and models made (earlier results, findings) is fenced as untrusted. Instructions
-and memory are read from the trusted branch alone.
+Words of people's files are the task. What steps and models made (earlier results, findings, memory) is fenced as untrusted.
+Instructions and memory are read from the trusted branch alone; of memory, what a person wrote is not fenced.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from runner import resources
 from runner.executor.site import results_of
@@ -16,7 +17,7 @@ from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import manifest
+from runner.trust import manifest, memory
 
 INSTRUCTIONS_LIMIT = 24_000  # characters of one instruction file
 MEMORY_LIMIT = 12_000  # characters of all memory
@@ -91,15 +92,24 @@ def instructions(project: Project) -> list[str]:
         if data:
             text = data.decode("utf-8", "replace")[:INSTRUCTIONS_LIMIT]
             found.append(f"# The project's {name}\n\n{text.strip()}")
-    memory = project.git.tree(f"{project.trusted.commit}:{paths.MEMORY.rstrip('/')}") or {}
-    told: list[str] = []
-    for name in sorted(memory):
-        data = project.git.blob(memory[name].oid) if name.endswith(".md") else None
-        if data and sum(len(line) for line in told) < MEMORY_LIMIT:
-            told.append(f"- {name.removesuffix('.md')}: {data.decode('utf-8', 'replace').strip()}")
-    if told:
-        found.append("# What is known from earlier work\n\n" + "\n".join(told)[:MEMORY_LIMIT])
-    return found
+    return [*found, *_memory(project)]
+
+
+def _memory(project: Project) -> Iterator[str]:
+    """Yield what is known from earlier work: what people wrote, then, fenced, what steps did; a merge vouches for nothing."""
+    files = project.git.tree(f"{project.trusted.commit}:{paths.MEMORY.rstrip('/')}") or {}
+    told: dict[bool, list[str]] = {True: [], False: []}
+    size, vouched = 0, memory.written_by_people(project.git, project.trusted.commit) if files else frozenset()
+    for name in sorted(files):
+        data = project.git.blob(files[name].oid) if name.endswith(".md") else None
+        if data and size < MEMORY_LIMIT:
+            line = f"- {name.removesuffix('.md')}: {data.decode('utf-8', 'replace').strip()}"[: MEMORY_LIMIT - size]
+            told[paths.MEMORY + name in vouched].append(line)
+            size += len(line)
+    if told[True]:
+        yield "# What is known from earlier work\n\n" + "\n".join(told[True])
+    if told[False]:
+        yield fence("\n".join(told[False]), "memory that steps of earlier work wrote")
 
 
 def _findings(project: Project, snapshot: Snapshot, step: Step, state: State) -> str:
