@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 from runner import resources
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
-from runner.executor import signed
+from runner.executor import looking, signed
 from runner.git import BLOB, TreeEntry
 from runner.protocol import clarifications, document, ids, machine, message, paths, workflow
 from runner.protocol import events as ev
 from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.model import TITLE_LIMIT, Kind
-from runner.store import creating, history, marks, numbers, publishing, transaction
+from runner.store import creating, history, marks, numbers, publishing, transaction, unfinished, worktree
 from runner.store.project import Project
 from runner.values import dataclass
 
@@ -51,6 +51,9 @@ class Made:
     questions: tuple[tuple[str, str], ...] = ()
     source: str = ""
     done: int = 0
+    printed: Callable[[], None] = lambda: (
+        None
+    )  # to be called once its id was told: till then the same command finishes this one
 
 
 def fresh(project: Project) -> None:
@@ -167,6 +170,14 @@ def begin(
     sign = signed.signer(project, events)
     slug = ids.slug_of_title(name or title)
     nonce = who.random_hex(32)
+    asked = repr(
+        (name or title, base_name, events, sorted((one, digest(data)) for one, data in files.items()), person.email)
+    )
+    note = unfinished.Note(
+        project.places.unfinished(digest(asked.encode("utf-8", "surrogateescape")).removeprefix("sha256:"))
+    )
+    if then is None and (begun := _finish(project, note)) is not None:
+        return begun
     claimed = publishing.look_at_numbers(project, always=then is not None)
     for _ in range(RACES):
         number = max(numbers.taken(git, base_tip, project.pattern) | claimed, default=0) + 1
@@ -205,6 +216,7 @@ def begin(
             tip, refs = then(protocol, commit)
             also |= refs
             filed = refs.get(history.ref_of(protocol), (None, None))[0]
+        note.write(protocol, tip)
         try:
             transaction.publish(
                 git,
@@ -221,9 +233,33 @@ def begin(
             claimed = publishing.look_at_numbers(project, always=then is not None)
             continue
         marks.write(project.places, protocol, commit, after.genesis)
-        path, note = creating.add_worktree(project, protocol)
-        return Made(protocol, len(after.steps), base_name, start, path, note)
+        path, why = creating.add_worktree(project, protocol)
+        return Made(protocol, len(after.steps), base_name, start, path, why, printed=note.remove)
     raise ConflictError("no number could be claimed", numbers.PREFIX, "run the same command again")
+
+
+def _finish(project: Project, note: unfinished.Note) -> Made | None:
+    """Return the protocol that the same command had begun when it was killed, finished now; None where it had begun none, or
+    somebody has gone on with it."""
+    if note.told is None:
+        return None
+    git, (protocol, tip) = project.git, note.told
+    branch, check = project.branch(protocol), looking.checker(project, protocol)
+    if git.ref(branch) is None and project.mirror is not None and project.mirror.refs().get(branch) == tip:
+        publishing.bring(project, protocol, check)  # it was killed between the remote and this clone
+    if git.ref(branch) != tip:
+        return None
+    with looking.at_work(project, protocol):  # which finishes a worktree whose making was cut
+        state = looking.look(project, protocol).state
+    there = worktree.on_branch(git, branch)
+    path, why = (there[0].path, "") if there else creating.add_worktree(project, protocol)
+    project.who.say(f"{protocol} was begun by this command before and not finished; it is now")
+    start = git.commit(tip)
+    assert start is not None
+    waits = tuple((wait.id, wait.text) for wait in state.waiting)
+    return Made(
+        protocol, len(state.steps), state.base, start.parents[0], path, why, questions=waits, printed=note.remove
+    )
 
 
 def heed_open_questions(project: Project) -> None:

@@ -83,6 +83,7 @@ def repairs(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
 
 def in_project(project: Project, only: str | None) -> Iterator[Repair]:
     """Yield what the clone lacks, and which protocols are here by half."""
+    yield from leftovers.unfinished_worktrees(project)
     yield from clones.look(project)
     yield from halves.look(project, only)
     if only is None:
@@ -390,7 +391,9 @@ def _remaining(project: Project, protocol: str, judged: Judged, finding: checks.
 
 def _by_hand(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
     """Tell of changes of the record in a worktree that are in no commit, but for those that a runner is making."""
-    if locks.is_held(project.places.lock(protocol)):
+    ref = project.branch(protocol)
+    is_cut = project.places.making(protocol).exists() or worktree.is_cut(project.places, ref)  # which is told by itself
+    if locks.is_held(project.places.lock(protocol)) or is_cut:
         return
     prefix = f"{paths.folder(protocol)}/"
     for tree in worktree.on_branch(project.git, project.branch(protocol)):

@@ -19,7 +19,7 @@ from runner.folders import matching
 from runner.git import Git
 from runner.lines import lines_of
 from runner.protocol import ids
-from runner.store import locks, record, recovery, transaction, worktree
+from runner.store import creating, locks, record, recovery, transaction, worktree
 from runner.store.places import Places
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
@@ -95,6 +95,30 @@ def cut_follows(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]
             ),
             partial(_bring_along, git, places, who, note, ref),
         )
+
+
+def unfinished_worktrees(project: Project) -> Iterator[Repair]:
+    """Yield the worktrees whose making was cut before they had files."""
+    for protocol, tip in project.protocols().items():
+        ref = project.branch(protocol)
+        if not project.places.making(protocol).exists() or locks.is_held(project.places.publish_lock(ref)):
+            continue
+        yield Repair(
+            Finding(
+                "here",
+                f"the worktree of {protocol} was not finished",
+                f"{ref} at {tip[:12]}",
+                "there is no folder to edit its files in",
+                "`runner doctor --fix` finishes it",
+            ),
+            partial(_finish_worktree, project, protocol, ref),
+        )
+
+
+def _finish_worktree(project: Project, protocol: str, ref: str) -> str:
+    with locks.hold(project.places.publish_lock(ref), project.who, what=ref, wait=transaction.PUBLISH_WAIT):
+        creating.finish_worktree(project.git, project.places, project.who, ref, protocol)
+    return f"finished the worktree of {protocol}"
 
 
 def _bring_along(git: Git, places: Places, who: Surroundings, note: Path, ref: str) -> str:

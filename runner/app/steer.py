@@ -174,7 +174,7 @@ def _stop(project: Project, protocol: str) -> Iterator[str]:
     lock = project.places.lock(protocol)
     stopped = locks.signal_holder(lock, project.who, signals.STOP)
     try:
-        with locks.hold(lock, project.who, what=protocol, wait=STOPS_WITHIN if stopped else 0.0):
+        with looking.at_work(project, protocol, wait=STOPS_WITHIN if stopped else 0.0):
             paid = advance.record_paid(project, protocol)
     except HeldError as error:
         yield f"{error.what}: it stops when its step ends, and its result is not used"

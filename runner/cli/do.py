@@ -62,6 +62,7 @@ def command(
     create.need_engine(project, files, where)
     made = create.create(project, title, files, where=where, base=base)
     tell_made(session, made, runs=True)
+    made.printed()
     try:
         ctx.invoke(run.command, protocol=made.protocol)
     except (KeyboardInterrupt, RunnerError):  # typed again, the same command would make another one

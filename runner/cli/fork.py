@@ -46,4 +46,5 @@ def command(session: Session, protocol: str | None, title: str, base: str | None
     )
     tell_made(session, made)
     session.result(made.protocol)
+    made.printed()
     forge.tell_published(project, made.protocol)

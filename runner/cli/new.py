@@ -64,6 +64,7 @@ def command(
             made = create.planned(project, title, base=base, questions=not no_questions)
         tell_made(session, made)
         session.result(made.protocol)
+        made.printed()
         forge.tell_published(project, made.protocol)
         if made.questions:
             raise SystemExit(3)
@@ -79,6 +80,7 @@ def command(
     made = create.create(project, title or "", files, where=where, base=base)
     tell_made(session, made)
     session.result(made.protocol)
+    made.printed()
     forge.tell_published(project, made.protocol)
 
 

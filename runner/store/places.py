@@ -77,6 +77,10 @@ class Places:
         """The note that a protocol's worktree is being made."""
         return self.beside / "making" / protocol
 
+    def unfinished(self, request: str) -> Path:
+        """The note of what a command has begun to make, by the digest (hex) of what it was asked for."""
+        return self.beside / "unfinished" / request
+
     def seen_lease(self, protocol: str) -> Path:
         """The note since when another runner's lease of a protocol is seen to stand still."""
         return self.own / "leases" / f"{protocol}.json"

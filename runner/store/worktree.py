@@ -305,6 +305,15 @@ def has_notes(places: Places) -> bool:
     return bool(matching(places.follows, "*.json"))
 
 
+def is_cut(places: Places, ref: str) -> bool:
+    """Return whether a worktree of `ref` was cut off while it followed."""
+    for note in matching(places.follows, "*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if json.loads(note.read_bytes())["ref"] == ref:
+                return True
+    return False
+
+
 def settle_all(git: Git, places: Places, ref: str, who: Surroundings) -> None:
     """Finish the follows of `ref` that a crash cut, path by path by their bytes; say which files were left to the person.
 

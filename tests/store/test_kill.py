@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -251,3 +254,98 @@ def test_after_a_kill_what_needs_no_workspace_needs_none(box: Box) -> None:
     lock.write_text("a runner that was killed\n")
     assert "inside a git directory" not in box.runner("step", protocol, rc=3).err
     assert box.state(protocol)["steps"]["a"]["status"] == "running"
+
+
+# --- typed again -------------------------------------------------------------------------------------------------------
+
+LATE = {
+    "before the branch moved": ("update-ref -m runner: created --stdin", ":"),
+    "after the branch moved": (
+        "update-ref -m runner: created --stdin",
+        "sed -u '/^commit/q' | real \"$@\" > /dev/null",
+    ),
+    "before the worktree was there": ("worktree add", ":"),
+    "after the worktree was registered": ("worktree add", 'real "$@"'),
+    "before its files": ("read-tree -m -u HEAD", ":"),
+    "amid its files": (
+        "read-tree -m -u HEAD",
+        'real "$@"; rm "$(git rev-parse --show-toplevel)"/README.md; kill -9 $PPID',
+    ),
+}
+
+
+def killed(box: Box, *args: str) -> None:
+    """Run the command line in a process of its own, whose git kills it too."""
+    done = subprocess.run(
+        [sys.executable, "-m", "runner", *args],
+        cwd=box.path,
+        env={**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+    )
+    assert done.returncode == -signal.SIGKILL, done
+
+
+@pytest.mark.parametrize("when", LATE)
+@pytest.mark.parametrize("verb", ["new", "fork"])
+def test_what_was_killed_and_is_typed_again_is_finished_and_not_made_twice(
+    box: Box, dying: DyingGit, verb: str, when: str
+) -> None:
+    there = {box.new({"01-a": command("echo a > a.txt")})} if verb == "fork" else set()
+    args = ["fork", "1"] if verb == "fork" else ["new", "Another", "--plan", str(box.plan({"01-a": command("true")}))]
+    words, instead = LATE[when]
+    dying.dies(words, f"{instead}; kill -9 $PPID")
+    killed(box, *args)
+    assert dying.is_dead()
+    told = box.runner(*args, rc=0).out.strip()
+    protocols = {row["protocol"] for row in box.runner("list", "--json", rc=0).json()["protocols"]}
+    assert protocols - there == {told}
+    assert box.git("status", "--porcelain", cwd=box.worktree(told)) == ""
+    box.runner("doctor", rc=0)
+    again = box.runner(*args, rc=0).out.strip()  # it was finished and told: this is another one
+    assert again != told
+
+
+def test_two_at_once_with_the_same_words_make_two(box: Box) -> None:
+    plan = box.plan({"01-a": command("true")})
+    started = [box.start("new", "Same", "--plan", plan) for _ in range(2)]
+    told = {child.communicate(timeout=60)[0].strip() for child in started}
+    assert [child.returncode for child in started] == [0, 0] and len(told) == 2
+
+
+def test_what_somebody_went_on_with_is_not_taken_for_unfinished(box: Box, dying: DyingGit) -> None:
+    args = ("new", "Another", "--plan", str(box.plan({"01-a": command("true")})))
+    dying.dies("worktree add", "kill -9 $PPID")
+    killed(box, *args)
+    assert dying.is_dead()
+    box.runner("run", "1", rc=0)
+    assert box.runner(*args, rc=0).out.startswith("0002-")
+
+
+@pytest.mark.parametrize(
+    ("words", "instead"),
+    [("read-tree -m -u", NOT_YET), ("update-ref -m runner: transition --stdin", 'real "$@"')],
+)
+def test_a_cancel_that_was_killed_and_is_typed_again_leaves_nothing_behind(
+    box: Box, dying: DyingGit, words: str, instead: str
+) -> None:
+    protocol = box.new({"01-a": command("true")})
+    dying.dies(words, f"{instead}; kill -9 $PPID")
+    killed(box, "cancel", protocol)
+    assert dying.is_dead()
+    box.runner("cancel", protocol, rc=0)
+    assert box.state(protocol)["status"] == "cancelled"
+    assert box.git("status", "--porcelain", cwd=box.worktree(protocol)) == ""
+    box.runner("doctor", rc=0)
+
+
+@pytest.mark.parametrize("when", list(LATE)[2:])
+def test_doctor_calls_an_unfinished_worktree_that_and_finishes_it(box: Box, dying: DyingGit, when: str) -> None:
+    words, instead = LATE[when]
+    dying.dies(words, f"{instead}; kill -9 $PPID")
+    killed(box, "new", "Another", "--plan", str(box.plan({"01-a": command("true")})))
+    assert dying.is_dead()
+    told = box.runner("doctor", rc=2).out
+    assert "by hand" not in told and ("was not finished" in told or "was cut off while it followed" in told)
+    box.runner("doctor", "--fix", rc=0)
+    box.runner("doctor", rc=0)
+    assert box.git("status", "--porcelain", cwd=box.worktree("0001-another")) == ""
