@@ -178,6 +178,7 @@ def verify(repo, tip, name):
                 then, (now_, was_) = revisions[f["to"]], (json.loads(repo.get(dict(repo.flat(repo.folder(at, name)))["state.json"][1])) for at in (was, revisions[f["to"]]))
                 need(all(path.startswith(".protocols/") for path in repo.changed(then, tree)) and len(added) == 1 and taken_back(now_, was_) == {key: f[key] for key in ("to", "status", "steps", "artifacts", "dropped")}, f"{oid[:12]}: undone")
         works = need(not damaged or "record-repaired" in kinds, f"{damaged} changed the record") or any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
+        need("step-cancelled" not in kinds or kinds[-1] == "cancelled", f"{oid[:12]}: a step cancelled, and its protocol not")
         for path in repo.changed(was, tree):
             need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None or path[len(own):] in brought, f"{oid[:12]}: words, {path}")
             free = works and (path.split("/")[0].casefold() != ".protocols" or path.startswith(".protocols/memory/"))

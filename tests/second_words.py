@@ -21,7 +21,7 @@ class Court(Deeds, Cover):
         self.own, self.steps, self.waits, self.used, self.began, self.first, self.notes = f".protocols/{name}/", {}, {}, set(), {}, {}, []
         self.tips, self.genesis, self.born = [], "", []  # (the trusted commit that a transition names, its place); (id, data, place)
         self.versions, self.seen, self.back = {}, {}, set()  # of words, by id, and by (kind, step): by which rules, what was seen; steps that another's failure brought back
-        self.counted, self.said, self.asked, self.last, self.failed = {}, {}, {}, "", ""  # (kind, step or plan): the place of the transition that counted a word on it
+        self.counted, self.said, self.asked, self.heard, self.last, self.failed = {}, {}, {}, set(), "", ""  # (kind, step or plan): the place of the transition that counted a word on it
         self.record = re.compile(re.escape(self.own) + r"(state\.json|log\.md|(log|calls|reports|approvals)/.*)")
 
     def judge(self):
@@ -56,6 +56,9 @@ class Court(Deeds, Cover):
     def fold(self, place, number, kind, about, f):
         step, ends = self.steps.get(about, {}), {"answered": ("human", "question"), "effect-decided": ("effect",), "approval-refused": ("word",)}.get(kind)
         need(not ends or "wait" not in f or self.asked.get(f["wait"], ("word", self.waits.get(f["wait"], ("", ""))[1])) in [(one, about) for one in ends], f"{number}: {kind} ends what waits for something else")
+        need(kind != "step-finished" or f["executor"] != "person" or about in self.heard, f"{number}: {about} by a person, and nobody was asked and answered")
+        self.heard = self.heard | {about} if kind == "answered" and f["wait"] in self.asked else self.heard - ({about} if kind == "step-retried" else {*f.get("removed", ()), *(f["steps"] if kind == "undone" else ())})
+        self.asked = {w: one for w, one in self.asked.items() if one[1] not in ({about} if kind == "step-retried" else f["steps"] if kind == "undone" else f.get("removed", ()))}
         if kind == "created": self.genesis = sha(f["nonce"].encode())
         elif kind in ("planned", "imported", "forked", "plan-edited"):
             for slug, one in f["steps"].items():

@@ -13,7 +13,7 @@ from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.protocol import ids, message, paths
 from runner.store import finding, history, marks, publishing, record
 from runner.store.project import Project
-from runner.trust import called, filed, merged, sealing, taking, verify
+from runner.trust import called, filed, handed_over, merged, sealing, taking, verify
 from runner.trust.checks import Finding, Named, Origin
 from runner.trust.verify import Report
 from runner.values import dataclass
@@ -47,8 +47,10 @@ def find(project: Project, name: str | None) -> str:
         raise
 
 
-def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
+def examine(project: Project, protocol: str, *, live: bool = False, from_work: bool = False) -> Report:
     """Return what holds and what does not of a protocol. `live`: the remote is asked first for what it has.
+
+    `from_work`: what the remote has not yet comes from a job that a model works in, which may not say what only people say.
 
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell, and what it has holds.
@@ -64,6 +66,10 @@ def examine(project: Project, protocol: str, *, live: bool = False) -> Report:
     bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
     findings = list(report.findings)
     notes = [*report.notes, *place.notes]
+    if from_work and place.there is not None:
+        findings += handed_over.wrong(git, protocol, place.tip, place.there)
+    elif from_work:
+        findings.append(Finding("handed-over", place.tip, paths.folder(protocol), "the remote has no branch of it"))
     if place.replaced is not None:
         error = publishing.history_replaced(project, protocol, place.replaced)
         findings.append(Finding("transcript", place.replaced, history.ref_of(protocol), f"{error.what}; {error.hint}"))
@@ -124,14 +130,14 @@ def washed(project: Project, protocol: str, origin: Origin, *, live: bool = Fals
         yield Finding("forked", origin.fork, at, f"{origin.protocol} does not verify: {one.rule}: {one.text}")
 
 
-def prove(project: Project, protocol: str, *, live: bool = False) -> tuple[Report, int]:
+def prove(project: Project, protocol: str, *, live: bool = False, from_work: bool = False) -> tuple[Report, int]:
     """Return what `examine` says and the exit code that means it; 5, with a report that says what is missing, where it cannot tell.
 
     Raises:
         UnreachableError: `live`, and the remote does not answer.
     """
     try:
-        report = examine(project, protocol, live=live)
+        report = examine(project, protocol, live=live, from_work=from_work)
     except InsufficientHistoryError as error:
         missing = Finding("history", "", error.where, f"{error.what}: {error.hint}")
         return Report(protocol, 0, (missing,), None, ""), error.exit_code

@@ -24,10 +24,22 @@ SIGNED = "each signed by a key that the policy lists"
 @click.option(
     "--ci", "in_job", is_flag=True, help="Also tell the CI: annotations and summary on GitHub, a report on GitLab."
 )
+@click.option(
+    "--handed-over",
+    "from_work",
+    is_flag=True,
+    help="Also refuse what only people or the forge say, in what the remote has not yet; asks the remote as --live does.",
+)
 @options.as_json
 @click.pass_obj
 def command(
-    session: Session, protocols: tuple[str, ...], everything: bool, live: bool, in_job: bool, as_json: bool
+    session: Session,
+    protocols: tuple[str, ...],
+    everything: bool,
+    live: bool,
+    in_job: bool,
+    from_work: bool,
+    as_json: bool,
 ) -> None:
     """Prove that the state of each PROTOCOL is what its history says, offline but with --live.
 
@@ -44,7 +56,7 @@ def command(
         session.note("refs/replace/ is there: `git log` shows other objects than those that are verified here")
     reports, codes = [], {0}
     for name in dict.fromkeys(names):
-        report, code = verify.prove(project, name, live=live)
+        report, code = verify.prove(project, name, live=live or from_work, from_work=from_work)
         codes.add(code)
         reports.append(report)
         if not as_json:

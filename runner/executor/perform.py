@@ -19,7 +19,7 @@ from runner.executor.site import Site, results_of, timeout_of
 from runner.git import Git, Ident
 from runner.lines import lines_of
 from runner.protocol import events as ev
-from runner.protocol import log, machine, message, paths, references
+from runner.protocol import ids, log, machine, message, paths, references
 from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
@@ -487,7 +487,13 @@ def ask_person(step: Step, protocol: str) -> Attempt:
 def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
     """Take what people committed since they were asked as a human step's work."""
     start, answer = snapshot.tip, None
-    for raw in reversed(record.events(project.git, snapshot.protocol, snapshot.tip)):
+    entries = record.events(project.git, snapshot.protocol, snapshot.tip)
+    if not log.is_answered(
+        entries, step.slug
+    ):  # it was no person's step when it began, and rule 11 of verify asks for that
+        why = f"it became a person's step after it had begun: `runner retry {ids.number_of(snapshot.protocol)}` asks for it"
+        return _blocked(snapshot, step, why, {})
+    for raw in reversed(entries):
         if raw.event == "answered" and raw.subject == step.slug:
             answer = raw.fields.get("text")
             break

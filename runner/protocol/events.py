@@ -458,6 +458,15 @@ _ALL: tuple[type[Event], ...] = (
 )  # fmt: skip
 EVENTS: dict[str, type[Event]] = {event.name: event for event in _ALL}
 
+# What a command of a person's causes, or the forge says; a runner at work writes none of it. Nobody signs these.
+OF_PEOPLE: frozenset[str] = frozenset(
+    event.name
+    for event in (
+        Created, Imported, Forked, Answered, EffectDecided, StepCancelled, Paused, Resumed, Cancelled, CiReported, RequestChanged,
+        Undone, RecordRepaired,
+    )
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:

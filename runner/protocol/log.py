@@ -193,3 +193,24 @@ def entry_of(raw: RawEntry, where: str) -> Entry:
 
     event = events.parse(raw.event, raw.subject, raw.fields, f"{where}, entry {raw.revision}")
     return Entry(raw.revision, raw.time, raw.actor, event)
+
+
+def is_answered(entries: Iterable[RawEntry], slug: str) -> bool:
+    """Return whether somebody was asked about the step's attempt that is under way, and answered.
+
+    `entries`: the whole log up to there. A new attempt is asked about anew.
+    """
+    asked: set[str] = set()
+    answered = False
+    for one in entries:
+        if one.event == "asked" and one.subject == slug:
+            asked.add(f"w{one.revision}")
+        elif one.event == "answered":
+            answered = answered or one.fields.get("wait") in asked
+        elif (
+            (one.event == "step-retried" and one.subject == slug)
+            or (one.event == "undone" and slug in one.fields.get("steps", ()))
+            or (one.event == "plan-edited" and slug in one.fields.get("removed", ()))
+        ):
+            asked, answered = set(), False
+    return answered

@@ -352,6 +352,9 @@ def check_transition(git: Git, walk: Chain, look: Look) -> Said:
         elif isinstance(before, ev.Asked) and not before.subject == event.subject == "plan":
             yield at(walk, paths.LOG), "several questions that are not the planner's"
         before = event
+    if isinstance(before, ev.StepCancelled):
+        # What needs a cancelled step goes on: alone it would be a way around the approval or the person that the step waits for.
+        yield at(walk, paths.LOG), f"{before.subject} was cancelled, and its protocol was not"
 
 
 def check_legality(git: Git, walk: Chain, look: Look) -> Said:
@@ -368,11 +371,16 @@ def check_legality(git: Git, walk: Chain, look: Look) -> Said:
     steps = (
         look.after.steps if look.after else {}
     )  # no event of the commit that a step is done in gives it another kind
-    for event in look.events:
-        if isinstance(event, ev.StepFinished) and (event.executor == "person") != (
-            steps[event.subject].kind == "human"
-        ):
-            yield at(walk, paths.LOG), f"a {steps[event.subject].kind} step, {event.subject}, by {event.executor}"
+    for number, event in enumerate(look.events):
+        if isinstance(event, ev.StepFinished):
+            by_person = event.executor == "person"
+            if by_person != (steps[event.subject].kind == "human"):
+                yield at(walk, paths.LOG), f"a {steps[event.subject].kind} step, {event.subject}, by {event.executor}"
+            elif by_person and not _is_answered(git, walk, look.raw[:number], event.subject):
+                yield (
+                    at(walk, paths.LOG),
+                    f"a person finished {event.subject}, and nobody was asked and answered in attempt {event.attempt}",
+                )
         if isinstance(event, _OF_PROTOCOL):
             right = event.subject == walk.protocol
         elif isinstance(event, ev.Planned | ev.PlanEdited):
@@ -383,6 +391,13 @@ def check_legality(git: Git, walk: Chain, look: Look) -> Said:
             yield at(walk, paths.LOG), f"`{event.name}` cannot be about {event.subject}"
     if look.before is not None:
         yield from _begun_early(git, walk, look, look.before)
+
+
+def _is_answered(git: Git, walk: Chain, added: list[RawEntry], slug: str) -> bool:
+    """Return whether somebody was asked about the step's attempt, and answered, by the log and the entries `added` to it."""
+    from runner.trust import replay
+
+    return log.is_answered([*replay.known_of(git, walk), *added], slug)
 
 
 # What tells that a step was at work: one that was pending till then has begun.

@@ -133,6 +133,7 @@ class Forge:
         rotate: bool | None = None,
         move: bool = True,
         fresh: bool = False,
+        actor: str = "runner",
     ) -> str:
         """Make a commit that imitates a transition: all that can be made consistent is, but for what is edited.
 
@@ -141,7 +142,7 @@ class Forge:
         before = None if fresh else self.state
         old_log = b"" if fresh else self.log
         first = before.revision + 1 if before else 1
-        entries = [Entry(first + at, TIME, "runner", event) for at, event in enumerate(events)]
+        entries = [Entry(first + at, TIME, actor, event) for at, event in enumerate(events)]
         files: dict[str, Change] = {f"{self.folder}/{name}": change for name, change in (record or {}).items()}
         if len(old_log) > log.SEGMENT if rotate is None else rotate:
             files.setdefault(f"{self.folder}/log/{self.segments + 1:04d}.md", old_log)

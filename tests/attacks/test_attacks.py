@@ -736,6 +736,98 @@ def an_artifact_that_is_not_what_a_person_committed(forge: Forge) -> None:
     forge.imitate(finish(forge, "look", start=start, executor="person", artifacts=made))
 
 
+LOOK = "---\ntitle: look\nkind: human\nneeds: []\n---\n"
+
+
+def asked_of_a_person(forge: Forge) -> str:
+    """Add a human step and ask for it; return the commit that asks."""
+    forge.commit({f"{forge.folder}/04-look.md": LOOK})
+    forge.imitate(edited(forge), ev.Asked(subject="look", kind="human", text="Look.", by="anyone"))
+    return forge.tip
+
+
+def done_by_a_person(forge: Forge) -> None:
+    """Record that a person finished the human step."""
+    attempt = forge.now.steps["look"].attempt
+    forge.imitate(
+        finish(forge, "look", executor="person"),
+        ev.StepCompleted(subject="look", attempt=attempt),
+    )
+
+
+@attack("legality")
+def a_human_step_that_nobody_was_asked_about(forge: Forge) -> None:
+    forge.commit({f"{forge.folder}/04-look.md": LOOK})
+    forge.imitate(edited(forge), paused(forge))
+    forge.imitate(ev.Resumed(subject=forge.protocol))
+    done_by_a_person(forge)
+
+
+@attack("legality")
+def a_human_step_whose_answer_was_to_an_earlier_attempt(forge: Forge) -> None:
+    asked_of_a_person(forge)
+    forge.imitate(ev.Answered(subject="look", wait=f"w{forge.now.revision}", text="no", by="alice"))
+    forge.imitate(ev.StepFailed(subject="look", attempt=1, reason="no"), ev.StepRetried(subject="look", attempt=2))
+    done_by_a_person(forge)
+
+
+@attack("legality")
+def a_human_step_whose_answer_was_taken_back(forge: Forge) -> None:
+    asked_of_a_person(forge)
+    then = forge.now.revision
+    forge.imitate(ev.Answered(subject="look", wait=f"w{then}", text="yes", by="alice"))
+    forge.imitate(undone(forge, then))
+    done_by_a_person(forge)
+
+
+@attack("legality")
+def a_human_step_that_waited_for_something_else(forge: Forge) -> None:
+    """An edit drops the wait for the effect; the step is under way, nobody was asked, and nothing is owed."""
+    forge.commit({f"{forge.folder}/04-look.md": LOOK})
+    told = ev.EffectUnknown(subject="look", call="look.1.1", tool="send", digest=digest(b"to"), text="sent?")
+    forge.imitate(edited(forge), told)
+    forge.commit({f"{forge.folder}/04-look.md": f"{LOOK}Look well.\n"})
+    forge.imitate(edited(forge), paused(forge))
+    forge.imitate(ev.Resumed(subject=forge.protocol))
+    done_by_a_person(forge)
+
+
+def test_a_step_that_became_a_persons_after_it_began_is_asked_for(forge: Forge) -> None:
+    """Nobody was asked about it, so nobody can have finished it: it is blocked, and a retry asks."""
+    forge.imitate(unknown())
+    forge.imitate(ev.EffectDecided(subject="b", wait=f"w{forge.now.revision}", happened=True, by="alice"))
+    forge.commit({f"{forge.folder}/02-b.md": "---\ntitle: 02-b\nkind: human\n---\nDo it.\n"})
+    runner, protocol = forge.box.runner, forge.protocol
+    assert "runner retry 1" in runner("run", protocol, rc=3).err
+    runner("retry", protocol, rc=0)
+    runner("run", protocol, rc=3)
+    runner("answer", protocol, "done", rc=0)
+    runner("run", protocol, rc=0)
+    runner("verify", protocol, rc=0)
+
+
+@attack("transition")
+def a_human_step_cancelled(forge: Forge) -> None:
+    asked_of_a_person(forge)
+    forge.imitate(ev.StepCancelled(subject="look", reason="not needed"))
+
+
+@attack("transition")
+def a_step_that_waits_for_an_approval_cancelled(forge: Forge) -> None:
+    path = f"{forge.folder}/02-b.md"
+    forge.commit(
+        {path: forge.box.git("show", f"{forge.tip}:{path}").replace("title: 02-b\n", "title: 02-b\napproval: before\n")}
+    )
+    told = ev.ApprovalAsked(subject="b", kind="step", digest=digest(b""), text="approval", by="you")
+    forge.imitate(edited(forge), told)
+    forge.imitate(ev.StepCancelled(subject="b", reason="not needed"))
+
+
+@attack("transition")
+def steps_cancelled_and_the_protocol_goes_on(forge: Forge) -> None:
+    forge.imitate(ev.StepCancelled(subject="b", reason="x"), ev.StepCancelled(subject="c", reason="x"))
+
+
 @attack("digest")
 def an_artifact_with_another_digest(forge: Forge) -> None:
     made: ev.ArtifactFields = {"name": "b.txt", "kind": "file", "path": "b.txt", "digest": digest(b"other")}

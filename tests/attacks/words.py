@@ -657,7 +657,51 @@ def for_people(h: History) -> None:
     h.transition(("plan-edited", "plan", {"plan": h.state["plan"], "steps": told, "removed": [], "dropped": []}))
 
 
+def asked_of_people(h: History) -> str:
+    """Ask for the last step, which is a person's; return the commit that asks."""
+    for_people(h)
+    h.transition(("asked", "ship", {"kind": "human", "text": "Ship it.", "by": "anyone"}))
+    return h.tip
+
+
+def answered(h: History) -> None:
+    """Have somebody say that the last step is done."""
+    wait = h.state["waiting"][0]["id"]
+    h.transition(("answered", "ship", {"wait": wait, "text": "done", "by": "dana"}))
+
+
 @case("own-work")
+def own_work_in_what_a_person_made(h: History) -> Use:
+    begin(h)
+    start = asked_of_people(h)
+    h.commit({"ship.txt": "by Alice\n"}, who="alice")
+    answered(h)
+    wait = h.ask("result:ship", start=start, executor="person")
+    h.say("alice", "result:ship")
+    return Use("result:ship", wait)
+
+
+@case("counts")
+def a_result_of_others_and_what_she_wrote_on_main(h: History) -> Use:
+    """Neither her words on it nor what the trusted branch has of hers are her work in it."""
+    begin(h)
+    start = asked_of_people(h)
+    h.main = h.made([h.main], {"m.txt": "by Alice\n"}, who="alice")
+    h.tip = h.made([h.tip, h.main], {"m.txt": "by Alice\n"}, "Merge main")
+    h.commit({"ship.txt": "by Dana\n"})
+    answered(h)
+    wait = h.ask("result:ship", start=start, executor="person")
+    h.add(h.word("alice", "result:ship", decision="revoke"))
+    word = h.word("alice", "result:ship")
+    text = hashlib.sha256(word[: word.find(b"-----BEGIN")]).hexdigest()[:32]
+    h.commit({f"{FOLDER}/approvals/{text}.approval": word}, "her own commit", who="alice")
+    return Use("result:ship", wait, words=[text])
+
+
+# The next two held, or were found by what they are about, until a person's step had to be asked about: nobody was.
+
+
+@case("own-work", "legality", plain=("legality",))
 def own_work_in_the_code_that_is_a_result(h: History) -> Use:
     begin(h)
     for_people(h)
@@ -668,7 +712,7 @@ def own_work_in_the_code_that_is_a_result(h: History) -> Use:
     return Use("result:ship", wait)
 
 
-@case("counts")
+@case("counts", "legality", plain=("legality",))
 def a_result_that_others_made_and_what_she_wrote_on_main(h: History) -> Use:
     """Neither her words on it nor what the trusted branch has of hers are her work in it."""
     begin(h)

@@ -178,7 +178,7 @@ approvals:
 """
 
 
-@pytest.mark.parametrize("what", ["a person's commit", "an answer", "a review"])
+@pytest.mark.parametrize("what", ["a person's commit", "an answer", "a review", "a cancelled step"])
 @pytest.mark.slow
 def test_a_bundle_that_tells_what_people_said_or_did_is_not_published(github: Box, tmp_path: Path, what: str) -> None:
     if what == "a review":
@@ -208,6 +208,10 @@ def test_a_bundle_that_tells_what_people_said_or_did_is_not_published(github: Bo
 
         with other.project() as project:
             advance_.tell(project, protocol, build)
+    elif what == "a cancelled step":
+        with other.project() as project:
+            gone = [ev.StepCancelled(subject="b", reason="x"), ev.Cancelled(subject=protocol)]
+            advance_.tell(project, protocol, lambda seen: gone)
     else:
         other.git("switch", "-q", protocol)
         other.write(".github/workflows/evil.yml", "on: push\n")

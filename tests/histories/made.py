@@ -648,8 +648,8 @@ def _by_hand(box: Box, path: str, old: str, new: str) -> None:
     box.commit("a small correction")
 
 
-def _filed(box: Box, protocol: str, files: Mapping[str, str], tip: str = "") -> None:
-    """Put a history of one commit in the place of the protocol's; `files`: name to text."""
+def _filed(box: Box, protocol: str, files: Mapping[str, str], tip: str = "", *, after: bool = False) -> None:
+    """Put a history of one commit in the place of the protocol's, or `after` it; `files`: name to text."""
     lines, runs = "", ""
     for name, text in files.items():
         oid = box.git("hash-object", "-w", "--stdin", data=text).strip()
@@ -660,7 +660,8 @@ def _filed(box: Box, protocol: str, files: Mapping[str, str], tip: str = "") -> 
     if runs:
         lines += f"040000 tree {box.git('mktree', data=runs).strip()}\truns\n"
     tree = box.git("mktree", data=lines).strip()
-    made = box.git("commit-tree", tree, "-p", tip or protocol, data=f"{protocol}: history\n").strip()
+    before = ("-p", f"refs/runner/history/{protocol}") if after else ()
+    made = box.git("commit-tree", tree, *before, "-p", tip or protocol, data=f"{protocol}: history\n").strip()
     box.git("update-ref", f"refs/runner/history/{protocol}", made)
 
 
@@ -857,6 +858,36 @@ def a_plan_s_transcript_that_the_log_does_not_name(desk: Desk) -> Made:
     asks(forge)
     _filed(forge.box, forge.protocol, {"runs/plan.1.jsonl": "else"})
     return taken(forge.box, forge.protocol, whole=True, rules=("transcript",))
+
+
+SAYS = json.dumps({"kind": "undecided", "time": "2026-11-20T06:47:03Z", "problems": ["one"]}) + "\n"
+
+
+def _filed_after(desk: Desk, files: dict[str, str], **how: Any) -> Made:
+    """Return a protocol whose transcript is filed, and a history commit after it that has `files`."""
+    forge = desk.forge()
+    forge.imitate(finish(forge, transcript=digest(SAYS.encode())), code={"b.txt": "b\n"})
+    _filed(forge.box, forge.protocol, {"runs/b.1.jsonl": SAYS})
+    _filed(forge.box, forge.protocol, files, after=True)
+    return taken(forge.box, forge.protocol, whole=True, **how)
+
+
+@beside
+def a_transcript_that_went_on(desk: Desk) -> Made:
+    """The attempt did, and what it was when the log named it is its beginning."""
+    return _filed_after(desk, {"runs/b.1.jsonl": SAYS + SAYS.replace("one", "two")})
+
+
+@beside
+def a_transcript_that_was_taken_out(desk: Desk) -> Made:
+    """The history's newest commit, which everybody reads, lacks what an older one has."""
+    return _filed_after(desk, {}, rules=("transcript",))
+
+
+@beside
+def a_transcript_that_was_replaced(desk: Desk) -> Made:
+    """The history's newest commit has another one in its place."""
+    return _filed_after(desk, {"runs/b.1.jsonl": SAYS.replace("one", "two")}, rules=("transcript",))
 
 
 # --- calls that a transcript tells of -------------------------------------------------------------------------------------
