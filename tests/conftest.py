@@ -79,6 +79,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         rest = rest[fill:]
 
 
+def slack() -> float:
+    """Return how many times as long things take as where a core is free: as others wait for one. For bounds of elapsed time."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def patience() -> None:
     """A look at a remote on this disk takes as long as the machine is busy: no test fails for the 5 s that people wait."""

@@ -144,4 +144,4 @@ def at_terminal(
             os.write(ours, left.pop(wanted))
             new = b""
     os.close(ours)
-    return child.wait(timeout=30), shown.decode("utf-8", "replace")
+    return child.wait(timeout=100), shown.decode("utf-8", "replace")

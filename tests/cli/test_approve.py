@@ -519,7 +519,7 @@ def test_two_people_approve_at_once_and_both_words_are_there(shared: Box, people
         shared.start("approve", protocol, "--yes", env=people.alice.env),
         other.start("approve", protocol, "--yes", env=people.bob.env),
     ]
-    ended = [child.communicate(timeout=60) for child in started]
+    ended = [child.communicate(timeout=100) for child in started]
     assert [child.returncode for child in started] == [0, 0], ended
     shared.runner("run", protocol, rc=0)
     assert set(fields(shared, protocol, "approval-counted")[0]["by"]) == {"alice@example.test", "bob@example.test"}  # type: ignore[call-overload]

@@ -112,12 +112,12 @@ def test_interrupted_it_leaves_nothing(box: Box, at: Path, existing: bool, numbe
         (at / "here").mkdir()
     with silent() as url:
         child = box.start("init", "--clone", url, "here", "--yes", cwd=at)
-        end = time.monotonic() + 30
+        end = time.monotonic() + 100
         while not (at / "here/.git").exists() and child.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
         assert (at / "here/.git").exists()
         child.send_signal(number)
-        _, told = child.communicate(timeout=30)
+        _, told = child.communicate(timeout=100)
     assert child.returncode == 130 and "interrupted" in told, told
     assert [path.name for path in at.rglob("*")] == (["here"] if existing else [])
 
@@ -134,6 +134,6 @@ def test_interrupted_while_git_is_started_it_leaves_nothing(box: Box, at: Path, 
             child = box.start(
                 "init", "--clone", url, "here", "--yes", cwd=at, env={"PATH": f"{fake.parent}:{os.environ['PATH']}"}
             )
-            _, told = child.communicate(timeout=30)
+            _, told = child.communicate(timeout=100)
             assert child.returncode == 130 and "interrupted" in told, told
             assert list(at.iterdir()) == []

@@ -322,7 +322,7 @@ def at_work(box: Box, tmp_path: Path, then: str, *, more: str = "") -> tuple[str
     )
     protocol = box.new({"01-a": command(line, more), "02-b": command("echo b > b.txt")})
     process = box.start("step", protocol)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100
     while not (tmp_path / "begun").exists():
         assert time.monotonic() < until, "the step did not begin"
         time.sleep(0.02)
@@ -331,7 +331,7 @@ def at_work(box: Box, tmp_path: Path, then: str, *, more: str = "") -> tuple[str
 
 def let_go(tmp_path: Path, process: subprocess.Popen[str]) -> tuple[int, str]:
     (tmp_path / "go").touch()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=100)
     return process.returncode, err
 
 
@@ -374,7 +374,7 @@ def test_an_edit_that_was_taken_up_first_survives_a_commit_during_the_step(
     if committed:
         box.commit("a step before", cwd=box.worktree(protocol))
     process = box.start("step", protocol)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100
     while not (tmp_path / "begun").exists():
         assert time.monotonic() < until and process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -412,7 +412,7 @@ def test_a_commit_while_checks_run_is_checked_too(box: Box, tmp_path: Path) -> N
     protocol = box.new({"01-a": command("echo a > a.txt", qa)})
     box.runner("step", protocol, rc=0)
     process = box.start("step", protocol)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 100
     while not (tmp_path / "begun").exists():
         assert time.monotonic() < until
         time.sleep(0.02)

@@ -139,7 +139,7 @@ def test_who_is_at_work_is_named(box: Box) -> None:
     process = box.start("step", protocol)
     lock = box.path / ".git/runner/locks" / protocol
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 100
         while not (lock.exists() and lock.read_bytes()) and time.monotonic() < until:
             time.sleep(0.02)
         shown = box.runner("status", rc=0).out
@@ -148,7 +148,7 @@ def test_who_is_at_work_is_named(box: Box) -> None:
         assert " works " in box.runner("list", rc=0).out
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=100)
     assert box.runner("status", rc=0).out.startswith("0001  ready ")
 
 
@@ -299,7 +299,7 @@ def test_following_ends_with_the_protocol(box: Box) -> None:
         first = [json.loads(process.stdout.readline())["event"] for _ in range(2)]
         assert first == ["created", "planned"] and process.poll() is None
         box.runner("run", protocol, rc=0)
-        rest, _ = process.communicate(timeout=20)
+        rest, _ = process.communicate(timeout=100)
     finally:
         process.kill()
     assert [json.loads(line)["event"] for line in rest.splitlines()][-1] == "completed" and process.returncode == 0
@@ -530,7 +530,7 @@ def on_terminal(box: Box, *words: str, env: dict[str, str] | None = None) -> str
         while data := os.read(ours, 65536):
             shown += data
     os.close(ours)
-    process.wait(timeout=60)
+    process.wait(timeout=100)
     return shown.decode()
 
 

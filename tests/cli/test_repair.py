@@ -359,7 +359,7 @@ def test_a_doctor_that_is_killed_amid_a_broken_index_leaves_no_work_tree_whose_f
     )
     git.chmod(0o755)
     killed = box.start("doctor", "--fix", env={"PATH": f"{git.parent}:{os.environ['PATH']}"})
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=100)
     assert killed.returncode == -9
     assert index.read_bytes() == b"DIRC"
     mended(box, begun)

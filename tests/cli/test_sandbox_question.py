@@ -65,7 +65,7 @@ def at_terminal(
             os.write(ours, answer.encode() + b"\n")
             typed = True
     os.close(ours)
-    return child.wait(timeout=30), said.decode("utf-8", "replace")
+    return child.wait(timeout=100), said.decode("utf-8", "replace")
 
 
 @pytest.mark.slow

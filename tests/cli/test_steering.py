@@ -29,7 +29,7 @@ class Gate:
 
     def wait(self) -> None:
         """Wait until the command is at work."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 100
         while not (self.folder / "begun").exists():
             assert time.monotonic() < until, "the step did not begin"
             time.sleep(0.02)
@@ -48,7 +48,7 @@ def gate(tmp_path: Path) -> Gate:
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """How a started command ended: (exit code, stderr)."""
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=100)
     return process.returncode, err
 
 

@@ -21,7 +21,7 @@ from tests.executor.minds import agent, ask, finish, mind, say, write
 TOKEN = "canary/token+of=deploy-42"
 
 
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+def until(holds: Callable[[], bool], seconds: float = 100) -> None:
     """Wait for something that another process does."""
     end = time.monotonic() + seconds
     while not holds():
@@ -252,7 +252,7 @@ def test_no_secret_in_repository_journal_transcript_log_process_list_or_output(b
         watching.start()
         try:
             done = box.start("run", protocol)
-            out, err = done.communicate(timeout=60)
+            out, err = done.communicate(timeout=100)
         finally:
             over.set()
             watching.join()

@@ -26,6 +26,7 @@ from runner.engines.base import (
     Response,
     Usage,
 )
+from tests.conftest import slack
 from tests.engines.benches import BENCHES, FAULTS, OVER_A_WIRE, Bench
 from tests.engines.scenarios import HELLO, ODD, SCENARIOS
 from tests.engines.wire_gemini import KEY
@@ -200,7 +201,7 @@ def test_faults_are_told_apart_and_asked_once(wired: Bench, fault: str) -> None:
         started = time.monotonic()
         with pytest.raises(EngineError) as told:
             stand.engine.ask(HELLO, timeout=2.0 if waits else 20.0)
-        assert time.monotonic() - started < 15  # the first of all imports the SDK
+        assert time.monotonic() - started < 15 * slack()  # the first of all imports the SDK
         assert type(told.value) is TOLD[fault]
         assert KEY not in str(told.value)
         assert len(stand.wire.bodies) == 1, "only the caller decides what is asked again"
@@ -303,11 +304,11 @@ def test_an_interrupt_ends_it_within_two_seconds(wired: Bench, fault: str) -> No
             time.sleep(0.2)
             started = time.monotonic()
             process.send_signal(signal.SIGINT)
-            out, said = process.communicate(timeout=60)
+            out, said = process.communicate(timeout=100)
             assert (process.returncode, said) == (130, "")
             # The clock is the system's, so the two processes' can be compared. What comes after is Python taking its
             # modules down: 0.3 s of a processor, and on a busy machine any time at all.
-            assert float(out) - started < 2
+            assert float(out) - started < 2 * slack()
             assert stand.wire.gone.wait(10)
         finally:
             process.kill()
@@ -319,7 +320,7 @@ def test_no_thread_is_left_behind(wired: Bench) -> None:
     for fault in ("silence", "drip", "cut", "500"):
         with wired.failing(fault) as stand, pytest.raises(EngineError):
             stand.engine.ask(HELLO, timeout=1.5)
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 60
     while (left := [t for t in threading.enumerate() if t.name.startswith("ask ")]) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert left == []

@@ -15,7 +15,7 @@ import pytest
 
 from runner.executor import spending
 from runner.protocol.digest import digest
-from tests.conftest import Box, command
+from tests.conftest import Box, command, slack
 from tests.engines.wire_gemini import KEY, Refusal, Reply, Silence, error
 from tests.executor.minds import (
     ENGINE,
@@ -204,15 +204,15 @@ def test_interrupted_it_ends_within_two_seconds_and_goes_on(box: Box) -> None:
         protocol = box.new({"01-x": agent()})
         before = box.git("rev-parse", protocol)
         process = box.start("run", protocol)
-        by = time.monotonic() + 30
+        by = time.monotonic() + 100
         while len(wire.bodies) < 2 and time.monotonic() < by and process.poll() is None:
             time.sleep(0.02)
         assert len(wire.bodies) == 2, process.communicate()
         began = time.monotonic()
         os.kill(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=100)
         # Two seconds where a core is free; as much longer as others wait for one.
-        assert time.monotonic() - began < 2 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+        assert time.monotonic() - began < 2 * slack()
         assert process.returncode == 130, said
         assert "Traceback" not in said
         assert box.git("rev-parse", protocol) == before
@@ -308,7 +308,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_at(box: Box, line: str) -> 
         protocol = box.new({"01-x": agent()})
         process = box.start("run", protocol)
         try:
-            _, said = process.communicate(timeout=30)
+            _, said = process.communicate(timeout=100)
         finally:
             process.kill()
         assert process.returncode == 0, said

@@ -413,7 +413,7 @@ def kill(box: Box, ledger: Path, moment: str, *args: str) -> None:
     if where == "in":
         ledger.with_name("fall").write_text(kind)
         code = box.start(*args)
-        code.communicate(timeout=60)
+        code.communicate(timeout=100)
         assert code.returncode == (-signal.SIGKILL if kind == "runner" else WAITS)
         assert not ledger.with_name("fall").exists()
         return

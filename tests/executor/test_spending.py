@@ -289,7 +289,7 @@ def test_cancel_stops_a_question_to_the_model_and_what_was_paid_is_recorded(box:
         process = box.start("run", protocol)
         assert asked.wait(30)
         told = box.runner("cancel", protocol, rc=0).err
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=100)
         over.set()
     assert process.returncode == 4 and "that it had cost is recorded" in error and "was stopped" in told
     assert recorded(box, protocol)[:2] == (1_000, 200) and recorded(box, protocol) == paid(box, protocol)
@@ -322,6 +322,6 @@ def test_cancel_in_another_clone_stops_the_work_as_its_lease_is_renewed(remote: 
     other = clone(remote, "bob")
     other.git("branch", "-q", protocol, f"origin/{protocol}")
     assert "is at work on it elsewhere" in other.runner("cancel", protocol, rc=0).err
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=100)
     assert process.returncode == 4 and "was cancelled, and its work was stopped" in error
     assert remote.state(protocol)["status"] == "cancelled"

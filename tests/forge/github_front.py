@@ -90,7 +90,7 @@ class Emulated:
         ]  # fmt: skip
         self.log = (folder / "emulate.log").open("wb")
         self.process = subprocess.Popen(argv, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, cwd=folder)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 100
         while True:
             try:
                 self.ask("owner", "GET", "/user")

@@ -127,9 +127,9 @@ def test_name_globs_agree_with_trying_everything(glob: str, name: str) -> None:
     "path", ["a" * 4000, "a/" * 1500 + "a", ("a" * 50 + "/") * 70 + "a"], ids=["long", "deep", "both"]
 )
 def test_no_path_makes_a_glob_slow(glob: str, path: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert not fits(glob, path)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

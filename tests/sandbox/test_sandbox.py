@@ -35,6 +35,7 @@ from runner.sandbox import (
     toolchains,
 )
 from runner.sandbox.bubblewrap import remedy
+from tests.conftest import slack
 
 PYTHON = sys.executable
 PATH = f"{Path(PYTHON).parent}:/usr/local/bin:/usr/bin:/bin"
@@ -151,7 +152,7 @@ def test_endless_output_takes_bounded_time_and_memory(sandbox: Sandbox, work: Pa
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     outcome = sandbox.run(command(work, "yes", timeout=1.0, keep=1000))
     assert (outcome.code, outcome.timed_out) == (124, True)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * slack()
     assert outcome.size > 30_000_000
     assert len(outcome.tail) == 1000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kilobytes
@@ -173,7 +174,7 @@ def test_stdin_is_fed_whole(sandbox: Sandbox, work: Path) -> None:
 def test_a_timeout_ends_all_that_was_started(sandbox: Sandbox, work: Path, line: str) -> None:
     outcome = sandbox.run(sh(work, line, timeout=0.6))
     assert (outcome.code, outcome.timed_out) == (124, True)
-    assert outcome.seconds < 5
+    assert outcome.seconds < 5 * slack()
     assert_stopped(work / "beat")
 
 
@@ -185,7 +186,7 @@ def test_a_timeout_leaves_time_to_clean_up_but_not_for_ever(sandbox: Sandbox, wo
     assert b"cleaned" in polite.tail
     stubborn = sandbox.run(sh(work, f"trap '' TERM; {BEAT}", timeout=0.3))
     assert stubborn.timed_out
-    assert 2.0 < stubborn.seconds < 6
+    assert 2.0 < stubborn.seconds < 6 * slack()
     assert_stopped(work / "beat")
 
 
@@ -194,7 +195,7 @@ def test_a_background_child_does_not_hold_the_run(sandbox: Sandbox, work: Path) 
     for line in (f"({BEAT}) & sleep 0.2; echo done; exit 3", f"setsid sh -c '{BEAT}' & sleep 0.2; echo done; exit 3"):
         outcome = sandbox.run(sh(work, line))
         assert (outcome.code, outcome.tail, outcome.timed_out) == (3, b"done\n", False)
-        assert outcome.seconds < 4
+        assert outcome.seconds < 4 * slack()
         assert_stopped(work / "beat")
 
 
@@ -217,7 +218,7 @@ def test_an_exception_while_it_runs_ends_the_group(sandbox: Sandbox, work: Path,
     began = time.monotonic()
     with pytest.raises(kind):
         sandbox.run(sh(work, f"setsid sh -c '{BEAT}' & sleep 0.3; echo now; wait"), stop)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 5 * slack()
     assert_stopped(work / "beat")
 
 
@@ -301,7 +302,7 @@ def test_a_session_that_does_not_end_is_ended(sandbox: Sandbox, work: Path) -> N
     time.sleep(0.3)
     began = time.monotonic()
     outcome = session.close(grace=0.2)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 4 * slack()
     assert outcome.code in (128 + signal.SIGTERM, 128 + signal.SIGKILL)
     assert_stopped(work / "beat")
 
@@ -503,7 +504,7 @@ def test_the_inside_dies_with_the_runner(bwrap: Bubblewrap, work: Path) -> None:
     line = f"setsid sh -c '{BEAT}' & wait"
     runner = subprocess.Popen([PYTHON, "-c", script, str(work), line], cwd=root)
     try:
-        by = time.monotonic() + 20
+        by = time.monotonic() + 100
         while not (work / "beat").exists() and time.monotonic() < by:
             time.sleep(0.05)
     finally:

@@ -137,7 +137,7 @@ def soak(box: Box, protocols: int, say: Any = lambda line: None) -> Soaked:
         if process.poll() is None:
             process.terminate()  # a job in the background has Ctrl-C ignored
         try:
-            process.wait(timeout=60)
+            process.wait(timeout=100)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

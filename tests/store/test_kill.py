@@ -130,7 +130,7 @@ def test_a_worktree_whose_making_was_cut_is_no_hindrance(box: Box, dying: DyingG
     dying.dies("worktree add", f"{told}{'; kill -9 $PPID' if whole else ''}")
     plan = box.plan({"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")})
     made = box.start("new", "A plan", "--plan", plan)
-    said = made.communicate(timeout=60)[1]
+    said = made.communicate(timeout=100)[1]
     assert dying.is_dead() and made.returncode == (-9 if whole else 0), said
     box.runner("run", "0001-a-plan", rc=0)
     assert folder.exists() == whole  # one that lived said that there is none
@@ -163,7 +163,7 @@ def test_a_sync_that_is_cut_between_the_branch_and_the_mark_goes_on(remote: Box)
     dying = DyingGit(remote, remote.path.parent / "bin")
     dying.dies("read-tree -m -u", f"{NOT_YET}; kill -9 $PPID")  # the first that is run once the branch has moved
     done = remote.start("sync", protocol)
-    said = done.communicate(timeout=60)[1]
+    said = done.communicate(timeout=100)[1]
     assert dying.is_dead() and done.returncode == -9, said
     assert remote.git("rev-parse", protocol).strip() != before
     remote.runner("sync", protocol, rc=0)
@@ -215,7 +215,7 @@ def test_a_take_that_is_cut_before_the_checkout_followed_brings_it_along_the_nex
     box.runner("run", protocol, rc=0)
     dying.dies("read-tree -m -u", f"{NOT_YET}; kill -9 $PPID")
     done = box.start("take", protocol)
-    said = done.communicate(timeout=60)[1]
+    said = done.communicate(timeout=100)[1]
     assert dying.is_dead() and done.returncode == -9, said
     assert box.git("status", "--porcelain") != ""
     box.runner("take", protocol, rc=0)
@@ -237,7 +237,7 @@ def test_a_command_that_outlives_its_runner_is_ended_before_it_is_begun_again(bo
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.02)
     killed.kill()
-    killed.communicate(timeout=60)
+    killed.communicate(timeout=100)
     said = box.runner("run", protocol, rc=0).err
     assert "ended " in said and "had left when it was killed" in said, said
     assert box.git("show", f"{protocol}:built.txt") == "again\n"

@@ -75,7 +75,7 @@ def outlast(box: Box, protocol: str) -> None:
 
 def until(box: Box, protocol: str) -> None:
     """Wait till somebody has the lease."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 100
     while leased(box, protocol) is None:
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -103,7 +103,7 @@ def test_of_two_clones_one_works_and_the_other_says_who_does(remote: Box) -> Non
     job = other.runner("step", protocol, "--ci", env={"GITHUB_OUTPUT": str(output)}, rc=0)
     assert "held by another runner" in job.err and "held=true" in output.read_text()
     assert other.runner("run", protocol, "--ci", "--publish", "never", rc=0).err.startswith("held: ")
-    _, err = at_work.communicate(timeout=60)
+    _, err = at_work.communicate(timeout=100)
     assert at_work.returncode == 0, err
     assert leased(remote, protocol) is None
     other.runner("run", protocol, rc=0)
@@ -123,7 +123,7 @@ def test_a_persons_word_needs_none(remote: Box) -> None:
     until(remote, protocol)
     other.runner("pause", protocol, rc=0)
     assert leased(remote, protocol) is not None
-    _, err = at_work.communicate(timeout=60)
+    _, err = at_work.communicate(timeout=100)
     assert at_work.returncode == WAITS and leased(remote, protocol) is None, err
     other.runner("sync", protocol, rc=0)
     assert (other.state(protocol)["status"], other.git("show", f"{protocol}:a.txt")) == ("paused", "a\n")
@@ -195,7 +195,7 @@ def test_a_clone_takes_its_own_lease_again_at_once_where_its_process_is_gone(rem
     while not gate.exists():
         time.sleep(0.02)
     dead.send_signal(signal.SIGKILL)
-    dead.communicate(timeout=60)
+    dead.communicate(timeout=100)
     other.runner("step", protocol, rc=HELD)
     remote.runner("run", protocol, rc=0)
     assert leased(remote, protocol) is None
@@ -222,7 +222,7 @@ def test_a_clone_that_is_cut_as_it_takes_its_own_lease_again_is_not_locked_out_b
     while not gate.exists():
         time.sleep(0.02)
     dead.send_signal(signal.SIGKILL)
-    dead.communicate(timeout=60)
+    dead.communicate(timeout=100)
     assert leased(remote, protocol) is not None
     (tmp_path / "bin").mkdir()
     script = f"#!/bin/sh\nPATH={os.environ['PATH']}\n"
@@ -232,7 +232,7 @@ def test_a_clone_that_is_cut_as_it_takes_its_own_lease_again_is_not_locked_out_b
     (tmp_path / "bin/git").write_text(script.format(bob=other.path, protocol=protocol))
     (tmp_path / "bin/git").chmod(0o755)
     again = remote.start("run", protocol, env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}"})
-    said = again.communicate(timeout=60)
+    said = again.communicate(timeout=100)
     assert (tmp_path / "amid").exists() and again.returncode in (-9, 0), said
     remote.runner("run", protocol, rc=0)
     assert leased(remote, protocol) is None
@@ -263,7 +263,7 @@ def test_one_that_was_given_up_since_the_remote_was_looked_at_holds_nobody(remot
     until(remote, protocol)
     with remote.project() as project:
         publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
-        at_work.communicate(timeout=60)
+        at_work.communicate(timeout=100)
         assert advance.step(project, protocol).state.revision > 4
     sound(remote, protocol)
 
@@ -366,7 +366,7 @@ def test_a_partial_clone_reads_it(remote: Box) -> None:
     at_work = remote.start("step", protocol)
     until(remote, protocol)
     assert "alice@example.test" in other.runner("step", protocol, rc=HELD).err
-    at_work.communicate(timeout=60)
+    at_work.communicate(timeout=100)
 
 
 # --- beside the work ---------------------------------------------------------------------------------------------------
@@ -496,7 +496,7 @@ def test_a_job_takes_over_from_a_machine_that_was_thrown_away(remote: Box) -> No
     while not gate.exists():
         time.sleep(0.02)
     dead.send_signal(signal.SIGKILL)
-    dead.communicate(timeout=60)
+    dead.communicate(timeout=100)
     shutil.rmtree(first.path)
     shutil.rmtree(first.home)
     end = time.monotonic() + 120

@@ -144,7 +144,7 @@ def test_a_push_that_lost_the_race_merges_and_does_not_run_the_step_again(remote
     other.write("theirs.txt", "theirs\n")
     other.commit("theirs")
     other.git("push", "-q", "origin", protocol)
-    _, err = step.communicate(timeout=60)
+    _, err = step.communicate(timeout=100)
     assert step.returncode == 0, err
     assert remote.git("show", f"{protocol}:ran.txt") == "ran\n"
     assert remote.git("show", f"{protocol}:theirs.txt") == "theirs\n"
@@ -177,7 +177,7 @@ def test_a_step_that_began_at_a_merge_of_this_clones_and_was_edited_meanwhile_is
     other.write(path, (other.path / path).read_text() + "More of it.\n")
     other.commit("edited")
     other.git("push", "-q", "origin", protocol)
-    _, err = step.communicate(timeout=60)
+    _, err = step.communicate(timeout=100)
     assert step.returncode == 0 and err.count("merged what was pushed") == 2, err
     assert remote.git("show", f"{protocol}:ran.txt") == "ran\n"
     assert there(remote, protocol) == here(remote, protocol)
@@ -197,7 +197,7 @@ def test_a_step_that_another_clone_did_meanwhile_without_a_lease_is_theirs(remot
     (slow := remote.start("step", protocol)).poll()
     other.runner("step", protocol, rc=0)
     other.runner("sync", protocol, rc=0)
-    _, err = slow.communicate(timeout=60)
+    _, err = slow.communicate(timeout=100)
     assert slow.returncode == 0 and "was done elsewhere meanwhile" in err, err
     for box in (remote, other):
         box.runner("run", protocol, rc=0)
