@@ -287,7 +287,7 @@ def _wrong_at(git: Git, walk: Chain, look: Look, found: Authority, commit: str) 
     judged = replay.bench_of(git, walk, dataclasses.replace(ground, state=state), found, _began(deed, known))
     if (told := _denied(deed, found, step)) is not None:
         return told
-    asked = needed.before(judged, ground.plan, step)
+    asked = needed.before(judged, ground.plan, step, loose=True)
     if (owed := _owed(walk, judged, ground, step, asked, now, known)) is not None:
         return _missing(step, owed)
     return _wrong_work(git, look, judged, ground, step, deed, now, known)

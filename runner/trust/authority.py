@@ -79,12 +79,16 @@ class Authority:
 
     # --- what may happen -------------------------------------------------------------------------------------------------
 
-    def start_of(self, step: Step) -> Decision:
-        """Return what the policy says of a step's start, and of the commands that its author wrote; the strictest."""
+    def start_of(self, step: Step, *, loose: bool = False) -> Decision:
+        """Return what the policy says of a step's start, and of the commands that its author wrote; the strictest.
+
+        `loose`: as for `policy.evaluate`.
+        """
         asked = [rules_.Subject(kind="step", step=step.slug)]
         lines = [*([step.header.run] if step.header.run else []), *step.checks]
         asked += [rules_.command(line, step=step.slug) for line in lines]
-        return max((rules_.evaluate(self.rules, one) for one in asked), key=lambda said: rules_.SEVERITY[said.verdict])
+        found = [rules_.evaluate(self.rules, one, loose=loose) for one in asked]
+        return max(found, key=lambda said: rules_.SEVERITY[said.verdict])
 
     def isolation(self, name: str) -> Decision:
         """Return what the policy says of an executor: host, container or sandbox; what follows a + is no part of the word."""

@@ -134,6 +134,7 @@ def _wrong(
                 vouched=True,
                 configured=paths.CONFIG,
             ),
+            loose=True,
         )
         if said.verdict == "deny":
             return f"the policy denies the call of {tool} by `{said.rule}`, and it was made"

@@ -71,14 +71,14 @@ def of_plan(authority: Authority, plan: Plan, where: str) -> Demand | None:
     return _demand(authority, Subject("plan"), asked if wanted else None, "approval of the plan", at)
 
 
-def of_start(authority: Authority, step: Step, where: str) -> Demand | None:
-    """Return the demand for a word before a step starts, if one is needed.
+def of_start(authority: Authority, step: Step, where: str, *, loose: bool = False) -> Demand | None:
+    """Return the demand for a word before a step starts, if one is needed. `loose`: as for `policy.evaluate`.
 
     Raises:
         RefusedError: the policy denies the step.
     """
     asked = step.header.approval
-    decision = authority.start_of(step)
+    decision = authority.start_of(step, loose=loose)
     if decision.verdict == "deny":
         why = f": {decision.reason}" if decision.reason else ""
         raise RefusedError(

@@ -22,14 +22,16 @@ from runner.trust.manifest import Subject
 from runner.trust.policy import Decision
 
 
-def before(judged: Bench, plan: Plan, step: Step) -> list[Demand]:
-    """Return the words that anything which is done of a step needs.
+def before(judged: Bench, plan: Plan, step: Step, *, loose: bool = False) -> list[Demand]:
+    """Return the words that anything which is done of a step needs. `loose`: as for `policy.evaluate`.
 
     Raises:
         RefusedError: the policy denies the step. MalformedFileError: what is asked for cannot be given.
     """
     found, where = judged.authority, paths.folder(judged.protocol)
-    return [one for one in (demand.of_plan(found, plan, where), demand.of_start(found, step, where)) if one]
+    return [
+        one for one in (demand.of_plan(found, plan, where), demand.of_start(found, step, where, loose=loose)) if one
+    ]
 
 
 def work_of(judged: Bench, plan: Plan, step: Step, now: tuple[str, str] | None = None) -> list[Decision]:

@@ -308,10 +308,11 @@ def is_protected(policy: Policy, path: str) -> bool:
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
-def evaluate(policy: Policy, subject: Subject, named: Collection[str] = ()) -> Decision:
+def evaluate(policy: Policy, subject: Subject, named: Collection[str] = (), *, loose: bool = False) -> Decision:
     """Return what the policy says of the subject; of several paths or hosts the strictest answer.
 
-    `named`: the files that checks name, which are protected too (`programs.named_files`).
+    `named`: the files that checks name, which are protected too (`programs.named_files`). `loose`: as versions did that took a program
+    of which nothing is known for one that starts no other; for what is recorded, which keeps its verdict.
     """
     match subject.kind:
         case "isolation":
@@ -327,7 +328,7 @@ def evaluate(policy: Policy, subject: Subject, named: Collection[str] = ()) -> D
                 else _allowed(policy.step[1], _View(step=subject.step)) or _default("a step may start")
             )
     found = [
-        _action(policy, subject, path, host, named)
+        _action(policy, subject, path, host, named, loose)
         for path in (dict.fromkeys(subject.paths) or (None,))
         for host in (dict.fromkeys(subject.hosts) or (None,))
     ]
@@ -344,17 +345,21 @@ class _View:
     programs: tuple[str, ...] = ()
     argv: tuple[str, ...] = ()
     shell: bool | None = None  # None where nothing is run
+    unsure: bool = False  # what is run is not known to be a shell, nor to start nothing
     host: str | None = None
     engine: str | None = None
     step: str | None = None
 
 
-def _action(policy: Policy, subject: Subject, path: str | None, host: str | None, named: Collection[str]) -> Decision:
+def _action(
+    policy: Policy, subject: Subject, path: str | None, host: str | None, named: Collection[str], loose: bool
+) -> Decision:
     if path is not None and (wrong := _wrong_path(path, subject.effect)):
         return wrong
     fold = globs.fold
     argv = subject.argv
     shell = programs.starts_others(argv) if argv else None
+    unsure = shell is False and not loose and not programs.starts_nothing(argv)
     address = None
     if host is not None:
         address = _plain_host(host)
@@ -369,17 +374,18 @@ def _action(policy: Policy, subject: Subject, path: str | None, host: str | None
         tool=None if subject.tool is None else fold(subject.tool),
         path=None if path is None else fold(path),
         effect=subject.effect,
-        programs=programs.may_start(argv, shell),
+        programs=programs.may_start(argv, shell or unsure),
         argv=tuple(fold(word) for word in argv),
         shell=shell,
+        unsure=unsure,
         host=address,
         engine=None if subject.engine is None else fold(subject.engine),
         step=None if subject.step is None else fold(subject.step),
     )
     strict, lax = policy.action
     said = _first(strict, view)
-    # A real shell is its own class, whichever tool it is run with.
-    disguised = bool(shell) and view.tool == "run"
+    # A shell is its own class, whichever tool it is run with.
+    disguised = (bool(shell) or unsure) and view.tool == "run"
     if disguised and (said is None or said.said.verdict != "deny"):
         view.tool = "shell"
         said = max((one for one in (said, _first(strict, view)) if one), key=_severity, default=None)
@@ -392,11 +398,15 @@ def _action(policy: Policy, subject: Subject, path: str | None, host: str | None
         programs=argv[:1],
         argv=argv,
         shell=shell,
+        unsure=unsure,
         host=address,
         engine=subject.engine,
         step=subject.step,
     )
     allowing = _matching(lax, plain)
+    if disguised and unsure:  # as a shell; or by a rule that names what is run
+        plain.tool = subject.tool
+        allowing += [rule for rule in _matching(lax, plain) if (rule.program or rule.argv) and rule not in allowing]
     # Other tools' network is their own, or what config.yaml gives them; that they are called at all is asked about.
     closed = address is not None and policy.hosts is None and not subject.configured and subject.tool in BUILT_IN
     if closed and not any(rule.host for rule in (*allowing, *([said] if said else []))):
@@ -485,7 +495,7 @@ def _first(rules: tuple[_Compiled, ...], view: _View) -> _Compiled | None:
 
 def _runs(rule: _Compiled, view: _View) -> bool:
     """Return whether what a rule says of a program fits."""
-    if rule.shell is not None and view.shell is not rule.shell:
+    if rule.shell is not None and view.shell is not rule.shell and not view.unsure:
         return False
     if rule.program is not None:
         for name in view.programs:

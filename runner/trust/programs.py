@@ -1,7 +1,8 @@
 """What a command line would start, as far as its words tell: a shell, other programs, the files that a check lives by.
 
-Nobody reads a shell's text: what is one, or starts what its arguments name, is said, and judged as such. The lists are as good as
-they can be and not complete; what they miss the sandbox holds.
+Nobody reads a shell's text: what is one, or starts what its arguments name, is said, and judged as such. So is every program that is
+not on the short list of those that start nothing: awk, make, npx and the dynamic linker start what they are told to, and there is no
+end of such programs.
 """
 
 from __future__ import annotations
@@ -74,6 +75,32 @@ def starts_others(argv: Sequence[str]) -> bool:
             return False
         before = word
     return False
+
+
+# Programs that start nothing, whatever their arguments and the files they read say. One that runs a pager, a hook, a plug-in or what a
+# configuration names, such as git, does not belong here; nor does one with an option for it, but those of `_OPTIONS`.
+STARTING_NOTHING: Final = frozenset({
+    "[", "base64", "basename", "cat", "chmod", "cksum", "cmp", "comm", "cp", "cut", "date", "df", "dirname", "du", "echo", "egrep",
+    "expand", "expr", "false", "fgrep", "find", "fold", "grep", "head", "id", "join", "jq", "ln", "ls", "md5sum", "mkdir", "mktemp",
+    "mv", "nl", "od", "paste", "printf", "pwd", "readlink", "realpath", "rev", "rg", "rm", "rmdir", "seq", "sha1sum", "sha256sum",
+    "sha512sum", "sleep", "sort", "stat", "tac", "tail", "tee", "test", "touch", "tr", "true", "uname", "uniq", "wc", "whoami",
+})  # fmt: skip
+# The arguments with which one of these starts another: GNU takes any beginning of a long option that is no other's.
+_OPTIONS: Final[dict[str, re.Pattern[str]]] = {
+    "find": re.compile("-exec|-ok"),
+    "rg": re.compile("--pre|--hostname-bin|--search-zip|-[A-Za-z0-9]*z"),
+    "sort": re.compile("--co"),
+}
+_PLACES: Final = ("", "/bin/", "/usr/bin/")  # of a program that is the system's, and not a file of that name
+
+
+def starts_nothing(argv: Sequence[str]) -> bool:
+    """Return whether what is run is known to start no other program."""
+    place, slash, name = argv[0].rpartition("/")
+    if name not in STARTING_NOTHING or place + slash not in _PLACES:
+        return False
+    starting = _OPTIONS.get(name)
+    return starting is None or not any(starting.match(word) for word in argv[1:])
 
 
 def may_start(argv: Sequence[str], shell: bool | None) -> tuple[str, ...]:

@@ -300,23 +300,83 @@ def test_what_starts_other_programs_is_a_shell_whatever_runs_it(argv: list[str])
     assert said(rules("deny: {tool: run}"), run(*argv)) == "deny"
 
 
-@pytest.mark.parametrize(
+UNKNOWN = pytest.mark.parametrize(
     "argv",
     [
         ["git", "status"], ["git", "commit", "-c", "HEAD"], ["python", "-m", "pytest", "-c", "x"], ["python3", "x.py", "-c"],
-        ["tar", "xf", "a"], ["find", ".", "-name", "x"], ["make"], ["./sh.py"], ["node", "x.js", "-e"],
+        ["tar", "xf", "a"], ["make"], ["./sh.py"], ["node", "x.js", "-e"], ["awk", '{ system("x") }'], ["sed", "1e curl x"],
+        ["make", "SHELL=./x"], ["npx", "curl"], ["/lib64/ld-linux-x86-64.so.2", "/usr/bin/curl"], ["gdb", "-ex", "!curl x"],
+        ["sqlite3", ":memory:", ".shell curl x"], ["prlimit", "--nproc=9", "curl", "x"], ["vim", "-c", "!curl"], ["uv", "run", "curl"],
+        ["./cat", "x"], ["bin/ls"], ["/tmp/cat"], ["CAT", "x"], ["cat.exe"], ["nobody-knows-it"],
     ],
 )  # fmt: skip
-def test_what_runs_itself_is_none(argv: list[str]) -> None:
-    assert not programs.starts_others(argv)
+
+
+@UNKNOWN
+def test_a_program_that_is_not_known_to_start_nothing_is_judged_as_a_shell(argv: list[str]) -> None:
+    assert said(rules("deny: {tool: shell}", "allow: {tool: run}"), run(*argv)) == "deny"
+    assert said(rules("deny: {shell: true}", "allow: {tool: '*'}"), run(*argv)) == "deny"
+    assert said(rules("deny: {shell: true}"), command(argv)) == "deny"
+    assert said(rules("ask: {shell: true}"), command(argv)) == "ask"
+    assert said(rules("allow: {tool: run}"), run(*argv)) == "ask"
+    assert said(rules("allow: {tool: shell}"), run(*argv)) == "allow"
+    assert said(rules("allow: {tool: run, shell: true}", "allow: {tool: shell, shell: true}"), run(*argv)) == "allow"
+
+
+@UNKNOWN
+def test_a_rule_that_names_what_is_run_allows_it(argv: list[str]) -> None:
+    name = argv[0]
+    assert said(rules(f"allow: {{program: '{name}'}}"), run(*argv)) == "allow"
+    assert said(rules(f"allow: {{tool: run, argv: ['{name}', '**']}}"), run(*argv)) == "allow"
+    assert said(rules(f"allow: {{program: '{name}'}}", "deny: {tool: shell}"), run(*argv)) == "deny"
+    assert said(rules("allow: {tool: run, program: other}"), run(*argv)) == "ask"
+
+
+@UNKNOWN
+def test_a_rule_about_what_is_no_shell_still_denies_it(argv: list[str]) -> None:
+    name = argv[0].rpartition("/")[2]
+    assert said(rules(f"deny: {{program: '{name}', shell: false}}", "allow: {tool: '*'}"), run(*argv)) == "deny"
+
+
+@UNKNOWN
+def test_what_is_recorded_keeps_its_verdict(argv: list[str]) -> None:
+    found = rules("deny: {tool: shell}", "allow: {tool: run}")
+    assert evaluate(found, run(*argv), loose=True).verdict == "allow"
+    assert evaluate(found, run("sh", "-c", "x"), loose=True).verdict == "deny"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["cat", "x"], ["/usr/bin/cat"], ["/bin/ls", "-l"], ["find", ".", "-name", "x"], ["grep", "-rn", "x"], ["sort", "-u", "a"],
+     ["rg", "-n", "x"], ["rm", "-r", "x"], ["[", "-f", "x", "]"], ["true"]],
+)  # fmt: skip
+def test_a_program_that_starts_nothing_is_none(argv: list[str]) -> None:
     assert said(rules("deny: {tool: shell}", "allow: {tool: run}"), run(*argv)) == "allow"
+    assert said(rules("deny: {shell: true}"), command(argv)) == "allow"
+    assert said(rules("deny: {program: curl}", "allow: {tool: run}"), run(*argv, "curl")) == "allow"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["sort", "--compress-program=./x", "a"], ["sort", "--comp", "./x", "a"], ["find", ".", "-execdir", "x", ";"], ["find", "-okdir"],
+     ["rg", "--pre=./x", "a"], ["rg", "--hostname-bin", "./x"], ["rg", "-nz", "a"]],
+)  # fmt: skip
+def test_an_option_that_starts_a_program_makes_it_a_shell(argv: list[str]) -> None:
+    assert said(rules("deny: {tool: shell}", "allow: {tool: run}"), run(*argv)) == "deny"
 
 
 def test_a_program_is_judged_by_the_argv_that_is_run() -> None:
     found = rules("deny: {program: curl}", "allow: {program: [git, make]}")
-    for argv in (["curl"], ["/usr/bin/curl", "x"], ["CURL"], ["env", "A=b", "curl", "x"], ["sudo", "/opt/curl"]):
+    for argv in (
+        ["curl"],
+        ["/usr/bin/curl", "x"],
+        ["CURL"],
+        ["env", "A=b", "curl", "x"],
+        ["sudo", "/opt/curl"],
+        ["git", "curl"],
+    ):
         assert said(found, run(*argv)) == "deny", argv
-    for argv in (["git", "curl"], ["make"]):
+    for argv in (["git", "status"], ["make"]):
         assert said(found, run(*argv)) == "allow", argv
     for argv in (["./git"], ["/tmp/git"], ["Git"], ["curl2"]):  # not the git that PATH has
         assert said(found, run(*argv)) == "ask", argv
