@@ -73,6 +73,7 @@ class Mirror:
                 f"remote.{self.remote}.url",
                 "use ssh, https or a path",
             )
+        trusted.refuse_unprotected(self.git, self.places, self.remote, self.url)
         partial = self.git.config(f"remote.{self.remote}.partialclonefilter") if self.git.is_partial() else None
         sha256 = self.git.object_format == "sha256"
         extensions = ("\tobjectFormat = sha256\n" if sha256 else "") + ("\tpartialClone = origin\n" if partial else "")

@@ -7,6 +7,7 @@ that is stands pinned in the person's own state from its first use on; a branch 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from runner.errors import IntegrityError, RefusedError, UsageError
@@ -89,6 +90,43 @@ def remote_url(git: Git, remote: str) -> str:
     if url and "://" not in url and not url.startswith("/") and ":" not in url.split("/", 1)[0]:
         return str(((git.top or git.common_dir) / url).resolve())
     return url
+
+
+def refuse_unprotected(git: Git, places: Places, remote: str, url: str) -> None:
+    """Refuse a remote whose answers anybody on the way could have written: it says who may approve, and what is run.
+
+    Raises:
+        RefusedError: it is reached by http, git or ftp, and is not this machine.
+    """
+    scheme, colon, _ = url.partition("://")
+    if not colon or scheme.lower() not in ("http", "git", "ftp"):
+        return
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port, parts = "", None, urlsplit("")
+    if _is_loopback(host):
+        return
+    name = f"[{host}]" if ":" in host else host
+    there = f"https://{name or 'HOST'}{f':{port}' if port not in (None, 80, 9418, 21) else ''}{parts.path}"
+    pinned = ", then `runner doctor --repin`" if places.pin.exists() else ""
+    raise RefusedError(
+        f"the remote {remote} is asked over {scheme.lower()}://, where anybody on the way can change what is trusted here",
+        f"remote.{remote}.url in {git.common_dir / 'config'}",
+        f"`git remote set-url {shlex.quote(remote)} {shlex.quote(there)}`{pinned}",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def read_pin(places: Places) -> Pin | None:
@@ -190,6 +228,7 @@ def last_seen(git: Git, places: Places) -> Trusted:
             raise NoCommitsError(str(git.cwd))
         return Trusted(commit, branch, None, f"the local branch {branch} is trusted: not protected")
     url = remote_url(git, remote)
+    refuse_unprotected(git, places, remote, url)
     if pin is not None and (pin.url, pin.remote) != (url, remote):
         raise RefusedError(
             f"the remote {remote} is at another address now: {url}, pinned {pin.url}",
