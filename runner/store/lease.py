@@ -84,6 +84,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -
     """
     assert project.lease is None or project.lease.protocol == protocol
     mirror, publishes = project.mirror, project.setting("publish") == "always"
+    _let_go_if_taken_here(project)
     if project.lease is not None:
         ensure(project)
         return True
@@ -234,6 +235,7 @@ def take_back(project: Project, protocol: str) -> None:
     Called within the protocol's `flock`: nobody here is at work. What another clone has is left alone.
     """
     mirror, note = project.mirror, project.places.lease(protocol)
+    _let_go_if_taken_here(project)
     if project.lease is not None or mirror is None or not note.exists():
         return
     refs = mirror.refs()
@@ -248,6 +250,23 @@ def take_back(project: Project, protocol: str) -> None:
         )
         since, author = project.who.lasting(), project.runner()
         project.lease = Held(protocol, words, oid, since, ttl, author, intents, refs.get(branch))
+
+
+def _let_go_if_taken_here(project: Project) -> None:
+    """Hold a lease no more that another process of this clone took over, or gave up, between two steps of ours.
+
+    Called within the protocol's `flock`, which is what has a say among the processes of a clone; the note's last line is the lease
+    that the last of them took.
+    """
+    held = project.lease
+    if held is None:
+        return
+    try:
+        told = project.places.lease(held.protocol).read_text()
+    except OSError:
+        told = ""
+    if not told.endswith(_mine(project, held.words)):
+        _let_go(project, held)
 
 
 def ensure(project: Project) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from runner.app import go
 from runner.executor import advance
 from runner.store import history, lease, publishing
 from tests.conftest import Box, clone, command
@@ -183,6 +184,23 @@ def test_a_stalled_runner_cannot_publish_and_its_work_is_kept(remote: Box, how: 
     remote.runner("run", protocol, rc=WAITS)
     assert remote.git("show", f"{protocol}:a.txt") == "second\n"
     assert how == "step" or remote.git("for-each-ref", f"refs/runner/lost/{protocol}") != ""
+    sound(remote, protocol)
+
+
+def test_a_run_has_a_lease_again_where_another_process_of_its_clone_came_in_between(remote: Box) -> None:
+    settle_on(remote)
+    seen = remote.path.parent / "seen"
+    look = f"git -C {origin(remote)} for-each-ref refs/runner/leases > {seen}"
+    protocol = remote.new({"01-a": command("true"), "02-b": command("true"), "03-c": command(look)})
+    with remote.project() as project, remote.project() as other:
+        steps = go.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None)
+        next(steps)
+        other.who.random_hex(32)  # its nonces are others
+        advance.step(other, protocol)  # takes the lease of its own clone, and gives it up
+        assert leased(remote, protocol) is None
+        list(steps)
+    assert seen.read_text() != "", "a command began without a lease"
+    assert leased(remote, protocol) is None
     sound(remote, protocol)
 
 
