@@ -482,8 +482,12 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
             if not is_transition(commit, protocol):
                 new = carry(project, commit, new, protocol)
         lost = _lost(git, protocol, here, here[:12])
-        filed = mirror.refs().get(history.ref_of(protocol))
-        if filed is not None:  # in the same transaction: ours tells of transitions that give way, as if they stood
+        # In the same transaction: ours tells of transitions that give way, as if they stood. Others would publish that, and go on
+        # from transcripts whose work they do not have.
+        filed, mine = mirror.refs().get(history.ref_of(protocol)), git.ref(history.ref_of(protocol))
+        if filed is None or (mine is not None and git.is_ancestor(filed, mine)):
+            lost |= history_back(project, protocol, new)
+        else:
             lost |= _history_changes(project, protocol, filed, new, there)
     check(new, common)
     # Before the branch moves: a crash after it would leave a mark that the branch seems to have gone back behind.

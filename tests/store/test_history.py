@@ -188,3 +188,20 @@ def test_where_two_clones_advanced_apart_the_history_of_what_gave_way_gives_way(
     remote.runner("sync", protocol, rc=0)
     assert at(remote, ref_of(protocol)) == there(remote, ref_of(protocol))
     remote.runner("verify", protocol, rc=0)
+
+
+@pytest.mark.parametrize("filed", [True, False], ids=["the remote has a history", "the remote has none"])
+def test_what_a_transition_that_gave_way_had_filed_is_not_published(remote: Box, filed: bool) -> None:
+    """Others would go on from its transcript, and do not have its work."""
+    publish(remote)
+    with mind(remote, finish(), finish()):
+        protocol = remote.new({"01-a": agent() if filed else command("true"), "02-b": agent()})
+        remote.runner("step", protocol, rc=0)
+        published = there(remote, ref_of(protocol))
+        assert bool(published) == filed
+        remote.runner("step", protocol, "--publish", "never", rc=0)
+    mine = at(remote, ref_of(protocol))
+    clone(remote, "bob").runner("pause", protocol, rc=0)
+    remote.runner("sync", protocol, rc=0)
+    assert there(remote, ref_of(protocol)) == at(remote, ref_of(protocol)) == published
+    assert at(remote, f"refs/runner/lost/{protocol}/history-{mine[:12]}") == mine
