@@ -34,10 +34,12 @@ CHANGES = (
 
 @dataclass(slots=True)
 class Unsynced:
-    """What a machine has not on its disk yet. `tails`: file to the length that is safe; `renames`: what stood there before."""
+    """What a machine has not on its disk yet. `tails`: file to the length that is safe; `renames`: what stood there before;
+    `safe`: files that were waited for and have not their name yet."""
 
     tails: dict[str, int] = field(default_factory=dict)
     renames: dict[str, bytes | None] = field(default_factory=dict)
+    safe: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -93,7 +95,8 @@ class Disk:
             mine = self.mine()
             if mine is not None:
                 path = os.readlink(f"/proc/self/fd/{handle}")
-                if path.startswith("/"):
+                if path.startswith("/") and "/locks/" not in path:  # what a lock's file says is a courtesy
+                    mine.safe.discard(path)
                     mine.tails.setdefault(path, os.fstat(handle).st_size)
             done: int = self.real[name](handle, data, *args)
             return done
@@ -109,10 +112,13 @@ class Disk:
                 with open(target, "rb") as file:
                     before = file.read()
             mine.renames.setdefault(target, before)
-            if source in mine.tails:
-                mine.tails[target] = mine.tails.pop(source)
-            else:
-                mine.tails.pop(target, None)
+            length = mine.tails.pop(source, None)
+            if length is None and source not in mine.safe and os.path.basename(source).startswith("."):
+                length = 0  # a temporary file: what a buffer wrote nobody sees here, and it was not waited for
+            mine.tails.pop(target, None)
+            if length is not None:
+                mine.tails[target] = length
+            mine.safe.discard(source)
         self.real["replace"](old, new, **named)
 
     def _unlinked(self, path: Any, **named: Any) -> None:
@@ -128,7 +134,7 @@ class Disk:
         if self.scheduler.current is None:
             return
         path = os.readlink(f"/proc/self/fd/{handle}")
-        self.scheduler.seam("fsync", _shown(path))
+        self.scheduler.seam("append" if path.endswith(".jsonl") else "fsync", _shown(path))
         mine = self.mine()
         if mine is None:
             return
@@ -136,6 +142,7 @@ class Disk:
             for name in [name for name in mine.renames if os.path.dirname(name) == path]:
                 del mine.renames[name]
         mine.tails.pop(path, None)
+        mine.safe.add(path)
 
     def cut(self, mine: Unsynced) -> None:
         """The power is cut: lose what was not waited for."""
@@ -156,6 +163,7 @@ class Disk:
                         file.write(before)
         mine.tails.clear()
         mine.renames.clear()
+        mine.safe.clear()
 
 
 def _shown(path: str) -> str:

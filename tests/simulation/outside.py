@@ -7,6 +7,7 @@ ones say, and what it does to the world is done between two seams.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -20,6 +21,7 @@ from unittest import mock
 from runner.engines import registry
 from runner.engines.base import Call, ModelTurn, NetworkError, Request, Response, ToolTurn, Usage
 from runner.sandbox import EXECUTORS, Command, Outcome
+from runner.store.remote import Mirror
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -80,6 +82,7 @@ class Sandbox:
         """See `Sandbox.run`."""
         seam = self.world.scheduler.seam
         line = command.argv[-1]
+        self.world.check_begins(line)
         seam("command", line)
         self.world.work()
         words = line.split()
@@ -144,6 +147,7 @@ class Ledger:
             seam("effect", f"find {about}")
             return {"result": "found" if ("book", about) in self.happened else None}
         who = f"{name} {about}"
+        world.check_begins(who)
         self.under_way[who] = self.under_way.get(who, 0) + 1
         # A call that is on its way when its process is suspended cannot be fenced by anybody.
         world.scheduler.no_stall += 1
@@ -180,6 +184,7 @@ class Script:
     def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
         """See `Engine.ask`."""
         world = self._world
+        world.check_begins("the model")
         world.scheduler.seam("ask", "the model")
         if world.chance(world.faults.model_away):
             raise NetworkError("the model is away", "sim", "wait")
@@ -194,6 +199,8 @@ class Script:
             if "AND SEND" in text:
                 calls.append(("send", {"to": slug}))
         elif heard == 1:
+            calls = [("write_file", {"path": f"{slug}-2.txt", "content": slug})]
+        elif heard == 2:
             calls = [("finish", {"summary": f"{slug} done"})]
         turn = ModelTurn(
             text=world.response_of(request),
@@ -208,6 +215,36 @@ class Script:
         """See `Engine.close`."""
 
 
+class Locks:
+    """`fcntl` for the runner's locks: the real `flock`, at which others may come in between."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(fcntl, name)
+
+    def flock(self, handle: int, operation: int) -> None:
+        """See `fcntl.flock`."""
+        if not operation & fcntl.LOCK_UN:
+            self._world.scheduler.seam("lock", "flock")
+        fcntl.flock(handle, operation)
+
+
+def _watched(world: World, push: Callable[..., None]) -> Callable[..., None]:
+    """Note which pushes are answered as done."""
+
+    def watched(mirror: Mirror, changes: Mapping[str, tuple[str | None, str | None]], **named: Any) -> None:
+        process = world.process
+        if process is None:
+            return push(mirror, changes, **named)
+        process.is_unanswered = False
+        push(mirror, changes, **named)
+        world.check_answer(changes)
+
+    return watched
+
+
 @contextlib.contextmanager
 def laid(world: World) -> Iterator[None]:
     """Be what is outside while the block lasts."""
@@ -219,5 +256,8 @@ def laid(world: World) -> Iterator[None]:
         mock.patch("runner.tools.python.exchange", exchange),
         mock.patch("runner.executor.site.toolchains", lambda path, home: ()),
         mock.patch("runner.store.packs.lend", lambda *_: None),  # no git runs in these workspaces
+        mock.patch("runner.executor.site.end_all", lambda word: 0),
+        mock.patch("runner.store.locks.fcntl", Locks(world)),
+        mock.patch.object(Mirror, "push", _watched(world, Mirror.push)),
     ):
         yield

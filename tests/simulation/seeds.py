@@ -7,15 +7,28 @@ from __future__ import annotations
 
 from tests.gate import turn
 
-# What once did not hold, beside the tests that came of it: not all of it can be told to two clones by hand.
-FOUND = (3, 11, 21, 36, 42, 54, 57, 65, 73, 239, 348, 405, 449, 664, 784)
+# What once did not hold, beside the tests that came of it. A seed is one schedule of one version of the code: what it found then it
+# need not meet again, so what can be shown on real git has a test there. Those of before the world was widened are left out.
+FOUND = (38, 134)
 WINDOW = 120
-# Where each planted bug was found last, by its name in test_simulation.py; it is looked for there first.
+# Where each planted bug was found last, by its name in planted.py; it is looked for there first.
 FOUND_LAST: dict[str, int] = {
-    "a call is not announced before it begins": 14,
-    "a push moves a ref wherever it is": 2,
+    "a call is not announced before it begins": 11,
+    "a push moves a ref wherever it is": 1,
     "a lost answer of a tool is taken for a failure": 12,
-    "people's commits are not carried over": 0,
+    "people's commits are not carried over": 26,
+    "a local ref moves wherever it is": 42,
+    "a push that moved nothing is taken for done": 2,
+    "an effect is not in the journal before it begins": 3,
+    "the lease is not looked at before something begins": 19,
+    "an announcement does not look at what the branch says": 87,
+    "the torn end of a journal is taken for damage": 11,
+    "a lease is taken over at once": 1,
+    "a lease is taken over without grace": 5,
+    "who takes a lease over forgets what it announced": 2,
+    "who gives a lease up drops what it announced": 2,
+    "work is published without the lease": 101,
+    "a journal is not waited for": 9,
 }
 
 
