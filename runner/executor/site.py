@@ -216,7 +216,8 @@ class Site:
         for name in self.project.config.workspace.share if top else ():
             assert top is not None
             source = top / name
-            if source.is_dir() and not source.is_symlink():
+            # A protocol's branch that is checked out there may have a link in its place, or above it.
+            if source.is_dir() and os.path.realpath(source) == os.path.join(os.path.realpath(top), name):
                 found.append(source)
                 try:
                     beneath.link(cwd, name, source)

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from runner import beneath
 from runner.errors import IntegrityError, UnreachableError
 from runner.folders import matching
 from runner.git import Git, GitError, damage
@@ -24,6 +25,7 @@ from runner.store.places import Places
 from runner.store.remote import Mirror
 from runner.store.surroundings import Surroundings
 
+MOST_READ = 1_000_000_000  # bytes of a file in a workspace: a step may leave one that never ends
 REFETCH_SECONDS = 3600.0
 BROUGHT = ("refs/heads/*", "refs/tags/*", "refs/runner/*")
 
@@ -125,16 +127,17 @@ def unpack(git: Git, pack: Path) -> None:
 def from_work_trees(git: Git, places: Places, oids: Collection[str]) -> list[str]:
     """Write the blobs and trees again that stand in a work tree or workspace as they were, and return which."""
     found: list[str] = []
-    trees = [(tree.git_dir, tree.git_dir / "index", tree.path) for tree in git.worktrees()]
-    trees += [(git.common_dir, index, index.parent / "work") for index in matching(places.own, "*/index")]
-    for git_dir, index, work in trees:
+    trees = [(tree.git_dir, tree.git_dir / "index", tree.path, _read) for tree in git.worktrees()]
+    spaces = matching(places.own, "*/index")
+    trees += [(git.common_dir, index, index.parent / "work", _read_beneath) for index in spaces]
+    for git_dir, index, work, read in trees:
         if not index.exists():
             continue
         with contextlib.suppress(GitError):
             out = git.run("ls-files", "-s", "-z", git_dir=git_dir, index=index)
             for line in filter(None, out.decode("utf-8", "surrogateescape").split("\0")):
                 told, _, path = line.partition("\t")
-                if (oid := told.split(" ")[1]) in oids and oid not in found and _write_blob(git, work / path, oid):
+                if (oid := told.split(" ")[1]) in oids and oid not in found and _write_blob(git, read(work, path), oid):
                     found.append(oid)
             # An index of its own: in the other one stands that these trees are written.
             fresh = places.beside / "index"
@@ -145,10 +148,26 @@ def from_work_trees(git: Git, places: Places, oids: Collection[str]) -> list[str
     return [*found, *(oid for oid in oids if oid not in found and is_here(git, oid))]
 
 
-def _write_blob(git: Git, path: Path, oid: str) -> bool:
+def _read(work: Path, path: str) -> bytes | None:
+    at = work / path
     try:
-        data = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
+        return os.fsencode(os.readlink(at)) if at.is_symlink() else at.read_bytes()
     except OSError:
+        return None
+
+
+def _read_beneath(work: Path, path: str) -> bytes | None:
+    """Read what a command may have put there: never through a link, and no more than a file has."""
+    target = beneath.target(work, path)
+    if target is not None:
+        return os.fsencode(target)
+    return next(
+        (beneath.read(work, path, min(found.st_size, MOST_READ)) for _, found in beneath.statuses(work, [path])), None
+    )
+
+
+def _write_blob(git: Git, data: bytes | None, oid: str) -> bool:
+    if data is None:
         return False
     if hashlib.new(git.object_format, b"blob %d\0%s" % (len(data), data)).hexdigest() != oid:
         return False

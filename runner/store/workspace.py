@@ -337,22 +337,21 @@ class Bounds:
             TooMuchError: naming the file and the limit.
         """
         biggest = max(sizes, key=lambda path: sizes[path], default="")
+        name = biggest if len(biggest) <= 120 else f"…{biggest[-119:]}"  # the log keeps a line of all this
         total = sum(sizes.values())
         if biggest and sizes[biggest] > self.file:
-            what = f"{biggest} has {sizes[biggest]:,} bytes, and a file that a step leaves may have {self.file_said}"
+            what = f"{name} has {sizes[biggest]:,} bytes, and a file that a step leaves may have {self.file_said}"
             key = "file_size"
         elif total > self.total:
-            what = f"the step leaves {total:,} bytes, {sizes[biggest]:,} of them in {biggest}, and may leave {self.total_said}"
+            what = f"the step leaves {total:,} bytes, {sizes[biggest]:,} of them in {name}, and may leave {self.total_said}"
             key = "total"
         elif len(sizes) > self.files:
-            what = (
-                f"the step leaves {len(sizes):,} new or changed files, such as {biggest}, and may leave {self.files:,}"
-            )
+            what = f"the step leaves {len(sizes):,} new or changed files, such as {name}, and may leave {self.files:,}"
             key = "files"
         else:
             return
         hint = f"let it leave less, ignore what it need not leave in .gitignore, or raise `limits.{key}` in {POLICY}"
-        raise TooMuchError(what, biggest, f"{hint} on the trusted branch; then `runner retry`")
+        raise TooMuchError(what, name, f"{hint} on the trusted branch; then `runner retry`")
 
 
 def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], bounds: Bounds | None = None) -> Work:
@@ -592,14 +591,19 @@ def _refuse_encoding(git: Git, space: Workspace, error: GitError) -> None:
 
 def _not_ignored(git: Git, space: Workspace, folders: Iterable[str]) -> str | None:
     """Return the first of the folders that git does not ignore."""
-    for folder in folders:
-        try:  # it knows no literal paths, and a colon at the beginning would mean something
-            _run(
-                git, space, "check-ignore", "-q", "--no-index", "--", f"./{folder}", env={"GIT_LITERAL_PATHSPECS": "0"}
-            )
-        except GitError:
-            return folder
-    return None
+    named = {f"./{folder}": folder for folder in folders}  # a colon at the beginning would mean something
+    if not named:
+        return None
+    data, literal = (
+        b"".join(os.fsencode(path) + b"\0" for path in named),
+        {"GIT_LITERAL_PATHSPECS": "0"},
+    )  # it knows none
+    try:
+        out = _run(git, space, "check-ignore", "-z", "--stdin", "--no-index", data=data, env=literal)
+    except GitError:  # code 1: none of them
+        out = b""
+    ignored = set(os.fsdecode(out).split("\0"))
+    return next((folder for path, folder in named.items() if path not in ignored), None)
 
 
 def export(git: Git, space: Workspace, commit: str, who: Surroundings) -> Path:

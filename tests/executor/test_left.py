@@ -77,6 +77,11 @@ TOO_MUCH = {
     ),
     "one that has another name": ("mv data/tracked.bin other.bin", "other.bin has 3,000 bytes", "2KB"),
     "many": ("for n in 1 2 3; do head -c 1900 /dev/zero > n$n; done", "5,700 bytes", "5KB"),
+    "a long name": (
+        "mkdir -p $(printf 'd%.0s' $(seq 200))/$(printf 'e%.0s' $(seq 200)); cd d*/e*; truncate -s 2001 x",
+        "eee/x has 2,001 bytes",
+        "2KB",
+    ),
     "an odd name": ("truncate -s 2001 \"$(printf 'a\\nb')\"", "2,001 bytes", "2KB"),
 }
 FINE = {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.store import recovery
 from tests.conftest import Box, command, make_box
 
 NEST = "import os\nfor n in range(300): os.mkdir('d' * 20); os.chdir('d' * 20)\nopen('last', 'w').close()"
@@ -89,6 +90,7 @@ WEDGES = {
     "nested": nest("x"),
     "nested and ignored": nest("cache"),
     "a folder as the result": "mkdir $RUNNER_RESULT; touch $RUNNER_RESULT/x",
+    "a pipe as the result": "mkfifo $RUNNER_RESULT",
     "a link as the result": "ln -s /nonexistent $RUNNER_RESULT",
     "a file for the folder of results": "rm -rf $(dirname $RUNNER_RESULT); touch $(dirname $RUNNER_RESULT)",
     "a dangling link for a share's parent": "rm -rf web; ln -s nowhere web",
@@ -175,6 +177,39 @@ def test_a_workspace_that_cannot_be_reset_twice_is_made_anew(box: Box, monkeypat
     box.runner("retry", protocol, rc=0)
     box.runner("run", protocol)
     assert not (folder / "work/x").exists()
+
+
+@pytest.mark.parametrize("how", ["itself", "a link", "a link above"])
+def test_doctor_looks_for_lost_objects_below_the_workspace_alone(box: Box, persons: Path, how: str) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+    box.runner("step", protocol, rc=0)
+    work = space(box, protocol) / "work"
+    (persons / "app.py").write_bytes((work / "src/app.py").read_bytes())
+    if how == "a link":
+        (work / "src/app.py").unlink()
+        (work / "src/app.py").symlink_to(persons / "app.py")
+    if how == "a link above":
+        (work / "src").rename(persons / "src")
+        (work / "src").symlink_to(persons / "src")
+    for path in (box.path, box.worktree(protocol)):
+        (path / "src/app.py").write_text("another\n")
+    oid = box.git("rev-parse", f"{protocol}:src/app.py").strip()
+    (box.path / ".git/objects" / oid[:2] / oid[2:]).unlink()
+    with box.project() as project:
+        found = recovery.from_work_trees(project.git, project.places, {oid})
+    assert found == ([oid] if how == "itself" else [])
+    box.git("hash-object", "-w", persons / ("src/app.py" if how == "a link above" else "app.py"))
+
+
+def test_a_share_is_not_taken_through_a_link_of_the_checkout(box: Box, persons: Path) -> None:
+    """A protocol's branch may be checked out there, with a link that a step made."""
+    box.write(".gitignore", "lib\n")
+    box.write(".protocols/config.yaml", "workspace: {share: [web/lib]}\n")
+    box.commit("share")
+    (box.path / "web").symlink_to(persons)
+    protocol = box.new({"01-a": command("cat web/lib/thesis.txt > got")})
+    box.runner("run", protocol, rc=1)
+    assert untouched(persons)
 
 
 # --- as another user: root opens what is locked -----------------------------------------------------------------------
