@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from runner.git.process import GitError, Held
+from runner.git.process import GitError, Held, git_error
 
 
 def held(script: str) -> Held:
@@ -25,3 +25,15 @@ def test_one_that_still_speaks_can_be_ended() -> None:
 def test_one_that_died_says_why() -> None:
     with pytest.raises(GitError, match="fatal: it is broken"):
         held("read line; echo warning >&2; echo fatal: it is broken >&2; exit 3").ask(b"go\n")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "error: unable to write file: No space left on device",
+        "fatal: /w/index.lock write error. Out of diskspace",
+        "fatal: write error: Disk quota exceeded",
+    ],
+)
+def test_a_full_disk_has_one_hint_whatever_git_calls_it(said: str) -> None:
+    assert git_error(["git", "read-tree"], 128, said).hint == "make room on the disk; nothing was published"
