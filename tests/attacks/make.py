@@ -44,7 +44,7 @@ approvals:
   plan: {{roles: [maintainer], count: 1{plan}}}
   step: {{roles: [maintainer], count: {count}, expires: 720h{step}}}
   call: {{roles: [maintainer], count: 1}}
-"""
+{more}"""
 
 
 def sha(data: bytes) -> str:
@@ -52,10 +52,10 @@ def sha(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def policy(*maintainers: str, count: int = 1, plan: str = "", step: str = "") -> str:
+def policy(*maintainers: str, count: int = 1, plan: str = "", step: str = "", more: str = "") -> str:
     """Return a policy.yaml."""
     names = ", ".join(f"{name}@example.test" for name in maintainers)
-    return POLICY.format(repo=REPO, maintainers=names, count=count, plan=plan, step=step)
+    return POLICY.format(repo=REPO, maintainers=names, count=count, plan=plan, step=step, more=more)
 
 
 class Keys:
@@ -99,6 +99,10 @@ class History:
         self.state: dict[str, Any] = {}
         self.log = b""
         self.given = 0
+        # Of the manifest that words name; of version 2, what it leaves out and which tools it binds.
+        self.version, self.keeps, self.bound = 1, False, set[str]()
+        self.ignore: tuple[str, ...] = ()
+        self.tools: tuple[str, ...] = ()
         self._hashes: dict[str, tuple[str, int]] = {}
 
     def copy(self, path: Path) -> History:
@@ -306,13 +310,52 @@ class History:
             agent = kind == "plan" or name == "write"
             lent = (".protocols/agents/coder.yaml", "AGENTS.md") if agent else ()
             sections["trusted"] = {path: one for path, one in self.files(self.main).items() if path in lent}
-        lines = ["runner-manifest/v1", f"subject: {subject}", f"attempt: {attempt}"]
+        more: dict[str, list[str]] = {}
+        if self.version == 2:
+            more = self._second(sections, kind, name)
+        lines = [f"runner-manifest/v{self.version}", f"subject: {subject}", f"attempt: {attempt}"]
         for title, part in sections.items():
             lines += [
                 f"[{title}]",
                 *(f"{mode} {hash_} {size} {json.dumps(p)}" for p, (mode, hash_, size) in sorted(part.items())),
+                *more.get(title, []),
             ]
         return ("\n".join(lines) + "\n").encode()
+
+    def _second(
+        self, sections: dict[str, Mapping[str, tuple[str, str, int]]], kind: str, name: str
+    ) -> dict[str, list[str]]:
+        """Make the sections those of version 2, and return the lines that are of no file."""
+        more: dict[str, list[str]] = {}
+        lent = dict(sections.pop("trusted", {}))
+        if kind == "step":
+            place = self.state["steps"][name]["place"]
+            globs = sorted([*self.ignore, *(("README*", "CHANGELOG*", "LICENSE*") if KINDS[name] == "command" else ())])
+            fits = re.compile(
+                "|".join(re.escape(one).replace(r"\*\*", ".*").replace(r"\*", "[^/]*") for one in globs) or "(?!)"
+            )
+
+            def is_out(path: str, mode: str) -> bool:
+                later = re.fullmatch(rf"{FOLDER}/([0-9]+)-[a-z-]+\.md", path)
+                free = fits.fullmatch(path) and path not in self.bound
+                return mode == "100644" and bool(free or (later and int(later[1]) > place))
+
+            sections["tree"] = {path: one for path, one in sections["tree"].items() if not is_out(path, one[0])}
+            sections |= {"inputs": {}, "exceptions": {}}
+            more["exceptions"] = [f"ignore {json.dumps(one)}" for one in globs] + ["base keep"] * self.keeps
+        if kind in ("plan", "step", "call"):
+            tool = KINDS.get(name.partition(".")[0], "agent") in ("tool", "agent")
+            top = self.files(self.main)
+            if kind == "call":
+                lent = {}
+            elif KINDS.get(name, "agent") == "agent":
+                lent |= {path: one for path, one in top.items() if path.startswith(".protocols/memory/")}
+            if self.tools and tool:
+                tops = {path.partition("/")[0] for path in top if path.endswith(".py")}
+                lent |= {path: one for path, one in top.items() if path.partition("/")[0] in tops}
+                more["tools"] = list(self.tools)
+            sections |= {"trusted": lent, "tools": {}}
+        return more
 
     def digest(self, subject: str, attempt: int, commit: str = "") -> str:
         """Return what a word on a subject has to name."""

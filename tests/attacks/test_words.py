@@ -18,7 +18,7 @@ from runner.protocol import plan as plan_
 from runner.protocol.events import Entry
 from runner.protocol.statement import seconds
 from runner.store.trusted import Trusted
-from runner.trust import approval, authority, verify, waits
+from runner.trust import approval, authority, manifest, verify, waits
 from runner.trust.bench import Bench
 from tests.attacks.make import FOLDER, NOW, PROTOCOL, History, Keys
 from tests.attacks.words import bundle
@@ -101,3 +101,15 @@ def test_a_runner_s_own_walk_refuses_the_forged_event(keys: Keys, tmp_path: Path
         for since in (None, (old, then)):
             with pytest.raises(IntegrityError, match="wrong-role: carol"):
                 verify.advance(case.git, PROTOCOL, new, since, case.trusted())
+
+
+def test_a_word_of_version_1_does_not_count_once_that_was_given_up(
+    keys: Keys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for issued_after, says in ((False, "counts"), (True, "other")):
+        if issued_after:
+            monkeypatch.setattr(manifest, "OLD_UNTIL", seconds("2026-11-20T00:00:00Z"))
+        with held("a_word_as_it_should_be", keys, tmp_path / says) as one:
+            tip = one.git.ref(BRANCH)
+            assert tip is not None
+            assert standing_of(one.git, tip, one.trusted(), "w5") == says
