@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from runner.app import create, journals, tidy
+from runner.app import create, journals, steer, tidy
 from runner.app import verify as judging
 from runner.app.chain import Chain
 from runner.errors import InsufficientHistoryError, IntegrityError, InTheWayError, RefusedError, UsageError
@@ -151,7 +151,7 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
                 raise InTheWayError(
                     f"the worktree of {origin} cannot make way: {why}",
                     str(tree.path),
-                    f"commit, move or delete that, then `runner fork --renumber {origin}`",
+                    "see to that, then the same command once more",
                 )
 
         def then(start: str, protocol: str, genesis: str) -> tuple[str, create.Refs]:
@@ -161,20 +161,25 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
                 tip = _moved(project, origin, protocol, genesis, oid, tip)
             return tip, _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
 
+        # Both lie by the id: the other protocol's steps must not go on from them.
+        journals.put_aside(project.places, origin, seen.tip)
+        workspace.remove(workspace.place(project.places, origin, project.config.workspace.path))
         for tree in trees:  # nothing is in them that git does not have; after the branch is gone git cannot read them
             git.run("worktree", "remove", "--force", str(tree.path), config=worktree.conversions(git))
         marks.forget(project.places, origin)
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
             made = _begin(project, origin, revision, title="", base=None, then=then)
-        # Both lie by the id: the other protocol's steps must not go on from them.
-        journals.put_aside(project.places, origin, seen.tip)
-        workspace.remove(workspace.place(project.places, origin, project.config.workspace.path))
         assert project.mirror is not None
         name = f"refs/heads/{ids.branch_of(project.pattern, origin)}"
         if (there := project.mirror.refs().get(name)) is not None:
             publishing.track(project, project.mirror.remote, {name: there})
-    if seen.state.status is Status.COMPLETED and revision is None:
-        advance.step(project, made.protocol)  # nothing is left to do: it says so again
+    match seen.state.status if revision is None else None:
+        case Status.COMPLETED:  # nothing is left to do: it says so again
+            advance.step(project, made.protocol)
+        case Status.CANCELLED:
+            steer.cancel(project, made.protocol, f"as {origin} was, which it goes on from")
+        case Status.PAUSED | Status.BLOCKED | Status.FAILED as status:  # nobody shall run it unasked
+            steer.pause(project, made.protocol, f"{origin}, which it goes on from, was {status}")
     return made
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from runner.app.repair import Finding
-from runner.errors import RunnerError
+from runner.errors import RefusedError, RunnerError
 from runner.executor.journal import DamagedJournalError, Journal
 from runner.folders import matching
 from runner.store.places import Places
@@ -32,7 +32,20 @@ def look(places: Places, only: str | None) -> Iterator[Finding]:
 
 
 def put_aside(places: Places, protocol: str, tip: str) -> None:
-    """Move the journals of a protocol's attempts to where nothing goes on from them: what they were for was taken out, up to `tip`."""
+    """Move the journals of a protocol's attempts to where nothing goes on from them: what they were for is taken out, up to `tip`.
+
+    Raises:
+        RefusedError: one tells of an effect of which nobody knows what came: forgotten, it would happen twice in silence.
+    """
+    for path in matching(places.journal(protocol), "**/*.jsonl"):
+        effects = [one for one in Journal(path).records if one["kind"] in ("intent", "outcome", "settled")]
+        begun = [one["call"] for one in {one["call"]: one for one in effects}.values() if one["kind"] == "intent"]
+        if begun:
+            raise RefusedError(
+                f"whether {begun[0]} happened is not known",
+                str(path),
+                f"`runner run --publish never {protocol}` finds out, or asks a person; then the same command once more",
+            )
     journal, aside, count = places.journal(protocol), places.lost(f"{protocol}.{tip[:12]}"), 1
     while aside.exists():
         aside, count = places.lost(f"{protocol}.{tip[:12]}.{count}"), count + 1

@@ -116,16 +116,22 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     then = snapshot.read(git, base, protocol).state
     lost = f"refs/runner/lost/{protocol}/{seen.tip[:12]}"
     also = {lost: (seen.tip, git.ref(lost)), **publishing.history_back(project, protocol, new)}
-    marks.go_back(
-        project.places, protocol, base, then.genesis
-    )  # before the branch moves, or it would seem to have gone back
+    if any(wait.kind == "effect" for wait in seen.state.waiting):
+        raise RefusedError(
+            "whether an effect happened is not known, and would be forgotten",
+            seen.where,
+            f"`{following(seen.state)}` says what happened; then the same command once more",
+        )
+    journals.put_aside(project.places, protocol, seen.tip)  # the attempts begin again
+    # Before the branch moves, or it would seem to have gone back.
+    marks.go_back(project.places, protocol, base, then.genesis)
     transaction.publish(
         git, project.places, who, branch=branch, old=seen.tip, new=new, reason="runner: taken out", also=also
     )
-    journals.put_aside(project.places, protocol, seen.tip)  # their attempts begin again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"
     notes = [f"taken out of branch and history: {what}, which {mirror.remote} never had; kept at {lost}"]
+    notes.append("what its steps did outside stays done, and is done again with them")
     if new != base:
         notes.append("what people committed since is carried over")
     state = looking.look(project, protocol).state

@@ -23,6 +23,7 @@ from runner.store import creating, history, locks, marks, publishing, snapshot, 
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
+from runner.trust.judged import judge
 
 RACES = 20  # how often a lost race is started again before it is told
 
@@ -106,8 +107,8 @@ def checker(project: Project, protocol: str) -> Callable[[str, str | None], None
         try:
             verify.advance(git, protocol, tip, (since, known) if since and known else None, project.trusted)
         except IntegrityError as error:
-            if known is not None:  # the commit that it goes on from may be one that did not hold itself
-                with contextlib.suppress(IntegrityError):
+            if since and known and not judge(git, protocol, since, project.trusted).is_whole:
+                with contextlib.suppress(IntegrityError):  # what did not hold here was repaired elsewhere
                     verify.advance(git, protocol, tip, None, project.trusted)
                     return
             raise remedy.refused(project, protocol, tip, error) from error

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
 from runner import signals
-from runner.errors import ConflictError, IntegrityError, RefusedError, UnreachableError
+from runner.errors import ConflictError, InsufficientHistoryError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, message
 from runner.store import clash, finding, history, locks, marks, numbers, record, refused, snapshot, transaction
@@ -251,7 +251,10 @@ def history_back(project: Project, protocol: str, tip: str) -> dict[str, tuple[s
     if ours is None:
         return {}
     kept = (commit.oid for commit, beside in history.commits(git, protocol, ours) if git.is_ancestor(beside, tip))
-    back = next(kept, None)
+    try:
+        back = next(kept, None)
+    except InsufficientHistoryError:  # cut off: `runner doctor` says so, and what is here stays
+        return {}
     if theirs is not None and git.commit(theirs) is not None and (back is None or git.is_ancestor(back, theirs)):
         back = theirs
     return {} if back == ours else {name: (back, ours), **_lost(git, protocol, ours, f"history-{ours[:12]}")}

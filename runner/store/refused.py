@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 
+from runner.errors import RunnerError
 from runner.git import BLOB, EXECUTABLE, Commit, Git
 from runner.protocol import message
 from runner.store import history, record, worktree
@@ -49,7 +50,10 @@ def explain(project: Project, protocol: str, error: PushRefusedError, new: str, 
     `new`: what was to be published; `old`: what the remote has of it.
     """
     git, branch = project.git, project.branch(protocol)
-    found = list(_files(git, protocol, new, old or project.trusted.commit))
+    try:
+        found = _files(git, protocol, new, old or project.trusted.commit)
+    except RunnerError:  # the history is cut off here, or broken: the remote's own words have to do
+        return error
     if not found:
         return error
     said = "\n".join(error.said)

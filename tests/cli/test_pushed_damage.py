@@ -124,6 +124,16 @@ def test_an_amended_transition_is_taken_as_a_persons_change(remote: Box, protoco
         box.runner("verify", protocol, rc=0)
 
 
+def test_a_merge_the_wrong_way_round_takes_no_transition_back(remote: Box, protocol: str) -> None:
+    """Its first parent is an older transition, and what is here its second: it goes on from ours by name alone."""
+    good, bob = here(remote, protocol), clone(remote, "bob")
+    bob.git("fetch", "-q", "origin")
+    merge = ("commit-tree", f"{good}~1^{{tree}}", "-p", f"{good}~1", "-p", good, "-m", "merge")
+    bob.git("push", "-q", "origin", f"{bob.git(*merge).strip()}:refs/heads/{protocol}")
+    remote.runner("run", protocol, rc=4)
+    assert here(remote, protocol) == good
+
+
 def test_the_work_of_a_step_is_kept_where_the_damage_comes_meanwhile(remote: Box) -> None:
     publish(remote)
     hub, at = origin(remote), remote.path.parent / "mallory"

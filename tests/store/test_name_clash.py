@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from runner.executor.journal import Journal
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, mind
 from tests.store.test_remote import here, origin, publish, there
@@ -172,3 +173,23 @@ def test_with_publish_always_it_is_published_at_once(remote: Box, bob: Box) -> N
     assert there(remote, OTHER) == here(bob, OTHER)
     assert there(remote, "refs/runner/numbers/0002")
     assert origin(remote).exists()
+
+
+@pytest.mark.parametrize(("stop", "now"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_what_was_stopped_stays_stopped(remote: Box, stop: str, now: str) -> None:
+    """Nobody shall run what its person had stopped, since it has another number now."""
+    other = clone(remote, "bob")
+    remote.new({"01-a": command("true")}, title="Slow one")
+    remote.runner("sync", rc=0)
+    other.new({"01-a": command("echo b > b.txt")}, title="Slow one")
+    other.runner(stop, ID, rc=0)
+    other.runner("fork", "--renumber", ID, rc=0)
+    assert other.state(OTHER)["status"] == now
+
+
+def test_an_effect_of_which_nobody_knows_is_not_forgotten(remote: Box, bob: Box) -> None:
+    begun = {"kind": "intent", "call": "bob.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z"}
+    Journal(bob.path / ".git/runner/journal" / ID / "bob.1.jsonl").append(begun)
+    mine = here(bob, ID)
+    assert "bob.1.1" in bob.runner("fork", "--renumber", ID, rc=4).err
+    assert here(bob, ID) == mine and (bob.path / ".git/runner/journal" / ID).exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from runner.executor.journal import Journal
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, finish, mind, say, write
 from tests.store.test_remote import here, origin, publish, there
@@ -170,6 +171,14 @@ def test_a_persons_commit_is_named_with_its_author_and_a_reset_is_adopted_with_t
     assert there(remote, protocol) == here(remote, protocol)
     assert there(remote, f"{HISTORY}/{protocol}") == here(remote, f"{HISTORY}/{protocol}")
     remote.runner("verify", protocol, rc=0)
+
+
+def test_an_effect_of_which_nobody_knows_is_not_forgotten(remote: Box, refused: str) -> None:
+    begun = {"kind": "intent", "call": "c.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z"}
+    Journal(remote.path / ".git/runner/journal" / refused / "c.1.jsonl").append(begun)
+    bad = here(remote, refused)
+    assert "c.1.1" in remote.runner("undo", refused, rc=4).err
+    assert here(remote, refused) == bad
 
 
 @pytest.mark.parametrize("command_line", [("run",), ("sync",)])
