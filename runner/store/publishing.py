@@ -155,10 +155,10 @@ def bring(project: Project, protocol: str, check: Check) -> None:
         return
     other = clash.published(project, protocol)
     if other is not None:
-        refused = clash.error(project, protocol, other)
+        clashes = clash.error(project, protocol, other)
         if project.setting("publish") == "always":
-            raise refused
-        project.who.say(f"{refused.what}: work goes on here; {refused.hint}")
+            raise clashes
+        project.tell_once(f"{clashes.what}: work goes on here; {clashes.hint}")
         return
     here = project.git.ref(project.branch(protocol))
     if mirror is None and here is None:  # never looked at here, and the remote is away

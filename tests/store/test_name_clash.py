@@ -97,7 +97,7 @@ def test_run_goes_on_here_and_says_so_and_is_refused_where_it_would_publish(bob:
     mine = here(bob, ID)
     refused = bob.runner("run", ID, rc=4, env={"RUNNER_PUBLISH": "always"}).err
     assert f"runner fork --renumber {ID}" in refused and here(bob, ID) == mine
-    assert f"runner fork --renumber {ID}" in bob.runner("run", ID, rc=0).err
+    assert bob.runner("run", ID, rc=0).err.count(f"runner fork --renumber {ID}") == 1
     assert bob.state(ID)["status"] == "completed"
     assert bob.git("show", f"{ID}:bob.txt") == "bob\n"
 
