@@ -54,7 +54,8 @@ class Chain:
     @property
     def fetch(self) -> str:
         """What brings histories that are not here."""
-        return f"run `{history.fetch(self.project.trusted.remote)}`"
+        project = self.project
+        return history.brings(self.protocol, None if project.mirror is not None else project.trusted.remote)
 
     def why_not(self) -> str:
         """Return why a copy of its work cannot be looked into, and what brings the missing part."""

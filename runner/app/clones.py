@@ -37,8 +37,8 @@ def look(project: Project) -> Iterator[Repair]:
                 "note",
                 "this is a partial clone: objects are left at the remote until something needs them",
                 str(git.common_dir / "config"),
-                "steps fetch what they need; `runner verify` asks nobody, and may not be able to tell",
-                "`git fetch --refetch --no-filter` brings them all",
+                "commands fetch what they need; `runner verify` asks nobody, and may not be able to tell",
+                "`runner verify --all --yes` fetches what a proof needs, `git fetch --refetch --no-filter` everything",
             )
         )
     specs = git.settings().get(f"remote.{remote}.fetch", []) if remote else []

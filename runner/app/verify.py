@@ -60,7 +60,7 @@ def examine(project: Project, protocol: str, *, live: bool = False, from_work: b
     trusted = project.trusted
     report = verify.verify(git, protocol, place.tip, trusted)
     if not place.kept:
-        merged.refuse_copy(git, report, trusted.commit, trusted.remote)
+        merged.refuse_copy(git, report, trusted.commit, _asks(project))
     if report.state is None:
         return report
     bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
@@ -87,8 +87,8 @@ def examine(project: Project, protocol: str, *, live: bool = False, from_work: b
             )
     try:
         told: list[tuple[Named, str]] = []
-        findings += merged.wrong(git, protocol, place.tip, bases, trusted.remote)
-        findings += filed.wrong(git, protocol, report.transcripts, place.filed, trusted.remote, told)
+        findings += merged.wrong(git, protocol, place.tip, bases, _asks(project))
+        findings += filed.wrong(git, protocol, report.transcripts, place.filed, _asks(project), told)
         findings += called.wrong(git, protocol, told, trusted)
         for origin in report.origins:
             findings += washed(project, protocol, origin, live=live)
@@ -123,7 +123,7 @@ def washed(project: Project, protocol: str, origin: Origin, *, live: bool = Fals
     kept = (history.of_other(git, own, origin.protocol) if own is not None else None) or kept
 
     def found() -> Iterator[Finding]:
-        yield from filed.wrong(git, origin.protocol, origin.named, kept, project.trusted.remote, told)
+        yield from filed.wrong(git, origin.protocol, origin.named, kept, _asks(project), told)
         yield from called.wrong(git, origin.protocol, told, project.trusted)
 
     for one in found():
@@ -160,6 +160,11 @@ def place_of(project: Project, report: Report, found: Finding) -> tuple[str, int
     return f"{folder}/{paths.LOG}", next(iter(heads), 1)
 
 
+def _asks(project: Project) -> str | None:
+    """Return the remote that may have what is missing; None where there is none, or this process has asked it."""
+    return None if project.mirror is not None else project.trusted.remote
+
+
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a protocol's chain is. `branch`: the branch's commit here; `there`: the remote's, where it was asked; `filed`: the
@@ -187,8 +192,11 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
         if project.mirror is None:
             notes.append("there is no remote to ask")
     branch, kept, replaced = project.protocols().get(protocol), git.ref(ref), None
+    published = there
+    if above is None:  # what git fetched beside ours
+        above, published = git.ref(history.fetched(protocol)), git.ref(f"refs/remotes/{project.trusted.remote}/{name}")
     if above is not None:
-        offer = history.compare(git, protocol, above, tip=branch or there or above, published=there)
+        offer = history.compare(git, protocol, above, tip=branch or there or above, published=published)
         if offer.kind is history.Kind.NEWER:
             kept = above
         elif offer.kind is history.Kind.REPLACED:
@@ -211,5 +219,5 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
         tip = last
     found = tip is not None
     if tip is None:
-        tip = merged.tip_of(git, protocol, project.trusted.commit, project.trusted.remote)
+        tip = merged.tip_of(git, protocol, project.trusted.commit, _asks(project))
     return _Place(tip, branch or there, there, kept, replaced, found, tuple(notes))

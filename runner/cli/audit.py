@@ -24,19 +24,25 @@ from runner.cli.session import Session
     is_flag=True,
     help="in-toto statements instead, one a completed step, as SLSA has provenance; to stdout.",
 )
+@options.fetches
 @click.pass_obj
-def command(session: Session, protocol: str | None, output: str | None, attested: bool) -> None:
+def command(session: Session, protocol: str | None, output: str | None, attested: bool, yes: bool) -> None:
     """Write all of PROTOCOL onto one HTML page: verdict, plan, words, effects, cost, timeline, difference.
 
     The page needs nothing else and runs nothing. Exit 0, 4 or 5 as `runner verify` has it: the page is written all the same, and
     statements are not.
     """
-    from runner.app import attest, audit, verify
+    from runner.app import attest, audit, histories, verify
+    from runner.cli import fetching
     from runner.cli.verify import tell
 
     project = session.project
+    histories.alone(project)
     name = verify.find(project, protocol)
+    histories.take(project, [name])
     report, code = verify.prove(project, name)
+    if code == 5 and not project.git.is_shallow() and fetching.offer(session, [name], yes=yes):
+        report, code = verify.prove(project, name)
     if not attested:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(project.who.now()))
         page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)

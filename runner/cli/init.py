@@ -52,7 +52,7 @@ def command(
     for the other commands to work, and nothing of it has force before it is on the trusted branch. What it cannot find out it
     asks, and keeps in .protocols/clarifications.yaml.
     """
-    from runner.app import cloning, init
+    from runner.app import cloning, histories, init
     from runner.git import Git
     from runner.store import trusted
     from runner.store.places import Places, writable_state_home
@@ -94,6 +94,10 @@ def command(
             else:
                 todo = "`runner init --yes` lists it"
         init.write(git, files)
+        if (remote := histories.keep_apart(git)) is not None:
+            session.result(
+                f"set    remote.{remote}.fetch: `git fetch {remote}` brings what others filed beside yours, too"
+            )
         for file in files:
             _tell(session, file)
         for text in asked.left:

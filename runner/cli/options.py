@@ -130,6 +130,13 @@ def job(function: F) -> F:
     )(function)
 
 
+def fetches(function: F) -> F:
+    """`--yes`, of what proves and shows offline: what is not in this clone may be fetched."""
+    return click.option("--yes", is_flag=True, help="Fetch from the remote what is not in this clone, without asking.")(
+        function
+    )
+
+
 def as_json(function: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

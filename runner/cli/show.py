@@ -35,10 +35,17 @@ PLAN = "plan"  # no step can be called so
 @click.option(
     "--attempt", type=click.IntRange(1), metavar="N", help="The attempt whose transcript it is; else the last one."
 )
+@options.fetches
 @options.as_json
 @click.pass_obj
 def command(
-    session: Session, protocol: str | None, step: str | None, transcript: bool, attempt: int | None, as_json: bool
+    session: Session,
+    protocol: str | None,
+    step: str | None,
+    transcript: bool,
+    attempt: int | None,
+    yes: bool,
+    as_json: bool,
 ) -> None:
     """Show PROTOCOL: its plan, its steps, what it made; or STEP: its words, its attempts and what its checks said."""
     project = session.project
@@ -51,7 +58,7 @@ def command(
     if attempt is not None and not transcript:
         raise click.UsageError("--attempt goes with --transcript")
     if transcript:
-        show_transcript(session, project, row, slug, attempt, as_json=as_json)
+        show_transcript(session, project, row, slug, attempt, as_json=as_json, yes=yes)
     elif as_json:
         told = status.describe(project, row, protocol)
         session.json(told if slug is None else {**row["steps"][slug], "protocol": name, "step": slug})
@@ -78,7 +85,14 @@ def show_protocol(session: Session, project: Project, row: Row, tip: str, asked:
 
 
 def show_transcript(
-    session: Session, project: Project, row: Row, slug: str | None, attempt: int | None, *, as_json: bool
+    session: Session,
+    project: Project,
+    row: Row,
+    slug: str | None,
+    attempt: int | None,
+    *,
+    as_json: bool,
+    yes: bool = False,
 ) -> None:
     """Give what the model said and called in an attempt, and then what the model said that judged it.
 
@@ -87,18 +101,31 @@ def show_transcript(
     """
     import json
 
-    from runner.cli import transcript
+    from runner.app import histories
+    from runner.cli import fetching, transcript
     from runner.errors import UsageError
 
     protocol = row["protocol"]
+    histories.take(project, [protocol])
     if slug is None:
         asked = [name for name, step in record.open_steps(row) if step.get("kind") == "agent"]
         if len(asked) != 1:
             raise UsageError("whose transcript?", protocol, f"name the step: {', '.join(asked) or 'none asks a model'}")
         slug = asked[0]
-    last = transcript.plans(project, protocol) if slug == PLAN else int(row["steps"][slug].get("attempt", 1))
-    number = attempt or last
-    found = {of: transcript.read(project, protocol, slug, number, review=of == "review") for of in ("work", "review")}
+
+    def read() -> tuple[int, int, dict[str, Any]]:
+        last = transcript.plans(project, protocol) if slug == PLAN else int(row["steps"][slug].get("attempt", 1))
+        number = attempt or last
+        kinds = ("work", "review")
+        return (
+            last,
+            number,
+            {of: transcript.read(project, protocol, str(slug), number, review=of == "review") for of in kinds},
+        )
+
+    last, number, found = read()
+    if not any(found.values()) and number <= last and fetching.offer(session, [protocol], yes=yes):
+        last, number, found = read()
     if not any(found.values()):
         raise UsageError(
             f"attempt {number} of {slug} has no transcript here", protocol, _why_none(project, row, slug, number, last)
@@ -128,8 +155,9 @@ def _why_none(project: Project, row: Row, slug: str, number: int, last: int) -> 
         )
         return f"it has not begun{told}"
     before = f"; `--attempt {number - 1}` may have one" if number > 1 else ""
-    brings = history.fetch(project.trusted.remote)
-    return f"it was made elsewhere, and `{brings}` brings it; or no model was asked{before}"
+    again = f"`runner show {row['protocol']} {slug} --transcript --yes` fetches it from {project.trusted.remote}"
+    brings = again if project.trusted.remote and project.mirror is None else history.brings(row["protocol"], None)
+    return f"it was made elsewhere, and {brings}; or no model was asked{before}"
 
 
 def show_step(session: Session, project: Project, row: Row, tip: str, slug: str) -> None:

@@ -185,7 +185,7 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
     elif project.git.resolve(branch) is None:
         session.line(f"  {'branch':12}  gone; this is how {project.trusted.branch} has it")
         if project.git.ref(history.ref_of(protocol)) is None:
-            session.line(f"  {'history':12}  not here; `{history.fetch(project.trusted.remote)}` brings it")
+            session.line(f"  {'history':12}  not here; {history.brings(protocol, project.trusted.remote)}")
     session.line(f"  {'trusted':12}  {project.trusted.note}")
     if row["status"] in ("failed", "blocked") and record.reopens(row) == "retry":
         typed = f"{typed}, then runner retry {name}".replace("then runner", f"then {program()}")

@@ -30,6 +30,7 @@ SIGNED = "each signed by a key that the policy lists"
     is_flag=True,
     help="Also refuse what only people or the forge say, in what the remote has not yet; asks the remote as --live does.",
 )
+@options.fetches
 @options.as_json
 @click.pass_obj
 def command(
@@ -39,28 +40,34 @@ def command(
     live: bool,
     in_job: bool,
     from_work: bool,
+    yes: bool,
     as_json: bool,
 ) -> None:
     """Prove that the state of each PROTOCOL is what its history says, offline but with --live.
 
-    Exit 0: all verify; 4: one does not; 5: this clone does not have what it takes to tell.
+    Exit 0: all verify; 4: one does not; 5: this clone does not have what it takes to tell, which is fetched where you say so, at the
+    terminal or by --yes.
     """
-    from runner.app import verify
+    from runner.app import histories, verify
+    from runner.cli import fetching
     from runner.errors import UsageError
 
     project = session.project
+    histories.alone(project)
     if everything and protocols:
         raise UsageError("either a protocol or --all", "runner verify", "leave one of them out")
     names = verify.known(project) if everything else [verify.find(project, name) for name in protocols or (None,)]
     if project.git.refs("refs/replace/"):
         session.note("refs/replace/ is there: `git log` shows other objects than those that are verified here")
-    reports, codes = [], {0}
-    for name in dict.fromkeys(names):
-        report, code = verify.prove(project, name, live=live or from_work, from_work=from_work)
-        codes.add(code)
-        reports.append(report)
-        if not as_json:
-            tell(session, report)
+    live = live or from_work
+    wanted = dict.fromkeys(names)
+    judged = {name: verify.prove(project, name, live=live, from_work=from_work) for name in wanted}
+    lacking = [name for name, (_, code) in judged.items() if code == 5]
+    if not project.git.is_shallow() and fetching.offer(session, lacking, yes=yes):
+        judged |= {name: verify.prove(project, name) for name in lacking}
+    reports, codes = [report for report, _ in judged.values()], {0, *(code for _, code in judged.values())}
+    for report in () if as_json else reports:
+        tell(session, report)
     if as_json:
         session.json({"ok": codes == {0}, "protocols": [_plain(report) for report in reports]})
     elif not names:

@@ -19,15 +19,17 @@ Told = dict[str, Any]
 
 @click.command("why", short_help="Tell which step, model and people brought a line here.")
 @click.argument("place", metavar="PATH:LINE")
+@options.fetches
 @options.as_json
 @click.pass_obj
-def command(session: Session, place: str, as_json: bool) -> None:
+def command(session: Session, place: str, yes: bool, as_json: bool) -> None:
     """Tell which step, model and people brought the line here, or the lines of PATH:3-9.
 
     Through squashes, moves and later edits by hand, by the record in this clone, which `runner verify` proves. Exit 5: this clone
-    does not have what tells of one of the lines.
+    does not have what tells of one of the lines, which is fetched where you say so, at the terminal or by --yes.
     """
-    from runner.app import why
+    from runner.app import histories, why
+    from runner.cli import fetching
     from runner.errors import InsufficientHistoryError, UsageError
 
     match = _PLACE.fullmatch(place)
@@ -35,7 +37,11 @@ def command(session: Session, place: str, as_json: bool) -> None:
     last = int(match["last"] or first) if match else 0
     if match is None or last < first:
         raise UsageError(f"`{place}` names no line", "runner why", "write PATH:LINE, or PATH:FIRST-LAST")
+    histories.alone(session.project)
+    histories.take(session.project, histories.known(session.project))
     told = why.why(session.project, session.cwd, match["path"], first, last)
+    if fetching.offer(session, set(_lacking(told["origins"])), yes=yes):
+        told = why.why(session.project, session.cwd, match["path"], first, last)
     if as_json:
         session.json(told)
     for number, origin in enumerate(() if as_json else told["origins"]):
@@ -44,6 +50,15 @@ def command(session: Session, place: str, as_json: bool) -> None:
         _show(session, told["path"], origin)
     if any(origin["kind"] == "unknown" for origin in told["origins"]):
         raise SystemExit(InsufficientHistoryError.exit_code)
+
+
+def _lacking(origins: list[Told]) -> Iterator[str]:
+    """Yield the protocols of which something is not in this clone."""
+    for told in origins:
+        said = told.get("transcript")
+        if told["protocol"] and (told["kind"] == "unknown" or (said and not said["turn"])):
+            yield told["protocol"]
+        yield from _lacking(told["replaced"])
 
 
 def _show(session: Session, path: str, told: Told) -> None:

@@ -255,7 +255,8 @@ def _go_back(site: Site, start: str, noted: str, journal: Journal) -> None:
         raise RefusedError(
             "the work so far of the step is not in this clone",
             noted,
-            "fetch it: git fetch origin 'refs/runner/*:refs/runner/*'; where git pruned it, look whether calls that reach outside "
+            f"`runner sync {site.protocol}` in the clone where it waits publishes it; where git pruned it, look whether calls that "
+            "reach outside "
             f"happened, then `mv {journal.path} {journal.lost()}`: the step begins again, pays again for what it had heard, "
             "and makes those calls again",
         )

@@ -19,7 +19,7 @@ from runner.protocol import ids, log, paths
 from runner.protocol import plan as plan_
 from runner.protocol.plan import Plan
 from runner.protocol.state import State
-from runner.store import creating, history, locks, marks, publishing, snapshot, transaction, worktree
+from runner.store import creating, history, locks, marks, promised, publishing, snapshot, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
@@ -73,6 +73,7 @@ def look(project: Project, protocol: str) -> Snapshot:
             project.branch(protocol),
             f"`runner show {protocol}` says how it stands; `runner sync {protocol}` brings a branch that the remote has",
         )
+    promised.ahead(project, protocol, tip)
     known = marks.read(project.places, protocol)
     if known == tip:
         return _read(project, tip, protocol)
@@ -101,6 +102,7 @@ def checker(project: Project, protocol: str) -> Callable[[str, str | None], None
 
     def check(tip: str, since: str | None) -> None:
         git = project.git
+        promised.ahead(project, protocol, tip)
         known = (
             snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
         )

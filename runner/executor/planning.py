@@ -305,7 +305,7 @@ def go_on(project: Project, seen: Snapshot) -> Written | Asking:
         raise RefusedError(
             "what the planner was told is not in this clone",
             f"runs/plan.1.jsonl of {history.ref_of(seen.protocol)}",
-            "fetch it: git fetch origin 'refs/runner/*:refs/runner/*'",
+            f"`runner sync {seen.protocol}` in the clone where it was asked publishes it, and here brings it",
         )
     names = agent.engine_names(project, None, None, None, "plan")
     began = project.who.monotonic()

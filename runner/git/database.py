@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from runner.errors import InsufficientHistoryError
 from runner.git.location import Location
@@ -27,7 +28,7 @@ from runner.git.objects import (
     tree_bytes,
     tree_bytes_with,
 )
-from runner.git.process import GitError, Held, git_error, sealed_environment, spawn
+from runner.git.process import GitError, Held, PromisedError, git_error, sealed_environment, spawn
 from runner.git.sealed import Sealed
 from runner.lines import lines_of
 
@@ -35,6 +36,7 @@ AHEAD = 2048  # bytes of names that are asked for in one go; twice as much fits 
 FEW = 100  # blobs for which no git of their own is started
 SIZES_AHEAD = 200  # objects whose sizes are asked for in one go: names and answers are short
 COMMITS_KEPT = 4096
+T = TypeVar("T")
 TREES_KEPT = 50_000  # entries of trees that are remembered
 SPELT_KEPT = 16  # trees whose bytes are remembered, too
 
@@ -63,19 +65,27 @@ class Database(Sealed):
                     return None
                 revision = entry.oid
             return self.object(revision)
-        return self._answer(b"contents " + name.encode("utf-8", "surrogateescape") + b"\n")
+        asked = b"contents " + name.encode("utf-8", "surrogateescape") + b"\n"
+        try:
+            return self._promised([name], lambda: self._answer(asked))
+        except PromisedError:  # and nothing here may bring it
+            return None
+
+    def _promised(self, names: Sequence[str], ask: Callable[[], T]) -> T:
+        """Return what `ask` gives, once what it wants of a partial clone's remote is here. `names`: all that is asked for."""
+        while True:
+            try:
+                return ask()
+            except PromisedError as error:
+                if not self._bring(error, names):
+                    raise
 
     def _reader(self) -> Held:
         return self._hold("read", "cat-file", "--batch-command")
 
     def _answer(self, asked: bytes, reader: Held | None = None) -> tuple[str, str, bytes] | None:
         reader = reader or self._reader()
-        try:
-            header = reader.ask(asked)
-        except GitError as error:
-            if "promisor remote" in error.stderr and asked.count(b"\n") == 1:  # promised, and not fetched
-                return None
-            raise
+        header = reader.ask(asked)
         parts = header.rsplit(b" ", 2)
         if len(parts) != 3 or not parts[2].isdigit():  # `NAME missing`, `NAME ambiguous`
             return None
@@ -89,14 +99,29 @@ class Database(Sealed):
         """Return the bytes of many blobs, or None where there is none of that name; asked for ahead of the answers."""
         if len(names) <= 1 or any("\n" in name for name in names):
             return [self.blob(name) for name in names]
-        with contextlib.closing(self._answers(names, self._reader())) as answers:
-            return [self._blob_of(found) for found in answers]
+
+        def read() -> list[bytes | None]:
+            with contextlib.closing(self._answers(names, self._reader())) as answers:
+                return [self._blob_of(found) for found in answers]
+
+        return self._promised(names, read)
 
     def stream(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Give what `blobs` returns one by one, by a git of its own that reads ahead while the caller works; no name has a newline."""
         if len(names) <= FEW:
             yield from self.blobs(names)
             return
+        at = 0
+        while at < len(names):
+            try:
+                for found in self._streamed(names[at:]):
+                    at += 1
+                    yield found
+            except PromisedError as error:
+                if not self._bring(error, names[at:]):
+                    raise
+
+    def _streamed(self, names: Sequence[str]) -> Iterator[bytes | None]:
         self.settle()
         asked = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape")
         reader = Held(self.argv(["cat-file", "--batch", "--buffer"]), self.environment(), asked)
@@ -139,7 +164,8 @@ class Database(Sealed):
         """Return [oid, type, size] of what a name means, or None where there is none."""
         if "\n" in name:
             return None
-        parts = self._reader().ask(b"info " + name.encode("utf-8", "surrogateescape") + b"\n").rsplit(b" ", 2)
+        asked = b"info " + name.encode("utf-8", "surrogateescape") + b"\n"
+        parts = self._promised([name], lambda: self._reader().ask(asked)).rsplit(b" ", 2)
         return parts if len(parts) == 3 and parts[2].isdigit() else None
 
     def ref(self, name: str) -> str | None:
@@ -180,26 +206,34 @@ class Database(Sealed):
         wanted = [name for name in dict.fromkeys(names) if name not in self._commits and name not in self._trees]
         if not wanted:
             return
-        with contextlib.suppress(GitError), contextlib.closing(self._answers(wanted, self._reader())) as answers:
-            for name, found in zip(wanted, answers, strict=True):
-                if found and found[1] == "commit":
-                    with contextlib.suppress(GitError):
-                        self._keep_commit(parse_commit(name, found[2]))
-                elif found and found[1] == "tree":
-                    with contextlib.suppress(GitError):
-                        self._keep(name, parse_tree(found[2], self.oid_length))
+
+        def read() -> None:
+            with contextlib.closing(self._answers(wanted, self._reader())) as answers:
+                for name, found in zip(wanted, answers, strict=True):
+                    if found and found[1] == "commit":
+                        with contextlib.suppress(GitError):
+                            self._keep_commit(parse_commit(name, found[2]))
+                    elif found and found[1] == "tree":
+                        with contextlib.suppress(GitError):
+                            self._keep(name, parse_tree(found[2], self.oid_length))
+
+        with contextlib.suppress(GitError):
+            self._promised(wanted, read)
 
     def sizes(self, names: Sequence[str]) -> list[int | None]:
         """Return how many bytes each object has, without reading it, or None where it is not here."""
         found: list[int | None] = []
         for at in range(0, len(names), SIZES_AHEAD):
             some = names[at : at + SIZES_AHEAD]
-            reader = self._reader()
-            asked = "".join(f"info {name}\n" for name in some).encode("utf-8", "surrogateescape")
-            lines = [reader.ask(asked), *(reader.ask(b"") for _ in some[1:])]
+            lines = self._promised(some, partial(self._infos, some))
             parts = [line.rsplit(b" ", 2) for line in lines]
             found += [int(part[2]) if len(part) == 3 and part[2].isdigit() else None for part in parts]
         return found
+
+    def _infos(self, names: Sequence[str]) -> list[bytes]:
+        reader = self._reader()
+        asked = "".join(f"info {name}\n" for name in names).encode("utf-8", "surrogateescape")
+        return [reader.ask(asked), *(reader.ask(b"") for _ in names[1:])]
 
     def commit(self, name: str) -> Commit | None:
         """Return a commit, or None where it is not here."""

@@ -42,6 +42,15 @@ class TooSlowError(GitError):
     """A git command did not end in the time that it was given, and was killed."""
 
 
+class PromisedError(GitError):
+    """An object is wanted that a partial clone has left at its remote. `oid`: which, or empty where git does not say."""
+
+    @property
+    def oid(self) -> str:
+        found = re.search(r"could not fetch ([0-9a-f]{40,64}) from promisor remote", self.stderr)
+        return found[1] if found else ""
+
+
 def personal_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the person's environment without what git passes to its children."""
     source = os.environ if environ is None else environ
@@ -238,4 +247,5 @@ def git_error(argv: Sequence[str], code: int, stderr: str) -> GitError:
         hint = "`runner doctor --fix` in the main worktree writes it again"
     elif ".lock" in stderr and "File exists" in stderr:
         hint = "another git is at work there, or one died: run `runner doctor --fix`"
-    return GitError(f"git {' '.join(words[:1])}: {fatal}", "git", hint, stderr=stderr, code=code)
+    kind = PromisedError if "promisor remote" in stderr else GitError
+    return kind(f"git {' '.join(words[:1])}: {fatal}", "git", hint, stderr=stderr, code=code)

@@ -9,12 +9,20 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 from runner.git.location import Location, locate
-from runner.git.process import Held, TooSlowError, git_error, personal_environment, sealed_environment, spawn
+from runner.git.process import (
+    Held,
+    PromisedError,
+    TooSlowError,
+    git_error,
+    personal_environment,
+    sealed_environment,
+    spawn,
+)
 
 # Fixed overrides of whatever the repository's configuration says; drivers are overridden by name, see `environment`.
 _SEAL = (
@@ -62,6 +70,10 @@ class Sealed:
         self._settings: dict[str, list[str]] | None = None
         self._personal: dict[str, list[str]] | None = None
         self._held: dict[str, Held] = {}
+        # Brings objects (the one that git wants, names of what is read with it) that a partial clone has left at its remote; None:
+        # they are missing, for nothing here reaches the network by itself.
+        self.fetch_promised: Callable[[str, Sequence[str]], None] | None = None
+        self._brought: set[str] = set()
 
     # --- opening -----------------------------------------------------------------------------------------------------
 
@@ -180,12 +192,27 @@ class Sealed:
         if work_tree is not None:
             more = [f"--work-tree={work_tree}", *more]
         argv = self.argv([*more, *args], git_dir)
-        try:
-            code, out, err = spawn(argv, env=env, cwd=work_tree, data=data, timeout=timeout)
-        except subprocess.TimeoutExpired as error:
-            what = f"git {args[0]} did not end within {error.timeout:.0f} s"
-            raise TooSlowError(what, "git", "run the same command again where the machine is less busy") from error
-        return code, out, err.decode("utf-8", "replace").strip()
+        while True:
+            try:
+                code, out, err = spawn(argv, env=env, cwd=work_tree, data=data, timeout=timeout)
+            except subprocess.TimeoutExpired as error:
+                what = f"git {args[0]} did not end within {error.timeout:.0f} s"
+                raise TooSlowError(what, "git", "run the same command again where the machine is less busy") from error
+            told = err.decode("utf-8", "replace").strip()
+            if (
+                code == 0
+                or b"promisor remote" not in err
+                or not self._bring(PromisedError("", "", "", stderr=told), args)
+            ):
+                return code, out, told
+
+    def _bring(self, error: PromisedError, names: Sequence[str]) -> bool:
+        """Have an object brought that a partial clone lacks, with those that are read beside it; return whether it may be here now."""
+        if self.fetch_promised is None or error.oid in self._brought:
+            return False
+        self._brought.add(error.oid)
+        self.fetch_promised(error.oid, names)
+        return True
 
     def run(
         self,

@@ -13,15 +13,26 @@ from runner.git import BLOB, Commit, Git, Ident, TreeEntry
 from runner.protocol import seal
 from runner.values import dataclass
 
+FETCHED = "refs/runner-remote/"  # where `git fetch` puts the remote's refs/runner/
+
 
 def ref_of(protocol: str) -> str:
     """Return the ref that keeps a protocol's chain and transcripts."""
     return f"refs/runner/history/{protocol}"
 
 
-def fetch(remote: str | None) -> str:
-    """Return the command that brings the histories of all protocols; `remote`: None where there is none to name."""
-    return f"git fetch {remote or 'REMOTE'} 'refs/runner/history/*:refs/runner/history/*'"
+def fetched(protocol: str) -> str:
+    """Return the ref where `git fetch` puts a protocol's history of the remote's: beside ours, which it never moves."""
+    return f"{FETCHED}{ref_of(protocol).removeprefix('refs/runner/')}"
+
+
+def brings(protocol: str, remote: str | None) -> str:
+    """Return what brings a history that is not here; `remote`: None where there is none, or it was asked already."""
+    if remote is not None:
+        return f"`runner verify {protocol} --yes` fetches it from {remote}"
+    return (
+        f"`git fetch CLONE '+refs/runner/*:{FETCHED}*'` brings it from a clone that has it; then the same command again"
+    )
 
 
 def transcript_name(slug: str, attempt: int) -> str:

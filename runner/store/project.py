@@ -78,7 +78,12 @@ class Project:
                 if mirror is None:
                     raise
                 trusted = mirror.look()
-            return cls(git, places, who, trusted, dict(options or {}))
+            project = cls(git, places, who, trusted, dict(options or {}))
+            if git.is_partial():
+                from runner.store import promised
+
+                promised.install(project)
+            return project
         except BaseException:
             git.close()
             raise

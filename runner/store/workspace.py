@@ -19,7 +19,6 @@ from pathlib import Path
 from runner import beneath
 from runner.errors import RefusedError, UsageError
 from runner.git import LINK, SUBMODULE, TREE, Git, GitError, TooSlowError, Tree, TreeEntry, git_error, is_full
-from runner.lines import lines_of
 from runner.protocol import globs
 from runner.protocol.digest import digest
 from runner.protocol.paths import POLICY, ROOT
@@ -626,12 +625,9 @@ def fetch_missing(git: Git, commit: str, who: Surroundings) -> None:
     """
     if not git.is_partial():
         return
-    out = git.run("rev-list", "--objects", "--no-walk", "--missing=print", commit).decode("utf-8", "surrogateescape")
-    missing = [line[1:] for line in lines_of(out) if line.startswith("?")]
-    if missing:
-        from runner.store import remote
+    from runner.store import promised, remote
 
-        remote.fetch_objects(git, missing, who)
+    promised.bring_all(git, lambda oids: remote.fetch_objects(git, oids, who), [commit])
 
 
 def remove(space: Workspace) -> None:

@@ -63,9 +63,12 @@ def wrong(
         raise InsufficientHistoryError(
             f"{lacking[0]}{more} of its transcripts is not in this clone",
             history.ref_of(protocol),
-            f"run `{history.fetch(remote)}`, then `runner verify` again"
-            if tip is None
-            else f"run `runner sync {protocol}`, or `runner doctor --fix {protocol}` in a clone that has it, which publishes it again",
+            history.brings(protocol, remote)
+            + (
+                ""
+                if tip is None
+                else f", or `runner doctor --fix {protocol}` in a clone that has it publishes it again"
+            ),
         )
 
 

@@ -47,7 +47,7 @@ def _gone(protocol: str, base: str, remote: str | None) -> InsufficientHistoryEr
     return InsufficientHistoryError(
         f"the history of {protocol} is not here: its branch is gone, and it was squashed, rebased or copied",
         f"{paths.folder(protocol)} in {base[:12]}",
-        f"run `{history.fetch(remote)}` where a remote has it, then `runner verify` again",
+        history.brings(protocol, remote),
     )
 
 
@@ -98,7 +98,7 @@ def wrong(git: Git, protocol: str, tip: str, bases: Sequence[str], remote: str |
             raise InsufficientHistoryError(
                 f"{protocol} ends at an older commit here than what {base[:12]} holds of it",
                 f"commit {tip[:12]}",
-                f"run `{history.fetch(remote)}` and `runner sync`, then `runner verify` again",
+                f"{history.brings(protocol, remote)}; `runner sync {protocol}` brings the branch",
             )
         yield Finding("base", base, paths.folder(protocol), "the record that the base holds is none of this history's")
 

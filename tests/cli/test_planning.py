@@ -239,7 +239,7 @@ def test_a_planning_whose_beginning_is_not_here_says_what_to_fetch(box: Box) -> 
     box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
     with serving() as wire:
         missing = box.runner("step", protocol, env=env(wire), rc=4).err
-    assert "git fetch origin 'refs/runner/*:refs/runner/*'" in missing and not wire.bodies
+    assert f"`runner sync {protocol}`" in missing and not wire.bodies
 
 
 @pytest.mark.parametrize("where", ["after", "before-refs", "after-refs"])

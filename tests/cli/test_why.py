@@ -137,9 +137,8 @@ def test_a_squash_without_its_history_says_what_brings_it(box: Box, written: str
     box.git("clone", "-q", box.path, tmp_path / "other")
     told = one(box, "lib.py:2", tmp_path / "other")
     assert (told["kind"], told["protocol"], told["step"]) == ("unknown", written, None)
-    fetch = "git fetch origin 'refs/runner/history/*:refs/runner/history/*'"
-    assert f"`{fetch}`" in told["note"]
-    subprocess.run(fetch, shell=True, cwd=tmp_path / "other", env=box.environment(), check=True)
+    assert f"`runner verify {written} --yes`" in told["note"]
+    box.runner("verify", written, "--yes", cwd=tmp_path / "other", rc=0)
     assert one(box, "lib.py:2", tmp_path / "other")["step"] == "limit"
 
 

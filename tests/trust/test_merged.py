@@ -98,12 +98,12 @@ def test_what_is_said_where_the_history_is_missing(box: Box, merge: Merge) -> No
         assert "the branch was moved" in box.runner("verify", protocol, rc=0).err
         return
     told = box.runner("verify", protocol, rc=5)
-    assert "squashed" in told.out and "git fetch REMOTE 'refs/runner/history/*:refs/runner/history/*'" in told.out
+    assert "squashed" in told.out and "git fetch CLONE '+refs/runner/*:refs/runner-remote/*'" in told.out
 
 
 def command_in(told: str) -> list[str]:
-    """The words of the first `git fetch …` that a message shows, as a shell has them."""
-    return shlex.split(told[told.index("`git fetch ") + 1 :].partition("`")[0])[1:]
+    """The words of the first command of ours that a message shows, as a shell has them."""
+    return shlex.split(told[told.index("`runner ") + 1 :].partition("`")[0])[1:]
 
 
 def test_what_brings_the_history_is_said_and_works_as_it_is_printed(remote: Box) -> None:
@@ -122,9 +122,9 @@ def test_what_brings_the_history_is_said_and_works_as_it_is_printed(remote: Box)
     }
     for words, code in asked.items():
         told = other.runner(*words, rc=code)
-        other.git(*command_in(told.out + told.err))
+        other.runner(*command_in(told.out + told.err), rc=0)
         again = other.runner(*words, rc=0)
-        assert "git fetch" not in again.out + again.err, words
+        assert "--yes" not in again.out + again.err, words
         other.git("update-ref", "-d", f"refs/runner/history/{protocol}")
 
 
@@ -140,7 +140,7 @@ def test_a_clone_that_is_behind_the_end_cannot_tell_and_is_no_witness_against_th
     other.git("fetch", "-q", "--prune", "origin")
     told = other.runner("verify", protocol, rc=5).out
     assert f"{protocol} ends at an older commit here than what" in told
-    other.git(*command_in(told))
+    other.runner(*command_in(told), rc=0)
     now = other.runner("verify", protocol, rc=0)
     assert "the branch here is behind" in now.err and "verified · 3 transitions" in now.out
 
@@ -221,7 +221,7 @@ def test_a_transcript_is_the_one_that_the_log_names(box: Box) -> None:
     assert (found["rule"], found["path"]) == ("transcript", f"{ref}:runs/a.1.jsonl")
     forget(box, protocol)
     missing = box.runner("verify", protocol, rc=5).out
-    assert "runs/a.1.jsonl" in missing and "refs/runner/history/*" in missing
+    assert "runs/a.1.jsonl" in missing and "'+refs/runner/*:refs/runner-remote/*'" in missing
 
 
 # --- what only the remote, or this machine, knows ----------------------------------------------------------------------------
