@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def effects_of(config: Config) -> dict[str, Effect]:
 
 
 def call(tool: str, arguments: Mapping[str, Any], effects: Effects, effect: Effect | None = None) -> Subject:
-    """Return the subject of a call that is only thought of: its paths are as the arguments have them, no link followed."""
+    """Return the subject of a call that is only thought of: its paths are as the arguments have them."""
     named: tuple[str, ...] | None = None
     if tool == "apply_patch":
         try:
@@ -92,6 +93,18 @@ def call(tool: str, arguments: Mapping[str, Any], effects: Effects, effect: Effe
         except ToolError:
             named = ()
     return policy.call(tool, arguments, effect=effect or effects.get(tool, "external"), paths=named)
+
+
+def followed(subject: Subject, top: Path) -> Subject:
+    """Return the subject of a call of ours, with its paths after the links of a checkout were followed."""
+    if subject.tool not in policy.BUILT_IN:
+        return subject
+    root = os.path.realpath(top)
+    found = []
+    for path in subject.paths:
+        real = "" if "\0" in path else os.path.realpath(os.path.join(root, path))
+        found.append(os.path.relpath(real, root) if real.startswith(root + os.sep) else path)
+    return replace(subject, paths=tuple(found))
 
 
 def arguments(given: tuple[str, ...]) -> dict[str, Any]:

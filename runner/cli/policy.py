@@ -89,7 +89,7 @@ def check(
     subject: Subject
     if tool is not None:
         subject = replace(app.call(tool, app.arguments(given), effects, effect), engine=engine)
-        subject = replace(subject, paths=paths) if paths else subject
+        subject = replace(subject, paths=paths) if paths else _followed(session, subject)
         if effect is None and tool not in effects:
             session.note(f"{tool} is no tool that is known here: taken for external; --effect says otherwise")
     elif run is not None:
@@ -170,6 +170,24 @@ def _policy(session: Session, file: Path | None) -> PolicyFile | None:
 
         if found is None or digest(here.read_bytes()) != found.digest:
             session.note(f"{paths.POLICY} here is another one and has no force: `--file {here}` asks it")
+    return found
+
+
+def _followed(session: Session, subject: Subject) -> Subject:
+    """Follow the links of the checkout that a call's paths lead through, and say where they lead."""
+    from runner.app import policy as app
+    from runner.errors import UsageError
+
+    try:
+        top = session.project.git.top
+    except UsageError:  # there is no repository here
+        return subject
+    if top is None:
+        return subject
+    found = app.followed(subject, top)
+    for path, real in zip(subject.paths, found.paths, strict=True):
+        if path != real:
+            session.note(f"{path} leads to {real} here")
     return found
 
 

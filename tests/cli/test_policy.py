@@ -126,3 +126,16 @@ def test_the_template_holds_its_examples(box: Box) -> None:
     box.write("p.yaml", resources.for_people(resources.template("init/policy.yaml")).decode())
     told = box.runner("policy", "test", "--file", "p.yaml", rc=0)
     assert told.out.endswith(" examples hold\n") and told.err == ""
+
+
+@pytest.mark.parametrize("tool", ["write_file", "edit_file", "read_file"])
+def test_a_call_s_path_is_judged_where_the_links_of_the_checkout_lead(box: Box, tool: str) -> None:
+    put(box, WHOLE.replace("deny: {tool: write_file, path", f"deny: {{tool: {tool}, path"))
+    box.write("migrations/7.sql", "x\n")
+    (box.path / "m").symlink_to("migrations")
+    done = box.runner("policy", "check", "--tool", tool, "--args", "path=m/7.sql", rc=4)
+    assert "deny" in done.out and "m/7.sql leads to migrations/7.sql here" in done.err
+    (box.path / "out").symlink_to("/")
+    box.runner("policy", "check", "--tool", tool, "--args", "path=src/app.py", rc=0)
+    box.runner("policy", "check", "--tool", tool, "--args", "path=out/etc/passwd")
+    box.runner("policy", "check", "--tool", tool, "--args", "path=../x", rc=4)
