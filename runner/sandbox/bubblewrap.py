@@ -359,6 +359,8 @@ def _can_disable_userns(bwrap: str) -> bool:
             return False  # in a container, such as Docker's
         if Path("/proc/sys/user/max_user_namespaces").read_text().strip() == "0":
             return False  # there are none; root has a sandbox without
+        if os.stat(bwrap).st_mode & stat.S_ISUID:
+            return False  # it refuses the option then
         said = subprocess.run(
             (bwrap, "--help"), stdin=subprocess.DEVNULL, capture_output=True, env={}, timeout=STARTS_WITHIN, check=False
         )

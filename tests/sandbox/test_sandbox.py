@@ -34,7 +34,7 @@ from runner.sandbox import (
     seccomp,
     toolchains,
 )
-from runner.sandbox.bubblewrap import remedy
+from runner.sandbox.bubblewrap import _can_disable_userns, remedy
 from tests.conftest import slack
 
 PYTHON = sys.executable
@@ -626,6 +626,13 @@ def test_no_user_namespace_where_bubblewrap_cannot_forbid_it(
     assert system_call(old, work, own_number("clone3"), 0, 0) == "ENOSYS"
     threads = "import threading, subprocess; t = threading.Thread(target=print, args=['ran']); t.start(); t.join()"
     assert old.run(command(work, PYTHON, "-c", f"{threads}; subprocess.run(['true'], check=True)")).tail == b"ran\n"
+
+
+def test_a_setuid_bubblewrap_is_not_given_an_option_that_it_refuses(tmp_path: Path) -> None:
+    fake = tmp_path / "bwrap"
+    fake.write_text("#!/bin/sh\necho '    --disable-userns   Disable further use of user namespaces'\n")
+    fake.chmod(0o4755)
+    assert not _can_disable_userns(str(fake))
 
 
 SESSION = """
