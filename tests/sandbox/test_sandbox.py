@@ -150,10 +150,12 @@ def test_output_comes_while_the_command_runs(sandbox: Sandbox, work: Path) -> No
 def test_endless_output_takes_bounded_time_and_memory(sandbox: Sandbox, work: Path) -> None:
     sandbox.run(command(work, "yes", timeout=0.1, keep=1000))
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
-    outcome = sandbox.run(command(work, "yes", timeout=1.0, keep=1000))
+    outcome = sandbox.run(command(work, "yes", timeout=1.0 * slack(), keep=1000))
     assert (outcome.code, outcome.timed_out) == (124, True)
     assert time.monotonic() - began < 5 * slack()
-    assert outcome.size > 30_000_000
+    assert (
+        outcome.size > 3_000_000
+    )  # of which a thousand bytes are kept; where a core is free it is a hundred times as much
     assert len(outcome.tail) == 1000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kilobytes
 
