@@ -57,6 +57,7 @@ def test_any_clone_repairs_it_and_publishes_that(remote: Box, protocol: str, whi
         other.runner("doctor", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_where_nothing_is_published_unasked_the_repair_stays_here_until_sync(remote: Box, protocol: str) -> None:
     hurt(remote, protocol)
     remote.env["RUNNER_PUBLISH"] = "never"
@@ -69,6 +70,7 @@ def test_where_nothing_is_published_unasked_the_repair_stays_here_until_sync(rem
     assert there(remote, protocol) == here(remote, protocol) != before
 
 
+@pytest.mark.slow
 def test_transitions_made_beside_the_damage_are_done_again(remote: Box, protocol: str) -> None:
     """This clone had gone on, unpublished, when the damaged record was pushed."""
     remote.runner("step", protocol, rc=0, env={"RUNNER_PUBLISH": "never"})
@@ -83,6 +85,7 @@ def test_transitions_made_beside_the_damage_are_done_again(remote: Box, protocol
     remote.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_an_amended_transition_that_hurts_the_record_is_repaired_in_either(remote: Box, protocol: str) -> None:
     log = remote.log(protocol).replace("- title: Hurt", "- title: Hrut")
     amended(remote, protocol, f".protocols/{protocol}/log.md", log, message="typo")
@@ -111,6 +114,7 @@ def test_what_cannot_be_repaired_names_who_pushed_it_and_what_puts_it_back(remot
     bob.git("fetch", "-q", "origin")
 
 
+@pytest.mark.slow
 def test_an_amended_transition_is_taken_as_a_persons_change(remote: Box, protocol: str) -> None:
     """Its message is that of the transition still, and its record is not: the one here holds, and goes on with the rest."""
     good = here(remote, protocol)
@@ -124,6 +128,7 @@ def test_an_amended_transition_is_taken_as_a_persons_change(remote: Box, protoco
         box.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_a_merge_the_wrong_way_round_takes_no_transition_back(remote: Box, protocol: str) -> None:
     """Its first parent is an older transition, and what is here its second: it goes on from ours by name alone."""
     good, bob = here(remote, protocol), clone(remote, "bob")

@@ -68,6 +68,7 @@ def test_it_is_adopted_its_steps_stay_done_and_approvals_are_given_again(box: Bo
     box.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_one_that_was_pushed_by_force_goes_on_in_every_clone(tmp_path: Path) -> None:
     alice = person(tmp_path, "alice")
     box = governed(tmp_path / "work", [alice])
@@ -91,6 +92,7 @@ def test_one_that_was_pushed_by_force_goes_on_in_every_clone(tmp_path: Path) -> 
         at.runner("run", protocol, rc=3)
 
 
+@pytest.mark.slow
 def test_a_clone_that_has_the_old_history_adopts_what_another_one_pushed(tmp_path: Path) -> None:
     alice = person(tmp_path, "alice")
     box = governed(tmp_path / "work", [alice])

@@ -58,6 +58,7 @@ def test_renumbered_both_go_on_and_verify_everywhere(remote: Box, bob: Box) -> N
         bob.runner("verify", name, rc=0)
 
 
+@pytest.mark.slow
 def test_what_people_committed_since_comes_along_with_its_author(bob: Box) -> None:
     tree = bob.worktree(ID)
     (tree / "by-hand.txt").write_text("mine\n")
@@ -102,6 +103,7 @@ def test_run_goes_on_here_and_says_so_and_is_refused_where_it_would_publish(bob:
     assert bob.git("show", f"{ID}:bob.txt") == "bob\n"
 
 
+@pytest.mark.slow
 def test_one_that_was_merged_and_whose_branch_is_gone_counts_too(remote: Box, bob: Box) -> None:
     remote.runner("run", ID, rc=0)
     remote.git("merge", "-q", "--no-ff", "-m", "merged", ID)
@@ -113,12 +115,14 @@ def test_one_that_was_merged_and_whose_branch_is_gone_counts_too(remote: Box, bo
     bob.runner("verify", OTHER, rc=0)
 
 
+@pytest.mark.slow
 def test_one_clash_does_not_keep_sync_from_the_others(remote: Box, bob: Box) -> None:
     fine = bob.new({"01-a": command("true")}, title="Fine")
     assert f"runner fork --renumber {ID}" in bob.runner("sync", rc=4).err
     assert there(remote, fine) == here(bob, fine)
 
 
+@pytest.mark.slow
 def test_what_a_model_said_before_is_proven_after(remote: Box) -> None:
     other = clone(remote, "bob")
     remote.new({"01-alice": command("true")}, title="Slow one")
@@ -136,6 +140,7 @@ def test_what_a_model_said_before_is_proven_after(remote: Box) -> None:
     third.runner("verify", OTHER, rc=0)
 
 
+@pytest.mark.slow
 def test_what_was_heard_for_the_old_one_is_not_taken_for_the_other(remote: Box) -> None:
     """Journals and attempts lie by the id: another protocol of the same id must not go on from them."""
     other = clone(remote, "bob")
@@ -150,6 +155,7 @@ def test_what_was_heard_for_the_old_one_is_not_taken_for_the_other(remote: Box) 
     assert not (other.path / ".git/runner/journal" / ID).exists()
 
 
+@pytest.mark.slow
 def test_open_approvals_are_asked_again(remote: Box) -> None:
     other = clone(remote, "bob")
     remote.new({"01-alice": command("true")}, title="Slow one")
@@ -175,6 +181,7 @@ def test_with_publish_always_it_is_published_at_once(remote: Box, bob: Box) -> N
     assert origin(remote).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stop", "now"), [("cancel", "cancelled"), ("pause", "paused")])
 def test_what_was_stopped_stays_stopped(remote: Box, stop: str, now: str) -> None:
     """Nobody shall run what its person had stopped, since it has another number now."""
@@ -187,6 +194,7 @@ def test_what_was_stopped_stays_stopped(remote: Box, stop: str, now: str) -> Non
     assert other.state(OTHER)["status"] == now
 
 
+@pytest.mark.slow
 def test_an_effect_of_which_nobody_knows_is_not_forgotten(remote: Box, bob: Box) -> None:
     begun = {"kind": "intent", "call": "bob.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z"}
     Journal(bob.path / ".git/runner/journal" / ID / "bob.1.jsonl").append(begun)

@@ -61,6 +61,7 @@ def test_step_file_commit_and_rule_are_named(remote: Box, refused: str) -> None:
     assert undo_of(told) and "may do the same steps" in told
 
 
+@pytest.mark.slow
 def test_a_file_that_the_rule_names_is_the_one_that_is_told(remote: Box) -> None:
     publish(remote)
     rule(remote, "#!/bin/sh\necho 'GH013: secret in  locations:\n  path: keys/aws.txt:3'\nexit 1\n")
@@ -95,6 +96,7 @@ def test_undo_takes_it_out_of_branch_and_history_and_the_next_run_publishes(remo
     assert remote.state(refused)["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_undo_typed_without_a_revision_gets_there_too(remote: Box, refused: str) -> None:
     for _ in range(5):
         remote.runner("undo", refused, rc=0)
@@ -105,6 +107,7 @@ def test_undo_typed_without_a_revision_gets_there_too(remote: Box, refused: str)
     assert there(remote, refused) == here(remote, refused)
 
 
+@pytest.mark.slow
 def test_what_is_published_is_undone_by_a_transition_and_never_taken_out(remote: Box) -> None:
     publish(remote)
     protocol = remote.new(STEPS, title="Refused")
@@ -132,6 +135,7 @@ def test_one_step_alone_that_is_refused_is_recorded_here_and_undone_in_the_same_
     assert there(remote, protocol) == here(remote, protocol)
 
 
+@pytest.mark.slow
 def test_what_people_committed_meanwhile_is_carried_over(remote: Box, refused: str) -> None:
     smaller(remote, refused)
     told = remote.runner("run", refused, rc=69).err
@@ -141,6 +145,7 @@ def test_what_people_committed_meanwhile_is_carried_over(remote: Box, refused: s
     assert there(remote, refused) == here(remote, refused)
 
 
+@pytest.mark.slow
 def test_a_model_is_asked_again_for_what_was_taken_out(remote: Box) -> None:
     publish(remote)
     rule(remote)
@@ -173,6 +178,7 @@ def test_a_persons_commit_is_named_with_its_author_and_a_reset_is_adopted_with_t
     remote.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.slow
 def test_an_effect_of_which_nobody_knows_is_not_forgotten(remote: Box, refused: str) -> None:
     begun = {"kind": "intent", "call": "c.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z"}
     Journal(remote.path / ".git/runner/journal" / refused / "c.1.jsonl").append(begun)
@@ -195,6 +201,7 @@ def test_a_lock_that_was_left_on_the_remote_is_told_with_gits_words(remote: Box,
     assert there(remote, protocol) == here(remote, protocol)
 
 
+@pytest.mark.slow
 def test_a_lock_on_the_lease_is_told_too(remote: Box) -> None:
     publish(remote)
     protocol = remote.new({"01-a": command("echo a > a.txt")})
