@@ -113,6 +113,8 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
                     [text, *(f"{word.approver} {SAID[word.decision]}" for word in one.words if not word.fault)]
                 )
                 typed = typed if one.missing else f"runner run {names.short(protocol)}"
+        if _is_approve(typed) and record.untaken(project.git, protocol, finding.tip(project, protocol)):
+            typed = f"runner run {names.short(protocol)}"  # what was asked about was edited: it is asked anew first
         if row["status"] == "completed":
             text, typed = f"waits for merge: {row['title']}", f"runner take {names.short(protocol)}"
         elif word == "works":
@@ -127,6 +129,10 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
         )
         for number, word, text, typed in lines
     )
+
+
+def _is_approve(typed: str | None) -> bool:
+    return typed is not None and typed.startswith("runner approve ")
 
 
 def as_typed(command: str) -> str:
@@ -173,6 +179,8 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         session.line(f"  {'works':12}  {held}")
     branch = project.branch(protocol)
     edited = record.untaken(project.git, protocol, finding.tip(project, protocol))
+    if edited and _is_approve(typed):
+        typed = f"runner run {name}"
     for tree in project.git.worktrees():
         if tree.branch == branch:
             session.line(f"  {'worktree':12}  {os.path.relpath(tree.path, session.cwd)}")

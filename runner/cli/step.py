@@ -63,8 +63,7 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     """Say what `step` would do; nothing is written, not even a person's edits are taken up."""
     from runner.app import go
     from runner.cli import telling
-    from runner.errors import RefusedError
-    from runner.executor import advance, conclude
+    from runner.executor import advance, conclude, looking
     from runner.protocol import events
     from runner.store import record, snapshot, worktree
 
@@ -73,10 +72,7 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     project.refuse_unsupported()
     tip = project.tip(protocol)
     if tip is None:
-        hint = (
-            f"`runner show {protocol}` says how it stands; `runner sync {protocol}` brings a branch that the remote has"
-        )
-        raise RefusedError(f"{protocol} has no branch here", branch, hint)
+        raise looking.branchless(project, protocol)
     for tree in worktree.on_branch(git, branch):
         unsaved = record.unsaved(git, tree, protocol)
         if unsaved:

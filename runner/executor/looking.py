@@ -59,6 +59,13 @@ def _tracking(project: Project, branch: str) -> str:
     return f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}"
 
 
+def branchless(project: Project, protocol: str) -> RefusedError:
+    """Return the error for a protocol that is known by something else than a branch of this clone."""
+    brings = f"; `runner sync {protocol}` brings a branch that the remote has" if project.trusted.remote else ""
+    hint = f"`runner show {protocol}` says how it stands{brings}"
+    return RefusedError(f"{protocol} has no branch here", project.branch(protocol), hint)
+
+
 def look(project: Project, protocol: str) -> Snapshot:
     """Return the protocol as its branch has it, checked as far as it is new here.
 
@@ -68,11 +75,7 @@ def look(project: Project, protocol: str) -> Snapshot:
     git = project.git
     tip = git.ref(project.branch(protocol))
     if tip is None:
-        raise RefusedError(
-            f"{protocol} has no branch here",
-            project.branch(protocol),
-            f"`runner show {protocol}` says how it stands; `runner sync {protocol}` brings a branch that the remote has",
-        )
+        raise branchless(project, protocol)
     promised.ahead(project, protocol, tip)
     known = marks.read(project.places, protocol)
     if known == tip:
