@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,7 +114,7 @@ def _remove_workspace(project: Project, item: Item, tip: str | None) -> str:
     try:
         workspace.remove(_workspace(project, item.protocol))
     except OSError as error:
-        return f"{error.filename}: {error.strerror}"
+        return f"what is in it cannot be removed: {error.strerror}; `sudo rm -r {shlex.quote(item.name)}` does"
     return ""
 
 

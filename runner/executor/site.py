@@ -163,12 +163,15 @@ class Site:
         workspace.reset(
             git, self.space, commit, self.protocol, self.project.who, clean=clean, trusted=self.project.trusted.commit
         )
-        if clean:
-            workspace.forget_setup(self.space)
-            beneath.remove(self.home)
-        beneath.remove(self.out)  # whatever a command made of it
-        for folder in (self.home, self.out):
-            beneath.ensure(self.space.root, folder.name)
+        try:
+            if clean:
+                workspace.forget_setup(self.space)
+                beneath.remove(self.home)
+            beneath.remove(self.out)  # whatever a command made of it
+            for folder in (self.home, self.out):
+                beneath.ensure(self.space.root, folder.name)
+        except OSError as error:
+            raise workspace.unusable(self.space, error) from error
         if not config.setup:
             return
         key = workspace.setup_key(git, commit, config.setup, config.key)

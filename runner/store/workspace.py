@@ -154,7 +154,7 @@ def reset(
             forget_setup(space)
         beneath.remove(space.work, ".git")
     except OSError as error:
-        raise _unwritable(space, error) from error
+        raise unusable(space, error) from error
     locks.remove_dead(space.root / "index.lock", who)
     fetch_missing(git, commit, who)
     fresh = not space.index.exists()
@@ -174,13 +174,15 @@ def reset(
                 space.root.mkdir()
                 _empty(space)
                 _check_out(git, space, commit, clean=clean)
+                who.say(f"the workspace of {protocol} could not be reset: it was thrown away, and made anew")
         packs.lend(git, space.root, commit, trusted, who.say)
         _make_repository(git, space, commit, protocol)
     except OSError as error:
-        raise _unwritable(space, error) from error
+        raise unusable(space, error) from error
 
 
-def _unwritable(space: Workspace, error: OSError) -> UsageError:
+def unusable(space: Workspace, error: OSError) -> UsageError:
+    """Return the error of a workspace that this user cannot read, write or remove, with what helps."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         hint = _full(space)
     elif os.path.lexists(space.root):
@@ -189,7 +191,7 @@ def _unwritable(space: Workspace, error: OSError) -> UsageError:
         )
     else:
         hint = "set `workspace: {path: …}` in .protocols/config.yaml"
-    return UsageError(f"the workspace cannot be made: {error.strerror}", str(space.root), hint)
+    return UsageError(f"the workspace cannot be used: {error.strerror}", str(space.root), hint)
 
 
 def _full(space: Workspace) -> str:
@@ -363,6 +365,8 @@ def collect(git: Git, space: Workspace, start: str, filters: tuple[str, ...], bo
     bounds = bounds or Bounds()
     try:
         return _collect(git, space, start, filters, bounds)
+    except OSError as error:
+        raise unusable(space, error) from error
     except TooSlowError as error:
         space.index.with_name("index.lock").unlink(
             missing_ok=True
