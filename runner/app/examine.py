@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from runner.app import clones, halves, journals, leftovers, objects, refs
+from runner.app import verify as proof
 from runner.app.repair import Finding, Repair
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.executor import remedy
@@ -277,6 +278,11 @@ def rewritten(project: Project, protocol: str, tip: str) -> str | None:
     return None if oldest is not None and oldest.parents[:1] == (known,) else known
 
 
+def of_protocol(project: Project, protocol: str) -> Iterator[Finding]:
+    """Yield what is found of a protocol whose branch is here."""
+    yield from _protocol(project, protocol, project.protocols()[protocol])
+
+
 def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
     git, branch = project.git, project.branch(protocol)
     if (other := clash.published(project, protocol)) is not None:
@@ -309,6 +315,7 @@ def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
         replaced = clones.replaced(project, protocol, judged.walk) if lacking is None else None
         if replaced is not None:
             yield replaced.finding
+        yield from _beside(project, protocol, told={"mark", *(("transcript",) if lacking is not None else ())})
         return
     if judged.is_foreign:
         if old is None:
@@ -387,6 +394,29 @@ def _remaining(project: Project, protocol: str, judged: Judged, finding: checks.
         return f"it cannot be mended; `git log {project.branch(protocol)}` shows what happened"
     back = remedy.way_back(project, protocol, judged.tip, good)
     return f"`{back}` goes back to before that commit, and `runner doctor --fix {protocol}` adopts that"
+
+
+def _beside(project: Project, protocol: str, told: set[str]) -> Iterator[Finding]:
+    """Yield what `runner verify` finds of what lies beside a chain that holds. `told`: rules whose findings were told already."""
+    try:
+        report, code = proof.prove(project, protocol)
+    except RunnerError as error:
+        yield _told(error, f"nobody can tell here whether {protocol} is what its history says")
+        return
+    for one in report.findings:
+        if one.rule in told or (code == InsufficientHistoryError.exit_code and "transcript" in told):
+            continue
+        if code == InsufficientHistoryError.exit_code:
+            what, _, hint = one.text.rpartition(": ")
+            yield Finding("here", what, one.path, f"nobody can tell here whether {protocol} is what its history says", hint)
+            continue
+        yield Finding(
+            "integrity",
+            f"{protocol} does not verify: {one.text} ({one.rule})",
+            f"{one.path}, commit {one.commit[:12]}",
+            "its chain holds, and what lies beside it does not say the same",
+            f"`runner verify {protocol}` shows all of it; docs/verify.md says what the rule `{one.rule}` asks",
+        )
 
 
 def _by_hand(project: Project, protocol: str, tip: str) -> Iterator[Finding]:

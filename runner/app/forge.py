@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from runner.app import page, steer
-from runner.errors import RunnerError, UsageError
+from runner.app import page, steer, verify
+from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.executor import advance, consent, looking, reviews
 from runner.executor.attempt import failed
 from runner.executor.redact import Redactor
@@ -36,7 +36,7 @@ from runner.protocol.state import Status, StepStatus
 from runner.store import record, trusted
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, demand, verify
+from runner.trust import approval, demand
 from runner.trust.bench import Asked
 from runner.values import dataclass
 
@@ -164,7 +164,7 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
     mark, said = (heard.seen, heard.said) if heard is not None else _kept(project, forge, protocol, request.number)
     told = page.comment(state, ways=ways, merge=merge, seen=mark, said=said)
     forge.keep_comment(request.number, KEY, redactor.text(told))
-    forge.report(tip, page.statuses(state, wrong=_wrong(project, protocol, tip), merge=merge), branch=name)
+    forge.report(tip, page.statuses(state, wrong=wrong(project, protocol), merge=merge), branch=name)
     # Last: it calls people, who should find the rest there; and it needs a right that the rest does not.
     if state.status is Status.COMPLETED and request.draft:
         request = forge.mark_ready(request.number)
@@ -184,12 +184,16 @@ def _is_there(project: Project, protocol: str) -> bool:
     return project.mirror is not None and tip is not None and project.mirror.refs().get(f"refs/heads/{name}") == tip
 
 
-def _wrong(project: Project, protocol: str, tip: str) -> str:
+def wrong(project: Project, protocol: str) -> str:
+    """Return what `runner verify` finds, in a few words for the status `runner/verify`; empty where the record holds."""
     try:
-        report = verify.verify(project.git, protocol, tip, project.trusted)
-    except RunnerError:
+        report, code = verify.prove(project, protocol)
+    except RunnerError as error:
+        return f"it cannot be verified: {error.what}"
+    if code == InsufficientHistoryError.exit_code:
         return "this clone cannot tell: its history is not whole"
-    return "" if report.ok else f"{len(report.findings)} findings; `runner verify {protocol}` names them"
+    count = f"{len(report.findings)} finding{'' if len(report.findings) == 1 else 's'}"
+    return f"{count}; `runner verify {protocol}` names them" if code else ""
 
 
 def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:

@@ -1,0 +1,48 @@
+"""`runner verify`, `runner doctor` and the forge's status `runner/verify` say the same of a stored history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runner.app import examine, forge, verify
+from tests.histories.stored import Case, Shelf, cases
+
+
+def some() -> list[object]:
+    """One case of each set of rules that find something, and of what holds; the others are for `make slow`."""
+    found: list[object] = []
+    seen: set[tuple[bool, tuple[str, ...]]] = set()
+    for name, case in cases().items():
+        kind = (case.whole, tuple(sorted(case.rules)))
+        marks = [pytest.mark.slow] if kind in seen or not name.startswith(("attacks", "beside", "good")) else []
+        seen.add(kind)
+        found.append(pytest.param(name, marks=marks))
+    return found
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    held = Shelf(tmp_path_factory.mktemp("shelf"))
+    yield held
+    held.close()
+
+
+def is_here(shelf: Shelf, case: Case) -> bool:
+    """Whether the protocol's branch is there, and a trusted branch: the surfaces that are compared are about branches."""
+    trusted = shelf.ref(case, "main") or shelf.ref(case, "trust")
+    return shelf.ref(case, "tip") is not None and trusted is not None
+
+
+@pytest.mark.parametrize("name", some())
+def test_all_surfaces_agree(name: str, shelf: Shelf) -> None:
+    case = cases()[name]
+    if not is_here(shelf, case):
+        return
+    project = shelf.project(case)
+    code = verify.prove(project, case.protocol)[1]
+    kinds = {one.kind for one in examine.of_protocol(project, case.protocol)}
+    assert ("integrity" in kinds, "here" in kinds and "integrity" not in kinds) == (code == 4, code == 5), kinds
+    assert bool(forge.wrong(project, case.protocol)) == (code != 0)
