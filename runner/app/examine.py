@@ -24,7 +24,7 @@ from runner.store import clash, locks, marks, recovery, workspace, worktree
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
-from runner.trust import checks
+from runner.trust import checks, verify
 from runner.trust.judged import Judged, judge, name_in
 
 ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
@@ -273,9 +273,7 @@ def rewritten(project: Project, protocol: str, tip: str) -> str | None:
         return None
     if project.git.commit(known) is None:
         return known
-    newer = project.git.first_parents(tip, stop=known)
-    oldest = project.git.commit(newer[-1]) if newer else None
-    return None if oldest is not None and oldest.parents[:1] == (known,) else known
+    return None if verify.has(project.git, protocol, tip, known) else known
 
 
 def of_protocol(project: Project, protocol: str) -> Iterator[Finding]:
@@ -408,7 +406,9 @@ def _beside(project: Project, protocol: str, told: set[str]) -> Iterator[Finding
             continue
         if code == InsufficientHistoryError.exit_code:
             what, _, hint = one.text.rpartition(": ")
-            yield Finding("here", what, one.path, f"nobody can tell here whether {protocol} is what its history says", hint)
+            yield Finding(
+                "here", what, one.path, f"nobody can tell here whether {protocol} is what its history says", hint
+            )
             continue
         yield Finding(
             "integrity",

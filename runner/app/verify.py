@@ -78,8 +78,11 @@ def examine(project: Project, protocol: str, *, live: bool = False, from_work: b
     if place.branch is not None:
         seen = marks.read(project.places, protocol)
         head = place.there if place.there is not None and git.is_ancestor(place.branch, place.there) else place.branch
-        if seen is not None and seen not in git.first_parents(head):
-            text = f"the history went back: this machine has seen {seen[:12]}, which is not in it any more"
+        if seen is not None and not (git.commit(seen) is not None and verify.has(git, protocol, head, seen)):
+            text = (
+                f"the history went back: this machine has seen {seen[:12]}, which is not in it any more;"
+                f" `runner doctor {protocol}` says what helps"
+            )
             findings.append(Finding("mark", head, paths.folder(protocol), text))
         elif seen is None and not live and trusted.remote is not None:
             notes.append(
@@ -99,7 +102,7 @@ def examine(project: Project, protocol: str, *, live: bool = False, from_work: b
     except RunnerError:
         if not findings:  # else what was found is said, though what lies beside cannot be looked at
             raise
-    if live and not findings and place.branch == place.tip == place.there:
+    if not findings and project.git.ref(project.branch(protocol)) == place.tip:
         marks.write(project.places, protocol, place.tip, report.state.genesis)
     return dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes))
 

@@ -19,7 +19,7 @@ from runner.protocol.events import Event
 from runner.protocol.machine import Action, CheckStep, Halt, RunStep, WritePlan
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status
-from runner.store import history, publishing, record, transaction
+from runner.store import history, marks, publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -230,6 +230,8 @@ def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot],
         except ConflictError:
             publishing.again(project, protocol, looking.checker(project, protocol))
             continue
+        # An approval, a rejection or an edit is no transition: rolled back to before it, the branch would look as it was.
+        marks.write(project.places, protocol, made.oid, seen.state.genesis)
         return made.oid
     raise looking.moves(project, protocol)
 

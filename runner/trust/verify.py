@@ -418,6 +418,15 @@ def _refuse_newer(git: Git, protocol: str, tip: str) -> None:
                 )
 
 
+def has(git: Git, protocol: str, tip: str, old: str) -> bool:
+    """Return whether the branch at `tip` still has a commit that it had: on its chain, or people's alone, which a merge brought.
+
+    Raises:
+        InsufficientHistoryError: this clone does not have enough to tell.
+    """
+    return _since(git, tip, old) is not None or _beside(git, protocol, tip, old) is not None
+
+
 def _beside(git: Git, protocol: str, tip: str, old: str) -> str | None:
     """Return the commit of `tip`'s chain beyond which `old` has people's commits alone, that a merge brought; else None.
 

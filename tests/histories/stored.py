@@ -201,7 +201,9 @@ class Shelf:
             at.mkdir(parents=True)
             git("init", "-q", "--bare", "-b", "main", f"--object-format={self._kinds[case.bundle]}", at, at=at)
             (at / "objects/info/alternates").write_text(f"{self.path(case)}/objects\n")
-            trusted = "main" if self.ref(case, "main") else "trust"  # what an attack names as that, where there is no other
+            trusted = (
+                "main" if self.ref(case, "main") else "trust"
+            )  # what an attack names as that, where there is no other
             names = {"tip": f"refs/heads/{case.protocol}", trusted: "refs/heads/main"}
             names["history"] = f"refs/runner/history/{case.protocol}"
             own = f"refs/cases/{case.name}/"
