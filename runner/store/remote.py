@@ -247,7 +247,7 @@ class Mirror:
                     "run the same command again, or `runner sync`",
                 )
             return None
-        told = [line.split("\t") for line in out.decode("utf-8", "replace").splitlines() if line.startswith("!")]
+        told = [line.split("\t") for line in lines_of(out.decode("utf-8", "replace")) if line.startswith("!")]
         # The answer was lost, not the push; or something between here and there sent it twice, and this came of the second.
         there = self._there(changes)
         if there is not None and all(there.get(name) == new for name, (new, _) in changes.items()):
@@ -294,9 +294,7 @@ class Mirror:
         code, out, _ = self._run("ls-remote", "origin", *changes, timeout=FETCH_SECONDS)
         if code:
             return None
-        return {
-            name: oid for oid, name in (line.split("\t", 1) for line in out.decode("utf-8", "replace").splitlines())
-        }
+        return {name: oid for oid, name in (line.split("\t", 1) for line in lines_of(out.decode("utf-8", "replace")))}
 
     def _note(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
         lines = [
