@@ -93,7 +93,7 @@ PLANTED: Mapping[str, Planted] = {
     "a call is not announced before it begins": ((lease, "announce", lambda project, intent: None),),
     "a push moves a ref wherever it is": ((Mirror, "push", _blind_push),),
     "a lost answer of a tool is taken for a failure": ((python, "OutcomeUnknownError", ToolError),),
-    "people's commits are not carried over": ((publishing, "_carry", lambda project, commit, onto, protocol: onto),),
+    "people's commits are not carried over": ((publishing, "carry", lambda project, commit, onto, protocol: onto),),
     "a local ref moves wherever it is": ((Git, "update_refs", _blind_update),),
     "a push that moved nothing is taken for done": ((remote, "_up_to_date", lambda out: []),),
     "an effect is not in the journal before it begins": ((calls.Calls, "_append", _append_without_intent),),

@@ -170,6 +170,7 @@ class Process:
     project: Project | None = None
     patience: float = 120.0  # seconds till the next one, at most
     is_unanswered: bool = False  # its last push: it was not told what came of it
+    saw: str | None = None  # where the branch was on the remote when its last push began
     is_wrong: bool = False  # it was told that the record, or the history, is not what it was
 
     @property
@@ -229,12 +230,16 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A push on its way: who sent it, and the nonce of the lease that they have."""
+    """A push on its way: who sent it, and the nonce of the lease that they have.
+
+    What a push does not move git compares as it begins, with what the remote tells then, and the remote never: `saw`.
+    """
 
     by: Process | None
     host: str
     life: int
     nonce: str | None
+    saw: str | None = None  # where the branch was when the push began
 
 
 class Way(Line):
@@ -247,6 +252,8 @@ class Way(Line):
 
     def reach(self, what: str) -> None:
         self.hear_late()
+        if self._world.process is not None:
+            self._world.process.saw = self.remote.refs.get(self._world.ref)
         if self._world.chance(self._world.faults.remote_away):
             if what == "push":
                 self._unanswered("no route")
@@ -842,7 +849,7 @@ class World:
         if process is None:
             return Sent(None, "", 0, None)
         held = process.project.lease if process.project else None
-        return Sent(process, process.host.name, process.host.life, held.words.nonce if held else None)
+        return Sent(process, process.host.name, process.host.life, held.words.nonce if held else None, process.saw)
 
     def check_answer(self, changes: Mapping[str, tuple[str | None, str | None]]) -> None:
         """A push is answered as done: nobody else was told so of the same movement of the same refs."""
@@ -909,11 +916,11 @@ class World:
             self.holders.setdefault(new["nonce"], mine)
             self.moved = self.scheduler.now
             for name in self._intents(changes[ref][0]) - self._intents(before.get(ref)) if new["expires"] else ():
-                self._check_announced(name)
+                self._check_announced(name, sent)
 
-    def _check_announced(self, name: str) -> None:
-        """An effect is about to begin: of a step that is still to be done, by what the branch says now."""
-        seen, slug = self.known.get(self.remote.refs[self.ref]), name.partition(".")[0]
+    def _check_announced(self, name: str, sent: Sent) -> None:
+        """An effect is about to begin: of a step that is still to be done, by what the branch said as the push began."""
+        seen, slug = self.known.get(sent.saw or ""), name.partition(".")[0]
         if seen is None:
             return
         step = seen.steps.get(slug)
