@@ -13,22 +13,22 @@ FOUND = (38, 134)
 WINDOW = 120
 # Where each planted bug was found last, by its name in planted.py; it is looked for there first.
 FOUND_LAST: dict[str, int] = {
-    "a call is not announced before it begins": 11,
+    "a call is not announced before it begins": 16,
     "a push moves a ref wherever it is": 1,
     "a lost answer of a tool is taken for a failure": 12,
-    "people's commits are not carried over": 26,
-    "a local ref moves wherever it is": 42,
+    "people's commits are not carried over": 8,
+    "a local ref moves wherever it is": 28,
     "a push that moved nothing is taken for done": 2,
     "an effect is not in the journal before it begins": 3,
-    "the lease is not looked at before something begins": 19,
-    "an announcement does not look at what the branch says": 87,
-    "the torn end of a journal is taken for damage": 11,
+    "the lease is not looked at before something begins": 42,
+    "an announcement does not look at what the branch says": 60,
+    "the torn end of a journal is taken for damage": 3,
     "a lease is taken over at once": 1,
-    "a lease is taken over without grace": 5,
-    "who takes a lease over forgets what it announced": 2,
-    "who gives a lease up drops what it announced": 2,
+    "a lease is taken over without grace": 11,
+    "who takes a lease over forgets what it announced": 16,
+    "who gives a lease up drops what it announced": 18,
     "work is published without the lease": 101,
-    "a journal is not waited for": 9,
+    "a journal is not waited for": 25,
 }
 
 
