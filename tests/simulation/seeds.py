@@ -27,7 +27,7 @@ FOUND_LAST: dict[str, int] = {
     "a lease is taken over without grace": 11,
     "who takes a lease over forgets what it announced": 16,
     "who gives a lease up drops what it announced": 18,
-    "work is published without the lease": 101,
+    "work is published without the lease": 49,
     "a journal is not waited for": 25,
 }
 

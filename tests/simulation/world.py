@@ -99,7 +99,7 @@ class Faults:
             model_away=some(0.05, 0.3, often=0.3),
             commands_fail=some(0.05, 0.2, often=0.3),
             clocks=some(300.0, 3600.0, 86400.0, often=0.5),
-            slow=some(0.05, 0.3),
+            slow=some(0.1, 0.4),
             people=some(0.2, 0.5, 0.9, often=0.8),
             lurks=some(0.3, 1.0, often=0.7),
             rewrites=some(0.1, 0.3, often=0.4),
