@@ -15,7 +15,7 @@ from runner.cli.session import Session
 from runner.errors import RunnerError
 from runner.folders import matching
 from runner.protocol import paths
-from runner.store import elsewhere, finding, history, locks, record
+from runner.store import elsewhere, finding, history, locks, marks, record
 from runner.store.record import Row
 from runner.store.trusted import NoCommitsError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner.store.project import Project
 
 WORDS = {"plan", "step", "result", "call", "protected-path", "merge"}  # kinds of waits that a word ends
+REWRITTEN = "what verified here is not in its branch any more"
 SAID = {"approve": "approves", "reject": "rejects", "revoke": "takes its word back"}
 
 
@@ -119,6 +120,8 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
             text, typed = f"waits for merge: {row['title']}", f"runner take {names.short(protocol)}"
         elif word == "works":
             text, typed = f"{text} · {held}", again
+        if is_rewritten(project, protocol):
+            word, text, typed = "rewritten", REWRITTEN, f"runner doctor --fix {names.short(protocol)}"
         lines.append((names.shown(protocol), word, text, typed or ""))
     widths = [max(len(line[at]) for line in lines) for at in range(3)]
     session.lines(
@@ -194,15 +197,25 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         session.line(f"  {'branch':12}  gone; this is how {project.trusted.branch} has it")
         if project.git.ref(history.ref_of(protocol)) is None:
             session.line(f"  {'history':12}  not here; {history.brings(protocol, project.trusted.remote)}")
+    if is_rewritten(project, protocol):
+        session.line(f"  {'history':12}  ", ("rewritten", "red"), f": {REWRITTEN}")
     session.line(f"  {'trusted':12}  {project.trusted.note}")
     if row["status"] in ("failed", "blocked") and record.reopens(row) == "retry":
         typed = f"{typed}, then runner retry {name}".replace("then runner", f"then {program()}")
     if stands.endswith("waits for merge"):
         typed = f"runner take {name}"
+    if is_rewritten(project, protocol):
+        typed = f"runner doctor --fix {name}"
     if typed and not held:
         session.line(f"  {'next':12}  {as_typed(typed)}")
     elif again:
         session.line(f"  {'look again':12}  {as_typed(again)}")
+
+
+def is_rewritten(project: Project, protocol: str) -> bool:
+    """Return whether the branch here has left behind what verified last on this machine: no command goes on with it."""
+    known, tip = marks.read(project.places, protocol), project.git.ref(project.branch(protocol))
+    return known not in (None, tip) and tip is not None and not project.git.is_ancestor(str(known), tip)
 
 
 def unrecorded(project: Project, protocol: str) -> str:

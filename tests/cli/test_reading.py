@@ -587,3 +587,17 @@ def test_json_tells_done_from_advanced_and_says_what_to_type(box: Box) -> None:
     assert told() == [(True, "runner take 1")] * 2
     box.runner("take", protocol, rc=0)
     assert told() == [(True, None)] * 2
+
+
+@pytest.mark.parametrize("words", [("status",), ("status", "1"), ("show", "1")])
+def test_a_branch_that_was_rewritten_is_said_to_be(box: Box, words: tuple[str, ...]) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("true")})
+    box.runner("step", protocol, rc=0)
+    tree = box.worktree(protocol)
+    (tree / "mine.txt").write_text("mine")
+    box.commit("mine", cwd=tree)
+    assert "rewritten" not in box.runner(*words, rc=0).out
+    box.git("reset", "-q", "--hard", "HEAD~2", cwd=tree)
+    told = box.runner(*words, rc=0).out
+    assert "rewritten" in told and "runner doctor --fix 1" in told and "runner run 1" not in told
+    assert "was rewritten" in box.runner("run", protocol, rc=4).err
