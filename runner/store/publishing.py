@@ -66,10 +66,12 @@ def look_again(project: Project, protocol: str) -> None:
         return
     if not project.looked or project.who.monotonic() - project.looked_at > FRESH:
         known, project.looked, project.mirror = project.mirror, False, None
-        with contextlib.suppress(UnreachableError):  # told below
-            _ask(project, f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
-        answers = project.mirror is not None
-        project.mirror = project.mirror or known  # a lease that was taken is given up by it
+        try:
+            with contextlib.suppress(UnreachableError):  # told below
+                _ask(project, f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
+        finally:
+            answers = project.mirror is not None
+            project.mirror = project.mirror or known  # a lease that was taken is given up by it, whatever was raised
     else:
         answers = project.mirror is not None
     if not answers:

@@ -9,7 +9,7 @@ from tests.gate import turn
 
 # What once did not hold, beside the tests that came of it. A seed is one schedule of one version of the code: what it found then it
 # need not meet again, so what can be shown on real git has a test there. Those of before the world was widened are left out.
-FOUND = (38, 134)
+FOUND = (38, 81, 134)
 WINDOW = 120
 # Where each planted bug was found last, by its name in planted.py; it is looked for there first.
 FOUND_LAST: dict[str, int] = {
@@ -17,18 +17,18 @@ FOUND_LAST: dict[str, int] = {
     "a push moves a ref wherever it is": 1,
     "a lost answer of a tool is taken for a failure": 12,
     "people's commits are not carried over": 8,
-    "a local ref moves wherever it is": 28,
+    "a local ref moves wherever it is": 155,
     "a push that moved nothing is taken for done": 2,
     "an effect is not in the journal before it begins": 3,
     "the lease is not looked at before something begins": 42,
-    "an announcement does not look at what the branch says": 60,
+    "an announcement does not look at what the branch says": 43,
     "the torn end of a journal is taken for damage": 3,
     "a lease is taken over at once": 1,
-    "a lease is taken over without grace": 11,
-    "who takes a lease over forgets what it announced": 16,
+    "a lease is taken over without grace": 9,
+    "who takes a lease over forgets what it announced": 32,
     "who gives a lease up drops what it announced": 18,
     "work is published without the lease": 49,
-    "a journal is not waited for": 25,
+    "a journal is not waited for": 9,
 }
 
 

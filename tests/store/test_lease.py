@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from runner.app import go
+from runner.errors import RefusedError
 from runner.executor import advance
 from runner.store import history, lease, publishing
 from tests.conftest import Box, clone, command
@@ -437,6 +438,20 @@ def test_a_renewal_that_meets_a_look_at_the_remote_comes_back(remote: Box) -> No
         project.mirror, before = mirror, held.oid
         assert lease._beat(project, held) == held.every and held.oid != before == there(remote, f"{held.oid}^")
         lease.drop(project)
+
+
+def test_it_is_given_up_where_a_look_at_the_remote_amid_the_work_is_refused(remote: Box) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": command("true")})
+    with remote.project() as project:
+        publishing.look(project, f"refs/heads/{protocol}")
+        assert lease.take(project, protocol)
+        remote.git("update-ref", "-d", "refs/heads/main", cwd=origin(remote))  # the trusted branch is gone
+        project.looked = False
+        with pytest.raises(RefusedError):
+            publishing.look_again(project, protocol)
+        lease.drop(project)
+    assert leased(remote, protocol) is None
 
 
 @pytest.mark.slow
