@@ -116,9 +116,8 @@ def fold(s, number, name, about, f, protocol):
         s["status"] = {"planned": "running"}.get(status, status) if step else {"pending": "planning"}.get(status, status)
         if step: step["status"] = "running"
     elif name == "resumed":
-        gone = status == "failed" and not {"failed", "blocked"} & {step["status"] for step in steps.values() if not step["removed"]}
-        begun = need(gone or status in ("paused", "blocked"), name) or {(step["status"], step["attempt"]) for step in steps.values()} != {("pending", 1)}
         stuck = [end for end in ("failed", "blocked") if end in {step["status"] for step in steps.values() if not step["removed"]}]
+        begun = need(status in ("paused", "blocked") or (status == "failed" and not stuck), name) or {(step["status"], step["attempt"]) for step in steps.values()} != {("pending", 1)}
         s["status"] = [*stuck, "planning" if not s["plan"] else "running" if begun else "planned"][0]
     elif name == "undone" and need(f["status"] not in ("pending", "planning"), "no plan is undone") is None:
         s |= {"status": f["status"], "steps": steps | {slug: {**steps[slug], **told, "passed": False} for slug, told in f["steps"].items()}}
@@ -177,8 +176,7 @@ def verify(repo, tip, name):
             if kind == "undone":
                 then, (now_, was_) = revisions[f["to"]], (json.loads(repo.get(dict(repo.flat(repo.folder(at, name)))["state.json"][1])) for at in (was, revisions[f["to"]]))
                 need(all(path.startswith(".protocols/") for path in repo.changed(then, tree)) and len(added) == 1 and taken_back(now_, was_) == {key: f[key] for key in ("to", "status", "steps", "artifacts", "dropped")}, f"{oid[:12]}: undone")
-        works = need(not damaged or "record-repaired" in kinds, f"{damaged} changed the record") or any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
-        need("step-cancelled" not in kinds or kinds[-1] == "cancelled", f"{oid[:12]}: a step cancelled, and its protocol not")
+        works = need((not damaged or "record-repaired" in kinds) and ("step-cancelled" not in kinds or kinds[-1] == "cancelled"), f"{oid[:12]}: {damaged} changed the record, or a step is cancelled and its protocol not") or any((f.get("executor", "person") != "person" and kind == "step-finished") or (kind in ("asked", "call-held", "effect-unknown") and "transcript" in f and about != "plan") for _, kind, about, f, _ in added)
         for path in repo.changed(was, tree):
             need(not path.startswith(own) or RECORD.fullmatch(path[len(own):]) or before is None or path[len(own):] in brought, f"{oid[:12]}: words, {path}")
             free = works and (path.split("/")[0].casefold() != ".protocols" or path.startswith(".protocols/memory/"))
