@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from runner.app import page, steer, verify
+from runner.app import page, steer
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.executor import advance, consent, looking, reviews
 from runner.executor.attempt import failed
@@ -186,6 +186,8 @@ def _is_there(project: Project, protocol: str) -> bool:
 
 def wrong(project: Project, protocol: str) -> str:
     """Return what `runner verify` finds, in a few words for the status `runner/verify`; empty where the record holds."""
+    from runner.app import verify  # heavy: only where the forge is told
+
     try:
         report, code = verify.prove(project, protocol)
     except RunnerError as error:

@@ -319,7 +319,7 @@ def test_a_word_that_an_edit_made_stale_is_told_with_the_commit_and_the_diff(gov
     commit = gov.git("rev-parse", protocol).strip()[:12]
     status = gov.runner("status", protocol).out
     assert "alice@example.test approves: stale" in status and commit in status and "a small change" in status
-    assert "runner approve 1" in status
+    assert "runner run 1" in status
     told = gov.runner("run", protocol, rc=3).err
     assert "refused" in told and "stale" in told and commit in told
     assert not done(gov, protocol)
