@@ -245,8 +245,12 @@ def _finish(project: Project, note: unfinished.Note) -> Made | None:
         return None
     git, (protocol, tip) = project.git, note.told
     branch, check = project.branch(protocol), looking.checker(project, protocol)
-    if git.ref(branch) is None and project.mirror is not None and project.mirror.refs().get(branch) == tip:
-        publishing.bring(project, protocol, check)  # it was killed between the remote and this clone
+    if (
+        git.ref(branch) is None and project.mirror is not None
+    ):  # it may have been killed between the remote and this clone
+        project.mirror.fetch(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
+        if tip in project.mirror.refs().values():
+            publishing.bring(project, protocol, check)
     if git.ref(branch) != tip:
         return None
     with looking.at_work(project, protocol):  # which finishes a worktree whose making was cut

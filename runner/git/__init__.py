@@ -12,13 +12,14 @@ What others use is named here; the modules are the package's own.
 
 from runner.git.objects import BLOB, EXECUTABLE, LINK, SUBMODULE, TREE, Commit, Ident, Tree, TreeEntry, split_signature
 from runner.git.process import GitError, TooSlowError, git_error, is_full
-from runner.git.repository import Git, Worktree
+from runner.git.repository import TIMED_OUT, Git, Worktree
 
 __all__ = [
     "BLOB",
     "EXECUTABLE",
     "LINK",
     "SUBMODULE",
+    "TIMED_OUT",
     "TREE",
     "Commit",
     "Git",

@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from runner.errors import ConflictError
 from runner.git import person
@@ -23,6 +24,9 @@ class Worktree:
     path: Path
     git_dir: Path
     branch: str | None
+
+
+TIMED_OUT: Final = 124  # the exit code of what took too long, as timeout(1) has it
 
 
 class Git(Database):
@@ -202,5 +206,5 @@ class Git(Database):
         try:
             code, out, err = spawn(argv, env=full, cwd=None, data=data, timeout=timeout)
         except subprocess.TimeoutExpired:
-            return 124, b"", f"no answer within {timeout:g} s"
+            return TIMED_OUT, b"", f"no answer within {timeout:g} s"
         return code, out, err.decode("utf-8", "replace").strip()

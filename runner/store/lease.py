@@ -321,13 +321,13 @@ def _beat(project: Project, held: Held) -> float:
 
 
 def _is_cancelled(project: Project, held: Held, mirror: Mirror) -> bool:
-    """Return whether somebody published that the protocol is cancelled since its branch was last seen here."""
+    """Return whether the protocol is cancelled by what others have published."""
     branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
-    mirror.fetch(branch)
+    mirror.fetch(branch, timeout=RENEW_SECONDS)
     there = mirror.refs().get(branch)
     if there is None or held.seen is None or not mirror.git.is_ancestor(held.seen, there):
         return False
-    return "cancelled" in {event.partition(" ")[0] for event in _published(mirror.git, held.seen, there)}
+    return bool(record.row(mirror.git, held.protocol, there)["status"] == "cancelled")
 
 
 def _renew(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
 from runner.folders import matching
-from runner.git import Git
+from runner.git import TIMED_OUT, Git
 from runner.git.person import token_settings
 from runner.lines import lines_of
 from runner.store import locks, pace, trusted
@@ -22,7 +22,8 @@ from runner.store.surroundings import Surroundings
 from runner.store.trusted import Pin, Trusted
 from runner.values import dataclass
 
-FETCH_SECONDS = 5.0  # what a look at the remote may take before work goes on with what is here
+FETCH_SECONDS = 5.0  # what a look at the remote may take before it counts as away
+SLOW_SECONDS = 1800.0  # what a fetch may take from a remote that answers: it has much that is new, or the link is slow
 PUSH_SECONDS = 120.0
 LOCKED = 5  # how often a push is tried again that the other side could not carry out, though nobody was first
 MINUTE = len("2026-11-20T06:47")  # of a timestamp: how exactly it is known when the remote was asked
@@ -146,12 +147,13 @@ class Mirror:
     def fetch(self, *patterns: str, timeout: float | None = None) -> None:
         """Bring the refs of the patterns (`refs/heads/main`, `refs/runner/numbers/*`), and forget those that are gone there.
 
-        A pattern that fits nothing is no error. `timeout`: FETCH_SECONDS.
+        A pattern that fits nothing is no error. `timeout`: seconds; without it FETCH_SECONDS, and SLOW_SECONDS once more where the
+        remote answers meanwhile.
 
         Raises:
             UnreachableError: the remote did not answer in time, or refused.
         """
-        timeout = FETCH_SECONDS if timeout is None else timeout
+        is_look, timeout = timeout is None, FETCH_SECONDS if timeout is None else timeout
         specs = []
         for pattern in patterns:
             glob = pattern if pattern.endswith("*") else f"{pattern}*"
@@ -160,6 +162,10 @@ class Mirror:
             "fetch", "--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-recurse-submodules", "origin", *specs,
         )  # fmt: skip
         code, _, err = self._run(*argv, timeout=timeout)
+        if is_look and code == TIMED_OUT and self._answers():
+            self.who.say(f"fetching from {self.remote}, which takes its time")
+            timeout = SLOW_SECONDS
+            code, _, err = self._run(*argv, timeout=timeout)
         for again in range(RACES):
             if not (code and ("cannot lock ref" in err or ".lock'" in err)):
                 break
@@ -172,6 +178,9 @@ class Mirror:
         for pattern in patterns:
             if pattern.startswith("refs/runner/leases/"):
                 self._looked(pattern.rpartition("/")[2])
+
+    def _answers(self) -> bool:
+        return self._run("ls-remote", "origin", "HEAD", timeout=FETCH_SECONDS)[0] == 0
 
     def _looked(self, protocol: str) -> None:
         at = self.places.looked(protocol)

@@ -286,7 +286,7 @@ def killed(box: Box, *args: str) -> None:
 
 
 @pytest.mark.parametrize("when", LATE)
-@pytest.mark.parametrize("verb", ["new", "fork"])
+@pytest.mark.parametrize("verb", ["new", pytest.param("fork", marks=pytest.mark.slow)])
 def test_what_was_killed_and_is_typed_again_is_finished_and_not_made_twice(
     box: Box, dying: DyingGit, verb: str, when: str
 ) -> None:
@@ -349,3 +349,19 @@ def test_doctor_calls_an_unfinished_worktree_that_and_finishes_it(box: Box, dyin
     box.runner("doctor", "--fix", rc=0)
     box.runner("doctor", rc=0)
     assert box.git("status", "--porcelain", cwd=box.worktree("0001-another")) == ""
+
+
+def test_what_was_published_before_the_kill_is_finished_too(remote: Box, tmp_path: Path) -> None:
+    remote.write(".protocols/config.yaml", "publish: always\n")
+    remote.commit("config")
+    remote.git("push", "-q", "origin", "main")
+    dying, args = (
+        DyingGit(remote, tmp_path / "bin"),
+        ("new", "Another", "--plan", str(remote.plan({"01-a": command("true")}))),
+    )
+    dying.dies("push --porcelain", 'real "$@" > /dev/null; kill -9 $PPID')
+    killed(remote, *args)
+    assert dying.is_dead()
+    assert remote.runner(*args, rc=0).out.strip() == "0001-another"
+    there = remote.git("for-each-ref", "--format=%(refname)", "refs/heads", cwd=tmp_path / "origin.git").split()
+    assert there == ["refs/heads/0001-another", "refs/heads/main"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -423,3 +425,18 @@ def test_a_ref_that_another_process_here_moves_is_fetched_again(remote: Box) -> 
                 other.kill()
         assert len(slept) == 1
         assert mirror.refs()["refs/heads/main"] == remote.git("rev-parse", "main").strip()
+
+
+@pytest.mark.slow
+def test_a_remote_that_answers_and_is_slow_to_send_is_not_away(
+    remote: Box, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(remote)
+    protocol = remote.new({"01-a": command("true")})
+    (tmp_path / "bin").mkdir()
+    git = tmp_path / "bin/git"
+    git.write_text(f'#!/bin/sh\ncase " $* " in *" fetch --quiet "*) sleep 4;; esac\nexec {shutil.which("git")} "$@"\n')
+    git.chmod(0o755)
+    monkeypatch.setattr("runner.store.remote.FETCH_SECONDS", 3.0)
+    told = remote.runner("run", protocol, rc=0, env={"PATH": f"{git.parent}:{os.environ['PATH']}"}).err
+    assert "fetching from origin, which takes its time" in told
