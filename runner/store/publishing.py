@@ -474,7 +474,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         return
     theirs, common = _since(git, there, here)
     ours, left = _since(git, here, there)
-    check(there, common)
+    check(there, _verified(project, protocol, common))
     lost: dict[str, tuple[str | None, str | None]] = {}
     if not any(is_transition(commit, protocol) for commit in ours):
         new = _merge(project, there, here, protocol)
@@ -494,7 +494,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
             lost |= history_back(project, protocol, new)
         else:
             lost |= _history_changes(project, protocol, filed, new, there)
-    check(new, common)
+    check(new, _verified(project, protocol, common))
     # Before the branch moves: a crash after it would leave a mark that the branch seems to have gone back behind.
     seen = snapshot.read(git, common, protocol) if common and snapshot.folder_files(git, common, protocol) else None
     if seen:
@@ -513,6 +513,19 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
     else:
         bring_history(project, protocol)
         project.who.say(f"merged what was pushed of {protocol}: {new[:7]}")
+
+
+def _verified(project: Project, protocol: str, commit: str | None) -> str | None:
+    """Return the last commit up to one that is known to hold here; None where all of it has to be verified.
+
+    That two clones have a commit says nothing of it: one of them may have been damaged by what the other one pulled.
+    """
+    known = marks.read(project.places, protocol)
+    if known is None or commit is None or project.git.commit(known) is None:
+        return None
+    if project.git.is_ancestor(commit, known):
+        return commit
+    return known if project.git.is_ancestor(known, commit) else None
 
 
 def _lost(git: Git, protocol: str, oid: str, name: str) -> dict[str, tuple[str | None, str | None]]:

@@ -151,3 +151,23 @@ def test_the_work_of_a_step_is_kept_where_the_damage_comes_meanwhile(remote: Box
     refused = remote.runner("step", protocol, rc=4).err
     assert f"kept at refs/runner/attempts/{protocol}/a.1" in refused
     assert remote.git("show", f"refs/runner/attempts/{protocol}/a.1:work.txt") == "work\n"
+
+
+def test_a_damage_that_both_sides_have_is_not_merged_and_published(remote: Box, protocol: str) -> None:
+    """What a clone and the remote have in common was verified by neither."""
+    bob = hurt(remote, protocol)
+    bob.runner("verify", protocol, rc=4)
+    carol = clone(remote, "carol")
+    carol.git("checkout", "-q", protocol)
+    for box, name in ((carol, "carols.txt"), (bob, "more.txt")):
+        box.write(name, "x\n")
+        box.commit(name)
+    carol.git("push", "-q", "origin", protocol)
+    before = there(remote, protocol)
+    assert f"runner doctor --fix {protocol}" in bob.runner("sync", protocol, rc=4).err
+    assert there(remote, protocol) == before
+    bob.runner("doctor", "--fix", protocol, rc=0)
+    bob.runner("run", protocol, rc=0)
+    assert bob.state(protocol)["status"] == "completed"
+    assert {"bobs.txt", "carols.txt", "more.txt"} <= set(bob.git("ls-tree", "--name-only", protocol).split())
+    bob.runner("verify", protocol, rc=0)
