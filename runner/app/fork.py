@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from runner.app import create, journals, steer, tidy
@@ -16,7 +16,7 @@ from runner.app.chain import Chain
 from runner.errors import InsufficientHistoryError, IntegrityError, InTheWayError, RefusedError, UsageError
 from runner.executor import advance, looking
 from runner.executor.attempt import attempt_ref
-from runner.git import TreeEntry
+from runner.git import TreeEntry, Worktree
 from runner.protocol import events as ev
 from runner.protocol import ids, machine, message, paths
 from runner.protocol import plan as plan_
@@ -91,7 +91,13 @@ def _begin(
         raise RefusedError(
             f"the work of {left} was not done at {source}, and nobody would judge it in another protocol",
             seen.where,
-            _whole(origin, at, transitions, record.events(git, origin, transitions[max(transitions)])),
+            _whole(
+                origin,
+                at,
+                transitions,
+                record.events(git, origin, transitions[max(transitions)]),
+                renumber=then is not None,
+            ),
         )
     files, where = snapshot.words(git, seen), f"{paths.folder(origin)} at revision {at}"
     plan = plan_.parse(files, where)
@@ -129,7 +135,8 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
     `revision`: fork that one; what came after it is kept aside alone.
 
     Raises:
-        RefusedError: no other protocol has the id, or its work is not at an end; as `fork`. InTheWayError: a worktree of it holds
+        RefusedError: no other protocol has the id, its work is not at an end, or an effect was made of which no transition tells;
+            as `fork`. InTheWayError: a worktree of it holds
             what is in no commit. UnreachableError: the remote does not answer.
     """
     git, branch = project.git, project.branch(origin)
@@ -161,14 +168,11 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
                 tip = _moved(project, origin, protocol, genesis, oid, tip)
             return tip, _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
 
-        # Both lie by the id: the other protocol's steps must not go on from them.
-        journals.put_aside(project.places, origin, seen.tip)
-        workspace.remove(workspace.place(project.places, origin, project.config.workspace.path))
-        for tree in trees:  # nothing is in them that git does not have; after the branch is gone git cannot read them
-            git.run("worktree", "remove", "--force", str(tree.path), config=worktree.conversions(git))
-        marks.forget(project.places, origin)
+        journals.refuse_unknown(project.places, origin)
+        journals.refuse_unrecorded(project.places, origin, seen.state)
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
             made = _begin(project, origin, revision, title="", base=None, then=then)
+            _clear(project, origin, seen.tip, trees)
         assert project.mirror is not None
         name = f"refs/heads/{ids.branch_of(project.pattern, origin)}"
         if (there := project.mirror.refs().get(name)) is not None:
@@ -181,6 +185,21 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
         case Status.PAUSED | Status.BLOCKED | Status.FAILED as status:  # nobody shall run it unasked
             steer.pause(project, made.protocol, f"{origin}, which it goes on from, was {status}")
     return made
+
+
+def _clear(project: Project, origin: str, tip: str, trees: Sequence[Worktree]) -> None:
+    """Take away what lies here by the old id, from which the other protocol's steps must not go on; what would refuse is over."""
+    git = project.git
+    journals.put_aside(project.places, origin, tip)
+    marks.forget(project.places, origin)
+    for tree in trees:
+        # Its branch is gone, and git could not tell what is in it, nor whether it is the other protocol's.
+        git.run("update-ref", "--no-deref", "HEAD", tip, git_dir=tree.git_dir)
+        if why := tidy.keeps(git, tree):  # since it was looked at first
+            project.who.say(f"{tree.path} stays, at {tip[:12]}: {why}")
+        else:
+            git.run("worktree", "remove", "--force", str(tree.path), config=worktree.conversions(git))
+    workspace.remove(workspace.place(project.places, origin, project.config.workspace.path))
 
 
 def _look(project: Project) -> None:
@@ -271,7 +290,9 @@ def _transitions(project: Project, origin: str) -> dict[int, str]:
     return found
 
 
-def _whole(origin: str, at: int, transitions: dict[int, str], entries: list[RawEntry]) -> str:
+def _whole(
+    origin: str, at: int, transitions: dict[int, str], entries: list[RawEntry], *, renumber: bool = False
+) -> str:
     """Return which revisions before and after one can be forked."""
     fit = [
         number
@@ -279,6 +300,11 @@ def _whole(origin: str, at: int, transitions: dict[int, str], entries: list[RawE
         if forked.unfinished([entry for entry in entries if entry.revision <= number]) is None
     ]
     near = [*[number for number in fit if number < at][-1:], *[number for number in fit if number > at][:1]]
+    if renumber and near:
+        commands = " or ".join(f"`runner fork --renumber {origin}@{number}`" for number in near)
+        return f"{commands} keeps what came later under refs/runner/lost/ alone"
+    if renumber:
+        return f"finish the step first: `runner run --publish never {origin}`"
     return f"fork {_named(origin, near)}" if near else f"finish the step first: `runner run {origin}`"
 
 

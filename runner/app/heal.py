@@ -132,6 +132,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
             back = publishing.history_back(project, protocol, tip)
             if back:  # it would keep what was taken out, and be published with it
                 git.update_refs(back, "runner: lost")
+                journals.refuse_unknown(project.places, protocol)
                 journals.put_aside(project.places, protocol, old)
             marks.write(project.places, protocol, tip, judged.walk.state.genesis)
         if adopted:

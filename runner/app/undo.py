@@ -122,6 +122,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
             seen.where,
             f"`{following(seen.state)}` says what happened; then the same command once more",
         )
+    journals.refuse_unknown(project.places, protocol)
     journals.put_aside(project.places, protocol, seen.tip)  # the attempts begin again
     # Before the branch moves, or it would seem to have gone back.
     marks.go_back(project.places, protocol, base, then.genesis)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
 from runner.executor.journal import Journal
 from tests.conftest import Box, clone, command
-from tests.executor.minds import agent, finish, mind
+from tests.executor.minds import agent, finish, mind, say, write
+from tests.executor.test_calls import REPORT, kill, lines, outside, tool
 from tests.store.test_remote import here, origin, publish, there
 
 ID, OTHER = "0001-slow-one", "0002-slow-one"
@@ -201,3 +205,83 @@ def test_an_effect_of_which_nobody_knows_is_not_forgotten(remote: Box, bob: Box)
     mine = here(bob, ID)
     assert "bob.1.1" in bob.runner("fork", "--renumber", ID, rc=4).err
     assert here(bob, ID) == mine and (bob.path / ".git/runner/journal" / ID).exists()
+
+
+HELD = {"kind": "held", "call": "bob.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z"}
+
+
+def remembered(box: Box) -> set[Path]:
+    """What lies on the machine by the old id, and its refs."""
+    found = (box.path / ".git/runner/journal", box.home / ".local/state/protocol-runner", box.worktree(ID))
+    kept = {path for folder in found for path in folder.rglob("*") if ID in str(path) and "mirror" not in str(path)}
+    return kept | {
+        Path(line)
+        for line in box.git("for-each-ref", "refs/heads", "refs/runner").splitlines()
+        if "fetched" not in line
+    }
+
+
+def no_such_revision(remote: Box, bob: Box) -> tuple[str, int]:
+    return f"{ID}@99", 2
+
+
+def open_question(remote: Box, bob: Box) -> tuple[str, int]:
+    remote.write(".protocols/clarifications.yaml", "questions:\n  - question: Who may merge?\n")
+    remote.write(".protocols/config.yaml", "clarifications: block\n")
+    remote.commit("a question")
+    remote.git("push", "-q", "origin", "main")
+    return ID, 3
+
+
+def refused_push(remote: Box, bob: Box) -> tuple[str, int]:
+    publish(remote)
+    hook = origin(remote) / "hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text("#!/bin/sh\necho no more branches\nexit 1\n")
+    hook.chmod(0o755)
+    return ID, 69
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("why", [no_such_revision, open_question, refused_push], ids=lambda why: why.__name__)
+def test_where_it_is_refused_everything_is_as_it_was(
+    remote: Box, bob: Box, why: Callable[[Box, Box], tuple[str, int]]
+) -> None:
+    Journal(bob.path / ".git/runner/journal" / ID / "bob.1.jsonl").append(HELD)
+    named, code = why(remote, bob)
+    before = remembered(bob)
+    bob.runner("fork", "--renumber", named, rc=code)
+    assert remembered(bob) == before
+
+
+@pytest.mark.slow
+def test_an_effect_that_happened_is_not_made_again_in_the_one_with_the_other_number(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n")
+    other = clone(remote, "bob")
+    remote.new({"01-alice": command("true")}, title="Slow one")
+    remote.runner("sync", rc=0)
+    other.new({"01-bob": tool("send_report", "agent: analyst\n", **REPORT[1])}, title="Slow one")
+    kill(other, ledger, "after-outcome", "step", ID)
+    mine = here(other, ID)
+    refused = other.runner("fork", "--renumber", ID, rc=4).err
+    assert "bob.1.1" in refused and f"runner run --publish never {ID}" in refused and here(other, ID) == mine
+    other.runner("run", "--publish", "never", ID, rc=0, env={"RUNNER_PUBLISH": "always"})
+    other.runner("fork", "--renumber", ID, rc=0)
+    other.runner("run", OTHER, rc=0)
+    assert lines(ledger) == ["ops@example.test All well"] and other.state(OTHER)["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_where_work_is_half_done_the_hint_renumbers_too(remote: Box) -> None:
+    other = clone(remote, "bob")
+    remote.new({"01-alice": command("true")}, title="Slow one")
+    remote.runner("sync", rc=0)
+    with mind(other, say(write("a.txt", "a\n"), ("ask_person", {"question": "Which?"}))):
+        other.new({"01-b": command("true"), "02-bob": agent()}, title="Slow one")
+        other.runner("run", ID, rc=3)
+    before = remembered(other)
+    refused = other.runner("fork", "--renumber", ID, rc=4).err
+    assert remembered(other) == before
+    (line,) = [line for line in refused.splitlines() if "next:" in line]
+    assert "runner fork --renumber" in line, refused
+    other.runner(*line.partition("`runner ")[2].partition("`")[0].split(), rc=0)
