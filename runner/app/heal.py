@@ -124,21 +124,50 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
             return
         if not (judged.is_whole or judged.is_mendable):
             raise _refused(project, protocol, judged, old)
+        back: Mapping[str, tuple[str | None, str | None]] = {}
+        is_left = False  # whether journals tell of what the history no longer has
+        if old is not None and not judged.is_mendable:
+            back = publishing.history_back(project, protocol, tip)
+            is_left = bool(back) or _went_back(project, protocol, old, judged)
+            if is_left:
+                _refuse_forgetting(project, protocol, tip, old)
         adopted = _keep(project, protocol, old, tip, judged) if old is not None else ""
         if judged.is_mendable:
             _mend(project, protocol, judged, tell)
         elif old is not None:
             assert judged.walk.state is not None
-            back = publishing.history_back(project, protocol, tip)
+            if is_left:
+                journals.put_aside(project.places, protocol, old)
             if back:  # it would keep what was taken out, and be published with it
                 git.update_refs(back, "runner: lost")
-                journals.refuse_unknown(project.places, protocol)
-                journals.put_aside(project.places, protocol, old)
             marks.write(project.places, protocol, tip, judged.walk.state.genesis)
         if adopted:
             tell(adopted)
         if by_name and here is not None:
             _fix_there(project, protocol, tell)
+
+
+def _went_back(project: Project, protocol: str, old: str, judged: Judged) -> bool:
+    now = judged.walk.state
+    if now is None or project.git.commit(old) is None:
+        return False
+    before = snapshot.read(project.git, old, protocol).state
+    return before.genesis != now.genesis or before.revision > now.revision
+
+
+def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> None:
+    """Refuse to leave a history behind in whose journals an effect is told of that no transition has: it would happen twice.
+
+    Raises:
+        RefusedError: naming the effect, and the way back to where it is found out.
+    """
+    way = f"the old history, {old[:12]}, is not in this clone: fetch it from where it is"
+    if project.git.commit(old) is None:
+        journals.refuse_unknown(project.places, protocol, way)
+        return
+    way = f"`{remedy.way_back(project, protocol, tip, old)}` puts the old history back, where `runner run {protocol}` goes on with it"
+    journals.refuse_unknown(project.places, protocol, way)
+    journals.refuse_unrecorded(project.places, protocol, snapshot.read(project.git, old, protocol).state, way)
 
 
 def _seen_there(project: Project, protocol: str) -> str | None:

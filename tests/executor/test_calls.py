@@ -432,6 +432,28 @@ def unknown(moment: str) -> bool:
     return moment in ("after-intent", "before-outcome", "torn-outcome", "in-runner", "in-tool")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("moment", "code"), [("after-intent", WAITS), ("after-outcome", 0)])
+def test_a_branch_that_was_reset_is_not_adopted_over_an_effect_that_would_be_forgotten(
+    box: Box, moment: str, code: int
+) -> None:
+    ledger = outside(box, coworker="TOOLS\n")
+    again = {**REPORT[1], "subject": "Still well"}
+    steps = [tool("send_report", "agent: analyst\n", **given) for given in (REPORT[1], again)]
+    protocol = box.new({"01-a": steps[0], "02-b": steps[1]})
+    box.runner("step", protocol, rc=0)
+    kill(box, ledger, moment, "step", protocol)
+    box.git("reset", "-q", "--hard", "HEAD~1", cwd=box.worktree(protocol))
+    before = box.git("for-each-ref")
+    for _ in range(2):
+        refused = box.runner("doctor", "--fix", protocol, rc=4).err
+        assert "b.1.1" in refused and box.git("for-each-ref") == before
+    (way,) = [line.split("`")[1] for line in refused.splitlines() if "next:" in line]
+    box.git(*way.removeprefix("git ").split())
+    box.runner("run", protocol, rc=code)
+    assert len(lines(ledger)) == (2 if moment == "after-outcome" else 1)
+
+
 @pytest.mark.parametrize(
     "moment",
     [pytest.param(one, marks=() if one == "in-tool" else pytest.mark.slow) for one in MOMENTS],
