@@ -123,12 +123,12 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
             f"`{following(seen.state)}` says what happened; then the same command once more",
         )
     journals.refuse_unknown(project.places, protocol)
-    journals.put_aside(project.places, protocol, seen.tip)  # the attempts begin again
     # Before the branch moves, or it would seem to have gone back.
     marks.go_back(project.places, protocol, base, then.genesis)
     transaction.publish(
         git, project.places, who, branch=branch, old=seen.tip, new=new, reason="runner: taken out", also=also
     )
+    journals.put_aside(project.places, protocol, seen.tip)  # the attempts begin again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"
     notes = [f"taken out of branch and history: {what}, which {mirror.remote} never had; kept at {lost}"]

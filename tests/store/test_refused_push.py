@@ -187,6 +187,21 @@ def test_an_effect_of_which_nobody_knows_is_not_forgotten(remote: Box, refused: 
     assert here(remote, refused) == bad
 
 
+@pytest.mark.slow
+def test_where_a_file_is_in_the_way_of_undo_the_journals_stay(remote: Box, refused: str) -> None:
+    held = {"kind": "held", "call": "c.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z"}
+    journal = remote.path / ".git/runner/journal" / refused / "c.1.jsonl"
+    Journal(journal).append(held)
+    bad, mine = here(remote, refused), remote.worktree(refused) / "model.bin"
+    mine.write_text("mine\n")
+    assert "model.bin" in remote.runner("undo", f"{refused}@2", rc=4).err
+    assert here(remote, refused) == bad and journal.exists()
+    mine.unlink()
+    remote.git("checkout", "-q", "--", "model.bin", cwd=mine.parent)
+    remote.runner("undo", f"{refused}@2", rc=0)
+    assert not journal.exists()
+
+
 @pytest.mark.parametrize("command_line", [("run",), ("sync",)])
 def test_a_lock_that_was_left_on_the_remote_is_told_with_gits_words(remote: Box, command_line: tuple[str, ...]) -> None:
     publish(remote)
