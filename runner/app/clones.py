@@ -180,9 +180,11 @@ def _settle_history(project: Project, protocol: str, walk: checks.Chain) -> str:
         new = _joined(project, protocol, ours, theirs, more)
     gone = ours if new == theirs else theirs
     lost = _lost(git, protocol, gone)
+    git.update_refs(lost, "runner: lost")  # before the remote lets go of it
     if new != theirs:
         mirror.push({ref: (new, theirs)})
-    git.update_refs({**lost, **({ref: (new, ours)} if new != ours else {})}, "runner: settled")
+    if new != ours:
+        git.update_refs({ref: (new, ours)}, "runner: settled")
     at = next(iter(lost))
     if new == theirs:
         return f"{protocol}: took the history that {mirror.remote} has, {theirs[:12]}; the one here is kept at {at}"

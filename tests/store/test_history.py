@@ -112,6 +112,18 @@ def test_doctor_publishes_ours_again(remote: Box, asked: str, how: Callable[[Box
     other.runner("verify", asked, rc=0)
 
 
+@pytest.mark.slow
+def test_what_gives_way_on_the_remote_is_kept_here_before_it_does(remote: Box, asked: str) -> None:
+    hers, seen = swap(remote, asked), remote.path.parent / "seen"
+    remote.runner("sync", asked, rc=4)
+    hook = origin(remote) / "hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\ngit --git-dir={remote.path}/.git for-each-ref refs/runner/lost > {seen}\n")
+    hook.chmod(0o755)
+    remote.runner("doctor", "--fix", asked, rc=0)
+    assert hers in seen.read_text()
+
+
 def test_what_goes_on_from_ours_is_taken(remote: Box, asked: str) -> None:
     other = clone(remote, "bob")
     other.runner("run", asked, rc=0)
