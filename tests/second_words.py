@@ -36,6 +36,11 @@ class Court(Deeds, Cover):
             except BrokenPipeError: wants = None
             self.notes += ["signatures of transitions"] if wants and self.notes[-1:] != ["signatures of transitions"] else []
             need(sound(self.repo, oid), f"{oid[:12]}: a bad signature")
+            now = {(p, e) for p, e in self.repo.flat(self.repo.folder(tree, self.name)) if p[:10] == "approvals/"}
+            for brought in self.repo.ask("rev-list", oid, f"^{parents[0]}").split() if len(parents) > 1 else ():  # a merge has every word that it brought
+                root, above, *_ = self.repo.get(brought)
+                said = {(p, e) for p, e in self.repo.flat(self.repo.folder(root, self.name)) if p[:10] == "approvals/"}
+                need(said <= now and all(self.repo.get(one) for one in above), f"{oid[:12]}: a merge left out a word")
             told_of = [*self.entries(body.encode())] if (told := self.ours(message, self.name)) else []
             for number, kind, about, f, _ in told_of:
                 if kind in ("approval-counted", "call-decided"):

@@ -23,7 +23,7 @@ from runner.protocol.log import RawEntry
 from runner.protocol.plan import Plan
 from runner.protocol.state import Rendered, State, StepStatus
 from runner.store.trusted import Trusted
-from runner.trust.past import Past, missing
+from runner.trust.past import Past, brought, missing
 from runner.values import dataclass
 
 Said = Iterator[tuple[str, str]]  # (path from the tree's root, what is wrong, in one line)
@@ -168,10 +168,13 @@ def check_paths(git: Git, walk: Chain, look: Look) -> Said:
 
 
 def check_approvals(git: Git, walk: Chain, look: Look) -> Said:
-    """2. Approvals are only ever added, and what an event counts is there."""
+    """2. Approvals are only ever added, by a merge too, and what an event counts is there."""
     now = look.approvals
     for name, _ in sorted(walk.approvals.items() - now.items()):
         yield at(walk, name), "an approval was changed or deleted"
+    if len(look.commit.parents) > 1:
+        for name in sorted({name for name, _ in brought(git, look.commit, walk.protocol) - now.items()}):
+            yield at(walk, name), "the merge leaves out an approval, or a refusal, that it brought"
     for event in look.events:
         for name in getattr(event, "approvals", ()):
             if f"approvals/{name}" not in now and f"approvals/{name}.approval" not in now:

@@ -202,6 +202,30 @@ def folder_of(git: Git, tree: str, protocol: str) -> str | None:
     return tree
 
 
+def brought(git: Git, merge: Commit, protocol: str) -> set[tuple[str, TreeEntry]]:
+    """Return (name in the protocol's folder, entry) of each file that approvals/ has in a commit which a merge brought.
+
+    Commits that are below its first parent were there before; what a later one of those that it brought deleted again is told too.
+
+    Raises:
+        InsufficientHistoryError: what the merge brought is not all in this clone.
+    """
+    where = f"{paths.folder(protocol)}/{paths.APPROVALS}".rstrip("/")
+    new = (merge.oid, f"^{merge.parents[0]}")
+    code, told, _ = git.try_run("rev-list", "--full-history", *new, "--", where)
+    if code == 0 and git.is_shallow():
+        code, roots, _ = git.try_run("rev-list", "--max-parents=0", *new, "--")
+        code = code or any(commit_of(git, oid).parents for oid in roots.decode().split())  # cut off there
+    if code:
+        raise missing(git, f"the history that the merge {merge.oid[:12]} brought")
+    found: set[tuple[str, TreeEntry]] = set()
+    for oid in told.decode().split():
+        folder = folder_of(git, commit_of(git, oid).tree, protocol)
+        files = git.below(folder) if folder is not None else {}
+        found.update((name, entry) for name, entry in files.items() if name.startswith(paths.APPROVALS))
+    return found
+
+
 def unnumbered(name: str) -> str:
     """Return a file of people's by what stays when steps are numbered anew."""
     match = ids.STEP_FILE.fullmatch(name)

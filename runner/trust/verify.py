@@ -3,7 +3,7 @@
 The chain is walked by first parents from genesis to tip, and every commit is asked what `checks.CHECKS` lists:
 
  1. paths            plain files with plain names, nothing that could be taken for the folder
- 2. approvals        only added; what is counted is there
+ 2. approvals        only added, and none is left out by a merge; what is counted is there
  3. genesis          the chain begins with `created`, once
  4. trailers         an ordinary commit has none, nor what looks like one
  5. record-changed   an ordinary commit leaves the record alone (or it is repaired, by name, before anything else happens)
@@ -430,7 +430,8 @@ def has(git: Git, protocol: str, tip: str, old: str) -> bool:
 def _beside(git: Git, protocol: str, tip: str, old: str) -> str | None:
     """Return the commit of `tip`'s chain beyond which `old` has people's commits alone, that a merge brought; else None.
 
-    So it is where somebody had made transitions when people's commits were pushed, and merged those in.
+    So it is where somebody had made transitions when people's commits were pushed, and merged those in. What they said stays
+    said: that the merge, which is on the chain above, has each of their approvals is rule 2's to ask.
     """
     if not git.is_ancestor(old, tip):
         return None

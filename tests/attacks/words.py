@@ -162,6 +162,42 @@ def counted_against_a_reject(h: History) -> Use:
     return Use(words=[word])
 
 
+@case("counts", "approvals", plain=("approvals",))
+def a_rejection_that_a_merge_leaves_out(h: History) -> Use:
+    before = asked(h).tip
+    h.say("alice", decision="reject")
+    h.tip = h.made([before, h.tip], {}, "Merge branch 'x'")
+    return Use(words=[h.say("bob")])
+
+
+@case("counts", "approvals", plain=("approvals",))
+def a_revocation_that_a_side_branch_deletes_before_the_merge(h: History) -> None:
+    asked(h).say("alice")
+    before = h.tip
+    word = h.say("alice", decision="revoke")
+    side = h.made([h.tip], {f"{FOLDER}/approvals/{word}.approval": None}, "tidy")
+    h.tip = h.made([before, side], {}, "Merge branch 'x'")
+
+
+@case("counts", "approvals", plain=("approvals",))
+def a_rejection_below_a_merge_of_a_side_branch(h: History) -> Use:
+    before = asked(h).tip
+    h.say("alice", decision="reject")
+    side = h.made([before, h.tip], {"note.txt": "x\n"}, "Merge branch 'x'")
+    h.tip = h.made([before, side], {"note.txt": "x\n"}, "Merge branch 'y'")
+    return Use(words=[h.say("bob")])
+
+
+@case("rejected")
+def a_rejection_that_a_merge_brings(h: History) -> Use:
+    before = asked(h).tip
+    word = h.say("alice", decision="reject")
+    file = f"{FOLDER}/approvals/{word}.approval"
+    text = h.git("cat-file", "-p", f"{h.tip}:{file}") + "\n"
+    h.tip = h.made([h.made([before], {}), h.tip], {file: text}, "Merge branch 'x'")
+    return Use(words=[h.say("bob")])
+
+
 @case("counts")
 def a_reject_by_somebody_without_the_role(h: History) -> Use:
     word = asked(h).say("alice")

@@ -243,6 +243,37 @@ def test_a_rejection_stands_till_it_is_taken_back(gov: Box, people: People) -> N
     gov.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.parametrize("decision", ["reject", "revoke"])
+def test_a_merge_that_leaves_a_decision_out_is_refused_though_it_is_a_fast_forward(
+    gov: Box, people: People, decision: str
+) -> None:
+    protocol = waiting(gov)
+    if decision == "revoke":
+        says(gov, people.alice, "approve", protocol, "--yes")
+    before = gov.git("rev-parse", protocol).strip()
+    says(gov, people.alice, decision, protocol, "--yes")
+    merge = gov.git("commit-tree", f"{before}^{{tree}}", "-p", before, "-p", protocol, "-m", "Merge branch 'x'").strip()
+    gov.git("reset", "-q", "--hard", merge, cwd=gov.worktree(protocol))
+    assert "the merge leaves out an approval" in gov.runner("verify", protocol, rc=4).out
+    says(gov, people.bob, "approve", protocol, "--yes", rc=4)
+    gov.runner("run", protocol, rc=4)
+    assert not done(gov, protocol)
+
+
+def test_a_merge_that_keeps_each_decision_holds(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    tree = gov.worktree(protocol)
+    gov.git("branch", "side", protocol)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    said = gov.git("rev-parse", protocol).strip()
+    gov.git("reset", "-q", "--hard", "side", cwd=tree)
+    gov.git("commit", "-q", "--allow-empty", "-m", "by hand", cwd=tree)
+    gov.git("merge", "-q", "-m", "merge", said, cwd=tree)
+    gov.runner("run", protocol, rc=0)
+    assert done(gov, protocol)
+    gov.runner("verify", protocol, rc=0)
+
+
 @pytest.mark.slow
 def test_rejected_by_mistake_and_approved_again(gov: Box, people: People) -> None:
     protocol = waiting(gov)
