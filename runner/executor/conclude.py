@@ -24,12 +24,25 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.machine import Action, RunStep
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status, StepStatus
-from runner.store import history, marks, publishing, transaction
+from runner.store import history, marks, publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
 
 _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
+# How work at a step ends, for now or for good.
+_WORK = frozenset(
+    one.name
+    for one in (
+        ev.Asked,
+        ev.BudgetReached,
+        ev.CallHeld,
+        ev.EffectUnknown,
+        ev.StepBlocked,
+        ev.StepFailed,
+        ev.StepFinished,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +103,10 @@ def conclude(
                 also[aside] = (work, git.ref(aside))
         if attempt.kept is not None:
             also[aside] = (_work_commit(project, began, attempt.kept), git.ref(aside))
+        is_theirs = seen is not began and _is_done_elsewhere(project, began, seen, slug)
         try:
+            if is_theirs:
+                raise IllegalEventError(f"{slug} was at work elsewhere too", seen.where, "run `runner status`")
             start = began.tip if seen is began else publishing.shared(git, seen.tip, began.tip)
             edits = _edits_again(project, first, seen, start) if seen is not began else first
             state = edited(project, seen.state, edits)
@@ -111,7 +127,8 @@ def conclude(
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             kept = _keep(project, began, aside, attempt)
             ended = seen.state.status not in (*machine.OPEN, Status.COMPLETED)
-            if not ended and slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK:
+            is_over = slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK
+            if not ended and (is_theirs or is_over):
                 project.who.say(
                     f"{slug} was done elsewhere meanwhile{f'; its work here is kept at {kept}' if kept else ''}"
                 )
@@ -192,6 +209,18 @@ def _edits_again(project: Project, first: list[Event], seen: Snapshot, start: st
         return words
     edit = edit_of(project, seen, looking.read_plan(project, seen))
     return [edit, *words] if edit else words
+
+
+def _is_done_elsewhere(project: Project, began: Snapshot, seen: Snapshot, slug: str) -> bool:
+    """Return whether the record has work at the step since that is not ours. The step's status does not always tell: where what
+    that work waited for has come, the step goes on from that transcript, in the place of which ours would be filed."""
+
+    def work(tip: str) -> list[log.RawEntry]:
+        entries = record.events(project.git, seen.protocol, tip)
+        return [one for one in entries if one.subject == slug and one.event in _WORK]
+
+    known = work(began.tip)
+    return any(one not in known for one in work(seen.tip))
 
 
 def _is_edited(state: State, then: State, edits: Sequence[Event], slug: str) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 
 from tests.conftest import Box, clone, command, mostly_slow
-from tests.executor.minds import agent, finish, mind
+from tests.executor.minds import Script, agent, ask, finish, mind, say, texts
 from tests.store.test_remote import origin, publish
 
 STEPS = {"01-a": agent(), "02-b": command("echo b > b.txt"), "03-c": command("echo c > c.txt")}
@@ -217,3 +218,32 @@ def test_what_a_transition_that_gave_way_had_filed_is_not_published(remote: Box,
     remote.runner("sync", protocol, rc=0)
     assert there(remote, ref_of(protocol)) == at(remote, ref_of(protocol)) == published
     assert at(remote, f"refs/runner/lost/{protocol}/history-{mine[:12]}") == mine
+
+
+@pytest.mark.slow
+def test_work_at_a_step_that_waited_and_was_answered_elsewhere_meanwhile_files_nothing(remote: Box) -> None:
+    """By its status the step is at work, as when ours began; the transcript that is published would be replaced."""
+    publish(remote)
+    with mind(remote, say(ask("Which shape?")), say(ask("Which colour?")), finish()) as wire:
+        protocol = remote.new({"01-a": agent()})
+        other = clone(remote, "bob")
+        other.env["RUNNER_PUBLISH"] = "never"
+        other.runner("sync", protocol, rc=0)
+
+        held = threading.Event()
+        assert isinstance(wire.script, Script)
+        wire.script.before[0] = lambda: held.wait(60)
+        ours = remote.start("step", protocol)
+        assert wire.arrived.wait(60)
+        other.runner("step", protocol, rc=3)
+        other.runner("answer", protocol, "Blue.", rc=0)
+        other.runner("sync", protocol, rc=0)
+        held.set()
+        _, err = ours.communicate(timeout=60)
+        assert ours.returncode == 0 and "was done elsewhere meanwhile" in err, err
+        assert "Blue." in texts(wire.bodies[2])
+    assert "Which shape?" not in remote.git("show", f"{ref_of(protocol)}:{TRANSCRIPT}")
+    for box in (other, remote):
+        box.runner("sync", protocol, rc=0)
+        box.runner("verify", protocol, rc=0)
+    assert at(other, ref_of(protocol)) == there(remote, ref_of(protocol))
