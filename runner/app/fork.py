@@ -14,7 +14,7 @@ from runner.app import create, journals, steer, tidy
 from runner.app import verify as judging
 from runner.app.chain import Chain
 from runner.errors import InsufficientHistoryError, IntegrityError, InTheWayError, RefusedError, UsageError
-from runner.executor import advance, looking
+from runner.executor import advance, conclude, looking
 from runner.executor.attempt import attempt_ref
 from runner.git import TreeEntry, Worktree
 from runner.protocol import events as ev
@@ -38,6 +38,8 @@ from runner.store import (
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.trust import checks, forked, verify
+
+_STOPPED = (Status.CANCELLED, Status.PAUSED, Status.BLOCKED, Status.FAILED)
 
 
 def fork(
@@ -161,11 +163,16 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
                     "see to that, then the same command once more",
                 )
 
+        stood = seen.state.status if revision is None else None
+
         def then(start: str, protocol: str, genesis: str) -> tuple[str, create.Refs]:
             since = git.first_parents(seen.tip, stop=start)[::-1] if revision is None else []
             tip = _without_folder(project, origin, protocol, genesis)
             for oid in since:
                 tip = _moved(project, origin, protocol, genesis, oid, tip)
+            if stood in _STOPPED:  # in the same publishing: nobody shall run it unasked, wherever this process ends
+                paused = ev.Paused(subject=protocol, reason=f"{origin}, which it goes on from, was {stood}")
+                tip = conclude.prepare(project, snapshot.read(git, tip, protocol), [paused], None).commit
             return tip, _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
 
         journals.refuse_unknown(project.places, origin)
@@ -177,13 +184,10 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
         name = f"refs/heads/{ids.branch_of(project.pattern, origin)}"
         if (there := project.mirror.refs().get(name)) is not None:
             publishing.track(project, project.mirror.remote, {name: there})
-    match seen.state.status if revision is None else None:
-        case Status.COMPLETED:  # nothing is left to do: it says so again
-            advance.step(project, made.protocol)
-        case Status.CANCELLED:
-            steer.cancel(project, made.protocol, f"as {origin} was, which it goes on from")
-        case Status.PAUSED | Status.BLOCKED | Status.FAILED as status:  # nobody shall run it unasked
-            steer.pause(project, made.protocol, f"{origin}, which it goes on from, was {status}")
+    if stood is Status.COMPLETED:  # nothing is left to do: it says so again
+        advance.step(project, made.protocol)
+    elif stood is Status.CANCELLED:
+        steer.cancel(project, made.protocol, f"as {origin} was, which it goes on from")
     return made
 
 

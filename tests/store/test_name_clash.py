@@ -199,6 +199,29 @@ def test_what_was_stopped_stays_stopped(remote: Box, stop: str, now: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("stop", "now"), [("cancel", "cancelled"), ("pause", "paused")])
+def test_what_was_stopped_is_published_so_from_the_first(remote: Box, stop: str, now: str) -> None:
+    """Wherever the command is killed, nobody can see it run on."""
+    publish(remote)
+    other = clone(remote, "bob")
+    remote.new({"01-a": command("true")}, title="Slow one")
+    other.runner(
+        "new", "Slow one", "--plan", other.plan({"01-a": command("true")}, title="Slow one"), "--offline", rc=0
+    )
+    other.runner(stop, ID, "--offline", rc=0)
+    hook = origin(remote) / "hooks/pre-receive"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(
+        f"#!/bin/sh\nwhile read old new ref; do case $ref in refs/heads/{OTHER})\n"
+        f"git show $new:.protocols/{OTHER}/state.json | grep -q -e paused -e cancelled || exit 1;; esac; done\n"
+    )
+    hook.chmod(0o755)
+    other.runner("fork", "--renumber", ID, rc=0)
+    assert there(remote, OTHER) == here(other, OTHER) and other.state(OTHER)["status"] == now
+    other.runner("verify", OTHER, rc=0)
+
+
+@pytest.mark.slow
 def test_an_effect_of_which_nobody_knows_is_not_forgotten(remote: Box, bob: Box) -> None:
     begun = {"kind": "intent", "call": "bob.1.1", "tool": "send", "digest": "sha256:0", "time": "2026-11-20T06:47:03Z"}
     Journal(bob.path / ".git/runner/journal" / ID / "bob.1.jsonl").append(begun)
