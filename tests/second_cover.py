@@ -41,8 +41,8 @@ class Cover:
         words = (words | {one.rpartition("/")[2] for one in words}) - {""}
         def named(path):
             parts = path.split("/")
-            above = {"/".join(parts[:count + 1]) for count in range(len(parts))} | {parts[-1], parts[-1].split(".")[0]}
-            return bool(found & {".", "./", "..", "../", "*", "**"} or words & above or any(set(one) & {*"*?"} and (fits(one, path) or fits(one, parts[-1])) for one in words))
+            above = {"/".join(parts[:count + 1]) for count in range(len(parts))} | {parts[-1].split(".")[0]}
+            return bool(not re.fullmatch(r"[\w./@+-]+", path) or any(one.endswith(parts[-1]) for one in words) or found & {".", "./", "..", "../", "*", "**"} or words & above or any(set(one) & {*"*?"} and (fits(one, path) or fits(one, parts[-1])) for one in words))
         guarded = listed(part("protected", policy)) if part("protected", policy) else []
         def harmless(path, at):
             low = path.lower()

@@ -18,6 +18,9 @@ from runner.values import dataclass
 HARMLESS = ("README*", "CHANGELOG*", "LICENSE*")
 
 _WORD = re.compile(r"[\w.*?/@+-]+")
+_SPELLED = re.compile(
+    r"[\w./@+-]+"
+)  # a path that such words can name; of any other nobody knows whether a step names it
 _GLOBS_MOST = 200  # of a text; one with more names everything
 _EVERYTHING = frozenset((".", "./", "..", "../", "*", "**"))
 
@@ -51,7 +54,10 @@ class Cover:
         return match is not None and int(match["number"]) > self.number
 
     def is_harmless(self, path: str) -> bool:
-        """Return whether a person may change the bytes of the file at a path: neither named by step or check, nor protected."""
+        """Return whether a person may change the bytes of the file at a path: neither named by step or check, nor protected.
+
+        A path that no word of a text can spell (`README (deploy).sh`) may always be named.
+        """
         if not self.harmless:
             return False
         if not self._made:
@@ -63,7 +69,8 @@ class Cover:
         if path not in self._known:
             folded = globs.fold(path)
             own = folded == paths.ROOT or folded.startswith(f"{paths.ROOT}/")
-            self._known[path] = not (own or self.is_protected(folded) or named.has(folded))
+            is_spelled = _SPELLED.fullmatch(folded) is not None
+            self._known[path] = is_spelled and not (own or self.is_protected(folded) or named.has(folded))
         return self._known[path]
 
 
@@ -95,7 +102,11 @@ class _Named:
             return True
         parts = path.split("/")
         above = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
-        if not self.words.isdisjoint(above | {parts[-1], parts[-1].split(".")[0]}):
+        if not self.words.isdisjoint(above | {parts[-1].split(".")[0]}):
+            return True
+        if any(
+            word.endswith(parts[-1]) for word in self.words
+        ):  # an option may stand right before it: -fREADME, @README
             return True
         fits = self.globs.fullmatch if self.globs is not None else None
         return fits is not None and (fits(path) is not None or fits(parts[-1]) is not None)

@@ -1615,6 +1615,8 @@ _v2("a_license_that_can_be_run", {"LICENSE.sh": ("100755", "echo pwned\n")})
 _v2("a_readme_that_a_step_wrote", {"README.md": "# theirs\n"}, wrote=True)
 _v2("a_readme_edited_by_an_agent", {"README.md": "# theirs\n"}, who="runner")
 _v2("a_protected_path_that_the_policy_ignores", {"lib/AGENTS.md": "Be cruel.\n"}, ignore=("lib/**",))
+_v2("a_readme_whose_name_no_word_can_spell", {"README (deploy).sh": "echo pwned\n"})
+_v2("a_file_with_a_space_that_the_policy_ignores", {"notes/a b.md": "x\n"}, ignore=("notes/**",))
 _v2("a_file_that_the_step_names", {"deploy.sh": "echo pwned\n"}, ignore=("*.sh",))
 
 

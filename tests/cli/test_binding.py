@@ -198,6 +198,26 @@ def test_a_file_that_step_or_check_names_is_bound(make: Callable[..., Ship], ste
     assert not ship.stands()
 
 
+@pytest.mark.parametrize(
+    ("path", "line"),
+    mostly_slow(
+        [
+            ("README (deploy).sh", "sh 'README (deploy).sh' > d.txt"),
+            ("README.mk", "make -fREADME.mk 2> d.txt || true"),
+            ("README=1", "sh README=1 > d.txt"),
+            ("README~", "sh README~ > d.txt"),
+            ("notes/a,b", "sh notes/a,b > d.txt"),
+        ]
+    ),
+)
+def test_a_file_whose_name_is_no_word_of_the_step_is_bound(make: Callable[..., Ship], path: str, line: str) -> None:
+    step = command(line, "approval: before\n")
+    ship = make({"01-a": command("true"), "02-ship": step}, {path: "echo good\n"}, approvals=IGNORE)
+    (ship.at / path).write_text("echo evil\n")
+    ship.commit()
+    assert not ship.stands()
+
+
 def test_what_a_step_wrote_is_bound(make: Callable[..., Ship]) -> None:
     ship = make({**SHIP, "01-a": command("echo written > README.md")})
     (ship.at / "README.md").write_text("# others\n")
