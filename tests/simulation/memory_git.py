@@ -16,12 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-from runner.git import BLOB, EXECUTABLE, TREE, Git, GitError, TreeEntry, Worktree
+from runner.git import BLOB, EXECUTABLE, TREE, Git, GitError, Ident, TreeEntry, Worktree
 from runner.git.location import Location
-from runner.git.objects import parse_commit, parse_tree, tree_bytes
+from runner.git.objects import commit_bytes, parse_commit, parse_tree, tree_bytes
 from runner.git.process import Held, git_error
 
 ZERO = "0" * 40
+NOBODY = Ident("nobody", "nobody@example.test", 0)
 Object = tuple[str, bytes]
 Seam = Callable[..., None]  # (what kind of moment, a few words)
 IGNORED = ("__pycache__/*", "*.pyc", ".git/*", ".git")
@@ -98,11 +99,14 @@ class Repository:
 
     def merge_base(self, one: str, other: str) -> str | None:
         """Return the best common ancestor; of several, the nearest."""
+        return next(iter(self._merge_bases(one, other)), None)
+
+    def _merge_bases(self, one: str, other: str) -> list[str]:
         mine, theirs = self.ancestors(one), self.ancestors(other)
         common = [oid for oid in mine if oid in theirs]
         below = {oid for each in common for oid in self.ancestors(*self.parents(each))} if common else set()
         best = [oid for oid in common if oid not in below]
-        return min(best, key=lambda oid: (mine[oid] + theirs[oid], oid)) if best else None
+        return sorted(best, key=lambda oid: (mine[oid] + theirs[oid], oid))
 
     def files(self, tree: str | None) -> dict[str, TreeEntry]:
         """Return path to entry of all files below a tree or a commit."""
@@ -140,9 +144,24 @@ class Repository:
 
     def merge(self, ours: str, theirs: str) -> tuple[str | None, list[str]]:
         """Return (tree, []) of a merge by whole files, or (None, paths in conflict)."""
-        base = self.files(self.merge_base(ours, theirs))
+        made, conflicts = self._merged(ours, theirs)
+        return (None, sorted(conflicts)) if conflicts else (self.tree_of(made), [])
+
+    def _base(self, ours: str, theirs: str) -> str | None:
+        """Return the commit that a merge begins at: of several merge bases, a merge of them, as git makes it."""
+        base, *more = list[str | None](self._merge_bases(ours, theirs)) or [None]
+        for other in more:
+            assert base is not None and other is not None
+            made, conflicts = self._merged(base, other)
+            for path in conflicts:  # has what neither has
+                made[path] = TreeEntry(BLOB, self.put("blob", f"{path} of {base} and {other}\n".encode()))
+            base = self.put("commit", commit_bytes(self.tree_of(made), (base, other), NOBODY, NOBODY, b"bases\n"))
+        return base
+
+    def _merged(self, ours: str, theirs: str) -> tuple[dict[str, TreeEntry], list[str]]:
+        base = self.files(self._base(ours, theirs))
         mine, other = self.files(ours), self.files(theirs)
-        made, conflicts = dict(mine), []
+        made, conflicts = dict(mine), list[str]()
         for path in {*base, *mine, *other}:
             was, one, two = base.get(path), mine.get(path), other.get(path)
             if one == two or two == was:
@@ -153,7 +172,7 @@ class Repository:
                 del made[path]
             else:
                 made[path] = two
-        return (None, sorted(conflicts)) if conflicts else (self.tree_of(made), [])
+        return made, conflicts
 
     def closure(self, *oids: str, have: Mapping[str, Object]) -> Iterator[tuple[str, Object]]:
         """Yield the objects that are needed for `oids` beyond what `have` has; what it has it has whole.

@@ -157,10 +157,10 @@ class Doing:
         both.say(number, lambda git: (git.files(one), git.files(one, "d"), git.files(other, "a.txt")))
         both.say(number, lambda git: git.changed(one, other))
         code, out, _ = real.try_run("merge-base", "--all", one, other)
-        if len(out.split()) <= 1:  # of several, git merges those first
+        if len(out.split()) <= 1:  # which one of several git names is its own affair
             both.say(number, lambda git: git.merge_base(one, other))
-            if code == 0:
-                both.say(number, lambda git: git.merge_trees(one, other))
+        if code == 0:
+            both.say(number, lambda git: git.merge_trees(one, other))
         asked = (f"{one}:d/c.txt", f"{one}^{{tree}}", name, f"{name}:a.txt", "refs/heads/none", "0" * 40)
         both.say(number, lambda git: [git.object(each) for each in asked])
         both.say(number, lambda git: (git.blobs(asked), git.sizes(asked), [git.resolve(each) for each in asked]))
@@ -171,6 +171,26 @@ def go(both: Both, seed: int, count: int) -> None:
     doing = Doing(both, seed)
     for _ in range(count):
         doing.one()
+
+
+def test_of_several_merge_bases_a_merge_is_what_it_begins_at(both: Both) -> None:
+    """A merge that somebody amended, and what others did on top of it as it was: both have the same two parents (seed 4303465148)."""
+
+    def written(parents: tuple[str, ...], **files: bytes) -> str:
+        def write(git: Git) -> str:
+            tree = git.edit_tree(None, {name: TreeEntry(BLOB, git.write("blob", text)) for name, text in files.items()})
+            return git.write_commit(str(tree), parents, ALICE, ALICE, b"made\n")
+
+        return str(both.say(0, write))
+
+    root = written((), a=b"1\n", b=b"1\n")
+    one, other = written((root,), a=b"2\n", b=b"1\n"), written((root,), a=b"1\n", b=b"2\n")
+    merged = written((one, other), a=b"2\n", b=b"2\n")
+    amended = written((one, other), a=b"2\n", b=b"2\n", more=b"more\n")
+    after = written((merged,), a=b"3\n", b=b"3\n")
+    tree, conflicts = both.say(0, lambda git: git.merge_trees(after, amended))
+    assert conflicts == []
+    assert set(both.say(0, lambda git: git.files(tree))) == {"a", "b", "more"}
 
 
 def test_it_says_what_git_says(both: Both) -> None:
