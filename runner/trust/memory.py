@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from runner.errors import InsufficientHistoryError
 from runner.git import Git
 from runner.protocol import message, paths
 from runner.protocol.ids import is_protocol_id
+from runner.trust.past import commit_of, touched
 
 
 def written_by_people(git: Git, trusted: str) -> frozenset[str]:
@@ -16,30 +18,20 @@ def written_by_people(git: Git, trusted: str) -> frozenset[str]:
     left = {paths.MEMORY + name for name in git.tree(f"{trusted}:{paths.MEMORY.rstrip('/')}") or {}}
     if not left:
         return frozenset()
-    args = ("log", "--first-parent", "-m", "--root", "--no-renames", "--format=%x01%H", "--name-only", "-z")
-    code, out, _ = git.try_run(*args, trusted, "--", paths.MEMORY.rstrip("/"))
-    if code:
-        return frozenset()
     found: set[str] = set()
-    for block in out.decode("utf-8", "surrogateescape").split("\x01")[1:]:
-        oid, *names = [one.strip("\n") for one in block.split("\0")]
-        touched = left.intersection(names)
-        if touched and _is_persons(git, oid):
-            found |= touched
-        left -= touched
-        if not left:
-            break
+    try:
+        for oid in touched(git, ["--first-parent", trusted], [paths.MEMORY.rstrip("/")]):
+            commit = commit_of(git, oid)
+            before = commit_of(git, commit.parents[0]).oid if commit.parents else None
+            changed = git.changed(before, oid)
+            if message.parse(commit.message) is None and not any(_is_record(path) for path in changed):
+                found |= left & changed.keys()
+            left -= changed.keys()
+            if not left:
+                break
+    except InsufficientHistoryError:
+        pass
     return frozenset(found)
-
-
-def _is_persons(git: Git, oid: str) -> bool:
-    commit = git.commit(oid)
-    if commit is None or message.parse(commit.message) is not None:
-        return False
-    before = commit.parents[0] if commit.parents else None
-    if before is not None and git.commit(before) is None:
-        return False
-    return not any(_is_record(path) for path in git.changed(before, oid))
 
 
 def _is_record(path: str) -> bool:

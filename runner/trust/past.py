@@ -133,14 +133,13 @@ class Past:
     def _log(self, commits: Sequence[str], names: Sequence[str]) -> list[tuple[str, Collection[str]]]:
         """Return which of the files below the folder each commit wrote, oldest first; a merge what it has from none of its parents."""
         folder = f"{paths.folder(self.protocol)}/"
-        args = ("log", "--full-history", "-c", "--no-renames", "--root", "--format=%x01%H", "--name-only", "-z")
-        code, out, _ = self.git.try_run(*args, *commits, "--", *(folder + name for name in names))
-        if code:
-            raise missing(self.git, "the history of the words")
+        wanted = [folder + name for name in names]
         found: list[tuple[str, Collection[str]]] = []
-        for part in out.decode("utf-8", "surrogateescape").split("\x01")[1:]:
-            oid, *told = [one.strip("\n") for one in part.split("\0")]
-            found.append((oid, [path.removeprefix(folder) for path in told if path]))
+        for oid in touched(self.git, ["--full-history", *commits], wanted):
+            commit = commit_of(self.git, oid)
+            known = [parent for parent in commit.parents if self.git.commit(parent) is not None]
+            written = set.intersection(*({*self._changed(commit, parent)} for parent in known or (None,)))
+            found.append((oid, [path for path in written if names == [""] or path in names]))
         return found[::-1]
 
 
@@ -202,6 +201,20 @@ def folder_of(git: Git, tree: str, protocol: str) -> str | None:
     return tree
 
 
+def touched(git: Git, revisions: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the commits that touched one of the paths, newest first; all of them where none is named.
+
+    Git is asked for ids alone: what a commit did is read from its trees, since a name may hold any byte that a list is split at.
+
+    Raises:
+        InsufficientHistoryError: their history is not in this clone.
+    """
+    code, out, _ = git.try_run("rev-list", *revisions, "--", *names)
+    if code:
+        raise missing(git, f"the history of {', '.join(names) or 'the branch'}")
+    return out.decode().split()
+
+
 def brought(git: Git, merge: Commit, protocol: str) -> set[tuple[str, TreeEntry]]:
     """Return (name in the protocol's folder, entry) of each file that approvals/ has in a commit which a merge brought.
 
@@ -212,14 +225,11 @@ def brought(git: Git, merge: Commit, protocol: str) -> set[tuple[str, TreeEntry]
     """
     where = f"{paths.folder(protocol)}/{paths.APPROVALS}".rstrip("/")
     new = (merge.oid, f"^{merge.parents[0]}")
-    code, told, _ = git.try_run("rev-list", "--full-history", *new, "--", where)
-    if code == 0 and git.is_shallow():
-        code, roots, _ = git.try_run("rev-list", "--max-parents=0", *new, "--")
-        code = code or any(commit_of(git, oid).parents for oid in roots.decode().split())  # cut off there
-    if code:
+    told = touched(git, ["--full-history", *new], [where])
+    if git.is_shallow() and any(commit_of(git, oid).parents for oid in touched(git, ["--max-parents=0", *new], [])):
         raise missing(git, f"the history that the merge {merge.oid[:12]} brought")
     found: set[tuple[str, TreeEntry]] = set()
-    for oid in told.decode().split():
+    for oid in told:
         folder = folder_of(git, commit_of(git, oid).tree, protocol)
         files = git.below(folder) if folder is not None else {}
         found.update((name, entry) for name, entry in files.items() if name.startswith(paths.APPROVALS))

@@ -98,3 +98,18 @@ def test_where_the_history_ends_nobody_wrote_it(box: Box, tmp_path: Path) -> Non
     for path, known in ((box.path, {".protocols/memory/own.md"}), (shallow, set())):
         with Git.open(path) as git:
             assert memory.written_by_people(git, str(git.resolve("HEAD"))) == known
+
+
+def test_a_file_name_does_not_make_what_a_step_wrote_a_person_s(box: Box) -> None:
+    from runner.git import Git
+    from runner.trust import memory
+
+    person_s = box.git("rev-parse", "HEAD").strip()
+    odd = f"printf x > \".protocols/memory/zz$(printf '\\001'){person_s}\""
+    protocol = box.new({"01-a": command(f"mkdir -p .protocols/memory; echo > .protocols/memory/zzz.md; {odd}")})
+    box.runner("run", protocol, rc=0)
+    box.git("merge", "-q", "--no-ff", "-m", "take it", protocol)
+    with Git.open(box.path) as git:
+        head = str(git.resolve("HEAD"))
+        assert any("\x01" in name for name in git.tree(f"{head}:.protocols/memory") or ())
+        assert memory.written_by_people(git, head) == frozenset()

@@ -79,6 +79,25 @@ def test_who_wrote_what_is_what_git_says_at_every_commit(branched: tuple[Box, st
         assert subjects[:2] == ["a merge that writes b", "the side's b"] and len(subjects) == 4
 
 
+def test_a_file_name_does_not_name_another_author(branched: tuple[Box, str]) -> None:
+    box, protocol = branched
+    innocent = box.git("rev-parse", "main").strip()
+    box.git("checkout", "-qb", "odd", protocol)
+    odd = box.path / f".protocols/{protocol}/00\x01{innocent}"
+    odd.write_text("x\n")
+    (box.path / f".protocols/{protocol}/05-odd.md").write_text("---\ntitle: odd\n---\n")
+    box.git("add", "-A")
+    box.git("commit", "-qm", "the odd one")
+    odd.unlink()
+    box.git("commit", "-qam", "tidy")
+    box.git("checkout", "-q", protocol)
+    box.git("merge", "-q", "--no-ff", "-m", "merge", "odd")
+    with Git.open(box.path) as git:
+        tip = box.git("rev-parse", protocol).strip()
+        wrote = Past.walked(git, protocol, tip).wrote({unnumbered("05-odd.md")}, tip)
+    assert [commit.message for commit in wrote] == [b"the odd one\n"]
+
+
 def test_when_a_word_came_is_told_where_one_commit_alone_touched_it(branched: tuple[Box, str]) -> None:
     box, protocol = branched
     folder = f".protocols/{protocol}/approvals"
