@@ -86,7 +86,8 @@ class Cover:
                 bytes_only = out and plain(self.mode(was, path), self.mode(tree, path))
                 free = bytes_only and (not whole if out[0](path) else not did and len(parents) == 1 and not by & self.agents and out[1](path, oid))
                 if self.covers(path, wait) and not free: return True, kept
-            if out and did and self.results(parents[0], wait[1]) != self.results(oid, wait[1]): return True, kept
+            last = next((one for one in reversed(self.chain[:self.chain.index(oid)]) if self.ours(self.repo.get(one)[2], self.name)), oid)
+            if out and did and self.results(last, wait[1]) != self.results(oid, wait[1]): return True, kept
         return False, kept
 
     def results(self, commit, slug):

@@ -523,9 +523,12 @@ class Bench:
         return last is not None and last.parents[:1] == (oid,)
 
     def _results_differ(self, subject: Subject, commit: Commit) -> bool:
+        """Return whether a transition changed a result that the step gets, since the one before: a commit between may be damage."""
+        before = commit_of(self.git, commit.parents[0])
+        while before.parents and not self._is_transition(before):
+            before = commit_of(self.git, before.parents[0])
         now, then = (
-            manifest.results(self._state_at(oid, self._own(oid)), subject.slug)
-            for oid in (commit.oid, commit.parents[0])
+            manifest.results(self._state_at(oid, self._own(oid)), subject.slug) for oid in (commit.oid, before.oid)
         )
         return now != then
 

@@ -1621,6 +1621,13 @@ _v2("a_file_that_the_step_names", {"deploy.sh": "echo pwned\n"}, ignore=("*.sh",
 
 
 @case("counts")
+def v2_the_record_damaged_and_repaired_after_the_word(h: History) -> None:
+    bound(h).say("alice")
+    h.commit({f"{FOLDER}/state.json": None})
+    h.transition(("record-repaired", PROTOCOL, {"commits": [h.tip], "reason": "a person deleted it"}))
+
+
+@case("counts")
 def v2_a_word_where_a_step_wrote_the_readme(h: History) -> None:
     bound(h, wrote=True).say("alice")
 

@@ -274,6 +274,17 @@ def test_a_merge_that_keeps_each_decision_holds(gov: Box, people: People) -> Non
     gov.runner("verify", protocol, rc=0)
 
 
+def test_an_approval_outlives_damage_that_was_repaired(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    says(gov, people.alice, "approve", protocol, "--yes")
+    gov.git("rm", "-q", f".protocols/{protocol}/state.json", cwd=gov.worktree(protocol))
+    gov.git("commit", "-qm", "oops", cwd=gov.worktree(protocol))
+    gov.runner("doctor", "--fix", protocol, rc=0)
+    gov.runner("run", protocol, rc=0)
+    assert done(gov, protocol)
+    gov.runner("verify", protocol, rc=0)
+
+
 @pytest.mark.slow
 def test_rejected_by_mistake_and_approved_again(gov: Box, people: People) -> None:
     protocol = waiting(gov)
