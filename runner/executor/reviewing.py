@@ -206,7 +206,10 @@ def _task(plan: Plan, step: Step, state: State, evidence: Sequence[ev.CheckEvide
     if plan.context:
         parts.append(f"# Notes\n\n{plan.context.strip()}")
     mark = {step.slug: " (the one to judge)"}
-    others = [f"- {one.number:02d}-{one.slug}{mark.get(one.slug, '')}: {one.header.title}" for one in plan.steps]
+    others = [
+        f"- {one.number:02d}-{one.slug}{mark.get(one.slug, '')}" + f": {one.header.title}" * (one.number <= step.number)
+        for one in plan.steps  # no later one's title: an approval of this step leaves their files out
+    ]
     parts.append("Its steps:\n" + "\n".join(others))
     parts.append(f"# The step to judge: {step.header.title}\n\n{step.prose.strip()}")
     if step.header.outputs:
