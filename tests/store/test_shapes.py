@@ -866,7 +866,7 @@ def test_many_files(box: Box) -> None:
 
 @pytest.mark.slow
 def test_a_big_file(box: Box) -> None:
-    protocol = goes(box, {"01-a": command("truncate -s 49M big.bin"), "02-b": command("rm big.bin")})
+    protocol = goes(box, {"01-a": command("truncate -s 49MB big.bin"), "02-b": command("rm big.bin")})
     assert shown(box, protocol) == ""
 
 
