@@ -6,6 +6,7 @@ it prints on stdout and stderr. `[…]` there stands for anything; commit ids an
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shutil
@@ -124,6 +125,21 @@ def test_the_readme_installs_it_as_it_says(tmp_path: Path) -> None:
 def test_every_command_block_is_run_or_says_why_not() -> None:
     text = README.read_text()
     assert text.count("```sh\n") == len(blocks()) + text.count("<!-- not run: ")
+
+
+def plain(text: str) -> str:
+    """Return a terminal's text without what differs from one demo to the next, one space between words."""
+    return re.sub(r"\b[0-9a-f]{7}\b|<?\b\d+ s\b|\b[\d-]{10}T[\d:]{8}Z", "…", " ".join(html.unescape(text).split()))
+
+
+def test_the_session_at_the_top_is_part_of_the_demo() -> None:
+    """Each line is in docs/demo.svg, in the same order; tests/test_demo.py compares that picture with what the demo prints."""
+    session = re.search(r"^```console\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    assert session is not None and 25 <= len(session[1].splitlines()) <= 30
+    rest = plain("".join(re.findall(r"<text[^>]*>([^<]*)</text>", (ROOT / "docs/demo.svg").read_text())))
+    for line in session[1].splitlines():
+        _, found, rest = rest.partition(plain(line.removesuffix("…")))
+        assert found, f"docs/demo.svg does not have this line after the one before it: {line}"
 
 
 @pytest.mark.parametrize("page", PAGES)
