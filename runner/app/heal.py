@@ -27,7 +27,7 @@ from runner.store.project import Project
 from runner.store.snapshot import Folder, Snapshot
 from runner.store.surroundings import Surroundings
 from runner.trust import verify
-from runner.trust.judged import Judged, is_rebased, judge, name_in
+from runner.trust.judged import Judged, is_rebased, judge, name_in, replaced
 from runner.values import dataclass
 
 LOST = "refs/runner/lost"
@@ -125,10 +125,12 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
         if not (judged.is_whole or judged.is_mendable):
             raise _refused(project, protocol, judged, old)
         back: Mapping[str, tuple[str | None, str | None]] = {}
-        is_left = False  # whether journals tell of what the history no longer has
+        is_left = False  # whether journals tell of what the record no longer has
         if old is not None and not judged.is_mendable:
-            back = publishing.history_back(project, protocol, tip)
-            is_left = bool(back) or _went_back(project, protocol, old, judged)
+            is_here = git.commit(old) is not None
+            now = replaced(git, protocol, old, tip) if is_here else None
+            back = publishing.history_back(project, protocol, tip, now)
+            is_left = now is None and (is_here or bool(back))
             if is_left:
                 _refuse_forgetting(project, protocol, tip, old)
         adopted = _keep(project, protocol, old, tip, judged) if old is not None else ""
@@ -145,14 +147,6 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
             tell(adopted)
         if by_name and here is not None:
             _fix_there(project, protocol, tell)
-
-
-def _went_back(project: Project, protocol: str, old: str, judged: Judged) -> bool:
-    now = judged.walk.state
-    if now is None or project.git.commit(old) is None:
-        return False
-    before = snapshot.read(project.git, old, protocol).state
-    return before.genesis != now.genesis or before.revision > now.revision
 
 
 def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> None:

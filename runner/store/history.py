@@ -181,16 +181,33 @@ def _keeps(git: Git, old: str, new: str) -> bool:
     return True
 
 
-def file_again(git: Git, protocol: str, ours: Sequence[tuple[Commit, str]], theirs: str, who: Ident) -> str:
-    """Write history commits on top of `theirs` that file what those of ours did, oldest first; return the last."""
+def file_again(
+    git: Git,
+    protocol: str,
+    ours: Sequence[tuple[Commit, str]],
+    theirs: str | None,
+    who: Ident,
+    now: Mapping[str, str] | None = None,
+) -> str:
+    """Write history commits on top of `theirs` that file what those of ours did, oldest first; return the last.
+
+    `theirs`: None starts a history with the first of ours. `now`: rewritten commits of the branch, to those that replaced them; a
+    seal names the commit that was rewritten, and is dropped with it.
+    """
     tip = theirs
     for commit, beside in ours:
-        onto = git.commit(tip)
-        tree = git.edit_tree(onto.tree if onto else None, dict(git.files(commit.oid)))
-        assert tree is not None or not git.files(commit.oid)
+        onto = git.commit(tip) if tip is not None else None
+        files = dict(git.files(commit.oid))
+        new = now.get(beside, beside) if now else beside
+        if new != beside:
+            files.pop(seal.FILE, None)
+        tree = git.edit_tree(onto.tree if onto else None, files)
+        assert tree is not None or not files
         # What a waiting step has done so far, and the history of a protocol that was renumbered.
         kept = commit.parents[commit.parents.index(beside) + 1 :]
-        tip = git.write_commit(tree or git.write_tree({}), (tip, beside, *kept), who, who, _message(protocol))
+        parents = (*([tip] if tip is not None else []), new, *kept)
+        tip = git.write_commit(tree or git.write_tree({}), parents, who, who, _message(protocol))
+    assert tip is not None
     return tip
 
 

@@ -245,21 +245,33 @@ def _history_changes(
     return {name: (new, ours), **lost}
 
 
-def history_back(project: Project, protocol: str, tip: str) -> dict[str, tuple[str | None, str | None]]:
-    """Return how the history goes back with a branch that did, to `tip`: to what was filed beside commits that it still has, and
-    never behind what is published. The one that is left is kept under refs/runner/lost/."""
+def history_back(
+    project: Project, protocol: str, tip: str, now: Mapping[str, str] | None = None
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return how the history follows a branch that was reset or rewritten to `tip`: back to what was filed beside commits that the
+    branch still has, and never behind what is published. The one that is left is kept under refs/runner/lost/.
+
+    `now`: rewritten commits, to the commits that replaced them: what was filed beside the former is filed again beside the latter.
+    """
     git, name = project.git, history.ref_of(protocol)
     ours, theirs = git.ref(name), project.mirror.refs().get(name) if project.mirror else None
     if ours is None:
         return {}
-    kept = (commit.oid for commit, beside in history.commits(git, protocol, ours) if git.is_ancestor(beside, tip))
+    back, again = None, list[tuple[Commit, str]]()
     try:
-        back = next(kept, None)
+        for commit, beside in history.commits(git, protocol, ours):
+            if git.is_ancestor(beside, tip):
+                back = commit.oid
+                break
+            if now and beside in now:
+                again.append((commit, beside))
     except InsufficientHistoryError:  # cut off: `runner doctor` says so, and what is here stays
         return {}
     if theirs is not None and git.commit(theirs) is not None and (back is None or git.is_ancestor(back, theirs)):
+        again = [one for one in again if not git.is_ancestor(one[0].oid, theirs)]
         back = theirs
-    return {} if back == ours else {name: (back, ours), **_lost(git, protocol, ours, f"history-{ours[:12]}")}
+    new = history.file_again(git, protocol, again[::-1], back, project.runner(), now) if again else back
+    return {} if new == ours else {name: (new, ours), **_lost(git, protocol, ours, f"history-{ours[:12]}")}
 
 
 def history_replaced(project: Project, protocol: str, theirs: str) -> IntegrityError:

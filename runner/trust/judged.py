@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runner.git import Git
+from runner.git import Commit, Git
 from runner.protocol import paths
 from runner.store.trusted import Trusted
 from runner.trust import checks, verify
@@ -60,6 +60,19 @@ def is_rebased(git: Git, protocol: str, old: str, new: str) -> bool:
     return _told(git, protocol, old) == _told(git, protocol, new) != []
 
 
+def replaced(git: Git, protocol: str, old: str, new: str) -> dict[str, str] | None:
+    """Return the commit in `new` of each transition of `old`, by its commit there; None where `new` lacks one, or has another."""
+    before, after = _transitions(git, protocol, old), _transitions(git, protocol, new)
+    pairs = list(zip(before, after, strict=False))
+    if len(before) > len(after) or any(one.message != other.message for one, other in pairs):
+        return None
+    return {one.oid: other.oid for one, other in pairs}
+
+
 def _told(git: Git, protocol: str, tip: str) -> list[bytes]:
+    return [commit.message for commit in _transitions(git, protocol, tip)]
+
+
+def _transitions(git: Git, protocol: str, tip: str) -> list[Commit]:
     commits = filter(None, map(git.commit, verify.chain_of(git, protocol, tip)))
-    return [commit.message for commit in commits if verify.is_transition(commit, protocol)]
+    return [commit for commit in commits if verify.is_transition(commit, protocol)]
