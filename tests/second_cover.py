@@ -75,20 +75,27 @@ class Cover:
         """Whether a commit after `seen`, up to `at`, touched what a word covers, and whether a merge of the base was kept."""
         kept, out = False, self.left_out(seen, wait[1], base, trust) if version == 2 and wait[0] == "step" else None
         for oid in self.chain[self.chain.index(seen) + 1:self.chain.index(at) + 1]:
-            tree, parents, message, *_ = self.repo.get(oid)
-            did, was = self.ours(message, self.name), self.repo.get(parents[0])[0]
+            did = self.ours(self.repo.get(oid)[2], self.name)
             if people and did: continue
             if out and out[3] and self.kept(oid, base):
                 kept = True
                 continue
-            by = {one.lower() for one in re.findall(r"(?m)^(?:author|committer) .*<([^>]*)> ", self.repo.ask("cat-file", "commit", oid).partition("\n\n")[0])} if out else set()
-            for path in self.repo.changed(was, tree):
-                bytes_only = out and plain(self.mode(was, path), self.mode(tree, path))
-                free = bytes_only and (not whole if out[0](path) else not did and len(parents) == 1 and not by & self.agents and out[1](path, oid))
-                if self.covers(path, wait) and not free: return True, kept
+            if not self.free(oid, oid, wait, out, whole): return True, kept
             last = next((one for one in reversed(self.chain[:self.chain.index(oid)]) if self.ours(self.repo.get(one)[2], self.name)), oid)
             if out and did and self.results(last, wait[1]) != self.results(oid, wait[1]): return True, kept
         return False, kept
+
+    def free(self, oid, place, wait, out, whole):  # whether a commit changes nothing that a word covers; a merge of two as each commit that it brought; `place`: of the chain
+        tree, parents, message, *_ = self.repo.get(oid)
+        if oid != place and (len(parents) not in (1, 2) or self.ours(message)): return False
+        was, by = self.repo.get(parents[0])[0], set()
+        if out: by = {one.lower() for one in re.findall(r"(?m)^(?:author|committer) .*<([^>]*)> ", self.repo.ask("cat-file", "commit", oid).partition("\n\n")[0])}
+        def left(path):
+            if out[0](path): return not whole
+            brought = self.repo.ask("rev-list", oid, f"^{parents[0]}").split() if oid == place and len(parents) == 2 else []
+            return (not self.ours(message, self.name) and not by & self.agents and out[1](path, place) and (oid != place or len(parents) < 3)
+                    and all(self.free(one, place, wait, out, whole) for one in brought if one != oid))
+        return all(not self.covers(path, wait) or (out and plain(self.mode(was, path), self.mode(tree, path)) and left(path)) for path in self.repo.changed(was, tree))
 
     def results(self, commit, slug):
         own = dict(self.repo.flat(self.repo.folder(self.repo.get(commit)[0], self.name)))

@@ -19,7 +19,7 @@ from runner.trust import manifest
 from runner.trust.authority import Authority
 from runner.trust.cover import Cover, is_plain
 from runner.trust.manifest import Subject
-from runner.trust.past import Below, Past, commit_of, folder_of, missing, unnumbered
+from runner.trust.past import Below, Past, commit_of, folder_of, missing, touched, unnumbered
 from runner.values import dataclass
 
 
@@ -448,11 +448,9 @@ class Bench:
                 continue
             if cover is not None and self._keeps_base(cover, commit):
                 continue
-            for path, entries in self.git.changed(commit.parents[0], oid).items():
-                if self.covers(subject, path) and not (
-                    cover is not None and self._leaves_out(cover, commit, path, entries, whole=whole)
-                ):
-                    return oid, path
+            path = self._touches(subject, cover, commit, oid, whole=whole)
+            if path is not None:
+                return oid, path
             if cover is not None and self._is_transition(commit) and self._results_differ(subject, commit):
                 return oid, "a result that it gets"
         return None
@@ -463,27 +461,58 @@ class Bench:
         after = islice(self.chain, self.chain[seen])
         return cover is not None and any(self._keeps_base(cover, commit_of(self.git, oid)) for oid in after)
 
+    def _touches(self, subject: Subject, cover: Cover | None, commit: Commit, place: str, *, whole: bool) -> str | None:
+        """Return a path that a commit changed and that the subject is about, or None. `place`: the commit of the chain that has it."""
+        for path, entries in self.git.changed(commit.parents[0], commit.oid).items():
+            if self.covers(subject, path) and not (
+                cover is not None and self._leaves_out(subject, cover, commit, path, entries, place, whole=whole)
+            ):
+                return path
+        return None
+
     def _leaves_out(
         self,
+        subject: Subject,
         cover: Cover,
         commit: Commit,
         path: str,
         entries: tuple[TreeEntry | None, TreeEntry | None],
+        place: str,
         *,
         whole: bool,
     ) -> bool:
-        """Return whether a commit's change of a path is left out: of a later step's file, or a person's of a harmless one's bytes.
-
-        A merge is no person's edit: it may bring what steps of other protocols wrote.
-        """
+        """Return whether a commit's change of a path is left out: of a later step's file, or a person's of a harmless one's bytes."""
         if not is_plain(*entries):
             return False
         if cover.is_later(path):
             return not whole
-        if len(commit.parents) != 1 or self._is_transition(commit):
+        if self._is_transition(commit) or not self._agents.isdisjoint(email.casefold() for email in commit.emails):
             return False
-        by_agent = not self._agents.isdisjoint(email.casefold() for email in commit.emails)
-        return not by_agent and self._is_harmless(cover, path, commit.oid)
+        if not self._is_harmless(cover, path, place):
+            return False
+        return commit.oid != place or len(commit.parents) == 1 or self._brings_harmless(subject, cover, commit, whole)
+
+    def _brings_harmless(self, subject: Subject, cover: Cover, merge: Commit, whole: bool) -> bool:
+        """Return whether each commit that a merge of two brought changed nothing but what is left out, as in sync's of two clones.
+
+        So a merge hides no step's or agent's work, and nothing that was changed and taken back.
+
+        Raises:
+            InsufficientHistoryError: what it brought is not all in this clone.
+        """
+        if len(merge.parents) != 2:
+            return False
+        for oid in touched(self.git, [merge.oid, f"^{merge.parents[0]}"], []):
+            commit = commit_of(self.git, oid)
+            if oid != merge.oid and (
+                len(commit.parents) not in (1, 2)
+                or message.parse(commit.message) is not None
+                or self._touches(subject, cover, commit, merge.oid, whole=whole) is not None
+            ):
+                if self.git.is_shallow():  # the first parent may have it too
+                    raise missing(self.git, f"the history of the merge {merge.oid[:12]}")
+                return False
+        return True
 
     @property
     def _agents(self) -> frozenset[str]:

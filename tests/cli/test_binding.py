@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Box, command, mostly_slow
+from tests.conftest import Box, clone, command, mostly_slow
 from tests.people import Person, governed, person, push
 
 SHIP = {
@@ -389,6 +389,120 @@ def test_the_attributes_of_a_clone_have_no_say_in_what_gits_own_merge_is(make: C
     base_moves(ship)
     ship.box.git("merge", "-q", "--no-edit", "main", cwd=ship.at)
     assert ship.stands()
+
+
+# --- merges of two clones ------------------------------------------------------------------------------------------------
+
+
+def test_a_harmless_edit_of_another_clone_that_sync_merges_leaves_it(make: Callable[..., Ship]) -> None:
+    ship = make()
+    (ship.at / "LICENSE").write_text("new\n")
+    ship.commit()
+    bob = clone(ship.box, "bob")
+    bob.git("checkout", "-q", ship.protocol)
+    bob.write("README.md", "# others\n")
+    bob.commit("bob's words")
+    bob.runner("sync", ship.protocol, rc=0)
+    (ship.at / "CHANGELOG.md").write_text("# 2\n")
+    ship.commit()
+    ship.box.runner("sync", ship.protocol, rc=0)
+    parents = ship.box.git("log", "-1", "--format=%P", ship.protocol).split()
+    assert len(parents) == 2, "sync merged"
+    assert ship.stands()
+
+
+def side(ship: Ship, at: str = "HEAD") -> None:
+    """Begin a side branch of the protocol's, in its worktree."""
+    ship.box.git("checkout", "-q", "--detach", at, cwd=ship.at)
+
+
+def merged(ship: Ship, *how: str, env: dict[str, str] | None = None) -> None:
+    """Merge the side branch; the protocol's own has a commit more."""
+    tip = ship.box.git("rev-parse", "HEAD", cwd=ship.at).strip()
+    ship.box.git("checkout", "-q", ship.protocol, cwd=ship.at)
+    (ship.at / "LICENSE").write_text("ours\n")
+    ship.commit()
+    ship.box.git("merge", "-q", "--no-edit", "--no-ff", *how, tip, cwd=ship.at, env=env)
+
+
+def hand_made(ship: Ship) -> None:
+    side(ship)
+    (ship.at / "README.md").write_text("# side\n")
+    ship.commit()
+    merged(ship, "--no-commit")
+    (ship.at / "deploy.sh").write_text("echo evil\n")
+    ship.commit()
+
+
+def taken_back_on_the_side(ship: Ship) -> None:
+    side(ship)
+    (ship.at / "deploy.sh").write_text("echo evil\n")
+    ship.commit()
+    (ship.at / "deploy.sh").write_text("echo good\n")
+    (ship.at / "README.md").write_text("# side\n")
+    ship.commit()
+    merged(ship)
+
+
+def an_agents_on_the_side(ship: Ship) -> None:
+    side(ship)
+    (ship.at / "README.md").write_text("# side\n")
+    ship.commit({"GIT_AUTHOR_EMAIL": "runner@example.test"})
+    merged(ship)
+
+
+def merged_by_an_agent(ship: Ship) -> None:
+    side(ship)
+    (ship.at / "README.md").write_text("# side\n")
+    ship.commit()
+    merged(ship, env={"GIT_COMMITTER_EMAIL": "runner@example.test"})
+
+
+def an_unrelated_history(ship: Ship) -> None:
+    ship.box.git("checkout", "-q", "--orphan", "other", cwd=ship.at)
+    ship.box.git("rm", "-rqf", ".", cwd=ship.at)
+    (ship.at / "README.txt").write_text("other\n")
+    ship.commit()
+    merged(ship, "--allow-unrelated-histories")
+
+
+def a_mode_taken_back_on_the_side(ship: Ship) -> None:
+    side(ship)
+    (ship.at / "README.md").chmod(0o755)
+    ship.commit()
+    (ship.at / "README.md").chmod(0o644)
+    (ship.at / "README.md").write_text("# side\n")
+    ship.commit()
+    merged(ship)
+
+
+def a_step_of_another_protocol(ship: Ship) -> None:
+    other = ship.box.new({"01-w": command("echo written > README.md")}, title="Other")
+    ship.box.runner("run", other, rc=0)
+    side(ship, other)
+    ship.box.git("rm", "-rqf", f".protocols/{other}", cwd=ship.at)
+    ship.box.git("checkout", ship.protocol, "--", ".protocols", cwd=ship.at)
+    ship.commit()
+    merged(ship)
+
+
+@pytest.mark.parametrize(
+    "change",
+    mostly_slow(
+        [
+            *(taken_back_on_the_side, an_agents_on_the_side, a_step_of_another_protocol, hand_made),
+            *(merged_by_an_agent, an_unrelated_history, a_mode_taken_back_on_the_side),
+        ],
+        3,
+    ),
+)
+def test_a_merge_smuggles_nothing_in(make: Callable[..., Ship], change: Callable[[Ship], None]) -> None:
+    ship = make(files={"README.txt": "ours\n"} if change is an_unrelated_history else None)
+    if change is an_unrelated_history:
+        (ship.at / "README.txt").unlink()
+        ship.commit()
+    change(ship)
+    assert not ship.stands()
 
 
 # --- the record ----------------------------------------------------------------------------------------------------------
