@@ -129,7 +129,7 @@ class Cover:
 
     def tools(self, trust, slugs):  # the entries of config.yaml, as JSON
         text = self.repo.get(trust["config.yaml"][1]).decode() if "config.yaml" in trust else ""
-        if not {self.steps[slug]["kind"] for slug in slugs} & {"agent", "tool"} or not part("tools", text).strip(): return ""
+        if not {self.steps[slug]["kind"] for slug in slugs} & {"agent", "tool"}: return ""
         told = []
         for entry in re.split(r"\n *- ", part("tools", text))[1:]:
             rows = [re.fullmatch(r" *(module|effects|env|network): *([^#]*?) *", row) for row in entry.split("\n") if row.strip()]

@@ -139,7 +139,7 @@ class Authority:
                 prompts |= step.header.kind is Kind.AGENT
                 agents |= {name for name in (step.header.agent or plan.header.agent,) if name}
         modules = frozenset(module.module for module in self.config.tools) if tools else frozenset()
-        return Loaded(frozenset(agents), modules, prompts)
+        return Loaded(frozenset(agents), modules, prompts, tools)
 
     def files(self, git: Git, loaded: Loaded, version: int = manifest.VERSION) -> dict[str, TreeEntry]:
         """Return the files of the trusted branch that will be loaded; `version`: of the manifest that they are for."""
@@ -148,8 +148,11 @@ class Authority:
         return self._files[loaded, version]
 
     def tools(self, loaded: Loaded) -> bytes:
-        """Return a line a tool module of config.yaml that steps load, and one for the Python that runs them."""
-        if not loaded.modules:
+        """Return a line a tool module of config.yaml that steps load, and one for the Python that runs them.
+
+        An agent file may name modules too, which that Python runs.
+        """
+        if not loaded.tools:
             return b""
         told = [module.model_dump(mode="json", exclude_defaults=True) for module in self.config.tools]
         told += [{"python": self.config.workspace.python}] if self.config.workspace.python is not None else []

@@ -114,11 +114,15 @@ def _place(item: tuple[str, TreeEntry]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """What the trusted branch lends to steps. `modules`: of tools, as config.yaml names them; `prompts`: a model is asked."""
+    """What the trusted branch lends to steps. `modules`: of tools, as config.yaml names them; `prompts`: a model is asked.
+
+    `tools`: a step may call tools, whoever names their modules.
+    """
 
     agents: frozenset[str] = frozenset()
     modules: frozenset[str] = frozenset()
     prompts: bool = False
+    tools: bool = False
 
 
 INSTRUCTIONS = ("AGENTS.md", "CONTRIBUTING.md")  # of the trusted branch, told to every model

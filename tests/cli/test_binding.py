@@ -311,6 +311,22 @@ def test_a_tool_is_bound_with_its_entry_and_all_it_may_import(
     assert ship.stands() is stands
 
 
+@pytest.mark.parametrize("kind", ["tool", "agent"])
+def test_the_python_of_tools_that_only_an_agent_file_names_is_bound(
+    make: Callable[..., Ship], tmp_path: Path, kind: str
+) -> None:
+    recording = tmp_path / "none.jsonl"
+    recording.write_text("")
+    step = TOOL["02-ship"] if kind == "tool" else "kind: agent\napproval: before\n"
+    agent = "name: mailer\nobjective: Send mail.\ntools:\n  - module: acme.mail\n    effects: {post: workspace}\n"
+    files = {**TOOLS, ".protocols/config.yaml": "publish: always\n", ".protocols/agents/mailer.yaml": agent}
+    ship = make({**TOOL, "02-ship": step + "agent: mailer\n"}, files, engine=f"recorded:{recording}")
+    ship.box.write(".protocols/config.yaml", "publish: always\nworkspace: {python: python3}\n")
+    ship.box.commit("another python")
+    push(ship.box)
+    assert not ship.stands()
+
+
 def test_memory_is_bound_where_a_model_is_told_of_it(make: Callable[..., Ship], tmp_path: Path) -> None:
     recording = tmp_path / "none.jsonl"
     recording.write_text("")
