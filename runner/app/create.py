@@ -156,7 +156,7 @@ def begin(
 
     `name`: what it is called after, else its title; `transcript`: what the planner said, for the history; `start`: the commit that
     it begins at, where that is not the base's; `then(id, genesis)`: the commit that the branch goes on to from its genesis, and refs
-    that move in the same transaction.
+    that move in the same transaction; it notes them, so that they are finished after a kill.
     """
     git, who = project.git, project.who
     person = project.person()
@@ -173,10 +173,9 @@ def begin(
     asked = repr(
         (name or title, base_name, events, sorted((one, digest(data)) for one, data in files.items()), person.email)
     )
-    note = unfinished.Note(
-        project.places.unfinished(digest(asked.encode("utf-8", "surrogateescape")).removeprefix("sha256:"))
-    )
-    if then is None and (begun := _finish(project, note)) is not None:
+    request = project.places.unfinished(digest(asked.encode("utf-8", "surrogateescape")).removeprefix("sha256:"))
+    note = unfinished.Note(request) if then is None else None  # `then` notes what it begins
+    if note is not None and (begun := _finish(project, note)) is not None:
         return begun
     claimed = publishing.look_at_numbers(project, always=then is not None)
     for _ in range(RACES):
@@ -216,7 +215,8 @@ def begin(
             tip, refs = then(protocol, commit)
             also |= refs
             filed = refs.get(history.ref_of(protocol), (None, None))[0]
-        note.write(protocol, tip)
+        if note is not None:
+            note.write(protocol, tip)
         try:
             transaction.publish(
                 git,
@@ -234,7 +234,8 @@ def begin(
             continue
         marks.write(project.places, protocol, commit, after.genesis)
         path, why = creating.add_worktree(project, protocol)
-        return Made(protocol, len(after.steps), base_name, start, path, why, printed=note.remove)
+        printed = note.remove if note is not None else lambda: None
+        return Made(protocol, len(after.steps), base_name, start, path, why, printed=printed)
     raise ConflictError("no number could be claimed", numbers.PREFIX, "run the same command again")
 
 

@@ -84,6 +84,7 @@ def repairs(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
 
 def in_project(project: Project, only: str | None) -> Iterator[Repair]:
     """Yield what the clone lacks, and which protocols are here by half."""
+    yield from leftovers.unfinished_renumberings(project)
     yield from leftovers.unfinished_worktrees(project)
     yield from clones.look(project)
     yield from halves.look(project, only)

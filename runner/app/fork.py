@@ -7,36 +7,44 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 
-from runner.app import create, journals, steer, tidy
+from runner.app import create, journals, steer
 from runner.app import verify as judging
 from runner.app.chain import Chain
-from runner.errors import InsufficientHistoryError, IntegrityError, InTheWayError, RefusedError, UsageError
-from runner.executor import advance, conclude, looking
+from runner.errors import (
+    ConflictError,
+    InsufficientHistoryError,
+    IntegrityError,
+    InTheWayError,
+    RefusedError,
+    RunnerError,
+    UnreachableError,
+    UsageError,
+)
+from runner.executor import advance, conclude, looking, renumbering
 from runner.executor.attempt import attempt_ref
-from runner.git import TreeEntry, Worktree
+from runner.git import Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, machine, message, paths
 from runner.protocol import plan as plan_
 from runner.protocol.log import RawEntry
-from runner.protocol.state import Status
+from runner.protocol.state import Status, StepStatus
 from runner.store import (
     clash,
     history,
+    keeping,
     locks,
-    marks,
     numbers,
     publishing,
     record,
     snapshot,
     transaction,
-    workspace,
     worktree,
 )
 from runner.store.project import Project
-from runner.store.remote import Mirror
+from runner.store.remote import Mirror, PushRefusedError
 from runner.trust import checks, forked, verify
 
 _STOPPED = (Status.CANCELLED, Status.PAUSED, Status.BLOCKED, Status.FAILED)
@@ -134,76 +142,132 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
     """Give a protocol another number whose id another one has that was published first: as a fork of its last transition, with
     what people committed since. The branch then makes way: its chain stays in the fork's, and under `refs/runner/lost/`.
 
-    `revision`: fork that one; what came after it is kept aside alone.
+    One that a killed command had begun is finished instead. `revision`: fork that one; what came after it is kept aside alone.
 
     Raises:
         RefusedError: no other protocol has the id, its work is not at an end, or an effect was made of which no transition tells;
             as `fork`. InTheWayError: a worktree of it holds
             what is in no commit. UnreachableError: the remote does not answer.
     """
+    try:
+        with looking.at_work(project, origin):
+            note = renumbering.read(project.places, origin)
+            if note is not None and clash.published(project, origin) is not None:
+                note = None  # it is another one of this id that is given a number now
+            made = _make(project, origin, revision) if note is None else None
+    except renumbering.RenumberedError as done:
+        note, made = done.note, None
+        project.who.say(f"{note.protocol} was begun by this command before and not finished; it is now")
+    note = note or renumbering.read(project.places, origin)
+    assert note is not None
+    return _end(project, note, made)
+
+
+def _make(project: Project, origin: str, revision: int | None) -> create.Made:
+    """Make the fork that takes the place of `origin`; for the holder of its lock."""
     git, branch = project.git, project.branch(origin)
-    with looking.at_work(project, origin):
-        _look(project)
+    _look(project)
+    seen = looking.look(project, origin)
+    clashes = clash.published(project, origin)
+    if clashes is None:
+        raise RefusedError(
+            f"no other protocol has the id {origin}",
+            f"{branch} at {seen.tip[:12]}",
+            f"`runner fork {origin}` begins another protocol that goes on from it",
+        )
+    if seen.state.status in machine.OPEN and looking.take_up_edits(project, origin, adopt=True):
         seen = looking.look(project, origin)
-        clashes = clash.published(project, origin)
-        if clashes is None:
-            raise RefusedError(
-                f"no other protocol has the id {origin}",
-                f"{branch} at {seen.tip[:12]}",
-                f"`runner fork {origin}` begins another protocol that goes on from it",
+    trees = worktree.on_branch(git, branch)
+    for tree in trees:
+        if why := keeping.keeps(git, tree):
+            raise InTheWayError(
+                f"the worktree of {origin} cannot make way: {why}",
+                str(tree.path),
+                "see to that, then the same command once more",
             )
-        if seen.state.status in machine.OPEN and looking.take_up_edits(project, origin, adopt=True):
-            seen = looking.look(project, origin)
-        trees = worktree.on_branch(git, branch)
-        for tree in trees:
-            if why := tidy.keeps(git, tree):
-                raise InTheWayError(
-                    f"the worktree of {origin} cannot make way: {why}",
-                    str(tree.path),
-                    "see to that, then the same command once more",
-                )
+    stood = seen.state.status if revision is None else None
 
-        stood = seen.state.status if revision is None else None
+    def then(start: str, protocol: str, genesis: str) -> tuple[str, create.Refs]:
+        if git.ref(branch) != seen.tip:
+            raise ConflictError(f"{branch} moved meanwhile", f"expected {seen.tip[:12]}", "run the same command again")
+        since = git.first_parents(seen.tip, stop=start)[::-1] if revision is None else []
+        tip = _without_folder(project, origin, protocol, genesis)
+        for oid in since:
+            tip = _moved(project, origin, protocol, genesis, oid, tip)
+        if stood in _STOPPED:  # in the same publishing: nobody shall run it unasked, wherever this process ends
+            paused = ev.Paused(subject=protocol, reason=f"{origin}, which it goes on from, was {stood}")
+            tip = conclude.prepare(project, snapshot.read(git, tip, protocol), [paused], None).commit
+        refs = _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
+        claim = {numbers.claim_ref(ids.number_of(protocol)): (genesis, None)}
+        renumbering.Renumbering(
+            origin=origin,
+            old=seen.tip,
+            protocol=protocol,
+            genesis=genesis,
+            tip=tip,
+            source=_source(git, origin, start),
+            refs={**claim, **refs, project.branch(protocol): (tip, None)},
+            trees=tuple((str(tree.path), str(tree.git_dir)) for tree in trees),
+            ends=stood if stood in (Status.COMPLETED, Status.CANCELLED) else "",
+        ).write(project.places)
+        return tip, refs
 
-        def then(start: str, protocol: str, genesis: str) -> tuple[str, create.Refs]:
-            since = git.first_parents(seen.tip, stop=start)[::-1] if revision is None else []
-            tip = _without_folder(project, origin, protocol, genesis)
-            for oid in since:
-                tip = _moved(project, origin, protocol, genesis, oid, tip)
-            if stood in _STOPPED:  # in the same publishing: nobody shall run it unasked, wherever this process ends
-                paused = ev.Paused(subject=protocol, reason=f"{origin}, which it goes on from, was {stood}")
-                tip = conclude.prepare(project, snapshot.read(git, tip, protocol), [paused], None).commit
-            return tip, _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
-
-        journals.refuse_unknown(project.places, origin)
-        journals.refuse_unrecorded(project.places, origin, seen.state)
-        with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+    journals.refuse_unknown(project.places, origin)
+    journals.refuse_unrecorded(project.places, origin, seen.state)
+    with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
+        try:
             made = _begin(project, origin, revision, title="", base=None, then=then)
-            _clear(project, origin, seen.tip, trees)
-        assert project.mirror is not None
-        name = f"refs/heads/{ids.branch_of(project.pattern, origin)}"
-        if (there := project.mirror.refs().get(name)) is not None:
-            publishing.track(project, project.mirror.remote, {name: there})
-    if stood is Status.COMPLETED:  # nothing is left to do: it says so again
-        advance.step(project, made.protocol)
-    elif stood is Status.CANCELLED:
-        steer.cancel(project, made.protocol, f"as {origin} was, which it goes on from")
+        except RunnerError as error:
+            note = renumbering.read(project.places, origin)
+            # A push without an answer may have arrived; all else was refused, and here nothing moved.
+            is_known = not isinstance(error, UnreachableError) or isinstance(error, PushRefusedError)
+            if is_known and note is not None and git.ref(project.branch(note.protocol)) is None:
+                renumbering.forget(project.places, origin)
+            raise
+        note = renumbering.read(project.places, origin)
+        assert note is not None
+        renumbering.finish(project, note)
     return made
 
 
-def _clear(project: Project, origin: str, tip: str, trees: Sequence[Worktree]) -> None:
-    """Take away what lies here by the old id, from which the other protocol's steps must not go on; what would refuse is over."""
-    git = project.git
-    journals.put_aside(project.places, origin, tip)
-    marks.forget(project.places, origin)
-    for tree in trees:
-        # Its branch is gone, and git could not tell what is in it, nor whether it is the other protocol's.
-        git.run("update-ref", "--no-deref", "HEAD", tip, git_dir=tree.git_dir)
-        if why := tidy.keeps(git, tree):  # since it was looked at first
-            project.who.say(f"{tree.path} stays, at {tip[:12]}: {why}")
-        else:
-            git.run("worktree", "remove", "--force", str(tree.path), config=worktree.conversions(git))
-    workspace.remove(workspace.place(project.places, origin, project.config.workspace.path))
+def _source(git: Git, origin: str, start: str) -> str:
+    commit = git.commit(start)
+    told = message.parse(commit.message) if commit is not None else None
+    assert told is not None
+    return f"{origin}@{told.revision}"
+
+
+def _end(project: Project, note: renumbering.Renumbering, made: create.Made | None) -> create.Made:
+    """Publish what is not published yet of a protocol that got its number, and let it end as it had; `made`: it was made now."""
+    protocol = note.protocol
+    if made is None and project.setting("publish") == "always":
+        from runner.app import sync
+
+        _look(project)
+        sync.publish(project, protocol)
+    with looking.at_work(project, protocol):
+        seen = looking.look(project, protocol)
+    is_as_made = seen.tip == note.tip  # else somebody has gone on with it
+    if is_as_made and note.ends == Status.COMPLETED:  # nothing is left to do: it says so again
+        advance.step(project, protocol)
+    elif is_as_made and note.ends == Status.CANCELLED:
+        steer.cancel(project, protocol, f"as {note.origin} was, which it goes on from")
+    if made is None:
+        genesis = project.git.commit(note.genesis)
+        assert genesis is not None
+        there = worktree.on_branch(project.git, project.branch(protocol))
+        done = sum(step.status is StepStatus.COMPLETED for _, step in seen.state.open_steps())
+        made = create.Made(
+            protocol,
+            len(seen.state.steps),
+            seen.state.base,
+            genesis.parents[0],
+            there[0].path if there else None,
+            "",
+            source=note.source,
+            done=done,
+        )
+    return dataclasses.replace(made, printed=lambda: renumbering.forget(project.places, note.origin))
 
 
 def _look(project: Project) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from runner.app import clones, examine, journals, refs
 from runner.app.repair import Repair
 from runner.errors import IntegrityError, RunnerError, UnreachableError, shown
-from runner.executor import conclude, looking, remedy, signed
+from runner.executor import conclude, journal, looking, remedy, signed
 from runner.git import Git, TreeEntry, damage
 from runner.protocol import events as ev
 from runner.protocol import log, paths
@@ -139,7 +139,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
         elif old is not None:
             assert judged.walk.state is not None
             if is_left:
-                journals.put_aside(project.places, protocol, old)
+                journal.put_aside(project.places, protocol, old)
             if back:  # it would keep what was taken out, and be published with it
                 git.update_refs(back, "runner: lost")
             marks.write(project.places, protocol, tip, judged.walk.state.genesis)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,16 +76,3 @@ def refuse_unrecorded(places: Places, protocol: str, state: State, hint: str = "
 def _effects(places: Places, protocol: str) -> Iterator[tuple[Path, list[Record]]]:
     for path in matching(places.journal(protocol), "**/*.jsonl"):
         yield path, [one for one in Journal(path).records if one["kind"] in ("intent", "outcome", "settled")]
-
-
-def put_aside(places: Places, protocol: str, tip: str) -> None:
-    """Move the journals of a protocol's attempts to where nothing goes on from them: what they were for is taken out, up to `tip`.
-
-    To be called after `refuse_unknown`, and when nothing else can refuse.
-    """
-    journal, aside, count = places.journal(protocol), places.lost(f"{protocol}.{tip[:12]}"), 1
-    while aside.exists():
-        aside, count = places.lost(f"{protocol}.{tip[:12]}.{count}"), count + 1
-    if journal.is_dir():
-        aside.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(journal, aside)

@@ -15,6 +15,7 @@ from pathlib import Path
 from runner import beneath
 from runner.app import tidy
 from runner.app.repair import Finding, Repair
+from runner.executor import looking, renumbering
 from runner.folders import matching
 from runner.git import Git
 from runner.lines import lines_of
@@ -112,6 +113,23 @@ def unfinished_worktrees(project: Project) -> Iterator[Repair]:
                 "`runner doctor --fix` finishes it",
             ),
             partial(_finish_worktree, project, protocol, ref),
+        )
+
+
+def unfinished_renumberings(project: Project) -> Iterator[Repair]:
+    """Yield the protocols that a killed command was giving another number."""
+    for note in renumbering.unfinished(project.places):
+        if locks.is_held(project.places.lock(note.origin)):
+            continue
+        yield Repair(
+            Finding(
+                "here",
+                f"{note.origin} was being given another number, {note.protocol}, when a command was killed",
+                str(project.places.renumbering(note.origin)),
+                "what lies here by the old id is not the other protocol's that has it",
+                "`runner doctor --fix` finishes it",
+            ),
+            partial(looking.finish_renumbering, project, note.origin),
         )
 
 

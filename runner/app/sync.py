@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 
 from runner.app import forge as forge_
-from runner.errors import ConflictError, RunnerError, UnreachableError, UsageError
-from runner.executor import looking
+from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError, UsageError
+from runner.executor import looking, renumbering
 from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
 from runner.store import clash, finding, history, lease, publishing, record
@@ -49,6 +49,10 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
         raise UsageError("there is no remote", str(project.git.common_dir), "add one: git remote add origin URL")
     project.looked, project.mirror = True, mirror
     done = []
+    for note in renumbering.unfinished(project.places):
+        with contextlib.suppress(HeldError):  # of a command that is at work
+            if said := looking.finish_renumbering(project, note.origin):
+                project.who.say(said)
     before = project.protocols()
     protocols = _look(project, mirror, protocols)
     forge: Forge | None = None

@@ -19,16 +19,13 @@ from runner import beneath
 from runner.errors import ConflictError, HeldError, RunnerError
 from runner.executor.journal import Journal
 from runner.folders import matching
-from runner.git import Git, Worktree
 from runner.lines import lines_of
 from runner.protocol import ids, paths
-from runner.store import history, locks, record, trusted, workspace, worktree
+from runner.store import history, keeping, locks, record, trusted, workspace, worktree
 from runner.store.project import Project
 from runner.values import dataclass
 
 ENDED = ("completed", "cancelled")
-CACHES = frozenset(line.strip("/") for line in workspace.EXCLUDES.split() if not line.startswith("*"))
-UNDER_WAY = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG", "rebase-merge", "rebase-apply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +155,7 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     branch = project.branch(protocol)
     if ended:
         found += [
-            Item(protocol, "worktree", str(tree.path), beneath.size(tree.path), why or keeps(git, tree))
+            Item(protocol, "worktree", str(tree.path), beneath.size(tree.path), why or keeping.keeps(git, tree))
             for tree in (worktree.on_branch(git, branch) if tip else [])
         ]
     space = _workspace(project, protocol)
@@ -203,11 +200,7 @@ def _unfiled(project: Project, protocol: str) -> str:
                 lost.append(path.name)
         except RunnerError as error:
             return error.what
-    return f"its history does not have what is in {_listed(lost)}" if lost else ""
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"its history does not have what is in {keeping.listed(lost)}" if lost else ""
 
 
 def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | None:
@@ -220,46 +213,6 @@ def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | No
         if at and (git.is_ancestor(tip, at) or git.blob(f"{at}:{state}") == git.blob(f"{tip}:{state}")):
             return ref
     return None
-
-
-def keeps(git: Git, tree: Worktree) -> str:
-    """Return why a worktree has to stay, or nothing where git holds all that is in it."""
-    if tree.git_dir == git.common_dir:
-        return "it is the main worktree; `git switch` to another branch there"
-    if Path(os.path.realpath(git.cwd)).is_relative_to(os.path.realpath(tree.path)):
-        return "you are in it"
-    if (tree.git_dir / "locked").exists():
-        return "it is locked: `git worktree unlock` lets it go"
-    if any((tree.git_dir / name).exists() for name in UNDER_WAY):
-        return "a merge, rebase or the like is under way in it"
-    if (tree.git_dir / "modules").exists():
-        return "it has submodules of its own"
-    code, out, err = git.try_run(
-        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=matching",
-        "--ignore-submodules=none",
-        git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git),
-    )  # fmt: skip
-    if code:
-        return f"git cannot tell what is in it: {lines_of(err)[0] if err else code}"
-    lines = out.decode("utf-8", "surrogateescape").split("\0")
-    mine = [line[3:] for line in lines if len(line) > 3 and not _is_cache(line[3:])]
-    if mine:
-        return f"it holds what is in no commit: {_listed(mine)}"
-    return _hidden(git, tree)
-
-
-def _hidden(git: Git, tree: Worktree) -> str:
-    """Return why a worktree has to stay whose files `git status` was told not to look at; nothing where there are none."""
-    out = git.run("ls-files", "-v", "-z", git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git))
-    flagged = [
-        line for line in out.decode("utf-8", "surrogateescape").split("\0") if line[:1].islower() or line[:1] == "S"
-    ]
-    there = [line[2:] for line in flagged if os.path.lexists(tree.path / line[2:])]
-    return f"git was told not to look at {_listed(there)} (`git ls-files -v`)" if there else ""
-
-
-def _is_cache(path: str) -> bool:
-    return path.endswith(".pyc") or any(part in CACHES for part in path.split("/"))
 
 
 def _workspace(project: Project, protocol: str) -> workspace.Workspace:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from runner.app import journals
 from runner.app.steer import Steered, following, number
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
-from runner.executor import advance, looking
+from runner.executor import advance, journal, looking
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, machine, message, paths
@@ -128,7 +128,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     transaction.publish(
         git, project.places, who, branch=branch, old=seen.tip, new=new, reason="runner: taken out", also=also
     )
-    journals.put_aside(project.places, protocol, seen.tip)  # the attempts begin again
+    journal.put_aside(project.places, protocol, seen.tip)  # the attempts begin again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"
     notes = [f"taken out of branch and history: {what}, which {mirror.remote} never had; kept at {lost}"]

@@ -84,23 +84,18 @@ def step(
             except signals.StopRequested as stop:
                 project.batch = False  # what came of it is published at once, and what others published is looked at
                 publishing.again(project, protocol, looking.checker(project, protocol))
-                if _is_cancelled(project, protocol):
+                if record.is_cancelled(project.git, protocol, project.git.ref(project.branch(protocol))):
                     raise _cancelled(protocol, record_paid(project, protocol)) from stop
                 signals.begin_work()  # it was meant for another protocol, and came too late
                 continue
             except RefusedError:
-                if _is_cancelled(project, protocol):
+                if record.is_cancelled(project.git, protocol, project.git.ref(project.branch(protocol))):
                     record_paid(project, protocol)
                 raise
             if done is not None:
                 return done
             publishing.again(project, protocol, looking.checker(project, protocol))
     raise looking.moves(project, protocol)
-
-
-def _is_cancelled(project: Project, protocol: str) -> bool:
-    tip = project.git.ref(project.branch(protocol))
-    return tip is not None and record.row(project.git, protocol, tip)["status"] == Status.CANCELLED
 
 
 def _cancelled(protocol: str, paid: str) -> RefusedError:

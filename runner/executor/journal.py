@@ -16,9 +16,12 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.errors import IntegrityError, UsageError
+
+if TYPE_CHECKING:
+    from runner.store.places import Places
 
 Record = dict[str, Any]
 
@@ -199,3 +202,16 @@ def _sync(folder: Path) -> None:
 
 def _line(record: Record) -> bytes:
     return json.dumps(record, ensure_ascii=True, sort_keys=True).encode() + b"\n"
+
+
+def put_aside(places: Places, protocol: str, tip: str) -> None:
+    """Move the journals of a protocol's attempts to where nothing goes on from them: what they were for is taken out, up to `tip`.
+
+    To be called when nothing else can refuse, and no effect in them is open.
+    """
+    journal, aside, count = places.journal(protocol), places.lost(f"{protocol}.{tip[:12]}"), 1
+    while aside.exists():
+        aside, count = places.lost(f"{protocol}.{tip[:12]}.{count}"), count + 1
+    if journal.is_dir():
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(journal, aside)

@@ -34,6 +34,7 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
 
     Raises:
         HeldError: another runner has it, still after `wait` seconds.
+        RenumberedError: it has another id now: a command that gave it one was killed, and that is finished.
     """
     branch = project.branch(protocol)
     with locks.hold(project.places.lock(protocol), project.who, what=protocol, wait=wait) as was_cut:
@@ -47,11 +48,38 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
                 locks.remove_dead(project.git.common_dir / f"{name}.lock", project.who)
             creating.finish_worktree(project.git, project.places, project.who, branch, protocol)
             worktree.settle_all(project.git, project.places, branch, project.who)
+            _finish_renumbering(project, protocol)
         try:
             yield
         finally:
             if not project.batch:
                 publishing.drop_lease(project)
+
+
+def _is_renumbering(project: Project, protocol: str) -> bool:
+    return project.places.renumbering(protocol).exists()
+
+
+def _finish_renumbering(project: Project, protocol: str) -> None:
+    if _is_renumbering(project, protocol):
+        from runner.executor import renumbering
+
+        renumbering.resume(project, protocol)
+
+
+def finish_renumbering(project: Project, protocol: str) -> str:
+    """Finish what a killed command had begun that gave a protocol another number; return what to say of it.
+
+    Raises:
+        HeldError: somebody works on it.
+    """
+    from runner.executor import renumbering
+
+    try:
+        with at_work(project, protocol):
+            return ""
+    except renumbering.RenumberedError as done:
+        return done.what
 
 
 def _tracking(project: Project, branch: str) -> str:
@@ -129,6 +157,9 @@ def find_protocol(project: Project, name: str | None) -> str:
         IntegrityError: what was pushed does not verify; nothing here changed.
     """
     protocol = publishing.find(project, name)
+    if _is_renumbering(project, protocol):  # before a branch is brought that is another protocol's
+        with at_work(project, protocol):
+            pass
     publishing.bring(project, protocol, checker(project, protocol))
     return protocol
 

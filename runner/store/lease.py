@@ -309,7 +309,7 @@ def _beat(project: Project, held: Held) -> float:
             mirror = replace(mirror, git=git)
             _renew(project, held, mirror)
             held.renewed = True
-            if _is_cancelled(project, held, mirror):
+            if _is_published_cancelled(project, held, mirror):
                 who.interrupt()
         except HeldError as error:
             held.lost = error
@@ -320,14 +320,14 @@ def _beat(project: Project, held: Held) -> float:
         return held.every
 
 
-def _is_cancelled(project: Project, held: Held, mirror: Mirror) -> bool:
+def _is_published_cancelled(project: Project, held: Held, mirror: Mirror) -> bool:
     """Return whether the protocol is cancelled by what others have published."""
     branch = f"refs/heads/{ids.branch_of(project.pattern, held.protocol)}"
     mirror.fetch(branch, timeout=RENEW_SECONDS)
     there = mirror.refs().get(branch)
     if there is None or held.seen is None or not mirror.git.is_ancestor(held.seen, there):
         return False
-    return bool(record.row(mirror.git, held.protocol, there)["status"] == "cancelled")
+    return record.is_cancelled(mirror.git, held.protocol, there)
 
 
 def _renew(

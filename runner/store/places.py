@@ -77,6 +77,10 @@ class Places:
         """The note that a protocol's worktree is being made."""
         return self.beside / "making" / protocol
 
+    def renumbering(self, protocol: str) -> Path:
+        """The note that a protocol is given another number, by the id that it had."""
+        return self.beside / "renumbering" / protocol
+
     def unfinished(self, request: str) -> Path:
         """The note of what a command has begun to make, by the digest (hex) of what it was asked for."""
         return self.beside / "unfinished" / request

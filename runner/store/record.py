@@ -108,6 +108,11 @@ def _places(protocols: Mapping[str, str]) -> list[str]:
     return [_place(protocol, commit) for protocol, commit in protocols.items()]
 
 
+def is_cancelled(git: Git, protocol: str, tip: str | None) -> bool:
+    """Return whether the protocol's record says so at a commit; None is no commit."""
+    return tip is not None and row(git, protocol, tip)["status"] == "cancelled"
+
+
 def outlook(row: Row) -> Outlook:
     """Return what would follow, as the machine decides it; edits of the plan that wait to be taken up are not looked at."""
     status = row["status"]

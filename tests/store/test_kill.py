@@ -365,3 +365,130 @@ def test_what_was_published_before_the_kill_is_finished_too(remote: Box, tmp_pat
     assert remote.runner(*args, rc=0).out.strip() == "0001-another"
     there = remote.git("for-each-ref", "--format=%(refname)", "refs/heads", cwd=tmp_path / "origin.git").split()
     assert there == ["refs/heads/0001-another", "refs/heads/main"]
+
+
+# --- another number ----------------------------------------------------------------------------------------------------
+
+OLD, NEW = "0001-a-plan", "0002-a-plan"
+RENUMBERED = {
+    "before the push": ("push --porcelain", ":"),
+    "after the push": ("push --porcelain", 'real "$@" > /dev/null'),
+    "before the refs moved": ("update-ref -m runner: created --stdin", ":"),
+    "after the refs moved": ("update-ref -m runner: created --stdin", "sed -u '/^commit/q' | real \"$@\" > /dev/null"),
+    "before the new worktree": ("worktree add", ":"),
+    "amid the new worktree": ("read-tree -m -u HEAD", 'real "$@"; rm "$(git rev-parse --show-toplevel)"/README.md'),
+    "before the old worktree was detached": ("update-ref --no-deref HEAD", ":"),
+    "before the old worktree went": ("worktree remove", ":"),
+    "amid the old worktree": ("worktree remove", 'for last; do :; done; rm "$last"/README.md'),
+    "amid the old worktree, which git knows no more": ("worktree remove", 'for last; do :; done; rm "$last"/.git'),
+    "after the old worktree": ("worktree remove", 'real "$@"'),
+    "before the push was noted": ("update-ref -m runner: push --stdin", ":"),
+}
+QUICK = ("after the push", "after the refs moved", "amid the old worktree")
+
+
+@pytest.fixture
+def clash(remote: Box, tmp_path: Path) -> Iterator[tuple[Box, DyingGit]]:
+    """A clone with half a protocol, whose id another one has on the remote; publishing is on now."""
+    bob = clone(remote, "bob")
+    bob.new({"01-a": command("echo b > b.txt"), "02-b": command("true")})
+    bob.runner("step", OLD, rc=0)
+    remote.new({"01-alice": command("echo alice > alice.txt")})
+    remote.runner("sync", OLD, rc=0)
+    remote.write(".protocols/config.yaml", "publish: always\n")
+    remote.commit("config")
+    remote.git("push", "-q", "origin", "main")
+    bob.git("fetch", "-q", "origin")
+    yield bob, DyingGit(bob, tmp_path / "bin")
+
+
+def numbered(box: Box) -> list[str]:
+    """The protocols that the remote has."""
+    return box.git("ls-remote", "-q", "--heads", "origin", "0*").split()[1::2]
+
+
+def of_the_old_id(box: Box) -> list[str]:
+    """What lies on this machine by the old id."""
+    folders = (box.path / ".git/runner/journal", box.home / ".local/state/protocol-runner")
+    found = [str(path) for folder in folders for path in folder.rglob(f"{OLD}*") if "mirror" not in str(path)]
+    return found + [str(tree) for tree in (box.path.parent / f"{box.path.name}.worktrees").glob(f"{OLD}*")]
+
+
+def made_way(bob: Box) -> None:
+    """Both protocols are sound, and the other one can be run here."""
+    assert numbered(bob) == [f"refs/heads/{OLD}", f"refs/heads/{NEW}"]
+    assert bob.git("status", "--porcelain", cwd=bob.worktree(NEW)) == ""
+    bob.runner("doctor", rc=0)
+    bob.runner("run", NEW, rc=0)
+    bob.runner("run", OLD, rc=0)
+    assert bob.git("ls-tree", "--name-only", OLD, "alice.txt", "b.txt").split() == ["alice.txt"]
+    bob.runner("verify", OLD, NEW, rc=0)
+    assert left_over(bob) == []
+
+
+@pytest.mark.parametrize(
+    "when", [pytest.param(one, marks=() if one in QUICK else pytest.mark.slow) for one in RENUMBERED]
+)
+def test_a_renumbering_that_was_killed_and_is_typed_again_is_finished(clash: tuple[Box, DyingGit], when: str) -> None:
+    bob, dying = clash
+    words, instead = RENUMBERED[when]
+    dying.dies(words, f"{instead}; kill -9 $PPID")
+    killed(bob, "fork", "--renumber", OLD)
+    assert dying.is_dead()
+    assert bob.runner("fork", "--renumber", OLD, rc=0).out.strip() == NEW
+    assert of_the_old_id(bob) == []
+    made_way(bob)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stop", "now"), [("run", "completed"), ("cancel", "cancelled")])
+def test_what_had_ended_ends_after_a_kill_too(remote: Box, tmp_path: Path, stop: str, now: str) -> None:
+    bob = clone(remote, "bob")
+    bob.new({"01-a": command("true")})
+    bob.runner(stop, OLD, rc=0)
+    remote.new({"01-alice": command("true")})
+    remote.runner("sync", OLD, rc=0)
+    bob.git("fetch", "-q", "origin")
+    dying = DyingGit(bob, tmp_path / "bin")
+    dying.dies("worktree remove", "kill -9 $PPID")
+    killed(bob, "fork", "--renumber", OLD)
+    assert dying.is_dead()
+    assert bob.runner("fork", "--renumber", OLD, rc=0).out.strip() == NEW
+    assert bob.state(NEW)["status"] == now
+    bob.runner("fork", "--renumber", OLD, rc=4)
+    bob.runner("verify", NEW, rc=0)
+
+
+@pytest.mark.parametrize("how", ["sync", pytest.param("doctor", marks=pytest.mark.slow)])
+def test_sync_and_doctor_finish_a_renumbering_too(clash: tuple[Box, DyingGit], how: str) -> None:
+    bob, dying = clash
+    dying.dies("push --porcelain", 'real "$@" > /dev/null; kill -9 $PPID')
+    killed(bob, "fork", "--renumber", OLD)
+    assert dying.is_dead()
+    if how == "sync":
+        assert f"{OLD} is {NEW} now" in bob.runner("sync", rc=0).err
+    else:
+        assert "was being given another number" in bob.runner("doctor").out
+        assert f"{OLD} is {NEW} now" in bob.runner("doctor", "--fix", rc=0).err
+    assert bob.runner("fork", "--renumber", OLD, rc=0).out.strip() == NEW
+    made_way(bob)
+
+
+@pytest.mark.parametrize("verb", ["run", pytest.param("cancel", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "when", [pytest.param(one, marks=() if one in QUICK[1:2] else pytest.mark.slow) for one in RENUMBERED]
+)
+def test_who_works_next_on_the_old_id_finishes_a_renumbering_and_runs_nothing_else(
+    clash: tuple[Box, DyingGit], when: str, verb: str
+) -> None:
+    bob, dying = clash
+    words, instead = RENUMBERED[when]
+    dying.dies(words, f"{instead}; kill -9 $PPID")
+    killed(bob, "fork", "--renumber", OLD)
+    assert dying.is_dead()
+    assert f"{OLD} is {NEW} now" in bob.runner(verb, OLD, rc=4).err
+    assert not bob.git("branch", "--list", OLD) and of_the_old_id(bob) == []
+    bob.runner("sync", rc=0)
+    assert bob.runner("fork", "--renumber", OLD, rc=0).out.strip() == NEW
+    if verb == "run":
+        made_way(bob)
