@@ -79,7 +79,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Created(Event):
-    """The protocol was begun. `nonce`: 32 random hex digits, whose digest is the genesis."""
+    """The protocol started. `nonce`: 32 random hex digits, whose digest is the genesis."""
 
     name: ClassVar[str] = "created"
     title: str
@@ -90,7 +90,7 @@ class Created(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned(Event):
-    """The plan stands. `engine`, `transcript` (digest of runs/plan.1.jsonl in the history), `spent`: where a model wrote it."""
+    """The plan is complete. `engine`, `transcript` (digest of runs/plan.1.jsonl in the history), `spent`: where a model wrote it."""
 
     name: ClassVar[str] = "planned"
     plan: str
@@ -102,7 +102,7 @@ class Planned(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported(Planned):
-    """The plan stands, taken over from elsewhere."""
+    """The plan is complete, imported from `source`."""
 
     name: ClassVar[str] = "imported"
     source: str
@@ -110,7 +110,7 @@ class Imported(Planned):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forked(Planned):
-    """The plan stands, with the finished steps of another protocol's revision."""
+    """The plan is complete, with the finished steps of another protocol's revision."""
 
     name: ClassVar[str] = "forked"
     source: str  # PROTOCOL@REVISION, whose commit the branch begins at
@@ -136,7 +136,7 @@ class PlanEdited(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalAsked(Event):
-    """Somebody's word is needed. `kind`: plan, step, result, protected-path or merge."""
+    """An approval is needed. `kind`: plan, step, result, protected-path or merge."""
 
     name: ClassVar[str] = "approval-asked"
     kind: str
@@ -147,9 +147,9 @@ class ApprovalAsked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalCounted(Event):
-    """The words that a wait asked for are there: signed ones first in `by`, then `reviews` on the forge.
+    """A wait has the approvals that it asked for: signed ones first in `by`, then `reviews` on the forge.
 
-    `at`: the commit that they were judged at, where it is not the one before.
+    `at`: the commit at which they were judged, where it is not the one before.
     """
 
     name: ClassVar[str] = "approval-counted"
@@ -162,7 +162,7 @@ class ApprovalCounted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApprovalRefused(Event):
-    """Why a word did not count; with `wait`, a held call that outlived its time is dropped."""
+    """Why an approval did not count; with `wait`, a held call that expired is dropped."""
 
     name: ClassVar[str] = "approval-refused"
     reason: str
@@ -172,7 +172,7 @@ class ApprovalRefused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallHeld(Event):
-    """A tool call waits for a word; `call` is its file's name, such as `deploy.1.3`. What the step has spent till then."""
+    """A tool call waits for approval. `call`: its file's name, such as `deploy.1.3`; `spent`: by the step so far."""
 
     name: ClassVar[str] = "call-held"
     call: str
@@ -198,7 +198,7 @@ class CallDecided(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectUnknown(Event):
-    """An effect was begun and nobody knows whether it happened."""
+    """An effect was started, and it is unknown whether it happened."""
 
     name: ClassVar[str] = "effect-unknown"
     call: str
@@ -211,7 +211,7 @@ class EffectUnknown(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EffectDecided(Event):
-    """A person says whether it happened."""
+    """A person says whether the effect happened."""
 
     name: ClassVar[str] = "effect-decided"
     wait: str
@@ -222,7 +222,7 @@ class EffectDecided(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked(Event):
-    """A person is asked. `kind`: human (a step of theirs) or question; with one, what the step has spent till then."""
+    """A person is asked. `kind`: human (a step for a person) or question; `spent`: with a question, the cost so far."""
 
     name: ClassVar[str] = "asked"
     kind: str
@@ -262,7 +262,7 @@ class StepFinished(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QaPassed(Event):
-    """The checks held on `tree`."""
+    """The checks passed on `tree`."""
 
     name: ClassVar[str] = "qa-passed"
     attempt: int
@@ -277,7 +277,7 @@ class QaPassed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QaFailed(Event):
-    """A check did not hold on `tree`."""
+    """A check failed on `tree`."""
 
     name: ClassVar[str] = "qa-failed"
     attempt: int
@@ -318,7 +318,7 @@ class StepFailed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepBlocked(StepFailed):
-    """The attempt cannot go on without a person."""
+    """The attempt cannot continue without a person."""
 
     name: ClassVar[str] = "step-blocked"
 
@@ -333,7 +333,7 @@ class StepCancelled(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRetried(Event):
-    """A new attempt of the step may begin; `kept`: from the tree of the attempt before."""
+    """A new attempt of the step may start; `kept`: from the tree of the attempt before."""
 
     name: ClassVar[str] = "step-retried"
     attempt: int
@@ -342,7 +342,7 @@ class StepRetried(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BudgetReached(Event):
-    """Going on would cost more than was allowed."""
+    """Continuing would exceed a budget."""
 
     name: ClassVar[str] = "budget-reached"
     text: str
@@ -360,14 +360,14 @@ class Paused(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumed(Event):
-    """It goes on from where it was."""
+    """The protocol continues from where it stopped."""
 
     name: ClassVar[str] = "resumed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocked(Event):
-    """It cannot go on without a person."""
+    """The protocol cannot continue without a person."""
 
     name: ClassVar[str] = "blocked"
     reason: str
@@ -375,7 +375,7 @@ class Blocked(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed(Event):
-    """It ended without being done; a retry opens it again."""
+    """The protocol failed; a retry reopens it."""
 
     name: ClassVar[str] = "failed"
     reason: str
@@ -383,7 +383,7 @@ class Failed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancelled(Event):
-    """A person ended it. A runner that was at work then stops, and records what it had paid as a second one, with `spent` alone."""
+    """A person ended the protocol. A runner that was at work stops and adds a second `cancelled`, which has `spent` alone."""
 
     name: ClassVar[str] = "cancelled"
     reason: str | None = None
@@ -399,7 +399,7 @@ class Completed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CiReported(Event):
-    """What CI said of a commit."""
+    """CI reported a result for a commit."""
 
     name: ClassVar[str] = "ci-reported"
     commit: str
@@ -410,7 +410,7 @@ class CiReported(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestChanged(Event):
-    """What became of the request on the forge."""
+    """The request on the forge was closed, reopened or merged."""
 
     name: ClassVar[str] = "request-changed"
     url: str
@@ -428,7 +428,7 @@ class UndoneStep(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Undone(Event):
-    """The tree outside the protocol's folder, and the steps' standing, are those of revision `to`.
+    """The tree outside the protocol's folder and the steps' status are those of revision `to`.
 
     What was spent stays spent, and a step that is open again is a new attempt.
     """
@@ -437,7 +437,7 @@ class Undone(Event):
     to: int
     status: str
     steps: dict[str, UndoneStep]
-    artifacts: list[str]  # ids of those that no longer stand
+    artifacts: list[str]  # ids of the dropped ones
     dropped: list[str]  # ids of waits
 
 
