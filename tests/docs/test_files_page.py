@@ -86,7 +86,7 @@ def test_the_examples_are_read_by_the_parsers() -> None:
         {"plan.md": declared.encode(), "01-context.md": context.encode()}, "it", {"text": "hi"}
     )
     assert plan.parse(given, "the page").header.inputs == {"text": "hi", "times": 1, "note": None}
-    for text in examples(page, "yaml", "Coworkers"):
+    for text in examples(page, "yaml", "Agent files"):
         assert coworker.parse(text.encode(), "the page").name == "coder"
     (entry,) = examples(page, "markdown", "log.md")
     assert log.parse(f"{entry}\n".encode(), "the page")[0].event.name == "step-completed"
