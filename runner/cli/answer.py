@@ -7,8 +7,12 @@ import sys
 
 import click
 
-from runner.cli import options
+from runner.app import steer
+from runner.cli import options, steering
 from runner.cli.session import Session
+from runner.errors import UsageError
+from runner.executor import looking
+from runner.store import finding
 
 
 @click.command("answer", short_help="Answer what a protocol asks.")
@@ -21,12 +25,6 @@ def command(session: Session, words: tuple[str, ...]) -> None:
     ID is the wait (w12) or its step, and is not needed where one thing waits. TEXT `-` is read from stdin. Where nobody knows
     whether a call happened, look, and answer `happened` or `did-not`.
     """
-    from runner.app import steer
-    from runner.cli import steering
-    from runner.errors import UsageError
-    from runner.executor import looking
-    from runner.store import finding
-
     project = session.project
     rest: tuple[str, ...]
     if len(words) == 1:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from runner.app import approve, steer, sync
+from runner.app.approve import Matter, Offer
+from runner.cli import steering, telling
+from runner.cli.main import program
 from runner.cli.session import Session
+from runner.errors import UsageError, WaitingError
+from runner.executor import looking
 from runner.lines import lines_of
-
-if TYPE_CHECKING:
-    from runner.app.approve import Matter, Offer
-    from runner.protocol.statement import Decision
+from runner.protocol import statement
+from runner.protocol.model import seconds_of
+from runner.protocol.state import Status
+from runner.protocol.statement import Decision
 
 SAID = {"approve": "approved", "reject": "rejected", "revoke": "taken back"}
 SHOWN = 400  # lines of a diff that are shown; what prints the rest is said
@@ -67,11 +73,6 @@ def say(
     only_print: bool = False,
 ) -> None:
     """Carry the command out."""
-    from runner.app import approve, steer, sync
-    from runner.cli import steering
-    from runner.protocol.model import seconds_of
-    from runner.protocol.statement import Decision
-
     project = session.project
     protocol, rest = _named(session, named)
     if len(rest) > 1:
@@ -109,10 +110,6 @@ def say(
 
 def _given(session: Session, found: Matter, said: str) -> None:
     """Tell that a word is in, what is still missing, and what to type next."""
-    from runner.app import approve, steer
-    from runner.cli import steering
-    from runner.protocol.state import Status
-
     protocol = found.seen.protocol
     standing, short = approve.standing(session.project, found), steer.number(protocol)
     missing = approve.missing(standing)
@@ -124,9 +121,6 @@ def _given(session: Session, found: Matter, said: str) -> None:
 
 def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the protocol and what else was named; a subject alone is of the protocol that is meant anyway."""
-    from runner.cli import steering
-    from runner.executor import looking
-
     if named and (":" in named[0] or named[0] in ("merge", "plan")):
         return looking.find_protocol(session.project, None), named
     return steering.named(session, named)
@@ -138,16 +132,10 @@ def _ascii(text: str) -> str:
 
 
 def _program() -> str:
-    from runner.cli.main import program
-
     return program()
 
 
 def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool) -> None:
-    from runner.app import approve
-    from runner.cli import telling
-    from runner.errors import WaitingError
-
     if found.wait is None or decision.value == "revoke":
         raise approve.no_policy(session.project, found)
     in_ci = session.environ.get("CI", "").lower() not in ("", "0", "false")
@@ -173,10 +161,6 @@ def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool)
 
 
 def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
-    from runner.app import approve, sync
-    from runner.errors import UsageError
-    from runner.protocol import statement
-
     try:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
@@ -206,8 +190,6 @@ def show(session: Session, found: Matter, ready: Offer) -> None:
 
 
 def _show_subject(session: Session, found: Matter, since: str | None) -> None:
-    from runner.app import approve
-
     for part in approve.shown(session.project, found, since):
         session.line("  ", (part.title, "cyan"), err=True)
         lines = lines_of(part.text)

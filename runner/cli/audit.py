@@ -6,8 +6,11 @@ import time
 
 import click
 
-from runner.cli import options, streams
+from runner.app import attest, audit, histories, verify
+from runner.cli import fetching, options, streams
 from runner.cli.session import Session
+from runner.cli.verify import tell
+from runner.errors import InTheWayError, UsageError
 
 
 @click.command("audit", short_help="Write all of a protocol onto one page, for who signs off.")
@@ -32,10 +35,6 @@ def command(session: Session, protocol: str | None, output: str | None, attested
     The page needs nothing else and runs nothing. Exit 0, 4 or 5 as `runner verify` has it: the page is written all the same, and
     statements are not.
     """
-    from runner.app import attest, audit, histories, verify
-    from runner.cli import fetching
-    from runner.cli.verify import tell
-
     project = session.project
     histories.alone(project)
     name = verify.find(project, protocol)
@@ -60,8 +59,6 @@ def _put(session: Session, name: str, data: bytes, mark: bytes) -> None:
     Raises:
         InTheWayError: something else has that name. UsageError: it cannot be written there.
     """
-    from runner.errors import InTheWayError, UsageError
-
     if name == "-":
         streams.put(data.decode(), nl=False)
         return

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from runner.cli import options
+from runner.app import steer
+from runner.cli import options, steering
 from runner.cli.session import Session
+from runner.executor import looking
 
 
 @click.command("cancel", short_help="End a protocol.")
@@ -16,8 +18,4 @@ from runner.cli.session import Session
 def command(session: Session, protocol: str | None, reason: str | None) -> None:
     """End PROTOCOL, and stop the work on it: here at once, elsewhere as the lease is renewed. What was paid
     is recorded. Its branch stays; `runner undo` takes this back."""
-    from runner.app import steer
-    from runner.cli import steering
-    from runner.executor import looking
-
     steering.tell(session, steer.cancel(session.project, looking.find_protocol(session.project, protocol), reason))

@@ -12,18 +12,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from runner.cli import fence, streams
 from runner.cli.session import Session, safe
 from runner.errors import HeldError, SpentError, UsageError
+from runner.executor.conclude import Advanced
+from runner.store import record
 from runner.store.places import write_atomically
 from runner.values import dataclass
-
-if TYPE_CHECKING:
-    from runner.executor.conclude import Advanced
 
 WAITS = 3
 REPORT = "gl-code-quality-report.json"  # as the job on GitLab names it, in its own folder
@@ -64,8 +62,6 @@ def end(session: Session, done: Advanced, code: int) -> int:
     if not is_on(session):
         return code
     import dataclasses
-
-    from runner.store import record
 
     state = done.state
     found = record.outlook({"schema": 1, **dataclasses.asdict(state)})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from runner.app import tidy
 from runner.cli import options
 from runner.cli.session import Session
+from runner.store import finding
 
 
 @click.command("clean", short_help="Take finished worktrees and workspaces away.")
@@ -20,9 +22,6 @@ def command(session: Session, protocol: str | None, dry_run: bool, yes: bool) ->
     that the history has. A workspace goes with all that is in it: its steps' work is committed. What is left is named, with the
     reason. With PROTOCOL, that one's, and the workspace of one that is still open (it is made again when it is needed).
     """
-    from runner.app import tidy
-    from runner.store import finding
-
     project = session.project
     name = finding.find(project, protocol) if protocol else None
     items = tidy.look(project, name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from runner.cli import streams
+from runner.cli.main import cli
 from runner.cli.session import Session
 
 HOW = {
@@ -20,8 +21,6 @@ HOW = {
 def command(session: Session, shell: str) -> None:
     """Print the completion script for SHELL: commands, options, protocols and steps."""
     from click.shell_completion import get_completion_class
-
-    from runner.cli.main import cli
 
     kind = get_completion_class(shell)
     assert kind is not None

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import click
 
-from runner.cli import options
+from runner.app import create, workflows
+from runner.cli import diff, options, run
 from runner.cli.main import program
+from runner.cli.new import tell_made
 from runner.cli.session import Session
+from runner.errors import RunnerError, UsageError
 from runner.lines import lines_of
+from runner.protocol import paths
+from runner.store import finding
 
 
 @click.command("do", short_help="Make a protocol and run it.")
@@ -34,12 +39,6 @@ def command(
 
     Its id is printed, and what it changed is told. It exits as `run` does.
     """
-    from runner.app import create, workflows
-    from runner.cli import run
-    from runner.cli.new import tell_made
-    from runner.errors import RunnerError, UsageError
-    from runner.store import finding
-
     session: Session = ctx.obj
     if coworker is not None and workflow is not None:
         raise click.UsageError("-f goes with a TEXT, not with --workflow: a workflow's plan names its coworkers")
@@ -76,9 +75,6 @@ def command(
 
 def _tell_changes(session: Session, protocol: str, start: str) -> None:
     """Tell which files differ from where it began, and how much."""
-    from runner.cli import diff
-    from runner.protocol import paths
-
     git = session.project.git
     tip = git.resolve(session.project.branch(protocol))
     leave = ("--", f":(top,exclude){paths.folder(protocol)}")

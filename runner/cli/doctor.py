@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import click
 
+from runner.app import examine, halves, heal, settings
+from runner.app.repair import Finding
 from runner.cli import options
+from runner.cli.main import program
 from runner.cli.session import Session
-
-if TYPE_CHECKING:
-    from runner.app.repair import Finding
+from runner.cli.status import as_typed
+from runner.errors import RunnerError, UsageError
+from runner.protocol import ids
+from runner.store import finding
 
 
 @click.command("doctor", short_help="Find what is wrong here, and mend it.")
@@ -33,8 +37,6 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
     not what its history says. With --fix, what a person may have meant (a rewritten history, a deleted branch) is taken
     or put back only of the PROTOCOL that is named.
     """
-    from runner.app import examine, heal
-
     who = session.surroundings()
     if action == "repin":
         session.note(heal.repin(session.cwd, who))
@@ -45,8 +47,6 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
     if action == "fix":
         heal.fix_clone(session.cwd, who)
     if action == "forge":
-        from runner.app import settings
-
         _tell_all(session, settings.examine(session.project), as_json)
     name = _find(session, protocol) if protocol is not None else None
     if action == "forget":
@@ -66,15 +66,9 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
 
 def _find(session: Session, name: str) -> str:
     """Return the id of the protocol that is meant, one whose branch is gone included."""
-    from runner.app import halves
-    from runner.errors import UsageError
-    from runner.store import finding
-
     try:
         return finding.find(session.project, name)
     except UsageError:
-        from runner.protocol import ids
-
         gone = halves.gone(session.project)
         branch = ids.protocol_of_branch(session.project.pattern, name.removeprefix("refs/heads/"))
         number = int(name) if name.isdecimal() and name.isascii() else None
@@ -102,8 +96,6 @@ def _tell_all(session: Session, found: list[Finding], as_json: bool) -> NoReturn
 
 def _cannot_open(session: Session) -> bool:
     """Return whether the project cannot be opened; the examination then says why."""
-    from runner.errors import RunnerError
-
     try:
         return session.project is None
     except RunnerError:
@@ -116,9 +108,6 @@ def _exit_code(found: list[Finding]) -> int:
 
 
 def _tell(session: Session, one: Finding) -> None:
-    from runner.cli.main import program
-    from runner.cli.status import as_typed
-
     lines = [
         f"{'note' if one.kind == 'note' else 'found'}: {one.what}",
         f"  at:   {one.where}",
@@ -130,8 +119,6 @@ def _tell(session: Session, one: Finding) -> None:
 
 
 def _config(session: Session, as_json: bool) -> None:
-    from runner.app import heal
-
     found = heal.values(session.project)
     if as_json:
         session.json({"config": [{"key": one.key, "value": one.value, "source": one.source} for one in found]})

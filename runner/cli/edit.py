@@ -7,15 +7,14 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli import options, streams
+from runner.app import edit, forge, sync
+from runner.app.edit import Draft
+from runner.cli import options, steering, streams
 from runner.cli.session import Session
-
-if TYPE_CHECKING:
-    from runner.app.edit import Draft
+from runner.errors import RunnerError, UsageError
 
 
 @click.command("edit", short_help="Edit a file of the plan in $EDITOR, committed as yours.")
@@ -27,9 +26,6 @@ def command(session: Session, words: tuple[str, ...]) -> None:
 
     The file is checked first. Nothing of your checkout is touched but that file.
     """
-    from runner.app import edit, forge, sync
-    from runner.cli import steering
-
     name, rest = steering.named(session, words)
     if len(rest) > 1:
         raise click.UsageError("name one step: runner edit PROTOCOL [STEP]")
@@ -58,9 +54,6 @@ def command(session: Session, words: tuple[str, ...]) -> None:
 
 def _edited(session: Session, draft: Draft, path: Path) -> str | None:
     """Let the person edit until the file is valid or they give up; return the commit, or None where nothing changed."""
-    from runner.app import edit
-    from runner.errors import RunnerError, UsageError
-
     while True:
         line = editor(session)
         code = subprocess.run(["sh", "-c", f'{line} "$@"', line, str(path)], check=False).returncode
@@ -86,8 +79,6 @@ def editor(session: Session) -> str:
     Raises:
         UsageError: none is set, and there is no terminal for the default one.
     """
-    from runner.errors import UsageError
-
     environ = session.environ
     code, out, _ = session.project.git.personal("config", "--get", "core.editor")
     configured = os.fsdecode(out).rstrip("\n") if code == 0 else ""

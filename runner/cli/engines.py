@@ -7,6 +7,8 @@ from pathlib import Path
 import click
 
 from runner.cli.session import Session
+from runner.engines import prices, registry
+from runner.errors import UsageError
 
 
 @click.command("engines", short_help="List the models that can be asked, or check one.")
@@ -17,8 +19,6 @@ from runner.cli.session import Session
 @click.pass_obj
 def command(session: Session, name: str | None, timeout: float) -> None:
     """List what engines there are and what each lacks on this machine; with NAME, such as gemini:MODEL, ask it one small thing."""
-    from runner.engines import registry
-
     if name is not None:
         _check(session, name, timeout)
         return
@@ -31,8 +31,6 @@ def command(session: Session, name: str | None, timeout: float) -> None:
 
 def _check(session: Session, name: str, timeout: float) -> None:
     import time
-
-    from runner.engines import prices, registry
 
     began = time.monotonic()
     response = registry.check(name, session.environ, _base(session), timeout=timeout)
@@ -48,8 +46,6 @@ def _check(session: Session, name: str, timeout: float) -> None:
 
 def _base(session: Session) -> Path:
     """Return the folder that files are relative to: the repository's, else the one that the command runs in."""
-    from runner.errors import UsageError
-
     try:
         git = session.project.git
     except UsageError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from runner.app import histories
 from runner.cli.session import Session
 
 
@@ -13,8 +14,6 @@ def offer(session: Session, protocols: Collection[str], *, yes: bool) -> bool:
     Raises:
         UnreachableError: the remote does not answer. IntegrityError: what it has is not taken.
     """
-    from runner.app import histories
-
     remote = session.project.trusted.remote
     if not protocols or remote is None or session.project.mirror is not None:
         return False

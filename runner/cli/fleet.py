@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from runner.cli import options, streams
+from runner.app import fleet
+from runner.app.fleet import Ended, Ready
+from runner.cli import crew, options, status, streams
 from runner.cli.session import Session
+from runner.errors import UsageError
 from runner.lines import lines_of
-
-if TYPE_CHECKING:
-    from runner.app.fleet import Ended, Ready
+from runner.store import finding, pace
 
 MOST = 256  # jobs that a matrix of GitHub may have
 
@@ -40,10 +41,6 @@ def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, a
     """
     if ctx.invoked_subcommand is not None:
         return
-    from runner.app import fleet
-    from runner.cli import crew, status
-    from runner.store import pace
-
     session: Session = ctx.obj
     project = session.project
     project.setting("publish"), project.setting("executor")  # a wrong one is told once, here
@@ -105,10 +102,6 @@ def plan(
     from decimal import Decimal
     from math import isfinite
 
-    from runner.app import fleet
-    from runner.errors import UsageError
-    from runner.store import finding
-
     if as_json and gitlab:
         raise UsageError("`--json` and `--gitlab` do not go together", "`runner fleet plan`", "give one of them")
     if reserve is not None and not isfinite(reserve):  # click lets `nan` and `inf` pass
@@ -140,8 +133,6 @@ def plan(
 def _apart(ended: Ended) -> list[str]:
     """Return what a turn could not say itself."""
     import signal
-
-    from runner.app import fleet
 
     found = []
     if ended.code > 128 and ended.code not in (130, 141):  # those two it says, or nobody reads

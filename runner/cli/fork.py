@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import click
 
-from runner.cli import options
+from runner.app import forge, fork
+from runner.cli import options, steering
+from runner.cli.new import tell_made
 from runner.cli.session import Session
+from runner.store import publishing
 
 
 @click.command("fork", short_help="Begin another protocol where one stood at a revision.")
@@ -29,11 +32,6 @@ def command(session: Session, protocol: str | None, title: str, base: str | None
     With --renumber the fork takes PROTOCOL's place: what you committed since comes along, and PROTOCOL's branch makes way for the
     other protocol of that id, which `runner sync` brings. Its old history is kept under refs/runner/lost/.
     """
-    from runner.app import forge, fork
-    from runner.cli import steering
-    from runner.cli.new import tell_made
-    from runner.store import publishing
-
     name, revision = steering.at_revision(protocol)
     project = session.project
     origin = publishing.find(project, name)

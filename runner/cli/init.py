@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from runner.app import cloning, histories, init
+from runner.app.init import File, Look
+from runner.app.questions import Questions
 from runner.cli import options
 from runner.cli.session import Session
+from runner.git import Git
 from runner.lines import lines_of
-
-if TYPE_CHECKING:
-    from runner.app.init import File, Look
-    from runner.app.questions import Questions
-    from runner.store.surroundings import Surroundings
+from runner.store import trusted
+from runner.store.places import Places, writable_state_home
+from runner.store.project import Project
+from runner.store.surroundings import Surroundings
 
 
 @click.command("init", short_help="Write what a team shares: configuration, policy, your key.")
@@ -52,11 +54,6 @@ def command(
     for the other commands to work, and nothing of it has force before it is on the trusted branch. What it cannot find out it
     asks, and keeps in .protocols/clarifications.yaml.
     """
-    from runner.app import cloning, histories, init
-    from runner.git import Git
-    from runner.store import trusted
-    from runner.store.places import Places, writable_state_home
-
     cwd = session.cwd
     if url is not None:
         cwd = cloning.clone(url, folder, cwd, session.surroundings())
@@ -131,9 +128,6 @@ def _proposed(session: Session, cwd: Path, asked: Questions, yes: bool) -> dict[
         SystemExit: nobody is there; what the model said is kept for the same command with --yes.
     """
     import contextlib
-
-    from runner.app import init
-    from runner.store.project import Project
 
     with contextlib.ExitStack() as stack:
         project = stack.enter_context(Project.open(cwd, session.surroundings(), session.options))

@@ -6,19 +6,19 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from runner.cli import options, streams
+from runner.cli import options, streams, transcript
 from runner.cli.session import Session
+from runner.errors import RunnerError
+from runner.executor.journal import Journal
 from runner.folders import matching
 from runner.lines import lines_of
+from runner.protocol.log import RawEntry
 from runner.store import finding, record
-
-if TYPE_CHECKING:
-    from runner.protocol.log import RawEntry
-    from runner.store.project import Project
+from runner.store.project import Project
 
 POLL = 0.5  # seconds between two looks at the branch
 
@@ -66,9 +66,6 @@ class _AtWork:
         return [path for path in matching(self._folder, "*.jsonl") if ".lost-" not in path.name]
 
     def _records(self, path: Path) -> list[dict[str, Any]]:
-        from runner.errors import RunnerError
-        from runner.executor.journal import Journal
-
         try:
             self._sizes[path.name] = path.stat().st_size
             return Journal(path).records
@@ -77,8 +74,6 @@ class _AtWork:
 
     def look(self) -> None:
         """Show what is new since the last look."""
-        from runner.cli import transcript
-
         for path in self._files():
             try:
                 if path.stat().st_size == self._sizes.get(path.name, 0):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from runner.app import create, forge, workflows
+from runner.app.create import Made
 from runner.cli import options
 from runner.cli.main import program
 from runner.cli.session import Session
-
-if TYPE_CHECKING:
-    from runner.app.create import Made
+from runner.store import finding
 
 
 @click.command("new", short_help="Make a protocol: number, branch, worktree, plan.")
@@ -45,8 +44,6 @@ def command(
     model's questions wait for `runner answer` (exit 3), and `runner run` has the plan written then. Your checkout is not
     touched: the plan is in a worktree of its own, and yours to edit.
     """
-    from runner.app import create, forge, workflows
-
     asked = [
         name for name, given in (("--plan", folder), ("--workflow", workflow), ("--manual", manual or None)) if given
     ]
@@ -86,8 +83,6 @@ def command(
 
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     """Tell the person about a new protocol; `runs`: it is run at once, so nothing is to be typed."""
-    from runner.store import finding
-
     goes_out = session.project.setting("publish") == "always" and session.project.trusted.remote
     pushed = f" · published to {goes_out}" if goes_out else " · nothing was pushed"
     steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"

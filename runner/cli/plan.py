@@ -8,15 +8,16 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli import options, streams
+from runner.app import create, forge, plan
+from runner.app.plan import Proposal
+from runner.cli import diff, edit, options, streams
 from runner.cli.session import Session
-
-if TYPE_CHECKING:
-    from runner.app.plan import Proposal
+from runner.errors import RunnerError, UsageError
+from runner.executor import looking
+from runner.protocol import document
 
 YES, EDIT, DROP = "yes", "edit", "drop"
 
@@ -34,10 +35,6 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
     At a terminal you take it, edit it in your editor first, or drop it; elsewhere it is taken with --yes alone. What is
     taken is committed as yours.
     """
-    from runner.app import forge, plan
-    from runner.executor import looking
-    from runner.protocol import document
-
     project = session.project
     name = looking.find_protocol(project, protocol)
     wish = document.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
@@ -58,9 +55,6 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
 
 
 def _show(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> None:
-    from runner.app import plan
-    from runner.cli import diff
-
     tree = plan.tree_of(session.project, proposal, files)
     diff.show(session, session.project.git.run("diff", *diff.PLAIN, proposal.seen.tree, tree))
 
@@ -91,10 +85,6 @@ def _chosen(session: Session, proposal: Proposal) -> Mapping[str, bytes] | None:
 
 def _edited(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> Mapping[str, bytes]:
     """Let the person edit the files that would change, until they make a plan; return all files of the plan."""
-    from runner.app import create, plan
-    from runner.cli import edit
-    from runner.errors import RunnerError, UsageError
-
     changed = proposal.changed(files)
     folder = Path(tempfile.mkdtemp(prefix="runner-plan-"))
     for name in changed:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from runner.app import policy as app
+from runner.app.policy import Effects
+from runner.cli import summary
 from runner.cli.session import Session
-
-if TYPE_CHECKING:
-    from runner.app.policy import Effects
-    from runner.protocol.policy import Effect, Isolation, PolicyFile
-    from runner.trust.policy import Subject
+from runner.errors import UsageError
+from runner.protocol import paths
+from runner.protocol.config import Config
+from runner.protocol.digest import digest
+from runner.protocol.policy import Effect, Isolation, PolicyFile
+from runner.trust import policy
+from runner.trust.policy import Subject
 
 COLOURS = {"allow": "green", "ask": "yellow", "deny": "red"}
 CODES = {"allow": 0, "ask": 3, "deny": 4}
@@ -70,10 +74,6 @@ def check(
     """
     from dataclasses import replace
 
-    from runner.app import policy as app
-    from runner.errors import UsageError
-    from runner.trust import policy
-
     if sum(one is not None for one in (tool, run, isolation)) > 1 or not (
         tool or run or paths or engine or isolation or step
     ):
@@ -118,9 +118,6 @@ def check(
 @click.pass_obj
 def test(session: Session, live: bool, file: Path | None) -> None:
     """Run the policy's `examples`, and note rules that say less than they seem to. Exit 1: an example does not hold."""
-    from runner.app import policy as app
-    from runner.trust import policy
-
     _look(session, "test", live=live, file=file)
     found = _policy(session, file)
     if found is None:
@@ -143,9 +140,6 @@ def test(session: Session, live: bool, file: Path | None) -> None:
 
 def _look(session: Session, verb: str, *, live: bool, file: Path | None) -> None:
     """Ask the remote for the trusted branch where that is wanted; else say how old what is known of it is."""
-    from runner.app import policy as app
-    from runner.cli import summary
-
     if live:
         app.look(session.project)
     elif file is None and (remote := session.project.trusted.remote) is not None:
@@ -155,9 +149,6 @@ def _look(session: Session, verb: str, *, live: bool, file: Path | None) -> None
 
 
 def _policy(session: Session, file: Path | None) -> PolicyFile | None:
-    from runner.app import policy as app
-    from runner.protocol import paths
-
     if file is not None:
         return app.read(session.cwd / file, str(file))
     project = session.project
@@ -165,19 +156,13 @@ def _policy(session: Session, file: Path | None) -> PolicyFile | None:
     if found is None:
         session.note(f"there is no {paths.POLICY} on {project.trusted.branch}, the trusted branch: the defaults speak")
     here = project.git.top / paths.POLICY if project.git.top else None
-    if here is not None and here.is_file():
-        from runner.protocol.digest import digest
-
-        if found is None or digest(here.read_bytes()) != found.digest:
-            session.note(f"{paths.POLICY} here is another one and has no force: `--file {here}` asks it")
+    if here is not None and here.is_file() and (found is None or digest(here.read_bytes()) != found.digest):
+        session.note(f"{paths.POLICY} here is another one and has no force: `--file {here}` asks it")
     return found
 
 
 def _followed(session: Session, subject: Subject) -> Subject:
     """Follow the links of the checkout that a call's paths lead through, and say where they lead."""
-    from runner.app import policy as app
-    from runner.errors import UsageError
-
     try:
         top = session.project.git.top
     except UsageError:  # there is no repository here
@@ -193,10 +178,6 @@ def _followed(session: Session, subject: Subject) -> Subject:
 
 def _effects(session: Session) -> Effects:
     """Return the effects of the tools that the repository's configuration knows; of ours alone outside of one."""
-    from runner.app import policy as app
-    from runner.errors import UsageError
-    from runner.protocol.config import Config
-
     try:
         project = session.project
     except UsageError:

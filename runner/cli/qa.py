@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from runner.cli import options
+from runner.app import judge
+from runner.app.judge import Judged
+from runner.cli import options, telling
 from runner.cli.session import Session
 from runner.lines import lines_of
-
-if TYPE_CHECKING:
-    from runner.app.judge import Judged
+from runner.store import finding
 
 
 @click.command("qa", short_help="Judge a step's work by hand; nothing is recorded.")
@@ -25,10 +23,6 @@ def command(session: Session, protocol: str | None, step: str | None, full: bool
 
     Nothing is recorded. Exit 1 where it does not pass.
     """
-    from runner.app import judge
-    from runner.cli import telling
-    from runner.store import finding
-
     project = session.project
     name, slug = finding.find_with_step(project, protocol, step)
     with telling.Teller(session, each=True).at_work(name):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from runner.cli import options
+from runner.app import steer
+from runner.cli import options, steering
 from runner.cli.session import Session
+from runner.executor import looking
 
 
 @click.command("retry", short_help="Try what failed again.")
@@ -16,9 +18,5 @@ from runner.cli.session import Session
 @click.pass_obj
 def command(session: Session, protocol: str | None, step: str | None, keep: bool) -> None:
     """Let a new attempt begin of the step of PROTOCOL that failed or is blocked. `runner run` carries it out."""
-    from runner.app import steer
-    from runner.cli import steering
-    from runner.executor import looking
-
     name = looking.find_protocol(session.project, protocol)
     steering.tell(session, steer.retry(session.project, name, step=step, keep=keep))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import click
 
-from runner.cli import options
+from runner.app import forge as forges
+from runner.app import go, sync
+from runner.cli import ci, options, telling
 from runner.cli.session import Session
+from runner.executor.conclude import Advanced
+from runner.store import publishing
 
 
 @click.command("run", short_help="Step until someone or something else is needed.")
@@ -19,12 +23,6 @@ from runner.cli.session import Session
 @click.pass_obj
 def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bool) -> None:
     """Step PROTOCOL until someone or something else is needed."""
-    from runner.app import forge as forges
-    from runner.app import go, sync
-    from runner.cli import ci, telling
-    from runner.executor.conclude import Advanced
-    from runner.store import publishing
-
     project = session.project
     name = publishing.find(project, protocol)
     forge = forges.quietly(project)

@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.cli import options, status, streams, summary
+from runner.app import histories
+from runner.cli import fetching, options, status, streams, summary, transcript
 from runner.cli.main import program
 from runner.cli.session import Session
+from runner.errors import UsageError
 from runner.lines import lines_of
 from runner.protocol import paths
+from runner.protocol.log import RawEntry
 from runner.store import finding, history, record
+from runner.store.project import Project
 from runner.store.record import Row
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from runner.protocol.log import RawEntry
-    from runner.store.project import Project
 
 
 PLAN = "plan"  # no step can be called so
@@ -101,10 +102,6 @@ def show_transcript(
     """
     import json
 
-    from runner.app import histories
-    from runner.cli import fetching, transcript
-    from runner.errors import UsageError
-
     protocol = row["protocol"]
     histories.take(project, [protocol])
     if slug is None:
@@ -144,8 +141,6 @@ def show_transcript(
 
 def _why_none(project: Project, row: Row, slug: str, number: int, last: int) -> str:
     """Return why there is no transcript of an attempt, and what can be looked at instead; `last`: the last attempt."""
-    from runner.cli import transcript
-
     if number > last:
         return f"it is at attempt {last}"
     if slug != PLAN and number == last and row["steps"][slug].get("status") == "pending":

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from runner.cli import options
+from runner.app import forge as forges
+from runner.app import go, sync
+from runner.cli import ci, options, telling
 from runner.cli.session import Session
-
-if TYPE_CHECKING:
-    from runner.store.project import Project
+from runner.executor import advance, conclude, looking
+from runner.protocol import decision, events, ids
+from runner.store import finding, publishing, record, snapshot, worktree
+from runner.store.project import Project
 
 
 @click.command("step", short_help="Advance a protocol by one transition, one commit.")
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
 @click.pass_obj
 def command(session: Session, protocol: str | None, only: str | None, dry_run: bool, no_adopt: bool) -> None:
     """Advance PROTOCOL by one transition, which makes one commit."""
-    from runner.app import forge as forges
-    from runner.app import go, sync
-    from runner.cli import ci, telling
-    from runner.executor import advance
-    from runner.protocol import decision
-    from runner.store import finding, publishing
-
     project = session.project
     name = publishing.find(project, protocol)
     slug = _slug(project, name, only)
@@ -50,9 +44,6 @@ def command(session: Session, protocol: str | None, only: str | None, dry_run: b
 
 def _slug(project: Project, protocol: str, name: str | None) -> str | None:
     """Return the slug that a person means; one that the record does not know may be in an edit that is taken up now."""
-    from runner.protocol import ids
-    from runner.store import finding, record
-
     if name is None:
         return None
     row = record.row(project.git, protocol, finding.tip(project, protocol))
@@ -61,12 +52,6 @@ def _slug(project: Project, protocol: str, name: str | None) -> str | None:
 
 def _try_out(session: Session, protocol: str, only: str | None) -> int:
     """Say what `step` would do; nothing is written, not even a person's edits are taken up."""
-    from runner.app import go
-    from runner.cli import telling
-    from runner.executor import advance, conclude, looking
-    from runner.protocol import events
-    from runner.store import record, snapshot, worktree
-
     project = session.project
     git, branch = project.git, project.branch(protocol)
     project.refuse_unsupported()

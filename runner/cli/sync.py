@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from runner.app import sync
 from runner.cli import options
 from runner.cli.session import Session
+from runner.store import publishing
 
 
 @click.command("sync", short_help="Publish what is here, and bring what is there.")
@@ -23,9 +25,6 @@ def command(session: Session, protocol: str | None, no_work: bool) -> None:
     Where both sides have advanced, the remote's transitions stand; those made here are kept under refs/runner/lost/ and are
     done again. People's commits of both sides are kept.
     """
-    from runner.app import sync
-    from runner.store import publishing
-
     project = session.project
     every = sync.sync(project, [publishing.find(project, protocol)] if protocol else None, work=not no_work)
     if not every:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.cli.session import Session
+from runner.executor.journal import Journal
 from runner.lines import lines_of
-
-if TYPE_CHECKING:
-    from runner.store.project import Project
+from runner.store import history
+from runner.store.project import Project
 
 Record = Mapping[str, Any]
 LINES = 24  # of one output that are shown
@@ -26,9 +26,6 @@ def read(project: Project, protocol: str, slug: str, attempt: int, *, review: bo
     Raises:
         IntegrityError: the journal is damaged.
     """
-    from runner.executor.journal import Journal
-    from runner.store import history
-
     name = history.review_name(slug, attempt) if review else history.transcript_name(slug, attempt)
     filed: list[Record] = [json.loads(line) for line in (history.read(project.git, protocol, name) or b"").splitlines()]
     noted = Journal(project.places.journal(protocol) / name.removeprefix("runs/")).records
@@ -37,8 +34,6 @@ def read(project: Project, protocol: str, slug: str, attempt: int, *, review: bo
 
 def plans(project: Project, protocol: str) -> int:
     """Return the number of the last plan that a model wrote, whose transcript is here; 1 where there is none."""
-    from runner.store import history
-
     count = 1
     while history.read(project.git, protocol, history.transcript_name("plan", count + 1)) is not None:
         count += 1

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from runner.cli import options
+from runner.app import undo
+from runner.cli import options, steering
 from runner.cli.session import Session
+from runner.executor import looking
 
 
 @click.command("undo", short_help="Take the last transition back, or all since a revision.")
@@ -20,9 +22,5 @@ def command(session: Session, protocol: str | None) -> None:
     Where the remote refused what was never published (a file that is too big, a secret), that is taken out of the branch and its
     history instead, and kept under refs/runner/lost/.
     """
-    from runner.app import undo
-    from runner.cli import steering
-    from runner.executor import looking
-
     name, revision = steering.at_revision(protocol)
     steering.tell(session, undo.undo(session.project, looking.find_protocol(session.project, name), revision))

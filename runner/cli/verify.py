@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from runner.cli import options
+from runner.app import histories, verify
+from runner.cli import ci, fetching, options
 from runner.cli.session import Session
-
-if TYPE_CHECKING:
-    from runner.trust.verify import Report
+from runner.errors import UsageError
+from runner.trust.verify import Report
 
 UNSIGNED = "unsigned: proves consistency, not who ran them"
 SIGNED = "each signed by a key that the policy lists"
@@ -48,10 +48,6 @@ def command(
     Exit 0: all verify; 4: one does not; 5: this clone does not have what it takes to tell, which is fetched where you say so, at the
     terminal or by --yes.
     """
-    from runner.app import histories, verify
-    from runner.cli import fetching
-    from runner.errors import UsageError
-
     project = session.project
     histories.alone(project)
     if everything and protocols:
@@ -78,9 +74,6 @@ def command(
 
 
 def _tell_ci(session: Session, reports: Sequence[Report]) -> None:
-    from runner.app import verify
-    from runner.cli import ci
-
     found = []
     for report in reports:
         for one in report.findings:

@@ -6,22 +6,23 @@ import dataclasses
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from runner.app import watch
+from runner.app.watch import Happened
 from runner.cli import options, streams
 from runner.cli.session import Session
-
-if TYPE_CHECKING:
-    from runner.app.watch import Happened
-    from runner.cli.telling import Teller
-    from runner.store.project import Project
+from runner.cli.telling import Teller
+from runner.errors import RunnerError
+from runner.protocol.model import seconds_of
+from runner.store import record
+from runner.store.changes import Changes, Clocks
+from runner.store.project import Project
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    from runner.protocol.model import seconds_of
-
     try:
         return float(seconds_of(value)) if value is not None else None
     except ValueError as error:
@@ -69,9 +70,6 @@ def command(
     What starts it is a commit: of your edit, your approval, your answer. Files that are not committed hold their protocol up,
     unless --adopt is given; so does a rebase or a merge that you have not finished.
     """
-    from runner.app import watch
-    from runner.store.changes import Changes, Clocks
-
     shown = _Shown(session, as_json)
     clocks = Clocks(time.monotonic, _boottime)
     common = session.project.git.common_dir
@@ -116,8 +114,6 @@ class _Shown:
                 self._begin(told.protocol)
             case "advanced" | "rests":
                 assert told.done is not None and told.protocol is not None
-                from runner.cli.telling import Teller
-
                 if self._about != told.protocol:
                     self._begin(told.protocol)
                 teller = self._tellers.setdefault(told.protocol, Teller(self._session, each=False))
@@ -137,8 +133,6 @@ class _Shown:
     def ended(self, error: BaseException) -> None:
         """Tell a program that there will be no more, and why; a person sees the error itself."""
         if self._as_json and not isinstance(error, BrokenPipeError):
-            from runner.errors import RunnerError
-
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             why = error.what if isinstance(error, RunnerError) else "interrupted"
             self._line({"event": "ended", "time": stamp, "reason": why})
@@ -152,8 +146,6 @@ def _plain(told: Happened) -> dict[str, Any]:
     row |= {"protocol": told.protocol} if told.protocol else {}
     done = told.done
     if done is not None:
-        from runner.store import record
-
         row |= {"commit": done.commit, "revision": done.state.revision, "status": str(done.state.status)}
         if told.kind == "advanced":
             row["events"] = [

@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from runner.cli import options, summary
+from runner.app import histories, why
+from runner.cli import fetching, options, summary
 from runner.cli.session import Session
+from runner.errors import InsufficientHistoryError, UsageError
 from runner.lines import lines_of
 
 _PLACE = re.compile(r"(?P<path>.+):(?P<first>[1-9][0-9]{0,8})(?:-(?P<last>[1-9][0-9]{0,8}))?")
@@ -28,10 +30,6 @@ def command(session: Session, place: str, yes: bool, as_json: bool) -> None:
     Through squashes, moves and later edits by hand, by the record in this clone, which `runner verify` proves. Exit 5: this clone
     does not have what tells of one of the lines, which is fetched where you say so, at the terminal or by --yes.
     """
-    from runner.app import histories, why
-    from runner.cli import fetching
-    from runner.errors import InsufficientHistoryError, UsageError
-
     match = _PLACE.fullmatch(place)
     first = int(match["first"]) if match else 0
     last = int(match["last"] or first) if match else 0
