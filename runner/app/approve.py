@@ -17,6 +17,7 @@ from runner.git import BLOB, TreeEntry, person
 from runner.protocol import events as ev
 from runner.protocol import ids, message, paths, statement
 from runner.protocol.events import Event
+from runner.protocol.log import RawEntry
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status, Wait
 from runner.protocol.statement import Decision, Form, Signed, Statement
@@ -90,7 +91,7 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     known = record.events(project.git, seen.protocol, seen.tip)
     waits = {wait.id: wait for wait in state.waiting if wait.kind in consent.KINDS}
     subjects = {one: consent.subject_of(wait, state, known) for one, wait in waits.items()}
-    chosen, subject = _choose(state, subjects, what)
+    chosen, subject = _choose(state, subjects, what, known)
     wait = waits.get(chosen)
     needed = consent.demanded(found, subject, wait.text if wait else "", plan, where)
     if needed is None:
@@ -107,8 +108,10 @@ def _no_plan(protocol: str) -> UsageError:
     return UsageError("there is no plan yet: nothing waits for a word", paths.folder(protocol), hint)
 
 
-def _choose(state: State, subjects: dict[str, Subject], what: str | None) -> tuple[str, Subject]:
-    """Return (id of the wait or empty, subject) of what a person means."""
+def _choose(
+    state: State, subjects: dict[str, Subject], what: str | None, known: Sequence[RawEntry]
+) -> tuple[str, Subject]:
+    """Return (id of the wait or empty, subject) of what a person means. `known`: the record's entries."""
     where = paths.folder(state.protocol)
     there = ", ".join(str(subject) for subject in subjects.values())
     if state.status is Status.COMPLETED:
@@ -123,7 +126,7 @@ def _choose(state: State, subjects: dict[str, Subject], what: str | None) -> tup
             raise UsageError(f"{len(subjects)} things wait for a word", where, f"say which: {there}")
         if state.status is Status.COMPLETED:
             return "", Subject("merge")
-        raise UsageError("nothing waits for a word", where, hint)
+        raise UsageError(_decided(state, known, None) or "nothing waits for a word", where, hint)
     kind, colon, name = what.removesuffix(".md").rpartition(":")
     slug = ids.find_step(name, state.steps) or name
     found = [
@@ -141,7 +144,18 @@ def _choose(state: State, subjects: dict[str, Subject], what: str | None) -> tup
         return "", Subject("plan")
     if what == "merge" and state.status is Status.COMPLETED:
         return "", Subject("merge")
-    raise UsageError(f"nothing waits for a word as `{what}`", where, hint)
+    raise UsageError(_decided(state, known, what, slug) or f"nothing waits for a word as `{what}`", where, hint)
+
+
+def _decided(state: State, known: Sequence[RawEntry], *which: str | None) -> str:
+    """Return whose approval decided what waits no longer, for people; empty where none did. `which`: its wait or slug, or None."""
+    for one in reversed(known):
+        told = one.fields
+        if one.event in ("approval-counted", "call-decided") and {None, one.subject, told.get("wait")} & {*which}:
+            by = told["by"] if isinstance(told["by"], str) else ", ".join(told["by"])
+            label = f"{state.steps[one.subject].place:02d}-{one.subject}" if one.subject in state.steps else one.subject
+            return f"{label} was {told.get('decision', 'approved')} already, by {by}: nothing waits for an approval"
+    return ""
 
 
 def offer(

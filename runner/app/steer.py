@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from runner import signals
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
-from runner.executor import advance, looking
+from runner.executor import advance, answers, looking
 from runner.executor.attempt import attempt_ref
 from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
@@ -257,7 +257,7 @@ def answer(project: Project, protocol: str, which: str | None, text: str) -> Ste
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal answered
         refuse_ended(seen.state, "answer")
-        answered = _to_answer(seen.state, which)
+        answered = _to_answer(project, seen, which)
         if answered.kind == "effect":
             return [_decided(answered, text, project.actor())]
         return [ev.Answered(subject=answered.subject, wait=answered.id, text=text, by=project.actor())]
@@ -278,19 +278,19 @@ def _decided(wait: Wait, text: str, by: str) -> ev.EffectDecided:
     return ev.EffectDecided(subject=wait.subject, wait=wait.id, happened=EFFECT[text], by=by)
 
 
-def _to_answer(state: State, which: str | None) -> Wait:
-    where = paths.folder(state.protocol)
+def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
+    state, where = seen.state, paths.folder(seen.protocol)
+    subject = which and (ids.find_step(which, state.steps) or which)
     if which is None:
         found = [wait for wait in state.waiting if wait.kind in ANSWERABLE]
     else:
-        subject = ids.find_step(which, state.steps) or which
         found = [wait for wait in state.waiting if which == wait.id] or [
             wait for wait in state.waiting if wait.subject == subject
         ]
     there = ", ".join(f"{wait.id} ({wait.subject})" for wait in state.waiting if wait.kind in ANSWERABLE)
     if not found:
         raise UsageError(
-            f"nothing waits for an answer{f' as `{which}`' if which else ''}",
+            answers.last(project, seen, subject) or f"nothing waits for an answer{f' as `{which}`' if which else ''}",
             where,
             f"what waits: {there}" if there else f"run `runner status {number(state.protocol)}` to see how it stands",
         )

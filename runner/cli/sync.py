@@ -23,7 +23,7 @@ def command(session: Session, protocol: str | None, no_work: bool) -> None:
     and makes request, comment and statuses say how PROTOCOL stands.
 
     Where both sides have advanced, the remote's transitions stand; those made here are kept under refs/runner/lost/ and are
-    done again. People's commits of both sides are kept.
+    done again. People's commits and answers of both sides are kept; of two answers to one question the remote's decides.
     """
     project = session.project
     every = sync.sync(project, [publishing.find(project, protocol)] if protocol else None, work=not no_work)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
 from runner.errors import (
@@ -14,7 +14,7 @@ from runner.errors import (
     UsageError,
 )
 from runner.executor import remedy
-from runner.git import TreeEntry
+from runner.git import Commit, TreeEntry
 from runner.protocol import ids, log, paths
 from runner.protocol import plan as plan_
 from runner.protocol.plan import Plan
@@ -24,6 +24,7 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
 from runner.trust.judged import judge
+from runner.values import dataclass
 
 RACES = 20  # how often a lost race is started again before it is told
 
@@ -128,11 +129,16 @@ def _read(project: Project, tip: str, protocol: str) -> Snapshot:
     return project.seen
 
 
-def checker(project: Project, protocol: str) -> Callable[[str, str | None], None]:
-    """Return what verifies a tip that came from elsewhere, before it is taken up."""
+@dataclass(frozen=True, slots=True)
+class Checker:
+    """What is done with a protocol's commits that came from elsewhere, before they are taken up."""
 
-    def check(tip: str, since: str | None) -> None:
-        git = project.git
+    project: Project
+    protocol: str
+
+    def __call__(self, tip: str, since: str | None) -> None:
+        """Verify a tip. `since`: an ancestor that is verified already."""
+        project, protocol, git = self.project, self.protocol, self.project.git
         promised.ahead(project, protocol, tip)
         known = (
             snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
@@ -146,7 +152,22 @@ def checker(project: Project, protocol: str) -> Callable[[str, str | None], None
                     return
             raise remedy.refused(project, protocol, tip, error) from error
 
-    return check
+    def give_again(self, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
+        """Return the commit on `onto` that keeps a person's answer, as `answers.give_again` does."""
+        from runner.executor import answers
+
+        return answers.give_again(self.project, self.protocol, commit, onto, theirs)
+
+    def tell(self, ours: Sequence[Commit], theirs: Sequence[Commit], kept: str | None) -> None:
+        """Say what of ours does not count as it was made, as `answers.tell` does."""
+        from runner.executor import answers
+
+        answers.tell(self.project, self.protocol, ours, theirs, kept)
+
+
+def checker(project: Project, protocol: str) -> Checker:
+    """Return what verifies a tip that came from elsewhere, before it is taken up."""
+    return Checker(project, protocol)
 
 
 def find_protocol(project: Project, name: str | None) -> str:

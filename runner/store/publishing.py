@@ -8,17 +8,32 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from runner import signals
 from runner.errors import ConflictError, InsufficientHistoryError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
-from runner.protocol import ids, message
+from runner.protocol import ids, log, message
+from runner.protocol.log import RawEntry
 from runner.store import clash, finding, history, locks, marks, numbers, record, refused, snapshot, transaction
 from runner.store.project import Project
 from runner.store.remote import Mirror, PushRefusedError
 
 FRESH = 5.0  # seconds that a look at the remote serves
-Check = Callable[[str, str | None], None]  # (tip, verified ancestor or None): raises where the history does not hold
+ANSWERS = ("answered", "effect-decided")  # the events by which a person answers
+
+
+class Check(Protocol):
+    """What the executor does with commits that came from elsewhere."""
+
+    def __call__(self, tip: str, since: str | None) -> None:
+        """Verify `tip`, of which `since` is a verified ancestor; raise where the history does not hold."""
+
+    def give_again(self, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
+        """Return the commit on `onto` that keeps a person's answer. `theirs`: what was published before it."""
+
+    def tell(self, ours: Sequence[Commit], theirs: Sequence[Commit], kept: str | None) -> None:
+        """Say what of ours does not count as it was made. `kept`: the ref of our transitions, where they gave way."""
 
 
 def look(project: Project, *patterns: str) -> Mirror | None:
@@ -464,11 +479,22 @@ def is_transition(commit: Commit, protocol: str) -> bool:
     return trailers is not None and trailers.protocol == protocol
 
 
+def entries_of(commit: Commit, protocol: str) -> list[RawEntry]:
+    """Return the entries that a transition's commit added, from its message; none of another commit, or of one that is damaged."""
+    if not is_transition(commit, protocol):
+        return []
+    body = commit.message.rpartition(b"\n\n")[0].partition(b"\n\n")[2]
+    try:
+        return log.parse_raw(body + b"\n\n", f"the message of {commit.oid[:12]}")
+    except IntegrityError:
+        return []
+
+
 def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, there: str | None = None) -> None:
     """Bring two clones that advanced apart together again, here. `there`: a tip to be taken for the remote's.
 
     People's commits are merged in. Where both sides hold transitions, those of this side are kept under refs/runner/lost/ and
-    done again.
+    done again; people's answers among them are recorded again, or stay in the history as commits of theirs.
 
     Raises:
         RefusedError: people's commits conflict; both sides stay as they are. ClashError: the remote has another protocol.
@@ -498,6 +524,8 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         for commit in ours:
             if not is_transition(commit, protocol):
                 new = carry(project, commit, new, protocol)
+            elif any(entry.event in ANSWERS for entry in entries_of(commit, protocol)[:1]):
+                new = check.give_again(commit, new, theirs)
         lost = _lost(git, protocol, here, here[:12])
         # In the same transaction: ours tells of transitions that give way, as if they stood. Others would publish that, and go on
         # from transcripts whose work they do not have.
@@ -517,14 +545,11 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         git, project.places, project.who, branch=branch, old=here, new=new, reason="runner: settled", also=lost
     )
     if lost:
-        count = sum(is_transition(commit, protocol) for commit in ours)
-        project.who.say(
-            f"{mirror.remote} was first: {count} transition{'s' if count != 1 else ''} of {protocol} made here will be done again,"
-            f" and are kept at {next(iter(lost))}"
-        )
+        check.tell(ours, theirs, next(iter(lost)))
     else:
         bring_history(project, protocol)
         project.who.say(f"merged what was pushed of {protocol}: {new[:7]}")
+        check.tell(ours, theirs, None)
 
 
 def _verified(project: Project, protocol: str, commit: str | None) -> str | None:

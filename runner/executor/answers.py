@@ -1,0 +1,153 @@
+"""What people said in this clone, where another clone published transitions first (design §3).
+
+While a question still waits, its answer is recorded again on top of what was published. Otherwise the answer stays in the history as
+its author's commit, which changes nothing, and its author reads who answered. So it is with an approval, whose commit stays anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from runner.errors import IllegalEventError, MalformedFileError
+from runner.executor import conclude
+from runner.git import Commit
+from runner.protocol import events as ev
+from runner.protocol import ids, log, machine, paths, statement
+from runner.protocol.log import RawEntry
+from runner.protocol.statement import Signed, statement_id
+from runner.store import publishing, record, snapshot
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+from runner.trust.demand import KEYBOARD
+
+_SHOWN = 60  # characters of an answer in a message
+# What else people say by a transition, and the command that says it again.
+_SAID = {"paused": "pause", "resumed": "resume", "cancelled": "cancel", "step-retried": "retry", "undone": "undo"}
+
+
+def give_again(project: Project, protocol: str, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
+    """Return the commit on `onto` that keeps the answer of `commit`, a transition. `theirs`: what was published first."""
+    git = project.git
+    event = log.entry_of(publishing.entries_of(commit, protocol)[0], commit.oid[:12]).event
+    assert isinstance(event, ev.Answered | ev.EffectDecided)
+    waiting, now = snapshot.read(git, commit.parents[0], protocol).state.waiting, snapshot.read(git, onto, protocol)
+    what = record.label(record.row(git, protocol, onto), event.subject)
+    # Equal in everything, its time included: a question that was asked anew may not be answered by what was said before.
+    if (
+        any(wait.id == event.wait and wait in now.state.waiting for wait in waiting)
+        and now.state.status in machine.OPEN
+    ):
+        try:
+            made = conclude.prepare(project, now, [event], None, as_person=True)
+        except IllegalEventError:
+            pass
+        else:
+            project.who.say(f"your answer to {what} is recorded again, after what was published first")
+            return made.commit
+    entries = [entry for their in theirs for entry in publishing.entries_of(their, protocol)]
+    why = answered(entries, event.wait, event.subject, what) or f"{what} does not wait for that answer any more"
+    body = commit.message.rpartition(b"\n\n")[0].partition(b"\n\n")[2]
+    subject = f"{protocol}: {event.subject} was answered elsewhere first\n\n".encode()
+    kept = dataclasses.replace(commit, message=subject + body + b"\n")
+    new = publishing.done_again(project, kept, now.tree, (onto,))
+    project.who.say(f"{why}; yours decides nothing, and the history keeps it as commit {new[:7]}")
+    return new
+
+
+def answered(entries: Iterable[RawEntry], wait: str, subject: str, what: str) -> str:
+    """Return by whom a question was answered first, and how, for people; empty where it was not. `what`: its name for them."""
+    found = [one for one in entries if one.event in publishing.ANSWERS and one.subject == subject]
+    # The plan has several questions at a time; a step has one, which two clones may have recorded under two ids.
+    same = [one for one in found if one.fields.get("wait") == wait] or (found if subject != "plan" else [])
+    return _shown(same[0], what) if same else ""
+
+
+def last(project: Project, seen: Snapshot, which: str | None) -> str:
+    """Return by whom a question was answered that waits no longer, for people; empty where there was none. `which`: its wait or
+    subject, else it is the last one that somebody answered."""
+    found = [
+        one
+        for one in record.events(project.git, seen.protocol, seen.tip)
+        if one.event in publishing.ANSWERS and which in (None, one.subject, one.fields.get("wait"))
+    ]
+    row = record.row(project.git, seen.protocol, seen.tip)
+    return _shown(found[-1], record.label(row, found[-1].subject)) if found else ""
+
+
+def _shown(entry: RawEntry, what: str) -> str:
+    text = entry.fields.get("text") or ("happened" if entry.fields.get("happened") else "did-not")
+    shown = str(text).splitlines()[0]
+    shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
+    return f"{what} was answered already, by {entry.fields.get('by')}: {shown}"
+
+
+def tell(project: Project, protocol: str, ours: Sequence[Commit], theirs: Sequence[Commit], kept: str | None) -> None:
+    """Say what of this clone's the runner does again, and what only its author can say again. `kept`: the ref of our transitions."""
+    first, short = project.trusted.remote, ids.number_of(protocol)
+    transitions = [entries for commit in ours if kept and (entries := publishing.entries_of(commit, protocol))]
+    again = {command: None for entries in transitions if (command := _said(entries))}
+    count = sum(not _said(entries) and entries[0].event not in publishing.ANSWERS for entries in transitions)
+    if count:
+        are, s = ("are", "s") if count != 1 else ("is", "")
+        project.who.say(
+            f"{first} was first: {count} transition{s} of {protocol} made here will be done again, and {are} kept at {kept}"
+        )
+    for command in again:
+        project.who.say(
+            f"{first} was first: `{command}` of {protocol} is not recorded, and is kept at {kept};"
+            f" if you still want it, type `runner {command} {short}`"
+        )
+    _tell_decided(project, protocol, ours, theirs)
+
+
+def _said(entries: Sequence[RawEntry]) -> str:
+    """Return the command by which a person said what a transition records, where only a person can say it again; else empty."""
+    first = entries[0]
+    if len(entries) == 1 and first.fields.get("by") in (KEYBOARD, [KEYBOARD]):
+        return "reject" if first.fields.get("decision") == "rejected" else "approve"
+    return _SAID.get(first.event, "")
+
+
+def _tell_decided(project: Project, protocol: str, ours: Sequence[Commit], theirs: Sequence[Commit]) -> None:
+    """Say of our approvals whose approvals were counted first, for the same thing."""
+    mine = [one for commit in ours for one in _approvals(project, protocol, commit.tree, _before(project, commit))]
+    counted = {
+        str(name)
+        for commit in theirs
+        for one in publishing.entries_of(commit, protocol)
+        for name in one.fields.get("approvals", ())
+    }
+    if not mine or not counted:
+        return
+    used = [one for one in _approvals(project, protocol, theirs[-1].tree, None) if statement_id(one.text) in counted]
+    for one in mine:
+        said = one.statement
+        by = [
+            other.statement.approver
+            for other in used
+            if (other.statement.subject, other.statement.attempt) == (said.subject, said.attempt)
+        ]
+        if by and statement_id(one.text) not in counted:
+            project.who.say(
+                f"{said.subject} was decided already, by {', '.join(dict.fromkeys(by))};"
+                f" what {said.approver} says is kept as a commit, and decides nothing any more"
+            )
+
+
+def _before(project: Project, commit: Commit) -> str | None:
+    parent = project.git.commit(commit.parents[0]) if commit.parents else None
+    return parent.tree if parent else None
+
+
+def _approvals(project: Project, protocol: str, tree: str, before: str | None) -> list[Signed]:
+    """Return the approvals that a tree has and the tree `before` has not."""
+    git, folder = project.git, f"{paths.folder(protocol)}/{paths.APPROVALS.rstrip('/')}"
+    known = git.tree(f"{before}:{folder}") or {} if before else {}
+    found = []
+    for name, entry in (git.tree(f"{tree}:{folder}") or {}).items():
+        if name not in known:
+            with contextlib.suppress(MalformedFileError):  # `status` says that it does not count
+                found.append(statement.parse(git.blob(entry.oid) or b"", name))
+    return found
