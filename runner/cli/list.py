@@ -31,6 +31,7 @@ def command(session: Session, as_json: bool) -> None:
         return
     names, now, times = summary.Names(known), project.who.now(), record.times(project.git)
     merges = record.Merges(project.git, project.trusted.remote)
+    behind: list[str] = []
     lines, away = [], elsewhere.leases(project.places)
     locked = {path.name for path in matching(project.places.beside / "locks", "*")}
     for row in record.stream(project.git, known):
@@ -40,6 +41,9 @@ def command(session: Session, as_json: bool) -> None:
         word = summary.word(row, record.outlook(row), held=held)
         if word == "completed":
             word = f"completed · {'merged' if merges.holds(row, known[protocol]) else 'waits for merge'}"
+        newer = status.behind(project, protocol)
+        if newer:
+            behind.append(names.short(protocol))
         every = record.open_steps(row)
         done = sum(step.get("status") in record.ENDED for _, step in every)
         branch = project.branch(protocol)
@@ -47,7 +51,8 @@ def command(session: Session, as_json: bool) -> None:
         if when is None and project.trusted.remote:
             when = times.get(f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}")
         old = summary.age_of(now - when) if when is not None else "on the base"
-        lines.append((names.shown(protocol), word, f"{done}/{len(every)}", old, str(row["title"])))
+        title = f"{row['title']} · {newer}" if newer else str(row["title"])
+        lines.append((names.shown(protocol), word, f"{done}/{len(every)}", old, title))
     widths = [max(len(line[at]) for line in lines) for at in range(4)]
     session.lines(
         (
@@ -57,3 +62,5 @@ def command(session: Session, as_json: bool) -> None:
         )
         for number, word, steps, old, title in lines
     )
+    if behind:
+        session.note(f"  next          {program()} sync{f' {behind[0]}' if len(behind) == 1 else ''}")

@@ -122,6 +122,8 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
             text, typed = f"{text} · {held}", again
         if is_rewritten(project, protocol):
             word, text, typed = "rewritten", REWRITTEN, f"runner doctor --fix {names.short(protocol)}"
+        elif newer := behind(project, protocol):
+            text, typed = f"{text} · {newer}", f"runner sync {names.short(protocol)}"
         lines.append((names.shown(protocol), word, text, typed or ""))
     widths = [max(len(line[at]) for line in lines) for at in range(3)]
     session.lines(
@@ -197,6 +199,9 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         session.line(f"  {'branch':12}  gone; this is how {project.trusted.branch} has it")
         if project.git.ref(history.ref_of(protocol)) is None:
             session.line(f"  {'history':12}  not here; {history.brings(protocol, project.trusted.remote)}")
+    newer = behind(project, protocol)
+    if newer:
+        session.line(f"  {'behind':12}  {newer}, as last fetched")
     if is_rewritten(project, protocol):
         session.line(f"  {'history':12}  ", ("rewritten", "red"), f": {REWRITTEN}")
     session.line(f"  {'trusted':12}  {project.trusted.note}")
@@ -204,12 +209,24 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         typed = f"{typed}, then runner retry {name}".replace("then runner", f"then {program()}")
     if stands.endswith("waits for merge"):
         typed = f"runner take {name}"
+    if newer:
+        typed = f"runner sync {name}"
     if is_rewritten(project, protocol):
         typed = f"runner doctor --fix {name}"
     if typed and not held:
         session.line(f"  {'next':12}  {as_typed(typed)}")
     elif again:
         session.line(f"  {'look again':12}  {as_typed(again)}")
+
+
+def behind(project: Project, protocol: str) -> str:
+    """Return how many transitions git fetched that the branch here has not: `origin has 2 newer transitions`; empty for none."""
+    remote, branch = project.trusted.remote, project.branch(protocol)
+    if remote is None:
+        return ""
+    there = project.git.ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
+    count = record.newer(project.git, protocol, project.git.ref(branch), there)
+    return f"{remote} has {count} newer transition{'s' if count != 1 else ''}" if count else ""
 
 
 def is_rewritten(project: Project, protocol: str) -> bool:

@@ -189,6 +189,20 @@ def base_tips(git: Git, base: str, remote: str | None) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def newer(git: Git, protocol: str, here: str | None, there: str | None) -> int:
+    """Return how many transitions the commit `there` has that `here` has not, as far as this clone knows; nothing is verified."""
+    from runner.protocol import message
+
+    if here is None or there is None or here == there:
+        return 0
+    try:
+        commits = [git.commit(oid) for oid in git.first_parents(there, stop=here)]
+    except RunnerError:
+        return 0
+    told = [message.parse(commit.message) for commit in commits if commit is not None]
+    return sum(one is not None and one.protocol == protocol for one in told)
+
+
 def is_merged(git: Git, protocol: str, tip: str, base: str) -> bool:
     """Return whether the base's commit holds the protocol's record as `tip` has it: by merge, fast-forward or squash."""
     there = folder(git, protocol, base).get(paths.STATE)
