@@ -24,6 +24,7 @@ from runner.store import clash, locks, marks, recovery, workspace, worktree
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
+from runner.store.trusted import Trusted
 from runner.trust import checks, verify
 from runner.trust.judged import Judged, judge, name_in
 
@@ -46,6 +47,7 @@ def examine(cwd: Path, who: Surroundings, options: Mapping[str, str], only: str 
             for repair in repairs(git, places, who):
                 broken.append(repair.finding)
             with Project.open(cwd, who, options) as project:
+                _follow_fetch(project)
                 for one in _in_project(project, only):
                     broken.append(one)
         except RunnerError as error:
@@ -67,6 +69,16 @@ def _in_project(project: Project, only: str | None) -> Iterator[Finding]:
     for protocol, tip in here.items():
         if only in (None, protocol):
             yield from _protocol(project, protocol, tip)
+
+
+def _follow_fetch(project: Project) -> None:
+    """Look with the trusted branch as git fetched it, where that goes on from the runner's own copy; nothing is done by it."""
+    trusted = project.trusted
+    there = project.git.resolve(f"refs/remotes/{trusted.remote}/{trusted.branch}") if trusted.remote else None
+    if there not in (None, trusted.commit) and project.git.is_ancestor(trusted.commit, str(there)):
+        own = f"; the runner's own copy is {trusted.commit[:12]}"
+        note = f"trusted branch as last fetched by git{own}{f', as of {trusted.time}' if trusted.time else ''}"
+        project.trust(Trusted(str(there), trusted.branch, trusted.remote, note, trusted.time))
 
 
 def repairs(git: Git, places: Places, who: Surroundings) -> Iterator[Repair]:
@@ -201,7 +213,9 @@ def _trusted(project: Project) -> Iterator[Finding]:
             trusted.note,
             f"{trusted.branch} at {trusted.commit[:12]}",
             "configuration and tools are read from there",
-            "a remote whose default branch is protected makes it a matter of review" if not trusted.remote else "",
+            f"`runner policy test --live` asks {trusted.remote} for it, and runs the policy's examples"
+            if trusted.remote
+            else "a remote whose default branch is protected makes it a matter of review",
         )
     if trusted.config(project.git) is None:
         yield Finding(

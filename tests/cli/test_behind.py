@@ -1,4 +1,4 @@
-"""`status` and `list` after a plain `git fetch`: a branch here that is behind the fetched one is said to be."""
+"""`status`, `list` and `doctor` after a plain `git fetch`: what was fetched is not ignored."""
 
 from __future__ import annotations
 
@@ -37,3 +37,27 @@ def test_newer_transitions_are_counted_with_the_command_that_takes_them_up(remot
 def test_a_branch_that_is_ahead_is_not_behind(other: Box, args: list[str]) -> None:
     other.runner("step", "1")
     assert "newer" not in other.runner(*args, rc=0).out
+
+
+def test_doctor_looks_with_the_trusted_branch_that_git_fetched(remote: Box) -> None:
+    remote.write(".protocols/config.yaml", "publish: sometimes\n")
+    remote.commit("a mistake")
+    remote.git("push", "-q", "origin", "main")
+    bob = clone(remote, "bob")
+    bob.runner("policy", "test", "--live", rc=0)
+    assert "`publish` should be" in bob.runner("doctor", rc=2).out
+    remote.write(".protocols/config.yaml", "publish: never\n")
+    remote.commit("corrected")
+    remote.git("push", "-q", "origin", "main")
+    bob.git("fetch", "-q", "origin")
+    told = bob.runner("doctor", rc=0).out
+    assert "as last fetched by git" in told and "runner policy test --live" in told
+
+
+def test_doctor_does_not_look_with_a_fetched_branch_that_went_back(remote: Box) -> None:
+    remote.write(".protocols/config.yaml", "publish: sometimes\n")
+    remote.commit("a mistake")
+    remote.git("push", "-q", "origin", "main")
+    remote.runner("policy", "test", "--live", rc=0)
+    remote.git("update-ref", "refs/remotes/origin/main", "main~1")
+    assert "`publish` should be" in remote.runner("doctor", rc=2).out
