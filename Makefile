@@ -128,7 +128,7 @@ soak: $(DEV_STAMP)
 	$(PY) -m tests.slow.soak $(PROTOCOLS)
 
 forge: $(DEV_STAMP) $(FORGE_STAMP)
-	$(PYTEST) -m peers tests/forge tests/ci tests/docs
+	$(PYTEST) -m peers tests/forge tests/ci tests/docs tests/test_demo.py
 
 check: $(DEV_STAMP)
 	$(PY) -m ruff format --check .

@@ -22,6 +22,7 @@ from runner.protocol.ids import is_protocol_id
 from runner.store import remote as remote_
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
+from tests.gate import is_due
 
 hypothesis.settings.register_profile(
     "ci", derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), print_blob=True
@@ -61,11 +62,19 @@ def mostly_slow(values: Iterable[Any], keep: int = 2) -> list[Any]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register what tests here may be marked with."""
+    config.addinivalue_line(
+        "markers", "window(parts): one of so many cases is tried a commit, all of them at night (tests/gate.py)"
+    )
     config.addinivalue_line("markers", "no_agreement(reason): the two verifiers are not compared after this test")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let each worker begin with some of the tests that have the most time: at the end none is left alone with one."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the cases whose turn it is not, and let each worker begin with some of the tests that have the most time: at the
+    end none is left alone with one."""
+    if not any("::" in arg for arg in config.args):  # a test that is named is run
+        left_out = [item for item in items if not _has_its_turn(item)]
+        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=left_out)
     time = {item: mark.args[0] for item in items if (mark := item.get_closest_marker("timeout"))}
     long = sorted((item for item in items if time.get(item, 0) >= LONG), key=lambda item: -time[item])
     rest = [item for item in items if time.get(item, 0) < LONG]
@@ -77,6 +86,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fill = max(size - len(mine), 0) if at + 1 < count else len(rest)
         items += [*mine, *rest[:fill]]
         rest = rest[fill:]
+
+
+def _has_its_turn(item: pytest.Item) -> bool:
+    mark = item.get_closest_marker("window")
+    return mark is None or is_due(item.nodeid, mark.args[0])
 
 
 def slack() -> float:

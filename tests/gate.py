@@ -26,7 +26,7 @@ NOT_DUE = 3
 OF_ALL = ("Makefile", "pyproject.toml", ".ci", "tests/conftest.py", "tests/gate.py")
 SUITES = {
     "forge": ("tests/forge", "tests/ci", "tests/docs/test_forge_pages.py", "runner/forge", "templates", "scripts/ci",
-              ".github", ".gitlab", ".gitlab-ci.yml", "docs/github.md", "docs/gitlab.md", "docs/ci.md"),
+              ".github", ".gitlab", ".gitlab-ci.yml", "docs/github.md", "docs/gitlab.md", "docs/ci.md", "demo", "tests/test_demo.py"),
     "peers": ("tests/peers", "benchmarks/peers", "benchmarks/agent", "runner/engines"),
 }  # fmt: skip
 OURS = ("runner", "tests", "benchmarks", "demo")

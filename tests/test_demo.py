@@ -66,6 +66,7 @@ def of_picture(script: str, file: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.window(2)
 def test_it_runs_without_bubblewrap_and_the_picture_shows_what_it_prints(tmp_path: Path) -> None:
     printed = demo(tmp_path / "a", PATH=programs(tmp_path, "git", "make", "sh", "cat", "ssh-keygen"))
     assert "bubblewrap is not installed here" in printed
@@ -82,6 +83,7 @@ def test_the_picture_fetches_nothing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.window(2)
 def test_it_needs_neither_sdk_nor_table_of_prices_nor_ssh_keygen_and_runs_in_the_sandbox(tmp_path: Path) -> None:
     if not sandbox():
         pytest.skip("allowed: bubblewrap does not work here")
@@ -113,6 +115,7 @@ def attack(tmp: Path, code: str, *names: str, **env: str) -> tuple[int, str, lis
 
 
 @pytest.mark.slow
+@pytest.mark.window(2)
 def test_no_attack_gets_through(tmp_path: Path) -> None:
     code, printed, ended = attack(tmp_path, "pass")
     assert (code, ended) == (0, [
@@ -126,6 +129,7 @@ def test_no_attack_gets_through(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.window(2)
 def test_an_attack_that_gets_through_is_seen_and_the_agent_attacks_on_the_host_too(tmp_path: Path) -> None:
     path = programs(tmp_path, "git", "sh", "ssh-keygen")
     allow = "attack.PROJECT['.protocols/policy.yaml'] = attack.POLICY.replace('refuse', 'allow')"
@@ -155,7 +159,7 @@ def test_the_recordings_are_what_the_scripts_make(tmp_path: Path) -> None:
         assert usd.sub("", made) == usd.sub("", there), "run `make cassettes`"
 
 
-@pytest.mark.slow
+@pytest.mark.peers
 def test_a_protocol_lives_in_a_request_from_an_empty_project_to_merged(tmp_path: Path) -> None:
     pages = tmp_path / "pages"
     done = subprocess.run(

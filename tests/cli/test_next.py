@@ -285,7 +285,11 @@ IN_MAKE_TEST = ("begun", "failed_and_its_file_is_out_of_the_plan", "cancelled", 
 
 
 @pytest.mark.parametrize(
-    "name", [one if one in IN_MAKE_TEST else pytest.param(one, marks=pytest.mark.slow) for one in STATES]
+    "name",
+    [
+        one if one in IN_MAKE_TEST else pytest.param(one, marks=[pytest.mark.slow, pytest.mark.window(4)])
+        for one in STATES
+    ],
 )
 def test_what_is_to_be_typed_next_is_not_refused(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str

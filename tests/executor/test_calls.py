@@ -456,7 +456,7 @@ def test_a_branch_that_was_reset_is_not_adopted_over_an_effect_that_would_be_for
 
 @pytest.mark.parametrize(
     "moment",
-    [pytest.param(one, marks=() if one == "in-tool" else pytest.mark.slow) for one in MOMENTS],
+    [pytest.param(one, marks=() if one == "in-tool" else [pytest.mark.slow, pytest.mark.window(3)]) for one in MOMENTS],
 )
 @pytest.mark.parametrize("kind", ["tool", pytest.param("agent", marks=pytest.mark.slow)])
 def test_killed_around_an_effect_it_happens_once_or_a_person_is_asked(box: Box, moment: str, kind: str) -> None:
@@ -545,6 +545,7 @@ def test_an_effect_of_a_step_that_is_called_otherwise_now_is_found_again(box: Bo
 
 
 @pytest.mark.slow
+@pytest.mark.window(2)
 @pytest.mark.parametrize("moment", ["after-outcome", "after-settled"])
 @pytest.mark.parametrize("named", ["01-tell.md", "01-other.md"])
 def test_killed_while_it_takes_up_that_it_happened_it_is_not_made_again(box: Box, moment: str, named: str) -> None:
@@ -565,6 +566,7 @@ def test_killed_while_it_takes_up_that_it_happened_it_is_not_made_again(box: Box
 
 
 @pytest.mark.slow
+@pytest.mark.window(2)
 @pytest.mark.parametrize("moment", ["after-outcome", "after-settled"])
 @pytest.mark.parametrize("name", ["pay", "book"])
 def test_killed_while_it_looks_whether_it_happened_it_is_not_made_again(box: Box, moment: str, name: str) -> None:
