@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from runner.app.steer import following, number
-from runner.errors import RefusedError, UsageError
+from runner.errors import RefusedError, RunnerError, UsageError
 from runner.executor import advance, consent, looking
 from runner.executor.conclude import Advanced
 from runner.git import BLOB, TreeEntry, person
@@ -474,6 +474,54 @@ def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
             )
             made.append(Heard(wait.id, said, missing(stands)))
     return made
+
+
+def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
+    """Return what to do where the person here cannot give the approval that waits: whose it can be, or how somebody's could count.
+
+    Empty where they can. The network is not asked; nothing is written.
+    """
+    seen = snapshot.read(project.git, tip, protocol)
+    plan, state = advance.consider(project, seen)[0], seen.state
+    found, known = consent.of(project), record.events(project.git, seen.protocol, seen.tip)
+    asked = next((one for one in state.waiting if one.id == wait), None)
+    if asked is None or plan is None or found.policy is None:
+        return ""
+    subject = consent.subject_of(asked, state, known)
+    needed = consent.demanded(found, subject, asked.text, plan, paths.folder(protocol))
+    if needed is None or needed.keyboard:
+        return ""
+    judged = consent.bench(project, seen, state, found)
+    stands = approval.judge(judged, needed, plan, consent.used(subject, known))
+    said = {word.approver for word in stands.counted}
+    wanted = frozenset[str]().union(*(need.people for need in needed.needs if len(said & need.people) < need.count))
+    if stands.rejected or not wanted:
+        return ""
+    out: set[str] = set()
+    for commit in judged.authors(subject) if found.own_work != "allow" else ():
+        if found.own_work == "signed" and not found.vouches_for(project.git, commit, judged.at):
+            return (
+                f"sign {commit.oid[:12]}, which wrote it, by a listed key, then runner doctor --fix {number(protocol)}; "
+                f"or change `own_work` in {found.where}"
+            )
+        key = found.signing_key(project.git, commit)
+        out |= {email.casefold() for email in commit.emails}
+        out |= {line.principal for line in found.signers.ssh if key and line.key.fingerprint == key}
+    left = sorted(wanted - out - said)
+    if _me(project, found) in left:
+        return ""
+    if left:
+        return f"runner approve {number(protocol)}, by {' or '.join(left)}"
+    return f"list somebody else in a role in {found.where}, or write `own_work: allow` there: {', '.join(sorted(wanted))} wrote it"
+
+
+def _me(project: Project, found: Authority) -> str:
+    """Return whose approval the person's here would be: by their key, else by their address."""
+    email = project.person().email.lower()
+    try:
+        return _listed(project, found, signing.signing_key(project.git), email)
+    except RunnerError:
+        return email
 
 
 def _spoken(word: Word) -> Spoken:

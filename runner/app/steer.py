@@ -18,7 +18,7 @@ from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
 from runner.protocol.model import seconds_of
 from runner.protocol.state import State, Status, StepStatus, Wait
-from runner.store import elsewhere, lease, locks, record, worktree
+from runner.store import elsewhere, finding, lease, locks, record, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -44,8 +44,8 @@ def number(protocol: str) -> str:
     return str(ids.number_of(protocol))
 
 
-def following(state: State) -> str:
-    """Return the command that goes on from a state, or an empty text where there is none."""
+def following(state: State, project: Project | None = None) -> str:
+    """Return the command that goes on from a state, or an empty text where there is none; `project`: where it may be completed."""
     short = number(state.protocol)
     match state.status:
         case Status.PAUSED:
@@ -53,7 +53,8 @@ def following(state: State) -> str:
         case Status.FAILED | Status.BLOCKED:
             return f"runner {record.reopens({'schema': 1, **asdict(state)})} {short}"
         case Status.COMPLETED:
-            return f"runner take {short}"
+            row = {"protocol": state.protocol, "base": state.base}
+            return finding.merging(project, row, short) if project is not None else f"runner show {short}"
         case Status.CANCELLED:
             return ""
         case _:

@@ -8,7 +8,7 @@ from runner.executor import consent, looking
 from runner.git import Git
 from runner.protocol import ids
 from runner.protocol.state import State, Status
-from runner.store import publishing, record, transaction
+from runner.store import creating, publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, demand
@@ -42,12 +42,14 @@ def take(project: Project, protocol: str) -> Taken:
         for _ in range(RACES):
             branch = f"refs/heads/{seen.state.base}"
             transaction.settle(git, project.places, project.who, branch)  # a take that was cut has moved it, perhaps
-            base = git.ref(branch)
+            here = git.ref(branch)
+            # One that was never checked out here, or is behind, is merged into as the remote has it: the push has to be possible.
+            base = None if ids.OID.fullmatch(seen.state.base) else creating.tip_of(git, seen.state.base)
             _refuse_unready(seen.state)
             if base is not None and git.is_ancestor(seen.tip, base):
                 return _already(git, seen, base)
-            if base is None or (project.trusted.remote is not None and project.setting("publish") != "never"):
-                raise _elsewhere(project, seen.state, base)
+            if base is None or project.has_requests:
+                raise _elsewhere(project, seen.state)
             _refuse_without_word(project, seen)
             tree, conflicts = git.merge_trees(base, seen.tip)
             if tree is None:
@@ -65,7 +67,7 @@ def take(project: Project, protocol: str) -> Taken:
                     project.places,
                     project.who,
                     branch=branch,
-                    old=base,
+                    old=here,
                     new=new,
                     reason=f"runner: take {protocol}",
                 )
@@ -113,17 +115,15 @@ def _refuse_without_word(project: Project, seen: Snapshot) -> None:
     )
 
 
-def _elsewhere(project: Project, state: State, base: str | None) -> RefusedError:
-    remote, name = project.trusted.remote, ids.branch_of(project.pattern, state.protocol)
+def _elsewhere(project: Project, state: State) -> RefusedError:
+    short, name = number(state.protocol), ids.branch_of(project.pattern, state.protocol)
     where = f"base `{state.base}`"
-    if remote is not None:
-        what = "is published" if base is not None else "has its base on the remote only"
-        request = f"`git push {remote} {name}`, then open a request into {state.base}"
-        merge = f"merge its request; `runner sync {number(state.protocol)}` then shows it as merged"
+    if project.has_requests:
+        opens = "" if project.setting("publish") == "always" else f"`runner sync {short}` opens its request; "
         return RefusedError(
-            f"{state.protocol} {what}: it is merged there",
+            f"{state.protocol} is merged by its request on the forge",
             where,
-            merge if project.config.has_requests else request,
+            f"{opens}merge its request; `runner sync {short}` then shows it as merged",
         )
     return RefusedError(
         f"there is no branch `{state.base}` here",

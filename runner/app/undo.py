@@ -75,7 +75,9 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
     ]
     notes = [f"open again: {', '.join(again)}"] if again else []
     notes += [kept] if kept else []
-    return Steered(protocol, f"as it was at revision {target.state.revision}", following(done.state), tuple(notes))
+    return Steered(
+        protocol, f"as it was at revision {target.state.revision}", following(done.state, project), tuple(notes)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     if new != base:
         notes.append("what people committed since is carried over")
     state = looking.look(project, protocol).state
-    said = Steered(protocol, f"as it was at revision {then.revision}", following(state), tuple(notes))
+    said = Steered(protocol, f"as it was at revision {then.revision}", following(state, project), tuple(notes))
     return _Out(then.revision, said)
 
 

@@ -16,7 +16,7 @@ from runner.errors import RunnerError
 from runner.folders import matching
 from runner.protocol import paths
 from runner.store import elsewhere, finding, history, locks, marks, record
-from runner.store.record import Row
+from runner.store.record import Outlook, Row
 from runner.store.trusted import NoCommitsError
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def described(project: Project, rows: Iterable[Row], known: Mapping[str, str]) -
         protocol = row["protocol"]
         to_merge = row["status"] == "completed" and not merges.holds(row, known[protocol])
         path = _path(project, protocol, trees)
-        yield summary.described(row, names.short(protocol), path, to_merge=to_merge)
+        name = names.short(protocol)
+        yield summary.described(row, name, path, merging=finding.merging(project, row, name) if to_merge else None)
 
 
 def describe(project: Project, row: Row, asked: str | None = None) -> Row:
@@ -116,8 +117,9 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
                 typed = typed if one.missing else f"runner run {names.short(protocol)}"
         if _is_approve(typed) and record.untaken(project.git, protocol, finding.tip(project, protocol)):
             typed = f"runner run {names.short(protocol)}"  # what was asked about was edited: it is asked anew first
+        typed = by_whom(project, protocol, finding.tip(project, protocol), found, typed)
         if row["status"] == "completed":
-            text, typed = f"waits for merge: {row['title']}", f"runner take {names.short(protocol)}"
+            text, typed = f"waits for merge: {row['title']}", as_merged(project, row, names.short(protocol))
         elif word == "works":
             text, typed = f"{text} · {held}", again
         if is_rewritten(project, protocol):
@@ -140,9 +142,27 @@ def _is_approve(typed: str | None) -> bool:
     return typed is not None and typed.startswith("runner approve ")
 
 
+def by_whom(project: Project, protocol: str, tip: str, found: Outlook, typed: str | None) -> str | None:
+    """Return what to type next; where that is an approval which the person here cannot give, who can, or what else to do."""
+    if not _is_approve(typed) or not found.waiting:
+        return typed
+    from runner.app import approve
+
+    try:
+        return approve.instead(project, protocol, tip, found.waiting[0]) or typed
+    except RunnerError:
+        return typed
+
+
 def as_typed(command: str) -> str:
     """Return a command as the person types it: `runner` or `git runner`."""
     return command.replace("runner", program(), 1) if command.startswith("runner ") else command
+
+
+def as_merged(project: Project, row: Row, name: str) -> str:
+    """Return what merges a completed protocol, as people read it."""
+    typed = finding.merging(project, row, name)
+    return f"merge its request, then {as_typed(typed)}" if typed.startswith("runner sync") else typed
 
 
 def standing(project: Project, row: Row) -> str:
@@ -186,6 +206,7 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
     edited = record.untaken(project.git, protocol, finding.tip(project, protocol))
     if edited and _is_approve(typed):
         typed = f"runner run {name}"
+    typed = by_whom(project, protocol, finding.tip(project, protocol), found, typed)
     for tree in project.git.worktrees():
         if tree.branch == branch:
             session.line(f"  {'worktree':12}  {os.path.relpath(tree.path, session.cwd)}")
@@ -208,7 +229,7 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
     if row["status"] in ("failed", "blocked") and record.reopens(row) == "retry":
         typed = f"{typed}, then runner retry {name}".replace("then runner", f"then {program()}")
     if stands.endswith("waits for merge"):
-        typed = f"runner take {name}"
+        typed = as_merged(project, row, name)
     if newer:
         typed = f"runner sync {name}"
     if is_rewritten(project, protocol):

@@ -91,15 +91,16 @@ def command(row: Row, found: Outlook, name: str) -> str | None:
     return f"runner approve {name}" if owed[0].get("kind") != "budget" else f"runner edit {name}"
 
 
-def described(row: Row, name: str, path: str | None, *, to_merge: bool) -> Row:
-    """Return a row as `--json` gives it: with `done`, `next`, `reason`, `command` and `path`. `to_merge`: its base lacks it."""
+def described(row: Row, name: str, path: str | None, *, merging: str | None) -> Row:
+    """Return a row as `--json` gives it: with `done`, `next`, `reason`, `command` and `path`. `merging`: what merges it, where its
+    base lacks it."""
     found = record.outlook(row)
     return {
         **row,
         "done": row["status"] in record.ENDED,
         "next": {"action": found.action, "step": found.step, "by": found.by},
         "reason": found.reason,
-        "command": f"runner take {name}" if to_merge else command(row, found, name),
+        "command": merging or command(row, found, name),
         "path": path,
     }
 

@@ -180,9 +180,8 @@ class Teller:
         counted = " · ".join(filter(None, (summary.progress(row), summary.spent(row))))
         if row["status"] == "completed":
             session.line("  ", ("completed".ljust(12), "green"), f"  {counted}", err=True)
-            typed = f"runner take {name}" if status.standing(session.project, row).endswith("waits for merge") else None
-            if typed and session.project.config.has_requests and session.project.setting("publish") == "always":
-                typed = f"merge its request, then {program()} sync {name}"
+            to_merge = status.standing(session.project, row).endswith("waits for merge")
+            typed = status.as_merged(session.project, row, name) if to_merge else None
         elif row["status"] in FAILS:
             if not done.entries:
                 session.line("  ", (str(row["status"]).ljust(12), "red"), f"  {found.reason}", err=True)
@@ -194,6 +193,7 @@ class Teller:
             self._waits(state)
             for one in status.heard(session.project, row, done.commit):
                 status.show_words(session, one, err=True)
+            typed = status.by_whom(session.project, state.protocol, done.commit, found, typed)
         elif found.action == "none":
             session.line("  ", ("waits".ljust(12), "yellow"), f"  {found.reason}", err=True)
         elif not done.entries and done.said:

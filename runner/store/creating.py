@@ -27,7 +27,7 @@ def base_of(project: Project, named: str | None) -> tuple[str, str]:
     git = project.git
     named = named or project.config.base
     if named:
-        commit = _tip_of(git, named)
+        commit = tip_of(git, named)
         if commit is None:
             raise UsageError(
                 f"there is no branch `{named}`", "base", "name a branch or commit of this repository: --base NAME"
@@ -65,7 +65,8 @@ def _unborn(git: Git) -> UsageError:
     )
 
 
-def _tip_of(git: Git, name: str) -> str | None:
+def tip_of(git: Git, name: str) -> str | None:
+    """Return the commit that a base is at: of the branch here and the remote's the one that has the other, else the one here."""
     remote = trusted.remote_name(git)
     local = git.resolve(f"refs/heads/{name}")
     fetched = git.resolve(f"refs/remotes/{remote}/{name}") if remote else None

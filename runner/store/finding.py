@@ -6,6 +6,7 @@ from runner.errors import UsageError
 from runner.protocol import ids, paths
 from runner.store import numbers
 from runner.store.project import Project
+from runner.store.record import Row
 
 
 class UnknownProtocolError(UsageError):
@@ -34,6 +35,20 @@ def alike(project: Project, protocol: str, asked: str | None = None) -> list[str
 def typed(project: Project, protocol: str, asked: str | None = None) -> str:
     """Return what is typed for a protocol: its number, or the whole id where another one has that too. `asked`: as in `alike`."""
     return str(ids.number_of(protocol)) if len(alike(project, protocol, asked)) <= 1 else protocol
+
+
+def merging(project: Project, row: Row, name: str) -> str:
+    """Return the command by which a completed protocol is merged; `name`: what is typed for it.
+
+    Where requests are merged on the forge it is the one that publishes it there, and brings the merge.
+    """
+    if project.has_requests:
+        return f"runner sync {name}"
+    base, remote = str(row.get("base")), project.trusted.remote
+    names = (f"refs/heads/{base}", *([f"refs/remotes/{remote}/{base}"] if remote else []))
+    if any(project.git.ref(one) for one in names):
+        return f"runner take {name}"
+    return f"git merge {ids.branch_of(project.pattern, str(row['protocol']))}"  # on the branch that the person is on
 
 
 def _is_number(name: str) -> bool:

@@ -408,6 +408,23 @@ def test_a_person_without_the_role_is_told_who_has_it(gov: Box, people: People) 
     assert "carol@example.test is not a maintainer (alice, bob)" in error and "policy.yaml" in error
 
 
+def test_who_cannot_approve_is_told_who_can(gov: Box, people: People) -> None:
+    protocol = says(gov, people.alice, "new", "Mine", "--plan", gov.plan(BEFORE)).out.strip()
+    told = says(gov, people.alice, "run", protocol, rc=3).err
+    assert "next          runner approve 1, by bob@example.test" in told
+    for words in (["status", protocol], ["status"]):
+        for who in (people.alice, people.carol):
+            assert "runner approve 1, by bob@example.test\n" in says(gov, who, *words).out
+        assert "runner approve 1\n" in says(gov, people.bob, *words).out
+
+
+def test_where_everybody_wrote_it_the_policy_is_what_has_to_change(tmp_path: Path, people: People) -> None:
+    box = governed(tmp_path / "repo", [people.alice])
+    protocol = says(box, people.alice, "new", "Mine", "--plan", box.plan(BEFORE)).out.strip()
+    told = says(box, people.alice, "run", protocol, rc=3).err
+    assert "next          list somebody else in a role in .protocols/policy.yaml" in told
+
+
 def test_nobody_approves_their_own_work(gov: Box, people: People) -> None:
     plan = gov.plan(BEFORE)
     protocol = says(gov, people.alice, "new", "Mine", "--plan", plan).out.strip()

@@ -19,7 +19,7 @@ COMMANDS = (
     ["status"], ["status", "1"], ["show", "1"], ["diff", "1"], ["verify", "1"], ["doctor"], ["doctor", "--fix", "1"], ["run", "1"],
     ["step", "1"], ["approve", "1", "--yes"], ["reject", "1", "--yes"], ["revoke", "1", "--yes"], ["answer", "1", "fine"],
     ["pause", "1"], ["resume", "1"], ["cancel", "1"], ["retry", "1"], ["undo", "1"], ["fork", "1"], ["take", "1"], ["edit", "1"],
-    ["sync"], ["sync", "1"], ["clean", "--yes"],
+    ["sync"], ["sync", "1"], ["clean", "--yes"], ["show", "1", "--json"],
 )  # fmt: skip
 # What a person did to its files, which a command that only reads does not judge: `run` refuses that, and leads on by another way.
 ONLY_RUN_CAN_TELL = (
@@ -253,7 +253,11 @@ def alice_of(box: Box) -> dict[str, str]:
 
 def hints(result: Result) -> Iterator[list[str]]:
     """The commands of ours that `next` lines name, ready to be typed."""
-    for line in f"{result.out}\n{result.err}".split("\n"):
+    shown = result.out
+    if shown.startswith("{"):
+        told = result.json()["command"]
+        shown = f"next {told}" if told else ""
+    for line in f"{shown}\n{result.err}".split("\n"):
         if not re.match(r"\s*next\b", line):
             continue
         told = re.findall(r"`(?:git )?runner ([^`]+)`", line) or re.findall(r"\brunner ([a-z][^,;·(#]*)", line)
@@ -284,15 +288,33 @@ class Ground:
 IN_MAKE_TEST = ("begun", "failed_and_its_file_is_out_of_the_plan", "cancelled", "what_was_approved_is_edited")
 
 
+def publishing(box: Box) -> None:
+    """Give the box a remote to which everything is published as it advances."""
+    box.write(".protocols/config.yaml", "publish: always\n")
+    box.commit("config")
+    bare = box.path.parent / "origin.git"
+    box.git("clone", "-q", "--bare", box.path, bare, cwd=box.path.parent)
+    box.git("remote", "add", "origin", bare)
+    box.git("fetch", "-q", "origin")
+    box.git("branch", "-q", "-u", "origin/main", "main")
+
+
+def in_make_test(name: str, publish: str) -> bool:
+    return (name, publish) == ("completed", "always") or (name in IN_MAKE_TEST and publish == "never")
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "publish"),
     [
-        one if one in IN_MAKE_TEST else pytest.param(one, marks=[pytest.mark.slow, pytest.mark.window(4)])
+        (one, publish)
+        if in_make_test(one, publish)
+        else pytest.param(one, publish, marks=[pytest.mark.slow, pytest.mark.window(4 if publish == "never" else 8)])
+        for publish in ("never", "always")
         for one in STATES
     ],
 )
 def test_what_is_to_be_typed_next_is_not_refused(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str, publish: str
 ) -> None:
     make = STATES[name]
     with_policy = list(STATES).index(name) >= list(STATES).index("an_approval_waits")
@@ -302,6 +324,8 @@ def test_what_is_to_be_typed_next_is_not_refused(
         box = governed(tmp_path / "all/repo", [alice, bob])
     else:
         box = make_box(tmp_path / "all/repo")
+    if publish == "always":
+        publishing(box)
     box.env["EDITOR"] = "true"
     make(box)
     ground, wrong = Ground(box, tmp_path_factory.mktemp("aside")), []

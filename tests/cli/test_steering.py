@@ -622,15 +622,55 @@ def test_take_says_how_where_it_cannot(remote: Box) -> None:
     box = remote
     protocol = three(box)
     box.runner("run", protocol, rc=0)
-    told = box.runner("take", protocol, rc=4, env={"RUNNER_PUBLISH": "ask"})
-    assert f"git push origin {protocol}" in told.err
-    box.git("checkout", "-q", "--detach")
+    box.write(".protocols/config.yaml", "forge: {name: github, url: 'http://127.0.0.1:9/a/b'}\n")
+    box.commit("a forge")
+    box.git("push", "-q", "origin", "main")
+    for publish in ("ask", "always"):
+        told = box.runner("take", protocol, rc=4, env={"RUNNER_PUBLISH": publish})
+        assert "merge its request; `runner sync 1` then shows it as merged" in told.err
+        for words in (["status"], ["status", protocol], ["run", protocol]):
+            said = box.runner(*words, env={"RUNNER_PUBLISH": publish})
+            assert "merge its request, then runner sync 1" in said.out + said.err
+        row = box.runner("show", protocol, "--json", rc=0, env={"RUNNER_PUBLISH": publish}).json()
+        assert row["command"] == "runner sync 1"
+
+
+@pytest.mark.parametrize("publish", ["always", "ask", "never"])
+def test_without_a_forge_what_is_published_is_merged_here(remote: Box, publish: str) -> None:
+    box, env = remote, {"RUNNER_PUBLISH": publish}
+    protocol = three(box)
+    told = box.runner("run", protocol, rc=0, env=env).err
+    assert "next          runner take 1" in told
+    told = box.runner("take", protocol, rc=0, env=env).err
+    assert "git push origin main" in told
+    box.git("push", "-q", "origin", "main")
+    assert "merged in" in box.runner("status", protocol, rc=0, env=env).out
+
+
+def test_a_base_that_is_on_the_remote_only_or_behind_it_is_merged_into_as_it_is_there(remote: Box) -> None:
+    box = remote
+    protocol = three(box)
+    box.runner("run", protocol, rc=0)
+    there = box.commit("meanwhile")
+    box.git("push", "-q", "origin", "main")
+    box.git("reset", "-q", "--hard", "HEAD~1")
+    box.runner("take", protocol, rc=0)
+    assert box.git("rev-parse", "main~1").strip() == there
+    assert (box.path / "all.txt").exists() and box.git("status", "--porcelain") == ""
+    box.git("checkout", "-q", "--detach", "origin/main")
     box.git("branch", "-D", "-q", "main")
-    told = box.runner("take", protocol, rc=4)
-    assert "on the remote only" in told.err and f"git push origin {protocol}" in told.err
-    box.git("branch", "-q", "main", "origin/main")
-    told = box.runner("take", protocol, rc=0)
-    assert "git push origin main" in told.err
+    box.runner("take", protocol, rc=0)
+    assert box.git("rev-parse", "main~1").strip() == there
+    box.git("push", "-q", "origin", "main")
+
+
+def test_a_base_that_is_no_branch_is_not_merged_here_and_next_says_what_does(box: Box) -> None:
+    box.git("checkout", "-q", "--detach")
+    protocol = three(box)
+    told = box.runner("run", protocol, rc=0).err
+    assert f"next          git merge {protocol}" in told
+    assert "there is no branch" in box.runner("take", protocol, rc=4).err
+    box.git("merge", "-q", protocol)
 
 
 def test_a_run_waits_for_who_comes_in_between_two_transitions(box: Box) -> None:
