@@ -91,8 +91,22 @@ def described(project: Project, rows: Iterable[Row], known: Mapping[str, str]) -
 
 def describe(project: Project, row: Row, asked: str | None = None) -> Row:
     """Return one row as `--json` gives it. `asked`: what its protocol was found by."""
-    tip = finding.tip(project, row["protocol"])
-    return next(described(project, [row], dict.fromkeys(finding.alike(project, row["protocol"], asked), tip)))
+    protocol, tip = row["protocol"], finding.tip(project, row["protocol"])
+    names = finding.alike(project, protocol, asked)
+    made = next(described(project, [row], dict.fromkeys(names, tip)))
+    if row["status"] == "cancelled":
+        made["reason"] = cancelled_for(project, protocol, tip) or made["reason"]
+        made["undo"] = f"runner undo {finding.typed(project, protocol, asked)}"
+    return made
+
+
+def cancelled_for(project: Project, protocol: str, tip: str) -> str:
+    """Return why a protocol was cancelled, as its record has it; empty where nobody said."""
+    try:
+        entries = record.events(project.git, protocol, tip)
+    except RunnerError:  # `doctor` names a damaged log
+        return ""
+    return next((str(one.fields.get("reason") or "") for one in reversed(entries) if one.event == "cancelled"), "")
 
 
 def _path(project: Project, protocol: str, trees: Mapping[str, str]) -> str | None:
@@ -187,6 +201,8 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
     stands = standing(project, row)
     parts = [summary.progress(row), f"from {row['base']}" if row.get("base") else "", summary.spent(row)]
     session.line("  ", (stands, summary.COLOURS.get(row["status"], "")), *(f" · {part}" for part in parts if part))
+    if row["status"] == "cancelled" and (why := cancelled_for(project, protocol, finding.tip(project, protocol))):
+        session.line(f"  {'reason':12}  {why}")
     more = unrecorded(project, protocol)
     if more:
         session.line(f"  {'not recorded':12}  {more}")
@@ -236,6 +252,8 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         typed = f"runner doctor --fix {name}"
     if typed and not held:
         session.line(f"  {'next':12}  {as_typed(typed)}")
+    elif row["status"] == "cancelled" and project.git.ref(project.branch(protocol)) is not None:
+        session.line(f"  {'undo':12}  {as_typed(f'runner undo {name}')} takes that back")
     elif again:
         session.line(f"  {'look again':12}  {as_typed(again)}")
 

@@ -45,7 +45,8 @@ class Readable(TypedDict):
     """The content of state.json, and what follows from it.
 
     `done`: it is completed or cancelled; of what was advanced and has more to do it is false, with the same exit code 0.
-    `command`: what to type next; of a completed protocol that is not merged, its merge.
+    `command`: what to type next; of a completed protocol that is not merged, its merge. `undo`: of a cancelled one that was
+    named, what takes that back; its `reason` is the one that was given.
     """
 
     schema: int
@@ -66,6 +67,7 @@ class Readable(TypedDict):
     reason: str
     command: str | None
     path: str | None
+    undo: NotRequired[str]
 
 
 class Unreadable(TypedDict):
