@@ -7,7 +7,7 @@ import dataclasses
 
 from runner.app import forge as forge_
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError, UsageError
-from runner.executor import looking, renumbering
+from runner.executor import looking
 from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
 from runner.store import clash, finding, history, lease, publishing, record
@@ -44,6 +44,8 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
         UsageError: there is no remote.
         RunnerError: why the only one that was asked for is left as it is; of several, each tells its own.
     """
+    from runner.executor import renumbering
+
     mirror = Mirror.of(project.git, project.places, project.who)
     if mirror is None:
         raise UsageError("there is no remote", str(project.git.common_dir), "add one: git remote add origin URL")
