@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from runner import signals
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
-from runner.executor import advance, answers, looking
+from runner.executor import advance, looking
 from runner.executor.attempt import attempt_ref
 from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
@@ -290,6 +290,8 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
         ]
     there = ", ".join(f"{wait.id} ({wait.subject})" for wait in state.waiting if wait.kind in ANSWERABLE)
     if not found:
+        from runner.executor import answers
+
         raise UsageError(
             answers.last(project, seen, subject) or f"nothing waits for an answer{f' as `{which}`' if which else ''}",
             where,
