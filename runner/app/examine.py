@@ -328,7 +328,7 @@ def _protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
         replaced = clones.replaced(project, protocol, judged.walk) if lacking is None else None
         if replaced is not None:
             yield replaced.finding
-        yield from _beside(project, protocol, told={"mark", *(("transcript",) if lacking is not None else ())})
+        yield from _beside(project, judged, told={"mark", *(("transcript",) if lacking is not None else ())})
         return
     if judged.is_foreign:
         if old is None:
@@ -409,10 +409,11 @@ def _remaining(project: Project, protocol: str, judged: Judged, finding: checks.
     return f"`{back}` goes back to before that commit, and `runner doctor --fix {protocol}` adopts that"
 
 
-def _beside(project: Project, protocol: str, told: set[str]) -> Iterator[Finding]:
+def _beside(project: Project, judged: Judged, told: set[str]) -> Iterator[Finding]:
     """Yield what `runner verify` finds of what lies beside a chain that holds. `told`: rules whose findings were told already."""
+    protocol = judged.walk.protocol
     try:
-        report, code = proof.prove(project, protocol)
+        report, code = proof.prove(project, protocol, walked=judged.report)
     except RunnerError as error:
         yield _told(error, f"nobody can tell here whether {protocol} is what its history says")
         return

@@ -47,10 +47,13 @@ def find(project: Project, name: str | None) -> str:
         raise
 
 
-def examine(project: Project, protocol: str, *, live: bool = False, from_work: bool = False) -> Report:
+def examine(
+    project: Project, protocol: str, *, live: bool = False, from_work: bool = False, walked: Report | None = None
+) -> Report:
     """Return what holds and what does not of a protocol. `live`: the remote is asked first for what it has.
 
     `from_work`: what the remote has not yet comes from a job that a model works in, which may not say what only people say.
+    `walked`: what `trust.verify` said of the chain, where it was asked: that takes most of the time.
 
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell, and what it has holds.
@@ -58,7 +61,9 @@ def examine(project: Project, protocol: str, *, live: bool = False, from_work: b
     """
     git, place = project.git, _place(project, protocol, live=live)
     trusted = project.trusted
-    report = verify.verify(git, protocol, place.tip, trusted)
+    if walked is None or walked.tip != place.tip:
+        walked = verify.verify(git, protocol, place.tip, trusted)
+    report = walked
     if not place.kept:
         merged.refuse_copy(git, report, trusted.commit, _asks(project))
     if report.state is None:
@@ -133,14 +138,16 @@ def washed(project: Project, protocol: str, origin: Origin, *, live: bool = Fals
         yield Finding("forked", origin.fork, at, f"{origin.protocol} does not verify: {one.rule}: {one.text}")
 
 
-def prove(project: Project, protocol: str, *, live: bool = False, from_work: bool = False) -> tuple[Report, int]:
+def prove(
+    project: Project, protocol: str, *, live: bool = False, from_work: bool = False, walked: Report | None = None
+) -> tuple[Report, int]:
     """Return what `examine` says and the exit code that means it; 5, with a report that says what is missing, where it cannot tell.
 
     Raises:
         UnreachableError: `live`, and the remote does not answer.
     """
     try:
-        report = examine(project, protocol, live=live, from_work=from_work)
+        report = examine(project, protocol, live=live, from_work=from_work, walked=walked)
     except InsufficientHistoryError as error:
         missing = Finding("history", "", error.where, f"{error.what}: {error.hint}")
         return Report(protocol, 0, (missing,), None, ""), error.exit_code

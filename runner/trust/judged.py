@@ -6,6 +6,7 @@ from runner.git import Commit, Git
 from runner.protocol import paths
 from runner.store.trusted import Trusted
 from runner.trust import checks, verify
+from runner.trust.past import Past
 from runner.values import dataclass
 
 
@@ -17,6 +18,11 @@ class Judged:
     findings: tuple[checks.Finding, ...]
     walk: checks.Chain
     has_folder: bool  # at the tip
+
+    @property
+    def report(self) -> verify.Report:
+        """What `verify` returns for the chain."""
+        return verify.report_of(self.walk, self.findings, self.tip)
 
     @property
     def is_whole(self) -> bool:
@@ -49,7 +55,7 @@ def judge(git: Git, protocol: str, tip: str, trusted: Trusted) -> Judged:
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell.
     """
-    walk = checks.Chain(protocol, trusted)
+    walk = checks.Chain(protocol, trusted, past=Past(git, protocol))
     chain = verify.chain_of(git, protocol, tip)
     findings = verify.walk_commits(git, walk, chain)
     return Judged(tip, tuple(findings), walk, git.tree(f"{tip}:{paths.folder(protocol)}") is not None)

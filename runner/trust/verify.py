@@ -106,7 +106,11 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
         return Report(protocol, 0, (_unreadable(walk, tip, error),), None, tip)
     if not commits:
         return Report(protocol, 0, (Finding("genesis", tip, paths.folder(protocol), "there is no history"),), None, tip)
-    findings = walk_commits(git, walk, commits)
+    return report_of(walk, walk_commits(git, walk, commits), tip)
+
+
+def report_of(walk: Chain, findings: Sequence[Finding], tip: str) -> Report:
+    """Return what a walk from genesis to `tip` found."""
     notes = []
     if walk.repaired:
         count = "an ordinary commit" if walk.repaired == 1 else f"{walk.repaired} ordinary commits"
@@ -128,7 +132,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
         them = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
         notes.append(f"used by no event: {them}")
     return Report(
-        protocol,
+        walk.protocol,
         walk.transitions,
         tuple(findings),
         walk.state,

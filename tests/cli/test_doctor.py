@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from runner.git import Git
 from runner.store import locks, worktree
 from runner.store.places import Places
+from runner.trust import verify
+from runner.trust.checks import Chain, Finding
 from tests.conftest import Box, command, make_box, mostly_slow
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt"), "03-c": command("echo c > c.txt")}
@@ -59,6 +62,18 @@ def test_a_sound_repository_has_notes_and_no_findings(box: Box, begun: str) -> N
     box.runner("doctor", "--fix", rc=0)
     assert (box.git("for-each-ref"), box.git("status", "--porcelain")) == before
     assert {one["kind"] for one in findings(box)} == {"note"}
+
+
+def test_a_chain_is_walked_once(box: Box, begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked, real = list[str](), verify.walk_commits
+
+    def walk_commits(git: Git, walk: Chain, commits: Sequence[str]) -> list[Finding]:
+        walked.append(walk.protocol)
+        return real(git, walk, commits)
+
+    monkeypatch.setattr(verify, "walk_commits", walk_commits)
+    box.runner("doctor", rc=0)
+    assert walked == [begun]
 
 
 def test_each_finding_says_what_where_what_follows_and_what_helps(box: Box) -> None:
