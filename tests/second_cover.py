@@ -102,7 +102,11 @@ class Cover:
         steps = json.loads(self.repo.get(own["state.json"][1]))["steps"]
         return "".join(f"{sha(json.dumps(one['result'], sort_keys=True).encode())} {json.dumps(name)}\n" for name, one in sorted(steps.items()) if name != slug and one["status"] == "completed" and one["result"] is not None)
 
-    def version(self, digest, word, seen, base, trust): return next((one for one in (2, 1) if digest == self.digest(word, seen, base, trust, one)), None)
+    def version(self, digest, word, seen, base, trust):  # None where it is of something else, or what was seen has no record
+        for one in (2, 1):
+            try:
+                if digest == self.digest(word, seen, base, trust, one): return one
+            except (KeyError, json.JSONDecodeError): pass
     def digest(self, word, commit, base, trust, version):
         kind, _, what = word["subject"].partition(":")
         slug, files = what.partition(".")[0], dict(self.repo.flat(self.repo.get(commit)[0]))

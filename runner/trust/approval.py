@@ -152,10 +152,11 @@ def _judge_review(
     touched = _touched(bench, subject, seen, plan, version, how)
     if touched is not None:
         return faulty(Fault.STALE, f"{shown(touched[1])} was changed since, by {touched[0][:12]}")
-    if asked.digest is not None and version is None:
-        return faulty(Fault.STALE, "what was asked about has another digest by now")
-    if asked.digest is not None and _differs_now(bench, subject, seen, plan, asked.digest, version, how):
-        return faulty(Fault.STALE, "what stands there now is not what was asked about")
+    if asked.digest is not None:
+        if version is None:
+            return faulty(Fault.STALE, "what was asked about has another digest by now")
+        if _differs_now(bench, subject, seen, plan, asked.digest, version, how):
+            return faulty(Fault.STALE, "what stands there now is not what was asked about")
     if bench.authority.own_work != "allow":
         for commit in bench.authors(subject):
             if who in {email.casefold() for email in commit.emails}:
@@ -321,13 +322,13 @@ def _touched(
 
 
 def _differs_now(
-    bench: Bench, subject: Subject, seen: str, plan: Plan | None, digest: str, version: int | None, how: _How
+    bench: Bench, subject: Subject, seen: str, plan: Plan | None, digest: str, version: int, how: _How
 ) -> bool:
     """Return whether what stands there now has another digest; asked where nothing has touched it.
 
     A plan loses the steps that are done. Work that has begun is no change, nor is the base's where the policy says so.
     """
-    if how.begun or subject.kind == "plan" or version is None:
+    if how.begun or subject.kind == "plan":
         return False
     if version > 1 and bench.kept_base(subject, seen, plan):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Collection, Mapping
@@ -201,9 +202,15 @@ class Bench:
         return manifest.digest_of(subject, self.sections(subject, commit, plan, began, version), version)
 
     def version_of(self, digest: str, subject: Subject, seen: str, plan: Plan | None) -> int | None:
-        """Return the version of the manifest of `subject` at `seen` whose digest this is, or None: it is of something else."""
-        versions = range(manifest.VERSION, 0, -1)
-        return next((one for one in versions if self.digest_at(subject, seen, plan, one) == digest), None)
+        """Return the version of the manifest of `subject` at `seen` whose digest this is, or None: it is of something else.
+
+        A commit that a person damaged may have no record; what names it as seen counts nowhere, and stops nothing.
+        """
+        for version in range(manifest.VERSION, 0, -1):
+            with contextlib.suppress(IntegrityError):
+                if self.digest_at(subject, seen, plan, version) == digest:
+                    return version
+        return None
 
     def sections(
         self,
@@ -486,7 +493,7 @@ class Bench:
             return False
         if cover.is_later(path):
             return not whole
-        if self._is_transition(commit) or not self._agents.isdisjoint(email.casefold() for email in commit.emails):
+        if not self._agents.isdisjoint(email.casefold() for email in commit.emails):
             return False
         if not self._is_harmless(cover, path, place):
             return False
@@ -525,10 +532,10 @@ class Bench:
         Raises:
             InsufficientHistoryError: what says so is not in this clone.
         """
-        if not cover.keeps_base or len(commit.parents) != 2 or self._is_transition(commit):
+        if not cover.keeps_base or len(commit.parents) != 2:
             return False
         ours, theirs = commit.parents
-        own = f"{paths.folder(self.protocol)}/"
+        own = f"{paths.folder(self.protocol)}/"  # every transition writes there
         if any(path.startswith(own) for path in self.git.changed(ours, commit.oid)):
             return False
         if not self._was_trusted(theirs):
@@ -543,13 +550,10 @@ class Bench:
         now = self.authority.commit
         if oid == now:
             return True
-        if not self.git.is_ancestor(oid, now):
-            if self.git.is_shallow():
-                raise missing(self.git, f"the history of {now[:12]}")
-            return False
-        between = self.git.first_parents(now, stop=oid)
-        last = self.git.commit(between[-1]) if between else None
-        return last is not None and last.parents[:1] == (oid,)
+        if self.git.is_shallow() and not self.git.is_ancestor(oid, now):
+            raise missing(self.git, f"the history of {now[:12]}")
+        between = self.git.first_parents(now, stop=oid)  # none where it goes on from now
+        return bool(between) and commit_of(self.git, between[-1]).parents[:1] == (oid,)
 
     def _results_differ(self, subject: Subject, commit: Commit) -> bool:
         """Return whether a transition changed a result that the step gets, since the one before: a commit between may be damage."""
