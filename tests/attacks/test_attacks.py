@@ -792,6 +792,13 @@ def a_human_step_that_waited_for_something_else(forge: Forge) -> None:
     done_by_a_person(forge)
 
 
+@attack("legality")
+def a_human_step_that_a_program_is_said_to_have_done(forge: Forge) -> None:
+    asked_of_a_person(forge)
+    forge.imitate(ev.Answered(subject="look", wait=f"w{forge.now.revision}", text="yes", by="alice"))
+    forge.imitate(finish(forge, "look", executor="host"), ev.StepCompleted(subject="look", attempt=1))
+
+
 def test_a_step_that_became_a_persons_after_it_began_is_asked_for(forge: Forge) -> None:
     """Nobody was asked about it, so nobody can have finished it: it is blocked, and a retry asks."""
     forge.imitate(unknown())

@@ -93,6 +93,7 @@ def keep(shelf: Shelf, name: str, bundle: str, made: Made) -> Case:
         wait=made.wait,
         whole=made.whole,
         seen=made.seen,
+        job=made.job,
     )
     verdict, transitions = shelf.verdict(case)
     case = dataclasses.replace(case, verdict=verdict, transitions=transitions)

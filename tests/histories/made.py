@@ -62,6 +62,7 @@ class Made:
     wait: str = ""
     says: str = ""
     cannot_tell: bool = False
+    job: bool = False
 
 
 class FixedKeys(Keys):
@@ -888,6 +889,110 @@ def a_transcript_that_was_taken_out(desk: Desk) -> Made:
 def a_transcript_that_was_replaced(desk: Desk) -> Made:
     """The history's newest commit has another one in its place."""
     return _filed_after(desk, {"runs/b.1.jsonl": SAYS.replace("one", "two")}, rules=("transcript",))
+
+
+# --- a history on the remote that is not the one here -------------------------------------------------------------------------
+
+
+def _offered(made: Made, tree: str, *parents: str) -> Made:
+    """Return a protocol beside whose history git fetched another one: of `tree`, after `parents`."""
+    box = Box(made.path, made.path, {"GIT_AUTHOR_DATE": DATE, "GIT_COMMITTER_DATE": DATE})
+    words = [word for parent in parents for word in ("-p", parent)]
+    oid = box.git("commit-tree", tree, *words, data=f"{made.protocol}: history\n").strip()
+    return dataclasses.replace(made, refs={**made.refs, "fetched": oid}, rules=("transcript",))
+
+
+def _with_history(desk: Desk) -> tuple[Made, Box]:
+    forge = desk.forge()
+    forge.imitate(finish(forge, transcript=digest(SAYS.encode())), code={"b.txt": "b\n"})
+    _filed(forge.box, forge.protocol, {"runs/b.1.jsonl": SAYS})
+    return taken(forge.box, forge.protocol, whole=True), forge.box
+
+
+@beside
+def a_history_on_the_remote_that_goes_on_from_ours(desk: Desk) -> Made:
+    """As another clone's: it is taken."""
+    made, box = _with_history(desk)
+    tree = box.git("rev-parse", f"{made.refs['history']}^{{tree}}").strip()
+    return dataclasses.replace(_offered(made, tree, made.refs["history"], made.refs["tip"]), rules=())
+
+
+@beside
+def a_history_on_the_remote_that_was_swapped_for_another(desk: Desk) -> Made:
+    """The same files, and another beginning."""
+    made, box = _with_history(desk)
+    tree = box.git("rev-parse", f"{made.refs['history']}^{{tree}}").strip()
+    return _offered(made, tree, f"{made.refs['tip']}~1")
+
+
+@beside
+def a_history_on_the_remote_that_lacks_a_transcript(desk: Desk) -> Made:
+    """It goes on from ours."""
+    made, box = _with_history(desk)
+    return _offered(made, box.git("mktree", data="").strip(), made.refs["history"], made.refs["tip"])
+
+
+@beside
+def a_history_on_the_remote_that_names_ours_as_its_second_parent(desk: Desk) -> Made:
+    """Ours is among its ancestors, and it does not go on from it."""
+    made, box = _with_history(desk)
+    tree = box.git("rev-parse", f"{made.refs['history']}^{{tree}}").strip()
+    return _offered(made, tree, made.refs["tip"], made.refs["history"])
+
+
+@beside
+def a_history_that_was_swapped_after_a_rebase_that_doctor_adopted(desk: Desk) -> Made:
+    """It is filed beside the rebased commits, which gave way; what was adopted is a merge into the old chain."""
+    box = desk.box()
+    with fixed():
+        protocol = box.new(
+            {"01-a": command("echo a > a.txt", 'qa: {policy: light, checks: ["true"]}\n'), "02-b": command("true")}
+        )
+        for _ in range(2):
+            box.runner("step", protocol, rc=0)
+        box.write("base.txt", "new\n")
+        box.commit("main moves")
+        tree = box.worktree(protocol)
+        box.git("rebase", "-q", "main", cwd=tree)
+        rebased = box.git("rev-parse", protocol).strip()
+        box.runner("doctor", "--fix", protocol, rc=0)
+        box.runner("run", protocol, rc=0)
+        box.git("worktree", "remove", "--force", tree)
+    assert "take over what the rewritten history changed" in box.git("log", "--merges", "--format=%s", protocol)
+    made = taken(box, protocol, whole=True)
+    old = box.git("rev-parse", f"{made.refs['history']}^{{tree}}").strip()
+    return _offered(made, old, rebased)
+
+
+# --- what a job of a CI hands over, in which a model works -----------------------------------------------------------------
+
+
+@beside
+def a_job_that_hands_over_a_step_s_work(desk: Desk) -> Made:
+    """As it should be."""
+    forge = desk.forge()
+    there = forge.tip
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+    made = taken(forge.box, forge.protocol, whole=True)
+    return dataclasses.replace(made, refs={**made.refs, "there": there}, job=True)
+
+
+@beside
+def a_job_that_hands_over_a_pause_in_a_person_s_name(desk: Desk) -> Made:
+    """Nothing in the chain shows who said it."""
+    forge = desk.forge()
+    there = forge.tip
+    forge.imitate(paused(forge))
+    made = taken(forge.box, forge.protocol, whole=True)
+    return dataclasses.replace(made, refs={**made.refs, "there": there}, job=True, rules=("handed-over",))
+
+
+@beside
+def a_job_that_hands_over_a_protocol_of_its_own(desk: Desk) -> Made:
+    """The remote never had the branch."""
+    forge = desk.forge()
+    forge.imitate(finish(forge), code={"b.txt": "b\n"})
+    return dataclasses.replace(taken(forge.box, forge.protocol, whole=True), job=True, rules=("handed-over",))
 
 
 # --- calls that a transcript tells of -------------------------------------------------------------------------------------

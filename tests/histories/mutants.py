@@ -61,6 +61,7 @@ ELSEWHERE = {
     "trust.replay.told": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
     "trust.replay.differs": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
     "trust.approval.foresee": "what `approve` says beforehand: tests/cli/test_approve.py",
+    "trust.bench.Bench.binds": "what `approve` shows of the changes: tests/cli/test_binding.py",
     "trust.merged.was_taken_away": "a note: tests/trust/test_merged.py",
     "trust.sealing.note": "a note: tests/executor/test_signed.py",
 }

@@ -1,11 +1,12 @@
 """Stored histories: git bundles of protocols, good and bad, and what verify says of each, a line of `manifest.jsonl`.
 
 A line's `name` says which refs of its bundle are the case's: `refs/cases/NAME/tip` (the protocol's branch), `main` (the trusted
-branch), `history`, `origin/ID` (the history of the protocol ID, which this one goes on from). `verdict`: its findings, as "RULE
-COMMIT PATH", nothing where it holds, or "cannot tell". `second`: the second verifier's exit code; `unjudged`: it says that it did
-not judge all. `says`: how the word stands that the wait `wait` is about. `whole`: it is judged as a repository, with all that lies
-beside the chain; `seen`: what the machine has seen of it before. Lines are only added: a history of an older version of the formats
-keeps its verdict.
+branch), `history`, `fetched` (the history as git fetched it from the remote), `origin/ID` (the history of the protocol ID, which
+this one goes on from), `there` (the branch on the remote). `verdict`: its findings, as "RULE COMMIT PATH", nothing where it holds,
+or "cannot tell". `job`: it is asked about what a job hands over that a model works in.
+`second`: the second verifier's exit code; `unjudged`: it says that it did not judge all. `says`: how the word stands that the wait
+`wait` is about. `whole`: it is judged as a repository, with all that lies beside the chain; `seen`: what the machine has seen of it
+before. Lines are only added: a history of an older version of the formats keeps its verdict.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from runner.app import verify as app_verify
 from runner.errors import InsufficientHistoryError
 from runner.git import Git
 from runner.store import marks
+from runner.store.history import fetched
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Trusted
@@ -54,6 +56,7 @@ class Case:
     says: str = ""
     whole: bool = False
     seen: str = ""
+    job: bool = False
 
     @property
     def rules(self) -> set[str]:
@@ -143,7 +146,7 @@ class Shelf:
             InsufficientHistoryError: it cannot tell.
         """
         if case.whole:
-            return app_verify.examine(self.project(case), case.protocol)
+            return app_verify.examine(self.project(case), case.protocol, live=case.job, from_work=case.job)
         tip = self.ref(case, "tip")
         assert tip is not None
         return verify.verify(self.objects(case), case.protocol, tip, self.trusted(case))
@@ -206,6 +209,7 @@ class Shelf:
             )  # what an attack names as that, where there is no other
             names = {"tip": f"refs/heads/{case.protocol}", trusted: "refs/heads/main"}
             names["history"] = f"refs/runner/history/{case.protocol}"
+            names["fetched"] = fetched(case.protocol)
             own = f"refs/cases/{case.name}/"
             for ref in self.objects(case).refs(f"{own}origin/"):
                 name = ref.removeprefix(own)
@@ -213,11 +217,25 @@ class Shelf:
             for name, ref in names.items():
                 if (oid := self.ref(case, name)) is not None:
                     git("update-ref", ref, oid, at=at)
+            if case.job:
+                self._publish(case, at)
             project = Project.open(at, _surroundings(at), {})
             if case.seen:
                 marks.write(project.places, case.protocol, case.seen, "")
             self._projects[case.name] = project
         return self._projects[case.name]
+
+    def _publish(self, case: Case, at: Path) -> None:
+        """Give a case's repository a remote, which has `main` and the branch at `there`, if anything."""
+        remote = at.with_name(f"{at.name}.remote")
+        git("init", "-q", "--bare", "-b", "main", f"--object-format={self._kinds[case.bundle]}", remote, at=at)
+        (remote / "objects/info/alternates").write_text(f"{self.path(case)}/objects\n")
+        for name, ref in (("main", "refs/heads/main"), ("there", f"refs/heads/{case.protocol}")):
+            if (oid := self.ref(case, name)) is not None:
+                git("update-ref", ref, oid, at=remote)
+        git("remote", "add", "origin", remote, at=at)
+        git("fetch", "-q", "origin", "+refs/heads/main:refs/remotes/origin/main", at=at)
+        git("remote", "set-head", "origin", "main", at=at)
 
 
 def _told(judge: Callable[[], Report]) -> tuple[tuple[str, ...], int]:
