@@ -120,7 +120,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
         if old is not None and not by_name:
             return  # whether that was meant is asked about each
         if old is not None and remedy.is_adoptable(project, protocol, judged, old):
-            _merge(project, protocol, _whole_of(project, protocol, old, tip), tip, tell)
+            _merge(project, protocol, _whole_of(project, protocol, old, tip), judged, tell)
             return
         if not (judged.is_whole or judged.is_mendable):
             raise _refused(project, protocol, judged, old)
@@ -184,7 +184,7 @@ def _fix_there(project: Project, protocol: str, tell: Callable[[str], None]) -> 
     if judged.is_mendable:
         _mend(project, protocol, judged, tell)
     elif remedy.is_adoptable(project, protocol, judged, here):
-        _merge(project, protocol, here, there, tell)
+        _merge(project, protocol, here, judged, tell)
     else:
         remote = project.trusted.remote
         raise IntegrityError(
@@ -194,13 +194,13 @@ def _fix_there(project: Project, protocol: str, tell: Callable[[str], None]) -> 
         )
 
 
-def _merge(project: Project, protocol: str, old: str, tip: str, tell: Callable[[str], None]) -> None:
-    """Adopt a rebased or amended history that does not hold by itself: its approvals are for commits that it no longer has.
+def _merge(project: Project, protocol: str, old: str, rewritten: Judged, tell: Callable[[str], None]) -> None:
+    """Adopt a rebased or amended history that lacks commits which approvals are for, or which are published.
 
     `old`, which has them and holds, goes on with a merge of the person's: the record as it was, all else as the new history has it.
     """
-    git, branch, folder = project.git, project.branch(protocol), paths.folder(protocol)
-    here = git.ref(branch)
+    git, tip, folder = project.git, rewritten.tip, paths.folder(protocol)
+    here = git.ref(project.branch(protocol))
     was, now = git.commit(old), git.commit(tip)
     assert was is not None and now is not None
     files = [
@@ -224,24 +224,34 @@ def _merge(project: Project, protocol: str, old: str, tip: str, tell: Callable[[
     judged = judge(git, protocol, new, project.trusted)
     if not judged.is_whole:
         raise _refused(project, protocol, judged, old)
-    assert judged.walk.state is not None
     lost = f"{LOST}/{protocol}/{tip[:12]}"
-    transaction.publish(
-        git,
-        project.places,
-        project.who,
-        branch=branch,
-        old=here,
-        new=new,
-        reason="runner: adopted",
-        also={lost: (tip, git.ref(lost))},
-        push=publishing.pusher(project, protocol, new) if project.mirror is not None else None,
-    )
-    marks.write(project.places, protocol, new, judged.walk.state.genesis)
+    why = remedy.why_merged(project, rewritten)
+    _publish(project, judged, here, "runner: adopted", {lost: (tip, git.ref(lost))})
     tell(
-        f"{protocol}: adopted as a merge into the old history, at {new[:12]}: its approvals and verdicts were for commits that the"
-        f" rewritten one does not have; {remedy.GIVEN_AGAIN}; the rewritten history is kept at {lost}"
+        f"{protocol}: adopted as a merge into the old history, {why}, at {new[:12]}; {remedy.GIVEN_AGAIN};"
+        f" the rewritten history is kept at {lost}"
     )
+    _tell_unpublished(project, protocol, new, tell)
+
+
+def _publish(
+    project: Project,
+    repaired: Judged,
+    here: str | None,
+    reason: str,
+    also: Mapping[str, tuple[str | None, str | None]],
+    filed: str | None = None,
+) -> None:
+    """Move the branch from `here` to the tip that repairs it; on the remote too, where that goes on from what it has."""
+    protocol, new, state = repaired.walk.protocol, repaired.tip, repaired.walk.state
+    git, branch, there = project.git, project.branch(protocol), _seen_there(project, protocol)
+    assert state is not None
+    is_out = there is not None and git.is_ancestor(there, new)
+    push = publishing.pusher(project, protocol, new, filed=filed) if is_out else None
+    transaction.publish(
+        git, project.places, project.who, branch=branch, old=here, new=new, reason=reason, also=also, push=push
+    )
+    marks.write(project.places, protocol, new, state.genesis)
 
 
 def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
@@ -262,7 +272,7 @@ def _side(project: Project, protocol: str, old: str, tip: str) -> str | None:
     first = git.commit(verify.chain_of(git, protocol, tip)[0])
     onto = first.parents[0] if first is not None and first.parents else None
     there = _seen_there(project, protocol)
-    if there is not None and not git.is_ancestor(there, old):
+    if there is not None and git.is_ancestor(there, tip) and not git.is_ancestor(there, old):
         onto = there
     return onto if onto is not None and not git.is_ancestor(onto, old) else None
 
@@ -322,7 +332,7 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
     here, there = git.ref(project.branch(protocol)), _seen_there(project, protocol)
     if here is None and there == tip:
         publishing.bring_history(project, protocol)
-    folder, branch = paths.folder(protocol), project.branch(protocol)
+    folder = paths.folder(protocol)
     commits = list(walk.damaged_by)
     if not judged.has_folder:
         tip = _put_words_back(project, protocol, judged)
@@ -360,21 +370,8 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
         _take_up(project, protocol, made, tell, told)
         return
     filed = conclude.file(project, protocol, made)
-    is_out = there is not None and git.is_ancestor(there, judged.tip)
-    transaction.publish(
-        git,
-        project.places,
-        project.who,
-        branch=branch,
-        old=here,
-        new=made.commit,
-        reason="runner: record-repaired",
-        also=filed,
-        push=publishing.pusher(project, protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
-        if is_out
-        else None,
-    )
-    marks.write(project.places, protocol, made.commit, made.state.genesis)
+    history_tip = next((new for new, _ in filed.values()), None)
+    _publish(project, left, here, "runner: record-repaired", filed, history_tip)
     tell(told)
     _tell_unpublished(project, protocol, made.commit, tell)
 

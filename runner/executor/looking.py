@@ -144,6 +144,8 @@ class Checker:
             snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
         )
         try:
+            if since is not None and git.commit(since) is None:
+                raise verify.went_back(protocol, since, tip)
             verify.advance(git, protocol, tip, (since, known) if since and known else None, project.trusted)
         except IntegrityError as error:
             if since and known and not judge(git, protocol, since, project.trusted).is_whole:

@@ -22,19 +22,42 @@ def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
 def of_rewritten(project: Project, protocol: str, judged: Judged, old: str) -> str:
     """Return what helps where the branch's history was rewritten, of which `old` verified here last."""
     fix = f"`runner doctor --fix {protocol}`"
+    if is_adoptable(project, protocol, judged, old):
+        return f"{fix} adopts it as a merge into the old history, {why_merged(project, judged)}; {GIVEN_AGAIN}"
     if judged.is_whole or judged.is_mendable:
         return f"{fix} adopts it as it is, and keeps the old one; {GIVEN_AGAIN}"
     if project.git.commit(old) is None:
         return f"the old one, {old[:12]}, is not in this clone; fetch it from where it is"
-    if is_adoptable(project, protocol, judged, old):
-        return f"{fix} adopts it as a merge into the old history, whose approvals were for other commits; {GIVEN_AGAIN}"
     return f"`{way_back(project, protocol, judged.tip, old)}` puts the old one back"
 
 
 def is_adoptable(project: Project, protocol: str, judged: Judged, old: str) -> bool:
-    """Return whether a rewritten history that does not hold can be adopted as a merge into `old`, which did."""
+    """Return whether a rewritten history is adopted as a merge into `old`, which verified: it has the same transitions, and does not
+    verify itself, or lacks commits that are published."""
     sound = judged.is_whole or judged.is_mendable
-    return not sound and project.git.commit(old) is not None and is_rebased(project.git, protocol, old, judged.tip)
+    if project.git.commit(old) is None or (sound and not _lacks_published(project, protocol, judged.tip)):
+        return False
+    return is_rebased(project.git, protocol, old, judged.tip)
+
+
+def why_merged(project: Project, judged: Judged) -> str:
+    """Return why a rewritten history is adopted as a merge, as an attribute of the old one."""
+    if judged.is_whole or judged.is_mendable:
+        return f"which {project.trusted.remote} has"
+    return "whose approvals and verdicts were for other commits"
+
+
+def _lacks_published(project: Project, protocol: str, tip: str) -> bool:
+    """Return whether the remote, as it was seen last, has commits of the branch that `tip` replaced."""
+    git, name = project.git, ids.branch_of(project.pattern, protocol)
+    there = (
+        project.mirror.refs().get(f"refs/heads/{name}")
+        if project.mirror
+        else git.ref(f"refs/remotes/{project.trusted.remote}/{name}")
+    )
+    if there is None or git.commit(there) is None:
+        return False
+    return not (git.is_ancestor(there, tip) or git.is_ancestor(tip, there))
 
 
 def of_damaged(project: Project, protocol: str, judged: Judged) -> str:

@@ -495,9 +495,11 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
 
     People's commits are merged in. Where both sides hold transitions, those of this side are kept under refs/runner/lost/ and
     done again; people's answers among them are recorded again, or stay in the history as commits of theirs.
+    A branch that was rewritten here did not advance: settling would silently undo what the person did.
 
     Raises:
         RefusedError: people's commits conflict; both sides stay as they are. ClashError: the remote has another protocol.
+        IntegrityError: the branch here no longer has the commit that verified last; both sides stay as they are.
     """
     clash.refuse(project, protocol)
     git, branch = project.git, project.branch(protocol)
@@ -510,6 +512,9 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         forward(project, protocol, here, there, check)
         bring_history(project, protocol)
         return
+    known = marks.read(project.places, protocol)
+    if known is not None and not git.is_ancestor(known, here):
+        check(here, known)
     theirs, common = _since(git, there, here)
     ours, left = _since(git, here, there)
     check(there, _verified(project, protocol, common))

@@ -7,14 +7,15 @@ from collections.abc import Callable
 import pytest
 
 from runner.folders import matching
-from tests.conftest import Box
+from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, ask, finish, mind, say, sound, write
 
 
 def amend(box: Box, protocol: str) -> str:
     """Make the branch's last commit anew with the same message and files; return the one that it replaces."""
     old = box.git("rev-parse", protocol).strip()
-    box.git("commit", "-q", "--amend", "--no-edit", "--reset-author", cwd=box.worktree(protocol))
+    later = {"GIT_COMMITTER_DATE": "2031-01-01T00:00:00Z"}
+    box.git("commit", "-q", "--amend", "--no-edit", cwd=box.worktree(protocol), env=later)
     assert box.git("rev-parse", protocol).strip() != old
     return old
 
@@ -70,3 +71,96 @@ def test_attempts_whose_end_was_reset_away_begin_again(box: Box) -> None:
         box.runner("run", protocol, rc=0)
         assert len(wire.bodies) == 2
     sound(box, protocol)
+
+
+# --- of what is published ------------------------------------------------------------------------------------------------
+
+
+STEPS = {"01-a": command("echo a > a.txt"), "02-ask": "kind: human\n", "03-b": command("echo b > b.txt")}
+
+
+@pytest.fixture
+def published(remote: Box) -> str:
+    """A protocol that waits for an answer, with a commit of the person's; the remote has all of it."""
+    remote.write(".protocols/config.yaml", "publish: always\n")
+    remote.commit("publish")
+    remote.git("push", "-q", "origin", "main")
+    protocol = remote.new(STEPS)
+    remote.runner("run", protocol, rc=3)
+    (remote.worktree(protocol) / "mine.txt").write_text("mine\n")
+    remote.commit("mine", cwd=remote.worktree(protocol))
+    remote.runner("sync", protocol, rc=0)
+    return protocol
+
+
+def amend_own(box: Box, protocol: str) -> str:
+    """Change the person's commit at the branch's tip; return the one that it replaces."""
+    old = box.git("rev-parse", protocol).strip()
+    (box.worktree(protocol) / "mine.txt").write_text("changed\n")
+    box.git("commit", "-qa", "--amend", "--no-edit", cwd=box.worktree(protocol))
+    return old
+
+
+def rebase_with_conflict(box: Box, protocol: str) -> str:
+    """Put the branch on a base that has another file of the same name as the person's commit; they settle that."""
+    old = box.git("rev-parse", protocol).strip()
+    box.write("mine.txt", "theirs\n")
+    box.commit("the base moves")
+    box.git("push", "-q", "origin", "main")
+    tree = box.worktree(protocol)
+    box.git("rebase", "-q", "main", cwd=tree, check=False)
+    (tree / "mine.txt").write_text("changed\n")
+    box.git("add", "-A", cwd=tree)
+    box.git("rebase", "--continue", cwd=tree, env={"GIT_EDITOR": "true"})
+    return old
+
+
+@pytest.mark.parametrize("words", [("run",), ("step",), ("sync",), ("answer", "blue"), ("pause",), ("undo",)])
+def test_no_command_moves_a_branch_whose_published_commits_were_rewritten(
+    remote: Box, published: str, words: tuple[str, ...]
+) -> None:
+    old = rebase(remote, published)
+    new = remote.git("rev-parse", published).strip()
+    told = remote.runner(words[0], published, *words[1:], rc=4).err
+    assert "rewritten" in told and f"runner doctor --fix {published}" in told and "was first" not in told
+    assert "runner doctor --fix 1" in remote.runner("status", published, rc=0).out
+    assert f"runner doctor --fix {published}" in remote.runner("doctor", published, rc=4).out
+    assert remote.git("rev-parse", published).strip() == new
+    assert remote.git("ls-remote", "origin", published).split()[0] == old
+
+
+@pytest.mark.parametrize("rewrite", [amend, amend_own, rebase, rebase_with_conflict])
+def test_it_is_adopted_as_a_merge_into_what_is_published(
+    remote: Box, published: str, rewrite: Callable[[Box, str], str]
+) -> None:
+    old, tree = rewrite(remote, published), remote.worktree(published)
+    files = remote.git("ls-tree", "-r", published)
+    remote.runner("run", published, rc=4)
+    remote.runner("doctor", "--fix", published, rc=0)
+    assert remote.git("ls-tree", "-r", published) == files
+    assert remote.git("merge-base", "--is-ancestor", old, published) == ""
+    remote.runner("answer", published, "blue", rc=0)
+    remote.runner("run", published, rc=0)
+    assert remote.git("ls-remote", "origin", published).split()[0] == remote.git("rev-parse", published).strip()
+    assert (tree / "mine.txt").read_text() == remote.git("show", f"{published}:mine.txt")
+    assert remote.runner("status", published, rc=0).out.count("rewritten") == 0
+    sound(remote, published)
+
+
+def test_what_others_published_meanwhile_goes_in(remote: Box, published: str) -> None:
+    other = clone(remote, "bob")
+    other.runner("answer", published, "blue", rc=0)
+    rebase(remote, published)
+    remote.runner("run", published, rc=4)
+    remote.runner("doctor", "--fix", published, rc=0)
+    remote.runner("run", published, rc=0)
+    assert remote.state(published)["status"] == "completed"
+    assert remote.git("show", f"{published}:base.txt") == "moved\n"
+    sound(remote, published)
+
+
+def test_a_branch_that_is_only_behind_follows(remote: Box, published: str) -> None:
+    remote.git("reset", "-q", "--hard", "HEAD~2", cwd=remote.worktree(published))
+    remote.runner("answer", published, "blue", rc=0)
+    remote.runner("run", published, rc=0)
+    sound(remote, published)
