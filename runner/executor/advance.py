@@ -186,7 +186,7 @@ def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
         except ForgeError:  # then it is waited for, as where there is none
             return False
 
-    if not lease.take(project, seen.protocol, is_over):
+    if not lease.take(project, seen.protocol, is_over, decided=seen.tip):
         publishing.settle(project, seen.protocol, project.mirror, looking.checker(project, seen.protocol))
         return False
     return True

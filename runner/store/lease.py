@@ -73,8 +73,11 @@ class Held:
         return self.ttl / 3
 
 
-def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -> bool:
+def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *, decided: str | None = None) -> bool:
     """Have the lease, where the protocol is published; False where the branch has moved on the remote: look at it, and decide again.
+
+    `decided`: the tip here that was decided on. Another process of this clone may have fetched a later one into the mirror since, and
+    a push that expects the later one would not show that this one is out of date.
 
     Where nothing is published from here none is taken, and in a job of a CI that of another runner is respected all the same.
     While the remote is away there is none. One that is held already is still ours when this returns.
@@ -94,6 +97,9 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -
     old = _left(project, mirror, protocol, is_over)
     if not publishes:
         return True
+    there = mirror.refs().get(branch)
+    if there is not None and decided is not None and not project.git.is_ancestor(there, decided):
+        return False
     last, intents = _read(project.git, old, ref, project.who) if old is not None else (None, {})
     ttl, since = float(seconds_of(project.config.lease.ttl)), project.who.lasting()
     words = Lease(
@@ -108,7 +114,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False) -
     write_atomically(project.places.lease(protocol), f"{before}{_mine(project, words)}".encode())
     new = _commit(project.git, project.runner(), protocol, words, intents, old)
     changes: dict[str, tuple[str | None, str | None]] = {ref: (new, old)}
-    if (there := mirror.refs().get(branch)) is not None:
+    if there is not None:
         changes[branch] = (there, there)
     try:
         mirror.push(changes)

@@ -440,6 +440,20 @@ def test_a_renewal_that_meets_a_look_at_the_remote_comes_back(remote: Box) -> No
         lease.drop(project)
 
 
+def test_it_is_not_taken_for_a_tip_that_another_process_of_the_clone_has_seen_replaced(remote: Box) -> None:
+    settle_on(remote)
+    protocol = remote.new({"01-a": command("true"), "02-b": command("true")})
+    branch = f"refs/heads/{protocol}"
+    with remote.project() as project:
+        publishing.look(project, branch)
+        decided = project.git.ref(branch)
+        clone(remote, "bob").runner("step", protocol, rc=0)
+        assert project.mirror is not None
+        project.mirror.fetch(branch)  # the mirror is the clone's: another process looks
+        assert not lease.take(project, protocol, decided=decided)
+    assert leased(remote, protocol) is None
+
+
 def test_it_is_given_up_where_a_look_at_the_remote_amid_the_work_is_refused(remote: Box) -> None:
     settle_on(remote)
     protocol = remote.new({"01-a": command("true")})
