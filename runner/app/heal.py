@@ -382,8 +382,7 @@ def _take_up(
     """Have the branch here, which went on beside the damage, settle with the repair as with any tip that others published."""
     assert project.mirror is not None
     check = looking.checker(project, protocol)
-    if project.setting("publish") == "always":
-        publishing.push(project, protocol, made.commit)
+    # Before anything is pushed: the history here may tell of transitions that give way.
     publishing.settle(project, protocol, project.mirror, check, there=made.commit)
     tell(told)
     if project.setting("publish") == "always":

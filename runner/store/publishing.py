@@ -540,12 +540,8 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         else:
             lost |= _history_changes(project, protocol, filed, new, there)
     check(new, _verified(project, protocol, common))
-    # Before the branch moves: a crash after it would leave a mark that the branch seems to have gone back behind.
-    seen = snapshot.read(git, common, protocol) if common and snapshot.folder_files(git, common, protocol) else None
-    if seen:
-        marks.go_back(project.places, protocol, seen.tip, seen.state.genesis)
-    else:
-        marks.forget(project.places, protocol)
+    if known is None or not git.is_ancestor(known, new):
+        _lower_mark(project, protocol, common)
     transaction.publish(
         git, project.places, project.who, branch=branch, old=here, new=new, reason="runner: settled", also=lost
     )
@@ -555,6 +551,20 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         bring_history(project, protocol)
         project.who.say(f"merged what was pushed of {protocol}: {new[:7]}")
         check.tell(ours, theirs, None)
+
+
+def _lower_mark(project: Project, protocol: str, commit: str | None) -> None:
+    """Let the mark go back to the last transition up to `commit`, before the branch does: else a crash would leave it in front.
+
+    Not to `commit` itself, which may be a person's that damaged the record, before a transition repaired it.
+    """
+    git, at = project.git, commit
+    while at is not None and (found := git.commit(at)) is not None and not is_transition(found, protocol):
+        at = found.parents[0] if found.parents else None
+    if at is not None and snapshot.folder_files(git, at, protocol):
+        marks.go_back(project.places, protocol, at, snapshot.read(git, at, protocol).state.genesis)
+    else:
+        marks.forget(project.places, protocol)
 
 
 def _verified(project: Project, protocol: str, commit: str | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import Box, clone, command
+from tests.executor.minds import agent, ask, finish, mind, say, write
 from tests.store.test_remote import STEPS, here, origin, publish, there
 
 
@@ -171,3 +172,30 @@ def test_a_damage_that_both_sides_have_is_not_merged_and_published(remote: Box, 
     assert bob.state(protocol)["status"] == "completed"
     assert {"bobs.txt", "carols.txt", "more.txt"} <= set(bob.git("ls-tree", "--name-only", protocol).split())
     bob.runner("verify", protocol, rc=0)
+
+
+def test_a_repair_that_is_not_published_goes_on_with_what_others_push_on_the_damage(remote: Box, protocol: str) -> None:
+    bob = hurt(remote, protocol)
+    never = {"RUNNER_PUBLISH": "never"}
+    remote.runner("doctor", "--fix", protocol, rc=0, env=never)
+    bob.write("more.txt", "bob\n")
+    bob.commit("more")
+    bob.git("push", "-q", "origin", protocol)
+    remote.runner("sync", protocol, rc=0, env=never)
+    assert there(remote, protocol) == here(remote, protocol)
+    remote.runner("run", protocol, rc=0)
+    remote.runner("verify", protocol, rc=0)
+
+
+def test_a_repair_publishes_no_transcript_of_a_transition_that_gives_way(remote: Box) -> None:
+    publish(remote)
+    with mind(remote, say(write("a.txt", "a\n"), ask("Which?")), finish("again")):
+        protocol = remote.new({"01-first": command("true"), "02-a": agent()}, title="Hurt")
+        remote.runner("step", protocol, rc=0)
+        remote.runner("step", protocol, rc=3, env={"RUNNER_PUBLISH": "never"})
+        assert "runs/a.1.jsonl" in remote.git("ls-tree", "-r", "--name-only", f"refs/runner/history/{protocol}")
+        hurt(remote, protocol)
+        assert "done again" in remote.runner("doctor", "--fix", protocol, rc=0).err
+    assert there(remote, protocol) == here(remote, protocol)
+    kept = remote.git("ls-remote", "origin", f"refs/runner/history/{protocol}").split()[:1]
+    assert not kept or "runs/a.1.jsonl" not in remote.git("ls-tree", "-r", "--name-only", kept[0])
