@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -340,6 +343,15 @@ def box(tmp_path: Path) -> Box:
     return make_box(tmp_path / "repo")
 
 
+_started: dict[tuple[str, ...], Path] = {}  # words of `git init` to a repository with its first commit, which is copied
+
+
+@atexit.register
+def _forget_started() -> None:
+    for path in _started.values():
+        shutil.rmtree(path.parent, ignore_errors=True)
+
+
 def make_box(path: Path, *init: str) -> Box:
     """Make a repository at `path`."""
     home = path.parent / f"home-{path.name}"
@@ -348,10 +360,16 @@ def make_box(path: Path, *init: str) -> Box:
         '[user]\n name = Alice\n email = alice@example.test\n[init]\n defaultBranch = main\n[protocol "file"]\n allow = always\n'
     )
     box = Box(path, home, {"RUNNER_EXECUTOR": "host"})
+    if (made := _started.get(init)) is not None and made.is_dir():
+        shutil.copytree(made, path, symlinks=True, dirs_exist_ok=True)
+        box.git("update-index", "-q", "--refresh")
+        return box
     box.git("init", "-q", *init, path, cwd=path.parent)
     box.write("README.md", "# a project\n")
     box.write("src/app.py", "print('hello')\n")
     box.commit("start")
+    _started[init] = Path(tempfile.mkdtemp(prefix="started-")) / "repo"
+    shutil.copytree(path, _started[init], symlinks=True)
     return box
 
 

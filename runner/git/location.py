@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from runner.errors import UsageError
-from runner.git.process import OLDEST, git_error, personal_environment, sealed_environment, spawn
+from runner.git.process import OLDEST, git_error, no_git, personal_environment, sealed_environment, spawn
 from runner.lines import lines_of
 from runner.values import dataclass
 
@@ -24,6 +27,14 @@ class Location:
     trusted: bool  # another user's, and the person's own git trusts it
 
 
+@functools.cache
+def _version(program: str, modified: int) -> str:
+    """Return what a git says of its version: once for a program that does not change."""
+    code, out, _ = spawn([program, "version"], env=sealed_environment(), cwd=None)
+    told = out.decode("utf-8", "replace").strip()
+    return told if code == 0 and told else f"git version: exit {code}"
+
+
 def locate(cwd: Path) -> Location:
     """Return where the repository is that `cwd` is in: a checkout, a linked worktree, or a bare one.
 
@@ -33,10 +44,12 @@ def locate(cwd: Path) -> Location:
     env = sealed_environment()
     if "\n" in str(cwd):
         raise UsageError("the folder's name holds a line break", repr(str(cwd)), "rename it")
-    code, out, _ = spawn(["git", "version"], env=env, cwd=cwd)
-    found = re.search(rb"(\d+)\.(\d+)", out)
-    if code or not found or (int(found[1]), int(found[2])) < OLDEST:
-        told = out.decode("utf-8", "replace").strip() or f"git version: exit {code}"
+    program = shutil.which("git")
+    if program is None:
+        raise no_git()
+    told = _version(program, os.stat(program).st_mtime_ns)
+    found = re.search(r"(\d+)\.(\d+)", told)
+    if not found or (int(found[1]), int(found[2])) < OLDEST:
         raise UsageError(f"git is too old: {told}", "PATH", f"install git {OLDEST[0]}.{OLDEST[1]} or later")
     asked = [
         "rev-parse",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, mostly_slow
 
 HUMAN = {"01-a": command("echo a > a.txt"), "02-look": "kind: human\n"}
 WAITS = 3
@@ -105,7 +105,7 @@ STEER = [
 ]
 
 
-@pytest.mark.parametrize(("verb", "rest"), STEER)
+@pytest.mark.parametrize(("verb", "rest"), mostly_slow(STEER))
 @pytest.mark.parametrize("known", [True, False], ids=["fetched by git", "only on the remote"])
 def test_what_a_person_says_picks_up_what_the_remote_has(
     remote: Box, verb: str, rest: tuple[str, ...], known: bool

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, mostly_slow
 from tests.executor.minds import agent, finish, mind, say, write
 
 REFSPEC = "+refs/runner/*:refs/runner-remote/*"
@@ -52,7 +52,7 @@ def refs(box: Box) -> str:
 WORDS = [("verify", "1"), ("why", "made.txt:1"), ("show", "1", "do", "--transcript"), ("audit", "1", "-o", "-")]
 
 
-@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("words", mostly_slow([(words,) for words in WORDS], keep=1))
 def test_unasked_nothing_is_fetched_and_the_command_is_named_that_fetches(
     remote: Box, protocol: str, words: tuple[str, ...]
 ) -> None:
@@ -68,7 +68,7 @@ def test_unasked_nothing_is_fetched_and_the_command_is_named_that_fetches(
     assert "--yes" not in again.out + again.err
 
 
-@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("words", mostly_slow([(words,) for words in WORDS], keep=1))
 def test_with_yes_it_is_fetched_and_used_at_once(remote: Box, protocol: str, words: tuple[str, ...]) -> None:
     told = plain(remote).runner(*words, "--yes", rc=0)
     assert {"verify": "verified", "why": "turn 1", "show": "write_file", "audit": "made.txt"}[words[0]] in told.out

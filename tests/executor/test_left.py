@@ -11,7 +11,7 @@ from runner.executor import site
 from runner.protocol.paths import POLICY
 from runner.store import workspace
 from runner.store.workspace import Bounds, TooMuchError, Workspace
-from tests.conftest import Box, command
+from tests.conftest import Box, command, mostly_slow
 from tests.executor.minds import agent, finish, mind, say
 from tests.people import Person, govern, person, policy
 
@@ -94,7 +94,7 @@ FINE = {
 }
 
 
-@pytest.mark.parametrize("case", TOO_MUCH)
+@pytest.mark.parametrize("case", mostly_slow(TOO_MUCH))
 def test_what_the_policy_calls_too_much_blocks_until_it_calls_it_fine(box: Box, small: Person, case: str) -> None:
     line, told, limit = TOO_MUCH[case]
     protocol = box.new({"01-a": command(line)})
