@@ -22,7 +22,7 @@ from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
 from runner.protocol import config, paths, statement
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
-from runner.store.places import Places
+from runner.store.places import Places, write_atomically
 from runner.store.surroundings import Surroundings
 from runner.trust import signers, signing
 from runner.values import dataclass
@@ -284,9 +284,9 @@ def listing(git: Git) -> Listing:
     return Listing(fingerprint=key.fingerprint, todo=f"add this line to {signers.FILE}: {line}")
 
 
-def write(git: Git, files: list[File]) -> None:
+def write(git: Git, places: Places, files: list[File]) -> None:
     """Write those files of `look` that are not there yet, and those that the person answered: all of them or, where that is
-    interrupted, none.
+    interrupted, none. Their paths are noted: `commit` takes those files along, edited or not.
 
     Raises:
         UsageError: the checkout cannot be written.
@@ -299,7 +299,16 @@ def write(git: Git, files: list[File]) -> None:
         for file in files:
             if file.is_new:
                 _write(top, file, made)
+        with contextlib.suppress(OSError):  # a clone that is another user's: then edited files are left to git
+            if made:
+                known = _written(places) | {file.path for file in made}
+                write_atomically(places.setup, "".join(f"{path}\n" for path in sorted(known)).encode())
         undo.pop_all()
+
+
+def _written(places: Places) -> set[str]:
+    """Return the paths of the files that `write` wrote in this clone."""
+    return set(places.setup.read_text("utf-8").splitlines()) if places.setup.is_file() else set()
 
 
 def _write(top: Path, file: File, made: list[File]) -> None:
@@ -336,11 +345,20 @@ def _take_back(top: Path, made: list[File]) -> None:
                     (top / above).rmdir()
 
 
-def commit(git: Git, places: Places, who: Surroundings, files: list[File], author: Ident) -> str | None:
-    """Commit, as the person, those of the files that stand in the checkout as they were given and in no commit yet, and what
-    was answered in clarifications.yaml.
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What `commit` made. `edited`: the files among `paths` that a person changed since they were written."""
 
-    Nothing else that is staged or changed is taken along. Returns the commit, or None where there is nothing to commit.
+    commit: str
+    paths: tuple[str, ...]
+    edited: frozenset[str]
+
+
+def commit(git: Git, places: Places, who: Surroundings, files: list[File], author: Ident) -> Committed | None:
+    """Commit, as the person, those of the files that differ from what is committed: what `write` wrote in this clone, edited or not,
+    and what is in no commit yet and stands in the checkout as it was given.
+
+    Nothing else that is staged or changed is taken along. Returns None where there is nothing to commit.
 
     Raises:
         RefusedError: no branch is checked out.
@@ -354,20 +372,25 @@ def commit(git: Git, places: Places, who: Surroundings, files: list[File], autho
         )
     old = git.ref(branch)
     known = git.commit(old) if old else None
+    written, edited = _written(places), set()
     changes: dict[str, TreeEntry | None] = {}
     for file in files:
         at = top / file.path
-        if not file.own and at.is_file() and at.read_bytes() == file.data:
-            entry = TreeEntry(EXECUTABLE if file.executable else BLOB, git.write("blob", file.data))
-            committed = git.blob(f"{old}:{file.path}") if old else None
-            if committed is None or (file.path == paths.CLARIFICATIONS and committed != file.data):
-                changes[file.path] = entry
+        if not at.is_file():
+            continue
+        data, committed = at.read_bytes(), git.blob(f"{old}:{file.path}") if old else None
+        is_given = not file.own and data == file.data
+        takes = is_given and (committed is None or file.path == paths.CLARIFICATIONS)
+        if (takes or file.path in written) and data != committed:
+            changes[file.path] = TreeEntry(EXECUTABLE if file.executable else BLOB, git.write("blob", data))
+            edited |= set() if is_given else {file.path}
     if not changes:
         return None
     if old is not None and known is not None:
-        return transaction.adopt(
+        new = transaction.adopt(
             git, places, who, branch=branch, old=old, files=changes, author=author, subject="Set up protocol-runner"
         )
+        return Committed(new, tuple(changes), frozenset(edited))
     tree = git.edit_tree(None, changes)
     assert tree is not None
     new = git.person_commit(tree, (), author, b"Set up protocol-runner\n")
@@ -375,7 +398,7 @@ def commit(git: Git, places: Places, who: Surroundings, files: list[File], autho
     nothing = git.write_tree({})
     for there in worktree.on_branch(git, branch):
         worktree.settle(git, there, nothing, new, who)
-    return new
+    return Committed(new, tuple(changes), frozenset(edited))
 
 
 def _top(git: Git) -> Path:

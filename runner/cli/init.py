@@ -21,7 +21,7 @@ from runner.store.surroundings import Surroundings
 
 @click.command("init", short_help="Write what a team shares: configuration, policy, your key.")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--commit", is_flag=True, help="Commit exactly those files, as you.")
+@click.option("--commit", is_flag=True, help="Commit exactly those files, as you, with your edits of them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--init-if-needed", is_flag=True, help="Make a git repository first, where there is none.")
 @click.option("--clone", "url", metavar="URL", help="Clone URL into FOLDER first, and set that up.")
@@ -90,7 +90,8 @@ def command(
                 missing.append(key.file)
             else:
                 todo = "`runner init --yes` lists it"
-        init.write(git, files)
+        places = Places(git.common_dir, writable_state_home(who.state_home))
+        init.write(git, places, files)
         if (remote := histories.keep_apart(git)) is not None:
             session.result(
                 f"set    remote.{remote}.fetch: `git fetch {remote}` brings what others filed beside yours, too"
@@ -113,8 +114,10 @@ def command(
                 session.note("  next          commit them: runner init --commit" + (f", then {push}" if push else ""))
                 session.note(f"                they have force once they are on the trusted branch{of_remote(remote)}")
             return
-        made = init.commit(git, Places(git.common_dir, writable_state_home(who.state_home)), who, files, author)
-        session.note(f"committed as {made[:12]}" if made else "there is nothing to commit")
+        made = init.commit(git, places, who, files, author)
+        session.note(f"committed as {made.commit[:12]}:" if made else "there is nothing to commit")
+        for path in made.paths if made else ():
+            session.note(f"  {path}{', as you edited it' if made and path in made.edited else ''}")
         if made and push:
             session.note(
                 f"  next          {push}: they have force once they are on the trusted branch{of_remote(remote)}"

@@ -60,6 +60,11 @@ class Places:
         """The folder of the journals of a protocol's attempts."""
         return self.beside / "journal" / protocol
 
+    @property
+    def setup(self) -> Path:
+        """The note of the files that `runner init` wrote into this clone, a path a line."""
+        return self.beside / "setup"
+
     def refused(self, protocol: str) -> Path:
         """The note that the remote's rules refused what is here of a protocol and was never published."""
         return self.beside / "refused" / protocol

@@ -412,3 +412,19 @@ def test_an_init_that_cannot_finish_leaves_none_of_its_files(box: Box) -> None:
     done = subprocess.run(argv, cwd=box.path, env=env, capture_output=True, text=True)
     assert done.returncode == 2 and "scripts/ci/protocol.sh cannot be written" in done.stderr, done.stderr
     assert sorted(box.path.rglob("*")) == before
+
+
+def test_init_commits_what_was_edited_after_it_wrote_it_and_names_it(box: Box) -> None:
+    box.runner("init", "--yes", rc=0)
+    policy = box.path / ".protocols/policy.yaml"
+    policy.write_text(policy.read_text() + "# more\n")
+    box.write(CONFIG, "publish: ask\n")
+    told = box.runner("init", "--commit", rc=0).err
+    assert f"  {CONFIG}, as you edited it" in told and "  .protocols/policy.yaml, as you edited it" in told
+    assert "  .protocols/.gitattributes\n" in told
+    assert box.git("show", f"HEAD:{CONFIG}") == "publish: ask\n"
+    assert box.git("status", "--porcelain", "-uall") == ""
+    box.write(CONFIG, "publish: always\n")
+    assert f"  {CONFIG}, as you edited it" in box.runner("init", "--commit", rc=0).err
+    assert box.git("show", "--name-only", "--format=", "HEAD").split() == [CONFIG]
+    assert "nothing to commit" in box.runner("init", "--commit", rc=0).err
