@@ -149,7 +149,10 @@ def prove(
     try:
         report = examine(project, protocol, live=live, from_work=from_work, walked=walked)
     except InsufficientHistoryError as error:
-        missing = Finding("history", "", error.where, f"{error.what}: {error.hint}")
+        hint, remote = error.hint, project.trusted.remote
+        if project.git.is_partial() and not project.git.is_shallow() and remote and project.mirror is None:
+            hint = f"`runner verify {protocol} --yes` fetches it from {remote}"
+        missing = Finding("history", "", error.where, f"{error.what}: {hint}")
         return Report(protocol, 0, (missing,), None, ""), error.exit_code
     return report, 0 if report.ok else 4
 

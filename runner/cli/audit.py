@@ -10,7 +10,8 @@ from runner.app import attest, audit, histories, verify
 from runner.cli import fetching, options, streams
 from runner.cli.session import Session
 from runner.cli.verify import tell
-from runner.errors import InTheWayError, UsageError
+from runner.errors import InsufficientHistoryError, InTheWayError, UsageError
+from runner.git import GitError
 
 
 @click.command("audit", short_help="Write all of a protocol onto one page, for who signs off.")
@@ -44,7 +45,16 @@ def command(session: Session, protocol: str | None, output: str | None, attested
         report, code = verify.prove(project, name)
     if not attested:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(project.who.now()))
-        page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
+        try:
+            page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
+        except GitError as error:
+            if not project.git.is_partial() or project.mirror is not None:
+                raise
+            if not fetching.offer(session, [name], yes=yes):
+                hint = f"`runner audit {name} --yes` fetches it from {project.trusted.remote}"
+                where = str(project.git.common_dir)
+                raise InsufficientHistoryError("not all that the page shows is in this clone", where, hint) from error
+            page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
         _put(session, output or f"{name}.html", page, f'<meta name="generator" content="{audit.GENERATOR} '.encode())
     elif not code:
         _put(session, output or "-", attest.attest(project, name), attest.BEGINS)

@@ -111,7 +111,16 @@ def test_verify_brings_nothing_unasked(remote: Box) -> None:
     box = partial(remote, "blob:none")
     told = box.runner("verify", protocol, rc=5)
     assert "cannot tell" in told.out and fetches(box) == 0
+    assert f"`runner verify {protocol} --yes` fetches it from origin" in told.out and "--refetch" not in told.out
     box.runner("verify", protocol, "--yes", rc=0)
+
+
+def test_the_page_of_an_audit_says_what_fetches_what_it_shows(remote: Box) -> None:
+    (protocol,) = published(remote, 1)
+    box = partial(remote, "blob:none")
+    box.runner("verify", protocol, "--yes", rc=0)
+    assert f"`runner audit {protocol} --yes` fetches it from origin" in box.runner("audit", protocol, rc=5).err
+    box.runner("audit", protocol, "--yes", rc=0)
 
 
 def test_doctor_calls_it_no_fault(remote: Box) -> None:
