@@ -377,12 +377,18 @@ def make_box(path: Path, *init: str) -> Box:
 def remote(tmp_path: Path) -> Iterator[Box]:
     """A repository whose `origin` is a bare one beside it."""
     box = make_box(tmp_path / "repo")
-    bare = tmp_path / "origin.git"
-    box.git("clone", "-q", "--bare", box.path, bare, cwd=tmp_path)
-    box.git("remote", "add", "origin", bare)
-    box.git("fetch", "-q", "origin")
+    add_origin(box)
     box.git("branch", "-q", "-u", "origin/main", "main")
     yield box
+
+
+def add_origin(box: Box) -> Path:
+    """Give a box an `origin`, a bare repository beside it, and return that."""
+    bare = box.path.parent / "origin.git"
+    box.git("clone", "-q", "--bare", box.path, bare, cwd=box.path.parent)
+    box.git("remote", "add", "origin", bare)
+    box.git("fetch", "-q", "origin")
+    return bare
 
 
 def clone(box: Box, name: str) -> Box:

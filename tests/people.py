@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import Box, make_box
+from tests.conftest import Box, add_origin, make_box
 
 REPO = "6f0c" * 8
 APPROVALS = "  plan: {roles: [maintainer]}\n  step: {roles: [maintainer]}\n"
@@ -58,9 +58,14 @@ def person(folder: Path, name: str, *, signs: bool = True) -> Person:
         f"[user]\n name = {name}\n email = {name}@example.test\n{signing}[init]\n defaultBranch = main\n"
         '[protocol "file"]\n allow = always\n'
     )
+    return Person(name, home, key, env_of(home, name))
+
+
+def env_of(home: Path, name: str) -> dict[str, str]:
+    """Return what makes a command somebody's: HOME, state and name."""
     who = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER")
            for what, value in (("NAME", name), ("EMAIL", f"{name}@example.test"))}  # fmt: skip
-    return Person(name, home, key, {"HOME": str(home), "XDG_STATE_HOME": str(home / "state"), **who})
+    return {"HOME": str(home), "XDG_STATE_HOME": str(home / "state"), **who}
 
 
 def policy(maintainers: Iterable[Person], *, approvals: str = APPROVALS, more: str = "") -> str:
@@ -97,9 +102,7 @@ def governed(
     box = make_box(path)
     if remote:
         box.write(".protocols/config.yaml", "publish: always\n")
-        box.git("clone", "-q", "--bare", path, path.parent / "origin.git", cwd=path.parent)
-        box.git("remote", "add", "origin", path.parent / "origin.git")
-        box.git("fetch", "-q", "origin")
+        add_origin(box)
     box.env.update(
         {
             f"GIT_{role}_{what}": value

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Box, Result, command, make_box
-from tests.people import governed, person
+from tests.people import env_of, governed, person
 
 State = Callable[[Box], str]  # brings a box there, and returns the protocol
 STATES: dict[str, State] = {}
@@ -40,6 +40,20 @@ def folder(box: Box, protocol: str) -> Path:
     return box.worktree(protocol) / f".protocols/{protocol}"
 
 
+def after(box: Box, verb: str, rc: int, steps: dict[str, str]) -> str:
+    """A protocol with these steps, after `runner VERB` on it."""
+    protocol = box.new(steps)
+    box.runner(verb, protocol, rc=rc)
+    return protocol
+
+
+def without_branch(box: Box, protocol: str) -> str:
+    """The protocol, its worktree and branch deleted."""
+    box.git("worktree", "remove", "--force", box.worktree(protocol))
+    box.git("branch", "-q", "-D", protocol)
+    return protocol
+
+
 @state
 def planned(box: Box) -> str:
     return box.new({"01-a": command("true"), "02-b": command("true")})
@@ -54,23 +68,19 @@ def begun(box: Box) -> str:
 
 @state
 def to_be_checked(box: Box) -> str:
-    protocol = box.new({"01-a": command("echo a > a.txt", 'qa: {policy: light, checks: ["test -f a.txt"]}\n')})
-    box.runner("step", protocol, rc=0)
-    return protocol
+    return after(
+        box, "step", 0, {"01-a": command("echo a > a.txt", 'qa: {policy: light, checks: ["test -f a.txt"]}\n')}
+    )
 
 
 @state
 def its_check_failed(box: Box) -> str:
-    protocol = box.new({"01-a": command("true", 'qa: {policy: light, checks: ["false"]}\n')})
-    box.runner("run", protocol, rc=1)
-    return protocol
+    return after(box, "run", 1, {"01-a": command("true", 'qa: {policy: light, checks: ["false"]}\n')})
 
 
 @state
 def failed(box: Box) -> str:
-    protocol = box.new({"01-a": command("false"), "02-b": command("true")})
-    box.runner("run", protocol, rc=1)
-    return protocol
+    return after(box, "run", 1, {"01-a": command("false"), "02-b": command("true")})
 
 
 @state
@@ -89,15 +99,14 @@ def failed_and_its_file_is_out_of_the_plan(box: Box) -> str:
 
 @state
 def blocked(box: Box) -> str:
-    protocol = box.new({"01-a": command("false", "on_failure: {retry: 0, then: block}\n")})
-    box.runner("run", protocol, rc=3)
-    return protocol
+    return after(box, "run", 3, {"01-a": command("false", "on_failure: {retry: 0, then: block}\n")})
 
 
 @state
 def blocked_and_its_file_is_out_of_the_plan(box: Box) -> str:
-    protocol = box.new({"01-a": command("false", "on_failure: {retry: 0, then: block}\n"), "02-b": command("true")})
-    box.runner("run", protocol, rc=3)
+    protocol = after(
+        box, "run", 3, {"01-a": command("false", "on_failure: {retry: 0, then: block}\n"), "02-b": command("true")}
+    )
     (folder(box, protocol) / "01-a.md").unlink()
     box.runner("run", protocol, rc=3)
     return protocol
@@ -126,16 +135,12 @@ def its_plan_is_broken(box: Box) -> str:
 
 @state
 def a_person_s_step_waits(box: Box) -> str:
-    protocol = box.new({"01-a": "kind: human\n", "02-b": command("true")})
-    box.runner("run", protocol, rc=3)
-    return protocol
+    return after(box, "run", 3, {"01-a": "kind: human\n", "02-b": command("true")})
 
 
 @state
 def a_word_at_a_terminal_is_needed(box: Box) -> str:
-    protocol = box.new({"01-a": command("true", "approval: before\n")})
-    box.runner("run", protocol, rc=3)
-    return protocol
+    return after(box, "run", 3, {"01-a": command("true", "approval: before\n")})
 
 
 @state
@@ -161,18 +166,12 @@ def merged(box: Box) -> str:
 
 @state
 def merged_and_its_branch_is_deleted(box: Box) -> str:
-    protocol = merged(box)
-    box.git("worktree", "remove", "--force", box.worktree(protocol))
-    box.git("branch", "-q", "-D", protocol)
-    return protocol
+    return without_branch(box, merged(box))
 
 
 @state
 def its_branch_is_deleted(box: Box) -> str:
-    protocol = begun(box)
-    box.git("worktree", "remove", "--force", box.worktree(protocol))
-    box.git("branch", "-q", "-D", protocol)
-    return protocol
+    return without_branch(box, begun(box))
 
 
 @state
@@ -203,9 +202,7 @@ def its_record_is_changed_and_not_committed(box: Box) -> str:
 
 def signed(box: Box) -> str:
     """A protocol whose first step waits for a maintainer; Dana works here."""
-    protocol = box.new({"01-a": command("true", "approval: before\n"), "02-b": command("true")})
-    box.runner("run", protocol, rc=3)
-    return protocol
+    return after(box, "run", 3, {"01-a": command("true", "approval: before\n"), "02-b": command("true")})
 
 
 @state
@@ -239,13 +236,7 @@ def what_was_approved_is_edited(box: Box) -> str:
 
 def alice_of(box: Box) -> dict[str, str]:
     """What makes a command the maintainer's."""
-    home = box.path.parent / "home-of-alice"
-    who = {
-        f"GIT_{role}_{what}": value
-        for role in ("AUTHOR", "COMMITTER")
-        for what, value in (("NAME", "alice"), ("EMAIL", "alice@example.test"))
-    }
-    return {"HOME": str(home), "XDG_STATE_HOME": str(home / "state"), **who}
+    return env_of(box.path.parent / "home-of-alice", "alice")
 
 
 # --- the walk ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, add_origin, clone, command
 from tests.people import Person, governed, person
 from tests.store.test_remote import here
 
@@ -68,44 +68,37 @@ def test_it_is_adopted_its_steps_stay_done_and_approvals_are_given_again(box: Bo
     box.runner("verify", protocol, rc=0)
 
 
-@pytest.mark.slow
-def test_one_that_was_pushed_by_force_goes_on_in_every_clone(tmp_path: Path) -> None:
-    alice = person(tmp_path, "alice")
-    box = governed(tmp_path / "work", [alice])
-    bare = tmp_path / "origin.git"
-    box.git("clone", "-q", "--bare", box.path, bare, cwd=tmp_path)
-    box.git("remote", "add", "origin", bare)
-    box.git("fetch", "-q", "origin")
+@pytest.fixture
+def pushed(box: Box, alice: Person) -> tuple[str, Box]:
+    """A protocol of the box of which a step was done with an approval, rebased and pushed by force; and another clone, which has it
+    as it was."""
+    add_origin(box)
     protocol = shipped(box, alice)
     box.runner("sync", protocol, rc=0)
     other = clone(box, "bob")
     other.runner("sync", protocol, rc=0)
     rebased(box, protocol)
     box.git("push", "-qf", "origin", protocol)
+    return protocol, other
+
+
+@pytest.mark.slow
+def test_one_that_was_pushed_by_force_goes_on_in_every_clone(box: Box, pushed: tuple[str, Box]) -> None:
+    protocol, other = pushed
     assert f"runner doctor --fix {protocol}" in other.runner("sync", protocol, rc=4).err
     box.runner("doctor", "--fix", protocol, rc=0)
     box.runner("sync", protocol, rc=0)
     for at in (other, clone(box, "carol")):
         at.runner("sync", protocol, rc=0)
-        assert here(at, protocol) == here(box, protocol) == box.git("rev-parse", protocol, cwd=bare).strip()
+        assert here(at, protocol) == here(box, protocol)
+        assert here(box, protocol) == box.git("rev-parse", protocol, cwd=box.path.parent / "origin.git").strip()
         at.runner("verify", protocol, rc=0)
         at.runner("run", protocol, rc=3)
 
 
 @pytest.mark.slow
-def test_a_clone_that_has_the_old_history_adopts_what_another_one_pushed(tmp_path: Path) -> None:
-    alice = person(tmp_path, "alice")
-    box = governed(tmp_path / "work", [alice])
-    bare = tmp_path / "origin.git"
-    box.git("clone", "-q", "--bare", box.path, bare, cwd=tmp_path)
-    box.git("remote", "add", "origin", bare)
-    box.git("fetch", "-q", "origin")
-    protocol = shipped(box, alice)
-    box.runner("sync", protocol, rc=0)
-    other = clone(box, "bob")
-    other.runner("sync", protocol, rc=0)
-    rebased(box, protocol)
-    box.git("push", "-qf", "origin", protocol)
+def test_a_clone_that_has_the_old_history_adopts_what_another_one_pushed(box: Box, pushed: tuple[str, Box]) -> None:
+    protocol, other = pushed
     other.runner("doctor", "--fix", protocol, rc=0)
     other.runner("sync", protocol, rc=0)
     box.runner("doctor", "--fix", protocol, rc=0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, add_origin, clone, command
 from tests.people import Person, governed, person
 from tests.store.test_offline import publish
 
@@ -97,9 +97,7 @@ def two(tmp_path: Path) -> tuple[str, Box, Box, Person, Person]:
     """A step that waits for one approval, which two people may give; each has a clone, and publishes by `sync`."""
     alice, bob = person(tmp_path, "alice"), person(tmp_path, "bob")
     box = governed(tmp_path / "repo", [alice, bob])
-    box.git("clone", "-q", "--bare", box.path, tmp_path / "origin.git", cwd=tmp_path)
-    box.git("remote", "add", "origin", tmp_path / "origin.git")
-    box.git("fetch", "-q", "origin")
+    add_origin(box)
     protocol = box.new({"01-ship": command("echo ran >> ship.txt", "approval: before\n")})
     box.runner("step", protocol, rc=3)
     box.runner("sync", protocol, rc=0)
