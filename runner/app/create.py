@@ -33,12 +33,17 @@ RACES = 50
 Refs = Mapping[str, tuple[str | None, str | None]]  # how refs move: name to (new, expected)
 
 
+def _no_note() -> None:
+    """Remove nothing: no note was written of the command."""
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """A new protocol. `path`: the person's worktree, or None where there is none. Where a model wrote its plan: `usd`, what
     that cost, as far as it is known, and `outline`: its steps, with the commands that they would run. `questions`: where it
     has some before it can plan, wait (w2) and text of each. Of a fork: `source`, PROTOCOL@REVISION, and
-    `done`, how many steps were done there."""
+    `done`, how many steps were done there. `printed()` has to be called once the id is printed: until then the same
+    command finishes this protocol, and makes no other."""
 
     protocol: str
     steps: int
@@ -51,9 +56,7 @@ class Made:
     questions: tuple[tuple[str, str], ...] = ()
     source: str = ""
     done: int = 0
-    printed: Callable[[], None] = lambda: (
-        None
-    )  # to be called once its id was told: till then the same command finishes this one
+    printed: Callable[[], None] = _no_note
 
 
 def fresh(project: Project) -> None:
@@ -234,7 +237,7 @@ def begin(
             continue
         marks.write(project.places, protocol, commit, after.genesis)
         path, why = creating.add_worktree(project, protocol)
-        printed = note.remove if note is not None else lambda: None
+        printed = note.remove if note is not None else _no_note
         return Made(protocol, len(after.steps), base_name, start, path, why, printed=printed)
     raise ConflictError("no number could be claimed", numbers.PREFIX, "run the same command again")
 
@@ -246,9 +249,8 @@ def _finish(project: Project, note: unfinished.Note) -> Made | None:
         return None
     git, (protocol, tip) = project.git, note.told
     branch, check = project.branch(protocol), looking.checker(project, protocol)
-    if (
-        git.ref(branch) is None and project.mirror is not None
-    ):  # it may have been killed between the remote and this clone
+    # The command may have been killed after the push, before the branch was made here.
+    if git.ref(branch) is None and project.mirror is not None:
         project.mirror.fetch(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
         if tip in project.mirror.refs().values():
             publishing.bring(project, protocol, check)

@@ -323,7 +323,7 @@ def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> Ref
             forward(project, protocol, here, end, check)
             return None
     name, into = ids.branch_of(project.pattern, protocol), f"{mirror.remote}/{now['base']}"
-    count = len(_since(git, here, ends[0] if ends else base)[0])
+    count = len(record.since(git, here, ends[0] if ends else base)[0])
     return RefusedError(
         f"{protocol} ended and was merged into {now['base']}, without {count} commit{'s' if count != 1 else ''} that "
         f"{'are' if count != 1 else 'is'} here",
@@ -515,8 +515,8 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
     known = marks.read(project.places, protocol)
     if known is not None and not git.is_ancestor(known, here):
         check(here, known)
-    theirs, common = _since(git, there, here)
-    ours, left = _since(git, here, there)
+    theirs, common = record.since(git, there, here)
+    ours, left = record.since(git, here, there)
     check(there, _verified(project, protocol, common))
     lost: dict[str, tuple[str | None, str | None]] = {}
     if not any(is_transition(commit, protocol) for commit in ours):
@@ -585,22 +585,9 @@ def _lost(git: Git, protocol: str, oid: str, name: str) -> dict[str, tuple[str |
     return {ref: (oid, git.ref(ref))}
 
 
-def _since(git: Git, tip: str, other: str) -> tuple[list[Commit], str | None]:
-    """Return the commits of `tip`'s first-parent chain that `other` does not have, oldest first, and the one before them."""
-    found: list[Commit] = []
-    at: str | None = tip
-    while at is not None and not git.is_ancestor(at, other):
-        commit = git.commit(at)
-        if commit is None:
-            break
-        found.append(commit)
-        at = commit.parents[0] if commit.parents else None
-    return found[::-1], at
-
-
 def shared(git: Git, tip: str, other: str) -> str:
     """Return the newest commit of `tip`'s first-parent chain that `other` has too: `other` itself where it is on that chain."""
-    found = _since(git, tip, other)[1]
+    found = record.since(git, tip, other)[1]
     return other if found is None else found
 
 

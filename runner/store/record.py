@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from runner.errors import RunnerError
-from runner.git import TREE, Git, Tree, Worktree
+from runner.git import TREE, Commit, Git, Tree, Worktree
 from runner.lines import lines_of
 from runner.protocol import decision, log, paths, state
 from runner.protocol.decision import Halt
@@ -187,6 +187,19 @@ def base_tips(git: Git, base: str, remote: str | None) -> list[str]:
     found = [commit for commit in map(git.resolve, names) if commit]
     found = found or [commit for commit in (git.resolve(base),) if commit]
     return list(dict.fromkeys(found))
+
+
+def since(git: Git, tip: str, other: str) -> tuple[list[Commit], str | None]:
+    """Return the commits of `tip`'s first-parent chain that `other` does not have, oldest first, and the one before them."""
+    found: list[Commit] = []
+    at: str | None = tip
+    while at is not None and not git.is_ancestor(at, other):
+        commit = git.commit(at)
+        if commit is None:
+            break
+        found.append(commit)
+        at = commit.parents[0] if commit.parents else None
+    return found[::-1], at
 
 
 def newer(git: Git, protocol: str, here: str | None, there: str | None) -> int:

@@ -88,18 +88,11 @@ def explain(project: Project, protocol: str, error: PushRefusedError, new: str, 
 
 def _files(git: Git, protocol: str, new: str, old: str) -> list[_File]:
     """Return the files that the branch's commits bring which `old` does not have, with those that its history files beside them."""
-    chain: list[Commit] = []
-    at: str | None = new
-    while at is not None and not git.is_ancestor(at, old):
-        commit = git.commit(at)
-        if commit is None:
-            break
-        chain.append(commit)
-        at = commit.parents[0] if commit.parents else None
+    chain, at = record.since(git, new, old)
     before = _revision(git, protocol, at) if at is not None else None
     found: list[_File] = []
     revisions: dict[str, int | None] = {}
-    for commit in reversed(chain):
+    for commit in chain:
         revisions[commit.oid] = before
         parent = git.commit(commit.parents[0]) if commit.parents else None
         found += _of(git, parent.tree if parent else None, commit.tree, commit, before)
@@ -109,10 +102,10 @@ def _files(git: Git, protocol: str, new: str, old: str) -> list[_File]:
     filed = git.ref(history.ref_of(protocol))
     seen: set[str] = set()
     for entry, beside in history.commits(git, protocol, filed) if filed is not None else ():
-        commit = git.commit(beside) if beside in revisions else None
-        if commit is not None and beside not in seen:
+        owner = git.commit(beside) if beside in revisions else None
+        if owner is not None and beside not in seen:
             seen.add(beside)
-            found += _of(git, _tree_before(git, entry), entry.tree, commit, revisions[beside])
+            found += _of(git, _tree_before(git, entry), entry.tree, owner, revisions[beside])
     return found
 
 
