@@ -13,7 +13,7 @@ from typing import Protocol
 from runner import signals
 from runner.errors import ConflictError, InsufficientHistoryError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
-from runner.protocol import ids, log, message
+from runner.protocol import ids, log, message, paths
 from runner.protocol.log import RawEntry
 from runner.store import clash, finding, history, locks, marks, numbers, record, refused, snapshot, transaction
 from runner.store.project import Project
@@ -519,9 +519,12 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
     ours, left = record.since(git, here, there)
     check(there, _verified(project, protocol, common))
     lost: dict[str, tuple[str | None, str | None]] = {}
-    if not any(is_transition(commit, protocol) for commit in ours):
+    is_work_here, is_work_there = (any(is_transition(one, protocol) for one in side) for side in (ours, theirs))
+    # An approval has to come by a commit of the chain that brings nothing else (`approval._is_placed`).
+    decided = not is_work_there and _decides(git, ours, protocol) and not _decides(git, theirs, protocol)
+    if not is_work_here and not decided:
         new = _merge(project, there, here, protocol)
-    elif not any(is_transition(commit, protocol) for commit in theirs):
+    elif not is_work_there:
         new = _merge(project, here, there, protocol)
         common = left  # theirs may have come to this chain by a merge alone
     else:
@@ -565,6 +568,14 @@ def _lower_mark(project: Project, protocol: str, commit: str | None) -> None:
         marks.go_back(project.places, protocol, at, snapshot.read(git, at, protocol).state.genesis)
     else:
         marks.forget(project.places, protocol)
+
+
+def _decides(git: Git, commits: Sequence[Commit], protocol: str) -> bool:
+    """Return whether one of the commits touches an approval of the protocol's."""
+    folder = f"{paths.folder(protocol)}/{paths.APPROVALS}"
+    return any(
+        path.startswith(folder) for one in commits if one.parents for path in git.changed(one.parents[0], one.oid)
+    )
 
 
 def _verified(project: Project, protocol: str, commit: str | None) -> str | None:

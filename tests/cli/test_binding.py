@@ -427,6 +427,24 @@ def test_a_harmless_edit_of_another_clone_that_sync_merges_leaves_it(make: Calla
     assert ship.stands()
 
 
+def test_an_approval_and_an_edit_that_are_here_alone_stay_valid_where_sync_merges_anothers_edit(
+    make: Callable[..., Ship],
+) -> None:
+    ship = make(files={".protocols/config.yaml": "publish: never\n"})
+    ship.box.git("push", "-q", "origin", f"{ship.protocol}^:refs/heads/{ship.protocol}")
+    bob = clone(ship.box, "bob")
+    bob.git("checkout", "-q", ship.protocol)
+    bob.write("README.md", "# others\n")
+    bob.commit("bob's words")
+    bob.git("push", "-q", "origin", ship.protocol)
+    (ship.at / "CHANGELOG.md").write_text("# 2\n")
+    ship.commit()
+    ship.box.runner("sync", ship.protocol, rc=0)
+    assert ship.stands()
+    bob.runner("sync", ship.protocol, rc=0)
+    bob.runner("verify", ship.protocol, rc=0)
+
+
 def side(ship: Ship, at: str = "HEAD") -> None:
     """Begin a side branch of the protocol's, in its worktree."""
     ship.box.git("checkout", "-q", "--detach", at, cwd=ship.at)
