@@ -239,7 +239,8 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
     newer = behind(project, protocol)
     if newer:
         session.line(f"  {'behind':12}  {newer}, as last fetched")
-    if is_rewritten(project, protocol):
+    rewritten = is_rewritten(project, protocol)
+    if rewritten:
         session.line(f"  {'history':12}  ", ("rewritten", "red"), f": {REWRITTEN}")
     session.line(f"  {'trusted':12}  {project.trusted.note}")
     if row["status"] in ("failed", "blocked") and record.reopens(row) == "retry":
@@ -248,7 +249,7 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         typed = as_merged(project, row, name)
     if newer:
         typed = f"runner sync {name}"
-    if is_rewritten(project, protocol):
+    if rewritten:
         typed = f"runner doctor --fix {name}"
     if typed and not held:
         session.line(f"  {'next':12}  {as_typed(typed)}")

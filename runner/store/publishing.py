@@ -15,7 +15,19 @@ from runner.errors import ConflictError, InsufficientHistoryError, IntegrityErro
 from runner.git import Commit, Git
 from runner.protocol import ids, log, message, paths
 from runner.protocol.log import RawEntry
-from runner.store import clash, finding, history, locks, marks, numbers, record, refused, snapshot, transaction
+from runner.store import (
+    clash,
+    finding,
+    history,
+    locks,
+    marks,
+    numbers,
+    record,
+    refused,
+    snapshot,
+    transaction,
+    worktree,
+)
 from runner.store.project import Project
 from runner.store.remote import Mirror, PushRefusedError
 
@@ -522,18 +534,23 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
     is_work_here, is_work_there = (any(is_transition(one, protocol) for one in side) for side in (ours, theirs))
     # An approval has to come by a commit of the chain that brings nothing else (`approval._is_placed`).
     decided = not is_work_there and _decides(git, ours, protocol) and not _decides(git, theirs, protocol)
-    if not is_work_here and not decided:
-        new = _merge(project, there, here, protocol)
-    elif not is_work_there:
-        new = _merge(project, here, there, protocol)
-        common = left  # theirs may have come to this chain by a merge alone
-    else:
-        new = there
-        for commit in ours:
-            if not is_transition(commit, protocol):
-                new = carry(project, commit, new, protocol)
-            elif any(entry.event in ANSWERS for entry in entries_of(commit, protocol)[:1]):
-                new = check.give_again(commit, new, theirs)
+    try:
+        if not is_work_here and not decided:
+            new = _merge(project, there, here, protocol)
+        elif not is_work_there:
+            new = _merge(project, here, there, protocol)
+            common = left  # theirs may have come to this chain by a merge alone
+        else:
+            new = there
+            for commit in ours:
+                if not is_transition(commit, protocol):
+                    new = carry(project, commit, new, protocol)
+                elif any(entry.event in ANSWERS for entry in entries_of(commit, protocol)[:1]):
+                    new = check.give_again(commit, new, theirs)
+    except _MergeConflictError as error:
+        track(project, mirror.remote, {name: there})  # so that `status` and the person's git see that it is there
+        raise RefusedError(error.what, error.where, _by_hand(project, protocol, ours, there, is_work_there)) from error
+    if is_work_here and is_work_there:
         lost = _lost(git, protocol, here, here[:12])
         # In the same transaction: ours tells of transitions that give way, as if they stood. Others would publish that, and go on
         # from transcripts whose work they do not have.
@@ -643,9 +660,31 @@ def done_again(project: Project, commit: Commit, tree: str, parents: Sequence[st
     return project.git.write("commit", b"\n".join(lines))
 
 
-def _conflict(protocol: str, paths: list[str]) -> RefusedError:
-    return RefusedError(
+class _MergeConflictError(RefusedError):
+    """Commits of people on both sides changed the same places."""
+
+
+def _conflict(protocol: str, paths: list[str]) -> _MergeConflictError:
+    return _MergeConflictError(
         f"{protocol} was changed here and there in the same places: {', '.join(paths[:5])}",
         "both sides are as they were",
-        "merge the remote's branch into yours by hand in its worktree (`git merge`), then `runner sync` again",
+        "one of them has to change",
+    )
+
+
+def _by_hand(project: Project, protocol: str, ours: Sequence[Commit], there: str, advanced: bool) -> str:
+    """Return what settles a conflict with what the remote has. `advanced`: there are transitions there.
+
+    These have to stay on the chain of first parents, and a merge into the branch here would leave them beside it.
+    """
+    branch = project.branch(protocol)
+    if not advanced:
+        trees = worktree.on_branch(project.git, branch)
+        at = f"git -C {trees[0].path}" if trees else "git"
+        return f"`{at} merge {there[:12]}`, settle the conflict and commit, then `runner sync {protocol}`"
+    tip = project.git.ref(branch) or ""
+    own = [commit.oid[:12] for commit in ours if not is_transition(commit, protocol) and len(commit.parents) == 1]
+    return (
+        f"`{worktree.way_back(project.git, branch, tip, there)}` takes theirs, then `runner doctor --fix {protocol}`;"
+        f" `git cherry-pick {' '.join(own)}` brings yours back, where you settle the conflict"
     )

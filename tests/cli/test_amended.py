@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -163,4 +164,40 @@ def test_a_branch_that_is_only_behind_follows(remote: Box, published: str) -> No
     remote.git("reset", "-q", "--hard", "HEAD~2", cwd=remote.worktree(published))
     remote.runner("answer", published, "blue", rc=0)
     remote.runner("run", published, rc=0)
+    sound(remote, published)
+
+
+def commands_of(told: str) -> list[list[str]]:
+    """Return the commands that the `next:` of an error names."""
+    return [one.split() for one in re.findall("`([^`]+)`", told.partition("next:")[2])]
+
+
+@pytest.mark.parametrize("theirs", ["an answer too", "a commit alone"])
+def test_a_conflict_names_commands_that_settle_it(remote: Box, published: str, theirs: str) -> None:
+    other, tree = clone(remote, "bob"), remote.worktree(published)
+    remote.runner("answer", published, "red", rc=0, env={"RUNNER_PUBLISH": "never"})
+    (tree / "same.txt").write_text("ours\n")
+    remote.commit("ours", cwd=tree)
+    other.git("checkout", "-q", published)
+    other.write("same.txt", "theirs\n")
+    other.commit("theirs")
+    other.git("push", "-q", "origin", published)
+    if theirs == "an answer too":
+        other.runner("answer", published, "blue", rc=0)
+    told = remote.runner("run", published, rc=4).err
+    assert "same.txt" in told
+    if theirs == "an answer too":
+        assert "origin has 1 newer transition" in remote.runner("status", published, rc=0).out
+    for words in commands_of(told):
+        if words[0] == "runner":
+            remote.runner(*words[1:], rc=0)
+            continue
+        remote.git(*words[1:], cwd=tree, check=False)
+        if "reset" not in words:
+            (tree / "same.txt").write_text("both\n")
+            remote.git("add", "-A", cwd=tree)
+            remote.git("commit", "-qm", "settled", cwd=tree)
+    remote.runner("run", published, rc=0)
+    assert remote.git("show", f"{published}:same.txt") == "both\n"
+    assert remote.git("ls-remote", "origin", published).split()[0] == remote.git("rev-parse", published).strip()
     sound(remote, published)
