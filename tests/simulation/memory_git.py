@@ -253,6 +253,8 @@ class _Updates(Held):
         changes: dict[str, tuple[str | None, str | None]] = {}
         for line in data.decode().splitlines():
             match line.split(" "):
+                case ["update", name, new]:
+                    changes[name] = (new, None)
                 case ["update", name, new, old]:
                     changes[name] = (new, old)
                 case ["delete", name]:
@@ -264,7 +266,7 @@ class _Updates(Held):
                 case _:
                     raise AssertionError(f"unreachable: {line}")
         words = " ".join(sorted(changes))
-        self._git.seam("write", f"update-ref {words}")
+        self._git.seam("move", f"update-ref {words}")
         repository = self._git.repository
         missing = [new for new, _ in changes.values() if new is not None and new not in repository.objects]
         refused = transaction(repository.refs, changes) if not missing else missing[0]

@@ -24,9 +24,7 @@ from runner.tools.base import ToolError
 Changes = Mapping[str, tuple[str | None, str | None]]
 MOST = 200  # seeds within which each is found
 
-_push, _update_refs, _append, _notice, _moved_on = (
-    Mirror.push, Git.update_refs, calls.Calls._append, lease.notice, lease._moved_on,
-)  # fmt: skip
+_push, _append, _notice, _moved_on = Mirror.push, calls.Calls._append, lease.notice, lease._moved_on
 
 
 def _blind_push(self: Mirror, changes: Changes, **named: Any) -> None:
@@ -36,7 +34,11 @@ def _blind_push(self: Mirror, changes: Changes, **named: Any) -> None:
 
 
 def _blind_update(self: Git, changes: Changes, reason: str) -> None:
-    _update_refs(self, {name: (new, self.ref(name)) for name, (new, _) in changes.items()}, reason)
+    # git is told of no expected value: one that was read here would still protect from whoever comes after the reading.
+    lines = [f"update {name} {new}" if new else f"delete {name}" for name, (new, _) in changes.items()]
+    held = self._hold("refs", "update-ref", "-m", reason, "--stdin")
+    held.ask("\n".join(["start", *lines, "prepare", "commit", ""]).encode())
+    held.answer(), held.answer()
 
 
 def _append_without_intent(self: calls.Calls, record: dict[str, Any]) -> None:

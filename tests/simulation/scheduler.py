@@ -15,19 +15,19 @@ from dataclasses import dataclass, field
 
 # How likely a process has to hand over at a seam of a kind. What only reads is seldom interesting, and often.
 HANDS_OVER: Mapping[str, float] = {
-    "read": 0.02, "clock": 0.02, "write": 0.3, "written": 0.3, "fsync": 0.3, "append": 0.3, "lock": 0.3, "fetch": 0.3, "push": 0.6,
-    "received": 0.6, "ask": 0.5, "asked": 0.5, "effect": 0.6, "effected": 0.6, "command": 0.5, "word": 0.5,
+    "read": 0.02, "clock": 0.02, "write": 0.3, "move": 0.3, "written": 0.3, "fsync": 0.3, "append": 0.3, "lock": 0.3, "fetch": 0.3,
+    "push": 0.6, "received": 0.6, "ask": 0.5, "asked": 0.5, "effect": 0.6, "effected": 0.6, "command": 0.5, "word": 0.5,
 }  # fmt: skip
 # How likely a process dies at a seam of a kind, beside the others. What is rare and matters most is weighted: of a seed's seams one in
 # four hundred is at an effect, and one in a hundred at a journal's fsync (`append`).
 DIES: Mapping[str, float] = {
-    "read": 0.01, "clock": 0.05, "write": 0.5, "written": 0.5, "fsync": 0.5, "append": 10, "lock": 0.2, "fetch": 1, "push": 3,
-    "received": 3, "ask": 3, "asked": 30, "effect": 40, "effected": 50, "command": 10, "word": 1,
+    "read": 0.01, "clock": 0.05, "write": 0.5, "move": 0.5, "written": 0.5, "fsync": 0.5, "append": 10, "lock": 0.2, "fetch": 1,
+    "push": 3, "received": 3, "ask": 3, "asked": 30, "effect": 40, "effected": 50, "command": 10, "word": 1,
 }  # fmt: skip
 # The same for a stall. None between looking whether the lease still holds and what begins then: nobody can fence that.
 STALLS: Mapping[str, float] = {
-    "read": 0, "clock": 0, "write": 0.5, "written": 0.5, "fsync": 0.5, "append": 1, "lock": 0.5, "fetch": 1, "push": 12, "received": 6,
-    "ask": 15, "asked": 20, "effect": 4, "effected": 5, "command": 15, "word": 1,
+    "read": 0, "clock": 0, "write": 0.5, "move": 0.5, "written": 0.5, "fsync": 0.5, "append": 1, "lock": 0.5, "fetch": 1, "push": 12,
+    "received": 6, "ask": 15, "asked": 20, "effect": 4, "effected": 5, "command": 15, "word": 1,
 }  # fmt: skip
 MOST = 0.4  # how likely a process dies at one seam, at most: some have to get through
 
@@ -40,7 +40,8 @@ class Crash(BaseException):
 class Task:
     """A thread of its own. `wake`: when it goes on at the earliest; `dying`: it has been killed and unwinds.
 
-    `lurks`: how likely it goes on at once where another task is at a seam of a kind, while it is `idle`; `woken`: that it did.
+    `lurks`: how likely it goes on at once where another task is at a seam of a kind, while it is `idle`; `woken`: that it did;
+    `met`: the task that was there.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Task:
     lurks: Mapping[str, float] = field(default_factory=dict)
     idle: bool = False
     woken: str = ""
+    met: Task | None = None
     error: BaseException | None = None
     go: threading.Lock = field(default_factory=threading.Lock)
 
@@ -121,7 +123,7 @@ class Scheduler:
             for other in self.lurking:
                 if other.idle and other is not task and rng.random() < other.lurks.get(kind, 0.0):
                     self.tell(f"{other.name} comes in between, at {kind} {text}")
-                    other.woken, other.wake, self.following = kind, self.now, other
+                    other.woken, other.met, other.wake, self.following = kind, task, self.now, other
                     self.hurried = other if rng.random() < 0.5 else None
                     self.hand_over()
                     return

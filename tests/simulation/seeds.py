@@ -13,22 +13,22 @@ FOUND = (38, 81, 134, 700055, 9300016, 9300027, 9300215, 4115743661, 4403012114)
 WINDOW = 120
 # Where each planted bug was found last, by its name in planted.py; it is looked for there first.
 FOUND_LAST: dict[str, int] = {
-    "a call is not announced before it begins": 16,
+    "a call is not announced before it begins": 8,
     "a push moves a ref wherever it is": 1,
-    "a lost answer of a tool is taken for a failure": 12,
-    "people's commits are not carried over": 62,
-    "a local ref moves wherever it is": 205,
+    "a lost answer of a tool is taken for a failure": 23,
+    "people's commits are not carried over": 11,
+    "a local ref moves wherever it is": 2,
     "a push that moved nothing is taken for done": 2,
     "an effect is not in the journal before it begins": 3,
-    "the lease is not looked at before something begins": 79,
-    "an announcement does not look at what the branch says": 43,
+    "the lease is not looked at before something begins": 49,
+    "an announcement does not look at what the branch says": 42,
     "the torn end of a journal is taken for damage": 3,
     "a lease is taken over at once": 1,
     "a lease is taken over without grace": 9,
-    "who takes a lease over forgets what it announced": 16,
-    "who gives a lease up drops what it announced": 18,
-    "work is published without the lease": 28,
-    "a journal is not waited for": 53,
+    "who takes a lease over forgets what it announced": 19,
+    "who gives a lease up drops what it announced": 34,
+    "work is published without the lease": 42,
+    "a journal is not waited for": 48,
 }
 
 

@@ -38,7 +38,7 @@ DEEDS = 30  # how often people do something unasked, at most
 POLL = 0.02  # how often the runner looks whether a lock is free
 # When a person comes in between: where a process of their machine is about to move refs, and where it acts.
 LURKS: Mapping[str, float] = {
-    "write": 0.01, "push": 0.15, "received": 0.1, "asked": 0.15, "command": 0.05, "effect": 0.1, "lock": 0.01,
+    "write": 0.01, "move": 0.05, "push": 0.15, "received": 0.1, "asked": 0.15, "command": 0.05, "effect": 0.1, "lock": 0.01,
 }  # fmt: skip
 WORDS = ("paused", "resumed", "step-retried", "answered", "effect-decided", "approval-counted", "call-decided")
 CI = {"RUNNER_NAME": "ci", "RUNNER_EMAIL": "ci@example.test"}  # what all jobs of a CI are called
@@ -557,7 +557,7 @@ class World:
             try:
                 woken = scheduler.idle(rng.random() * 300)
                 if scheduler.faults and (woken or rng.random() < self.faults.people):
-                    self._do_something()
+                    self._do_something(task.met if woken == "move" else None)
                 if self.desk.is_wrong:
                     self._doctor(self.desk)
                 tip = self.desk.host.repository.refs.get(self.ref)
@@ -573,11 +573,14 @@ class World:
                     raise
                 task.dying = False
 
-    def _do_something(self) -> None:
-        """Be a person who does not look who is at work."""
+    def _do_something(self, mover: Task | None) -> None:
+        """Be a person who does not look who is at work. `mover`: a process that is about to move refs: they commit right there."""
         rng = self.scheduler.rng
         self.deeds += 1
         if self.deeds > DEEDS or self.state()["status"] in ("completed", "cancelled"):
+            return
+        if mover is not None:
+            self._commit_in_a_clone(self.at[mover].host)
             return
         if rng.random() < self.faults.rewrites and not self.damaged and len(self.amended) < 2:
             rng.choice((self._amend, self._damage))()
@@ -734,9 +737,10 @@ class World:
         if "timeout:" not in text:
             self._commit_at_home(name, text.replace("---\n", "---\ntimeout: 1000h\n", 1))
 
-    def _commit_in_a_clone(self) -> None:
+    def _commit_in_a_clone(self, host: Host | None = None) -> None:
         rng = self.scheduler.rng
-        host = self.desk.host if rng.random() < 0.5 else rng.choice(self.hosts)
+        if host is None:
+            host = self.desk.host if rng.random() < 0.5 else rng.choice(self.hosts)
         tip = host.repository.refs.get(self.ref)
         if tip is not None and tip in host.repository.objects:
             self._commit_in(host, f"people/{host.name}-{self.words}.txt", "here\n")
