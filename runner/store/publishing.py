@@ -548,7 +548,8 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
                 elif any(entry.event in ANSWERS for entry in entries_of(commit, protocol)[:1]):
                     new = check.give_again(commit, new, theirs)
     except _MergeConflictError as error:
-        track(project, mirror.remote, {name: there})  # so that `status` and the person's git see that it is there
+        if mirror.refs().get(name) == there:  # so that `status` and the person's git see that it is there
+            track(project, mirror.remote, {name: there})
         raise RefusedError(error.what, error.where, _by_hand(project, protocol, ours, there, is_work_there)) from error
     if is_work_here and is_work_there:
         lost = _lost(git, protocol, here, here[:12])
