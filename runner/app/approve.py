@@ -477,7 +477,7 @@ def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
 
 
 def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
-    """Return what to do where the person here cannot give the approval that waits: whose it can be, or how somebody's could count.
+    """Return what to do where the person here cannot give the approval that waits: who can give it, or how another's could count.
 
     Empty where they can. The network is not asked; nothing is written.
     """
@@ -512,7 +512,7 @@ def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
         return ""
     if left:
         return f"runner approve {number(protocol)}, by {' or '.join(left)}"
-    return f"list somebody else in a role in {found.where}, or write `own_work: allow` there: {', '.join(sorted(wanted))} wrote it"
+    return f"add another person to a role in {found.where}, or write `own_work: allow` there: {', '.join(sorted(wanted))} wrote it"
 
 
 def _me(project: Project, found: Authority) -> str:

@@ -244,7 +244,7 @@ def begin(
 
 def _finish(project: Project, note: unfinished.Note) -> Made | None:
     """Return the protocol that the same command had begun when it was killed, finished now; None where it had begun none, or
-    somebody has gone on with it."""
+    another command has advanced it since."""
     if note.told is None:
         return None
     git, (protocol, tip) = project.git, note.told

@@ -410,7 +410,7 @@ def _remaining(project: Project, protocol: str, judged: Judged, finding: checks.
 
 
 def _beside(project: Project, judged: Judged, told: set[str]) -> Iterator[Finding]:
-    """Yield what `runner verify` finds of what lies beside a chain that holds. `told`: rules whose findings were told already."""
+    """Yield what `runner verify` finds of what lies beside a chain that holds. `told`: rules whose findings are reported already."""
     protocol = judged.walk.protocol
     try:
         report, code = proof.prove(project, protocol, walked=judged.report)
@@ -438,7 +438,9 @@ def _beside(project: Project, judged: Judged, told: set[str]) -> Iterator[Findin
 def _by_hand(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
     """Tell of changes of the record in a worktree that are in no commit, but for those that a runner is making."""
     ref = project.branch(protocol)
-    is_cut = project.places.making(protocol).exists() or worktree.is_cut(project.places, ref)  # which is told by itself
+    is_cut = project.places.making(protocol).exists() or worktree.is_cut(
+        project.places, ref
+    )  # which has a finding of its own
     if locks.is_held(project.places.lock(protocol)) or is_cut:
         return
     prefix = f"{paths.folder(protocol)}/"

@@ -186,7 +186,7 @@ def _is_there(project: Project, protocol: str) -> bool:
 
 def wrong(project: Project, protocol: str) -> str:
     """Return what `runner verify` finds, in a few words for the status `runner/verify`; empty where the record holds."""
-    from runner.app import verify  # heavy: only where the forge is told
+    from runner.app import verify  # heavy: only where something is posted to the forge
 
     try:
         report, code = verify.prove(project, protocol)

@@ -247,7 +247,7 @@ def _end(project: Project, note: renumbering.Renumbering, made: create.Made | No
         sync.publish(project, protocol)
     with looking.at_work(project, protocol):
         seen = looking.look(project, protocol)
-    is_as_made = seen.tip == note.tip  # else somebody has gone on with it
+    is_as_made = seen.tip == note.tip  # else another command has advanced it since
     if is_as_made and note.ends == Status.COMPLETED:  # nothing is left to do: it says so again
         advance.step(project, protocol)
     elif is_as_made and note.ends == Status.CANCELLED:

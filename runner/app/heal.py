@@ -88,7 +88,7 @@ def fix_protocols(project: Project, only: str | None, tell: Callable[[str], None
 
 
 def _settle_history(project: Project, protocol: str, judged: Judged, tell: Callable[[str], None]) -> None:
-    """Put right what somebody put in the place of the protocol's history on the remote, which is asked."""
+    """Publish the right history of the protocol where another one was pushed over it; asks the remote."""
     try:
         replaced = clones.replaced(project, protocol, judged.walk, ask=True)
     except UnreachableError as error:
@@ -150,7 +150,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
 
 
 def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> None:
-    """Refuse to leave a history behind in whose journals an effect is told of that no transition has: it would happen twice.
+    """Refuse to leave a history behind whose journals have an effect that no transition records: it would happen twice.
 
     Raises:
         RefusedError: naming the effect, and the way back to where it is found out.
@@ -267,7 +267,7 @@ def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
 
 
 def _side(project: Project, protocol: str, old: str, tip: str) -> str | None:
-    """Return what is merged into `old`: the new history where somebody pushed it, else what it was put on; None: nothing."""
+    """Return what is merged into `old`: the new history where it was pushed, else what it was put on; None: nothing."""
     git = project.git
     first = git.commit(verify.chain_of(git, protocol, tip)[0])
     onto = first.parents[0] if first is not None and first.parents else None

@@ -33,7 +33,7 @@ def known(project: Project) -> list[str]:
 
 
 def alone(project: Project) -> None:
-    """Let nothing be fetched unasked from here on: what is not here is told, with the command that brings it."""
+    """Let nothing be fetched unasked from here on: the command reports what this clone lacks, with the command that fetches it."""
     project.git.fetch_promised = None
 
 

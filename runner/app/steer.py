@@ -25,7 +25,9 @@ from runner.values import dataclass
 
 ANSWERABLE = ("human", "question", "effect")
 EFFECT = {"happened": True, "did-not": False}  # what may be said of an effect that nobody knows of
-STOPS_WITHIN = 8.0  # seconds in which a runner that is told to stop has ended its command and recorded what it paid
+STOPS_WITHIN = (
+    8.0  # seconds in which a runner that gets the signal to stop has ended its command and recorded what it paid
+)
 _STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
 
 

@@ -200,7 +200,8 @@ def unpublished(project: Project, protocol: str) -> None:
     if new:
         count = f"{len(new)} commit{'s' if len(new) > 1 else ''}"
         typed = finding.typed(project, protocol)
-        project.who.say(f"not published: {count} of {protocol}; `runner sync {typed}` publishes them to {remote}")
+        them = "them" if len(new) > 1 else "it"
+        project.who.say(f"not published: {count} of {protocol}; `runner sync {typed}` publishes {them} to {remote}")
 
 
 def offer(project: Project, protocol: str) -> None:

@@ -86,7 +86,11 @@ def described(project: Project, rows: Iterable[Row], known: Mapping[str, str]) -
         to_merge = row["status"] == "completed" and not merges.holds(row, known[protocol])
         path = _path(project, protocol, trees)
         name = names.short(protocol)
-        yield summary.described(row, name, path, merging=finding.merging(project, row, name) if to_merge else None)
+        merging = finding.merging(project, row, name) if to_merge else None
+        made = summary.described(row, name, path, merging=merging)
+        if _is_approve(made["command"]) and record.untaken(project.git, protocol, known[protocol]):
+            made["command"] = f"runner run {name}"  # an edited plan is asked about anew first
+        yield made
 
 
 def describe(project: Project, row: Row, asked: str | None = None) -> Row:

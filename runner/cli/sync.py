@@ -33,5 +33,5 @@ def command(session: Session, protocol: str | None, no_work: bool) -> None:
         said = f"error: {done.error.what}" if done.error else done.said
         session.note("  ".join(filter(None, (done.protocol, said, done.tip[:7], done.title, done.url))))
     for done in every:
-        if done.error is not None:  # once the others are told
+        if done.error is not None:  # once the others are reported
             raise done.error

@@ -66,7 +66,7 @@ def answered(entries: Iterable[RawEntry], wait: str, subject: str, what: str) ->
 
 def last(project: Project, seen: Snapshot, which: str | None) -> str:
     """Return by whom a question was answered that waits no longer, for people; empty where there was none. `which`: its wait or
-    subject, else it is the last one that somebody answered."""
+    subject, else the last answer of all."""
     found = [
         one
         for one in record.events(project.git, seen.protocol, seen.tip)

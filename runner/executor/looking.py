@@ -72,7 +72,7 @@ def finish_renumbering(project: Project, protocol: str) -> str:
     """Finish what a killed command had begun that gave a protocol another number; return what to say of it.
 
     Raises:
-        HeldError: somebody works on it.
+        HeldError: another process works on it.
     """
     from runner.executor import renumbering
 

@@ -85,8 +85,8 @@ def of_remote(project: Project, protocol: str, judged: Judged) -> str:
         return f"`git push --force-with-lease={name}:{there} {remote} {here}:{name}` puts back what is here, which verifies"
     commit = git.commit(judged.findings[0].commit if judged.findings else there)
     told = commit.committer.decode("utf-8", "replace").partition(" <")[0] if commit is not None else ""
-    by = "".join(filter(str.isprintable, told)) or "somebody"
-    return f"it cannot be repaired from here: {by} made that commit, and has to put back what was there before, or whose clone has it"
+    by = "".join(filter(str.isprintable, told)) or "its committer"
+    return f"this clone cannot repair it: {by} made that commit and has to push the earlier tip again, or a clone that has that tip"
 
 
 def good_tip(project: Project, protocol: str) -> str | None:

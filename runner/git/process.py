@@ -224,7 +224,7 @@ class Held:
 
 
 def is_full(stderr: str) -> bool:
-    """Return whether git failed because a disk, or what somebody may have of it, is full."""
+    """Return whether git failed because a disk, or the user's quota of it, is full."""
     return any(words in stderr for words in ("No space left", "Out of diskspace", "Disk quota exceeded"))
 
 

@@ -196,7 +196,7 @@ def entry_of(raw: RawEntry, where: str) -> Entry:
 
 
 def is_answered(entries: Iterable[RawEntry], slug: str) -> bool:
-    """Return whether somebody was asked about the step's attempt that is under way, and answered.
+    """Return whether a person was asked about the step's current attempt, and answered.
 
     `entries`: the whole log up to there. A new attempt is asked about anew.
     """

@@ -319,7 +319,7 @@ class Approvals(Words):
 
 
 class Limits(Words):
-    """What a step's diff may be before somebody has to look; without a key there is no limit.
+    """Limits of a step's diff above which a person has to look; without a key there is no limit.
 
     But `file_size` and `total`, 50 MB and 500 MB where they are not there: a step that leaves more is blocked before its commit.
     """

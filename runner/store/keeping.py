@@ -41,13 +41,13 @@ def keeps(git: Git, tree: Worktree, *, resumed: bool = False) -> str:
 
 
 def _hidden(git: Git, tree: Worktree) -> str:
-    """Return why a worktree has to stay whose files `git status` was told not to look at; nothing where there are none."""
+    """Return why a worktree has to stay with files that `git status` skips; empty where there are none."""
     out = git.run("ls-files", "-v", "-z", git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git))
     flagged = [
         line for line in out.decode("utf-8", "surrogateescape").split("\0") if line[:1].islower() or line[:1] == "S"
     ]
     there = [line[2:] for line in flagged if os.path.lexists(tree.path / line[2:])]
-    return f"git was told not to look at {listed(there)} (`git ls-files -v`)" if there else ""
+    return f"git does not check {listed(there)} for changes (`git ls-files -v`)" if there else ""
 
 
 def _is_cache(path: str) -> bool:

@@ -21,7 +21,7 @@ from runner.protocol.digest import digest
 from runner.values import dataclass
 
 MOST = 40  # packs; git looks into each of them for an object that it does not have yet
-LONG = 20_000  # commits; packing takes seconds from there on, and a person is told
+LONG = 20_000  # commits; packing takes seconds from there on, and a message says so
 
 
 @dataclass(frozen=True, slots=True)

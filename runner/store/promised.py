@@ -1,7 +1,7 @@
 """What a partial clone has left at its remote: brought when it is read, all that is read together in one fetch (design §7).
 
 git would fetch it by itself, an object at a time and by the repository's own settings. Here it comes through the mirror, with the
-person's. Of a protocol's folder everything along its branch comes at once, for whoever reads one file of it reads the others next.
+person's. Of a protocol's folder everything along its branch comes at once: the reader of one file reads the others next.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def bring(project: Project, oid: str, names: Sequence[str]) -> None:
 
 
 def ahead(project: Project, protocol: str, tip: str) -> None:
-    """In a partial clone, bring every version of a protocol's folder along its branch: whoever verifies it reads them all.
+    """In a partial clone, bring every version of a protocol's folder along its branch: a verification reads them all.
 
     Raises:
         UnreachableError: the remote does not answer.

@@ -94,7 +94,7 @@ def look_again(project: Project, protocol: str) -> None:
     if not project.looked or project.who.monotonic() - project.looked_at > FRESH:
         known, project.looked, project.mirror = project.mirror, False, None
         try:
-            with contextlib.suppress(UnreachableError):  # told below
+            with contextlib.suppress(UnreachableError):  # raised below
                 _ask(project, f"refs/heads/{ids.branch_of(project.pattern, protocol)}", history.ref_of(protocol))
         finally:
             answers = project.mirror is not None
@@ -137,7 +137,7 @@ def look_at_numbers(project: Project, *, always: bool = False) -> set[int]:
 
 
 def find(project: Project, name: str | None) -> str:
-    """Return the id of the protocol that a person means; the remote is asked for one that nobody here knows.
+    """Return the id of the protocol that a person means; asks the remote for one that this clone does not have.
 
     Raises:
         UsageError: there is none, or it is not clear which.
@@ -227,7 +227,7 @@ def bring_history(project: Project, protocol: str) -> None:
     """Take the history that the remote was seen to have, by the rule of `history.compare`; the branch here is settled already.
 
     Raises:
-        IntegrityError: it is not taken: somebody replaced what was published.
+        IntegrityError: it is refused: a push replaced what was published.
     """
     there = project.mirror.refs() if project.mirror else {}
     theirs = there.get(history.ref_of(protocol))

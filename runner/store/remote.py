@@ -229,7 +229,7 @@ class Mirror:
         raise UnreachableError(
             f"{self.remote} could not move a ref that nobody else moved: {' '.join(said[:2]) or 'it did not say why'}",
             self.url,
-            "a git that was killed there may have left the lock that is named: whoever keeps the remote removes it;"
+            "a git that was killed there may have left the lock that is named: the remote's administrator removes it;"
             " nothing was published and nothing is lost",
         )
 

@@ -1,4 +1,4 @@
-"""What a command has begun to make and has not told anybody yet, so that the same command, typed again, finishes that.
+"""The protocol that a command started and whose id it has not printed yet, so that the same command, typed again, finishes that.
 
 A note for each request, locked by the process that makes it: it names the protocol before the first ref moves, and goes once its id
 was printed. The note of a process that lives belongs to that one; another with the same request makes a protocol of its own.
@@ -27,7 +27,7 @@ class Note:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 os.close(handle)
-                return  # somebody does the same at this moment
+                return  # another process does the same at this moment
             if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
                 os.close(handle)  # its process ended between the two
                 continue
@@ -44,7 +44,7 @@ class Note:
             os.fsync(self._handle)
 
     def remove(self) -> None:
-        """Forget it: its id was told."""
+        """Forget it: the command printed its id."""
         if self._handle >= 0:
             with contextlib.suppress(OSError):
                 self._path.unlink()

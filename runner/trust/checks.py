@@ -397,7 +397,7 @@ def check_legality(git: Git, walk: Chain, look: Look) -> Said:
 
 
 def _is_answered(git: Git, walk: Chain, added: list[RawEntry], slug: str) -> bool:
-    """Return whether somebody was asked about the step's attempt, and answered, by the log and the entries `added` to it."""
+    """Return whether a person was asked about the step's attempt, and answered, by the log and the entries `added` to it."""
     from runner.trust import replay
 
     return log.is_answered([*replay.known_of(git, walk), *added], slug)

@@ -116,7 +116,7 @@ def _place(item: tuple[str, TreeEntry]) -> bytes:
 class Loaded:
     """What the trusted branch lends to steps. `modules`: of tools, as config.yaml names them; `prompts`: a model is asked.
 
-    `tools`: a step may call tools, whoever names their modules.
+    `tools`: a step may call tools, whichever file names their modules.
     """
 
     agents: frozenset[str] = frozenset()

@@ -218,7 +218,7 @@ def touched(git: Git, revisions: Sequence[str], names: Sequence[str]) -> list[st
 def brought(git: Git, merge: Commit, protocol: str) -> set[tuple[str, TreeEntry]]:
     """Return (name in the protocol's folder, entry) of each file that approvals/ has in a commit which a merge brought.
 
-    Commits that are below its first parent were there before; what a later one of those that it brought deleted again is told too.
+    Commits that are below its first parent were there before; also yields what a later one of those that it brought deleted again.
 
     Raises:
         InsufficientHistoryError: what the merge brought is not all in this clone.

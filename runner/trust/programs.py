@@ -1,7 +1,7 @@
 """What a command line would start, as far as its words tell: a shell, other programs, the files that a check lives by.
 
 Nobody reads a shell's text: what is one, or starts what its arguments name, is said, and judged as such. So is every program that is
-not on the short list of those that start nothing: awk, make, npx and the dynamic linker start what they are told to, and there is no
+not on the short list of those that start nothing: awk, make, npx and the dynamic linker start what arguments say, and there is no
 end of such programs.
 """
 

@@ -434,7 +434,7 @@ def has(git: Git, protocol: str, tip: str, old: str) -> bool:
 def _beside(git: Git, protocol: str, tip: str, old: str) -> str | None:
     """Return the commit of `tip`'s chain beyond which `old` has people's commits alone, that a merge brought; else None.
 
-    So it is where somebody had made transitions when people's commits were pushed, and merged those in. What they said stays
+    So it is where a clone had made transitions when people's commits were pushed, and merged those in. What they said stays
     said: that the merge, which is on the chain above, has each of their approvals is rule 2's to ask.
     """
     if not git.is_ancestor(old, tip):

@@ -422,7 +422,7 @@ def test_where_everybody_wrote_it_the_policy_is_what_has_to_change(tmp_path: Pat
     box = governed(tmp_path / "repo", [people.alice])
     protocol = says(box, people.alice, "new", "Mine", "--plan", box.plan(BEFORE)).out.strip()
     told = says(box, people.alice, "run", protocol, rc=3).err
-    assert "next          list somebody else in a role in .protocols/policy.yaml" in told
+    assert "next          add another person to a role in .protocols/policy.yaml" in told
 
 
 def test_nobody_approves_their_own_work(gov: Box, people: People) -> None:
