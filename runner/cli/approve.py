@@ -1,4 +1,4 @@
-"""`runner approve`, and what `reject` and `revoke` share with it: show what is decided about, ask once, sign, commit."""
+"""`runner approve`, `reject` and `revoke`: show the subject, ask once, sign the statement, commit it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import click
 
-from runner.app import approve, steer, sync
+from runner.app import approve, sync
 from runner.app.approve import Matter, Offer
-from runner.cli import steering, telling
+from runner.app.steer import Steered, number, text_of
+from runner.cli import steer, telling
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import UsageError, WaitingError
@@ -28,19 +29,25 @@ SHOWN = 400  # lines of a diff that are shown; what prints the rest is said
 def words(function: Any) -> Any:
     """Add what the three commands have in common."""
     for decorate in (
-        click.option("--yes", is_flag=True, help="Do not ask; sign at once."),
-        click.option("-m", "reason", metavar="TEXT", default="", help="Why, in a line."),
+        click.option("--yes", is_flag=True, help="Sign without asking."),
+        click.option("-m", "reason", metavar="TEXT", default="", help="The reason, in one line."),
         click.argument("named", nargs=-1, metavar="[PROTOCOL] [SUBJECT]"),
     ):
         function = decorate(function)
     return function
 
 
-@click.command("approve", short_help="Say yes to what waits, with a signature.")
+@click.command("approve")
 @words
-@click.option("--for", "lasts", metavar="TIME", help="How long the word is good, such as 24h (7 days where not said).")
-@click.option("--print", "only_print", is_flag=True, help="Print the statement, to be signed elsewhere.")
-@click.option("--import", "file", type=click.Path(path_type=Path), metavar="FILE", help="Add a word signed elsewhere.")
+@click.option("--for", "lasts", metavar="TIME", help="How long the approval is valid, such as 24h. Default: 7 days.")
+@click.option("--print", "only_print", is_flag=True, help="Print the statement, to sign it on another machine.")
+@click.option(
+    "--import",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Add a statement signed on another machine.",
+)
 @click.pass_obj
 def command(
     session: Session,
@@ -51,18 +58,37 @@ def command(
     only_print: bool,
     file: Path | None,
 ) -> None:
-    """Say yes to SUBJECT of PROTOCOL, or to the one thing that waits: signed with your git's key, committed as yours.
+    """Approve SUBJECT of PROTOCOL, or the one thing that waits. The approval is signed with your git's key, the commit is yours.
 
-    SUBJECT is plan, step:SLUG, result:SLUG, call:SLUG.ATTEMPT.N, protected-path:SLUG or merge; a step's name is enough where it
+    SUBJECT is plan, step:SLUG, result:SLUG, call:SLUG.ATTEMPT.N, protected-path:SLUG or merge; a step's name is enough if it
     is clear.
     """
     if file is not None:
         _bring(session, named, file)
         return
-    say(session, "approve", named, reason, yes=yes, lasts=lasts, only_print=only_print)
+    _decide(session, "approve", named, reason, yes=yes, lasts=lasts, only_print=only_print)
 
 
-def say(
+@click.command("reject")
+@words
+@click.pass_obj
+def reject(session: Session, named: tuple[str, ...], reason: str, yes: bool) -> None:
+    """Reject SUBJECT of PROTOCOL, or the one thing that waits.
+
+    The rejection is valid until you approve the subject, or the subject changes.
+    """
+    _decide(session, "reject", named, reason, yes=yes)
+
+
+@click.command("revoke")
+@words
+@click.pass_obj
+def revoke(session: Session, named: tuple[str, ...], reason: str, yes: bool) -> None:
+    """Revoke your own approval or rejection of SUBJECT of PROTOCOL, if it was not used yet."""
+    _decide(session, "revoke", named, reason, yes=yes)
+
+
+def _decide(
     session: Session,
     verb: str,
     named: tuple[str, ...],
@@ -81,17 +107,17 @@ def say(
         longest = seconds_of(lasts) if lasts else None
     except ValueError as error:
         raise click.UsageError(f"--for: {error}; one is written as 90m, 24h or 168h") from error
-    reason = steer.text_of(reason, "the reason") if reason else ""
+    reason = text_of(reason, "the reason") if reason else ""
     found = approve.matter(project, protocol, rest[0] if rest else None)
     decision = Decision(verb)
     if found.keyboard:
         _at_keyboard(session, found, decision, yes)
         return
     ready = approve.offer(project, found, decision, _ascii(reason), lasts=longest, here=not only_print)
-    subject, short = ready.statement.subject, steer.number(protocol)
+    subject, short = ready.statement.subject, number(protocol)
     if ready.stands is not None:
         said = f"{subject}: you said so already, in {ready.stands.commit[:7]}; nothing was written"
-        steering.tell(session, steer.Steered(protocol, said, f"runner run {short}" if found.wait else ""))
+        steer.tell(session, Steered(protocol, said, f"runner run {short}" if found.wait else ""))
         return
     if only_print:
         sys.stdout.write(ready.text.decode("ascii"))
@@ -111,19 +137,19 @@ def say(
 def _given(session: Session, found: Matter, said: str) -> None:
     """Tell that a word is in, what is still missing, and what to type next."""
     protocol = found.seen.protocol
-    standing, short = approve.standing(session.project, found), steer.number(protocol)
+    standing, short = approve.standing(session.project, found), number(protocol)
     missing = approve.missing(standing)
     notes = (f"still needed: {missing}",) if missing else ()
     done = found.state.status is Status.COMPLETED
     goes_on = "" if notes or not (found.wait or done) else f"runner {'take' if done else 'run'} {short}"
-    steering.tell(session, steer.Steered(protocol, said, goes_on, notes))
+    steer.tell(session, Steered(protocol, said, goes_on, notes))
 
 
 def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the protocol and what else was named; a subject alone is of the protocol that is meant anyway."""
     if named and (":" in named[0] or named[0] in ("merge", "plan")):
         return looking.find_protocol(session.project, None), named
-    return steering.named(session, named)
+    return steer.named(session, named)
 
 
 def _ascii(text: str) -> str:

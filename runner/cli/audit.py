@@ -14,27 +14,27 @@ from runner.errors import InsufficientHistoryError, InTheWayError, UsageError
 from runner.git import GitError
 
 
-@click.command("audit", short_help="Write all of a protocol onto one page, for who signs off.")
+@click.command("audit")
 @options.protocol
 @click.option(
     "-o",
     "output",
     metavar="FILE",
-    help="Where to; `-` is stdout. PROTOCOL.html without it. Only an older page is replaced.",
+    help="The file; `-` is stdout. Default: PROTOCOL.html. Only an earlier page is overwritten.",
 )
 @click.option(
     "--attest",
     "attested",
     is_flag=True,
-    help="in-toto statements instead, one a completed step, as SLSA has provenance; to stdout.",
+    help="Print in-toto statements (SLSA provenance) to stdout instead, one per completed step.",
 )
 @options.fetches
 @click.pass_obj
 def command(session: Session, protocol: str | None, output: str | None, attested: bool, yes: bool) -> None:
-    """Write all of PROTOCOL onto one HTML page: verdict, plan, words, effects, cost, timeline, difference.
+    """Write one HTML page about PROTOCOL: verdict, plan, approvals, effects, cost, timeline, diff.
 
-    The page needs nothing else and runs nothing. Exit 0, 4 or 5 as `runner verify` has it: the page is written all the same, and
-    statements are not.
+    The page is self-contained and has no scripts. Exit codes 0, 4 and 5 are those of `runner verify`: the page is written in
+    each case, statements only with 0.
     """
     project = session.project
     histories.alone(project)

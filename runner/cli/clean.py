@@ -10,17 +10,18 @@ from runner.cli.session import Session
 from runner.store import finding
 
 
-@click.command("clean", short_help="Take finished worktrees and workspaces away.")
+@click.command("clean")
 @options.protocol
-@click.option("--dry-run", is_flag=True, help="Say what would go, and do nothing.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
+@click.option("--yes", is_flag=True, help="Remove without asking.")
 @click.pass_obj
 def command(session: Session, protocol: str | None, dry_run: bool, yes: bool) -> None:
-    """Take away worktrees, workspaces, journals and branches of protocols that ended, as far as git holds what is in them.
+    """Remove worktrees, workspaces, journals and branches of finished protocols, if git holds their contents.
 
-    A worktree goes whose files are in a commit, a branch whose commits the base or the protocol's history has, and a model's answers
-    that the history has. A workspace goes with all that is in it: its steps' work is committed. What is left is named, with the
-    reason. With PROTOCOL, that one's, and the workspace of one that is still open (it is made again when it is needed).
+    A worktree is removed if its files are committed, a branch if the base or the protocol's history contains its commits, a
+    journal if the history contains its answers. A workspace is removed with all that is in it: the work of its steps is
+    committed. Everything that is kept is named, with the reason. With PROTOCOL, only its own are removed, and its workspace
+    even if it is still open (it is created again when a step needs it).
     """
     project = session.project
     name = finding.find(project, protocol) if protocol else None

@@ -15,7 +15,7 @@ HOW = {
 }
 
 
-@click.command("completion", short_help="Print the completion script for bash, zsh or fish.")
+@click.command("completion")
 @click.argument("shell", type=click.Choice(list(HOW)))
 @click.pass_obj
 def command(session: Session, shell: str) -> None:

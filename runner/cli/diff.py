@@ -15,14 +15,14 @@ from runner.store import finding, record
 PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
 
 
-@click.command("diff", short_help="Show what a protocol changed.")
+@click.command("diff")
 @options.protocol
 @options.step
-@click.option("--stat", is_flag=True, help="Only which files, and how much.")
-@click.option("--record", "with_record", is_flag=True, help="The protocol's own folder too.")
+@click.option("--stat", is_flag=True, help="Print only the files and the number of lines.")
+@click.option("--record", "with_record", is_flag=True, help="Include the protocol's own folder.")
 @click.pass_obj
 def command(session: Session, protocol: str | None, step: str | None, stat: bool, with_record: bool) -> None:
-    """Show what PROTOCOL changed since it left its base, or what STEP's last attempt did; without the protocol's own folder."""
+    """Show what PROTOCOL changed against its base, or what the last attempt of STEP changed, without the protocol's own folder."""
     project = session.project
     git = project.git
     name, slug = finding.find_with_step(project, protocol, step)

@@ -17,14 +17,14 @@ from runner.protocol import paths
 from runner.store import finding
 
 
-@click.command("do", short_help="Make a protocol and run it.")
+@click.command("do")
 @click.argument("text", required=False)
-@click.option("--workflow", metavar="NAME", help="A workflow of .protocols/workflows, or a built-in one.")
+@click.option("--workflow", metavar="NAME", help="A workflow in .protocols/workflows, or a built-in one.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
 @click.option(
-    "-f", "--file", "coworker", type=click.Path(path_type=Path), help="A coworker's file, as the trusted branch has it."
+    "-f", "--file", "coworker", type=click.Path(path_type=Path), help="An agent file, as it is on the trusted branch."
 )
-@click.option("--base", metavar="BRANCH", help="The branch that it starts from and is merged into.")
+@click.option("--base", metavar="BRANCH", help="The branch to start from and to merge into.")
 @options.work
 @click.pass_context
 def command(
@@ -35,9 +35,9 @@ def command(
     coworker: Path | None,
     base: str | None,
 ) -> None:
-    """Let an agent do what TEXT says, as a protocol of one step; or make one from a workflow, and run it.
+    """Create a protocol with one step, in which an agent does TEXT, and run it; or create and run one from a workflow.
 
-    Its id is printed, and what it changed is told. It exits as `run` does.
+    Prints the protocol's id and a summary of its changes. Exit codes are those of `run`.
     """
     session: Session = ctx.obj
     if coworker is not None and workflow is not None:

@@ -18,24 +18,29 @@ from runner.protocol import ids
 from runner.store import finding
 
 
-@click.command("doctor", short_help="Find what is wrong here, and mend it.")
+@click.command("doctor")
 @options.protocol
-@click.option("--fix", "action", flag_value="fix", help="Mend what can be mended without losing anything.")
-@click.option("--config", "action", flag_value="config", help="Print each setting and where it came from.")
+@click.option("--fix", "action", flag_value="fix", help="Fix what can be fixed without losing anything.")
+@click.option("--config", "action", flag_value="config", help="Print each setting and its source.")
 @click.option(
-    "--forge", "action", flag_value="forge", help="Read the forge's real settings, and say what will not work."
+    "--forge",
+    "action",
+    flag_value="forge",
+    help="Read the project's settings on the forge, and report what will not work.",
 )
-@click.option("--repin", "action", flag_value="repin", help="Trust the remote's default branch as it is now.")
-@click.option("--forget", "action", flag_value="forget", help="Take PROTOCOL's history as it stands now.")
+@click.option("--repin", "action", flag_value="repin", help="Trust the current default branch of the remote.")
+@click.option(
+    "--forget", "action", flag_value="forget", help="Accept the current history of PROTOCOL, even if it was rewritten."
+)
 @options.work
 @options.as_json
 @click.pass_obj
 def command(session: Session, protocol: str | None, action: str | None, as_json: bool) -> None:
-    """Look at this machine, this clone and its protocols, or at PROTOCOL, and say what is wrong and what helps.
+    """Check this machine, this clone and its protocols, or PROTOCOL alone; print each problem and its fix.
 
-    It exits 0 where all is well, 2 where something is missing or in the way on this machine, and 4 where a record is
-    not what its history says. With --fix, what a person may have meant (a rewritten history, a deleted branch) is taken
-    or put back only of the PROTOCOL that is named.
+    Exit 0: no problem; 2: something is missing or in the way on this machine; 4: a record does not follow from its
+    history. --fix does not decide about a change that a person may have intended (a rewritten history, a deleted
+    branch), unless PROTOCOL is named.
     """
     who = session.surroundings()
     if action == "repin":

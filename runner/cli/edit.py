@@ -12,21 +12,21 @@ import click
 
 from runner.app import edit, forge, sync
 from runner.app.edit import Draft
-from runner.cli import options, steering, streams
+from runner.cli import options, steer, streams
 from runner.cli.session import Session
 from runner.errors import RunnerError, UsageError
 
 
-@click.command("edit", short_help="Edit a file of the plan in $EDITOR, committed as yours.")
+@click.command("edit")
 @click.argument("words", nargs=-1, metavar="[PROTOCOL] [STEP]")
 @options.offline
 @click.pass_obj
 def command(session: Session, words: tuple[str, ...]) -> None:
-    """Edit PROTOCOL's plan.md, the file of STEP, or `context`, in your editor; it is committed as yours.
+    """Edit plan.md of PROTOCOL, the file of STEP, or `context`, in your editor; the commit is yours.
 
-    The file is checked first. Nothing of your checkout is touched but that file.
+    The file is validated before it is committed. No other file of your checkout changes.
     """
-    name, rest = steering.named(session, words)
+    name, rest = steer.named(session, words)
     if len(rest) > 1:
         raise click.UsageError("name one step: runner edit PROTOCOL [STEP]")
     draft = edit.draft(session.project, name, rest[0] if rest else None)

@@ -11,14 +11,14 @@ from runner.engines import prices, registry
 from runner.errors import UsageError
 
 
-@click.command("engines", short_help="List the models that can be asked, or check one.")
+@click.command("engines")
 @click.argument("name", required=False)
 @click.option(
     "--timeout", default=30.0, show_default=True, type=click.FloatRange(1), help="Seconds to wait for an answer."
 )
 @click.pass_obj
 def command(session: Session, name: str | None, timeout: float) -> None:
-    """List what engines there are and what each lacks on this machine; with NAME, such as gemini:MODEL, ask it one small thing."""
+    """List the engines and what each needs on this machine; with NAME, such as gemini:MODEL, send it one small request."""
     if name is not None:
         _check(session, name, timeout)
         return

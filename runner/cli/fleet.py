@@ -19,25 +19,36 @@ from runner.store import finding, pace
 MOST = 256  # jobs that a matrix of GitHub may have
 
 
-@click.group("fleet", invoke_without_command=True, short_help="Step every protocol that may go on, some at a time.")
-@click.option("-j", "--jobs", default=4, show_default=True, type=click.IntRange(1, 1000), help="So many at a time.")
+@click.group("fleet", invoke_without_command=True)
 @click.option(
-    "--max-steps", default=10, show_default=True, type=click.IntRange(1), help="At most so many transitions a turn."
+    "-j",
+    "--jobs",
+    default=4,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="The number of protocols at a time.",
+)
+@click.option(
+    "--max-steps",
+    default=10,
+    show_default=True,
+    type=click.IntRange(1),
+    help="The maximum number of transitions per turn.",
 )
 @click.option(
     "--max-pushes-per-minute",
     "pushes",
     type=click.IntRange(1),
-    help="Of all of them together, and of whatever else pushes from this clone with this limit.",
+    help="The limit for all of them together, and for other runners in this clone that have this limit.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print events, one line of JSON each.")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
 @options.work
 @click.pass_context
 def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, as_json: bool) -> None:
-    """Give every protocol that may go on a turn, till none may.
+    """Run every protocol that can advance, in turns, until none can.
 
-    A turn is `runner run` in a process of its own. Whoever waited longest comes first, then whoever had their turn longest ago, so
-    that a busy protocol holds up no other. Nothing is kept but what git has: a fleet that was killed is begun again.
+    A turn is `runner run` in its own process. The protocol that waited longest is first, so a busy protocol delays no other.
+    All state is in git: start a fleet that was killed again, and it continues.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -71,20 +82,25 @@ def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, a
     raise SystemExit(code)
 
 
-@command.command("plan", short_help="Print what may go on, for a CI that fans out.")
+@command.command("plan", short_help="Print which protocols can advance, for the jobs of a CI.")
 @options.protocols
-@click.option("--json", "as_json", is_flag=True, help="Print a matrix for GitHub: one line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print a matrix for GitHub, as one line of JSON.")
 @click.option(
-    "--gitlab", is_flag=True, help="Print a child pipeline for GitLab, with a job for each to work and one to publish."
+    "--gitlab",
+    is_flag=True,
+    help="Print a child pipeline for GitLab; each protocol has a job to work and a job to publish.",
 )
-@click.option("--limit", default=MOST, show_default=True, type=click.IntRange(1), help="At most so many protocols.")
+@click.option(
+    "--limit", default=MOST, show_default=True, type=click.IntRange(1), help="The maximum number of protocols."
+)
 @click.option(
     "--reserve",
     metavar="USD",
     type=click.FloatRange(0, min_open=True),
-    help="Of the day's budget, for each that asks a model next; what is not left is left out. Pushes the ledger.",
+    help="Reserve this much of the day budget for each protocol that asks a model next, and leave one out if too little is left. "
+    "Pushes the ledger.",
 )
-@click.option("--reserve-tokens", metavar="N", type=click.IntRange(1), help="The same, of a budget in tokens.")
+@click.option("--reserve-tokens", metavar="N", type=click.IntRange(1), help="The same, for a day budget in tokens.")
 @click.pass_obj
 def plan(
     session: Session,
@@ -95,9 +111,9 @@ def plan(
     reserve: float | None,
     reserve_tokens: int | None,
 ) -> None:
-    """Print the protocols that may go on, whoever waits longest first; without PROTOCOL, of all.
+    """Print the protocols that can advance, the longest wait first; without PROTOCOL, of all protocols.
 
-    Nothing is changed, and the network is not asked, unless something is to be reserved.
+    Changes nothing and does not use the network, except to reserve.
     """
     from decimal import Decimal
     from math import isfinite

@@ -5,13 +5,13 @@ from __future__ import annotations
 import click
 
 from runner.app import forge, fork
-from runner.cli import options, steering
+from runner.cli import options, steer
 from runner.cli.new import tell_made
 from runner.cli.session import Session
 from runner.store import publishing
 
 
-@click.command("fork", short_help="Begin another protocol where one stood at a revision.")
+@click.command("fork")
 @click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
 @click.option("--title", metavar="TITLE", default="", help="What it is called; otherwise as its plan is.")
 @click.option("--base", metavar="BRANCH", help="The branch that it is merged into; otherwise the other one's.")
@@ -32,7 +32,7 @@ def command(session: Session, protocol: str | None, title: str, base: str | None
     With --renumber the fork takes PROTOCOL's place: what you committed since comes along, and PROTOCOL's branch makes way for the
     other protocol of that id, which `runner sync` brings. Its old history is kept under refs/runner/lost/.
     """
-    name, revision = steering.at_revision(protocol)
+    name, revision = steer.at_revision(protocol)
     project = session.project
     origin = publishing.find(project, name)
     if renumber and (title or base):

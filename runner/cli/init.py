@@ -19,19 +19,19 @@ from runner.store.project import Project
 from runner.store.surroundings import Surroundings
 
 
-@click.command("init", short_help="Write what a team shares: configuration, policy, your key.")
+@click.command("init")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--commit", is_flag=True, help="Commit exactly those files, as you, with your edits of them.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--init-if-needed", is_flag=True, help="Make a git repository first, where there is none.")
-@click.option("--clone", "url", metavar="URL", help="Clone URL into FOLDER first, and set that up.")
 @click.option(
-    "--forge", metavar="NAME", help="github, gitlab or none, with the address where the remote does not tell it."
+    "--commit", is_flag=True, help="Commit exactly these files, with your edits of them. The commit is yours."
 )
+@click.option("--yes", is_flag=True, help="Answer yes to every question.")
+@click.option("--init-if-needed", is_flag=True, help="Create a git repository first, if there is none.")
+@click.option("--clone", "url", metavar="URL", help="Clone URL into FOLDER first, and set up the clone.")
+@click.option("--forge", metavar="NAME", help="github, gitlab or none, with an address if the remote does not have it.")
 @click.option(
     "--discover",
     is_flag=True,
-    help="Have a model find out the commands of scripts/ci/; you see them before they are written.",
+    help="Let a model find the commands for scripts/ci/; you see them before they are written.",
 )
 @options.model
 @click.pass_obj
@@ -45,14 +45,14 @@ def command(
     forge: str | None,
     discover: bool,
 ) -> None:
-    """Write what a team shares into the checkout: .protocols/config.yaml, policy.yaml, .gitattributes, and your key;
-    scripts/ci/ for the stack that is found, jobs for the CI of the forge that the remote is on, a template for requests, and
-    prompts for agents of your own in .protocols/prompts/.
+    """Write the files that a team shares into the checkout.
 
-    The first policy names you as its maintainer, and .protocols/allowed_signers lists the key that your git signs with, after
-    asking. What is there already is never overwritten: where it differs, the difference is shown. Nothing needs to be set up
-    for the other commands to work, and nothing of it has force before it is on the trusted branch. What it cannot find out it
-    asks, and keeps in .protocols/clarifications.yaml.
+    These are .protocols/config.yaml, policy.yaml and .gitattributes; scripts/ci/ for the stack that it detects; CI jobs and
+    a request template for the forge of the remote; and prompts for other agents in .protocols/prompts/.
+
+    The first policy names you as maintainer, and .protocols/allowed_signers lists the key that your git signs with; you are
+    asked first. Existing files are never overwritten: differences are shown. All other commands work without this set-up,
+    and the files take effect once they are on the trusted branch. Your answers are kept in .protocols/clarifications.yaml.
     """
     cwd = session.cwd
     if url is not None:

@@ -12,11 +12,11 @@ from runner.store import elsewhere, finding, locks, record
 from runner.store.trusted import NoCommitsError
 
 
-@click.command("list", short_help="List the protocols.")
+@click.command("list")
 @options.as_json
 @click.pass_obj
 def command(session: Session, as_json: bool) -> None:
-    """List the protocols, finished ones too: number, how they stand, steps done, age of the last commit, title."""
+    """List all protocols, including finished ones: number, status, steps done, age of the last commit, title."""
     try:
         project = session.project
     except NoCommitsError as error:

@@ -23,15 +23,15 @@ from runner.store.project import Project
 POLL = 0.5  # seconds between two looks at the branch
 
 
-@click.command("log", short_help="Show a protocol's events.")
+@click.command("log")
 @options.protocol
 @options.as_json
 @click.option(
-    "--follow", is_flag=True, help="Go on showing what happens, a running step's turns too, until the protocol ends."
+    "--follow", is_flag=True, help="Print new events, and the turns of a running step, until the protocol ends."
 )
 @click.pass_obj
 def command(session: Session, protocol: str | None, as_json: bool, follow: bool) -> None:
-    """Show PROTOCOL's events, the oldest first. With --json one object a line."""
+    """Show the events of PROTOCOL, the oldest first. With --json, one object per line."""
     project = session.project
     name = finding.find(project, protocol)
     show = _json if as_json else _block

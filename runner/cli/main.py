@@ -17,50 +17,60 @@ from runner import __version__, signals
 from runner.cli import streams
 from runner.errors import RunnerError, UnsupportedError, UsageError
 
-# Name to module below runner.cli, its group in `--help`, and its help line: the module is loaded only when it is run.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "init": ("init", "Write what a team shares: .protocols/config.yaml."),
-    "new": ("new", "Make a protocol: number, branch, worktree, plan."),
-    "do": ("do", "Make a protocol and run it."),
-    "step": ("step", "Advance a protocol by one transition, one commit."),
-    "run": ("run", "Step until someone or something else is needed."),
-    "watch": ("watch", "Go on with protocols as soon as they may."),
-    "fleet": ("fleet", "Step every protocol that may go on, some at a time."),
-    "status": ("status", "Show what waits, works and failed."),
-    "list": ("list", "List the protocols."),
-    "show": ("show", "Show a protocol, or one of its steps."),
-    "log": ("log", "Show a protocol's events."),
-    "diff": ("diff", "Show what a protocol changed."),
-    "plan": ("plan", "Have the pending steps planned anew; you take, edit or drop it."),
-    "edit": ("edit", "Edit a file of the plan in $EDITOR, committed as yours."),
-    "approve": ("approve", "Say yes to what waits, with a signature."),
-    "reject": ("reject", "Say no to what waits, with a signature."),
-    "revoke": ("revoke", "Take back your own word on something."),
-    "answer": ("answer", "Answer what a protocol asks."),
-    "pause": ("pause", "Stop a protocol for now."),
-    "resume": ("resume", "Let it go on."),
-    "cancel": ("cancel", "End a protocol."),
-    "retry": ("retry", "Try what failed again."),
-    "undo": ("undo", "Take the last transition back, or all since a revision."),
-    "fork": ("fork", "Begin another protocol where one stood at a revision."),
-    "take": ("take", "Merge a protocol's work here, or say how."),
-    "qa": ("qa", "Judge a step's work by hand; nothing is recorded."),
-    "verify": ("verify", "Prove that the state is what the history says."),
-    "why": ("why", "Tell which step, model and people brought a line here."),
-    "audit": ("audit", "Write all of a protocol onto one page, for who signs off."),
-    "sync": ("sync", "Publish what is here, and bring what is there."),
-    "clean": ("clean", "Take finished worktrees and workspaces away."),
-    "policy": ("policy", "Ask what the policy would say, or run its examples."),
-    "engines": ("engines", "List the models that can be asked, or check one."),
-    "doctor": ("doctor", "Find what is wrong here, and mend it."),
-    "completion": ("completion", "Print the completion script for bash, zsh or fish."),
+# The commands of `--help` by heading: name, help line, and where the command is below runner.cli: `module:attribute`, or
+# `command` in the module of its name. A module is loaded only when its command is run.
+GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "Start a protocol": (
+        ("new", "Create a protocol: number, branch, worktree, plan."),
+        ("do", "Create a protocol for one task, and run it."),
+        ("fork", "Create a protocol from a revision of another one."),
+    ),
+    "Run it": (
+        ("step", "Advance a protocol by one transition, one commit."),
+        ("run", "Step until a person or something else is needed."),
+        ("watch", "Run protocols whenever they can advance."),
+        ("fleet", "Run all protocols that can advance, several at a time."),
+    ),
+    "See what happened": (
+        ("status", "Show which protocols wait, run or failed, and what to type next."),
+        ("list", "List all protocols."),
+        ("show", "Show a protocol, or one of its steps."),
+        ("log", "Show the events of a protocol."),
+        ("diff", "Show what a protocol changed."),
+        ("why", "Show which step, model and people wrote a line."),
+    ),
+    "Steer and decide": (
+        ("plan", "Let a model plan the pending steps again."),
+        ("edit", "Edit a plan file in $EDITOR, and commit it as yours."),
+        ("answer", "Answer a question of a protocol.", "steer:answer"),
+        ("approve", "Approve what waits, with a signature."),
+        ("reject", "Reject what waits, with a signature.", "approve:reject"),
+        ("revoke", "Revoke your own approval or rejection.", "approve:revoke"),
+        ("pause", "Pause a protocol.", "steer:pause"),
+        ("resume", "Resume a protocol that is paused or blocked.", "steer:resume"),
+        ("cancel", "Cancel a protocol.", "steer:cancel"),
+        ("retry", "Allow a new attempt of a failed step.", "steer:retry"),
+        ("undo", "Undo the last transition, or all since a revision.", "steer:undo"),
+    ),
+    "Check and share": (
+        ("qa", "Check the work of a step by hand; nothing is recorded."),
+        ("verify", "Verify that the state of a protocol follows from its history."),
+        ("audit", "Write everything about a protocol on one HTML page."),
+        ("take", "Merge the work of a protocol.", "steer:take"),
+        ("sync", "Fetch, reconcile and push protocols and their requests."),
+    ),
+    "Set up and repair": (
+        ("init", "Write the files that a team shares into the checkout."),
+        ("policy", "Ask the policy for a decision, or test its examples."),
+        ("engines", "List the models that can be used, or test one."),
+        ("clean", "Remove finished worktrees, workspaces and branches."),
+        ("doctor", "Find problems on this machine and in this clone, and fix them."),
+        ("completion", "Print the completion script for bash, zsh or fish."),
+        ("help", "Show the help of a command.", "main:help_command"),
+    ),
 }
-# The rest of design §9, refused by name until it is there.
-LATER = {
-    "serve", "tui", "mcp"
-}  # fmt: skip
-
-
+COMMANDS = {name: where[0] if where else f"{name}:command" for rows in GROUPS.values() for name, _, *where in rows}
+LATER = {"serve", "tui", "mcp"}  # the rest of design §9, refused by name until it is there
 PIPE_CLOSED = 141  # as a shell has it for what ended because nobody reads on: 128 + SIGPIPE
 
 
@@ -75,7 +85,8 @@ class Commands(click.Group):
         """Return the command, or None where there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"runner.cli.{COMMANDS[cmd_name][0]}").command
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f"runner.cli.{module}"), attribute)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -87,9 +98,11 @@ class Commands(click.Group):
             raise SystemExit(PIPE_CLOSED) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands without loading them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        """Write the commands in groups, as `git help` does, without loading them."""
+        width = max(map(len, COMMANDS))
+        for heading, rows in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), text) for name, text, *_ in rows])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -124,10 +137,10 @@ def program() -> str:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Run as if started in this folder.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="Say only what was asked for.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only results.")
 @click.pass_context
 def cli(ctx: click.Context, folder: Path | None, quiet: bool) -> None:
-    """Run AI work that lives in git: one transition, one commit, nothing without a person's word."""
+    """Run AI work that is recorded in git: one commit per transition, approved by people."""
     from runner.cli.session import Session
 
     cwd = Path(os.path.abspath(folder)) if folder else Path.cwd()
@@ -135,6 +148,22 @@ def cli(ctx: click.Context, folder: Path | None, quiet: bool) -> None:
     ctx.call_on_close(ctx.obj.close)
     if ctx.invoked_subcommand is None:
         ctx.invoke(cli.get_command(ctx, "status"))  # type: ignore[arg-type]
+
+
+@click.command("help")
+@click.argument("names", nargs=-1, metavar="[COMMAND]...")
+@click.pass_context
+def help_command(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Show the help of COMMAND, as `runner COMMAND --help` does; without COMMAND, the list of commands."""
+    found: click.Command = cli
+    ctx = ctx.find_root()
+    for name in names:
+        if not isinstance(found, click.Group):
+            raise click.UsageError(f"it has no command `{name}`", ctx)
+        _, inner, _ = found.resolve_command(ctx, [name])
+        assert inner is not None
+        found, ctx = inner, click.Context(inner, info_name=name, parent=ctx)
+    streams.put(ctx.get_help())
 
 
 def _on_signal(number: int, frame: object) -> None:
@@ -198,9 +227,9 @@ def _call(argv: list[str] | None) -> int:
     except click.exceptions.Exit as ended:
         return ended.exit_code
     except click.exceptions.Abort:
-        return _say("interrupted; nothing is lost, the same command goes on", 130)
+        return _say("interrupted; nothing is lost, the same command resumes", 130)
     except KeyboardInterrupt:
-        return _say("interrupted; nothing is lost, the same command goes on", 130)
+        return _say("interrupted; nothing is lost, the same command resumes", 130)
     except click.ClickException as error:
         return _tell(_wrong(error))
     except RunnerError as error:

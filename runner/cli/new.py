@@ -15,16 +15,19 @@ from runner.cli.session import Session
 from runner.store import finding
 
 
-@click.command("new", short_help="Make a protocol: number, branch, worktree, plan.")
+@click.command("new")
 @click.argument("title", required=False)
 @click.option(
-    "--plan", "folder", type=click.Path(path_type=Path), help="A folder with plan.md and step files, taken as they are."
+    "--plan",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="A folder with plan.md and step files; they are used unchanged.",
 )
-@click.option("--workflow", metavar="NAME", help="A workflow of .protocols/workflows, or a built-in one.")
+@click.option("--workflow", metavar="NAME", help="A workflow in .protocols/workflows, or a built-in one.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
-@click.option("--manual", is_flag=True, help="Begin with one step, to be written by hand.")
-@click.option("--base", metavar="BRANCH", help="The branch that it starts from and is merged into.")
-@click.option("--no-questions", is_flag=True, help="The model decides what is open, and asks nothing.")
+@click.option("--manual", is_flag=True, help="Create one step, for you to write.")
+@click.option("--base", metavar="BRANCH", help="The branch to start from and to merge into.")
+@click.option("--no-questions", is_flag=True, help="The model decides open questions itself.")
 @options.work
 @click.pass_obj
 def command(
@@ -37,12 +40,12 @@ def command(
     base: str | None,
     no_questions: bool,
 ) -> None:
-    """Make a protocol TITLE and print its id.
+    """Create the protocol TITLE and print its id.
 
-    A model writes its plan, from TITLE and what the repository holds, and asks first what it has to know; or it comes from
-    --plan, --workflow or --manual. With a plan or a workflow TITLE may be left out. Where nobody is at a terminal the
-    model's questions wait for `runner answer` (exit 3), and `runner run` has the plan written then. Your checkout is not
-    touched: the plan is in a worktree of its own, and yours to edit.
+    A model writes the plan from TITLE and the repository, and asks you first what it needs to know; or the plan comes from
+    --plan, --workflow or --manual. TITLE is optional with a plan or a workflow. Without a terminal, the model's questions
+    wait for `runner answer` (exit 3), and the next `runner run` writes the plan. Your checkout does not change: the plan is
+    in its own worktree, and you can edit it.
     """
     asked = [
         name for name, given in (("--plan", folder), ("--workflow", workflow), ("--manual", manual or None)) if given

@@ -84,7 +84,7 @@ def offline(function: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=_offline,
-        help="Do not ask the remote: work here alone, publish nothing, and say what is left to publish.",
+        help="Work without the remote: publish nothing, and print what is left to publish.",
     )(function)
 
 
@@ -95,7 +95,7 @@ def work(function: F) -> F:
         "--executor", expose_value=False, callback=_keep, metavar="NAME", help="Where commands run: sandbox or host."
     )(function)
     function = click.option(
-        "--publish", expose_value=False, callback=_keep, metavar="WHEN", help="never, ask or always."
+        "--publish", expose_value=False, callback=_keep, metavar="WHEN", help="When to publish: never, ask or always."
     )(function)
     return model(function)
 
@@ -103,7 +103,11 @@ def work(function: F) -> F:
 def model(function: F) -> F:
     """What goes with every command that asks a model."""
     function = click.option(
-        "--record", expose_value=False, callback=_keep, metavar="FILE", help="Add what the model answers to a cassette."
+        "--record",
+        expose_value=False,
+        callback=_keep,
+        metavar="FILE",
+        help="Append the model's answers to a cassette file.",
     )(function)
     return click.option(
         "--engine", expose_value=False, callback=_keep, metavar="MODEL", help="The model for agent steps."
@@ -119,22 +123,20 @@ def job(function: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=ci.option,
-        help="This machine may vanish: calls that reach outside are announced on the remote first.",
+        help="This machine may disappear: announce external calls on the remote before they are made.",
     )(function)
     return click.option(
         "--ci",
         is_flag=True,
         expose_value=False,
         callback=ci.option,
-        help="In a CI's job: --ephemeral, published; to wait is no failure; job summary and outputs.",
+        help="In a CI job: as --ephemeral, and publish; waiting is no failure; write job summary and outputs.",
     )(function)
 
 
 def fetches(function: F) -> F:
     """`--yes`, of what proves and shows offline: what is not in this clone may be fetched."""
-    return click.option("--yes", is_flag=True, help="Fetch from the remote what is not in this clone, without asking.")(
-        function
-    )
+    return click.option("--yes", is_flag=True, help="Fetch missing objects from the remote without asking.")(function)
 
 
 def as_json(function: F) -> F:

@@ -22,18 +22,18 @@ from runner.protocol import document
 YES, EDIT, DROP = "yes", "edit", "drop"
 
 
-@click.command("plan", short_help="Have the pending steps planned anew; you take, edit or drop it.")
+@click.command("plan")
 @options.protocol
-@click.option("-m", "--message", "wish", metavar="TEXT", default="", help="What should be different.")
-@click.option("-y", "--yes", is_flag=True, help="Take what is proposed.")
-@click.option("--no-questions", is_flag=True, help="The model decides what is open, and asks nothing.")
+@click.option("-m", "--message", "wish", metavar="TEXT", default="", help="What to change in the plan.")
+@click.option("-y", "--yes", is_flag=True, help="Accept the proposal.")
+@click.option("--no-questions", is_flag=True, help="The model decides open questions itself.")
 @options.work
 @click.pass_obj
 def command(session: Session, protocol: str | None, wish: str, yes: bool, no_questions: bool) -> None:
-    """Have a model plan the pending steps of PROTOCOL anew, and show what would change.
+    """Let a model plan the pending steps of PROTOCOL again, and show the changes that it proposes.
 
-    At a terminal you take it, edit it in your editor first, or drop it; elsewhere it is taken with --yes alone. What is
-    taken is committed as yours.
+    At a terminal you accept the proposal, edit it in your editor first, or drop it; without a terminal, --yes accepts it.
+    The commit is yours.
     """
     project = session.project
     name = looking.find_protocol(project, protocol)

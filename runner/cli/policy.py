@@ -21,36 +21,34 @@ from runner.trust.policy import Subject
 COLOURS = {"allow": "green", "ask": "yellow", "deny": "red"}
 CODES = {"allow": 0, "ask": 3, "deny": 4}
 
-live = click.option("--live", is_flag=True, help="Ask the remote for the trusted branch first.")
+live = click.option("--live", is_flag=True, help="Fetch the trusted branch from the remote first.")
 from_file = click.option(
     "-f",
     "--file",
     type=click.Path(path_type=Path),
-    help="Ask this file, and not the policy that is in force on the trusted branch.",
+    help="Use this file instead of the policy on the trusted branch.",
 )
 
 
-@click.group("policy", no_args_is_help=False, short_help="Ask what the policy would say, or run its examples.")
+@click.group("policy", no_args_is_help=False)
 def command() -> None:
-    """Ask what the policy would say of something, or whether it says what its examples expect. Nothing is changed."""
+    """Ask the policy for a decision, or test its examples. Changes nothing."""
 
 
-@command.command("check", short_help="Say what would happen, and why.")
-@click.option("--tool", help="A call of this tool.")
-@click.option("--args", "given", multiple=True, metavar="JSON|NAME=VALUE", help="Its arguments; may be given again.")
+@command.command("check", short_help="Ask for a decision, and the rule behind it.")
+@click.option("--tool", help="A call to this tool.")
+@click.option("--args", "given", multiple=True, metavar="JSON|NAME=VALUE", help="Its arguments; can be repeated.")
 @click.option(
     "--effect",
     type=click.Choice(["read", "workspace", "external"]),
-    help="Its effect, where neither we nor config.yaml know it. On the host `run` and `shell` are external.",
+    help="Its effect, if it is neither built in nor in config.yaml. On the host, `run` and `shell` are external.",
 )
 @click.option("--command", "run", metavar="LINE", help="The line of a command step.")
-@click.option(
-    "--path", "paths", multiple=True, help="A change of this file by a step; with --tool, a path as it was resolved."
-)
-@click.option("--engine", help="The choice of this engine; with --tool, the engine that calls.")
-@click.option("--isolation", type=click.Choice(["host", "container", "sandbox"]), help="Running commands there.")
-@click.option("--step", help="The start of this step; with another option, the step that it is done in.")
-@click.option("--untrusted", is_flag=True, help="Text that nobody vouches for stands in the context.")
+@click.option("--path", "paths", multiple=True, help="A step's change to this file; with --tool, a resolved path.")
+@click.option("--engine", help="The use of this engine; with --tool, the engine that makes the call.")
+@click.option("--isolation", type=click.Choice(["host", "container", "sandbox"]), help="The place where commands run.")
+@click.option("--step", help="The start of this step; with another option, the step in which it happens.")
+@click.option("--untrusted", is_flag=True, help="The context contains untrusted text.")
 @live
 @from_file
 @click.pass_obj
@@ -68,9 +66,9 @@ def check(
     live: bool,
     file: Path | None,
 ) -> None:
-    """Say what would happen, and which rule says so.
+    """Print the decision and the rule behind it.
 
-    Exit 0: it is allowed; 3: it would wait for a person's word; 4: it is denied.
+    Exit 0: allowed; 3: it would wait for an approval; 4: denied.
     """
     from dataclasses import replace
 
@@ -112,12 +110,12 @@ def check(
     raise SystemExit(CODES[said.verdict])
 
 
-@command.command("test", short_help="Run the policy's examples.")
+@command.command("test", short_help="Test the examples of the policy.")
 @live
 @from_file
 @click.pass_obj
 def test(session: Session, live: bool, file: Path | None) -> None:
-    """Run the policy's `examples`, and note rules that say less than they seem to. Exit 1: an example does not hold."""
+    """Test the policy's `examples`, and point out rules that match less than they seem to. Exit 1: an example failed."""
     _look(session, "test", live=live, file=file)
     found = _policy(session, file)
     if found is None:

@@ -12,16 +12,16 @@ from runner.lines import lines_of
 from runner.store import finding
 
 
-@click.command("qa", short_help="Judge a step's work by hand; nothing is recorded.")
+@click.command("qa")
 @options.protocol
 @options.step
-@click.option("--full", is_flag=True, help="Have a model judge it too, whatever the step says.")
+@click.option("--full", is_flag=True, help="Include a model's review, even if the step does not have one.")
 @options.work
 @click.pass_obj
 def command(session: Session, protocol: str | None, step: str | None, full: bool) -> None:
-    """Run the QA of STEP (default: the one that waits for it, else the last that has work) on PROTOCOL as it stands.
+    """Run the QA of STEP on the current work of PROTOCOL. Default: the step that waits for QA, else the last with work.
 
-    Nothing is recorded. Exit 1 where it does not pass.
+    Nothing is recorded. Exit 1: QA failed.
     """
     project = session.project
     name, slug = finding.find_with_step(project, protocol, step)

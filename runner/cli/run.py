@@ -12,17 +12,17 @@ from runner.executor.conclude import Advanced
 from runner.store import publishing
 
 
-@click.command("run", short_help="Step until someone or something else is needed.")
+@click.command("run")
 @options.protocol
 @click.option(
-    "--max-steps", default=100, show_default=True, type=click.IntRange(1), help="At most so many transitions."
+    "--max-steps", default=100, show_default=True, type=click.IntRange(1), help="The maximum number of transitions."
 )
-@click.option("--no-adopt", is_flag=True, help="Refuse where plan files have changes that are not committed.")
+@click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes of plan files.")
 @options.job
 @options.work
 @click.pass_obj
 def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bool) -> None:
-    """Step PROTOCOL until someone or something else is needed."""
+    """Step PROTOCOL until a person or something else is needed."""
     project = session.project
     name = publishing.find(project, protocol)
     forge = forges.quietly(project)

@@ -25,16 +25,19 @@ if TYPE_CHECKING:
 PLAN = "plan"  # no step can be called so
 
 
-@click.command("show", short_help="Show a protocol, or one of its steps.")
+@click.command("show")
 @options.protocol
 @options.step
 @click.option(
     "--transcript",
     is_flag=True,
-    help="Show what the model said and called in STEP, or said when it wrote the `plan`; with --json a record a line.",
+    help="Show the model's messages and calls in STEP, or its messages when it wrote the `plan`; with --json one record per line.",
 )
 @click.option(
-    "--attempt", type=click.IntRange(1), metavar="N", help="The attempt whose transcript it is; else the last one."
+    "--attempt",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The attempt whose transcript is shown. Default: the last one.",
 )
 @options.fetches
 @options.as_json
@@ -48,7 +51,7 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Show PROTOCOL: its plan, its steps, what it made; or STEP: its words, its attempts and what its checks said."""
+    """Show the plan, steps and results of PROTOCOL; or the text, attempts and check results of STEP."""
     project = session.project
     of_plan = transcript and step == PLAN
     name, slug = finding.find_with_step(project, protocol, None if of_plan else step)

@@ -28,14 +28,14 @@ REWRITTEN = "what verified here is not in its branch any more"
 SAID = {"approve": "approves", "reject": "rejects", "revoke": "takes its word back"}
 
 
-@click.command("status", short_help="Show what waits, works and failed.")
+@click.command("status")
 @options.protocol
 @options.as_json
 @click.pass_obj
 def command(session: Session, protocol: str | None, as_json: bool) -> None:
-    """Show what waits, works and failed, a protocol a line; or how PROTOCOL stands, step by step.
+    """Show which protocols wait, run or failed, one per line; or the status of PROTOCOL, step by step.
 
-    It exits with 0 whatever it finds.
+    Exits with 0, whatever the status is.
     """
     try:
         project = session.project

@@ -14,16 +14,16 @@ from runner.store import finding, publishing, record, snapshot, worktree
 from runner.store.project import Project
 
 
-@click.command("step", short_help="Advance a protocol by one transition, one commit.")
+@click.command("step")
 @options.protocol
-@click.option("--step", "only", metavar="SLUG", help="This step, where it may go on now.")
-@click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing.")
-@click.option("--no-adopt", is_flag=True, help="Refuse where plan files have changes that are not committed.")
+@click.option("--step", "only", metavar="SLUG", help="Run this step, if it can run now.")
+@click.option("--dry-run", is_flag=True, help="Print what would happen, and do nothing.")
+@click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes of plan files.")
 @options.job
 @options.work
 @click.pass_obj
 def command(session: Session, protocol: str | None, only: str | None, dry_run: bool, no_adopt: bool) -> None:
-    """Advance PROTOCOL by one transition, which makes one commit."""
+    """Advance PROTOCOL by one transition, one commit."""
     project = session.project
     name = publishing.find(project, protocol)
     slug = _slug(project, name, only)

@@ -10,20 +10,20 @@ from runner.cli.session import Session
 from runner.store import publishing
 
 
-@click.command("sync", short_help="Publish what is here, and bring what is there.")
+@click.command("sync")
 @options.protocol
 @click.option(
-    "--no-work", is_flag=True, help="Record what was said, and leave the work that it asks for to `runner run`."
+    "--no-work", is_flag=True, help="Record approvals and answers, but leave the work that follows to `runner run`."
 )
 @click.pass_obj
 def command(session: Session, protocol: str | None, no_work: bool) -> None:
-    """Bring what others pushed of PROTOCOL (without it: of every protocol, here or there), settle what is apart, and push.
+    """Fetch PROTOCOL (default: every protocol, here and on the remote), reconcile diverged branches, and push.
 
-    With `forge:` it hears the request too (reviews, comment commands, CI, close and merge), goes on where these say so,
-    and makes request, comment and statuses say how PROTOCOL stands.
+    With `forge:`, also read the request (reviews, comment commands, CI, close and merge), resume the protocol if they
+    allow it, and update request, comment and statuses.
 
-    Where both sides have advanced, the remote's transitions stand; those made here are kept under refs/runner/lost/ and are
-    done again. People's commits and answers of both sides are kept; of two answers to one question the remote's decides.
+    If both sides advanced, the remote's transitions are kept; those of this clone are saved under refs/runner/lost/ and are
+    repeated. Commits and answers by people are kept on both sides; of two answers to one question, the remote's is used.
     """
     project = session.project
     every = sync.sync(project, [publishing.find(project, protocol)] if protocol else None, work=not no_work)

@@ -17,18 +17,21 @@ UNSIGNED = "unsigned: proves consistency, not who ran them"
 SIGNED = "each signed by a key that the policy lists"
 
 
-@click.command("verify", short_help="Prove that the state is what the history says.")
+@click.command("verify")
 @options.protocols
-@click.option("--all", "everything", is_flag=True, help="Every protocol that is known here.")
-@click.option("--live", is_flag=True, help="Ask the remote first: what it has by now, and whose word counts.")
+@click.option("--all", "everything", is_flag=True, help="Verify every protocol in this clone.")
+@click.option("--live", is_flag=True, help="Fetch first: new commits, and whose approvals count.")
 @click.option(
-    "--ci", "in_job", is_flag=True, help="Also tell the CI: annotations and summary on GitHub, a report on GitLab."
+    "--ci",
+    "in_job",
+    is_flag=True,
+    help="Also report to the CI: annotations and a summary on GitHub, a report on GitLab.",
 )
 @click.option(
     "--handed-over",
     "from_work",
     is_flag=True,
-    help="Also refuse what only people or the forge say, in what the remote has not yet; asks the remote as --live does.",
+    help="Also refuse events of people and of the forge in commits that are not on the remote yet; fetches as --live does.",
 )
 @options.fetches
 @options.as_json
@@ -43,10 +46,10 @@ def command(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """Prove that the state of each PROTOCOL is what its history says, offline but with --live.
+    """Verify that the state of each PROTOCOL follows from its history; offline, except with --live.
 
-    Exit 0: all verify; 4: one does not; 5: this clone does not have what it takes to tell, which is fetched where you say so, at the
-    terminal or by --yes.
+    Exit 0: all verify; 4: at least one does not; 5: cannot decide, because objects are missing in this clone. They are
+    fetched if you agree, at the terminal or with --yes.
     """
     project = session.project
     histories.alone(project)

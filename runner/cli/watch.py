@@ -29,16 +29,18 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
         raise click.BadParameter(f"{error}; one is written as 30s, 5m or 1h") from error
 
 
-@click.command("watch", short_help="Go on with protocols as soon as they may.")
+@click.command("watch")
 @options.protocols
-@click.option("--all", "everything", is_flag=True, help="Those that only the remote has too (with publish: always).")
+@click.option(
+    "--all", "everything", is_flag=True, help="Include protocols that are only on the remote (with publish: always)."
+)
 @click.option(
     "--fetch-every",
     metavar="TIME",
     default="60s",
     show_default=True,
     callback=_seconds,
-    help="How often the remote is asked, give or take a fifth (with publish: always).",
+    help="How often to fetch, within a fifth (with publish: always).",
 )
 @click.option(
     "--look-every",
@@ -46,12 +48,15 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
     default="60s",
     show_default=True,
     callback=_seconds,
-    help="How often all is looked at though nothing was noticed.",
+    help="How often to check all files without a file event.",
 )
 @click.option(
-    "--adopt", metavar="TIME", callback=_seconds, help="Commit, as you, edits of plan files left alone for so long."
+    "--adopt",
+    metavar="TIME",
+    callback=_seconds,
+    help="Commit your edits of plan files once they are unchanged for this long.",
 )
-@click.option("--poll", is_flag=True, help="Look at the files' times instead of waiting for the system's events.")
+@click.option("--poll", is_flag=True, help="Poll the files instead of using the system's file events.")
 @options.as_json
 @options.work
 @click.pass_obj
@@ -65,10 +70,10 @@ def command(
     poll: bool,
     as_json: bool,
 ) -> None:
-    """Run each PROTOCOL (without it: all that have a branch here) whenever it may go on, until Ctrl-C.
+    """Run each PROTOCOL (default: all with a branch in this clone) whenever it can advance, until Ctrl-C.
 
-    What starts it is a commit: of your edit, your approval, your answer. Files that are not committed hold their protocol up,
-    unless --adopt is given; so does a rebase or a merge that you have not finished.
+    It reacts to commits: an edit, an approval, an answer. A protocol with uncommitted edits of plan files waits, unless
+    --adopt is given; so does one with an unfinished rebase or merge.
     """
     shown = _Shown(session, as_json)
     clocks = Clocks(time.monotonic, _boottime)

@@ -19,16 +19,17 @@ WIDTH = 120
 Told = dict[str, Any]
 
 
-@click.command("why", short_help="Tell which step, model and people brought a line here.")
+@click.command("why")
 @click.argument("place", metavar="PATH:LINE")
 @options.fetches
 @options.as_json
 @click.pass_obj
 def command(session: Session, place: str, yes: bool, as_json: bool) -> None:
-    """Tell which step, model and people brought the line here, or the lines of PATH:3-9.
+    """Show which step, model and people wrote the line, or the lines of PATH:3-9.
 
-    Through squashes, moves and later edits by hand, by the record in this clone, which `runner verify` proves. Exit 5: this clone
-    does not have what tells of one of the lines, which is fetched where you say so, at the terminal or by --yes.
+    Follows squashes, moves and later edits by hand. The answer comes from the record in this clone, which `runner verify`
+    verifies. Exit 5: objects about a line are missing in this clone. They are fetched if you agree, at the terminal or with
+    --yes.
     """
     match = _PLACE.fullmatch(place)
     first = int(match["first"]) if match else 0

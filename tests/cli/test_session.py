@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from runner.cli.main import COMMANDS
+from runner.cli.main import COMMANDS, GROUPS
 from tests.conftest import Box, command
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -98,3 +100,27 @@ def test_help(box: Box, name: str, request: pytest.FixtureRequest) -> None:
     shown = box.runner(*([name] if name else []), "--help", rc=0, env={"COLUMNS": "100"})
     assert shown.err == ""
     hold(f"help/{name or 'runner'}.txt", shown.out, request)
+
+
+def test_the_commands_are_listed_in_groups_and_none_of_their_modules_is_loaded(box: Box) -> None:
+    code = "import sys; from runner.cli import main; main.call(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=box.path, env=box.environment(), capture_output=True, text=True, check=True
+    )
+    groups = dict(re.findall(r"^([A-Z][a-z ]+):\n((?:  .*\n)+)", done.stdout, re.MULTILINE))
+    del groups["Options"]
+    listed = {heading: re.findall(r"^  (\S+)", rows, re.MULTILINE) for heading, rows in groups.items()}
+    assert listed == {heading: [name for name, *_ in rows] for heading, rows in GROUPS.items()} and len(listed) > 4
+    modules = {f"runner.cli.{where.partition(':')[0]}" for where in COMMANDS.values()} - {"runner.cli.main"}
+    assert not modules & set(done.stderr.split())
+
+
+@pytest.mark.parametrize("words", [[], ["step"], ["fleet"], ["policy", "check"]], ids=" ".join)
+def test_help_and_a_command_print_what_the_command_prints_with_help(box: Box, words: list[str]) -> None:
+    assert box.runner("help", *words, rc=0).out == box.runner(*words, "--help", rc=0).out
+
+
+def test_help_of_an_unknown_command_names_the_nearest(box: Box) -> None:
+    assert "did you mean `runner verify`?" in box.runner("help", "verfy", rc=2).err
+    assert "Did you mean 'check'?" in box.runner("help", "policy", "chek", rc=2).err
+    assert "it has no command `x`" in box.runner("help", "step", "x", rc=2).err

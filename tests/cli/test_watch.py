@@ -384,7 +384,7 @@ def test_a_person_reads_lines_and_json_is_kept_apart(box: Box) -> None:
     assert told[1] == f"{name}\n"
     assert told[2].startswith("01-a  done")
     assert told[-1] == f"  next          runner take {int(name[:4])}\n"
-    assert rest.endswith("nothing is lost, the same command goes on\n")
+    assert rest.endswith("nothing is lost, the same command resumes\n")
 
 
 @pytest.mark.slow

@@ -1,0 +1,189 @@
+"""The commands that steer a protocol: answer, pause, resume, cancel, retry, undo and take.
+
+Each parses the command line and calls `runner.app`. What they share with `approve`, `edit` and `fork` is here too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+import click
+
+from runner.app import forge, steer, sync
+from runner.app.steer import Steered
+from runner.app.take import take as take_protocol
+from runner.app.undo import undo as undo_transitions
+from runner.cli import options
+from runner.cli.main import program
+from runner.cli.session import Session
+from runner.errors import UsageError
+from runner.executor import looking
+from runner.protocol import ids
+from runner.store import finding, record
+from runner.store.project import Project
+
+reason_option = click.option("-m", "reason", metavar="TEXT", help="The reason, kept in the record.")
+
+
+@click.command("answer")
+@click.argument("words", nargs=-1, required=True, metavar="[PROTOCOL] [ID] TEXT")
+@options.offline
+@click.pass_obj
+def answer(session: Session, words: tuple[str, ...]) -> None:
+    """Answer a question of PROTOCOL, or finish a step that a person does. The commit is yours.
+
+    ID is the wait (w12) or its step; leave it out if only one thing waits. TEXT `-` is read from stdin. If nobody knows
+    whether a call took effect, find out, and answer `happened` or `did-not`.
+    """
+    project = session.project
+    rest: tuple[str, ...]
+    if len(words) == 1:
+        with contextlib.suppress(UsageError):
+            meant = finding.find(project, words[0])
+            raise click.UsageError(f"`{words[0]}` is the protocol {meant}: what is the answer?")
+        name, rest = looking.find_protocol(project, None), words
+    else:
+        name, rest = named(session, words)
+    if not 1 <= len(rest) <= 2:
+        raise click.UsageError("give one text, in quotes: runner answer PROTOCOL [ID] TEXT")
+    text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if rest[-1] == "-" else rest[-1]
+    tell(session, steer.answer(project, name, rest[0] if len(rest) == 2 else None, text))
+
+
+@click.command("pause")
+@options.protocol
+@options.offline
+@reason_option
+@click.pass_obj
+def pause(session: Session, protocol: str | None, reason: str | None) -> None:
+    """Pause PROTOCOL. A step that is running finishes; no step starts after it."""
+    tell(session, steer.pause(session.project, looking.find_protocol(session.project, protocol), reason))
+
+
+@click.command("resume")
+@options.protocol
+@options.offline
+@click.pass_obj
+def resume(session: Session, protocol: str | None) -> None:
+    """Resume PROTOCOL where it was paused or blocked."""
+    tell(session, steer.resume(session.project, looking.find_protocol(session.project, protocol)))
+
+
+@click.command("cancel")
+@options.protocol
+@options.offline
+@reason_option
+@click.pass_obj
+def cancel(session: Session, protocol: str | None, reason: str | None) -> None:
+    """Cancel PROTOCOL and stop its work: on this machine at once, on another when its lease is next renewed.
+
+    What was paid is recorded. The branch stays; `runner undo` reverts the cancellation.
+    """
+    tell(session, steer.cancel(session.project, looking.find_protocol(session.project, protocol), reason))
+
+
+@click.command("retry")
+@options.protocol
+@options.offline
+@click.option("--step", metavar="SLUG", help="Retry this step, whichever failed.")
+@click.option("--keep", is_flag=True, help="Start from the work of the last attempt.")
+@click.pass_obj
+def retry(session: Session, protocol: str | None, step: str | None, keep: bool) -> None:
+    """Allow a new attempt of the failed or blocked step of PROTOCOL. `runner run` then runs it."""
+    name = looking.find_protocol(session.project, protocol)
+    tell(session, steer.retry(session.project, name, step=step, keep=keep))
+
+
+@click.command("undo")
+@click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
+@options.offline
+@click.pass_obj
+def undo(session: Session, protocol: str | None) -> None:
+    """Undo the last transition of PROTOCOL, or all since REVISION: code and steps are as they were before.
+
+    An undo is one more transition; no history is rewritten. The recorded cost and the plan files stay as they are.
+
+    If the remote refused commits that were never published (a file that is too big, a secret), they are removed from the
+    branch and its history instead, and kept under refs/runner/lost/.
+    """
+    name, revision = at_revision(protocol)
+    tell(session, undo_transitions(session.project, looking.find_protocol(session.project, name), revision))
+
+
+@click.command("take")
+@options.protocol
+@options.offline
+@click.pass_obj
+def take(session: Session, protocol: str | None) -> None:
+    """Merge PROTOCOL into its base in this clone, as one commit of yours; nothing is pushed.
+
+    If it cannot be merged here, the message says how to merge it.
+    """
+    project = session.project
+    done = take_protocol(project, looking.find_protocol(project, protocol))
+    session.note(f"{done.protocol}  completed · {'' if done.new else 'already '}merged in {done.commit[:7]}")
+    if done.new and project.trusted.remote:
+        session.note(f"  next          git push {project.trusted.remote} {done.base}")
+
+
+# --- shared with approve, edit and fork ---------------------------------------------------------------------------------
+
+
+def tell(session: Session, done: Steered) -> None:
+    """Print the result of a person's command and what to type next; update the forge if it was published."""
+    session.note(f"{done.protocol}  {done.said}")
+    for line in done.notes:
+        session.note(f"  {line}")
+    if done.next:
+        session.note(f"  next          {done.next.replace('runner', program(), 1)}")
+    sync.unpublished(session.project, done.protocol)
+    forge.tell_published(session.project, done.protocol)
+
+
+def at_revision(words: str | None) -> tuple[str | None, int | None]:
+    """Return the protocol's name and the revision of `[PROTOCOL][@REVISION]`, each None where it is left out.
+
+    Raises:
+        UsageError: what follows the @ is no revision.
+    """
+    name, at, revision = (words or "").partition("@")
+    if at and not (revision.isascii() and revision.isdigit() and len(revision) < 10):
+        raise UsageError(
+            f"`{revision}` is no revision",
+            "the command line",
+            "write PROTOCOL@REVISION; `runner log` shows the revisions",
+        )
+    return name or None, int(revision) if at else None
+
+
+def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Return the protocol that the first word names, with the commits that others pushed to it, and the words after it.
+
+    If the first word names a step or a wait of the default protocol (its worktree, or the only open one), return that protocol
+    and all the words.
+
+    Raises:
+        UsageError: no protocol is meant, or it is not clear which.
+    """
+    project = session.project
+    if not words:
+        return looking.find_protocol(project, None), ()
+    try:
+        finding.find(project, words[0])
+    except finding.UnknownProtocolError:
+        if (here := _of_this(project, words[0])) is not None:
+            return looking.find_protocol(project, here), words
+    return looking.find_protocol(project, words[0]), words[1:]
+
+
+def _of_this(project: Project, word: str) -> str | None:
+    """Return the default protocol if the word names a step or a wait of it."""
+    try:
+        here = finding.find(project, None)
+    except UsageError:
+        return None
+    row = record.row(project.git, here, finding.known(project)[here])
+    plain = word.removesuffix(".md")
+    is_its = word in [wait["id"] for wait in row["waiting"]] or plain in ("plan", "context")
+    return here if is_its or ids.find_step(plain, row["steps"]) else None
