@@ -41,6 +41,8 @@ def command(session: Session, as_json: bool) -> None:
         word = summary.word(row, record.outlook(row), held=held)
         if word == "completed":
             word = f"completed · {'merged' if merges.holds(row, known[protocol]) else 'waits for merge'}"
+        if status.is_rewritten(project, protocol):
+            word = "rewritten"
         newer = status.behind(project, protocol)
         if newer:
             behind.append(names.short(protocol))

@@ -264,9 +264,12 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
 
 
 def behind(project: Project, protocol: str) -> str:
-    """Return how many transitions git fetched that the branch here has not: `origin has 2 newer transitions`; empty for none."""
+    """Return how many transitions git fetched that the branch here has not: `origin has 2 newer transitions`; empty for none.
+
+    Those that a rewritten branch replaced are not newer, and `sync` refuses it.
+    """
     remote, branch = project.trusted.remote, project.branch(protocol)
-    if remote is None:
+    if remote is None or is_rewritten(project, protocol):
         return ""
     there = project.git.ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
     count = record.newer(project.git, protocol, project.git.ref(branch), there)

@@ -204,6 +204,7 @@ def bring(project: Project, protocol: str, check: Check) -> None:
     elif here is None or project.git.is_ancestor(here, there):
         forward(project, protocol, here, there, check)
     elif mirror is not None and not project.git.is_ancestor(there, here):
+        _refuse_rewritten(project, protocol, here, check)
         if project.setting("publish") == "always":
             settle(project, protocol, mirror, check)
         else:
@@ -524,9 +525,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         forward(project, protocol, here, there, check)
         bring_history(project, protocol)
         return
-    known = marks.read(project.places, protocol)
-    if known is not None and not git.is_ancestor(known, here):
-        check(here, known)
+    known = _refuse_rewritten(project, protocol, here, check)
     theirs, common = record.since(git, there, here)
     ours, left = record.since(git, here, there)
     check(there, _verified(project, protocol, common))
@@ -572,6 +571,18 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         bring_history(project, protocol)
         project.who.say(f"merged what was pushed of {protocol}: {new[:7]}")
         check.tell(ours, theirs, None)
+
+
+def _refuse_rewritten(project: Project, protocol: str, here: str, check: Check) -> str | None:
+    """Refuse a branch that no longer has the commit that verified last; return that commit, or None where there is none.
+
+    Raises:
+        IntegrityError: with what adopts the branch.
+    """
+    known = marks.read(project.places, protocol)
+    if known is not None and not project.git.is_ancestor(known, here):
+        check(here, known)
+    return known
 
 
 def _lower_mark(project: Project, protocol: str, commit: str | None) -> None:

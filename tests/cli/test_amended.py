@@ -125,6 +125,9 @@ def test_no_command_moves_a_branch_whose_published_commits_were_rewritten(
     told = remote.runner(words[0], published, *words[1:], rc=4).err
     assert "rewritten" in told and f"runner doctor --fix {published}" in told and "was first" not in told
     assert "runner doctor --fix 1" in remote.runner("status", published, rc=0).out
+    listed = remote.runner("list", rc=0)
+    assert "rewritten" in listed.out and "runner sync" not in listed.out + listed.err
+    assert "runner sync" not in remote.runner("run", published, rc=4, env={"RUNNER_PUBLISH": "never"}).err
     assert f"runner doctor --fix {published}" in remote.runner("doctor", published, rc=4).out
     assert remote.git("rev-parse", published).strip() == new
     assert remote.git("ls-remote", "origin", published).split()[0] == old
