@@ -70,6 +70,7 @@ LACKING = (
     "words/a_transition_that_a_runner_signed/used",
     "words/a_key_that_was_revoked_after_its_word/used",
     "words/a_word_on_a_result/used",
+    "words/v2_a_merge_of_two_clones_with_harmless_edits/used",
     "good/edited_by_people_and_undone",
     "good/work_that_was_merged_onto_an_edit",
     "good/a_fork",
