@@ -135,26 +135,38 @@ def pause(project: Project, protocol: str, reason: str | None = None) -> Steered
 def resume(project: Project, protocol: str) -> Steered:
     """Let a protocol go on from where it was that is paused, or that failed or is blocked without a step that did.
 
+    A step whose file its person has deleted, committed or not, is out of the plan with that.
+
     Raises:
         RefusedError: it has ended, or a step failed or is blocked: that is for a retry.
     """
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
-        state = seen.state
+        state, edit = seen.state, None
         refuse_ended(state, "resume")
-        stopped = [(slug, step) for slug, step in state.open_steps() if step.status in _STOPPED]
-        if state.status in (Status.FAILED, Status.BLOCKED) and stopped:
+        if state.status not in (Status.PAUSED, Status.BLOCKED, Status.FAILED):
+            return []
+        if state.status is not Status.PAUSED and _stopped(state):
+            _, edit, state, _ = advance.consider(project, seen)
+        if state.status is not Status.PAUSED and (stopped := _stopped(state)):
             raise RefusedError(
-                f"{protocol} is {state.status}: {stopped[0][0]}: {stopped[0][1].reason}",
+                f"{protocol} is {state.status}: {stopped[0]}: {state.steps[stopped[0]].reason}",
                 paths.folder(protocol),
                 f"mend what made it so, then `runner retry {number(protocol)}`",
             )
-        if state.status not in (Status.PAUSED, Status.BLOCKED, Status.FAILED):
-            return []
-        return [ev.Resumed(subject=protocol)]
+        return [*([edit] if edit else []), ev.Resumed(subject=protocol)]
 
+    seen, git = looking.look(project, protocol), project.git
+    trees = worktree.on_branch(git, project.branch(protocol))
+    is_stopped = seen.state.status in (Status.FAILED, Status.BLOCKED)
+    if is_stopped and record.out_of_plan(git, protocol, seen.tip, trees, _stopped(seen.state)):
+        looking.take_up_edits(project, protocol, adopt=True)
     done = advance.tell(project, protocol, build)
     return Steered(protocol, str(done.state.status) if done.entries else "it is not paused", following(done.state))
+
+
+def _stopped(state: State) -> list[str]:
+    return [slug for slug, step in state.open_steps() if step.status in _STOPPED]
 
 
 def cancel(project: Project, protocol: str, reason: str | None = None) -> Steered:
@@ -226,7 +238,7 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
 
 def _to_retry(state: State, name: str | None) -> str:
     where = paths.folder(state.protocol)
-    stopped = [slug for slug, step in state.open_steps() if step.status in _STOPPED]
+    stopped = _stopped(state)
     if name is None:
         if not stopped:
             raise RefusedError(

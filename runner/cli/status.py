@@ -98,6 +98,7 @@ def describe(project: Project, row: Row, asked: str | None = None) -> Row:
     protocol, tip = row["protocol"], finding.tip(project, row["protocol"])
     names = finding.alike(project, protocol, asked)
     made = next(described(project, [row], dict.fromkeys(names, tip)))
+    made["command"] = next_of(project, row, finding.typed(project, protocol, asked))[0]
     if row["status"] == "cancelled":
         made["reason"] = cancelled_for(project, protocol, tip) or made["reason"]
         made["undo"] = f"runner undo {finding.typed(project, protocol, asked)}"
@@ -172,6 +173,37 @@ def by_whom(project: Project, protocol: str, tip: str, found: Outlook, typed: st
         return typed
 
 
+def next_of(project: Project, row: Row, name: str) -> tuple[str | None, str | None]:
+    """Return the command to type next, and how it is shown; the first is None where there is none for the person here.
+
+    Of the record and of what git knows: a history that went back, what others pushed, approvals and edits that wait. `name`: what is
+    typed for the protocol.
+    """
+    protocol, found = row["protocol"], record.outlook(row)
+    git, tip, branch = project.git, finding.tip(project, protocol), project.branch(protocol)
+    typed = summary.command(row, found, name)
+    if is_rewritten(project, protocol):
+        typed = f"runner doctor --fix {name}"
+    elif behind(project, protocol):
+        typed = f"runner sync {name}"
+    elif standing(project, row).endswith("waits for merge"):
+        return finding.merging(project, row, name), as_merged(project, row, name)
+    elif row["status"] in ("failed", "blocked"):
+        stuck = [slug for slug, step in record.open_steps(row) if step["status"] in ("failed", "blocked")]
+        if record.out_of_plan(git, protocol, tip, [tree for tree in git.worktrees() if tree.branch == branch], stuck):
+            typed = f"runner resume {name}"  # what failed leaves the plan with that
+        elif record.reopens(row) == "retry":
+            return typed, f"{typed}, then {program()} retry {name}"
+    elif _is_approve(typed):
+        said = [one for one in heard(project, row, tip) if one.wait in found.waiting]
+        if any(not one.missing for one in said) or record.untaken(git, protocol, tip):
+            typed = f"runner run {name}"  # it is counted, or what was asked about was edited and is asked anew
+        else:
+            shown = by_whom(project, protocol, tip, found, typed)
+            return typed if shown == typed else None, shown
+    return typed, typed
+
+
 def as_typed(command: str) -> str:
     """Return a command as the person types it: `runner` or `git runner`."""
     return command.replace("runner", program(), 1) if command.startswith("runner ") else command
@@ -199,8 +231,7 @@ def standing(project: Project, row: Row) -> str:
 def show_one(session: Session, project: Project, row: Row, asked: str | None = None) -> None:
     """Give how one protocol stands: its steps, what waits, who is at work, what to type next. `asked`: what it was found by."""
     protocol, now = row["protocol"], project.who.now()
-    name, found = finding.typed(project, protocol, asked), record.outlook(row)
-    typed = summary.command(row, found, name)
+    name = finding.typed(project, protocol, asked)
     session.line(f"{protocol}  {row['title']}")
     stands = standing(project, row)
     parts = [summary.progress(row), f"from {row['base']}" if row.get("base") else "", summary.spent(row)]
@@ -218,15 +249,11 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
             session.line(f"  {'':12}  {wait['text']}")
         if wait.get("id") in words:
             show_words(session, words[wait["id"]])
-            typed = typed if words[wait["id"]].missing else f"runner run {name}"
     held, again = at_work(project, protocol, name, elsewhere.leases(project.places))
     if held:
         session.line(f"  {'works':12}  {held}")
     branch = project.branch(protocol)
     edited = record.untaken(project.git, protocol, finding.tip(project, protocol))
-    if edited and _is_approve(typed):
-        typed = f"runner run {name}"
-    typed = by_whom(project, protocol, finding.tip(project, protocol), found, typed)
     for tree in project.git.worktrees():
         if tree.branch == branch:
             session.line(f"  {'worktree':12}  {os.path.relpath(tree.path, session.cwd)}")
@@ -243,18 +270,10 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
     newer = behind(project, protocol)
     if newer:
         session.line(f"  {'behind':12}  {newer}, as last fetched")
-    rewritten = is_rewritten(project, protocol)
-    if rewritten:
+    if is_rewritten(project, protocol):
         session.line(f"  {'history':12}  ", ("rewritten", "red"), f": {REWRITTEN}")
     session.line(f"  {'trusted':12}  {project.trusted.note}")
-    if row["status"] in ("failed", "blocked") and record.reopens(row) == "retry":
-        typed = f"{typed}, then runner retry {name}".replace("then runner", f"then {program()}")
-    if stands.endswith("waits for merge"):
-        typed = as_merged(project, row, name)
-    if newer:
-        typed = f"runner sync {name}"
-    if rewritten:
-        typed = f"runner doctor --fix {name}"
+    typed = next_of(project, row, name)[1]
     if typed and not held:
         session.line(f"  {'next':12}  {as_typed(typed)}")
     elif row["status"] == "cancelled" and project.git.ref(project.branch(protocol)) is not None:

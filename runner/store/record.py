@@ -6,8 +6,10 @@ That the record is right is `verify`'s to say.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from runner.errors import RunnerError
@@ -284,6 +286,19 @@ def unsaved(git: Git, tree: Worktree, protocol: str) -> list[str]:
     )  # fmt: skip
     names = [line[3:].removeprefix(f"{at}/") for line in out.decode("utf-8", "surrogateescape").split("\0")]
     return sorted(name for name in names if paths.is_words(name)) if code == 0 else []
+
+
+def out_of_plan(git: Git, protocol: str, tip: str, trees: Sequence[Worktree], slugs: Sequence[str]) -> bool:
+    """Return whether a person deleted the files of all these steps, in a commit or in a worktree; renumbered ones are there."""
+
+    def gone(names: Iterable[str]) -> set[str]:
+        return {*slugs} - {match["slug"] for name in names if (match := STEP_FILE.fullmatch(name))}
+
+    found = gone(folder(git, protocol, tip))
+    for tree in trees:
+        with contextlib.suppress(OSError):
+            found |= gone(os.listdir(tree.path / paths.folder(protocol)))
+    return bool(slugs) and found == {*slugs}
 
 
 def prose(data: bytes | None) -> str:

@@ -416,6 +416,8 @@ def test_who_cannot_approve_is_told_who_can(gov: Box, people: People) -> None:
         for who in (people.alice, people.carol):
             assert "runner approve 1, by bob@example.test\n" in says(gov, who, *words).out
         assert "runner approve 1\n" in says(gov, people.bob, *words).out
+    for who, typed in ((people.alice, None), (people.bob, "runner approve 1")):
+        assert says(gov, who, "show", protocol, "--json").json()["command"] == typed
 
 
 def test_where_everybody_wrote_it_the_policy_is_what_has_to_change(tmp_path: Path, people: People) -> None:

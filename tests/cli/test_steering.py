@@ -724,6 +724,34 @@ def test_a_failed_step_that_is_taken_out_of_the_plan_leaves_a_protocol_that_resu
     box.runner("verify", protocol, rc=0)
 
 
+@pytest.mark.parametrize("then", ["", "commit"])
+def test_a_failed_step_whose_file_is_deleted_needs_resume_alone(box: Box, then: str) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("false"), "03-c": command("echo c > c.txt")})
+    box.runner("run", protocol, rc=1)
+    tree = box.worktree(protocol)
+    (tree / f".protocols/{protocol}/02-b.md").unlink()
+    if then:
+        box.commit("not needed", cwd=tree)
+    assert "next          runner resume 1\n" in box.runner("status", protocol, rc=0).out
+    before = box.count(protocol)
+    assert "next          runner run 1\n" in box.runner("resume", protocol, rc=0).err
+    assert box.count(protocol) == before + (1 if then else 2)
+    box.runner("run", protocol, rc=0)
+    assert box.git("show", f"{protocol}:c.txt") == "c\n" and box.git("status", "--porcelain", cwd=tree) == ""
+    box.runner("verify", protocol, rc=0)
+
+
+def test_a_step_that_failed_and_got_another_number_is_still_to_be_retried(box: Box) -> None:
+    protocol = box.new({"01-a": command("true"), "02-b": command("false")})
+    box.runner("run", protocol, rc=1)
+    folder = box.worktree(protocol) / f".protocols/{protocol}"
+    (folder / "02-b.md").rename(folder / "05-b.md")
+    before = box.count(protocol)
+    assert "runner retry 1" in box.runner("resume", protocol, rc=4).err
+    assert box.count(protocol) == before
+    assert "then runner retry 1" in box.runner("status", protocol, rc=0).out
+
+
 def test_resume_does_not_open_a_protocol_whose_step_failed(box: Box) -> None:
     protocol = box.new({"01-a": command("false")})
     box.runner("run", protocol, rc=1)
