@@ -13,7 +13,7 @@ from runner.store import publishing
 
 @click.command("fork")
 @click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
-@click.option("--title", metavar="TITLE", default="", help="What it is called; otherwise as its plan is.")
+@click.option("--title", metavar="TITLE", default="", help="What its id is made of; its title stays its plan's.")
 @click.option("--base", metavar="BRANCH", help="The branch that it is merged into; otherwise the other one's.")
 @click.option(
     "--renumber",

@@ -9,10 +9,11 @@ import click
 
 from runner.app import create, forge, workflows
 from runner.app.create import Made
-from runner.cli import options
+from runner.cli import options, status
 from runner.cli.main import program
 from runner.cli.session import Session
-from runner.store import finding
+from runner.protocol import ids
+from runner.store import finding, record
 
 
 @click.command("new")
@@ -102,7 +103,9 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     if made.source:
         steps = f"{made.done} of {steps} done"
     begun = made.source or made.base[:12]
-    session.note(f"{made.protocol}  planned · {steps} · from {begun} {made.start[:7]}{cost}{pushed}")
+    project = session.project
+    row = record.row(project.git, made.protocol, finding.tip(project, made.protocol))
+    session.note(f"{made.protocol}  {row['status']} · {steps} · from {begun} {made.start[:7]}{cost}{pushed}")
     for line in made.outline:
         session.note(f"  {line}")
     if made.path:
@@ -110,6 +113,7 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
         session.note(f"  read or edit  {path}/.protocols/{made.protocol}/")
     elif made.note:
         session.note(f"  {made.note}")
-    if not runs:
-        name = finding.typed(session.project, made.protocol)
-        session.note(f"  next          {program()} run {name}")
+    if made.source and ids.slug_of_title(str(row["title"])) != made.protocol.partition("-")[2]:
+        session.note(f"  title         {row['title']}, as its plan has it")
+    if not runs and (typed := status.next_of(project, row, finding.typed(project, made.protocol))[1]):
+        session.note(f"  next          {status.as_typed(typed)}")

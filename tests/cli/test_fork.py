@@ -71,6 +71,15 @@ def test_a_fork_goes_on_from_a_revision_and_proves_what_it_took_over(box: Box, o
     assert f"begun at {origin}@{at}, which verifies" in shown.out + shown.err
 
 
+def test_what_is_said_of_a_fork_is_what_its_record_says(box: Box, origin: str) -> None:
+    told = box.runner("fork", f"{origin}@2", "--title", "Another way", rc=0)
+    assert "0002-another-way  planned" in told.err and "title         A plan, as its plan has it" in told.err
+    assert "next          runner run 2" in told.err
+    row = box.runner("show", "2", "--json", rc=0).json()
+    assert (row["status"], row["title"]) == ("planned", "A plan")
+    assert "title  " not in box.runner("fork", f"{origin}@2", rc=0).err
+
+
 @slow
 def test_between_a_step_s_work_and_its_end_it_is_refused_and_what_can_be_forked_is_named(box: Box, origin: str) -> None:
     done, work = revision(box, origin, "step-completed", "a"), revision(box, origin, "step-finished", "a")

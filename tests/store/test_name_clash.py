@@ -194,8 +194,9 @@ def test_what_was_stopped_stays_stopped(remote: Box, stop: str, now: str) -> Non
     remote.runner("sync", rc=0)
     other.new({"01-a": command("echo b > b.txt")}, title="Slow one")
     other.runner(stop, ID, rc=0)
-    other.runner("fork", "--renumber", ID, rc=0)
-    assert other.state(OTHER)["status"] == now
+    told = other.runner("fork", "--renumber", ID, rc=0).err
+    assert other.state(OTHER)["status"] == now and f"{OTHER}  {now} ·" in told
+    assert ("next          runner resume 2" in told) == (now == "paused")
 
 
 @pytest.mark.slow
