@@ -294,6 +294,7 @@ def in_make_test(name: str, publish: str) -> bool:
     return (name, publish) == ("completed", "always") or (name in IN_MAKE_TEST and publish == "never")
 
 
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize(
     ("name", "publish"),
     [
