@@ -576,12 +576,15 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
 def _refuse_rewritten(project: Project, protocol: str, here: str, check: Check) -> str | None:
     """Refuse a branch that no longer has the commit that verified last; return that commit, or None where there is none.
 
+    `here`: where the branch was. Another process may have moved it since, and then the mark: so it is read again, after the mark.
+
     Raises:
         IntegrityError: with what adopts the branch.
     """
     known = marks.read(project.places, protocol)
-    if known is not None and not project.git.is_ancestor(known, here):
-        check(here, known)
+    tip = project.git.ref(project.branch(protocol)) or here
+    if known is not None and not project.git.is_ancestor(known, tip):
+        check(tip, known)
     return known
 
 

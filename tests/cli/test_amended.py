@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from runner.executor import looking
 from runner.folders import matching
+from runner.store import publishing
 from tests.conftest import Box, clone, command
 from tests.executor.minds import agent, ask, finish, mind, say, sound, write
 
@@ -204,3 +206,13 @@ def test_a_conflict_names_commands_that_settle_it(remote: Box, published: str, t
     assert remote.git("show", f"{published}:same.txt") == "both\n"
     assert remote.git("ls-remote", "origin", published).split()[0] == remote.git("rev-parse", published).strip()
     sound(remote, published)
+
+
+def test_a_branch_that_another_process_moved_on_meanwhile_is_not_called_rewritten(remote: Box, published: str) -> None:
+    """What a person says is recorded beside a runner that holds the protocol and has read the branch already."""
+    with remote.project() as project:
+        project.mirror = publishing.look(project, f"refs/heads/{published}")
+        before = project.git.ref(project.branch(published))
+        assert before is not None
+        remote.runner("pause", published, rc=0)
+        assert publishing._refuse_rewritten(project, published, before, looking.checker(project, published)) != before
