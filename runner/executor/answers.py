@@ -16,6 +16,7 @@ from runner.git import Commit
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, statement
 from runner.protocol.log import RawEntry
+from runner.protocol.state import Wait
 from runner.protocol.statement import Signed, statement_id
 from runner.store import publishing, record, snapshot
 from runner.store.project import Project
@@ -32,13 +33,12 @@ def give_again(project: Project, protocol: str, commit: Commit, onto: str, their
     git = project.git
     event = log.entry_of(publishing.entries_of(commit, protocol)[0], commit.oid[:12]).event
     assert isinstance(event, ev.Answered | ev.EffectDecided)
-    waiting, now = snapshot.read(git, commit.parents[0], protocol).state.waiting, snapshot.read(git, onto, protocol)
+    before, now = snapshot.read(git, commit.parents[0], protocol), snapshot.read(git, onto, protocol)
+    asked = next((wait for wait in before.state.waiting if wait.id == event.wait), None)
     what = record.label(record.row(git, protocol, onto), event.subject)
     # Equal in everything, its time included: a question that was asked anew may not be answered by what was said before.
-    if (
-        any(wait.id == event.wait and wait in now.state.waiting for wait in waiting)
-        and now.state.status in machine.OPEN
-    ):
+    is_open = now.state.status in machine.OPEN
+    if is_open and asked in now.state.waiting:
         try:
             made = conclude.prepare(project, now, [event], None, as_person=True)
         except IllegalEventError:
@@ -47,13 +47,20 @@ def give_again(project: Project, protocol: str, commit: Commit, onto: str, their
             project.who.say(f"your answer to {what} is recorded again, after what was published first")
             return made.commit
     entries = [entry for their in theirs for entry in publishing.entries_of(their, protocol)]
+    anew = [wait.id for wait in now.state.waiting if is_open and asked and _is_alike(wait, asked)]
     why = answered(entries, event.wait, event.subject, what) or f"{what} does not wait for that answer any more"
+    if anew:
+        why = f"{what} was asked anew elsewhere, and waits: `runner answer {ids.number_of(protocol)} {anew[0]} TEXT` answers it"
     body = commit.message.rpartition(b"\n\n")[0].partition(b"\n\n")[2]
     subject = f"{protocol}: {event.subject} was answered elsewhere first\n\n".encode()
     kept = dataclasses.replace(commit, message=subject + body + b"\n")
     new = publishing.done_again(project, kept, now.tree, (onto,))
     project.who.say(f"{why}; yours decides nothing, and the history keeps it as commit {new[:7]}")
     return new
+
+
+def _is_alike(one: Wait, other: Wait) -> bool:
+    return (one.kind, one.subject, one.text) == (other.kind, other.subject, other.text)
 
 
 def answered(entries: Iterable[RawEntry], wait: str, subject: str, what: str) -> str:

@@ -67,10 +67,25 @@ def test_an_answer_to_a_question_that_is_asked_anew_is_not_taken_for_the_new_one
     remote.runner("undo", protocol, rc=0)
     remote.runner("run", protocol, rc=3)
     told = bob.runner("sync", protocol, rc=0)
-    assert "01-read" in told.err and "decides nothing" in told.err
+    assert (
+        "01-read was asked anew elsewhere, and waits: `runner answer 1 w" in told.err and "decides nothing" in told.err
+    )
     assert bob.state(protocol)["waiting"][0]["subject"] == "read"
     assert "- text: Tabs" in messages(bob, protocol)
     bob.runner("verify", protocol, rc=0)
+
+
+def test_an_answer_whose_clone_went_on_with_it_gives_way_with_that_work(remote: Box) -> None:
+    protocol, bob = asked(remote)
+    bob.runner("answer", "--offline", protocol, "read", "Tabs", rc=0)
+    bob.runner("run", "--offline", protocol, rc=0)
+    remote.runner("answer", protocol, "read", "Spaces", rc=0)
+    told = bob.runner("run", protocol, rc=0).err
+    assert "01-read was answered already, by alice@example.test: Spaces" in told and "will be done again" in told
+    assert "- text: Tabs" in messages(bob, protocol) and "Tabs" not in bob.log(protocol)
+    remote.runner("sync", protocol, rc=0)
+    assert remote.state(protocol)["status"] == "completed"
+    remote.runner("verify", protocol, rc=0)
 
 
 @pytest.mark.parametrize("verb", ["pause", "cancel"])
