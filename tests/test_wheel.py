@@ -59,10 +59,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 def test_the_wheel_holds_the_package_and_its_data_and_nothing_else(installed: Installed) -> None:
     with zipfile.ZipFile(installed.wheel) as archive:
-        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        held = {re.sub(r"^[^/]+\.data/data/", "", name) for name in archive.namelist() if ".dist-info/" not in name}
     files = {at for folder in ("runner", *DATA) for at in (ROOT / folder).rglob("*") if at.is_file()}
     wanted = {at.relative_to(ROOT) for at in files if "__pycache__" not in at.parts}
-    assert held == {str(at) if at.parts[0] == "runner" else f"runner/_data/{at}" for at in wanted}
+    manual = {"share/man/man1/runner.1", "share/man/man1/git-runner.1"}
+    assert held == {str(at) if at.parts[0] == "runner" else f"runner/_data/{at}" for at in wanted} | manual
+
+
+def test_man_finds_the_page_beside_the_installed_command(installed: Installed) -> None:
+    pages = installed.bin.parent / "share/man/man1"
+    assert (pages / "runner.1").read_bytes() == (ROOT / "docs/man/runner.1").read_bytes()
+    assert (pages / "git-runner.1").read_text() == ".so man1/runner.1\n"
 
 
 def test_the_base_install_is_enough_and_brings_no_sdk(installed: Installed, tmp_path: Path) -> None:
