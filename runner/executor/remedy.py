@@ -35,7 +35,7 @@ def is_adoptable(project: Project, protocol: str, judged: Judged, old: str) -> b
     """Return whether a rewritten history is adopted as a merge into `old`, which verified: it has the same transitions, and does not
     verify itself, or lacks commits that are published."""
     sound = judged.is_whole or judged.is_mendable
-    if project.git.commit(old) is None or (sound and not _lacks_published(project, protocol, judged.tip)):
+    if project.git.commit(old) is None or (sound and not _lacks_published(project, protocol, old, judged.tip)):
         return False
     return is_rebased(project.git, protocol, old, judged.tip)
 
@@ -47,17 +47,16 @@ def why_merged(project: Project, judged: Judged) -> str:
     return "whose approvals and verdicts were for other commits"
 
 
-def _lacks_published(project: Project, protocol: str, tip: str) -> bool:
-    """Return whether the remote, as it was seen last, has commits of the branch that `tip` replaced."""
+def _lacks_published(project: Project, protocol: str, old: str, tip: str) -> bool:
+    """Return whether the remote, as it was seen last, has commits of `old` that `tip` replaced."""
     git, name = project.git, ids.branch_of(project.pattern, protocol)
     there = (
         project.mirror.refs().get(f"refs/heads/{name}")
         if project.mirror
         else git.ref(f"refs/remotes/{project.trusted.remote}/{name}")
     )
-    if there is None or git.commit(there) is None:
-        return False
-    return not (git.is_ancestor(there, tip) or git.is_ancestor(tip, there))
+    published = git.merge_base(old, there) if there is not None and git.commit(there) is not None else None
+    return published is not None and not git.is_ancestor(published, tip)
 
 
 def of_damaged(project: Project, protocol: str, judged: Judged) -> str:

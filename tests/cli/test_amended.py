@@ -216,3 +216,23 @@ def test_a_branch_that_another_process_moved_on_meanwhile_is_not_called_rewritte
         assert before is not None
         remote.runner("pause", published, rc=0)
         assert publishing._refuse_rewritten(project, published, before, looking.checker(project, published)) != before
+
+
+def test_a_rewritten_history_that_the_remote_has_is_adopted_with_what_was_committed_on_it(
+    remote: Box, published: str
+) -> None:
+    bob, tree = clone(remote, "bob"), remote.worktree(published)
+    bob.git("checkout", "-q", published)
+    bob.git("commit", "-q", "--amend", "-m", "mine, reworded")
+    bob.git("push", "-qf", "origin", published)
+    remote.git("fetch", "-q", "origin")
+    remote.git("reset", "-q", "--hard", f"origin/{published}", cwd=tree)
+    (tree / "more.txt").write_text("more\n")
+    own = remote.commit("more", cwd=tree)
+    bob.runner("answer", published, "blue", rc=0)
+    remote.runner("run", published, rc=4)
+    assert "adopted as it is" in remote.runner("doctor", "--fix", published, rc=0).err
+    remote.runner("run", published, rc=0)
+    assert own in remote.git("rev-list", published).split()
+    assert remote.git("ls-remote", "origin", published).split()[0] == remote.git("rev-parse", published).strip()
+    sound(remote, published)
