@@ -233,6 +233,8 @@ def begin(
                 push=publishing.pusher(project, protocol, tip, genesis=commit, filed=filed),
             )
         except ConflictError:
+            if then is not None and any(git.ref(name) == new for name, (new, old) in also.items() if new != old):
+                raise  # a git that died amid the refs: `then` noted them, and another number would be a second protocol
             claimed = publishing.look_at_numbers(project, always=then is not None)
             continue
         marks.write(project.places, protocol, commit, after.genesis)

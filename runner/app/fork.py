@@ -221,13 +221,22 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
             note = renumbering.read(project.places, origin)
             # A push without an answer may have arrived; all else was refused, and here nothing moved.
             is_known = not isinstance(error, UnreachableError) or isinstance(error, PushRefusedError)
-            if is_known and note is not None and git.ref(project.branch(note.protocol)) is None:
+            is_begun = note is not None and _is_begun(project, note)
+            if is_known and not is_begun:
                 renumbering.forget(project.places, origin)
             raise
         note = renumbering.read(project.places, origin)
         assert note is not None
         renumbering.finish(project, note)
     return made
+
+
+def _is_begun(project: Project, note: renumbering.Renumbering) -> bool:
+    """Return whether a ref of the note has moved, here or on the remote."""
+    name = f"refs/heads/{ids.branch_of(project.pattern, note.protocol)}"
+    if project.mirror is not None and project.mirror.refs().get(name) == note.tip:
+        return True
+    return any(project.git.ref(one) == new for one, (new, old) in note.refs.items() if new != old)
 
 
 def _source(git: Git, origin: str, start: str) -> str:
