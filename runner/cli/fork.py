@@ -13,24 +13,26 @@ from runner.store import publishing
 
 @click.command("fork")
 @click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
-@click.option("--title", metavar="TITLE", default="", help="What its id is made of; its title stays its plan's.")
-@click.option("--base", metavar="BRANCH", help="The branch that it is merged into; otherwise the other one's.")
+@click.option(
+    "--title", metavar="TITLE", default="", help="The title that the id is made from; the plan keeps its own."
+)
+@click.option("--base", metavar="BRANCH", help="The branch to merge into. Default: the same as PROTOCOL's.")
 @click.option(
     "--renumber",
     is_flag=True,
-    help="Where another protocol with PROTOCOL's id was published first: give this one another number.",
+    help="Give PROTOCOL another number, if another protocol with its id was published first.",
 )
 @options.offline
 @click.pass_obj
 def command(session: Session, protocol: str | None, title: str, base: str | None, renumber: bool) -> None:
-    """Begin another protocol where PROTOCOL stood at REVISION (its last, where none is named), and print its id.
+    """Create a protocol that continues from PROTOCOL at REVISION (default: its last revision), and print its id.
 
-    It has a number, a branch and a worktree of its own, and the plan, the code and the finished steps of that revision;
-    the steps that follow are yours to edit. PROTOCOL is not touched. No approval comes along: what waits for one is asked
-    again. A revision at which a step's work was not done is refused.
+    It has its own number, branch and worktree, and the plan, code and finished steps of that revision; you can edit the
+    steps that follow. PROTOCOL does not change. Approvals are not copied: each step that needs one asks again. A revision
+    in the middle of a step's work is refused.
 
-    With --renumber the fork takes PROTOCOL's place: what you committed since comes along, and PROTOCOL's branch makes way for the
-    other protocol of that id, which `runner sync` brings. Its old history is kept under refs/runner/lost/.
+    With --renumber the fork replaces PROTOCOL: your later commits are copied, and PROTOCOL's branch is freed for the other
+    protocol with that id, which `runner sync` fetches. The old history is kept under refs/runner/lost/.
     """
     name, revision = steer.at_revision(protocol)
     project = session.project
