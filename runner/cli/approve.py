@@ -141,7 +141,7 @@ def _given(session: Session, found: Matter, said: str) -> None:
     missing = approve.missing(standing)
     notes = (f"still needed: {missing}",) if missing else ()
     done = found.state.status is Status.COMPLETED
-    goes_on = "" if notes or not (found.wait or done) else f"runner {'take' if done else 'run'} {short}"
+    goes_on = "" if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"
     steer.tell(session, Steered(protocol, said, goes_on, notes))
 
 

@@ -56,7 +56,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("qa", "Check the work of a step by hand; nothing is recorded."),
         ("verify", "Verify that the state of a protocol follows from its history."),
         ("audit", "Write everything about a protocol on one HTML page."),
-        ("take", "Merge the work of a protocol.", "steer:take"),
+        ("merge", "Merge the work of a protocol.", "steer:merge"),
         ("sync", "Fetch, reconcile and push protocols and their requests."),
     ),
     "Set up and repair": (

@@ -1,4 +1,4 @@
-"""The commands that steer a protocol: answer, pause, resume, cancel, retry, undo and take.
+"""The commands that steer a protocol: answer, pause, resume, cancel, retry, undo and merge.
 
 Each parses the command line and calls `runner.app`. What they share with `approve`, `edit` and `fork` is here too.
 """
@@ -11,8 +11,8 @@ import sys
 import click
 
 from runner.app import forge, steer, sync
+from runner.app.merge import merge as merge_protocol
 from runner.app.steer import Steered
-from runner.app.take import take as take_protocol
 from runner.app.undo import undo as undo_transitions
 from runner.cli import options
 from runner.cli.main import program
@@ -111,17 +111,17 @@ def undo(session: Session, protocol: str | None) -> None:
     tell(session, undo_transitions(session.project, looking.find_protocol(session.project, name), revision))
 
 
-@click.command("take")
+@click.command("merge")
 @options.protocol
 @options.offline
 @click.pass_obj
-def take(session: Session, protocol: str | None) -> None:
+def merge(session: Session, protocol: str | None) -> None:
     """Merge PROTOCOL into its base in this clone, as one commit of yours; nothing is pushed.
 
     If it cannot be merged here, the message says how to merge it.
     """
     project = session.project
-    done = take_protocol(project, looking.find_protocol(project, protocol))
+    done = merge_protocol(project, looking.find_protocol(project, protocol))
     session.note(f"{done.protocol}  completed · {'' if done.new else 'already '}merged in {done.commit[:7]}")
     if done.new and project.trusted.remote:
         session.note(f"  next          git push {project.trusted.remote} {done.base}")

@@ -47,7 +47,7 @@ def merging(project: Project, row: Row, name: str) -> str:
     base, remote = str(row.get("base")), project.trusted.remote
     names = (f"refs/heads/{base}", *([f"refs/remotes/{remote}/{base}"] if remote else []))
     if any(project.git.ref(one) for one in names):
-        return f"runner take {name}"
+        return f"runner merge {name}"
     return f"git merge {ids.branch_of(project.pattern, str(row['protocol']))}"  # on the branch that the person is on
 
 

@@ -654,15 +654,15 @@ def test_a_merge_that_needs_a_word_is_not_taken_without(tmp_path: Path, people: 
     box = governed(tmp_path / "repo", [people.alice, people.bob], approvals=MERGE)
     protocol = box.new({"01-a": command("echo a > a.txt")})
     box.runner("run", protocol, rc=0)
-    error = box.runner("take", protocol, rc=4).err
+    error = box.runner("merge", protocol, rc=4).err
     assert "not approved" in error and "a maintainer (alice, bob)" in error and "runner approve 1 merge" in error
     told = says(box, people.alice, "approve", protocol, "merge", "--yes").err
-    assert "approve merge as alice" in told and "+a" in told and "runner take 1" in told
+    assert "approve merge as alice" in told and "+a" in told and "runner merge 1" in told
     says(box, people.bob, "reject", protocol, "merge", "--yes")
-    error = box.runner("take", protocol, rc=4).err
+    error = box.runner("merge", protocol, rc=4).err
     assert "rejected by bob@example.test" in error and "runner revoke 1 merge" in error
     says(box, people.bob, "revoke", protocol, "merge", "--yes")
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     assert done(box, "main", "a.txt")
 
 
@@ -675,10 +675,10 @@ def test_a_word_on_a_merge_is_stale_when_code_comes_after_it(tmp_path: Path, peo
     at = box.worktree(protocol)
     (at / "late.txt").write_text("late\n")
     box.commit("late", cwd=at)
-    error = box.runner("take", protocol, rc=4).err
+    error = box.runner("merge", protocol, rc=4).err
     assert "late.txt was changed since" in error and "alice@example.test's does not count" in error
     says(box, people.alice, "approve", protocol, "merge", "--yes")
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
 
 
 # --- reading what waits ------------------------------------------------------------------------------------------------------

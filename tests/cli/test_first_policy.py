@@ -56,7 +56,7 @@ def test_a_team_of_one_works_with_it(alone: tuple[Box, Person]) -> None:
     box.runner("approve", protocol, "--yes", rc=0)
     box.runner("run", protocol, rc=0)
     box.runner("verify", protocol, rc=0)
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     assert (box.path / "d.txt").read_text() == "deployed\n"
 
 

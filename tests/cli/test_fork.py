@@ -179,7 +179,7 @@ def test_both_are_taken(box: Box, origin: str, first: str) -> None:
 def test_a_fork_that_is_taken_alone_leaves_the_other_as_unmerged_as_it_was(box: Box, origin: str) -> None:
     other = forked(box, f"{origin}@{revision(box, origin, 'step-completed', 'a')}")
     box.runner("run", other, rc=0)
-    box.runner("take", other, rc=0)
+    box.runner("merge", other, rc=0)
     assert "merged in" in box.runner("status", other, rc=0).out
     assert "waits for merge" in box.runner("status", origin, rc=0).out
     box.runner("verify", "--all", rc=0)

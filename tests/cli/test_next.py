@@ -18,7 +18,7 @@ LOOKS = ("show", "status", "log", "list", "verify", "diff", "why", "audit", "doc
 COMMANDS = (
     ["status"], ["status", "1"], ["show", "1"], ["diff", "1"], ["verify", "1"], ["doctor"], ["doctor", "--fix", "1"], ["run", "1"],
     ["step", "1"], ["approve", "1", "--yes"], ["reject", "1", "--yes"], ["revoke", "1", "--yes"], ["answer", "1", "fine"],
-    ["pause", "1"], ["resume", "1"], ["cancel", "1"], ["retry", "1"], ["undo", "1"], ["fork", "1"], ["take", "1"], ["edit", "1"],
+    ["pause", "1"], ["resume", "1"], ["cancel", "1"], ["retry", "1"], ["undo", "1"], ["fork", "1"], ["merge", "1"], ["edit", "1"],
     ["sync"], ["sync", "1"], ["clean", "--yes"], ["show", "1", "--json"],
 )  # fmt: skip
 # What a person did to its files, which a command that only reads does not judge: `run` refuses that, and leads on by another way.
@@ -160,7 +160,7 @@ def completed(box: Box) -> str:
 @state
 def merged(box: Box) -> str:
     protocol = completed(box)
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     return protocol
 
 

@@ -536,10 +536,10 @@ def test_do_lets_an_agent_do_it_and_tells_what_changed(box: Box) -> None:
         assert "and say good day" in prompt(wire)
     protocol = done.out.splitlines()[-1]
     assert protocol == "0001-greet-politely"
-    assert "src/app.py | 2 +-" in done.err and "runner take 1" in done.err
+    assert "src/app.py | 2 +-" in done.err and "runner merge 1" in done.err
     assert box.git("show", f"{protocol}:src/app.py") == "print('good day')\n"
     box.runner("verify", protocol, rc=0)
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
 
 
 COWORKER = "name: greeter\nobjective: Greets people.\ninstructions: Be kind.\n"

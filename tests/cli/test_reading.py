@@ -157,7 +157,7 @@ def test_merged_is_a_fact_that_git_tells(box: Box, how: str) -> None:
     protocol = box.new({"01-a": command("echo a > a.txt")}, title="Merge me")
     box.runner("run", protocol, rc=0)
     waiting = box.runner("status", rc=0).out
-    assert "waits for merge: Merge me" in waiting and waiting.rstrip().endswith("runner take 1")
+    assert "waits for merge: Merge me" in waiting and waiting.rstrip().endswith("runner merge 1")
     assert "completed · waits for merge" in box.runner("status", protocol, rc=0).out
     assert "completed · waits for merge" in box.runner("list", rc=0).out
     if how == "merge":
@@ -459,7 +459,7 @@ def test_a_step_and_its_checks_are_one_line_of_a_run(box: Box) -> None:
         "01-a done <1 s",
         "02-b done <1 s b.txt test -f b.txt passed",
         "completed 2 of 2 steps done",
-        "next runner take 1",
+        "next runner merge 1",
     ]
 
 
@@ -584,8 +584,8 @@ def test_json_tells_done_from_advanced_and_says_what_to_type(box: Box) -> None:
     box.runner("run", protocol, "--max-steps", "1", rc=0)
     assert told() == [(False, "runner run 1")] * 2
     box.runner("run", protocol, rc=0)
-    assert told() == [(True, "runner take 1")] * 2
-    box.runner("take", protocol, rc=0)
+    assert told() == [(True, "runner merge 1")] * 2
+    box.runner("merge", protocol, rc=0)
     assert told() == [(True, None)] * 2
 
 

@@ -89,7 +89,7 @@ def test_the_session_of_the_design(box: Box, person: Person, request: pytest.Fix
     person.types("runner status 7")
     person.types("runner diff 7 --stat")
     person.types("runner verify 7")
-    person.types("runner take 7")
+    person.types("runner merge 7")
     person.types("runner status 7")
     person.types("runner list")
     hold("session.txt", person.session(), request)

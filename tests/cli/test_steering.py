@@ -1,4 +1,4 @@
-"""Pause, resume, cancel, retry, answer, undo and take: what people say, also beside a runner that is at work."""
+"""Pause, resume, cancel, retry, answer, undo and merge: what people say, also beside a runner that is at work."""
 
 from __future__ import annotations
 
@@ -568,72 +568,72 @@ def test_of_a_cancelled_protocol_status_shows_why_and_how_to_take_it_back(box: B
 # --- take --------------------------------------------------------------------------------------------------------------
 
 
-def test_take_merges_into_the_base_and_its_checkout_follows(box: Box) -> None:
+def test_merge_merges_into_the_base_and_its_checkout_follows(box: Box) -> None:
     protocol = three(box)
-    assert "only what is completed is taken" in box.runner("take", protocol, rc=4).err
+    assert "only a completed protocol can be merged" in box.runner("merge", protocol, rc=4).err
     box.runner("run", protocol, rc=0)
     box.write("other.txt", "mine\n")
     box.write("README.md", "# half done\n")
     base = box.git("rev-parse", "main").strip()
     tip = box.git("rev-parse", protocol).strip()
-    told = box.runner("take", protocol, rc=0)
+    told = box.runner("merge", protocol, rc=0)
     made = box.git("rev-parse", "main").strip()
     assert f"completed · merged in {made[:7]}" in told.err
     assert box.git("log", "-1", "--format=%P|%an|%s", "main") == f"{base} {tip}|Alice|Merge {protocol}\n"
     assert (box.path / "all.txt").read_text() == "a\nb\nc\n"
     assert box.git("status", "--porcelain") == " M README.md\n?? other.txt\n"
-    assert f"already merged in {made[:7]}" in box.runner("take", protocol, rc=0).err
+    assert f"already merged in {made[:7]}" in box.runner("merge", protocol, rc=0).err
     box.commit("more")
-    assert f"already merged in {made[:7]}" in box.runner("take", protocol, rc=0).err
+    assert f"already merged in {made[:7]}" in box.runner("merge", protocol, rc=0).err
     healthy(box, protocol)
 
 
-def test_take_of_a_base_that_went_on(box: Box) -> None:
+def test_merge_of_a_base_that_went_on(box: Box) -> None:
     protocol = three(box)
     box.runner("run", protocol, rc=0)
     box.write("src/app.py", "print('hello again')\n")
     box.commit("meanwhile")
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     assert (box.path / "all.txt").exists()
     assert (box.path / "src/app.py").read_text() == "print('hello again')\n"
     assert box.git("status", "--porcelain") == ""
 
 
-def test_take_names_conflicts_and_changes_nothing(box: Box) -> None:
+def test_merge_names_conflicts_and_changes_nothing(box: Box) -> None:
     protocol = box.new({"01-a": command("echo ours > README.md")})
     box.runner("run", protocol, rc=0)
     box.write("README.md", "theirs\n")
     base = box.commit("meanwhile")
-    told = box.runner("take", protocol, rc=4)
+    told = box.runner("merge", protocol, rc=4)
     assert "conflict: README.md" in told.err and f"git switch main && git merge {protocol}" in told.err
     assert box.git("rev-parse", "main").strip() == base
     assert box.git("status", "--porcelain") == ""
     box.git("merge", "-q", protocol, "-X", "ours")
-    assert "already merged" in box.runner("take", protocol, rc=0).err
+    assert "already merged" in box.runner("merge", protocol, rc=0).err
 
 
-def test_take_does_not_write_over_a_file_of_the_persons(box: Box) -> None:
+def test_merge_does_not_write_over_a_file_of_the_persons(box: Box) -> None:
     protocol = three(box)
     box.runner("run", protocol, rc=0)
     box.write("all.txt", "mine\n")
     base = box.git("rev-parse", "main")
-    assert "all.txt" in box.runner("take", protocol, rc=4).err
+    assert "all.txt" in box.runner("merge", protocol, rc=4).err
     assert box.git("rev-parse", "main") == base and (box.path / "all.txt").read_text() == "mine\n"
 
 
-def test_take_knows_what_was_squashed(box: Box) -> None:
+def test_merge_knows_what_was_squashed(box: Box) -> None:
     protocol = three(box)
     box.runner("run", protocol, rc=0)
     box.git("merge", "-q", "--squash", protocol)
     made = box.commit("all of it")
-    assert f"already merged in {made[:7]}" in box.runner("take", protocol, rc=0).err
+    assert f"already merged in {made[:7]}" in box.runner("merge", protocol, rc=0).err
     (box.worktree(protocol) / "more.txt").write_text("more\n")
     box.commit("more", cwd=box.worktree(protocol))
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     assert (box.path / "more.txt").exists()
 
 
-def test_take_says_how_where_it_cannot(remote: Box) -> None:
+def test_merge_says_how_where_it_cannot(remote: Box) -> None:
     box = remote
     protocol = three(box)
     box.runner("run", protocol, rc=0)
@@ -641,7 +641,7 @@ def test_take_says_how_where_it_cannot(remote: Box) -> None:
     box.commit("a forge")
     box.git("push", "-q", "origin", "main")
     for publish in ("ask", "always"):
-        told = box.runner("take", protocol, rc=4, env={"RUNNER_PUBLISH": publish})
+        told = box.runner("merge", protocol, rc=4, env={"RUNNER_PUBLISH": publish})
         assert "merge its request; `runner sync 1` then shows it as merged" in told.err
         for words in (["status"], ["status", protocol], ["run", protocol]):
             said = box.runner(*words, env={"RUNNER_PUBLISH": publish})
@@ -655,8 +655,8 @@ def test_without_a_forge_what_is_published_is_merged_here(remote: Box, publish: 
     box, env = remote, {"RUNNER_PUBLISH": publish}
     protocol = three(box)
     told = box.runner("run", protocol, rc=0, env=env).err
-    assert "next          runner take 1" in told
-    told = box.runner("take", protocol, rc=0, env=env).err
+    assert "next          runner merge 1" in told
+    told = box.runner("merge", protocol, rc=0, env=env).err
     assert "git push origin main" in told
     box.git("push", "-q", "origin", "main")
     assert "merged in" in box.runner("status", protocol, rc=0, env=env).out
@@ -669,12 +669,12 @@ def test_a_base_that_is_on_the_remote_only_or_behind_it_is_merged_into_as_it_is_
     there = box.commit("meanwhile")
     box.git("push", "-q", "origin", "main")
     box.git("reset", "-q", "--hard", "HEAD~1")
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     assert box.git("rev-parse", "main~1").strip() == there
     assert (box.path / "all.txt").exists() and box.git("status", "--porcelain") == ""
     box.git("checkout", "-q", "--detach", "origin/main")
     box.git("branch", "-D", "-q", "main")
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     assert box.git("rev-parse", "main~1").strip() == there
     box.git("push", "-q", "origin", "main")
 
@@ -684,7 +684,7 @@ def test_a_base_that_is_no_branch_is_not_merged_here_and_next_says_what_does(box
     protocol = three(box)
     told = box.runner("run", protocol, rc=0).err
     assert f"next          git merge {protocol}" in told
-    assert "there is no branch" in box.runner("take", protocol, rc=4).err
+    assert "there is no branch" in box.runner("merge", protocol, rc=4).err
     box.git("merge", "-q", protocol)
 
 

@@ -88,7 +88,7 @@ def test_on_the_branch_and_merged_step_model_turn_checks_and_cost_are_told(box: 
     commanded = one(box, "file.txt:3-5", tree)
     assert (commanded["step"], commanded["first"], commanded["last"]) == ("list", 3, 5)
     assert commanded["transcript"] is None and commanded["executor"] == "host" and commanded["step_kind"] == "command"
-    box.runner("take", written, rc=0)
+    box.runner("merge", written, rc=0)
     assert (one(box, "lib.py:6")["step"], one(box, "lib.py:6")["came_in"]) == ("limit", None)
     assert one(box, "src/app.py:1")["protocol"] is None  # nobody's but a person's
     assert one(box, "README.md:1")["kind"] == "person"
@@ -114,7 +114,7 @@ def test_commits_that_a_file_says_to_pass_over_are_told(box: Box) -> None:
     """Who can push can list a commit of theirs there; the line would be told as the step's that it changed."""
     protocol = box.new({"01-list": command("seq 100 120 > file.txt")})
     box.runner("run", protocol, rc=0)
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     lines = (box.path / "file.txt").read_text()
     box.write("file.txt", lines.replace("101", "1013"))
     box.write(".git-blame-ignore-revs", box.commit("by hand") + "\n")
@@ -310,7 +310,7 @@ def test_in_a_bare_repository_and_with_other_object_ids(tmp_path: Path, form: st
     box = make_box(tmp_path / "repo", f"--object-format={form}")
     protocol = box.new({"01-a": command("seq 3 > a.txt")})
     box.runner("run", protocol, rc=0)
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     assert one(box, "a.txt:2")["step"] == "a"
     box.git("clone", "-q", "--bare", box.path, tmp_path / "bare.git")
     assert one(box, "a.txt:2", tmp_path / "bare.git")["step"] == "a"
@@ -352,7 +352,7 @@ def test_a_commit_that_only_says_it_is_a_transition_is_a_persons(box: Box, writt
 
 @pytest.mark.slow
 def test_a_shallow_clone_says_where_it_ends(box: Box, written: str, tmp_path: Path) -> None:
-    box.runner("take", written, rc=0)
+    box.runner("merge", written, rc=0)
     box.git("clone", "-q", "--depth", "1", f"file://{box.path}", tmp_path / "other")
     told = one(box, "lib.py:2", tmp_path / "other")
     assert told["kind"] == "unknown" and "--unshallow" in told["note"]

@@ -56,7 +56,7 @@ def test_undo_of_what_the_base_took_says_that_the_base_keeps_it(box: Box) -> Non
     box.runner("run", protocol, rc=0)
     assert "keeps" not in box.runner("undo", protocol, rc=0).err
     box.runner("run", protocol, rc=0)
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     assert "main keeps what it took, until this is taken again" in box.runner("undo", protocol, rc=0).err
     assert box.git("show", "main:a.txt") == "a\n"
 
@@ -126,7 +126,7 @@ def test_what_a_command_counted_can_be_added(box: Box, said: str, sum_: float | 
 def test_a_protocol_whose_branch_is_gone_names_what_helps(box: Box) -> None:
     protocol = box.new(TWO)
     box.runner("run", protocol, rc=0)
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     box.runner("clean", "--yes", rc=0)
     for args in (["run", "1"], ["step", "1", "--dry-run"], ["undo", "1"]):
         told = box.runner(*args, rc=4).err

@@ -65,7 +65,7 @@ def test_from_new_to_merged(place: Town, how: str) -> None:
     fake.approve(place.accounts["alice"], 1)
     ended = box.runner("run", protocol, rc=0)
     assert "merge its request, then runner sync 1" in ended.err and f"request       {fake.url}" in ended.err
-    assert "merge its request" in box.runner("take", protocol, rc=4).err
+    assert "merge its request" in box.runner("merge", protocol, rc=4).err
     assert not place.request["draft"]
     assert {state for state, _ in place.statuses(protocol).values()} == {"success"}
     page = str(place.request["description"])

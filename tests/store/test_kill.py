@@ -214,11 +214,11 @@ def test_a_take_that_is_cut_before_the_checkout_followed_brings_it_along_the_nex
     protocol = box.new({"01-a": command("echo a > a.txt")})
     box.runner("run", protocol, rc=0)
     dying.dies("read-tree -m -u", f"{NOT_YET}; kill -9 $PPID")
-    done = box.start("take", protocol)
+    done = box.start("merge", protocol)
     said = done.communicate(timeout=100)[1]
     assert dying.is_dead() and done.returncode == -9, said
     assert box.git("status", "--porcelain") != ""
-    box.runner("take", protocol, rc=0)
+    box.runner("merge", protocol, rc=0)
     assert box.git("status", "--porcelain") == ""
     assert (box.path / "a.txt").exists() and left_over(box) == []
 

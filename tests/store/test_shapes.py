@@ -439,7 +439,7 @@ def commands(box: Box, protocol: str) -> list[list[str]]:
     return [
         ["status"], ["status", protocol], ["list"], ["show", protocol], ["log", protocol], ["diff", protocol],
         ["verify", protocol], ["doctor"], ["pause", protocol], ["resume", protocol], ["step", protocol], ["run", protocol],
-        ["status"], ["diff", protocol], ["verify", "--all"], ["take", protocol], ["clean", "--yes"], ["doctor", "--fix"],
+        ["status"], ["diff", protocol], ["verify", "--all"], ["merge", protocol], ["clean", "--yes"], ["doctor", "--fix"],
     ]  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def test_what_verified_verifies_and_what_nobody_used_is_expired(scene: Scene) ->
     assert "times not vouched for" in told.out + told.err
     assert "alice@example.test approves: expired" in scene.later("status", scene.open, rc=0).out
     scene.later("run", scene.open, rc=3)
-    scene.later("take", scene.ended, rc=0)
+    scene.later("merge", scene.ended, rc=0)
     scene.later("verify", scene.ended, rc=0)
 
 

@@ -1,4 +1,4 @@
-"""Merging what a protocol made into its base, here: one merge commit of the person's, so that the chain stays whole."""
+"""Merge the work of a protocol into its base, in this clone: one merge commit by the person, which keeps the protocol's commits."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ RACES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """`commit`: the base's commit that brought it; `new`: whether it was made now."""
+class Merged:
+    """`commit`: the commit of the base that has the work; `new`: whether this call made it."""
 
     protocol: str
     base: str
@@ -27,21 +27,23 @@ class Taken:
     new: bool
 
 
-def take(project: Project, protocol: str) -> Taken:
-    """Merge a completed protocol's branch into its base, here; the worktrees that have the base checked out follow.
+def merge(project: Project, protocol: str) -> Merged:
+    """Merge the branch of a completed protocol into its base, in this clone, and update the worktrees of the base.
 
     Raises:
-        RefusedError: it is not completed, the policy wants a word that is not there, the base cannot be moved here, or the two
-            conflict: with what to do by hand.
-        UnreachableError: the policy wants a word, and the remote that says whose word counts does not answer.
-        InTheWayError: a person's uncommitted files are in the way.
+        RefusedError: it is not completed, an approval that the policy requires is missing, the base cannot be moved in this
+            clone, or the two conflict; the hint says what to do by hand.
+        UnreachableError: the policy requires an approval, and the remote, which has the current approvers, does not answer.
+        InTheWayError: uncommitted files of a person would be overwritten.
     """
     git = project.git
     with looking.at_work(project, protocol):
         seen = looking.look(project, protocol)
         for _ in range(RACES):
             branch = f"refs/heads/{seen.state.base}"
-            transaction.settle(git, project.places, project.who, branch)  # a take that was cut has moved it, perhaps
+            transaction.settle(
+                git, project.places, project.who, branch
+            )  # a merge that was interrupted may have moved it
             here = git.ref(branch)
             # One that was never checked out here, or is behind, is merged into as the remote has it: the push has to be possible.
             base = None if ids.OID.fullmatch(seen.state.base) else creating.tip_of(git, seen.state.base)
@@ -69,24 +71,24 @@ def take(project: Project, protocol: str) -> Taken:
                     branch=branch,
                     old=here,
                     new=new,
-                    reason=f"runner: take {protocol}",
+                    reason=f"runner: merge {protocol}",
                 )
             except ConflictError:
                 continue
-            return Taken(protocol, seen.state.base, new, new=True)
+            return Merged(protocol, seen.state.base, new, new=True)
     raise ConflictError(f"{seen.state.base} moves all the time", branch, "run the same command again")
 
 
-def _already(git: Git, seen: Snapshot, base: str) -> Taken:
+def _already(git: Git, seen: Snapshot, base: str) -> Merged:
     commit = record.merged_in(git, seen.protocol, base) or base
-    return Taken(seen.protocol, seen.state.base, commit, new=False)
+    return Merged(seen.protocol, seen.state.base, commit, new=False)
 
 
 def _refuse_unready(state: State) -> None:
     if state.status is not Status.COMPLETED:
         go_on = following(state)
         raise RefusedError(
-            f"{state.protocol} is {state.status}: only what is completed is taken",
+            f"{state.protocol} is {state.status}: only a completed protocol can be merged",
             f"revision {state.revision}",
             f"`{go_on}` goes on" if go_on else f"`git merge {state.protocol}` by hand, if you want it all the same",
         )
