@@ -20,14 +20,14 @@ FOUND_LAST: dict[str, int] = {
     "a local ref moves wherever it is": 2,
     "a push that moved nothing is taken for done": 2,
     "an effect is not in the journal before it begins": 3,
-    "the lease is not looked at before something begins": 49,
-    "an announcement does not look at what the branch says": 42,
+    "the lease is not looked at before something begins": 61,
+    "an announcement does not look at what the branch says": 196,
     "the torn end of a journal is taken for damage": 3,
     "a lease is taken over at once": 1,
     "a lease is taken over without grace": 9,
-    "who takes a lease over forgets what it announced": 19,
+    "who takes a lease over forgets what it announced": 5,
     "who gives a lease up drops what it announced": 34,
-    "work is published without the lease": 42,
+    "work is published without the lease": 49,
     "a journal is not waited for": 48,
 }
 
