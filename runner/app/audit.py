@@ -15,7 +15,7 @@ from runner.app import markup
 from runner.app.chain import Chain, count
 from runner.app.markup import Html, Part, element
 from runner.errors import InsufficientHistoryError, RunnerError
-from runner.protocol import paths
+from runner.protocol import paths, statement
 from runner.protocol.digest import digest as digest_of
 from runner.protocol.log import RawEntry
 from runner.store import history, record
@@ -228,8 +228,6 @@ class _Words:
         )
 
     def _statements(self) -> Iterator[Sequence[Part]]:
-        from runner.protocol import statement
-
         folder = f"{paths.folder(self.chain.protocol)}/{paths.APPROVALS}"
         for name in self.chain.git.tree(f"{self.chain.tip}:{folder.rstrip('/')}") or {}:
             data = self.chain.git.blob(f"{self.chain.tip}:{folder}{name}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.errors import RunnerError
-from runner.protocol import message, paths
+from runner.protocol import message, paths, statement
 from runner.protocol.log import RawEntry
 from runner.store import history, record
 from runner.store.project import Project
@@ -213,8 +213,6 @@ class Chain:
                        "by": [said.approver], "reasons": [said.reason]}  # fmt: skip
 
     def _word(self, name: str) -> Any:
-        from runner.protocol import statement
-
         data = self.git.blob(f"{self.tip}:{paths.folder(self.protocol)}/{paths.APPROVALS}{name}")
         try:
             return statement.parse(data, name) if data is not None else None

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from runner import sandbox
 from runner.app import clones, halves, journals, leftovers, objects, refs
 from runner.app import verify as proof
 from runner.app.repair import Finding, Repair
@@ -25,7 +26,7 @@ from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Trusted
-from runner.trust import checks, verify
+from runner.trust import checks, signing, verify
 from runner.trust.judged import Judged, judge, name_in
 
 ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
@@ -177,8 +178,6 @@ def _person(project: Project) -> Iterator[Finding]:
     except RunnerError as error:
         yield _told(error, "nothing that carries your words can be committed")
     if person.signs_commits(project.git):
-        from runner.trust import signing
-
         try:
             signing.check_commits(project.git)
         except RunnerError as error:
@@ -186,8 +185,6 @@ def _person(project: Project) -> Iterator[Finding]:
 
 
 def _settings(project: Project) -> Iterator[Finding]:
-    from runner import sandbox
-
     try:
         project.refuse_unsupported()
         name = project.setting("executor")

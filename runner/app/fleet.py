@@ -17,7 +17,7 @@ from runner.executor import spending
 from runner.lines import lines_of
 from runner.protocol import ids
 from runner.protocol.ledger import Day
-from runner.store import publishing, record
+from runner.store import ledger, publishing, record
 from runner.store.project import Project
 from runner.store.record import Row
 from runner.values import dataclass
@@ -230,8 +230,6 @@ def child_pipeline(project: Project, found: Sequence[Ready]) -> str:
 
     It is JSON, which is YAML, so that nothing in it can be read as anything but a word.
     """
-    from runner.store import ledger
-
     run = ledger.run_of(project.who.environ)
     told: dict[str, Any] = {"include": [{"local": JOBS}]}
     for one in found:
@@ -253,8 +251,6 @@ def reserve(project: Project, found: Sequence[Ready], usd: Decimal, tokens: int)
     Raises:
         UnreachableError: the ledger is on a remote that does not answer.
     """
-    from runner.store import ledger
-
     cap = spending.day(project)
     if cap.usd is None and cap.tokens is None:
         return list(found), []

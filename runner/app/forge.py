@@ -38,6 +38,7 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, demand
 from runner.trust.bench import Asked
+from runner.trust.manifest import is_code
 from runner.values import dataclass
 
 KEY: Final = "protocol"  # of the one comment
@@ -515,8 +516,6 @@ def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.
 
 def _same_code(project: Project, protocol: str, tip: str) -> list[str]:
     """Return the tip and the commits right before it that differ in nothing but the record and approvals."""
-    from runner.trust.manifest import is_code
-
     found, at = [tip], tip
     while len(found) < LOOK_BACK:
         commit = project.git.commit(at)

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from runner.app import create, journals, steer
+from runner.app import create, journals, steer, sync
 from runner.app import verify as judging
 from runner.app.chain import Chain
 from runner.errors import (
@@ -250,8 +250,6 @@ def _end(project: Project, note: renumbering.Renumbering, made: create.Made | No
     """Publish what is not published yet of a protocol that got its number, and let it end as it had; `made`: it was made now."""
     protocol = note.protocol
     if made is None and project.setting("publish") == "always":
-        from runner.app import sync
-
         _look(project)
         sync.publish(project, protocol)
     with looking.at_work(project, protocol):

@@ -10,7 +10,7 @@ from runner.executor.conclude import Advanced
 from runner.forge.base import Forge
 from runner.protocol import events, machine, state
 from runner.protocol.machine import Halt
-from runner.store import publishing, transaction
+from runner.store import lease, publishing, transaction
 from runner.store.project import Project
 
 
@@ -57,8 +57,6 @@ def run(
 def _is_due(project: Project) -> bool:
     if project.lease is None:
         return False
-    from runner.store import lease
-
     return lease.is_due(project)
 
 

@@ -24,6 +24,7 @@ from runner.protocol.ids import branch_of
 from runner.store import history, marks, publishing, snapshot, transaction, trusted
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
+from runner.store.remote import Mirror
 from runner.store.snapshot import Folder, Snapshot
 from runner.store.surroundings import Surroundings
 from runner.trust import verify
@@ -441,8 +442,6 @@ def repin(cwd: Path, who: Surroundings) -> str:
 
 
 def _pin_anew(git: Git, places: Places, who: Surroundings) -> str:
-    from runner.store.remote import Mirror
-
     remote = trusted.remote_name(git)
     if remote is None:
         return f"there is no remote: {trusted.last_seen(git, places).note}"

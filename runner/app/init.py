@@ -16,6 +16,7 @@ from runner import resources
 from runner.app import kit
 from runner.app.questions import Questions
 from runner.errors import InTheWayError, RefusedError, RunnerError, UsageError
+from runner.executor import discovery
 from runner.forge import place
 from runner.forge.place import NAMES, Place
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
@@ -104,8 +105,6 @@ def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
     Raises:
         EngineError: there is no model, or no answer of its that can be taken.
     """
-    from runner.executor import discovery
-
     commit = project.git.resolve("HEAD") or project.trusted.commit
     with contextlib.ExitStack() as stack:
         found: Found = stack.enter_context(discovery.found(project, commit, asked.answers()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from runner.errors import RefusedError, UsageError
-from runner.executor import checking, consent, looking
+from runner.executor import checking, consent, looking, spending
 from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.model import QaPolicy
@@ -67,8 +67,6 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
         verdict, _ = checking.judge(project, seen, plan, step, seen.state)
         if not verdict.passed or step.qa is not QaPolicy.FULL:
             return Judged(found, attempt, verdict.evidence, verdict.reason)
-        from runner.executor import spending
-
         journal = spending.open_journal(
             project, protocol, f"{found}.{attempt}.hand"
         )  # what it costs counts in the budgets

@@ -16,6 +16,7 @@ from runner.protocol import ids
 from runner.store import numbers, recovery, trusted
 from runner.store.places import Places
 from runner.store.surroundings import Surroundings
+from runner.trust import verify
 
 _CACHES = ("refs/remotes/", trusted.REF)  # a fetch makes them again
 
@@ -300,8 +301,6 @@ def _of_branch(git: Git, name: str) -> str | None:
     """Return the genesis of the protocol whose number a ref claims, from its branch."""
     if not name.startswith(numbers.PREFIX):
         return None
-    from runner.trust import verify
-
     for branch, tip in git.refs("refs/heads/").items():
         protocol = branch.rpartition("/")[2]
         if ids.is_protocol_id(protocol) and numbers.claim_ref(ids.number_of(protocol)) == name:

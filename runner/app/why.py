@@ -21,8 +21,9 @@ from runner.git import Commit
 from runner.git.blame import Blamed, blame, hunks
 from runner.lines import lines_of
 from runner.protocol import ids, message, paths
+from runner.protocol.digest import digest as digest_of
 from runner.protocol.log import RawEntry
-from runner.store import history, record
+from runner.store import history, record, worktree
 from runner.store.project import Project
 
 DEEP = 8  # edits by hand, one over the other, that are looked through
@@ -70,8 +71,6 @@ class _Look:
         return self._resolve(found, DEEP)
 
     def _conversions(self) -> list[str]:
-        from runner.store import worktree
-
         return worktree.conversions(self.git)
 
     # --- through squashes and copies -----------------------------------------------------------------------------------
@@ -318,8 +317,6 @@ def said(chain: Chain, slug: str, attempt: int, lines: Sequence[str], path: str)
 
 def _filed(chain: Chain, prefix: str, digest: str, lines: Sequence[str], path: str | None) -> Told:
     """Return the last call that has the longest of the lines, of the file `runs/PREFIX…` that has the digest."""
-    from runner.protocol.digest import digest as digest_of
-
     told: Told = {"file": None, "digest": digest, "turn": None, "time": None, "model": None, "tool": None, "text": ""}
     there = list(history.transcripts(chain.git, chain.protocol, prefix))
     for file, data in there:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from runner import resources
 from runner.errors import MalformedFileError, UsageError
 from runner.git import BLOB, EXECUTABLE, TREE
-from runner.protocol import paths
+from runner.protocol import paths, workflow
 from runner.store.project import Project
 
 FOLDER = f"{paths.ROOT}/workflows"
@@ -68,8 +68,6 @@ def instantiate(project: Project, name: str, given: Sequence[str]) -> tuple[dict
         UsageError: no such workflow, or an input that is not as it should be.
         MalformedFileError: the workflow itself is not valid.
     """
-    from runner.protocol import workflow
-
     files, where = find(project, name)
     return workflow.instantiate(files, where, _inputs(given)), where
 

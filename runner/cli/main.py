@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from runner import __version__, signals
-from runner.cli import streams
+from runner.cli import fence, streams
 from runner.errors import RunnerError, UnsupportedError, UsageError
 
 # The commands of `--help` by heading: name, help line, and where the command is below runner.cli: `module:attribute`, or
@@ -188,8 +188,6 @@ def main(argv: list[str] | None = None) -> None:
 
 def call(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code (design §9); where a CI reads what is printed, it is fenced."""
-    from runner.cli import fence
-
     out, err = sys.stdout, sys.stderr
     # A question at a terminal is a line that is not whole, and no CI reads a terminal.
     if not fence.is_needed(os.environ) or err.isatty():

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from runner.cli.session import Session
+from runner.errors import RunnerError
+from runner.store import finding, record
+
 if TYPE_CHECKING:
-    from runner.cli.session import Session
     from runner.store.project import Project
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,9 +21,6 @@ def _offer(look: Callable[[Project], list[str]]) -> list[str]:
     """Return what a shell may offer; nothing where there is no project, for a shell cannot be told why."""
     import os
     from pathlib import Path
-
-    from runner.cli.session import Session
-    from runner.errors import RunnerError
 
     session = Session(Path.cwd(), dict(os.environ), quiet=True)
     try:
@@ -32,14 +32,10 @@ def _offer(look: Callable[[Project], list[str]]) -> list[str]:
 
 
 def _protocols(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from runner.store import finding
-
     return _offer(lambda project: [name for name in finding.known(project) if name.startswith(incomplete)])
 
 
 def _steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    from runner.store import finding, record
-
     def look(project: Project) -> list[str]:
         name = finding.find(project, ctx.params.get("protocol"))
         row = record.row(project.git, name, finding.tip(project, name))

@@ -14,13 +14,13 @@ import click
 
 from runner import signals
 from runner.cli import streams
+from runner.cli.main import program
 from runner.lines import lines_of
+from runner.store.project import Project
 from runner.store.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-    from runner.store.project import Project
 
 Cell = str | tuple[str, str]  # text, or (text, colour)
 
@@ -95,15 +95,11 @@ class Session:
     def project(self) -> Project:
         """The project of the folder that the command runs in."""
         if self._project is None:
-            from runner.store.project import Project
-
             self._project = Project.open(self.cwd, self.surroundings(), self.options)
         return self._project
 
     def reopen(self) -> Project:
         """Return the project opened anew: configuration, remote and trusted branch may be others by now."""
-        from runner.store.project import Project
-
         git = self._project.git if self._project is not None else None
         self.close()
         at = git.at if git is not None and git.cwd == self.cwd else None  # where it is, git need not be asked again
@@ -117,8 +113,6 @@ class Session:
 
     def note(self, line: str) -> None:
         """Say something to the person, on stderr; commands as they type them."""
-        from runner.cli.main import program
-
         if not self.quiet:
             self._err(safe(line).replace("`runner ", f"`{program()} "))
 

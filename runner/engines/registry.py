@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from runner.engines import gemini
 from runner.engines.base import Engine, EngineError, KeyMissingError, Request, Response, UserTurn
+from runner.engines.gemini import GeminiEngine
+from runner.engines.recorded import PROVIDER, RecordedEngine
 from runner.errors import UsageError
 from runner.values import dataclass
 
@@ -29,22 +32,16 @@ class Provider:
 
 
 def _open_gemini(what: str, environ: Mapping[str, str], base: Path) -> Engine:
-    from runner.engines.gemini import GeminiEngine
-
     return GeminiEngine(what, environ)
 
 
 def _missing_gemini(environ: Mapping[str, str]) -> str:
-    from runner.engines import gemini
-
     if not gemini.installed():
         return gemini.INSTALL
     return "" if gemini.key_variable(environ) else f"set {gemini.KEYS[-1]} or {gemini.KEYS[0]}"
 
 
 def _open_recorded(what: str, environ: Mapping[str, str], base: Path) -> Engine:
-    from runner.engines.recorded import PROVIDER, RecordedEngine
-
     return RecordedEngine(base / what, f"{PROVIDER}:{what}")
 
 
@@ -83,8 +80,6 @@ def default_name(environ: Mapping[str, str]) -> str:
     Raises:
         KeyMissingError: there is none; what was looked for, what was found, what to set.
     """
-    from runner.engines import gemini
-
     missing = _missing_gemini(environ)
     if not missing:
         return f"gemini:{DEFAULT_GEMINI_MODEL}"

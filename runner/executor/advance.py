@@ -19,7 +19,7 @@ from runner.protocol.events import Event
 from runner.protocol.machine import Action, CheckStep, Halt, RunStep, WritePlan
 from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status
-from runner.store import history, marks, publishing, record, transaction
+from runner.store import history, lease, marks, publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -178,7 +178,6 @@ def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
     """Have the lease before something acts; False where others published since the remote was looked at, which is taken up."""
     if project.mirror is None:
         return True
-    from runner.store import lease
 
     def is_over(job: str) -> bool:
         try:

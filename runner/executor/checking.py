@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
-from runner.executor import consent
+from runner.executor import consent, reviewing, spending
 from runner.executor.attempt import Attempt, completed, failed
 from runner.executor.site import Site
 from runner.git import Git
@@ -56,8 +56,6 @@ def review_step(
     Raises:
         EngineError: it cannot be asked, or gave no verdict.
     """
-    from runner.executor import reviewing, spending
-
     if journal is None:
         name = f"{step.slug}.{state.steps[step.slug].attempt}.qa"
         journal = spending.open_journal(project, snapshot.protocol, name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from runner.errors import UsageError
 from runner.executor import consent
 from runner.protocol import paths
+from runner.protocol import seal as seal_
 from runner.protocol.events import Event
 from runner.store.project import Project
 
@@ -57,7 +58,6 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
     named = project.who.environ.get(KEY)
     if not named or project.trusted.blob(project.git, paths.POLICY) is None:
         return {}
-    from runner.protocol import seal as seal_
     from runner.trust import sealing, signers, signing
 
     found = consent.of(project)

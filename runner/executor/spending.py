@@ -24,7 +24,7 @@ from runner.protocol.model import Budget
 from runner.protocol.plan import Plan
 from runner.protocol.policy import DayBudget
 from runner.protocol.state import State
-from runner.store import history, record
+from runner.store import history, ledger, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust.policy import stricter
@@ -109,8 +109,6 @@ def since(journal: Journal, seconds: int) -> ev.Spent:
 
 def purse(project: Project, protocol: str = "") -> Purse | None:
     """Return what this process has of the day's budget, for the work of a protocol; None where there is no such budget."""
-    from runner.store import ledger
-
     if project.purse is None:
         if day(project) == DayBudget():
             return None

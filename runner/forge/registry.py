@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from runner.forge import github, github_line, gitlab, gitlab_line
 from runner.forge.base import Forge
 from runner.forge.none import NoForge
 from runner.forge.place import Place
@@ -22,13 +23,9 @@ def open_forge(place: Place | None, environ: Mapping[str, str], patience: Patien
     if place is None:
         return NoForge()
     if place.name == "github":
-        from runner.forge import github, github_line
-
         found = find(place, environ, github_line.RIGHTS)
         return github.GitHub(place, found.value, patience, source=found.where)
     if place.name == "gitlab":
-        from runner.forge import gitlab, gitlab_line
-
         found = find(place, environ, gitlab_line.RIGHTS)
         return gitlab.GitLab(place, found.value, patience, source=found.where)
     raise AssertionError(f"unreachable: place.py knows no forge {place.name!r}")

@@ -12,7 +12,7 @@ from runner.folders import matching
 from runner.git import Git, GitError
 from runner.lines import lines_of
 from runner.protocol import ids
-from runner.store import locks, transaction, trusted, worktree
+from runner.store import locks, snapshot, transaction, trusted, worktree
 from runner.store.places import Places, write_atomically
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
@@ -48,8 +48,6 @@ def base_of(project: Project, named: str | None) -> tuple[str, str]:
     branch = head.removeprefix("refs/heads/")
     protocol = ids.protocol_of_branch(project.pattern, branch)
     if protocol:  # a protocol is not begun from another one's branch, but from where that one was
-        from runner.store import snapshot
-
         tip = git.resolve(head)
         assert tip is not None
         return base_of(project, snapshot.read(git, tip, protocol).state.base)

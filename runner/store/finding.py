@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.errors import UsageError
 from runner.protocol import ids, paths
-from runner.store import numbers
+from runner.store import numbers, record
 from runner.store.project import Project
 from runner.store.record import Row
 
@@ -121,8 +121,6 @@ def find_with_step(project: Project, name: str | None, step: str | None) -> tupl
     Raises:
         UsageError: there is none, or it is not clear which.
     """
-    from runner.store import record
-
     try:
         protocol = find(project, name)
     except UsageError as error:
@@ -145,8 +143,6 @@ def find_step(project: Project, protocol: str, name: str) -> str:
     Raises:
         UsageError: there is none; near ones are offered.
     """
-    from runner.store import record
-
     row = record.row(project.git, protocol, tip(project, protocol))
     slug = ids.find_step(name, row["steps"])
     if slug is not None:
@@ -168,8 +164,6 @@ def _here(project: Project) -> str:
     protocol = _of_worktree(project)
     if protocol:
         return protocol
-    from runner.store import record
-
     every = record.rows(project.git, project.protocols())
     there = [row["protocol"] for row in every if row["status"] not in record.ENDED]
     if not there and len(every) == 1:

@@ -7,7 +7,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.errors import UsageError
+from runner.errors import UnsupportedError, UsageError
 from runner.git import Git, Ident
 from runner.protocol import branches, ids, paths
 from runner.protocol.log import actor as log_actor
@@ -131,8 +131,6 @@ class Project:
         Raises:
             UnsupportedError: naming the file.
         """
-        from runner.errors import UnsupportedError
-
         if self._asked == self.trusted.commit:
             return
         for key in ("mcp",):

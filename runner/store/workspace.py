@@ -22,7 +22,7 @@ from runner.git import LINK, SUBMODULE, TREE, Git, GitError, TooSlowError, Tree,
 from runner.protocol import globs
 from runner.protocol.digest import digest
 from runner.protocol.paths import POLICY, ROOT
-from runner.store import locks, packs, worktree
+from runner.store import locks, packs, promised, remote, worktree
 from runner.store.places import Places, write_atomically
 from runner.store.surroundings import Surroundings
 from runner.values import dataclass
@@ -629,8 +629,6 @@ def fetch_missing(git: Git, commit: str, who: Surroundings) -> None:
     """
     if not git.is_partial():
         return
-    from runner.store import promised, remote
-
     promised.bring_all(git, lambda oids: remote.fetch_objects(git, oids, who), [commit])
 
 

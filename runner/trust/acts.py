@@ -23,7 +23,7 @@ from runner.protocol.outputs import matching
 from runner.protocol.plan import Step
 from runner.protocol.state import State
 from runner.protocol.statement import seconds
-from runner.trust import needed, replay, waits
+from runner.trust import needed, replay, signature, waits
 from runner.trust.authority import Authority, raw_signature
 from runner.trust.bench import Bench
 from runner.trust.checks import Chain, Look, deed_of
@@ -426,8 +426,6 @@ def unsigned(git: Git, walk: Chain, look: Look) -> Iterator[str]:
     text, armour = raw_signature(git, look.commit) if look.commit.signed else (b"", b"")
     made: SshSignature | None = None
     if armour.startswith(b"-----BEGIN SSH"):
-        from runner.trust import signature
-
         with contextlib.suppress(ValueError):  # one that is not read is nobody's
             made = signature.read_ssh(armour)
         if made is not None and not signature.holds_for(made, text):

@@ -13,6 +13,7 @@ from itertools import islice
 from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.git import BLOB, Commit, Git, TreeEntry
 from runner.protocol import ids, message, paths, statement
+from runner.protocol import state as state_
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import ENDED, State, Wait
 from runner.protocol.statement import MalformedStatementError, Signed
@@ -339,8 +340,6 @@ class Bench:
         data = self.git.blob(files[paths.STATE].oid)
         if data is None:
             raise missing(self.git, where)
-        from runner.protocol import state as state_
-
         return state_.load(data, where)
 
     def _code(self, commit: str) -> bytes:
@@ -355,8 +354,6 @@ class Bench:
         """Return the steps whose files have dropped out of the plan at a commit: those that were done there."""
         if commit == self.tip:
             return {slug for slug, step in self.state.steps.items() if step.status in ENDED}
-        from runner.protocol import state as state_
-
         data = self.git.blob(files[paths.STATE].oid) if paths.STATE in files else None
         if data is None:
             return set()

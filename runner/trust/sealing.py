@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from runner.errors import IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import message, paths
+from runner.protocol import message, paths, state
 from runner.protocol import seal as seal_
 from runner.protocol.digest import digest
 from runner.protocol.seal import Seal
@@ -30,8 +30,6 @@ def of(git: Git, protocol: str, repo: str, signer: str, tip: str, time: str) -> 
     data = git.blob(f"{tip}:{paths.folder(protocol)}/{paths.STATE}")
     if commit is None or told is None or told.protocol != protocol or data is None:
         return None
-    from runner.protocol import state
-
     genesis = state.load(data, paths.STATE).genesis
     return Seal(repo, protocol, genesis, str(told.revision), tip, commit.tree, digest(data), signer, time)
 
