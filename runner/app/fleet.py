@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any, Final, Protocol
 
 from runner.executor import spending
+from runner.forge.gitlab import JOBS
 from runner.lines import lines_of
 from runner.protocol import ids
 from runner.protocol.ledger import Day
@@ -27,7 +28,6 @@ HELD: Final = 75
 AGAIN: Final = (HELD, 69)  # held by another runner, or the network is away: it may be otherwise in a moment
 TRIES: Final = 5  # turns of one protocol that end so, one after the other, before it is left
 LONGEST: Final = 30.0  # seconds between two of them
-JOBS: Final = ".gitlab/protocol-runner.yml"  # where `runner init` puts what the jobs of a child pipeline extend
 _SLUG: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 # What a fleet ends with, where its protocols ended with several: the first of these.
 WORST: Final = (70, 4, 2, 5, 69, 1, 75, 3, 0)

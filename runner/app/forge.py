@@ -28,7 +28,6 @@ from runner.forge.base import (
     RequestState,
     marker,
 )
-from runner.forge.place import Place, configured
 from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
@@ -79,33 +78,22 @@ class Heard:
 # --- the forge itself ------------------------------------------------------------------------------------------------------
 
 
-def place_of(project: Project) -> Place | None:
-    """Return where requests are; None where `forge:` is not set, or `none`.
+def opened(project: Project) -> Forge | None:
+    """Return the forge of `forge:`; None where it is not set, or `none`. Nothing is connected yet.
 
     Raises:
-        UsageError: the remote's address does not tell the repository.
+        TokenMissingError: there is no token for it.
+        UsageError: the remote's address names no project on it.
     """
     key = project.config.forge
     if key is None:
         return None
+    from runner.forge.registry import configured, open_forge  # a command without a forge does not load them
+
     remote = trusted.remote_name(project.git)
     url = trusted.remote_url(project.git, remote) if remote else None
-    return configured(f"{key.name} {key.url or ''}".strip(), url)
-
-
-def opened(project: Project) -> Forge | None:
-    """Return the forge of `forge:`; None where it is not set. Nothing is connected to yet.
-
-    Raises:
-        TokenMissingError: there is no token for it.
-    """
-    place = place_of(project)
-    if place is None:
-        return None
-    from runner.forge.registry import open_forge
-    from runner.forge.retrying import Patience
-
-    return open_forge(place, project.who.environ, Patience(now=project.who.now, sleep=project.who.sleep))
+    there, who = configured(f"{key.name} {key.url or ''}".strip(), url), project.who
+    return open_forge(there, who.environ, who.now, who.sleep) if there else None
 
 
 def quietly(project: Project) -> Forge | None:
@@ -321,8 +309,8 @@ def _is_program(forge: Forge, who: Identity) -> bool:
     """
     if who.kind is not None:
         return who.kind is Kind.BOT
-    standing = forge.standing(who)
-    return standing.kind is Kind.BOT and standing.access >= Access.WRITE
+    member = forge.membership(who)
+    return member.kind is Kind.BOT and member.access >= Access.WRITE
 
 
 def _last_done(project: Project, forge: Forge, protocol: str) -> int:

@@ -17,8 +17,8 @@ from runner.app import kit
 from runner.app.questions import Questions
 from runner.errors import InTheWayError, RefusedError, RunnerError, UsageError
 from runner.executor import discovery
-from runner.forge import place
-from runner.forge.place import NAMES, Place
+from runner.forge.base import ForgeProject
+from runner.forge.registry import FORGES, configured
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
 from runner.protocol import config, paths, statement
 from runner.protocol.config import Config
@@ -63,11 +63,11 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a repository is set up with. `place`: on which forge it is, where that is known; `todo`: what a person has to add."""
+    """What a repository is set up with. `forge`: its project on a forge, where that is known; `todo`: what a person has to add."""
 
     files: list[File]
     facts: kit.Facts
-    place: Place | None
+    forge: ForgeProject | None
     stack: str
     todo: str
 
@@ -147,10 +147,10 @@ def look(
     known, told = _known(top), kit.facts(git, top)
     said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
     if said is None and told.guess is None and told.remote is not None:
-        names = ("none", *(name for name in NAMES if name != "none"))
+        names = ("none", *FORGES)
         answer = asked.ask(f"On which forge is the remote {told.remote}: {', '.join(names)}?", names)
         said = answer if answer != "none" else None
-    where = place.configured(said, told.url) if said else told.guess
+    where = configured(said, told.url) if said else told.guess
     stack = told.stacks[0] if told.stacks else kit.OTHER
     if len(told.stacks) > 1 and kit.hook("test") not in better:
         names = (*told.stacks, kit.OTHER)

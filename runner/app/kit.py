@@ -10,10 +10,10 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from runner import __version__, resources
-from runner.forge.place import Place, guess
+from runner.forge.base import ForgeProject
+from runner.forge.registry import guess
 from runner.git import Git
 from runner.protocol import paths
 from runner.store import trusted
@@ -37,34 +37,17 @@ HOOKS: Final = {
     "build": "Builds what is shipped",
 }
 PROMPTS: Final = ("project-init", "protocol-new", "protocol-resume", "protocol-review-merge", "quality-validator")
-_GITLAB_CI: Final = ".gitlab-ci.yml"
-_GITLAB_JOBS: Final = ".gitlab/protocol-runner.yml"
-_FORGES: Final = {
-    "github": {
-        ".github/actions/protocol-runner/action.yml": "github/action.yml",
-        ".github/workflows/protocol-advance.yml": "github/protocol-advance.yml",
-        ".github/workflows/protocol-events.yml": "github/protocol-events.yml",
-        ".github/workflows/protocol-qa.yml": "github/protocol-qa.yml",
-        ".github/workflows/protocol-verify.yml": "github/protocol-verify.yml",
-        ".github/PULL_REQUEST_TEMPLATE/protocol.md": "github/pull_request.md",
-    },
-    "gitlab": {
-        _GITLAB_CI: "gitlab/gitlab-ci.yml",
-        _GITLAB_JOBS: "gitlab/protocol-runner.yml",
-        ".gitlab/merge_request_templates/protocol.md": "gitlab/merge_request.md",
-    },
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a checkout tells. `url`: the remote's address; `guess`: the place on a forge that it points to; `stacks`: in the order
-    of `STACKS`, empty where there is none that is known."""
+    """Facts found in a checkout. `url`: the remote's address; `guess`: the project on a forge that it names; `stacks`: in the order
+    of `STACKS`, empty where none is known."""
 
     base: str | None
     remote: str | None
     url: str
-    guess: Place | None
+    guess: ForgeProject | None
     stacks: tuple[str, ...]
 
 
@@ -92,37 +75,39 @@ def script(name: str, run: str, how: str) -> bytes:
 
 
 def files(
-    top: Path, place: Place | None, stack: str, pattern: str, better: Mapping[str, bytes] | None = None
+    top: Path, project: ForgeProject | None, stack: str, pattern: str, better: Mapping[str, bytes] | None = None
 ) -> dict[str, tuple[bytes, bool]]:
     """Return path to (bytes, whether it is executable). `pattern`: of protocols' branches; `better`: scripts of `HOOKS`, by
     their paths, that somebody told better than the stack does."""
     hooks = {hook(name): data for name, data in hooks_of(top, stack).items()} | dict(better or {})
     found = {path: (data, True) for path, data in hooks.items()}
-    extra = f",{place.name}" if place else ""
+    kind = project.kind if project else None
+    extra = f",{kind.name}" if kind else ""
     package = f"protocol-runner[gemini{extra}]=={__version__}"
     found["scripts/ci/protocol.sh"] = (_filled("ci/protocol.sh", PACKAGE=package), True)
-    project = quote(place.path, safe="") if place and place.name == "gitlab" else place.path if place else ""
-    said = {"FORGE": place.name if place else "none", "API": place.api if place else "", "PROJECT": project}
-    found["scripts/ci/report.sh"] = (
-        _filled("ci/report.sh", **{name: shlex.quote(value) for name, value in said.items()}),
-        True,
-    )
+    names = {"FORGE": "none", "API": "", "PROJECT": ""}
+    if project:
+        names = {"FORGE": project.kind.name, "API": project.api, "PROJECT": project.api_path}
+    report = _filled("ci/report.sh", **{name: shlex.quote(value) for name, value in names.items()})
+    found["scripts/ci/report.sh"] = (report, True)
     for name in PROMPTS:
         found[f"{paths.ROOT}/prompts/{name}.prompt.md"] = (resources.prompt(f"{name}.prompt").encode(), False)
     branches = pattern.replace("{id}", "[0-9][0-9][0-9][0-9]*-*")
-    for path, template in _FORGES.get(place.name if place else "", {}).items():
-        if path == _GITLAB_CI and (top / path).exists() and (top / path).read_bytes() != _filled(template):
+    entry = kind.ci_entry if kind else ""
+    for path, template in kind.ci_files.items() if kind else ():
+        if path == entry and (top / path).exists() and (top / path).read_bytes() != _filled(template):
             continue  # the team's own; `todo` says what to add
         found[path] = (_filled(template, **({"BRANCHES": branches} if template.endswith("events.yml") else {})), False)
     return found
 
 
-def todo(top: Path, place: Place | None) -> str:
+def todo(top: Path, project: ForgeProject | None) -> str:
     """Return what a person has to add to a file of theirs, or nothing."""
-    at = top / _GITLAB_CI
-    if place is None or place.name != "gitlab" or not at.is_file() or _GITLAB_JOBS.encode() in at.read_bytes():
+    if project is None or not project.kind.ci_entry:
         return ""
-    return f"add to {_GITLAB_CI}:  include: [{{local: {_GITLAB_JOBS}}}]"
+    entry, (jobs, line) = project.kind.ci_entry, project.kind.ci_include
+    at = top / entry
+    return f"add to {entry}:  {line}" if at.is_file() and jobs.encode() not in at.read_bytes() else ""
 
 
 def _filled(template: str, **values: str) -> bytes:

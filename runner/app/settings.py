@@ -20,14 +20,13 @@ from runner.forge.base import (
     NotFoundError,
     Settings,
 )
-from runner.forge.place import guess
+from runner.forge.registry import SETTINGS, guess
 from runner.protocol import ids
 from runner.store import trusted
 from runner.store.project import Project
 from runner.store.remote import Mirror
 
 _WHOLE = {MergeMethod.MERGE, MergeMethod.FAST_FORWARD}  # ways to merge that keep the commits
-_ENOUGH = {"github": ({"repo"}, {"public_repo"}), "gitlab": ({"api"},)}  # scopes, where a token tells them
 
 
 def examine(project: Project) -> list[Finding]:
@@ -46,7 +45,7 @@ def examine(project: Project) -> list[Finding]:
             return [
                 *_token(project, forge, me, found),
                 *_merging(base, found),
-                *_guards(forge.name, base, found, me),
+                *_guards(forge, base, found, me),
                 *_branches(project, forge),
                 *_reviews(project, forge, me),
                 *_push(project),
@@ -61,13 +60,13 @@ def _told(error: RunnerError, consequence: str) -> Finding:
 
 def _unset(project: Project) -> Iterator[Finding]:
     remote = trusted.remote_name(project.git)
-    place = guess(trusted.remote_url(project.git, remote)) if remote else None
+    there = guess(trusted.remote_url(project.git, remote)) if remote else None
     yield Finding(
         "note",
         "`forge:` is not set",
         "config.yaml on the trusted branch",
         "nothing is posted anywhere, and no review or comment is read",
-        f"write `forge: {place.name}`" if place else "write `forge: github` or `forge: gitlab`",
+        f"write {f'`forge: {there.kind.name}`' if there else SETTINGS}",
     )
 
 
@@ -79,16 +78,15 @@ def _token(project: Project, forge: Forge, me: Identity, found: Settings) -> Ite
             "the token's account may not write to the repository",
             where,
             "no branch is pushed, no request opened, no status set",
-            "give it the role Write (GitHub) or Developer (GitLab)",
+            f"give it the role {forge.kind.writer_role}",
         )
-    wanted = _ENOUGH.get(forge.name, ())
-    if found.scopes and not any(one <= set(found.scopes) for one in wanted):
+    if found.scopes and not {*forge.kind.scopes} & {*found.scopes}:
         yield Finding(
             "here",
             f"the token has only the scopes {', '.join(found.scopes)}",
             where,
             "requests, comments and statuses cannot be written",
-            f"make one with `{next(iter(wanted[0]))}`" if wanted else "",
+            f"make one with `{forge.kind.scopes[0]}`",
         )
     if found.default_branch != project.trusted.branch:
         yield Finding(
@@ -136,7 +134,7 @@ def _merging(base: str, found: Settings) -> Iterator[Finding]:
         )
 
 
-def _guards(forge: str, base: str, found: Settings, me: Identity) -> Iterator[Finding]:
+def _guards(forge: Forge, base: str, found: Settings, me: Identity) -> Iterator[Finding]:
     guard = found.protection
     if guard.protected is False:
         yield Finding(
@@ -153,9 +151,7 @@ def _guards(forge: str, base: str, found: Settings, me: Identity) -> Iterator[Fi
             "runner/verify is not required",
             base,
             "a request can be merged whose record does not verify, or whose merge nobody approved",
-            "Settings, Merge requests: tick `Pipelines must succeed`, of which our statuses are part"
-            if forge == "gitlab"
-            else "make `runner/verify` a required check",
+            forge.kind.require_verify,
         )
     foreign = [one for one in checks or () if one not in OUR_CONTEXTS]
     if foreign and me.kind is Kind.BOT:
@@ -193,8 +189,8 @@ def _branches(project: Project, forge: Forge) -> Iterator[Finding]:
             continue
         with contextlib.suppress(NotFoundError):  # deleted there meanwhile
             guard = forge.settings(name).protection
-            if forge.name == "gitlab":
-                # Protecting is the one way to forbid either there, and gives away more than it guards.
+            if forge.kind.protecting_exposes_secrets:
+                # Only protection would forbid deletion and rewriting there, and it gives away more than it guards.
                 if guard.protected:
                     yield Finding(
                         "here",
@@ -245,9 +241,9 @@ def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
                 "give the runner an account of its own: a GitHub App, or a project access token",
             )
             continue
-        standing = forge.standing(Identity(host=forge.host, id=number, login=""))
-        why = "" if standing.access >= Access.WRITE else "may not write to the repository"
-        if standing.kind is not Kind.PERSON:
+        member = forge.membership(Identity(host=forge.host, id=number, login=""))
+        why = "" if member.access >= Access.WRITE else "may not write to the repository"
+        if member.kind is not Kind.PERSON:
             why = "is a bot's, or the forge does not tell"
         if why:
             yield Finding(

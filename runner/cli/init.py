@@ -11,6 +11,7 @@ from runner.app.init import File, Look
 from runner.app.questions import Questions
 from runner.cli import options
 from runner.cli.session import Session
+from runner.forge.registry import FORGES
 from runner.git import Git
 from runner.lines import lines_of
 from runner.store import trusted
@@ -27,7 +28,9 @@ from runner.store.surroundings import Surroundings
 @click.option("--yes", is_flag=True, help="Answer yes to every question.")
 @click.option("--init-if-needed", is_flag=True, help="Create a git repository first, if there is none.")
 @click.option("--clone", "url", metavar="URL", help="Clone URL into FOLDER first, and set up the clone.")
-@click.option("--forge", metavar="NAME", help="github, gitlab or none, with an address if the remote does not have it.")
+@click.option(
+    "--forge", metavar="NAME", help=f"{', '.join(FORGES)} or none, with an address if the remote does not have it."
+)
 @click.option(
     "--discover",
     is_flag=True,
@@ -155,7 +158,7 @@ def _proposed(session: Session, cwd: Path, asked: Questions, yes: bool) -> dict[
 
 def _facts(found: Look) -> str:
     """Return what was found out."""
-    place = f"{found.place.name} ({found.place.host}/{found.place.path})" if found.place else "none known"
+    place = f"{found.forge.kind.name} ({found.forge.host}/{found.forge.path})" if found.forge else "none known"
     told = (("base", found.facts.base), ("remote", found.facts.remote), ("forge", place), ("stack", found.stack))
     return " · ".join(f"{name} {value or 'none'}" for name, value in told)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
-from runner.forge.base import Access, Forge, ForgeError, Identity, Kind, RequestState, Review, Said
+from runner.forge.base import Access, Forge, ForgeError, Identity, Kind, RequestState, Review, ReviewState
 from runner.forge.counting import Why, counting
 from runner.protocol import ids
 from runner.protocol.events import ReviewFields
@@ -54,7 +54,7 @@ def hear(project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wai
         if request is None or (wait is not None and request.state is not RequestState.OPEN):
             return NOTHING
         said = forge.reviews(request.number)
-        if not any(one.said is not Said.COMMENTED for one in said):
+        if not any(one.state is not ReviewState.COMMENTED for one in said):
             return NOTHING
         wrote = _wrote(forge, bench, demand, request.number) if policy.words.own_work != "allow" else set()
         if wrote is None:
@@ -85,7 +85,7 @@ def _judged(
         said,
         principals=principals,
         agents={one for one, who in principals.items() if who in policy.agents},
-        standings={one: forge.standing(one) for one in heard},
+        standings={one: forge.membership(one) for one in heard},
         fresh=fresh,
         wrote=heard if wrote is None else wrote,
     )
@@ -93,7 +93,7 @@ def _judged(
     objections = [one.principal for one in counted.objections if one.principal in role]
     for refused in counted.refused:
         by = refused.review.by
-        if refused.review.said is Said.APPROVED and refused.why is not Why.SUPERSEDED:
+        if refused.review.state is ReviewState.APPROVED and refused.why is not Why.SUPERSEDED:
             project.tell_once(
                 f"the review of {by.login} (id {by.id}) does not count for {demand.subject}: {refused.why}"
             )
@@ -175,6 +175,6 @@ def _brought(bench: Bench, before: str | None, after: str | None, written: set[s
 
 def may_write(forge: Forge, who: Identity) -> bool:
     """Return whether an account is a person's who may write to the repository now."""
-    standing = forge.standing(who)
+    standing = forge.membership(who)
     kinds = (who.kind, standing.kind)
     return standing.access >= Access.WRITE and Kind.PERSON in kinds and Kind.BOT not in kinds

@@ -1,1 +1,1 @@
-"""Where requests, reviews, statuses and CI are: one Protocol, GitHub and GitLab behind it, and `none`."""
+"""Forges: one interface for requests, reviews, statuses and CI, implemented for GitHub and for GitLab."""

@@ -1,18 +1,19 @@
-"""What a forge promises: requests, comments, statuses, reviews, CI and settings as values, and errors that are told apart.
+"""The interface of a forge: requests, comments, statuses, reviews, CI and settings as values, and one error class per cause.
 
-A person is a host and a numeric id; a login can be renamed and registered again by somebody else, so it is only ever shown. Each
-ability looks at what is there before it writes, so calling it again changes nothing: whoever calls may be late, twice, or
-not know how the call before ended. Lists are whole, however many pages they have. A token stands in no value and no error. Whose
-review counts is `counting.py`'s matter; what is posted, and whether anything is, the caller's.
+An account is a host and a numeric id; a login can be renamed and registered again by another person, so it is only shown. Each
+method reads before it writes, so a repeated call changes nothing: a caller may be late, call twice, or not know how its last call
+ended. Lists are complete, however many pages they have. No value and no error contains a token. Which reviews count is decided in
+`counting.py`; what is posted, and whether anything is, by the caller.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import field
 from enum import IntEnum, StrEnum
 from typing import ClassVar, Final, Protocol
+from urllib.parse import quote
 
 from runner.errors import RunnerError
 from runner.values import dataclass
@@ -24,20 +25,14 @@ _KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class ForgeError(RunnerError):
-    """The forge could not be asked, or said no. Nothing is lost: the same call may be made again."""
+    """The forge did not answer, or refused. Nothing is lost: the same call can be repeated."""
 
     exit_code = 69
     retryable: ClassVar[bool] = False
 
 
-class NoForgeError(ForgeError):
-    """There is no forge to write to: `forge:` is not set."""
-
-    exit_code = 2
-
-
 class TokenMissingError(ForgeError):
-    """No token was found, or the forge's package is not installed; `where` says what was looked for."""
+    """No token was found, or the forge's package is not installed; `where` lists the places searched."""
 
     exit_code = 2
 
@@ -47,7 +42,7 @@ class TokenRefusedError(ForgeError):
 
 
 class ScopeMissingError(ForgeError):
-    """The token is good, but may not do this. `scope`: what it lacks, in the forge's words, empty where it does not say."""
+    """The token is valid but lacks a right. `scope`: the right, as the forge names it; empty where it does not."""
 
     def __init__(self, what: str, where: str, hint: str, *, scope: str = "") -> None:
         super().__init__(what, where, hint)
@@ -55,7 +50,7 @@ class ScopeMissingError(ForgeError):
 
 
 class RateLimitError(ForgeError):
-    """Too many requests. `retry_at`: when the forge will listen again, seconds since the epoch."""
+    """Too many requests. `retry_at`: when the forge accepts requests again, seconds since the epoch."""
 
     retryable = True
 
@@ -65,31 +60,87 @@ class RateLimitError(ForgeError):
 
 
 class NotFoundError(ForgeError):
-    """There is no such thing, or the token may not see it; forges do not say which."""
+    """The object does not exist, or the token may not see it; forges do not distinguish the two."""
 
 
 class RequestRefusedError(ForgeError):
-    """The forge calls what we sent wrong, or not possible now; `what` has its words."""
+    """The forge calls the request invalid, or impossible now; `what` quotes it."""
 
 
 class ServerError(ForgeError):
-    """The forge has a problem of its own (5xx)."""
+    """The forge failed (5xx)."""
 
     retryable = True
 
 
 class NetworkError(ForgeError):
-    """No answer: no connection, cut off in the middle, or silence for too long."""
+    """No response: no connection, an interrupted one, or a timeout."""
 
     retryable = True
 
 
 class MalformedAnswerError(ForgeError):
-    """What came back is not the forge's format."""
+    """The response is not in the forge's format."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgeKind:
+    """A kind of forge: a row of `registry.FORGES`, all that the rest of the runner has to know of it.
+
+    `name`: in `forge:` of config.yaml, and of the extra that installs its package; `is_host`: whether a host name is known to be
+    one; `ssh_hosts`: hosts for ssh alone, to the real ones; `api`: the API's address for a scheme, host and path, None where the
+    path names no project; `encodes_path`: the API takes a project's path as one segment.
+    """
+
+    name: str
+    is_host: Callable[[str], bool]
+    ssh_hosts: Mapping[str, str]
+    api: Callable[[str, str, str], str | None]
+    encodes_path: bool = False
+    open: Callable[[ForgeProject, Token, Callable[[], float]], Forge]  # the last: seconds since the epoch
+    # Where a token is looked for: variables, those that name the host they are for (else the public one), a program.
+    token_variables: tuple[str, ...]
+    host_variables: tuple[str, ...]
+    public_host: str
+    token_command: tuple[str, ...]  # without the host, its last argument
+    login: str  # the command that logs a person in
+    rights: str  # that a token needs, as the forge names them
+    scopes: tuple[str, ...]  # of a classic token, any of which is enough
+    writer_role: str  # the least role that may push
+    require_verify: str  # how to make the status `runner/verify` a condition of the merge
+    protecting_exposes_secrets: bool = False  # the pipeline of a protected branch is given protected variables
+    ci_files: Mapping[str, str]  # that `runner init` writes: path to template below templates/init
+    ci_entry: str = ""  # the one of them that a team may have already
+    ci_include: tuple[str, str] = ("", "")  # the path that it then has to mention, and the line to add
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForgeProject:
+    """A repository on a forge. `host`: whose account ids count, with the port where it is not the usual one; `path`: OWNER/REPO or
+    GROUP/…/PROJECT; `site`: the address for people; `api`: the one for programs."""
+
+    kind: ForgeKind = field(repr=False)
+    host: str
+    path: str
+    site: str
+    api: str
+
+    @property
+    def api_path(self) -> str:
+        """The path as a part of the API's addresses."""
+        return quote(self.path, safe="" if self.kind.encodes_path else "/")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token and where it was found. Its `repr` does not show it."""
+
+    value: str = field(repr=False)
+    where: str
 
 
 class Kind(StrEnum):
-    """What an account is. Only a person's word can count."""
+    """Whether an account is a person's. Only a person's review can count."""
 
     PERSON = "person"
     BOT = "bot"
@@ -97,10 +148,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """An account: `host` and `id` are who it is, `login` is only what it is called today.
-
-    `kind` is None where the forge does not tell with what it was asked.
-    """
+    """An account: `host` and `id` identify it, `login` is its current name. `kind` is None where the response does not include it."""
 
     host: str
     id: int
@@ -109,7 +157,7 @@ class Identity:
 
 
 class Access(IntEnum):
-    """What somebody may do in the repository, in order."""
+    """What an account may do in the repository, in order."""
 
     NONE = 0
     READ = 1
@@ -118,15 +166,15 @@ class Access(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
-    """What an account is and may do, now. `kind` is None where the forge does not tell, which no word can count with."""
+class Membership:
+    """What an account may do now, and its kind; with None, which the forge does not report, no review of it counts."""
 
     access: Access
     kind: Kind | None
 
 
 class RequestState(StrEnum):
-    """Where a request is."""
+    """Whether a request is open."""
 
     OPEN = "open"
     CLOSED = "closed"
@@ -135,10 +183,10 @@ class RequestState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A pull or merge request of one branch of the repository itself into another; those from forks are not seen.
+    """A pull or merge request between two branches of the repository itself; those from forks are left out.
 
-    `head`: the commit that the forge has for it; `merged`: the commit that it became on the base, where it is known;
-    `ended`: when it was closed or merged. Times are as the forge gives them: ISO 8601 with a zone.
+    `head`: its newest commit on the forge; `merged`: its merge commit on the base, where that is known; `ended`: when it was closed
+    or merged. Times are the forge's: ISO 8601 with a zone.
     """
 
     number: int
@@ -157,7 +205,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comment:
-    """A comment on a request. `edited`: it is no longer what was first written, or that cannot be told."""
+    """A comment on a request. `edited`: it was changed since it was written, or that is unknown."""
 
     id: int
     by: Identity
@@ -167,8 +215,8 @@ class Comment:
     edited: bool
 
 
-class Said(StrEnum):
-    """What a review says. `unknown`: it was dismissed, and the forge does not tell what it said before."""
+class ReviewState(StrEnum):
+    """The verdict of a review. `unknown`: it was dismissed, and the forge does not report its verdict before."""
 
     APPROVED = "approved"
     CHANGES = "changes"
@@ -178,7 +226,7 @@ class Said(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dismissal:
-    """The end of a review. `commit`: the push at which the forge itself ended it; None where a person did."""
+    """The end of a review. `commit`: the push at which the forge itself dismissed it; None where a person did."""
 
     by: Identity | None
     time: str | None
@@ -187,18 +235,18 @@ class Dismissal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
-    """One review, in the order in which they were given. `commit`: what was reviewed, None where the forge does not tell."""
+    """One review. `commit`: the commit that was reviewed, None where the forge does not report it."""
 
     id: str
     by: Identity
-    said: Said
+    state: ReviewState
     commit: str | None
     time: str
     dismissed: Dismissal | None = None
 
 
 class StatusState(StrEnum):
-    """What a commit status says."""
+    """The state of a commit status."""
 
     PENDING = "pending"
     SUCCESS = "success"
@@ -207,7 +255,7 @@ class StatusState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A commit status of ours. `text`: one line, `STATUS_TEXT` characters at most; `url`: where there is more, or empty."""
+    """A commit status of ours. `text`: one line, `STATUS_TEXT` characters at most; `url`: of the details, or empty."""
 
     context: str
     state: StatusState
@@ -220,7 +268,7 @@ class Status:
 
 
 class Outcome(StrEnum):
-    """How a check of CI stands. `neutral`: nothing waits for it; `cancelled`: it ended without a verdict."""
+    """The outcome of a CI check. `neutral`: nothing waits for it; `cancelled`: it ended without a verdict."""
 
     PENDING = "pending"
     SUCCESS = "success"
@@ -231,9 +279,9 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What CI says of a commit; our own statuses are none. `app`: the numeric id of the program that said so, where known.
+    """The result of CI for a commit; our own statuses are left out. `app`: the numeric id of the reporting program, where known.
 
-    `is_status`: whoever may write a status could have said it, so it never counts alone.
+    `is_status`: everybody who may write a status could have set it, so it never counts alone.
     """
 
     name: str
@@ -246,7 +294,7 @@ class Check:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
     """A push to a branch. `before` is None where it made the branch, `after` where it deleted it; both where the forge
-    does not tell which. `by` is None where the account is gone."""
+    does not report the branch. `by` is None where the account is gone."""
 
     by: Identity | None
     before: str | None
@@ -257,7 +305,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """A commit of a request, with the accounts that the forge knows by the addresses in it: a claim, not a proof."""
+    """A commit of a request, with the accounts of its email addresses: a claim, not a proof."""
 
     oid: str
     author: Identity | None
@@ -265,7 +313,7 @@ class Commit:
 
 
 class MergeMethod(StrEnum):
-    """How a request may become part of its base. A merge and a fast-forward keep the commits as they are."""
+    """How a request may be merged. A merge and a fast-forward keep the commits unchanged."""
 
     MERGE = "merge"
     SQUASH = "squash"
@@ -275,7 +323,7 @@ class MergeMethod(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protection:
-    """What guards a branch. None: the token may not see it, or this forge has no such thing."""
+    """The protection of a branch. None: the token may not see it, or this forge does not have it."""
 
     protected: bool | None
     required_checks: tuple[str, ...] | None
@@ -289,7 +337,7 @@ class Protection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the repository allows. `methods` is empty where the token may not see it; `access`: the token's own."""
+    """The repository's settings. `methods` is empty where the token may not see them; `access`: the token's own."""
 
     default_branch: str
     methods: frozenset[MergeMethod]
@@ -299,21 +347,18 @@ class Settings:
 
 
 class Forge(Protocol):
-    """One repository on one forge. Every method may raise a child of `ForgeError`.
-
-    Transient failures (rate limits that end soon, 5xx, network) have been tried again before one is raised.
-    """
+    """One repository on one forge, asked by one thread at a time. Every method may raise a child of `ForgeError`."""
 
     @property
-    def name(self) -> str:
-        """What people write in `forge:`."""
+    def kind(self) -> ForgeKind:
+        """Its row of `FORGES`."""
 
     @property
     def host(self) -> str:
-        """Whose ids the identities are; as policy.yaml writes it, such as github.com."""
+        """The host of its identities as policy.yaml writes it, such as github.com."""
 
     def me(self) -> Identity:
-        """Return whose token it is."""
+        """Return the token's account."""
 
     def request(self, number: int) -> Request:
         """Return a request as it is now."""
@@ -321,13 +366,13 @@ class Forge(Protocol):
     def request_of(self, branch: str, base: str) -> Request | None:
         """Return the branch's open request into that base, else its newest into it, else None.
 
-        One into another branch shows another difference, whatever people say of it.
+        One into another branch shows another difference, whatever its reviews say.
         """
 
     def propose(self, *, branch: str, base: str, title: str, body: str) -> Request:
         """Return the branch's open request into that base, with this title and body; a draft is opened where there is none.
 
-        Whether it is a draft is left as it is. A body of the same text is not written again.
+        An open one stays a draft or ready. A body of the same text is not written again.
         """
 
     def mark_ready(self, number: int) -> Request:
@@ -337,58 +382,70 @@ class Forge(Protocol):
         """Return the request, a draft again, where this repository has drafts."""
 
     def comments(self, number: int) -> tuple[Comment, ...]:
-        """Return what people and programs wrote on a request, oldest first."""
+        """Return the comments of people and programs on a request, oldest first."""
 
     def keep_comment(self, number: int, key: str, body: str) -> Comment:
-        """Return our one comment of that key, which now says `body`: edited if it stands there, else made.
+        """Return our one comment of that key, with this body: edited where it exists, else made.
 
         Ours is the first whose author has our numeric id and whose first line is the key's hidden marker.
         """
 
     def statuses(self, commit: str) -> tuple[Status, ...]:
-        """Return our statuses of a commit as they stand."""
+        """Return our current statuses of a commit."""
 
     def report(self, commit: str, statuses: Collection[Status], *, branch: str) -> tuple[Status, ...]:
-        """Set what differs from what stands, and return only that. `branch`: one that has the commit."""
+        """Set the statuses that differ from the current ones, and return those. `branch`: one that has the commit."""
 
     def checks(self, commit: str) -> tuple[Check, ...]:
-        """Return what CI says of a commit, the newest word of each check."""
+        """Return the newest result of each CI check of a commit."""
 
     def is_over(self, job: str) -> bool:
-        """Return whether the CI's job at this address, as it told its own, has ended; False where it is none of this repository's."""
+        """Return whether the CI job with this address ended; False where it is not one of this repository's."""
 
     def reviews(self, number: int) -> tuple[Review, ...]:
-        """Return the reviews of a request, in the order in which they were given."""
+        """Return the reviews of a request, oldest first."""
 
-    def standing(self, who: Identity) -> Standing:
-        """Return what the account with that numeric id is and may do now."""
+    def membership(self, who: Identity) -> Membership:
+        """Return the current access and kind of the account with that numeric id; asked once per opened forge."""
 
     def pushes(self, branch: str) -> tuple[Push, ...]:
-        """Return who pushed to the branch, as far back as the forge remembers, newest first."""
+        """Return the pushes to the branch that the forge remembers, newest first."""
 
     def commits(self, number: int) -> tuple[Commit, ...]:
         """Return the request's commits as the forge lists them (it may stop at some hundred)."""
 
     def settings(self, branch: str) -> Settings:
-        """Return what the repository allows and what guards the branch, as far as the token may see."""
+        """Return the repository's settings and the branch's protection, as far as the token may see them."""
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close connections; a later call opens new ones."""
 
 
 def status_text(text: str) -> str:
-    """Return a text as a status shows it: one line, cut where it is too long."""
+    """Return a text as one line for a status, cut where it is too long."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= STATUS_TEXT else line[: STATUS_TEXT - 1] + "…"
 
 
 def marker(key: str) -> str:
-    """Return the line that no forge renders and that our comment of that key begins with."""
+    """Return the first line of our comment of that key, which no forge renders."""
     if not _KEY.fullmatch(key):
         raise AssertionError(f"unreachable: no key of a comment: {key!r}")
     return f"<!-- runner: {key} -->"
 
 
+def own_comment(me: Identity, comments: Iterable[Comment], key: str) -> Comment | None:
+    """Return our comment of that key: the first by our account that starts with the key's marker, which anybody may copy."""
+    mine = (one for one in comments if one.by == me)
+    return next((one for one in mine if one.body.replace("\r\n", "\n").split("\n")[0] == marker(key)), None)
+
+
+def open_or_newest(requests: Iterable[Request | None], branch: str, base: str) -> Request | None:
+    """Return the open request of a branch into a base, else the newest one; `requests`: newest first."""
+    found = [one for one in requests if one is not None and (one.branch, one.base) == (branch, base)]
+    return next((one for one in found if one.state is RequestState.OPEN), found[0] if found else None)
+
+
 def same_text(one: str, other: str) -> bool:
-    """Tell whether two bodies are the same but for line ends and spaces at the end, which forges and browsers change."""
+    """Return whether two bodies differ only in line ends and trailing space, which forges and browsers change."""
     return one.replace("\r\n", "\n").rstrip() == other.replace("\r\n", "\n").rstrip()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 
-from runner.forge.base import Access, Identity, Kind, Review, Said, Standing
+from runner.forge.base import Access, Identity, Kind, Membership, Review, ReviewState
 from runner.values import dataclass
 
 
@@ -59,7 +59,7 @@ def counting(
     *,
     principals: Mapping[Identity, str],
     agents: Collection[Identity],
-    standings: Mapping[Identity, Standing],
+    standings: Mapping[Identity, Membership],
     fresh: Collection[str],
     wrote: Collection[Identity],
 ) -> Counted:
@@ -69,7 +69,7 @@ def counting(
     at which what waits stood as it stands now (the one that asked, and those after it that only add approvals or record);
     `wrote`: who wrote or pushed any of it. An account that `standings` lacks may do nothing.
     """
-    words = [review for review in reviews if review.said is not Said.COMMENTED]
+    words = [review for review in reviews if review.state is not ReviewState.COMMENTED]
     last = {review.by: index for index, review in enumerate(words)}
     approvals: dict[str, Word] = {}
     objections: dict[str, Word] = {}
@@ -77,7 +77,7 @@ def counting(
     for index, review in enumerate(words):
         why = None if last[review.by] == index else Why.SUPERSEDED
         why = why or _not_a_word(review, principals, agents, standings)
-        if why is None and review.said is Said.CHANGES and _stands(review, fresh):
+        if why is None and review.state is ReviewState.CHANGES and _stands(review, fresh):
             # Of a commit that nobody knows: it still stands on the forge, so it is not passed over.
             if review.commit is None or review.commit in fresh:
                 objections[principals[review.by]] = Word(principal=principals[review.by], review=review)
@@ -97,9 +97,9 @@ def _not_a_word(
     review: Review,
     principals: Mapping[Identity, str],
     agents: Collection[Identity],
-    standings: Mapping[Identity, Standing],
+    standings: Mapping[Identity, Membership],
 ) -> Why | None:
-    standing = standings.get(review.by, Standing(access=Access.NONE, kind=None))
+    standing = standings.get(review.by, Membership(access=Access.NONE, kind=None))
     if review.by.kind is Kind.BOT or standing.kind is Kind.BOT:
         return Why.BOT
     if review.by in agents:
@@ -114,7 +114,7 @@ def _not_a_word(
 
 
 def _not_an_approval(review: Review, fresh: Collection[str], wrote: Collection[Identity]) -> Why | None:
-    if review.said is not Said.APPROVED or not _stands(review, fresh):
+    if review.state is not ReviewState.APPROVED or not _stands(review, fresh):
         return Why.DISMISSED
     if review.commit is None:
         return Why.COMMIT_UNKNOWN

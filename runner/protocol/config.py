@@ -107,10 +107,13 @@ class QaDefaults(Words):
     on_ci: Bool = False
 
 
+ForgeName = Literal["github", "gitlab", "none"]  # one for each row of `forge.registry.FORGES`, and `none`
+
+
 class ForgeKey(Words):
     """Which forge requests are on; `url`: the project's address there, where the remote's does not tell it."""
 
-    name: Literal["github", "gitlab", "none"]
+    name: ForgeName
     url: Line | None = None
 
 

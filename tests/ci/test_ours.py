@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from runner.app import kit
-from runner.forge.place import guess
+from runner.forge.registry import guess
 from tests.ci.actions import ROOT
 
 HERE = Path("/nonexistent")  # no file of a checkout has a say

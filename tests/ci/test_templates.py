@@ -15,7 +15,8 @@ import yaml
 
 from runner.app import kit
 from runner.app.forge import _OWN_JOB
-from runner.forge.place import Place, guess
+from runner.forge.base import ForgeProject
+from runner.forge.registry import guess
 from tests.ci.actions import ROOT, load
 
 BIN = Path(sys.executable).parent  # not resolved: an environment's python is a link
@@ -24,7 +25,7 @@ PLACES = {"github": guess("https://github.com/o/r"), "gitlab": guess("https://gi
 STACKS = (*kit.STACKS, kit.OTHER)
 
 
-def written(folder: Path, place: Place | None, stack: str = "python", pattern: str = "{id}") -> Path:
+def written(folder: Path, place: ForgeProject | None, stack: str = "python", pattern: str = "{id}") -> Path:
     """Write a kit into a folder."""
     for path, (data, executable) in kit.files(folder, place, stack, pattern).items():
         at = folder / path

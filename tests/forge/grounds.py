@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
-from runner.forge.base import Forge, Identity, Outcome
-from runner.forge.github import GitHub
-from runner.forge.gitlab import GitLab
-from runner.forge.place import Place, configured
-from runner.forge.retrying import Patience
+from runner.forge.base import Forge, ForgeProject, Identity, Outcome, Token
+from runner.forge.github.adapter import GitHub
+from runner.forge.gitlab.adapter import GitLab
+from runner.forge.registry import configured
+from runner.forge.retrying import Retrying
 from tests.forge.github_front import HERE, REPO, GitHubFront, Known, emulated
 from tests.forge.gitlab_fake import PATH, Account, GitLabFake, like
 from tests.forge.gitlab_fake import PROTECTED as GITLAB_PROTECTED
@@ -43,9 +43,9 @@ class Hours:
         self.slept.append(seconds)
         self.time += seconds
 
-    def patience(self) -> Patience:
-        """The adapter's."""
-        return Patience(now=lambda: self.time, sleep=self.sleep)
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self.time
 
 
 class MergeRefusedError(Exception):
@@ -58,7 +58,7 @@ class Ground(Protocol):
     name: str
     server: Server
     hours: Hours
-    place: Place
+    place: ForgeProject
 
     def forge(self, token: str = TOKEN) -> Forge: ...
     def identity(self, who: str) -> Identity: ...
@@ -99,7 +99,8 @@ class GitLabGround:
         self.fake.tokens[TOKEN] = (self.accounts["runner"].id, ["api"])
 
     def forge(self, token: str = TOKEN) -> Forge:
-        return GitLab(self.place, token, self.hours.patience())
+        adapter = GitLab(self.place, Token(token, "RUNNER_FORGE_TOKEN"), self.hours.now)
+        return cast(Forge, Retrying(adapter, self.hours.now, self.hours.sleep))
 
     def identity(self, who: str) -> Identity:
         account = self.accounts[who]
@@ -196,7 +197,8 @@ class GitHubGround:
         self._files = itertools.count()
 
     def forge(self, token: str = TOKEN) -> Forge:
-        return GitHub(self.place, token, self.hours.patience(), write_pause=0)
+        adapter = GitHub(self.place, Token(token, "RUNNER_FORGE_TOKEN"), self.hours.now, write_pause=0)
+        return cast(Forge, Retrying(adapter, self.hours.now, self.hours.sleep))
 
     def identity(self, who: str) -> Identity:
         return Identity(host=self.place.host, id=self.ids[who], login=self.logins[who])

@@ -20,7 +20,7 @@ from runner.forge.base import (
     RateLimitError,
     Request,
     RequestState,
-    Said,
+    ReviewState,
     ScopeMissingError,
     ServerError,
     Status,
@@ -240,9 +240,9 @@ def test_a_review_says_who_what_and_of_which_commit(ground: Ground) -> None:
     head = ground.push("runner", BRANCH)
     ground.approve("bob", request.number)
     reviews = ground.forge().reviews(request.number)
-    assert [(review.by, review.said, review.commit) for review in reviews] == [
-        (ground.identity("alice"), Said.APPROVED, request.head),
-        (ground.identity("bob"), Said.APPROVED, head),
+    assert [(review.by, review.state, review.commit) for review in reviews] == [
+        (ground.identity("alice"), ReviewState.APPROVED, request.head),
+        (ground.identity("bob"), ReviewState.APPROVED, head),
     ]
     assert all(review.time and review.dismissed is None for review in reviews)
 
@@ -252,20 +252,20 @@ def test_changes_requested_later_are_the_last_word(ground: Ground) -> None:
     ground.approve("alice", request.number)
     ground.request_changes("alice", request.number)
     last = [review for review in ground.forge().reviews(request.number) if review.by == ground.identity("alice")][-1]
-    assert last.said is Said.CHANGES
+    assert last.state is ReviewState.CHANGES
     ground.approve("alice", request.number)
     last = [review for review in ground.forge().reviews(request.number) if review.by == ground.identity("alice")][-1]
-    assert last.said is Said.APPROVED
+    assert last.state is ReviewState.APPROVED
 
 
 def test_standing_tells_people_from_bots_and_who_may_write(ground: Ground) -> None:
     forge = ground.forge()
-    assert forge.standing(ground.identity("alice")).access is Access.WRITE
-    assert forge.standing(ground.identity("alice")).kind is Kind.PERSON
-    assert forge.standing(ground.identity("guest")).access is Access.READ
-    assert forge.standing(ground.identity("machine")).kind is Kind.BOT
+    assert forge.membership(ground.identity("alice")).access is Access.WRITE
+    assert forge.membership(ground.identity("alice")).kind is Kind.PERSON
+    assert forge.membership(ground.identity("guest")).access is Access.READ
+    assert forge.membership(ground.identity("machine")).kind is Kind.BOT
     before = len(ground.server.asked)
-    forge.standing(ground.identity("alice"))
+    forge.membership(ground.identity("alice"))
     assert len(ground.server.asked) == before
 
 
@@ -273,10 +273,10 @@ def test_standing_is_told_by_the_id_alone_as_the_policy_has_it(ground: Ground) -
     ground.rename("alice", "alice-the-second")
     for who, access, kind in (("alice", Access.WRITE, Kind.PERSON), ("machine", Access.WRITE, Kind.BOT)):
         nameless = dataclasses.replace(ground.identity(who), login="")
-        standing = ground.forge().standing(nameless)
+        standing = ground.forge().membership(nameless)
         assert (standing.access, standing.kind) == (access, kind)
     nobody = dataclasses.replace(nameless, id=999_999)
-    assert ground.forge().standing(nobody).access is Access.NONE
+    assert ground.forge().membership(nobody).access is Access.NONE
 
 
 def test_a_renamed_person_is_the_same_one_and_who_took_the_login_is_nobody(ground: Ground) -> None:
@@ -286,9 +286,9 @@ def test_a_renamed_person_is_the_same_one_and_who_took_the_login_is_nobody(groun
     ground.rename("alice", "alice-the-second")
     (review,) = ground.forge().reviews(request.number)
     assert review.by == alice and review.by.login == "alice-the-second"
-    assert ground.forge().standing(review.by).access is Access.WRITE
+    assert ground.forge().membership(review.by).access is Access.WRITE
     squatter = type(alice)(host=alice.host, id=999_999, login="alice-the-second")
-    assert squatter != alice and ground.forge().standing(squatter).access is Access.NONE
+    assert squatter != alice and ground.forge().membership(squatter).access is Access.NONE
 
 
 def test_who_pushed_is_told_newest_first(ground: Ground) -> None:
@@ -435,7 +435,7 @@ def test_another_answer_than_the_forges_is_named(ground: Ground) -> None:
 
 
 def test_a_list_without_end_is_refused(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.forge.answer.MOST_PAGES", 3)
+    monkeypatch.setattr("runner.forge.response.MOST_PAGES", 3)
     number = proposed(ground).number
     again = {"X-Next-Page": "2", "Link": f'<{ground.server.url}/x?page=2>; rel="next"'}
     ground.server.faults[:] = [Fault("GET", 200, again, [], times=9)]

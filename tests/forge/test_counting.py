@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.forge.base import Access, Dismissal, Identity, Kind, Review, Said, Standing
+from runner.forge.base import Access, Dismissal, Identity, Kind, Membership, Review, ReviewState
 from runner.forge.counting import Why, counting
 
 CASES = sorted((Path(__file__).parent / "counting").glob("*.json"))
@@ -62,7 +62,7 @@ def review(index: int, given: dict[str, Any]) -> Review:
     return Review(
         id=str(index),
         by=identity(given["by"], given.get("id")),
-        said=Said(given["said"]),
+        state=ReviewState(given["said"]),
         commit=COMMITS[given.get("commit", "asked")],
         time=f"2026-11-20T06:{index:02}:00Z",
         dismissed=dismissed,
@@ -76,7 +76,9 @@ def test_case(case: Path) -> None:
         [review(index, given) for index, given in enumerate(told["reviews"])],
         principals={identity(login): principal for login, principal in LISTED.items()},
         agents={identity("agent")},
-        standings={identity(n): Standing(access=a, kind=k) for n, (_, k, a) in PEOPLE.items() if n != told.get("left")},
+        standings={
+            identity(n): Membership(access=a, kind=k) for n, (_, k, a) in PEOPLE.items() if n != told.get("left")
+        },
         fresh={ASKED, RECORD_ONLY},
         wrote={identity(login) for login in told.get("wrote", [])},
     )
@@ -98,7 +100,8 @@ def _given(by: str, said: str, commit: str, gone: bool) -> dict[str, Any]:
     st.lists(
         st.builds(
             _given,
-            st.sampled_from(list(PEOPLE)), st.sampled_from([s.value for s in Said]), st.sampled_from(list(COMMITS)), st.booleans(),
+            st.sampled_from(list(PEOPLE)), st.sampled_from([s.value for s in ReviewState]),
+            st.sampled_from(list(COMMITS)), st.booleans(),
         ),
         max_size=8,
     )
@@ -109,7 +112,7 @@ def test_nobody_counts_twice_and_everything_is_accounted_for(reviews: list[dict[
         given_,
         principals={identity(login): principal for login, principal in LISTED.items()},
         agents={identity("agent")},
-        standings={identity(n): Standing(access=a, kind=k) for n, (_, k, a) in PEOPLE.items()},
+        standings={identity(n): Membership(access=a, kind=k) for n, (_, k, a) in PEOPLE.items()},
         fresh={ASKED, RECORD_ONLY},
         wrote=set(),
     )
@@ -119,7 +122,7 @@ def test_nobody_counts_twice_and_everything_is_accounted_for(reviews: list[dict[
         word.review.commit in (ASKED, RECORD_ONLY) and word.review.dismissed is None for word in counted.approvals
     )
     told = [w.review.id for w in (*counted.approvals, *counted.objections)] + [r.review.id for r in counted.refused]
-    assert sorted(told) == sorted(r.id for r in given_ if r.said is not Said.COMMENTED)
+    assert sorted(told) == sorted(r.id for r in given_ if r.state is not ReviewState.COMMENTED)
 
 
 def test_an_identity_is_host_and_id() -> None:

@@ -11,7 +11,7 @@ from runner.forge.base import (
     MergeMethod,
     RateLimitError,
     RequestRefusedError,
-    Said,
+    ReviewState,
     ScopeMissingError,
     TokenRefusedError,
 )
@@ -39,8 +39,8 @@ def test_a_dismissal_tells_what_it_ended_and_why(github: GitHubGround) -> None:
     github.dismiss("runner", number, int(alice.id), commit=push)
     github.dismiss("carol", number, int(bob.id))
     alice, bob, carol = github.forge().reviews(number)
-    assert alice.said is Said.APPROVED and alice.dismissed is not None and alice.dismissed.commit == push
-    assert bob.said is Said.CHANGES and bob.dismissed is not None
+    assert alice.state is ReviewState.APPROVED and alice.dismissed is not None and alice.dismissed.commit == push
+    assert bob.state is ReviewState.CHANGES and bob.dismissed is not None
     assert (bob.dismissed.commit, bob.dismissed.by) == (None, github.identity("carol"))
     assert carol.dismissed is None
 
@@ -52,7 +52,7 @@ def test_a_dismissal_without_its_event_says_nothing_of_before(github: GitHubGrou
     github.dismiss("carol", number, int(review.id))
     github.front.events.clear()
     (review,) = github.forge().reviews(number)
-    assert review.said is Said.UNKNOWN and review.dismissed is not None
+    assert review.state is ReviewState.UNKNOWN and review.dismissed is not None
 
 
 def test_a_thousand_reviews_come_in_pages(github: GitHubGround) -> None:
@@ -118,7 +118,7 @@ def test_a_secondary_limit_is_waited_out_and_told_apart_from_a_missing_right(git
     assert limited.value.retry_at == START + 123 + 3600
     github.server.faults.append(Fault("", 403, {"X-RateLimit-Remaining": "17"}, {"message": "Resource not accessible"}))
     with pytest.raises(ScopeMissingError):
-        github.forge().standing(github.identity("alice"))
+        github.forge().membership(github.identity("alice"))
 
 
 def test_a_bot_is_told(github: GitHubGround) -> None:
@@ -193,4 +193,4 @@ def test_a_redirect_to_another_host_is_refused_and_the_token_stays(github: GitHu
 def test_a_token_that_has_expired_is_refused(github: GitHubGround) -> None:
     del github.front.tokens[TOKEN]
     with pytest.raises(TokenRefusedError, match="Bad credentials"):
-        github.forge().standing(Identity(host="x", id=1, login="alice"))
+        github.forge().membership(Identity(host="x", id=1, login="alice"))

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from runner.forge.base import Access, Identity, RequestState, Status, StatusState
-from runner.forge.github import GitHub
-from runner.forge.place import configured
+from runner.forge.base import Access, Identity, RequestState, Status, StatusState, Token
+from runner.forge.github.adapter import GitHub
+from runner.forge.registry import configured
 from tests.forge.github_front import ROUTES
 from tests.forge.grounds import TOKEN, Hours
 from tests.forge.prism import OID, Prism
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.peers
 def test_each_request_is_as_github_describes_it_and_its_examples_are_read(prism: Prism) -> None:
     place = configured(f"github {prism.url}/owner/shop", None)
     assert place is not None
-    forge = GitHub(place, TOKEN, Hours().patience(), write_pause=0)
+    forge = GitHub(place, Token(TOKEN, "RUNNER_FORGE_TOKEN"), Hours().now, write_pause=0)
 
     me = forge.me()
     assert (me.login, me.id) == ("octocat", 1)
@@ -32,7 +32,7 @@ def test_each_request_is_as_github_describes_it_and_its_examples_are_read(prism:
     assert comment.by == me
     assert forge.keep_comment(1, "k", "words").id == comment.id
     # The example is a comment of ours: with the marker it is edited.
-    forge._comments = lambda number: (type(comment)(**{**_values(comment), "body": "<!-- runner: k -->\nold"}),)  # type: ignore[method-assign]
+    forge.comments = lambda number: (type(comment)(**{**_values(comment), "body": "<!-- runner: k -->\nold"}),)  # type: ignore[method-assign]
     forge.keep_comment(1, "k", "words")
     status = Status(context="runner/step", state=StatusState.PENDING, text="waits", url="https://example.test/1")
     assert forge.report(OID, [status], branch="b") == (status,)
@@ -41,11 +41,11 @@ def test_each_request_is_as_github_describes_it_and_its_examples_are_read(prism:
     assert forge.reviews(1)
     assert forge.pushes("new-topic")
     assert forge.commits(1)
-    assert forge.standing(Identity(host=place.host, id=1, login="")).access is Access.ADMIN
+    assert forge.membership(Identity(host=place.host, id=1, login="")).access is Access.ADMIN
     settings = forge.settings("main")
     assert settings.default_branch and settings.protection.protected
-    list(forge._line.pages(f"{forge._repo}/issues/1/events", {}))
-    forge._line.ask("GET", f"{forge._repo}/issues/1")
+    list(forge._client.pages(f"{forge._repo}/issues/1/events", {}))
+    forge._client.one(f"{forge._repo}/issues/1")
 
     assert prism.objections == []
     asked = {f"{each.method} {each.path.removeprefix('/api/v3')}" for each in prism.asked}
@@ -60,12 +60,12 @@ def test_each_request_is_as_github_describes_it_and_its_examples_are_read(prism:
 def test_prism_would_object(prism: Prism) -> None:
     place = configured(f"github {prism.url}/owner/shop", None)
     assert place is not None
-    forge = GitHub(place, TOKEN, Hours().patience(), write_pause=0)
+    forge = GitHub(place, Token(TOKEN, "RUNNER_FORGE_TOKEN"), Hours().now, write_pause=0)
     before = list(prism.objections)
     for body in ({"title": "no head"}, {"title": "T", "head": "h", "base": "b", "reviewer": "x"}):
         with pytest.raises(Exception, match="GitHub refuses"):
-            forge._line.ask("POST", f"{forge._repo}/pulls", body=body)
-    forge._line.ask("GET", f"{forge._repo}/pulls", query={"branch": "x"})
+            forge._client.write("POST", f"{forge._repo}/pulls", body)
+    forge._client.send("GET", f"{forge._repo}/pulls", query={"branch": "x"})
     told = prism.objections[len(before) :]
     prism.objections[:] = before
     assert len(told) == 3 and "no parameters ['branch']" in told[2]

@@ -10,11 +10,11 @@ from runner.forge.base import (
     MergeMethod,
     Outcome,
     RequestRefusedError,
-    Said,
+    ReviewState,
     Status,
     StatusState,
 )
-from runner.forge.gitlab import plain
+from runner.forge.gitlab.adapter import plain
 from tests.forge.gitlab_fake import PATH, like
 from tests.forge.gitlab_fake import PROTECTED as PROTECTED
 from tests.forge.grounds import TOKEN, GitLabGround
@@ -53,7 +53,7 @@ def test_an_approval_is_of_the_version_that_stood_when_it_was_given(gitlab: GitL
     gitlab.approve("alice", number)
     gitlab.push("runner", BRANCH)
     (review,) = gitlab.forge().reviews(number)
-    assert (review.commit, review.said) == (first, Said.APPROVED)
+    assert (review.commit, review.state) == (first, ReviewState.APPROVED)
     assert any("/events" in each.path for each in gitlab.server.asked) is not tells
 
 
@@ -88,7 +88,7 @@ def test_of_a_request_for_changes_no_commit_is_told(gitlab: GitLabGround) -> Non
     number = proposed(gitlab)
     gitlab.request_changes("bob", number)
     (review,) = gitlab.forge().reviews(number)
-    assert (review.said, review.commit, review.by) == (Said.CHANGES, None, gitlab.identity("bob"))
+    assert (review.state, review.commit, review.by) == (ReviewState.CHANGES, None, gitlab.identity("bob"))
 
 
 def test_a_thousand_reviewers_come_in_pages(gitlab: GitLabGround) -> None:
@@ -97,7 +97,9 @@ def test_a_thousand_reviewers_come_in_pages(gitlab: GitLabGround) -> None:
         account = gitlab.fake.account(f"reviewer-{who}")
         (gitlab.fake.approve if who % 2 else gitlab.fake.request_changes)(account, number)
     reviews = gitlab.forge().reviews(number)
-    assert [len([one for one in reviews if one.said is said]) for said in (Said.APPROVED, Said.CHANGES)] == [500, 500]
+    assert [
+        len([one for one in reviews if one.state is said]) for said in (ReviewState.APPROVED, ReviewState.CHANGES)
+    ] == [500, 500]
 
 
 def test_what_gitlab_itself_notes_is_no_comment(gitlab: GitLabGround) -> None:
@@ -148,12 +150,12 @@ def test_a_request_of_a_fork_is_not_seen(gitlab: GitLabGround) -> None:
 
 def test_who_is_blocked_may_do_nothing(gitlab: GitLabGround) -> None:
     gitlab.accounts["alice"].state = "blocked"
-    assert gitlab.forge().standing(gitlab.identity("alice")).access is Access.NONE
+    assert gitlab.forge().membership(gitlab.identity("alice")).access is Access.NONE
 
 
 def test_who_is_no_member_may_do_nothing(gitlab: GitLabGround) -> None:
     gitlab.accounts["alice"].level = 0
-    assert gitlab.forge().standing(gitlab.identity("alice")).access is Access.NONE
+    assert gitlab.forge().membership(gitlab.identity("alice")).access is Access.NONE
 
 
 def test_a_push_of_many_branches_may_have_been_to_this_one(gitlab: GitLabGround) -> None:

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from runner.forge.base import TokenMissingError
-from runner.forge.place import Place, configured
-from runner.forge.tokens import Token, find
-
-RIGHTS = "rights"
+from runner.forge.base import ForgeProject, Token, TokenMissingError
+from runner.forge.registry import configured
+from runner.forge.tokens import find
 
 
-def place(setting: str) -> Place:
+def place(setting: str) -> ForgeProject:
     found = configured(setting, None)
     assert found is not None
     return found
@@ -51,24 +49,24 @@ def helper(environ: dict[str, str], script: str) -> None:
 
 def test_the_runners_own_variable_comes_first(environ: dict[str, str]) -> None:
     environ |= {"RUNNER_FORGE_TOKEN": "own", "GITHUB_TOKEN": "other"}
-    assert find(GITHUB, environ, RIGHTS) == Token("own", "RUNNER_FORGE_TOKEN")
-    assert find(OTHER_LAB, environ, RIGHTS).value == "own"
+    assert find(GITHUB, environ) == Token("own", "RUNNER_FORGE_TOKEN")
+    assert find(OTHER_LAB, environ).value == "own"
 
 
 def test_a_variable_is_for_the_public_forge_or_the_one_that_ci_names(environ: dict[str, str]) -> None:
     environ |= {"GITHUB_TOKEN": "public", "GITLAB_TOKEN": "lab"}
-    assert find(GITHUB, environ, RIGHTS) == Token("public", "GITHUB_TOKEN")
-    assert find(GITLAB, environ, RIGHTS).value == "lab"
+    assert find(GITHUB, environ) == Token("public", "GITHUB_TOKEN")
+    assert find(GITLAB, environ).value == "lab"
     for elsewhere in (ENTERPRISE, OTHER_LAB):
         with pytest.raises(TokenMissingError, match="there is no token") as told:
-            find(elsewhere, environ, RIGHTS)
+            find(elsewhere, environ)
         assert "it is for git" in told.value.where  # ….com
         assert "public" not in str(told.value) and "lab_" not in str(told.value)
     environ |= {"GITHUB_SERVER_URL": "https://github.example.test", "GITLAB_HOST": "code.example.test"}
-    assert find(ENTERPRISE, environ, RIGHTS).value == "public"
-    assert find(OTHER_LAB, environ, RIGHTS).value == "lab"
+    assert find(ENTERPRISE, environ).value == "public"
+    assert find(OTHER_LAB, environ).value == "lab"
     with pytest.raises(TokenMissingError):
-        find(GITHUB, environ, RIGHTS)
+        find(GITHUB, environ)
 
 
 def test_a_forges_own_program_is_asked_by_host_and_without_tokens(environ: dict[str, str], tmp_path: Path) -> None:
@@ -80,15 +78,15 @@ def test_a_forges_own_program_is_asked_by_host_and_without_tokens(environ: dict[
     )
     program(environ, "glab", '[ "$*" = "config get token --host code.example.test" ] && echo from-glab')
     environ |= {"GH_TOKEN": "canary", "GITHUB_TOKEN": "canary", "GITLAB_TOKEN": "canary"}
-    found = find(ENTERPRISE, environ, RIGHTS)
+    found = find(ENTERPRISE, environ)
     assert found == Token("from-gh", "`gh auth token --hostname github.example.test`")
-    assert find(OTHER_LAB, environ, RIGHTS).value == "from-glab"
+    assert find(OTHER_LAB, environ).value == "from-glab"
     assert "canary" not in seen.read_text() and seen.read_text().splitlines()[-1] == "/"
 
 
 def test_gits_credential_helper_comes_last(environ: dict[str, str]) -> None:
     helper(environ, "[ $1 = get ] && sed -n 's/^host=/username=x\\npassword=of-/p'")
-    assert find(ENTERPRISE, environ, RIGHTS) == Token("of-github.example.test", "git's credential helper")
+    assert find(ENTERPRISE, environ) == Token("of-github.example.test", "git's credential helper")
 
 
 def test_a_repositorys_helper_has_no_say(
@@ -99,7 +97,7 @@ def test_a_repositorys_helper_has_no_say(
     )
     monkeypatch.chdir(tmp_path / "repo")
     with pytest.raises(TokenMissingError):
-        find(ENTERPRISE, environ, RIGHTS)
+        find(ENTERPRISE, environ)
     assert not (tmp_path / "ran").exists()
 
 
@@ -107,17 +105,17 @@ def test_what_fails_or_has_nothing_is_passed_over(environ: dict[str, str]) -> No
     program(environ, "gh", "echo nobody is logged in >&2; exit 1")
     helper(environ, "exit 1")
     with pytest.raises(TokenMissingError) as told:
-        find(GITHUB, environ, RIGHTS)
+        find(GITHUB, environ)
     assert told.value.exit_code == 2
     for word in ("RUNNER_FORGE_TOKEN", "GITHUB_TOKEN", "gh auth token", "credential helper"):
         assert word in told.value.where
-    assert "gh auth login" in told.value.hint and RIGHTS in told.value.hint
+    assert "gh auth login" in told.value.hint and GITHUB.kind.rights in told.value.hint
 
 
 def test_what_is_no_token_is_not_sent(environ: dict[str, str]) -> None:
     program(environ, "gh", "printf 'two\\nlines'")
     with pytest.raises(TokenMissingError, match="no token") as told:
-        find(GITHUB, environ, RIGHTS)
+        find(GITHUB, environ)
     assert "lines" not in str(told.value)
 
 

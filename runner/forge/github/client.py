@@ -1,7 +1,7 @@
-"""How GitHub is asked, and what its refusals mean: PyGithub's transport, imported at the first question.
+"""Send requests to GitHub and translate its errors, by PyGithub's transport, which is imported at the first request.
 
-Promises one request a question, to one host, with the token in one header; redirects that would leave it are refused, and no
-answer chooses where the next question goes. What is asked is `github.py`'s matter.
+Each call sends one request to one host, with the token in one header. Redirects to another host are refused, and no response
+chooses the address of the next request.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from runner.forge.answer import Fields, check_page, clock, objects, readable
 from runner.forge.base import (
     ForgeError,
+    ForgeProject,
     MalformedAnswerError,
     NetworkError,
     NotFoundError,
@@ -22,10 +22,11 @@ from runner.forge.base import (
     RequestRefusedError,
     ScopeMissingError,
     ServerError,
+    Token,
     TokenMissingError,
     TokenRefusedError,
 )
-from runner.forge.place import Place
+from runner.forge.response import Fields, check_page, clock, objects, readable
 
 if TYPE_CHECKING:
     from github import GithubException
@@ -33,46 +34,43 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INSTALL: Final = "pip install 'protocol-runner[github]'"
-# Contents write: of whoever makes a draft ready, or a draft again.
-RIGHTS: Final = "Metadata and Checks read, Contents, Pull requests and Commit statuses write (a classic token: `repo`)"
 _TIMEOUT: Final = 20  # seconds a request
 _PAGE: Final = 100
-_SECONDARY_SECONDS: Final = 60.0  # what GitHub asks to wait where a secondary limit does not say
+_SECONDARY_SECONDS: Final = 60.0  # the wait that GitHub asks for where a secondary limit does not say
 
 
-class Line:
-    """The connection to one GitHub. Asked by one thread at a time."""
+class Client:
+    """A connection to one GitHub."""
 
-    def __init__(self, place: Place, token: str, now: Callable[[], float], write_pause: float, source: str) -> None:
-        """`now`: seconds since the epoch; `write_pause`: seconds between two writes, as GitHub's guidelines ask;
-        `source`: where the token was found, or empty.
+    def __init__(self, project: ForgeProject, token: Token, now: Callable[[], float], write_pause: float) -> None:
+        """`now`: seconds since the epoch; `write_pause`: seconds between two writes.
 
         Raises:
             TokenMissingError: PyGithub is not installed.
         """
         if importlib.util.find_spec("github") is None:
-            raise TokenMissingError("the package pygithub is not installed", f"forge: github, {place.host}", INSTALL)
-        self._place, self._token, self._now, self._write_pause = place, token, now, write_pause
-        self._named = f"the token of {source}" if source else "the token"
+            where, hint = f"forge: github, {project.host}", "pip install 'protocol-runner[github]'"
+            raise TokenMissingError("the package pygithub is not installed", where, hint)
+        self._project, self._token, self._now, self._write_pause = project, token.value, now, write_pause
+        self._named, self._rights = f"the token of {token.where}", project.kind.rights
         self._opened: Requester | None = None
 
     def close(self) -> None:
-        """Let go of connections; a later question opens new ones."""
+        """Close connections; a later request opens new ones."""
         if self._opened is not None:
             self._opened.close()
             self._opened = None
 
-    def post(self, path: str, body: dict[str, Any]) -> Fields:
-        """Return the object that a POST makes."""
-        return Fields.of(self.ask("POST", path, body=body), f"POST {path}")
+    def one(self, path: str) -> Fields:
+        """Return the object at a path."""
+        return Fields.of(self.send("GET", path)[1], f"GET {path}")
 
-    def ask(self, verb: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None) -> Any:
-        """Return the JSON of an answer."""
-        return self.send(verb, path, query=query, body=body)[1]
+    def write(self, verb: str, path: str, body: dict[str, Any]) -> Fields:
+        """Return the object that a POST or a PATCH makes."""
+        return Fields.of(self.send(verb, path, body=body)[1], f"{verb} {path}")
 
     def pages(self, path: str, query: dict[str, Any], *, key: str | None = None) -> Iterator[Fields]:
-        """Return the items of every page; `key`: where they stand, in an answer that is an object."""
+        """Return the items of every page; `key`: of the list, where the response is an object."""
         where = f"GET {path}"
         asked: dict[str, Any] | None = {**query, "per_page": _PAGE}
         number = 1
@@ -81,26 +79,26 @@ class Line:
             number += 1
             headers, value = self.send("GET", path, query=asked)
             yield from objects(value, where) if key is None else Fields.of(value, where).several(key)
-            # Only the query of the next address is taken: some lists go by cursors, and no answer chooses a host.
+            # Only the query of the next address is used: some lists have cursors, and no response chooses a host.
             following = re.search(r'<([^>]*)>\s*;\s*rel="next"', headers.get("link") or "")
             asked = dict(parse_qsl(urlsplit(following[1]).query)) if following else None
 
     def graphql(self, query: str, variables: dict[str, Any]) -> Fields:
-        """Return the data of a GraphQL answer."""
+        """Return the data of a GraphQL response."""
         requester = self._requester()
-        _, value = self._told("POST graphql", lambda: requester.graphql_query(query, variables))
+        _, value = self._call("POST graphql", lambda: requester.graphql_query(query, variables))
         return Fields.of(value, "POST graphql").inner("data")
 
     def send(
         self, verb: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None
     ) -> tuple[dict[str, str], Any]:
-        """Return the headers of an answer, in lower case, and its JSON.
+        """Return the headers of a response, in lower case, and its JSON.
 
         Raises:
-            ForgeError: one of its children says why there is none.
+            ForgeError: by its class, why there is none.
         """
         requester = self._requester()
-        return self._told(f"{verb} {path}", lambda: requester.requestJsonAndCheck(verb, path, query, None, body))
+        return self._call(f"{verb} {path}", lambda: requester.requestJsonAndCheck(verb, path, query, None, body))
 
     def _requester(self) -> Requester:
         if self._opened is None:
@@ -108,7 +106,7 @@ class Line:
 
             self._opened = github.Github(
                 auth=github.Auth.Token(self._token),
-                base_url=self._place.api,
+                base_url=self._project.api,
                 timeout=_TIMEOUT,
                 per_page=_PAGE,
                 retry=None,
@@ -118,12 +116,12 @@ class Line:
             ).requester
         return self._opened
 
-    def _told(self, what: str, call: Callable[[], T]) -> T:
-        """Return what `call` returns, or raise what its exception means, by type and status code."""
+    def _call(self, what: str, call: Callable[[], T]) -> T:
+        """Return the result of `call`, or raise the `ForgeError` for its exception, by type and status code."""
         import github
         import requests
 
-        where = f"{what} at {self._place.host}"
+        where = f"{what} at {self._project.host}"
         try:
             return call()
         except github.GithubException as error:
@@ -131,10 +129,10 @@ class Line:
         except (requests.RequestException, OSError) as error:
             words = readable(f"{type(error).__name__}: {error}", [self._token])
             raise NetworkError(f"no answer from GitHub ({words})", where, "check the network; run it again") from None
-        except (AttributeError, ValueError, RecursionError):  # the SDK takes for an object what is none, or no JSON
+        except (AttributeError, ValueError, RecursionError):  # the SDK met no JSON, or a value of another type
             hint = "check that `forge:` names the right address; a proxy may have answered instead"
             raise MalformedAnswerError("what came back is not the forge's format", where, hint) from None
-        except RuntimeError as error:  # the SDK's word for a redirect that it does not follow
+        except RuntimeError as error:  # a redirect that the SDK does not follow
             words = readable(error, [self._token])
             hint = "correct the address of the remote, or `forge:`"
             raise RequestRefusedError(f"GitHub points elsewhere ({words})", where, hint) from None
@@ -157,11 +155,13 @@ class Line:
                 f"GitHub asks for a pause ({words})", where, f"run it again after {clock(at)}", retry_at=at
             )
         if status == 401:
-            return TokenRefusedError(f"GitHub refuses {self._named} ({words})", where, f"make a new token: {RIGHTS}")
+            return TokenRefusedError(
+                f"GitHub refuses {self._named} ({words})", where, f"make a new token: {self._rights}"
+            )
         if status == 403 or kinds & {"FORBIDDEN", "INSUFFICIENT_SCOPES"}:
-            # Fine-grained tokens are told by the first header, classic ones by the second.
+            # The first header is for fine-grained tokens, the second for classic ones.
             scope = headers.get("x-accepted-github-permissions") or headers.get("x-accepted-oauth-scopes") or ""
-            hint = f"give the token {scope}" if scope else f"give the token {RIGHTS}"
+            hint = f"give the token {scope}" if scope else f"give the token {self._rights}"
             return ScopeMissingError(f"{self._named} may not do this ({words})", where, hint, scope=scope)
         if status in (404, 410):
             return NotFoundError(
@@ -172,7 +172,7 @@ class Line:
         return RequestRefusedError(f"GitHub refuses the request ({words})", where, "see what it says")
 
     def _limit(self, is_one: bool, headers: dict[str, str], data: dict[str, Any]) -> float | None:
-        """Return when GitHub will listen again; None where this is no rate limit, as far as the headers tell.
+        """Return when GitHub accepts requests again; None where neither headers nor body name a rate limit.
 
         Docs: "Rate limits for the REST API", "Rate limits and query limits for the GraphQL API".
         """

@@ -1,7 +1,7 @@
-"""How GitLab is asked, and what its refusals mean: python-gitlab's low-level requests, imported at the first question.
+"""Send requests to GitLab and translate its errors, by python-gitlab's low-level requests, imported at the first one.
 
-Promises one request a question, to one host; the SDK's own retrying and waiting are off, and no answer chooses where the next
-question goes. What is asked is `gitlab.py`'s matter.
+Each call sends one request to one host. The SDK's own retries and waits are off, and no response chooses the address of the next
+request.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from runner.forge.answer import Fields, check_page, clock, objects, readable
 from runner.forge.base import (
     ForgeError,
+    ForgeProject,
     MalformedAnswerError,
     NetworkError,
     NotFoundError,
@@ -22,10 +22,11 @@ from runner.forge.base import (
     RequestRefusedError,
     ScopeMissingError,
     ServerError,
+    Token,
     TokenMissingError,
     TokenRefusedError,
 )
-from runner.forge.place import Place
+from runner.forge.response import Fields, check_page, clock, objects, readable
 
 if TYPE_CHECKING:
     import gitlab
@@ -33,49 +34,48 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-INSTALL: Final = "pip install 'protocol-runner[gitlab]'"
-RIGHTS: Final = "scope `api` and the role Developer; Maintainer to see protected branches"
 _TIMEOUT: Final = 20.0  # seconds a request
 _LIMIT_SECONDS: Final = 60.0  # where GitLab does not say how long
 _ONCE: Final[dict[str, Any]] = {"obey_rate_limit": False, "retry_transient_errors": False}
 
 
-class Line:
-    """The connection to one GitLab. Asked by one thread at a time."""
+class Client:
+    """A connection to one GitLab."""
 
-    def __init__(self, place: Place, token: str, now: Callable[[], float], source: str) -> None:
-        """`now`: seconds since the epoch; `source`: where the token was found, or empty. Nothing is imported or connected to yet.
+    def __init__(self, project: ForgeProject, token: Token, now: Callable[[], float]) -> None:
+        """`now`: seconds since the epoch.
 
         Raises:
             TokenMissingError: python-gitlab is not installed.
         """
         if importlib.util.find_spec("gitlab") is None:
-            raise TokenMissingError("python-gitlab is not installed", f"forge: gitlab, {place.host}", INSTALL)
-        self._place, self._token, self._now = place, token, now
-        self._named = f"the token of {source}" if source else "the token"
+            where, hint = f"forge: gitlab, {project.host}", "pip install 'protocol-runner[gitlab]'"
+            raise TokenMissingError("python-gitlab is not installed", where, hint)
+        self._project, self._token, self._now = project, token.value, now
+        self._named, self._rights = f"the token of {token.where}", project.kind.rights
         self._opened: gitlab.Gitlab | None = None
-        self._headers: dict[str, str] = {}  # of the last answer; the SDK's exceptions do not keep them
+        self._headers: dict[str, str] = {}  # of the last response; the SDK's exceptions do not keep them
 
     def close(self) -> None:
-        """Let go of connections; a later question opens new ones."""
+        """Close connections; a later request opens new ones."""
         if self._opened is not None:
             self._opened.session.close()
             self._opened = None
 
     def one(self, path: str) -> Fields:
-        """Return an object.
+        """Return the object at a path.
 
         Raises:
-            ForgeError: one of its children says why there is none.
+            ForgeError: by its class, why there is none.
         """
         client = self._client()
-        return Fields.of(self._told(f"GET {path}", lambda: client.http_get(path, **_ONCE)), f"GET {path}")
+        return Fields.of(self._call(f"GET {path}", lambda: client.http_get(path, **_ONCE)), f"GET {path}")
 
-    def send(self, verb: str, path: str, body: dict[str, Any]) -> Fields:
+    def write(self, verb: str, path: str, body: dict[str, Any]) -> Fields:
         """Return the object that a POST or a PUT makes."""
         client, where = self._client(), f"{verb} {path}"
         send = client.http_post if verb == "POST" else client.http_put
-        return Fields.of(self._told(where, lambda: send(path, post_data=body, **_ONCE)), where)
+        return Fields.of(self._call(where, lambda: send(path, post_data=body, **_ONCE)), where)
 
     def pages(self, path: str, query: dict[str, Any], *, limit: int | None = None) -> Iterator[Fields]:
         """Return the items of every page, or of the first `limit`."""
@@ -83,9 +83,9 @@ class Line:
         while limit is None or number <= limit:
             check_page(number, where)
             asked = {**query, "per_page": 100, "page": number}
-            # By number, so that no answer's address is followed; one page at a time, so that a limit is a limit.
+            # By number, so that no response's address is followed; one page at a time, so that `limit` is kept.
             page = partial(client.http_list, path, asked, get_all=False, iterator=False, **_ONCE)
-            value = self._told(where, page)
+            value = self._call(where, page)
             yield from objects(value, where)
             if not self._headers.get("x-next-page"):
                 return
@@ -96,8 +96,8 @@ class Line:
             import gitlab
 
             self._opened = gitlab.Gitlab(
-                self._place.api,
-                # Every kind of token may be shown as a bearer, and a redirect to another host does not take it along.
+                self._project.api,
+                # Every kind of token may be sent as a bearer, and a redirect to another host does not take it along.
                 oauth_token=self._token,
                 timeout=_TIMEOUT,
                 user_agent="protocol-runner",
@@ -109,12 +109,12 @@ class Line:
     def _note(self, response: requests.Response, *args: object, **kwargs: object) -> None:
         self._headers = {key.lower(): value for key, value in response.headers.items()}
 
-    def _told(self, what: str, call: Callable[[], T]) -> T:
-        """Return what `call` returns, or raise what its exception means, by type and status code."""
+    def _call(self, what: str, call: Callable[[], T]) -> T:
+        """Return the result of `call`, or raise the `ForgeError` for its exception, by type and status code."""
         import gitlab
         import requests
 
-        where = f"{what} at {self._place.host}"
+        where = f"{what} at {self._project.host}"
         try:
             return call()
         except gitlab.exceptions.RedirectError as error:
@@ -140,11 +140,13 @@ class Line:
             hint = f"run it again after {clock(at)}"
             return RateLimitError(f"GitLab asks for a pause ({words})", where, hint, retry_at=at)
         if status == 401:
-            return TokenRefusedError(f"GitLab refuses {self._named} ({words})", where, f"make a new token: {RIGHTS}")
+            return TokenRefusedError(
+                f"GitLab refuses {self._named} ({words})", where, f"make a new token: {self._rights}"
+            )
         if status == 403:
             found = re.search(r'"scope"\s*:\s*"([a-z_ ]+)"', body)  # RFC 6750, `insufficient_scope`
             scope = found[1] if found else ""
-            hint = f"give the token the scope {scope}" if scope else f"give the token {RIGHTS}"
+            hint = f"give the token the scope {scope}" if scope else f"give the token {self._rights}"
             return ScopeMissingError(f"{self._named} may not do this ({words})", where, hint, scope=scope)
         if status in (404, 410):
             hint = "check the name, and that the token sees the project"
@@ -154,7 +156,7 @@ class Line:
         return RequestRefusedError(f"GitLab refuses the request ({words})", where, "see what it says")
 
     def _limit(self) -> float:
-        """Return when GitLab will listen again. Docs: "Rate limits", response headers."""
+        """Return when GitLab accepts requests again. Docs: "Rate limits", response headers."""
         after, reset = self._headers.get("retry-after", ""), self._headers.get("ratelimit-reset", "")
         if re.fullmatch(r"\d{1,9}", after):
             return self._now() + int(after)

@@ -1,4 +1,4 @@
-"""A forge's JSON, read field by field: what is missing or of another type is named, never guessed."""
+"""Read a forge's JSON responses field by field: a missing field, or one of another type, is an error that names it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ MOST_PAGES: Final = 1000  # of a list, a hundred items each
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """One JSON object of an answer; `where` is the request that brought it."""
+    """One JSON object of a response; `where`: the request that returned it."""
 
     value: dict[str, Any]
     where: str
 
     @classmethod
     def of(cls, value: Any, where: str) -> Fields:
-        """Return the fields of an answer that is an object.
+        """Return the fields of a response that must be an object.
 
         Raises:
-            MalformedAnswerError: it is none.
+            MalformedAnswerError: it is not one.
         """
         if not isinstance(value, dict):
             raise _malformed("an object", where)
         return cls(value, where)
 
     def text(self, key: str) -> str:
-        """Return a string; what is no character of its own in it is a question mark."""
+        """Return a string; a lone surrogate in it becomes a question mark."""
         found = self.value.get(key)
         if not isinstance(found, str):
             raise _malformed(f"`{key}` as text", self.where)
@@ -73,10 +73,10 @@ class Fields:
 
 
 def objects(value: Any, where: str) -> tuple[Fields, ...]:
-    """Return an answer that is a list of objects.
+    """Return the objects of a response that must be a list of them.
 
     Raises:
-        MalformedAnswerError: it is none.
+        MalformedAnswerError: it is not one.
     """
     if not isinstance(value, list):
         raise _malformed("a list", where)
@@ -84,10 +84,10 @@ def objects(value: Any, where: str) -> tuple[Fields, ...]:
 
 
 def check_page(number: int, where: str) -> None:
-    """Check that a list, of which this page is to be asked for, may still have an end.
+    """Check the number of a list's page before it is requested: a broken server may offer pages without end.
 
     Raises:
-        MalformedAnswerError: it has more pages than anybody reads.
+        MalformedAnswerError: the list has more than `MOST_PAGES`.
     """
     if number > MOST_PAGES:
         raise MalformedAnswerError(
@@ -96,7 +96,7 @@ def check_page(number: int, where: str) -> None:
 
 
 def readable(words: object, secrets: Iterable[str] = ()) -> str:
-    """Return a forge's words on one line, short, and without the secrets."""
+    """Return a forge's message on one line, cut, and without the secrets."""
     text = str(words)
     for secret in secrets:
         text = text.replace(secret, "[token]")
@@ -105,7 +105,7 @@ def readable(words: object, secrets: Iterable[str] = ()) -> str:
 
 
 def clock(at: float) -> str:
-    """Return a moment as people read it; `at`: seconds since the epoch."""
+    """Return a time of day for a message; `at`: seconds since the epoch."""
     return datetime.fromtimestamp(int(at), UTC).strftime("%H:%M:%S UTC")
 
 

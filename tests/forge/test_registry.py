@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
 from runner.errors import UsageError
-from runner.forge.base import Access, NoForgeError, NotFoundError
-from runner.forge.none import NoForge
-from runner.forge.place import Place, configured, guess
-from runner.forge.registry import open_forge
-from tests.forge.grounds import Hours
+from runner.forge.base import ForgeProject
+from runner.forge.registry import FORGES, configured, guess
+from runner.protocol.config import ForgeName
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ from tests.forge.grounds import Hours
 def test_a_remote_tells_its_forge(url: str, name: str, host: str, path: str, api: str) -> None:
     found = guess(url)
     assert found is not None
-    assert (found.name, found.host, found.path, found.api) == (name, host, path, api)
+    assert (found.kind.name, found.host, found.path, found.api) == (name, host, path, api)
     assert "secret" not in repr(found)
     assert configured(name, url) == found
 
@@ -53,7 +52,7 @@ def test_nothing_is_configured_unless_it_is() -> None:
     assert configured(None, "git@github.com:owner/shop.git") is None
     assert configured("none", "git@github.com:owner/shop.git") is None
     found = configured("gitlab https://code.example.test/g/s", "git@alias:g/s.git")
-    assert found is not None and (found.name, found.host, found.path) == ("gitlab", "code.example.test", "g/s")
+    assert found is not None and (found.kind.name, found.host, found.path) == ("gitlab", "code.example.test", "g/s")
     other = configured("gitlab", "git@code.example.test:g/s.git")
     assert other == found
 
@@ -74,30 +73,17 @@ def test_what_names_no_place_is_refused(setting: str, url: str | None, match: st
     assert "forge:" in told.value.where
 
 
-def test_none_has_nothing_and_takes_nothing() -> None:
-    forge = open_forge(None, {}, Hours().patience())
-    assert isinstance(forge, NoForge) and forge.name == "none"
-    assert (
-        forge.request_of("b", "main") is None
-        and forge.reviews(1) == ()
-        and forge.settings("main").access is Access.NONE
-    )
-    with pytest.raises(NotFoundError):
-        forge.request(1)
-    with pytest.raises(NoForgeError, match="no request can be opened") as told:
-        forge.propose(branch="b", base="main", title="t", body="")
-    assert told.value.exit_code == 2 and "forge:" in told.value.hint
+def test_the_table_of_forges_has_the_names_of_the_configuration() -> None:
+    assert {*FORGES, "none"} == {*get_args(ForgeName)}
 
 
 @pytest.mark.parametrize("name", ["github", "gitlab"])
 def test_an_sdk_is_imported_when_the_first_question_is_asked(name: str) -> None:
     code = (
         "import sys\n"
-        "from runner.forge.registry import open_forge\n"
-        "from runner.forge.place import configured\n"
-        "from runner.forge.retrying import Patience\n"
+        "from runner.forge.registry import configured, open_forge\n"
         f"place = configured({name!r}, 'https://{name}.com/o/s')\n"
-        "open_forge(place, {'RUNNER_FORGE_TOKEN': 'x', 'PATH': ''}, Patience(now=float, sleep=lambda s: None))\n"
+        "open_forge(place, {'RUNNER_FORGE_TOKEN': 'x', 'PATH': ''}, float, lambda seconds: None).close()\n"
         "print(sorted({'github', 'gitlab', 'requests', 'tenacity', 'pydantic'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -105,4 +91,4 @@ def test_an_sdk_is_imported_when_the_first_question_is_asked(name: str) -> None:
 
 
 def test_a_place_is_a_value() -> None:
-    assert isinstance(guess("git@github.com:o/s.git"), Place)
+    assert isinstance(guess("git@github.com:o/s.git"), ForgeProject)
