@@ -22,12 +22,12 @@ from runner.protocol.model import seconds_of
 from runner.protocol.state import Status
 from runner.protocol.statement import Decision
 
-SAID = {"approve": "approved", "reject": "rejected", "revoke": "taken back"}
-SHOWN = 400  # lines of a diff that are shown; what prints the rest is said
+SAID = {"approve": "approved", "reject": "rejected", "revoke": "revoked"}
+SHOWN = 400  # lines of a diff that are shown; the command that prints the rest is named
 
 
 def words(function: Any) -> Any:
-    """Add what the three commands have in common."""
+    """Add the options and the argument that the three commands share."""
     for decorate in (
         click.option("--yes", is_flag=True, help="Sign without asking."),
         click.option("-m", "reason", metavar="TEXT", default="", help="The reason, in one line."),
@@ -135,7 +135,7 @@ def _decide(
 
 
 def _given(session: Session, found: Matter, said: str) -> None:
-    """Tell that a word is in, what is still missing, and what to type next."""
+    """Print the decision, the approvals that are still missing, and what to type next."""
     protocol = found.seen.protocol
     standing, short = approve.standing(session.project, found), number(protocol)
     missing = approve.missing(standing)
@@ -146,7 +146,7 @@ def _given(session: Session, found: Matter, said: str) -> None:
 
 
 def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Return the protocol and what else was named; a subject alone is of the protocol that is meant anyway."""
+    """Return the protocol and the rest of the arguments; a subject alone belongs to the default protocol."""
     if named and (":" in named[0] or named[0] in ("merge", "plan")):
         return looking.find_protocol(session.project, None), named
     return steer.named(session, named)
@@ -171,7 +171,7 @@ def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool)
     question = f"{decision.value} this, without a signature: there is no policy?"
     if not can_ask:
         raise WaitingError(
-            "without a policy a word is given by a person at a terminal: not in CI, and not with --yes",
+            "without a policy only a person at a terminal can decide: not in CI, and not with --yes",
             str(found.demand.subject),
             approve.no_policy(session.project, found).hint,
         )
@@ -180,7 +180,7 @@ def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool)
         raise SystemExit(3)
     done = approve.answer(session.project, found, decision)
     if not done.entries:
-        session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it goes on waiting")
+        session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it still waits")
         raise SystemExit(3)
     session.note(f"{found.seen.protocol}  {found.demand.subject}: {SAID[decision.value]}, without a signature")
     telling.Teller(session, each=True).end(done)
@@ -191,19 +191,19 @@ def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise UsageError(
-            f"it cannot be read: {error.strerror}", str(file), "name the file that holds the signed word"
+            f"it cannot be read: {error.strerror}", str(file), "name the file with the signed statement"
         ) from error
     protocol = _named(session, named)[0] if named else statement.parse(data, str(file)).statement.protocol
     found, made = approve.bring(session.project, protocol, data, str(file))
-    _given(session, found, f"{found.demand.subject}: the word is in, {made[:7]}")
+    _given(session, found, f"{found.demand.subject}: added in {made[:7]}")
     sync.offer(session.project, protocol)
 
 
-# --- what is signed, shown -------------------------------------------------------------------------------------------
+# --- the statement, shown ---------------------------------------------------------------------------------------------
 
 
 def show(session: Session, found: Matter, ready: Offer) -> None:
-    """Show what will be signed: what it is about, whole; what changed since the person's last word; the statement."""
+    """Show the whole subject, the changes since the person's last decision, and the statement to be signed."""
     _show_subject(session, found, ready.reviewed)
     said = ready.statement
     session.line("  ", ("you say".ljust(12), "cyan"), f"  {said.decision} {said.subject} as {said.approver}", err=True)
@@ -226,6 +226,6 @@ def _show_subject(session: Session, found: Matter, since: str | None) -> None:
             session.line(f"  | … {len(lines) - cut} more lines: `{part.command}` shows them", err=True)
     for name in approve.not_committed(session.project, found):
         session.line(
-            f"  {'not in it':12}  your edit of {name}, which is not committed: taken up, it makes the word stale",
+            f"  {'not in it':12}  your edit of {name}, which is not committed; once it is, this approval is stale",
             err=True,
         )

@@ -64,7 +64,7 @@ def command(session: Session, protocol: str | None, output: str | None, attested
 
 
 def _put(session: Session, name: str, data: bytes, mark: bytes) -> None:
-    """Write a file and say which, or give it on stdout where its name is `-`; `mark`: what an older one has near its beginning.
+    """Write a file and say which, or give it on stdout where its name is `-`; `mark`: a text near the start of an older page.
 
     Raises:
         InTheWayError: something else has that name. UsageError: it cannot be written there.

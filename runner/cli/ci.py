@@ -1,8 +1,8 @@
-"""A job of a CI: what `step`, `run` and `verify` tell it with `--ci`, and what the first two exit with there (design §6).
+"""`--ci`: the report of `step`, `run` and `verify` to a CI job, and the exit code of the first two (design §6).
 
-That somebody else is needed, or that another runner has the protocol, is no failure of a job: it exits 0 and says so in the job's
-summary (`$GITHUB_STEP_SUMMARY`) and its outputs (`$GITHUB_OUTPUT`). What verify finds becomes annotations on GitHub, and on GitLab a
-report of code quality, which a merge request shows beside its changes.
+A job does not fail if the protocol waits for a person or if another runner has it: it exits 0 and writes the reason to the job's
+summary (`$GITHUB_STEP_SUMMARY`) and outputs (`$GITHUB_OUTPUT`). Findings of verify become annotations on GitHub, and on GitLab a
+code quality report, which a merge request shows beside its changes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def job(session: Session, protocol: str) -> Iterator[None]:
 
 
 def end(session: Session, done: Advanced, code: int) -> int:
-    """Tell the job how it stands, and return what it exits with; without `--ci`, `code` as it is."""
+    """Report the status to the job, and return its exit code; without `--ci`, return `code`."""
     if not is_on(session):
         return code
     import dataclasses
@@ -75,7 +75,7 @@ def end(session: Session, done: Advanced, code: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """Something that is wrong in a file of the request. `title`: what was looked at, and the rule; `line`: from 1."""
+    """A finding in a file of the request. `title`: the protocol and the rule; `line`: from 1."""
 
     file: str
     line: int
@@ -84,7 +84,7 @@ class Annotation:
 
 
 def annotate(session: Session, found: Sequence[Annotation]) -> None:
-    """Show what is wrong where the forge shows a request's changes: on GitHub, or by the report that GitLab reads.
+    """Show findings beside the changes of a request: as annotations on GitHub, or in the report that GitLab reads.
 
     Raises:
         UsageError: the report cannot be written.
@@ -127,13 +127,13 @@ def _property(text: str) -> str:
 
 
 def _write(session: Session, values: dict[str, str]) -> None:
-    """Add outputs; the values are words of ours, ids and numbers, so a line is a value."""
+    """Add outputs; the values are our own constants, ids and numbers, so each is one line."""
     assert not any("\n" in value for value in values.values())
     _append(session, "GITHUB_OUTPUT", "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
 def summarise(session: Session, protocol: str, word: str, lines: list[str]) -> None:
-    """Add how a protocol stands to the job's summary on GitHub."""
+    """Add the status of a protocol to the job's summary on GitHub."""
     told = "".join(f"- {plain(one)}\n" for one in lines)
     _append(session, "GITHUB_STEP_SUMMARY", f"### {plain(protocol)}: {plain(word)}\n\n{told}\n")
 
@@ -152,11 +152,13 @@ def _append(session: Session, variable: str, text: str) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise UsageError(f"{variable} cannot be written: {error.strerror}", path, "unset it, or mend it") from error
+        raise UsageError(
+            f"{variable} cannot be written: {error.strerror}", path, "unset it, or name a file that can be written"
+        ) from error
 
 
 def option(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    """`--ci` and `--ephemeral`: kept among the options; in a job what is done is published, unless `--publish` says otherwise."""
+    """`--ci` and `--ephemeral`: kept among the options; a job publishes its work, unless `--publish` says otherwise."""
     if not value:
         return
     session: Session = ctx.find_root().obj

@@ -35,7 +35,7 @@ class Turns:
     _at_work: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = field(default_factory=dict)
 
     def start(self, one: Ready) -> None:
-        """Begin a turn: a session of its own, so that Ctrl-C at the terminal reaches it through us alone."""
+        """Start a turn in its own session, so that Ctrl-C at the terminal reaches it only through us."""
         said = tempfile.TemporaryFile()  # noqa: SIM115 no pipe: it goes on to its end where we are killed
         # -P and another folder: nothing that lies in the project is imported. A turn is of the very code that we are.
         argv = [sys.executable, "-P", "-c", MAIN, ROOT, "-C", self.folder, "run", one.protocol, *self.argv]
@@ -64,13 +64,13 @@ class Turns:
             time.sleep(TICK)
 
     def end(self) -> None:
-        """End what is still at work: SIGTERM, and SIGKILL to whoever does not hear it, with all that they started.
+        """End the running turns: SIGTERM, then SIGKILL to those that ignore it, with their descendants.
 
-        Whoever presses Ctrl-C again meanwhile waits: what a turn started is ended by the turn, and by nobody else.
+        A second Ctrl-C waits meanwhile: only the turn itself can end the processes that it started.
         """
         with signals.held():
             for process, _ in self._at_work.values():
-                for number in (signal.SIGTERM, signal.SIGCONT):  # one that is stopped hears it too
+                for number in (signal.SIGTERM, signal.SIGCONT):  # a stopped process receives it too
                     with contextlib.suppress(ProcessLookupError):
                         process.send_signal(number)
             until = time.monotonic() + PATIENCE
@@ -86,7 +86,7 @@ class Turns:
 
 @contextlib.contextmanager
 def turns(folder: str, argv: Sequence[str], environ: Mapping[str, str]) -> Iterator[Turns]:
-    """Have turns carried out while the block lasts; what is at work as it ends is ended."""
+    """Run turns while the block lasts; end the running ones when it ends."""
     found = Turns(folder, argv, environ)
     try:
         yield found

@@ -52,7 +52,7 @@ def command(session: Session, protocol: str | None, step: str | None, stat: bool
 
 
 def _start(session: Session, name: str, tip: str) -> str | None:
-    """Return the base's commit that the protocol was begun at, as its first event says."""
+    """Return the commit of the base that the protocol started from, by its first event."""
     entries = record.events(session.project.git, name, tip)
     start = entries[0].fields.get("start") if entries else None
     return session.project.git.resolve(start) if isinstance(start, str) else None

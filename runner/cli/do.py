@@ -41,7 +41,7 @@ def command(
     """
     session: Session = ctx.obj
     if coworker is not None and workflow is not None:
-        raise click.UsageError("-f goes with a TEXT, not with --workflow: a workflow's plan names its coworkers")
+        raise click.UsageError("-f goes with a TEXT, not with --workflow: the plan of a workflow names its agents")
     if inputs and workflow is None:
         raise click.UsageError("--input goes with --workflow")
     if text is None and workflow is None:
@@ -66,7 +66,7 @@ def command(
         ctx.invoke(run.command, protocol=made.protocol)
     except (KeyboardInterrupt, RunnerError):  # typed again, the same command would make another one
         name = finding.typed(project, made.protocol)
-        session.note(f"  it is made    {program()} run {name} goes on with it")
+        session.note(f"  created       {program()} run {name} resumes it")
         raise
     finally:
         _tell_changes(session, made.protocol, made.start)
@@ -74,7 +74,7 @@ def command(
 
 
 def _tell_changes(session: Session, protocol: str, start: str) -> None:
-    """Tell which files differ from where it began, and how much."""
+    """Print the files that differ from the start of the protocol, with the number of lines."""
     git = session.project.git
     tip = git.resolve(session.project.branch(protocol))
     leave = ("--", f":(top,exclude){paths.folder(protocol)}")

@@ -59,9 +59,9 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
             raise click.UsageError("--forget needs a PROTOCOL")
         known = heal.forget(session.project, name)
         session.note(
-            f"{name}: what was seen of it is forgotten; it is taken as it stands now"
+            f"{name}: its checkpoint is removed; its current history is accepted"
             if known
-            else f"{name}: not marked"
+            else f"{name}: it has no checkpoint"
         )
         return
     if action == "fix" and not _cannot_open(session):
@@ -88,7 +88,7 @@ def _find(session: Session, name: str) -> str:
 
 
 def _tell_all(session: Session, found: list[Finding], as_json: bool) -> NoReturn:
-    """Say what was found, and end."""
+    """Print the findings, and exit."""
     if as_json:
         rows = [{key: getattr(one, key) for key in type(one).__slots__} for one in found]
         session.json({"ok": _exit_code(found) == 0, "findings": rows})

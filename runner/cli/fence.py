@@ -1,8 +1,8 @@
-"""What a CI takes for commands when it reads a job's output: none of it is let through.
+"""Escape the commands that a CI would run when it reads a job's output.
 
-GitHub, Gitea and Forgejo obey lines that begin with `::`, the older form `##[…]` and Azure's `##vso[…]` anywhere in a line; GitLab
-obeys control characters. Whatever the runner prints there (a model's words, a tool's output, a title, a traceback) comes through
-here, and the first character of such a command is shown as an escape. JSON stays the same JSON.
+GitHub, Gitea and Forgejo run lines that start with `::`, the older form `##[…]` and Azure's `##vso[…]` anywhere in a line; GitLab
+acts on control characters. All output of the runner (a model's text, a tool's output, a title, a traceback) passes through here,
+and the first character of such a command is replaced by an escape. JSON keeps its meaning.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def is_needed(environ: Mapping[str, str]) -> bool:
-    """Return whether a CI reads what is printed."""
+    """Return whether a CI reads the output."""
     return environ.get("CI", "").lower() not in ("", "0", "false") or "GITHUB_ACTIONS" in environ
 
 
 def line(text: str) -> str:
-    """Return a line that no CI obeys."""
+    """Return the line with CI commands escaped."""
     text = _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
     text = _MARK.sub(r"\1\\u005b", text)
     bare = text.lstrip()
@@ -30,7 +30,7 @@ def line(text: str) -> str:
 
 
 class Fence(io.TextIOBase):
-    """A stream in front of another; a line goes on when it is whole, for only then it can be judged."""
+    """A stream in front of another; it passes whole lines on, since a part of a line cannot be judged."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._rest = stream, ""
@@ -68,7 +68,7 @@ class Fence(io.TextIOBase):
         self._stream.flush()
 
     def end(self) -> None:
-        """Write what is left."""
+        """Write the last, incomplete line."""
         self._stream.write(line(self._rest))
         self._rest = ""
         self._stream.flush()

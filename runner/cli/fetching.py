@@ -9,7 +9,7 @@ from runner.cli.session import Session
 
 
 def offer(session: Session, protocols: Collection[str], *, yes: bool) -> bool:
-    """Fetch what this clone lacks of protocols, where the person says so; return whether it was fetched.
+    """Fetch missing objects of protocols if the person agrees; return whether they were fetched.
 
     Raises:
         UnreachableError: the remote does not answer. IntegrityError: what it has is not taken.

@@ -74,7 +74,7 @@ def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, a
     if as_json:
         teller.line({"event": "done", "code": code, "protocols": dict(sorted(codes.items()))})
     elif not codes:
-        session.note("nothing may go on")
+        session.note("no protocol can advance")
     else:
         sight = fleet.Sight(project)
         rows = sight.rows({name: tip for name, tip in sight.tips().items() if name in codes})
@@ -128,18 +128,18 @@ def plan(
     only = [finding.find(project, name) for name in protocols] or None
     found = fleet.Sight(project).ready(only)
     if len(found) > limit:
-        session.note(f"{len(found) - limit} more may go on; they wait longest in the next plan")
+        session.note(f"{len(found) - limit} more can advance; they are first in the next plan")
     found = found[:limit]
     if reserve or reserve_tokens:
         found, left_out = fleet.reserve(project, found, Decimal(str(reserve or 0)), reserve_tokens or 0)
         for one in left_out:
-            session.note(f"{one.protocol} waits: the day's budget does not have what is to be reserved for it")
+            session.note(f"{one.protocol} waits: the day budget has too little left to reserve for it")
     if as_json:
         streams.put(json.dumps({"include": [fleet.described(one) for one in found]}, separators=(",", ":")))
     elif gitlab:
         streams.put(fleet.child_pipeline(project, found), nl=False)
     elif not found:
-        session.note("nothing may go on")
+        session.note("no protocol can advance")
     else:
         for one in found:
             about = f"{one.step}: {one.title}" if one.step else one.title
@@ -147,7 +147,7 @@ def plan(
 
 
 def _apart(ended: Ended) -> list[str]:
-    """Return what a turn could not say itself."""
+    """Return the reason for the end of a turn that could not print it."""
     import signal
 
     found = []
@@ -160,7 +160,7 @@ def _apart(ended: Ended) -> list[str]:
 
 
 class _Teller:
-    """Tells of turns: for people that one begins, and what it said as it ends; else a line of JSON each."""
+    """Reports turns: to people, the start of each and its output at its end; else one line of JSON each."""
 
     def __init__(self, session: Session, as_json: bool, limits: str) -> None:
         self._session, self._json, self._limits = session, as_json, limits
@@ -169,7 +169,7 @@ class _Teller:
         self._at_work: list[str] = []  # the numbers
 
     def tell(self, event: str, one: Ready, ended: Ended | None) -> None:
-        """Tell that a turn started, or ended."""
+        """Report the start or the end of a turn."""
         if self._json:
             more = {"action": one.action, "step": one.step} if ended is None else {"code": ended.code}
             self.line({"event": event, "protocol": one.protocol, **more})
@@ -182,18 +182,18 @@ class _Teller:
         # One that is held is tried again, and says the same again.
         if ended is None and self._begun.get(one.protocol) != one.tip:
             if not self._begun:
-                self._session.note(f"{self._limits}; Ctrl-C ends what is at work, and nothing is lost")
+                self._session.note(f"{self._limits}; Ctrl-C ends them, and nothing is lost")
             self._begun[one.protocol] = one.tip
-            self._session.note(f"{number}  begins    {f'{one.step}: ' if one.step else ''}{one.title}")
+            self._session.note(f"{number}  starts    {f'{one.step}: ' if one.step else ''}{one.title}")
         elif ended is not None and self._said.get(one.protocol) != (ended.code, ended.said):
             self._said[one.protocol] = (ended.code, ended.said)
             for text in [*lines_of(ended.said), *_apart(ended)]:
                 self._session.note(f"{number}  {text}")
 
     def interrupted(self) -> None:
-        """Tell what is ended now, which may take a moment."""
+        """Name the turns that are being ended, which may take a moment."""
         if self._at_work:
-            self._session.note(f"ends what is at work: {', '.join(self._at_work)}")
+            self._session.note(f"ending: {', '.join(self._at_work)}")
 
     def line(self, told: dict[str, Any]) -> None:
         """Give an event, with the time."""

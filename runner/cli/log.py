@@ -73,7 +73,7 @@ class _AtWork:
             return []
 
     def look(self) -> None:
-        """Show what is new since the last look."""
+        """Show the new entries since the last call."""
         for path in self._files():
             try:
                 if path.stat().st_size == self._sizes.get(path.name, 0):

@@ -1,4 +1,4 @@
-"""The command line: finds the command, hands in the surroundings, and turns every error into words and an exit code."""
+"""The command line: finds the command, passes in the environment, and turns every error into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
 }
 COMMANDS = {name: where[0] if where else f"{name}:command" for rows in GROUPS.values() for name, _, *where in rows}
 LATER = {"serve", "tui", "mcp"}  # the rest of design §9, refused by name until it is there
-PIPE_CLOSED = 141  # as a shell has it for what ended because nobody reads on: 128 + SIGPIPE
+PIPE_CLOSED = 141  # as in a shell: 128 + SIGPIPE
 
 
 class Commands(click.Group):
@@ -90,7 +90,7 @@ class Commands(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; where nobody reads on (`runner log | head`) end quietly, and not as click does with 1."""
+        """Run the command; if stdout is closed (`runner log | head`), exit silently, and not with 1 as click does."""
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -107,7 +107,7 @@ class Commands(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Say which command was probably meant."""
+        """Resolve a command; an unknown one is an error that names the nearest."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             from difflib import get_close_matches
 
@@ -121,7 +121,7 @@ class Commands(click.Group):
 
 
 def program() -> str:
-    """Return what was typed: `runner` or `git runner`."""
+    """Return the name that was typed: `runner` or `git runner`."""
     return "git runner" if Path(sys.argv[0]).name == "git-runner" else "runner"
 
 
@@ -173,7 +173,7 @@ def _on_signal(number: int, frame: object) -> None:
 
 
 def _leave_terminal() -> None:
-    """Write nowhere from now on instead of to a terminal that is gone, where each line would fail."""
+    """Discard further output to a terminal that is gone, where each line would fail."""
     for fd in (1, 2):
         with contextlib.suppress(OSError):
             if stat.S_ISCHR(os.fstat(fd).st_mode) and not os.isatty(fd):
@@ -187,7 +187,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def call(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code (design §9); where a CI reads what is printed, it is fenced."""
+    """Run the command line and return its exit code (design §9); text that a CI would run as a command is escaped."""
     out, err = sys.stdout, sys.stderr
     # A question at a terminal is a line that is not whole, and no CI reads a terminal.
     if not fence.is_needed(os.environ) or err.isatty():
@@ -252,7 +252,7 @@ def _folder_exists() -> bool:
 
 
 def _wrong(error: click.ClickException) -> UsageError:
-    """Return what click found wrong with the command line in the form that every error has."""
+    """Return an error of click in the form that every error has."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     where = "runner" if context is None else context.command_path.replace(program(), "runner", 1)
     if isinstance(error, click.NoSuchOption):
@@ -260,7 +260,7 @@ def _wrong(error: click.ClickException) -> UsageError:
         what = f"there is no option `{error.option_name}`"
         return UsageError(what, f"`{where}`", f"did you mean {near}?" if near else f"`{where} --help` lists them")
     what = " ".join(error.format_message().split()).removesuffix(".")
-    return UsageError(what[:1].lower() + what[1:], f"`{where}`", f"`{where} --help` says what it takes")
+    return UsageError(what[:1].lower() + what[1:], f"`{where}`", f"`{where} --help` describes it")
 
 
 def _tell(error: RunnerError) -> int:
@@ -281,7 +281,7 @@ def _disk(error: OSError) -> int:
     hint = (
         "make room on the disk"
         if error.errno in (errno.ENOSPC, errno.EDQUOT)
-        else "mend that, and run the same command again"
+        else "fix that, and run the same command again"
     )
     return _say(
         f"error: {error.strerror}\n  at:   {error.filename or 'this machine'}\n  next: {hint}; nothing was published", 2

@@ -56,7 +56,7 @@ def command(
     if inputs and not workflow:
         raise click.UsageError("--input goes with --workflow")
     if not asked and not title:
-        raise click.UsageError("say what is to be done: runner new TITLE")
+        raise click.UsageError("give a title: runner new TITLE")
     project = session.project
     create.fresh(project)
     if not asked:
@@ -86,7 +86,7 @@ def command(
 
 
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
-    """Tell the person about a new protocol; `runs`: it is run at once, so nothing is to be typed."""
+    """Print a new protocol; `runs`: it is run at once, so no command follows."""
     goes_out = session.project.setting("publish") == "always" and session.project.trusted.remote
     pushed = f" · published to {goes_out}" if goes_out else " · nothing was pushed"
     steps = f"{made.steps} step{'s' if made.steps != 1 else ''}"

@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _offer(look: Callable[[Project], list[str]]) -> list[str]:
-    """Return what a shell may offer; nothing where there is no project, for a shell cannot be told why."""
+    """Return completions for a shell; none if there is no project, since a shell cannot show the error."""
     import os
     from pathlib import Path
 
@@ -80,7 +80,7 @@ def offline(function: F) -> F:
         is_flag=True,
         expose_value=False,
         callback=_offline,
-        help="Work without the remote: publish nothing, and print what is left to publish.",
+        help="Work without the remote: publish nothing, and print the commits left to publish.",
     )(function)
 
 
@@ -111,7 +111,7 @@ def model(function: F) -> F:
 
 
 def job(function: F) -> F:
-    """Where nobody sits: in a job of a CI, or on a machine that may vanish."""
+    """`--ci` and `--ephemeral`: in a CI job, or on a machine that may disappear."""
     from runner.cli import ci
 
     function = click.option(
@@ -131,7 +131,7 @@ def job(function: F) -> F:
 
 
 def fetches(function: F) -> F:
-    """`--yes`, of what proves and shows offline: what is not in this clone may be fetched."""
+    """`--yes`, of commands that verify and show offline: they may fetch missing objects."""
     return click.option("--yes", is_flag=True, help="Fetch missing objects from the remote without asking.")(function)
 
 

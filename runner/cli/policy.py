@@ -89,7 +89,7 @@ def check(
         subject = replace(app.call(tool, app.arguments(given), effects, effect), engine=engine)
         subject = replace(subject, paths=paths) if paths else _followed(session, subject)
         if effect is None and tool not in effects:
-            session.note(f"{tool} is no tool that is known here: taken for external; --effect says otherwise")
+            session.note(f"{tool} is not a known tool: treated as external, unless --effect says otherwise")
     elif run is not None:
         subject = policy.command(run)
     elif paths:
@@ -137,7 +137,7 @@ def test(session: Session, live: bool, file: Path | None) -> None:
 
 
 def _look(session: Session, verb: str, *, live: bool, file: Path | None) -> None:
-    """Ask the remote for the trusted branch where that is wanted; else say how old what is known of it is."""
+    """Fetch the trusted branch if that is wanted; else print the age of the last fetch."""
     if live:
         app.look(session.project)
     elif file is None and (remote := session.project.trusted.remote) is not None:

@@ -53,7 +53,7 @@ def state_home(environ: dict[str, str]) -> Path:
 
 
 class _Beginning(click.Choice[str]):
-    """One of several answers, by its beginning: `y` is yes."""
+    """One of several answers, by its first letters: `y` is yes."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         meant = [choice for choice in self.choices if choice.startswith(str(value).strip().lower())]
@@ -107,12 +107,12 @@ class Session:
         return self._project
 
     def close(self) -> None:
-        """End what is held open."""
+        """Close all that is open."""
         if self._project is not None:
             self._project.close()
 
     def note(self, line: str) -> None:
-        """Say something to the person, on stderr; commands as they type them."""
+        """Print a message to stderr, with commands as they are typed."""
         if not self.quiet:
             self._err(safe(line).replace("`runner ", f"`{program()} "))
 
@@ -173,7 +173,7 @@ class Session:
         return sys.stderr.isatty() and not self.quiet and self.environ.get("TERM") != "dumb"
 
     def hear(self, record: Mapping[str, Any]) -> None:
-        """Tell about a record of a running agent: what it says and which tools it calls."""
+        """Print a record of a running agent: its messages and tool calls."""
         if record["kind"] == "response":
             text = _verdict(str(record["text"])) or str(record["text"])
             first = next((line.strip() for line in lines_of(text) if line.strip()), "")
@@ -196,7 +196,7 @@ class Session:
         return chosen
 
     def ask_text(self, question: str) -> str | None:
-        """Ask the person at the terminal for a line of their own words, which may be empty; None where nobody is."""
+        """Ask the person at the terminal for a line of text, which may be empty; None without a terminal."""
         if not self.is_terminal():
             return None
         with self._standing_still():
@@ -242,7 +242,7 @@ class Session:
 
 
 def _boot() -> str:
-    """Return which start of this machine it is; empty where the system does not tell."""
+    """Return the id of this boot of the machine; empty if the system has none."""
     try:
         if sys.platform == "darwin":
             import ctypes

@@ -149,9 +149,11 @@ def _why_none(project: Project, row: Row, slug: str, number: int, last: int) -> 
     if slug != PLAN and number == last and row["steps"][slug].get("status") == "pending":
         planner = bool(transcript.read(project, row["protocol"], PLAN, 1, review=False))
         told = (
-            f"; `runner show {row['protocol']} {PLAN} --transcript` shows what was said of the plan" if planner else ""
+            f"; `runner show {row['protocol']} {PLAN} --transcript` shows the messages about the plan"
+            if planner
+            else ""
         )
-        return f"it has not begun{told}"
+        return f"it has not started{told}"
     before = f"; `--attempt {number - 1}` may have one" if number > 1 else ""
     again = f"`runner show {row['protocol']} {slug} --transcript --yes` fetches it from {project.trusted.remote}"
     brings = again if project.trusted.remote and project.mirror is None else history.brings(row["protocol"], None)
@@ -231,7 +233,7 @@ def _show_event(session: Session, protocol: str, entry: RawEntry) -> None:
 
 
 def _words(fields: Mapping[str, Any]) -> list[str]:
-    """Return whose word it was, and what it said."""
+    """Return who decided, and the decision."""
     by = fields.get("by")
     return [f"{fields.get('decision', 'approved')} by {', '.join(map(str, by)) if isinstance(by, list) else by}"]
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from runner.app.approve import Heard
     from runner.store.project import Project
 
-WORDS = {"plan", "step", "result", "call", "protected-path", "merge"}  # kinds of waits that a word ends
+WORDS = {"plan", "step", "result", "call", "protected-path", "merge"}  # kinds of waits that an approval ends
 REWRITTEN = "what verified here is not in its branch any more"
-SAID = {"approve": "approves", "reject": "rejects", "revoke": "takes its word back"}
+SAID = {"approve": "approves", "reject": "rejects", "revoke": "revokes"}
 
 
 @click.command("status")
@@ -70,7 +70,7 @@ def command(session: Session, protocol: str | None, as_json: bool) -> None:
 
 
 def tell_nothing(session: Session, as_json: bool, text: str) -> None:
-    """Say that there is no protocol, and what makes one."""
+    """Print that there is no protocol, and the command that creates one."""
     if as_json:
         session.json_rows([])
     else:
@@ -106,7 +106,7 @@ def describe(project: Project, row: Row, asked: str | None = None) -> Row:
 
 
 def cancelled_for(project: Project, protocol: str, tip: str) -> str:
-    """Return why a protocol was cancelled, as its record has it; empty where nobody said."""
+    """Return the recorded reason why a protocol was cancelled; empty if none was given."""
     try:
         entries = record.events(project.git, protocol, tip)
     except RunnerError:  # `doctor` names a damaged log
@@ -120,7 +120,7 @@ def _path(project: Project, protocol: str, trees: Mapping[str, str]) -> str | No
 
 
 def show_all(session: Session, project: Project, rows: list[Row], known: Mapping[str, str]) -> None:
-    """Give a line a protocol: how it stands, what waits or comes next, what to type."""
+    """Print one line per protocol: its status, the reason, and the command to type."""
     names, now, there = summary.Names(known), project.who.now(), elsewhere.leases(project.places)
     lines = []
     for row in rows:
@@ -174,10 +174,10 @@ def by_whom(project: Project, protocol: str, tip: str, found: Outlook, typed: st
 
 
 def next_of(project: Project, row: Row, name: str) -> tuple[str | None, str | None]:
-    """Return the command to type next, and how it is shown; the first is None where there is none for the person here.
+    """Return the command to type next, and how it is shown; the first is None if there is none for this person.
 
-    Of the record and of what git knows: a history that went back, what others pushed, approvals and edits that wait. `name`: what is
-    typed for the protocol.
+    Considers the record and the branch: a history that was rewritten, commits of others, approvals and edits that are not yet
+    recorded. `name`: the protocol's name in a command.
     """
     protocol, found = row["protocol"], record.outlook(row)
     git, tip, branch = project.git, finding.tip(project, protocol), project.branch(protocol)
@@ -229,7 +229,7 @@ def standing(project: Project, row: Row) -> str:
 
 
 def show_one(session: Session, project: Project, row: Row, asked: str | None = None) -> None:
-    """Give how one protocol stands: its steps, what waits, who is at work, what to type next. `asked`: what it was found by."""
+    """Print the status of one protocol: steps, waits, the runner at work, the next command. `asked`: the name that was typed."""
     protocol, now = row["protocol"], project.who.now()
     name = finding.typed(project, protocol, asked)
     session.line(f"{protocol}  {row['title']}")
@@ -296,13 +296,13 @@ def behind(project: Project, protocol: str) -> str:
 
 
 def is_rewritten(project: Project, protocol: str) -> bool:
-    """Return whether the branch here has left behind what verified last on this machine: no command goes on with it."""
+    """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
     known, tip = marks.read(project.places, protocol), project.git.ref(project.branch(protocol))
     return known not in (None, tip) and tip is not None and not project.git.is_ancestor(str(known), tip)
 
 
 def unrecorded(project: Project, protocol: str) -> str:
-    """Return what was paid and is in no transition yet, such as that of a step that was killed; empty where nothing was."""
+    """Return the cost that is in no transition yet, such as that of a step that was killed; empty if there is none."""
     if not matching(project.places.journal(protocol), "*.jsonl"):
         return ""
     from runner.executor import spending
@@ -318,7 +318,7 @@ def unrecorded(project: Project, protocol: str) -> str:
 
 
 def at_work(project: Project, protocol: str, typed: str, there: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """Return who is at work on a protocol, here or by the leases that are `there`, and what is typed to look again."""
+    """Return the runner at work on a protocol, of this clone or by the leases in `there`, and the command to look again."""
     held = locks.is_held(project.places.lock(protocol))
     away = None if held else elsewhere.at_work(project, protocol, there)
     if away is None:
@@ -330,9 +330,9 @@ def at_work(project: Project, protocol: str, typed: str, there: Mapping[str, str
 
 
 def heard(project: Project, row: Row, tip: str) -> list[Heard]:
-    """Return what people said on what waits and no transition took up yet, judged; where that cannot be told, nobody said it.
+    """Return the approvals of current waits that no transition has recorded yet, with their status; none if it is unknown.
 
-    What judging takes is loaded only where an approval lies in the branch that the log does not name.
+    The modules that evaluate them are loaded only if the branch has an approval that the log does not name.
     """
     kinds = {str(wait.get("kind")) for wait in row["waiting"]}
     if not kinds & WORDS:
@@ -354,7 +354,7 @@ def heard(project: Project, row: Row, tip: str) -> list[Heard]:
 
 
 def show_words(session: Session, found: Heard, *, err: bool = False) -> None:
-    """Give a line a word: who says what, and why it does not count, if it does not."""
+    """Print one line per approval: who decided what, and the reason if it does not count."""
     for word in found.words:
         why = (f": {word.fault}", "red") if word.fault else ""
         text = f": {word.text}" if word.fault else f": {word.reason}" if word.reason else ""

@@ -78,7 +78,7 @@ def resume(session: Session, protocol: str | None) -> None:
 def cancel(session: Session, protocol: str | None, reason: str | None) -> None:
     """Cancel PROTOCOL and stop its work: on this machine at once, on another when its lease is next renewed.
 
-    What was paid is recorded. The branch stays; `runner undo` reverts the cancellation.
+    The cost is recorded. The branch stays; `runner undo` reverts the cancellation.
     """
     tell(session, steer.cancel(session.project, looking.find_protocol(session.project, protocol), reason))
 
@@ -158,10 +158,10 @@ def at_revision(words: str | None) -> tuple[str | None, int | None]:
 
 
 def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
-    """Return the protocol that the first word names, with the commits that others pushed to it, and the words after it.
+    """Return the protocol that the first argument names, with the commits that others pushed to it, and the other arguments.
 
-    If the first word names a step or a wait of the default protocol (its worktree, or the only open one), return that protocol
-    and all the words.
+    If the first argument names a step or a wait of the default protocol (its worktree, or the only open one), return that
+    protocol and all arguments.
 
     Raises:
         UsageError: no protocol is meant, or it is not clear which.
@@ -178,7 +178,7 @@ def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...
 
 
 def _of_this(project: Project, word: str) -> str | None:
-    """Return the default protocol if the word names a step or a wait of it."""
+    """Return the default protocol if the argument names a step or a wait of it."""
     try:
         here = finding.find(project, None)
     except UsageError:

@@ -43,7 +43,7 @@ def command(session: Session, protocol: str | None, only: str | None, dry_run: b
 
 
 def _slug(project: Project, protocol: str, name: str | None) -> str | None:
-    """Return the slug that a person means; one that the record does not know may be in an edit that is taken up now."""
+    """Return the slug that a person means; one that is not in the record may be in an edit that is about to be picked up."""
     if name is None:
         return None
     row = record.row(project.git, protocol, finding.tip(project, protocol))
@@ -51,7 +51,7 @@ def _slug(project: Project, protocol: str, name: str | None) -> str | None:
 
 
 def _try_out(session: Session, protocol: str, only: str | None) -> int:
-    """Say what `step` would do; nothing is written, not even a person's edits are taken up."""
+    """Print what `step` would do; write nothing, and do not pick up a person's edits."""
     project = session.project
     git, branch = project.git, project.branch(protocol)
     project.refuse_unsupported()
@@ -65,7 +65,7 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     seen = snapshot.read(git, tip, protocol)
     _, edit, state, action = advance.consider(project, seen, only)
     if isinstance(edit, events.Planned):
-        session.result("would take up the plan that people wrote")
+        session.result("would pick up the plan that people wrote")
         return 0
     if edit is not None:
         session.result("would record the plan's edit")

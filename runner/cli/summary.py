@@ -58,12 +58,12 @@ class Names:
         self._count = Counter(ids.number_of(protocol) for protocol in protocols)
 
     def short(self, protocol: str) -> str:
-        """Return what is typed for a protocol."""
+        """Return the name of a protocol in a command."""
         number = ids.number_of(protocol)
         return str(number) if self._count[number] <= 1 else protocol
 
     def shown(self, protocol: str) -> str:
-        """Return what is shown first in its line: `0007`, or the whole id."""
+        """Return its name at the start of a line: `0007`, or the whole id."""
         return protocol.split("-", 1)[0] if self._count[ids.number_of(protocol)] <= 1 else protocol
 
 
@@ -106,7 +106,7 @@ def described(row: Row, name: str, path: str | None, *, merging: str | None) -> 
 
 
 def word(row: Row, found: Outlook, *, held: bool = False) -> str:
-    """Return in a word how a protocol stands: waits, works, ready, failed, blocked, paused, completed …"""
+    """Return the status of a protocol in one term: waits, works, ready, failed, blocked, paused, completed …"""
     status = str(row["status"])
     if status not in ("planned", "running", "pending", "planning"):
         return status
@@ -116,7 +116,7 @@ def word(row: Row, found: Outlook, *, held: bool = False) -> str:
 
 
 def wait_text(row: Row, wait: dict[str, Any], now: float) -> str:
-    """Return what is owed: `for alice: step:deploy, since 4 min`."""
+    """Return what the protocol waits for: `for alice: step:deploy, since 4 min`."""
     kind, subject = str(wait.get("kind")), str(wait.get("subject"))
     told = record.label(row, subject) if subject in row["steps"] else subject
     if kind in ("human", "question"):

@@ -1,4 +1,4 @@
-"""What people are told while a protocol goes on: one line a step, and what comes next. All of it goes to stderr."""
+"""Print the progress of a protocol to stderr: one line per step, and what comes next."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Spent:
 
 
 class Teller:
-    """`each`: tell of every transition as it is made; else a step that is still to be checked is told of with its checks."""
+    """`each`: print every transition when it is made; else a step that will be checked is printed together with its checks."""
 
     def __init__(self, session: Session, *, each: bool) -> None:
         self._session, self._each = session, each
@@ -48,7 +48,7 @@ class Teller:
     # --- one transition ----------------------------------------------------------------------------------------------
 
     def advanced(self, done: Advanced) -> None:
-        """Tell about one transition."""
+        """Print one transition."""
         steps = done.state.open_steps()
         self._width = max([self._width, *(len(_label(done.state, slug)) for slug, _ in steps)])
         about: dict[str, list[events.Event]] = {}
@@ -68,7 +68,7 @@ class Teller:
                 self._step(done, subject, happened)
 
     def _words(self, state: State, subject: str, happened: Sequence[events.Event]) -> None:
-        """Tell which people's words were used, and which do not count."""
+        """Print the approvals that were used, and those that do not count."""
         for event in happened:
             match event:
                 case events.ApprovalCounted():
@@ -76,7 +76,7 @@ class Teller:
                 case events.CallDecided():
                     self._line(_label(state, subject), event.decision, f"by {event.by}")
                 case events.ApprovalRefused():
-                    said = "a word does not count" if event.approval else "no word was given"
+                    said = "an approval does not count" if event.approval else "not approved"
                     self._line(_label(state, subject), "refused", f"{said}: {event.reason}")
 
     def _planned(self, done: Advanced, planned: events.Planned) -> None:
@@ -163,13 +163,13 @@ class Teller:
     # --- the end -------------------------------------------------------------------------------------------------------
 
     def flush(self, done: Advanced) -> None:
-        """Tell of work whose checks did not come any more."""
+        """Print finished steps whose checks did not run."""
         for slug, (spent, said) in self._held.items():
             self._took(_label(done.state, slug), "finished", spent, said)
         self._held.clear()
 
     def end(self, done: Advanced) -> None:
-        """Tell how it stands now, and what to type next."""
+        """Print the status, and what to type next."""
         self.flush(done)
         session, state = self._session, done.state
         self._width = max([self._width, *(len(_label(state, slug)) for slug, _ in state.open_steps())])
@@ -245,7 +245,7 @@ def would(action: decision.Action, state: State) -> str:
         case decision.AskPerson(slug):
             return f"would ask for the work of {_label(state, slug)}: {state.steps[slug].title}"
         case decision.TakeWork(slug):
-            return f"would take what was committed since it was asked as the work of {_label(state, slug)}"
+            return f"would record the commits since it was asked for as the work of {_label(state, slug)}"
         case decision.CheckStep(slug):
             return f"would check {_label(state, slug)}: qa {state.steps[slug].qa}"
         case decision.CompleteStep(slug):

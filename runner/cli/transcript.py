@@ -1,4 +1,4 @@
-"""An attempt's transcript as people read it: turn by turn, what was said, called and answered. `--json` has it whole."""
+"""The transcript of an attempt for people: messages, calls and results, turn by turn. `--json` has all of it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def show(session: Session, records: Sequence[Record], *, after: int = 0, brief: 
                 _response(session, record, turn, brief)
             case "summary":
                 session.line("")
-                session.line((f"turn {turn}", "yellow"), "  the conversation was summed up, and goes on from this:")
+                session.line((f"turn {turn}", "yellow"), "  the conversation was summarized, and continues from this:")
                 _text(session, str(record["text"]), BRIEF if brief else LINES)
             case "results":
                 _results(session, record, brief)
@@ -60,7 +60,7 @@ def show(session: Session, records: Sequence[Record], *, after: int = 0, brief: 
                 session.line("  ", ("held", "yellow"), f"  {record['text']}"[:WIDTH])
                 session.line(f"      {record['decision']['why']} ({record['decision']['where']})"[:WIDTH])
             case "intent":
-                session.line("  ", ("begins", "yellow"), f"  {record['text']}"[:WIDTH])
+                session.line("  ", ("starts", "yellow"), f"  {record['text']}"[:WIDTH])
             case "outcome":
                 session.line(
                     "  ", ("ended", "yellow"), f"  {record['tool']}{', with an error' if record['error'] else ''}"
@@ -69,7 +69,7 @@ def show(session: Session, records: Sequence[Record], *, after: int = 0, brief: 
                 session.line("  ", ("settled", "yellow"), f"  {record['how']}"[:WIDTH])
             case "task":
                 session.line("")
-                session.line("it had been told")
+                session.line("its task")
                 _text(session, str(record["text"]), BRIEF if brief else LINES)
             case "answers":
                 session.line("")

@@ -110,7 +110,7 @@ def tell(session: Session, report: Report) -> None:
 
 
 def _line(text: str) -> str:
-    """Return text on one line: a file's name may hold what ends one, and go on like a verdict."""
+    """Return text on one line: a file's name may contain a line break and a text that looks like a verdict."""
     return text.replace("\n", "\\n")
 
 

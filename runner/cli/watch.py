@@ -97,12 +97,12 @@ def command(
 
 
 def _boottime() -> float:
-    """Return seconds that go on while the machine sleeps; macOS has no such clock but the wall's."""
+    """Return seconds of a clock that includes the machine's sleep; macOS has only the wall clock for that."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.time()
 
 
 class _Shown:
-    """Tells what happens: JSON on stdout, an event a line, or words on stderr."""
+    """Reports events: as JSON on stdout, one per line, or as text on stderr."""
 
     def __init__(self, session: Session, as_json: bool) -> None:
         self._session, self._as_json = session, as_json
@@ -110,7 +110,7 @@ class _Shown:
         self._about: str | None = None  # the protocol that the lines before were about
 
     def tell(self, told: Happened) -> None:
-        """Tell of one thing that happened."""
+        """Report one event."""
         if self._as_json:
             self._line(_plain(told))
             return
@@ -136,7 +136,7 @@ class _Shown:
         self._session.line((str(protocol), "cyan"), err=True)
 
     def ended(self, error: BaseException) -> None:
-        """Tell a program that there will be no more, and why; a person sees the error itself."""
+        """Report to a program that no more events follow, and why; a person sees the error itself."""
         if self._as_json and not isinstance(error, BrokenPipeError):
             stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
             why = error.what if isinstance(error, RunnerError) else "interrupted"

@@ -76,7 +76,7 @@ def _give(session: Session, told: Told, by: str) -> None:
 
 
 def _rows(told: Told) -> Iterator[tuple[str, str, str]]:
-    """Yield (what it is, what is told, colour)."""
+    """Yield (label, text, colour)."""
     step = f"{told['place']:02d}-{told['step']} of {told['protocol']}" if told["step"] else ""
     if told["kind"] == "step":
         yield "step", f"{step}, attempt {told['attempt']}: {_cut(str(told['step_title']))}", "green"

@@ -155,7 +155,7 @@ def test_a_plan_is_what_may_go_on_and_nothing_else(box: Box) -> None:
     assert not re.search(r"[^\x20-\x7e\n]|[$();]", made) and "First" not in made
     assert [line.split()[0] for line in box.runner("fleet", "plan", rc=0).out.splitlines()] == [first, second]
     limited = box.runner("fleet", "plan", "--json", "--limit", "1", rc=0)
-    assert len(limited.json()["include"]) == 1 and "1 more may go on" in limited.err
+    assert len(limited.json()["include"]) == 1 and "1 more can advance" in limited.err
     assert [one["protocol"] for one in box.runner("fleet", "plan", "2", "--json", rc=0).json()["include"]] == [second]
     box.runner("fleet", "plan", "--json", "--gitlab", rc=2)
     box.runner("fleet", "plan", "0009-nobody", rc=2)
@@ -168,7 +168,7 @@ def test_what_each_may_spend_is_reserved_for_it(remote: Box, tmp_path: Path) -> 
     env = {"GITHUB_RUN_ID": "7", "GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "o/r"}
     told = remote.runner("fleet", "plan", "--json", "--reserve", "0.40", rc=0, env=env)
     assert [one["protocol"] for one in told.json()["include"]] == [*names[:2], other]
-    assert f"{names[2]} waits: the day's budget" in told.err
+    assert f"{names[2]} waits: the day budget" in told.err
     at = tmp_path / "origin.git"
     (name,) = remote.git("ls-tree", "--name-only", ledger.REF, cwd=at).split()
     reserved = json.loads(remote.git("show", f"{ledger.REF}:{name}", cwd=at))["open"].values()

@@ -219,7 +219,7 @@ def test_of_somebodys_words_the_last_alone_is_told(gov: Box, people: People) -> 
     step.write_text(step.read_text().replace("deployed", "shipped"))
     gov.commit("ship", cwd=at)
     told = gov.runner("run", protocol, rc=3).err
-    assert "a word does not count: alice@example.test: stale: " in told
+    assert "an approval does not count: alice@example.test: stale: " in told
     says(gov, people.alice, "reject", protocol, "--yes", "-m", "not like this")
     told = gov.runner("status", protocol).out
     assert "alice@example.test rejects: not like this" in told and "stale" not in told
@@ -314,7 +314,7 @@ def test_a_word_is_printed_signed_elsewhere_and_brought_back(gov: Box, people: P
     assert "ssh-keygen -Y sign -n runner-approval" in printed.err
     (tmp_path / "word").write_text(people.alice.sign(printed.out))
     told = gov.runner("approve", protocol, "--import", tmp_path / "word", rc=0).err  # brought by Dana
-    assert "the word is in" in told and "runner run 1" in told
+    assert "added in" in told and "runner run 1" in told
     assert "dana@example.test" in gov.git("log", "-1", "--format=%ae", protocol)
     gov.runner("run", protocol, rc=0)
     gov.runner("verify", protocol, rc=0)
@@ -624,7 +624,7 @@ def test_without_a_policy_nobody_says_it_but_a_person_at_a_terminal(box: Box) ->
     box.runner("run", protocol, rc=3)
     for args in ((), ("--yes",)):
         error = box.runner("approve", protocol, *args, rc=3).err
-        assert "by a person at a terminal" in error and "`runner init` writes one" in error
+        assert "only a person at a terminal can decide" in error and "`runner init` writes one" in error
     code, said = at_terminal(box, {b"]:": b"yes\n"}, "approve", protocol, "--yes")
     assert code == 3 and "not with --yes" in said
     code, said = at_terminal(box, {b"]:": b"yes\n"}, "approve", protocol, env={"CI": "true"})

@@ -66,8 +66,8 @@ def test_what_may_go_on_goes_on_and_the_rest_is_told(box: Box, tmp_path: Path) -
     assert "0001  01-s1" in done.err and "0003  waits" in done.out.replace("   ", "  ") and "0004" not in done.out
     assert waits in box.runner("list", rc=0).out or "0003" in done.out
     again = box.runner("fleet", rc=0)
-    assert "nothing may go on" in again.err and again.out == ""
-    assert "nothing may go on" in box.runner("fleet", "plan", rc=0).err
+    assert "no protocol can advance" in again.err and again.out == ""
+    assert "no protocol can advance" in box.runner("fleet", "plan", rc=0).err
     for one in (first, second, waits):
         sound(box, one)
 
@@ -131,8 +131,8 @@ def test_what_a_turn_says_again_is_shown_once(box: Box, capsys: pytest.CaptureFi
         teller.tell("started", one, None)
         teller.tell("ended", one, Ended("0001-a", code, said))
     assert capsys.readouterr().err.splitlines() == [
-        "4 at a time; Ctrl-C ends what is at work, and nothing is lost",
-        "0001  begins    a: Add it",
+        "4 at a time; Ctrl-C ends them, and nothing is lost",
+        "0001  starts    a: Add it",
         "0001  held",
         "0001    again         in a moment, 5 times at most",
         "0001    ended         by SIGKILL, from outside",
@@ -220,7 +220,7 @@ def test_what_others_pushed_is_found_and_a_remote_that_is_away_stops_it_before_a
     assert remote.git("rev-parse", theirs) == remote.git("rev-parse", theirs, cwd=tmp_path / "origin.git")
     (tmp_path / "origin.git").rename(tmp_path / "away")
     assert "nothing was begun" in remote.runner("fleet", rc=69).err
-    assert "nothing may go on" in remote.runner("fleet", "--offline", rc=0).err
+    assert "no protocol can advance" in remote.runner("fleet", "--offline", rc=0).err
 
 
 @pytest.mark.slow
@@ -235,7 +235,7 @@ def test_what_an_ended_run_did_not_publish_any_more_is_published(
     assert remote.git("rev-parse", protocol) != remote.git("rev-parse", protocol, cwd=origin)
     remote.runner("fleet", rc=code)
     assert remote.git("rev-parse", protocol) == remote.git("rev-parse", protocol, cwd=origin)
-    assert "nothing may go on" in remote.runner("fleet", rc=0).err
+    assert "no protocol can advance" in remote.runner("fleet", rc=0).err
 
 
 def living(word: str) -> list[int]:
@@ -276,7 +276,7 @@ def test_ctrl_c_ends_all_and_what_they_started(box: Box, tmp_path: Path, word: s
     assert len(living(word)) >= 3
     started.send_signal(how)
     _, err = started.communicate()
-    assert started.returncode == 130 and "ends what is at work: 0001, 0002, 0003\n" in err and "nothing is lost" in err
+    assert started.returncode == 130 and "ending: 0001, 0002, 0003\n" in err and "nothing is lost" in err
     assert living(word) == []
     for name in names:
         assert box.state(name)["steps"]["a"]["status"] == "pending"
@@ -298,7 +298,7 @@ def test_ctrl_c_again_waits_for_what_does_not_end_at_once_and_a_stopped_turn_hea
     os.kill(turn, signal.SIGSTOP)
     started.send_signal(signal.SIGINT)
     assert started.stderr is not None
-    while "ends what is at work" not in started.stderr.readline():
+    while "ending: " not in started.stderr.readline():
         pass
     for _ in range(3):
         started.send_signal(signal.SIGINT)

@@ -142,7 +142,7 @@ def test_what_cannot_be_done_is_refused_and_makes_nothing(box: Box, args: tuple[
 
 
 def test_a_plan_comes_from_one_place(box: Box) -> None:
-    assert "say what is to be done" in box.runner("new", rc=2).err
+    assert "give a title" in box.runner("new", rc=2).err
     box.runner("new", "A task", "--manual", "--workflow", "echo-add", rc=2)
     box.runner("new", "A task", "--manual", "--input", "a=1", rc=2)
     box.runner("new", "--manual", rc=2)

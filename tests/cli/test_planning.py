@@ -154,7 +154,7 @@ def test_the_plan_comes_with_the_answers(box: Box) -> None:
     assert f"transcript: {digest(transcript.encode())}" in box.log(protocol)
     shown = box.runner("show", protocol, "plan", "--transcript", rc=0).out
     assert "Look at it" not in transcribed
-    assert "Formal or not?" in shown and "Look at it" in shown and "it had been told" in shown
+    assert "Formal or not?" in shown and "Look at it" in shown and "its task" in shown
     box.runner("run", protocol, rc=3)
     box.runner("verify", protocol, rc=0)
     assert second(box.path, protocol)[0] == 0
@@ -368,7 +368,7 @@ def test_do_without_a_model_makes_nothing(box: Box) -> None:
 def test_do_that_cannot_end_says_how_it_goes_on(box: Box) -> None:
     with serving(Refusal(code=403, body=error(403, "PERMISSION_DENIED", "no"))) as wire:
         told = box.runner("do", "A task", env=env(wire), rc=69)
-    assert "  it is made    runner run 1 goes on with it\n" in told.err and told.out == "0001-a-task\n"
+    assert "  created       runner run 1 resumes it\n" in told.err and told.out == "0001-a-task\n"
 
 
 def test_why_an_answer_does_not_come_is_said_while_it_is_waited_for(box: Box) -> None:

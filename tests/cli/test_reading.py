@@ -506,7 +506,7 @@ def test_a_dry_run_says_what_would_happen(box: Box) -> None:
     assert would() == ["would do nothing: 02-ask: Do it."]
     assert box.runner("step", protocol, "--dry-run", rc=3).err == ""
     box.runner("answer", protocol, "yes", rc=0)
-    assert would() == ["would take what was committed since it was asked as the work of 02-ask"]
+    assert would() == ["would record the commits since it was asked for as the work of 02-ask"]
     folder = box.worktree(protocol) / f".protocols/{protocol}"
     (folder / "04-new.md").write_text("---\ntitle: new\nkind: command\nrun: 'true'\n---\n")
     count = box.count(protocol)

@@ -92,7 +92,7 @@ def test_several_edits_and_matches_stand_below_each_other(box: Box) -> None:
 def test_what_has_not_begun_says_so_and_shows_the_way_to_the_plan_s(box: Box) -> None:
     protocol = box.new({"01-a": agent()})
     told = box.runner("show", protocol, "--transcript", rc=2).err
-    assert "next: it has not begun\n" in told
+    assert "next: it has not started\n" in told
     assert "next: it is at attempt 1\n" in box.runner("show", protocol, "a", "--transcript", "--attempt", "2", rc=2).err
 
 

@@ -19,11 +19,11 @@ TWO = {"01-a": command("echo a > a.txt"), "02-b": command("true")}
         (["xyz"], "there is no command `xyz`", "`runner --help` lists the commands"),
         (["run", "--max-stesp", "3"], "there is no option `--max-stesp`", "did you mean `--max-steps`?"),
         (["run", "--zzz"], "there is no option `--zzz`", "`runner run --help` lists them"),
-        (["run", "--max-steps", "0"], "invalid value for '--max-steps'", "`runner run --help` says what it takes"),
-        (["run", "1", "2"], "got unexpected extra argument", "`runner run --help` says what it takes"),
-        (["completion"], "missing argument", "`runner completion --help` says what it takes"),
-        (["new", "--input", "a=1"], "--input goes with --workflow", "`runner new --help` says what it takes"),
-        (["-C", "nowhere", "status"], "invalid value for '-C'", "`runner --help` says what it takes"),
+        (["run", "--max-steps", "0"], "invalid value for '--max-steps'", "`runner run --help` describes it"),
+        (["run", "1", "2"], "got unexpected extra argument", "`runner run --help` describes it"),
+        (["completion"], "missing argument", "`runner completion --help` describes it"),
+        (["new", "--input", "a=1"], "--input goes with --workflow", "`runner new --help` describes it"),
+        (["-C", "nowhere", "status"], "invalid value for '-C'", "`runner --help` describes it"),
     ],
 )
 def test_what_is_typed_wrongly_is_told_as_every_error_is(box: Box, args: list[str], what: str, hint: str) -> None:
