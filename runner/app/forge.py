@@ -196,7 +196,7 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     if seen.state.status is not Status.COMPLETED:
         return wanted.who
     judged = consent.bench(project, seen, seen.state, found)
-    heard = reviews.hear(project, forge, judged, wanted, None, None) if wanted.reviews else reviews.NOTHING
+    heard = reviews.fetch(project, forge, judged, wanted, None, None) if wanted.reviews else reviews.NONE
     asked = Asked.at_end(judged)
     standing = approval.judge(judged, wanted, looking.read_plan(project, seen), (), heard.approvals, asked)
     against = [word.approver for word in standing.rejected] + list(heard.objections)

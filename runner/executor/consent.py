@@ -124,11 +124,11 @@ def settle(
     told = {raw.fields.get("approval") for raw in known if raw.event == "approval-refused"}
     for wait in waits:
         subject = subject_of(wait, state, known)
-        heard = reviews.NOTHING
+        heard = reviews.NONE
         standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
         if standing is not None and forge is not None and standing.demand.reviews and not standing.demand.keyboard:
             judged = bench(project, seen, state, of(project), time)
-            heard = reviews.hear(project, forge, judged, standing.demand, wait, plan)
+            heard = reviews.fetch(project, forge, judged, standing.demand, wait, plan)
             if project.options.get("ephemeral") and project.setting("publish") == "never":
                 # What is done here is handed over, and no review that such a job tells of is believed: `sync` counts it.
                 heard = dataclasses.replace(heard, approvals=())
@@ -170,7 +170,7 @@ def _standing(
     subject: Subject,
     known: Sequence[log.RawEntry],
     time: str,
-    heard: reviews.Heard,
+    heard: reviews.ReviewResult,
 ) -> Standing | None:
     found = of(project)
     asked = demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))

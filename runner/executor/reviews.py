@@ -1,17 +1,18 @@
-"""Reviews on the forge, read live for the one thing that waits (design §4).
+"""Reviews on the forge: fetched for the one thing that waits, and counted by our own rules (design §4).
 
-Whether a review is still standing, a person's, of somebody who may write and who pushed none of it is judged here, from what the
-forge tells; whose it is by the policy and what it is about is judged by `approval`, and again by everybody who verifies. A forge
-that cannot be asked stops nothing: signed words count all the same.
+A review counts where it is its author's newest one, the author is a person of the policy's list who may write to the repository now
+and wrote none of the subject, and the reviewed commit has the subject unchanged. `trust/approval` then judges whose it is by the
+policy and which subject it is about, and everybody who verifies judges that again. A forge that does not answer stops nothing: signed
+approvals count without it. How many approvals are needed, and by which role, is the policy's matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Final
 
-from runner.forge.base import Access, Forge, ForgeError, Identity, Kind, RequestState, Review, ReviewState
-from runner.forge.counting import Why, counting
+from runner.forge.base import Access, Forge, ForgeError, Identity, Kind, Membership, RequestState, Review, ReviewState
 from runner.protocol import ids
 from runner.protocol.events import ReviewFields
 from runner.protocol.plan import Plan
@@ -22,100 +23,165 @@ from runner.trust.bench import Asked, Bench
 from runner.trust.demand import Demand
 from runner.values import dataclass
 
-if TYPE_CHECKING:
-    from runner.protocol.policy import Policy
-
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What was read: `approvals` as an event names them; `objections`: who of the role asks for changes."""
+class ReviewResult:
+    """The reviews that count: `approvals` as an event names them; `objections`: people of the role who ask for changes."""
 
     approvals: Sequence[ReviewFields] = ()
     objections: Sequence[str] = ()
 
 
-NOTHING: Final = Heard()
+NONE: Final = ReviewResult()
 
 
-def hear(project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wait | None, plan: Plan | None) -> Heard:
-    """Return the reviews of the protocol's request that speak of what waits at the bench's tip; None of them is recorded.
+class Reason(StrEnum):
+    """Why a review does not count."""
 
-    `wait`: None for the merge, which nothing in the record asks for: it is a question as soon as every step is done. `plan`: None for
-    the merge.
+    BOT = "a bot's, or it is not known that a person gave it"
+    UNLISTED = "its account is not in the policy's `forge:`"
+    AGENT = "an agent's or a runner's"
+    NO_ACCESS = "its author may not write to the repository"
+    DISMISSED = "dismissed"
+    OLDER_COMMIT = "of an older commit"
+    COMMIT_UNKNOWN = "the forge does not report its commit"
+    WROTE = "its author wrote part of what it is about"
+    SUPERSEDED = "the same person reviewed again later"
+    ONE_PERSON = "another account of the same person has counted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """Reviews with the principal of each that counts: approvals, objections that block, and the others with the reason."""
+
+    approvals: Mapping[str, Review]
+    objections: Mapping[str, Review]
+    refused: Sequence[tuple[Review, Reason]]
+
+
+def count(
+    reviews: Iterable[Review],
+    *,
+    principals: Mapping[Identity, str],
+    agents: Collection[Identity],
+    members: Mapping[Identity, Membership],
+    fresh: Collection[str],
+    authors: Collection[Identity],
+) -> Counted:
+    """Return which reviews count.
+
+    `reviews`: oldest first; `principals`: the policy's people by their accounts; `fresh`: the commits that have the subject unchanged
+    (the one that asked for approval, and later ones that only add approvals or entries to the record); `authors`: who wrote or pushed
+    any of the subject. An account that `members` lacks may do nothing.
+    """
+    verdicts = [review for review in reviews if review.state is not ReviewState.COMMENTED]
+    newest = {review.by: review for review in verdicts}
+    approvals: dict[str, Review] = {}
+    objections: dict[str, Review] = {}
+    refused: list[tuple[Review, Reason]] = []
+    for review in verdicts:
+        reason = None if newest[review.by] is review else Reason.SUPERSEDED
+        reason = reason or _author_refused(review, principals, agents, members.get(review.by))
+        if reason is None and review.state is ReviewState.CHANGES and _in_force(review, fresh):
+            # One of an unknown commit is in force on the forge, so it blocks.
+            if review.commit is None or review.commit in fresh:
+                objections[principals[review.by]] = review
+                continue
+            reason = Reason.OLDER_COMMIT
+        reason = reason or _approval_refused(review, fresh, authors)
+        if reason is None and principals[review.by] in approvals:
+            reason = Reason.ONE_PERSON
+        if reason is None:
+            approvals[principals[review.by]] = review
+        else:
+            refused.append((review, reason))
+    return Counted(approvals=approvals, objections=objections, refused=refused)
+
+
+def _author_refused(
+    review: Review, principals: Mapping[Identity, str], agents: Collection[Identity], member: Membership | None
+) -> Reason | None:
+    kinds = (review.by.kind, member.kind if member else None)
+    if Kind.BOT in kinds:
+        return Reason.BOT
+    if review.by in agents:
+        return Reason.AGENT
+    if review.by not in principals:
+        return Reason.UNLISTED
+    if member is None or member.access < Access.WRITE:
+        return Reason.NO_ACCESS
+    return None if Kind.PERSON in kinds else Reason.BOT
+
+
+def _approval_refused(review: Review, fresh: Collection[str], authors: Collection[Identity]) -> Reason | None:
+    if review.state is not ReviewState.APPROVED or not _in_force(review, fresh):
+        return Reason.DISMISSED
+    if review.commit is None:
+        return Reason.COMMIT_UNKNOWN
+    if review.commit not in fresh:
+        return Reason.OLDER_COMMIT
+    return Reason.WROTE if review.by in authors else None
+
+
+def _in_force(review: Review, fresh: Collection[str]) -> bool:
+    """Return whether no person dismissed it: the forge itself also dismisses at a push that changes nothing of the subject."""
+    return review.dismissed is None or (review.dismissed.commit is not None and review.dismissed.commit in fresh)
+
+
+def fetch(
+    project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wait | None, plan: Plan | None
+) -> ReviewResult:
+    """Return the reviews of the protocol's request that count for `demand` at the bench's tip, and report those that do not.
+
+    `wait`, `plan`: None for the merge, which no entry of the record asks for: it can be approved as soon as every step is done.
     """
     policy = bench.authority.policy
     people = policy.words.forge.get(forge.host, {}) if policy else {}
     asked = Asked.of(bench, wait) if wait else Asked.at_end(bench)
     if policy is None or not people or asked is None:
-        return NOTHING
+        return NONE
     fresh = _fresh(bench, demand, asked, plan)
+    principals = {Identity(host=forge.host, id=one, login=""): who for who, one in people.items()}
     try:
         request = forge.request_of(ids.branch_of(project.pattern, bench.protocol), bench.state.base)
         if request is None or (wait is not None and request.state is not RequestState.OPEN):
-            return NOTHING
-        said = forge.reviews(request.number)
-        if not any(one.state is not ReviewState.COMMENTED for one in said):
-            return NOTHING
-        wrote = _wrote(forge, bench, demand, request.number) if policy.words.own_work != "allow" else set()
-        if wrote is None:
-            project.tell_once(
-                f"who pushed {demand.subject} cannot be told any more, so no review counts; signed words do"
-            )
-        return _judged(project, forge, said, demand, request.number, fresh, policy.words, wrote)
+            return NONE
+        found = forge.reviews(request.number)
+        if not any(one.state is not ReviewState.COMMENTED for one in found):
+            return NONE
+        authors = _authors(forge, bench, demand, request.number) if policy.words.own_work != "allow" else set()
+        listed = {one.by for one in found if one.by in principals}
+        members = {one: forge.membership(one) for one in listed}
     except ForgeError as error:
         project.tell_once(f"reviews could not be read: {error.what}; signed words count all the same")
-        return NOTHING
-
-
-def _judged(
-    project: Project,
-    forge: Forge,
-    said: Sequence[Review],
-    demand: Demand,
-    number: int,
-    fresh: Collection[str],
-    policy: Policy,
-    wrote: set[Identity] | None,
-) -> Heard:
-    """Return what the reviews come to, and say which do not count; `wrote`: None where everybody may have."""
-    people = policy.forge[forge.host]
-    principals = {Identity(host=forge.host, id=one, login=""): who for who, one in people.items()}
-    heard = {one.by for one in said if one.by in principals}
-    counted = counting(
-        said,
+        return NONE
+    if authors is None:
+        project.tell_once(f"who pushed {demand.subject} cannot be told any more, so no review counts; signed words do")
+    counted = count(
+        found,
         principals=principals,
-        agents={one for one, who in principals.items() if who in policy.agents},
-        standings={one: forge.membership(one) for one in heard},
+        agents={one for one, who in principals.items() if who in policy.words.agents},
+        members=members,
         fresh=fresh,
-        wrote=heard if wrote is None else wrote,
+        authors=listed if authors is None else authors,
     )
+    for review, reason in counted.refused:
+        if review.state is ReviewState.APPROVED and reason is not Reason.SUPERSEDED:
+            by = f"{review.by.login} (id {review.by.id})"
+            project.tell_once(f"the review of {by} does not count for {demand.subject}: {reason}")
     role = {who for need in demand.needs for who in need.people}
-    objections = [one.principal for one in counted.objections if one.principal in role]
-    for refused in counted.refused:
-        by = refused.review.by
-        if refused.review.state is ReviewState.APPROVED and refused.why is not Why.SUPERSEDED:
-            project.tell_once(
-                f"the review of {by.login} (id {by.id}) does not count for {demand.subject}: {refused.why}"
-            )
+    objections = [who for who in counted.objections if who in role]
     for who in objections:
         project.tell_once(f"{who} asks for changes in the request, which goes before approvals")
-    return Heard(
-        [
-            ReviewFields(
-                host=forge.host,
-                user=one.review.by.id,
-                request=number,
-                review=one.review.id,
-                commit=one.review.commit or "",
-            )
-            for one in counted.approvals
-        ],
-        objections,
-    )
+    approvals = [
+        ReviewFields(host=forge.host, user=one.by.id, request=request.number, review=one.id, commit=one.commit or "")
+        for one in counted.approvals.values()
+    ]
+    return ReviewResult(approvals, objections)
 
 
 def _fresh(bench: Bench, demand: Demand, asked: Asked, plan: Plan | None) -> set[str]:
-    """Return the commits at which what waits stood as it stands now: back to the one that asked, or to the last that changed it."""
+    """Return the commits that have the subject unchanged: back to the one that asked for approval, or to its last change."""
     subject, since = demand.subject, asked.commit
     version = (bench.version_of(asked.digest, subject, since, plan) if asked.digest else None) or manifest.VERSION
 
@@ -139,10 +205,10 @@ def _before(bench: Bench, oid: str) -> str:
     return chain[min(bench.chain[oid] + 1, len(chain) - 1)]
 
 
-def _wrote(forge: Forge, bench: Bench, demand: Demand, number: int) -> set[Identity] | None:
-    """Return the accounts that wrote or pushed any of what is approved; a push that cannot be told apart counts as one.
+def _authors(forge: Forge, bench: Bench, demand: Demand, number: int) -> set[Identity] | None:
+    """Return the accounts that wrote or pushed any of the subject; a push whose branch is unknown counts as one.
 
-    None where the forge tells of no push that brought some of it: it remembers only so many.
+    None where the forge reports no push for some of it: it only remembers so many.
     """
     written = {commit.oid for commit in bench.authors(demand.subject)}
     written = {oid for oid in written if not bench.git.is_ancestor(oid, bench.authority.commit)}
@@ -165,16 +231,16 @@ def _wrote(forge: Forge, bench: Bench, demand: Demand, number: int) -> set[Ident
 
 def _brought(bench: Bench, before: str | None, after: str | None, written: set[str]) -> set[str]:
     if after is None:
-        return written if before is None else set()  # the forge does not tell which; or deleted
+        return written if before is None else set()  # the forge does not report which; or the branch was deleted
     if bench.git.commit(after) is None:
-        return set()  # of a branch that has been rewritten since
+        return set()  # the branch was rewritten since
     stop = [f"^{before}"] if before is not None and bench.git.commit(before) is not None else []
     out = bench.git.run("rev-list", after, *stop, f"^{bench.authority.commit}").decode().split()
     return written.intersection(out)
 
 
 def may_write(forge: Forge, who: Identity) -> bool:
-    """Return whether an account is a person's who may write to the repository now."""
-    standing = forge.membership(who)
-    kinds = (who.kind, standing.kind)
-    return standing.access >= Access.WRITE and Kind.PERSON in kinds and Kind.BOT not in kinds
+    """Return whether an account is a person's and may write to the repository now."""
+    member = forge.membership(who)
+    kinds = (who.kind, member.kind)
+    return member.access >= Access.WRITE and Kind.PERSON in kinds and Kind.BOT not in kinds

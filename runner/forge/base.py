@@ -3,7 +3,7 @@
 An account is a host and a numeric id; a login can be renamed and registered again by another person, so it is only shown. Each
 method reads before it writes, so a repeated call changes nothing: a caller may be late, call twice, or not know how its last call
 ended. Lists are complete, however many pages they have. No value and no error contains a token. Which reviews count is decided in
-`counting.py`; what is posted, and whether anything is, by the caller.
+`executor/reviews.py`; what is posted, and whether anything is, by the caller.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whose review counts: each case is a file of `counting/`, in the words of design §4, with what comes of it."""
+"""Which reviews count: each case is a file of `reviews/`, in the words of design §4, with its result."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.executor.reviews import Reason, count
 from runner.forge.base import Access, Dismissal, Identity, Kind, Membership, Review, ReviewState
-from runner.forge.counting import Why, counting
 
-CASES = sorted((Path(__file__).parent / "counting").glob("*.json"))
+CASES = sorted((Path(__file__).parent / "reviews").glob("*.json"))
 HOST = "github.com"
 ASKED = "a" * 40
 RECORD_ONLY = "b" * 40  # after it; adds an approval file and nothing else
@@ -72,24 +72,22 @@ def review(index: int, given: dict[str, Any]) -> Review:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
 def test_case(case: Path) -> None:
     told = json.loads(case.read_text())
-    counted = counting(
+    counted = count(
         [review(index, given) for index, given in enumerate(told["reviews"])],
         principals={identity(login): principal for login, principal in LISTED.items()},
         agents={identity("agent")},
-        standings={
-            identity(n): Membership(access=a, kind=k) for n, (_, k, a) in PEOPLE.items() if n != told.get("left")
-        },
+        members={identity(n): Membership(access=a, kind=k) for n, (_, k, a) in PEOPLE.items() if n != told.get("left")},
         fresh={ASKED, RECORD_ONLY},
-        wrote={identity(login) for login in told.get("wrote", [])},
+        authors={identity(login) for login in told.get("wrote", [])},
     )
-    assert [word.principal for word in counted.approvals] == told["approvals"], told["about"]
-    assert [word.principal for word in counted.objections] == told.get("objections", []), told["about"]
-    assert {each.review.id: each.why.name.lower() for each in counted.refused} == told.get("refused", {}), told["about"]
+    assert [*counted.approvals] == told["approvals"], told["about"]
+    assert [*counted.objections] == told.get("objections", []), told["about"]
+    assert {one.id: reason.name.lower() for one, reason in counted.refused} == told.get("refused", {}), told["about"]
 
 
 def test_every_reason_has_a_case() -> None:
     shown = {why for case in CASES for why in json.loads(case.read_text()).get("refused", {}).values()}
-    assert shown == {why.name.lower() for why in Why}
+    assert shown == {reason.name.lower() for reason in Reason}
 
 
 def _given(by: str, said: str, commit: str, gone: bool) -> dict[str, Any]:
@@ -108,20 +106,20 @@ def _given(by: str, said: str, commit: str, gone: bool) -> dict[str, Any]:
 )  # fmt: skip
 def test_nobody_counts_twice_and_everything_is_accounted_for(reviews: list[dict[str, Any]]) -> None:
     given_ = [review(index, each) for index, each in enumerate(reviews)]
-    counted = counting(
+    counted = count(
         given_,
         principals={identity(login): principal for login, principal in LISTED.items()},
         agents={identity("agent")},
-        standings={identity(n): Membership(access=a, kind=k) for n, (_, k, a) in PEOPLE.items()},
+        members={identity(n): Membership(access=a, kind=k) for n, (_, k, a) in PEOPLE.items()},
         fresh={ASKED, RECORD_ONLY},
-        wrote=set(),
+        authors=set(),
     )
-    names = [word.principal for word in counted.approvals]
+    names = [*counted.approvals]
     assert len(names) == len(set(names)) and set(names) <= {"alice", "bob", "carol"}
-    assert all(
-        word.review.commit in (ASKED, RECORD_ONLY) and word.review.dismissed is None for word in counted.approvals
-    )
-    told = [w.review.id for w in (*counted.approvals, *counted.objections)] + [r.review.id for r in counted.refused]
+    assert all(one.commit in (ASKED, RECORD_ONLY) and one.dismissed is None for one in counted.approvals.values())
+    told = [
+        one.id for one in (*counted.approvals.values(), *counted.objections.values(), *(r for r, _ in counted.refused))
+    ]
     assert sorted(told) == sorted(r.id for r in given_ if r.state is not ReviewState.COMMENTED)
 
 
