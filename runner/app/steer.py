@@ -251,7 +251,7 @@ def _to_retry(state: State, name: str | None) -> str:
         return stopped[0]
     slug = looking.find_step(state, name)
     status = state.steps[slug].status
-    if status not in machine.STEP_RULES[ev.StepRetried][0]:
+    if status not in ev.EVENTS["step-retried"].steps:
         raise RefusedError(
             f"{slug} is {status}: it did not fail", where, f"`runner run {number(state.protocol)}` goes on with it"
         )

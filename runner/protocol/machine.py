@@ -27,7 +27,7 @@ from runner.protocol.decision import WritePlan as WritePlan
 from runner.protocol.decision import decide as decide
 from runner.protocol.decision import lacks as lacks
 from runner.protocol.digest import digest
-from runner.protocol.events import Entry, Event
+from runner.protocol.events import Entry, Event, EventType
 from runner.protocol.state import ENDED, Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
 
 if TYPE_CHECKING:
@@ -35,39 +35,7 @@ if TYPE_CHECKING:
 
 # A step that was at work when somebody paused the protocol still ends: its work is done and would be lost.
 WORKING = ACTIVE | {Status.PAUSED}
-WORDS = ("plan", "step", "result", "protected-path", "merge", "call")  # kinds of waits that somebody's word ends
-
-# --- what a step's status must be for an event about it, and what it is afterwards ---------------------------------
 _S = StepStatus
-STEP_RULES: dict[type[Event], tuple[frozenset[StepStatus], StepStatus | None]] = {
-    ev.CallHeld: (frozenset({_S.PENDING, _S.RUNNING, _S.AWAITING_APPROVAL}), _S.AWAITING_APPROVAL),
-    ev.CallDecided: (frozenset({_S.AWAITING_APPROVAL}), _S.RUNNING),
-    ev.EffectUnknown: (frozenset({_S.PENDING, _S.RUNNING, _S.AWAITING_APPROVAL}), _S.RUNNING),
-    ev.EffectDecided: (frozenset({_S.RUNNING}), _S.RUNNING),
-    ev.StepFinished: (frozenset({_S.PENDING, _S.RUNNING}), _S.NEEDS_QA),
-    ev.QaPassed: (frozenset({_S.NEEDS_QA}), None),
-    ev.QaFailed: (frozenset({_S.NEEDS_QA}), None),
-    ev.StepCompleted: (frozenset({_S.NEEDS_QA}), _S.COMPLETED),
-    ev.StepFailed: (frozenset({_S.PENDING, _S.RUNNING, _S.NEEDS_QA, _S.AWAITING_APPROVAL}), _S.FAILED),
-    ev.StepBlocked: (frozenset({_S.PENDING, _S.RUNNING, _S.NEEDS_QA, _S.AWAITING_APPROVAL}), _S.BLOCKED),
-    ev.StepCancelled: (
-        frozenset({_S.PENDING, _S.RUNNING, _S.NEEDS_QA, _S.AWAITING_APPROVAL, _S.FAILED, _S.BLOCKED}),
-        _S.CANCELLED,
-    ),
-    ev.StepRetried: (frozenset({_S.FAILED, _S.BLOCKED, _S.NEEDS_QA, _S.COMPLETED}), _S.PENDING),
-}
-
-# --- what the protocol's status must be for an event about it, and what it is afterwards ---------------------------
-PROTOCOL_RULES: dict[type[Event], tuple[frozenset[Status], Status]] = {
-    ev.Planned: (frozenset({Status.PENDING, Status.PLANNING}), Status.PLANNED),
-    ev.Imported: (frozenset({Status.PENDING}), Status.PLANNED),
-    ev.Forked: (frozenset({Status.PENDING}), Status.PLANNED),
-    ev.Paused: (OPEN - {Status.PAUSED}, Status.PAUSED),
-    ev.Blocked: (OPEN - {Status.BLOCKED, Status.FAILED}, Status.BLOCKED),
-    ev.Failed: (OPEN - {Status.FAILED}, Status.FAILED),
-    ev.Cancelled: (OPEN | {Status.CANCELLED}, Status.CANCELLED),
-    ev.Completed: (ACTIVE, Status.COMPLETED),
-}
 
 
 def apply(state: State | None, entry: Entry) -> State:
@@ -114,18 +82,14 @@ def _illegal(state: State, event: Event, why: str) -> IllegalEventError:
 
 def _apply(state: State, entry: Entry) -> State:
     event = entry.event
-    is_late = isinstance(event, ev.CiReported | ev.RequestChanged | ev.Undone | ev.RecordRepaired) or (
-        isinstance(event, ev.Cancelled) and state.status is Status.CANCELLED and bool(event.spent)
-    )
-    if state.status not in OPEN and not is_late:
+    row, was = ev.type_of(event), state.status
+    is_of_step = row.about in ("step", "call")
+    if state.status not in (OPEN if is_of_step else row.statuses):
         raise _illegal(state, event, f"{state.protocol} is {state.status}")
-    if type(event) in STEP_RULES:
-        return _apply_to_step(state, entry)
-    if type(event) in PROTOCOL_RULES:
-        before, after = PROTOCOL_RULES[type(event)]
-        if state.status not in before:
-            raise _illegal(state, event, f"{state.protocol} is {state.status}")
-        state = dataclasses.replace(state, status=after)
+    if is_of_step:
+        return _apply_to_step(state, entry, row)
+    if row.status is not None:
+        state = dataclasses.replace(state, status=row.status)
     match event:
         case ev.Created():
             raise _illegal(state, event, "it was begun before")
@@ -140,14 +104,13 @@ def _apply(state: State, entry: Entry) -> State:
         case ev.PlanEdited():
             state = _edit(_spend(state, event, event.spent), event)
         case ev.ApprovalAsked():
-            asked_of = (_S.PENDING, _S.RUNNING, _S.NEEDS_QA)
-            if event.subject in state.steps and state.steps[event.subject].status not in asked_of:
+            if event.subject in state.steps and state.steps[event.subject].status not in row.steps:
                 raise _illegal(state, event, f"{event.subject} is {state.steps[event.subject].status}")
             state = _wait(state, entry, event.kind, event.digest, event.text, event.by)
         case ev.ApprovalCounted():
             state = _unwait(state, event, event.wait)
         case ev.ApprovalRefused():
-            state = _unwait(state, event, event.wait, WORDS) if event.wait else state
+            state = _unwait(state, event, event.wait, row.ends) if event.wait else state
         case ev.Asked():
             if event.kind == "human":
                 step = _step(state, event)
@@ -158,7 +121,7 @@ def _apply(state: State, entry: Entry) -> State:
                 state = _started(_with_step(state, event, event.subject, status=_S.RUNNING))
             elif event.subject in state.steps:
                 step = _step(state, event)
-                if state.status not in WORKING or step.status not in (_S.PENDING, _S.RUNNING) or step.removed:
+                if state.status not in WORKING or step.status not in row.steps or step.removed:
                     raise _illegal(
                         state, event, f"{event.subject} is {step.status}, {state.protocol} is {state.status}"
                     )
@@ -167,16 +130,17 @@ def _apply(state: State, entry: Entry) -> State:
                 state = dataclasses.replace(state, status=Status.PLANNING)
             state = _wait(_spend(state, event, event.spent), entry, event.kind, None, event.text, event.by)
         case ev.Answered():
-            state = _unwait(state, event, event.wait, ("human", "question"))
+            state = _unwait(state, event, event.wait, row.ends)
         case ev.BudgetReached():
             state = _wait(_spend(state, event, event.spent), entry, "budget", None, event.text, event.by)
         case ev.Resumed():
             after = _where_it_was(state)
-            failed = state.status is Status.FAILED and after not in (Status.FAILED, Status.BLOCKED)
-            if state.status not in (Status.PAUSED, Status.BLOCKED) and not failed:
+            if state.status is Status.FAILED and after in (Status.FAILED, Status.BLOCKED):
                 raise _illegal(state, event, f"{state.protocol} is {state.status}")
             state = dataclasses.replace(state, status=after)
         case ev.Cancelled():
+            if was is Status.CANCELLED and not event.spent:  # a second one is of the runner that was at work
+                raise _illegal(state, event, f"{state.protocol} is {was}")
             state = _spend(state, event, event.spent)
         case ev.Completed():
             left = [slug for slug, step in state.open_steps() if step.status not in ENDED]
@@ -186,8 +150,10 @@ def _apply(state: State, entry: Entry) -> State:
                 )
         case ev.Undone():
             state = _undo(state, event)
+        case ev.Paused() | ev.Blocked() | ev.Failed() | ev.CiReported() | ev.RequestChanged() | ev.RecordRepaired():
+            pass  # the status is set above, and a fact changes nothing
         case _:
-            pass  # Paused, Blocked, Failed: their status is set above; the others are facts that change nothing
+            raise AssertionError(f"unreachable: {event.name} has a row and no case")
     return state
 
 
@@ -282,23 +248,22 @@ def _made(state: State, entry: Entry, artifacts: list[ev.ArtifactFields], attemp
     return dataclasses.replace(state, artifacts=[*state.artifacts, *made])
 
 
-def _apply_to_step(state: State, entry: Entry) -> State:
+def _apply_to_step(state: State, entry: Entry, row: EventType) -> State:
     event = entry.event
     step = _step(state, event)
-    before, after = STEP_RULES[type(event)]
-    if step.status not in before:
+    if step.status not in row.steps:
         raise _illegal(state, event, f"{event.subject} is {step.status}")
     if step.removed:
         raise _illegal(state, event, f"{event.subject} was removed from the plan")
     reopens = isinstance(event, ev.StepRetried)
-    if state.status not in (OPEN - {Status.PENDING, Status.PLANNING} if reopens else WORKING | {Status.BLOCKED}):
+    if state.status not in row.statuses:
         raise _illegal(state, event, f"{state.protocol} is {state.status}")
     attempt = getattr(event, "attempt", None)
     if attempt is not None and attempt != step.attempt + reopens:
         raise _illegal(state, event, f"{event.subject} is at attempt {step.attempt}")
     owed = [wait for wait in state.waiting if wait.subject == event.subject]
     state = _started(state)
-    changes: dict[str, object] = {} if after is None else {"status": after}
+    changes: dict[str, object] = {} if row.step is None else {"status": row.step}
     match event:
         case ev.CallHeld():
             if any(wait.kind == "call" for wait in owed):  # it is asked again only where the word before it has ended
@@ -309,7 +274,7 @@ def _apply_to_step(state: State, entry: Entry) -> State:
         case ev.CallDecided():
             state = _unwait(state, event, event.wait)
         case ev.EffectDecided():
-            state = _unwait(state, event, event.wait, ("effect",))
+            state = _unwait(state, event, event.wait, row.ends)
         case ev.StepFinished():
             if owed:
                 raise _illegal(state, event, f"{owed[0].kind} {owed[0].id} is still owed")
@@ -344,7 +309,7 @@ def _apply_to_step(state: State, entry: Entry) -> State:
             if state.status in (Status.FAILED, Status.BLOCKED):
                 state = dataclasses.replace(state, status=Status.RUNNING)
         case _:
-            raise AssertionError(f"unreachable: {event.name} has a rule and no case")
+            raise AssertionError(f"unreachable: {event.name} has a row and no case")
     return _with_step(state, event, event.subject, **changes)
 
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import field
 from enum import StrEnum
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from runner.errors import IntegrityError, UnsupportedError
 from runner.values import dataclass
@@ -77,6 +77,33 @@ class Wait:
     text: str
     by: str
     since: str
+
+
+class WaitType(NamedTuple):
+    """A row of `WAITS`. `ended_by`: what a person gives; `answer`: what they type as an answer."""
+
+    ended_by: Literal["approval", "answer", "edit", ""]
+    answer: str = ""
+
+
+WAITS: dict[str, WaitType] = {
+    "plan": WaitType("approval"),
+    "step": WaitType("approval"),
+    "result": WaitType("approval"),
+    "call": WaitType("approval"),
+    "protected-path": WaitType("approval"),
+    "merge": WaitType("approval"),
+    "human": WaitType("answer", "TEXT"),
+    "question": WaitType("answer", "TEXT"),
+    "effect": WaitType("answer", "happened|did-not"),
+    "budget": WaitType("edit"),
+}
+_UNKNOWN = WaitType("")
+
+
+def type_of(kind: object) -> WaitType:
+    """Return the row of a kind of wait; one that this version does not know is ended by nothing."""
+    return WAITS.get(str(kind), _UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -345,8 +345,8 @@ def check_transition(git: Git, walk: Chain, look: Look) -> Said:
             yield at(walk, paths.LOG), f"{told}: not one transition"
         elif (
             before is not None
-            and type(before) in machine.STEP_RULES
-            and type(event) in machine.STEP_RULES
+            and ev.type_of(before).about in ("step", "call")
+            and ev.type_of(event).about in ("step", "call")
             and not isinstance(event, ev.StepRetried | ev.StepCancelled)
             and not isinstance(before, ev.CallDecided)
             and event.subject != before.subject

@@ -47,7 +47,7 @@ def examples(page: str, language: str, section: str) -> list[str]:
 def events_table() -> str:
     """The table of events, from their classes."""
     lines = ["| event | fields | says |", "|---|---|---|"]
-    for name, event in EVENTS.items():
+    for name, event in ((name, row.model) for name, row in EVENTS.items()):
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(event) if field.name != "subject")
         told = " ".join((event.__doc__ or "").strip().splitlines()[0].split())
         lines.append(f"| `{name}` | {fields} | {told} |")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from contextlib import suppress
 from pathlib import Path
 
@@ -75,7 +76,7 @@ def sample(name: str) -> Event:
 
 def state_for(event: Event, status: Status, step: StepState | None) -> State:
     kind = {"effect-decided": "effect", "approval-refused": "step"}.get(event.name, "question")
-    wait = Wait(id="w1", kind=kind, subject="a", digest=None, text="t", by="anyone", since=TIME)
+    wait = Wait(id="w1", kind=kind, subject=event.subject, digest=None, text="t", by="anyone", since=TIME)
     steps = {"a": step} if step else {}
     return histories.state_with(steps, status, waiting=[wait] if getattr(event, "wait", None) else [])
 
@@ -100,8 +101,8 @@ def step_cell(event: Event, step: StepState) -> str:
 
 
 def protocol_cell(event: Event, status: Status) -> str:
-    rules = machine.STEP_RULES.get(type(event))
-    fit = sorted(rules[0])[0] if rules else StepStatus.PENDING
+    row = ev.type_of(event)
+    fit = sorted(row.steps)[0] if row.about in ("step", "call") else StepStatus.PENDING
     fit = StepStatus.COMPLETED if isinstance(event, ev.Completed) else fit
     step = histories.step_state(fit, passed=isinstance(event, ev.StepCompleted))
     after = tried(state_for(event, status, None if status in (Status.PENDING, Status.PLANNING) else step), event)
@@ -136,6 +137,83 @@ def test_the_table_of_statuses_and_events(request: pytest.FixtureRequest) -> Non
         GOLDEN.write_text(table(), encoding="utf-8")
 
     assert table() == GOLDEN.read_text(encoding="utf-8")
+
+
+# --- the table of events ---------------------------------------------------------------------------------------------
+
+
+def test_every_event_has_a_row_and_every_row_an_event() -> None:
+    models = {one for one in vars(ev).values() if isinstance(one, type) and issubclass(one, Event)} - {Event}
+
+    assert {row.model for row in ev.EVENTS.values()} == models
+    assert all(name == row.model.name == sample(name).name for name, row in ev.EVENTS.items())
+
+
+def test_every_kind_of_wait_is_opened_by_one_event_and_ended_by_another() -> None:
+    opened = [kind for row in ev.EVENTS.values() for kind in row.opens]
+
+    assert sorted(opened) == sorted(state_.WAITS)
+    assert {kind for row in ev.EVENTS.values() for kind in row.ends} == set(state_.WAITS)
+    for name, how in (("approval-refused", "approval"), ("answered", "answer"), ("effect-decided", "answer")):
+        assert {state_.WAITS[kind].ended_by for kind in ev.EVENTS[name].ends} == {how}
+
+
+def samples(name: str) -> list[Event]:
+    """An event about the step `a` or the protocol; and about the plan, where it may be about either."""
+    made = [sample(name)]
+    if isinstance(made[0], ev.Asked):
+        made.append(dataclasses.replace(made[0], kind="human"))
+    return [*made, dataclasses.replace(made[0], subject="plan")] if ev.EVENTS[name].about == "any" else made
+
+
+# What else the machine asks of an event that its row permits.
+NARROWER = {
+    "created": "it is the first of all", "undone": "a plan has to be there", "completed": "no step is open",
+    "step-completed": "QA passed", "asked": "a step is not asked about where the protocol is stopped", "resumed": "nothing failed",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ev.EVENTS)
+def test_the_columns_are_what_the_machine_does(name: str) -> None:
+    """Of each event in each status of the protocol and of the step."""
+    row = ev.EVENTS[name]
+    for event, status, step in itertools.product(samples(name), Status, StepStatus):
+        no_plan = status in (Status.PENDING, Status.PLANNING)
+        state = state_for(event, status, None if no_plan else histories.step_state(step))
+        after = tried(state, event)
+        is_of_step = event.subject == "a" and bool(row.steps)
+        fits = status in row.statuses and (not is_of_step or (not no_plan and step in row.steps))
+        if after is None:
+            assert not fits or name in NARROWER or (status is Status.CANCELLED and name == "cancelled"), (status, step)
+            continue
+        assert fits or (no_plan and row.about == "any"), (status, step)
+        assert after.status is (row.status or after.status)
+        if row.status is None and name not in ("resumed", "undone"):
+            moved = {Status.PLANNED: Status.RUNNING, Status.PENDING: Status.PLANNING, Status.FAILED: Status.RUNNING}
+            assert after.status in (status, moved.get(status), Status.RUNNING if name == "step-retried" else status)
+        if is_of_step and not no_plan:
+            assert after.steps["a"].status is (row.step or step)
+        elif name != "undone" and not no_plan:
+            assert after.steps["a"].status is step
+        assert {wait.kind for wait in after.waiting if wait not in state.waiting} <= set(row.opens)
+        assert len(after.waiting) > len(state.waiting) or not row.opens
+
+
+@pytest.mark.parametrize("kind", state_.WAITS)
+@pytest.mark.parametrize(
+    "name", [name for name, row in ev.EVENTS.items() if row.ends and hasattr(sample(name), "wait")]
+)
+def test_an_event_ends_the_waits_that_its_row_names(name: str, kind: str) -> None:
+    event = dataclasses.replace(sample(name), wait="w1")  # type: ignore[call-arg]
+    fit = next(iter(ev.EVENTS[name].steps), StepStatus.RUNNING)
+    wait = Wait(id="w1", kind=kind, subject="a", digest=None, text="t", by="anyone", since=TIME)
+    after = tried(histories.state_with({"a": histories.step_state(fit)}, waiting=[wait]), event)
+
+    if kind in ev.EVENTS[name].ends:
+        assert after is not None
+        assert not after.waiting
+    elif name not in ("approval-counted", "call-decided"):  # `trust.replay` judges those
+        assert after is None
 
 
 # --- what holds whatever is tried ------------------------------------------------------------------------------------
