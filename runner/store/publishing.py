@@ -7,6 +7,7 @@ second loses: its people's commits are carried over, its transitions are kept un
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -692,14 +693,22 @@ def _by_hand(project: Project, protocol: str, ours: Sequence[Commit], there: str
 
     These have to stay on the chain of first parents, and a merge into the branch here would leave them beside it.
     """
-    branch = project.branch(protocol)
+    git, branch = project.git, project.branch(protocol)
+    trees = worktree.on_branch(git, branch)
+    # Where no worktree has the branch, what is typed would go to the one that the person is in.
+    at = (
+        f"git -C {shlex.quote(str(trees[0].path))}"
+        if trees
+        else f"git switch {branch.removeprefix('refs/heads/')} && git"
+    )
     if not advanced:
-        trees = worktree.on_branch(project.git, branch)
-        at = f"git -C {trees[0].path}" if trees else "git"
         return f"`{at} merge {there[:12]}`, settle the conflict and commit, then `runner sync {protocol}`"
-    tip = project.git.ref(branch) or ""
-    own = [commit.oid[:12] for commit in ours if not is_transition(commit, protocol) and len(commit.parents) == 1]
-    return (
-        f"`{worktree.way_back(project.git, branch, tip, there)}` takes theirs, then `runner doctor --fix {protocol}`;"
-        f" `git cherry-pick {' '.join(own)}` brings yours back, where you settle the conflict"
+    tip = git.ref(branch) or ""
+    mine = [commit for commit in ours if not is_transition(commit, protocol)]
+    own = [commit.oid[:12] for commit in mine if len(commit.parents) == 1]
+    brought = [one[:12] for commit in mine for one in commit.parents[1:] if not git.is_ancestor(one, there)]
+    back = [f"`{at} cherry-pick {' '.join(own)}`"] if own else []
+    back += [f"`{at} merge {one}`" for one in brought]
+    return f"`{worktree.way_back(git, branch, tip, there)}` takes theirs, then `runner doctor --fix {protocol}`" + (
+        f"; {', '.join(back)} brings yours back, where you settle the conflict" if back else ""
     )

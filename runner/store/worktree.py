@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Iterator
@@ -44,7 +45,9 @@ def on_branch(git: Git, ref: str) -> list[Worktree]:
 def way_back(git: Git, branch: str, tip: str, old: str) -> str:
     """Return the command that puts a branch (full ref name) back from `tip` to `old`."""
     there = on_branch(git, branch)
-    return f"git -C {there[0].path} reset --keep {old}" if there else f"git update-ref {branch} {old} {tip}"
+    if there:
+        return f"git -C {shlex.quote(str(there[0].path))} reset --keep {old}"
+    return f"git update-ref {branch} {old} {tip}"
 
 
 _UNFINISHED = {

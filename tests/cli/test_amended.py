@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -206,6 +207,37 @@ def test_a_conflict_names_commands_that_settle_it(remote: Box, published: str, t
     assert remote.git("show", f"{published}:same.txt") == "both\n"
     assert remote.git("ls-remote", "origin", published).split()[0] == remote.git("rev-parse", published).strip()
     sound(remote, published)
+
+
+@pytest.mark.parametrize("theirs", ["an answer too", "a commit alone"])
+def test_what_settles_a_conflict_leaves_the_branch_alone_that_is_checked_out(
+    remote: Box, published: str, theirs: str
+) -> None:
+    bob, tree = clone(remote, "bob"), remote.worktree(published)
+    bob.git("checkout", "-q", published)
+    bob.write("same.txt", "bob's\n")
+    bob.commit("bob's")
+    bob.git("checkout", "-q", "main")
+    (tree / "same.txt").write_text("ours\n")
+    remote.commit("ours", cwd=tree)
+    remote.git("push", "-q", "origin", published)
+    if theirs == "an answer too":
+        remote.runner("answer", published, "blue", rc=0)
+        remote.runner("sync", published, rc=0)
+    main = bob.git("rev-parse", "main")
+    told = bob.runner("sync", published, rc=4).err
+    for words in commands_of(told):
+        if words[0] == "runner":
+            bob.runner(*words[1:], rc=0)
+            continue
+        subprocess.run(" ".join(words), shell=True, cwd=bob.path, env=bob.environment(), capture_output=True)
+        if "update-ref" not in words:
+            bob.write("same.txt", "both\n")
+            bob.commit("settled")
+    assert bob.git("rev-parse", "main") == main
+    bob.runner("sync", published, rc=0)
+    assert bob.git("show", f"origin/{published}:same.txt") == "both\n"
+    sound(bob, published)
 
 
 def test_a_branch_that_another_process_moved_on_meanwhile_is_not_called_rewritten(remote: Box, published: str) -> None:
