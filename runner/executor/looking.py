@@ -58,7 +58,12 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
 
 
 def _is_renumbering(project: Project, protocol: str) -> bool:
-    return project.places.renumbering(protocol).exists()
+    if not project.places.renumbering(protocol).exists():
+        return False
+    from runner.executor import renumbering
+
+    note = renumbering.read(project.places, protocol)
+    return note is not None and not note.is_finished
 
 
 def _finish_renumbering(project: Project, protocol: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from runner.store import locks
 from tests.conftest import Box, clone, command
 from tests.faults.ground import left_over
 
@@ -472,6 +473,15 @@ def test_sync_and_doctor_finish_a_renumbering_too(clash: tuple[Box, DyingGit], h
         assert f"{OLD} is {NEW} now" in bob.runner("doctor", "--fix", rc=0).err
     assert bob.runner("fork", "--renumber", OLD, rc=0).out.strip() == NEW
     made_way(bob)
+
+
+def test_a_renumbering_that_sync_finished_keeps_nobody_out_of_the_other_protocol(clash: tuple[Box, DyingGit]) -> None:
+    bob, dying = clash
+    dying.dies("push --porcelain", 'real "$@" > /dev/null; kill -9 $PPID')
+    killed(bob, "fork", "--renumber", OLD)
+    bob.runner("sync", rc=0)
+    with bob.project() as project, locks.hold(project.places.lock(OLD), project.who, what="a runner at work"):
+        bob.runner("pause", OLD, rc=0)
 
 
 @pytest.mark.parametrize("verb", ["run", pytest.param("cancel", marks=pytest.mark.slow)])
