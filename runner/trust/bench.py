@@ -467,16 +467,19 @@ class Bench:
 
     def _touches(self, subject: Subject, cover: Cover | None, commit: Commit, place: str, *, whole: bool) -> str | None:
         """Return a path that a commit changed and that the subject is about, or None. `place`: the commit of the chain that has it."""
+        harmless = None
         for path, entries in self.git.changed(commit.parents[0], commit.oid).items():
-            if self.covers(subject, path) and not (
-                cover is not None and self._leaves_out(subject, cover, commit, path, entries, place, whole=whole)
-            ):
+            if not self.covers(subject, path):
+                continue
+            if cover is None or not self._leaves_out(cover, commit, path, entries, place, whole=whole):
                 return path
-        return None
+            harmless = path if harmless is None and not cover.is_later(path) else harmless
+        if cover is None or harmless is None or commit.oid != place or len(commit.parents) == 1:
+            return None
+        return None if self._brings_harmless(subject, cover, commit, whole) else harmless
 
     def _leaves_out(
         self,
-        subject: Subject,
         cover: Cover,
         commit: Commit,
         path: str,
@@ -492,9 +495,7 @@ class Bench:
             return not whole
         if not self._agents.isdisjoint(email.casefold() for email in commit.emails):
             return False
-        if not self._is_harmless(cover, path, place):
-            return False
-        return commit.oid != place or len(commit.parents) == 1 or self._brings_harmless(subject, cover, commit, whole)
+        return self._is_harmless(cover, path, place)
 
     def _brings_harmless(self, subject: Subject, cover: Cover, merge: Commit, whole: bool) -> bool:
         """Return whether each commit that a merge of two brought changed nothing but what is left out, as in sync's of two clones.

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from runner.trust import bench
+from runner.trust.past import touched
 from tests.conftest import Box, clone, command, mostly_slow
 from tests.people import Person, governed, person, push
 
@@ -443,6 +445,26 @@ def test_an_approval_and_an_edit_that_are_here_alone_stay_valid_where_sync_merge
     assert ship.stands()
     bob.runner("sync", ship.protocol, rc=0)
     bob.runner("verify", ship.protocol, rc=0)
+
+
+def test_what_a_merge_brought_is_not_looked_at_for_each_file_that_it_changed(
+    make: Callable[..., Ship], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship, asked = make(approvals=IGNORE), list[Any]()
+    side(ship)
+    (ship.at / "notes").mkdir()
+    for name in ("a", "b", "c", "d"):
+        (ship.at / f"notes/{name}.md").write_text("x\n")
+    ship.commit()
+    merged(ship)
+
+    def counted(*args: Any) -> list[str]:
+        asked.append(args)
+        return touched(*args)
+
+    monkeypatch.setattr(bench, "touched", counted)
+    assert "approves" in ship.box.runner("status", ship.protocol, rc=0).out
+    assert len(asked) < 4
 
 
 def side(ship: Ship, at: str = "HEAD") -> None:
