@@ -45,14 +45,14 @@ def merge(project: Project, protocol: str) -> Merged:
                 git, project.places, project.who, branch
             )  # a merge that was interrupted may have moved it
             here = git.ref(branch)
-            # One that was never checked out here, or is behind, is merged into as the remote has it: the push has to be possible.
+            # A base that was never checked out here, or is behind, is merged as the remote has it, so that it can be pushed.
             base = None if ids.OID.fullmatch(seen.state.base) else creating.tip_of(git, seen.state.base)
-            _refuse_unready(seen.state)
+            _refuse_unready(project, seen.state)
             if base is not None and git.is_ancestor(seen.tip, base):
                 return _already(git, seen, base)
             if base is None or project.has_requests:
                 raise _elsewhere(project, seen.state)
-            _refuse_without_word(project, seen)
+            _refuse_unapproved(project, seen)
             tree, conflicts = git.merge_trees(base, seen.tip)
             if tree is None:
                 raise _conflict(project, protocol, seen.state.base, conflicts)
@@ -60,7 +60,7 @@ def merge(project: Project, protocol: str) -> Merged:
             assert there is not None
             if tree == there.tree and record.is_merged(git, protocol, seen.tip, base):  # squashed, or picked
                 return _already(git, seen, base)
-            # Nothing of the plan's or a model's stands in it: the id is enough to find the rest.
+            # No text of the plan or a model is in the message: the id is enough to find the rest.
             text = f"Merge {protocol}\n".encode()
             new = git.person_commit(tree, (base, seen.tip), project.person(), text)
             try:
@@ -76,7 +76,9 @@ def merge(project: Project, protocol: str) -> Merged:
             except ConflictError:
                 continue
             return Merged(protocol, seen.state.base, new, new=True)
-    raise ConflictError(f"{seen.state.base} moves all the time", branch, "run the same command again")
+    raise ConflictError(
+        f"{seen.state.base} moved {RACES} times while it was merged", branch, "run the same command again"
+    )
 
 
 def _already(git: Git, seen: Snapshot, base: str) -> Merged:
@@ -84,18 +86,18 @@ def _already(git: Git, seen: Snapshot, base: str) -> Merged:
     return Merged(seen.protocol, seen.state.base, commit, new=False)
 
 
-def _refuse_unready(state: State) -> None:
+def _refuse_unready(project: Project, state: State) -> None:
     if state.status is not Status.COMPLETED:
-        go_on = following(state)
+        command, name = following(state), ids.branch_of(project.pattern, state.protocol)
         raise RefusedError(
             f"{state.protocol} is {state.status}: only a completed protocol can be merged",
             f"revision {state.revision}",
-            f"`{go_on}` goes on" if go_on else f"`git merge {state.protocol}` by hand, if you want it all the same",
+            f"`{command}` continues" if command else f"`git merge {name}` merges it without the runner",
         )
 
 
-def _refuse_without_word(project: Project, seen: Snapshot) -> None:
-    """Refuse where the policy wants a word on the merge that is not there, or somebody whose word counts rejected it."""
+def _refuse_unapproved(project: Project, seen: Snapshot) -> None:
+    """Refuse a merge that lacks an approval that the policy requires, or that an approver rejected."""
     if consent.of(project).policy is None:
         return
     if consent.of(project).requires("merge"):
@@ -130,7 +132,7 @@ def _elsewhere(project: Project, state: State) -> RefusedError:
     return RefusedError(
         f"there is no branch `{state.base}` here",
         where,
-        f"merge it where it belongs: `git merge {name}` on the branch that you choose",
+        f"`git merge {name}` on the branch of your choice merges it",
     )
 
 
@@ -140,5 +142,5 @@ def _conflict(project: Project, protocol: str, base: str, conflicts: list[str]) 
     return RefusedError(
         f"{protocol} and {base} conflict: {', '.join(conflicts[:5])}{more}",
         f"nothing was changed; base `{base}`",
-        f"`git switch {base} && git merge {name}`, settle it, commit; `runner status {number(protocol)}` then shows it as merged",
+        f"`git switch {base} && git merge {name}`, resolve it, commit; `runner status {number(protocol)}` then shows it as merged",
     )

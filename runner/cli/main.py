@@ -150,8 +150,12 @@ def cli(ctx: click.Context, folder: Path | None, quiet: bool) -> None:
         ctx.invoke(cli.get_command(ctx, "status"))  # type: ignore[arg-type]
 
 
+def _names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in COMMANDS if name.startswith(incomplete)]
+
+
 @click.command("help")
-@click.argument("names", nargs=-1, metavar="[COMMAND]...")
+@click.argument("names", nargs=-1, metavar="[COMMAND]...", shell_complete=_names)
 @click.pass_context
 def help_command(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Show the help of COMMAND, as `runner COMMAND --help` does; without COMMAND, the list of commands."""

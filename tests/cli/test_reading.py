@@ -567,7 +567,7 @@ def test_commands_protocols_and_steps_complete(box: Box, tmp_path: Path) -> None
         )
         return out.stdout.split()
 
-    assert complete("runner sta") == ["plain,status"]
+    assert complete("runner sta") == complete("runner help sta") == ["plain,status"]
     assert complete("runner show 00") == [f"plain,{protocol}"]
     assert complete("runner show 1 al") == ["plain,alpha"]
     assert complete("runner show 00", tmp_path) == []

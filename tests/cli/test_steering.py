@@ -565,7 +565,7 @@ def test_of_a_cancelled_protocol_status_shows_why_and_how_to_take_it_back(box: B
     assert "undo" not in box.runner("status", protocol, "--json", rc=0).json()["protocols"][0]
 
 
-# --- take --------------------------------------------------------------------------------------------------------------
+# --- merge -------------------------------------------------------------------------------------------------------------
 
 
 def test_merge_merges_into_the_base_and_its_checkout_follows(box: Box) -> None:
@@ -586,6 +586,16 @@ def test_merge_merges_into_the_base_and_its_checkout_follows(box: Box) -> None:
     box.commit("more")
     assert f"already merged in {made[:7]}" in box.runner("merge", protocol, rc=0).err
     healthy(box, protocol)
+
+
+def test_merge_of_a_cancelled_protocol_names_its_branch(box: Box) -> None:
+    box.write(".protocols/config.yaml", "branch: runner/{id}\n")
+    box.commit("branches have a prefix")
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    box.runner("cancel", protocol, rc=0)
+    told = box.runner("merge", protocol, rc=4).err
+    assert f"`git merge runner/{protocol}`" in told
+    box.git("merge", "-q", f"runner/{protocol}")
 
 
 def test_merge_of_a_base_that_went_on(box: Box) -> None:
