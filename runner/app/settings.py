@@ -1,11 +1,11 @@
-"""What the forge's real settings mean for protocols: `runner doctor --forge`. Looks, and changes nothing there."""
+"""Check the forge's settings for protocols, without changing them: `runner doctor --forge`."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
-from runner.app import forge as forges
+from runner.app import request
 from runner.app.repair import Finding
 from runner.errors import RunnerError
 from runner.executor import consent
@@ -30,11 +30,11 @@ _WHOLE = {MergeMethod.MERGE, MergeMethod.FAST_FORWARD}  # ways to merge that kee
 
 
 def examine(project: Project) -> list[Finding]:
-    """Return what of the forge's settings will not work, or should be known."""
+    """Return a finding for each of the forge's settings that will not work, or that people should know."""
     try:
-        forge = forges.opened(project)
+        forge = request.opened(project)
     except RunnerError as error:
-        return [_told(error, "nothing can be told to the forge or heard from it")]
+        return [_failed(error, "nothing can be posted to the forge or fetched from it")]
     if forge is None:
         return list(_unset(project))
     with contextlib.closing(forge):
@@ -51,10 +51,10 @@ def examine(project: Project) -> list[Finding]:
                 *_push(project),
             ]
         except ForgeError as error:
-            return [_told(error, "the forge's settings could not be read")]
+            return [_failed(error, "the forge's settings could not be read")]
 
 
-def _told(error: RunnerError, consequence: str) -> Finding:
+def _failed(error: RunnerError, consequence: str) -> Finding:
     return Finding("here", error.what, error.where, consequence, error.hint)
 
 
@@ -141,7 +141,7 @@ def _guards(forge: Forge, base: str, found: Settings, me: Identity) -> Iterator[
             "note",
             f"{base} is not protected",
             "the forge's settings",
-            "whoever may push can change policy and keys without a review",
+            "everybody who may push can change policy and keys without a review",
             f"protect {base}",
         )
     checks = guard.required_checks
@@ -174,7 +174,7 @@ def _guards(forge: Forge, base: str, found: Settings, me: Identity) -> Iterator[
     if guard.last_pusher_refused and me.kind is not Kind.BOT:
         yield Finding(
             "note",
-            "whoever pushed last cannot approve",
+            "the last person to push cannot approve",
             base,
             f"the runner pushes as {me.login}, a person: that person's review is not enough for the forge",
             "let the runner push with an account of its own",
@@ -228,7 +228,7 @@ def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
             "note",
             f"nobody of {forge.host} is listed in `forge:`",
             found.where,
-            "no review counts; signed words do",
+            "no review counts; signed approvals do",
             f"write `forge: {{{forge.host}: {{alice@example.com: NUMERIC-ID}}}}`",
         )
     for who, number in listed.items():
@@ -237,7 +237,7 @@ def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
                 "here",
                 f"the token is {who}'s own account",
                 f"{found.where}; {me.login}",
-                "what the runner pushes counts as theirs, and whoever has the token could give their word",
+                "the runner's pushes count as theirs, and everybody who has the token can approve as them",
                 "give the runner an account of its own: a GitHub App, or a project access token",
             )
             continue
@@ -256,7 +256,7 @@ def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
 
 
 def _push(project: Project) -> Iterator[Finding]:
-    """Try a push of a protocol's branch, which moves nothing."""
+    """Try a push of a protocol's branch that moves nothing."""
     try:
         mirror = Mirror.of(project.git, project.places, project.who)
         if mirror is None:
@@ -266,4 +266,4 @@ def _push(project: Project) -> Iterator[Finding]:
             {f"refs/heads/{name}": project.trusted.commit, "refs/runner/numbers/9999": project.trusted.commit}
         )
     except RunnerError as error:
-        yield _told(error, "what is done here cannot be published")
+        yield _failed(error, "work of this clone cannot be published")

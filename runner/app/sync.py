@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 
-from runner.app import forge as forge_
+from runner.app import request
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError, UsageError
 from runner.executor import looking
 from runner.forge.base import Forge, ForgeError, RequestState
@@ -60,7 +60,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
     forge: Forge | None = None
     away: RunnerError | None = None
     try:
-        forge = forge_.opened(project)
+        forge = request.opened(project)
     except (ForgeError, UsageError) as error:
         away = error  # what is here is published all the same
     for protocol in protocols:
@@ -145,40 +145,38 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
         return Synced(protocol, tip, "merged")
     tip = project.git.ref(project.branch(protocol))
     assert tip is not None
-    if forge_.is_merged(project, protocol):
+    if request.is_merged(project, protocol):
         return Synced(protocol, tip, "merged")
     if project.git.ref(f"refs/remotes/{project.trusted.remote}/{name}") is None:
         return None  # it was never there
-    request = forge.request_of(name, str(record.row(project.git, protocol, tip).get("base")))
-    if request is None or request.state is RequestState.OPEN:
+    there = forge.request_of(name, str(record.row(project.git, protocol, tip).get("base")))
+    if there is None or there.state is RequestState.OPEN:
         return None
-    said = "merged" if request.state is RequestState.MERGED else "closed"
+    said = "merged" if there.state is RequestState.MERGED else "closed"
     project.who.say(f"{protocol} was {said} on the forge and its branch deleted there: it is not pushed again")
     return Synced(protocol, tip, said)
 
 
 def _on_forge(project: Project, forge: Forge, done: Synced, work: bool) -> Synced:
-    """Hear what the forge says of a protocol, go on where it asks for that, publish what came of it, and tell the forge."""
+    """Record the forge's news of a protocol, advance where it asks for that, publish the result, and post it to the forge."""
     protocol = done.protocol
-    if done.said in ("merged", "closed") or forge_.is_merged(project, protocol):
+    if done.said in ("merged", "closed") or request.is_merged(project, protocol):
         _track_base(project, protocol)  # a fact that git knows: the forge need not be asked
         return done
     project.batch = True
-    heard = forge_.listen(project, forge, protocol)
-    wanted = (*heard.steps, *((None,) if heard.green and not heard.steps else ()))
+    news = request.fetch(project, forge, protocol)
+    wanted = (*news.steps, *((None,) if news.green and not news.steps else ()))
     try:
         for asked in wanted if work else ():
-            answer = forge_.take_step(project, forge, protocol, asked)
-            heard = dataclasses.replace(heard, said=(*heard.said, answer)) if answer else heard
+            answer = request.step(project, forge, protocol, asked)
+            news = dataclasses.replace(news, answers=(*news.answers, answer)) if answer else news
         if project.git.ref(project.branch(protocol)) != done.tip:
             done = publish(project, protocol)
     finally:
         publishing.drop_lease(project)
     _track_base(project, protocol)
-    told = forge_.tell(project, forge, protocol, heard if heard.seen else None)
-    if told is not None:
-        return dataclasses.replace(done, url=told.request.url)
-    return done
+    posted = request.post(project, forge, protocol, news if news.seen else None)
+    return done if posted is None else dataclasses.replace(done, url=posted.request.url)
 
 
 def _track_base(project: Project, protocol: str) -> None:
@@ -245,7 +243,7 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
             tip = git.ref(branch)
             assert tip is not None
             looking.look(project, protocol)
-            if there is None and git.ref(seen) is not None and forge_.is_merged(project, protocol):
+            if there is None and git.ref(seen) is not None and request.is_merged(project, protocol):
                 return Synced(protocol, tip, "merged")  # it was there, and was deleted after the merge
             filed = git.ref(history.ref_of(protocol))
             is_filed = filed is None or project.mirror.refs().get(history.ref_of(protocol)) == filed

@@ -16,8 +16,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from runner.app import forge as forges
-from runner.app import go
+from runner.app import go, request
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
 from runner.executor.conclude import Advanced
 from runner.forge.base import Forge
@@ -179,7 +178,7 @@ class _Watcher:
             self._begin(project, keys, due, publishes)
         if publishes and self._away:
             return self._pause(project)
-        forge = forges.quietly(project) if publishes and due else None
+        forge = request.available(project) if publishes and due else None
         with contextlib.closing(forge) if forge else contextlib.nullcontext():
             for protocol, acts in due.items():
                 self._go(project, protocol, keys[protocol], forge, acts)
@@ -336,7 +335,7 @@ class _Watcher:
         finally:
             project.batch = False
         assert last is not None
-        forges.tell_quietly(project, forge if made else None, protocol)
+        request.post_quietly(project, forge if made else None, protocol)
         if isinstance(last.action, Halt) or last.state.status not in machine.ACTIVE:
             self._known[protocol] = _Standing((last.commit, key[1], project.trusted.commit))
             if made or was_told:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from runner.app import edit, forge, sync
+from runner.app import edit, request, sync
 from runner.app.edit import Draft
 from runner.cli import options, steer, streams
 from runner.cli.session import Session
@@ -49,7 +49,7 @@ def command(session: Session, words: tuple[str, ...]) -> None:
     if draft.finished:
         session.note("  this step is finished: the edit is recorded, and nothing is done again")
     sync.unpublished(session.project, draft.protocol)
-    forge.tell_published(session.project, draft.protocol)
+    request.post_published(session.project, draft.protocol)
 
 
 def _edited(session: Session, draft: Draft, path: Path) -> str | None:

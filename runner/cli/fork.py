@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from runner.app import forge, fork
+from runner.app import fork, request
 from runner.cli import options, steer
 from runner.cli.new import tell_made
 from runner.cli.session import Session
@@ -47,4 +47,4 @@ def command(session: Session, protocol: str | None, title: str, base: str | None
     tell_made(session, made)
     session.result(made.protocol)
     made.printed()
-    forge.tell_published(project, made.protocol)
+    request.post_published(project, made.protocol)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from runner.app import create, forge, workflows
+from runner.app import create, request, workflows
 from runner.app.create import Made
 from runner.cli import options, status
 from runner.cli.main import program
@@ -66,7 +66,7 @@ def command(
         tell_made(session, made)
         session.result(made.protocol)
         made.printed()
-        forge.tell_published(project, made.protocol)
+        request.post_published(project, made.protocol)
         if made.questions:
             raise SystemExit(3)
         return
@@ -82,7 +82,7 @@ def command(
     tell_made(session, made)
     session.result(made.protocol)
     made.printed()
-    forge.tell_published(project, made.protocol)
+    request.post_published(project, made.protocol)
 
 
 def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from runner.app import create, forge, plan
+from runner.app import create, plan, request
 from runner.app.plan import Proposal
 from runner.cli import diff, edit, options, streams
 from runner.cli.session import Session
@@ -51,7 +51,7 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
         made = plan.take(project, proposal, chosen)
         cost = f" · ${proposal.usd}" if proposal.usd else ""
         session.note(f"{name}  planned anew, committed as yours: {made[:7]}{cost}")
-        forge.tell_published(project, name)
+        request.post_published(project, name)
 
 
 def _show(session: Session, proposal: Proposal, files: Mapping[str, bytes]) -> None:

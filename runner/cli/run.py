@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from runner.app import forge as forges
-from runner.app import go, sync
+from runner.app import go, request, sync
 from runner.cli import ci, options, telling
 from runner.cli.session import Session
 from runner.executor.conclude import Advanced
@@ -25,7 +24,7 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     """Step PROTOCOL until a person or something else is needed."""
     project = session.project
     name = publishing.find(project, protocol)
-    forge = forges.quietly(project)
+    forge = request.available(project)
     teller = telling.Teller(session, each=False)
     done: Advanced | None = None
     try:
@@ -41,5 +40,5 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     assert done is not None  # --max-steps is at least one
     teller.end(done)
     sync.offer(project, name)
-    forges.tell_quietly(project, forge, name)
+    request.post_quietly(project, forge, name)
     raise SystemExit(ci.end(session, done, go.exit_code(done)))

@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from runner.app import forge, steer, sync
+from runner.app import request, steer, sync
 from runner.app.merge import merge as merge_protocol
 from runner.app.steer import Steered
 from runner.app.undo import undo as undo_transitions
@@ -138,7 +138,7 @@ def tell(session: Session, done: Steered) -> None:
     if done.next:
         session.note(f"  next          {done.next.replace('runner', program(), 1)}")
     sync.unpublished(session.project, done.protocol)
-    forge.tell_published(session.project, done.protocol)
+    request.post_published(session.project, done.protocol)
 
 
 def at_revision(words: str | None) -> tuple[str | None, int | None]:

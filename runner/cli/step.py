@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from runner.app import forge as forges
-from runner.app import go, sync
+from runner.app import go, request, sync
 from runner.cli import ci, options, telling
 from runner.cli.session import Session
 from runner.executor import advance, conclude, looking
@@ -29,7 +28,7 @@ def command(session: Session, protocol: str | None, only: str | None, dry_run: b
     slug = _slug(project, name, only)
     if dry_run:
         raise SystemExit(_try_out(session, name, slug))
-    forge = forges.quietly(project)
+    forge = request.available(project)
     teller = telling.Teller(session, each=True)
     with ci.job(session, name), teller.at_work(name):
         done = advance.step(project, name, only=slug, adopt=not no_adopt, forge=forge)
@@ -38,7 +37,7 @@ def command(session: Session, protocol: str | None, only: str | None, dry_run: b
     teller.advanced(done)
     teller.end(done)
     sync.offer(project, name)
-    forges.tell_quietly(project, forge, name)
+    request.post_quietly(project, forge, name)
     raise SystemExit(ci.end(session, done, go.exit_code(done)))
 
 

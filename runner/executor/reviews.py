@@ -131,7 +131,7 @@ def _in_force(review: Review, fresh: Collection[str]) -> bool:
 def fetch(
     project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wait | None, plan: Plan | None
 ) -> ReviewResult:
-    """Return the reviews of the protocol's request that count for `demand` at the bench's tip, and report those that do not.
+    """Return the reviews of the protocol's request that count for `demand` at the tip, and report those that do not.
 
     `wait`, `plan`: None for the merge, which no entry of the record asks for: it can be approved as soon as every step is done.
     """
@@ -153,10 +153,10 @@ def fetch(
         listed = {one.by for one in found if one.by in principals}
         members = {one: forge.membership(one) for one in listed}
     except ForgeError as error:
-        project.tell_once(f"reviews could not be read: {error.what}; signed words count all the same")
+        project.tell_once(f"reviews could not be read: {error.what}; signed approvals still count")
         return NONE
     if authors is None:
-        project.tell_once(f"who pushed {demand.subject} cannot be told any more, so no review counts; signed words do")
+        project.tell_once(f"who pushed {demand.subject} is no longer known, so no review counts; signed approvals do")
     counted = count(
         found,
         principals=principals,

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from runner.app import kit
-from runner.app.forge import _OWN_JOB
+from runner.app.request import _OWN_JOB
 from runner.forge.base import ForgeProject
 from runner.forge.registry import guess
 from tests.ci.actions import ROOT, load

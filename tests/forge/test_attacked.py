@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.app.forge import KEY
+from runner.app.request import KEY
 from runner.forge.base import marker
 from tests.conftest import command, mostly_slow
 from tests.forge.journey import Town, town

@@ -481,7 +481,7 @@ def test_work_goes_on_where_the_forge_does_not(place: Town, fault: Fault, monkey
     protocol = place.box.new(ONE)
     place.fake.faults.append(fault)
     done = place.box.runner("run", protocol, rc=0)
-    assert "the forge was not told" in done.err and TOKEN not in done.err
+    assert "posting to the forge failed" in done.err and TOKEN not in done.err
     assert place.box.runner("sync", protocol).code == 69
     place.fake.faults.clear()
     place.sync(protocol)
@@ -501,7 +501,7 @@ def test_an_answer_that_is_lost_is_no_second_request(place: Town, match: str) ->
 def test_no_token(place: Town) -> None:
     protocol = place.box.new(ONE)
     gone = {"RUNNER_FORGE_TOKEN": ""}
-    assert "the forge is not told" in place.box.runner("run", protocol, rc=0, env=gone).err
+    assert "nothing is posted to the forge" in place.box.runner("run", protocol, rc=0, env=gone).err
     done = place.sync(protocol, rc=2, env=gone)
     assert "there is no token" in done.err
     place.fake.look()

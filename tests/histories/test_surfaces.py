@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from runner.app import examine, forge, verify
+from runner.app import examine, request, verify
 from tests.histories.stored import Case, Shelf, cases
 
 
@@ -44,4 +44,4 @@ def test_all_surfaces_agree(name: str, shelf: Shelf) -> None:
     code = verify.prove(project, case.protocol)[1]
     kinds = {one.kind for one in examine.of_protocol(project, case.protocol)}
     assert ("integrity" in kinds, "here" in kinds and "integrity" not in kinds) == (code == 4, code == 5), kinds
-    assert bool(forge.wrong(project, case.protocol)) == (code != 0)
+    assert bool(request.verify_summary(project, case.protocol)) == (code != 0)

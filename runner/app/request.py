@@ -1,7 +1,7 @@
-"""A protocol lives in its request: what is told to the forge, and what is heard there (design §3, §4, §6).
+"""A protocol's request on the forge: post its status there, and record reviews, commands and CI from there (design §3, §4, §6).
 
-Level-triggered: each call looks at what is there and does what is still to be done, so a call that was missed, came twice or late
-changes nothing. Nothing is posted unless `forge:` is set, and nothing about a commit that the remote does not have.
+Level-triggered: each call reads the forge and does only the difference, so a call that is missed, repeated or late does no harm.
+Nothing is posted unless `forge:` is set, and nothing about a commit that the remote does not have.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from runner.trust.manifest import is_code
 from runner.values import dataclass
 
 KEY: Final = "protocol"  # of the one comment
-SAID: Final = 20  # commands whose answers the comment keeps
-SAID_TEXT: Final = 200  # characters of what an answer quotes
-LOOK_BACK: Final = 20  # commits of the record alone behind which CI's word on the code is looked for
+ANSWERS: Final = 20  # commands whose answers the comment keeps
+ANSWER_TEXT: Final = 200  # characters of what an answer quotes
+LOOK_BACK: Final = 20  # commits of the record alone behind which CI results for the same code are looked for
 _COMMAND: Final = re.compile(r"/runner[ \t]+([a-z][a-z-]{0,19})(?![a-z-])[ \t]*(.*)", re.DOTALL)
 _SEEN: Final = re.compile(r"^<!-- seen: ([0-9]{1,18}) -->$", re.MULTILINE)
 # What `runner init` writes, but for the project's own checks (protocol-qa).
@@ -54,22 +54,22 @@ VERBS: Final = ("retry", "pause", "resume", "answer", "step")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What stands on the forge now. `ended`: closed or merged there, so that nothing was written."""
+class Posted:
+    """The request as it is on the forge now. `ended`: it is closed or merged there, so nothing was written."""
 
     request: Request
     ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What was taken from the forge. `said`: the answers to commands, `seen`: the last comment that was looked at.
+class Fetched:
+    """The news from the forge. `answers`: to commands; `seen`: the id of the last comment read.
 
-    `steps`: comments that ask for a step; `green`: whether CI is, and QA may start.
+    `steps`: comments that ask for a step; `green`: CI succeeded, so QA may start.
     """
 
     request: Request | None
-    said: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
     seen: int = 0
     steps: tuple[Comment, ...] = ()
     green: bool = False
@@ -96,45 +96,45 @@ def opened(project: Project) -> Forge | None:
     return open_forge(there, who.environ, who.now, who.sleep) if there else None
 
 
-def quietly(project: Project) -> Forge | None:
-    """Return the forge, or None where it cannot be asked, which is said: work goes on, and `runner sync` tells it later."""
+def available(project: Project) -> Forge | None:
+    """Return the forge; None where it cannot be opened, with a note: work continues, and `runner sync` posts later."""
     if project.offline:
         return None
     try:
         return opened(project)
     except (ForgeError, UsageError) as error:
-        project.who.say(f"the forge is not told: {error.what}; {error.hint}")
+        project.who.say(f"nothing is posted to the forge: {error.what}; {error.hint}")
         return None
 
 
-def tell_quietly(project: Project, forge: Forge | None, protocol: str) -> None:
-    """Tell the forge what was just published, and the person where it stands there; where it cannot be told, say so."""
+def post_quietly(project: Project, forge: Forge | None, protocol: str) -> None:
+    """Post a transition that was just published, and print the request's address, or why posting failed."""
     if forge is None:
         return
     try:
-        told = tell(project, forge, protocol)
-        if told is not None and not told.ended:
-            project.who.say(f"  request       {told.request.url}")
+        posted = post(project, forge, protocol)
+        if posted is not None and not posted.ended:
+            project.who.say(f"  request       {posted.request.url}")
     except ForgeError as error:
-        project.who.say(f"the forge was not told: {error.what}; `runner sync {protocol}` does it later")
+        project.who.say(f"posting to the forge failed: {error.what}; `runner sync {protocol}` does it later")
 
 
-def tell_published(project: Project, protocol: str) -> None:
-    """Tell the forge what a person just did to a protocol, where that is on the remote; where it cannot be told, say so."""
+def post_published(project: Project, protocol: str) -> None:
+    """Post a person's change of a protocol where the remote has it, and print the request's address, or why posting failed."""
     if project.config.forge is not None and _is_there(project, protocol):
-        tell_quietly(project, quietly(project), protocol)
+        post_quietly(project, available(project), protocol)
 
 
-# --- telling ---------------------------------------------------------------------------------------------------------------
+# --- posting ---------------------------------------------------------------------------------------------------------------
 
 
-def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = None) -> Told | None:
-    """Make the request, its comment and the statuses say how the protocol stands; None where its tip is not on the remote.
+def post(project: Project, forge: Forge, protocol: str, news: Fetched | None = None) -> Posted | None:
+    """Update the request, its comment and the statuses to the protocol's status; None where its tip is not on the remote.
 
-    A request that a person closed or merged is left as it is, and none is opened beside it.
+    A request that a person closed or merged is left unchanged, and no other is opened.
 
     Raises:
-        ForgeError: what is still to be said is said by the next call.
+        ForgeError: the next call posts the rest.
     """
     name = ids.branch_of(project.pattern, protocol)
     tip = project.git.ref(project.branch(protocol))
@@ -144,36 +144,36 @@ def tell(project: Project, forge: Forge, protocol: str, heard: Heard | None = No
     state, redactor = seen.state, Redactor(project.who.environ)
     there = forge.request_of(name, state.base)
     if there is not None and there.state is not RequestState.OPEN:
-        return Told(there, ended=True)
+        return Posted(there, ended=True)
     merge = _merge_missing(project, forge, seen)
     words = record.prose(project.git.blob(seen.files[paths.PLAN].oid)) if paths.PLAN in seen.files else ""
     ways = _ways(project, seen)
     text = redactor.text(page.body(state, words, ways=ways, merge=merge))
     request = forge.propose(branch=name, base=state.base, title=redactor.text(page.title(state)), body=text)
-    mark, said = (heard.seen, heard.said) if heard is not None else _kept(project, forge, protocol, request.number)
-    told = page.comment(state, ways=ways, merge=merge, seen=mark, said=said)
-    forge.keep_comment(request.number, KEY, redactor.text(told))
-    forge.report(tip, page.statuses(state, wrong=wrong(project, protocol), merge=merge), branch=name)
+    read = (news.seen, news.answers) if news is not None else _last_read(project, forge, protocol, request.number)
+    comment = page.comment(state, ways=ways, merge=merge, seen=read[0], said=read[1])
+    forge.keep_comment(request.number, KEY, redactor.text(comment))
+    forge.report(tip, page.statuses(state, wrong=verify_summary(project, protocol), merge=merge), branch=name)
     # Last: it calls people, who should find the rest there; and it needs a right that the rest does not.
     if state.status is Status.COMPLETED and request.draft:
         request = forge.mark_ready(request.number)
     elif state.status is not Status.COMPLETED and not request.draft and _was_completed(project, protocol, tip):
         request = forge.mark_draft(request.number)
-    return Told(request)
+    return Posted(request)
 
 
 def _was_completed(project: Project, protocol: str, tip: str) -> bool:
-    """Return whether it was ready once: before that, a person made the request ready, which is theirs to do."""
+    """Return whether it was completed before: else a person marked the request ready, and it stays so."""
     return any(raw.event == "completed" for raw in record.events(project.git, protocol, tip))
 
 
 def _is_there(project: Project, protocol: str) -> bool:
-    """Return whether the remote has the branch as it is here, as far as it was seen."""
+    """Return whether the remote had this tip of the branch when it was last read."""
     name, tip = ids.branch_of(project.pattern, protocol), project.git.ref(project.branch(protocol))
     return project.mirror is not None and tip is not None and project.mirror.refs().get(f"refs/heads/{name}") == tip
 
 
-def wrong(project: Project, protocol: str) -> str:
+def verify_summary(project: Project, protocol: str) -> str:
     """Return what `runner verify` finds, in a few words for the status `runner/verify`; empty where the record holds."""
     from runner.app import verify  # heavy: only where something is posted to the forge
 
@@ -188,7 +188,7 @@ def wrong(project: Project, protocol: str) -> str:
 
 
 def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
-    """Return whose word on the merge is missing, where the policy wants one; while steps are open nobody's is there."""
+    """Return whose approval of the merge is missing, where the policy requires one; before the last step all are."""
     found = consent.of(project)
     if found.policy is None or not found.requires("merge"):
         return ""
@@ -196,15 +196,15 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     if seen.state.status is not Status.COMPLETED:
         return wanted.who
     judged = consent.bench(project, seen, seen.state, found)
-    heard = reviews.fetch(project, forge, judged, wanted, None, None) if wanted.reviews else reviews.NONE
+    fetched = reviews.fetch(project, forge, judged, wanted, None, None) if wanted.reviews else reviews.NONE
     asked = Asked.at_end(judged)
-    standing = approval.judge(judged, wanted, looking.read_plan(project, seen), (), heard.approvals, asked)
-    against = [word.approver for word in standing.rejected] + list(heard.objections)
-    return f"{', '.join(against)}, who said no" if against else standing.missing
+    standing = approval.judge(judged, wanted, looking.read_plan(project, seen), (), fetched.approvals, asked)
+    against = [word.approver for word in standing.rejected] + list(fetched.objections)
+    return f"{', '.join(against)}, who rejected" if against else standing.missing
 
 
 def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
-    """Return how each thing that waits for a word is ended by the policy: by a review, signed, or both."""
+    """Return how the policy lets each wait be approved: by a review, by a signature, or both."""
     found = consent.of(project)
     if found.policy is None or seen.state.plan is None:
         return {}
@@ -222,32 +222,32 @@ def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
     }
 
 
-# --- hearing ---------------------------------------------------------------------------------------------------------------
+# --- fetching ---------------------------------------------------------------------------------------------------------------
 
 
-def listen(project: Project, forge: Forge, protocol: str) -> Heard:
-    """Take up what the forge says of the protocol: what became of its request, commands, reviews, CI.
+def fetch(project: Project, forge: Forge, protocol: str) -> Fetched:
+    """Record news from the forge: the request's end, commands, reviews, CI.
 
-    Each is a transition of its own, made once: commands are told apart by the comment's id, which stands in the record.
+    Each is one transition, made once: the record has the ids of the comments whose commands were executed.
 
     Raises:
-        ForgeError: what was not heard is heard by the next call.
+        ForgeError: the next call records the rest.
     """
     name = ids.branch_of(project.pattern, protocol)
     request = forge.request_of(name, looking.look(project, protocol).state.base)
     if request is None:
-        return Heard(None)
+        return Fetched(None)
     _note_request(project, forge, protocol, request)
     if request.state is not RequestState.OPEN:
-        return Heard(request)
-    seen, said, steps = _commands(project, forge, protocol, request)
-    _count(project, forge, protocol)
-    return Heard(request, said, seen, steps, _ci(project, forge, protocol))
+        return Fetched(request)
+    seen, answers, steps = _commands(project, forge, protocol, request)
+    _record_approvals(project, forge, protocol)
+    return Fetched(request, answers, seen, steps, _ci(project, forge, protocol))
 
 
 def is_merged(project: Project, protocol: str) -> bool:
-    """Return whether the base, as the remote was seen to have it, holds the protocol's ended record: a fact of git's, and no event,
-    so that the record on the base stays that of the branch."""
+    """Return whether the remote's base has the protocol's ended record. This is read from git and is no event, so that the record on
+    the base stays equal to that of the branch."""
     tip = project.git.ref(project.branch(protocol))
     if tip is None or project.mirror is None:
         return False
@@ -257,13 +257,13 @@ def is_merged(project: Project, protocol: str) -> bool:
 
 
 def _note_request(project: Project, forge: Forge, protocol: str, request: Request) -> None:
-    """Record that people closed, opened again or merged the request, once each."""
+    """Record that people closed, reopened or merged the request, once each."""
     by = f"{request.ended_by.host}/{request.ended_by.id}" if request.ended_by else None
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
-        told = [raw for raw in record.events(project.git, seen.protocol, seen.tip) if raw.event == "request-changed"]
+        past = [raw for raw in record.events(project.git, seen.protocol, seen.tip) if raw.event == "request-changed"]
         before = (
-            str(told[-1].fields.get("change")) if told and told[-1].fields.get("url") == log.cut(request.url) else ""
+            str(past[-1].fields.get("change")) if past and past[-1].fields.get("url") == log.cut(request.url) else ""
         )
         now = {RequestState.CLOSED: "closed", RequestState.MERGED: "merged"}.get(request.state)
         now = now or ("reopened" if before == "closed" else before)
@@ -278,17 +278,17 @@ def _note_request(project: Project, forge: Forge, protocol: str, request: Reques
     advance.tell(project, protocol, build)
 
 
-def _kept(
+def _last_read(
     project: Project, forge: Forge, protocol: str, number: int, found: Sequence[Comment] | None = None
 ) -> tuple[int, tuple[str, ...]]:
-    """Return the last comment that was looked at, and the answers that our own comment keeps.
+    """Return the id of the last comment read, and the answers in our own comment.
 
-    A runner with another account may have looked further, and ours may have been deleted: what the project's other programs
-    say counts too, and so does the record. A command that could not be done once is not done when nobody expects it any more.
-    A person's comment never counts: anybody can copy the marker, and would silence all later commands with it.
+    A runner with another account may have read further, and our comment may have been deleted: so the comments of the project's
+    other programs count too, and so does the record. A command that failed is not retried later, when nobody expects it. A person's
+    comment never counts: anybody can copy the marker, and would silence all later commands with it.
     """
     me, seen = forge.me(), _last_done(project, forge, protocol)
-    said: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
     for one in found if found is not None else forge.comments(number):
         body = lines_of(one.body.replace("\r\n", "\n"))
         if body[:1] != [marker(KEY)]:
@@ -296,16 +296,16 @@ def _kept(
         last = _SEEN.search(one.body.replace("\r\n", "\n"))
         if last and (one.by == me or _is_program(forge, one.by)):
             seen = max(seen, int(last[1]))
-        if one.by == me and not said:
-            said = tuple(line for line in body if line.startswith("- ["))[-SAID:]
-    return seen, said
+        if one.by == me and not answers:
+            answers = tuple(line for line in body if line.startswith("- ["))[-ANSWERS:]
+    return seen, answers
 
 
 def _is_program(forge: Forge, who: Identity) -> bool:
     """Return whether an account is a program's that may write here.
 
-    GitHub says of a comment that an App wrote it, which only one that is installed here can do. GitLab says nothing of it, and the
-    programs of other projects may comment too.
+    GitHub marks the comments of Apps, and only an App that is installed here can comment. GitLab does not mark them, and programs of
+    other projects can comment too.
     """
     if who.kind is not None:
         return who.kind is Kind.BOT
@@ -314,21 +314,21 @@ def _is_program(forge: Forge, who: Identity) -> bool:
 
 
 def _last_done(project: Project, forge: Forge, protocol: str) -> int:
-    """Return the last comment whose command stands in the record, else 0."""
+    """Return the id of the last comment whose command is in the record, else 0."""
     tip = project.git.ref(project.branch(protocol))
-    told = re.compile(rf"{re.escape(forge.host)}/[0-9]+/comment/([0-9]{{1,18}})")
+    speaker = re.compile(rf"{re.escape(forge.host)}/[0-9]+/comment/([0-9]{{1,18}})")
     actors = (raw.actor for raw in record.events(project.git, protocol, tip)) if tip else ()
-    return max((int(match[1]) for actor in actors if (match := told.fullmatch(actor))), default=0)
+    return max((int(match[1]) for actor in actors if (match := speaker.fullmatch(actor))), default=0)
 
 
 def _commands(
     project: Project, forge: Forge, protocol: str, request: Request
 ) -> tuple[int, tuple[str, ...], tuple[Comment, ...]]:
-    """Carry out what people with write access wrote as commands, each once; return the last comment that was looked at, the
-    answers, and the comments that ask for a step."""
+    """Execute the commands of people with write access, each once; return the id of the last comment read, the answers, and the
+    comments that ask for a step."""
     found = forge.comments(request.number)
-    seen, said = _kept(project, forge, protocol, request.number, found)
-    answers, steps, me = list(said), [], forge.me()
+    seen, before = _last_read(project, forge, protocol, request.number, found)
+    answers, steps, me = list(before), [], forge.me()
     for one in sorted(found, key=lambda each: each.id):
         if one.id <= seen or one.by == me:
             continue
@@ -338,45 +338,45 @@ def _commands(
             continue
         verb, rest = match[1], match[2].strip()
         if not reviews.may_write(forge, one.by):
-            told = "not done: only people who may write to the repository give commands"
+            answer = "not done: only people who may write to the repository give commands"
         elif _is_done(project, protocol, one):
-            told = "done"
+            answer = "done"
         elif verb == "step" and not rest:
             steps.append(one)
             continue
         else:
-            told = _obey(project, protocol, verb, rest, _speaker(one))
-        answers.append(_answer(one, verb, told))
-    return seen, tuple(answers[-SAID:]), tuple(steps)
+            answer = _execute(project, protocol, verb, rest, _speaker(one))
+        answers.append(_answer(one, verb, answer))
+    return seen, tuple(answers[-ANSWERS:]), tuple(steps)
 
 
-def take_step(project: Project, forge: Forge, protocol: str, asked: Comment | None) -> str:
+def step(project: Project, forge: Forge, protocol: str, asked: Comment | None) -> str:
     """Advance by one transition, as the author of a comment or because CI is green; return the answer to the comment.
 
     Raises:
-        ForgeError: what is still to be said is said by the next call.
+        ForgeError: the next call posts the rest.
     """
     before, project.speaker = project.speaker, _speaker(asked) if asked else ""
     try:
         done = advance.step(project, protocol, adopt=False, forge=forge)
-        told = "a step was taken" if done.entries else "nothing may go on now"
+        answer = "a step was taken" if done.entries else "nothing can continue now"
     except ForgeError:
         raise
     except RunnerError as error:
         project.who.say(f"{protocol}: {error.what}; {error.hint}")
-        told = f"not done: {_quoted(error.what)}"
+        answer = f"not done: {_quoted(error.what)}"
     finally:
         project.speaker = before
-    return _answer(asked, "step", told) if asked else ""
+    return _answer(asked, "step", answer) if asked else ""
 
 
 def _speaker(one: Comment) -> str:
-    """Return who said it, as the record names them: that it stands there is how it is done once."""
+    """Return the actor for the record, with the comment's id, by which its command is executed once."""
     return f"{one.by.host}/{one.by.id}/comment/{one.id}"
 
 
-def _answer(one: Comment, verb: str, told: str) -> str:
-    return f"- [comment {one.id}]({one.url}), {page.code(verb)}: {told}"
+def _answer(one: Comment, verb: str, answer: str) -> str:
+    return f"- [comment {one.id}]({one.url}), {page.code(verb)}: {answer}"
 
 
 def _is_done(project: Project, protocol: str, one: Comment) -> bool:
@@ -384,8 +384,8 @@ def _is_done(project: Project, protocol: str, one: Comment) -> bool:
     return tip is not None and any(raw.actor == _speaker(one) for raw in record.events(project.git, protocol, tip))
 
 
-def _obey(project: Project, protocol: str, verb: str, rest: str, speaker: str) -> str:
-    """Carry out one command, as its author; return what became of it."""
+def _execute(project: Project, protocol: str, verb: str, rest: str, speaker: str) -> str:
+    """Execute one command as its author; return the answer."""
     if verb in ("approve", "reject"):
         short = steer.number(protocol)
         return (
@@ -415,11 +415,11 @@ def _obey(project: Project, protocol: str, verb: str, rest: str, speaker: str) -
 
 
 def _quoted(text: str) -> str:
-    return page.code(text if len(text) <= SAID_TEXT else f"{text[: SAID_TEXT - 1]}…")
+    return page.code(text if len(text) <= ANSWER_TEXT else f"{text[: ANSWER_TEXT - 1]}…")
 
 
-def _count(project: Project, forge: Forge, protocol: str) -> None:
-    """Record the words, reviews among them, that what waits was given."""
+def _record_approvals(project: Project, forge: Forge, protocol: str) -> None:
+    """Record the approvals, reviews among them, of the open waits."""
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         state = seen.state
@@ -427,7 +427,7 @@ def _count(project: Project, forge: Forge, protocol: str) -> None:
             return []
         plan, edit, after, _ = advance.consider(project, seen)
         if plan is None or edit is not None:
-            return []  # the next step takes the edit up first
+            return []  # the next step picks the edit up first
         return consent.settle(project, seen, plan, after, project.who.timestamp(), forge)
 
     advance.tell(project, protocol, build)
@@ -437,7 +437,7 @@ def _count(project: Project, forge: Forge, protocol: str) -> None:
 
 
 def _ci(project: Project, forge: Forge, protocol: str) -> bool:
-    """Record what CI says of the code at the tip, once a verdict; do as `ci:` says. Returns whether QA may start."""
+    """Record the result of CI for the code at the tip, once each, and act on a failure as `ci:` says. Return whether QA may start."""
     config = project.config
     if config.ci is None and not config.qa.on_ci:
         return False
@@ -469,10 +469,10 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
                 if raw.fields.get("commit") in same and raw.fields.get("outcome") == outcome.value:
                     return []
                 break
-        told = ev.CiReported(
+        reported = ev.CiReported(
             subject=protocol, commit=commit, outcome=outcome.value, context=log.cut(check.name), url=_link(check.url)
         )
-        return [told, *(_consequence(project, seen, check) if outcome is Outcome.FAILURE else ())]
+        return [reported, *(_consequence(project, seen, check) if outcome is Outcome.FAILURE else ())]
 
     now = advance.tell(project, protocol, build)
     waits = [step for _, step in now.state.open_steps() if step.status is StepStatus.NEEDS_QA and not step.passed]
@@ -480,12 +480,12 @@ def _ci(project: Project, forge: Forge, protocol: str) -> bool:
 
 
 def _link(url: str) -> str | None:
-    """Return an address that people may follow, else None: whoever may set a status wrote it."""
+    """Return an address that is safe to follow, else None: anybody who may set a status can have written it."""
     return url if re.fullmatch(r"https?://[!-~]{1,480}", url) else None
 
 
 def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.Event]:
-    """Return what a failure of CI makes, by `ci:`: the step that waits for its QA ends; else the protocol stops."""
+    """Return the events of a CI failure, by `ci:`: the step that waits for its QA ends, else the protocol stops."""
     state, rule = seen.state, project.config.ci
     if rule not in ("fail", "block") or state.status not in machine.ACTIVE:
         return []
@@ -503,7 +503,7 @@ def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.
 
 
 def _same_code(project: Project, protocol: str, tip: str) -> list[str]:
-    """Return the tip and the commits right before it that differ in nothing but the record and approvals."""
+    """Return the tip and the commits right before it that differ only in the record and approvals."""
     found, at = [tip], tip
     while len(found) < LOOK_BACK:
         commit = project.git.commit(at)
@@ -518,7 +518,7 @@ def _same_code(project: Project, protocol: str, tip: str) -> list[str]:
 
 
 def _verdict(checks: Sequence[Check]) -> tuple[Outcome, Check] | None:
-    """Return what CI says in all; None where it says nothing. The runner's own jobs are no CI."""
+    """Return the outcome of CI as a whole; None where it has none. The runner's own jobs do not count."""
     found = [one for one in checks if not _OWN_JOB.match(one.name) and one.outcome is not Outcome.NEUTRAL]
     for outcome in (Outcome.FAILURE, Outcome.PENDING, Outcome.CANCELLED, Outcome.SUCCESS):
         named = next((one for one in found if one.outcome is outcome), None)
