@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import resources
-from runner.app import kit
+from runner.app import scaffold
 from runner.app.questions import Questions
 from runner.errors import InTheWayError, RefusedError, RunnerError, UsageError
 from runner.executor import discovery
@@ -66,7 +66,7 @@ class Look:
     """What a repository is set up with. `forge`: its project on a forge, where that is known; `todo`: what a person has to add."""
 
     files: list[File]
-    facts: kit.Facts
+    facts: scaffold.Facts
     forge: ForgeProject | None
     stack: str
     todo: str
@@ -116,7 +116,7 @@ def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
             usd += found.usd
         top, files = _top(project.git), []
         for name, run in found.commands.items():
-            path, data = kit.hook(name), kit.script(name, run, "as a model proposed")
+            path, data = scaffold.hook(name), scaffold.script(name, run, "as a model proposed")
             here = _here(top, path)
             if here != data:
                 files.append(File(path, data, here, executable=True))
@@ -144,22 +144,22 @@ def look(
         MalformedFileError: clarifications.yaml is not valid.
     """
     top, better = _top(git), dict(proposed or {})
-    known, told = _known(top), kit.facts(git, top)
+    known, told = _known(top), scaffold.facts(git, top)
     said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
     if said is None and told.guess is None and told.remote is not None:
         names = ("none", *FORGES)
         answer = asked.ask(f"On which forge is the remote {told.remote}: {', '.join(names)}?", names)
         said = answer if answer != "none" else None
     where = configured(said, told.url) if said else told.guess
-    stack = told.stacks[0] if told.stacks else kit.OTHER
-    if len(told.stacks) > 1 and kit.hook("test") not in better:
-        names = (*told.stacks, kit.OTHER)
+    stack = told.stacks[0] if told.stacks else scaffold.OTHER
+    if len(told.stacks) > 1 and scaffold.hook("test") not in better:
+        names = (*told.stacks, scaffold.OTHER)
         stack = asked.ask(f"Which stack are the scripts of scripts/ci for: {', '.join(names)}?", names) or stack
-    tests = kit.hook("test")
-    if tests not in better and "test" not in kit.hooks_of(top, stack):
+    tests = scaffold.hook("test")
+    if tests not in better and "test" not in scaffold.hooks_of(top, stack):
         run = asked.answers().get(TESTS) or (asked.ask(TESTS) if _here(top, tests) is None else None)
         if run:
-            better[tests] = kit.script("test", run, "as clarifications.yaml says")
+            better[tests] = scaffold.script("test", run, "as clarifications.yaml says")
     asked.ask_what_is_open()
     found = []
     for path, template in TEMPLATES.items():
@@ -172,13 +172,13 @@ def look(
             own = here is not None and here != data
         if data is not None:
             found.append(File(path, data, here, own))
-    for path, (data, executable) in kit.files(top, where, stack, known.branch, better).items():
+    for path, (data, executable) in scaffold.files(top, where, stack, known.branch, better).items():
         found.append(File(path, data, _here(top, path), executable=executable))
     kept = asked.file()
     if kept is not None:
         over = asked.data is not None and bool(asked.said)
         found.append(File(paths.CLARIFICATIONS, kept, asked.data, over=over))
-    return Look(found, told, where, stack, kit.todo(top, where))
+    return Look(found, told, where, stack, scaffold.todo(top, where))
 
 
 def _here(top: Path, path: str) -> bytes | None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.app import kit
+from runner.app import scaffold
 from runner.forge.registry import guess
 from tests.ci.actions import ROOT
 
 HERE = Path("/nonexistent")  # no file of a checkout has a say
-GITHUB = kit.files(HERE, guess("https://github.com/o/r"), "python", "{id}")
-GITLAB = kit.files(HERE, guess("https://gitlab.com/o/r"), "python", "{id}")
+GITHUB = scaffold.files(HERE, guess("https://github.com/o/r"), "python", "{id}")
+GITLAB = scaffold.files(HERE, guess("https://gitlab.com/o/r"), "python", "{id}")
 
 
 @pytest.mark.parametrize("path", [path for path in GITHUB if path.startswith(".github/workflows/")])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.app import kit
+from runner.app import scaffold
 from runner.app.request import _OWN_JOB
 from runner.forge.base import ForgeProject
 from runner.forge.registry import guess
@@ -22,12 +22,12 @@ from tests.ci.actions import ROOT, load
 BIN = Path(sys.executable).parent  # not resolved: an environment's python is a link
 NODE = ROOT / "build/forge/node_modules"
 PLACES = {"github": guess("https://github.com/o/r"), "gitlab": guess("https://gitlab.com/g/sub/r")}
-STACKS = (*kit.STACKS, kit.OTHER)
+STACKS = (*scaffold.STACKS, scaffold.OTHER)
 
 
 def written(folder: Path, place: ForgeProject | None, stack: str = "python", pattern: str = "{id}") -> Path:
-    """Write a kit into a folder."""
-    for path, (data, executable) in kit.files(folder, place, stack, pattern).items():
+    """Write the scaffold into a folder."""
+    for path, (data, executable) in scaffold.files(folder, place, stack, pattern).items():
         at = folder / path
         at.parent.mkdir(parents=True, exist_ok=True)
         at.write_bytes(data)
@@ -184,7 +184,7 @@ def test_the_scripts_are_shell_that_any_shell_reads(stack: str, tmp_path: Path) 
     (tmp_path / "Makefile").write_text("test:\n\ttrue\nbuild: x\nlint := no\n")
     folder = written(tmp_path, None, stack)
     found = {path.stem for path in (folder / "scripts/ci").iterdir()}
-    assert found == {"protocol", "report", *(("test", "build") if stack == kit.OTHER else kit.HOOKS)} - (
+    assert found == {"protocol", "report", *(("test", "build") if stack == scaffold.OTHER else scaffold.HOOKS)} - (
         {"lint"} if stack == "java" else set()
     )
     for path in (folder / "scripts/ci").iterdir():

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runner.app import kit
+from runner.app import scaffold
 from runner.executor import advance as advance_
 from runner.protocol import events as ev
 from runner.store.snapshot import Snapshot
@@ -352,7 +352,7 @@ def test_each_commit_of_a_request_is_tested_whatever_earlier_code_of_it_left(git
     one.cached.add(f"protocol-qa-{code}")  # as it was once looked up
     one.event["pull_request"] = request(github, "main")
     qa = one.job("protocol-qa", "qa")
-    assert qa.result == "failure" and "== test failed" in qa.printed and "test" in kit.HOOKS
+    assert qa.result == "failure" and "== test failed" in qa.printed and "test" in scaffold.HOOKS
 
 
 @pytest.mark.parametrize(("result", "state"), [("success", "success"), ("failure", "failure"), ("skipped", "failure")])

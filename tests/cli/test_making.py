@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner import resources
-from runner.app import kit
+from runner.app import scaffold
 from runner.protocol import plan
 from tests.conftest import Box, command, make_box
 
@@ -21,7 +21,7 @@ CONFIG = ".protocols/config.yaml"
 # What `init` writes where nothing is known of forge and stack, in git's order.
 SHARED = [
     *(f".protocols/{name}" for name in (".gitattributes", "clarifications.yaml", "config.yaml", "policy.yaml")),
-    *(f".protocols/prompts/{name}.prompt.md" for name in sorted(kit.PROMPTS)),
+    *(f".protocols/prompts/{name}.prompt.md" for name in sorted(scaffold.PROMPTS)),
     *(f"scripts/ci/{name}.sh" for name in ("protocol", "report")),
 ]
 

@@ -1,5 +1,5 @@
-"""What a repository is given besides `.protocols`: scripts and jobs for its CI, templates for its requests, prompts for people's
-own agents. Found out here is what they have to say of this repository; `runner init` writes them.
+"""The files of a repository besides `.protocols`, filled in for it: scripts and jobs for its CI, templates for its requests, and
+prompts for people's own agents. `runner init` writes them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from runner.protocol import paths
 from runner.store import trusted
 from runner.values import dataclass
 
-# What tells a stack, at the top of the checkout; the first that is there is meant where nobody says otherwise.
+# The files at the top of a checkout that identify a stack; the first stack found is the default.
 STACKS: Final = {
     "python": ("pyproject.toml", "setup.py", "setup.cfg", "requirements.txt"),
     "node": ("package.json",),
@@ -28,7 +28,7 @@ STACKS: Final = {
     "rust": ("Cargo.toml",),
 }
 OTHER: Final = "other"
-# The scripts of scripts/ci that say what the project does, and what each is for.
+# The scripts of scripts/ci with the project's own commands, and the purpose of each.
 HOOKS: Final = {
     "bootstrap": "Makes a fresh checkout ready",
     "lint": "Reads the code for mistakes of form",
@@ -52,7 +52,7 @@ class Facts:
 
 
 def facts(git: Git, top: Path) -> Facts:
-    """Look at the checkout; the network is not asked."""
+    """Return the facts of a checkout, without the network."""
     remote = trusted.remote_name(git)
     url = trusted.remote_url(git, remote) if remote else ""
     head = git.symbolic_ref(f"refs/remotes/{remote}/HEAD") if remote else None
@@ -70,15 +70,15 @@ def hook(name: str) -> str:
 
 
 def script(name: str, run: str, how: str) -> bytes:
-    """Return one of `HOOKS` that runs these lines of shell. `how`: it came to be, such as `as clarifications.yaml says`."""
+    """Return one of `HOOKS` that runs these lines of shell. `how`: their source, such as `as clarifications.yaml says`."""
     return _filled("ci/said.sh", DOES=HOOKS[name], HOW=how, RUN=run.strip("\n"))
 
 
 def files(
     top: Path, project: ForgeProject | None, stack: str, pattern: str, better: Mapping[str, bytes] | None = None
 ) -> dict[str, tuple[bytes, bool]]:
-    """Return path to (bytes, whether it is executable). `pattern`: of protocols' branches; `better`: scripts of `HOOKS`, by
-    their paths, that somebody told better than the stack does."""
+    """Return path to (bytes, whether it is executable). `pattern`: of protocols' branches; `better`: scripts of `HOOKS` by
+    their paths, which replace the stack's."""
     hooks = {hook(name): data for name, data in hooks_of(top, stack).items()} | dict(better or {})
     found = {path: (data, True) for path, data in hooks.items()}
     kind = project.kind if project else None
@@ -96,13 +96,13 @@ def files(
     entry = kind.ci_entry if kind else ""
     for path, template in kind.ci_files.items() if kind else ():
         if path == entry and (top / path).exists() and (top / path).read_bytes() != _filled(template):
-            continue  # the team's own; `todo` says what to add
+            continue  # the team's own; `todo` returns the line to add
         found[path] = (_filled(template, **({"BRANCHES": branches} if template.endswith("events.yml") else {})), False)
     return found
 
 
 def todo(top: Path, project: ForgeProject | None) -> str:
-    """Return what a person has to add to a file of theirs, or nothing."""
+    """Return the line that a person has to add to a file of theirs, or nothing."""
     if project is None or not project.kind.ci_entry:
         return ""
     entry, (jobs, line) = project.kind.ci_entry, project.kind.ci_include
@@ -119,7 +119,7 @@ def _filled(template: str, **values: str) -> bytes:
 
 
 def hooks_of(top: Path, stack: str) -> dict[str, bytes]:
-    """Return name to script, of what the stack can do; of another stack, what its Makefile has targets for."""
+    """Return name to script for each of `HOOKS` that the stack has; for another stack, each that is a target of its Makefile."""
     if stack == OTHER:
         return {name: _filled(f"ci/make/{name}.sh") for name in HOOKS if name in _targets(top)}
     folder = resources.template(f"init/ci/{stack}")
@@ -138,10 +138,10 @@ def _targets(top: Path) -> set[str]:
 
 
 def _installed(top: Path) -> str:
-    """Return what pip is given: the project, with those extras that developers are meant to have."""
+    """Return pip's argument: the project, with the extras for developers."""
     try:
-        told = tomllib.loads((top / "pyproject.toml").read_text("utf-8"))
-        extras = told["project"]["optional-dependencies"]
+        table = tomllib.loads((top / "pyproject.toml").read_text("utf-8"))
+        extras = table["project"]["optional-dependencies"]
         named = [name for name in ("dev", "test", "tests", "lint") if name in extras]
     except (OSError, ValueError, KeyError, TypeError):
         named = []
