@@ -9,7 +9,7 @@ from tests.gate import turn
 
 # What once did not hold, beside the tests that came of it. A seed is one schedule of one version of the code: what it found then it
 # need not meet again, so what can be shown on real git has a test there. Those of before the world was widened are left out.
-FOUND = (6, 38, 81, 134, 700055, 9300016, 9300027, 9300215, 9500139, 4115743661, 4403012114)
+FOUND = (6, 38, 81, 134, 908, 700055, 9300016, 9300027, 9300215, 9500139, 4115743661, 4403012114)
 WINDOW = 120
 # Where each planted bug was found last, by its name in planted.py; it is looked for there first.
 FOUND_LAST: dict[str, int] = {
