@@ -127,21 +127,32 @@ class Chain:
 
     def of(self, slug: str, attempt: int) -> list[RawEntry]:
         """Return the events of a step's attempt."""
-        found, now = [], 1
-        for entry in self.entries:
-            if entry.subject == slug:
-                now = count(entry.fields.get("attempt")) if entry.event == "step-retried" else now
-                found += [entry] if now == attempt else []
-        return found
+        return [entry for entry, now in self._by_attempt(slug) if now == attempt]
 
     def attempts(self, slug: str) -> list[int]:
         """Return the attempts of a step that the record tells of."""
-        retried = [
-            count(one.fields.get("attempt"))
-            for one in self.entries
-            if (one.event, one.subject) == ("step-retried", slug)
-        ]
-        return [1, *sorted(set(retried) - {0, 1})]
+        return sorted({1, *(now for _, now in self._by_attempt(slug))})
+
+    def _by_attempt(self, slug: str) -> Iterator[tuple[RawEntry, int]]:
+        """Yield each event of a step with its attempt: a retry, an undo and a return to the plan begin another one."""
+        now = 1
+        for number, entry in enumerate(self.entries):
+            match entry.event:
+                case "undone" | "plan-edited" if isinstance(steps := entry.fields.get("steps"), dict) and slug in steps:
+                    told = steps[slug].get("attempt") if isinstance(steps[slug], dict) else None
+                    now = count(told) or self._named(slug, number + 1) or now
+            if entry.subject == slug:
+                now = count(entry.fields.get("attempt")) or now
+                yield entry, now
+
+    def _named(self, slug: str, number: int) -> int:
+        """Return the attempt that the next event of a step names, if no other one was begun before; else 0."""
+        for entry in self.entries[number:]:
+            if entry.event in ("undone", "plan-edited") or (entry.subject == slug and entry.event == "step-retried"):
+                return 0
+            if entry.subject == slug and "attempt" in entry.fields:
+                return count(entry.fields["attempt"])
+        return 0
 
     def kept(self, slug: str, attempt: int) -> list[int]:
         """Return the attempt, and those before it whose files it went on from."""

@@ -250,6 +250,46 @@ def test_what_a_retry_wrote_and_what_undo_brought_back(box: Box) -> None:
     assert (told["text"], told["step"], told["attempt"]) == (["2"], "a", 2)
 
 
+def test_what_is_done_again_after_an_undo_has_its_checks_and_its_approval(tmp_path: Path) -> None:
+    alice = person(tmp_path, "alice")
+    box = governed(tmp_path / "repo", [alice])
+    header = "outputs: [d.txt]\napproval: before\n"
+    protocol = box.new({"01-a": command("echo deployed > d.txt; echo n=1 > $RUNNER_RESULT", header)}, title="Ship it")
+    for again in (False, True):
+        box.runner("run", protocol, rc=3)
+        box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+        box.runner("run", protocol, rc=0)
+        if not again:
+            box.runner("undo", f"{protocol}@2", rc=0)
+    told = one(box, "d.txt:1", box.worktree(protocol))
+    assert told["attempt"] == box.state(protocol)["steps"]["a"]["attempt"] == 2
+    assert ([check["check"] for check in told["checks"]], told["executor"]) == (["outputs: d.txt"], "host")
+    assert [word["kind"] for word in told["approvals"]] == ["step"]
+    page = box.runner("audit", protocol, "-o", "-", rc=0).out
+    assert "attempt 2 · qa light · host" in page and "<td>outputs: d.txt</td>" in page
+
+
+def test_a_step_that_left_the_plan_and_came_back_has_its_new_attempts_approval(tmp_path: Path) -> None:
+    alice = person(tmp_path, "alice")
+    box = governed(tmp_path / "repo", [alice])
+    run = "echo deployed > d.txt; exit $(($RUNNER_ATTEMPT < 2))"
+    protocol = box.new({"01-a": command(run, "approval: before\n"), "02-b": "kind: human\nneeds: []\n"}, title="Ship it")
+    box.runner("run", protocol, rc=3)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("run", protocol, rc=1)
+    file = box.worktree(protocol) / f".protocols/{protocol}/01-a.md"
+    text = file.read_text()
+    file.unlink()
+    box.runner("resume", protocol, rc=0)
+    box.runner("run", protocol, rc=3)
+    file.write_text(text)
+    box.runner("run", protocol, rc=3)
+    box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
+    box.runner("run", protocol, rc=3)
+    told = one(box, "d.txt:1", box.worktree(protocol))
+    assert (told["attempt"], [word["kind"] for word in told["approvals"]]) == (2, ["step"])
+
+
 def test_who_approved_what_and_when(tmp_path: Path) -> None:
     alice = person(tmp_path, "alice")
     box = governed(tmp_path / "repo", [alice])
