@@ -495,7 +495,9 @@ def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
     stands = approval.judge(judged, needed, plan, consent.used(subject, known))
     said = {word.approver for word in stands.counted}
     wanted = frozenset[str]().union(*(need.people for need in needed.needs if len(said & need.people) < need.count))
-    if stands.rejected or not wanted:
+    if stands.rejected:
+        return _withdrawn(project, found, subject, number(protocol), {word.approver for word in stands.rejected})
+    if not wanted:
         return ""
     out: set[str] = set()
     for commit in judged.authors(subject) if found.own_work != "allow" else ():
@@ -513,6 +515,15 @@ def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
     if left:
         return f"runner approve {number(protocol)}, by {' or '.join(left)}"
     return f"add another person to a role in {found.where}, or write `own_work: allow` there: {', '.join(sorted(wanted))} wrote it"
+
+
+def _withdrawn(project: Project, found: Authority, subject: Subject, typed: str, by: set[str]) -> str:
+    """Return what ends a rejection; empty where it is that of the person here alone, who can approve instead."""
+    others = sorted(by - {_me(project, found)})
+    if not others:
+        return ""
+    edit = f", or runner edit {typed} {subject.slug}" if subject.kind == "step" else ""
+    return f"runner revoke {typed}, by {' and '.join(others)}{edit}"
 
 
 def _me(project: Project, found: Authority) -> str:

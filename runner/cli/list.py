@@ -43,9 +43,9 @@ def command(session: Session, as_json: bool) -> None:
             word = f"completed · {'merged' if merges.holds(row, known[protocol]) else 'waits for merge'}"
         if status.is_rewritten(project, protocol):
             word = "rewritten"
-        newer = status.behind(project, protocol)
-        if newer:
-            behind.append(names.short(protocol))
+        news = status.beside(project, protocol, names.short(protocol))
+        if news is not None:
+            behind.append(news[1])
         every = record.open_steps(row)
         done = sum(step.get("status") in record.ENDED for _, step in every)
         branch = project.branch(protocol)
@@ -53,7 +53,7 @@ def command(session: Session, as_json: bool) -> None:
         if when is None and project.trusted.remote:
             when = times.get(f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}")
         old = summary.age_of(now - when) if when is not None else "on the base"
-        title = f"{row['title']} · {newer}" if newer else str(row["title"])
+        title = f"{row['title']} · {news[0]}" if news is not None else str(row["title"])
         lines.append((names.shown(protocol), word, f"{done}/{len(every)}", old, title))
     widths = [max(len(line[at]) for line in lines) for at in range(4)]
     session.lines(
@@ -65,4 +65,4 @@ def command(session: Session, as_json: bool) -> None:
         for number, word, steps, old, title in lines
     )
     if behind:
-        session.note(f"  next          {program()} sync{f' {behind[0]}' if len(behind) == 1 else ''}")
+        session.note(f"  next          {status.as_typed(behind[0] if len(behind) == 1 else 'runner sync')}")

@@ -15,7 +15,7 @@ from runner.cli.session import Session
 from runner.errors import RunnerError
 from runner.folders import matching
 from runner.protocol import paths
-from runner.store import elsewhere, finding, history, locks, marks, record
+from runner.store import clash, elsewhere, finding, history, locks, marks, record
 from runner.store.record import Outlook, Row
 from runner.store.trusted import NoCommitsError
 
@@ -143,8 +143,8 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
             text, typed = f"{text} · {held}", again
         if is_rewritten(project, protocol):
             word, text, typed = "rewritten", REWRITTEN, f"runner doctor --fix {names.short(protocol)}"
-        elif newer := behind(project, protocol):
-            text, typed = f"{text} · {newer}", f"runner sync {names.short(protocol)}"
+        elif (news := beside(project, protocol, names.short(protocol))) is not None:
+            text, typed = f"{text} · {news[0]}", news[1]
         lines.append((names.shown(protocol), word, text, typed or ""))
     widths = [max(len(line[at]) for line in lines) for at in range(3)]
     session.lines(
@@ -184,8 +184,8 @@ def next_of(project: Project, row: Row, name: str) -> tuple[str | None, str | No
     typed = summary.command(row, found, name)
     if is_rewritten(project, protocol):
         typed = f"runner doctor --fix {name}"
-    elif behind(project, protocol):
-        typed = f"runner sync {name}"
+    elif (news := beside(project, protocol, name)) is not None:
+        typed = news[1]
     elif standing(project, row).endswith("waits for merge"):
         return finding.merging(project, row, name), as_merged(project, row, name)
     elif row["status"] in ("failed", "blocked"):
@@ -267,9 +267,9 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         session.line(f"  {'branch':12}  gone; this is how {project.trusted.branch} has it")
         if project.git.ref(history.ref_of(protocol)) is None:
             session.line(f"  {'history':12}  not here; {history.brings(protocol, project.trusted.remote)}")
-    newer = behind(project, protocol)
-    if newer:
-        session.line(f"  {'behind':12}  {newer}, as last fetched")
+    if (news := beside(project, protocol, name)) is not None:
+        label = "behind" if news[1].startswith("runner sync ") else "clash"
+        session.line(f"  {label:12}  {news[0]}, as last fetched")
     if is_rewritten(project, protocol):
         session.line(f"  {'history':12}  ", ("rewritten", "red"), f": {REWRITTEN}")
     session.line(f"  {'trusted':12}  {project.trusted.note}")
@@ -280,6 +280,17 @@ def show_one(session: Session, project: Project, row: Row, asked: str | None = N
         session.line(f"  {'undo':12}  {as_typed(f'runner undo {name}')} takes that back")
     elif again:
         session.line(f"  {'look again':12}  {as_typed(again)}")
+
+
+def beside(project: Project, protocol: str, name: str) -> tuple[str, str] | None:
+    """Return what the remote has that the branch here has not, and the command for it; None where it has no more.
+
+    `name`: what is typed for the protocol.
+    """
+    newer = behind(project, protocol)
+    if newer and clash.published(project, protocol) is not None:
+        return f"{project.trusted.remote} has another protocol with this id", f"runner fork --renumber {protocol}"
+    return (newer, f"runner sync {name}") if newer else None
 
 
 def behind(project: Project, protocol: str) -> str:

@@ -243,6 +243,17 @@ def test_a_rejection_stands_till_it_is_taken_back(gov: Box, people: People) -> N
     gov.runner("verify", protocol, rc=0)
 
 
+def test_a_step_that_somebody_else_rejected_is_not_to_be_approved_next(gov: Box, people: People) -> None:
+    protocol = waiting(gov)
+    own = says(gov, people.bob, "reject", protocol, "--yes").err
+    told = [says(gov, people.alice, verb, protocol, rc=rc) for verb, rc in (("run", 3), ("status", 0))]
+    for one in told:
+        assert "runner revoke 1, by bob@example.test, or runner edit 1 deploy" in one.out + one.err
+        assert "runner approve" not in one.out + one.err
+    assert "runner approve 1" in says(gov, people.bob, "status", protocol).out, own
+    assert "runner revoke 1, by bob@example.test" in says(gov, people.alice, "status").out
+
+
 @pytest.mark.parametrize("decision", ["reject", "revoke"])
 def test_a_merge_that_leaves_a_decision_out_is_refused_though_it_is_a_fast_forward(
     gov: Box, people: People, decision: str

@@ -39,6 +39,21 @@ def test_a_branch_that_is_ahead_is_not_behind(other: Box, args: list[str]) -> No
     assert "newer" not in other.runner(*args, rc=0).out
 
 
+@pytest.mark.parametrize("args", [["status"], ["status", "1"], ["list"]])
+def test_another_protocol_with_the_same_id_is_not_newer_transitions(remote: Box, args: list[str]) -> None:
+    bob = clone(remote, "bob")
+    for box in (remote, bob):
+        protocol = box.new(STEPS)
+    remote.runner("sync", protocol, rc=0)
+    bob.runner("sync", protocol, rc=4)
+    bob.git("fetch", "-q", "origin")
+    done = bob.runner(*args, rc=0)
+    assert "origin has another protocol with this id" in done.out and "newer" not in done.out
+    assert f"runner fork --renumber {protocol}" in done.out + done.err and "runner sync" not in done.out + done.err
+    bob.runner("fork", "--renumber", protocol, rc=0)
+    assert "another protocol" not in bob.runner("status", rc=0).out
+
+
 def test_doctor_looks_with_the_trusted_branch_that_git_fetched(remote: Box) -> None:
     remote.write(".protocols/config.yaml", "publish: sometimes\n")
     remote.commit("a mistake")

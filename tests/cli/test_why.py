@@ -273,7 +273,9 @@ def test_a_step_that_left_the_plan_and_came_back_has_its_new_attempts_approval(t
     alice = person(tmp_path, "alice")
     box = governed(tmp_path / "repo", [alice])
     run = "echo deployed > d.txt; exit $(($RUNNER_ATTEMPT < 2))"
-    protocol = box.new({"01-a": command(run, "approval: before\n"), "02-b": "kind: human\nneeds: []\n"}, title="Ship it")
+    protocol = box.new(
+        {"01-a": command(run, "approval: before\n"), "02-b": "kind: human\nneeds: []\n"}, title="Ship it"
+    )
     box.runner("run", protocol, rc=3)
     box.runner("approve", protocol, "--yes", env=alice.env, rc=0)
     box.runner("run", protocol, rc=1)
