@@ -62,7 +62,10 @@ def judge(git: Git, protocol: str, tip: str, trusted: Trusted) -> Judged:
 
 
 def is_rebased(git: Git, protocol: str, old: str, new: str) -> bool:
-    """Return whether two histories have the same transitions, entry by entry: one is the other, rebased or amended."""
+    """Return whether two histories have the same transitions, entry by entry: one is the other, rebased or amended.
+
+    Where a rebase stopped at a conflict, git's clean-up took the headlines of entries out of the message, as comments.
+    """
     return _told(git, protocol, old) == _told(git, protocol, new) != []
 
 
@@ -75,8 +78,9 @@ def replaced(git: Git, protocol: str, old: str, new: str) -> dict[str, str] | No
     return {one.oid: other.oid for one, other in pairs}
 
 
-def _told(git: Git, protocol: str, tip: str) -> list[bytes]:
-    return [commit.message for commit in _transitions(git, protocol, tip)]
+def _told(git: Git, protocol: str, tip: str) -> list[list[bytes]]:
+    lines = (commit.message.splitlines() for commit in _transitions(git, protocol, tip))
+    return [[line for line in one if line.strip() and not line.startswith(b"#")] for one in lines]
 
 
 def _transitions(git: Git, protocol: str, tip: str) -> list[Commit]:

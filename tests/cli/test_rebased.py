@@ -68,6 +68,24 @@ def test_it_is_adopted_its_steps_stay_done_and_approvals_are_given_again(box: Bo
     box.runner("verify", protocol, rc=0)
 
 
+def test_one_whose_rebase_stopped_at_a_conflict_is_adopted_with_what_settled_it(box: Box, alice: Person) -> None:
+    protocol = shipped(box, alice)
+    tree = box.worktree(protocol)
+    box.write("ship.txt", "moved\n")
+    box.commit("the base moves")
+    box.git("rebase", "-q", "main", cwd=tree, check=False)
+    assert "<<<<<<<" in (tree / "ship.txt").read_text()
+    (tree / "ship.txt").write_text("moved\nran\n")
+    box.git("add", "ship.txt", cwd=tree)
+    box.git("-c", "core.editor=true", "rebase", "--continue", cwd=tree)
+    assert "## " not in box.git("log", "-1", "--format=%B", protocol, "--", "ship.txt")
+    assert f"runner doctor --fix {protocol}" in box.runner("run", protocol, rc=4).err
+    box.runner("doctor", "--fix", protocol, rc=0)
+    assert box.git("show", f"{protocol}:ship.txt") == "moved\nran\n"
+    box.runner("verify", protocol, rc=0)
+    box.runner("run", protocol, rc=3)
+
+
 @pytest.fixture
 def pushed(box: Box, alice: Person) -> tuple[str, Box]:
     """A protocol of the box of which a step was done with an approval, rebased and pushed by force; and another clone, which has it
