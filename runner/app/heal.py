@@ -21,7 +21,7 @@ from runner.git import Git, TreeEntry, damage
 from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import branch_of
-from runner.store import history, marks, publishing, snapshot, transaction, trusted
+from runner.store import history, marks, publishing, record, snapshot, transaction, trusted
 from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.remote import Mirror
@@ -131,7 +131,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
             is_here = git.commit(old) is not None
             now = replaced(git, protocol, old, tip) if is_here else None
             back = publishing.history_back(project, protocol, tip, now)
-            is_left = now is None and (is_here or bool(back))
+            is_left = now is None and (is_here or bool(back)) and not _gives_way(project, protocol, old, tip)
             if is_left:
                 _refuse_forgetting(project, protocol, tip, old)
         adopted = _keep(project, protocol, old, tip, judged) if old is not None else ""
@@ -148,6 +148,16 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
             tell(adopted)
         if by_name and here is not None:
             _fix_there(project, protocol, tell)
+
+
+def _gives_way(project: Project, protocol: str, old: str, tip: str) -> bool:
+    """Return whether `tip` has transitions that others published beside those of `old`, which are done again, as where clones are
+    settled: the journals stay, so what was heard is not asked again, nor an effect made again.
+    """
+    git, there = project.git, remedy.published(project, protocol, tip)
+    if there is None or git.commit(old) is None:
+        return False
+    return any(publishing.is_transition(one, protocol) for one in record.since(git, there, old)[0])
 
 
 def _refuse_forgetting(project: Project, protocol: str, tip: str, old: str) -> None:
@@ -317,6 +327,8 @@ def _keep(project: Project, protocol: str, old: str, tip: str, judged: Judged) -
     before = snapshot.read(git, old, protocol).state
     if before.genesis != now.genesis:
         lost = "it is another protocol of the same name now"
+    elif _gives_way(project, protocol, old, tip):
+        lost = "what was done here beside what was published is done again"
     elif before.revision > now.revision:
         gone = range(now.revision + 1, before.revision + 1)
         lost = f"revision {gone[0]} is" if len(gone) == 1 else f"revisions {gone[0]} to {gone[-1]} are"

@@ -47,16 +47,21 @@ def why_merged(project: Project, judged: Judged) -> str:
     return "whose approvals and verdicts were for other commits"
 
 
-def _lacks_published(project: Project, protocol: str, old: str, tip: str) -> bool:
-    """Return whether the remote, as it was seen last, has commits of `old` that `tip` replaced."""
+def published(project: Project, protocol: str, tip: str) -> str | None:
+    """Return the newest commit that `tip` and the remote, as it was seen last, both have; None where there is none."""
     git, name = project.git, ids.branch_of(project.pattern, protocol)
     there = (
         project.mirror.refs().get(f"refs/heads/{name}")
         if project.mirror
         else git.ref(f"refs/remotes/{project.trusted.remote}/{name}")
     )
-    published = git.merge_base(old, there) if there is not None and git.commit(there) is not None else None
-    return published is not None and not git.is_ancestor(published, tip)
+    return git.merge_base(tip, there) if there is not None and git.commit(there) is not None else None
+
+
+def _lacks_published(project: Project, protocol: str, old: str, tip: str) -> bool:
+    """Return whether the remote, as it was seen last, has commits of `old` that `tip` replaced."""
+    there = published(project, protocol, old)
+    return there is not None and not project.git.is_ancestor(there, tip)
 
 
 def of_damaged(project: Project, protocol: str, judged: Judged) -> str:

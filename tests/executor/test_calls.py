@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -430,6 +431,30 @@ def kill(box: Box, ledger: Path, moment: str, *args: str) -> None:
 def unknown(moment: str) -> bool:
     """Return whether nobody can know what came of the call: it was announced, and nothing says how it ended."""
     return moment in ("after-intent", "before-outcome", "torn-outcome", "in-runner", "in-tool")
+
+
+def test_where_a_conflict_with_another_clone_is_settled_by_hand_no_effect_is_made_again(remote: Box) -> None:
+    ledger = outside(remote, coworker="TOOLS\n")
+    protocol = remote.new({"01-a": tool("send_report", "agent: analyst\n", **REPORT[1]), "02-b": command("true")})
+    remote.runner("sync", protocol, rc=0)
+    bob, tree = clone(remote, "bob"), remote.worktree(protocol)
+    remote.runner("step", protocol, rc=0)
+    (tree / "same.txt").write_text("ours\n")
+    own = remote.commit("ours", cwd=tree)
+    for words in (("pause",), ("resume",)):
+        bob.runner(*words, protocol, rc=0)
+    bob.git("checkout", "-q", protocol)
+    bob.write("same.txt", "theirs\n")
+    bob.commit("theirs")
+    bob.runner("sync", protocol, rc=0)
+    told = remote.runner("sync", protocol, rc=4).err
+    (back,) = re.findall("`git (.* reset --keep .*?)`", told)
+    remote.git(*back.split())
+    assert "is done again" in remote.runner("doctor", "--fix", protocol, rc=0).err
+    remote.git("cherry-pick", "-Xtheirs", own, cwd=tree)
+    remote.runner("run", protocol, rc=0)
+    assert len(lines(ledger)) == 1
+    sound(remote, protocol)
 
 
 @pytest.mark.slow
