@@ -543,9 +543,8 @@ class World:
         """Return whether a command may end by this error: somebody was faster, something does not answer, a person did it."""
         if isinstance(error, IntegrityError):
             return self.damaged or bool(self.amended)
-        if isinstance(
-            error, RefusedError
-        ):  # somebody else was faster; it was never seen; the published one was replaced
+        # somebody else was faster; it was never seen; the published one was replaced
+        if isinstance(error, RefusedError):
             replaced = bool(self.amended) and "here and there in the same places" in error.what
             return "at work" in error.what or self.ref not in process.host.repository.refs or replaced
         return isinstance(error, HeldError | ConflictError | UnreachableError | EngineError)
