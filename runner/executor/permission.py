@@ -19,8 +19,8 @@ from runner.protocol.plan import Plan, Step
 from runner.store.project import Project
 from runner.tools import patch
 from runner.tools.base import Contract, ToolError
-from runner.tools.loop import LOOP
-from runner.tools.view import VIEW
+from runner.tools.control import LOOP
+from runner.tools.model_text import WORKSPACE
 from runner.trust import policy
 from runner.trust.policy import Decision
 
@@ -96,8 +96,10 @@ def _paths(contract: Contract, arguments: Mapping[str, Any], work: Path) -> tupl
         if not isinstance(path, str) or not path:
             continue
         real = os.path.realpath(os.path.join(root, path))
-        if path.startswith(f"{VIEW}/") and not root.startswith(f"{VIEW}/"):  # what a model knows the workspace by
-            real = os.path.realpath(os.path.join(root, path.removeprefix(f"{VIEW}/")))
+        if path.startswith(f"{WORKSPACE}/") and not root.startswith(
+            f"{WORKSPACE}/"
+        ):  # the workspace's name for a model
+            real = os.path.realpath(os.path.join(root, path.removeprefix(f"{WORKSPACE}/")))
         # One that leads out is named as it was given: no rule is about it, and the tool refuses it.
         found.append(os.path.relpath(real, root) if real == root or real.startswith(root + os.sep) else path)
     return tuple(found)

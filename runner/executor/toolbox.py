@@ -17,9 +17,10 @@ from runner.protocol.coworker import Coworker
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
 from runner.store import workspace
-from runner.tools import loop, registry, values
+from runner.tools import control, registry, schemas
 from runner.tools.agent import AgentTools
 from runner.tools.base import Contract, Tool, ToolError
+from runner.tools.commands import Commands
 from runner.tools.python import PythonTools
 from runner.values import dataclass
 
@@ -73,13 +74,13 @@ class LoopTool:
         """
         match self.contract.name:
             case "publish_artifact":
-                given = loop.read(self.contract, values.PublishArtifactInput, arguments)
+                given = control.read(self.contract, schemas.PublishArtifactInput, arguments)
                 return self.opened.artifact(given.path)
             case "ask_person":
-                loop.read(self.contract, values.AskPersonInput, arguments)
+                control.read(self.contract, schemas.AskPersonInput, arguments)
                 return {"asked": True}
             case _:
-                loop.read(self.contract, values.FinishInput, arguments)
+                control.read(self.contract, schemas.FinishInput, arguments)
                 try:
                     log.refuse_unreadable(dict(arguments), "the arguments")
                 except UsageError as error:
@@ -103,18 +104,14 @@ def open_agent_tools(
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(
             AgentTools(
-                site.sandbox,
-                work=site.space.work,
-                env=env,
-                readable=(site.space.objects,),
-                writable=(site.home, site.out),
+                Commands(site.sandbox, site.space.work, env, (site.space.objects,), (site.home, site.out)),
                 default_timeout=DEFAULT_TIMEOUT,
                 allowed=permission.hosts_of(site.project),
             )
         )
         tools: dict[str, Tool] = {
             **opened.tools,
-            **{name: LoopTool(contract, opened) for name, contract in loop.LOOP.items()},
+            **{name: LoopTool(contract, opened) for name, contract in control.LOOP.items()},
         }
         own: dict[str, Tool] = {}
         for module in _modules(site, plan, step, where):

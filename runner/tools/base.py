@@ -1,4 +1,4 @@
-"""What a tool is: a contract that says what goes in, what comes out and what a call does to the world, and the call.
+"""The interface of a tool: a contract (arguments, result, effect) and a call.
 
 Values on both sides are JSON (str, int, float, bool, None, list, dict). A contract's schemas are JSON Schema 2020-12.
 """
@@ -62,35 +62,35 @@ class ToolError(Exception):
 
 
 class OutcomeUnknownError(ToolError):
-    """A call was begun, and nobody can tell what came of it."""
+    """A call was started, and its outcome is unknown."""
 
 
 class Tool(Protocol):
-    """Something that may be done."""
+    """A contract with its implementation."""
 
     @property
     def contract(self) -> Contract:
-        """What it promises."""
+        """The tool's name, schemas and effect."""
         ...
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Check the arguments and do it; return the result.
+        """Check the arguments, execute the call and return its result.
 
         Raises:
-            ToolError: the arguments are not those of the contract, or it did not work.
+            ToolError: the arguments do not fit the contract, or the call failed.
         """
         ...
 
 
 @runtime_checkable
 class Probed(Protocol):
-    """A tool whose effect can be looked up afterwards."""
+    """A tool with a way to find out whether a call took effect."""
 
     def probe(self, arguments: Mapping[str, Any]) -> Any:
-        """Return what came of a call with these arguments, or None where there was none.
+        """Return the result of an earlier call with these arguments, or None where there was none.
 
         Raises:
-            ToolError: it cannot be told.
+            ToolError: that is unknown.
         """
         ...
 

@@ -1,7 +1,4 @@
-"""The tools that come with the runner: `echo` and `add`, which show what a tool is and do nothing to the world.
-
-Input and output are pydantic models; the schemas that others see are theirs.
-"""
+"""Tools of the runner's own, whose contracts come from pydantic models; and two examples without effect, `echo` and `add`."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from runner.values import dataclass
 
 
 class Value(BaseModel):
-    """What goes into a tool of ours, or comes out."""
+    """Base of the arguments and results of the runner's own tools."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -27,35 +24,34 @@ Number = Annotated[int | float, WithJsonSchema({"type": "number"})]  # a whole n
 
 
 class EchoInput(Value):
-    """What `echo` takes."""
+    """Arguments of `echo`."""
 
     text: str
 
 
 class EchoOutput(Value):
-    """What `echo` gives."""
+    """Result of `echo`."""
 
     text: str
 
 
 class AddInput(Value):
-    """What `add` takes."""
+    """Arguments of `add`."""
 
     a: Number
     b: Number
 
 
 class AddOutput(Value):
-    """What `add` gives."""
+    """Result of `add`."""
 
     sum: Number
 
 
 def schema_of(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the model's schema as one that calls is shown it: nothing but what it has to know.
+    """Return the model's JSON schema as a caller sees it: without titles and docstrings, with references resolved.
 
-    Titles and docstrings are left out, what is referred to stands in its place, and what may be left out is not said to
-    be null as well.
+    An argument that may be left out is not declared nullable as well.
     """
     schema = model.model_json_schema()
     shown: dict[str, Any] = _shown({**schema, "description": None}, schema.get("$defs", {}))
@@ -79,39 +75,37 @@ def _shown(part: Any, known: Mapping[str, Any]) -> Any:
     return {key: value for key, value in found.items() if value is not None}
 
 
+def contract_of(
+    name: str,
+    description: str,
+    effect: Effect,
+    takes: type[Value],
+    gives: type[Value],
+    timeout: float | None = None,
+) -> Contract:
+    """Return the contract of one of the runner's own tools, from the models of its arguments and its result."""
+    parameters, returns = schema_of(takes), schema_of(gives)
+    return Contract(
+        name=name,
+        description=description,
+        effect=effect,
+        parameters=parameters,
+        returns=returns,
+        source="built in",
+        timeout=timeout,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Builtin(Generic[In, Out]):
-    """A function of ours as a tool."""
+    """A function of the runner's as a tool."""
 
     contract: Contract
     takes: type[In]
     function: Callable[[In], Out]
 
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        description: str,
-        effect: Effect,
-        takes: type[In],
-        gives: type[Out],
-        function: Callable[[In], Out],
-        timeout: float | None = None,
-    ) -> Builtin[In, Out]:
-        """Return the tool, its contract derived from the models."""
-        contract = Contract(
-            name=name,
-            description=description,
-            effect=effect,
-            parameters=schema_of(takes),
-            returns=schema_of(gives),
-            source="built in",
-            timeout=timeout,
-        )
-        return cls(contract, takes, function)
-
     def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Check the arguments and do it; see `Tool.call`."""
+        """Check the arguments and call the function; see `Tool.call`."""
         check_arguments(self.contract, arguments)
         try:
             return self.function(self.takes.model_validate(dict(arguments))).model_dump()
@@ -123,11 +117,13 @@ class Builtin(Generic[In, Out]):
             raise ToolError(f"the numbers are too big: {error}") from error
 
 
-def _add(given: AddInput) -> AddOutput:
-    return AddOutput(sum=given.a + given.b)
-
-
-ECHO = Builtin.of(
-    "echo", "Give the text back.", "read", EchoInput, EchoOutput, lambda given: EchoOutput(text=given.text)
+ECHO = Builtin(
+    contract_of("echo", "Give the text back.", "read", EchoInput, EchoOutput),
+    EchoInput,
+    lambda given: EchoOutput(text=given.text),
 )
-ADD = Builtin.of("add", "Add two numbers.", "read", AddInput, AddOutput, _add)
+ADD = Builtin(
+    contract_of("add", "Add two numbers.", "read", AddInput, AddOutput),
+    AddInput,
+    lambda given: AddOutput(sum=given.a + given.b),
+)

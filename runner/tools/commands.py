@@ -1,4 +1,4 @@
-"""Commands that a model asks for: a sandbox of its own each, ended with all that it started, and an answer of bounded size."""
+"""Run a model's commands: each in a sandbox of its own, which ends everything that it started, with output of bounded size."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 from runner.sandbox import Command, Outcome, Sandbox, explain
 from runner.tools.base import ToolError
-from runner.tools.view import HEAD, MOST, View, bounded
-from runner.values import dataclass
+from runner.tools.model_text import HEAD, MOST, WorkspaceAlias, bounded
 
 KEPT = 4 * MOST  # bytes of the output's end, which is no more than MOST characters
 MOST_OUTPUT = 100_000_000  # bytes, after which a command is ended
@@ -18,11 +17,11 @@ MOST_ARGUMENTS = 1_000_000  # bytes in all
 
 
 class _EndlessError(Exception):
-    """A command says more than anybody will read."""
+    """A command's output is larger than `MOST_OUTPUT`."""
 
 
-class _Heard:
-    """The beginning of what a command says, and its last bytes for the case that it is ended for saying too much."""
+class _Output:
+    """The start of a command's output, and its last bytes for the error when it is too large."""
 
     def __init__(self) -> None:
         self.head, self.size, self.last = bytearray(), 0, b""
@@ -36,39 +35,44 @@ class _Heard:
             raise _EndlessError
 
 
-@dataclass(frozen=True, slots=True)
 class Commands:
     """Runs commands in the workspace `work`, without a network."""
 
-    sandbox: Sandbox
-    work: Path
-    view: View
-    env: Mapping[str, str]
-    readable: tuple[Path, ...]
-    writable: tuple[Path, ...]
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        work: Path,
+        env: Mapping[str, str],
+        readable: tuple[Path, ...],
+        writable: tuple[Path, ...],
+    ) -> None:
+        """`env`: the commands' whole environment; `readable`, `writable`: the folders that they get besides the workspace."""
+        self.sandbox, self.work, self.env = sandbox, work, env
+        self.alias = WorkspaceAlias(work)
+        self._readable, self._writable = readable, writable
 
     def run(
         self, argv: tuple[str, ...], timeout: float, env: Mapping[str, str] | None = None, *, writes: bool = True
     ) -> dict[str, Any]:
-        """Run it to its end: `exit_code`, `output`, `timed_out`, `truncated`.
+        """Run a command to its end and return `exit_code`, `output`, `timed_out`, `truncated`.
 
-        Without `writes` it sees the workspace read-only, where the sandbox can do that.
+        Without `writes` the workspace is read-only, where the sandbox can do that.
 
         Raises:
-            ToolError: the model asks for what cannot be started, or the output had no end.
+            ToolError: the arguments cannot be a command's, or the output is larger than `MOST_OUTPUT`.
         """
         argv, command = self._command(argv, timeout, env, writes)
-        heard = _Heard()
+        kept = _Output()
         try:
-            outcome = self.sandbox.run(command, heard.take)
+            outcome = self.sandbox.run(command, kept.take)
         except _EndlessError:
-            last = self.view.hide(heard.last[-2000:].decode(errors="replace"))
-            raise ToolError(f"it was ended after {heard.size:,} bytes of output", last) from None
-        output, cut = self._output(bytes(heard.head), outcome)
+            last = self.alias.hide(kept.last[-2000:].decode(errors="replace"))
+            raise ToolError(f"it was ended after {kept.size:,} bytes of output", last) from None
+        output, cut = self._output(bytes(kept.head), outcome)
         if outcome.timed_out:
             output += f"\n[it was ended after {timeout:g} s, with everything that it had started]"
         elif (why := explain(outcome, argv, self.env.get("PATH", ""))) is not None:
-            output += f"\n[{self.view.hide(why)}]"
+            output += f"\n[{self.alias.hide(why)}]"
         return {
             "exit_code": outcome.code,
             "output": output,
@@ -77,33 +81,33 @@ class Commands:
         }
 
     def listen(self, argv: tuple[str, ...], timeout: float, take: Callable[[bytes], None]) -> Outcome:
-        """Run a command that only reads, and hand out what it says on the way; what `take` raises ends it."""
+        """Run a command that only reads, and pass its output on as it comes; an exception of `take` ends it."""
         return self.sandbox.run(self._command(argv, timeout, None, writes=False)[1], take)
 
     def _command(
         self, argv: tuple[str, ...], timeout: float, env: Mapping[str, str] | None, writes: bool
     ) -> tuple[tuple[str, ...], Command]:
         if self.sandbox.name == "host":
-            argv = tuple(self.view.show(word) for word in argv)
+            argv = tuple(self.alias.show(word) for word in argv)
         _refuse_argv(argv)
-        folders = (self.work, *self.writable)
+        folders = (self.work, *self._writable)
         return argv, Command(
             argv=argv,
             cwd=self.work,
             env=self.env if env is None else env,
             timeout=timeout,
             writable=folders if writes else (),
-            readable=self.readable if writes else (*folders, *self.readable),
-            links=((self.view.name, self.view.real[-1]),),
+            readable=self._readable if writes else (*folders, *self._readable),
+            links=((self.alias.name, self.alias.real[-1]),),
             keep=KEPT,
         )
 
     def _output(self, head: bytes, outcome: Outcome) -> tuple[str, bool]:
         if outcome.size <= len(head):
-            text, cut = bounded(self.view.hide(head.decode(errors="replace")))
+            text, cut = bounded(self.alias.hide(head.decode(errors="replace")))
             return text, cut
-        first = self.view.hide(head.decode(errors="replace"))[:HEAD]
-        last = self.view.hide(outcome.tail.decode(errors="replace"))[-MOST:]
+        first = self.alias.hide(head.decode(errors="replace"))[:HEAD]
+        last = self.alias.hide(outcome.tail.decode(errors="replace"))[-MOST:]
         return bounded(first, last, outcome.size, outcome.digest)
 
 

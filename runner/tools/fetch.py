@@ -1,7 +1,7 @@
-"""Fetching a page: https, from hosts that somebody allowed by name, as text and no more of it than can be used.
+"""Fetch a page as text of bounded size, over https, from hosts that are allowed by name.
 
-Whoever calls says which hosts are allowed; each host on the way is asked about, redirects included. Nothing that is ours goes along:
-no cookies, no credentials, no proxy of the environment. What comes back is text of others.
+The caller decides for each host, those of redirects included, whether it is allowed. Requests carry no cookies, no credentials, and
+use no proxy of the environment. The text is untrusted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The worker that holds the workspace's files, in the sandbox, as long as an attempt lasts.
+"""Start and ask the worker: the process in the sandbox that reads and writes the workspace's files during an attempt.
 
-It is started by the first call, and anew after one that had no end. It runs under the interpreter that runs us, of which the
-sandbox sees the standard library and no packages; it may write the workspace and nothing else.
+The first call starts it, and the next one after a time-out starts it again. It runs under the runner's interpreter, of which the
+sandbox sees the standard library and no packages; it may only write the workspace.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from typing import Any
 from runner.lines import lines_of
 from runner.sandbox import Command, Sandbox, SandboxUnavailableError, Session
 from runner.tools.base import ToolError
-from runner.tools.talk import exchange
-from runner.tools.view import View
+from runner.tools.json_lines import exchange
+from runner.tools.model_text import WorkspaceAlias
 
 WORKER = Path(__file__).with_name("worker.py").resolve()
-START = 30.0  # seconds until it has to be there
+START = 30.0  # seconds for its start
 
 
 class FileWorker:
-    """Asks the worker; `close` ends it."""
+    """A client of the worker; `close` ends the worker."""
 
-    def __init__(self, sandbox: Sandbox, work: Path, view: View) -> None:
+    def __init__(self, sandbox: Sandbox, work: Path, alias: WorkspaceAlias) -> None:
         interpreter, needed = interpreter_and_library()
-        self._sandbox, self._view = sandbox, view
+        self._sandbox, self._alias = sandbox, alias
         self._session: Session | None = None
         self._command = Command(
-            argv=(str(interpreter), "-I", "-S", "-B", str(WORKER), str(work), *view.real, view.name),
+            argv=(str(interpreter), "-I", "-S", "-B", str(WORKER), str(work), *alias.real, alias.name),
             cwd=work,
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
             writable=(work,),
             readable=(WORKER, *needed),
-            links=((view.name, view.real[-1]),),
+            links=((alias.name, alias.real[-1]),),
         )
 
     def ask(self, call: str, arguments: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-        """Have it done and return the result.
+        """Send a call and return its result.
 
         Raises:
-            ToolError: it cannot be done as asked, or took too long.
+            ToolError: the worker refused it, or it timed out.
         """
         if self._session is None:
             self._start()
@@ -59,14 +59,14 @@ class FileWorker:
         if answer is None:
             raise self._death("the worker for files ended")
         if "error" in answer:
-            raise ToolError(self._view.hide(answer["error"]))
+            raise ToolError(self._alias.hide(answer["error"]))
         if "crash" in answer:
             raise RuntimeError(f"the worker for files failed at `{call}`:\n{answer['crash']}")
-        result: dict[str, Any] = self._view.hide(answer["result"])
+        result: dict[str, Any] = self._alias.hide(answer["result"])
         return result
 
     def close(self, grace: float = 2.0) -> bytes:
-        """End it where it runs; return the last of what it said on stderr."""
+        """End the worker if it runs; return the end of its stderr."""
         session, self._session = self._session, None
         return session.close(grace).tail if session is not None else b""
 
@@ -92,9 +92,9 @@ class FileWorker:
 
 
 def interpreter_and_library() -> tuple[Path, tuple[Path, ...]]:
-    """Return the interpreter behind ours, without a virtual environment, and what it needs to start with `-I -S`.
+    """Return the interpreter of this process outside its virtual environment, and the paths that it needs to start with `-I -S`.
 
-    Where its installation is the person's HOME, or holds it, only the library is named.
+    Where HOME is its installation, or inside it, these are the library alone.
     """
     base = Path(os.path.realpath(sys.base_prefix))
     found = getattr(sys, "_base_executable", None) or sys.executable

@@ -1,7 +1,7 @@
-"""A unified diff, read strictly into what is to become of each file.
+"""Parse a unified diff strictly into one change per file.
 
-Whether it fits the files is found by whoever has them (`worker`). What a patch may hold besides hunks: creation and deletion,
-and the mode of a file that it creates. Renames, copies, other modes and binary patches are refused by name.
+`worker`, which has the files, checks whether it fits them. Besides hunks, a patch may create and delete files, and set the mode of a
+file that it creates. Renames, copies, other modes and binary patches are refused by name.
 """
 
 from __future__ import annotations

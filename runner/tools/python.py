@@ -1,9 +1,8 @@
 """Functions of Python modules as tools: loaded from the trusted branch's tree by a child process in the sandbox.
 
-The module runs in the project's environment and never in ours. It sees of our environment PATH and the variables that its
-entry in config.yaml names, has a network only where the entry names one, and may write the workspace. What a call does to
-the world is what the entry says; a function of which it says nothing is external, never to be repeated. Calls are made
-one at a time, in the thread that opened the tools.
+The module runs in the project's environment and never in the runner's. It gets PATH and the variables that its entry in config.yaml
+names, a network only where the entry names one, and may write the workspace. The entry declares the effects of its functions; one
+that it does not list is external, never repeated. Calls are made one at a time, in the thread that opened the tools.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from runner.tools.base import (
     check_arguments,
     check_result,
 )
-from runner.tools.talk import exchange
+from runner.tools.json_lines import exchange
 from runner.values import dataclass
 
 CHILD = Path(__file__).with_name("child.py").resolve()

@@ -1,4 +1,4 @@
-"""Which tools there are: the built-in ones, and how one is found by its name among them and a project's own."""
+"""Find a tool by its name, among the built-in ones and a project's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BUILTIN: dict[str, Tool] = {"add": ADD, "echo": ECHO}
 
 
 class UnknownToolError(UsageError):
-    """No tool, or more than one, has the name that was asked for."""
+    """No tool, or more than one, has the wanted name."""
 
 
 def builtin() -> dict[str, Tool]:
@@ -24,10 +24,10 @@ def builtin() -> dict[str, Tool]:
 def find(name: str, tools: Mapping[str, Tool], refused: Mapping[str, str] | None = None) -> Tool:
     """Return the tool of that name among the built-in ones and `tools`, a project's own.
 
-    `refused`: functions that cannot be tools, and why (`PythonTools.refused`).
+    `refused`: functions that cannot be tools, to the reason (`PythonTools.refused`).
 
     Raises:
-        UnknownToolError: there is none, or a project's own has the name of a built-in one.
+        UnknownToolError: no tool has the name, or a project's own has that of a built-in one.
     """
     where = f"tool: {name}"
     own, ours = tools.get(name), BUILTIN.get(name)

@@ -1,4 +1,4 @@
-"""Search by ripgrep, where it is there: the same files and the same answer as the worker's own search, faster."""
+"""Search by ripgrep where it is installed: the same files and results as the worker's own search, faster."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ LARGEST = "5M"  # of a file
 
 
 class _EnoughError(Exception):
-    """There are more matches than were asked for."""
+    """There are more matches than wanted."""
 
 
 class Ripgrep:
-    """Asks rg, in the sandbox."""
+    """Runs rg in the sandbox."""
 
     def __init__(self, commands: Commands) -> None:
         self._commands = commands
 
     def search(self, given: dict[str, Any], timeout: float) -> dict[str, Any] | None:
-        """Return matches; None where rg is not there, or cannot do it.
+        """Return matches; None where rg is not installed, or cannot do this search.
 
         Raises:
-            ToolError: there was no end.
+            ToolError: it timed out.
         """
         most, found, said, size = given["max"] or 100, list[str](), bytearray(), 0
         notes: list[str] = []
@@ -43,7 +43,7 @@ class Ripgrep:
             for line in lines:
                 path, zero, match = line.partition(b"\0")
                 if not zero:
-                    continue  # of a binary file it says that it matches
+                    continue  # rg's note that a binary file matches
                 name = path.removeprefix(b"./").decode("utf-8", "backslashreplace")
                 if name != given["path"] and not (fits(name.removeprefix(inside)) or fits(name)):
                     continue
@@ -63,15 +63,15 @@ class Ripgrep:
                 raise ToolError(f"no end after {timeout:g} s; narrow the path or glob")
             if outcome.code not in (0, 1):
                 return None
-        view = self._commands.view
-        return {"matches": [view.hide(line) for line in found], "note": "; ".join(notes)}
+        alias = self._commands.alias
+        return {"matches": [alias.hide(line) for line in found], "note": "; ".join(notes)}
 
 
 def _argv(given: dict[str, Any]) -> list[str]:
     options = ["--no-config", "--no-ignore", "--hidden", "--no-messages", "--no-heading", "--with-filename", "--null"]
     options += ["--line-number", "--color=never", "--sort=path", f"--max-filesize={LARGEST}"]
     options += ["--ignore-case"] if given["ignore_case"] else ["--case-sensitive"]
-    # The glob is not rg's to match: it is told of paths below the folder that is searched, and of whole ones.
+    # rg does not match the glob: it must fit paths below the searched folder, or whole ones.
     options += [f"--glob=!{name}" for name in sorted(SKIPPED)] + ["--iglob=!.git", "--iglob=!git~1"]
     return [
         "rg",

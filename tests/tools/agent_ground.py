@@ -14,6 +14,7 @@ import pytest
 from runner.sandbox import Bubblewrap, Host, Sandbox, toolchains
 from runner.tools.agent import AgentTools
 from runner.tools.base import ToolError
+from runner.tools.commands import Commands
 
 PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
 TOOLCHAINS = toolchains(f"{PATH}:{os.environ['PATH']}", Path.home())
@@ -67,15 +68,9 @@ class Ground:
     def text(self, path: str) -> str:
         return (self.work / path).read_bytes().decode()
 
-    def open(self, **more: Any) -> AgentTools:
-        given: dict[str, Any] = {
-            "work": self.work,
-            "env": self.env,
-            "readable": (),
-            "writable": (self.home,),
-            "default_timeout": 30.0,
-        }
-        return AgentTools(self.sandbox, **{**given, **more})
+    def open(self, readable: tuple[Path, ...] = ()) -> AgentTools:
+        commands = Commands(self.sandbox, self.work, self.env, readable, (self.home,))
+        return AgentTools(commands, default_timeout=30.0)
 
 
 class Hand:

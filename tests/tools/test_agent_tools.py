@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from runner.errors import UsageError
-from runner.tools import loop, values
+from runner.tools import control, schemas
 from runner.tools.base import ToolError
 from runner.tools.files import interpreter_and_library
 from runner.tools.patch import parse
@@ -37,7 +36,7 @@ def hand(ground: Ground) -> Iterator[Hand]:
 
 
 def test_every_tool_has_a_plain_contract(hand: Hand) -> None:
-    contracts = hand.tools.contracts
+    contracts = {name: tool.contract for name, tool in hand.tools.tools.items()} | control.LOOP
     assert set(contracts) == {
         *("read_file", "write_file", "edit_file", "apply_patch", "list_files", "search_text", "run", "shell", "git"),
         *("fetch", "remember", "recall", "ask_person", "publish_artifact", "finish"),
@@ -70,13 +69,6 @@ def test_a_models_commands_are_external_on_the_host_alone(ground: Ground) -> Non
         assert tools.tools["shell"].contract.effect == ("external" if ground.sandbox.name == "host" else "workspace")
 
 
-def test_only_the_tools_that_were_named_are_there(ground: Ground) -> None:
-    with ground.open(names=("read_file", "finish")) as tools:
-        assert (list(tools.tools), list(tools.contracts)) == (["read_file"], ["read_file", "finish"])
-    with pytest.raises(UsageError, match="did you mean read_file"):
-        ground.open(names=("read_fil",))
-
-
 def test_wrong_arguments_are_told_and_nulls_are_as_if_left_out(hand: Hand) -> None:
     assert "did you mean `path`" in hand.refused("read_file", pth="a.txt")
     assert "`start_line`" in hand.refused("read_file", path="a.txt", start_line=0)
@@ -85,10 +77,10 @@ def test_wrong_arguments_are_told_and_nulls_are_as_if_left_out(hand: Hand) -> No
 
 
 def test_the_loops_tools_read_their_arguments() -> None:
-    done = loop.read(loop.FINISH, values.FinishInput, {"summary": "done", "result": {"n": 1}})
+    done = control.read(control.FINISH, schemas.FinishInput, {"summary": "done", "result": {"n": 1}})
     assert (done.summary, done.result) == ("done", {"n": 1})
     with pytest.raises(ToolError, match="`summary` is missing"):
-        loop.read(loop.FINISH, values.FinishInput, {})
+        control.read(control.FINISH, schemas.FinishInput, {})
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from runner.protocol import policy as format_
 from runner.protocol.model import Budget
 from runner.sandbox.host import Host
 from runner.tools.agent import AgentTools
-from runner.tools.loop import LOOP
+from runner.tools.commands import Commands
+from runner.tools.control import LOOP
 from runner.trust import policy, programs
 from runner.trust.policy import SEVERITY, Change, More, Policy, Subject, call, command, compiled, evaluate, judge
 
@@ -152,8 +153,9 @@ def test_without_a_rule_the_default_speaks(found: Policy, subject: Subject, verd
 
 
 def test_the_effects_of_our_tools_are_those_of_their_contracts(tmp_path: Path) -> None:
-    with AgentTools(Host(), work=tmp_path, env={}, readable=(), writable=(), default_timeout=1.0) as tools:
-        known = {name: contract.effect for name, contract in {**tools.contracts, **LOOP}.items()}
+    with AgentTools(Commands(Host(), tmp_path, {}, (), ()), default_timeout=1.0) as opened:
+        contracts = {name: tool.contract for name, tool in opened.tools.items()} | LOOP
+    known = {name: contract.effect for name, contract in contracts.items()}
     assert known.pop("run") == known.pop("shell") == "external"  # on the host; elsewhere
     assert known == {name: effect for name, effect in policy.BUILT_IN.items() if name not in ("run", "shell")}
 

@@ -1,4 +1,4 @@
-"""What a model sees of the workspace: one name for it on every machine, and no more text than it can use."""
+"""Text for a model: the workspace under one name on every machine, and texts cut to a usable size."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import re
 from pathlib import Path
 from typing import Any
 
-VIEW = "/workspace"
+WORKSPACE = "/workspace"
 MOST = 30_000  # characters of one answer
-HEAD = 10_000  # of these, from the beginning; what a command says last is usually what matters
+HEAD = 10_000  # of these, from the start; the end of a command's output usually matters most
 
 
-class View:
-    """The workspace by the name that a model knows it by. `name` is its own one where that stands below /workspace."""
+class WorkspaceAlias:
+    """The name of the workspace for a model. `name` is the real path where that is below /workspace."""
 
     def __init__(self, work: Path) -> None:
         self.real = tuple(sorted({str(work), str(work.resolve())}, key=len, reverse=True))
-        self.name = VIEW if not any(Path(path).is_relative_to(VIEW) for path in self.real) else str(work)
+        self.name = WORKSPACE if not any(Path(path).is_relative_to(WORKSPACE) for path in self.real) else str(work)
         names = "|".join(map(re.escape, self.real))
         self._real = re.compile(rf"(?:{names})(?![\w-]|\.\w)")
         self._shown = re.compile(rf"(?<![\w.~/-]){re.escape(self.name)}(?![\w-]|\.\w)")
 
     def hide(self, value: Any) -> Any:
-        """Return a JSON value with the workspace's real path replaced, and with nothing in it that is no Unicode."""
+        """Return a JSON value with the workspace's real path replaced by the alias, and other bytes than UTF-8 escaped."""
         if isinstance(value, str):
             text = value.encode("utf-8", "backslashreplace").decode()  # a file's name may be any bytes
             return self._real.sub(lambda found: self.name, text)
@@ -34,14 +34,14 @@ class View:
         return value
 
     def show(self, text: str) -> str:
-        """Return text of the model's with the workspace's real path in it: for a place that has no other name for it."""
+        """Return a model's text with the alias replaced by the real path, for the host, where the alias does not exist."""
         return self._shown.sub(lambda found: self.real[-1], text)
 
 
 def bounded(head: str, tail: str | None = None, size: int | None = None, digest: str | None = None) -> tuple[str, bool]:
     """Return text of at most `MOST` characters and a note, and whether it was cut in the middle.
 
-    `tail`: where only beginning and end are there of a text of `size` bytes that has the `digest`.
+    `tail`: the end of a text of `size` bytes with that `digest`, of which only `head` and `tail` were kept.
     """
     if tail is None and len(head) <= MOST:
         return head, False

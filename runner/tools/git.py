@@ -1,7 +1,7 @@
-"""git for reading: which arguments a model may give, and the command they become.
+"""The `git` tool, which only reads: the arguments that a model may give, and the command for them.
 
-`git` runs in the sandbox, with the workspace's repository, which an agent may have written: nothing that its configuration,
-its attributes or its hooks name is started, and what cannot be turned off by an option is refused (`refuse_configuration`).
+It runs in the sandbox, with the workspace's repository, which an agent may have written. No program that its configuration,
+attributes or hooks name is started, and a configuration that no option can turn off is refused (`refuse_configuration`).
 """
 
 from __future__ import annotations
@@ -18,18 +18,8 @@ _DIFF = (
     *("-p", "-u", "--patch", "-s", "--no-patch", "--stat", "--numstat", "--shortstat", "--summary", "--name-only"),
     *("--name-status", "--raw", "-w", "-b", "--ignore-all-space", "--ignore-space-change", "--ignore-blank-lines"),
     *("--minimal", "--patience", "--histogram", "--word-diff", "--check", "-M", "-C", "-R", "--no-renames"),
-    *(
-        "--find-renames",
-        "-W",
-        "--function-context",
-        "-z",
-        "--full-index",
-        "--pickaxe-regex",
-        "--pickaxe-all",
-        "-m",
-        "-c",
-    ),
-    *("--cc", "--compact-summary", "--dirstat", "--text", "-a", "--no-prefix"),
+    *("--find-renames", "-W", "--function-context", "-z", "--full-index", "--pickaxe-regex", "--pickaxe-all"),
+    *("-m", "-c", "--cc", "--compact-summary", "--dirstat", "--text", "-a", "--no-prefix"),
 )
 _DIFF_VALUES = ("-U", "--unified", "--diff-filter", "-S", "-G", "--stat", "--abbrev", "-M", "-C", "--word-diff")
 _LOG = (
@@ -43,24 +33,22 @@ _LOG_VALUES = (
     *("--format", "--pretty", "--date", "-L"),
 )
 
-# What each command takes: options, and options with a value.
+# The options of each command, without and with a value.
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "status": (
-        *(
-            (
-                "-s",
-                "--short",
-                "-b",
-                "--branch",
-                "-z",
-                "--porcelain",
-                "--long",
-                "-u",
-                "-uno",
-                "-uall",
-                "-unormal",
-                "--ignored",
-            ),
+        (
+            "-s",
+            "--short",
+            "-b",
+            "--branch",
+            "-z",
+            "--porcelain",
+            "--long",
+            "-u",
+            "-uno",
+            "-uall",
+            "-unormal",
+            "--ignored",
         ),
         ("--porcelain", "--untracked-files", "--ignored"),
     ),
@@ -69,20 +57,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "show": ((*_DIFF, *_LOG), (*_DIFF_VALUES, *_LOG_VALUES)),
     "blame": (
         (
-            "-w",
-            "-M",
-            "-C",
-            "-l",
-            "-s",
-            "-t",
-            "-e",
-            "--show-email",
-            "-p",
-            "--porcelain",
-            "--line-porcelain",
-            "-n",
-            "-f",
-            "--root",
+            *("-w", "-M", "-C", "-l", "-s", "-t", "-e", "--show-email", "-p", "--porcelain", "--line-porcelain"),
+            *("-n", "-f", "--root"),
         ),
         ("-L", "--since", "--abbrev", "--date"),
     ),
@@ -90,22 +66,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 _VALUED = ("-n", "-S", "-G", "-L", "-U", "--max-count", "--skip", "--since", "--after", "--until", "--before", "--author",
            "--committer", "--grep", "--format", "--pretty", "--date", "--diff-filter", "--unified")  # may stand apart  # fmt: skip
 
-# Each would start a program, or ask somebody.
+# Each would start a program, or ask a person.
 _OFF = (
-    *(
-        "core.fsmonitor=false",
-        "core.hooksPath=/dev/null",
-        "core.pager=cat",
-        "core.untrackedCache=false",
-        "diff.external=",
-    ),
-    *(
-        "core.editor=false",
-        "core.askPass=",
-        "credential.helper=",
-        "protocol.allow=never",
-        "safe.bareRepository=explicit",
-    ),
+    *("core.fsmonitor=false", "core.hooksPath=/dev/null", "core.pager=cat", "core.untrackedCache=false"),
+    *("diff.external=", "core.editor=false", "core.askPass=", "credential.helper=", "protocol.allow=never"),
+    *("safe.bareRepository=explicit",),
     *("gpg.program=false", "gpg.ssh.program=false", "gpg.x509.program=false", "log.showSignature=false"),
     *("submodule.recurse=false", "status.submoduleSummary=false", "diff.submodule=short", "core.commitGraph=false"),
     *("color.ui=false", "core.attributesFile=/dev/null", "core.quotePath=false", "gc.auto=0", "maintenance.auto=false"),
@@ -117,8 +82,8 @@ _ALWAYS = {
     "show": ("--no-ext-diff", "--no-textconv", "--ignore-submodules=all", "--no-color"),
     "blame": ("--no-progress",),
 }
-# What the workspace's own repository is configured with, and what is harmless besides. Everything else may start a program
-# (filters, drivers, aliases, includes), and one cannot list all of it.
+# The configuration of a workspace's own repository, and other harmless keys. Every other key may start a program
+# (filters, drivers, aliases, includes), and they cannot all be listed.
 _KNOWN = re.compile(
     r"core\.(?:repositoryformatversion|filemode|bare|logallrefupdates|ignorecase|precomposeunicode|symlinks|autocrlf|eol|safecrlf)"
     r"|extensions\.objectformat|user\.(?:name|email)|gc\.auto|init\.defaultbranch|color\..*|advice\..*|commit\.gpgsign"

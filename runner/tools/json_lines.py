@@ -1,6 +1,6 @@
-"""JSON lines spoken with a child over a session's pipes: one request, one answer, in a time.
+"""Exchange JSON lines with a child process over a session's pipes: one request, one response, within a time limit.
 
-Which child, what the lines mean and what becomes of a child that does not answer is the caller's matter.
+The caller starts the child, defines the lines' meaning, and ends a child that does not respond.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def exchange(session: Session, request: Mapping[str, Any] | None, timeout: float
     """Send a request and return the child's next line; None where the child ended instead.
 
     Raises:
-        TimeoutError: neither came in time.
-        ToolError: it said something else.
+        TimeoutError: neither happened in time.
+        ToolError: the line is not a JSON object, or too long.
     """
     left = memoryview(b"" if request is None else json.dumps(request, allow_nan=False).encode() + b"\n")
     by, said = time.monotonic() + timeout, bytearray()

@@ -1,4 +1,4 @@
-"""What the model's tools take and give: the models that their schemas are made of, written for a model to read."""
+"""Pydantic models of the arguments and results of a model's tools; their descriptions are written for the model."""
 
 from __future__ import annotations
 
