@@ -20,6 +20,7 @@ from runner.executor import discovery
 from runner.forge.base import ForgeProject
 from runner.forge.registry import FORGES, configured
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
+from runner.lines import lines_of
 from runner.protocol import config, paths, statement
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
@@ -307,7 +308,7 @@ def write(git: Git, places: Places, files: list[File]) -> None:
 
 def _written(places: Places) -> set[str]:
     """Return the paths of the files that `write` wrote in this clone."""
-    return set(places.setup.read_text("utf-8").splitlines()) if places.setup.is_file() else set()
+    return set(lines_of(places.setup.read_text("utf-8"))) if places.setup.is_file() else set()
 
 
 def _write(top: Path, file: File, made: list[File]) -> None:

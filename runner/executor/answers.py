@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from runner.errors import IllegalEventError, MalformedFileError
 from runner.executor import conclude
 from runner.git import Commit
+from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, statement
 from runner.protocol.log import RawEntry
@@ -85,7 +86,7 @@ def last(project: Project, seen: Snapshot, which: str | None) -> str:
 
 def _shown(entry: RawEntry, what: str) -> str:
     text = entry.fields.get("text") or ("happened" if entry.fields.get("happened") else "did-not")
-    shown = str(text).splitlines()[0]
+    shown = lines_of(str(text))[0]
     shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
     return f"{what} was answered already, by {entry.fields.get('by')}: {shown}"
 

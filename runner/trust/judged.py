@@ -79,7 +79,7 @@ def replaced(git: Git, protocol: str, old: str, new: str) -> dict[str, str] | No
 
 
 def _told(git: Git, protocol: str, tip: str) -> list[list[bytes]]:
-    lines = (commit.message.splitlines() for commit in _transitions(git, protocol, tip))
+    lines = (commit.message.split(b"\n") for commit in _transitions(git, protocol, tip))
     return [[line for line in one if line.strip() and not line.startswith(b"#")] for one in lines]
 
 
