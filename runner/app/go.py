@@ -8,7 +8,7 @@ from runner.app import sync
 from runner.executor import advance
 from runner.executor.conclude import Advanced
 from runner.forge.base import Forge
-from runner.protocol import events, machine, state
+from runner.protocol import machine, state
 from runner.protocol.machine import Halt
 from runner.store import lease, publishing, transaction
 from runner.store.project import Project
@@ -60,9 +60,6 @@ def _is_due(project: Project) -> bool:
     return lease.is_due(project)
 
 
-_ASKING = (events.Asked, events.BudgetReached, events.ApprovalAsked, events.CallHeld, events.EffectUnknown)
-
-
 def exit_code(done: Advanced) -> int:
     """Return what a command that advanced exits with (design §9)."""
     status = done.state.status
@@ -70,7 +67,7 @@ def exit_code(done: Advanced) -> int:
         return 1
     if status in (state.Status.PAUSED, state.Status.BLOCKED):
         return 3
-    owes = isinstance(done.action, Halt | machine.AskPerson) or any(isinstance(one, _ASKING) for one in done.events)
+    owes = isinstance(done.action, Halt | machine.AskPerson) or any(one.type.opens for one in done.events)
     if done.state.waiting and owes:
         return 3
     if isinstance(done.action, Halt) and status in machine.ACTIVE:

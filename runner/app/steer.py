@@ -16,6 +16,7 @@ from runner.executor import advance, looking
 from runner.executor.attempt import attempt_ref
 from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
+from runner.protocol.event_types import event_type
 from runner.protocol.model import seconds_of
 from runner.protocol.state import State, Status, StepStatus, Wait
 from runner.store import elsewhere, finding, lease, locks, record, worktree
@@ -23,7 +24,6 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
 
-ANSWERABLE = ("human", "question", "effect")
 EFFECT = {"happened": True, "did-not": False}  # what may be said of an effect that nobody knows of
 STOPS_WITHIN = (
     8.0  # seconds in which a runner that gets the signal to stop has ended its command and recorded what it paid
@@ -64,10 +64,9 @@ def following(state: State, project: Project | None = None) -> str:
                 return f"runner retry {short}"
             if record.outlook({"schema": 1, **asdict(state)}).action != "none":
                 return f"runner run {short}"
-            asked = [wait for wait in state.waiting if wait.kind in ANSWERABLE]
+            asked = [wait for wait in state.waiting if wait.type.ended_by == "answer"]
             which = f" {asked[0].id}" if len(asked) > 1 else ""
-            said = "happened|did-not" if asked and asked[0].kind == "effect" else "TEXT"
-            return f"runner answer {short}{which} {said}" if asked else f"runner run {short}"
+            return f"runner answer {short}{which} {asked[0].type.answer}" if asked else f"runner run {short}"
 
 
 def text_of(text: str, what: str) -> str:
@@ -251,7 +250,7 @@ def _to_retry(state: State, name: str | None) -> str:
         return stopped[0]
     slug = looking.find_step(state, name)
     status = state.steps[slug].status
-    if status not in ev.EVENTS["step-retried"].steps:
+    if status not in event_type("step-retried").steps:
         raise RefusedError(
             f"{slug} is {status}: it did not fail", where, f"`runner run {number(state.protocol)}` goes on with it"
         )
@@ -297,12 +296,12 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
     state, where = seen.state, paths.folder(seen.protocol)
     subject = which and (ids.find_step(which, state.steps) or which)
     if which is None:
-        found = [wait for wait in state.waiting if wait.kind in ANSWERABLE]
+        found = [wait for wait in state.waiting if wait.type.ended_by == "answer"]
     else:
         found = [wait for wait in state.waiting if which == wait.id] or [
             wait for wait in state.waiting if wait.subject == subject
         ]
-    there = ", ".join(f"{wait.id} ({wait.subject})" for wait in state.waiting if wait.kind in ANSWERABLE)
+    there = ", ".join(f"{wait.id} ({wait.subject})" for wait in state.waiting if wait.type.ended_by == "answer")
     if not found:
         from runner.executor import answers
 
@@ -313,7 +312,7 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
         )
     if len(found) > 1:
         raise UsageError(f"{len(found)} things wait for an answer", where, f"say which: {there}")
-    if found[0].kind not in ANSWERABLE:
+    if found[0].type.ended_by != "answer":
         raise RefusedError(f"{found[0].id} waits for {found[0].kind}, not for an answer", where, found[0].text)
     return found[0]
 

@@ -1,8 +1,8 @@
 """Everything that can happen to a protocol, one model each (design §3). The log's fields are the models' fields.
 
-An event's `subject` stands in the log's headline: a step's slug, `plan`, or the protocol's id. What an event makes of a
-state is in `machine`. They are plain dataclasses so that a runner that only writes them need not load pydantic;
-`parse` validates what was read.
+An event's `subject` stands in the log's headline: a step's slug, `plan`, or the protocol's id. `event_types` says what kind of
+event each is, `machine` what it makes of a state. They are plain dataclasses so that a runner that only writes them need not load
+pydantic; `parse` validates what was read.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict before Python 3.12
 
 from runner.errors import IntegrityError
-from runner.protocol.decision import ACTIVE, OPEN
-from runner.protocol.state import WAITS, Json, Status, StepStatus
+from runner.protocol.event_types import EVENTS, EventType
+from runner.protocol.state import Json
 from runner.values import dataclass
 
 
@@ -76,6 +76,11 @@ class Event:
 
     name: ClassVar[str]
     subject: str
+
+    @property
+    def type(self) -> EventType:
+        """Its row in `EVENTS`."""
+        return EVENTS[self.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,118 +456,9 @@ class RecordRepaired(Event):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class EventType:
-    """A row of `EVENTS`: what kind of event this is. Each rule about kinds of events reads a column of it.
-
-    `about`: what its subject is; `call` is a step, for one of its tool calls. `role`: `edit` and `approval` are picked up at the
-    start of a transition, `work` ends work at a step, for now or for good. `said_by`: who causes it; `either` is a person or a
-    runner, `forge` is CI. `statuses` and `steps`: of the protocol and of its step before it; `status` and `step`: after it (None:
-    unchanged, or computed in `machine`). `then`: what may follow in the same commit; `first`: it may be the first of a commit.
-    `opens`, `ends`: kinds of waits. `has_work`: its commit may change code. `stops`: no effect may start after it.
-    `command`: what a person types to record it again.
-    """
-
-    model: type[Event]
-    about: Literal["protocol", "plan", "step", "call", "any"]
-    role: Literal["start", "plan", "edit", "approval", "work", "qa", "ask", "answer", "status", "fact"]
-    said_by: Literal["person", "runner", "either", "forge"]
-    statuses: frozenset[Status] = OPEN
-    status: Status | None = None
-    steps: frozenset[StepStatus] = frozenset()
-    step: StepStatus | None = None
-    then: tuple[type[Event], ...] = ()
-    first: bool = True
-    opens: tuple[str, ...] = ()
-    ends: tuple[str, ...] = ()
-    has_work: bool = False
-    ends_attempt: bool = False
-    stops: bool = False
-    command: str = ""
-
-
-_P, _S = Status, StepStatus
-_NEW, _EVER, _DONE = frozenset({_P.PENDING}), frozenset(Status), frozenset({_S.FAILED, _S.BLOCKED})
-_BUSY = ACTIVE | {_P.PAUSED, _P.BLOCKED}  # a step that was at work at a pause still ends: its work would be lost
-_WORK = frozenset({_S.PENDING, _S.RUNNING})
-_HELD, _QA = _WORK | {_S.AWAITING_APPROVAL}, frozenset({_S.NEEDS_QA})
-_APPROVALS = tuple(kind for kind, wait in WAITS.items() if wait.ended_by == "approval" and kind != "call")
-_ROWS = (
-    EventType(Created, "protocol", "start", "person", then=(Planned, Imported, Forked, Asked)),
-    EventType(Planned, "plan", "plan", "either", _NEW | {_P.PLANNING}, _P.PLANNED),
-    EventType(Imported, "plan", "plan", "person", _NEW, _P.PLANNED, first=False),
-    EventType(Forked, "plan", "plan", "person", _NEW, _P.PLANNED, first=False),
-    EventType(PlanEdited, "plan", "edit", "either", ends=("budget",)),
-    EventType(ApprovalAsked, "any", "ask", "runner", steps=_WORK | _QA, opens=_APPROVALS),
-    EventType(ApprovalCounted, "any", "approval", "runner", ends=_APPROVALS),
-    EventType(ApprovalRefused, "any", "approval", "runner", ends=(*_APPROVALS, "call")),
-    EventType(CallHeld, "call", "work", "runner", _BUSY, None, _HELD, _S.AWAITING_APPROVAL, opens=("call",), has_work=True),
-    EventType(CallDecided, "call", "approval", "runner", _BUSY, None, _HELD - _WORK, _S.RUNNING, ends=("call",)),
-    EventType(EffectUnknown, "call", "work", "runner", _BUSY, None, _HELD, _S.RUNNING, opens=("effect",), has_work=True),
-    EventType(
-        EffectDecided, "call", "answer", "person", _BUSY, None, frozenset({_S.RUNNING}), _S.RUNNING, ends=("effect",), command="answer"
-    ),
-    EventType(  # of a step, or the planner's questions, each a wait of its own
-        Asked, "any", "work", "either", steps=_WORK, step=_S.RUNNING, then=(Asked,), opens=("human", "question"), has_work=True
-    ),
-    EventType(Answered, "any", "answer", "person", then=(Resumed,), ends=("human", "question"), command="answer"),
-    EventType(
-        StepFinished, "step", "work", "runner", _BUSY, None, _WORK, _S.NEEDS_QA, (StepCompleted, ApprovalAsked), has_work=True,
-        ends_attempt=True,
-    ),
-    EventType(QaPassed, "step", "qa", "runner", _BUSY, None, _QA, then=(StepCompleted, ApprovalAsked)),
-    EventType(QaFailed, "step", "qa", "runner", _BUSY, None, _QA, then=(StepFailed, StepBlocked)),
-    EventType(StepCompleted, "step", "qa", "runner", _BUSY, None, _QA, _S.COMPLETED, (Completed,)),
-    EventType(StepFailed, "step", "work", "runner", _BUSY, None, _HELD | _QA, _S.FAILED, (StepRetried, Failed), ends_attempt=True),
-    EventType(StepBlocked, "step", "work", "runner", _BUSY, None, _HELD | _QA, _S.BLOCKED, (Blocked,), ends_attempt=True),
-    EventType(
-        StepCancelled, "step", "status", "person", _BUSY, None, _HELD | _QA | _DONE, _S.CANCELLED, (StepCancelled, Cancelled),
-        ends_attempt=True,
-    ),
-    EventType(
-        StepRetried, "step", "status", "either", OPEN - {_P.PENDING, _P.PLANNING}, None, _QA | _DONE | {_S.COMPLETED}, _S.PENDING,
-        (StepRetried, Resumed), command="retry",
-    ),
-    EventType(BudgetReached, "any", "work", "runner", opens=("budget",)),
-    EventType(Paused, "protocol", "status", "person", OPEN - {_P.PAUSED}, _P.PAUSED, stops=True, command="pause"),
-    EventType(Resumed, "protocol", "status", "person", frozenset({_P.PAUSED, _P.BLOCKED, _P.FAILED}), command="resume"),
-    EventType(Blocked, "protocol", "status", "runner", OPEN - {_P.BLOCKED, _P.FAILED}, _P.BLOCKED, stops=True),
-    EventType(Failed, "protocol", "status", "runner", OPEN - {_P.FAILED}, _P.FAILED, stops=True),
-    EventType(  # a second one has `spent` alone
-        Cancelled, "protocol", "status", "person", OPEN | {_P.CANCELLED}, _P.CANCELLED, stops=True, command="cancel"
-    ),
-    EventType(Completed, "protocol", "status", "runner", ACTIVE, _P.COMPLETED),
-    EventType(CiReported, "protocol", "fact", "forge", _EVER, then=(StepFailed, StepBlocked, Failed, Blocked)),  # as `ci:` says
-    EventType(RequestChanged, "protocol", "fact", "person", _EVER),
-    EventType(Undone, "protocol", "status", "person", _EVER, ends_attempt=True, stops=True, command="undo"),
-    EventType(RecordRepaired, "protocol", "fact", "person", _EVER),
-)  # fmt: skip
-EVENTS: dict[str, EventType] = {row.model.name: row for row in _ROWS}
-_UNKNOWN = EventType(Event, "any", "fact", "runner", frozenset(), first=False)
-
-
-OF_PEOPLE: frozenset[str] = frozenset(  # temporary
-    event.name
-    for event in (
-        Created, Imported, Forked, Answered, EffectDecided, StepCancelled, Paused, Resumed, Cancelled, CiReported, RequestChanged,
-        Undone, RecordRepaired,
-    )
-)  # fmt: skip
-
-
-def type_of(event: Event | str) -> EventType:
-    """Return the row of an event, or of a name in a log; a name that a newer version wrote has one that permits nothing."""
-    return EVENTS.get(event if isinstance(event, str) else event.name, _UNKNOWN)
-
-
-def may_follow(before: Event | None, event: Event) -> bool:
-    """Return whether an event may come right after another in one commit; `None`: whether it may be the first."""
-    row = type_of(event)
-    if before is None:
-        return row.first
-    if type_of(before).role in ("edit", "approval"):
-        return row.role not in ("start", "plan", "edit")
-    return type(event) in type_of(before).then
+MODELS: dict[str, type[Event]] = {
+    one.name: one for one in [*vars().values()] if isinstance(one, type) and issubclass(one, Event) and one is not Event
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -610,13 +506,13 @@ def parse(name: str, subject: str, fields: Mapping[str, Json], where: str) -> Ev
     """
     from pydantic import ValidationError
 
-    kind = EVENTS.get(name)
+    kind = MODELS.get(name)
     if kind is None:
         raise IntegrityError(
             f"the event `{name}` is not known to this version", where, "use the version of the runner that wrote it"
         )
     try:
-        event: Event = adapter(kind.model).validate_json(json.dumps({"subject": subject, **fields}))
+        event: Event = adapter(kind).validate_json(json.dumps({"subject": subject, **fields}))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])

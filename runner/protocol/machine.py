@@ -27,7 +27,8 @@ from runner.protocol.decision import WritePlan as WritePlan
 from runner.protocol.decision import decide as decide
 from runner.protocol.decision import lacks as lacks
 from runner.protocol.digest import digest
-from runner.protocol.events import Entry, Event, EventType
+from runner.protocol.event_types import EventType
+from runner.protocol.events import Entry, Event
 from runner.protocol.state import ENDED, Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
 
 if TYPE_CHECKING:
@@ -82,11 +83,10 @@ def _illegal(state: State, event: Event, why: str) -> IllegalEventError:
 
 def _apply(state: State, entry: Entry) -> State:
     event = entry.event
-    row, was = ev.type_of(event), state.status
-    is_of_step = row.about in ("step", "call")
-    if state.status not in (OPEN if is_of_step else row.statuses):
+    row, was = event.type, state.status
+    if state.status not in (OPEN if row.is_of_step else row.statuses):
         raise _illegal(state, event, f"{state.protocol} is {state.status}")
-    if is_of_step:
+    if row.is_of_step:
         return _apply_to_step(state, entry, row)
     if row.status is not None:
         state = dataclasses.replace(state, status=row.status)

@@ -219,7 +219,7 @@ def _state() -> Schema:
 def _entries() -> Schema:
     shared: Schema = {}
     definitions: Schema = {}
-    for name, kind in ((name, row.model) for name, row in events.EVENTS.items()):
+    for name, kind in events.MODELS.items():
         made = events.adapter(kind).json_schema()
         shared |= made.pop("$defs", {})
         optional = [field.name for field in dataclasses.fields(kind) if field.name not in made.get("required", [])]

@@ -78,6 +78,11 @@ class Wait:
     by: str
     since: str
 
+    @property
+    def type(self) -> WaitType:
+        """The row of its kind in `WAITS`."""
+        return wait_type(self.kind)
+
 
 class WaitType(NamedTuple):
     """A row of `WAITS`. `ended_by`: what a person gives; `answer`: what they type as an answer."""
@@ -101,7 +106,7 @@ WAITS: dict[str, WaitType] = {
 _UNKNOWN = WaitType("")
 
 
-def type_of(kind: object) -> WaitType:
+def wait_type(kind: object) -> WaitType:
     """Return the row of a kind of wait; one that this version does not know is ended by nothing."""
     return WAITS.get(str(kind), _UNKNOWN)
 

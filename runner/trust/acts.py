@@ -36,9 +36,6 @@ from runner.values import dataclass
 if TYPE_CHECKING:
     from runner.trust.signature import SshSignature
 
-# What a step's own work ends with: people's commits may have come between, and `step-finished` alone says where it began.
-_LATE = (ev.StepFailed, ev.StepBlocked, ev.Asked, ev.CallHeld, ev.EffectUnknown, ev.BudgetReached)
-
 
 @dataclass(frozen=True, slots=True)
 class Stood:
@@ -257,8 +254,14 @@ def _grounds(git: Git, walk: Chain, look: Look) -> Iterator[str]:
             raise missing(git, f"commit {at[:12]}")
         told = message.parse(commit.message)
         named = {one.partition(" ")[0] for one in told.events} if told and told.protocol == walk.protocol else set()
-        is_late = isinstance(deed, _LATE) and not (isinstance(deed, ev.Asked) and deed.kind == "human")
-        if named & replay.DONE or not is_late:
+        # Work that ends otherwise than by `step-finished`, which alone says where it began: people's commits may lie between.
+        is_late = (
+            deed is not None
+            and deed.type.role == "work"
+            and not isinstance(deed, ev.StepFinished)
+            and not (isinstance(deed, ev.Asked) and deed.kind == "human")
+        )
+        if replay.is_done(named) or not is_late:
             return
         at = commit.parents[0] if commit.parents else None
 
@@ -277,7 +280,9 @@ def _wrong_at(git: Git, walk: Chain, look: Look, found: Authority, commit: str) 
     for entry in prefix:
         if isinstance(entry.event, ev.ApprovalCounted):
             wait = next((one for one in state.waiting if one.id == entry.event.wait), None)
-            now += [waits.subject_of(wait, state, known)] if wait is not None and wait.kind in waits.KINDS else []
+            now += (
+                [waits.subject_of(wait, state, known)] if wait is not None and wait.type.ended_by == "approval" else []
+            )
         state = machine.apply(state, dataclasses.replace(entry, revision=state.revision + 1))
     step = ground.plan.step(deed.event.subject)
     if step is None or step.slug not in state.steps:
@@ -397,11 +402,11 @@ def _wrong_work(
         told = [*known, *look.raw[:completed]]
         owed = needed.first(judged, ground.plan, step, asked, now, told)
         return _missing(step, owed) if owed else None
-    waits_on = isinstance(event, ev.Asked | ev.CallHeld | ev.EffectUnknown)
-    if not isinstance(event, ev.StepFinished) and not waits_on:
+    row = event.type
+    if not row.has_work:
         return None
     for said in needed.work_of(judged, ground.plan, step, tree):
-        if said.verdict == "deny" or (waits_on and said.verdict == "ask"):
+        if said.verdict == "deny" or (row.opens and said.verdict == "ask"):
             what = "denies" if said.verdict == "deny" else "wants a word, before it is on the branch, on"
             return f"{step.slug}: the policy {what} what it changed by `{said.rule}`: {said.reason}"
     return None
@@ -409,16 +414,10 @@ def _wrong_work(
 
 # --- 23: whose hand it was -----------------------------------------------------------------------------------------------
 
-# What is said, not done: a person may sign it with a key of their own.
-_SAID = (
-    ev.Created, ev.Planned, ev.Forked, ev.PlanEdited, ev.Asked, ev.Answered, ev.EffectDecided, ev.Paused, ev.Resumed, ev.Cancelled,
-    ev.StepCancelled, ev.StepRetried, ev.Undone, ev.RecordRepaired, ev.RequestChanged,
-)  # fmt: skip
-
 
 def is_said(event: ev.Event) -> bool:
     """Return whether an event only tells what a person says, and may have that person's signature."""
-    return isinstance(event, _SAID) and not (isinstance(event, ev.Asked) and event.subject != "plan")
+    return event.type.said_by in ("person", "either") and (event.name != "asked" or event.subject == "plan")
 
 
 def unsigned(git: Git, walk: Chain, look: Look) -> Iterator[str]:

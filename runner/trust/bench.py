@@ -14,6 +14,7 @@ from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.git import BLOB, Commit, Git, TreeEntry
 from runner.protocol import ids, message, paths, statement
 from runner.protocol import state as state_
+from runner.protocol.event_types import event_type
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import ENDED, State, Wait
 from runner.protocol.statement import MalformedStatementError, Signed
@@ -379,10 +380,14 @@ class Bench:
             trailers = message.parse(commit.message)
             if trailers is None or trailers.protocol != self.protocol or at is None:
                 continue
-            told = {event for event, about in (one.split(" ") for one in trailers.events) if about == slug}
-            if told & _BEGINS or f"created {self.protocol}" in trailers.events or _takes_back(commit.message, slug):
+            told = [event_type(event) for event, about in (one.split(" ") for one in trailers.events) if about == slug]
+            if (
+                any(row.ends_attempt for row in told)
+                or f"created {self.protocol}" in trailers.events
+                or _takes_back(commit.message, slug)
+            ):
                 break
-            if told & _WAITS:
+            if any(row.has_work for row in told):
                 found.append((at, commit.oid))
         return found
 
@@ -633,10 +638,6 @@ def _start_of(text: bytes, slug: str) -> str | None:
         re.MULTILINE,
     )
     return match[1].decode() if match else None
-
-
-_WAITS = frozenset(("asked", "call-held", "effect-unknown"))
-_BEGINS = frozenset(("step-finished", "step-retried"))  # what lies before belongs to an earlier attempt
 
 
 def _takes_back(text: bytes, slug: str) -> bool:

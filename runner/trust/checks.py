@@ -18,6 +18,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, state
 from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
+from runner.protocol.event_types import may_follow
 from runner.protocol.events import Entry, Event
 from runner.protocol.log import RawEntry
 from runner.protocol.plan import Plan
@@ -301,52 +302,17 @@ def _bytes(git: Git, entry: TreeEntry | None) -> bytes:
     return data
 
 
-# Which event may follow which in one commit; `None`: which may begin one. People's edits are taken up, and words counted,
-# by the transition that goes on with them.
-_ALONE: tuple[type[Event], ...] = (
-    ev.CallHeld, ev.EffectUnknown, ev.EffectDecided, ev.Asked, ev.Answered, ev.StepFinished, ev.QaPassed, ev.QaFailed,
-    ev.StepCompleted, ev.StepFailed, ev.StepBlocked, ev.StepCancelled, ev.StepRetried, ev.BudgetReached, ev.Paused, ev.Resumed,
-    ev.Blocked, ev.Failed, ev.Cancelled, ev.Completed, ev.CiReported, ev.RequestChanged, ev.Undone, ev.RecordRepaired,
-    ev.ApprovalAsked,
-)  # fmt: skip
-_WORDS: tuple[type[Event], ...] = (ev.ApprovalCounted, ev.ApprovalRefused, ev.CallDecided)
-FOLLOWS: dict[type[Event] | None, tuple[type[Event], ...]] = {
-    None: (ev.Created, ev.Planned, ev.PlanEdited, *_WORDS, *_ALONE),
-    ev.Created: (ev.Planned, ev.Imported, ev.Forked, ev.Asked),
-    ev.PlanEdited: (*_WORDS, *_ALONE),
-    ev.ApprovalCounted: (*_WORDS, *_ALONE),
-    ev.ApprovalRefused: (*_WORDS, *_ALONE),
-    ev.CallDecided: (*_WORDS, *_ALONE),
-    ev.Asked: (ev.Asked,),  # the planner's questions, each a wait of its own
-    ev.Answered: (ev.Resumed,),
-    ev.StepFinished: (ev.StepCompleted, ev.ApprovalAsked),
-    ev.QaPassed: (ev.StepCompleted, ev.ApprovalAsked),
-    ev.QaFailed: (ev.StepFailed, ev.StepBlocked),
-    ev.StepFailed: (ev.StepRetried, ev.Failed),
-    ev.StepBlocked: (ev.Blocked,),
-    ev.StepCompleted: (ev.Completed,),
-    ev.StepRetried: (ev.StepRetried, ev.Resumed),
-    ev.StepCancelled: (ev.StepCancelled, ev.Cancelled),
-    ev.CiReported: (ev.StepFailed, ev.StepBlocked, ev.Failed, ev.Blocked),  # as `ci:` says
-}
-_OF_PROTOCOL = (
-    ev.Created, ev.Paused, ev.Resumed, ev.Blocked, ev.Failed, ev.Cancelled, ev.Completed, ev.CiReported, ev.RequestChanged,
-    ev.Undone, ev.RecordRepaired,
-)  # fmt: skip
-
-
 def check_transition(git: Git, walk: Chain, look: Look) -> Said:
     """10. The events are those of one transition: what one decision brings about, of one step."""
     before: Event | None = None
     for event in look.events:
-        follows = FOLLOWS.get(None if before is None else type(before), ())
-        if type(event) not in follows:
+        if not may_follow(before.type if before else None, event.type):
             told = f"`{before.name}` and `{event.name}`" if before else f"`{event.name}` alone"
             yield at(walk, paths.LOG), f"{told}: not one transition"
         elif (
             before is not None
-            and ev.type_of(before).about in ("step", "call")
-            and ev.type_of(event).about in ("step", "call")
+            and before.type.is_of_step
+            and event.type.is_of_step
             and not isinstance(event, ev.StepRetried | ev.StepCancelled)
             and not isinstance(before, ev.CallDecided)
             and event.subject != before.subject
@@ -384,13 +350,8 @@ def check_legality(git: Git, walk: Chain, look: Look) -> Said:
                     at(walk, paths.LOG),
                     f"a person finished {event.subject}, and nobody was asked and answered in attempt {event.attempt}",
                 )
-        if isinstance(event, _OF_PROTOCOL):
-            right = event.subject == walk.protocol
-        elif isinstance(event, ev.Planned | ev.PlanEdited):
-            right = event.subject == "plan"
-        else:
-            right = event.subject in known
-        if not right:
+        about = {"protocol": {walk.protocol}, "plan": {"plan"}}.get(event.type.about, known)
+        if event.subject not in about:
             yield at(walk, paths.LOG), f"`{event.name}` cannot be about {event.subject}"
     if look.before is not None:
         yield from _begun_early(git, walk, look, look.before)
@@ -403,16 +364,11 @@ def _is_answered(git: Git, walk: Chain, added: list[RawEntry], slug: str) -> boo
     return log.is_answered([*replay.known_of(git, walk), *added], slug)
 
 
-# What tells that a step was at work: one that was pending till then has begun.
-_BEGUN: tuple[type[Event], ...] = (
-    ev.StepFinished, ev.StepFailed, ev.StepBlocked, ev.Asked, ev.CallHeld, ev.EffectUnknown,
-)  # fmt: skip
-
-
 def _begun_early(git: Git, walk: Chain, look: Look, before: State) -> Said:
     """Return which steps began before what they need was done."""
     for number, event in enumerate(look.events):
-        then = machine.fold(before, look.entries[:number]) if isinstance(event, _BEGUN) else None
+        row = event.type  # work that moves a step which was pending until then has started it
+        then = machine.fold(before, look.entries[:number]) if row.role == "work" and row.step else None
         step = then.steps.get(event.subject) if then is not None else None
         if then is not None and step is not None and step.status is StepStatus.PENDING and machine.lacks(then, step):
             from runner.trust import acts  # it is a lie, or one of those was opened again meanwhile
@@ -685,21 +641,14 @@ def check_forked(git: Git, walk: Chain, look: Look) -> Said:
             yield at(walk, paths.LOG), text
 
 
-# What takes up what people said and wrote, before anything is done.
-_PREFIX: tuple[type[Event], ...] = (ev.PlanEdited, *_WORDS)
-_DEEDS: tuple[type[Event], ...] = (
-    ev.StepFinished, ev.StepFailed, ev.StepBlocked, ev.Asked, ev.CallHeld, ev.EffectUnknown, ev.BudgetReached, ev.QaPassed,
-    ev.QaFailed, ev.StepCompleted,
-)  # fmt: skip
-
-
 def deed_of(look: Look) -> int | None:
     """Return the place of the event by which a transition carried out, checked or ended a step; None where it did not."""
     for number, event in enumerate(look.events):
-        if isinstance(event, _PREFIX):
+        role = event.type.role
+        if role in ("edit", "approval"):
             continue
         again = isinstance(event, ev.CallHeld) and event.transcript is None and number > 0  # its word had ended
-        done = isinstance(event, _DEEDS) and look.after is not None and event.subject in look.after.steps
+        done = role in ("work", "qa") and look.after is not None and event.subject in look.after.steps
         return number if done and not again else None
     return None
 

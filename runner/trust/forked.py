@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import ids, message
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Json, State, StepStatus
 from runner.store import record
@@ -72,7 +73,7 @@ def unfinished(entries: Sequence[RawEntry]) -> str | None:
     at: dict[int, dict[int, str]] = {}
     for entry in entries:
         fields = entry.fields
-        partly = entry.event in ("asked", "call-held", "effect-unknown") and "transcript" in fields
+        partly = event_type(entry.event).has_work and "transcript" in fields
         if entry.event == "step-finished" or (partly and entry.subject != "plan"):
             left = {**left, entry.revision: entry.subject}
         elif entry.event == "step-completed":

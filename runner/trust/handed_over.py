@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from runner.errors import IntegrityError
 from runner.git import Git
 from runner.protocol import log, message, paths
-from runner.protocol.events import OF_PEOPLE
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.trust.checks import Finding
 from runner.trust.demand import KEYBOARD
@@ -45,7 +45,7 @@ def _said(entries: list[RawEntry]) -> Iterator[str]:
     failed = False
     for one in entries:
         by = one.fields.get("by")
-        if one.event in OF_PEOPLE:
+        if event_type(one.event).said_by in ("person", "forge"):
             yield f"`{one.event}`: only a person, or the forge, says that"
         elif one.event == "step-retried" and not failed:
             yield "`step-retried` of a step that did not fail in this transition: only a person says that"

@@ -8,13 +8,14 @@ is now. Nothing here is asked of a chain that has no such event.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import BLOB, TREE, Git
 from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, state
 from runner.protocol import plan as plan_
+from runner.protocol.event_types import event_type
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
 from runner.protocol.plan import Plan
@@ -31,10 +32,6 @@ from runner.trust.past import Past, commit_of, folder_of, missing
 from runner.values import dataclass
 
 Word = ev.ApprovalCounted | ev.CallDecided
-# How a transition in which a step was at work can end; only then may people's commits have come between.
-_WORK = (
-    ev.StepFinished, ev.StepFailed, ev.StepBlocked, ev.CallHeld, ev.Asked, ev.EffectUnknown, ev.BudgetReached,
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +66,9 @@ def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
         known.append(RawEntry(entry.revision, event.name, event.subject, entry.time, entry.actor, ev.fields_of(event)))
 
 
-# By their trailers, the transitions that did something: each was asked whether its policy goes on from those that were told before.
-DONE = frozenset(
-    ("created", "planned", "step-finished", "step-failed", "step-blocked", "qa-passed", "qa-failed", "step-completed")
-)
+def is_done(names: Iterable[str]) -> bool:
+    """Return whether one of these events started, planned, carried out or checked something: its policy was compared then."""
+    return any(row.role in ("start", "plan", "work", "qa") and not row.opens for row in map(event_type, names))
 
 
 def told(git: Git, protocol: str, tip: str, *, whole: bool) -> Iterator[str]:
@@ -94,7 +90,7 @@ def told(git: Git, protocol: str, tip: str, *, whole: bool) -> Iterator[str]:
             found.add(trailers.trusted)
             yield trailers.trusted
         names = {event.partition(" ")[0] for event in trailers.events}
-        if "created" in names or (not whole and names & DONE):
+        if "created" in names or (not whole and is_done(names)):
             return
 
 
@@ -215,7 +211,7 @@ def _ground(git: Git, walk: Chain, look: Look, event: Word) -> Ground | str:
     commit = event.at or look.parent.oid
     if commit not in past.places:
         return f"it was judged at {commit[:12]}, which is no commit of the branch before it"
-    if commit != look.parent.oid and not any(isinstance(one, _WORK) for one in look.events):
+    if commit != look.parent.oid and not any(one.type.role == "work" for one in look.events):
         return f"it was judged at {commit[:12]}, and no work that began there ends here"
     work = look.first(ev.StepFinished)
     if (
@@ -279,7 +275,7 @@ def _judged(
     if isinstance(ground, str):
         return ground
     wait = next((one for one in ground.state.waiting if one.id == event.wait), None)
-    if wait is None or wait.kind not in waits.KINDS or (wait.kind == "call") != isinstance(event, ev.CallDecided):
+    if wait is None or wait.kind not in event.type.ends:
         return f"{event.wait} is no wait for such a word"
     if wait.subject != event.subject:
         return f"{event.wait} is about {wait.subject}"

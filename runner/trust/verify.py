@@ -416,7 +416,7 @@ def _refuse_newer(git: Git, protocol: str, tip: str) -> None:
     with contextlib.suppress(IntegrityError):
         where = f"{folder}/{paths.LOG}"
         for raw in log.parse_raw(git.blob(f"{tip}:{where}") or b"", where):
-            if raw.event not in ev.EVENTS:
+            if raw.event not in ev.MODELS:
                 raise UnsupportedError(
                     f"the event `{raw.event}` is not known to this version", where, "use a newer protocol-runner"
                 )

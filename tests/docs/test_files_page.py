@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from runner.protocol import config, coworker, log, plan, workflow
+from runner.protocol import config, coworker, events, log, plan, workflow
 from runner.protocol.config import Config
 from runner.protocol.coworker import Coworker
-from runner.protocol.events import EVENTS
 from runner.protocol.model import PlanHeader, StepHeader
 from runner.protocol.state import State, StepState
 
@@ -47,7 +46,7 @@ def examples(page: str, language: str, section: str) -> list[str]:
 def events_table() -> str:
     """The table of events, from their classes."""
     lines = ["| event | fields | says |", "|---|---|---|"]
-    for name, event in ((name, row.model) for name, row in EVENTS.items()):
+    for name, event in events.MODELS.items():
         fields = ", ".join(f"`{field.name}`" for field in dataclasses.fields(event) if field.name != "subject")
         told = " ".join((event.__doc__ or "").strip().splitlines()[0].split())
         lines.append(f"| `{name}` | {fields} | {told} |")

@@ -49,7 +49,7 @@ def any_event(kind: type[Event]) -> st.SearchStrategy[Event]:
     return st.builds(kind, **given)
 
 
-events = st.one_of([any_event(row.model) for row in ev.EVENTS.values()])
+events = st.one_of([any_event(model) for model in ev.MODELS.values()])
 entries = st.builds(
     Entry,
     revision=st.integers(1, 999_999_999),

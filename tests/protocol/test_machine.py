@@ -15,6 +15,7 @@ from runner.errors import IllegalEventError
 from runner.protocol import events as ev
 from runner.protocol import machine
 from runner.protocol import state as state_
+from runner.protocol.event_types import EVENTS
 from runner.protocol.events import Event
 from runner.protocol.state import State, Status, StepState, StepStatus, Wait
 from tests.protocol import histories
@@ -101,7 +102,7 @@ def step_cell(event: Event, step: StepState) -> str:
 
 
 def protocol_cell(event: Event, status: Status) -> str:
-    row = ev.type_of(event)
+    row = event.type
     fit = sorted(row.steps)[0] if row.about in ("step", "call") else StepStatus.PENDING
     fit = StepStatus.COMPLETED if isinstance(event, ev.Completed) else fit
     step = histories.step_state(fit, passed=isinstance(event, ev.StepCompleted))
@@ -110,7 +111,7 @@ def protocol_cell(event: Event, status: Status) -> str:
 
 
 def rendered(title: str, columns: dict[str, list[str]]) -> str:
-    rows = [["", *columns], *([name, *(cells[at] for cells in columns.values())] for at, name in enumerate(ev.EVENTS))]
+    rows = [["", *columns], *([name, *(cells[at] for cells in columns.values())] for at, name in enumerate(EVENTS))]
     widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return f"{title}\n\n" + "\n".join(lines) + "\n"
@@ -122,8 +123,8 @@ def table() -> str:
     named["needs_qa, passed"] = histories.step_state(StepStatus.NEEDS_QA, passed=True)
     named["needs_qa, skip"] = histories.step_state(StepStatus.NEEDS_QA, qa="skip")
     named["completed, removed"] = histories.step_state(StepStatus.COMPLETED, removed=True)
-    steps = {name: [step_cell(sample(event), step) for event in ev.EVENTS] for name, step in named.items()}
-    protocols = {status.value: [protocol_cell(sample(event), status) for event in ev.EVENTS] for status in Status}
+    steps = {name: [step_cell(sample(event), step) for event in EVENTS] for name, step in named.items()}
+    protocols = {status.value: [protocol_cell(sample(event), status) for event in EVENTS] for status in Status}
     return "\n".join(
         [
             rendered("What an event makes of a step (its protocol is running; · is illegal)", steps),
@@ -143,19 +144,17 @@ def test_the_table_of_statuses_and_events(request: pytest.FixtureRequest) -> Non
 
 
 def test_every_event_has_a_row_and_every_row_an_event() -> None:
-    models = {one for one in vars(ev).values() if isinstance(one, type) and issubclass(one, Event)} - {Event}
-
-    assert {row.model for row in ev.EVENTS.values()} == models
-    assert all(name == row.model.name == sample(name).name for name, row in ev.EVENTS.items())
+    assert list(EVENTS) == list(ev.MODELS)
+    assert all(name == row.name == sample(name).name and sample(name).type is row for name, row in EVENTS.items())
 
 
 def test_every_kind_of_wait_is_opened_by_one_event_and_ended_by_another() -> None:
-    opened = [kind for row in ev.EVENTS.values() for kind in row.opens]
+    opened = [kind for row in EVENTS.values() for kind in row.opens]
 
     assert sorted(opened) == sorted(state_.WAITS)
-    assert {kind for row in ev.EVENTS.values() for kind in row.ends} == set(state_.WAITS)
+    assert {kind for row in EVENTS.values() for kind in row.ends} == set(state_.WAITS)
     for name, how in (("approval-refused", "approval"), ("answered", "answer"), ("effect-decided", "answer")):
-        assert {state_.WAITS[kind].ended_by for kind in ev.EVENTS[name].ends} == {how}
+        assert {state_.WAITS[kind].ended_by for kind in EVENTS[name].ends} == {how}
 
 
 def samples(name: str) -> list[Event]:
@@ -163,7 +162,7 @@ def samples(name: str) -> list[Event]:
     made = [sample(name)]
     if isinstance(made[0], ev.Asked):
         made.append(dataclasses.replace(made[0], kind="human"))
-    return [*made, dataclasses.replace(made[0], subject="plan")] if ev.EVENTS[name].about == "any" else made
+    return [*made, dataclasses.replace(made[0], subject="plan")] if EVENTS[name].about == "any" else made
 
 
 # What else the machine asks of an event that its row permits.
@@ -173,10 +172,10 @@ NARROWER = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ev.EVENTS)
+@pytest.mark.parametrize("name", EVENTS)
 def test_the_columns_are_what_the_machine_does(name: str) -> None:
     """Of each event in each status of the protocol and of the step."""
-    row = ev.EVENTS[name]
+    row = EVENTS[name]
     for event, status, step in itertools.product(samples(name), Status, StepStatus):
         no_plan = status in (Status.PENDING, Status.PLANNING)
         state = state_for(event, status, None if no_plan else histories.step_state(step))
@@ -200,16 +199,14 @@ def test_the_columns_are_what_the_machine_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", state_.WAITS)
-@pytest.mark.parametrize(
-    "name", [name for name, row in ev.EVENTS.items() if row.ends and hasattr(sample(name), "wait")]
-)
+@pytest.mark.parametrize("name", [name for name, row in EVENTS.items() if row.ends and hasattr(sample(name), "wait")])
 def test_an_event_ends_the_waits_that_its_row_names(name: str, kind: str) -> None:
     event = dataclasses.replace(sample(name), wait="w1")  # type: ignore[call-arg]
-    fit = next(iter(ev.EVENTS[name].steps), StepStatus.RUNNING)
+    fit = next(iter(EVENTS[name].steps), StepStatus.RUNNING)
     wait = Wait(id="w1", kind=kind, subject="a", digest=None, text="t", by="anyone", since=TIME)
     after = tried(histories.state_with({"a": histories.step_state(fit)}, waiting=[wait]), event)
 
-    if kind in ev.EVENTS[name].ends:
+    if kind in EVENTS[name].ends:
         assert after is not None
         assert not after.waiting
     elif name not in ("approval-counted", "call-decided"):  # `trust.replay` judges those
@@ -229,7 +226,7 @@ FAR = {
 @st.composite
 def attempts(draw: st.DrawFn, state: State) -> Event:
     """An event that is likely to be legal: its numbers are those of the state, more often than not."""
-    kind = draw(st.sampled_from(sorted(set(ev.EVENTS) - {"created", "imported", "forked", "undone"})))
+    kind = draw(st.sampled_from(sorted(set(EVENTS) - {"created", "imported", "forked", "undone"})))
     slug = draw(st.sampled_from(SLUGS))
     event = sample(kind)
     step = state.steps.get(slug)

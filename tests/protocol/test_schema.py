@@ -121,10 +121,10 @@ def test_templates_are_valid() -> None:
         validator("workflow" if path.name == "plan.md" else "step").validate(words.resolve(value))
 
 
-@pytest.mark.parametrize("name", events.EVENTS)
+@pytest.mark.parametrize("name", events.MODELS)
 @pytest.mark.slow
 def test_an_event_takes_its_own_fields_alone(name: str) -> None:
-    kind = events.EVENTS[name].model
+    kind = events.MODELS[name]
     assert not {"revision", "event", "time", "actor"} & set(kind.__dataclass_fields__)
     (raw,) = log.parse_raw(log.append(b"", [histories.entry(1, sample(name))]), "log.md")
     told = {
