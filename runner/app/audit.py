@@ -17,6 +17,7 @@ from runner.app.markup import Html, Part, element
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.protocol import paths, statement
 from runner.protocol.digest import digest as digest_of
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import history, record
 from runner.store.project import Project
@@ -26,7 +27,6 @@ GENERATOR = "protocol-runner audit"
 DIFF_LINES = 20_000  # lines of the difference that are shown
 TEXT_MOST = 200_000  # characters of one file
 _PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
-_EFFECTS = ("call-held", "call-decided", "effect-unknown", "effect-decided")
 _OUTSIDE = ("held", "intent", "outcome", "settled")
 
 
@@ -255,7 +255,7 @@ def _effects(chain: Chain) -> Html:
     events = [
         (str(entry.revision), entry.time, entry.event, str(entry.fields.get("call", entry.subject)), _fields(entry))
         for entry in chain.entries
-        if entry.event in _EFFECTS
+        if event_type(entry.event).about == "call"
     ]
     calls: list[Sequence[Part]] = []
     for name, data in history.transcripts(chain.git, chain.protocol):

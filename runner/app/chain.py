@@ -11,6 +11,7 @@ from typing import Any
 
 from runner.errors import RunnerError
 from runner.protocol import message, paths, statement
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import history, record
 from runner.store.project import Project
@@ -18,8 +19,6 @@ from runner.store.project import Project
 Told = dict[str, Any]
 
 _USD = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,12})?")
-# Events whose commit may hold a step's work.
-WORK = ("step-finished", "call-held", "effect-unknown", "asked", "budget-reached")
 
 
 class Chain:
@@ -171,7 +170,7 @@ class Chain:
 
     def last_of(self, slug: str, attempt: int) -> RawEntry | None:
         """Return the last event that tells of the attempt's work."""
-        return next((entry for entry in reversed(self.of(slug, attempt)) if entry.event in WORK), None)
+        return next((entry for entry in reversed(self.of(slug, attempt)) if event_type(entry.event).has_work), None)
 
     def checks(self, slug: str, attempt: int) -> list[Told]:
         """Return the checks of QA's last verdict on the attempt, a review among them."""

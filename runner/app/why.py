@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runner.app.chain import WORK, Chain, Told, cost_of, count
+from runner.app.chain import Chain, Told, cost_of, count
 from runner.errors import UsageError
 from runner.git import Commit
 from runner.git.blame import Blamed, blame, hunks
 from runner.lines import lines_of
 from runner.protocol import ids, message, paths
 from runner.protocol.digest import digest as digest_of
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import history, record, worktree
 from runner.store.project import Project
@@ -204,7 +205,9 @@ class _Look:
         row = record.row(self.git, trailers.protocol, commit)
         told |= {"kind": "record", "protocol": trailers.protocol, "title": row["title"], "revision": trailers.revision,
                  "actor": trailers.actor, "events": list(trailers.events)}  # fmt: skip
-        work = next((entry for entry in events if entry.event in WORK and entry.subject in row["steps"]), None)
+        work = next(
+            (entry for entry in events if event_type(entry.event).has_work and entry.subject in row["steps"]), None
+        )
         lines = [line.text for line in group]
         inside = str(told["path"]).startswith(f"{paths.folder(trailers.protocol)}/")
         if work is not None and not inside:

@@ -16,6 +16,7 @@ from runner.git import Commit
 from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, statement
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Wait
 from runner.protocol.statement import Signed, statement_id
@@ -25,8 +26,6 @@ from runner.store.snapshot import Snapshot
 from runner.trust.demand import KEYBOARD
 
 _SHOWN = 60  # characters of an answer in a message
-# What else people say by a transition, and the command that says it again.
-_SAID = {"paused": "pause", "resumed": "resume", "cancelled": "cancel", "step-retried": "retry", "undone": "undo"}
 
 
 def give_again(project: Project, protocol: str, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
@@ -66,7 +65,7 @@ def _is_alike(one: Wait, other: Wait) -> bool:
 
 def answered(entries: Iterable[RawEntry], wait: str, subject: str, what: str) -> str:
     """Return by whom a question was answered first, and how, for people; empty where it was not. `what`: its name for them."""
-    found = [one for one in entries if one.event in publishing.ANSWERS and one.subject == subject]
+    found = [one for one in entries if event_type(one.event).role == "answer" and one.subject == subject]
     # The plan has several questions at a time; a step has one, which two clones may have recorded under two ids.
     same = [one for one in found if one.fields.get("wait") == wait] or (found if subject != "plan" else [])
     return _shown(same[0], what) if same else ""
@@ -78,7 +77,7 @@ def last(project: Project, seen: Snapshot, which: str | None) -> str:
     found = [
         one
         for one in record.events(project.git, seen.protocol, seen.tip)
-        if one.event in publishing.ANSWERS and which in (None, one.subject, one.fields.get("wait"))
+        if event_type(one.event).role == "answer" and which in (None, one.subject, one.fields.get("wait"))
     ]
     row = record.row(project.git, seen.protocol, seen.tip)
     return _shown(found[-1], record.label(row, found[-1].subject)) if found else ""
@@ -96,7 +95,7 @@ def tell(project: Project, protocol: str, ours: Sequence[Commit], theirs: Sequen
     first, short = project.trusted.remote, ids.number_of(protocol)
     transitions = [entries for commit in ours if kept and (entries := publishing.entries_of(commit, protocol))]
     again = {command: None for entries in transitions if (command := _said(entries))}
-    count = sum(not _said(entries) and entries[0].event not in publishing.ANSWERS for entries in transitions)
+    count = sum(not _said(entries) and event_type(entries[0].event).role != "answer" for entries in transitions)
     if count:
         are, s = ("are", "s") if count != 1 else ("is", "")
         project.who.say(
@@ -115,7 +114,7 @@ def _said(entries: Sequence[RawEntry]) -> str:
     first = entries[0]
     if len(entries) == 1 and first.fields.get("by") in (KEYBOARD, [KEYBOARD]):
         return "reject" if first.fields.get("decision") == "rejected" else "approve"
-    return _SAID.get(first.event, "")
+    return event_type(first.event).command
 
 
 def _tell_decided(project: Project, protocol: str, ours: Sequence[Commit], theirs: Sequence[Commit]) -> None:

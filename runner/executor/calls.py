@@ -27,6 +27,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, paths, statement, transcript
 from runner.protocol.call import HeldCall
 from runner.protocol.digest import digest, manifest_digest
+from runner.protocol.event_types import event_type
 from runner.protocol.events import Event
 from runner.protocol.state import State
 from runner.store import history, lease, publishing
@@ -482,7 +483,6 @@ class Calls:
 
 
 _EFFECT = ("intent", "outcome", "settled")
-_ENDS = ("step-finished", "step-failed", "step-blocked", "step-cancelled", "undone")  # of an attempt
 
 
 def _denied(said: Decision) -> DeniedError:
@@ -525,7 +525,7 @@ def words_of(
         elif raw.subject == slug and raw.event == "call-decided":
             fields = raw.fields
             said.append((fields["wait"], fields["decision"], fields["by"], fields.get("approvals") or (), True))
-        elif raw.event in _ENDS and (raw.subject == slug or slug in raw.fields.get("steps", {})):
+        elif event_type(raw.event).ends_attempt and (raw.subject == slug or slug in raw.fields.get("steps", {})):
             said.clear()  # a word is about one attempt, whatever number the next one is given
     said += [
         (one.wait, one.decision, one.by, one.approvals, False)

@@ -20,6 +20,7 @@ from runner.executor.attempt import Attempt, attempt_ref
 from runner.git import Ident
 from runner.protocol import events as ev
 from runner.protocol import log, machine
+from runner.protocol.event_types import event_type
 from runner.protocol.events import Entry, Event
 from runner.protocol.machine import Action, RunStep
 from runner.protocol.plan import Plan
@@ -30,19 +31,6 @@ from runner.store.snapshot import Snapshot
 from runner.values import dataclass
 
 _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
-# How work at a step ends, for now or for good.
-_WORK = frozenset(
-    one.name
-    for one in (
-        ev.Asked,
-        ev.BudgetReached,
-        ev.CallHeld,
-        ev.EffectUnknown,
-        ev.StepBlocked,
-        ev.StepFailed,
-        ev.StepFinished,
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +205,7 @@ def _is_done_elsewhere(project: Project, began: Snapshot, seen: Snapshot, slug: 
 
     def work(tip: str) -> list[log.RawEntry]:
         entries = record.events(project.git, seen.protocol, tip)
-        return [one for one in entries if one.subject == slug and one.event in _WORK]
+        return [one for one in entries if one.subject == slug and event_type(one.event).role == "work"]
 
     known = work(began.tip)
     return any(one not in known for one in work(seen.tip))

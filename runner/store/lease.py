@@ -25,6 +25,7 @@ from runner.errors import ConflictError, HeldError, RunnerError, UnreachableErro
 from runner.git import BLOB, Git, Ident, TreeEntry
 from runner.protocol import ids, message
 from runner.protocol import lease as format_
+from runner.protocol.event_types import event_type
 from runner.protocol.lease import Lease
 from runner.protocol.model import seconds_of
 from runner.store import history, record, remote
@@ -37,7 +38,6 @@ from runner.values import dataclass
 RACES = 20  # how often an announcement makes way for people's commits
 LEAVE_SECONDS = 10.0  # what giving a lease up may take where nothing is published with it
 RENEW_SECONDS = 30.0  # what a renewal may take
-_STOPS = ("paused", "blocked", "failed", "cancelled", "undone")  # after these no effect begins
 LOOKS = 10  # how often a lease that seems left is looked at while it is waited for
 
 Changes = Mapping[str, tuple[str | None, str | None]]
@@ -459,7 +459,7 @@ def _concerns(project: Project, slug: str, there: str | None, seen: str | None) 
         return True
     for event in _published(project.git, seen, there):
         name, _, about = event.partition(" ")
-        if about == slug or name in _STOPS:
+        if about == slug or event_type(name).stops:
             return True
     return False
 

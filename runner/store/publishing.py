@@ -15,6 +15,7 @@ from runner import signals
 from runner.errors import ConflictError, InsufficientHistoryError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
 from runner.protocol import ids, log, message, paths
+from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import (
     clash,
@@ -33,7 +34,6 @@ from runner.store.project import Project
 from runner.store.remote import Mirror, PushRefusedError
 
 FRESH = 5.0  # seconds that a look at the remote serves
-ANSWERS = ("answered", "effect-decided")  # the events by which a person answers
 
 
 class Check(Protocol):
@@ -545,7 +545,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
             for commit in ours:
                 if not is_transition(commit, protocol):
                     new = carry(project, commit, new, protocol)
-                elif any(entry.event in ANSWERS for entry in entries_of(commit, protocol)[:1]):
+                elif any(event_type(entry.event).role == "answer" for entry in entries_of(commit, protocol)[:1]):
                     new = check.give_again(commit, new, theirs)
     except _MergeConflictError as error:
         if mirror.refs().get(name) == there:  # so that `status` and the person's git see that it is there

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from runner.errors import ConflictError
 from runner.git import BLOB, Git, Ident, TreeEntry
-from runner.protocol import events as ev
 from runner.protocol import log, machine, message, paths, state
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
@@ -22,7 +21,6 @@ from runner.store.snapshot import Snapshot
 from runner.store.surroundings import Surroundings
 from runner.values import dataclass
 
-_WORDS = (ev.ApprovalCounted, ev.ApprovalRefused, ev.CallDecided)
 PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same branch
 
 
@@ -42,7 +40,7 @@ def entries_of(
     """Return the log entries for events that follow `before`. `judged`: when words were judged, where that was earlier."""
     first = before.revision + 1 if before else 1
     return tuple(
-        Entry(first + number, judged if judged and isinstance(event, _WORDS) else time, log.actor(actor), event)
+        Entry(first + number, judged if judged and event.type.role == "approval" else time, log.actor(actor), event)
         for number, event in enumerate(events)
     )
 

@@ -220,6 +220,17 @@ def test_the_review_s_budget_counts_what_the_work_has_cost(box: Box) -> None:
     sound(box, protocol)
 
 
+def test_why_names_the_engine_of_work_whose_review_reached_a_budget(box: Box) -> None:
+    dear = say(("finish", {"summary": "done"}), tokens=(30_000, 20))
+    with mind(box, made(), dear):
+        protocol = box.new({"01-greet": agent(f"{FULL}budget: {{tokens: 40000}}\n")})
+        box.runner("step", protocol, rc=0)
+        box.runner("step", protocol, rc=3)
+    assert event(box, protocol, "budget-reached")["subject"] == "greet"
+    (told,) = json.loads(box.runner("why", "src/app.py:1", "--json", cwd=box.worktree(protocol), rc=0).out)["origins"]
+    assert (told["engine"], told["executor"]) == (ENGINE, "host")
+
+
 def test_a_step_can_be_judged_by_the_review_alone_and_people_s_work_too(box: Box) -> None:
     with mind(box, word(PASS)) as wire:
         protocol = box.new({"01-a": f"kind: human\nengine: {ENGINE}\n{FULL}"})
