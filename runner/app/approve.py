@@ -89,7 +89,7 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
         raise _no_plan(protocol)
     found, where = consent.of(project), paths.folder(protocol)
     known = record.events(project.git, seen.protocol, seen.tip)
-    waits = {wait.id: wait for wait in state.waiting if wait.kind in consent.KINDS}
+    waits = {wait.id: wait for wait in state.waiting if wait.type.ended_by == "approval"}
     subjects = {one: consent.subject_of(wait, state, known) for one, wait in waits.items()}
     chosen, subject = _choose(state, subjects, what, known)
     wait = waits.get(chosen)
@@ -457,7 +457,7 @@ def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
     judged: Bench = consent.bench(project, seen, state, found)
     made: list[Heard] = []
     for wait in state.waiting:
-        if wait.kind not in consent.KINDS or plan is None:
+        if wait.type.ended_by != "approval" or plan is None:
             continue
         subject = consent.subject_of(wait, state, known)
         needed = consent.demanded(found, subject, wait.text, plan, paths.folder(protocol))

@@ -11,7 +11,7 @@ from typing import Final
 
 from runner.forge.base import BODY_TEXT, Status, StatusState, status_text
 from runner.protocol import ids, paths
-from runner.protocol.state import ENDED, State, StepState, StepStatus, Wait
+from runner.protocol.state import ENDED, State, StepState, StepStatus, Wait, wait_type
 from runner.protocol.state import Status as Standing
 
 PLAN_TEXT: Final = 20_000  # characters of the plan that are shown; the branch has it whole
@@ -22,7 +22,6 @@ Ways = Mapping[str, Collection[str]]
 NO_WAYS: Final[Ways] = {}
 _STEPS: Final = 100
 _STOPPED: Final = (StepStatus.FAILED, StepStatus.BLOCKED)
-_ANSWERED: Final = ("human", "question", "effect")
 _WORDS: Final = re.compile(r"[A-Za-z]+(?:[ ,()]{1,2}[A-Za-z]+)*\)?")
 _PLAIN: Final = frozenset(" .,:;'\"()+-_/?=")  # beside letters and digits: nothing that a forge takes for a reference
 
@@ -101,10 +100,9 @@ def asked(state: State, *, ways: Ways = NO_WAYS, merge: str = "") -> list[str]:
 
 def _how(kind: str, wait: str, short: int, ways: Ways) -> list[str]:
     """Return how to give what waits: a list, and that a comment is none where a word is wanted."""
-    if kind in _ANSWERED:
-        text = "happened|did-not" if kind == "effect" else "TEXT"
+    if text := wait_type(kind).answer:
         return [f"- Answer: comment `/runner answer {wait} {text}`, or type `runner answer {short} {wait} {text}`"]
-    if kind == "budget":
+    if wait_type(kind).ended_by == "edit":
         return ["- Raise `budget`, or cancel it"]
     there = ways.get(wait, (SIGNED,))
     what = f"{short} merge" if kind == MERGE else str(short)

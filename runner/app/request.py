@@ -209,7 +209,7 @@ def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
     if found.policy is None or seen.state.plan is None:
         return {}
     wanted: dict[str, demand.Demand | None] = {page.MERGE: demand.of_merge(found)}
-    waits = [wait for wait in seen.state.waiting if wait.kind in consent.KINDS]
+    waits = [wait for wait in seen.state.waiting if wait.type.ended_by == "approval"]
     if waits:
         known, plan = record.events(project.git, seen.protocol, seen.tip), looking.read_plan(project, seen)
         for wait in waits:

@@ -15,6 +15,7 @@ from runner.cli.session import Session
 from runner.errors import RunnerError
 from runner.folders import matching
 from runner.protocol import paths
+from runner.protocol.state import wait_type
 from runner.store import clash, elsewhere, finding, history, locks, marks, record
 from runner.store.record import Outlook, Row
 from runner.store.trusted import NoCommitsError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from runner.app.approve import Heard
     from runner.store.project import Project
 
-WORDS = {"plan", "step", "result", "call", "protected-path", "merge"}  # kinds of waits that an approval ends
 REWRITTEN = "what verified here is not in its branch any more"
 SAID = {"approve": "approves", "reject": "rejects", "revoke": "revokes"}
 
@@ -345,8 +345,7 @@ def heard(project: Project, row: Row, tip: str) -> list[Heard]:
 
     The modules that evaluate them are loaded only if the branch has an approval that the log does not name.
     """
-    kinds = {str(wait.get("kind")) for wait in row["waiting"]}
-    if not kinds & WORDS:
+    if not any(wait_type(wait.get("kind")).ended_by == "approval" for wait in row["waiting"]):
         return []
     at = f"{tip}:{paths.folder(row['protocol'])}"
     there = project.git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}")

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from runner.protocol import ids
+from runner.protocol.state import wait_type
 from runner.store import record
 from runner.store.record import Outlook, Row
 
@@ -85,10 +86,11 @@ def command(row: Row, found: Outlook, name: str) -> str | None:
     owed = [wait for wait in row["waiting"] if wait.get("id") in found.waiting]
     if not owed:
         return f"runner show {name}"
-    if owed[0].get("kind") in ("human", "question", "effect"):
+    wait = wait_type(owed[0].get("kind"))
+    if wait.answer:
         which = f" {owed[0]['id']}" if len(row["waiting"]) > 1 else ""
-        return f"runner answer {name}{which} {'happened|did-not' if owed[0].get('kind') == 'effect' else 'TEXT'}"
-    return f"runner approve {name}" if owed[0].get("kind") != "budget" else f"runner edit {name}"
+        return f"runner answer {name}{which} {wait.answer}"
+    return f"runner approve {name}" if wait.ended_by != "edit" else f"runner edit {name}"
 
 
 def described(row: Row, name: str, path: str | None, *, merging: str | None) -> Row:

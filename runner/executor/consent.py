@@ -29,7 +29,6 @@ from runner.trust.authority import Authority
 from runner.trust.bench import Asked, Bench, Fault
 from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
-from runner.trust.waits import KINDS as KINDS
 from runner.trust.waits import demanded as demanded
 from runner.trust.waits import subject_of as subject_of
 from runner.trust.waits import used as used
@@ -116,7 +115,7 @@ def settle(
         RefusedError: the trusted branch went back behind the policy that the record tells of.
         UnreachableError: a word would be used, and the remote that says whose word counts does not answer.
     """
-    waits = [wait for wait in state.waiting if wait.kind in KINDS]
+    waits = [wait for wait in state.waiting if wait.type.ended_by == "approval"]
     if not waits or state.status not in machine.ACTIVE:
         return []
     made: list[Event] = []

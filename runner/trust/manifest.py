@@ -20,7 +20,6 @@ from runner.values import dataclass
 
 VERSION = 2  # what a new approval binds; 1 counts for approvals that were issued up to `OLD_UNTIL` (design §4)
 OLD_UNTIL = 1_798_761_600  # 2027-01-01T00:00:00Z
-KINDS = ("plan", "step", "result", "call", "protected-path", "merge")
 _TOGETHER = 256  # blobs that are read at once
 
 

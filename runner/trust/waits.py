@@ -10,7 +10,6 @@ from runner.protocol.state import State, Wait
 from runner.trust import demand
 from runner.trust.authority import Authority
 from runner.trust.demand import Demand
-from runner.trust.manifest import KINDS as KINDS  # of waits that a word ends
 from runner.trust.manifest import Subject
 
 
