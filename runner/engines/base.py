@@ -1,8 +1,8 @@
-"""What an engine promises: one request in, one response out, and errors that are told apart.
+"""The interface of an engine: one request in, one response out, and one error class per cause.
 
-An engine turns a conversation into the model's next turn. It keeps no state of its own: the conversation is in the request, and
-what a provider wants back verbatim (thought signatures) travels in `ModelTurn.raw`. Retrying, budgets, journaling and tools
-are the caller's matter.
+An engine turns a conversation into the model's next turn. It has no state: the conversation is in the request, and data that a
+provider must get back verbatim (thought signatures) is in `ModelTurn.raw`. The caller retries, keeps budgets and the journal, and
+calls tools.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Json = Any
 
 
 class EngineError(RunnerError):
-    """The model could not be asked, or did not answer. Nothing is recorded, nothing is lost."""
+    """The model did not answer, or the request was refused. Nothing is recorded, nothing is lost."""
 
     exit_code = 69
     retryable: ClassVar[bool] = False
@@ -53,19 +53,19 @@ class RateLimitError(EngineError):
 
 
 class OverloadedError(EngineError):
-    """The provider has a problem of its own (5xx)."""
+    """The provider failed (5xx)."""
 
     retryable = True
 
 
 class NetworkError(EngineError):
-    """No answer: no connection, cut off in the middle, or silence for too long."""
+    """No response: no connection, an interrupted one, or a timeout."""
 
     retryable = True
 
 
 class MalformedResponseError(EngineError):
-    """What came back is not the provider's format."""
+    """The response is not in the provider's format."""
 
     retryable = True
 

@@ -1,9 +1,8 @@
-"""`gemini:MODEL`: Google's Gemini models through google-genai, which is imported when the first question is asked.
+"""`gemini:MODEL`: Google's Gemini models through google-genai, which is imported by the first request.
 
-Promises one request a question (the SDK's own retries, its automatic continuation and its automatic calling of functions
-are off), an end within `timeout` whatever the endpoint does, and that KeyboardInterrupt is never held up. The key goes into
-one header to one host: redirects are not followed, and it is taken out of every message. Everything is streamed; a plain
-answer would only be the same with less told on the way. What is sent and what it means is `gemini_form.py`'s matter.
+`ask` sends one request (the SDK's retries, continuation and function calls are off), ends within `timeout` whatever the endpoint
+does, and never delays KeyboardInterrupt. The key goes into one header to one host: redirects are not followed, and it is removed from
+every message. Responses are streamed, which shows progress. `gemini_format` has the bodies.
 
 The environment is an argument. Of the process's own, the SDK and its HTTP client still read proxies and SSL_CERT_FILE.
 """
@@ -25,7 +24,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from runner.engines import gemini_form
+from runner.engines import gemini_format
 from runner.engines.base import (
     EngineError,
     Json,
@@ -51,7 +50,7 @@ class GeminiEngine:
     """One Gemini model. Asked by one thread at a time."""
 
     def __init__(self, model: str, environ: Mapping[str, str]) -> None:
-        """Look for what is needed; nothing is imported or connected to yet.
+        """Check that the package and a key exist; nothing is imported or connected yet.
 
         Raises:
             KeyMissingError: the package is not installed, or no key is set.
@@ -62,7 +61,7 @@ class GeminiEngine:
             raise KeyMissingError("the package google-genai is not installed", f"engine gemini:{model}", INSTALL)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?", model):
             raise UsageError(f"`{model}` is no name of a model", f"engine gemini:{model}", "write it as `gemini:MODEL`")
-        self.provider, self.model, self.name = gemini_form.PROVIDER, model, f"{gemini_form.PROVIDER}:{model}"
+        self.provider, self.model, self.name = gemini_format.PROVIDER, model, f"{gemini_format.PROVIDER}:{model}"
         self._key, self._variable = _key(environ)
         self._base_url, host = _base_url(environ)
         self._where = f"{host}, model {model}"
@@ -81,7 +80,7 @@ class GeminiEngine:
             self._line = _Line(self._key, self._base_url)
         line, chunks = self._line, list[Json]()
         deadline = time.monotonic() + timeout
-        arriving = line.ask(self.model, gemini_form.body(request), timeout)
+        arriving = line.ask(self.model, gemini_format.body(request), timeout)
         ended = False
         try:
             while True:
@@ -99,7 +98,7 @@ class GeminiEngine:
                     raise self._told(error) from error
                 chunks.append(chunk)
                 if on_text is not None:
-                    for text in gemini_form.texts(chunk):
+                    for text in gemini_format.texts(chunk):
                         on_text(text)
         finally:
             if not ended:  # out of time, interrupted, or `on_text` raised: nobody waits for the rest
@@ -107,22 +106,22 @@ class GeminiEngine:
                 self._line = None
         if item is not None:
             raise self._told(item) from item
-        return gemini_form.response(gemini_form.joined(chunks), request, self._where)
+        return gemini_format.response(gemini_format.joined(chunks), request, self._where)
 
     def close(self) -> None:
-        """Let go of connections; a later question opens new ones."""
+        """Close connections; a later request opens new ones."""
         if self._line is not None:
             self._line.close()
             self._line = None
 
     def _told(self, error: Exception) -> EngineError:
-        """Return what an exception of the SDK's means, by its type and status code."""
+        """Return the error for an exception of the SDK, by its type and status code."""
         from google.genai.errors import APIError
 
         if isinstance(error, APIError):
             headers = getattr(error.response, "headers", None) or {}
             words = self._readable(error.message if isinstance(error.message, str) else "")
-            return gemini_form.refusal(
+            return gemini_format.refusal(
                 error.code, error.details, headers, words, self.model, self._where, self._variable
             )
         words = self._readable(f"{type(error).__name__}: {error}")
@@ -132,7 +131,7 @@ class GeminiEngine:
         return MalformedResponseError(f"what came back is not Gemini's format ({words})", self._where, _AGAIN)
 
     def _readable(self, words: str) -> str:
-        """Return a provider's words on one line, short, and without the key."""
+        """Return a provider's message on one line, cut, and without the key."""
         words = " ".join("".join(c if c.isprintable() else " " for c in words.replace(self._key, "[key]")).split())
         return words if len(words) <= 300 else words[:299] + "…"
 
@@ -163,7 +162,7 @@ class _Line:
         )
 
     def ask(self, model: str, body: Json, timeout: float) -> queue.SimpleQueue[Any]:
-        """Send a question; the queue is given its chunks as they come, then None, or the exception that ended it.
+        """Send a request; the queue gets the response's chunks as they arrive, then None, or the exception that ended it.
 
         A thread waits for the network, because much of that (looking up a name, a server that sends a byte now and then)
         neither ends in time nor hears of an interrupt by itself.
@@ -195,7 +194,7 @@ class _Line:
         return arriving
 
     def cut(self) -> None:
-        """End every connection now, whatever is under way; the client is not to be used again."""
+        """End every connection now, even one in use; the client must not be used again."""
         self._is_cut.set()
         for stream in self._streams:
             connection = stream.get_extra_info("socket")
@@ -208,7 +207,7 @@ class _Line:
         self._client.close()
 
     def close(self) -> None:
-        """Close the connections of a client that is not being used."""
+        """Close the connections of an idle client."""
         self._client.close()
 
     def _watch(self, request: Any) -> None:
@@ -230,7 +229,7 @@ def installed() -> bool:
 
 
 def key_variable(environ: Mapping[str, str]) -> str | None:
-    """Return the variable that the key is taken from."""
+    """Return the name of the variable that has the key."""
     return _key(environ)[1] or None
 
 
@@ -242,7 +241,7 @@ def _key(environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _base_url(environ: Mapping[str, str]) -> tuple[str, str]:
-    """Return the endpoint's address, and how to call it in messages.
+    """Return the endpoint's address, and its name in messages.
 
     Raises:
         UsageError: a variable holds no address.
@@ -261,7 +260,7 @@ def _base_url(environ: Mapping[str, str]) -> tuple[str, str]:
 
 
 def _as_json(chunk: Any) -> Json:
-    """Return a chunk of the SDK's as the JSON that it came as; fields that the SDK does not know, it has dropped."""
+    """Return a chunk of the SDK as JSON, without the fields that the SDK does not know, which it drops."""
     said = chunk.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"sdk_http_response"})
     for candidate in said.get("candidates", []):
         for part in candidate.get("content", {}).get("parts", []):
@@ -271,5 +270,5 @@ def _as_json(chunk: Any) -> Json:
 
 
 def _transport_errors() -> tuple[type[Exception], ...]:
-    """Return what the SDK's HTTP client raises where there is no answer; GOOGLE_GENAI_HTTP_CLIENT chooses between two."""
+    """Return the exceptions of the SDK's HTTP client when there is no response; GOOGLE_GENAI_HTTP_CLIENT chooses the client."""
     return tuple(sys.modules[name].TransportError for name in ("httpx2", "httpx") if name in sys.modules)

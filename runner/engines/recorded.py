@@ -53,7 +53,7 @@ class Recording:
 
 
 class RecordedEngine:
-    """Answers from a cassette. `model` is the model that was recorded: what an answer may cost is reckoned by its price."""
+    """Answers from a cassette. `model`: the recorded model, whose price bounds an answer's cost."""
 
     def __init__(self, path: Path, name: str = "") -> None:
         """Read the cassette.
@@ -73,7 +73,7 @@ class RecordedEngine:
             self._waiting.setdefault(recording.digest, []).append(recording)
 
     def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
-        """Return the answer that was recorded for this request; there is nothing to wait for.
+        """Return the recorded answer to this request, at once.
 
         Raises:
             RecordingMissingError: there is none, or each was given already.
@@ -87,7 +87,7 @@ class RecordedEngine:
         return response
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: a cassette is not kept open."""
 
     def _missing(self, request: Request, *, given: bool) -> RecordingMissingError:
         plain = _through_json(request.plain())
@@ -110,7 +110,7 @@ class RecordedEngine:
 
 
 class Recorder:
-    """An engine that keeps what another one answers, at the end of a cassette."""
+    """An engine that appends another one's answers to a cassette."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class Recorder:
         price: Callable[[Engine, Usage], Decimal | None] = lambda engine, usage: None,
         clean: Callable[[Json], Json] = lambda said: said,
     ) -> None:
-        """Wrap `engine`; a cassette that is there already is gone on with. `price`: what an answer costs, if that is known.
+        """Wrap `engine`; an existing cassette is continued. `price`: the cost of an answer, if that is known.
 
         `clean`: takes out of what is written what must not be; the answer is given as it is written.
 
@@ -134,7 +134,7 @@ class Recorder:
         self._append(b"")
 
     def ask(self, request: Request, *, timeout: float, on_text: Callable[[str], None] | None = None) -> Response:
-        """Return the engine's answer, kept before anybody sees it."""
+        """Return the engine's answer after it was written to the cassette."""
         response = self._engine.ask(request, timeout=timeout, on_text=on_text)
         if response.usd is None:
             response = dataclasses.replace(response, usd=self._price(self._engine, response.usage))
@@ -267,7 +267,7 @@ def _alike(recorded: Json, asked: Json) -> tuple[int, int]:
 
 
 def _difference(recorded: Json, asked: Json, place: str = "request") -> tuple[str, Json, Json] | None:
-    """Return where two JSON values first differ, and what stands there in each."""
+    """Return where two JSON values first differ, and the value of each there."""
     if isinstance(recorded, dict) and isinstance(asked, dict):
         pairs: list[tuple[str, Any, Any]] = [
             (f"{place}.{name}", recorded.get(name), asked.get(name)) for name in {**recorded, **asked}

@@ -1,6 +1,6 @@
-"""Which engines there are, and how one is opened by its name `PROVIDER:WHAT`.
+"""The engines, opened by their names `PROVIDER:WHAT`. A provider is a module and a row of `PROVIDERS`.
 
-Promises that nothing of a provider's is imported before it is asked for. A provider is one line of `PROVIDERS`.
+A provider's SDK is imported by the first request to it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CHECK_OUTPUT: Final = 1_024  # thinking counts, too
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """A provider: what stands after the colon, how one of its engines is opened, and what is missing for it here."""
+    """A provider. `form`: how its engines are named; `missing`: what to do before one can be used here, empty where nothing."""
 
     form: str
     about: str
@@ -75,10 +75,10 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
 
 
 def default_name(environ: Mapping[str, str]) -> str:
-    """Return the engine that is taken where nobody names one.
+    """Return the name of the default engine.
 
     Raises:
-        KeyMissingError: there is none; what was looked for, what was found, what to set.
+        KeyMissingError: there is none; it lists the places searched, the findings, and what to set.
     """
     missing = _missing_gemini(environ)
     if not missing:
@@ -95,7 +95,7 @@ def default_name(environ: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
-    """A provider as `runner engines` shows it. `missing`: what to do before it can be asked; empty: it is ready."""
+    """A provider for `runner engines`. `missing`: what to do before it can be used; empty: it is ready."""
 
     form: str
     about: str
@@ -103,12 +103,12 @@ class Listed:
 
 
 def listed(environ: Mapping[str, str]) -> list[Listed]:
-    """Return the providers and what each lacks on this machine; nobody is asked."""
+    """Return the providers and what each lacks on this machine, without a request to any."""
     return [Listed(form=each.form, about=each.about, missing=each.missing(environ)) for each in PROVIDERS.values()]
 
 
 def check(name: str, environ: Mapping[str, str], base: Path, *, timeout: float = 30.0) -> Response | None:
-    """Ask the engine `name` one small question and return its answer; None: a cassette was read, and has none to ask.
+    """Send one small request to the engine `name` and return its response; None for a cassette, which was only read.
 
     Raises:
         UsageError: the name is none.

@@ -238,7 +238,7 @@ class PythonTools:
         return ToolModuleError(
             f"the tools of the module {self._module.module} cannot be loaded: {what}" + (f"\n{said}" if said else ""),
             where=f"{where}, on the trusted branch" if where else f"tools: {self._module.module}",
-            hint="mend the module on the trusted branch, or name under workspace.python a Python (3.11 or later) that has"
+            hint="fix the module on the trusted branch, or name under workspace.python a Python (3.11 or later) that has"
             " what it imports",
         )
 

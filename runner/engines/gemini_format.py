@@ -1,8 +1,7 @@
-"""Gemini's wire form: a request as the body that is sent, what came back as a response, a refusal as an error. Pure.
+"""Gemini's wire format: a request to its body, chunks to a response, a refusal to an error. Pure; `gemini` sends them.
 
-Promises that a model's turn goes back exactly as it came, thought signatures at their parts, and that errors are told apart
-by status codes and typed details, never by the words of a message. Bodies use the documented camelCase names throughout.
-How they travel is `gemini.py`'s matter.
+A model's turn is sent back unchanged, with the thought signatures at their parts. Errors are distinguished by status codes and typed
+details, never by a message's text. Bodies use the documented camelCase names.
 """
 
 from __future__ import annotations
