@@ -66,7 +66,7 @@ def _unset(project: Project) -> Iterator[Finding]:
         "`forge:` is not set",
         "config.yaml on the trusted branch",
         "nothing is posted anywhere, and no review or comment is read",
-        f"write {f'`forge: {there.kind.name}`' if there else SETTINGS}",
+        f"write {f'`forge: {there.kind.name}`' if there else ' or '.join(SETTINGS)}",
     )
 
 

@@ -16,10 +16,12 @@ from runner.forge.base import Forge, ForgeKind, ForgeProject
 from runner.forge.retrying import Retrying
 
 FORGES: Final[Mapping[str, ForgeKind]] = {kind.name: kind for kind in (github.KIND, gitlab.KIND)}
-SETTINGS: Final = " or ".join(f"`forge: {name}`" for name in FORGES)
+SETTINGS: Final = tuple(f"`forge: {name}`" for name in FORGES)
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 _PATH: Final = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)+")
-_HINT: Final = f"write {SETTINGS.replace(' or ', ', ')}, `forge: none`, or add the address: `forge: gitlab https://HOST/GROUP/PROJECT`"
+_HINT: Final = (
+    f"write {', '.join(SETTINGS)}, `forge: none`, or add the address: `forge: gitlab https://HOST/GROUP/PROJECT`"
+)
 
 
 def guess(url: str) -> ForgeProject | None:
