@@ -141,7 +141,7 @@ def publish(
     Raises:
         PushRefusedError: the remote's rules refused it; here it moved, so that it can be looked at and taken back.
         ConflictError: the branch is not at `old`; nothing was published.
-        InTheWayError: a person's files are in the way; nothing was published.
+        InTheWayError: a person's files, or a rebase that is not finished, are in the way; nothing was published.
     """
     with locks.hold(places.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
         worktree.settle_all(git, places, branch, who)
@@ -153,6 +153,7 @@ def publish(
             )
         # In this order: where git dies between two of them, what the branch tells of is there.
         refs = {**(also or {}), branch: (new, old)}
+        worktree.refuse_rebased(git, branch)
         if old is None:
             if push:
                 push()

@@ -58,15 +58,36 @@ _UNFINISHED = {
 }
 
 
-def under_way(git: Git, ref: str) -> str | None:
-    """Return what a person has begun with the branch in a worktree and not finished (a rebase, a merge …), or None."""
+def rebased_in(git: Git, ref: str) -> str | None:
+    """Return the git directory of the worktree in which a person rebases the branch, or None."""
     for at in (str(git.common_dir), *git.worktree_folders()):
         if not os.path.exists(f"{at}/rebase-merge") and not os.path.exists(f"{at}/rebase-apply"):
             continue  # as nearly all of a thousand
         for name in ("rebase-merge/head-name", "rebase-apply/head-name", "rebase-merge/update-refs"):
             with contextlib.suppress(OSError):
                 if os.fsencode(ref) in Path(at, name).read_bytes().splitlines():
-                    return f"a rebase of it is under way ({os.path.basename(at)})"
+                    return at
+    return None
+
+
+def refuse_rebased(git: Git, ref: str) -> None:
+    """Refuse to move a branch that a person rebases: the rebase could not end, or would drop what came to the branch meanwhile.
+
+    Raises:
+        InTheWayError: a rebase of it is under way.
+    """
+    if (at := rebased_in(git, ref)) is not None:
+        raise InTheWayError(
+            f"a rebase of {ref.removeprefix('refs/heads/')} is under way",
+            at,
+            "finish it (`git rebase --continue`) or give it up (`git rebase --abort`), and run the same command again",
+        )
+
+
+def under_way(git: Git, ref: str) -> str | None:
+    """Return what a person has begun with the branch in a worktree and not finished (a rebase, a merge …), or None."""
+    if (at := rebased_in(git, ref)) is not None:
+        return f"a rebase of it is under way ({os.path.basename(at)})"
     for tree in on_branch(git, ref):
         for name, what in _UNFINISHED.items():
             if (tree.git_dir / name).exists():

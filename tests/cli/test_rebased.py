@@ -86,6 +86,21 @@ def test_one_whose_rebase_stopped_at_a_conflict_is_adopted_with_what_settled_it(
     box.runner("run", protocol, rc=3)
 
 
+def test_nothing_moves_a_branch_whose_rebase_is_not_finished(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo ran > a.txt"), "02-ask": "kind: human\n"})
+    box.runner("run", protocol, rc=3)
+    tree, before = box.worktree(protocol), here(box, protocol)
+    box.write("a.txt", "moved\n")
+    box.commit("the base moves")
+    box.git("rebase", "-q", "main", cwd=tree, check=False)
+    told = box.runner("answer", protocol, "fine", rc=4).err
+    assert f"a rebase of {protocol} is under way" in told and "git rebase --abort" in told
+    assert here(box, protocol) == before
+    box.git("rebase", "--abort", cwd=tree)
+    box.runner("answer", protocol, "fine", rc=0)
+    box.runner("run", protocol, rc=0)
+
+
 @pytest.fixture
 def pushed(box: Box, alice: Person) -> tuple[str, Box]:
     """A protocol of the box of which a step was done with an approval, rebased and pushed by force; and another clone, which has it
