@@ -429,7 +429,7 @@ def test_forget_takes_the_history_as_it_stands(box: Box, begun: str) -> None:
     folder = box.worktree(begun)
     box.git("reset", "-q", "--hard", "HEAD~1", cwd=folder)
     box.runner("step", begun, rc=4)
-    assert "forgotten" in box.runner("doctor", "--forget", begun, rc=0).err
+    assert "checkpoint is removed" in box.runner("doctor", "--forget", begun, rc=0).err
     goes_on(box, begun)
     box.runner("doctor", "--forget", rc=2)
 
