@@ -135,8 +135,10 @@ def test_a_clone_that_cannot_tell_says_what_to_fetch(remote: Box, args: tuple[st
     other = _clone(remote, "other", *args, "--no-checkout", "--branch", protocol)
     told = other.runner("verify", protocol, rc=5)
     assert "cannot tell" in told.out and "history" in told.out
-    fetch = told.out.partition("run `")[2].partition("`")[0]
-    other.git(*shlex.split(fetch)[1:])
+    program, *words = shlex.split(
+        next(one for one in told.out.split("`")[1::2] if one.startswith(("git fetch", "runner")))
+    )
+    (other.git if program == "git" else other.runner)(*words)
     other.runner("verify", protocol, rc=0)
 
 
