@@ -61,6 +61,30 @@ def stoppable() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def once() -> Iterator[None]:
+    """Let the first of SIGINT, SIGTERM and SIGHUP interrupt the block; drop those after it, which would interrupt its cleanup."""
+    interrupted = False
+    known = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        handler = known[signal.Signals(number)]
+        if not interrupted and callable(handler):
+            interrupted = True
+            handler(number, frame)
+
+    for number, handler in known.items():
+        if callable(handler):
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in known.items():
+            if callable(handler):
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def held() -> Iterator[Callable[[], None]]:
     """Have SIGINT, SIGTERM, SIGHUP and SIGUSR1 wait until what is given is called, which is done where whatever they raise is caught.
 

@@ -64,34 +64,37 @@ class Turns:
             time.sleep(TICK)
 
     def end(self) -> None:
-        """End the running turns: SIGTERM, then SIGKILL to those that ignore it, with their descendants.
-
-        A second Ctrl-C waits meanwhile: only the turn itself can end the processes that it started.
-        """
-        with signals.held():
-            for process, _ in self._at_work.values():
-                for number in (signal.SIGTERM, signal.SIGCONT):  # a stopped process receives it too
-                    with contextlib.suppress(ProcessLookupError):
-                        process.send_signal(number)
-            until = time.monotonic() + PATIENCE
-            for process, said in self._at_work.values():
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0.0, until - time.monotonic()))
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                said.close()
-            self._at_work.clear()
+        """End the running turns: SIGTERM, then SIGKILL to those that ignore it, with their descendants."""
+        for process, _ in self._at_work.values():
+            for number in (signal.SIGTERM, signal.SIGCONT):  # a stopped process receives it too
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(number)
+        until = time.monotonic() + PATIENCE
+        for process, said in self._at_work.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, until - time.monotonic()))
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            said.close()
+        self._at_work.clear()
 
 
 @contextlib.contextmanager
 def turns(folder: str, argv: Sequence[str], environ: Mapping[str, str]) -> Iterator[Turns]:
-    """Run turns while the block lasts; end the running ones when it ends."""
+    """Run turns while the block lasts; end the running ones when it ends.
+
+    A second Ctrl-C does not interrupt that: only a turn itself can end the processes that it started.
+    """
     found = Turns(folder, argv, environ)
-    try:
-        yield found
-    finally:
-        found.end()
+    with signals.once():
+        try:
+            yield found
+        finally:
+            try:
+                found.end()
+            finally:
+                found.end()  # the first Ctrl-C may come while a failed fleet ends its turns
 
 
 def _code(code: int) -> int:
