@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, command
+from tests.conftest import Box, command, mostly_slow
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,6 +133,7 @@ def test_retries_that_are_used_up_block_where_the_step_says_so(box: Box) -> None
     assert state["steps"]["b"]["status"] == "pending"
 
 
+@pytest.mark.slow
 def test_goto_does_earlier_steps_again_so_often_and_no_more(box: Box, tmp_path: Path) -> None:
     count = tmp_path / "count"
     name = box.new(
@@ -164,6 +165,7 @@ def test_a_timeout_ends_all_that_the_step_started(box: Box, tmp_path: Path) -> N
 # --- workspace -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_setup_runs_once_and_again_when_a_key_changes_or_the_workspace_is_made_anew(box: Box, tmp_path: Path) -> None:
     count = tmp_path / "count"
     box.write(".gitignore", "deps/\n")
@@ -185,7 +187,7 @@ def test_setup_runs_once_and_again_when_a_key_changes_or_the_workspace_is_made_a
     assert count.read_text() == "x\n" * 4
 
 
-@pytest.mark.parametrize("path", ["../beside", "~/mine", "ABSOLUTE/../there"])
+@pytest.mark.parametrize("path", mostly_slow(["../beside", "~/mine", "ABSOLUTE/../there"], keep=1))
 def test_workspace_and_worktrees_lie_where_the_configuration_says(box: Box, tmp_path: Path, path: str) -> None:
     path = path.replace("ABSOLUTE", str(tmp_path / "no such folder"))
     configure(box, f"workspace: {{path: {path}}}\nworktrees: {{path: {path}-trees}}\n")

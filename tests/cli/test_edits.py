@@ -107,7 +107,7 @@ def test_a_step_staged_one_way_and_edited_on_is_taken_as_it_stands_on_disk(box: 
     box.runner("verify", protocol, rc=0)
 
 
-@pytest.mark.parametrize("how", ["rm", "git rm", "committed"])
+@pytest.mark.parametrize("how", mostly_slow(["rm", "git rm", "committed"], keep=1))
 def test_a_step_that_is_deleted_does_not_run(box: Box, how: str) -> None:
     protocol = box.new({"01-a": command("true"), "02-b": command("echo b > b.txt"), "03-c": command("echo c > c.txt")})
     tree = box.worktree(protocol)
@@ -226,7 +226,7 @@ def _no_plan(at: Path) -> str:
     return "there is no plan.md"
 
 
-@pytest.mark.parametrize("damage", [_unknown_key, _stray_name, _link, _same_number, _no_plan])
+@pytest.mark.parametrize("damage", mostly_slow([_unknown_key, _stray_name, _link, _same_number, _no_plan]))
 @pytest.mark.parametrize("committed", [False, True])
 def test_an_edit_that_is_not_valid_changes_nothing(box: Box, damage: object, committed: bool) -> None:
     protocol = two(box)

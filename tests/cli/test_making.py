@@ -274,6 +274,7 @@ def at_a_terminal(box: Box, answer: str, *args: str) -> tuple[int, str]:
     return code, seen
 
 
+@pytest.mark.slow
 def test_at_a_terminal_init_and_clean_ask_first(box: Box) -> None:
     code, seen = at_a_terminal(box, "\nn\n", "init")
     assert code == 0 and "  .protocols/config.yaml" in seen and "Write these?" in seen and "nothing was written" in seen

@@ -164,6 +164,7 @@ def test_an_outcome_whose_transition_gave_way_to_a_persons_word_is_asked_about(r
     sound(third, protocol)
 
 
+@pytest.mark.slow
 def test_one_that_cannot_be_announced_does_not_begin(remote: Box) -> None:
     ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
     protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})

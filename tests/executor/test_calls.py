@@ -326,6 +326,7 @@ def test_untrusted_text_in_the_context_makes_an_allowed_call_ask(box: Box, alice
     assert len(lines(ledger)) == 1
 
 
+@pytest.mark.slow
 def test_a_rule_may_allow_it_all_the_same(box: Box, alice: Person) -> None:
     ledger = outside(box)
     allow(box, alice, "rules: [{allow: {tool: send_report}, untrusted: allow}]\n")
@@ -334,6 +335,7 @@ def test_a_rule_may_allow_it_all_the_same(box: Box, alice: Person) -> None:
     assert len(lines(ledger)) == 1
 
 
+@pytest.mark.slow
 def test_a_steps_result_in_a_tools_arguments_is_nobodys_word(box: Box, alice: Person) -> None:
     ledger = outside(box)
     allow(box, alice, ALLOWED)
@@ -349,6 +351,7 @@ def test_a_steps_result_in_a_tools_arguments_is_nobodys_word(box: Box, alice: Pe
 # --- on the host, nothing keeps a model's commands in ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_on_the_host_a_models_commands_are_there_under_a_policy_and_ask(box: Box, alice: Person) -> None:
     run = say(("run", {"argv": ["touch", "made.txt"]}))
     with mind(box, run, finish()) as wire:

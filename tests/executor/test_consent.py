@@ -47,6 +47,7 @@ def test_a_word_covers_what_on_failure_makes_of_the_step(box: Box, alice: Person
     assert (asks(box, protocol), box.state(protocol)["steps"]["deploy"]["attempt"]) == (1, 3)
 
 
+@pytest.mark.slow
 def test_a_person_s_retry_needs_another_word(box: Box, alice: Person) -> None:
     protocol = made(box, "exit 1\n")
     box.runner("step", protocol, rc=WAITS)

@@ -30,6 +30,7 @@ def day(box: Box) -> Any:
     return json.loads(box.git("show", f"{ledger.REF}:{name}"))
 
 
+@pytest.mark.slow
 def test_what_a_step_spends_is_settled_and_what_the_day_has_not_waits_unrecorded(box: Box) -> None:
     with mind(box, say(write("a.txt", "a\n")), finish(), finish()) as wire:
         limit(box, "{usd: 0.05}")

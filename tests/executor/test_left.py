@@ -109,7 +109,7 @@ def test_what_the_policy_calls_too_much_blocks_until_it_calls_it_fine(box: Box, 
     box.runner("verify", protocol, rc=0)
 
 
-@pytest.mark.parametrize("case", FINE)
+@pytest.mark.parametrize("case", mostly_slow(FINE))
 def test_what_is_not_stored_anew_is_not_too_much(box: Box, small: Person, case: str) -> None:
     protocol = box.new({"01-a": command(FINE[case])})
     box.runner("run", protocol, rc=0)

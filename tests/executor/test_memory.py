@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, command
+from tests.conftest import Box, command, mostly_slow
 from tests.executor.minds import agent, finish, mind, say, texts
 from tests.executor.test_calls import ALLOWED, REPORT, WAITS, allow, lines, outside
 from tests.people import Person, person
@@ -36,7 +36,7 @@ def remembered(box: Box) -> str:
     return protocol
 
 
-@pytest.mark.parametrize("how", ["merge", "fast-forward", "squash", "rebase"])
+@pytest.mark.parametrize("how", mostly_slow(["merge", "fast-forward", "squash", "rebase"], keep=1))
 def test_what_a_step_remembered_is_quoted_however_it_was_merged(box: Box, how: str) -> None:
     protocol = remembered(box)
     box.write("other.txt", "x\n")

@@ -177,6 +177,7 @@ def test_doctor_names_the_clash(bob: Box) -> None:
     assert f"runner fork --renumber {ID}" in bob.runner("doctor", rc=4).out
 
 
+@pytest.mark.slow
 def test_with_publish_always_it_is_published_at_once(remote: Box, bob: Box) -> None:
     publish(remote)
     bob.runner("fork", "--renumber", ID, rc=0)
