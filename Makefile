@@ -14,6 +14,7 @@ FUZZ_STAMP = .venv-fuzz/.stamp
 
 # In CI a test that was skipped is a failure, unless its reason begins with "allowed:".
 PYTEST = $(PY) -m pytest $(if $(RUNNER_CI),-p tests.no_skips -rs)
+WITH_SLOW = not (faults or simulate or peers or nightly)
 # Three on two cores: many tests wait for processes.
 JOBS = 3
 # Of fuzzing, all targets together. `make test` replays the corpus, which is all that a change is judged by; luck is looked for at night.
@@ -80,7 +81,8 @@ picture-request: $(LAB_STAMP)
 
 # SLOW=1: the slow ones too, in one collection and one pool of workers, as CI does.
 test: $(DEV_STAMP)
-	$(PYTEST) -n $(JOBS) $(if $(SLOW),--dist worksteal --timeout 900 -m 'not (faults or simulate or peers or nightly)')
+	$(PYTEST) $(if $(RUNNER_CI),--cache-clear) -n $(JOBS) $(if $(SLOW),--dist worksteal --timeout 900 -m '$(WITH_SLOW)') \
+		$(if $(RUNNER_CI),|| $(PY) -m tests.again -p tests.no_skips -rs --timeout 900 -m '$(WITH_SLOW)')
 
 slow: $(DEV_STAMP)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m 'slow and not nightly' --timeout 900
