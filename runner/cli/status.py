@@ -136,7 +136,6 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
                 typed = typed if one.missing else f"runner run {names.short(protocol)}"
         if _is_approve(typed) and record.untaken(project.git, protocol, finding.tip(project, protocol)):
             typed = f"runner run {names.short(protocol)}"  # what was asked about was edited: it is asked anew first
-        typed = by_whom(project, protocol, finding.tip(project, protocol), found, typed)
         if row["status"] == "completed":
             text, typed = f"waits for merge: {row['title']}", as_merged(project, row, names.short(protocol))
         elif word == "works":
@@ -145,6 +144,7 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
             word, text, typed = "rewritten", REWRITTEN, f"runner doctor --fix {names.short(protocol)}"
         elif (news := beside(project, protocol, names.short(protocol))) is not None:
             text, typed = f"{text} · {news[0]}", news[1]
+        typed = by_whom(project, protocol, finding.tip(project, protocol), found, typed)  # last: it judges approvals
         lines.append((names.shown(protocol), word, text, typed or ""))
     widths = [max(len(line[at]) for line in lines) for at in range(3)]
     session.lines(
