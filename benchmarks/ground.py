@@ -16,7 +16,7 @@ from pathlib import Path
 
 from runner.app import create
 from runner.executor import advance
-from runner.executor.conclude import Advanced
+from runner.executor.commit import Advanced
 from runner.protocol import events as ev
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings

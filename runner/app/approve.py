@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 from runner.app.steer import following, number
 from runner.errors import RefusedError, RunnerError, UsageError
-from runner.executor import advance, consent, looking
-from runner.executor.conclude import Advanced
+from runner.executor import advance, load, permissions
+from runner.executor.commit import Advanced
 from runner.git import BLOB, TreeEntry, person
 from runner.protocol import events as ev
 from runner.protocol import ids, message, paths, statement
@@ -75,9 +75,9 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
             gone.
         UnreachableError: the remote that says whose word counts does not answer.
     """
-    publishing.bring(project, protocol, looking.checker(project, protocol))
+    publishing.bring(project, protocol, load.checker(project, protocol))
     publishing.look_again(project, protocol)
-    seen = looking.look(project, protocol)
+    seen = load.view(project, protocol)
     if seen.state.status is Status.CANCELLED:
         raise RefusedError(
             f"{protocol} is cancelled: nothing waits for a word",
@@ -87,16 +87,16 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     plan, _, state, _ = advance.consider(project, seen)
     if plan is None:
         raise _no_plan(protocol)
-    found, where = consent.of(project), paths.folder(protocol)
+    found, where = permissions.trusted_config(project), paths.folder(protocol)
     known = record.events(project.git, seen.protocol, seen.tip)
     waits = {wait.id: wait for wait in state.waiting if wait.type.ended_by == "approval"}
-    subjects = {one: consent.subject_of(wait, state, known) for one, wait in waits.items()}
+    subjects = {one: permissions.subject_of(wait, state, known) for one, wait in waits.items()}
     chosen, subject = _choose(state, subjects, what, known)
     wait = waits.get(chosen)
-    needed = consent.demanded(found, subject, wait.text if wait else "", plan, where)
+    needed = permissions.demanded(found, subject, wait.text if wait else "", plan, where)
     if needed is None:
         needed = demand.unasked(found, subject)
-    judged = consent.bench(project, seen, state, found)
+    judged = permissions.bench(project, seen, state, found)
     if needed.keyboard:
         _refuse_where_one_was(project, judged)
     return Matter(seen, plan, state, found, needed, wait, judged.digest(subject, seen.tip, plan))
@@ -174,7 +174,7 @@ def offer(
     email = project.person().email.lower()
     approver = _listed(project, found.authority, key, email) if key else email
     now = int(project.who.now())
-    judged = consent.bench(project, found.seen, found.state, found.authority)
+    judged = permissions.bench(project, found.seen, found.state, found.authority)
     subject = found.demand.subject
     earlier = [
         word.signed.statement
@@ -209,7 +209,7 @@ def offer(
     foreseen = approval.foresee(judged, found.demand, found.plan, signed, key.fingerprint if key else "")
     if foreseen.fault is not None and not (decision is Decision.REVOKE and foreseen.fault is Fault.ROLE):
         raise _would_not_count(found, foreseen.fault, foreseen.text, _no_force(project, paths.POLICY))
-    used = consent.used(found.demand.subject, record.events(project.git, found.seen.protocol, found.seen.tip))
+    used = permissions.used(found.demand.subject, record.events(project.git, found.seen.protocol, found.seen.tip))
     stands = approval.judge(judged, found.demand, found.plan, used)
     same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
     again = next((word for word in same if word.approver == approver), None)
@@ -327,7 +327,7 @@ def add(project: Project, found: Matter, data: bytes) -> str:
     sign = person.setting(git, "user.signingkey") is not None
 
     def make(seen: Snapshot) -> advance.Commit:
-        judged = consent.bench(project, seen, seen.state, found.authority)
+        judged = permissions.bench(project, seen, seen.state, found.authority)
         verdict = signature.verify(
             signed.signature,
             signed.text,
@@ -406,11 +406,11 @@ def _refuse_where_one_was(project: Project, judged: Bench) -> None:
 
 def standing(project: Project, found: Matter) -> Standing:
     """Return how the demand stands now, with the words that came in since."""
-    seen = looking.look(project, found.seen.protocol)
+    seen = load.view(project, found.seen.protocol)
     plan, _, state, _ = advance.consider(project, seen)
     if plan is None:
         raise _no_plan(seen.protocol)
-    return approval.judge(consent.bench(project, seen, state, found.authority), found.demand, plan)
+    return approval.judge(permissions.bench(project, seen, state, found.authority), found.demand, plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,17 +453,17 @@ def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
     """
     seen = snapshot.read(project.git, tip, protocol)
     plan, state = advance.consider(project, seen)[0], seen.state
-    found, known = consent.of(project), record.events(project.git, seen.protocol, seen.tip)
-    judged: Bench = consent.bench(project, seen, state, found)
+    found, known = permissions.trusted_config(project), record.events(project.git, seen.protocol, seen.tip)
+    judged: Bench = permissions.bench(project, seen, state, found)
     made: list[Heard] = []
     for wait in state.waiting:
         if wait.type.ended_by != "approval" or plan is None:
             continue
-        subject = consent.subject_of(wait, state, known)
-        needed = consent.demanded(found, subject, wait.text, plan, paths.folder(protocol))
+        subject = permissions.subject_of(wait, state, known)
+        needed = permissions.demanded(found, subject, wait.text, plan, paths.folder(protocol))
         if needed is None or needed.keyboard:
             continue
-        stands = approval.judge(judged, needed, plan, consent.used(subject, known))
+        stands = approval.judge(judged, needed, plan, permissions.used(subject, known))
         words = (*stands.counted, *stands.rejected, *stands.refused)
         if words:
             last = {word.approver: word.order for word in sorted(words, key=lambda word: word.order)}
@@ -483,16 +483,16 @@ def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
     """
     seen = snapshot.read(project.git, tip, protocol)
     plan, state = advance.consider(project, seen)[0], seen.state
-    found, known = consent.of(project), record.events(project.git, seen.protocol, seen.tip)
+    found, known = permissions.trusted_config(project), record.events(project.git, seen.protocol, seen.tip)
     asked = next((one for one in state.waiting if one.id == wait), None)
     if asked is None or plan is None or found.policy is None:
         return ""
-    subject = consent.subject_of(asked, state, known)
-    needed = consent.demanded(found, subject, asked.text, plan, paths.folder(protocol))
+    subject = permissions.subject_of(asked, state, known)
+    needed = permissions.demanded(found, subject, asked.text, plan, paths.folder(protocol))
     if needed is None or needed.keyboard:
         return ""
-    judged = consent.bench(project, seen, state, found)
-    stands = approval.judge(judged, needed, plan, consent.used(subject, known))
+    judged = permissions.bench(project, seen, state, found)
+    stands = approval.judge(judged, needed, plan, permissions.used(subject, known))
     said = {word.approver for word in stands.counted}
     wanted = frozenset[str]().union(*(need.people for need in needed.needs if len(said & need.people) < need.count))
     if stands.rejected:
@@ -560,7 +560,7 @@ def shown(project: Project, found: Matter, since: str | None) -> list[Part]:
     """
     git, subject, seen = project.git, found.demand.subject, found.seen
     folder = paths.folder(seen.protocol)
-    judged = consent.bench(project, seen, found.state, found.authority)
+    judged = permissions.bench(project, seen, found.state, found.authority)
     born = list(judged.chain)[-1]
     parts: list[Part] = []
     if subject.kind == "call":

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from runner import resources
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
-from runner.executor import looking, signed
+from runner.executor import load, transition
 from runner.git import BLOB, TreeEntry
 from runner.protocol import clarifications, document, ids, machine, message, paths, workflow
 from runner.protocol import events as ev
@@ -170,7 +170,7 @@ def begin(
     start_commit = git.commit(start)
     assert start_commit is not None
     trunk = {**(git.tree(f"{base_tip}:{paths.ROOT}") or {}), **(git.tree(f"{start}:{paths.ROOT}") or {})}
-    sign = signed.signer(project, events)
+    sign = transition.signer(project, events)
     slug = ids.slug_of_title(name or title)
     nonce = who.random_hex(32)
     asked = repr(
@@ -250,7 +250,7 @@ def _finish(project: Project, note: unfinished.Note) -> Made | None:
     if note.told is None:
         return None
     git, (protocol, tip) = project.git, note.told
-    branch, check = project.branch(protocol), looking.checker(project, protocol)
+    branch, check = project.branch(protocol), load.checker(project, protocol)
     # The command may have been killed after the push, before the branch was made here.
     if git.ref(branch) is None and project.mirror is not None:
         project.mirror.fetch(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
@@ -258,8 +258,8 @@ def _finish(project: Project, note: unfinished.Note) -> Made | None:
             publishing.bring(project, protocol, check)
     if git.ref(branch) != tip:
         return None
-    with looking.at_work(project, protocol):  # which finishes a worktree whose making was cut
-        state = looking.look(project, protocol).state
+    with load.at_work(project, protocol):  # which finishes a worktree whose making was cut
+        state = load.view(project, protocol).state
     there = worktree.on_branch(git, branch)
     path, why = (there[0].path, "") if there else creating.add_worktree(project, protocol)
     project.who.say(f"{protocol} was begun by this command before and not finished; it is now")

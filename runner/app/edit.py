@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from runner.app.steer import refuse_ended, refuse_unplanned
 from runner.errors import InTheWayError
-from runner.executor import advance, looking
+from runner.executor import advance, load
 from runner.git import BLOB, TreeEntry
 from runner.protocol import ids, paths
 from runner.protocol import plan as plan_
@@ -41,7 +41,7 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
         UsageError: there is no such step. RefusedError: the protocol has ended, or its plan is still asked about.
         InTheWayError: the file has changes in a worktree that are not committed.
     """
-    seen = looking.look(project, protocol)
+    seen = load.view(project, protocol)
     refuse_ended(seen.state, "edit")
     refuse_unplanned(seen.state, "edit")
     name, finished = what or paths.PLAN, False
@@ -51,7 +51,7 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
         if slug is None and name in ("plan", "context"):
             name = f"{name}.md"
         else:
-            slug = slug or looking.find_step(seen.state, name)
+            slug = slug or load.find_step(seen.state, name)
             name = files[slug]
             known = seen.state.steps.get(slug)
             finished = known is not None and known.status in ENDED
@@ -73,7 +73,7 @@ def check(project: Project, draft: Draft, data: bytes, tip: str | None = None) -
     Raises:
         MalformedFileError: it does not; with the line. UnsupportedError: it asks for what this version does not do.
     """
-    seen = snapshot.read(project.git, tip or looking.look(project, draft.protocol).tip, draft.protocol)
+    seen = snapshot.read(project.git, tip or load.view(project, draft.protocol).tip, draft.protocol)
     folder = paths.folder(draft.protocol)
     plan_.refuse_unsupported(plan_.parse({**snapshot.words(project.git, seen), draft.name: data}, folder), folder)
 

@@ -23,8 +23,8 @@ from runner.errors import (
     UnreachableError,
     UsageError,
 )
-from runner.executor import advance, conclude, looking, renumbering
-from runner.executor.attempt import attempt_ref
+from runner.executor import advance, load, renumbering, transition
+from runner.executor.outcome import attempt_ref
 from runner.git import Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, machine, message, paths
@@ -150,7 +150,7 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
             what is in no commit. UnreachableError: the remote does not answer.
     """
     try:
-        with looking.at_work(project, origin):
+        with load.at_work(project, origin):
             note = renumbering.read(project.places, origin)
             if note is not None and clash.published(project, origin) is not None:
                 note = None  # it is another one of this id that is given a number now
@@ -167,7 +167,7 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
     """Make the fork that takes the place of `origin`; for the holder of its lock."""
     git, branch = project.git, project.branch(origin)
     _look(project)
-    seen = looking.look(project, origin)
+    seen = load.view(project, origin)
     clashes = clash.published(project, origin)
     if clashes is None:
         raise RefusedError(
@@ -175,8 +175,8 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
             f"{branch} at {seen.tip[:12]}",
             f"`runner fork {origin}` begins another protocol that goes on from it",
         )
-    if seen.state.status in machine.OPEN and looking.take_up_edits(project, origin, adopt=True):
-        seen = looking.look(project, origin)
+    if seen.state.status in machine.OPEN and load.pick_up_edits(project, origin, adopt=True):
+        seen = load.view(project, origin)
     trees = worktree.on_branch(git, branch)
     for tree in trees:
         if why := keeping.keeps(git, tree):
@@ -196,7 +196,7 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
             tip = _moved(project, origin, protocol, genesis, oid, tip)
         if stood in _STOPPED:  # in the same publishing: nobody shall run it unasked, wherever this process ends
             paused = ev.Paused(subject=protocol, reason=f"{origin}, which it goes on from, was {stood}")
-            tip = conclude.prepare(project, snapshot.read(git, tip, protocol), [paused], None).commit
+            tip = transition.prepare(project, snapshot.read(git, tip, protocol), [paused], None).commit
         refs = _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
         claim = {numbers.claim_ref(ids.number_of(protocol)): (genesis, None)}
         renumbering.Renumbering(
@@ -252,8 +252,8 @@ def _end(project: Project, note: renumbering.Renumbering, made: create.Made | No
     if made is None and project.setting("publish") == "always":
         _look(project)
         sync.publish(project, protocol)
-    with looking.at_work(project, protocol):
-        seen = looking.look(project, protocol)
+    with load.at_work(project, protocol):
+        seen = load.view(project, protocol)
     is_as_made = seen.tip == note.tip  # else another command has advanced it since
     if is_as_made and note.ends == Status.COMPLETED:  # nothing is left to do: it says so again
         advance.step(project, protocol)

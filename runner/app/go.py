@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from runner.app import sync
 from runner.executor import advance
-from runner.executor.conclude import Advanced
+from runner.executor.commit import Advanced
 from runner.forge.base import Forge
 from runner.protocol import machine, state
 from runner.protocol.machine import Halt

@@ -16,7 +16,7 @@ from typing import Any
 from runner.app import clones, examine, journals, refs
 from runner.app.repair import Repair
 from runner.errors import IntegrityError, RunnerError, UnreachableError, shown
-from runner.executor import conclude, journal, looking, remedy, signed
+from runner.executor import journal, load, remedy, transition
 from runner.git import Git, TreeEntry, damage
 from runner.protocol import events as ev
 from runner.protocol import log, paths
@@ -107,7 +107,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
         HeldError: another runner is at work on it.
         InTheWayError: the mended files would overwrite a person's.
     """
-    with looking.at_work(project, protocol):
+    with load.at_work(project, protocol):
         git, branch = project.git, project.branch(protocol)
         if by_name:
             publishing.look(project, f"refs/heads/{branch_of(project.pattern, protocol)}", history.ref_of(protocol))
@@ -372,7 +372,7 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
         actor=project.actor(),
         trusted=project.trusted.commit,
         author=project.runner(),
-        sign_with=signed.signer(project, [repaired]),
+        sign_with=transition.signer(project, [repaired]),
     )
     left = judge(git, protocol, made.commit, project.trusted)
     if not left.is_whole:
@@ -382,7 +382,7 @@ def _mend(project: Project, protocol: str, judged: Judged, tell: Callable[[str],
     if here not in (None, judged.tip) and not git.is_ancestor(here or "", judged.tip):
         _take_up(project, protocol, made, tell, told)
         return
-    filed = conclude.file(project, protocol, made)
+    filed = transition.file(project, protocol, made)
     history_tip = next((new for new, _ in filed.values()), None)
     _publish(project, left, here, "runner: record-repaired", filed, history_tip)
     tell(told)
@@ -394,7 +394,7 @@ def _take_up(
 ) -> None:
     """Have the branch here, which went on beside the damage, settle with the repair as with any tip that others published."""
     assert project.mirror is not None
-    check = looking.checker(project, protocol)
+    check = load.checker(project, protocol)
     # Before anything is pushed: the history here may tell of transitions that give way.
     publishing.settle(project, protocol, project.mirror, check, there=made.commit)
     tell(told)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from runner.errors import RefusedError, UsageError
-from runner.executor import checking, consent, looking, spending
+from runner.executor import checking, load, permissions, spending
 from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.model import QaPolicy
@@ -42,9 +42,9 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
         EngineError: the model cannot be asked, or gave no verdict.
     """
     project.refuse_unsupported()
-    with looking.at_work(project, protocol):
-        seen = looking.look(project, protocol)
-        plan = looking.read_plan(project, seen)
+    with load.at_work(project, protocol):
+        seen = load.view(project, protocol)
+        plan = load.read_plan(project, seen)
         found = slug or _step_of(seen.state)
         step = plan.step(found) if found else None
         if (
@@ -59,7 +59,7 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
                 f"`runner status {protocol}` shows how it stands",
             )
         demand.of_start(
-            consent.of(project), step, paths.folder(protocol)
+            permissions.trusted_config(project), step, paths.folder(protocol)
         )  # what the policy denies is not run by hand either
         if full:
             step = dataclasses.replace(step, qa=QaPolicy.FULL)

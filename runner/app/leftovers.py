@@ -15,7 +15,7 @@ from pathlib import Path
 from runner import beneath
 from runner.app import tidy
 from runner.app.repair import Finding, Repair
-from runner.executor import looking, renumbering
+from runner.executor import load, renumbering
 from runner.folders import matching
 from runner.git import Git
 from runner.lines import lines_of
@@ -129,7 +129,7 @@ def unfinished_renumberings(project: Project) -> Iterator[Repair]:
                 "what lies here by the old id is not the other protocol's that has it",
                 "`runner doctor --fix` finishes it",
             ),
-            partial(looking.finish_renumbering, project, note.origin),
+            partial(load.finish_renumbering, project, note.origin),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.app.steer import following, number
 from runner.errors import ConflictError, RefusedError
-from runner.executor import consent, looking
+from runner.executor import load, permissions
 from runner.git import Git
 from runner.protocol import ids
 from runner.protocol.state import State, Status
@@ -37,8 +37,8 @@ def merge(project: Project, protocol: str) -> Merged:
         InTheWayError: uncommitted files of a person would be overwritten.
     """
     git = project.git
-    with looking.at_work(project, protocol):
-        seen = looking.look(project, protocol)
+    with load.at_work(project, protocol):
+        seen = load.view(project, protocol)
         for _ in range(RACES):
             branch = f"refs/heads/{seen.state.base}"
             transaction.settle(
@@ -98,13 +98,13 @@ def _refuse_unready(project: Project, state: State) -> None:
 
 def _refuse_unapproved(project: Project, seen: Snapshot) -> None:
     """Refuse a merge that lacks an approval that the policy requires, or that an approver rejected."""
-    if consent.of(project).policy is None:
+    if permissions.trusted_config(project).policy is None:
         return
-    if consent.of(project).requires("merge"):
+    if permissions.trusted_config(project).requires("merge"):
         publishing.look_again(project, seen.protocol)
-    found = consent.of(project)
-    judged = consent.bench(project, seen, seen.state, found)
-    standing = approval.judge(judged, demand.of_merge(found), looking.read_plan(project, seen))
+    found = permissions.trusted_config(project)
+    judged = permissions.bench(project, seen, seen.state, found)
+    standing = approval.judge(judged, demand.of_merge(found), load.read_plan(project, seen))
     if not (standing.rejected or (found.requires("merge") and standing.missing)):
         return
     said = [f"{word.approver}'s does not count: {word.text}" for word in standing.refused]

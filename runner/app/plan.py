@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from runner.app.steer import number, refuse_ended, refuse_unplanned
 from runner.errors import InTheWayError, RefusedError
-from runner.executor import advance, looking, planning
+from runner.executor import advance, load, planning
 from runner.git import BLOB, TreeEntry
 from runner.protocol import paths
 from runner.protocol import plan as plan_
@@ -46,8 +46,8 @@ def propose(project: Project, protocol: str, wish: str = "", *, questions: bool 
     """
     project.refuse_unsupported()
     project.person()
-    with looking.at_work(project, protocol):
-        seen = looking.look(project, protocol)
+    with load.at_work(project, protocol):
+        seen = load.view(project, protocol)
         refuse_ended(seen.state, "plan anew")
         refuse_unplanned(seen.state, "plan anew")
         _refuse_unsaved(project, protocol)
@@ -133,5 +133,5 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
         said = {history.next_plan(git, protocol): proposal.transcript}
         return advance.Commit(new, history.add(git, protocol, said, new, project.runner()))
 
-    with looking.at_work(project, protocol):
+    with load.at_work(project, protocol):
         return advance.put(project, protocol, "runner: plan", make)

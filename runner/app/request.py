@@ -12,8 +12,8 @@ from typing import Final
 
 from runner.app import page, steer
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
-from runner.executor import advance, consent, looking, reviews
-from runner.executor.attempt import failed
+from runner.executor import advance, load, permissions, reviews
+from runner.executor.outcome import failed
 from runner.executor.redact import Redactor
 from runner.forge.base import (
     Access,
@@ -140,7 +140,7 @@ def post(project: Project, forge: Forge, protocol: str, news: Fetched | None = N
     tip = project.git.ref(project.branch(protocol))
     if tip is None or not _is_there(project, protocol):
         return None
-    seen = looking.look(project, protocol)
+    seen = load.view(project, protocol)
     state, redactor = seen.state, Redactor(project.who.environ)
     there = forge.request_of(name, state.base)
     if there is not None and there.state is not RequestState.OPEN:
@@ -189,32 +189,32 @@ def verify_summary(project: Project, protocol: str) -> str:
 
 def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     """Return whose approval of the merge is missing, where the policy requires one; before the last step all are."""
-    found = consent.of(project)
+    found = permissions.trusted_config(project)
     if found.policy is None or not found.requires("merge"):
         return ""
     wanted = demand.of_merge(found)
     if seen.state.status is not Status.COMPLETED:
         return wanted.who
-    judged = consent.bench(project, seen, seen.state, found)
+    judged = permissions.bench(project, seen, seen.state, found)
     fetched = reviews.fetch(project, forge, judged, wanted, None, None) if wanted.reviews else reviews.NONE
     asked = Asked.at_end(judged)
-    standing = approval.judge(judged, wanted, looking.read_plan(project, seen), (), fetched.approvals, asked)
+    standing = approval.judge(judged, wanted, load.read_plan(project, seen), (), fetched.approvals, asked)
     against = [word.approver for word in standing.rejected] + list(fetched.objections)
     return f"{', '.join(against)}, who rejected" if against else standing.missing
 
 
 def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
     """Return how the policy lets each wait be approved: by a review, by a signature, or both."""
-    found = consent.of(project)
+    found = permissions.trusted_config(project)
     if found.policy is None or seen.state.plan is None:
         return {}
     wanted: dict[str, demand.Demand | None] = {page.MERGE: demand.of_merge(found)}
     waits = [wait for wait in seen.state.waiting if wait.type.ended_by == "approval"]
     if waits:
-        known, plan = record.events(project.git, seen.protocol, seen.tip), looking.read_plan(project, seen)
+        known, plan = record.events(project.git, seen.protocol, seen.tip), load.read_plan(project, seen)
         for wait in waits:
-            subject = consent.subject_of(wait, seen.state, known)
-            wanted[wait.id] = consent.demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
+            subject = permissions.subject_of(wait, seen.state, known)
+            wanted[wait.id] = permissions.demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
     return {
         name: [page.REVIEW] * one.reviews + [page.SIGNED] * one.signed
         for name, one in wanted.items()
@@ -234,7 +234,7 @@ def fetch(project: Project, forge: Forge, protocol: str) -> Fetched:
         ForgeError: the next call records the rest.
     """
     name = ids.branch_of(project.pattern, protocol)
-    request = forge.request_of(name, looking.look(project, protocol).state.base)
+    request = forge.request_of(name, load.view(project, protocol).state.base)
     if request is None:
         return Fetched(None)
     _note_request(project, forge, protocol, request)
@@ -428,7 +428,7 @@ def _record_approvals(project: Project, forge: Forge, protocol: str) -> None:
         plan, edit, after, _ = advance.consider(project, seen)
         if plan is None or edit is not None:
             return []  # the next step picks the edit up first
-        return consent.settle(project, seen, plan, after, project.who.timestamp(), forge)
+        return permissions.settle(project, seen, plan, after, project.who.timestamp(), forge)
 
     advance.tell(project, protocol, build)
 
@@ -497,7 +497,7 @@ def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.
     if rule == "block":
         ended = ev.StepBlocked(subject=slug, attempt=state.steps[slug].attempt, reason=reason)
         return [ended, ev.Blocked(subject=seen.protocol, reason=log.cut(f"{slug}: {reason}"))]
-    step = looking.read_plan(project, seen).step(slug)
+    step = load.read_plan(project, seen).step(slug)
     assert step is not None
     return failed(state, step, {"reason": reason})
 

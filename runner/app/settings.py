@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from runner.app import request
 from runner.app.repair import Finding
 from runner.errors import RunnerError
-from runner.executor import consent
+from runner.executor import permissions
 from runner.forge.base import (
     OUR_CONTEXTS,
     Access,
@@ -212,7 +212,7 @@ def _branches(project: Project, forge: Forge) -> Iterator[Finding]:
 
 
 def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
-    found = consent.of(project)
+    found = permissions.trusted_config(project)
     if found.policy is None:
         yield Finding(
             "note",

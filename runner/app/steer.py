@@ -12,8 +12,8 @@ from dataclasses import asdict
 
 from runner import signals
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
-from runner.executor import advance, looking
-from runner.executor.attempt import attempt_ref
+from runner.executor import advance, load
+from runner.executor.outcome import attempt_ref
 from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
 from runner.protocol.event_types import event_type
@@ -155,11 +155,11 @@ def resume(project: Project, protocol: str) -> Steered:
             )
         return [*([edit] if edit else []), ev.Resumed(subject=protocol)]
 
-    seen, git = looking.look(project, protocol), project.git
+    seen, git = load.view(project, protocol), project.git
     trees = worktree.on_branch(git, project.branch(protocol))
     is_stopped = seen.state.status in (Status.FAILED, Status.BLOCKED)
     if is_stopped and record.out_of_plan(git, protocol, seen.tip, trees, _stopped(seen.state)):
-        looking.take_up_edits(project, protocol, adopt=True)
+        load.pick_up_edits(project, protocol, adopt=True)
     done = advance.tell(project, protocol, build)
     return Steered(protocol, str(done.state.status) if done.entries else "it is not paused", following(done.state))
 
@@ -188,7 +188,7 @@ def _stop(project: Project, protocol: str) -> Iterator[str]:
     lock = project.places.lock(protocol)
     stopped = locks.signal_holder(lock, project.who, signals.STOP)
     try:
-        with looking.at_work(project, protocol, wait=STOPS_WITHIN if stopped else 0.0):
+        with load.at_work(project, protocol, wait=STOPS_WITHIN if stopped else 0.0):
             paid = advance.record_paid(project, protocol)
     except HeldError as error:
         yield f"{error.what}: it stops when its step ends, and its result is not used"
@@ -248,7 +248,7 @@ def _to_retry(state: State, name: str | None) -> str:
         if len(stopped) > 1:
             raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "say which: --step SLUG")
         return stopped[0]
-    slug = looking.find_step(state, name)
+    slug = load.find_step(state, name)
     status = state.steps[slug].status
     if status not in event_type("step-retried").steps:
         raise RefusedError(

@@ -7,7 +7,7 @@ import dataclasses
 
 from runner.app import request
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError, UsageError
-from runner.executor import looking
+from runner.executor import load
 from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
 from runner.store import clash, finding, history, lease, publishing, record
@@ -53,7 +53,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
     done = []
     for note in renumbering.unfinished(project.places):
         with contextlib.suppress(HeldError):  # of a command that is at work
-            if said := looking.finish_renumbering(project, note.origin):
+            if said := load.finish_renumbering(project, note.origin):
                 project.who.say(said)
     before = project.protocols()
     protocols = _look(project, mirror, protocols)
@@ -138,8 +138,8 @@ def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced |
         return Synced(protocol, base, "merged") if is_ended else None
     if forge is None:
         return None
-    with looking.at_work(project, protocol):
-        left = publishing.follow(project, protocol, project.mirror, looking.checker(project, protocol))
+    with load.at_work(project, protocol):
+        left = publishing.follow(project, protocol, project.mirror, load.checker(project, protocol))
     if left is not None:
         project.who.say(f"{left.what}; {left.hint}")
         return Synced(protocol, tip, "merged")
@@ -227,8 +227,8 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
     git, branch = project.git, project.branch(protocol)
     name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
     seen = f"refs/remotes/{project.trusted.remote}/{name.removeprefix('refs/heads/')}"
-    check = looking.checker(project, protocol)
-    with looking.at_work(project, protocol):
+    check = load.checker(project, protocol)
+    with load.at_work(project, protocol):
         lease.take_back(project, protocol)
         for _ in range(RACES):
             assert project.mirror is not None
@@ -242,7 +242,7 @@ def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:
             publishing.settle(project, protocol, project.mirror, check)
             tip = git.ref(branch)
             assert tip is not None
-            looking.look(project, protocol)
+            load.view(project, protocol)
             if there is None and git.ref(seen) is not None and request.is_merged(project, protocol):
                 return Synced(protocol, tip, "merged")  # it was there, and was deleted after the merge
             filed = git.ref(history.ref_of(protocol))

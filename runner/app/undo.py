@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from runner.app import journals
 from runner.app.steer import Steered, following, number
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
-from runner.executor import advance, journal, looking
+from runner.executor import advance, journal, load
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, machine, message, paths
@@ -61,7 +61,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
         kept = _kept_by_base(project, seen)
         return [machine.undone_of(seen.state, target.state)]
 
-    with looking.at_work(project, protocol):
+    with load.at_work(project, protocol):
         out = _take_out(project, protocol, to)
         if out is not None and (to is None or out.revision <= to):
             return out.steered
@@ -99,7 +99,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     if mirror is None:
         return None
     project.mirror = mirror
-    seen = looking.look(project, protocol)
+    seen = load.view(project, protocol)
     history = _walk(git, seen)
     revision = _before(git, seen, history) if to is None else _named(seen, history, to)
     there = mirror.refs().get(f"refs/heads/{ids.branch_of(project.pattern, protocol)}")
@@ -114,7 +114,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     for commit in since:
         if commit not in gone:
             new = _carried(project, protocol, commit, new)
-    looking.checker(project, protocol)(new, None)
+    load.checker(project, protocol)(new, None)
     then = snapshot.read(git, base, protocol).state
     lost = f"refs/runner/lost/{protocol}/{seen.tip[:12]}"
     also = {lost: (seen.tip, git.ref(lost)), **publishing.history_back(project, protocol, new)}
@@ -137,7 +137,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     notes.append("what its steps did outside stays done, and is done again with them")
     if new != base:
         notes.append("what people committed since is carried over")
-    state = looking.look(project, protocol).state
+    state = load.view(project, protocol).state
     said = Steered(protocol, f"as it was at revision {then.revision}", following(state, project), tuple(notes))
     return _Out(then.revision, said)
 

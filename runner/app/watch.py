@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn
 
 from runner.app import go, request
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
-from runner.executor.conclude import Advanced
+from runner.executor.commit import Advanced
 from runner.forge.base import Forge
 from runner.protocol import ids, machine, message, paths
 from runner.protocol.machine import Halt

@@ -15,7 +15,7 @@ from runner.cli import steer, telling
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import UsageError, WaitingError
-from runner.executor import looking
+from runner.executor import load
 from runner.lines import lines_of
 from runner.protocol import statement
 from runner.protocol.model import seconds_of
@@ -148,7 +148,7 @@ def _given(session: Session, found: Matter, said: str) -> None:
 def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """Return the protocol and the rest of the arguments; a subject alone belongs to the default protocol."""
     if named and (":" in named[0] or named[0] in ("merge", "plan")):
-        return looking.find_protocol(session.project, None), named
+        return load.find_protocol(session.project, None), named
     return steer.named(session, named)
 
 

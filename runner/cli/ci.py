@@ -18,7 +18,7 @@ import click
 from runner.cli import fence, streams
 from runner.cli.session import Session, safe
 from runner.errors import HeldError, SpentError, UsageError
-from runner.executor.conclude import Advanced
+from runner.executor.commit import Advanced
 from runner.store import record
 from runner.store.places import write_atomically
 from runner.values import dataclass

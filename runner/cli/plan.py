@@ -16,7 +16,7 @@ from runner.app.plan import Proposal
 from runner.cli import diff, edit, options, streams
 from runner.cli.session import Session
 from runner.errors import RunnerError, UsageError
-from runner.executor import looking
+from runner.executor import load
 from runner.protocol import document
 
 YES, EDIT, DROP = "yes", "edit", "drop"
@@ -36,7 +36,7 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
     The commit is yours.
     """
     project = session.project
-    name = looking.find_protocol(project, protocol)
+    name = load.find_protocol(project, protocol)
     wish = document.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
     with contextlib.ExitStack() as stack:
         with session.waiting("a model plans the pending steps"):

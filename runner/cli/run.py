@@ -7,7 +7,7 @@ import click
 from runner.app import go, request, sync
 from runner.cli import ci, options, telling
 from runner.cli.session import Session
-from runner.executor.conclude import Advanced
+from runner.executor.commit import Advanced
 from runner.store import publishing
 
 

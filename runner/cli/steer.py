@@ -18,7 +18,7 @@ from runner.cli import options
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import UsageError
-from runner.executor import looking
+from runner.executor import load
 from runner.protocol import ids
 from runner.store import finding, record
 from runner.store.project import Project
@@ -42,7 +42,7 @@ def answer(session: Session, words: tuple[str, ...]) -> None:
         with contextlib.suppress(UsageError):
             meant = finding.find(project, words[0])
             raise click.UsageError(f"`{words[0]}` is the protocol {meant}: what is the answer?")
-        name, rest = looking.find_protocol(project, None), words
+        name, rest = load.find_protocol(project, None), words
     else:
         name, rest = named(session, words)
     if not 1 <= len(rest) <= 2:
@@ -58,7 +58,7 @@ def answer(session: Session, words: tuple[str, ...]) -> None:
 @click.pass_obj
 def pause(session: Session, protocol: str | None, reason: str | None) -> None:
     """Pause PROTOCOL. A step that is running finishes; no step starts after it."""
-    tell(session, steer.pause(session.project, looking.find_protocol(session.project, protocol), reason))
+    tell(session, steer.pause(session.project, load.find_protocol(session.project, protocol), reason))
 
 
 @click.command("resume")
@@ -67,7 +67,7 @@ def pause(session: Session, protocol: str | None, reason: str | None) -> None:
 @click.pass_obj
 def resume(session: Session, protocol: str | None) -> None:
     """Resume PROTOCOL where it was paused or blocked."""
-    tell(session, steer.resume(session.project, looking.find_protocol(session.project, protocol)))
+    tell(session, steer.resume(session.project, load.find_protocol(session.project, protocol)))
 
 
 @click.command("cancel")
@@ -80,7 +80,7 @@ def cancel(session: Session, protocol: str | None, reason: str | None) -> None:
 
     The cost is recorded. The branch stays; `runner undo` reverts the cancellation.
     """
-    tell(session, steer.cancel(session.project, looking.find_protocol(session.project, protocol), reason))
+    tell(session, steer.cancel(session.project, load.find_protocol(session.project, protocol), reason))
 
 
 @click.command("retry")
@@ -91,7 +91,7 @@ def cancel(session: Session, protocol: str | None, reason: str | None) -> None:
 @click.pass_obj
 def retry(session: Session, protocol: str | None, step: str | None, keep: bool) -> None:
     """Allow a new attempt of the failed or blocked step of PROTOCOL. `runner run` then runs it."""
-    name = looking.find_protocol(session.project, protocol)
+    name = load.find_protocol(session.project, protocol)
     tell(session, steer.retry(session.project, name, step=step, keep=keep))
 
 
@@ -108,7 +108,7 @@ def undo(session: Session, protocol: str | None) -> None:
     branch and its history instead, and kept under refs/runner/lost/.
     """
     name, revision = at_revision(protocol)
-    tell(session, undo_transitions(session.project, looking.find_protocol(session.project, name), revision))
+    tell(session, undo_transitions(session.project, load.find_protocol(session.project, name), revision))
 
 
 @click.command("merge")
@@ -121,7 +121,7 @@ def merge(session: Session, protocol: str | None) -> None:
     If it cannot be merged here, the message says how to merge it.
     """
     project = session.project
-    done = merge_protocol(project, looking.find_protocol(project, protocol))
+    done = merge_protocol(project, load.find_protocol(project, protocol))
     session.note(f"{done.protocol}  completed · {'' if done.new else 'already '}merged in {done.commit[:7]}")
     if done.new and project.trusted.remote:
         session.note(f"  next          git push {project.trusted.remote} {done.base}")
@@ -168,13 +168,13 @@ def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...
     """
     project = session.project
     if not words:
-        return looking.find_protocol(project, None), ()
+        return load.find_protocol(project, None), ()
     try:
         finding.find(project, words[0])
     except finding.UnknownProtocolError:
         if (here := _of_this(project, words[0])) is not None:
-            return looking.find_protocol(project, here), words
-    return looking.find_protocol(project, words[0]), words[1:]
+            return load.find_protocol(project, here), words
+    return load.find_protocol(project, words[0]), words[1:]
 
 
 def _of_this(project: Project, word: str) -> str | None:

@@ -7,7 +7,8 @@ import click
 from runner.app import go, request, sync
 from runner.cli import ci, options, telling
 from runner.cli.session import Session
-from runner.executor import advance, conclude, looking
+from runner.executor import advance, load
+from runner.executor.commit import Advanced
 from runner.protocol import decision, events, ids
 from runner.store import finding, publishing, record, snapshot, worktree
 from runner.store.project import Project
@@ -56,7 +57,7 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     project.refuse_unsupported()
     tip = project.tip(protocol)
     if tip is None:
-        raise looking.branchless(project, protocol)
+        raise load.branchless(project, protocol)
     for tree in worktree.on_branch(git, branch):
         unsaved = record.unsaved(git, tree, protocol)
         if unsaved:
@@ -69,4 +70,4 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     if edit is not None:
         session.result("would record the plan's edit")
     session.result(telling.would(action, state))
-    return go.exit_code(conclude.Advanced(state, action, (), tip))
+    return go.exit_code(Advanced(state, action, (), tip))

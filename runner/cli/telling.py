@@ -17,7 +17,7 @@ from runner.store import finding, record
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.executor.conclude import Advanced
+    from runner.executor.commit import Advanced
     from runner.protocol.state import State
 
 TAIL = 12  # lines of a failed command's output that are shown; the log has its last 500 characters

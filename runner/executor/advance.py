@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 
 from runner import signals
 from runner.errors import ConflictError, RefusedError
-from runner.executor import conclude, consent, looking, perform, signed
-from runner.executor.attempt import Attempt
-from runner.executor.conclude import Advanced, Court
+from runner.executor import commit, load, perform, permissions, transition
+from runner.executor.commit import Advanced
+from runner.executor.outcome import Outcome
+from runner.executor.transition import EvaluatedAt
 from runner.forge.base import Forge, ForgeError
 from runner.protocol import events as ev
 from runner.protocol import ids, machine, paths
@@ -34,23 +35,23 @@ def consider(
     """
     state = seen.state
     if state.plan is None:
-        if state.status is not Status.PLANNING or not looking.is_written(seen):
+        if state.status is not Status.PLANNING or not load.is_written(seen):
             return None, None, state, _decide(state, only)
-        plan = looking.read_plan(project, seen)
+        plan = load.read_plan(project, seen)
         planned = ev.Planned(subject="plan", plan=plan.digest, steps=machine.planned_steps(plan))
-        state = conclude.edited(project, state, [planned])
+        state = load.applied(project, state, [planned])
         return plan, planned, state, machine.decide(state)
-    plan = looking.read_plan(project, seen)
+    plan = load.read_plan(project, seen)
     edit = None
     if state.status in machine.OPEN:
-        edit = conclude.edit_of(project, seen, plan)
+        edit = load.edit_of(project, seen, plan)
         if edit is not None:
-            state = conclude.edited(project, state, [edit])
+            state = load.applied(project, state, [edit])
     return plan, edit, state, _decide(state, only)
 
 
 def _decide(state: State, only: str | None) -> Action:
-    return machine.decide(state, looking.find_step(state, only) if only is not None else None)
+    return machine.decide(state, load.find_step(state, only) if only is not None else None)
 
 
 def step(
@@ -69,21 +70,21 @@ def step(
         RunnerError: nothing was recorded; the message says what to do.
     """
     project.refuse_unsupported()
-    with looking.at_work(project, protocol, wait=wait):
+    with load.at_work(project, protocol, wait=wait):
         signals.begin_work()
-        publishing.bring(project, protocol, looking.checker(project, protocol))
-        for _ in range(looking.RACES):
+        publishing.bring(project, protocol, load.checker(project, protocol))
+        for _ in range(load.RACES):
             try:
-                seen = looking.look(project, protocol)
-                if seen.state.status in machine.OPEN and looking.take_up_edits(project, protocol, adopt=adopt):
-                    seen = looking.look(project, protocol)
+                seen = load.view(project, protocol)
+                if seen.state.status in machine.OPEN and load.pick_up_edits(project, protocol, adopt=adopt):
+                    seen = load.view(project, protocol)
             except ConflictError:  # a person was faster
                 continue
             try:
                 done = _step(project, seen, only, forge)
             except signals.StopRequested as stop:
                 project.batch = False  # what came of it is published at once, and what others published is looked at
-                publishing.again(project, protocol, looking.checker(project, protocol))
+                publishing.again(project, protocol, load.checker(project, protocol))
                 if record.is_cancelled(project.git, protocol, project.git.ref(project.branch(protocol))):
                     raise _cancelled(protocol, record_paid(project, protocol)) from stop
                 signals.begin_work()  # it was meant for another protocol, and came too late
@@ -94,8 +95,8 @@ def step(
                 raise
             if done is not None:
                 return done
-            publishing.again(project, protocol, looking.checker(project, protocol))
-    raise looking.moves(project, protocol)
+            publishing.again(project, protocol, load.checker(project, protocol))
+    raise load.moves(project, protocol)
 
 
 def _cancelled(protocol: str, paid: str) -> RefusedError:
@@ -121,56 +122,56 @@ def record_paid(project: Project, protocol: str) -> str:
     if not files:
         return ""
     project.batch = False  # nothing follows that it could be published with
-    for _ in range(looking.RACES):
-        seen = looking.look(project, protocol)
+    for _ in range(load.RACES):
+        seen = load.view(project, protocol)
         paid = ev.Cancelled(subject=protocol, spent=spending.told(total))
-        made = conclude.prepare(project, seen, [paid], None)
+        made = transition.prepare(project, seen, [paid], None)
         try:
-            conclude.publish(project, seen, made, files=files)
+            transition.publish(project, seen, made, files=files)
         except ConflictError:
-            publishing.again(project, protocol, looking.checker(project, protocol))
+            publishing.again(project, protocol, load.checker(project, protocol))
             continue
         return f"${total.usd:f}"
-    raise looking.moves(project, protocol)
+    raise load.moves(project, protocol)
 
 
 def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | None) -> Advanced | None:
     """Do what may happen next; None where the branch moved under it and it has to be decided again."""
     plan, edit, state, action = consider(project, seen, only)
     if isinstance(edit, ev.Planned):
-        told = Attempt(lambda now: [], said="the plan that people wrote stands")
-        return conclude.at_once(project, seen, [edit], WritePlan(), told)
+        told = Outcome(lambda now: [], said="the plan that people wrote stands")
+        return commit.at_once(project, seen, [edit], WritePlan(), told)
     first: list[Event] = [edit] if edit else []
     time = project.who.timestamp()
-    words = consent.settle(project, seen, plan, state, time, forge) if plan else []
-    court = Court(time, project.trusted.commit) if words else None
+    words = permissions.settle(project, seen, plan, state, time, forge) if plan else []
+    evaluated = EvaluatedAt(time, project.trusted.commit) if words else None
     if words:
         first += words
-        state = conclude.edited(project, state, words)
+        state = load.applied(project, state, words)
         action = _decide(state, only)
     if isinstance(action, Halt):
         if not first:
             return Advanced(state, action, (), seen.tip, action.reason)
         said = "the plan's edit is recorded" if edit else "it is recorded who said what"
-        return conclude.at_once(project, seen, first, action, Attempt(lambda now: [], said=said), court)
+        return commit.at_once(project, seen, first, action, Outcome(lambda now: [], said=said), evaluated)
     if isinstance(action, WritePlan):
         if not _lease(project, seen, forge):
             return None
-        return conclude.at_once(project, seen, first, action, perform.write_plan(project, seen), court)
+        return commit.at_once(project, seen, first, action, perform.write_plan(project, seen), evaluated)
     assert plan is not None
-    held = consent.hold(project, seen, plan, state, action, words)
+    held = permissions.hold(project, seen, plan, state, action, words)
     if held is not None:
         asked = held.event
-        return conclude.at_once(
-            project, seen, first, action, Attempt(lambda now: [asked], said=f"waits: {asked.text}"), court
+        return commit.at_once(
+            project, seen, first, action, Outcome(lambda now: [asked], said=f"waits: {asked.text}"), evaluated
         )
-    signed.signer(project)  # before anything is done that nobody could sign
+    transition.signer(project)  # before anything is done that nobody could sign
     if isinstance(action, RunStep | CheckStep) and not _lease(project, seen, forge):
         return None
     # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
-    court = court or Court(time, project.trusted.commit)
-    return conclude.conclude(
-        project, seen, first, action, perform.perform(project, seen, plan, state, action, words), court
+    evaluated = evaluated or EvaluatedAt(time, project.trusted.commit)
+    return commit.commit(
+        project, seen, first, action, perform.perform(project, seen, plan, state, action, words), evaluated
     )
 
 
@@ -186,7 +187,7 @@ def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
             return False
 
     if not lease.take(project, seen.protocol, is_over, decided=seen.tip):
-        publishing.settle(project, seen.protocol, project.mirror, looking.checker(project, seen.protocol))
+        publishing.settle(project, seen.protocol, project.mirror, load.checker(project, seen.protocol))
         return False
     return True
 
@@ -204,8 +205,8 @@ def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot],
 
     One that is the tip itself says that there is nothing to publish.
     """
-    for _ in range(looking.RACES):
-        seen = looking.look(project, protocol)
+    for _ in range(load.RACES):
+        seen = load.view(project, protocol)
         made = make(seen)
         if made.oid == seen.tip:
             return made.oid
@@ -222,12 +223,12 @@ def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot],
                 push=publishing.pusher(project, protocol, made.oid, filed=made.filed[0] if made.filed else None),
             )
         except ConflictError:
-            publishing.again(project, protocol, looking.checker(project, protocol))
+            publishing.again(project, protocol, load.checker(project, protocol))
             continue
         # An approval, a rejection or an edit is no transition: rolled back to before it, the branch would look as it was.
         marks.write(project.places, protocol, made.oid, seen.state.genesis)
         return made.oid
-    raise looking.moves(project, protocol)
+    raise load.moves(project, protocol)
 
 
 def tell(
@@ -244,16 +245,16 @@ def tell(
     `tree(snapshot)`: the tree that comes with them.
     """
     project.refuse_unsupported()
-    for _ in range(looking.RACES):
-        seen = looking.look(project, protocol)
+    for _ in range(load.RACES):
+        seen = load.view(project, protocol)
         events = build(seen)
         if not events:
             return Advanced(seen.state, machine.decide(seen.state), (), seen.tip)
-        made = conclude.prepare(project, seen, events, tree(seen), as_person=as_person)
+        made = transition.prepare(project, seen, events, tree(seen), as_person=as_person)
         try:
-            conclude.publish(project, seen, made)
+            transition.publish(project, seen, made)
         except ConflictError:
-            publishing.again(project, protocol, looking.checker(project, protocol))
+            publishing.again(project, protocol, load.checker(project, protocol))
             continue
         return Advanced(made.state, machine.decide(made.state), made.entries, made.commit)
-    raise looking.moves(project, protocol)
+    raise load.moves(project, protocol)

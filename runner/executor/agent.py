@@ -11,12 +11,12 @@ from runner.engines import prices, registry
 from runner.engines.base import Engine, Usage
 from runner.engines.recorded import Recorder
 from runner.errors import MalformedFileError, RefusedError
-from runner.executor import calls, consent, permission, prompting, spending, toolbox
+from runner.executor import calls, permission, permissions, prompting, spending, toolbox
 from runner.executor.calls import Calls
 from runner.executor.journal import Journal
 from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.redact import Redactor
-from runner.executor.site import Site
+from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import coworker as coworker_
 from runner.protocol import log, paths
 from runner.protocol.coworker import Coworker
@@ -82,7 +82,7 @@ def open_engines(project: Project, names: tuple[str, ...], step: str | None = No
     with contextlib.ExitStack() as stack:
         found = []
         for name in names:
-            consent.refuse_engine(project, name, step)
+            permissions.refuse_engine(project, name, step)
             engine = registry.open_engine(name, project.who.environ, top)
             if record:
                 engine = Recorder(engine, top / record, price, Redactor(project.who.environ).value)
@@ -128,7 +128,7 @@ def price(engine: Engine, usage: Usage) -> Decimal | None:
 
 
 def gate_of(
-    site: Site,
+    session: WorkspaceSession,
     snapshot: Snapshot,
     plan: Plan,
     step: Step,
@@ -138,7 +138,7 @@ def gate_of(
     words: Sequence[Event],
 ) -> Calls:
     """Return what the calls of a step's attempt go through. `words`: what people said that this transition takes up."""
-    project = site.project
+    project = session.project
     known = record.events(project.git, snapshot.protocol, snapshot.tip) if _was_asked(project, snapshot) else []
     return Calls(
         project=project,
@@ -147,12 +147,12 @@ def gate_of(
         slug=step.slug,
         attempt=state.steps[step.slug].attempt,
         journal=journal,
-        judge=permission.judge_of(project, plan, step, coworker, site.space.work),
-        redactor=site.redactor,
+        judge=permission.judge_of(project, plan, step, coworker, session.space.work),
+        redactor=session.redactor,
         words=calls.words_of(project.git, snapshot, known, step.slug, words),
         settled=calls.settled_of(known),
         undecided=calls.undecided_of(known),
-        stands=lambda call, by: consent.call_stands(project, snapshot, plan, state, call, by),
+        stands=lambda call, by: permissions.call_stands(project, snapshot, plan, state, call, by),
         told=project.who.hear,
     )
 
@@ -169,7 +169,7 @@ def _was_asked(project: Project, snapshot: Snapshot) -> bool:
 
 
 def carry_out(
-    site: Site,
+    session: WorkspaceSession,
     snapshot: Snapshot,
     plan: Plan,
     step: Step,
@@ -179,12 +179,12 @@ def carry_out(
     timeout: float,
     where: str,
 ) -> tuple[Ended, Journal, str]:
-    """Run the agent's loop in the site that was made ready; return how it ended, its journal, and the engine's name.
+    """Run the agent's loop in the workspace; return how it ended, its journal, and the engine's name.
 
     Raises:
         EngineError: no engine answered; what was heard is in the journal, and no attempt is used up.
     """
-    project, attempt = site.project, state.steps[step.slug].attempt
+    project, attempt = session.project, state.steps[step.slug].attempt
     coworker = coworker_of(project, plan, step, where)
     names = engine_names(project, plan, step, coworker)
     journal = spending.open_journal(project, snapshot.protocol, f"{step.slug}.{attempt}")
@@ -193,11 +193,11 @@ def carry_out(
     told = f"You are {coworker.name}. {coworker.objective}\n{coworker.instructions}" if coworker else None
     with (
         open_engines(project, names, step.slug) as engines,
-        toolbox.open_agent_tools(site, plan, step, state, coworker, where) as tools,
+        toolbox.open_agent_tools(session, plan, step, state, coworker, where) as tools,
     ):
         task = prompting.task(project, snapshot, plan, step, state)
         loop = Loop(
-            gate=gate_of(site, snapshot, plan, step, state, coworker, journal, words),
+            gate=gate_of(session, snapshot, plan, step, state, coworker, journal, words),
             untrusted=prompting.FENCE in task,
             journal=journal,
             engines=engines,
@@ -207,8 +207,8 @@ def carry_out(
             summarize=resources.prompt("summarize").strip(),
             limits=spending.limits(project, snapshot, plan, state, journal, own, timeout),
             redactor=redactor,
-            tree=lambda: _note(site, snapshot.tip),
-            restore=lambda noted: _go_back(site, snapshot.tip, noted, journal),
+            tree=lambda: _note(session, snapshot.tip),
+            restore=lambda noted: _go_back(session, snapshot.tip, noted, journal),
             price=price,
             now=project.who.timestamp,
             monotonic=project.who.monotonic,
@@ -237,40 +237,42 @@ def work_so_far(journal: Journal) -> tuple[str, ...]:
     return tuple(one["tree"] for one in journal.records if one["kind"] == "results")[-1:]
 
 
-def _note(site: Site, start: str) -> str:
+def _note(session: WorkspaceSession, start: str) -> str:
     """Return a commit of the workspace as it is now, on what the attempt stands on: on no branch, to be gone back to."""
-    git, who = site.project.git, site.project.runner()
-    return git.write_commit(workspace.tree_now(git, site.space, site.bounds()), (start,), who, who, b"work so far\n")
+    git, who = session.project.git, session.project.runner()
+    return git.write_commit(
+        workspace.tree_now(git, session.space, session.bounds()), (start,), who, who, b"work so far\n"
+    )
 
 
-def _go_back(site: Site, start: str, noted: str, journal: Journal) -> None:
+def _go_back(session: WorkspaceSession, start: str, noted: str, journal: Journal) -> None:
     """Make the workspace hold the work so far, merged with what came to the branch since.
 
     Raises:
         RefusedError: it is not in this clone, or conflicts.
     """
-    git = site.project.git
+    git = session.project.git
     found = git.commit(noted)
     if found is None:
         raise RefusedError(
             "the work so far of the step is not in this clone",
             noted,
-            f"`runner sync {site.protocol}` in the clone where it waits publishes it; where git pruned it, look whether calls that "
+            f"`runner sync {session.protocol}` in the clone where it waits publishes it; where git pruned it, look whether calls that "
             "reach outside "
             f"happened, then `mv {journal.path} {journal.lost()}`: the step begins again, pays again for what it had heard, "
             "and makes those calls again",
         )
     if found.parents == (start,):
-        workspace.restore(git, site.space, found.tree)
+        workspace.restore(git, session.space, found.tree)
         return
-    tree, conflicts = transaction.merge_work(git, site.protocol, noted, start, site.project.runner())
+    tree, conflicts = transaction.merge_work(git, session.protocol, noted, start, session.project.runner())
     if tree is None:
         raise RefusedError(
             f"the work so far of the step conflicts with commits that came since: {', '.join(conflicts[:3])}",
             noted,
             "revert those commits, or take the step away and write it anew: it begins again then",
         )
-    workspace.restore(git, site.space, tree)
+    workspace.restore(git, session.space, tree)
 
 
 def _answers(project: Project, snapshot: Snapshot, slug: str) -> list[str]:

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 
 from runner.errors import IllegalEventError, MalformedFileError
-from runner.executor import conclude
+from runner.executor import transition
 from runner.git import Commit
 from runner.lines import lines_of
 from runner.protocol import events as ev
@@ -40,7 +40,7 @@ def give_again(project: Project, protocol: str, commit: Commit, onto: str, their
     is_open = now.state.status in machine.OPEN
     if is_open and asked in now.state.waiting:
         try:
-            made = conclude.prepare(project, now, [event], None, as_person=True)
+            made = transition.prepare(project, now, [event], None, as_person=True)
         except IllegalEventError:
             pass
         else:

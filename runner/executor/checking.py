@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
-from runner.executor import consent, reviewing, spending
-from runner.executor.attempt import Attempt, completed, failed
-from runner.executor.site import Site
+from runner.executor import permissions, reviewing, spending
+from runner.executor.outcome import Outcome, completed, failed
+from runner.executor.workspace_session import WorkspaceSession
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import log, paths
@@ -19,7 +19,7 @@ from runner.protocol.model import QaPolicy
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
 from runner.qa import checks
-from runner.sandbox import Outcome
+from runner.sandbox import Outcome as CommandOutcome
 from runner.store import history, record, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from runner.executor.reviewing import Reviewed
 
 
-def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
+def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Outcome:
     """Check the step's work in a clean export of the tip's tree; with `full`, a model judges it after the checks."""
     verdict, executor = judge(project, snapshot, plan, step, state)
     reviewed, files = None, {}
@@ -38,7 +38,7 @@ def check_step(project: Project, snapshot: Snapshot, plan: Plan, step: Step, sta
         files = {history.review_name(step.slug, state.steps[step.slug].attempt): reviewed.transcript}
     asked: list[Event] = []
     if verdict.passed:
-        asked = consent.asked_after(project, snapshot, plan, step, state)
+        asked = permissions.asked_after(project, snapshot, plan, step, state)
     return dataclasses.replace(_decided(snapshot, step, state, verdict, executor, reviewed, asked), files=files)
 
 
@@ -71,7 +71,7 @@ def _decided(
     executor: str | None,
     reviewed: Reviewed | None,
     asked: Sequence[Event],
-) -> Attempt:
+) -> Outcome:
     attempt = state.steps[step.slug].attempt
     evidence, reason = list(verdict.evidence), verdict.reason
     seconds = sum(check["seconds"] for check in evidence) + (reviewed.seconds if reviewed else 0)
@@ -80,7 +80,7 @@ def _decided(
     files: dict[str, bytes] = {}
     if reviewed is not None and reviewed.verdict is None:
         reached = ev.BudgetReached(subject=step.slug, text=log.cut(reviewed.stopped), by="whoever plans", spent=spent)
-        return Attempt(lambda now: [reached], said=reviewed.stopped)
+        return Outcome(lambda now: [reached], said=reviewed.stopped)
     if reviewed is not None and reviewed.verdict is not None:
         evidence.append(reviewed.evidence())
         files = {paths.report_file(step.slug, attempt): reviewed.report}
@@ -93,10 +93,10 @@ def _decided(
     fields = {"subject": step.slug, "attempt": attempt, "tree": snapshot.tree, "evidence": evidence, **told}
     if not reason:
         passed = ev.QaPassed(**fields)  # type: ignore[arg-type]
-        return Attempt(lambda now: [passed, *(asked or completed(now, step.slug))], said=_said(evidence), record=files)
+        return Outcome(lambda now: [passed, *(asked or completed(now, step.slug))], said=_said(evidence), record=files)
     bad = ev.QaFailed(reason=reason, **fields)  # type: ignore[arg-type]
     why: dict[str, object] = {"reason": log.cut(f"QA: {reason}")}
-    return Attempt(lambda now: [bad, *failed(now, step, why)], failed=True, said=reason, record=files)
+    return Outcome(lambda now: [bad, *failed(now, step, why)], failed=True, said=reason, record=files)
 
 
 def _said(evidence: Sequence[ev.CheckEvidence]) -> str:
@@ -122,21 +122,21 @@ def judge(
     git = project.git
     executor = None
     env: dict[str, str] = {}
-    site: Site | None = None
+    session: WorkspaceSession | None = None
     folder = None
     if step.checks:
-        site = Site.open(project, snapshot.protocol)
-        site.prepare(snapshot.tip)
-        folder = workspace.export(git, site.space, snapshot.tip, project.who)
-        env = site.environment(plan, step, state)
-        executor = site.sandbox.name
+        session = WorkspaceSession.open(project, snapshot.protocol)
+        session.prepare(snapshot.tip)
+        folder = workspace.export(git, session.space, snapshot.tip, project.who)
+        env = session.environment(plan, step, state)
+        executor = session.sandbox.name
 
-    def execute(check: str) -> Outcome:
-        assert site is not None
-        return site.run_for(step, check, env, cwd=folder)
+    def execute(check: str) -> CommandOutcome:
+        assert session is not None
+        return session.run_for(step, check, env, cwd=folder)
 
-    def explain(check: str, outcome: Outcome) -> str | None:
-        return site.explain(check, outcome) if site else None
+    def explain(check: str, outcome: CommandOutcome) -> str | None:
+        return session.explain(check, outcome) if session else None
 
     outputs = step.header.outputs
     verdict = checks.run(

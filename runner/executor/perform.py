@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner.errors import RefusedError, UsageError, WaitingError
-from runner.executor import consent
-from runner.executor.attempt import Attempt, attempt_ref, completed, failed, finished
-from runner.executor.site import Site, results_of, timeout_of
+from runner.executor import permissions
+from runner.executor.outcome import Outcome, attempt_ref, completed, failed, finished
+from runner.executor.workspace_session import WorkspaceSession, results_of, timeout_of
 from runner.git import Git, Ident
 from runner.lines import lines_of
 from runner.protocol import events as ev
@@ -28,7 +28,7 @@ from runner.protocol.model import Kind
 from runner.protocol.plan import Plan, Step
 from runner.protocol.state import State
 from runner.qa import checks
-from runner.sandbox import Outcome
+from runner.sandbox import Outcome as CommandOutcome
 from runner.store import history, record, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -44,7 +44,7 @@ _WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without 
 
 def perform(
     project: Project, snapshot: Snapshot, plan: Plan, state: State, action: Action, words: Sequence[Event] = ()
-) -> Attempt:
+) -> Outcome:
     """Carry out an action, which is neither `Halt` nor `WritePlan`. `words`: what people said that it takes up.
 
     Raises:
@@ -63,14 +63,14 @@ def perform(
 
             return checking.check_step(project, snapshot, plan, _step(plan, slug), state)
         case CompleteStep(slug):
-            return Attempt(lambda now: completed(now, slug), said="done")
+            return Outcome(lambda now: completed(now, slug), said="done")
         case Complete():
-            return Attempt(lambda now: [ev.Completed(subject=protocol)], said="all done")
+            return Outcome(lambda now: [ev.Completed(subject=protocol)], said="all done")
         case _:
             raise AssertionError(f"unreachable: {action}")
 
 
-def write_plan(project: Project, snapshot: Snapshot) -> Attempt:
+def write_plan(project: Project, snapshot: Snapshot) -> Outcome:
     """Let the planner go on with the answers that it got: its plan, or further questions come of it.
 
     Raises:
@@ -82,7 +82,7 @@ def write_plan(project: Project, snapshot: Snapshot) -> Attempt:
     files = {history.transcript_name("plan", 1): told.transcript}
     if isinstance(told, planning.Asking):
         asked = told.events()
-        return Attempt(lambda now: [*asked], said=f"asks: {' '.join(told.questions)}", files=files)
+        return Outcome(lambda now: [*asked], said=f"asks: {' '.join(told.questions)}", files=files)
     words = {**words_of(project.git, snapshot), **told.files}
     plan = plan_.parse(words, snapshot.where)
     planned = ev.Planned(
@@ -93,7 +93,7 @@ def write_plan(project: Project, snapshot: Snapshot) -> Attempt:
         transcript=digest(told.transcript),
         spent=told.spent,
     )
-    return Attempt(
+    return Outcome(
         lambda now: [planned],
         said="\n".join(planning.outline(words)),
         files=files,
@@ -120,7 +120,7 @@ def _step(plan: Plan, slug: str) -> Step:
     return step
 
 
-def _spent(outcome: Outcome) -> ev.Spent:
+def _spent(outcome: CommandOutcome) -> ev.Spent:
     seconds = math.ceil(outcome.seconds) if outcome.seconds >= 0.5 else 0
     return {"seconds": seconds} if seconds else {}
 
@@ -130,18 +130,18 @@ def _spent(outcome: Outcome) -> ev.Spent:
 
 def run_step(
     project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State, words: Sequence[Event]
-) -> Attempt:
+) -> Outcome:
     """Run a command or a tool in the workspace, and take what it left there as the step's work."""
     where = f"{paths.folder(snapshot.protocol)}/{step.file}"
-    site = Site.open(project, snapshot.protocol)
+    session = WorkspaceSession.open(project, snapshot.protocol)
     if not _stays_outside(step):
-        site.prepare(_start(project, snapshot, step, state), clean=consent.is_approved(project, step, where))
+        session.prepare(_start(project, snapshot, step, state), clean=permissions.is_approved(project, step, where))
     if step.header.kind is Kind.COMMAND:
-        return _run_command(site, snapshot, plan, step, state)
+        return _run_command(session, snapshot, plan, step, state)
     if step.header.kind is Kind.TOOL:
-        return _run_tool(site, snapshot, plan, step, state, words, where)
+        return _run_tool(session, snapshot, plan, step, state, words, where)
     if step.header.kind is Kind.AGENT:
-        return _run_agent(site, snapshot, plan, step, state, words, where)
+        return _run_agent(session, snapshot, plan, step, state, words, where)
     raise AssertionError(f"unreachable: {step.header.kind}")
 
 
@@ -155,55 +155,63 @@ def _stays_outside(step: Step) -> bool:
 
 
 def _run_agent(
-    site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, words: Sequence[Event], where: str
-) -> Attempt:
+    session: WorkspaceSession,
+    snapshot: Snapshot,
+    plan: Plan,
+    step: Step,
+    state: State,
+    words: Sequence[Event],
+    where: str,
+) -> Outcome:
     """Let the model do the step: its work, something that it waits for, a budget that is used up, or a failure come of it."""
     from runner.executor import agent, spending
 
-    project, attempt = site.project, state.steps[step.slug].attempt
+    project, attempt = session.project, state.steps[step.slug].attempt
     began = project.who.monotonic()
     ended, journal, engine = agent.carry_out(
-        site, snapshot, plan, step, state, words, timeout=timeout_of(step), where=where
+        session, snapshot, plan, step, state, words, timeout=timeout_of(step), where=where
     )
     seconds = round(project.who.monotonic() - began)
     spent = spending.since(journal, seconds)
     data, transcript = agent.transcript(journal)
-    ended = dataclasses.replace(ended, text=site.redactor.text(ended.text), result=site.redactor.value(ended.result))
+    ended = dataclasses.replace(
+        ended, text=session.redactor.text(ended.text), result=session.redactor.value(ended.result)
+    )
     files = {history.transcript_name(step.slug, attempt): data}
     if ended.outcome == "budget":
         text = log.cut(f"{ended.text}; {agent.budgets_stand_in(project, plan, step, where)}")
         reached = ev.BudgetReached(subject=step.slug, text=text, by="whoever plans", spent=spent)
-        return Attempt(lambda now: [reached], said=text, files=files, keeps=agent.work_so_far(journal))
+        return Outcome(lambda now: [reached], said=text, files=files, keeps=agent.work_so_far(journal))
     told: dict[str, object] = {
-        "executor": site.sandbox.name,
+        "executor": session.sandbox.name,
         "engine": engine,
         "transcript": transcript,
         "spent": spent,
     }
     work, too_much = None, None
     try:
-        work = site.collect(snapshot.tip, timeout_of(step))
+        work = session.collect(snapshot.tip, timeout_of(step))
     except workspace.TooMuchError as error:
         too_much = error
     except RefusedError as error:
         reason = {"reason": log.cut(f"{error.what}; {error.hint}"), **told}
-        return dataclasses.replace(_failed(site, snapshot, step, reason, None), files=files)
+        return dataclasses.replace(_failed(session, snapshot, step, reason, None), files=files)
     if ended.outcome == "failed":
         reason = {"reason": log.cut(ended.text), **told}
-        return dataclasses.replace(_failed(site, snapshot, step, reason, work), files=files)
+        return dataclasses.replace(_failed(session, snapshot, step, reason, work), files=files)
     if work is None and ended.outcome in ("asked", "held", "unknown"):
         work = workspace.Work(snapshot.tree, {})  # it may be less by the end
     if work is None:
         return dataclasses.replace(_blocked(snapshot, step, _told(too_much), told), files=files)
     if ended.outcome in ("asked", "held", "unknown") and not transaction.paths_outside(work.changed):
-        made = _waits(site, snapshot, plan, step, state, ended.why or ended.text, work, transcript, spent)
+        made = _waits(session, snapshot, plan, step, state, ended.why or ended.text, work, transcript, spent)
         return dataclasses.replace(made, files=files, keeps=agent.work_so_far(journal))
-    made = _worked(site, snapshot, plan, step, state, work, ended.result, told, more=ended.artifacts)
+    made = _worked(session, snapshot, plan, step, state, work, ended.result, told, more=ended.artifacts)
     return dataclasses.replace(made, files=files)
 
 
 def _waits(
-    site: Site,
+    session: WorkspaceSession,
     snapshot: Snapshot,
     plan: Plan,
     step: Step,
@@ -212,7 +220,7 @@ def _waits(
     work: workspace.Work,
     transcript: str | None,
     spent: ev.Spent,
-) -> Attempt:
+) -> Outcome:
     """Return the attempt that waits for a person, with the work so far. `why`: a call, an effect, or a question's text.
 
     Work that needs a word of its own is not on the branch before the step is done, when all of it is looked at.
@@ -220,7 +228,7 @@ def _waits(
     from runner.executor.calls import EffectError
 
     record: dict[str, bytes] = {}
-    found = consent.of(site.project)
+    found = permissions.trusted_config(session.project)
     event: Event
     if isinstance(why, str):
         said = f"asks: {why}"
@@ -252,9 +260,9 @@ def _waits(
         )
     shown = work.changed and all(
         one.verdict == "allow"
-        for one in consent.work_of(site.project, snapshot, plan, step, state, (snapshot.tip, work.tree))
+        for one in permissions.work_of(session.project, snapshot, plan, step, state, (snapshot.tip, work.tree))
     )
-    return Attempt(lambda now: [event], tree=work.tree if shown else None, said=said, record=record)
+    return Outcome(lambda now: [event], tree=work.tree if shown else None, said=said, record=record)
 
 
 def _start(project: Project, snapshot: Snapshot, step: Step, state: State) -> str:
@@ -279,47 +287,57 @@ def _start(project: Project, snapshot: Snapshot, step: Step, state: State) -> st
     return snapshot.tip
 
 
-def _run_command(site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
+def _run_command(session: WorkspaceSession, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Outcome:
     run = step.header.run
     assert run is not None
-    outcome = site.run_for(step, run, site.environment(plan, step, state))
+    outcome = session.run_for(step, run, session.environment(plan, step, state))
     shown = run if isinstance(run, str) else " ".join(run)
     told: dict[str, object] = {
-        "executor": site.sandbox.name,
+        "executor": session.sandbox.name,
         "output": outcome.digest,
         "tail": log.cut_tail(outcome.tail) or None,
         "spent": _spent(outcome),
     }
     work, too_much = None, None
     try:
-        work = site.collect(snapshot.tip, timeout_of(step))
+        work = session.collect(snapshot.tip, timeout_of(step))
     except workspace.TooMuchError as error:
         too_much = error
     except RefusedError as error:
         reason = {"reason": log.cut(f"{error.what}; {error.hint}"), "code": outcome.code, **told}
-        return _failed(site, snapshot, step, reason, None)
+        return _failed(session, snapshot, step, reason, None)
     if not outcome.ok:
         ended = f"no end after {step.header.timeout or '1h'}" if outcome.timed_out else f"exit {outcome.code}"
-        reason = {"reason": log.cut(site.explain(run, outcome) or f"{ended}, `{shown}`"), "code": outcome.code, **told}
-        return _failed(site, snapshot, step, reason, work)
+        reason = {
+            "reason": log.cut(session.explain(run, outcome) or f"{ended}, `{shown}`"),
+            "code": outcome.code,
+            **told,
+        }
+        return _failed(session, snapshot, step, reason, work)
     if work is None:
         return _blocked(snapshot, step, _told(too_much), {"code": outcome.code, **told})
     try:
-        result = site.redactor.value(site.result())
+        result = session.redactor.value(session.result())
     except UsageError as error:
-        return _failed(site, snapshot, step, {"reason": error.what, "code": outcome.code, **told}, work)
-    return _worked(site, snapshot, plan, step, state, work, result, told)
+        return _failed(session, snapshot, step, {"reason": error.what, "code": outcome.code, **told}, work)
+    return _worked(session, snapshot, plan, step, state, work, result, told)
 
 
 def _run_tool(
-    site: Site, snapshot: Snapshot, plan: Plan, step: Step, state: State, words: Sequence[Event], where: str
-) -> Attempt:
+    session: WorkspaceSession,
+    snapshot: Snapshot,
+    plan: Plan,
+    step: Step,
+    state: State,
+    words: Sequence[Event],
+    where: str,
+) -> Outcome:
     """Call the tool: its result, something that it waits for, or a failure come of it."""
     from runner.executor import agent, spending, toolbox
     from runner.executor.calls import DeniedError, EffectError, HeldError
     from runner.tools.base import ToolError, typed
 
-    began = site.project.who.monotonic()
+    began = session.project.who.monotonic()
     names = references.names_in(step.header.with_, where)
     try:
         results = results_of(state) if names else {}
@@ -329,23 +347,23 @@ def _run_tool(
     assert isinstance(arguments, dict) and step.header.tool is not None
     # What stands in the step's file is its author's word; what an earlier step gave is nobody's.
     untrusted = any(references.split(name, where)[0] == "steps" for name in names)
-    told: dict[str, object] = {"executor": site.sandbox.name}
+    told: dict[str, object] = {"executor": session.sandbox.name}
     problem, result = None, None
     stop: DeniedError | HeldError | EffectError | None = None
     attempt = state.steps[step.slug].attempt
-    journal = spending.open_journal(site.project, snapshot.protocol, f"{step.slug}.{attempt}")
-    coworker = agent.coworker_of(site.project, plan, step, where)
-    gate = agent.gate_of(site, snapshot, plan, step, state, coworker, journal, words)
-    with toolbox.open_tool(site, plan, step, where) as tool:
+    journal = spending.open_journal(session.project, snapshot.protocol, f"{step.slug}.{attempt}")
+    coworker = agent.coworker_of(session.project, plan, step, where)
+    gate = agent.gate_of(session, snapshot, plan, step, state, coworker, journal, words)
+    with toolbox.open_tool(session, plan, step, where) as tool:
         try:
             made = gate.make(1, tool, typed(tool.contract, arguments), untrusted)
-            result = site.redactor.value(made.content) if made.known else None
+            result = session.redactor.value(made.content) if made.known else None
             problem = str(result) if made.is_error else None
         except (DeniedError, HeldError, EffectError) as error:
             stop = error
         except ToolError as error:
-            problem = site.redactor.text(str(error))
-    seconds = round(site.project.who.monotonic() - began)
+            problem = session.redactor.text(str(error))
+    seconds = round(session.project.who.monotonic() - began)
     spent: ev.Spent = {"seconds": seconds} if seconds else {}
     told["spent"] = spent
     files: dict[str, bytes] = {}
@@ -359,22 +377,22 @@ def _run_tool(
     nothing = workspace.Work(snapshot.tree, {})
     work, too_much = None, None
     try:
-        work = nothing if _stays_outside(step) else site.collect(snapshot.tip, timeout_of(step))
+        work = nothing if _stays_outside(step) else session.collect(snapshot.tip, timeout_of(step))
     except workspace.TooMuchError as error:
         too_much = error
     except RefusedError as error:
         reason = {"reason": log.cut(f"{error.what}; {error.hint}"), **told}
-        return dataclasses.replace(_failed(site, snapshot, step, reason, None), files=files)
+        return dataclasses.replace(_failed(session, snapshot, step, reason, None), files=files)
     if stop is not None:
         return dataclasses.replace(
-            _waits(site, snapshot, plan, step, state, stop, nothing, transcript, spent), files=files
+            _waits(session, snapshot, plan, step, state, stop, nothing, transcript, spent), files=files
         )
     if problem is not None:
         reason = {"reason": log.cut(f"{step.header.tool}: {problem}"), **told}
-        return dataclasses.replace(_failed(site, snapshot, step, reason, work), files=files)
+        return dataclasses.replace(_failed(session, snapshot, step, reason, work), files=files)
     if work is None:
         return dataclasses.replace(_blocked(snapshot, step, _told(too_much), told), files=files)
-    return dataclasses.replace(_worked(site, snapshot, plan, step, state, work, result, told), files=files)
+    return dataclasses.replace(_worked(session, snapshot, plan, step, state, work, result, told), files=files)
 
 
 def _told(error: RefusedError | None) -> str:
@@ -382,12 +400,12 @@ def _told(error: RefusedError | None) -> str:
     return f"{error.what}; {error.hint}"
 
 
-def _blocked(snapshot: Snapshot, step: Step, why: str, told: dict[str, object]) -> Attempt:
+def _blocked(snapshot: Snapshot, step: Step, why: str, told: dict[str, object]) -> Outcome:
     """Return the attempt that a person has to look at before it goes on."""
     reason = log.cut(why)
     blocked = ev.StepBlocked(subject=step.slug, attempt=_attempt_of(snapshot, step), reason=reason, **told)  # type: ignore[arg-type]
     stopped = ev.Blocked(subject=snapshot.protocol, reason=log.cut(f"{step.slug}: {reason}"))
-    return Attempt(lambda now: [blocked, stopped], failed=True, said=reason)
+    return Outcome(lambda now: [blocked, stopped], failed=True, said=reason)
 
 
 def _attempt_of(snapshot: Snapshot, step: Step) -> int:
@@ -397,7 +415,7 @@ def _attempt_of(snapshot: Snapshot, step: Step) -> int:
 
 
 def _worked(
-    site: Site,
+    session: WorkspaceSession,
     snapshot: Snapshot,
     plan: Plan,
     step: Step,
@@ -407,19 +425,19 @@ def _worked(
     told: dict[str, object],
     *,
     more: tuple[str, ...] = (),
-) -> Attempt:
+) -> Outcome:
     """Return the attempt whose work is in the tree; `more`: artifacts beside the step's outputs."""
     forbidden = transaction.paths_outside(work.changed)
     if forbidden:
         reason = f"it changed what only people may change: {', '.join(forbidden[:3])}"
-        return _failed(site, snapshot, step, {"reason": log.cut(reason), **told}, work)
-    git = site.project.git
+        return _failed(session, snapshot, step, {"reason": log.cut(reason), **told}, work)
+    git = session.project.git
     now = (snapshot.tip, work.tree)
-    said = consent.work_of(site.project, snapshot, plan, step, state, now)
+    said = permissions.work_of(session.project, snapshot, plan, step, state, now)
     if said and said[0].verdict == "deny":
         denied = f"the policy denies it: {said[0].reason or said[0].rule} ({said[0].rule}, {said[0].where})"
-        return _failed(site, snapshot, step, {"reason": log.cut(denied), **told}, work)
-    asked = consent.asked_after(site.project, snapshot, plan, step, state, now)
+        return _failed(session, snapshot, step, {"reason": log.cut(denied), **told}, work)
+    asked = permissions.asked_after(session.project, snapshot, plan, step, state, now)
     done = ev.StepFinished(
         subject=step.slug,
         attempt=_attempt_of(snapshot, step),
@@ -433,7 +451,7 @@ def _worked(
         else [],
         **told,  # type: ignore[arg-type]
     )
-    return Attempt(
+    return Outcome(
         lambda now: finished(now, step, done, asked),
         tree=work.tree if work.changed else None,
         said=describe_changes(git, snapshot.tip, work.tree),
@@ -442,11 +460,11 @@ def _worked(
 
 
 def _failed(
-    site: Site, snapshot: Snapshot, step: Step, told: dict[str, object], work: workspace.Work | None
-) -> Attempt:
+    session: WorkspaceSession, snapshot: Snapshot, step: Step, told: dict[str, object], work: workspace.Work | None
+) -> Outcome:
     kept = work.tree if work and work.changed else None
     ref = attempt_ref(snapshot.protocol, step.slug, _attempt_of(snapshot, step)) if kept else None
-    return Attempt(lambda state: failed(state, step, told, kept=ref), kept=kept, failed=True, said=str(told["reason"]))
+    return Outcome(lambda state: failed(state, step, told, kept=ref), kept=kept, failed=True, said=str(told["reason"]))
 
 
 def _digest_at(git: Git, tree: str, path: str) -> str:
@@ -476,15 +494,15 @@ def describe_changes(git: Git, old: str, new: str) -> str:
 # --- people ----------------------------------------------------------------------------------------------------------
 
 
-def ask_person(step: Step, protocol: str) -> Attempt:
+def ask_person(step: Step, protocol: str) -> Outcome:
     """Ask for the work of a human step."""
     lines = [line.strip() for line in lines_of(step.prose) if line.strip()]
     text = log.cut(f"{step.header.title}: {lines[0]}" if lines else step.header.title)
     asked = ev.Asked(subject=step.slug, kind="human", text=text, by="anyone")
-    return Attempt(lambda state: [asked], said=f"asks: {text}")
+    return Outcome(lambda state: [asked], said=f"asks: {text}")
 
 
-def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Attempt:
+def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> Outcome:
     """Take what people committed since they were asked as a human step's work."""
     start, answer = snapshot.tip, None
     entries = record.events(project.git, snapshot.protocol, snapshot.tip)
@@ -514,5 +532,5 @@ def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, stat
         result={"answer": answer} if answer is not None else None,
         artifacts=checks.artifacts(step.header.outputs, files, lambda path: _digest_at(git, snapshot.tip, path)),
     )
-    asked = consent.asked_after(project, snapshot, plan, step, state, (start, snapshot.tip))
-    return Attempt(lambda now: finished(now, step, done, asked), said=describe_changes(git, start, snapshot.tip))
+    asked = permissions.asked_after(project, snapshot, plan, step, state, (start, snapshot.tip))
+    return Outcome(lambda now: finished(now, step, done, asked), said=describe_changes(git, start, snapshot.tip))

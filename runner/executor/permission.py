@@ -1,7 +1,7 @@
 """Whether a call may be made: what the policy of the trusted branch says of it, and what the coworker's own file adds (design §5).
 
 What a call names is judged as it is: paths after links were followed, the host of a URL, the argv that is run. Whether a word
-that is asked for was given is `consent`'s and `calls`'.
+that is asked for was given is `permissions`'s and `calls`'.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.executor import consent
+from runner.executor import permissions
 from runner.protocol import document, paths
 from runner.protocol.coworker import Coworker
 from runner.protocol.plan import Plan, Step
@@ -32,7 +32,7 @@ ALLOWED = Decision("allow", "default: it does nothing by itself", "", 0, "")
 
 def judge_of(project: Project, plan: Plan, step: Step, coworker: Coworker | None, work: Path) -> Judge:
     """Return what judges a step's calls. `coworker`: the step's, as the trusted branch has it; `work`: the workspace."""
-    found = consent.of(project)
+    found = permissions.trusted_config(project)
     file = paths.agent_file(step.header.agent or plan.header.agent or "")
     at = f"{file} on {project.trusted.branch}" if coworker else ""
     rules = found.rules
@@ -62,7 +62,7 @@ def judge_of(project: Project, plan: Plan, step: Step, coworker: Coworker | None
 
 def hosts_of(project: Project) -> Callable[[str], str | None]:
     """Return what says why a host may not be asked for a page, or None where it may: the policy's word on its name."""
-    rules = consent.of(project).rules
+    rules = permissions.trusted_config(project).rules
 
     def wrong(host: str) -> str | None:
         said = policy.evaluate(rules, policy.Subject(tool="fetch", effect="read", hosts=(host,)))

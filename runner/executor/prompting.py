@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 
 from runner import resources
-from runner.executor.site import results_of
+from runner.executor.workspace_session import results_of
 from runner.protocol import log, paths
 from runner.protocol.digest import digest
 from runner.protocol.plan import Plan, Step

@@ -1,7 +1,7 @@
 """Give a protocol another number in this clone: every ref, worktree and journal of the old id makes way for the new one.
 
 A note says what moves before anything is visible. `finish` moves what has not moved yet; the next command on the old id calls it
-(`looking.at_work`), so no journal, worktree or workspace is left from which the other protocol of that id would resume.
+(`load.at_work`), so no journal, worktree or workspace is left from which the other protocol of that id would resume.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from runner.errors import InsufficientHistoryError
-from runner.executor import consent
+from runner.executor import permissions
 from runner.executor.journal import Journal, Record
 from runner.executor.loop import Limits, Purse, Total
 from runner.folders import matching
@@ -119,7 +119,7 @@ def purse(project: Project, protocol: str = "") -> Purse | None:
 
 def day(project: Project) -> DayBudget:
     """Return what the policy lets all runners together spend on a day."""
-    ruled = consent.of(project).policy
+    ruled = permissions.trusted_config(project).policy
     return ruled.words.budget.day if ruled else DayBudget()
 
 
@@ -139,7 +139,7 @@ def limits(
     `own`: the budgets that are its own (a step's, a coworker's), of which `before` is used up already. The plan's is the
     protocol's, of which everything else has to be paid too.
     """
-    ruled = consent.of(project).policy
+    ruled = permissions.trusted_config(project).policy
     whole = stricter(plan.header.budget, ruled.words.budget.protocol if ruled else None)
     filed, before = of(journal.records[: journal.filed]), before or Total()
     mine = [one for one in (*own, ruled.words.budget.step if ruled else None) if one]

@@ -9,8 +9,8 @@ from typing import Any
 
 from runner import beneath
 from runner.errors import MalformedFileError, UsageError
-from runner.executor import consent, permission
-from runner.executor.site import Site
+from runner.executor import permission, permissions
+from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import coworker, log, paths
 from runner.protocol.config import ToolModule
 from runner.protocol.coworker import Coworker
@@ -29,7 +29,7 @@ ALWAYS = ("finish", "ask_person")  # whatever a coworker's list says
 
 
 @contextlib.contextmanager
-def open_tool(site: Site, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
+def open_tool(session: WorkspaceSession, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
     """Give the tool that the step names.
 
     Raises:
@@ -40,8 +40,8 @@ def open_tool(site: Site, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
     with contextlib.ExitStack() as stack:
         tools: dict[str, Tool] = dict(registry.builtin())
         refused: dict[str, str] = {}
-        for module in _modules(site, plan, step, where):
-            opened = stack.enter_context(_opened(site, module))
+        for module in _modules(session, plan, step, where):
+            opened = stack.enter_context(_opened(session, module))
             twice = sorted(tools.keys() & opened.tools.keys())
             if twice:
                 raise MalformedFileError(
@@ -90,7 +90,7 @@ class LoopTool:
 
 @contextlib.contextmanager
 def open_agent_tools(
-    site: Site, plan: Plan, step: Step, state: State, coworker: Coworker | None, where: str
+    session: WorkspaceSession, plan: Plan, step: Step, state: State, coworker: Coworker | None, where: str
 ) -> Iterator[dict[str, Tool]]:
     """Give the tools that an agent step may call: those of the sandbox, and a project's functions.
 
@@ -100,13 +100,15 @@ def open_agent_tools(
     Raises:
         UsageError: the coworker names a tool that there is not.
     """
-    env = site.environment(plan, step, state)
+    env = session.environment(plan, step, state)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(
             AgentTools(
-                Commands(site.sandbox, site.space.work, env, (site.space.objects,), (site.home, site.out)),
+                Commands(
+                    session.sandbox, session.space.work, env, (session.space.objects,), (session.home, session.out)
+                ),
                 default_timeout=DEFAULT_TIMEOUT,
-                allowed=permission.hosts_of(site.project),
+                allowed=permission.hosts_of(session.project),
             )
         )
         tools: dict[str, Tool] = {
@@ -114,10 +116,10 @@ def open_agent_tools(
             **{name: LoopTool(contract, opened) for name, contract in control.LOOP.items()},
         }
         own: dict[str, Tool] = {}
-        for module in _modules(site, plan, step, where):
-            own |= stack.enter_context(_opened(site, module)).tools
+        for module in _modules(session, plan, step, where):
+            own |= stack.enter_context(_opened(session, module)).tools
         named = [tool for tool in coworker.tools if isinstance(tool, str)] if coworker else []
-        rules = consent.of(site.project).policy
+        rules = permissions.trusted_config(session.project).policy
         if rules is None or rules.words.network is None:  # there is no host that it could ask
             del tools["fetch"]
         tools = {
@@ -134,8 +136,8 @@ def open_agent_tools(
         yield tools
 
 
-def _modules(site: Site, plan: Plan, step: Step, where: str) -> list[ToolModule]:
-    project = site.project
+def _modules(session: WorkspaceSession, plan: Plan, step: Step, where: str) -> list[ToolModule]:
+    project = session.project
     found = list(project.config.tools)
     name = step.header.agent or plan.header.agent
     if name:
@@ -151,33 +153,33 @@ def _modules(site: Site, plan: Plan, step: Step, where: str) -> list[ToolModule]
 
 
 @contextlib.contextmanager
-def _opened(site: Site, module: ToolModule) -> Iterator[PythonTools]:
-    project = site.project
-    code = _export_trusted(site)
+def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonTools]:
+    project = session.project
+    code = _export_trusted(session)
     interpreter = project.config.workspace.python or "python3"
     environ = project.who.environ
     with PythonTools(
-        site.sandbox,
+        session.sandbox,
         interpreter=(interpreter,),
         code=code,
-        work=site.space.work,
+        work=session.space.work,
         module=module,
         env={"PATH": environ.get("PATH", ""), **{name: environ[name] for name in module.env if name in environ}},
         timeout=DEFAULT_TIMEOUT,
-        readable=(site.space.objects,),
+        readable=(session.space.objects,),
     ) as opened:
         yield opened
 
 
-def _export_trusted(site: Site) -> Path:
+def _export_trusted(session: WorkspaceSession) -> Path:
     """Return a folder that holds the trusted branch's tree, made anew where the branch has moved."""
-    folder = site.space.root / "trusted"
-    stamp = site.space.root / "trusted-commit"
-    commit = site.project.trusted.commit
+    folder = session.space.root / "trusted"
+    stamp = session.space.root / "trusted-commit"
+    commit = session.project.trusted.commit
     if stamp.exists() and stamp.read_text() == commit and folder.is_dir():
         return folder
     stamp.unlink(missing_ok=True)
-    made = workspace.export(site.project.git, site.space, commit, site.project.who)
+    made = workspace.export(session.project.git, session.space, commit, session.project.who)
     beneath.remove(folder)
     made.rename(folder)
     stamp.write_text(commit)

@@ -1,6 +1,6 @@
 """Transitions that did something, asked again: whether it needed a word then, and had one that stood (design §4).
 
-What is done of a step (it is carried out, checked, ended) is asked what `executor.consent` asked before it: by the policy of the
+What is done of a step (it is carried out, checked, ended) is asked what `executor.permissions` asked before it: by the policy of the
 event's `Runner-Trusted`, by the plan and the tree of the commit that it began at. When it began is not recorded: words are judged at
 the time of the transition before, so one that ended before the step began is not told from one that ended while it was at work.
 Words that the very transition counts are `replay`'s.

@@ -1,6 +1,6 @@
 """What a step owes: whose word is needed for it by the policy and the plan, and whether one that was counted still stands (design §4).
 
-Asked live before anything is done (`executor.consent`), with the policy and the time of now, and by `verify` again for every
+Asked live before anything is done (`executor.permissions`), with the policy and the time of now, and by `verify` again for every
 transition that did something (`acts`), with those of then. That the words of the very transition count is asked elsewhere.
 """
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from runner.executor import looking
+from runner.executor import load
 from runner.folders import matching
 from runner.store import publishing
 from tests.conftest import Box, clone, command
@@ -247,7 +247,7 @@ def test_a_branch_that_another_process_moved_on_meanwhile_is_not_called_rewritte
         before = project.git.ref(project.branch(published))
         assert before is not None
         remote.runner("pause", published, rc=0)
-        assert publishing._refuse_rewritten(project, published, before, looking.checker(project, published)) != before
+        assert publishing._refuse_rewritten(project, published, before, load.checker(project, published)) != before
 
 
 def test_a_rewritten_history_that_the_remote_has_is_adopted_with_what_was_committed_on_it(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.executor import site
+from runner.executor import workspace_session
 from runner.protocol.paths import POLICY
 from runner.store import workspace
 from runner.store.workspace import Bounds, TooMuchError, Workspace
@@ -133,7 +133,7 @@ def test_a_file_that_a_filter_stores_elsewhere_counts_with_what_is_stored(box: B
 
 
 def test_the_time_of_a_step_bounds_how_long_its_files_are_collected(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(site, "COLLECTING", 1.0)
+    monkeypatch.setattr(workspace_session, "COLLECTING", 1.0)
     box.write(".protocols/config.yaml", "filters: [slow]\n")
     box.write(".gitattributes", "*.bin filter=slow\n")
     box.commit("slow")

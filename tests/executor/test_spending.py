@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runner.executor import looking, spending
+from runner.executor import load, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import Total
 from runner.protocol.state import SpentTotal
@@ -224,8 +224,8 @@ def test_whatever_happens_a_budget_leaves_what_was_not_paid(
     box, protocol = ground
     with box.project() as project:
         git = project.git
-        seen = looking.look(project, protocol)
-        plan = looking.read_plan(project, seen)
+        seen = load.view(project, protocol)
+        plan = load.read_plan(project, seen)
         folder = project.places.journal(protocol)
         git.update_refs({history.ref_of(protocol): (None, git.ref(history.ref_of(protocol)))}, "test: again")
         for path in folder.glob("*"):

@@ -254,9 +254,9 @@ def laid(world: World) -> Iterator[None]:
         mock.patch.dict(registry.PROVIDERS, {"sim": provider}),
         mock.patch("runner.tools.files.exchange", exchange),
         mock.patch("runner.tools.python.exchange", exchange),
-        mock.patch("runner.executor.site.toolchains", lambda path, home: ()),
+        mock.patch("runner.executor.workspace_session.toolchains", lambda path, home: ()),
         mock.patch("runner.store.packs.lend", lambda *_: None),  # no git runs in these workspaces
-        mock.patch("runner.executor.site.end_all", lambda word: 0),
+        mock.patch("runner.executor.workspace_session.end_all", lambda word: 0),
         mock.patch("runner.store.locks.fcntl", Locks(world)),
         mock.patch.object(Mirror, "push", _watched(world, Mirror.push)),
     ):

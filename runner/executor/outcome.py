@@ -16,7 +16,7 @@ from runner.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Outcome:
     """What acting brought about. `events(state)`: given the state at the time of publishing.
 
     `tree`: the tree with the work on the branch, or None for a transition that only records. `kept`: a tree that is not for

@@ -10,7 +10,7 @@ from typing import Any
 
 from runner import beneath, signals
 from runner.errors import RunnerError, StepFailedError, UsageError
-from runner.executor import consent
+from runner.executor import permissions
 from runner.executor.redact import Redactor
 from runner.lines import lines_of
 from runner.protocol import log, references
@@ -88,7 +88,7 @@ def end_left(project: Project, protocol: str) -> None:
 
 
 @dataclass(slots=True)
-class Site:
+class WorkspaceSession:
     """A workspace and the sandbox that its commands run in."""
 
     project: Project
@@ -98,7 +98,7 @@ class Site:
     tools: tuple[Path, ...]
 
     @classmethod
-    def open(cls, project: Project, protocol: str) -> Site:
+    def open(cls, project: Project, protocol: str) -> WorkspaceSession:
         """Choose the sandbox and find the workspace.
 
         Raises:
@@ -110,7 +110,7 @@ class Site:
         if project.setting("executor") != "host":
             found = toolchains(environ.get("PATH", ""), Path(environ.get("HOME", "/nonexistent")))
         sandbox = _choose(project, found)
-        consent.refuse_isolation(project, sandbox.name)
+        permissions.refuse_isolation(project, sandbox.name)
         return cls(
             project, protocol, workspace.place(project.places, protocol, project.config.workspace.path), sandbox, found
         )
@@ -235,7 +235,7 @@ class Site:
 
         As many again are there to collect it, and `COLLECTING` at least: a machine may be busy.
         """
-        policy = consent.of(self.project).policy
+        policy = permissions.trusted_config(self.project).policy
         left = None
         if timeout is not None:
             monotonic, until = self.project.who.monotonic, self.project.who.monotonic() + max(timeout, COLLECTING)

@@ -1,9 +1,9 @@
-"""What acting brought about becomes a transition: on the commit that it began at, or on what people committed meanwhile."""
+"""Turn an outcome into a transition: on the commit that it started at, or merged onto what people committed meanwhile."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from runner.errors import (
     ConflictError,
@@ -15,17 +15,16 @@ from runner.errors import (
     RefusedError,
     UnsupportedError,
 )
-from runner.executor import looking, signed
-from runner.executor.attempt import Attempt, attempt_ref
-from runner.git import Ident
+from runner.executor import load, transition
+from runner.executor.outcome import Outcome, attempt_ref
+from runner.executor.transition import EvaluatedAt
 from runner.protocol import events as ev
 from runner.protocol import log, machine
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Entry, Event
 from runner.protocol.machine import Action, RunStep
-from runner.protocol.plan import Plan
 from runner.protocol.state import State, Status, StepStatus
-from runner.store import history, marks, publishing, record, transaction
+from runner.store import publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -50,21 +49,13 @@ class Advanced:
         return [entry.event for entry in self.entries]
 
 
-@dataclass(frozen=True, slots=True)
-class Court:
-    """When words were judged, and the trusted branch's commit whose policy said so: work takes long, and both go on."""
-
-    time: str
-    trusted: str
-
-
-def conclude(
+def commit(
     project: Project,
     began: Snapshot,
     first: list[Event],
     action: Action,
-    attempt: Attempt,
-    court: Court | None = None,
+    attempt: Outcome,
+    evaluated: EvaluatedAt | None = None,
 ) -> Advanced | None:
     """Publish what acting brought about. Where a person's commits came between, a step's work is merged onto them; it is
     not done again. Whatever else was decided is decided again (None): a verdict speaks of the tree that it saw.
@@ -76,11 +67,11 @@ def conclude(
     """
     git, protocol = project.git, began.protocol
     if not isinstance(action, RunStep):
-        return at_once(project, began, first, action, attempt, court)
+        return at_once(project, began, first, action, attempt, evaluated)
     slug, seen = action.slug, began
     number = began.state.steps[slug].attempt if slug in began.state.steps else 1
     aside = attempt_ref(protocol, slug, number)
-    for _ in range(looking.RACES):
+    for _ in range(load.RACES):
         tree, conflict = attempt.tree, ""
         also: dict[str, tuple[str | None, str | None]] = {}
         if attempt.tree is not None and seen.tip != began.tip:
@@ -97,10 +88,10 @@ def conclude(
                 raise IllegalEventError(f"{slug} was at work elsewhere too", seen.where, "run `runner status`")
             start = began.tip if seen is began else publishing.shared(git, seen.tip, began.tip)
             edits = _edits_again(project, first, seen, start) if seen is not began else first
-            state = edited(project, seen.state, edits)
+            state = load.applied(project, seen.state, edits)
             if slug not in state.steps:
                 raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
-            if edits is not first and _is_edited(state, edited(project, began.state, first), edits, slug):
+            if edits is not first and _is_edited(state, load.applied(project, began.state, first), edits, slug):
                 raise IllegalEventError(f"{slug} was edited once more", seen.where, "run `runner status`")
             events = _blocked(state, slug, number, conflict, aside) if conflict else attempt.events(state)
             events = [
@@ -109,7 +100,9 @@ def conclude(
                 else event
                 for event in events
             ]
-            made = prepare(project, seen, [*edits, *events], tree, more={} if conflict else attempt.record, court=court)
+            made = transition.prepare(
+                project, seen, [*edits, *events], tree, more={} if conflict else attempt.record, evaluated=evaluated
+            )
             if start != began.tip:
                 _see_that_it_holds(project, made.commit, seen)
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
@@ -131,15 +124,15 @@ def conclude(
                 else f"run `runner status {protocol}`; `runner step` goes on from there",
             ) from error
         try:
-            publish(project, seen, made, also, attempt.files, attempt.keeps)
+            transition.publish(project, seen, made, also, attempt.files, attempt.keeps)
         except ConflictError:
             try:
-                publishing.again(project, protocol, looking.checker(project, protocol))
+                publishing.again(project, protocol, load.checker(project, protocol))
             except (IntegrityError, RefusedError) as error:  # what was pushed meanwhile is for a person to put right
                 kept = _keep(project, began, aside, attempt)
                 hint = f"{error.hint}{f'; its work is kept at {kept}' if kept else ''}"
                 raise type(error)(error.what, error.where, hint) from error
-            seen = looking.look(project, protocol)
+            seen = load.view(project, protocol)
             continue
         except InTheWayError as error:
             git.update_refs({aside: (made.commit, git.ref(aside))}, "runner: kept")
@@ -153,7 +146,7 @@ def conclude(
             made.state, action, made.entries, made.commit, conflict or attempt.said, attempt.failed or bool(conflict)
         )
     _keep(project, began, aside, attempt)
-    raise looking.moves(project, protocol)
+    raise load.moves(project, protocol)
 
 
 def at_once(
@@ -161,14 +154,16 @@ def at_once(
     began: Snapshot,
     first: list[Event],
     action: Action,
-    attempt: Attempt,
-    court: Court | None = None,
+    attempt: Outcome,
+    evaluated: EvaluatedAt | None = None,
 ) -> Advanced | None:
     """Publish what acting brought about; None where the branch moved since, and it has to be decided again."""
-    events = [*first, *attempt.events(edited(project, began.state, first))]
-    made = prepare(project, began, events, attempt.tree, more=attempt.record, author=attempt.author, court=court)
+    events = [*first, *attempt.events(load.applied(project, began.state, first))]
+    made = transition.prepare(
+        project, began, events, attempt.tree, more=attempt.record, author=attempt.author, evaluated=evaluated
+    )
     try:
-        publish(project, began, made, files=attempt.files, keeps=attempt.keeps)
+        transition.publish(project, began, made, files=attempt.files, keeps=attempt.keeps)
     except ConflictError:
         return None
     return Advanced(made.state, action, made.entries, made.commit, attempt.said, attempt.failed)
@@ -178,7 +173,7 @@ def _see_that_it_holds(project: Project, made: str, seen: Snapshot) -> None:
     """Refuse a transition whose work began at a commit that is not on the chain (it was merged there otherwise), where what is told
     of the commit that both have is not so: its step had other words, or a word was not there yet."""
     try:
-        looking.checker(project, seen.protocol)(made, seen.tip)
+        load.checker(project, seen.protocol)(made, seen.tip)
     except IntegrityError as error:
         raise IllegalEventError(error.what, error.where, error.hint) from error
 
@@ -195,7 +190,7 @@ def _edits_again(project: Project, first: list[Event], seen: Snapshot, start: st
     ]
     if len(words) == len(first):
         return words
-    edit = edit_of(project, seen, looking.read_plan(project, seen))
+    edit = load.edit_of(project, seen, load.read_plan(project, seen))
     return [edit, *words] if edit else words
 
 
@@ -217,111 +212,12 @@ def _is_edited(state: State, then: State, edits: Sequence[Event], slug: str) -> 
     return told and state.steps[slug].digest != then.steps[slug].digest
 
 
-def edit_of(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:
-    """Return the edit that the next transition takes up, with what a model was paid for it where one planned anew."""
-    edit = machine.edit_of(seen.state, plan)
-    if edit is None or next(history.transcripts(project.git, seen.protocol, "plan."), None) is None:
-        return edit
-    from runner.executor import spending
-
-    return spending.planned_anew(project, seen, edit)
-
-
-def edited(project: Project, state: State, edits: Sequence[Event]) -> State:
-    """Return the state after events that come before the one that is to be decided."""
-    for edit in edits:
-        state = machine.apply(state, Entry(state.revision + 1, project.who.timestamp(), "runner", edit))
-    return state
-
-
-def prepare(
-    project: Project,
-    seen: Snapshot,
-    events: Sequence[Event],
-    tree: str | None,
-    *,
-    as_person: bool = False,
-    author: Ident | None = None,
-    more: Mapping[str, bytes] | None = None,
-    court: Court | None = None,
-) -> transaction.Transition:
-    """Write the commit of a transition. `court`: None where nothing was judged; `more`: other files of the record, by their names."""
-    return transaction.prepare(
-        project.git,
-        seen,
-        events,
-        time=project.who.timestamp(),
-        actor=project.actor(),
-        trusted=court.trusted if court else project.trusted.commit,
-        judged=court.time if court else None,
-        author=project.person() if as_person else author or project.runner(),
-        committer=project.runner() if author else None,
-        tree=tree,
-        more=more,
-        sign=as_person and not project.speaker,
-        sign_with=signed.signer(project, events),
-    )
-
-
-def publish(
-    project: Project,
-    seen: Snapshot,
-    made: transaction.Transition,
-    also: dict[str, tuple[str | None, str | None]] | None = None,
-    files: Mapping[str, bytes] | None = None,
-    keeps: Sequence[str] = (),
-) -> None:
-    """Have the branch go on to a transition, here and on the remote as the project wants it, with the refs that go along.
-
-    Raises:
-        ConflictError: the branch moved since `seen`; InTheWayError, HeldError: as `conclude` tells them.
-    """
-    branch = project.branch(seen.protocol)
-    filed = file(project, seen.protocol, made, files, keeps)
-    transaction.publish(
-        project.git,
-        project.places,
-        project.who,
-        branch=branch,
-        old=seen.tip,
-        new=made.commit,
-        reason="runner: transition",
-        also={**(also or {}), **filed},
-        push=publishing.pusher(
-            project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None)
-        ),
-    )
-    marks.write(project.places, seen.protocol, made.commit, made.state.genesis)
-    project.seen = made.seen
-
-
-def file(
-    project: Project,
-    protocol: str,
-    made: transaction.Transition,
-    files: Mapping[str, bytes] | None = None,
-    keeps: Sequence[str] = (),
-) -> dict[str, tuple[str, str | None]]:
-    """Write the history commit that belongs to a transition; return how the history's ref has to move with the branch.
-
-    There is one where files are to be filed, and beside every transition of a protocol that has ended, each of which may be the last.
-    """
-    ended = made.state.status in (Status.COMPLETED, Status.CANCELLED)
-    if ended:
-        files = {**(files or {}), **signed.seal(project, protocol, made.commit)}
-    if not (files or ended):
-        return {}
-    return {
-        history.ref_of(protocol): history.add(project.git, protocol, files or {}, made.commit, project.runner(), keeps)
-    }
-
-
 def _work_commit(project: Project, began: Snapshot, tree: str) -> str:
     who = project.runner()
     return project.git.write_commit(tree, (began.tip,), who, who, f"{began.protocol}: work\n".encode())
 
 
-def _keep(project: Project, began: Snapshot, aside: str, attempt: Attempt) -> str | None:
+def _keep(project: Project, began: Snapshot, aside: str, attempt: Outcome) -> str | None:
     tree = attempt.tree or attempt.kept
     if tree is None:
         return None

@@ -63,7 +63,7 @@ def is_read(project: Project) -> bool:
     return "authority" in project.kept
 
 
-def of(project: Project) -> Authority:
+def trusted_config(project: Project) -> Authority:
     """Return what the trusted branch says, as this process last saw it."""
     if not is_read(project):
         trusted = project.trusted
@@ -79,7 +79,9 @@ def refuse_isolation(project: Project, executor: str) -> None:
         RefusedError: naming the rule.
     """
     _refuse(
-        of(project).isolation(executor), f"the executor `{executor}`", "use `--executor sandbox`, or change the policy"
+        trusted_config(project).isolation(executor),
+        f"the executor `{executor}`",
+        "use `--executor sandbox`, or change the policy",
     )
 
 
@@ -89,7 +91,11 @@ def refuse_engine(project: Project, engine: str, step: str | None = None) -> Non
     Raises:
         RefusedError: naming the rule.
     """
-    _refuse(of(project).engine(engine, step), f"the engine `{engine}`", "use another `--engine`, or change the policy")
+    _refuse(
+        trusted_config(project).engine(engine, step),
+        f"the engine `{engine}`",
+        "use another `--engine`, or change the policy",
+    )
 
 
 def _refuse(said: Decision, what: str, hint: str) -> None:
@@ -126,7 +132,7 @@ def settle(
         heard = reviews.NONE
         standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
         if standing is not None and forge is not None and standing.demand.reviews and not standing.demand.keyboard:
-            judged = bench(project, seen, state, of(project), time)
+            judged = bench(project, seen, state, trusted_config(project), time)
             heard = reviews.fetch(project, forge, judged, standing.demand, wait, plan)
             if project.options.get("ephemeral") and project.setting("publish") == "never":
                 # What is done here is handed over, and no review that such a job tells of is believed: `sync` counts it.
@@ -171,7 +177,7 @@ def _standing(
     time: str,
     heard: reviews.ReviewResult,
 ) -> Standing | None:
-    found = of(project)
+    found = trusted_config(project)
     asked = demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
     if asked is None:
         return None
@@ -272,21 +278,21 @@ def hold(
 
 
 def _asked(project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, action: Action) -> list[Demand]:
-    judged = bench(project, seen, state, of(project))
+    judged = bench(project, seen, state, trusted_config(project))
     asked = needed.before(judged, plan, step)
     return [*asked, *needed.after(judged, plan, step)] if isinstance(action, CompleteStep) else asked
 
 
 def is_approved(project: Project, step: Step, where: str) -> bool:
     """Return whether a step starts on somebody's word: then nothing that git does not track may be there."""
-    return demand.of_start(of(project), step, where) is not None
+    return demand.of_start(trusted_config(project), step, where) is not None
 
 
 def work_of(
     project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, now: tuple[str, str] | None = None
 ) -> list[Decision]:
     """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `needed.after`."""
-    return needed.work_of(bench(project, seen, state, of(project)), plan, step, now)
+    return needed.work_of(bench(project, seen, state, trusted_config(project)), plan, step, now)
 
 
 def asked_after(
@@ -296,7 +302,7 @@ def asked_after(
 
     `now`: as for `needed.after`.
     """
-    judged = bench(project, seen, state, of(project))
+    judged = bench(project, seen, state, trusted_config(project))
     for one in needed.after(judged, plan, step, now):
         began = judged.pieces(step.slug, now)[-1][0] if now else None
         return [AskApproval(one, judged.digest(one.subject, now[1] if now else seen.tip, plan, began=began)).event]
@@ -313,7 +319,7 @@ def _first(
     words: Sequence[Event],
     known: Sequence[log.RawEntry],
 ) -> AskApproval | None:
-    judged = bench(project, seen, state, of(project))
+    judged = bench(project, seen, state, trusted_config(project))
     waits = {wait.id: wait for wait in seen.state.waiting}
     now = [subject_of(waits[one.wait], state, known) for one in words if isinstance(one, ev.ApprovalCounted)]
     one = needed.first(judged, plan, step, asked, now, known)
@@ -351,7 +357,7 @@ def call_stands(project: Project, seen: Snapshot, plan: Plan, state: State, call
         UnreachableError: the remote that says whose word counts does not answer.
     """
     _refresh(project, seen.protocol)
-    found = of(project)
+    found = trusted_config(project)
     asked = demand.of_call(found, call, int(call.split(".")[1]), "")
     if asked.keyboard:
         return by == demand.KEYBOARD

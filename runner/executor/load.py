@@ -1,4 +1,4 @@
-"""A protocol as its branch has it: held, verified as far as it is new, its plan read, and what people changed beside it taken up."""
+"""Load a protocol for work: lock it, verify new commits, read the plan, commit the person's unsaved edits."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from runner.errors import (
     RefusedError,
     UsageError,
 )
-from runner.executor import remedy
+from runner.executor import answers, remedy, renumbering
 from runner.git import Commit, TreeEntry
-from runner.protocol import ids, log, paths
+from runner.protocol import events as ev
+from runner.protocol import ids, log, machine, paths
 from runner.protocol import plan as plan_
+from runner.protocol.events import Entry, Event
 from runner.protocol.plan import Plan
 from runner.protocol.state import State
 from runner.store import creating, history, locks, marks, promised, publishing, snapshot, transaction, worktree
@@ -40,9 +42,9 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
     branch = project.branch(protocol)
     with locks.hold(project.places.lock(protocol), project.who, what=protocol, wait=wait) as was_cut:
         if was_cut:
-            from runner.executor import site
+            from runner.executor import workspace_session
 
-            site.end_left(project, protocol)
+            workspace_session.end_left(project, protocol)
         # Whoever records a person's word does so beside us: a lock or a note of theirs is neither dead nor cut off.
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
             for name in (branch, "packed-refs", history.ref_of(protocol), _tracking(project, branch)):
@@ -60,16 +62,12 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
 def _is_renumbering(project: Project, protocol: str) -> bool:
     if not project.places.renumbering(protocol).exists():
         return False
-    from runner.executor import renumbering
-
     note = renumbering.read(project.places, protocol)
     return note is not None and not note.is_finished
 
 
 def _finish_renumbering(project: Project, protocol: str) -> None:
     if _is_renumbering(project, protocol):
-        from runner.executor import renumbering
-
         renumbering.resume(project, protocol)
 
 
@@ -79,8 +77,6 @@ def finish_renumbering(project: Project, protocol: str) -> str:
     Raises:
         HeldError: another process works on it.
     """
-    from runner.executor import renumbering
-
     try:
         with at_work(project, protocol):
             return ""
@@ -100,7 +96,7 @@ def branchless(project: Project, protocol: str) -> RefusedError:
     return RefusedError(f"{protocol} has no branch here", project.branch(protocol), hint)
 
 
-def look(project: Project, protocol: str) -> Snapshot:
+def view(project: Project, protocol: str) -> Snapshot:
     """Return the protocol as its branch has it, checked as far as it is new here.
 
     Raises:
@@ -161,14 +157,10 @@ class Checker:
 
     def give_again(self, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
         """Return the commit on `onto` that keeps a person's answer, as `answers.give_again` does."""
-        from runner.executor import answers
-
         return answers.give_again(self.project, self.protocol, commit, onto, theirs)
 
     def tell(self, ours: Sequence[Commit], theirs: Sequence[Commit], kept: str | None) -> None:
         """Say what of ours does not count as it was made, as `answers.tell` does."""
-        from runner.executor import answers
-
         answers.tell(self.project, self.protocol, ours, theirs, kept)
 
 
@@ -214,12 +206,29 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
     return project.plan[1]
 
 
+def edit_of(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:
+    """Return the edit that the next transition takes up, with what a model was paid for it where one planned anew."""
+    edit = machine.edit_of(seen.state, plan)
+    if edit is None or next(history.transcripts(project.git, seen.protocol, "plan."), None) is None:
+        return edit
+    from runner.executor import spending
+
+    return spending.planned_anew(project, seen, edit)
+
+
+def applied(project: Project, state: State, edits: Sequence[Event]) -> State:
+    """Return the state after events that come before the one that is to be decided."""
+    for edit in edits:
+        state = machine.apply(state, Entry(state.revision + 1, project.who.timestamp(), "runner", edit))
+    return state
+
+
 def is_written(seen: Snapshot) -> bool:
     """Return whether somebody wrote a plan, or began to; notes alone are none."""
     return any(paths.is_words(name) and name != paths.CONTEXT for name in seen.files)
 
 
-def take_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
+def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
     """Commit, as the person, what they changed in the protocol's words in a worktree and did not commit; return whether there was any.
 
     Raises:

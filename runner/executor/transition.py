@@ -1,0 +1,170 @@
+"""The commit of a transition: prepared with the project's identities, signed where the policy says so, and published.
+
+RUNNER_SIGNING_KEY names the key that signs, a file like that of `user.signingkey`; the default is the key that the person's git signs
+with (design §4, §5). One of the policy's `agents` signs the work of a runner; a person may sign their own events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from runner.errors import UsageError
+from runner.executor import permissions
+from runner.git import Ident
+from runner.protocol import paths
+from runner.protocol import seal as seal_
+from runner.protocol.events import Event
+from runner.protocol.state import Status
+from runner.store import history, marks, publishing, transaction
+from runner.store.project import Project
+from runner.store.snapshot import Snapshot
+from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.trust.signing import SigningKey
+
+KEY = "RUNNER_SIGNING_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedAt:
+    """The time at which approvals were judged, and the trusted commit whose policy judged them: work takes long, and both change."""
+
+    time: str
+    trusted: str
+
+
+def prepare(
+    project: Project,
+    seen: Snapshot,
+    events: Sequence[Event],
+    tree: str | None,
+    *,
+    as_person: bool = False,
+    author: Ident | None = None,
+    more: Mapping[str, bytes] | None = None,
+    evaluated: EvaluatedAt | None = None,
+) -> transaction.Transition:
+    """Write the commit of a transition. `evaluated`: None where no approval was judged; `more`: more files of the record, by name."""
+    return transaction.prepare(
+        project.git,
+        seen,
+        events,
+        time=project.who.timestamp(),
+        actor=project.actor(),
+        trusted=evaluated.trusted if evaluated else project.trusted.commit,
+        judged=evaluated.time if evaluated else None,
+        author=project.person() if as_person else author or project.runner(),
+        committer=project.runner() if author else None,
+        tree=tree,
+        more=more,
+        sign=as_person and not project.speaker,
+        sign_with=signer(project, events),
+    )
+
+
+def publish(
+    project: Project,
+    seen: Snapshot,
+    made: transaction.Transition,
+    also: dict[str, tuple[str | None, str | None]] | None = None,
+    files: Mapping[str, bytes] | None = None,
+    keeps: Sequence[str] = (),
+) -> None:
+    """Have the branch go on to a transition, here and on the remote as the project wants it, with the refs that go along.
+
+    Raises:
+        ConflictError: the branch moved since `seen`; InTheWayError, HeldError: as `conclude` tells them.
+    """
+    branch = project.branch(seen.protocol)
+    filed = file(project, seen.protocol, made, files, keeps)
+    transaction.publish(
+        project.git,
+        project.places,
+        project.who,
+        branch=branch,
+        old=seen.tip,
+        new=made.commit,
+        reason="runner: transition",
+        also={**(also or {}), **filed},
+        push=publishing.pusher(
+            project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None)
+        ),
+    )
+    marks.write(project.places, seen.protocol, made.commit, made.state.genesis)
+    project.seen = made.seen
+
+
+def file(
+    project: Project,
+    protocol: str,
+    made: transaction.Transition,
+    files: Mapping[str, bytes] | None = None,
+    keeps: Sequence[str] = (),
+) -> dict[str, tuple[str, str | None]]:
+    """Write the history commit that belongs to a transition; return how the history's ref has to move with the branch.
+
+    There is one where files are to be filed, and beside every transition of a protocol that has ended, each of which may be the last.
+    """
+    ended = made.state.status in (Status.COMPLETED, Status.CANCELLED)
+    if ended:
+        files = {**(files or {}), **seal(project, protocol, made.commit)}
+    if not (files or ended):
+        return {}
+    return {
+        history.ref_of(protocol): history.add(project.git, protocol, files or {}, made.commit, project.runner(), keeps)
+    }
+
+
+# --- signatures --------------------------------------------------------------------------------------------------------
+
+
+def signer(project: Project, events: Sequence[Event] | None = None) -> Callable[[bytes], bytes] | None:
+    """Return what signs a transition with these events; None where none is wanted. Without `events`: one that does something.
+
+    Raises:
+        UsageError: there is no such key here, or it is not listed for that.
+    """
+    if not permissions.is_read(project) and project.trusted.blob(project.git, paths.POLICY) is None:
+        return None
+    found = permissions.trusted_config(project)
+    if found.policy is None or found.policy.words.transitions != "signed":
+        return None
+    from runner.trust import signers, signing
+    from runner.trust.acts import is_said
+
+    named = project.who.environ.get(KEY)
+    key = signing.ssh_key(project.git, named) if named else signing.signing_key(project.git)
+    lines = [one for one in found.signers.ssh if signers.GIT in one.namespaces and str(one.key) == key.public]
+    said = events is not None and all(map(is_said, events))
+    if not any(one.principal in found.agents or said for one in lines):
+        whose = f"is {lines[0].principal}'s" if lines else "is not listed"
+        raise UsageError(
+            f"what a runner does has to be signed by one of `agents`, and the key {key.fingerprint} {whose}",
+            f"{found.policy.at('transitions')}; {KEY if named else 'user.signingkey'}",
+            f'name a key in {KEY} that .protocols/allowed_signers has for one of `agents`, with namespaces="git"',
+        )
+    return lambda data: signing.sign(key, data, namespace=signers.GIT)
+
+
+def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
+    """Return the file that seals a protocol which ended with the transition `tip`, by its name in the history.
+
+    There is none without a policy, or where RUNNER_SIGNING_KEY names no key that is listed to seal for one of `agents`.
+    """
+    named = project.who.environ.get(KEY)
+    if not named or project.trusted.blob(project.git, paths.POLICY) is None:
+        return {}
+    from runner.trust import sealing, signers, signing
+
+    found = permissions.trusted_config(project)
+    key: SigningKey = signing.ssh_key(project.git, named)
+    lines = [one for one in found.signers.ssh if signers.SEAL in one.namespaces and str(one.key) == key.public]
+    who = next((one.principal for one in lines if one.principal in found.agents), None)
+    if who is None:
+        return {}
+    said = sealing.of(project.git, protocol, found.repo, who, tip, project.who.timestamp())
+    assert said is not None  # a transition, made just now
+    text = seal_.render(said)
+    return {seal_.FILE: text + signing.sign(key, text, namespace=seal_.NAMESPACE)}
