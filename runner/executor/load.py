@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from runner.errors import (
     ConflictError,
@@ -13,7 +14,7 @@ from runner.errors import (
     RefusedError,
     UsageError,
 )
-from runner.executor import answers, remedy, renumbering
+from runner.executor import answers, remedy
 from runner.git import Commit, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
@@ -27,6 +28,9 @@ from runner.store.snapshot import Snapshot
 from runner.trust import verify
 from runner.trust.judged import judge
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.executor.renumbering import Renumbering
 
 RACES = 20  # how often a lost race is started again before it is told
 
@@ -51,7 +55,8 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
                 locks.remove_dead(project.git.common_dir / f"{name}.lock", project.who)
             creating.finish_worktree(project.git, project.places, project.who, branch, protocol)
             worktree.settle_all(project.git, project.places, branch, project.who)
-            _finish_renumbering(project, protocol)
+            if note := _unfinished(project, protocol):
+                note.resume(project)
         try:
             yield
         finally:
@@ -59,16 +64,14 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
                 publishing.drop_lease(project)
 
 
-def _is_renumbering(project: Project, protocol: str) -> bool:
+def _unfinished(project: Project, protocol: str) -> Renumbering | None:
+    """Return the change of the protocol's number that a killed command left unfinished, or None."""
     if not project.places.renumbering(protocol).exists():
-        return False
+        return None
+    from runner.executor import renumbering
+
     note = renumbering.read(project.places, protocol)
-    return note is not None and not note.is_finished
-
-
-def _finish_renumbering(project: Project, protocol: str) -> None:
-    if _is_renumbering(project, protocol):
-        renumbering.resume(project, protocol)
+    return note if note is not None and not note.is_finished else None
 
 
 def finish_renumbering(project: Project, protocol: str) -> str:
@@ -77,10 +80,12 @@ def finish_renumbering(project: Project, protocol: str) -> str:
     Raises:
         HeldError: another process works on it.
     """
+    from runner.executor.renumbering import RenumberedError
+
     try:
         with at_work(project, protocol):
             return ""
-    except renumbering.RenumberedError as done:
+    except RenumberedError as done:
         return done.what
 
 
@@ -177,7 +182,7 @@ def find_protocol(project: Project, name: str | None) -> str:
         IntegrityError: what was pushed does not verify; nothing here changed.
     """
     protocol = publishing.find(project, name)
-    if _is_renumbering(project, protocol):  # before a branch is brought that is another protocol's
+    if _unfinished(project, protocol):  # before a branch is brought that is another protocol's
         with at_work(project, protocol):
             pass
     publishing.bring(project, protocol, checker(project, protocol))

@@ -60,6 +60,19 @@ class Renumbering:
         """Note it; it is on the disk when this returns."""
         write_atomically(places.renumbering(self.origin), json.dumps(dataclasses.asdict(self)).encode() + b"\n")
 
+    def resume(self, project: Project) -> None:
+        """Finish it after a kill; the caller holds the lock of the old id and the publish lock of its branch.
+
+        Raises:
+            RenumberedError: it is finished now, so the caller's command names another protocol.
+        """
+        git = project.git
+        if git.ref(project.branch(self.protocol)) is None and git.ref(project.branch(self.origin)) != self.old:
+            forget(project.places, self.origin)  # its branch moved before any ref of the note did
+            return
+        finish(project, self, resumed=True)
+        raise RenumberedError(self)
+
 
 def read(places: Places, origin: str) -> Renumbering | None:
     """Return what was begun for a protocol that had this id, or None where nothing was."""
@@ -81,23 +94,6 @@ def unfinished(places: Places) -> list[Renumbering]:
 def forget(places: Places, origin: str) -> None:
     """Remove the note: its id was printed, or nothing came of it."""
     places.renumbering(origin).unlink(missing_ok=True)
-
-
-def resume(project: Project, origin: str) -> None:
-    """Finish what a killed command had begun for this id; for the holder of its lock and of its branch's publish lock.
-
-    Raises:
-        RenumberedError: it was finished now, so what the caller was asked for is about another protocol.
-    """
-    note = read(project.places, origin)
-    if note is None or note.is_finished:
-        return
-    git = project.git
-    if git.ref(project.branch(note.protocol)) is None and git.ref(project.branch(origin)) != note.old:
-        forget(project.places, origin)  # its branch moved on before any ref of the note did
-        return
-    finish(project, note, resumed=True)
-    raise RenumberedError(note)
 
 
 def finish(project: Project, note: Renumbering, *, resumed: bool = False) -> None:
