@@ -20,12 +20,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from benchmarks.ground import PERSON, Ground
 from runner.app import create
 from runner.git import BLOB, Git, Ident, TreeEntry
+from runner.protocol import approval_file, log, machine, paths, plans, state
 from runner.protocol import events as ev
-from runner.protocol import log, machine, message, paths, state, statement
-from runner.protocol import plan as plan_
+from runner.protocol.approval_file import Decision, Statement
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
-from runner.protocol.statement import Decision, Statement
 from runner.store import snapshot
 from runner.trust import authority, demand
 from runner.trust.authority import Authority
@@ -193,7 +192,7 @@ class _Writing:
         self.at, self.transitions = BEGIN + AN_HOUR, 1
         files = git.tree(f"{tip}:{paths.folder(protocol)}") or {}
         words = {name: git.blob(one.oid) or b"" for name, one in files.items() if paths.is_words(name)}
-        self.plan = plan_.parse(words, paths.folder(protocol))
+        self.plan = plans.parse(words, paths.folder(protocol))
 
     def _own(self, name: str) -> str:
         return f"{paths.folder(self.protocol)}/{name}"
@@ -210,7 +209,7 @@ class _Writing:
         self.log = log.append(self.log, entries)
         self.state = replace(machine.fold(self.state, entries), log=digest(self.log))
         files |= {self._own(paths.LOG): self.log, self._own(paths.STATE): state.render(self.state)}
-        text = message.render(self.protocol, entries, self.authority.commit)
+        text = log.render_message(self.protocol, entries, self.authority.commit)
         self.tip = _commit(self.git, self.tip, files, text, ("Runner", MACHINE), self.at, self.sign)
         self.transitions += 1
 
@@ -255,12 +254,14 @@ class _Writing:
             nonce=hashlib.sha256(slug.encode()).hexdigest()[:32],
             reason="",
         )
-        text = statement.render(said)
-        word = statement.join(text, bob.sign(text, statement.NAMESPACE.encode()))
-        name = self._own(paths.APPROVALS + statement.file_name(text))
+        text = approval_file.render(said)
+        word = approval_file.join(text, bob.sign(text, approval_file.NAMESPACE.encode()))
+        name = self._own(paths.APPROVALS + approval_file.file_name(text))
         self.tip = _commit(self.git, self.tip, {name: word}, b"A word\n", at=self.at)
         wait = next(wait for wait in self.state.waiting if wait.subject == slug)
-        return [ev.ApprovalCounted(subject=slug, wait=wait.id, approvals=[statement.statement_id(text)], by=[APPROVER])]
+        return [
+            ev.ApprovalCounted(subject=slug, wait=wait.id, approvals=[approval_file.statement_id(text)], by=[APPROVER])
+        ]
 
     def _digest(self, subject: Subject) -> str:
         self.git.flush()

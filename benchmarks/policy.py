@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, Spread, in_turns, within
-from runner.protocol import policy as format_
+from runner.protocol import policy_file
 from runner.trust import policy
 
 RULES = 200
@@ -34,7 +34,7 @@ def run(ground: Ground) -> Iterator[Figure]:
     def evaluating(rule: str) -> policy.Policy:
         head = f"repo: {'0' * 32}\nroles: {{maintainer: [a@example.test]}}\nrules:\n"
         text = head + "".join(f"- {rule.format(number)}\n" for number in range(RULES))
-        return policy.compiled(format_.parse(text.encode(), "policy.yaml"))
+        return policy.compiled(policy_file.parse(text.encode(), "policy.yaml"))
 
     def evaluate(ready: policy.Policy) -> None:
         for _ in range(CALLS):

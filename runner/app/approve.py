@@ -14,13 +14,13 @@ from runner.errors import RefusedError, RunnerError, UsageError
 from runner.executor import advance, load, permissions
 from runner.executor.commit import Advanced
 from runner.git import BLOB, TreeEntry, person
+from runner.protocol import approval_file, ids, log, paths
 from runner.protocol import events as ev
-from runner.protocol import ids, message, paths, statement
+from runner.protocol.approval_file import Decision, Form, Signed, Statement
 from runner.protocol.events import Event
 from runner.protocol.log import RawEntry
-from runner.protocol.plan import Plan
+from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status, Wait
-from runner.protocol.statement import Decision, Form, Signed, Statement
 from runner.store import history, publishing, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -204,7 +204,7 @@ def offer(
         nonce=project.who.random_hex(32),
         reason=reason,
     )
-    text = statement.render(said)
+    text = approval_file.render(said)
     signed = Signed(said, text, b"", key.form if key else Form.SSH)
     foreseen = approval.foresee(judged, found.demand, found.plan, signed, key.fingerprint if key else "")
     if foreseen.fault is not None and not (decision is Decision.REVOKE and foreseen.fault is Fault.ROLE):
@@ -242,13 +242,13 @@ def _listed(project: Project, found: Authority, key: SigningKey, email: str) -> 
             f"your key {key.fingerprint} is not listed",
             where,
             _no_force(project, signers.FILE)
-            or f'have this line added there: {email} namespaces="git,{statement.NAMESPACE}" {public}',
+            or f'have this line added there: {email} namespaces="git,{approval_file.NAMESPACE}" {public}',
         )
-    if statement.NAMESPACE not in line.namespaces:
+    if approval_file.NAMESPACE not in line.namespaces:
         raise RefusedError(
             f"your key {key.fingerprint} is listed for {', '.join(sorted(line.namespaces))}, not for approvals",
             f"{where}:{line.line}",
-            f'have "{statement.NAMESPACE}" added to its namespaces',
+            f'have "{approval_file.NAMESPACE}" added to its namespaces',
         )
     if found.signers.revocation(public, at=0, vouched=False) is not None:
         raise RefusedError(
@@ -296,7 +296,7 @@ def give(project: Project, ready: Offer) -> str:
         RefusedError: what it is about changed meanwhile.
     """
     assert ready.key is not None
-    return add(project, ready.matter, statement.join(ready.text, signing.sign(ready.key, ready.text)))
+    return add(project, ready.matter, approval_file.join(ready.text, signing.sign(ready.key, ready.text)))
 
 
 def bring(project: Project, protocol: str, data: bytes, where: str) -> tuple[Matter, str]:
@@ -305,7 +305,7 @@ def bring(project: Project, protocol: str, data: bytes, where: str) -> tuple[Mat
     Raises:
         MalformedFileError: it is no approval. RefusedError: it would not count.
     """
-    signed = statement.parse(data, where)
+    signed = approval_file.parse(data, where)
     found = matter(project, protocol, signed.statement.subject)
     if found.keyboard:
         raise no_policy(project, found)
@@ -319,8 +319,8 @@ def add(project: Project, found: Matter, data: bytes) -> str:
         RefusedError: it would not count; nothing was written.
     """
     git, protocol = project.git, found.seen.protocol
-    signed = statement.parse(data, "the word")
-    name = f"{paths.folder(protocol)}/{paths.APPROVALS}{statement.file_name(signed.text)}"
+    signed = approval_file.parse(data, "the word")
+    name = f"{paths.folder(protocol)}/{paths.APPROVALS}{approval_file.file_name(signed.text)}"
     verb = {Decision.APPROVE: "approves", Decision.REJECT: "rejects", Decision.REVOKE: "takes back its word on"}
     said = signed.statement
     message = f"{protocol}: {said.approver} {verb[said.decision]} {said.subject}\n".encode()
@@ -331,7 +331,7 @@ def add(project: Project, found: Matter, data: bytes) -> str:
         verdict = signature.verify(
             signed.signature,
             signed.text,
-            namespace=statement.NAMESPACE,
+            namespace=approval_file.NAMESPACE,
             principal=said.approver,
             signers=found.authority.signers,
             at=judged.at,
@@ -394,7 +394,7 @@ def _refuse_where_one_was(project: Project, judged: Bench) -> None:
     """Refuse a word at a terminal where the protocol went on under a policy before: taking it away must not make it easier."""
     git = project.git
     commits = filter(None, map(git.commit, judged.chain))
-    told = {trailers.trusted for commit in commits if (trailers := message.parse(commit.message)) is not None}
+    told = {trailers.trusted for commit in commits if (trailers := log.parse_message(commit.message)) is not None}
     for trusted in sorted(told):
         if git.blob(f"{trusted}:{paths.POLICY}") is not None:
             raise RefusedError(

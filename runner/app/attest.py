@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from runner.app.chain import Chain, count
 from runner.errors import UsageError
-from runner.protocol import message, paths
+from runner.protocol import log, paths
+from runner.protocol.approval_file import SUFFIX
 from runner.protocol.log import RawEntry
-from runner.protocol.statement import SUFFIX
 from runner.store import history, record
 from runner.store.project import Project
 
@@ -81,7 +81,7 @@ class _Step:
         assert self.finished is not None
         fields, protocol = self.finished.fields, self.chain.protocol
         commit = self.chain.git.commit(self.chain.commit_of(self.finished.revision))
-        trailers = message.parse(commit.message) if commit is not None else None
+        trailers = log.parse_message(commit.message) if commit is not None else None
         file, _ = record.step_file(self.chain.git, protocol, self.chain.tip, self.slug)
         needed: list[Resource] = [{"name": "start", "digest": {"gitCommit": str(fields.get("start"))}}]
         needed.append({"name": f"{paths.folder(protocol)}/{file}", "digest": _digest(fields.get("digest"))})

@@ -15,7 +15,7 @@ from runner.app import markup
 from runner.app.chain import Chain, count
 from runner.app.markup import Html, Part, element
 from runner.errors import InsufficientHistoryError, RunnerError
-from runner.protocol import paths, statement
+from runner.protocol import approval_file, paths
 from runner.protocol.digest import digest as digest_of
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
@@ -232,11 +232,11 @@ class _Words:
         for name in self.chain.git.tree(f"{self.chain.tip}:{folder.rstrip('/')}") or {}:
             data = self.chain.git.blob(f"{self.chain.tip}:{folder}{name}")
             try:
-                said = statement.parse(data or b"", name).statement
+                said = approval_file.parse(data or b"", name).statement
             except RunnerError as error:
                 yield ("?", element("span", error.what, class_="bad"), _code(name), "", "", "", "never")
                 continue
-            used = ", ".join(f"revision {one}" for one in self.used.get(name.removesuffix(statement.SUFFIX), ()))
+            used = ", ".join(f"revision {one}" for one in self.used.get(name.removesuffix(approval_file.SUFFIX), ()))
             yield (
                 said.approver,
                 str(said.decision),

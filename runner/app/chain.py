@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.errors import RunnerError
-from runner.protocol import message, paths, statement
+from runner.protocol import approval_file, log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import history, record
@@ -79,7 +79,7 @@ class Chain:
         """Return the transition below a commit that ended with a revision."""
         for oid in self._commits(below):
             commit = self.git.commit(oid)
-            told = message.parse(commit.message) if commit else None
+            told = log.parse_message(commit.message) if commit else None
             if told is not None and told.protocol == self.protocol and told.revision <= revision:
                 return oid
         return None
@@ -89,7 +89,7 @@ class Chain:
         found = self.tip
         for oid in self._commits(self.tip):
             commit = self.git.commit(oid)
-            told = message.parse(commit.message) if commit else None
+            told = log.parse_message(commit.message) if commit else None
             if told is not None and told.protocol == self.protocol:
                 if told.revision < revision:
                     break
@@ -225,7 +225,7 @@ class Chain:
     def _word(self, name: str) -> Any:
         data = self.git.blob(f"{self.tip}:{paths.folder(self.protocol)}/{paths.APPROVALS}{name}")
         try:
-            return statement.parse(data, name) if data is not None else None
+            return approval_file.parse(data, name) if data is not None else None
         except RunnerError:
             return None
 

@@ -1,7 +1,7 @@
 """Making a protocol: from files of people's, those of a folder or a workflow, a skeleton, or a plan that a model writes.
 
 It is made whole or not at all: branch, genesis commit and number in one movement of refs. Nothing of the person's checkout is
-touched. What the files may say is `runner.protocol.plan`'s matter, which workflows there are `runner.app.workflows`'.
+touched. What the files may say is `runner.protocol.plans`'s matter, which workflows there are `runner.app.workflows`'.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from runner import resources
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
 from runner.executor import load, transition
 from runner.git import BLOB, TreeEntry
-from runner.protocol import clarifications, document, ids, machine, message, paths, workflow
+from runner.protocol import clarifications, ids, log, machine, paths, plans, strict_yaml, workflow
 from runner.protocol import events as ev
-from runner.protocol import plan as plan_
 from runner.protocol.digest import digest
-from runner.protocol.model import TITLE_LIMIT, Kind
+from runner.protocol.plans import TITLE_LIMIT, Kind
 from runner.store import creating, history, marks, numbers, publishing, transaction, unfinished, worktree
 from runner.store.project import Project
 from runner.values import dataclass
@@ -82,7 +81,7 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
 
     project.refuse_unsupported()
     heed_open_questions(project)
-    request = document.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
+    request = strict_yaml.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
     if not request:
         raise UsageError("TITLE is empty", "the command line", "say what is to be done")
     project.person()  # who nobody knows is told before a model is paid
@@ -122,8 +121,8 @@ def create(
     project.refuse_unsupported()
     if by is None:  # else they were heeded before the model was asked
         heed_open_questions(project)
-    plan = plan_.parse(files, where)
-    plan_.refuse_unsupported(plan, where)
+    plan = plans.parse(files, where)
+    plans.refuse_unsupported(plan, where)
     planned = ev.Planned(
         subject="plan",
         plan=plan.digest,
@@ -202,7 +201,7 @@ def begin(
         }
         tree = git.edit_tree(start_commit.tree, written)
         assert tree is not None
-        text = message.render(protocol, entries, project.trusted.commit)
+        text = log.render_message(protocol, entries, project.trusted.commit)
         if sign is None:
             commit = git.person_commit(tree, (start,), person, text)
         else:
@@ -347,7 +346,7 @@ def task(text: str, agent: str | None = None) -> tuple[str, dict[str, bytes]]:
     Raises:
         UsageError: it is empty. MalformedFileError: a control or bidi character in it.
     """
-    said = document.decode(text.encode("utf-8", "surrogateescape"), "TEXT").strip()
+    said = strict_yaml.decode(text.encode("utf-8", "surrogateescape"), "TEXT").strip()
     if not said:
         raise UsageError("TEXT is empty", "the command line", "say what is to be done")
     title = _headline(said)
@@ -370,7 +369,7 @@ def coworker_named(project: Project, path: Path) -> str:
     Raises:
         UsageError: there is no such file. MalformedFileError: it is no coworker. UnsupportedError: it is not on the trusted branch.
     """
-    from runner.protocol import coworker
+    from runner.protocol import agent_file
 
     try:
         data = path.read_bytes()
@@ -378,7 +377,7 @@ def coworker_named(project: Project, path: Path) -> str:
         raise UsageError(
             f"the coworker cannot be read: {error.strerror}", str(path), "name a coworker's file"
         ) from error
-    coworker.parse(data, str(path))
+    agent_file.parse(data, str(path))
     folder = project.git.tree(f"{project.trusted.commit}:{paths.AGENTS}") or {}
     for name, entry in folder.items():
         if name.endswith(".yaml") and project.git.blob(entry.oid) == data:
@@ -396,7 +395,7 @@ def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> Non
     Raises:
         EngineError: something that it needs is missing. UsageError: nobody said which, or the name is none.
     """
-    plan = plan_.parse(files, where)
+    plan = plans.parse(files, where)
     step = next(iter(plan.steps), None)
     if step is not None and step.header.kind is Kind.AGENT:
         from runner.executor import agent

@@ -9,8 +9,7 @@ from runner.app.steer import refuse_ended, refuse_unplanned
 from runner.errors import InTheWayError
 from runner.executor import advance, load
 from runner.git import BLOB, TreeEntry
-from runner.protocol import ids, paths
-from runner.protocol import plan as plan_
+from runner.protocol import ids, paths, plans
 from runner.protocol.state import ENDED
 from runner.store import record, snapshot, worktree
 from runner.store.project import Project
@@ -46,7 +45,7 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
     refuse_unplanned(seen.state, "edit")
     name, finished = what or paths.PLAN, False
     if name not in (paths.PLAN, paths.CONTEXT):
-        files = {slug: file for slug, (_, file) in plan_.names(seen.files, paths.folder(protocol)).items()}
+        files = {slug: file for slug, (_, file) in plans.names(seen.files, paths.folder(protocol)).items()}
         slug = ids.find_step(name.removesuffix(".md"), files)
         if slug is None and name in ("plan", "context"):
             name = f"{name}.md"
@@ -75,7 +74,7 @@ def check(project: Project, draft: Draft, data: bytes, tip: str | None = None) -
     """
     seen = snapshot.read(project.git, tip or load.view(project, draft.protocol).tip, draft.protocol)
     folder = paths.folder(draft.protocol)
-    plan_.refuse_unsupported(plan_.parse({**snapshot.words(project.git, seen), draft.name: data}, folder), folder)
+    plans.refuse_unsupported(plans.parse({**snapshot.words(project.git, seen), draft.name: data}, folder), folder)
 
 
 def commit(project: Project, draft: Draft, data: bytes) -> str:

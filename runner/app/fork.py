@@ -27,8 +27,7 @@ from runner.executor import advance, load, renumbering, transition
 from runner.executor.outcome import attempt_ref
 from runner.git import Git, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import ids, machine, message, paths
-from runner.protocol import plan as plan_
+from runner.protocol import ids, log, machine, paths, plans
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Status, StepStatus
 from runner.store import (
@@ -110,8 +109,8 @@ def _begin(
             ),
         )
     files, where = snapshot.words(git, seen), f"{paths.folder(origin)} at revision {at}"
-    plan = plan_.parse(files, where)
-    plan_.refuse_unsupported(plan, where)
+    plan = plans.parse(files, where)
+    plans.refuse_unsupported(plan, where)
     event = ev.Forked(
         subject="plan",
         plan=plan.digest,
@@ -241,7 +240,7 @@ def _is_begun(project: Project, note: renumbering.Renumbering) -> bool:
 
 def _source(git: Git, origin: str, start: str) -> str:
     commit = git.commit(start)
-    told = message.parse(commit.message) if commit is not None else None
+    told = log.parse_message(commit.message) if commit is not None else None
     assert told is not None
     return f"{origin}@{told.revision}"
 
@@ -357,7 +356,7 @@ def _transitions(project: Project, origin: str) -> dict[int, str]:
     for tip in chain.tips:
         for oid in verify.chain_of(git, origin, tip):
             commit = git.commit(oid)
-            told = message.parse(commit.message) if commit is not None else None
+            told = log.parse_message(commit.message) if commit is not None else None
             if told is not None and told.protocol == origin:
                 found.setdefault(told.revision, oid)
     if not found:

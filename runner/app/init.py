@@ -21,7 +21,7 @@ from runner.forge.base import ForgeProject
 from runner.forge.registry import FORGES, configured
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
 from runner.lines import lines_of
-from runner.protocol import config, paths, statement
+from runner.protocol import approval_file, config, paths
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
 from runner.store.places import Places, write_atomically
@@ -242,7 +242,7 @@ def principal(git: Git) -> str | None:
         email = git.person(0).email.lower()
     except UsageError:
         return None
-    return email if re.fullmatch(statement.PRINCIPAL, email) else None
+    return email if re.fullmatch(approval_file.PRINCIPAL, email) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,14 +267,14 @@ def listing(git: Git) -> Listing:
         key = signing.signing_key(git)
     except RunnerError as error:
         return Listing(todo=f"{error.hint}, then `runner init` again")
-    if key.form is not statement.Form.SSH:
+    if key.form is not approval_file.Form.SSH:
         name = f"{signers.OPENPGP}{person}.asc"
         there = (_top(git) / name).is_file()
         return Listing(
             todo="" if there else f"mkdir -p {signers.OPENPGP} && gpg --armor --export {key.fingerprint} > {name}"
         )
     public = signers.read_key(key.public)
-    line = f'{person} namespaces="git,{statement.NAMESPACE}" {public}'
+    line = f'{person} namespaces="git,{approval_file.NAMESPACE}" {public}'
     head = "# Whose keys count, and for what. The runner reads this file from the trusted branch only.\n"
     file = File(signers.FILE, f"{head}{line}\n".encode(), here)
     if here in (None, file.data):

@@ -8,7 +8,7 @@ from runner.errors import RefusedError, UsageError
 from runner.executor import checking, load, permissions, spending
 from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
-from runner.protocol.model import QaPolicy
+from runner.protocol.plans import QaPolicy
 from runner.protocol.state import State, StepStatus
 from runner.store.project import Project
 from runner.trust import demand

@@ -12,8 +12,7 @@ from runner.app.steer import number, refuse_ended, refuse_unplanned
 from runner.errors import InTheWayError, RefusedError
 from runner.executor import advance, load, planning
 from runner.git import BLOB, TreeEntry
-from runner.protocol import paths
-from runner.protocol import plan as plan_
+from runner.protocol import paths, plans
 from runner.store import history, record, snapshot, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -93,7 +92,7 @@ def check(files: Mapping[str, bytes]) -> None:
     Raises:
         MalformedFileError, UnsupportedError: they do not.
     """
-    plan_.refuse_unsupported(plan_.parse(files, "the plan"), "the plan")
+    plans.refuse_unsupported(plans.parse(files, "the plan"), "the plan")
 
 
 def tree_of(project: Project, proposal: Proposal, files: Mapping[str, bytes], seen: Snapshot | None = None) -> str:

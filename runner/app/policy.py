@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import UsageError
-from runner.protocol import paths
-from runner.protocol import policy as format_
+from runner.protocol import paths, policy_file
 from runner.protocol.config import Config
-from runner.protocol.policy import Effect, Example, PolicyFile
+from runner.protocol.policy_file import Effect, Example, PolicyFile
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.tools import patch
@@ -58,7 +57,7 @@ def in_force(project: Project) -> PolicyFile | None:
         MalformedFileError: it cannot be carried out.
     """
     data = project.trusted.blob(project.git, paths.POLICY)
-    return None if data is None else format_.parse(data, f"{paths.POLICY} on {project.trusted.branch}")
+    return None if data is None else policy_file.parse(data, f"{paths.POLICY} on {project.trusted.branch}")
 
 
 def read(path: Path, where: str) -> PolicyFile:
@@ -73,7 +72,7 @@ def read(path: Path, where: str) -> PolicyFile:
         raise UsageError(
             f"cannot be read: {error.strerror}", where, "name a file such as .protocols/policy.yaml"
         ) from error
-    return format_.parse(data, where)
+    return policy_file.parse(data, where)
 
 
 def effects_of(config: Config) -> dict[str, Effect]:
@@ -172,10 +171,10 @@ def whose(ready: Policy, subject: Subject, said: Decision) -> str:
         return ""
     if ready.file is None:
         return "you, at a terminal"
-    kind: format_.Kind = "call"
+    kind: policy_file.Kind = "call"
     if subject.kind in ("step", "change"):
         kind = "step" if subject.kind == "step" else "protected-path"
     of = ready.file.words.approvals.of(kind)
-    people = format_.people(ready.file.words, of.roles)
+    people = policy_file.people(ready.file.words, of.roles)
     who = " or ".join(of.roles) or "anybody with a role"
     return f"{of.count} of {', '.join(people)} ({who})" if people else f"nobody: no one is {who}"

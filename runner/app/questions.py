@@ -7,7 +7,7 @@ from dataclasses import field
 
 from runner.errors import MalformedFileError
 from runner.executor.redact import Redactor
-from runner.protocol import clarifications, document, paths
+from runner.protocol import clarifications, paths, strict_yaml
 from runner.protocol.clarifications import Question
 from runner.store.surroundings import Surroundings
 from runner.values import dataclass
@@ -42,7 +42,7 @@ class Questions:
                 self.left.append(text)
         if answer and choices and answer.split()[0] not in choices:
             raise MalformedFileError(
-                f"`{document.shown(answer)}` is no answer to: {text}",
+                f"`{strict_yaml.shown(answer)}` is no answer to: {text}",
                 f"{paths.CLARIFICATIONS}:{known.line if known else 1}",
                 f"write one of {', '.join(choices)}",
             )
@@ -75,5 +75,5 @@ class Questions:
         if choices:
             return self.who.ask(text, tuple(choices)) or ""
         said = self.who.ask_text(f"{text} (Enter: later)") or ""
-        said = document.decode(said.encode("utf-8", "surrogateescape"), "the answer").strip()
+        said = strict_yaml.decode(said.encode("utf-8", "surrogateescape"), "the answer").strip()
         return Redactor(self.who.environ).text(said)  # the file is everybody's

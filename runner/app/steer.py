@@ -14,10 +14,10 @@ from runner import signals
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
 from runner.executor import advance, load
 from runner.executor.outcome import attempt_ref
-from runner.protocol import document, ids, log, machine, paths
 from runner.protocol import events as ev
+from runner.protocol import ids, log, machine, paths, strict_yaml
 from runner.protocol.event_types import event_type
-from runner.protocol.model import seconds_of
+from runner.protocol.plans import seconds_of
 from runner.protocol.state import State, Status, StepStatus, Wait
 from runner.store import elsewhere, finding, lease, locks, record, worktree
 from runner.store.project import Project
@@ -75,7 +75,7 @@ def text_of(text: str, what: str) -> str:
     Raises:
         UsageError: it is empty or too long. MalformedFileError: a control or bidi character in it.
     """
-    text = document.decode(text.encode("utf-8", "surrogateescape"), what).strip()
+    text = strict_yaml.decode(text.encode("utf-8", "surrogateescape"), what).strip()
     if not text:
         raise UsageError(f"{what} is empty", "the command line", "say something")
     if len(text) > log.TEXT_LIMIT:

@@ -105,7 +105,7 @@ def _look(project: Project, mirror: Mirror, protocols: list[str] | None) -> list
 def _settle_reserved(project: Project, mirror: Mirror, protocols: list[str]) -> None:
     """Settle what was reserved for jobs of this run of a CI, which could not: what they made is published now."""
     from runner.executor import spending
-    from runner.protocol.policy import DayBudget
+    from runner.protocol.policy_file import DayBudget
     from runner.store import ledger
 
     if ledger.run_of(project.who.environ) is None:

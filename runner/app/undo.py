@@ -13,7 +13,7 @@ from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance, journal, load
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import ids, machine, message, paths
+from runner.protocol import ids, log, machine, paths
 from runner.protocol.state import ENDED
 from runner.store import marks, publishing, record, recovery, refused, snapshot, transaction
 from runner.store.project import Project
@@ -174,7 +174,7 @@ def _walk(git: Git, seen: Snapshot) -> _History:
         commit = git.commit(at)
         if commit is None:
             break
-        trailers = message.parse(commit.message)
+        trailers = log.parse_message(commit.message)
         if trailers is None or trailers.protocol != seen.protocol:
             others.append(commit)
         else:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
-from runner.protocol import ids, message, paths
+from runner.protocol import ids, log, paths
 from runner.store import finding, history, marks, publishing, record
 from runner.store.project import Project
 from runner.trust import called, filed, handed_over, merged, sealing, taking, verify
@@ -163,7 +163,7 @@ def place_of(project: Project, report: Report, found: Finding) -> tuple[str, int
     if found.path.startswith(f"{folder}/"):
         return found.path, 1
     commit = project.git.commit(found.commit) if found.commit else None
-    told = message.parse(commit.message) if commit is not None else None
+    told = log.parse_message(commit.message) if commit is not None else None
     text = project.git.blob(f"{report.tip}:{folder}/{paths.LOG}") or b""
     heads = [
         number

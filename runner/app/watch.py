@@ -20,7 +20,7 @@ from runner.app import go, request
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
 from runner.executor.commit import Advanced
 from runner.forge.base import Forge
-from runner.protocol import ids, machine, message, paths
+from runner.protocol import ids, log, machine, paths
 from runner.protocol.machine import Halt
 from runner.store import changes as changes_
 from runner.store import finding, history, record, worktree
@@ -248,7 +248,7 @@ class _Watcher:
         if row["status"] in record.ENDED:
             return there is not None and there != tip
         commit = project.git.commit(tip)
-        told = message.parse(commit.message) if commit else None
+        told = log.parse_message(commit.message) if commit else None
         if told is None or told.protocol != row["protocol"] or there not in (tip, None):
             return True
         return told.trusted != trusted or (there is None and project.mirror is not None)

@@ -20,7 +20,7 @@ from runner.errors import UsageError
 from runner.git import Commit
 from runner.git.blame import Blamed, blame, hunks
 from runner.lines import lines_of
-from runner.protocol import ids, message, paths
+from runner.protocol import ids, log, paths
 from runner.protocol.digest import digest as digest_of
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
@@ -136,12 +136,12 @@ class _Look:
             if state not in old:
                 yield name, state.oid
 
-    def transition(self, commit: Commit) -> message.Trailers | None:
+    def transition(self, commit: Commit) -> log.Trailers | None:
         """Return what a transition says of itself; None where the record around it does not say the same.
 
         A squash may carry the last of its messages: it is no transition, for its parent is further behind.
         """
-        told = message.parse(commit.message)
+        told = log.parse_message(commit.message)
         if told is None:
             return None
         revisions = [self._revision(told.protocol, oid) for oid in (commit.oid, *commit.parents[:1])]
@@ -191,13 +191,13 @@ class _Look:
     def _is_cut(self, oid: str) -> bool:
         return self.git.is_shallow() and oid in (self.git.common_dir / "shallow").read_text("ascii").split()
 
-    def _agrees(self, told: message.Trailers) -> bool:
+    def _agrees(self, told: log.Trailers) -> bool:
         """Return whether the protocol's record has the events that a transition says it is."""
         first = told.revision - len(told.events) + 1
         there = [self._chain(told.protocol).at(number) for number in range(first, told.revision + 1)]
         return [f"{entry.event} {entry.subject}" for entry in there if entry] == list(told.events)
 
-    def _transition(self, told: Told, trailers: message.Trailers, group: Sequence[Blamed]) -> Told:
+    def _transition(self, told: Told, trailers: log.Trailers, group: Sequence[Blamed]) -> Told:
         chain = self._chain(trailers.protocol)
         numbers = range(trailers.revision - len(trailers.events) + 1, trailers.revision + 1)
         events = [entry for number in numbers if (entry := chain.at(number))]

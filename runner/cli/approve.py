@@ -17,10 +17,10 @@ from runner.cli.session import Session
 from runner.errors import UsageError, WaitingError
 from runner.executor import load
 from runner.lines import lines_of
-from runner.protocol import statement
-from runner.protocol.model import seconds_of
+from runner.protocol import approval_file
+from runner.protocol.approval_file import Decision
+from runner.protocol.plans import seconds_of
 from runner.protocol.state import Status
-from runner.protocol.statement import Decision
 
 SAID = {"approve": "approved", "reject": "rejected", "revoke": "revoked"}
 SHOWN = 400  # lines of a diff that are shown; the command that prints the rest is named
@@ -193,7 +193,7 @@ def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
         raise UsageError(
             f"it cannot be read: {error.strerror}", str(file), "name the file with the signed statement"
         ) from error
-    protocol = _named(session, named)[0] if named else statement.parse(data, str(file)).statement.protocol
+    protocol = _named(session, named)[0] if named else approval_file.parse(data, str(file)).statement.protocol
     found, made = approve.bring(session.project, protocol, data, str(file))
     _given(session, found, f"{found.demand.subject}: added in {made[:7]}")
     sync.offer(session.project, protocol)

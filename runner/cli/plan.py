@@ -17,7 +17,7 @@ from runner.cli import diff, edit, options, streams
 from runner.cli.session import Session
 from runner.errors import RunnerError, UsageError
 from runner.executor import load
-from runner.protocol import document
+from runner.protocol import strict_yaml
 
 YES, EDIT, DROP = "yes", "edit", "drop"
 
@@ -37,7 +37,7 @@ def command(session: Session, protocol: str | None, wish: str, yes: bool, no_que
     """
     project = session.project
     name = load.find_protocol(project, protocol)
-    wish = document.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
+    wish = strict_yaml.decode(wish.encode("utf-8", "surrogateescape"), "TEXT").strip()
     with contextlib.ExitStack() as stack:
         with session.waiting("a model plans the pending steps"):
             proposal = stack.enter_context(plan.propose(project, name, wish, questions=not no_questions))

@@ -288,7 +288,7 @@ def _verdict(text: str) -> str:
     """Return a judge's answer in words; nothing where the text is none."""
     if not text.lstrip().startswith("{"):
         return ""
-    from runner.protocol import verdict
+    from runner.protocol import model_answers
 
-    found, _ = verdict.read(text)
+    found, _ = model_answers.read_verdict(text)
     return f"{found.verdict}: {found.summary}" if found else ""

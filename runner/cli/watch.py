@@ -16,7 +16,7 @@ from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.cli.telling import Teller
 from runner.errors import RunnerError
-from runner.protocol.model import seconds_of
+from runner.protocol.plans import seconds_of
 from runner.store import record
 from runner.store.changes import Changes, Clocks
 from runner.store.project import Project

@@ -18,7 +18,7 @@ from runner.protocol import events as ev
 from runner.protocol import ids, machine, paths
 from runner.protocol.events import Event
 from runner.protocol.machine import Action, CheckStep, Halt, RunStep, WritePlan
-from runner.protocol.plan import Plan
+from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status
 from runner.store import history, lease, marks, publishing, record, transaction
 from runner.store.project import Project

@@ -17,19 +17,18 @@ from runner.executor.journal import Journal
 from runner.executor.loop import Ended, Limits, Loop
 from runner.executor.redact import Redactor
 from runner.executor.workspace_session import WorkspaceSession
-from runner.protocol import coworker as coworker_
-from runner.protocol import log, paths
-from runner.protocol.coworker import Coworker
+from runner.protocol import agent_file, log, paths
+from runner.protocol.agent_file import AgentFile
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
 from runner.store import publishing, record, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 
 
-def coworker_of(project: Project, plan: Plan, step: Step, where: str) -> Coworker | None:
+def coworker_of(project: Project, plan: Plan, step: Step, where: str) -> AgentFile | None:
     """Return the coworker that a step names, or its plan; read from the trusted branch.
 
     Raises:
@@ -44,11 +43,11 @@ def coworker_of(project: Project, plan: Plan, step: Step, where: str) -> Coworke
         raise MalformedFileError(
             f"there is no coworker `{name}`", where, f"write {path} on {project.trusted.branch}, the trusted branch"
         )
-    return coworker_.parse(data, f"{path} on {project.trusted.branch}")
+    return agent_file.parse(data, f"{path} on {project.trusted.branch}")
 
 
 def engine_names(
-    project: Project, plan: Plan | None, step: Step | None, coworker: Coworker | None, phase: str = "execute"
+    project: Project, plan: Plan | None, step: Step | None, coworker: AgentFile | None, phase: str = "execute"
 ) -> tuple[str, ...]:
     """Return the engines for a phase, the first that answers counts: option, environment, step, plan, coworker, config.
 
@@ -133,7 +132,7 @@ def gate_of(
     plan: Plan,
     step: Step,
     state: State,
-    coworker: Coworker | None,
+    coworker: AgentFile | None,
     journal: Journal,
     words: Sequence[Event],
 ) -> Calls:

@@ -14,12 +14,12 @@ from runner.errors import IllegalEventError, MalformedFileError
 from runner.executor import transition
 from runner.git import Commit
 from runner.lines import lines_of
+from runner.protocol import approval_file, ids, log, machine, paths
 from runner.protocol import events as ev
-from runner.protocol import ids, log, machine, paths, statement
+from runner.protocol.approval_file import Signed, statement_id
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Wait
-from runner.protocol.statement import Signed, statement_id
 from runner.store import publishing, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -156,5 +156,5 @@ def _approvals(project: Project, protocol: str, tree: str, before: str | None) -
     for name, entry in (git.tree(f"{tree}:{folder}") or {}).items():
         if name not in known:
             with contextlib.suppress(MalformedFileError):  # `status` says that it does not count
-                found.append(statement.parse(git.blob(entry.oid) or b"", name))
+                found.append(approval_file.parse(git.blob(entry.oid) or b"", name))
     return found

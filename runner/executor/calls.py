@@ -22,10 +22,9 @@ from runner.executor.redact import Redactor
 from runner.folders import matching
 from runner.git import Git
 from runner.lines import lines_of
-from runner.protocol import call as call_
+from runner.protocol import approval_file, call_file, log, paths, transcript
 from runner.protocol import events as ev
-from runner.protocol import log, paths, statement, transcript
-from runner.protocol.call import HeldCall
+from runner.protocol.call_file import HeldCall
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Event
@@ -217,11 +216,11 @@ class Calls:
             env=contract.env,
             network=contract.network,
         )
-        data = call_.render(held)
+        data = call_file.render(held)
         there = self.snapshot.files.get(paths.call_file(name))
         if there is not None:
             data = self.project.git.blob(there.oid) or b""
-            held = call_.parse(data, f"{self.snapshot.where}/{paths.call_file(name)}")
+            held = call_file.parse(data, f"{self.snapshot.where}/{paths.call_file(name)}")
         last = next((one for one in reversed(self.journal.records) if one["kind"] == "held"), None)
         if last is None or (last["call"], last["digest"]) != (name, digest(data)):
             self._append(
@@ -241,7 +240,7 @@ class Calls:
         data = self.project.git.blob(there.oid) if there else None
         if data is None or digest(data) != word.digest:
             raise IntegrityError("the held call is not the one that was decided about", where, "run `runner verify`")
-        held = call_.parse(data, where)
+        held = call_file.parse(data, where)
         if (held.name, held.tool) != (name, contract.name):
             raise IntegrityError(
                 f"the held call is one of `{held.tool}`, not of `{contract.name}`", where, "run `runner verify`"
@@ -309,7 +308,7 @@ class Calls:
             raise barred
         self._append(
             {"kind": "intent", "call": name, "tool": what[0], "digest": what[1], "arguments": dict(arguments)}
-            | {"text": call_.line(contract.name, arguments), "decision": decision}
+            | {"text": call_file.line(contract.name, arguments), "decision": decision}
             | ({"key": key} if contract.key is not None else {})
         )
         begun = self.journal.records[-1]
@@ -542,10 +541,10 @@ def _reason(git: Git, snapshot: Snapshot, approvals: Sequence[str]) -> str:
     """Return why, in the words of the statements."""
     found = []
     for one in approvals:
-        entry = snapshot.files.get(f"{paths.APPROVALS}{one}{statement.SUFFIX}")
+        entry = snapshot.files.get(f"{paths.APPROVALS}{one}{approval_file.SUFFIX}")
         data = git.blob(entry.oid) if entry else None
         if data is not None:
-            found.append(statement.parse(data, one).statement.reason)
+            found.append(approval_file.parse(data, one).statement.reason)
     return "; ".join(reason for reason in dict.fromkeys(found) if reason)
 
 

@@ -15,8 +15,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
-from runner.protocol.model import QaPolicy
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Plan, QaPolicy, Step
 from runner.protocol.state import State
 from runner.qa import checks
 from runner.sandbox import Outcome as CommandOutcome

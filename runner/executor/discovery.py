@@ -20,10 +20,9 @@ from runner.executor import agent, planning, prompting, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Loop
 from runner.executor.redact import Redactor
-from runner.protocol import discovery
+from runner.protocol import model_answers
 from runner.protocol.digest import digest
-from runner.protocol.discovery import Discovery
-from runner.protocol.planning import UnfitError
+from runner.protocol.model_answers import Discovery, UnfitError
 from runner.store import locks
 from runner.store.project import Project
 from runner.values import dataclass
@@ -91,7 +90,7 @@ def _told(loop: Loop, journal: Journal, task: str) -> tuple[Discovery, str]:
             why = (f"it refused: {record['text'][:300] or 'no reason given'}",)
             break
         try:
-            return discovery.read(record["text"]), str(record["engine"])
+            return model_answers.read_discovery(record["text"]), str(record["engine"])
         except UnfitError as error:
             why = error.problems
         turns.append(ModelTurn(text=record["text"], calls=(), provider=record["provider"], raw=record["turn"]))

@@ -17,10 +17,9 @@ from runner.errors import (
 from runner.executor import answers, remedy
 from runner.git import Commit, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import ids, log, machine, paths
-from runner.protocol import plan as plan_
+from runner.protocol import ids, log, machine, paths, plans
 from runner.protocol.events import Entry, Event
-from runner.protocol.plan import Plan
+from runner.protocol.plans import Plan
 from runner.protocol.state import State
 from runner.store import creating, history, locks, marks, promised, publishing, snapshot, transaction, worktree
 from runner.store.project import Project
@@ -205,8 +204,8 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
         )
     files = (where, seen.files.words)
     if project.plan is None or project.plan[0] != files:
-        plan = plan_.parse(snapshot.words(project.git, seen), where)
-        plan_.refuse_unsupported(plan, where)
+        plan = plans.parse(snapshot.words(project.git, seen), where)
+        plans.refuse_unsupported(plan, where)
         project.plan = files, plan
     return project.plan[1]
 
@@ -257,7 +256,7 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
             for name in names
             if name.endswith(".md") and "/" not in name and not name.startswith(".") and not paths.is_words(name)
         ]
-        plan_.names(dict.fromkeys(stray), str(tree.path / prefix.rstrip("/")))
+        plans.names(dict.fromkeys(stray), str(tree.path / prefix.rstrip("/")))
         words: dict[str, TreeEntry | None] = {
             prefix + name: entry for name, entry in names.items() if paths.is_words(name)
         }
@@ -306,7 +305,7 @@ def _refuse_malformed(project: Project, protocol: str, tip: str, words: dict[str
     }
     if not began and told.keys() <= {paths.CONTEXT}:
         return  # notes, while the plan is still asked about
-    plan_.refuse_unsupported(plan_.parse(told, folder), folder)
+    plans.refuse_unsupported(plans.parse(told, folder), folder)
 
 
 def find_step(state: State, name: str) -> str:

@@ -10,7 +10,7 @@ from runner.protocol import events as ev
 from runner.protocol import log
 from runner.protocol.events import Event
 from runner.protocol.machine import ACTIVE
-from runner.protocol.plan import Step
+from runner.protocol.plans import Step
 from runner.protocol.state import ENDED, State, StepStatus
 from runner.values import dataclass
 

@@ -19,13 +19,11 @@ from runner.executor.workspace_session import WorkspaceSession, results_of, time
 from runner.git import Git, Ident
 from runner.lines import lines_of
 from runner.protocol import events as ev
-from runner.protocol import ids, log, machine, message, paths, references
-from runner.protocol import plan as plan_
+from runner.protocol import ids, log, machine, paths, plans, references
 from runner.protocol.digest import digest
 from runner.protocol.events import Event
 from runner.protocol.machine import Action, AskPerson, CheckStep, Complete, CompleteStep, RunStep, TakeWork
-from runner.protocol.model import Kind
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.state import State
 from runner.qa import checks
 from runner.sandbox import Outcome as CommandOutcome
@@ -84,7 +82,7 @@ def write_plan(project: Project, snapshot: Snapshot) -> Outcome:
         asked = told.events()
         return Outcome(lambda now: [*asked], said=f"asks: {' '.join(told.questions)}", files=files)
     words = {**words_of(project.git, snapshot), **told.files}
-    plan = plan_.parse(words, snapshot.where)
+    plan = plans.parse(words, snapshot.where)
     planned = ev.Planned(
         subject="plan",
         plan=plan.digest,
@@ -107,7 +105,7 @@ def _begun_by(project: Project, snapshot: Snapshot) -> Ident:
     git, now = project.git, project.runner()
     for oid in git.first_parents(snapshot.tip):
         commit = git.commit(oid)
-        told = message.parse(commit.message) if commit else None
+        told = log.parse_message(commit.message) if commit else None
         if commit and told and told.events[0] == f"created {snapshot.protocol}":
             found = _AUTHOR.fullmatch(commit.author.decode("utf-8", "replace"))
             return dataclasses.replace(now, name=found[1], email=found[2]) if found else now
@@ -517,7 +515,7 @@ def take_work(project: Project, snapshot: Snapshot, plan: Plan, step: Step, stat
             break
     for oid in project.git.first_parents(snapshot.tip):
         commit = project.git.commit(oid)
-        trailers = message.parse(commit.message) if commit else None
+        trailers = log.parse_message(commit.message) if commit else None
         if commit and trailers and f"asked {step.slug}" in trailers.events:
             start = oid
             break

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.executor import permissions
-from runner.protocol import document, paths
-from runner.protocol.coworker import Coworker
-from runner.protocol.plan import Plan, Step
+from runner.protocol import paths, strict_yaml
+from runner.protocol.agent_file import AgentFile
+from runner.protocol.plans import Plan, Step
 from runner.store.project import Project
 from runner.tools import patch
 from runner.tools.base import Contract, ToolError
@@ -30,7 +30,7 @@ Judge = Callable[[Contract, Mapping[str, Any], bool], Decision]
 ALLOWED = Decision("allow", "default: it does nothing by itself", "", 0, "")
 
 
-def judge_of(project: Project, plan: Plan, step: Step, coworker: Coworker | None, work: Path) -> Judge:
+def judge_of(project: Project, plan: Plan, step: Step, coworker: AgentFile | None, work: Path) -> Judge:
     """Return what judges a step's calls. `coworker`: the step's, as the trusted branch has it; `work`: the workspace."""
     found = permissions.trusted_config(project)
     file = paths.agent_file(step.header.agent or plan.header.agent or "")
@@ -38,7 +38,7 @@ def judge_of(project: Project, plan: Plan, step: Step, coworker: Coworker | None
     rules = found.rules
     if coworker is not None and coworker.policies is not None:
         data = project.trusted.blob(project.git, file) or b""
-        _, lines = document.load_yaml(document.decode(data, at), at)
+        _, lines = strict_yaml.load_yaml(strict_yaml.decode(data, at), at)
         rules = policy.compiled(found.policy, [policy.More(coworker.policies, at, lines, ("policies",))])
     listed = listed_by(coworker)
     own = {contract.name for contract in LOOP.values()}
@@ -71,7 +71,7 @@ def hosts_of(project: Project) -> Callable[[str], str | None]:
     return wrong
 
 
-def listed_by(coworker: Coworker | None) -> Callable[[Contract], bool]:
+def listed_by(coworker: AgentFile | None) -> Callable[[Contract], bool]:
     """Return what says whether a coworker's file lists a tool: by its name, or by the module that it is of."""
     names = {tool for tool in coworker.tools if isinstance(tool, str)} if coworker else set()
     modules = {module.module for module in coworker.tool_modules()} if coworker else set()

@@ -15,11 +15,11 @@ from runner.executor import reviews
 from runner.forge.base import Forge
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
+from runner.protocol.approval_file import seconds
 from runner.protocol.events import Event
 from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State, Wait
-from runner.protocol.statement import seconds
 from runner.store import publishing, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot

@@ -23,12 +23,11 @@ from runner.executor.loop import BudgetStop, Limits
 from runner.executor.redact import Redactor
 from runner.git import BLOB, EXECUTABLE, TreeEntry
 from runner.lines import lines_of
-from runner.protocol import document, log, paths, planning
 from runner.protocol import events as ev
-from runner.protocol import plan as plan_
+from runner.protocol import log, model_answers, paths, plans, strict_yaml
 from runner.protocol.digest import digest
-from runner.protocol.plan import Plan, Step
-from runner.protocol.planning import Draft, UnfitError
+from runner.protocol.model_answers import Draft, UnfitError
+from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
 from runner.store import history, locks, record, snapshot
 from runner.store.project import Project
@@ -155,7 +154,7 @@ def converse(
         try:
             if record["finish"] == "length":
                 raise UnfitError(["it was cut off, for it is too long; write a shorter plan"])
-            draft = planning.read(record["text"])
+            draft = model_answers.read_plan(record["text"])
             if draft.questions and answer is not None and rounds < ROUNDS:
                 rounds += 1
                 said = zip(draft.questions, answer(draft.questions), strict=True)
@@ -283,7 +282,9 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
                     "the plan",
                     "nothing was made; answer them in what you ask for, run the same command at a terminal, or use --no-questions",
                 )
-            said.append(redactor.text(document.decode(text.encode("utf-8", "surrogateescape"), "the answer").strip()))
+            said.append(
+                redactor.text(strict_yaml.decode(text.encode("utf-8", "surrogateescape"), "the answer").strip())
+            )
         time = project.who.timestamp()
         journal.append({"kind": "answers", "time": time, "questions": [*questions], "answers": said})
         return said
@@ -399,14 +400,14 @@ def check_new(draft: Draft, known: Mapping[str, bytes] | None = None) -> dict[st
     Raises:
         MalformedFileError, UnsupportedError: they are no plan that can be carried out.
     """
-    files = planning.files(draft)
-    plan_.refuse_unsupported(plan_.parse({**(known or {}), **files}, "the plan"), "the plan")
+    files = model_answers.plan_files(draft)
+    plans.refuse_unsupported(plans.parse({**(known or {}), **files}, "the plan"), "the plan")
     return files
 
 
 def outline(files: Mapping[str, bytes]) -> Iterator[str]:
     """Return a line a step: what a person wants to have seen before they run what somebody else wrote."""
-    for step in plan_.parse(files, "the plan").steps:
+    for step in plans.parse(files, "the plan").steps:
         yield f"{step.number:02d}-{step.slug}  {step.header.kind}  {step.header.title}"
         lines = [step.header.run] if isinstance(step.header.run, str) else [" ".join(step.header.run or ())]
         for line in filter(None, [*lines, *step.checks]):
@@ -420,8 +421,8 @@ def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tupl
     """
 
     def check(draft: Draft) -> dict[str, bytes]:
-        files = {**kept, **planning.step_files(draft.steps, first, before)}
-        plan_.refuse_unsupported(plan_.parse(files, "the plan"), "the plan")
+        files = {**kept, **model_answers.step_files(draft.steps, first, before)}
+        plans.refuse_unsupported(plans.parse(files, "the plan"), "the plan")
         return files
 
     return check

@@ -13,7 +13,7 @@ from runner import resources
 from runner.executor.workspace_session import results_of
 from runner.protocol import log, paths
 from runner.protocol.digest import digest
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot

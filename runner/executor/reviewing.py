@@ -16,11 +16,11 @@ from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.redact import Redactor
 from runner.protocol import events as ev
-from runner.protocol import log, message, paths, schema, transcript, verdict
+from runner.protocol import log, model_answers, paths, schema, transcript
 from runner.protocol.digest import digest
-from runner.protocol.plan import REVIEW, Plan, Step
+from runner.protocol.model_answers import Verdict
+from runner.protocol.plans import REVIEW, Plan, Step
 from runner.protocol.state import State
-from runner.protocol.verdict import Verdict
 from runner.qa import review
 from runner.store import history
 from runner.store.project import Project
@@ -133,7 +133,7 @@ def _judged(loop: Loop, journal: Journal, task: str, where: str) -> tuple[Verdic
                 where,
                 "name another model: `engine: {review: …}` in config.yaml, or --engine",
             )
-        found, problems = verdict.read(record["text"])
+        found, problems = model_answers.read_verdict(record["text"])
         if found is not None:
             return found, str(record["engine"])
         turns.append(ModelTurn(text=record["text"], calls=(), provider=record["provider"], raw=record["turn"]))
@@ -186,7 +186,7 @@ def start_of_work(project: Project, snapshot: Snapshot, slug: str, entries: Sequ
         return str(first.fields["start"])
     for oid in project.git.first_parents(snapshot.tip):
         commit = project.git.commit(oid)
-        told = message.parse(commit.message) if commit else None
+        told = log.parse_message(commit.message) if commit else None
         if (
             commit
             and told

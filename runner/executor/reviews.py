@@ -15,7 +15,7 @@ from typing import Final
 from runner.forge.base import Access, Forge, ForgeError, Identity, Kind, Membership, RequestState, Review, ReviewState
 from runner.protocol import ids
 from runner.protocol.events import ReviewFields
-from runner.protocol.plan import Plan
+from runner.protocol.plans import Plan
 from runner.protocol.state import Wait
 from runner.store.project import Project
 from runner.trust import manifest

@@ -20,9 +20,8 @@ from runner.folders import matching
 from runner.protocol import events as ev
 from runner.protocol import transcript
 from runner.protocol.digest import digest
-from runner.protocol.model import Budget
-from runner.protocol.plan import Plan
-from runner.protocol.policy import DayBudget
+from runner.protocol.plans import Budget, Plan
+from runner.protocol.policy_file import DayBudget
 from runner.protocol.state import State
 from runner.store import history, ledger, record
 from runner.store.project import Project

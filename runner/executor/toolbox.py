@@ -11,10 +11,10 @@ from runner import beneath
 from runner.errors import MalformedFileError, UsageError
 from runner.executor import permission, permissions
 from runner.executor.workspace_session import WorkspaceSession
-from runner.protocol import coworker, log, paths
+from runner.protocol import agent_file, log, paths
+from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import ToolModule
-from runner.protocol.coworker import Coworker
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
 from runner.store import workspace
 from runner.tools import control, registry, schemas
@@ -90,7 +90,7 @@ class LoopTool:
 
 @contextlib.contextmanager
 def open_agent_tools(
-    session: WorkspaceSession, plan: Plan, step: Step, state: State, coworker: Coworker | None, where: str
+    session: WorkspaceSession, plan: Plan, step: Step, state: State, coworker: AgentFile | None, where: str
 ) -> Iterator[dict[str, Tool]]:
     """Give the tools that an agent step may call: those of the sandbox, and a project's functions.
 
@@ -148,7 +148,7 @@ def _modules(session: WorkspaceSession, plan: Plan, step: Step, where: str) -> l
                 f"there is no coworker `{name}`", where, f"write {path} on {project.trusted.branch}, the trusted branch"
             )
         at = f"{path} on {project.trusted.branch}"
-        found += coworker.parse(data, at).tool_modules()
+        found += agent_file.parse(data, at).tool_modules()
     return found
 
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from runner.errors import UsageError
 from runner.executor import permissions
 from runner.git import Ident
-from runner.protocol import paths
-from runner.protocol import seal as seal_
+from runner.protocol import paths, seal_file
 from runner.protocol.events import Event
 from runner.protocol.state import Status
 from runner.store import history, marks, publishing, transaction
@@ -166,5 +165,5 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
         return {}
     said = sealing.of(project.git, protocol, found.repo, who, tip, project.who.timestamp())
     assert said is not None  # a transition, made just now
-    text = seal_.render(said)
-    return {seal_.FILE: text + signing.sign(key, text, namespace=seal_.NAMESPACE)}
+    text = seal_file.render(said)
+    return {seal_file.FILE: text + signing.sign(key, text, namespace=seal_file.NAMESPACE)}

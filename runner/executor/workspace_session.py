@@ -14,8 +14,7 @@ from runner.executor import permissions
 from runner.executor.redact import Redactor
 from runner.lines import lines_of
 from runner.protocol import log, references
-from runner.protocol.model import seconds_of
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Plan, Step, seconds_of
 from runner.protocol.state import State, StepStatus
 from runner.sandbox import Command, Outcome, Sandbox, SandboxUnavailableError, choose, end_all, explain, toolchains
 from runner.store import publishing, workspace
@@ -242,7 +241,7 @@ class WorkspaceSession:
             left = lambda: until - monotonic()  # noqa: E731
         if policy is None:
             return workspace.Bounds(left=left)
-        from runner.protocol.policy import bytes_of
+        from runner.protocol.policy_file import bytes_of
 
         limits, most = policy.words.limits, workspace.Bounds(left=left)
         return workspace.Bounds(

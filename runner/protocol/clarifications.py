@@ -13,9 +13,8 @@ from typing import Annotated, Final
 from pydantic import BeforeValidator, WithJsonSchema
 
 from runner.errors import InTheWayError, MalformedFileError
-from runner.protocol import document, words
-from runner.protocol.document import Plain
-from runner.protocol.words import Line, Words
+from runner.protocol import strict_yaml
+from runner.protocol.strict_yaml import FileModel, Line, Plain
 from runner.protocol.workflow import Type, written
 from runner.values import dataclass
 
@@ -32,14 +31,14 @@ def _nothing(value: object) -> object:
     return None if value == "" or (isinstance(value, Plain) and value in ("null", "~")) else value
 
 
-class Clarification(Words):
+class Clarification(FileModel):
     """A question. `answer`: in a person's words; None while it is open."""
 
     question: Line
     answer: Annotated[Line | None, BeforeValidator(_nothing), WithJsonSchema({"type": ["string", "null"]})] = None
 
 
-class Clarifications(Words):
+class Clarifications(FileModel):
     """The whole of clarifications.yaml."""
 
     questions: tuple[Clarification, ...] = ()
@@ -62,8 +61,8 @@ def parse(data: bytes | None, where: str) -> tuple[Question, ...]:
     """
     if data is None:
         return ()
-    value, lines = document.load_yaml(document.decode(data, where), where)
-    found = words.validate(Clarifications, value if value not in (None, "") else {}, lines, where)
+    value, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
+    found = strict_yaml.validate(Clarifications, value if value not in (None, "") else {}, lines, where)
     return tuple(
         Question(one.question, one.answer, lines.get(("questions", at, "answer"), lines[("questions", at)]))
         for at, one in enumerate(found.questions)

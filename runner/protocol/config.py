@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from runner.errors import MalformedFileError
-from runner.protocol import branches, document, words
+from runner.protocol import ids, strict_yaml
 from runner.protocol.ids import branch_of, protocol_of_branch
-from runner.protocol.model import Branch, Duration, Paths, branch_name
-from runner.protocol.words import Bool, Line, Script, Text, Words, one_or_many, problem
+from runner.protocol.plans import Branch, Duration, Paths, branch_name
+from runner.protocol.strict_yaml import Bool, FileModel, Line, Script, Text, one_or_many, problem
 
 _MODULE = r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*"
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
@@ -53,14 +53,14 @@ BranchPattern = Annotated[
 Who = Annotated[Line, AfterValidator(_who)]
 
 
-class Identity(Words):
+class Identity(FileModel):
     """Who the runner's commits are by."""
 
     name: Who = "protocol-runner"
     email: Who = "runner@localhost.invalid"
 
 
-class WorkspaceKey(Words):
+class WorkspaceKey(FileModel):
     """How the runner's own checkout is made ready. `key`: files whose change runs `setup` again.
 
     `user_namespaces`: whether commands may make some in the sandbox, as browsers do for sandboxes of their own.
@@ -75,7 +75,7 @@ class WorkspaceKey(Words):
     python: Line | None = None
 
 
-class ToolEffect(Words):
+class ToolEffect(FileModel):
     """What a repeat of an external tool means."""
 
     external: Literal["never", "keyed", "probed"]
@@ -83,7 +83,7 @@ class ToolEffect(Words):
     probe: Line | None = None
 
 
-class ToolModule(Words):
+class ToolModule(FileModel):
     """A Python module whose functions are tools."""
 
     module: Annotated[Text, AfterValidator(_module), WithJsonSchema({"type": "string", "pattern": f"^{_MODULE}$"})]
@@ -94,14 +94,14 @@ class ToolModule(Words):
     network: tuple[Line, ...] = ()
 
 
-class Lease(Words):
+class Lease(FileModel):
     """How long a runner may be silent before another may take its protocol."""
 
     ttl: Duration = "15m"
     grace: Duration = "5m"
 
 
-class QaDefaults(Words):
+class QaDefaults(FileModel):
     """When QA starts. `on_ci`: `runner sync` starts it where CI is green."""
 
     on_ci: Bool = False
@@ -110,7 +110,7 @@ class QaDefaults(Words):
 ForgeName = Literal["github", "gitlab", "none"]  # one for each row of `forge.registry.FORGES`, and `none`
 
 
-class ForgeKey(Words):
+class ForgeKey(FileModel):
     """Which forge requests are on; `url`: the project's address there, where the remote's does not tell it."""
 
     name: ForgeName
@@ -124,7 +124,7 @@ def _forge(value: object) -> object:
     return {"name": name, **({"url": url.strip()} if url.strip() else {})}
 
 
-class Worktrees(Words):
+class Worktrees(FileModel):
     """Where people's worktrees of protocols are made; relative to the main worktree's parent."""
 
     path: Line | None = None
@@ -133,7 +133,7 @@ class Worktrees(Words):
 _Engines = Annotated[tuple[Line, ...], BeforeValidator(one_or_many, json_schema_input_type=Line | tuple[Line, ...])]
 
 
-class EngineKey(Words):
+class EngineKey(FileModel):
     """Which model does what; the first that answers."""
 
     default: _Engines = ()
@@ -146,7 +146,7 @@ def _engine(value: object) -> object:
     return {"default": value} if isinstance(value, str | list) else value
 
 
-class Config(Words):
+class Config(FileModel):
     """The whole of config.yaml."""
 
     base: Branch | None = None
@@ -182,9 +182,9 @@ def parse(data: bytes | None, where: str) -> Config:
     """
     if data is None:
         return Config.model_construct()
-    value, lines = document.load_yaml(document.decode(data, where), where)
-    found = words.validate(Config, value if value not in (None, "") else {}, lines, where)
-    if branches.pattern_of(data) != found.branch:  # commands that only read look for a line of that form
+    value, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
+    found = strict_yaml.validate(Config, value if value not in (None, "") else {}, lines, where)
+    if ids.branch_pattern(data) != found.branch:  # commands that only read look for a line of that form
         raise MalformedFileError(
             "`branch` does not stand on a line of its own",
             f"{where}:{lines.get(('branch',), 1)}",

@@ -76,3 +76,13 @@ def find_step(reference: str, known: Container[str]) -> str | None:
         return reference
     slug = step_slug(reference)
     return slug if slug is not None and slug in known else None
+
+
+_BRANCH = re.compile(rb"^branch:[ \t]*[\"']?([A-Za-z0-9._/{}-]+)[\"']?[ \t]*(?:#.*)?\r?$", re.MULTILINE)
+
+
+def branch_pattern(config: bytes | None) -> str:
+    """Return `branch:` of config.yaml's bytes, `{id}` where it does not say. A bad one is refused by whoever writes."""
+    match = _BRANCH.search(config) if config else None
+    found = match[1].decode() if match else "{id}"
+    return found if found.count("{id}") == 1 else "{id}"

@@ -32,7 +32,7 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.state import ENDED, Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
 
 if TYPE_CHECKING:
-    from runner.protocol.plan import Plan, Step
+    from runner.protocol.plans import Plan, Step
 
 # A step that was at work when somebody paused the protocol still ends: its work is done and would be lost.
 WORKING = ACTIVE | {Status.PAUSED}

@@ -15,18 +15,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, with_config
 
-from runner.protocol import events, output, state, transcript
-from runner.protocol.call import HeldCall
+from runner.protocol import events, json_output, state, transcript
+from runner.protocol.agent_file import AgentFile
+from runner.protocol.budget_file import Day
+from runner.protocol.call_file import HeldCall
 from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import Config
-from runner.protocol.coworker import Coworker
-from runner.protocol.discovery import Discovery
-from runner.protocol.lease import Lease
-from runner.protocol.ledger import Day
-from runner.protocol.model import PlanHeader, StepHeader
-from runner.protocol.planning import Draft
-from runner.protocol.policy import Policy
-from runner.protocol.verdict import Verdict
+from runner.protocol.lease_file import Lease
+from runner.protocol.model_answers import Discovery, Draft, Verdict
+from runner.protocol.plans import PlanHeader, StepHeader
+from runner.protocol.policy_file import Policy
 from runner.protocol.workflow import WorkflowHeader
 
 Schema = dict[str, Any]
@@ -129,7 +127,7 @@ _WORDS: dict[str, tuple[type[BaseModel], str, dict[str, str]]] = {
     "step": (StepHeader, "The front matter of a step file, NN-slug.md.", _STEP),
     "config": (Config, "The whole of .protocols/config.yaml.", _CONFIG),
     "clarifications": (Clarifications, "The whole of .protocols/clarifications.yaml.", _CLARIFICATIONS),
-    "coworker": (Coworker, "The whole of .protocols/agents/NAME.yaml.", _COWORKER),
+    "coworker": (AgentFile, "The whole of .protocols/agents/NAME.yaml.", _COWORKER),
     "policy": (Policy, "The whole of .protocols/policy.yaml.", _POLICY),
     "discovery": (
         Discovery,
@@ -140,13 +138,13 @@ _WORDS: dict[str, tuple[type[BaseModel], str, dict[str, str]]] = {
     "workflow": (WorkflowHeader, "The front matter of plan.md in .protocols/workflows/NAME/.", _WORKFLOW),
 }
 _OUTPUT: dict[str, tuple[Any, str]] = {
-    "show": (output.Shown, "What `runner show --json` prints."),
-    "status": (output.Protocols, "What `runner status --json` prints."),
-    "list": (output.Protocols, "What `runner list --json` prints."),
-    "verify": (output.Verified, "What `runner verify --json` prints."),
-    "why": (output.Why, "What `runner why --json` prints."),
-    "watch": (output.Watched, "A line of what `runner watch --json` prints: something that happened."),
-    "fleet": (output.FleetEvent, "A line of what `runner fleet --json` prints."),
+    "show": (json_output.Shown, "What `runner show --json` prints."),
+    "status": (json_output.Protocols, "What `runner status --json` prints."),
+    "list": (json_output.Protocols, "What `runner list --json` prints."),
+    "verify": (json_output.Verified, "What `runner verify --json` prints."),
+    "why": (json_output.Why, "What `runner why --json` prints."),
+    "watch": (json_output.Watched, "A line of what `runner watch --json` prints: something that happened."),
+    "fleet": (json_output.FleetEvent, "A line of what `runner fleet --json` prints."),
 }
 
 

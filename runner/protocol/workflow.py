@@ -20,10 +20,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from runner.errors import MalformedFileError, UsageError
-from runner.protocol import document, paths, plan, words
-from runner.protocol.document import Plain
-from runner.protocol.model import PlanHeader, input_names
-from runner.protocol.words import INT, NUMBER, Bool, Script, Text, Words, problem
+from runner.protocol import paths, plans, strict_yaml
+from runner.protocol.plans import PlanHeader, input_names
+from runner.protocol.strict_yaml import INT, NUMBER, Bool, FileModel, Plain, Script, Text, problem
 
 
 class Type(StrEnum):
@@ -65,7 +64,7 @@ def _quoted(text: str) -> str:
     )
 
 
-class Input(Words):
+class Input(FileModel):
     """What a workflow says of one of its inputs. `default`: as it stands in YAML, quotes included."""
 
     type: Type
@@ -113,14 +112,14 @@ class WorkflowHeader(PlanHeader):
     ] = Field(default_factory=dict)
 
 
-def _read(files: Mapping[str, bytes], where: str) -> tuple[dict[str, Input], str, document.Lines]:
+def _read(files: Mapping[str, bytes], where: str) -> tuple[dict[str, Input], str, strict_yaml.Lines]:
     """Return (the inputs that plan.md declares, its front matter, the lines of its keys)."""
     if paths.PLAN not in files:
         raise MalformedFileError("there is no plan.md", where, "write one: front matter with `title: …`, and prose")
     at = f"{where}/{paths.PLAN}"
-    front, _ = document.split_front_matter(document.decode(files[paths.PLAN], at), at)
-    value, lines = document.load_yaml(front, at)
-    return words.validate(WorkflowHeader, value, lines, at).inputs, front, lines
+    front, _ = strict_yaml.split_front_matter(strict_yaml.decode(files[paths.PLAN], at), at)
+    value, lines = strict_yaml.load_yaml(front, at)
+    return strict_yaml.validate(WorkflowHeader, value, lines, at).inputs, front, lines
 
 
 def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]) -> dict[str, bytes]:
@@ -135,7 +134,7 @@ def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]
     block_line = lines.get(("inputs",), 1)
     for name in given:
         if name not in declared:
-            close = words.nearest(name, declared)
+            close = strict_yaml.nearest(name, declared)
             known = f"it takes {', '.join(declared)}" if declared else "this workflow takes none"
             hint = f"did you mean `{close}`?" if close else known
             raise UsageError(f"there is no input `{name}`", f"{at}:{block_line}", hint)
@@ -153,12 +152,12 @@ def instantiate(files: Mapping[str, bytes], where: str, given: Mapping[str, str]
     made = dict(files)
     if declared:
         made[paths.PLAN] = _with_values(files[paths.PLAN], front, lines, values, at)
-    plan.parse(made, where)
+    plans.parse(made, where)
     return made
 
 
 def _given(name: str, told: Input, text: str) -> str:
-    if document.FORBIDDEN.search(text):
+    if strict_yaml.FORBIDDEN.search(text):
         raise UsageError(
             f"the input `{name}` holds a control or bidi character, or is not UTF-8",
             f"--input {name}=…",
@@ -167,11 +166,11 @@ def _given(name: str, told: Input, text: str) -> str:
     found = written(told.type, text)
     if found is None:
         what, hint = _SHOULD[told.type]
-        raise UsageError(f"the input `{name}` {what}, not {document.shown(text)}", f"--input {name}=…", hint)
+        raise UsageError(f"the input `{name}` {what}, not {strict_yaml.shown(text)}", f"--input {name}=…", hint)
     return found
 
 
-def _with_values(data: bytes, front: str, lines: document.Lines, values: Mapping[str, str], where: str) -> bytes:
+def _with_values(data: bytes, front: str, lines: strict_yaml.Lines, values: Mapping[str, str], where: str) -> bytes:
     """Return plan.md with the `inputs:` block replaced by plain values, everything else byte for byte."""
     rows = re.findall(r"[^\n]*\n|[^\n]+\Z", data.decode())  # str.splitlines ends lines at more than LF
     first = lines[("inputs",)] - 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from runner.protocol import log, plan
+from runner.protocol import log, plans
 from runner.protocol.events import ArtifactFields, CheckEvidence
-from runner.protocol.outputs import matching
+from runner.protocol.plans import outputs_among
 from runner.sandbox import Outcome
 from runner.values import dataclass
 
@@ -27,7 +27,7 @@ class Verdict:
 def artifacts(outputs: Iterable[str], files: Iterable[str], digest_of: Callable[[str], str]) -> list[ArtifactFields]:
     """Return the artifacts that a step's outputs name among the tree's files."""
     known = list(files)
-    found = {path for glob in outputs for path in matching(glob, known)}
+    found = {path for glob in outputs for path in outputs_among(glob, known)}
     return [
         {"name": path.rsplit("/", 1)[-1], "kind": "file", "path": path, "digest": digest_of(path)}
         for path in sorted(found)
@@ -51,10 +51,10 @@ def run(
     evidence: list[CheckEvidence] = []
     reasons = []
     for glob in outputs:
-        found = matching(glob, known) or matching(glob, touched)
+        found = outputs_among(glob, known) or outputs_among(glob, touched)
         evidence.append(
             {
-                "check": plan.output_check(glob),
+                "check": plans.output_check(glob),
                 "code": 0 if found else 1,
                 "seconds": 0,
                 "output": "",

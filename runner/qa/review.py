@@ -13,7 +13,7 @@ from runner.git import Git, TreeEntry
 from runner.lines import lines_of
 from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
-from runner.protocol.verdict import Verdict
+from runner.protocol.model_answers import Verdict
 from runner.values import dataclass
 
 DIFF_LIMIT = 120_000  # characters of the whole diff

@@ -17,7 +17,7 @@ from runner.store.project import Project
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.protocol.lease import Lease
+    from runner.protocol.lease_file import Lease
 
 _REFS = "refs/there/runner/leases"
 
@@ -82,10 +82,10 @@ def _seen(places: Places, protocol: str) -> float | None:
 
 
 def _words(project: Project, oid: str, where: str) -> Lease | None:
-    from runner.protocol import lease as format_
+    from runner.protocol import lease_file
 
-    data = project.git.blob(f"{oid}:{format_.FILE}")
-    return format_.parse(data, where) if data is not None and len(data) <= format_.SIZE else None
+    data = project.git.blob(f"{oid}:{lease_file.FILE}")
+    return lease_file.parse(data, where) if data is not None and len(data) <= lease_file.SIZE else None
 
 
 def _is_ours(project: Project, protocol: str, nonce: str) -> bool:

@@ -23,11 +23,10 @@ from typing import Any
 
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
 from runner.git import BLOB, Git, Ident, TreeEntry
-from runner.protocol import ids, message
-from runner.protocol import lease as format_
+from runner.protocol import ids, lease_file, log
 from runner.protocol.event_types import event_type
-from runner.protocol.lease import Lease
-from runner.protocol.model import seconds_of
+from runner.protocol.lease_file import Lease
+from runner.protocol.plans import seconds_of
 from runner.store import history, record, remote
 from runner.store.places import write_atomically
 from runner.store.project import Project
@@ -103,7 +102,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
     last, intents = _read(project.git, old, ref, project.who) if old is not None else (None, {})
     ttl, since = float(seconds_of(project.config.lease.ttl)), project.who.lasting()
     words = Lease(
-        holder=format_.word(project.actor()),
+        holder=lease_file.word(project.actor()),
         host=_host(project),
         ci=_job(project.who.environ),
         expires=_time(project, ttl),
@@ -449,7 +448,7 @@ def _published(git: Git, seen: str, there: str) -> Iterator[str]:
     """Yield each event, as `NAME SUBJECT`, of the transitions between two commits of a branch, the newest first."""
     for oid in git.first_parents(there, stop=seen):
         commit = git.commit(oid)
-        told = message.parse(commit.message) if commit else None
+        told = log.parse_message(commit.message) if commit else None
         yield from told.events if told is not None else ()
 
 
@@ -569,16 +568,16 @@ def _is_old(project: Project, held: Held) -> bool:
 
 
 def _host(project: Project) -> str:
-    return format_.word(project.who.host)
+    return lease_file.word(project.who.host)
 
 
 def _job(environ: Mapping[str, str]) -> str | None:
     """Return where a CI shows this job, as GitHub and GitLab tell it."""
     if run := environ.get("GITHUB_RUN_ID"):
         place = f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}"
-        return format_.word(f"{place}/actions/runs/{run}")
+        return lease_file.word(f"{place}/actions/runs/{run}")
     url = environ.get("CI_JOB_URL")
-    return format_.word(url) if url else None
+    return lease_file.word(url) if url else None
 
 
 def _time(project: Project, more: float) -> str:
@@ -615,8 +614,8 @@ def _forget_note(project: Project, protocol: str, words: Lease) -> None:
 
 
 def _commit(git: Git, author: Ident, protocol: str, words: Lease, intents: Intents, old: str | None) -> str:
-    files = {format_.FILE: format_.render(words)}
-    files |= {f"{format_.INTENTS}/{name}.json": format_.render_intent(one) for name, one in intents.items()}
+    files = {lease_file.FILE: lease_file.render(words)}
+    files |= {f"{lease_file.INTENTS}/{name}.json": lease_file.render_intent(one) for name, one in intents.items()}
     tree = git.edit_tree(None, {path: TreeEntry(BLOB, git.write("blob", data)) for path, data in files.items()})
     assert tree is not None
     return git.write_commit(tree, (old,) if old else (), author, author, f"{protocol}: lease\n".encode())
@@ -629,19 +628,19 @@ def _read(git: Git, oid: str, ref: str, who: Surroundings) -> tuple[Lease, Inten
         IntegrityError: no runner wrote it.
     """
     found = git.tree(f"{oid}^{{tree}}")
-    below = found.get(format_.INTENTS) if found else None
+    below = found.get(lease_file.INTENTS) if found else None
     entries = git.tree(below.oid) if below else {}
-    if not found or format_.FILE not in found or entries is None or len(entries) > format_.MOST:
-        raise format_.unreadable("it is no folder of lease.json and intents", ref)
-    blobs = [found[format_.FILE].oid, *(entry.oid for entry in entries.values())]
+    if not found or lease_file.FILE not in found or entries is None or len(entries) > lease_file.MOST:
+        raise lease_file.unreadable("it is no folder of lease.json and intents", ref)
+    blobs = [found[lease_file.FILE].oid, *(entry.oid for entry in entries.values())]
     missing = [oid for oid in blobs if git.is_partial() and git.blob(oid) is None]
     if missing:
         remote.fetch_objects(git, missing, who)
-    if any(size is None or size > format_.SIZE for size in git.sizes(blobs)):
-        raise format_.unreadable("a file of it is too large, or not here", ref)
+    if any(size is None or size > lease_file.SIZE for size in git.sizes(blobs)):
+        raise lease_file.unreadable("a file of it is too large, or not here", ref)
     data = [one or b"" for one in git.blobs(blobs)]
     intents = {
-        name.removesuffix(".json"): format_.parse_intent(one, name, ref)
+        name.removesuffix(".json"): lease_file.parse_intent(one, name, ref)
         for name, one in zip(entries, data[1:], strict=True)
     }
-    return format_.parse(data[0], ref), intents
+    return lease_file.parse(data[0], ref), intents

@@ -14,10 +14,10 @@ from functools import partial
 
 from runner.errors import ConflictError, IntegrityError, RunnerError, SpentError, UnreachableError
 from runner.git import BLOB, TreeEntry
-from runner.protocol import ledger as format_
-from runner.protocol.lease import word
-from runner.protocol.ledger import Day, Reserved
-from runner.protocol.policy import DayBudget
+from runner.protocol import budget_file
+from runner.protocol.budget_file import Day, Reserved
+from runner.protocol.lease_file import word
+from runner.protocol.policy_file import DayBudget
 from runner.store import remote
 from runner.store.project import Project
 from runner.store.remote import Mirror
@@ -78,7 +78,7 @@ class Purse:
             return
         if self._is_given():
             raise self._over(
-                f"this job may spend ${format_.amount(self.usd)} and {self.tokens:,} tokens, and needs more"
+                f"this job may spend ${budget_file.amount(self.usd)} and {self.tokens:,} tokens, and needs more"
             )
         self._reserve(today, cap, need_usd, need_tokens)
 
@@ -98,7 +98,7 @@ class Purse:
                 change(self.project, self.day, lambda day: day.settle(self._nonce, *spent))
             except RunnerError as error:
                 self.project.who.say(
-                    f"what was spent is not settled: {error.what}; ${format_.amount(self.usd)} and {self.tokens:,} tokens"
+                    f"what was spent is not settled: {error.what}; ${budget_file.amount(self.usd)} and {self.tokens:,} tokens"
                     f" of the budget of {self.day} stay reserved"
                 )
         self._nonce = self.day = ""
@@ -120,8 +120,8 @@ class Purse:
             if left_usd is not None and usd > left_usd:
                 kept = sum((Decimal(one.usd) for one in others), Decimal(0))
                 raise self._over(
-                    f"${format_.amount(max(left_usd, Decimal(0)))} of ${cap.usd} are left of {today} (UTC)"
-                    f"{f', ${format_.amount(kept)} more are reserved by others,' if kept else ','} and the next request could cost"
+                    f"${budget_file.amount(max(left_usd, Decimal(0)))} of ${cap.usd} are left of {today} (UTC)"
+                    f"{f', ${budget_file.amount(kept)} more are reserved by others,' if kept else ','} and the next request could cost"
                     f" ${usd - self.paid_usd:.4f}",
                     LATER if kept else "",
                 )
@@ -178,7 +178,7 @@ def reserved(project: Project, usd: Decimal, tokens: int, protocol: str | None =
         ci=run_of(project.who.environ),
         protocol=protocol,
         time=project.who.timestamp(),
-        usd=format_.amount(usd),
+        usd=budget_file.amount(usd),
         tokens=tokens,
     )
 
@@ -237,7 +237,7 @@ def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | 
         try:
             if old is not None and git.commit(old) is None:
                 if is_fresh:
-                    raise format_.unreadable("it is no commit", REF)
+                    raise budget_file.unreadable("it is no commit", REF)
                 old = None  # of an earlier clone
             made = make(read(project, old, day))
         except (SpentError, IntegrityError):
@@ -272,7 +272,7 @@ def read(project: Project, oid: str | None, day: str) -> Day:
     Raises:
         IntegrityError: no runner wrote it.
     """
-    git, name = project.git, format_.file(day)
+    git, name = project.git, budget_file.file(day)
     entry = (git.tree(f"{oid}^{{tree}}") or {}).get(name) if oid else None
     if entry is None:
         return Day(day=day)
@@ -280,16 +280,16 @@ def read(project: Project, oid: str | None, day: str) -> Day:
     if git.is_partial() and git.blob(entry.oid) is None:
         remote.fetch_objects(git, [entry.oid], project.who)
     (size,) = git.sizes([entry.oid])
-    if size is None or size > format_.SIZE:
-        raise format_.unreadable("it is too large, or not here", where)
-    return format_.parse(git.blob(entry.oid) or b"", day, where)
+    if size is None or size > budget_file.SIZE:
+        raise budget_file.unreadable("it is too large, or not here", where)
+    return budget_file.parse(git.blob(entry.oid) or b"", day, where)
 
 
 def _commit(project: Project, day: Day, old: str | None) -> str:
     git, who = project.git, project.runner()
     files: dict[str, TreeEntry] = dict(git.tree(f"{old}^{{tree}}") or {}) if old else {}
-    files[format_.file(day.day)] = TreeEntry(BLOB, git.write("blob", format_.render(day)))
-    tree = git.edit_tree(None, {name: files[name] for name in format_.kept(files, day.day)})
+    files[budget_file.file(day.day)] = TreeEntry(BLOB, git.write("blob", budget_file.render(day)))
+    tree = git.edit_tree(None, {name: files[name] for name in budget_file.kept(files, day.day)})
     assert tree is not None
     return git.write_commit(tree, (old,) if old else (), who, who, f"ledger: {day.day}\n".encode())
 

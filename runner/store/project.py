@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.errors import UnsupportedError, UsageError
 from runner.git import Git, Ident
-from runner.protocol import branches, ids, paths
+from runner.protocol import ids, paths
 from runner.protocol.log import actor as log_actor
 from runner.store import trusted as trusted_
 from runner.store.places import Places, writable_state_home
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runner.git import TreeEntry
     from runner.git.location import Location
     from runner.protocol.config import Config
-    from runner.protocol.plan import Plan
+    from runner.protocol.plans import Plan
     from runner.store.lease import Held
     from runner.store.ledger import Purse
     from runner.store.remote import Mirror
@@ -199,7 +199,7 @@ class Project:
     def pattern(self) -> str:
         """The pattern of protocols' branches; read without loading models."""
         if self._pattern is None:
-            self._pattern = branches.pattern_of(self.trusted.config(self.git))
+            self._pattern = ids.branch_pattern(self.trusted.config(self.git))
         return self._pattern
 
     def branch(self, protocol: str) -> str:

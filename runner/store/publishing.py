@@ -14,7 +14,7 @@ from typing import Protocol
 from runner import signals
 from runner.errors import ConflictError, InsufficientHistoryError, IntegrityError, RefusedError, UnreachableError
 from runner.git import Commit, Git
-from runner.protocol import ids, log, message, paths
+from runner.protocol import ids, log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import (
@@ -489,7 +489,7 @@ def track(project: Project, remote: str, pushed: Mapping[str, str]) -> None:
 
 def is_transition(commit: Commit, protocol: str) -> bool:
     """Return whether a commit is one of the runner's for this protocol."""
-    trailers = message.parse(commit.message)
+    trailers = log.parse_message(commit.message)
     return trailers is not None and trailers.protocol == protocol
 
 

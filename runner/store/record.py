@@ -206,7 +206,7 @@ def since(git: Git, tip: str, other: str) -> tuple[list[Commit], str | None]:
 
 def newer(git: Git, protocol: str, here: str | None, there: str | None) -> int:
     """Return how many transitions the commit `there` has that `here` has not, as far as this clone knows; nothing is verified."""
-    from runner.protocol import message
+    from runner.protocol import log
 
     if here is None or there is None or here == there:
         return 0
@@ -214,7 +214,7 @@ def newer(git: Git, protocol: str, here: str | None, there: str | None) -> int:
         commits = [git.commit(oid) for oid in git.first_parents(there, stop=here)]
     except RunnerError:
         return 0
-    told = [message.parse(commit.message) for commit in commits if commit is not None]
+    told = [log.parse_message(commit.message) for commit in commits if commit is not None]
     return sum(one is not None and one.protocol == protocol for one in told)
 
 
@@ -236,7 +236,7 @@ def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | N
 
     The work of an attempt that failed is what was kept of it.
     """
-    from runner.protocol import message
+    from runner.protocol import log
 
     last = None
     for entry in events(git, protocol, tip):
@@ -250,7 +250,7 @@ def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | N
         return (commit.parents[0], commit.oid) if commit and commit.parents else None
     for oid in git.first_parents(tip):
         commit = git.commit(oid)
-        told = message.parse(commit.message) if commit else None
+        told = log.parse_message(commit.message) if commit else None
         if commit is None or told is None or told.revision < last.revision:
             continue
         if told.revision - len(told.events) < last.revision:

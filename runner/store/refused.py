@@ -7,7 +7,7 @@ import re
 
 from runner.errors import RunnerError
 from runner.git import BLOB, EXECUTABLE, Commit, Git
-from runner.protocol import message
+from runner.protocol import log
 from runner.store import history, record, worktree
 from runner.store.places import write_atomically
 from runner.store.project import Project
@@ -96,7 +96,7 @@ def _files(git: Git, protocol: str, new: str, old: str) -> list[_File]:
         revisions[commit.oid] = before
         parent = git.commit(commit.parents[0]) if commit.parents else None
         found += _of(git, parent.tree if parent else None, commit.tree, commit, before)
-        told = message.parse(commit.message)
+        told = log.parse_message(commit.message)
         if told is not None and told.protocol == protocol:
             before = told.revision
     filed = git.ref(history.ref_of(protocol))
@@ -131,7 +131,7 @@ def _revision(git: Git, protocol: str, at: str) -> int | None:
 
 def _step(git: Git, protocol: str, one: _File) -> str:
     """Return the step (`02-model`) whose transition a commit is; empty where it is a person's."""
-    told = message.parse(one.commit.message)
+    told = log.parse_message(one.commit.message)
     if told is None or told.protocol != protocol:
         return ""
     steps = record.row(git, protocol, one.commit.oid)["steps"]

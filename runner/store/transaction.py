@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from runner.errors import ConflictError
 from runner.git import BLOB, Git, Ident, TreeEntry
-from runner.protocol import log, machine, message, paths, state
+from runner.protocol import log, machine, paths, state
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
 from runner.protocol.state import State
@@ -112,7 +112,7 @@ def prepare(
     }
     made = git.edit_tree(tree or snapshot.tree, written)
     assert made is not None
-    text = message.render(snapshot.protocol, entries, trusted)
+    text = log.render_message(snapshot.protocol, entries, trusted)
     if sign and sign_with is None:
         commit = git.person_commit(made, (snapshot.tip, *parents), author, text)
     else:

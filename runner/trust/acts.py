@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.protocol import events as ev
-from runner.protocol import machine, message
+from runner.protocol import log, machine
+from runner.protocol.approval_file import seconds
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
-from runner.protocol.outputs import matching
-from runner.protocol.plan import Step
+from runner.protocol.plans import Step, outputs_among
 from runner.protocol.state import State
-from runner.protocol.statement import seconds
 from runner.trust import needed, replay, signature, waits
 from runner.trust.authority import Authority, raw_signature
 from runner.trust.bench import Bench
@@ -113,13 +112,13 @@ def _lacking(git: Git, walk: Chain, look: Look, ground: Ground, step: Step) -> l
     made = [one.path for one in ground.state.artifacts if one.step == step.slug]
     tree, left = look.parent.tree, []
     for glob in step.header.outputs:
-        if not any(git.ref(f"{tree}:{path}") for path in matching(glob, made)):
+        if not any(git.ref(f"{tree}:{path}") for path in outputs_among(glob, made)):
             left.append(glob)
     if left:  # an output may have been deleted, or be somebody else's
         works = [raw for raw in replay.known_of(git, walk) if (raw.event, raw.subject) == ("step-finished", step.slug)]
         start = str(works[-1].fields["start"])
         files = [*git.files(tree), *(git.changed(start, look.parent.oid) if start in ground.past.places else ())]
-        left = [glob for glob in left if not matching(glob, files)]
+        left = [glob for glob in left if not outputs_among(glob, files)]
     return left
 
 
@@ -252,7 +251,7 @@ def _grounds(git: Git, walk: Chain, look: Look) -> Iterator[str]:
         commit = git.commit(at)
         if commit is None:
             raise missing(git, f"commit {at[:12]}")
-        told = message.parse(commit.message)
+        told = log.parse_message(commit.message)
         named = {one.partition(" ")[0] for one in told.events} if told and told.protocol == walk.protocol else set()
         # Work that ends otherwise than by `step-finished`, which alone says where it began: people's commits may lie between.
         is_late = (

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from runner.protocol import paths, statement
-from runner.protocol.document import shown
+from runner.protocol import approval_file, paths
+from runner.protocol.approval_file import Decision, Signed
 from runner.protocol.events import ReviewFields
-from runner.protocol.plan import Plan
-from runner.protocol.statement import Decision, Signed
+from runner.protocol.plans import Plan
+from runner.protocol.strict_yaml import shown
 from runner.trust import manifest
 from runner.trust.bench import Asked, Bench, Fault, Word
 from runner.trust.demand import Demand
@@ -260,7 +260,7 @@ def _is_signed(bench: Bench, demand: Demand, plan: Plan | None, word: Word, how:
     verdict = signature.verify(
         word.signed.signature,
         word.signed.text,
-        namespace=statement.NAMESPACE,
+        namespace=approval_file.NAMESPACE,
         principal=word.approver,
         signers=bench.authority.signers,
         at=bench.at,

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from runner.errors import MalformedFileError
 from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry, split_signature
 from runner.protocol import globs, paths
-from runner.protocol.model import Kind
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Kind, Plan, Step
 from runner.trust import manifest, programs, signers
 from runner.trust import policy as rules_
 from runner.trust.cover import HARMLESS, Cover
@@ -27,7 +26,7 @@ from runner.values import dataclass
 # What a step without a policy, tools or signatures does not need is loaded where it is used: it would take a third of its start.
 if TYPE_CHECKING:
     from runner.protocol.config import Config
-    from runner.protocol.policy import Approval, PolicyFile
+    from runner.protocol.policy_file import Approval, PolicyFile
     from runner.trust.signature import Verdict
 
 
@@ -219,9 +218,9 @@ def load(git: Git, commit: str, branch: str, config: Config | None = None, revok
     name = paths.POLICY.rpartition("/")[2]
     file = None
     if name in files:
-        from runner.protocol import policy as policy_
+        from runner.protocol import policy_file
 
-        file = policy_.parse(_plain(git, files[name], paths.POLICY, branch), f"{paths.POLICY} on {branch}")
+        file = policy_file.parse(_plain(git, files[name], paths.POLICY, branch), f"{paths.POLICY} on {branch}")
     keys = _signers(git, commit, revoked_at or commit, branch, file)
     return Authority(commit, branch, file, keys, config or _config(git, commit, branch), rules_.compiled(file))
 

@@ -12,12 +12,12 @@ from itertools import islice
 
 from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.git import BLOB, Commit, Git, TreeEntry
-from runner.protocol import ids, message, paths, statement
+from runner.protocol import approval_file, ids, log, paths
 from runner.protocol import state as state_
+from runner.protocol.approval_file import MalformedStatementError, Signed
 from runner.protocol.event_types import event_type
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Plan, Step
 from runner.protocol.state import ENDED, State, Wait
-from runner.protocol.statement import MalformedStatementError, Signed
 from runner.trust import manifest
 from runner.trust.authority import Authority
 from runner.trust.cover import Cover, is_plain
@@ -79,7 +79,7 @@ class Asked:
     def at_end(cls, bench: Bench) -> Asked | None:
         """Return when the merge of a completed protocol became a question: nothing in the record asks it."""
         for oid in bench.chain:
-            told = message.parse(commit_of(bench.git, oid).message)
+            told = log.parse_message(commit_of(bench.git, oid).message)
             if told and told.protocol == bench.protocol and f"completed {bench.protocol}" in told.events:
                 return cls(oid, None)
         return None
@@ -89,7 +89,7 @@ class Asked:
         """Return when a wait of the bench's branch was asked for."""
         revision = int(wait.id.removeprefix("w"))
         for oid in bench.chain:
-            told = message.parse(commit_of(bench.git, oid).message)
+            told = log.parse_message(commit_of(bench.git, oid).message)
             if (
                 told
                 and told.protocol == bench.protocol
@@ -171,18 +171,18 @@ class Bench:
 
     def _parsed(self, path: str, entry: TreeEntry) -> Word:
         name = path.rpartition("/")[2]
-        word = Word(name.removesuffix(statement.SUFFIX)[:64], path, "", 0, None)
+        word = Word(name.removesuffix(approval_file.SUFFIX)[:64], path, "", 0, None)
         if entry.mode != BLOB:
             return word.faulty(Fault.MISPLACED, "it is not a plain file")
         size = self.git.sizes([entry.oid])[0]
-        if size is not None and size > statement.LIMIT:  # never read: it may be as big as its writer likes
-            return word.faulty(Fault.MALFORMED, f"{size} bytes, {statement.LIMIT} at most")
+        if size is not None and size > approval_file.LIMIT:  # never read: it may be as big as its writer likes
+            return word.faulty(Fault.MALFORMED, f"{size} bytes, {approval_file.LIMIT} at most")
         data = self.git.blob(entry.oid)
         if data is None:
             raise InsufficientHistoryError(f"{path} is not in this clone", entry.oid, "run `git fetch --refetch`")
         try:
-            signed = statement.parse(data, path)
-            statement.check_name(signed, name, path)
+            signed = approval_file.parse(data, path)
+            approval_file.check_name(signed, name, path)
         except MalformedStatementError as error:
             return word.faulty(Fault.MALFORMED, error.what)
         return Word(signed.id, path, "", 0, signed)
@@ -377,7 +377,7 @@ class Bench:
         while at is not None and kind == "agent":
             commit = commit_of(self.git, at)
             at = commit.parents[0] if commit.parents else None
-            trailers = message.parse(commit.message)
+            trailers = log.parse_message(commit.message)
             if trailers is None or trailers.protocol != self.protocol or at is None:
                 continue
             told = [event_type(event) for event, about in (one.split(" ") for one in trailers.events) if about == slug]
@@ -411,7 +411,7 @@ class Bench:
         at: str | None = self.tip  # down from the tip: the whole chain may be long, and the work is mostly near
         while at is not None:
             commit = commit_of(self.git, at)
-            trailers = message.parse(commit.message)
+            trailers = log.parse_message(commit.message)
             events = trailers.events if trailers and trailers.protocol == self.protocol else ()
             if f"step-finished {slug}" in events:
                 return commit
@@ -516,7 +516,7 @@ class Bench:
             commit = commit_of(self.git, oid)
             if oid != merge.oid and (
                 len(commit.parents) not in (1, 2)
-                or message.parse(commit.message) is not None
+                or log.parse_message(commit.message) is not None
                 or self._touches(subject, cover, commit, merge.oid, whole=whole) is not None
             ):
                 if self.git.is_shallow():  # the first parent may have it too
@@ -576,7 +576,7 @@ class Bench:
         found = None
         for oid in self.chain:
             commit = commit_of(self.git, oid)
-            trailers = message.parse(commit.message)
+            trailers = log.parse_message(commit.message)
             if trailers and trailers.protocol == self.protocol:
                 if trailers.revision - len(trailers.events) < revision:
                     break
@@ -588,7 +588,7 @@ class Bench:
         return found
 
     def _is_transition(self, commit: Commit) -> bool:
-        trailers = message.parse(commit.message)
+        trailers = log.parse_message(commit.message)
         return trailers is not None and trailers.protocol == self.protocol
 
     # --- who wrote it ----------------------------------------------------------------------------------------------------
@@ -624,7 +624,7 @@ class Bench:
 
     def _is_work(self, commit: Commit) -> bool:
         """Return whether a commit is a person's that changes code; a merge's are what it has from none of its parents."""
-        if message.parse(commit.message) is not None:
+        if log.parse_message(commit.message) is not None:
             return False
         changed = [set(self.git.changed(parent, commit.oid)) for parent in commit.parents]
         return any(manifest.is_code(self.protocol, path) for path in set.intersection(*changed)) if changed else True

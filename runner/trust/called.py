@@ -13,11 +13,9 @@ from typing import Any
 
 from runner.errors import IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import coworker as coworker_
-from runner.protocol import document, message, paths, transcript
-from runner.protocol import plan as plan_
+from runner.protocol import agent_file, log, paths, plans, strict_yaml, transcript
 from runner.protocol.log import RawEntry
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Plan, Step
 from runner.protocol.transcript import Record
 from runner.store import record
 from runner.store.trusted import Trusted
@@ -67,7 +65,7 @@ def _policies(git: Git, protocol: str, commit: str) -> Iterator[str]:
     found = 0
     while at is not None and found < 2:
         here = git.commit(at)
-        told = message.parse(here.message) if here is not None else None
+        told = log.parse_message(here.message) if here is not None else None
         if told is not None and told.protocol == protocol:
             found += 1
             yield told.trusted
@@ -114,7 +112,7 @@ def _wrong(
     found = authority.load(git, trusted, branch)
     files = git.tree(f"{one.commit}:{paths.folder(protocol)}") or {}
     words = {name: git.blob(entry.oid) or b"" for name, entry in files.items() if paths.is_words(name)}
-    plan = plan_.parse(words, f"{paths.folder(protocol)} in {one.commit[:12]}")
+    plan = plans.parse(words, f"{paths.folder(protocol)} in {one.commit[:12]}")
     step = plan.step(one.subject)
     if step is None:
         return None
@@ -152,16 +150,16 @@ def _rules(git: Git, found: Authority, plan: Plan, step: Step) -> tuple[policy.P
     data, where = git.blob(f"{found.commit}:{path}"), f"{path} on {found.branch}"
     if data is None:
         return found.rules, set(), False
-    one = coworker_.parse(data, where)
+    one = agent_file.parse(data, where)
     rules = found.rules
     if one.policies is not None:
-        _, lines = document.load_yaml(document.decode(data, where), where)
+        _, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
         rules = policy.compiled(found.policy, [policy.More(one.policies, where, lines, ("policies",))])
     return rules, {tool for tool in one.tools if isinstance(tool, str)}, bool(one.tool_modules())
 
 
 def _tool_of(git: Git, commit: str, protocol: str, name: str) -> str:
-    from runner.protocol import call
+    from runner.protocol import call_file
 
     data = git.blob(f"{commit}:{paths.folder(protocol)}/{paths.call_file(name)}")
-    return call.parse(data, name).tool if data is not None else ""
+    return call_file.parse(data, name).tool if data is not None else ""

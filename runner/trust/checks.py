@@ -15,13 +15,12 @@ from typing import Any
 from runner.errors import MalformedFileError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Commit, Git, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import log, machine, message, paths, state
-from runner.protocol import plan as plan_
+from runner.protocol import log, machine, paths, plans, state
 from runner.protocol.digest import digest
 from runner.protocol.event_types import may_follow
 from runner.protocol.events import Entry, Event
 from runner.protocol.log import RawEntry
-from runner.protocol.plan import Plan
+from runner.protocol.plans import Plan
 from runner.protocol.state import Rendered, State, StepStatus
 from runner.store.trusted import Trusted
 from runner.trust.past import Past, brought, missing
@@ -116,7 +115,7 @@ class Look:
     record: dict[str, TreeEntry]  # those of them that are the runner's
     approvals: dict[str, TreeEntry]
     lookalikes: list[str]  # paths that a file system could take for the folder
-    trailers: message.Trailers | None = None
+    trailers: log.Trailers | None = None
     log: bytes = b""
     state: bytes = b""
     entries: list[Entry] = field(default_factory=list)
@@ -205,8 +204,8 @@ def check_trailers(git: Git, walk: Chain, look: Look) -> Said:
     """4. An ordinary commit has no line that could be taken for a trailer of the runner's."""
     if (
         look.trailers is None
-        and message.parse(look.commit.message) is None
-        and message.looks_forged(look.commit.message)
+        and log.parse_message(look.commit.message) is None
+        and log.has_forged_trailer(look.commit.message)
     ):
         yield "", "a commit that is no transition carries a Runner- trailer"
 
@@ -236,7 +235,10 @@ def check_commit(git: Git, walk: Chain, look: Look) -> Said:
 def check_message(git: Git, walk: Chain, look: Look) -> Said:
     """7. The message is, byte for byte, what the entries render to."""
     trailers = look.trailers
-    if trailers is not None and message.render(walk.protocol, look.entries, trailers.trusted) != look.commit.message:
+    if (
+        trailers is not None
+        and log.render_message(walk.protocol, look.entries, trailers.trusted) != look.commit.message
+    ):
         yield "", "the commit's message is not that of its entries"
 
 
@@ -456,7 +458,7 @@ def check_plan(git: Git, walk: Chain, look: Look) -> Said:
             raise missing(git, f"{name} of commit {look.commit.oid[:12]}")
         told[name] = data
     try:
-        plan = plan_.parse(told, at(walk))
+        plan = plans.parse(told, at(walk))
     except MalformedFileError as error:
         yield error.where, f"the plan that the event speaks of cannot be read: {error.what}"
         return
@@ -528,7 +530,7 @@ def _files_at(git: Git, walk: Chain, tip: Commit, oid: str) -> dict[str, TreeEnt
 def _back(git: Git, walk: Chain, commit: Commit) -> Iterator[Commit]:
     """Return the chain below a commit, newest first, down to its genesis."""
     while commit.parents:
-        trailers = message.parse(commit.message)
+        trailers = log.parse_message(commit.message)
         if trailers and trailers.protocol == walk.protocol and trailers.events[0] == f"created {walk.protocol}":
             return
         below = git.commit(commit.parents[0])
@@ -580,7 +582,7 @@ def check_undone(git: Git, walk: Chain, look: Look) -> Said:
 def _transition_at(git: Git, walk: Chain, tip: Commit, revision: int) -> Commit | None:
     """Return the transition of the chain below `tip` whose last event has the revision."""
     for commit in _back(git, walk, tip):
-        trailers = message.parse(commit.message)
+        trailers = log.parse_message(commit.message)
         if trailers and trailers.protocol == walk.protocol and trailers.revision <= revision:
             return commit if trailers.revision == revision else None
     return None

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.errors import MalformedFileError, RefusedError
-from runner.protocol import paths, words
-from runner.protocol.model import Approval, seconds_of
-from runner.protocol.plan import Plan, Step
-from runner.protocol.statement import LONGEST, LONGEST_CALL
+from runner.protocol import paths, strict_yaml
+from runner.protocol.approval_file import LONGEST, LONGEST_CALL
+from runner.protocol.plans import Approval, Plan, Step, seconds_of
 from runner.trust.authority import Authority
 from runner.trust.manifest import Subject
 from runner.values import dataclass
@@ -154,7 +153,7 @@ def _needs(authority: Authority, kind: str, asked: Approval | None, where: str) 
     roles, count = (asked.roles, asked.count or 1) if asked else ((), 1)
     for role in roles:
         if not known.get(role):
-            near = words.nearest(role, [name for name, members in known.items() if members])
+            near = strict_yaml.nearest(role, [name for name, members in known.items() if members])
             hint = f"did you mean `{near}`?" if near else f"list its people under `roles` in {authority.where}"
             raise MalformedFileError(f"nobody is in the role `{role}`", where, hint)
     found = [_need(authority, rule.roles, max(rule.count, 1 if roles else count), where)]
@@ -167,9 +166,9 @@ def _needs(authority: Authority, kind: str, asked: Approval | None, where: str) 
 
 def _need(authority: Authority, roles: Sequence[str], count: int, where: str) -> Need:
     assert authority.policy is not None
-    from runner.protocol import policy as policy_
+    from runner.protocol import policy_file
 
-    people = policy_.people(authority.policy.words, tuple(roles))
+    people = policy_file.people(authority.policy.words, tuple(roles))
     if len(people) < count:
         could = f"{len(people)} could say yes" if people else "nobody is in a role that could give it"
         raise MalformedFileError(

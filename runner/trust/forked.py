@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from runner.git import Git
 from runner.protocol import events as ev
-from runner.protocol import ids, message
+from runner.protocol import ids, log
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Json, State, StepStatus
@@ -32,7 +32,7 @@ def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
     if not (ids.is_protocol_id(origin) and revision.isascii() and revision.isdigit()) or origin == walk.protocol:
         yield f"`{event.source}` is no revision of another protocol"
         return
-    told = message.parse(look.parent.message) if look.parent else None
+    told = log.parse_message(look.parent.message) if look.parent else None
     if look.parent is None or told is None or (told.protocol, str(told.revision)) != (origin, revision):
         yield f"it does not begin at the commit of {event.source}"
         return

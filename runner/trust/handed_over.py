@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from runner.errors import IntegrityError
 from runner.git import Git
-from runner.protocol import log, message, paths
+from runner.protocol import log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.trust.checks import Finding
@@ -26,7 +26,7 @@ def wrong(git: Git, protocol: str, tip: str, published: str) -> Iterator[Finding
     for oid in git.run("rev-list", "--reverse", tip, f"^{published}").decode().split():
         commit = git.commit(oid)
         assert commit is not None
-        told = message.parse(commit.message)
+        told = log.parse_message(commit.message)
         if told is None or told.protocol != protocol:
             yield Finding("handed-over", oid, paths.folder(protocol), "a commit that only a person makes")
             continue

@@ -140,7 +140,7 @@ def trusted_files(git: Git, commit: str, loaded: Loaded, version: int = VERSION)
     """
     if not (loaded.agents or loaded.modules or loaded.prompts):
         return {}
-    from runner.protocol import coworker  # here: most steps have none, and its models are slow to load
+    from runner.protocol import agent_file  # here: most steps have none, and its models are slow to load
 
     files = git.files(commit)
     agents = {paths.agent_file(name) for name in loaded.agents}
@@ -148,7 +148,7 @@ def trusted_files(git: Git, commit: str, loaded: Loaded, version: int = VERSION)
     for path in sorted(agents & files.keys()):
         data = git.blob(files[path].oid)
         if data is not None:
-            modules |= {module.module for module in coworker.parse(data, path).tool_modules()}
+            modules |= {module.module for module in agent_file.parse(data, path).tool_modules()}
     roots = {module.partition(".")[0] for module in modules}
     beside = importable(files) if modules and version > 1 else frozenset()
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.errors import InsufficientHistoryError
 from runner.git import Git
-from runner.protocol import message, paths
+from runner.protocol import log, paths
 from runner.protocol.ids import is_protocol_id
 from runner.trust.past import commit_of, touched
 
@@ -24,7 +24,7 @@ def written_by_people(git: Git, trusted: str) -> frozenset[str]:
             commit = commit_of(git, oid)
             before = commit_of(git, commit.parents[0]).oid if commit.parents else None
             changed = git.changed(before, oid)
-            if message.parse(commit.message) is None and not any(_is_record(path) for path in changed):
+            if log.parse_message(commit.message) is None and not any(_is_record(path) for path in changed):
                 found |= left & changed.keys()
             left -= changed.keys()
             if not left:

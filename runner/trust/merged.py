@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
-from runner.protocol import message, paths
+from runner.protocol import log, paths
 from runner.store import history
 from runner.store import record as record_
 from runner.trust.checks import Finding
@@ -59,7 +59,7 @@ def refuse_copy(git: Git, report: Report, base: str, remote: str | None) -> None
     """
     chain = chain_of(git, report.protocol, report.tip)
     genesis = git.commit(chain[0]) if chain else None
-    first = message.parse(genesis.message) if genesis is not None else None
+    first = log.parse_message(genesis.message) if genesis is not None else None
     is_whole = first is not None and first.events[0].startswith("created ") and not report.moved
     if report.findings and not is_whole and report.tip in git.first_parents(base):
         raise _gone(report.protocol, base, remote)

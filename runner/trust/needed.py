@@ -11,8 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from runner.errors import RefusedError
 from runner.protocol import paths
 from runner.protocol.log import RawEntry
-from runner.protocol.model import Kind
-from runner.protocol.plan import Plan, Step
+from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.state import StepStatus, Wait
 from runner.trust import approval, demand
 from runner.trust.approval import Standing

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError
 from runner.git import TREE, Commit, Git, TreeEntry
-from runner.protocol import ids, message, paths
+from runner.protocol import ids, log, paths
 from runner.trust.manifest import Contents
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Past:
         at: str | None = tip
         while at is not None:
             commit = commit_of(git, at)
-            told = message.parse(commit.message)
+            told = log.parse_message(commit.message)
             own = told if told is not None and told.protocol == protocol else None
             found.append((at, own.trusted if own else None))
             is_first = own is not None and own.events[0] == f"created {protocol}"
@@ -88,7 +88,7 @@ class Past:
         last, own = self.places[tip], f"{paths.folder(self.protocol)}/"
         for place in range(self._worked_to, last + 1):
             commit = commit_of(self.git, self.order[place])
-            told = message.parse(commit.message)
+            told = log.parse_message(commit.message)
             if told is not None and told.protocol == self.protocol and commit.parents:
                 for one in self.git.changed(commit.parents[0], commit.oid):
                     if not one.startswith(own):

@@ -20,13 +20,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from runner.protocol import globs, paths
-from runner.protocol.document import Path, shown
-from runner.protocol.model import Budget
+from runner.protocol.plans import Budget
+from runner.protocol.strict_yaml import Path, shown
 from runner.trust import programs
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.protocol.policy import Effect, Isolation, Narrowing, PolicyFile, Rule, Verdict
+    from runner.protocol.policy_file import Effect, Isolation, Narrowing, PolicyFile, Rule, Verdict
 
 Fits = Callable[[str], object]
 
@@ -244,7 +244,7 @@ def compiled(file: PolicyFile | None, more: Iterable[More] = ()) -> Policy:
 
 
 def _short(tool: str) -> Rule:
-    from runner.protocol.policy import Match, Rule
+    from runner.protocol.policy_file import Match, Rule
 
     return Rule(ask=Match(tool=(tool,)))
 
@@ -462,7 +462,7 @@ def _isolation(policy: Policy, subject: Subject) -> Decision:
     asked = subject.isolation or "host"
     if policy.file is None:
         return _default("every isolation is allowed")
-    from runner.protocol.policy import ISOLATIONS
+    from runner.protocol.policy_file import ISOLATIONS
 
     weakest = policy.file.words.isolation
     weaker = ISOLATIONS.index(asked) < ISOLATIONS.index(weakest)
@@ -654,7 +654,7 @@ def _moved(policy: Policy, change: Change, step: str | None) -> Iterable[Decisio
 
 
 def _over(policy: Policy, changes: Sequence[Change]) -> Iterable[Decision]:
-    from runner.protocol.policy import bytes_of
+    from runner.protocol.policy_file import bytes_of
 
     assert policy.file is not None
     limits = policy.file.words.limits

@@ -13,14 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import BLOB, TREE, Git
 from runner.protocol import events as ev
-from runner.protocol import log, machine, message, paths, state
-from runner.protocol import plan as plan_
+from runner.protocol import log, machine, paths, plans, state
+from runner.protocol.approval_file import seconds
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
-from runner.protocol.plan import Plan
+from runner.protocol.plans import Plan
 from runner.protocol.state import State
-from runner.protocol.statement import seconds
 from runner.trust import approval, authority, signers, waits
 from runner.trust import bench as bench_
 from runner.trust.approval import Standing
@@ -82,7 +81,7 @@ def told(git: Git, protocol: str, tip: str, *, whole: bool) -> Iterator[str]:
         commit = git.commit(at)
         if commit is None:
             raise missing(git, f"commit {at[:12]}")
-        trailers = message.parse(commit.message)
+        trailers = log.parse_message(commit.message)
         at = commit.parents[0] if commit.parents else None
         if trailers is None or trailers.protocol != protocol:
             continue
@@ -258,7 +257,7 @@ def ground_at(git: Git, walk: Chain, look: Look, commit: str) -> Ground | str:
             if text is None:
                 raise missing(git, f"{name} of {commit[:12]}")
             told[name] = text
-        walk.plan = mine, plan_.parse(told, where)
+        walk.plan = mine, plans.parse(told, where)
     return Ground(commit, then, walk.plan[1], past_of(git, walk, look))
 
 

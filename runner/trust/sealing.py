@@ -10,11 +10,10 @@ from collections.abc import Iterator
 
 from runner.errors import IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import message, paths, state
-from runner.protocol import seal as seal_
+from runner.protocol import log, paths, seal_file, state
+from runner.protocol.approval_file import seconds
 from runner.protocol.digest import digest
-from runner.protocol.seal import Seal
-from runner.protocol.statement import seconds
+from runner.protocol.seal_file import Seal
 from runner.store import history
 from runner.store.trusted import Trusted
 from runner.trust import authority
@@ -26,7 +25,7 @@ from runner.trust.verify import Report
 def of(git: Git, protocol: str, repo: str, signer: str, tip: str, time: str) -> Seal | None:
     """Return the seal of a transition of the protocol's; None where it is none."""
     commit = git.commit(tip)
-    told = message.parse(commit.message) if commit is not None else None
+    told = log.parse_message(commit.message) if commit is not None else None
     data = git.blob(f"{tip}:{paths.folder(protocol)}/{paths.STATE}")
     if commit is None or told is None or told.protocol != protocol or data is None:
         return None
@@ -39,7 +38,7 @@ def wrong(git: Git, report: Report, trusted: Trusted) -> Iterator[Finding]:
     found = read(git, report.protocol)
     if found is None:
         return
-    where = f"{history.ref_of(report.protocol)}:{seal_.FILE}"
+    where = f"{history.ref_of(report.protocol)}:{seal_file.FILE}"
     try:
         for text in _wrong(git, report, trusted, found, where):
             yield Finding("seal", "", where, text)
@@ -51,11 +50,11 @@ def wrong(git: Git, report: Report, trusted: Trusted) -> Iterator[Finding]:
 
 def read(git: Git, protocol: str) -> bytes | None:
     """Return the file with which a history was sealed, or None."""
-    return history.read(git, protocol, seal_.FILE)
+    return history.read(git, protocol, seal_file.FILE)
 
 
 def _wrong(git: Git, report: Report, trusted: Trusted, data: bytes, where: str) -> Iterator[str]:
-    said, text, armour = seal_.parse(data, where)
+    said, text, armour = seal_file.parse(data, where)
     if said.tip not in (report.tip, *git.first_parents(report.tip)):
         yield f"it seals {said.tip[:12]}, which is no commit of this history"
         return
@@ -64,7 +63,7 @@ def _wrong(git: Git, report: Report, trusted: Trusted, data: bytes, where: str) 
         yield f"it does not say what stands in {said.tip[:12]}"
         return
     commit = git.commit(said.tip)
-    told = message.parse(commit.message) if commit is not None else None
+    told = log.parse_message(commit.message) if commit is not None else None
     assert told is not None  # `of` read it
     if git.commit(told.trusted) is None:
         raise missing(git, f"commit {told.trusted[:12]} of the trusted branch")
@@ -77,7 +76,12 @@ def _wrong(git: Git, report: Report, trusted: Trusted, data: bytes, where: str) 
         from runner.trust import signature
 
         verdict = signature.verify(
-            armour, text, namespace=seal_.NAMESPACE, principal=said.signer, signers=found.signers, at=seconds(said.time)
+            armour,
+            text,
+            namespace=seal_file.NAMESPACE,
+            principal=said.signer,
+            signers=found.signers,
+            at=seconds(said.time),
         )
         if not verdict.ok:
             yield verdict.reason
@@ -88,5 +92,5 @@ def note(git: Git, report: Report) -> str | None:
     data = read(git, report.protocol)
     if data is None:
         return None
-    said, _, _ = seal_.parse(data, seal_.FILE)
+    said, _, _ = seal_file.parse(data, seal_file.FILE)
     return f"sealed by {said.signer} at revision {said.revision}, {said.time} by its own account"

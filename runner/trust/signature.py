@@ -24,7 +24,7 @@ from pathlib import Path
 from runner.errors import UsageError
 from runner.git.process import personal_environment
 from runner.lines import lines_of
-from runner.protocol.statement import PRINCIPAL
+from runner.protocol.approval_file import PRINCIPAL
 from runner.trust import signers as keys
 from runner.trust.signers import CURVES, ED25519, RSA, SK_ECDSA, SK_ED25519, PublicKey, Signers, Wire
 from runner.values import dataclass

@@ -17,9 +17,9 @@ from dataclasses import field
 from datetime import datetime
 
 from runner.errors import MalformedFileError
+from runner.protocol.approval_file import NAMESPACE as APPROVAL
+from runner.protocol.approval_file import PRINCIPAL
 from runner.protocol.paths import ROOT
-from runner.protocol.statement import NAMESPACE as APPROVAL
-from runner.protocol.statement import PRINCIPAL
 from runner.values import dataclass
 
 FILE = f"{ROOT}/allowed_signers"

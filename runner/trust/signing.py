@@ -14,7 +14,7 @@ from pathlib import Path
 from runner.git import Git, person
 from runner.git.process import personal_environment
 from runner.lines import lines_of
-from runner.protocol.statement import NAMESPACE, Form
+from runner.protocol.approval_file import NAMESPACE, Form
 from runner.trust import signers as keys
 from runner.trust.signature import (
     SigningError,

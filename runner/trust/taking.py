@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
-from runner.protocol import message, paths
+from runner.protocol import log, paths
 from runner.store import record
 from runner.store.trusted import Trusted
 from runner.trust import approval, authority, demand
@@ -37,7 +37,7 @@ def wrong(git: Git, report: Report, trusted: Trusted, notes: list[str]) -> Itera
     if merge is None:
         return
     # Fast-forwarded or rebased, main's commits are the protocol's or copies of them, and what they have as a policy is not main's.
-    told, before = message.parse(merge.message), next(iter(merge.parents), None)
+    told, before = log.parse_message(merge.message), next(iter(merge.parents), None)
     is_copy = told is not None and before is not None and git.tree(f"{before}:{paths.folder(protocol)}") is not None
     ruled = _last_trusted(git, report) if is_copy else before
     if ruled is None:
@@ -88,7 +88,7 @@ def _last_trusted(git: Git, report: Report) -> str | None:
     """Return the trusted commit that the chain's last transition names."""
     for oid in git.first_parents(report.tip):
         commit = git.commit(oid)
-        told = message.parse(commit.message) if commit is not None else None
+        told = log.parse_message(commit.message) if commit is not None else None
         if told is not None and told.protocol == report.protocol:
             return told.trusted
     return None

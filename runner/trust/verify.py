@@ -43,7 +43,7 @@ from collections.abc import Mapping, Sequence
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError, UnsupportedError
 from runner.git import TREE, Commit, Git, GitError, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import log, machine, message, paths, state
+from runner.protocol import log, machine, paths, state
 from runner.protocol.digest import digest
 from runner.protocol.state import State
 from runner.store.trusted import Trusted
@@ -181,7 +181,7 @@ def chain_of(git: Git, protocol: str, tip: str) -> list[str]:
 
 def is_transition(commit: Commit, protocol: str) -> bool:
     """Return whether a commit says that it is a transition of the protocol's."""
-    trailers = message.parse(commit.message)
+    trailers = log.parse_message(commit.message)
     return trailers is not None and trailers.protocol == protocol
 
 
@@ -212,7 +212,7 @@ def walk_commits(git: Git, walk: Chain, commits: Sequence[str]) -> list[Finding]
             commit = commit_of(git, oid)
             found = _check(git, walk, commit, read)
             if walk.past is not None:
-                trailers = message.parse(commit.message)
+                trailers = log.parse_message(commit.message)
                 own = trailers is not None and trailers.protocol == walk.protocol
                 walk.past.add(commit.oid, trailers.trusted if trailers is not None and own else None)
         except InsufficientHistoryError as error:
@@ -308,7 +308,7 @@ def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Lo
     record = {name: entry for name, entry in files.items() if paths.is_record(name)}
     approvals = {name: entry for name, entry in files.items() if name.startswith("approvals/")}
     look = Look(commit, parent, files, record, approvals, lookalikes)
-    trailers = message.parse(commit.message)
+    trailers = log.parse_message(commit.message)
     if trailers is None or trailers.protocol != walk.protocol:
         return look
     look.trailers, look.before = trailers, walk.state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from runner.protocol.log import RawEntry
-from runner.protocol.plan import Plan
+from runner.protocol.plans import Plan
 from runner.protocol.state import State, Wait
 from runner.trust import demand
 from runner.trust.authority import Authority

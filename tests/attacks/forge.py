@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
-from runner.protocol import log, machine, message, paths, state
+from runner.protocol import log, machine, paths, state
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
 from runner.protocol.state import State
@@ -160,7 +160,7 @@ class Forge:
             edit_state(plain)
         files.setdefault(f"{self.folder}/log.md", new_log)
         files.setdefault(f"{self.folder}/state.json", json.dumps(plain, indent=2, sort_keys=True) + "\n")
-        text = edit_text(message.render(self.protocol, entries, self.trusted).decode())
+        text = edit_text(log.render_message(self.protocol, entries, self.trusted).decode())
         oid = self.commit({**files, **(code or {})}, text, parents=parents, move=move)
         if move:
             self.log, self.state = new_log, state.load(json.dumps(plain).encode(), "state.json")

@@ -10,8 +10,7 @@ from typing import Any
 
 from runner.git import Git
 from runner.protocol import events as ev
-from runner.protocol import log, machine, message, state
-from runner.protocol import plan as plan_
+from runner.protocol import log, machine, plans, state
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Entry
 from tests.attacks.forge import TIME, Change, Forge
@@ -697,7 +696,7 @@ def edited(forge: Forge) -> ev.PlanEdited:
     names = forge.box.git("ls-tree", "--name-only", forge.tip, f"{forge.folder}/").split()
     words = {Path(name).name: name for name in names if name.endswith(".md") and not name.endswith("/log.md")}
     told = {name: forge.box.git("show", f"{forge.tip}:{path}").encode() for name, path in words.items()}
-    found = machine.edit_of(forge.now, plan_.parse(told, forge.folder))
+    found = machine.edit_of(forge.now, plans.parse(told, forge.folder))
     assert found is not None
     return found
 
@@ -968,7 +967,7 @@ def answers(forge: Forge) -> None:
         forge.imitate(ev.Answered(subject="plan", wait=wait, text="yes", by="alice"))
 
 
-def plans(forge: Forge, transcript: str | None = digest(b"said")) -> ev.Planned:
+def plan_event(forge: Forge, transcript: str | None = digest(b"said")) -> ev.Planned:
     """Return the event of the plan whose files are `written`."""
     step: ev.PlannedStep = {
         "place": 1, "title": "Look", "kind": "command", "needs": [], "qa": "skip", "digest": digest(STEP),
@@ -989,7 +988,7 @@ def test_a_plan_after_questions_holds(forge: Forge) -> None:
     answers(forge)
     forge.imitate(question(digest(b"more said")))
     forge.imitate(ev.Answered(subject="plan", wait="w8", text="yes", by="alice"))
-    forge.imitate(plans(forge), code=written(forge))
+    forge.imitate(plan_event(forge), code=written(forge))
     forge.imitate(finish(forge, "look"), ev.StepCompleted(subject="look", attempt=1), code={"code.py": "1\n"})
     assert forge.holds().transitions == 9
 
@@ -997,7 +996,7 @@ def test_a_plan_after_questions_holds(forge: Forge) -> None:
 def test_a_plan_of_a_person_s_holds_while_the_planner_asks(forge: Forge) -> None:
     asks(forge)
     forge.commit(written(forge))
-    forge.imitate(plans(forge, None))
+    forge.imitate(plan_event(forge, None))
     assert forge.state is not None and forge.state.waiting == []
     forge.holds()
 
@@ -1017,26 +1016,26 @@ def code_that_comes_with_the_planner_s_questions(forge: Forge) -> None:
 @attack("work")
 def code_that_comes_with_a_planner_s_plan(forge: Forge) -> None:
     asks(forge)
-    forge.imitate(plans(forge), code={**written(forge), "evil.txt": "x"})
+    forge.imitate(plan_event(forge), code={**written(forge), "evil.txt": "x"})
 
 
 @attack("words")
 def a_plan_that_names_no_transcript(forge: Forge) -> None:
     asks(forge)
-    forge.imitate(plans(forge, None), code=written(forge))
+    forge.imitate(plan_event(forge, None), code=written(forge))
 
 
 @attack("words")
 def a_planner_s_plan_over_a_person_s(forge: Forge) -> None:
     asks(forge)
     forge.commit({f"{forge.folder}/01-look.md": "mine\n"})
-    forge.imitate(plans(forge), code=written(forge))
+    forge.imitate(plan_event(forge), code=written(forge))
 
 
 @attack("words")
 def notes_that_come_with_a_planner_s_plan(forge: Forge) -> None:
     asks(forge)
-    forge.imitate(plans(forge), code={**written(forge), f"{forge.folder}/notes.txt": "evil\n"})
+    forge.imitate(plan_event(forge), code={**written(forge), f"{forge.folder}/notes.txt": "evil\n"})
 
 
 @attack("words")
@@ -1058,7 +1057,7 @@ def two_questions_of_a_step(forge: Forge) -> None:
 @attack("legality")
 def a_plan_that_is_taken_back(forge: Forge) -> None:
     asks(forge)
-    forge.imitate(plans(forge), code=written(forge))
+    forge.imitate(plan_event(forge), code=written(forge))
     forge.imitate(undone(forge, 3, status="planning"), edit_state=set_status("planning"))
 
 
@@ -1141,7 +1140,7 @@ def a_chain_that_begins_in_its_middle(forge: Forge) -> None:
     after = dataclasses.replace(forge.now, log=digest(log.append(b"", entries)), revision=entries[0].revision)
     record = {"log.md": log.append(b"", entries), "state.json": state.render(after)}
     files: dict[str, Change] = {**_words(forge), **{f"{forge.folder}/{name}": data for name, data in record.items()}}
-    text = message.render(forge.protocol, entries, forge.trusted).decode()
+    text = log.render_message(forge.protocol, entries, forge.trusted).decode()
     forge.commit(files, text, parents=[forge.trusted])
 
 

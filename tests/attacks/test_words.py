@@ -13,10 +13,9 @@ import pytest
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import log, machine, paths, state
-from runner.protocol import plan as plan_
+from runner.protocol import log, machine, paths, plans, state
+from runner.protocol.approval_file import seconds
 from runner.protocol.events import Entry
-from runner.protocol.statement import seconds
 from runner.store.trusted import Trusted
 from runner.trust import approval, authority, manifest, verify, waits
 from runner.trust.bench import Bench
@@ -61,7 +60,7 @@ def standing_of(git: Git, tip: str, trusted: Trusted, waits_as: str) -> str:
     files = {name: git.blob(f"{tip}:{FOLDER}/{name}") or b"" for name in git.tree(f"{tip}:{FOLDER}") or ()}
     known = log.parse_raw(files["log.md"], "log.md")
     then = state.load(files["state.json"], "state.json")
-    plan = plan_.parse(
+    plan = plans.parse(
         {name: data for name, data in files.items() if name.endswith(".md") and name != "log.md"}, FOLDER
     )
     if edit := machine.edit_of(then, plan):

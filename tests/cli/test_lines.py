@@ -19,8 +19,8 @@ EVIL = "".join(f"true #{end}+planted{end}diff --git a/planted b/planted{end}  ne
 
 # Where readers disagree on the lines of a text, one is what every reader takes for one; bytes split at CR and LF alone.
 SPLIT = {
-    "protocol/model.py": "refuses what any reader takes for two lines",
-    "protocol/words.py": "refuses what any reader takes for two lines",
+    "protocol/plans.py": "refuses what any reader takes for two lines",
+    "protocol/strict_yaml.py": "refuses what any reader takes for two lines",
     "protocol/globs.py": "refuses what any reader takes for two lines",
     "app/create.py": "a title, which is refused where any reader takes it for two lines",
     "resources.py": "bytes of our own files",

@@ -13,7 +13,7 @@ import pytest
 
 from runner import resources
 from runner.app import scaffold
-from runner.protocol import plan
+from runner.protocol import plans
 from tests.conftest import Box, command, make_box
 
 ADD = ("--input", "text=hello", "--input", "a=2", "--input", "b=3")
@@ -230,8 +230,8 @@ def test_what_is_written_for_people_names_no_schema_that_is_not_there(box: Box) 
 
 def test_the_manual_template_is_a_valid_plan() -> None:
     files = {path.name: path.read_bytes() for path in resources.template("manual").iterdir()}
-    told = plan.parse(files, "templates/manual")
-    plan.refuse_unsupported(told, "templates/manual")
+    told = plans.parse(files, "templates/manual")
+    plans.refuse_unsupported(told, "templates/manual")
     assert [step.slug for step in told.steps] == ["first"]
 
 

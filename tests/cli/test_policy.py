@@ -8,7 +8,7 @@ import pytest
 
 from runner import resources
 from tests.conftest import Box
-from tests.protocol.test_policy import WHOLE
+from tests.protocol.test_policy_file import WHOLE
 
 WRITE = ("check", "--tool", "write_file", "--args")
 

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from runner.protocol import config, coworker, events, log, plan, workflow
+from runner.protocol import agent_file, config, events, log, plans, workflow
+from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import Config
-from runner.protocol.coworker import Coworker
-from runner.protocol.model import PlanHeader, StepHeader
+from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.state import State, StepState
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/files.md"
 MODELS: dict[str, type[Any]] = {
-    model.__name__: model for model in (PlanHeader, StepHeader, Config, Coworker, State, StepState)
+    model.__name__: model for model in (PlanHeader, StepHeader, Config, AgentFile, State, StepState)
 }
 BEGIN, END = "<!-- begin generated: events -->\n", "<!-- end generated: events -->"
 
@@ -75,17 +75,17 @@ def test_the_examples_are_read_by_the_parsers() -> None:
     assert len(steps) == 3
     context = "---\ntitle: Context\nkind: command\nrun: 'true'\n---\n"
     files = {f"{number:02d}-step{number}.md": text.encode() for number, text in enumerate(steps, 2)}
-    made = plan.parse({"plan.md": plan_md.encode(), "01-context.md": context.encode(), **files}, "the page")
+    made = plans.parse({"plan.md": plan_md.encode(), "01-context.md": context.encode(), **files}, "the page")
     assert [step.header.kind.value for step in made.steps] == ["command", "command", "tool", "human"]
-    plan.refuse_unsupported(made, "the page")
+    plans.refuse_unsupported(made, "the page")
     for text in examples(page, "yaml", "config.yaml"):
         assert config.parse(text.encode(), "the page").branch == "runner/{id}"
     (declared,) = examples(page, "markdown", "Workflows")
     given = workflow.instantiate(
         {"plan.md": declared.encode(), "01-context.md": context.encode()}, "it", {"text": "hi"}
     )
-    assert plan.parse(given, "the page").header.inputs == {"text": "hi", "times": 1, "note": None}
+    assert plans.parse(given, "the page").header.inputs == {"text": "hi", "times": 1, "note": None}
     for text in examples(page, "yaml", "Agent files"):
-        assert coworker.parse(text.encode(), "the page").name == "coder"
+        assert agent_file.parse(text.encode(), "the page").name == "coder"
     (entry,) = examples(page, "markdown", "log.md")
     assert log.parse(f"{entry}\n".encode(), "the page")[0].event.name == "step-completed"

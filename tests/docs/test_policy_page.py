@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from runner.app import policy as app
-from runner.protocol import policy as format_
-from runner.protocol.policy import Approval, Example, Limits, Match, Policy
-from runner.protocol.words import Words
+from runner.protocol import policy_file
+from runner.protocol.policy_file import Approval, Example, Limits, Match, Policy
+from runner.protocol.strict_yaml import FileModel
 from runner.trust import policy
 from tests.conftest import Box
 from tests.docs.test_files_page import keys_of, table
 
 PAGE = Path(__file__).parents[2] / "docs/policy.md"
-MODELS: dict[str, type[Words]] = {model.__name__: model for model in (Policy, Match, Limits, Approval, Example)}
+MODELS: dict[str, type[FileModel]] = {model.__name__: model for model in (Policy, Match, Limits, Approval, Example)}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -26,7 +26,7 @@ def test_the_page_names_every_key_and_no_other(name: str) -> None:
 
 def test_the_policies_of_the_page_are_read_and_their_examples_hold() -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    read = [format_.parse(text.encode(), "the page") for text in blocks]
+    read = [policy_file.parse(text.encode(), "the page") for text in blocks]
     tried = [one for file in read for one in app.examples(file, policy.BUILT_IN)]
     assert len(read) == 2 and len(tried) == 4
     assert [one for one in tried if not one.holds] == []

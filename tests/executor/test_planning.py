@@ -18,8 +18,8 @@ from runner.executor.journal import Journal, Record
 from runner.executor.loop import Limits, Loop
 from runner.executor.planning import NoPlanError, converse
 from runner.executor.redact import Redactor
-from runner.protocol import ids, plan, planning
-from runner.protocol.planning import Draft, DraftStep, UnfitError
+from runner.protocol import ids, model_answers, plans
+from runner.protocol.model_answers import Draft, DraftStep, UnfitError
 from tests.executor.test_loop import Scripted
 
 STEP = {"slug": "fix", "title": "Fix it", "kind": "agent", "checks": ["make test"], "prose": "Mend the sign."}
@@ -193,7 +193,7 @@ def test_whatever_it_says_reads_back_as_the_same(title: str, acceptance: list[st
             for slug, told, run, checks in steps
         ),
     )
-    read = plan.parse(planning.files(draft), "p")
+    read = plans.parse(model_answers.plan_files(draft), "p")
     assert (read.header.title, read.header.acceptance) == (draft.title, draft.acceptance)
     for step, meant in zip(read.steps, draft.steps, strict=True):
         assert (step.slug, step.header.title, step.header.run, step.checks) == (
@@ -208,7 +208,7 @@ def test_a_script_of_several_lines_is_written_as_one() -> None:
     step = DraftStep.model_validate(
         {**STEP, "kind": "command", "run": "set -e\nmake\n", "needs": [], "outputs": ["a.txt", "b,c"]}
     )
-    assert planning.step_files([step], 7) == {
+    assert model_answers.step_files([step], 7) == {
         "07-fix.md": b'---\ntitle: Fix it\nkind: command\nrun: |\n  set -e\n  make\nneeds: []\noutputs: [a.txt, "b,c"]\n'
         b"qa:\n  checks:\n    - make test\n---\nMend the sign.\n"
     }
@@ -216,10 +216,10 @@ def test_a_script_of_several_lines_is_written_as_one() -> None:
 
 def test_every_reason_is_told_and_deep_json_is_no_crash() -> None:
     with pytest.raises(UnfitError) as unfit:
-        planning.read(json.dumps({"title": "", "steps": [{"slug": "A", "title": "x", "prose": "y"}]}))
+        model_answers.read_plan(json.dumps({"title": "", "steps": [{"slug": "A", "title": "x", "prose": "y"}]}))
     assert len(unfit.value.problems) == 2
     with pytest.raises(UnfitError):
-        planning.read("[" * 100_000)
+        model_answers.read_plan("[" * 100_000)
 
 
 def test_a_big_tree_is_told_by_its_folders_within_bounds() -> None:

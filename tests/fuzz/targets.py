@@ -20,31 +20,30 @@ from runner.git import objects
 from runner.git.objects import Ident, TreeEntry
 from runner.git.process import GitError
 from runner.protocol import (
-    branches,
-    call,
+    agent_file,
+    approval_file,
+    call_file,
     clarifications,
     config,
-    coworker,
     decision,
-    document,
+    ids,
     log,
     machine,
-    message,
-    plan,
-    policy,
+    plans,
+    policy_file,
     state,
-    statement,
+    strict_yaml,
     workflow,
 )
-from runner.protocol.call import HeldCall
+from runner.protocol.approval_file import MalformedStatementError
+from runner.protocol.call_file import HeldCall
 from runner.protocol.digest import digest
-from runner.protocol.statement import MalformedStatementError
 from runner.trust import policy as judge
 from runner.trust import signature, signers
 from tests.protocol import histories
 from tests.protocol.histories import OID, PROTOCOL, begun, planned_step
-from tests.protocol.test_policy import WHOLE
-from tests.protocol.test_statement import FILE as APPROVAL
+from tests.protocol.test_approval_file import FILE as APPROVAL
+from tests.protocol.test_policy_file import WHOLE
 
 Value = TypeVar("Value")
 
@@ -64,7 +63,7 @@ def taken(read: Callable[[], Value], *refusals: type[Exception]) -> Value | None
     except refusals as error:
         if isinstance(error, RunnerError):
             assert error.what and error.where and error.hint
-            assert document.FORBIDDEN.search(str(error)) is None
+            assert strict_yaml.FORBIDDEN.search(str(error)) is None
         return None
 
 
@@ -104,15 +103,15 @@ def folder(data: bytes) -> dict[str, bytes]:
 
 
 def fuzz_document(data: bytes) -> bool:
-    text = taken(lambda: document.decode(data, "a.md"), MalformedFileError)
+    text = taken(lambda: strict_yaml.decode(data, "a.md"), MalformedFileError)
     if text is None:
         return False
-    halves = taken(lambda: document.split_front_matter(text, "a.md"), MalformedFileError)
+    halves = taken(lambda: strict_yaml.split_front_matter(text, "a.md"), MalformedFileError)
     front = halves[0] if halves else text
     assert halves is None or text.endswith(halves[1])
 
     def loaded(loader: object) -> object:
-        found = taken(lambda: document.load_yaml(front, "a.md", loader=loader), MalformedFileError)
+        found = taken(lambda: strict_yaml.load_yaml(front, "a.md", loader=loader), MalformedFileError)
         return found and typed(found[0])
 
     def typed(value: object) -> object:
@@ -121,17 +120,17 @@ def fuzz_document(data: bytes) -> bool:
         return [typed(item) for item in value] if isinstance(value, list) else (type(value), value)
 
     # libyaml and the parser written in Python do not take quite the same; what both take has to be the same for both.
-    quick, slow = loaded(document.LOADER), loaded(yaml.SafeLoader)
+    quick, slow = loaded(strict_yaml.LOADER), loaded(yaml.SafeLoader)
     assert quick is None or slow is None or quick == slow
     return halves is not None and quick is not None and slow is not None
 
 
 def fuzz_plan(data: bytes) -> bool:
-    found = taken(lambda: plan.parse(folder(data), "P"), MalformedFileError)
+    found = taken(lambda: plans.parse(folder(data), "P"), MalformedFileError)
     if found is None:
         return False
     with contextlib.suppress(UnsupportedError):  # its budget
-        plan.refuse_unsupported(found, "P")
+        plans.refuse_unsupported(found, "P")
     taken(lambda: machine.edit_of(STATE, found), RunnerError)
     order = [step.slug for step in found.steps]
     assert all(need in order and need != step.slug for step in found.steps for need in step.needs)
@@ -142,12 +141,12 @@ def fuzz_workflow(data: bytes) -> bool:
     made = taken(lambda: workflow.instantiate(folder(data), "W", {"n": "1"}), RunnerError)
     if made is None:
         return False
-    plan.parse(made, "P")
+    plans.parse(made, "P")
     return True
 
 
 def fuzz_config(data: bytes) -> bool:
-    branches.pattern_of(data)
+    ids.branch_pattern(data)
     return taken(lambda: config.parse(data, "config.yaml"), MalformedFileError) is not None
 
 
@@ -163,7 +162,7 @@ def fuzz_clarifications(data: bytes) -> bool:
 
 
 def fuzz_coworker(data: bytes) -> bool:
-    return taken(lambda: coworker.parse(data, "coworkers/a.yaml"), RunnerError) is not None
+    return taken(lambda: agent_file.parse(data, "coworkers/a.yaml"), RunnerError) is not None
 
 
 ASKED = (
@@ -177,11 +176,11 @@ NEVER = tuple(judge.call("write_file", {"path": path}) for path in ("../x", ".gi
 
 
 def fuzz_policy(data: bytes) -> bool:
-    found = taken(lambda: policy.parse(data, "policy.yaml"), MalformedFileError)
+    found = taken(lambda: policy_file.parse(data, "policy.yaml"), MalformedFileError)
     if found is None:
         return False
     assert found.digest == digest(data)
-    assert policy.parse(data, "policy.yaml") == found
+    assert policy_file.parse(data, "policy.yaml") == found
     compiled = judge.compiled(found)
     for subject in ASKED:
         said = judge.evaluate(compiled, subject)
@@ -214,7 +213,7 @@ def fuzz_state(data: bytes) -> bool:
 
 
 def fuzz_message(data: bytes) -> bool:
-    forged, found = message.looks_forged(data), message.parse(data)
+    forged, found = log.has_forged_trailer(data), log.parse_message(data)
     if found is None:
         return False
     lines = [f"Runner-Protocol: {found.protocol}", f"Runner-Revision: {found.revision}"]
@@ -225,10 +224,10 @@ def fuzz_message(data: bytes) -> bool:
 
 
 def fuzz_call(data: bytes) -> bool:
-    found = taken(lambda: call.parse(data, "calls/a.1.1.json"), IntegrityError)
+    found = taken(lambda: call_file.parse(data, "calls/a.1.1.json"), IntegrityError)
     if found is None:
         return False
-    assert call.render(found) == data
+    assert call_file.render(found) == data
     assert found.text().isprintable()
     return True
 
@@ -237,15 +236,15 @@ def fuzz_call(data: bytes) -> bool:
 
 
 def fuzz_statement(data: bytes) -> bool:
-    alone = taken(lambda: statement.read(data, "a"), MalformedStatementError)
-    assert alone is None or statement.render(alone) == data
-    found = taken(lambda: statement.parse(data, "a"), MalformedStatementError)
+    alone = taken(lambda: approval_file.read(data, "a"), MalformedStatementError)
+    assert alone is None or approval_file.render(alone) == data
+    found = taken(lambda: approval_file.parse(data, "a"), MalformedStatementError)
     if found is None:
         return False
     assert alone is None
-    assert statement.render(found.statement) == found.text
-    assert statement.join(found.text, found.signature) == data
-    statement.check_name(found, statement.file_name(found.text), "a")
+    assert approval_file.render(found.statement) == found.text
+    assert approval_file.join(found.text, found.signature) == data
+    approval_file.check_name(found, approval_file.file_name(found.text), "a")
     return True
 
 
@@ -314,7 +313,7 @@ def fuzz_signature(data: bytes) -> bool:
 # --- git's objects -----------------------------------------------------------------------------------------------------------
 
 ALICE = Ident("Alice", "alice@example.test", 1_700_000_000, 90)
-COMMIT = objects.commit_bytes(OID, [OID, OID], ALICE, ALICE, message.render(PROTOCOL, ENTRIES, OID))
+COMMIT = objects.commit_bytes(OID, [OID, OID], ALICE, ALICE, log.render_message(PROTOCOL, ENTRIES, OID))
 SIGNED = COMMIT.replace(b"\n\n", b"\ngpgsig " + armoured(SIGNATURE)[:-1].replace(b"\n", b"\n ") + b"\n\n", 1)
 TREE = objects.tree_bytes(
     {".protocols": TreeEntry(objects.TREE, OID), "a.py": TreeEntry(objects.BLOB, OID), "l": TreeEntry("120000", OID)}
@@ -362,14 +361,14 @@ HELD = HeldCall(
 )
 
 TARGETS: dict[str, Target] = {
-    "call": Target(call.render(HELD), fuzz_call),
+    "call": Target(call_file.render(HELD), fuzz_call),
     "clarifications": Target(CLARIFICATIONS, fuzz_clarifications),
     "commit": Target(SIGNED, fuzz_commit),
     "config": Target(CONFIG, fuzz_config),
     "coworker": Target(COWORKER, fuzz_coworker),
     "document": Target(STEP, fuzz_document),
     "log": Target(log.append(b"", ENTRIES), fuzz_log),
-    "message": Target(message.render(PROTOCOL, ENTRIES, OID), fuzz_message),
+    "message": Target(log.render_message(PROTOCOL, ENTRIES, OID), fuzz_message),
     "plan": Target(b"\0".join([PLAN, CONTEXT, STEP]), fuzz_plan),
     "policy": Target(WHOLE.encode(), fuzz_policy),
     "signature": Target(SIGNATURE, fuzz_signature),

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.errors import RunnerError
-from runner.protocol import document, plan
+from runner.protocol import plans, strict_yaml
 from tests.fuzz.targets import CONTEXT, PLAN, STEP, TARGETS, WORDS
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -80,6 +80,6 @@ names = st.text(max_size=12) | st.from_regex(r"\A[0-9]{1,3}-[a-z-]{1,4}\.md\Z")
 @given(st.dictionaries(names, st.sampled_from([STEP, CONTEXT, b""]), max_size=5))
 def test_arbitrary_names_are_taken_or_refused(files: dict[str, bytes]) -> None:
     try:
-        plan.parse({"plan.md": PLAN, **files}, "P")
+        plans.parse({"plan.md": PLAN, **files}, "P")
     except RunnerError as error:
-        assert document.FORBIDDEN.search(error.where) is None
+        assert strict_yaml.FORBIDDEN.search(error.where) is None

@@ -33,7 +33,7 @@ from tests.attacks.test_attacks import (
     fork,
     passed,
     paused,
-    plans,
+    plan_event,
     question,
     written,
 )
@@ -403,7 +403,7 @@ def a_plan_after_questions(desk: Desk) -> Made:
     answers(forge)
     forge.imitate(question(digest(b"more said")))
     forge.imitate(ev.Answered(subject="plan", wait=f"w{forge.now.revision}", text="yes", by="alice"))
-    forge.imitate(plans(forge), code=written(forge))
+    forge.imitate(plan_event(forge), code=written(forge))
     forge.imitate(finish(forge, "look"), ev.StepCompleted(subject="look", attempt=1), code={"code.py": "1\n"})
     return of(forge)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.errors import MalformedFileError
-from runner.protocol import config, coworker
+from runner.protocol import agent_file, config
 from runner.protocol.config import Config, ToolEffect
 
 
@@ -111,7 +111,7 @@ def test_a_coworker() -> None:
         "name: coder\nobjective: Write code\ntools: [read_file, {module: pkg.mod}]\n"
         "policies: {approval_required: [deploy]}\nbudget: {turns: 5}\n"
     )
-    found = coworker.parse(text.encode(), "coder.yaml")
+    found = agent_file.parse(text.encode(), "coder.yaml")
 
     assert found.policies is not None
     assert (found.name, found.policies.approval_required) == ("coder", ("deploy",))
@@ -130,7 +130,7 @@ def test_a_coworker() -> None:
 )
 def test_a_bad_coworker_is_told_by_line(text: str, line: int, what: str) -> None:
     with pytest.raises(MalformedFileError) as refused:
-        coworker.parse(text.encode(), "a.yaml")
+        agent_file.parse(text.encode(), "a.yaml")
 
     assert refused.value.where == f"a.yaml:{line}"
     assert refused.value.what.startswith(what)

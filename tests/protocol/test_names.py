@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import MalformedFileError, WaitingError
-from runner.protocol import branches, digest, ids, paths, references
+from runner.protocol import digest, ids, paths, references
 
 
 @given(st.text(max_size=120), st.integers(1, 99_999))
@@ -74,7 +74,7 @@ def test_a_step_is_named_by_its_slug_or_its_file(reference: str, slug: str | Non
     ],
 )  # fmt: skip
 def test_the_branch_s_pattern_is_read_without_yaml(config: bytes | None, pattern: str) -> None:
-    assert branches.pattern_of(config) == pattern
+    assert ids.branch_pattern(config) == pattern
 
 
 def test_digests_say_their_kind() -> None:

@@ -11,14 +11,14 @@ import pytest
 
 from runner import resources
 from runner.errors import MalformedFileError
-from runner.protocol import document, events, log, schema, words
-from runner.protocol.model import PlanHeader, StepHeader
-from runner.protocol.policy import Policy
+from runner.protocol import events, log, schema, strict_yaml
+from runner.protocol.plans import PlanHeader, StepHeader
+from runner.protocol.policy_file import Policy
 from runner.protocol.workflow import WorkflowHeader
 from tests.conftest import Box, command
 from tests.protocol import histories
 from tests.protocol.test_machine import sample
-from tests.protocol.test_policy import PEOPLE, WHOLE
+from tests.protocol.test_policy_file import PEOPLE, WHOLE
 
 FOLDER = Path(__file__).parents[2] / "schemas"
 SCHEMAS = schema.schemas()
@@ -57,7 +57,7 @@ def test_writing_again_changes_nothing(tmp_path: Path) -> None:
     assert list(schema.write(tmp_path)) == []
 
 
-GOOD: list[tuple[str, type[words.Words], str]] = [
+GOOD: list[tuple[str, type[strict_yaml.FileModel], str]] = [
     ("plan", PlanHeader, "title: t"),
     ("plan", PlanHeader, "title: t\nqa: skip\napproval: before\ninputs: {a: 1, b: [x]}\nlinks: x\nacceptance: [a, b]"),
     ("plan", PlanHeader, "title: t\nqa: {policy: full, checks: [x]}\napproval: {when: after, count: 2}\nbudget: {usd: 1.5}"),
@@ -69,7 +69,7 @@ GOOD: list[tuple[str, type[words.Words], str]] = [
     ("policy", Policy, WHOLE),
     ("policy", Policy, PEOPLE + "rules: [{ask: {tool: [run, shell], shell: true}, reason: x}]\nlimits: {file_size: 10KB}"),
 ]  # fmt: skip
-BAD: list[tuple[str, type[words.Words], str]] = [
+BAD: list[tuple[str, type[strict_yaml.FileModel], str]] = [
     ("plan", PlanHeader, "base: main"),
     ("plan", PlanHeader, "title: [t]"),
     ("plan", PlanHeader, "title: t\nkind: human"),
@@ -96,29 +96,29 @@ BAD: list[tuple[str, type[words.Words], str]] = [
 
 
 @pytest.mark.parametrize(("name", "model", "text"), GOOD)
-def test_what_a_parser_takes_the_schema_takes(name: str, model: type[words.Words], text: str) -> None:
-    value, lines = document.load_yaml(text, "f.md")
-    words.validate(model, value, lines, "f.md")
+def test_what_a_parser_takes_the_schema_takes(name: str, model: type[strict_yaml.FileModel], text: str) -> None:
+    value, lines = strict_yaml.load_yaml(text, "f.md")
+    strict_yaml.validate(model, value, lines, "f.md")
 
-    validator(name).validate(words.resolve(value))
+    validator(name).validate(strict_yaml.resolve(value))
 
 
 @pytest.mark.parametrize(("name", "model", "text"), BAD)
-def test_what_a_schema_refuses_the_parser_refuses(name: str, model: type[words.Words], text: str) -> None:
-    value, lines = document.load_yaml(text, "f.md")
+def test_what_a_schema_refuses_the_parser_refuses(name: str, model: type[strict_yaml.FileModel], text: str) -> None:
+    value, lines = strict_yaml.load_yaml(text, "f.md")
 
-    assert not validator(name).is_valid(words.resolve(value))
+    assert not validator(name).is_valid(strict_yaml.resolve(value))
     with pytest.raises(MalformedFileError):
-        words.validate(model, value, lines, "f.md")
+        strict_yaml.validate(model, value, lines, "f.md")
 
 
 def test_templates_are_valid() -> None:
     found = sorted(resources.template("workflows").rglob("*.md"))
     assert found
     for path in found:
-        front, _ = document.split_front_matter(path.read_text(), str(path))
-        value, _ = document.load_yaml(front, str(path))
-        validator("workflow" if path.name == "plan.md" else "step").validate(words.resolve(value))
+        front, _ = strict_yaml.split_front_matter(path.read_text(), str(path))
+        value, _ = strict_yaml.load_yaml(front, str(path))
+        validator("workflow" if path.name == "plan.md" else "step").validate(strict_yaml.resolve(value))
 
 
 @pytest.mark.parametrize("name", events.MODELS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from runner import resources
 from runner.errors import MalformedFileError, RunnerError, UsageError
-from runner.protocol import document, plan, workflow
+from runner.protocol import plans, strict_yaml, workflow
 
 STEP = b"---\ntitle: a\nkind: human\n---\nDo it.\n"
 
@@ -20,7 +20,7 @@ def files(inputs: str, after: str = "") -> dict[str, bytes]:
 
 
 def values(made: dict[str, bytes]) -> dict[str, object]:
-    return dict(plan.parse(made, "w").header.inputs)
+    return dict(plans.parse(made, "w").header.inputs)
 
 
 EVERY = """\
@@ -200,7 +200,7 @@ odd = [
 
 @given(st.text(max_size=60) | st.sampled_from(odd))
 def test_any_text_arrives_as_it_was_given(text: str) -> None:
-    if document.FORBIDDEN.search(text):
+    if strict_yaml.FORBIDDEN.search(text):
         return
     made = workflow.instantiate(files("inputs: {a: string}"), "w", {"a": text})
 
@@ -230,7 +230,7 @@ def test_the_built_in_workflows_can_be_read() -> None:
 
     for path in found:
         made = workflow.instantiate(_read(path), path.name, inputs[path.name])
-        plan.refuse_unsupported(plan.parse(made, path.name), path.name)
+        plans.refuse_unsupported(plans.parse(made, path.name), path.name)
     echo_add = workflow.instantiate(_read(folder / "echo-add"), "echo-add", inputs["echo-add"])
     assert values(echo_add) == {"text": "hello", "a": 2, "b": 3}
 

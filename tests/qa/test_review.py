@@ -12,9 +12,9 @@ from hypothesis import given, settings
 
 from runner import resources
 from runner.git import Git
-from runner.protocol import verdict
+from runner.protocol import model_answers
 from runner.protocol.events import CheckEvidence
-from runner.protocol.verdict import Finding, Verdict
+from runner.protocol.model_answers import Finding, Verdict
 from runner.qa import review
 from tests.conftest import Box
 
@@ -37,7 +37,7 @@ def change(box: Box, *checks: str) -> review.Change:
 )
 def test_a_verdict_is_read_and_fits_the_schema(said: dict[str, Any]) -> None:
     jsonschema.validate(said, json.loads(resources.schema("qa-verdict")))
-    found, problems = verdict.read(json.dumps(said))
+    found, problems = model_answers.read_verdict(json.dumps(said))
     assert found is not None and not problems
     assert found.passed is (said["verdict"] == "PASS")
 
@@ -58,7 +58,7 @@ def test_a_verdict_is_read_and_fits_the_schema(said: dict[str, Any]) -> None:
     ],
 )
 def test_what_is_no_verdict_is_told_and_not_mended(text: str, told: str) -> None:
-    found, problems = verdict.read(text)
+    found, problems = model_answers.read_verdict(text)
     assert found is None and told in "\n".join(problems)
 
 

@@ -15,7 +15,7 @@ from runner.errors import RunnerError
 from runner.executor import calls
 from runner.executor.journal import Journal
 from runner.git import Git
-from runner.protocol.model import seconds_of
+from runner.protocol.plans import seconds_of
 from runner.store import lease, publishing, remote
 from runner.store.remote import Mirror
 from runner.tools import python

@@ -19,8 +19,8 @@ from runner.errors import ConflictError, HeldError, IntegrityError, RefusedError
 from runner.executor import advance
 from runner.git import BLOB, Ident, TreeEntry
 from runner.git.objects import commit_bytes, parse_commit
-from runner.protocol import log, machine, message, paths, state, transcript
-from runner.protocol.statement import Decision
+from runner.protocol import log, machine, paths, state, transcript
+from runner.protocol.approval_file import Decision
 from runner.store import history, lease, record, trusted
 from runner.store.places import Places
 from runner.store.project import Project
@@ -622,7 +622,7 @@ class World:
     def _is_a_word(self, tip: str) -> bool:
         """Return whether a commit is what a person has said."""
         commit = parse_commit(tip, self.desk.host.repository.objects[tip][1])
-        told = message.parse(commit.message)
+        told = log.parse_message(commit.message)
         return told is not None and any(event.partition(" ")[0] in WORDS for event in told.events)
 
     def _is_kept(self, tip: str) -> bool:
@@ -761,7 +761,7 @@ class World:
             return
         commit = parse_commit(tip, repository.objects[tip][1])
         files = repository.files(commit.tree)
-        if message.parse(commit.message) is None:  # else its work is what the record says of it
+        if log.parse_message(commit.message) is None:  # else its work is what the record says of it
             files[f"people/amended-{len(self.amended)}.txt"] = TreeEntry(BLOB, repository.put("blob", b"amended\n"))
         bob = Ident("Bob", "bob@example.test", int(self.scheduler.now))
         data = commit_bytes(repository.tree_of(files), commit.parents, bob, bob, commit.message)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from runner.errors import IntegrityError, SpentError, UnreachableError
-from runner.protocol.policy import DayBudget
+from runner.protocol.policy_file import DayBudget
 from runner.store import ledger
 from runner.store.project import Project
 from tests.conftest import Box, clone
@@ -29,7 +29,7 @@ import os, random, sys, time
 from decimal import Decimal
 from pathlib import Path
 from runner.errors import SpentError
-from runner.protocol.policy import DayBudget
+from runner.protocol.policy_file import DayBudget
 from runner.store import ledger
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings

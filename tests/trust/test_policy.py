@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.protocol import document, globs, words
-from runner.protocol import policy as format_
-from runner.protocol.model import Budget
+from runner.protocol import globs, policy_file, strict_yaml
+from runner.protocol.plans import Budget
 from runner.sandbox.host import Host
 from runner.tools.agent import AgentTools
 from runner.tools.commands import Commands
@@ -27,7 +26,7 @@ NONE = compiled(None)
 
 def of(text: str) -> Policy:
     """A policy with these lines; its first rule stands on line 4."""
-    return compiled(format_.parse((HEAD + text).encode(), "policy.yaml"))
+    return compiled(policy_file.parse((HEAD + text).encode(), "policy.yaml"))
 
 
 def rules(*lines: str) -> Policy:
@@ -123,7 +122,7 @@ def test_of_several_paths_the_strictest_answer_holds(some: list[str], subject: S
 def test_every_answer_has_a_rule_and_says_where_it_stands(some: list[str], subject: Subject) -> None:
     decision = evaluate(rules(*some), subject)
     assert decision.rule and (decision.line > 0) is bool(decision.file)
-    assert document.FORBIDDEN.search(decision.why) is None
+    assert strict_yaml.FORBIDDEN.search(decision.why) is None
 
 
 # --- defaults --------------------------------------------------------------------------------------------------------
@@ -269,7 +268,7 @@ def test_engines() -> None:
 
 def test_the_weakest_isolation() -> None:
     found = of("isolation: container\n")
-    asked = [said(found, Subject(kind="isolation", isolation=one)) for one in format_.ISOLATIONS]
+    asked = [said(found, Subject(kind="isolation", isolation=one)) for one in policy_file.ISOLATIONS]
     assert asked == ["deny", "allow", "allow"]
 
 
@@ -544,8 +543,10 @@ def test_limits(changes: list[Change], told: list[str]) -> None:
 
 
 def narrowing(text: str) -> More:
-    value, lines = document.load_yaml(text, "a.yaml")
-    return More(words.validate(format_.Narrowing, value["policies"], lines, "a.yaml"), "a.yaml", lines, ("policies",))
+    value, lines = strict_yaml.load_yaml(text, "a.yaml")
+    return More(
+        strict_yaml.validate(policy_file.Narrowing, value["policies"], lines, "a.yaml"), "a.yaml", lines, ("policies",)
+    )
 
 
 def test_a_coworker_s_policies_make_it_stricter() -> None:
@@ -599,7 +600,7 @@ def test_a_count_that_takes_everybody_is_noted_where_authors_are_left_out(more: 
     def notes(*people: str) -> list[int]:
         names = ", ".join(f"{name}@example.test" for name in people)
         text = f"repo: {'0' * 32}\nroles: {{maintainer: [{names}]}}\napprovals:\n  step: {{count: 2}}\n{more}"
-        return [line for line, _ in policy.notes(format_.parse(text.encode(), "policy.yaml"))]
+        return [line for line, _ in policy.notes(policy_file.parse(text.encode(), "policy.yaml"))]
 
     assert (notes("alice", "bob"), notes("alice", "bob", "carol")) == (noted, [])
 

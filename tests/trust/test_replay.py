@@ -11,7 +11,7 @@ import pytest
 from runner.executor import advance
 from runner.git import Git
 from runner.protocol import log
-from runner.protocol.statement import seconds
+from runner.protocol.approval_file import seconds
 from runner.trust import replay
 from tests.conftest import Box, command
 from tests.people import Person, govern, person

@@ -14,12 +14,12 @@ import pytest
 
 from runner.errors import UsageError
 from runner.git import Git
-from runner.protocol import statement
-from runner.protocol.statement import Form
+from runner.protocol import approval_file
+from runner.protocol.approval_file import Form
 from runner.trust import signature, signers, signing
 from runner.trust.signature import Outcome, SigningError
 from runner.trust.signing import SigningKey
-from tests.protocol.test_statement import TEXT as SAID
+from tests.protocol.test_approval_file import TEXT as SAID
 from tests.trust import keyring
 from tests.trust.keyring import Key
 
@@ -338,7 +338,7 @@ def test_gpg_signs_and_is_judged(desk: Desk, named: bool) -> None:
     found = judged(made, exported(), SAID)
     assert (found.outcome, found.fingerprint, found.reason) == (Outcome.GOOD, key.fingerprint, "")
     assert key.form is Form.OPENPGP and len(key.fingerprint) == 40
-    assert statement.parse(statement.join(SAID, made), "f").form is Form.OPENPGP
+    assert approval_file.parse(approval_file.join(SAID, made), "f").form is Form.OPENPGP
 
 
 @pytest.mark.usefixtures("gnupg")

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.errors import IntegrityError, SpentError
-from runner.protocol.lease import Time, Word, first_fault
-from runner.protocol.policy import DayBudget
+from runner.protocol.lease_file import Time, Word, first_fault
+from runner.protocol.policy_file import DayBudget
 
 SCHEMA: Literal[1] = 1
 MOST = 10_000  # reservations that a day may have

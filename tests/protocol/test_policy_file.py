@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from runner.errors import MalformedFileError
-from runner.protocol import policy
+from runner.protocol import policy_file
 from runner.protocol.digest import digest
-from runner.protocol.model import Budget
-from runner.protocol.policy import Policy
+from runner.protocol.plans import Budget
+from runner.protocol.policy_file import Policy
 
 REPO = "repo: 6f0c6f0c6f0c6f0c6f0c6f0c6f0c6f0c\n"
 PEOPLE = REPO + "roles: {maintainer: [alice@example.test, bob@example.test]}\n"
@@ -50,8 +50,8 @@ examples:
 """
 
 
-def read(text: str) -> policy.PolicyFile:
-    return policy.parse(text.encode(), "policy.yaml")
+def read(text: str) -> policy_file.PolicyFile:
+    return policy_file.parse(text.encode(), "policy.yaml")
 
 
 def test_every_key() -> None:
@@ -180,23 +180,23 @@ def test_a_word_that_nobody_could_give_is_an_error(text: str, line: int, what: s
 def test_who_is_in_a_role() -> None:
     found = read(REPO + "roles: {a: [x@y.z, b@c.d], b: [x@y.z, e@f.g], c: []}\n").words
 
-    assert policy.people(found) == ("x@y.z", "b@c.d", "e@f.g")
-    assert policy.people(found, ("b",)) == ("x@y.z", "e@f.g")
-    assert policy.people(found, ("c", "nobody")) == ()
+    assert policy_file.people(found) == ("x@y.z", "b@c.d", "e@f.g")
+    assert policy_file.people(found, ("b",)) == ("x@y.z", "e@f.g")
+    assert policy_file.people(found, ("c", "nobody")) == ()
 
 
 @pytest.mark.parametrize(
     ("text", "size"), [("5MB", 5_000_000), ("200KB", 200_000), ("1GiB", 2**30), ("7", 7), ("7 B", 7), ("2KiB", 2048)]
 )
 def test_sizes(text: str, size: int) -> None:
-    assert policy.bytes_of(text) == size
+    assert policy_file.bytes_of(text) == size
     with pytest.raises(ValueError, match="no size"):
-        policy.bytes_of(f"{text}x")
+        policy_file.bytes_of(f"{text}x")
 
 
 def test_a_narrowing_allows_nothing() -> None:
-    from runner.protocol import document, words
+    from runner.protocol import strict_yaml
 
-    value, lines = document.load_yaml("rules: [{allow: {tool: x}}]", "a.yaml")
+    value, lines = strict_yaml.load_yaml("rules: [{allow: {tool: x}}]", "a.yaml")
     with pytest.raises(MalformedFileError, match="should hold deny and ask alone"):
-        words.validate(policy.Narrowing, value, lines, "a.yaml")
+        strict_yaml.validate(policy_file.Narrowing, value, lines, "a.yaml")

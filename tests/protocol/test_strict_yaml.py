@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import MalformedFileError
-from runner.protocol import document, words
-from runner.protocol.document import Plain
+from runner.protocol import strict_yaml
+from runner.protocol.strict_yaml import Plain
 
-LOADERS = sorted({document.LOADER, yaml.SafeLoader}, key=lambda loader: str(loader.__name__))
+LOADERS = sorted({strict_yaml.LOADER, yaml.SafeLoader}, key=lambda loader: str(loader.__name__))
 
 
 @pytest.fixture(params=LOADERS, ids=lambda loader: str(loader.__name__))
@@ -24,8 +24,8 @@ def loader(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def load(text: str, loader: Any = document.LOADER) -> Any:
-    return document.load_yaml(text, "f.yaml", loader=loader)[0]
+def load(text: str, loader: Any = strict_yaml.LOADER) -> Any:
+    return strict_yaml.load_yaml(text, "f.yaml", loader=loader)[0]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_plain_scalar_is_told_from_a_quoted_one(loader: Any) -> None:
     ],
 )  # fmt: skip
 def test_a_value_of_no_declared_type_is_what_json_would_read(written: str, read: object, loader: Any) -> None:
-    found = words.resolve(load(f"a: {written}\n", loader))["a"]
+    found = strict_yaml.resolve(load(f"a: {written}\n", loader))["a"]
 
     assert (found, type(found)) == (read, type(read))
 
@@ -116,13 +116,13 @@ def test_a_value_of_no_declared_type_is_what_json_would_read(written: str, read:
 @pytest.mark.parametrize("number", ["1" * 19, "-" + "1" * 5000, "1." + "1" * 19, "1" * 400 + ".5"])
 def test_a_number_of_too_many_digits_is_no_text_in_silence(number: str) -> None:
     with pytest.raises(ValueError, match="too many digits"):
-        words.resolve(load(f"a: {number}\n"))
+        strict_yaml.resolve(load(f"a: {number}\n"))
 
 
 @given(st.text(alphabet="0123456789+-.eE_xonulftrasyINa~:", max_size=30))
 def test_what_is_resolved_is_json_and_finite(text: str) -> None:
     try:
-        found = words.resolve(Plain(text))
+        found = strict_yaml.resolve(Plain(text))
     except ValueError:
         return
     assert not isinstance(found, float) or math.isfinite(found)
@@ -133,7 +133,7 @@ def test_what_is_resolved_is_json_and_finite(text: str) -> None:
 def test_arbitrary_text_is_read_or_refused(text: str) -> None:
     for parser in LOADERS:
         try:
-            value, lines = document.load_yaml(text, "f.yaml", loader=parser)
+            value, lines = strict_yaml.load_yaml(text, "f.yaml", loader=parser)
         except MalformedFileError:
             continue
         assert all(1 <= line <= text.count("\n") + 1 for line in lines.values())
@@ -143,7 +143,7 @@ def test_arbitrary_text_is_read_or_refused(text: str) -> None:
 def test_every_key_and_item_has_its_line() -> None:
     text = "\na: 1\nb:\n  - x\n  - c: 1\n    d: |\n      text\n      text\ne: {f: [1,\n  2]}\n"
 
-    _, lines = document.load_yaml(text, "f.yaml")
+    _, lines = strict_yaml.load_yaml(text, "f.yaml")
 
     assert lines == {
         (): 2, ("a",): 2, ("b",): 3, ("b", 0): 4, ("b", 1): 5, ("b", 1, "c"): 5, ("b", 1, "d"): 6,
@@ -168,13 +168,13 @@ def test_every_key_and_item_has_its_line() -> None:
 )
 def test_bytes_that_are_no_readable_text_are_refused_by_line(data: bytes, line: int, what: str) -> None:
     with pytest.raises(MalformedFileError, match=what) as refused:
-        document.decode(data, "f.md")
+        strict_yaml.decode(data, "f.md")
 
     assert refused.value.where == f"f.md:{line}"
 
 
 def test_a_bom_and_tabs_and_crlf_and_foreign_letters_are_text() -> None:
-    assert document.decode("\ufeff---\r\n\tä😀\u200d\r\n".encode(), "f.md") == "---\r\n\tä😀\u200d\r\n"
+    assert strict_yaml.decode("\ufeff---\r\n\tä😀\u200d\r\n".encode(), "f.md") == "---\r\n\tä😀\u200d\r\n"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_bom_and_tabs_and_crlf_and_foreign_letters_are_text() -> None:
 )
 def test_front_matter_begins_and_ends(text: str, what: str, hint: str) -> None:
     with pytest.raises(MalformedFileError, match=what) as refused:
-        document.split_front_matter(text, "f.md")
+        strict_yaml.split_front_matter(text, "f.md")
 
     assert refused.value.where == "f.md:1"
     assert refused.value.hint.startswith(hint)
@@ -213,16 +213,16 @@ def test_front_matter_begins_and_ends(text: str, what: str, hint: str) -> None:
     ],
 )
 def test_front_matter_is_told_from_prose(text: str, front: str, prose: str) -> None:
-    assert document.split_front_matter(text, "f.md") == (front, prose)
+    assert strict_yaml.split_front_matter(text, "f.md") == (front, prose)
 
 
 @pytest.mark.parametrize(
     ("word", "close"), [("knid", "kind"), ("Kind", "kind"), ("zzz", None), ("k" * 100_000, None), ("", None)]
 )
 def test_the_nearest_word(word: str, close: str | None) -> None:
-    assert words.nearest(word, ["kind", "needs", "title"]) == close
+    assert strict_yaml.nearest(word, ["kind", "needs", "title"]) == close
 
 
 def test_text_for_a_message_is_short_and_does_nothing_to_a_terminal() -> None:
-    assert document.shown("\x1b[2J\n") == r"'\x1b[2J\n'"
-    assert len(document.shown("x" * 1000)) == 80
+    assert strict_yaml.shown("\x1b[2J\n") == r"'\x1b[2J\n'"
+    assert len(strict_yaml.shown("x" * 1000)) == 80

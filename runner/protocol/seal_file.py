@@ -10,8 +10,8 @@ import re
 from dataclasses import fields
 
 from runner.errors import IntegrityError
+from runner.protocol.approval_file import PRINCIPAL
 from runner.protocol.ids import DIGEST, OID
-from runner.protocol.statement import PRINCIPAL
 from runner.values import dataclass
 
 NAMESPACE = "runner-seal"

@@ -9,21 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.protocol import events as ev
-from runner.protocol import log, message
+from runner.protocol import log
 from runner.protocol.events import Entry
 from tests.protocol import histories
 from tests.protocol.histories import OID, PROTOCOL, begun, entry, planned_step
 
-GOOD = message.render(PROTOCOL, begun({"a": planned_step(1)}), OID)
+GOOD = log.render_message(PROTOCOL, begun({"a": planned_step(1)}), OID)
 TRAILERS = GOOD[GOOD.rindex(b"\n\n") + 2 :]
 
 
 @given(st.lists(histories.entries, min_size=1, max_size=4), st.sampled_from([OID, "b" * 64]))
 def test_what_is_written_is_read_again(found: list[Entry], trusted: str) -> None:
-    written = message.render(PROTOCOL, found, trusted)
+    written = log.render_message(PROTOCOL, found, trusted)
 
     assert written.isascii()
-    read = message.parse(written)
+    read = log.parse_message(written)
     assert read is not None
     assert (read.protocol, read.trusted, read.actor) == (PROTOCOL, trusted, found[-1].actor)
     assert read.revision == found[-1].revision
@@ -34,7 +34,7 @@ def test_what_is_written_is_read_again(found: list[Entry], trusted: str) -> None
 
 @given(histories.entries, st.sampled_from(["title", "reason", "text"]))
 def test_no_text_of_an_event_begins_a_line(one: Entry, key: str) -> None:
-    written = message.render(PROTOCOL, [one], OID).decode()
+    written = log.render_message(PROTOCOL, [one], OID).decode()
     starts = ("## ", "- ", "Runner-", f"{PROTOCOL}: ")
 
     assert all(not line or line.startswith(starts) for line in written.splitlines())
@@ -47,7 +47,7 @@ def test_a_message_as_a_whole() -> None:
         entry(14, ev.Completed(subject=PROTOCOL)),
     ]
 
-    assert message.render(PROTOCOL, done, OID).decode() == (
+    assert log.render_message(PROTOCOL, done, OID).decode() == (
         f"{PROTOCOL}: a completed, all done\n"
         "\n"
         f"## 12 qa-passed a\n- time: {histories.TIME}\n- actor: runner\n- attempt: 1\n- tree: {OID}\n- evidence: []\n"
@@ -91,7 +91,7 @@ def test_a_message_as_a_whole() -> None:
     ],
 )
 def test_what_is_not_exactly_a_transition_s_is_none(forged: bytes) -> None:
-    assert message.parse(forged) is None
+    assert log.parse_message(forged) is None
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_what_is_not_exactly_a_transition_s_is_none(forged: bytes) -> None:
     ],
 )
 def test_a_line_that_could_be_taken_for_a_trailer_is_seen(text: bytes, forged: bool) -> None:
-    assert message.looks_forged(text) is forged
-    assert message.looks_forged(GOOD)
+    assert log.has_forged_trailer(text) is forged
+    assert log.has_forged_trailer(GOOD)
 
 
 @given(histories.entries)
 def test_the_subject_is_one_short_line(one: Entry) -> None:
-    told = message.subject(PROTOCOL, [dataclasses.replace(one, revision=1)])
+    told = log.headline(PROTOCOL, [dataclasses.replace(one, revision=1)])
 
     assert told.startswith(f"{PROTOCOL}: ")
     assert told.isascii() and "\n" not in told and len(told) < 120

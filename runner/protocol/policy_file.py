@@ -14,10 +14,22 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from runner.errors import MalformedFileError
-from runner.protocol import document, globs, statement, words
+from runner.protocol import approval_file, globs, strict_yaml
 from runner.protocol.digest import digest
-from runner.protocol.model import Budget, Duration, seconds_of
-from runner.protocol.words import Amount, Bool, Count, Line, Positive, Script, Text, Value, Words, one_or_many, problem
+from runner.protocol.plans import Budget, Duration, seconds_of
+from runner.protocol.strict_yaml import (
+    Amount,
+    Bool,
+    Count,
+    FileModel,
+    Line,
+    Positive,
+    Script,
+    Text,
+    Value,
+    one_or_many,
+    problem,
+)
 from runner.values import dataclass
 
 DAY: Final = 24 * 3600
@@ -89,7 +101,7 @@ RoleName = Annotated[
 Principal = Annotated[
     Text,
     *_matching(
-        statement.PRINCIPAL,
+        approval_file.PRINCIPAL,
         "should be a principal of allowed_signers",
         "write the address as it stands there, in lower case, such as alice@example.test",
     ),
@@ -142,7 +154,7 @@ def bytes_of(size: str) -> int:
 # --- rules -----------------------------------------------------------------------------------------------------------
 
 
-class Match(Words):
+class Match(FileModel):
     """What a rule is about: every key that is there has to fit, any one of a key's values.
 
     With `engine` and `step` alone it is about the choice of an engine, with `step` alone about the step's start, else about
@@ -193,7 +205,7 @@ class Match(Words):
         return "engine" if given <= {"step", "engine"} else "action"
 
 
-class Rule(Words):
+class Rule(FileModel):
     """One rule: `deny`, `ask` or `allow`, and what it is about."""
 
     deny: Match | None = None
@@ -241,7 +253,7 @@ class Rule(Words):
         return f"{self.verdict}: {{{', '.join(parts)}}}"
 
 
-class Narrowing(Words):
+class Narrowing(FileModel):
     """What makes a policy stricter, and nothing laxer: a coworker's `policies:`."""
 
     rules: tuple[Rule, ...] = ()
@@ -261,7 +273,7 @@ class Narrowing(Words):
 # --- the rest of the file --------------------------------------------------------------------------------------------
 
 
-class Approval(Words):
+class Approval(FileModel):
     """Who must say yes: `count` people who are in one of the `roles`; in any role where none is named."""
 
     roles: Roles = ()
@@ -290,7 +302,7 @@ class CallApproval(Approval):
         return self
 
 
-class Approvals(Words):
+class Approvals(FileModel):
     """`approvals:`, by what the approval is about. `step`: before it and after it.
 
     `ignore`: paths whose bytes a person may change without voiding the approval of a step's start. `base`: whether git's own merge
@@ -318,7 +330,7 @@ class Approvals(Words):
         return found
 
 
-class Limits(Words):
+class Limits(FileModel):
     """Limits of a step's diff above which a person has to look; without a key there is no limit.
 
     But `file_size` and `total`, 50 MB and 500 MB where they are not there: a step that leaves more is blocked before its commit.
@@ -333,14 +345,14 @@ class Limits(Words):
     symlinks: Verdict = "allow"
 
 
-class DayBudget(Words):
+class DayBudget(FileModel):
     """The most that all runners of a project together may spend on a UTC day."""
 
     usd: Amount | None = None
     tokens: Count | None = None
 
 
-class Budgets(Words):
+class Budgets(FileModel):
     """The most that any step, any protocol, and all of them on a day may spend."""
 
     step: Budget = Budget.model_construct()
@@ -348,19 +360,19 @@ class Budgets(Words):
     day: DayBudget = DayBudget.model_construct()
 
 
-class Network(Words):
+class Network(FileModel):
     """The hosts that may be reached at all."""
 
     allow: Hosts
 
 
-class Engines(Words):
+class Engines(FileModel):
     """The engines that may be chosen at all."""
 
     allow: NameGlobs
 
 
-class ExampleCall(Words):
+class ExampleCall(FileModel):
     """A call of a tool, as in `runner policy check`. `effect`: where the tool is none of ours or of config.yaml's."""
 
     tool: Line
@@ -368,7 +380,7 @@ class ExampleCall(Words):
     effect: Effect | None = None
 
 
-class Example(Words):
+class Example(FileModel):
     """What the policy is meant to say of one thing. `command`: a step's; `path`: a change of it, by whatever made it."""
 
     call: ExampleCall | None = None
@@ -391,7 +403,7 @@ class Example(Words):
         return self
 
 
-class Policy(Words):
+class Policy(FileModel):
     """The whole of policy.yaml."""
 
     repo: RepoId
@@ -419,7 +431,7 @@ class PolicyFile:
     words: Policy
     where: str
     digest: str
-    lines: Mapping[document.Path, int]
+    lines: Mapping[strict_yaml.Path, int]
 
     def line(self, *path: str | int) -> int:
         """Return the line of a key or item, or of the nearest one above it that is written out."""
@@ -438,8 +450,8 @@ def parse(data: bytes, where: str) -> PolicyFile:
     Raises:
         MalformedFileError: with the line.
     """
-    value, lines = document.load_yaml(document.decode(data, where), where)
-    found = PolicyFile(words.validate(Policy, value, lines, where), where, digest(data), lines)
+    value, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
+    found = PolicyFile(strict_yaml.validate(Policy, value, lines, where), where, digest(data), lines)
     for path, what, hint in _impossible(found.words):
         raise MalformedFileError(what, found.at(*path), hint)
     return found
@@ -451,7 +463,7 @@ def people(policy: Policy, roles: tuple[str, ...] = ()) -> tuple[str, ...]:
     return tuple(dict.fromkeys(person for role in named for person in policy.roles.get(role, ())))
 
 
-def _impossible(policy: Policy) -> Iterator[tuple[document.Path, str, str]]:
+def _impossible(policy: Policy) -> Iterator[tuple[strict_yaml.Path, str, str]]:
     """Yield (where, what, hint) of what nobody could ever carry out."""
     for role, members in policy.roles.items():
         for at, person in enumerate(members):
@@ -466,7 +478,7 @@ def _impossible(policy: Policy) -> Iterator[tuple[document.Path, str, str]]:
         of = policy.approvals.of(kind)
         for at, role in enumerate(of.roles):
             if not policy.roles.get(role):
-                near = words.nearest(role, [name for name, members in policy.roles.items() if members])
+                near = strict_yaml.nearest(role, [name for name, members in policy.roles.items() if members])
                 known = f"did you mean `{near}`?" if near else "list its people under `roles`"
                 what = "is empty" if role in policy.roles else "is not there"
                 yield ("approvals", kind, "roles", at), f"the role `{role}` {what}", known
@@ -480,15 +492,15 @@ def _impossible(policy: Policy) -> Iterator[tuple[document.Path, str, str]]:
         yield from _few(policy, kind, path, name)
 
 
-def _asking(policy: Policy) -> Iterator[tuple[document.Path, Kind, str]]:
+def _asking(policy: Policy) -> Iterator[tuple[strict_yaml.Path, Kind, str]]:
     """Yield (where, whose word, name) of all that asks for a word."""
     for at, rule in enumerate(policy.rules):
         if rule.verdict == "ask":
-            yield ("rules", at), "step" if rule.match.about == "step" else "call", f"`{document.shown(rule.text())}`"
+            yield ("rules", at), "step" if rule.match.about == "step" else "call", f"`{strict_yaml.shown(rule.text())}`"
     for at, tool in enumerate(policy.approval_required):
-        yield ("approval_required", at), "call", f"`approval_required: [{document.shown(tool)}]`"
+        yield ("approval_required", at), "call", f"`approval_required: [{strict_yaml.shown(tool)}]`"
     for at, glob in enumerate(policy.protected):
-        yield ("protected", at), "protected-path", f"`protected: [{document.shown(glob)}]`"
+        yield ("protected", at), "protected-path", f"`protected: [{strict_yaml.shown(glob)}]`"
     limits = policy.limits
     for key in ("files", "lines", "file_size", "total"):
         if getattr(limits, key) is not None:
@@ -498,7 +510,7 @@ def _asking(policy: Policy) -> Iterator[tuple[document.Path, Kind, str]]:
             yield ("limits", key), "protected-path", f"`limits.{key}: ask`"
 
 
-def _few(policy: Policy, kind: Kind, path: document.Path, name: str) -> Iterator[tuple[document.Path, str, str]]:
+def _few(policy: Policy, kind: Kind, path: strict_yaml.Path, name: str) -> Iterator[tuple[strict_yaml.Path, str, str]]:
     of = policy.approvals.of(kind)
     there = len(people(policy, of.roles))
     if there == 0:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from runner.protocol import statement
+from runner.protocol import approval_file
+from runner.protocol.approval_file import Decision, Form, MalformedStatementError, Rule, Statement
 from runner.protocol.ids import is_protocol_id
-from runner.protocol.statement import Decision, Form, MalformedStatementError, Rule, Statement
 
 SAID = Statement(
     repo="6f0c" * 8,
@@ -29,7 +29,7 @@ SAID = Statement(
     nonce="e" * 32,
     reason="looked at it twice",
 )
-TEXT = statement.render(SAID)
+TEXT = approval_file.render(SAID)
 SSH = b"-----BEGIN SSH SIGNATURE-----\nU1NIU0lH\nAAAA==\n-----END SSH SIGNATURE-----\n"
 PGP = b"-----BEGIN PGP SIGNATURE-----\n\niHUEABYIAB0\n=njUN\n-----END PGP SIGNATURE-----\n"
 FILE = TEXT + SSH
@@ -69,7 +69,7 @@ def statements(draw: st.DrawFn) -> Statement:
         policy=draw(digests),
         seen=draw(st.one_of(hexes(40), hexes(64))),
         decision=draw(st.sampled_from(Decision)),
-        approver=draw(st.from_regex(statement.PRINCIPAL, fullmatch=True).filter(str.isascii)),
+        approver=draw(st.from_regex(approval_file.PRINCIPAL, fullmatch=True).filter(str.isascii)),
         issued=f"2026-02-{day:02d}T06:50:11Z",
         expires=f"2026-02-{day + 1:02d}T06:50:11Z",
         nonce=draw(hexes(32)),
@@ -79,15 +79,15 @@ def statements(draw: st.DrawFn) -> Statement:
 
 @given(statements(), st.sampled_from([SSH, PGP]))
 def test_what_is_written_is_read(said: Statement, signature: bytes) -> None:
-    text = statement.render(said)
+    text = approval_file.render(said)
 
-    found = statement.parse(statement.join(text, signature), "f")
+    found = approval_file.parse(approval_file.join(text, signature), "f")
 
     assert (found.statement, found.text, found.signature) == (said, text, signature)
-    assert statement.read(text, "f") == said
+    assert approval_file.read(text, "f") == said
     assert found.form is (Form.SSH if signature == SSH else Form.OPENPGP)
     assert found.id == hashlib.sha256(text).hexdigest()[:32]
-    statement.check_name(found, f"{found.id}.approval", "f")
+    approval_file.check_name(found, f"{found.id}.approval", "f")
 
 
 def test_the_bytes_are_those_of_the_design() -> None:
@@ -99,7 +99,7 @@ def test_the_bytes_are_those_of_the_design() -> None:
 
 def test_what_a_subject_is_made_of() -> None:
     call = replace(SAID, subject="call:deploy-it.2.31", attempt=2, expires="2026-11-21T06:50:11Z")
-    assert statement.read(statement.render(call), "f") == call
+    assert approval_file.read(approval_file.render(call), "f") == call
     assert (call.kind, call.slug, SAID.kind, SAID.slug) == ("call", "deploy-it", "step", "deploy")
     plan = replace(SAID, subject="plan")
     assert (plan.kind, plan.slug) == ("plan", "")
@@ -116,12 +116,12 @@ def test_any_bytes_are_refused_or_are_just_what_was_read(data: st.DataObject | N
             end = at + data.draw(st.integers(0, 40))
             changed[at:end] = data.draw(st.one_of(st.binary(max_size=3), st.just(bytes(changed[at:end]) * 2)))
     try:
-        found = statement.parse(bytes(changed), "f")
+        found = approval_file.parse(bytes(changed), "f")
     except MalformedStatementError as error:
         assert error.what and error.where.startswith("f")
     else:
         assert found.text + found.signature == changed
-        assert statement.render(found.statement) == found.text
+        assert approval_file.render(found.statement) == found.text
         assert (found.statement == SAID) == (found.text == TEXT)
 
 
@@ -130,7 +130,7 @@ def test_any_bytes_have_words_for_what_is_wrong(data: bytes) -> None:
     for prefix in (b"", b"runner-approval/v1\n", TEXT, FILE):
         if prefix + data not in (FILE,):
             try:
-                statement.parse(prefix + data, "f")
+                approval_file.parse(prefix + data, "f")
             except MalformedStatementError:
                 continue
             raise AssertionError(prefix + data)
@@ -219,30 +219,30 @@ HOSTILE = {
 def test_a_hostile_file_is_refused_for_what_it_is(name: str) -> None:
     data, rule = HOSTILE[name]
     if rule is None:  # the change took nothing away: the control of this table
-        assert statement.parse(data, "f").statement == SAID
+        assert approval_file.parse(data, "f").statement == SAID
         return
     with pytest.raises(MalformedStatementError) as caught:
-        statement.parse(data, "f")
+        approval_file.parse(data, "f")
     assert caught.value.rule is rule, caught.value
 
 
 def test_thirty_days_and_a_day_are_allowed() -> None:
-    statement.parse(changed(b"2026-11-27T06:50:11", b"2026-12-20T06:50:11"), "f")
+    approval_file.parse(changed(b"2026-11-27T06:50:11", b"2026-12-20T06:50:11"), "f")
     call = changed(b"step:deploy\nattempt: 0", b"call:deploy.1.1\nattempt: 1")
-    statement.parse(call.replace(b"-27T06:50:11", b"-21T06:50:11"), "f")
+    approval_file.parse(call.replace(b"-27T06:50:11", b"-21T06:50:11"), "f")
 
 
 def test_the_line_is_named() -> None:
     with pytest.raises(MalformedStatementError) as caught:
-        statement.parse(changed(b"d" * 40, b"main"), "a.approval")
+        approval_file.parse(changed(b"d" * 40, b"main"), "a.approval")
     assert caught.value.where == "a.approval:9"
 
 
 def test_a_file_under_another_name_is_refused() -> None:
-    found = statement.parse(FILE, "f")
+    found = approval_file.parse(FILE, "f")
     for name in (f"{found.id}.txt", f"{'0' * 32}.approval", f"../{found.id}.approval", f"{found.id.upper()}.approval"):
         with pytest.raises(MalformedStatementError) as caught:
-            statement.check_name(found, name, "f")
+            approval_file.check_name(found, name, "f")
         assert caught.value.rule is Rule.NAME
 
 
@@ -252,11 +252,11 @@ def test_a_file_under_another_name_is_refused() -> None:
 )
 def test_what_the_format_has_not_is_not_written(change: dict[str, object]) -> None:
     with pytest.raises(MalformedStatementError):
-        statement.render(replace(SAID, **change))  # type: ignore[arg-type]
+        approval_file.render(replace(SAID, **change))  # type: ignore[arg-type]
 
 
 def test_a_statement_is_no_file_and_a_file_no_statement() -> None:
     with pytest.raises(MalformedStatementError):
-        statement.read(FILE, "f")
+        approval_file.read(FILE, "f")
     with pytest.raises(MalformedStatementError):
-        statement.join(TEXT, SSH + SSH)
+        approval_file.join(TEXT, SSH + SSH)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from runner.protocol import document, words
+from runner.protocol import strict_yaml
 from runner.protocol.config import ToolModule
-from runner.protocol.model import Budget, ToolName
-from runner.protocol.policy import Narrowing
-from runner.protocol.words import Line, Script, Text, Words
+from runner.protocol.plans import Budget, ToolName
+from runner.protocol.policy_file import Narrowing
+from runner.protocol.strict_yaml import FileModel, Line, Script, Text
 
 
-class Coworker(Words):
+class AgentFile(FileModel):
     """The whole of a coworker's file. `name`, `description`: as people call it; `tools`: names of tools, and modules that hold
     them; `policies`: what makes it stricter."""
 
@@ -27,11 +27,11 @@ class Coworker(Words):
         return [tool for tool in self.tools if isinstance(tool, ToolModule)]
 
 
-def parse(data: bytes, where: str) -> Coworker:
+def parse(data: bytes, where: str) -> AgentFile:
     """Return the coworker that the bytes describe.
 
     Raises:
         MalformedFileError: with the line.
     """
-    value, lines = document.load_yaml(document.decode(data, where), where)
-    return words.validate(Coworker, value, lines, where)
+    value, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
+    return strict_yaml.validate(AgentFile, value, lines, where)

@@ -7,16 +7,15 @@ from typing import Any
 
 import pytest
 
-from runner.protocol.discovery import LINE_LIMIT, LINES_MOST, read
-from runner.protocol.planning import UnfitError
+from runner.protocol.model_answers import LINE_LIMIT, LINES_MOST, UnfitError, read_discovery
 
 
 def test_commands_are_read_by_their_names() -> None:
-    found = read(
+    found = read_discovery(
         json.dumps({"test": "make check \n\n# all\nmake more\n", "lint": "ruff check", "questions": ["Which?"]})
     )
     assert found.commands() == {"lint": "ruff check", "test": "make check\n\n# all\nmake more"}
-    assert found.questions == ("Which?",) and read("{}").commands() == {}
+    assert found.questions == ("Which?",) and read_discovery("{}").commands() == {}
 
 
 @pytest.mark.parametrize(
@@ -44,5 +43,5 @@ def test_commands_are_read_by_their_names() -> None:
 )
 def test_anything_else_is_refused_with_a_reason(value: Any) -> None:
     with pytest.raises(UnfitError) as refused:
-        read(json.dumps(value))
+        read_discovery(json.dumps(value))
     assert refused.value.problems and all(refused.value.problems)

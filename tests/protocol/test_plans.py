@@ -8,16 +8,16 @@ from collections.abc import Mapping
 import pytest
 
 from runner.errors import MalformedFileError, UnsupportedError
-from runner.protocol import plan
-from runner.protocol.model import Kind, QaPolicy
+from runner.protocol import plans
+from runner.protocol.plans import Kind, QaPolicy
 
 PLAN = "---\ntitle: t\ninputs: {version: 1}\n---\nprose\n"
 STEP = '---\ntitle: a\nkind: command\nrun: "true"\n---\nx\n'
 
 
-def parse(files: Mapping[str, str | bytes]) -> plan.Plan:
+def parse(files: Mapping[str, str | bytes]) -> plans.Plan:
     told = {"plan.md": PLAN, **files}
-    return plan.parse({name: text.encode() if isinstance(text, str) else text for name, text in told.items()}, "P")
+    return plans.parse({name: text.encode() if isinstance(text, str) else text for name, text in told.items()}, "P")
 
 
 def step(lines: str, *, title: str = "a") -> str:
@@ -219,7 +219,7 @@ def test_files_that_do_not_go_together_are_named(files: Mapping[str, str | bytes
 
 def test_a_plan_without_plan_md_is_refused() -> None:
     with pytest.raises(MalformedFileError, match=r"there is no plan\.md"):
-        plan.parse({"01-a.md": STEP.encode()}, "P")
+        plans.parse({"01-a.md": STEP.encode()}, "P")
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_what_has_no_effect_is_refused_by_name(files: Mapping[str, str], where: 
     found = parse(files)
 
     with pytest.raises(UnsupportedError) as refused:
-        plan.refuse_unsupported(found, "P")
+        plans.refuse_unsupported(found, "P")
     assert (refused.value.where, refused.value.what) == (where, f"{what} is not supported by this version")
 
 

@@ -1,7 +1,7 @@
-"""A plan as a model gives it: one JSON value, read strictly, and the files that a person would have written for it.
+"""Answers of a model, read strictly: a plan, the commands of scripts/ci, and a verdict on a change.
 
-What is wrong with an answer is told in lines that can be given back to the model. Whether the files make a plan that can be
-carried out is `plan`'s matter; asking the model is the planner's.
+The problems of an answer are lines that can be given back to the model. `plans` checks whether the files of a plan can be carried
+out; `executor` asks the model.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 
 from runner.errors import MalformedFileError
 from runner.lines import lines_of
-from runner.protocol import document, ids, paths
-from runner.protocol.document import FORBIDDEN
-from runner.protocol.model import RelativePath, StepReference, Title
-from runner.protocol.plan import Step
-from runner.protocol.words import Line, Model, Script, Text, Words, problem
+from runner.protocol import ids, paths, strict_yaml
+from runner.protocol.plans import RelativePath, Step, StepReference, Title
+from runner.protocol.strict_yaml import FORBIDDEN, FileModel, Line, Model, Script, Text, problem
 from runner.protocol.workflow import Type, written
 
 STEPS_MOST = 30
@@ -51,7 +49,7 @@ Slug = Annotated[
 ]
 
 
-class DraftStep(Words):
+class DraftStep(FileModel):
     """A step of a model's plan."""
 
     slug: Slug
@@ -64,7 +62,7 @@ class DraftStep(Words):
     prose: Script
 
 
-class Draft(Words):
+class Draft(FileModel):
     """The whole of a model's plan, or its questions instead of one."""
 
     title: Title
@@ -80,16 +78,16 @@ class Draft(Words):
         return self
 
 
-def read(text: str) -> Draft:
+def read_plan(text: str) -> Draft:
     """Return the plan that a model's answer holds.
 
     Raises:
         UnfitError: it is none; with every reason.
     """
-    return parsed(Draft, text)
+    return parse(Draft, text)
 
 
-def parsed(model: type[Model], text: str) -> Model:
+def parse(model: type[Model], text: str) -> Model:
     """Return the `model` that a model's answer holds, as JSON.
 
     Raises:
@@ -142,7 +140,7 @@ def step_files(
     }
 
 
-def files(draft: Draft) -> dict[str, bytes]:
+def plan_files(draft: Draft) -> dict[str, bytes]:
     """Return plan.md and the step files, as a person would write them."""
     front = [f"title: {_value(draft.title)}"]
     if draft.acceptance:
@@ -196,8 +194,117 @@ def _script(text: str) -> str:
         lines = text.rstrip("\n").split("\n")
         block = "\n  ".join(["|" if text.endswith("\n") else "|-", *lines])
         try:
-            if document.load_yaml(f"run: {block}\n", "run")[0] == {"run": text}:
+            if strict_yaml.load_yaml(f"run: {block}\n", "run")[0] == {"run": text}:
                 return block
         except MalformedFileError:
             pass
     return _value(text)
+
+
+LINES_MOST: Final = 20
+LINE_LIMIT: Final = 160
+DISCOVERY_QUESTIONS_MOST: Final = 3
+QUESTION_LIMIT: Final = 200
+_LINE: Final = re.compile(rf"[ -~]{{0,{LINE_LIMIT}}}")
+
+
+def _command(text: str) -> str:
+    lines = text.strip().split("\n")
+    if not text.strip() or len(lines) > LINES_MOST or not all(_LINE.fullmatch(line) for line in lines):
+        raise problem(
+            "should be lines of shell",
+            f"write 1 to {LINES_MOST} lines of at most {LINE_LIMIT} characters, printable ASCII alone; leave out what there is not",
+        )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _question(text: str) -> str:
+    if len(text) > QUESTION_LIMIT:
+        raise problem("is too long", f"write at most {QUESTION_LIMIT} characters")
+    return text
+
+
+Command = Annotated[Text, AfterValidator(_command), WithJsonSchema({"type": "string", "minLength": 1})]
+Asked = Annotated[
+    Line, AfterValidator(_question), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": QUESTION_LIMIT})
+]
+
+
+class Discovery(FileModel):
+    """What a model found out; None is what the project does not do."""
+
+    bootstrap: Command | None = None
+    lint: Command | None = None
+    typecheck: Command | None = None
+    test: Command | None = None
+    build: Command | None = None
+    questions: Annotated[tuple[Asked, ...], Field(max_length=DISCOVERY_QUESTIONS_MOST)] = ()
+
+    def commands(self) -> dict[str, str]:
+        """Return name to lines of those that there are."""
+        return {name: run for name, run in self if name != "questions" and run is not None}
+
+
+def read_discovery(text: str) -> Discovery:
+    """Return what a model's answer holds.
+
+    Raises:
+        UnfitError: it is none; with every reason.
+    """
+    return parse(Discovery, text)
+
+
+FINDINGS_MOST = 100  # findings of one verdict
+
+
+class Finding(BaseModel):
+    """Something about the change. What is not about a file, a line or a criterion leaves that out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    severity: Literal["blocker", "major", "minor", "note"] = Field(
+        description="blocker and major: it cannot stay so; minor and note: it may."
+    )
+    text: str = Field(min_length=1, description="What is wrong, and what would be right.")
+    file: str | None = Field(default=None, description="The file, from the top of the repository.")
+    line: int | None = Field(default=None, ge=1, description="The line in the file as it is after the change.")
+    criterion: str | None = Field(default=None, description="The number of the acceptance criterion, or its words.")
+
+
+class Verdict(BaseModel):
+    """PASS or FAIL, why in a few words, and the findings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    verdict: Literal["PASS", "FAIL"] = Field(
+        description="FAIL where a criterion does not hold or a finding cannot stay."
+    )
+    summary: str = Field(min_length=1, description="Why, in one to three sentences.")
+    findings: tuple[Finding, ...] = Field(
+        default=(), max_length=FINDINGS_MOST, description="What was found, the worst first."
+    )
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Verdict:
+        grave = [one for one in self.findings if one.severity in ("blocker", "major")]
+        if self.verdict == "PASS" and grave:
+            raise ValueError(f"PASS does not go with a finding of severity {grave[0].severity}")
+        if self.verdict == "FAIL" and not self.findings:
+            raise ValueError("FAIL needs at least one finding that says what does not hold")
+        return self
+
+    @property
+    def passed(self) -> bool:
+        """Whether the change may stay as it is."""
+        return self.verdict == "PASS"
+
+
+def read_verdict(text: str) -> tuple[Verdict | None, tuple[str, ...]]:
+    """Return the verdict that a model's text is, or None and what is wrong with it, a line each."""
+    try:
+        return Verdict.model_validate_json(text), ()
+    except ValidationError as error:
+        told = error.errors(include_url=False, include_input=False, include_context=False)
+        return None, tuple(
+            f"{'.'.join(str(part) for part in one['loc']) or 'the answer'}: {one['msg']}" for one in told[:10]
+        )

@@ -1,17 +1,305 @@
-"""A protocol's plan as people wrote it: plan.md, context.md and the step files of one folder, parsed and held together.
+"""The plan files: plan.md, context.md and the step files of one folder, parsed, and checked against each other.
 
-The parser says what is wrong with a file, its line, and what to write; it never mends. Prose is kept as it stands.
+An error names the file and line, and what to write; the parser corrects nothing. The record (state.json, log.md) has its models in
+`state` and `events`, configuration in `config`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import field
+from enum import StrEnum
+from functools import cache
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from runner.errors import MalformedFileError, UnsupportedError
-from runner.protocol import digest, document, ids, log, paths, references, words
-from runner.protocol.model import Kind, OnFailure, PlanHeader, QaPolicy, StepHeader
+from runner.protocol import digest, ids, log, paths, references, strict_yaml
+from runner.protocol.ids import SLUG_LIMIT, step_slug
+from runner.protocol.strict_yaml import (
+    Amount,
+    Count,
+    FileModel,
+    Line,
+    Positive,
+    Script,
+    Text,
+    Value,
+    one_or_many,
+    problem,
+)
 from runner.values import dataclass
+
+AGENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+TOOL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,127}")
+INPUT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+DURATION = re.compile(r"(?:([0-9]{1,4})h)?(?:([0-9]{1,5})m)?(?:([0-9]{1,6})s)?")
+# What `git check-ref-format --branch` refuses, and nothing more.
+_NO_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|/\.|\.lock(?:/|\Z)|\A[-./]|[/.]\Z|\A@\Z")
+TITLE_LIMIT = 200
+
+
+class Kind(StrEnum):
+    """What carries out a step."""
+
+    AGENT = "agent"
+    COMMAND = "command"
+    TOOL = "tool"
+    HUMAN = "human"
+
+
+class QaPolicy(StrEnum):
+    """How much is checked after the work."""
+
+    SKIP = "skip"
+    LIGHT = "light"
+    FULL = "full"
+
+
+def seconds_of(text: str) -> int:
+    """Return how many seconds a duration such as `90s`, `20m` or `1h30m` has.
+
+    Raises:
+        ValueError: it is not one, or zero.
+    """
+    match = DURATION.fullmatch(text)
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = hours * 3600 + minutes * 60 + seconds
+    if total == 0:
+        raise ValueError(f"{text!r} is no duration")
+    return total
+
+
+def _duration(text: str) -> str:
+    try:
+        seconds_of(text)
+    except ValueError as error:
+        raise problem("should be a duration", "write it as 90s, 20m or 1h30m") from error
+    return text
+
+
+def _relative(path: str) -> str:
+    parts = path.split("/")
+    hint = "write it as seen from the repository's root, with `/` and without `..`, such as src/app.py"
+    if path.startswith(("/", "~", "!")) or "\\" in path or any(part in ("..", ".", "") for part in parts):
+        raise problem("should be a path inside the repository", hint)
+    folded = [part.lower() for part in parts]
+    if ".git" in folded or (folded[0] == ".protocols" and parts[:2] != [".protocols", "memory"]):
+        raise problem("should not lie in .git/ or .protocols/", "name a path of the project's own")
+    return path
+
+
+def _reference(text: str) -> str:
+    slug = step_slug(text)
+    if slug is None or len(slug) > SLUG_LIMIT:
+        raise problem("should name a step", "write its slug or its file's name without .md: deploy or 02-deploy")
+    return text
+
+
+def _agent(text: str) -> str:
+    if not AGENT_NAME.fullmatch(text):
+        raise problem("should be a coworker's name", "write the name of a file in .protocols/agents, without .yaml")
+    return text
+
+
+def _tool(text: str) -> str:
+    if not TOOL_NAME.fullmatch(text):
+        raise problem("should be a tool's name", "write a name such as echo: letters, digits and _ . : / -")
+    return text
+
+
+def _title(text: str) -> str:
+    if not text.strip() or len(text.splitlines()) > 1 or len(text) > TITLE_LIMIT:
+        raise problem(f"should be one line of 1 to {TITLE_LIMIT} characters", "shorten it; prose goes below the `---`")
+    return text
+
+
+def branch_name(text: str) -> str:
+    """Return `text` where git allows it as the name of a branch, else raise what a validator raises."""
+    if not text or _NO_BRANCH.search(text):
+        raise problem("should be the name of a branch", "write a name that git allows, such as main")
+    return text
+
+
+def input_names(inputs: dict[str, Value]) -> dict[str, Value]:
+    """Return `inputs` where each has a name that a reference can hold, else raise what a validator raises."""
+    for name in inputs:
+        if not INPUT_NAME.fullmatch(name):
+            raise problem("is no name for an input", "use letters, digits and _, and begin with a letter", name)
+    return inputs
+
+
+Duration = Annotated[Text, AfterValidator(_duration), WithJsonSchema({"type": "string", "pattern": "^([0-9]+[hms])+$"})]
+RelativePath = Annotated[Text, AfterValidator(_relative), WithJsonSchema({"type": "string", "minLength": 1})]
+StepReference = Annotated[
+    Text,
+    AfterValidator(_reference),
+    WithJsonSchema({"type": "string", "pattern": "^[a-z0-9]+(-[a-z0-9]+)*$"}),
+]
+AgentName = Annotated[
+    Text, AfterValidator(_agent), WithJsonSchema({"type": "string", "pattern": f"^{AGENT_NAME.pattern}$"})
+]
+ToolName = Annotated[
+    Text, AfterValidator(_tool), WithJsonSchema({"type": "string", "pattern": f"^{TOOL_NAME.pattern}$"})
+]
+Title = Annotated[
+    Text, AfterValidator(_title), WithJsonSchema({"type": "string", "minLength": 1, "maxLength": TITLE_LIMIT})
+]
+Branch = Annotated[Text, AfterValidator(branch_name), WithJsonSchema({"type": "string", "minLength": 1})]
+Paths = Annotated[
+    tuple[RelativePath, ...],
+    BeforeValidator(one_or_many, json_schema_input_type=RelativePath | tuple[RelativePath, ...]),
+]
+Texts = Annotated[tuple[Script, ...], BeforeValidator(one_or_many, json_schema_input_type=Script | tuple[Script, ...])]
+Needs = Annotated[
+    tuple[StepReference, ...],
+    BeforeValidator(one_or_many, json_schema_input_type=StepReference | tuple[StepReference, ...]),
+]
+Inputs = Annotated[dict[Text, Value], AfterValidator(input_names)]
+
+
+class Budget(FileModel):
+    """The most that may be spent; each key is optional."""
+
+    usd: Amount | None = None
+    tokens: Count | None = None
+    turns: Count | None = None
+    calls: Count | None = None
+    minutes: Count | None = None
+
+
+class Qa(FileModel):
+    """`qa:` written out. `checks`: command lines that must exit with 0."""
+
+    policy: QaPolicy | None = None
+    checks: Texts = ()
+
+
+class Approval(FileModel):
+    """`approval:` written out."""
+
+    when: Literal["none", "before", "after"]
+    roles: tuple[Line, ...] = ()
+    count: Positive | None = None
+
+
+class OnFailure(FileModel):
+    """`on_failure:`: `{retry: 2, then: block}` or `{goto: context, limit: 3}`."""
+
+    retry: Count = 0
+    then: Literal["fail", "block"] = "fail"
+    goto: StepReference | None = None
+    limit: Positive | None = None
+
+    @model_validator(mode="after")
+    def _either(self) -> OnFailure:
+        if self.limit is not None and self.goto is None:
+            raise problem("goes with `goto`", "add `goto: STEP`, or write `retry` for more attempts", "limit")
+        for other in ("then", "retry"):
+            if self.goto is not None and other in self.model_fields_set:
+                raise problem("does not go with `goto`", "write `goto` with `limit`, or `retry` with `then`", other)
+        return self
+
+
+def _qa(value: object) -> object:
+    return {"policy": value} if isinstance(value, str) else value
+
+
+def _approval(value: object) -> object:
+    return {"when": value} if isinstance(value, str) else value
+
+
+QaKey = Annotated[Qa, BeforeValidator(_qa, json_schema_input_type=QaPolicy | Qa)]
+ApprovalKey = Annotated[
+    Approval, BeforeValidator(_approval, json_schema_input_type=Literal["none", "before", "after"] | Approval)
+]
+
+
+class PlanHeader(FileModel):
+    """The front matter of plan.md. Agent, engine and qa are the steps' defaults; budget is the protocol's."""
+
+    title: Title
+    base: Branch | None = None
+    agent: AgentName | None = None
+    engine: Line | None = None
+    budget: Budget | None = None
+    qa: QaKey | None = None
+    approval: ApprovalKey | None = None
+    inputs: Inputs = Field(default_factory=dict)
+    links: Texts = ()
+    acceptance: Texts = ()
+
+
+class StepHeader(FileModel):
+    """The front matter of a step file."""
+
+    title: Title
+    kind: Kind = Kind.AGENT
+    agent: AgentName | None = None
+    engine: Line | None = None
+    needs: Needs | None = None
+    run: Script | tuple[Script, ...] | None = None
+    tool: ToolName | None = None
+    with_: dict[Text, Value] = Field(default_factory=dict, alias="with")
+    outputs: Paths = ()
+    qa: QaKey | None = None
+    approval: ApprovalKey | None = None
+    on_failure: OnFailure = OnFailure.model_construct()
+    timeout: Duration | None = None
+    budget: Budget | None = None
+
+    @model_validator(mode="after")
+    def _goes_with_kind(self) -> StepHeader:
+        if self.kind is Kind.COMMAND and not self.run:
+            raise problem("is command, and there is nothing to run", "add `run: …`, the line or list to run", "kind")
+        if self.kind is Kind.TOOL and not self.tool:
+            raise problem("is tool, and no tool is named", "add `tool: …`, its name", "kind")
+        if self.run is not None and self.kind is not Kind.COMMAND:
+            raise problem("goes with a step of kind command", "add `kind: command`, or remove it", "run")
+        for key, given in (("tool", self.tool is not None), ("with", bool(self.with_))):
+            if given and self.kind is not Kind.TOOL:
+                raise problem("goes with a step of kind tool", "add `kind: tool`, or remove it", key)
+        return self
+
+
+@cache
+def _pattern(glob: str) -> re.Pattern[str]:
+    """Return the expression for a glob in which `**` crosses folders and `*` does not."""
+    out, at = [], 0
+    while at < len(glob):
+        if glob.startswith("**/", at):
+            out.append("(?:.*/)?")
+            at += 3
+        elif glob.startswith("**", at):
+            out.append(".*")
+            at += 2
+        elif glob[at] == "*":
+            out.append("[^/]*")
+            at += 1
+        elif glob[at] == "?":
+            out.append("[^/]")
+            at += 1
+        else:
+            out.append(re.escape(glob[at]))
+            at += 1
+    return re.compile("".join(out))
+
+
+def outputs_among(glob: str, files: Iterable[str]) -> list[str]:
+    """Return those of the files that an output names: itself, what its glob fits, or what lies in its folder.
+
+    What no step makes is none: the plan's files would pass for `**/*.md`, and the record differs in the very commit that names it.
+    """
+    pattern = _pattern(glob.rstrip("/"))
+    return sorted(
+        path
+        for path in files
+        if (pattern.fullmatch(path) or path.startswith(glob.rstrip("/") + "/"))
+        and (not path.startswith(f"{paths.ROOT}/") or path.startswith(paths.MEMORY))
+    )
+
 
 STEP_LIMIT = 10_000
 REVIEW = "review"  # what QA's evidence calls a model's verdict
@@ -77,13 +365,13 @@ def parse(files: Mapping[str, bytes], where: str) -> Plan:
     if paths.PLAN not in files:
         raise MalformedFileError("there is no plan.md", where, "write one: front matter with `title: …`, and prose")
     plan_where = f"{where}/{paths.PLAN}"
-    text = document.decode(files[paths.PLAN], plan_where)
-    front, prose = document.split_front_matter(text, plan_where)
-    value, lines = document.load_yaml(front, plan_where)
-    header = words.validate(PlanHeader, value, lines, plan_where)
+    text = strict_yaml.decode(files[paths.PLAN], plan_where)
+    front, prose = strict_yaml.split_front_matter(text, plan_where)
+    value, lines = strict_yaml.load_yaml(front, plan_where)
+    header = strict_yaml.validate(PlanHeader, value, lines, plan_where)
     context = None
     if paths.CONTEXT in files:
-        context = document.decode(files[paths.CONTEXT], f"{where}/{paths.CONTEXT}")
+        context = strict_yaml.decode(files[paths.CONTEXT], f"{where}/{paths.CONTEXT}")
     told = {name: files[name] for name in (paths.PLAN, paths.CONTEXT) if name in files}
     return Plan(
         header=header,
@@ -135,11 +423,11 @@ def names(files: Mapping[str, object], where: str) -> dict[str, tuple[int, str]]
     return dict(sorted(found.items(), key=lambda item: item[1][0]))
 
 
-def _at(where: str, lines: document.Lines, path: document.Path) -> str:
+def _at(where: str, lines: strict_yaml.Lines, path: strict_yaml.Path) -> str:
     return f"{where}:{lines.get(path, 1)}"
 
 
-def _key_lines(lines: document.Lines) -> dict[str, int]:
+def _key_lines(lines: strict_yaml.Lines) -> dict[str, int]:
     return {str(path[0]): line for path, line in lines.items() if len(path) == 1}
 
 
@@ -154,9 +442,9 @@ def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator
     made = []
     for slug, (number, name) in order.items():
         at = f"{where}/{name}"
-        front, prose = document.split_front_matter(document.decode(files[name], at), at)
-        value, lines = document.load_yaml(front, at)
-        header = words.validate(StepHeader, value, lines, at)
+        front, prose = strict_yaml.split_front_matter(strict_yaml.decode(files[name], at), at)
+        value, lines = strict_yaml.load_yaml(front, at)
+        header = strict_yaml.validate(StepHeader, value, lines, at)
         needs: tuple[str, ...] = (before,) if before else ()
         if header.needs is not None:
             needs, where_of[slug] = (), _at(at, lines, ("needs",))
@@ -203,14 +491,14 @@ def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator
 def _resolve(reference: str, known: Mapping[str, object], where: str) -> str:
     slug = ids.find_step(reference, known)
     if slug is None:
-        close = words.nearest(ids.step_slug(reference) or reference, known)
+        close = strict_yaml.nearest(ids.step_slug(reference) or reference, known)
         hint = f"did you mean `{close}`?" if close else "name a step of this plan"
         raise MalformedFileError(f"there is no step `{reference}`", where, hint)
     return slug
 
 
 def _check_references(
-    header: StepHeader, inputs: Mapping[str, object], steps: Mapping[str, object], where: str, lines: document.Lines
+    header: StepHeader, inputs: Mapping[str, object], steps: Mapping[str, object], where: str, lines: strict_yaml.Lines
 ) -> None:
     for key, value in header.with_.items():
         at = _at(where, lines, ("with", key))
@@ -218,7 +506,7 @@ def _check_references(
             kind, word = references.split(name, at)
             known = inputs if kind == "inputs" else steps
             if word not in known and not (kind == "steps" and ids.find_step(word, steps)):
-                close = words.nearest(word, known)
+                close = strict_yaml.nearest(word, known)
                 other = "name it under `inputs:` in plan.md" if kind == "inputs" else "name a step of this plan"
                 what = f"there is no {'input' if kind == 'inputs' else 'step'} `{word}`"
                 raise MalformedFileError(what, at, f"did you mean `{close}`?" if close else other)

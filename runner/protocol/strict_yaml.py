@@ -1,0 +1,434 @@
+"""Read a file that a person wrote, strictly: UTF-8, bounded, YAML without its traps, and its keys by a model.
+
+YAML is read from the parser's events, never through its object constructors: no aliases, anchors, tags, merge keys or
+duplicate keys. A scalar without quotes stays text (`Plain`) until its key's type makes it a number or a truth value: `no` is a
+country, `0777` a mode. Every error names file and line, and what to write instead.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Final, TypeVar
+
+import yaml
+from annotated_types import Ge
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from runner.errors import MalformedFileError
+
+FILE_LIMIT: Final = 1024 * 1024
+YAML_LIMIT: Final = 256 * 1024
+DEPTH_LIMIT: Final = 32
+NODE_LIMIT: Final = 20_000
+
+FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What YAML's parsers take for the end of a line and editors do not.
+ODD_BREAK = re.compile(r"\r(?!\n)|[\x85\u2028\u2029]")
+# libyaml drops it wherever a line begins, the parser written in Python keeps it.
+BOM: Final = "\ufeff"
+
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Plain(str):
+    """A YAML scalar written without quotes: what it is depends on the key it stands under."""
+
+    __slots__ = ()
+
+
+Path = tuple[str | int, ...]
+Lines = dict[Path, int]
+
+
+def decode(data: bytes, where: str) -> str:
+    """Return a person's file as text, without its BOM; line ends stay as they are.
+
+    Raises:
+        MalformedFileError: too big, not UTF-8, or a control or bidi character in it.
+    """
+    if len(data) > FILE_LIMIT:
+        raise MalformedFileError(
+            f"the file has {len(data):,} bytes; at most {FILE_LIMIT:,} are read",
+            f"{where}:1",
+            "keep long material in files of its own outside .protocols and name their paths",
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise MalformedFileError(
+            f"not UTF-8: byte 0x{data[error.start]:02x}", f"{where}:{line}", "save the file as UTF-8"
+        ) from error
+    bad = FORBIDDEN.search(text)
+    if bad:
+        line = text.count("\n", 0, bad.start()) + 1
+        raise MalformedFileError(
+            f"a control or bidi character, U+{ord(bad[0]):04X}, which a reader could not see",
+            f"{where}:{line}",
+            "remove the character",
+        )
+    return text
+
+
+def split_front_matter(text: str, where: str) -> tuple[str, str]:
+    """Return (front matter, prose) of a Markdown file that begins with `---`.
+
+    The front matter keeps an empty first line, so that its line numbers are the file's.
+
+    Raises:
+        MalformedFileError: it does not begin on the first line, or does not end.
+    """
+    match = re.match(r"---[ \t]*\r?\n", text)
+    if not match:
+        later = re.match(r"\s*^---[ \t]*\r?\n", text, re.MULTILINE)
+        if re.match(r"---[ \t]*\r", text):
+            what, hint = "the lines end in CR alone", "save the file with LF at the ends of its lines"
+        elif later:
+            line = text.count("\n", 0, later.end())
+            what, hint = f"the front matter begins on line {line}", "begin it on the first line of the file"
+        else:
+            what, hint = "no front matter", "begin the file with a line `---`, YAML such as `title: …`, and `---`"
+        raise MalformedFileError(what, f"{where}:1", hint)
+    end = re.compile(r"^(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.MULTILINE).search(text, match.end())
+    if not end:
+        raise MalformedFileError("the front matter is not closed", f"{where}:1", "end it with a line `---`")
+    return "\n" + text[match.end() : end.start()], text[end.end() :]
+
+
+def load_yaml(text: str, where: str, *, loader: Any = LOADER) -> tuple[Any, Lines]:
+    """Return (value, line of each key or item) of one YAML document; scalars without quotes as `Plain`.
+
+    `loader`: libyaml's parser, or the one written in Python where that is not installed.
+
+    Raises:
+        MalformedFileError: not YAML, or one of its traps, naming file and line.
+    """
+
+    def refuse(what: str, line: int, hint: str) -> MalformedFileError:
+        return MalformedFileError(what, f"{where}:{line}", hint)
+
+    if len(text) > YAML_LIMIT:
+        raise refuse(
+            f"{len(text):,} characters of YAML; at most {YAML_LIMIT:,} are read", 1, "move prose below the `---`"
+        )
+    odd = ODD_BREAK.search(text)
+    if odd:
+        name = "a CR" if odd[0] == "\r" else f"U+{ord(odd[0]):04X}"
+        raise refuse(
+            f"{name} that ends a line for some readers only",
+            text.count("\n", 0, odd.start()) + 1,
+            "end the line with LF",
+        )
+    if BOM in text:
+        raise refuse(
+            "a BOM, U+FEFF, which a reader could not see, after the file's first character",
+            text.count("\n", 0, text.index(BOM)) + 1,
+            "remove the character",
+        )
+    lines: Lines = {}
+    root: list[Any] = []
+    stack: list[tuple[Any, Path]] = []  # open containers and where they stand
+    keys: list[str | None] = []  # for each open mapping: the key that waits for its value
+    count = 0
+
+    def place(value: Any, line: int, path: Path) -> None:
+        lines.setdefault(path, line)
+        if not stack:
+            root.append(value)
+        elif isinstance(stack[-1][0], list):
+            stack[-1][0].append(value)
+        else:
+            key = keys[-1]
+            assert key is not None
+            stack[-1][0][key] = value
+            keys[-1] = None
+
+    def here() -> Path:
+        if not stack:
+            return ()
+        container, path = stack[-1]
+        return (*path, len(container)) if isinstance(container, list) else (*path, keys[-1] or "")
+
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            mark = getattr(event, "start_mark", None)
+            line = mark.line + 1 if mark else 1
+            anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
+            if isinstance(event, yaml.AliasEvent):
+                raise refuse(f"a YAML alias, *{anchor}", line, "write the value out")
+            if anchor:
+                raise refuse(f"a YAML anchor, &{anchor}", line, "remove it; every value is written out")
+            if tag is not None:
+                raise refuse(f"a YAML tag, {tag}", line, "remove the tag; the key decides the type")
+            count += isinstance(event, yaml.NodeEvent)
+            if count > NODE_LIMIT:
+                raise refuse(f"more than {NODE_LIMIT:,} YAML values", line, "make the file smaller")
+            in_mapping = bool(stack) and isinstance(stack[-1][0], dict)
+            if isinstance(event, yaml.ScalarEvent):
+                plain = not event.style  # None from the parser written in Python, "" from libyaml
+                value = Plain(event.value) if plain else event.value
+                bad = FORBIDDEN.search(event.value)
+                if bad:  # written as an escape such as "\u202e"
+                    raise refuse(f"a control or bidi character, U+{ord(bad[0]):04X}, in a value", line, "remove it")
+                if in_mapping and keys[-1] is None:
+                    if plain and event.value == "<<":
+                        raise refuse("a YAML merge key, `<<`", line, "write the keys out")
+                    if not event.value:
+                        raise refuse("a YAML key that is empty", line, "write a word before the `:`")
+                    if event.value in stack[-1][0]:
+                        raise refuse(f"the key `{shown(event.value)}` stands twice", line, "keep one of them")
+                    keys[-1] = str(event.value)
+                    lines[(*stack[-1][1], str(event.value))] = line
+                    stack[-1][0][str(event.value)] = None
+                else:
+                    place(value, line, here())
+            elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+                if in_mapping and keys[-1] is None:
+                    raise refuse("a YAML key that is not a word", line, "write keys as plain words")
+                if len(stack) >= DEPTH_LIMIT:
+                    raise refuse(f"nested deeper than {DEPTH_LIMIT}", line, "flatten the value")
+                path = here()
+                container: Any = {} if isinstance(event, yaml.MappingStartEvent) else []
+                place(container, line, path)
+                stack.append((container, path))
+                keys.append(None)
+            elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
+                stack.pop()
+                keys.pop()
+            elif isinstance(event, yaml.DocumentStartEvent) and root:
+                raise refuse("a second YAML document", line, "keep one document")
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        rows = text.split("\n")
+        line = min(mark.line + 1, len(rows)) if mark else 1  # the end of the text may be told as a line after it
+        hint = "quote the value, or mend the line"
+        if "\t" in rows[line - 1][:80]:
+            hint = "indent with spaces; YAML takes no tabs there"
+        raise refuse(f"not YAML: {problem}", line, hint) from error
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # an escape such as "\U99999999" that is no character, by the parser written in Python
+        raise refuse("not YAML: an escape that is no character", 1, "write the character itself") from error
+    return (root[0] if root else None), lines
+
+
+def shown(text: str) -> str:
+    """Return a text as a message shows it: at most 80 characters, none that a terminal would act on."""
+    text = text if text.isprintable() else ascii(text)
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
+NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,18})?")
+_LONG_NUMBER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+
+
+def problem(what: str, hint: str, key: str | None = None) -> PydanticCustomError:
+    """Return the error that a validator raises: what a value should be, and what to write instead.
+
+    `key` names the key below the model that it is about, where the model as a whole is looked at.
+    """
+    return PydanticCustomError("words", "{what}", {"what": what, "hint": hint, "key": key})
+
+
+def _text(value: object) -> object:
+    if isinstance(value, Plain) and value in ("null", "~"):
+        raise problem("has no value", "write one, in quotes if it is meant as a word, or remove the key")
+    if isinstance(value, str):
+        return str(value)
+    raise problem("should be text", "write one text, in quotes where it begins with a special character")
+
+
+def _int(value: object) -> object:
+    if isinstance(value, Plain) and INT.fullmatch(value):
+        return int(value)
+    if type(value) is int:
+        return value
+    raise problem("should be a whole number", "write digits without quotes, such as 3")
+
+
+def _number(value: object) -> object:
+    if isinstance(value, Plain) and NUMBER.fullmatch(value):
+        return str(value)
+    if type(value) in (int, float):
+        return str(value)
+    raise problem("should be a number", "write one without quotes, such as 1.50")
+
+
+def _bool(value: object) -> object:
+    if type(value) is bool:
+        return value
+    if isinstance(value, Plain) and value in ("true", "false"):
+        return value == "true"
+    raise problem("should be true or false", "write true or false, without quotes")
+
+
+def resolve(value: Any) -> Any:
+    """Return a value of no declared type as JSON would read it: null, true, false, numbers; everything else is text.
+
+    So `no`, `0777`, `12:30`, `1e3` and `.inf` are text, and every number is finite. A number of more digits than is kept
+    exactly is refused rather than taken for text.
+    """
+    if isinstance(value, dict):
+        return {key: resolve(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [resolve(item) for item in value]
+    if isinstance(value, Plain):
+        if value in ("null", "~", ""):
+            return None
+        if value in ("true", "false"):
+            return value == "true"
+        if INT.fullmatch(value):
+            return int(value)
+        if NUMBER.fullmatch(value):
+            return float(value)
+        if _LONG_NUMBER.fullmatch(value):
+            raise problem("is a number of too many digits", "write at most 18, or put it in quotes as text")
+        return str(value)
+    return value
+
+
+def one_or_many(value: object) -> object:
+    """Return a text as a list of it, for keys where `a` and `[a]` mean the same."""
+    return [value] if isinstance(value, str) else value
+
+
+def _line(text: str) -> str:
+    if not text.strip() or len(text.splitlines()) > 1:
+        raise problem("should be one line of text", "write it on one line")
+    return text
+
+
+def _script(text: str) -> str:
+    if not text.strip():
+        raise problem("should not be empty", "write something, or remove the key")
+    return text
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+Line = Annotated[Text, AfterValidator(_line), WithJsonSchema({"type": "string", "minLength": 1})]
+Script = Annotated[Text, AfterValidator(_script), WithJsonSchema({"type": "string", "minLength": 1})]
+Positive = Annotated[int, BeforeValidator(_int), Ge(1), WithJsonSchema({"type": "integer", "minimum": 1})]
+Count = Annotated[int, BeforeValidator(_int), Ge(0), WithJsonSchema({"type": "integer", "minimum": 0})]
+Bool = Annotated[bool, BeforeValidator(_bool)]
+Amount = Annotated[Decimal, BeforeValidator(_number), Ge(0), WithJsonSchema({"type": "number", "minimum": 0})]
+Value = Annotated[Any, BeforeValidator(resolve)]
+
+
+class FileModel(BaseModel):
+    """Base of the models of people's files: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], value: Any, lines: Mapping[Path, int], where: str) -> Model:
+    """Return `value` as the model, or say file, line, key and what to write instead.
+
+    Raises:
+        MalformedFileError: the first thing that is wrong, by line.
+    """
+    if not isinstance(value, dict):
+        raise MalformedFileError("keys and values are expected here", f"{where}:1", "write lines such as `title: …`")
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        found = _explain_all(model, error.errors(include_url=False), lines)
+        # A key that is missing may be the one that is misspelt, so that is told last.
+        line, what, hint = min(
+            found, key=lambda item: (item[1].startswith("the key"), item[0], not item[1].startswith("unknown"), item[1])
+        )
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise MalformedFileError(what + more, f"{where}:{line}", hint) from error
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that `word` was most likely meant to be."""
+    close = difflib.get_close_matches(word[:200], list(known), n=1, cutoff=0.5)
+    return close[0] if close else None
+
+
+def _explain_all(
+    model: type[BaseModel], errors: Iterable[Any], lines: Mapping[Path, int]
+) -> list[tuple[int, str, str]]:
+    """Return (line, what, hint) of what is wrong: one a key, also where a union tells it once for each of its members."""
+    by_key: dict[Path, list[Any]] = {}
+    for item in errors:
+        path: Path = ()
+        for part in item["loc"]:  # names union members too, which are no keys of the file
+            if (*path, part) in lines:
+                path = (*path, part)
+        if key := item.get("ctx", {}).get("key"):
+            path = (*path, key) if (*path, key) in lines else path
+        by_key.setdefault(path, []).append(item)
+    # A member that could look further into the value is the one that was meant.
+    return [
+        _explain(model, path, max(items, key=lambda item: len(item["loc"])), lines) for path, items in by_key.items()
+    ]
+
+
+def _explain(model: type[BaseModel], path: Path, item: Any, lines: Mapping[Path, int]) -> tuple[int, str, str]:
+    kind, given, context = item["type"], item["input"], item.get("ctx", {})
+    line = lines.get(path, 1)
+    name = shown(".".join(str(part) for part in path) or "the file")
+    if kind == "extra_forbidden":
+        known = sorted(_keys(model, path[:-1]))
+        close = nearest(str(item["loc"][-1]), known)
+        hint = f"did you mean `{close}`?" if close else f"known keys: {', '.join(known)}"
+        return line, f"unknown key `{name}`", hint
+    if kind == "missing":
+        key = item["loc"][-1]
+        inside = f" in `{name}`" if path else ""
+        return line, f"the key `{key}` is missing{inside}", f"add `{key}: …`"
+    if isinstance(given, Plain) and given == "":
+        return line, f"`{name}` has no value", "write one, or remove the key"
+    match kind:
+        case "words":
+            return line, f"`{name}` {context['what']}", context["hint"]
+        case "literal_error" | "enum":
+            expected = str(context["expected"])
+            close = nearest(str(given), re.findall(r"'([^']*)'", expected))
+            what = f"`{name}` should be {expected}"
+            return line, what, f"did you mean `{close}`?" if close else f"write one of {expected}"
+        case "greater_than_equal":
+            return line, f"`{name}` should be at least {context['ge']}", f"write {context['ge']} or more"
+        case "tuple_type":
+            return line, f"`{name}` should be a list", "write `[a, b]`, or one item a line after `- `"
+        case "dict_type" | "model_type" | "model_attributes_type":
+            return line, f"`{name}` should be keys and values", "write `{key: value}`, or an indented line for each key"
+    return line, f"`{name}` {str(item['msg']).removeprefix('Input ')}", "mend the value"
+
+
+def _keys(model: type[BaseModel], path: Path) -> set[str]:
+    """Return the keys that the model allows at `path`, looked up in its JSON schema."""
+    schema = model.model_json_schema(by_alias=True)
+    nodes: list[dict[str, Any]] = [schema]
+
+    def expand(node: dict[str, Any]) -> list[dict[str, Any]]:
+        if "$ref" in node:
+            return expand(schema["$defs"][node["$ref"].rsplit("/", 1)[1]])
+        return [found for part in node.get("anyOf", []) for found in expand(part)] or [node]
+
+    for part in path:
+        nodes = [
+            found
+            for node in nodes
+            for option in expand(node)
+            if isinstance(child := _below(option, part), dict)
+            for found in expand(child)
+        ]
+    return {key for node in nodes for option in expand(node) for key in option.get("properties", {})}
+
+
+def _below(schema: dict[str, Any], part: str | int) -> object:
+    if isinstance(part, int):
+        return schema.get("items")
+    return schema.get("properties", {}).get(part, schema.get("additionalProperties"))
