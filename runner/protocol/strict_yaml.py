@@ -159,11 +159,11 @@ def load_yaml(text: str, where: str, *, loader: Any = LOADER) -> tuple[Any, Line
             line = mark.line + 1 if mark else 1
             anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
             if isinstance(event, yaml.AliasEvent):
-                raise refuse(f"a YAML alias, *{anchor}", line, "write the value out")
+                raise refuse(f"a YAML alias, *{shown(str(anchor))}", line, "write the value out")
             if anchor:
-                raise refuse(f"a YAML anchor, &{anchor}", line, "remove it; every value is written out")
+                raise refuse(f"a YAML anchor, &{shown(anchor)}", line, "remove it; every value is written out")
             if tag is not None:
-                raise refuse(f"a YAML tag, {tag}", line, "remove the tag; the key decides the type")
+                raise refuse(f"a YAML tag, {shown(tag)}", line, "remove the tag; the key decides the type")
             count += isinstance(event, yaml.NodeEvent)
             if count > NODE_LIMIT:
                 raise refuse(f"more than {NODE_LIMIT:,} YAML values", line, "make the file smaller")
