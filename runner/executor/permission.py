@@ -19,7 +19,7 @@ from runner.protocol.plans import Plan, Step
 from runner.store.project import Project
 from runner.tools import patch
 from runner.tools.base import Contract, ToolError
-from runner.tools.control import LOOP
+from runner.tools.contracts import LOOP
 from runner.tools.model_text import WORKSPACE
 from runner.trust import policy
 from runner.trust.policy import Decision

@@ -17,7 +17,7 @@ from runner.protocol.config import ToolModule
 from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
 from runner.store import workspace
-from runner.tools import control, registry, schemas
+from runner.tools import contracts, registry
 from runner.tools.agent import AgentTools
 from runner.tools.base import Contract, Tool, ToolError
 from runner.tools.commands import Commands
@@ -74,13 +74,13 @@ class LoopTool:
         """
         match self.contract.name:
             case "publish_artifact":
-                given = control.read(self.contract, schemas.PublishArtifactInput, arguments)
+                given = contracts.read_arguments(self.contract, contracts.PublishArtifactInput, arguments)
                 return self.opened.artifact(given.path)
             case "ask_person":
-                control.read(self.contract, schemas.AskPersonInput, arguments)
+                contracts.read_arguments(self.contract, contracts.AskPersonInput, arguments)
                 return {"asked": True}
             case _:
-                control.read(self.contract, schemas.FinishInput, arguments)
+                contracts.read_arguments(self.contract, contracts.FinishInput, arguments)
                 try:
                     log.refuse_unreadable(dict(arguments), "the arguments")
                 except UsageError as error:
@@ -113,7 +113,7 @@ def open_agent_tools(
         )
         tools: dict[str, Tool] = {
             **opened.tools,
-            **{name: LoopTool(contract, opened) for name, contract in control.LOOP.items()},
+            **{name: LoopTool(contract, opened) for name, contract in contracts.LOOP.items()},
         }
         own: dict[str, Tool] = {}
         for module in _modules(session, plan, step, where):

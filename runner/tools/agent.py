@@ -1,7 +1,7 @@
 """A model's tools for an attempt, bound to its workspace and sandbox: files, commands, git, memory.
 
 All of them act inside the sandbox, reading too: the file tools through one worker (`files`), each command in a sandbox of its own
-(`commands`). A ToolError is a result for the model; every other error stops the step. The loop's own tools are in `control`. Calls
+(`commands`). A ToolError is a result for the model; every other error stops the step. The loop's own tools are in `contracts`. Calls
 are made one at a time, in the thread that opened the tools.
 """
 
@@ -12,15 +12,13 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from runner.tools import git, patch, schemas
+from runner.tools import contracts, git, patch
 from runner.tools.base import Contract, Effect, Tool, ToolError
-from runner.tools.builtin import Value, contract_of
 from runner.tools.commands import Commands
-from runner.tools.control import read
+from runner.tools.contracts import Value, contract_of, read_arguments
 from runner.tools.fetch import TIMEOUT, Allowed, fetch
-from runner.tools.files import FileWorker
+from runner.tools.files import FileWorker, Ripgrep
 from runner.tools.model_text import bounded
-from runner.tools.ripgrep import Ripgrep
 from runner.values import dataclass
 
 FILES_TIMEOUT = 60.0  # seconds for a call of a file tool
@@ -38,7 +36,7 @@ class BoundTool:
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
         """Check the arguments and call `do`; see `Tool.call`."""
-        given = read(self.contract, self.takes, arguments)
+        given = read_arguments(self.contract, self.takes, arguments)
         return self.gives.model_validate(self.do(given.model_dump())).model_dump()
 
 
@@ -70,7 +68,7 @@ class AgentTools:
         return self._files.ask("digest_file", {"path": path}, FILES_TIMEOUT)
 
     def _all(self) -> list[BoundTool]:
-        v = schemas
+        v = contracts
         command: Effect = "external" if self._host else "workspace"
         return [
             self._file("read_file", "Read a text file, or a part of it.", "read", v.ReadFileInput, v.ReadFileOutput),

@@ -1,13 +1,79 @@
-"""Find a tool by its name, among the built-in ones and a project's own."""
+"""Find a tool by its name, among the built-in ones (`echo` and `add`, two examples without effect) and a project's own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import ValidationError, WithJsonSchema
 
 from runner.errors import UsageError
-from runner.tools.base import Tool
-from runner.tools.builtin import ADD, ECHO
+from runner.tools.base import Contract, Tool, ToolError, check_arguments
+from runner.tools.contracts import Value, contract_of
+from runner.values import dataclass
+
+In = TypeVar("In", bound=Value)
+Out = TypeVar("Out", bound=Value)
+Number = Annotated[int | float, WithJsonSchema({"type": "number"})]  # a whole number stays one
+
+
+class EchoInput(Value):
+    """Arguments of `echo`."""
+
+    text: str
+
+
+class EchoOutput(Value):
+    """Result of `echo`."""
+
+    text: str
+
+
+class AddInput(Value):
+    """Arguments of `add`."""
+
+    a: Number
+    b: Number
+
+
+class AddOutput(Value):
+    """Result of `add`."""
+
+    sum: Number
+
+
+@dataclass(frozen=True, slots=True)
+class Builtin(Generic[In, Out]):
+    """A function of the runner's as a tool."""
+
+    contract: Contract
+    takes: type[In]
+    function: Callable[[In], Out]
+
+    def call(self, arguments: Mapping[str, Any]) -> Any:
+        """Check the arguments and call the function; see `Tool.call`."""
+        check_arguments(self.contract, arguments)
+        try:
+            return self.function(self.takes.model_validate(dict(arguments))).model_dump()
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ToolError(f"`{place}`: {first['msg']}") from error
+        except OverflowError as error:
+            raise ToolError(f"the numbers are too big: {error}") from error
+
+
+ECHO = Builtin(
+    contract_of("echo", "Give the text back.", "read", EchoInput, EchoOutput),
+    EchoInput,
+    lambda given: EchoOutput(text=given.text),
+)
+ADD = Builtin(
+    contract_of("add", "Add two numbers.", "read", AddInput, AddOutput),
+    AddInput,
+    lambda given: AddOutput(sum=given.a + given.b),
+)
 
 BUILTIN: dict[str, Tool] = {"add": ADD, "echo": ECHO}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from runner.tools import control, schemas
+from runner.tools import contracts
 from runner.tools.base import ToolError
 from runner.tools.files import interpreter_and_library
 from runner.tools.patch import parse
@@ -36,16 +36,16 @@ def hand(ground: Ground) -> Iterator[Hand]:
 
 
 def test_every_tool_has_a_plain_contract(hand: Hand) -> None:
-    contracts = {name: tool.contract for name, tool in hand.tools.tools.items()} | control.LOOP
-    assert set(contracts) == {
+    known = {name: tool.contract for name, tool in hand.tools.tools.items()} | contracts.LOOP
+    assert set(known) == {
         *("read_file", "write_file", "edit_file", "apply_patch", "list_files", "search_text", "run", "shell", "git"),
         *("fetch", "remember", "recall", "ask_person", "publish_artifact", "finish"),
     }
-    for contract in contracts.values():
+    for contract in known.values():
         text = json.dumps([contract.parameters, contract.returns])
         assert "$ref" not in text and "null" not in text and '"ge"' not in text
         assert contract.parameters["type"] == "object" and contract.parameters["additionalProperties"] is False
-    effects = {name: contract.effect for name, contract in contracts.items()}
+    effects = {name: contract.effect for name, contract in known.items()}
     command = "external" if hand.tools.tools["run"].contract.effect == "external" else "workspace"
     assert {name for name, effect in effects.items() if effect == "read"} == {
         *(
@@ -61,7 +61,7 @@ def test_every_tool_has_a_plain_contract(hand: Hand) -> None:
         )
     }
     assert effects["run"] == effects["shell"] == command
-    assert contracts["read_file"].parameters["properties"]["start_line"] == {"minimum": 1, "type": "integer"}
+    assert known["read_file"].parameters["properties"]["start_line"] == {"minimum": 1, "type": "integer"}
 
 
 def test_a_models_commands_are_external_on_the_host_alone(ground: Ground) -> None:
@@ -77,10 +77,10 @@ def test_wrong_arguments_are_told_and_nulls_are_as_if_left_out(hand: Hand) -> No
 
 
 def test_the_loops_tools_read_their_arguments() -> None:
-    done = control.read(control.FINISH, schemas.FinishInput, {"summary": "done", "result": {"n": 1}})
+    done = contracts.read_arguments(contracts.FINISH, contracts.FinishInput, {"summary": "done", "result": {"n": 1}})
     assert (done.summary, done.result) == ("done", {"n": 1})
     with pytest.raises(ToolError, match="`summary` is missing"):
-        control.read(control.FINISH, schemas.FinishInput, {})
+        contracts.read_arguments(contracts.FINISH, contracts.FinishInput, {})
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------

@@ -1,12 +1,26 @@
-"""Pydantic models of the arguments and results of a model's tools; their descriptions are written for the model."""
+"""Contracts of the model's tools: pydantic models of their arguments and results, whose descriptions are written for the model.
+
+`LOOP` has the tools that the agent loop executes itself: ask a person, publish an artifact, finish. A call of one has no effect but
+its entry in the record, which the loop makes.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from runner.tools.builtin import Value
+from runner.tools.base import Contract, Effect, ToolError, check_arguments
+
+
+class Value(BaseModel):
+    """Base of the arguments and results of the runner's own tools."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+Taken = TypeVar("Taken", bound=Value)
 
 
 def _whole(value: Any) -> Any:
@@ -186,3 +200,97 @@ class FinishInput(Given):
 
 class FinishOutput(Value):
     """`finish` gives nothing back; the attempt is over."""
+
+
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the model's JSON schema as a caller sees it: without titles and docstrings, with references resolved.
+
+    An argument that may be left out is not declared nullable as well.
+    """
+    schema = model.model_json_schema()
+    shown: dict[str, Any] = _shown({**schema, "description": None}, schema.get("$defs", {}))
+    return shown
+
+
+def _shown(part: Any, known: Mapping[str, Any]) -> Any:
+    if isinstance(part, list):
+        return [_shown(item, known) for item in part]
+    if not isinstance(part, dict):
+        return part
+    if (name := str(part.get("$ref", "")).removeprefix("#/$defs/")) in known:
+        return _shown({**known[name], "description": part.get("description")}, known)
+    if {"type": "null"} in (choices := part.get("anyOf", [])) and len(choices) == 2:
+        (one,) = [choice for choice in choices if choice != {"type": "null"}]
+        part = {**one, **{key: value for key, value in part.items() if key not in ("anyOf", "default")}}
+        return _shown(part, known)
+    found = {key: _shown(value, known) for key, value in part.items() if key not in ("title", "properties", "$defs")}
+    if "properties" in part:  # a property may be called title
+        found["properties"] = {name: _shown(value, known) for name, value in part["properties"].items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def contract_of(
+    name: str,
+    description: str,
+    effect: Effect,
+    takes: type[Value],
+    gives: type[Value],
+    timeout: float | None = None,
+) -> Contract:
+    """Return the contract of one of the runner's own tools, from the models of its arguments and its result."""
+    parameters, returns = schema_of(takes), schema_of(gives)
+    return Contract(
+        name=name,
+        description=description,
+        effect=effect,
+        parameters=parameters,
+        returns=returns,
+        source="built in",
+        timeout=timeout,
+    )
+
+
+ASK_PERSON = contract_of(
+    "ask_person",
+    "Ask a person and wait for the answer, which may take days. Only for what neither the files nor the plan say.",
+    "read",
+    AskPersonInput,
+    AskPersonOutput,
+)
+PUBLISH_ARTIFACT = contract_of(
+    "publish_artifact",
+    "Name a file of the workspace as something that this step gives to people and to later steps.",
+    "read",
+    PublishArtifactInput,
+    PublishArtifactOutput,
+)
+FINISH = contract_of(
+    "finish",
+    "Say that the step is done, or that it cannot be done and why. Nothing comes after it.",
+    "read",
+    FinishInput,
+    FinishOutput,
+)
+LOOP: dict[str, Contract] = {contract.name: contract for contract in (ASK_PERSON, PUBLISH_ARTIFACT, FINISH)}
+
+
+def read_arguments(contract: Contract, takes: type[Taken], arguments: Mapping[str, Any]) -> Taken:
+    """Return the arguments of a call as a value of the model `takes`.
+
+    Raises:
+        ToolError: they do not fit the contract.
+    """
+    given = without_nulls(arguments)
+    check_arguments(contract, given)
+    try:
+        return takes.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ToolError(f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}") from error
+
+
+def without_nulls(value: Any) -> Any:
+    """Return arguments without nulls, which models give for arguments that they leave out."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
