@@ -16,6 +16,7 @@ from runner.errors import InsufficientHistoryError
 from runner.git.location import Location
 from runner.git.loose import Loose
 from runner.git.objects import (
+    SUBMODULE,
     TREE,
     Commit,
     Ident,
@@ -55,21 +56,66 @@ class Database(Sealed):
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def object(self, name: str) -> tuple[str, str, bytes] | None:
-        """Return (oid, type, bytes) of what `name` names (an oid, `REV:PATH`, a ref), or None where it is not here."""
+        """Return (oid, type, bytes) of what `name` names (an oid, `REV:PATH`, a ref), or None where it is not here.
+
+        Raises:
+            InsufficientHistoryError: a revision that is here has the path, and this clone lacks an object of it.
+        """
         if "\n" in name:  # a path may hold what ends a line here; its trees are gone through instead
-            revision, _, path = name.partition(":")
-            revision = self.ref(f"{revision}^{{tree}}") or ""
-            for part in path.split("/"):
-                entry = (self.tree(revision) or {}).get(part) if revision else None
-                if entry is None:
-                    return None
-                revision = entry.oid
-            return self.object(revision)
+            entry = self._entry(name)
+            return self.object(entry.oid) if entry is not None else None
+        found = self._object(name)
+        if found is None:
+            self._refuse_lost(name)
+        return found
+
+    def _object(self, name: str) -> tuple[str, str, bytes] | None:
         asked = b"contents " + name.encode("utf-8", "surrogateescape") + b"\n"
         try:
             return self._promised([name], lambda: self._answer(asked))
         except PromisedError:  # and nothing here may bring it
             return None
+
+    def _entry(self, name: str) -> TreeEntry | None:
+        """Return the entry that `REV:PATH` names, or None: no path, no such revision here, or it has no such path.
+
+        Raises:
+            InsufficientHistoryError: a tree on the way is not in this clone.
+        """
+        revision, colon, path = name.partition(":")
+        if not colon or self.ref(revision) is None:
+            return None
+        entry: TreeEntry | None = TreeEntry(TREE, self.resolve(revision) or revision)
+        for part in filter(None, path.split("/")):
+            entry = self._whole_tree(entry.oid).get(part) if entry is not None and entry.mode == TREE else None
+        return entry
+
+    def _refuse_lost(self, name: str) -> None:
+        """Refuse `REV:PATH` whose object is lost: a policy, a log or a day's spending must not read as one that never was.
+
+        What a partial clone has left at a remote that may not be asked is not lost: the caller says how to fetch it.
+        """
+        if ":" not in name or (self.fetch_promised is None and self.is_partial()):
+            return
+        entry = self._entry(name)
+        if entry is None or entry.mode == SUBMODULE:
+            return
+        with contextlib.suppress(PromisedError):
+            if self.ref(entry.oid) is not None:
+                return
+        revision, _, path = name.partition(":")
+        short = revision[:12] if len(revision) == self.oid_length else revision
+        raise self.missing(f"{path or 'the tree'} of {short}")
+
+    def missing(self, what: str) -> InsufficientHistoryError:
+        """Return the error for an object that is not in this clone, with the command that brings it. `what`: names it."""
+        if self.is_shallow():
+            hint = "run `git fetch --unshallow`, then the same command again"
+        elif self.is_partial():
+            hint = "run `git fetch --refetch --no-filter`, then the same command again"
+        else:
+            hint = "run `git fsck` to see what is lost, and `git fetch --refetch` where a remote has it"
+        return InsufficientHistoryError(f"{what} is not in this clone", str(self.common_dir), hint)
 
     def _promised(self, names: Sequence[str], ask: Callable[[], T]) -> T:
         """Return what `ask` gives, once what it wants of a partial clone's remote is here. `names`: all that is asked for."""
@@ -104,7 +150,11 @@ class Database(Sealed):
             with contextlib.closing(self._answers(names, self._reader())) as answers:
                 return [self._blob_of(found) for found in answers]
 
-        return self._promised(names, read)
+        found = self._promised(names, read)
+        for name, data in zip(names, found, strict=True):
+            if data is None:
+                self._refuse_lost(name)
+        return found
 
     def stream(self, names: Sequence[str]) -> Iterator[bytes | None]:
         """Give what `blobs` returns one by one, by a git of its own that reads ahead while the caller works; no name has a newline."""
@@ -115,6 +165,8 @@ class Database(Sealed):
         while at < len(names):
             try:
                 for found in self._streamed(names[at:]):
+                    if found is None:
+                        self._refuse_lost(names[at])
                     at += 1
                     yield found
             except PromisedError as error:
@@ -346,7 +398,7 @@ class Database(Sealed):
             commit = self.commit(name)
             tree = self.tree(commit.tree) if commit else None
         if tree is None:
-            raise InsufficientHistoryError(f"the tree {name[:12]} is not in this clone", name, "run `git fetch`")
+            raise self.missing(f"the tree {name[:12]}")
         return tree
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -386,8 +438,11 @@ class Database(Sealed):
         """Return the id of the tree with the entries at `changes`' paths put or (None) taken out; None where nothing is left.
 
         Only the trees on the way are read and written, whatever the size of the rest.
+
+        Raises:
+            InsufficientHistoryError: one of them is not in this clone.
         """
-        old_entries = (self.tree(tree) if tree else None) or {}
+        old_entries = self._whole_tree(tree)
         entries = dict(old_entries)
         below: dict[str, dict[str, TreeEntry | None]] = {}
         for path, entry in changes.items():

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from runner.errors import IntegrityError
+from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.lines import lines_of
 from runner.store.places import Places
 from runner.store.project import Project
@@ -55,7 +55,7 @@ def at_work(project: Project, protocol: str, there: Mapping[str, str]) -> Away |
     if oid is None:
         return None
     git, where = project.git, f"refs/runner/leases/{protocol}"
-    with contextlib.suppress(IntegrityError):
+    with contextlib.suppress(IntegrityError, InsufficientHistoryError):
         words = _words(project, oid, where)
         now = datetime.fromtimestamp(int(project.who.now()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         if words is None or words.expires is None or words.expires < now or _is_ours(project, protocol, words.nonce):

@@ -627,7 +627,7 @@ def _read(git: Git, oid: str, ref: str, who: Surroundings) -> tuple[Lease, Inten
     Raises:
         IntegrityError: no runner wrote it.
     """
-    found = git.tree(f"{oid}^{{tree}}")
+    found = git.tree(f"{oid}:")
     below = found.get(lease_file.INTENTS) if found else None
     entries = git.tree(below.oid) if below else {}
     if not found or lease_file.FILE not in found or entries is None or len(entries) > lease_file.MOST:

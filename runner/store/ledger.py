@@ -273,7 +273,7 @@ def read(project: Project, oid: str | None, day: str) -> Day:
         IntegrityError: no runner wrote it.
     """
     git, name = project.git, budget_file.file(day)
-    entry = (git.tree(f"{oid}^{{tree}}") or {}).get(name) if oid else None
+    entry = (git.tree(f"{oid}:") or {}).get(name) if oid else None
     if entry is None:
         return Day(day=day)
     where = f"{name} of {REF}"
@@ -287,7 +287,7 @@ def read(project: Project, oid: str | None, day: str) -> Day:
 
 def _commit(project: Project, day: Day, old: str | None) -> str:
     git, who = project.git, project.runner()
-    files: dict[str, TreeEntry] = dict(git.tree(f"{old}^{{tree}}") or {}) if old else {}
+    files: dict[str, TreeEntry] = dict(git.tree(f"{old}:") or {}) if old else {}
     files[budget_file.file(day.day)] = TreeEntry(BLOB, git.write("blob", budget_file.render(day)))
     tree = git.edit_tree(None, {name: files[name] for name in budget_file.kept(files, day.day)})
     assert tree is not None

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from runner.errors import RunnerError
-from runner.git import TREE, Commit, Git, Tree, Worktree
+from runner.git import Commit, Git, Tree, Worktree
 from runner.lines import lines_of
 from runner.protocol import decision, log, paths, state
 from runner.protocol.decision import Halt
@@ -166,7 +166,7 @@ def events(git: Git, protocol: str, commit: str) -> list[RawEntry]:
         IntegrityError: the log is not of the grammar.
     """
     there = folder(git, protocol, commit)
-    segments = git.tree(there["log"].oid) if "log" in there and there["log"].mode == TREE else None
+    segments = git.tree(f"{commit}:{paths.folder(protocol)}/log") if "log" in there else None
     names = [f"log/{name}" for name in sorted(segments or {})] + [paths.LOG]
     data = git.blobs([f"{commit}:{paths.folder(protocol)}/{name}" for name in names])
     found: list[RawEntry] = []

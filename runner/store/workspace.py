@@ -219,7 +219,7 @@ def _make_way(git: Git, space: Workspace, tree: str) -> None:
 
     Git looks at the folder of a submodule through a link above it, and takes for ours what it finds there.
     """
-    known: dict[str, Tree | None] = {"": git.tree(f"{tree}^{{tree}}")}
+    known: dict[str, Tree | None] = {"": git.tree(f"{tree}:")}
 
     def folder(path: str) -> Tree | None:
         """Return what the tree has in a folder, by names as file systems that ignore case see them."""

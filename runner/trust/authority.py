@@ -247,9 +247,11 @@ def _signers(git: Git, commit: str, revoked_at: str, branch: str, file: PolicyFi
 
 
 def _plain(git: Git, entry: TreeEntry, path: str, branch: str) -> bytes:
-    data = git.blob(entry.oid) if entry.mode == BLOB else None
-    if data is None:
+    if entry.mode != BLOB:
         raise MalformedFileError("it is not a plain file", f"{path} on {branch}", "replace it by one")
+    data = git.blob(entry.oid)
+    if data is None:
+        raise git.missing(f"{path} on {branch}")
     return data
 
 

@@ -164,13 +164,7 @@ class Below(Mapping[str, int]):
 
 def missing(git: Git, what: str) -> InsufficientHistoryError:
     """Return the error for an object that this clone does not have, with what to type to have it."""
-    if git.is_shallow():
-        hint = "run `git fetch --unshallow`, then `runner verify` again"
-    elif git.is_partial():
-        hint = "run `git fetch --refetch --no-filter`, then `runner verify` again"
-    else:
-        hint = "run `git fsck` to see what is lost, and `git fetch` where a remote has it"
-    return InsufficientHistoryError(f"{what} is not in this clone", str(git.common_dir), hint)
+    return git.missing(what)
 
 
 def commit_of(git: Git, oid: str) -> Commit:
