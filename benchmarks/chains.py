@@ -29,6 +29,7 @@ from runner.store import snapshot
 from runner.trust import authority, demand
 from runner.trust.authority import Authority
 from runner.trust.bench import Bench
+from runner.trust.demand import Demand
 from runner.trust.manifest import Subject
 
 REPO = "0123456789abcdef0123456789abcdef"
@@ -85,6 +86,10 @@ class Packing(Git):
         self._new[oid] = (kind, data)
         return oid
 
+    def object(self, name: str) -> tuple[str, str, bytes] | None:
+        """Read an object, one too that is kept."""
+        return (name, *self._new[name]) if name in self._new else super().object(name)
+
     def flush(self) -> None:
         """Pack what is kept."""
         out = [b"PACK" + (2).to_bytes(4, "big") + len(self._new).to_bytes(4, "big")]
@@ -111,17 +116,20 @@ class Made:
     transitions: int
 
 
-def make(ground: Ground, files: int, many: int, steps: int, *, words: bool = False, signed: bool = False) -> Made:
+def make(
+    ground: Ground, files: int, many: int, steps: int, *, words: bool = False, signed: bool = False, waits: bool = False
+) -> Made:
     """Return a chain of `many` transitions on a repository of `files` files, in which so many steps are done.
 
     Each step changes a file. What else there is are pauses, evenly between the steps, while the trusted branch moves on. `words`:
-    each step begins on a signed word of Bob's; `signed`: the transitions after the first are signed by the policy's agent.
+    each step begins on a signed word of Bob's; `signed`: the transitions after the first are signed by the policy's agent;
+    `waits`: one more step waits for Bob's approval.
     """
     bob, agent = Key(), Key()
     at = ground.repository(files, bare=True)
     ground.git(at, "remote", "add", "origin", str(ground.at / "origin"))
     with ground.project(at) as project:
-        protocol = create.create(project, "A plan", _plan(steps, words=words), where="plan").protocol
+        protocol = create.create(project, "A plan", _plan(steps + waits, words=words or waits), where="plan").protocol
         genesis = project.git.ref(project.branch(protocol))
         assert genesis is not None
     policy = f"repo: {REPO}\nroles:\n  maintainer: [{APPROVER}]\nagents: [{MACHINE}]\n"
@@ -144,7 +152,7 @@ def make(ground: Ground, files: int, many: int, steps: int, *, words: bool = Fal
             chain.step(f"step-{number + 1}", bob if words else None)
             chain.fill(1 + (many - 1) * (number + 1) // steps)
         if chain.transitions < many:
-            chain.tell(ev.Paused(subject=protocol))
+            chain.tell(*([chain.ask(f"step-{steps + 1}")[0]] if waits else [ev.Paused(subject=protocol)]))
         main = _commit(git, main, {"src/other.py": b"last\n"}, b"Others' work\n")
         git.flush()
         git.run("update-ref", f"refs/heads/{protocol}", chain.tip)
@@ -228,13 +236,18 @@ class _Writing:
         code = {f"{FOLDER}/{slug}.py": f"{slug!r}\n".encode()}
         self.tell(*counted, done, ev.StepCompleted(subject=slug, attempt=1), code=code)
 
-    def _word(self, slug: str, bob: Key) -> Sequence[Event]:
+    def ask(self, slug: str) -> tuple[ev.ApprovalAsked, Demand]:
+        """Return the event that asks for an approval of a step, and what it needs."""
         step = self.plan.step(slug)
         assert step is not None
         asked = demand.of_start(self.authority, step, paths.folder(self.protocol))
         assert asked is not None
         about = self._digest(asked.subject)
-        self.tell(ev.ApprovalAsked(subject=slug, kind="step", digest=about, text=asked.text, by=asked.who))
+        return ev.ApprovalAsked(subject=slug, kind="step", digest=about, text=asked.text, by=asked.who), asked
+
+    def _word(self, slug: str, bob: Key) -> Sequence[Event]:
+        event, asked = self.ask(slug)
+        self.tell(event)
         self.at += 1
         policy = self.authority.policy
         assert policy is not None
@@ -244,7 +257,7 @@ class _Writing:
             genesis=self.state.genesis,
             subject=str(asked.subject),
             attempt=0,
-            digest=about,
+            digest=event.digest,
             policy=policy.digest,
             seen=self.tip,
             decision=Decision.APPROVE,
