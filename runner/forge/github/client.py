@@ -6,27 +6,13 @@ chooses the address of the next request.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from runner.forge.base import (
-    ForgeError,
-    ForgeProject,
-    MalformedAnswerError,
-    NetworkError,
-    NotFoundError,
-    RateLimitError,
-    RequestRefusedError,
-    ScopeMissingError,
-    ServerError,
-    Token,
-    TokenMissingError,
-    TokenRefusedError,
-)
-from runner.forge.response import Fields, check_page, clock, objects, readable
+from runner.forge.base import ForgeError, ForgeProject, Token
+from runner.forge.response import Failures, Fields, check_page, malformed, objects
 
 if TYPE_CHECKING:
     from github import GithubException
@@ -48,11 +34,9 @@ class Client:
         Raises:
             TokenMissingError: PyGithub is not installed.
         """
-        if importlib.util.find_spec("github") is None:
-            where, hint = f"forge: github, {project.host}", "pip install 'protocol-runner[github]'"
-            raise TokenMissingError("the package pygithub is not installed", where, hint)
+        self._failures = Failures("GitHub", project, token)
+        self._failures.check_installed("github", "the package pygithub")
         self._project, self._token, self._now, self._write_pause = project, token.value, now, write_pause
-        self._named, self._rights = f"the token of {token.where}", project.kind.rights
         self._opened: Requester | None = None
 
     def close(self) -> None:
@@ -127,49 +111,32 @@ class Client:
         except github.GithubException as error:
             raise self._refusal(error, where) from None  # the SDK's exception holds whole answers
         except (requests.RequestException, OSError) as error:
-            words = readable(f"{type(error).__name__}: {error}", [self._token])
-            raise NetworkError(f"no answer from GitHub ({words})", where, "check the network; run it again") from None
+            raise self._failures.unanswered(error, where) from None
         except (AttributeError, ValueError, RecursionError):  # the SDK met no JSON, or a value of another type
-            hint = "check that `forge:` names the right address; a proxy may have answered instead"
-            raise MalformedAnswerError("what came back is not the forge's format", where, hint) from None
+            raise malformed("JSON", where) from None
         except RuntimeError as error:  # a redirect that the SDK does not follow
-            words = readable(error, [self._token])
-            hint = "correct the address of the remote, or `forge:`"
-            raise RequestRefusedError(f"GitHub points elsewhere ({words})", where, hint) from None
+            raise self._failures.redirected(error, where) from None
 
     def _refusal(self, error: GithubException, where: str) -> ForgeError:
         headers = {key.lower(): value for key, value in (error.headers or {}).items()}
         data = error.data if isinstance(error.data, dict) else {}
-        words = readable(data.get("message") or f"status {error.status}", [self._token])
-        more = "; ".join(
-            readable(each.get("message") or f"{each.get('field')}: {each.get('code')}", [self._token])
-            for each in data.get("errors") or []
-            if isinstance(each, dict)
-        )
-        words = f"{words}: {more}" if more else words
-        status = error.status
-        kinds = {each.get("type") for each in data.get("errors") or [] if isinstance(each, dict)}  # GraphQL's
-        at = self._limit(status == 429 or "RATE_LIMITED" in kinds, headers, data)
-        if at is not None and (status in (403, 429) or "RATE_LIMITED" in kinds):
-            return RateLimitError(
-                f"GitHub asks for a pause ({words})", where, f"run it again after {clock(at)}", retry_at=at
-            )
-        if status == 401:
-            return TokenRefusedError(
-                f"GitHub refuses {self._named} ({words})", where, f"make a new token: {self._rights}"
-            )
-        if status == 403 or kinds & {"FORBIDDEN", "INSUFFICIENT_SCOPES"}:
+        errors = [each for each in data.get("errors") or [] if isinstance(each, dict)]
+        quoted = self._failures.quoted
+        message = quoted(data.get("message") or f"status {error.status}")
+        more = "; ".join(quoted(each.get("message") or f"{each.get('field')}: {each.get('code')}") for each in errors)
+        status, kinds = error.status, {each.get("type") for each in errors}  # GraphQL answers 200 and names the kind
+        is_limited = status == 429 or "RATE_LIMITED" in kinds
+        at = self._limit(is_limited, headers, data)
+        if kinds & {"FORBIDDEN", "INSUFFICIENT_SCOPES"} and status != 401:
+            status = 403
+        return self._failures.refused(
+            status,
+            f"{message}: {more}" if more else message,
+            where,
             # The first header is for fine-grained tokens, the second for classic ones.
-            scope = headers.get("x-accepted-github-permissions") or headers.get("x-accepted-oauth-scopes") or ""
-            hint = f"give the token {scope}" if scope else f"give the token {self._rights}"
-            return ScopeMissingError(f"{self._named} may not do this ({words})", where, hint, scope=scope)
-        if status in (404, 410):
-            return NotFoundError(
-                f"GitHub has nothing there ({words})", where, "check the name, and that the token sees the repository"
-            )
-        if status >= 500:
-            return ServerError(f"GitHub has a problem of its own ({words})", where, "run it again later")
-        return RequestRefusedError(f"GitHub refuses the request ({words})", where, "see what it says")
+            scope=headers.get("x-accepted-github-permissions") or headers.get("x-accepted-oauth-scopes") or "",
+            retry_at=at if is_limited or error.status == 403 else None,
+        )
 
     def _limit(self, is_one: bool, headers: dict[str, str], data: dict[str, Any]) -> float | None:
         """Return when GitHub accepts requests again; None where neither headers nor body name a rate limit.

@@ -6,27 +6,13 @@ request.
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from runner.forge.base import (
-    ForgeError,
-    ForgeProject,
-    MalformedAnswerError,
-    NetworkError,
-    NotFoundError,
-    RateLimitError,
-    RequestRefusedError,
-    ScopeMissingError,
-    ServerError,
-    Token,
-    TokenMissingError,
-    TokenRefusedError,
-)
-from runner.forge.response import Fields, check_page, clock, objects, readable
+from runner.forge.base import ForgeError, ForgeProject, Token
+from runner.forge.response import Failures, Fields, check_page, malformed, objects
 
 if TYPE_CHECKING:
     import gitlab
@@ -48,11 +34,9 @@ class Client:
         Raises:
             TokenMissingError: python-gitlab is not installed.
         """
-        if importlib.util.find_spec("gitlab") is None:
-            where, hint = f"forge: gitlab, {project.host}", "pip install 'protocol-runner[gitlab]'"
-            raise TokenMissingError("python-gitlab is not installed", where, hint)
+        self._failures = Failures("GitLab", project, token)
+        self._failures.check_installed("gitlab", "python-gitlab")
         self._project, self._token, self._now = project, token.value, now
-        self._named, self._rights = f"the token of {token.where}", project.kind.rights
         self._opened: gitlab.Gitlab | None = None
         self._headers: dict[str, str] = {}  # of the last response; the SDK's exceptions do not keep them
 
@@ -118,42 +102,25 @@ class Client:
         try:
             return call()
         except gitlab.exceptions.RedirectError as error:
-            words = readable(error, [self._token])
-            hint = "correct the address of the remote, or `forge:`"
-            raise RequestRefusedError(f"GitLab points elsewhere ({words})", where, hint) from None
-        except gitlab.exceptions.GitlabParsingError as error:
-            hint = "check that `forge:` names the right address; a proxy may have answered instead"
-            words = readable(error, [self._token])
-            raise MalformedAnswerError(f"what came back is not the forge's format ({words})", where, hint) from None
+            raise self._failures.redirected(error, where) from None
+        except gitlab.exceptions.GitlabParsingError:
+            raise malformed("JSON", where) from None
         except gitlab.exceptions.GitlabError as error:
             raise self._refusal(error, where) from None  # the SDK's exception holds whole answers
         except (requests.RequestException, OSError) as error:
-            words = readable(f"{type(error).__name__}: {error}", [self._token])
-            raise NetworkError(f"no answer from GitLab ({words})", where, "check the network; run it again") from None
+            raise self._failures.unanswered(error, where) from None
 
     def _refusal(self, error: gitlab.exceptions.GitlabError, where: str) -> ForgeError:
         status = error.response_code or 0
-        words = readable(error.error_message or f"status {status}", [self._token])
         body = error.response_body.decode("utf-8", "replace") if isinstance(error.response_body, bytes) else ""
-        if status == 429:
-            at = self._limit()
-            hint = f"run it again after {clock(at)}"
-            return RateLimitError(f"GitLab asks for a pause ({words})", where, hint, retry_at=at)
-        if status == 401:
-            return TokenRefusedError(
-                f"GitLab refuses {self._named} ({words})", where, f"make a new token: {self._rights}"
-            )
-        if status == 403:
-            found = re.search(r'"scope"\s*:\s*"([a-z_ ]+)"', body)  # RFC 6750, `insufficient_scope`
-            scope = found[1] if found else ""
-            hint = f"give the token the scope {scope}" if scope else f"give the token {self._rights}"
-            return ScopeMissingError(f"{self._named} may not do this ({words})", where, hint, scope=scope)
-        if status in (404, 410):
-            hint = "check the name, and that the token sees the project"
-            return NotFoundError(f"GitLab has nothing there ({words})", where, hint)
-        if status >= 500:
-            return ServerError(f"GitLab has a problem of its own ({words})", where, "run it again later")
-        return RequestRefusedError(f"GitLab refuses the request ({words})", where, "see what it says")
+        scope = re.search(r'"scope"\s*:\s*"([a-z_ ]+)"', body)  # RFC 6750, `insufficient_scope`
+        return self._failures.refused(
+            status,
+            self._failures.quoted(error.error_message or f"status {status}"),
+            where,
+            scope=scope[1] if scope else "",
+            retry_at=self._limit() if status == 429 else None,
+        )
 
     def _limit(self) -> float:
         """Return when GitLab accepts requests again. Docs: "Rate limits", response headers."""
