@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from runner.protocol import strict_yaml
 from runner.protocol.config import ToolModule
 from runner.protocol.plans import Budget, ToolName
@@ -13,14 +15,16 @@ class AgentFile(FileModel):
     """The whole of a coworker's file. `name`, `description`: as people call it; `tools`: names of tools, and modules that hold
     them; `policies`: what makes it stricter."""
 
-    name: Line
-    description: Text = ""
-    objective: Script
-    instructions: Text = ""
-    engine: Line | None = None
-    tools: tuple[ToolName | ToolModule, ...] = ()
-    policies: Narrowing | None = None
-    budget: Budget | None = None
+    name: Line = Field(description="The agent's name for people; plans and steps name the file.")
+    description: Text = Field(default="", description="What people should know about the agent.")
+    objective: Script = Field(description="The agent's purpose.")
+    instructions: Text = Field(default="", description="How the agent works.")
+    engine: Line | None = Field(default=None, description="The model, such as gemini:gemini-3-pro.")
+    tools: tuple[ToolName | ToolModule, ...] = Field(
+        default=(), description="The tools that the agent may use: names, and Python modules with tools."
+    )
+    policies: Narrowing | None = Field(default=None, description="Rules that make the policy stricter for this agent.")
+    budget: Budget | None = Field(default=None, description="The most that one of the agent's steps may spend.")
 
     def tool_modules(self) -> list[ToolModule]:
         """Return the modules among its tools."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from runner.errors import InTheWayError, MalformedFileError
 from runner.protocol import strict_yaml
@@ -41,7 +41,9 @@ class Clarification(FileModel):
 class Clarifications(FileModel):
     """The whole of clarifications.yaml."""
 
-    questions: tuple[Clarification, ...] = ()
+    questions: tuple[Clarification, ...] = Field(
+        default=(), description="Questions about the project and people's answers; one without an answer is open."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,24 +149,38 @@ def _engine(value: object) -> object:
 class Config(FileModel):
     """The whole of config.yaml."""
 
-    base: Branch | None = None
-    branch: BranchPattern = "{id}"
-    identity: Identity = Identity.model_construct()
-    publish: Literal["never", "ask", "always"] = "never"
-    forge: Annotated[ForgeKey | None, BeforeValidator(_forge, json_schema_input_type=Line | ForgeKey | None)] = None
+    base: Branch | None = Field(default=None, description="The branch where work is merged.")
+    branch: BranchPattern = Field(default="{id}", description="The name of a protocol's branch, with {id} in it.")
+    identity: Identity = Field(
+        default=Identity.model_construct(), description="The author and committer of the runner's commits."
+    )
+    publish: Literal["never", "ask", "always"] = Field(default="never", description="Whether branches are pushed.")
+    forge: Annotated[ForgeKey | None, BeforeValidator(_forge, json_schema_input_type=Line | ForgeKey | None)] = Field(
+        default=None, description="The forge that gets requests, comments and statuses; without it, none."
+    )
     engine: Annotated[
         EngineKey, BeforeValidator(_engine, json_schema_input_type=Line | tuple[Line, ...] | EngineKey)
-    ] = EngineKey.model_construct()
-    executor: Literal["sandbox", "container", "host"] = "sandbox"
-    workspace: WorkspaceKey = WorkspaceKey.model_construct()
-    worktrees: Worktrees = Worktrees.model_construct()
-    lease: Lease = Lease.model_construct()
-    tools: tuple[ToolModule, ...] = ()
-    mcp: tuple[Line, ...] = ()
-    filters: tuple[Line, ...] = ()
-    ci: Literal["fail", "block", "ignore"] | None = None
-    qa: QaDefaults = QaDefaults.model_construct()
-    clarifications: Literal["block", "warn"] = "warn"
+    ] = Field(
+        default=EngineKey.model_construct(), description="The model of each phase; of a list, the first that answers."
+    )
+    executor: Literal["sandbox", "container", "host"] = Field(default="sandbox", description="Where commands run.")
+    workspace: WorkspaceKey = Field(
+        default=WorkspaceKey.model_construct(), description="How the runner's own checkout is made ready."
+    )
+    worktrees: Worktrees = Field(default=Worktrees.model_construct(), description="Where people's worktrees are made.")
+    lease: Lease = Field(
+        default=Lease.model_construct(),
+        description="When another runner may take over from a silent one: after `ttl` and `grace`.",
+    )
+    tools: tuple[ToolModule, ...] = Field(default=(), description="Python modules whose functions are tools.")
+    mcp: tuple[Line, ...] = Field(default=(), description="MCP servers.")
+    filters: tuple[Line, ...] = Field(default=(), description="Filter drivers that may run, such as lfs.")
+    ci: Literal["fail", "block", "ignore"] | None = Field(default=None, description="The CI that runs steps.")
+    qa: QaDefaults = Field(default=QaDefaults.model_construct(), description="When QA starts.")
+    clarifications: Literal["block", "warn"] = Field(
+        default="warn",
+        description="Whether open questions of clarifications.yaml prevent new protocols, or are only printed.",
+    )
 
     @property
     def has_requests(self) -> bool:

@@ -65,11 +65,15 @@ class DraftStep(FileModel):
 class Draft(FileModel):
     """The whole of a model's plan, or its questions instead of one."""
 
-    title: Title
-    prose: Text = ""
-    acceptance: tuple[Line, ...] = ()
-    steps: Annotated[tuple[DraftStep, ...], Field(max_length=STEPS_MOST)] = ()
-    questions: Annotated[tuple[Line, ...], Field(max_length=QUESTIONS_MOST)] = ()
+    title: Title = Field(description="What is to be done, in one line.")
+    prose: Text = Field(default="", description="Why, what belongs to it and what does not.")
+    acceptance: tuple[Line, ...] = Field(default=(), description="What has to hold at the end, each in one line.")
+    steps: Annotated[tuple[DraftStep, ...], Field(max_length=STEPS_MOST)] = Field(
+        default=(), description="What is done, in this order."
+    )
+    questions: Annotated[tuple[Line, ...], Field(max_length=QUESTIONS_MOST)] = Field(
+        default=(), description="What has to be known before there can be a plan; without steps then."
+    )
 
     @model_validator(mode="after")
     def _something(self) -> Draft:
@@ -233,12 +237,14 @@ Asked = Annotated[
 class Discovery(FileModel):
     """What a model found out; None is what the project does not do."""
 
-    bootstrap: Command | None = None
-    lint: Command | None = None
-    typecheck: Command | None = None
-    test: Command | None = None
-    build: Command | None = None
-    questions: Annotated[tuple[Asked, ...], Field(max_length=DISCOVERY_QUESTIONS_MOST)] = ()
+    bootstrap: Command | None = Field(default=None, description="Lines of shell that make a fresh checkout ready.")
+    lint: Command | None = Field(default=None, description="Lines of shell that read the code for mistakes of form.")
+    typecheck: Command | None = Field(default=None, description="Lines of shell that check the types.")
+    test: Command | None = Field(default=None, description="Lines of shell that run the tests.")
+    build: Command | None = Field(default=None, description="Lines of shell that build what is shipped.")
+    questions: Annotated[tuple[Asked, ...], Field(max_length=DISCOVERY_QUESTIONS_MOST)] = Field(
+        default=(), description="What the material does not tell, and what would change the commands."
+    )
 
     def commands(self) -> dict[str, str]:
         """Return name to lines of those that there are."""

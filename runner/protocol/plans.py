@@ -220,35 +220,60 @@ ApprovalKey = Annotated[
 class PlanHeader(FileModel):
     """The front matter of plan.md. Agent, engine and qa are the steps' defaults; budget is the protocol's."""
 
-    title: Title
-    base: Branch | None = None
-    agent: AgentName | None = None
-    engine: Line | None = None
-    budget: Budget | None = None
-    qa: QaKey | None = None
-    approval: ApprovalKey | None = None
-    inputs: Inputs = Field(default_factory=dict)
-    links: Texts = ()
-    acceptance: Texts = ()
+    title: Title = Field(description="The task, in one line.")
+    base: Branch | None = Field(default=None, description="The branch to start from and to merge into.")
+    agent: AgentName | None = Field(default=None, description="The agent of the steps that name none.")
+    engine: Line | None = Field(
+        default=None, description="The model of the steps that name none, such as gemini:gemini-3-pro."
+    )
+    budget: Budget | None = Field(default=None, description="The most that the whole protocol may spend.")
+    qa: QaKey | None = Field(default=None, description="The checks of the steps that have no `qa`.")
+    approval: ApprovalKey | None = Field(
+        default=None, description="Whether the plan needs an approval before any step."
+    )
+    inputs: Inputs = Field(
+        default_factory=dict,
+        description="Values that steps refer to as ${{ inputs.NAME }}; a command gets them as RUNNER_INPUT_NAME.",
+    )
+    links: Texts = Field(default=(), description="Where to read more.")
+    acceptance: Texts = Field(default=(), description="The acceptance criteria, in prose.")
 
 
 class StepHeader(FileModel):
     """The front matter of a step file."""
 
-    title: Title
-    kind: Kind = Kind.AGENT
-    agent: AgentName | None = None
-    engine: Line | None = None
-    needs: Needs | None = None
-    run: Script | tuple[Script, ...] | None = None
-    tool: ToolName | None = None
-    with_: dict[Text, Value] = Field(default_factory=dict, alias="with")
-    outputs: Paths = ()
-    qa: QaKey | None = None
-    approval: ApprovalKey | None = None
-    on_failure: OnFailure = OnFailure.model_construct()
-    timeout: Duration | None = None
-    budget: Budget | None = None
+    title: Title = Field(description="The task, in one line.")
+    kind: Kind = Field(default=Kind.AGENT, description="What carries the step out.")
+    agent: AgentName | None = Field(default=None, description="The name of an agent file in .protocols/agents.")
+    engine: Line | None = Field(default=None, description="The model, such as gemini:gemini-3-pro.")
+    needs: Needs | None = Field(
+        default=None, description="The steps that must be completed before; without it, the step before this one."
+    )
+    run: Script | tuple[Script, ...] | None = Field(
+        default=None, description="The command: a line for `sh -c`, or a list that is run as it is."
+    )
+    tool: ToolName | None = Field(default=None, description="The tool's name.")
+    with_: dict[Text, Value] = Field(
+        default_factory=dict,
+        alias="with",
+        description="The tool's input; ${{ inputs.NAME }} and ${{ steps.SLUG.result.NAME }} are replaced.",
+    )
+    outputs: Paths = Field(
+        default=(), description="Paths or globs that must exist or have changed afterwards; each is an artifact."
+    )
+    qa: QaKey | None = Field(
+        default=None,
+        description="How the work is checked; without it light where checks or outputs are named, else skip.",
+    )
+    approval: ApprovalKey | None = Field(
+        default=None, description="Whether the step needs an approval before it, or its work after it."
+    )
+    on_failure: OnFailure = Field(
+        default=OnFailure.model_construct(),
+        description="What a failure leads to: {retry: 2, then: block} or {goto: STEP, limit: 3}.",
+    )
+    timeout: Duration | None = Field(default=None, description="The time limit, such as 90s, 20m or 1h30m.")
+    budget: Budget | None = Field(default=None, description="The most that the step may spend.")
 
     @model_validator(mode="after")
     def _goes_with_kind(self) -> StepHeader:

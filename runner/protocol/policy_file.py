@@ -406,22 +406,51 @@ class Example(FileModel):
 class Policy(FileModel):
     """The whole of policy.yaml."""
 
-    repo: RepoId
-    roles: dict[RoleName, tuple[Principal, ...]] = Field(default_factory=dict)
-    agents: tuple[Principal, ...] = ()
-    forge: dict[ForgeHost, dict[Principal, Positive]] = Field(default_factory=dict)
-    own_work: Literal["refuse", "allow", "signed"] = "refuse"
-    approvals: Approvals = Approvals.model_construct()
-    rules: tuple[Rule, ...] = ()
-    approval_required: NameGlobs = ()
-    protected: PathGlobs = ()
-    limits: Limits = Limits.model_construct()
-    budget: Budgets = Budgets.model_construct()
-    network: Network | None = None
-    engines: Engines | None = None
-    isolation: Isolation = "host"
-    transitions: Literal["any", "signed"] = "any"
-    examples: tuple[Example, ...] = ()
+    repo: RepoId = Field(description="The project's id in approvals: 32 hex digits, made once.")
+    roles: dict[RoleName, tuple[Principal, ...]] = Field(
+        default_factory=dict, description="The members of each role: principals of allowed_signers."
+    )
+    agents: tuple[Principal, ...] = Field(
+        default=(), description="The principals of runners and agents; their approvals never count."
+    )
+    forge: dict[ForgeHost, dict[Principal, Positive]] = Field(
+        default_factory=dict, description="Host to principal to numeric id, for reviews on a forge."
+    )
+    own_work: Literal["refuse", "allow", "signed"] = Field(
+        default="refuse",
+        description="Whether people may approve what they wrote themselves; signed: where those commits are signed.",
+    )
+    approvals: Approvals = Field(
+        default=Approvals.model_construct(), description="The approval requirements, by subject."
+    )
+    rules: tuple[Rule, ...] = Field(
+        default=(),
+        description="Decisions to deny, ask or allow. Deny overrides ask, ask overrides allow; their order has no effect.",
+    )
+    approval_required: NameGlobs = Field(
+        default=(), description="Tools whose calls need an approval; short for rules with ask and tool."
+    )
+    protected: PathGlobs = Field(
+        default=(), description="Files whose change needs an approval, besides the built-in ones."
+    )
+    limits: Limits = Field(
+        default=Limits.model_construct(), description="The largest change that a step may make without an approval."
+    )
+    budget: Budgets = Field(
+        default=Budgets.model_construct(),
+        description="The most that any step, any protocol, and all of them on a UTC day may spend.",
+    )
+    network: Network | None = Field(default=None, description="The hosts that may be reached.")
+    engines: Engines | None = Field(default=None, description="The engines that may be chosen.")
+    isolation: Isolation = Field(
+        default="host", description="The weakest isolation that is allowed: host, container or sandbox."
+    )
+    transitions: Literal["any", "signed"] = Field(
+        default="any", description="Whether the runner's commits must be signed by one of agents."
+    )
+    examples: tuple[Example, ...] = Field(
+        default=(), description="Decisions that the policy must give; `runner policy test` checks them."
+    )
 
 
 @dataclass(frozen=True, slots=True)

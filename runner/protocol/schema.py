@@ -29,113 +29,16 @@ from runner.protocol.workflow import WorkflowHeader
 
 Schema = dict[str, Any]
 
-_PLAN = {
-    "title": "What is to be done, in one line.",
-    "base": "The branch that the work begins from and is merged into.",
-    "agent": "The coworker of the steps that name none.",
-    "engine": "The model of the steps that name none, such as gemini:gemini-3-pro.",
-    "budget": "The most that the whole protocol may spend.",
-    "qa": "How the steps that do not say are checked.",
-    "approval": "Whether a person has to approve the plan before any step.",
-    "inputs": "Values that steps refer to as ${{ inputs.NAME }}; a command gets them as RUNNER_INPUT_NAME.",
-    "links": "Where more is to be read.",
-    "acceptance": "What has to hold at the end, in words.",
-}
-_STEP = {
-    "title": "What is to be done, in one line.",
-    "kind": "What carries the step out.",
-    "agent": "The coworker: the name of a file in .protocols/agents.",
-    "engine": "The model, such as gemini:gemini-3-pro.",
-    "needs": "The steps that have to be done before; without it, the step before this one.",
-    "run": "What a command runs: a line for `sh -c`, or a list that is run as it is.",
-    "tool": "The tool's name.",
-    "with": "The tool's input; ${{ inputs.NAME }} and ${{ steps.SLUG.result.NAME }} are replaced.",
-    "outputs": "Paths or globs that must exist or have changed afterwards; each is an artifact.",
-    "qa": "How the work is checked; without it light where checks or outputs are named, else skip.",
-    "approval": "Whether a person has to approve the step before it, or its work after it.",
-    "on_failure": "What happens when it fails: {retry: 2, then: block} or {goto: STEP, limit: 3}.",
-    "timeout": "How long it may take, such as 90s, 20m or 1h30m.",
-    "budget": "The most that the step may spend.",
-}
-_CONFIG = {
-    "base": "The branch where work is merged.",
-    "branch": "The name of a protocol's branch, with {id} in it.",
-    "identity": "Who the runner's commits are by.",
-    "publish": "Whether branches are pushed.",
-    "forge": "The forge, where it cannot be told from the remote.",
-    "engine": "Which model does what; of a list, the first that answers.",
-    "executor": "Where commands run.",
-    "workspace": "How the runner's own checkout is made ready.",
-    "worktrees": "Where people's worktrees are made.",
-    "lease": "How long a runner may be silent before another takes over: `ttl`, and `grace` after it.",
-    "tools": "Python modules whose functions are tools.",
-    "mcp": "MCP servers.",
-    "filters": "Filter drivers that may run, such as lfs.",
-    "ci": "The CI that runs steps.",
-    "qa": "When QA starts.",
-    "clarifications": "Whether open questions of clarifications.yaml keep a protocol from being begun, or are told.",
-}
-_CLARIFICATIONS = {"questions": "What nobody could find out, and what people answered; an empty answer is none."}
-_COWORKER = {
-    "name": "Who, as people call it; plans and steps name the file.",
-    "description": "What people should know of it.",
-    "objective": "What it is there for.",
-    "instructions": "How it works.",
-    "engine": "The model, such as gemini:gemini-3-pro.",
-    "tools": "What it may use: names of tools, and Python modules that hold them.",
-    "policies": "What its tools may do beyond or short of the defaults.",
-    "budget": "The most that one of its steps may spend.",
-}
-_POLICY = {
-    "repo": "Names this project in approvals: 32 hex digits, made once.",
-    "roles": "Who is in which role: principals of allowed_signers.",
-    "agents": "The principals of runners and agents; their words never count.",
-    "forge": "Host to principal to numeric id, for reviews on a forge.",
-    "own_work": "Whether people may approve what they wrote themselves; signed: where those commits are signed.",
-    "approvals": "Who must say yes, by what the word is about.",
-    "rules": "What is denied, asked about or allowed. Deny goes over ask, ask over allow; the order decides nothing.",
-    "approval_required": "Tools whose calls wait for a word; short for rules with ask and tool.",
-    "protected": "Files that a person looks at when a step changed them, besides the built-in ones.",
-    "limits": "What a step may change without anybody looking.",
-    "budget": "The most that any step, any protocol, and all of them on a UTC day may spend.",
-    "network": "The hosts that may be reached.",
-    "engines": "The engines that may be chosen.",
-    "isolation": "The weakest isolation that is allowed: host, container or sandbox.",
-    "transitions": "Whether the runner's commits have to be signed by one of agents.",
-    "examples": "What the policy is meant to say; `runner policy test` runs them.",
-}
-_DRAFT = {
-    "title": "What is to be done, in one line.",
-    "prose": "Why, what belongs to it and what does not.",
-    "acceptance": "What has to hold at the end, each in one line.",
-    "steps": "What is done, in this order.",
-    "questions": "What has to be known before there can be a plan; without steps then.",
-}
-_DISCOVERY = {
-    "bootstrap": "Lines of shell that make a fresh checkout ready.",
-    "lint": "Lines of shell that read the code for mistakes of form.",
-    "typecheck": "Lines of shell that check the types.",
-    "test": "Lines of shell that run the tests.",
-    "build": "Lines of shell that build what is shipped.",
-    "questions": "What the material does not tell, and what would change the commands.",
-}
-_WORKFLOW = _PLAN | {"inputs": "What may be given with --input NAME=VALUE: the type of each, or more of it."}
-
-# name: (model, what it is, what its keys mean)
-_WORDS: dict[str, tuple[type[BaseModel], str, dict[str, str]]] = {
-    "plan": (PlanHeader, "The front matter of plan.md.", _PLAN),
-    "step": (StepHeader, "The front matter of a step file, NN-slug.md.", _STEP),
-    "config": (Config, "The whole of .protocols/config.yaml.", _CONFIG),
-    "clarifications": (Clarifications, "The whole of .protocols/clarifications.yaml.", _CLARIFICATIONS),
-    "coworker": (AgentFile, "The whole of .protocols/agents/NAME.yaml.", _COWORKER),
-    "policy": (Policy, "The whole of .protocols/policy.yaml.", _POLICY),
-    "discovery": (
-        Discovery,
-        "What a model answers that looks at a repository for `runner init --discover`.",
-        _DISCOVERY,
-    ),
-    "planning": (Draft, "What a model answers that is asked for a plan.", _DRAFT),
-    "workflow": (WorkflowHeader, "The front matter of plan.md in .protocols/workflows/NAME/.", _WORKFLOW),
+_FILES: dict[str, tuple[type[BaseModel], str]] = {
+    "plan": (PlanHeader, "The front matter of plan.md."),
+    "step": (StepHeader, "The front matter of a step file, NN-slug.md."),
+    "config": (Config, "The whole of .protocols/config.yaml."),
+    "clarifications": (Clarifications, "The whole of .protocols/clarifications.yaml."),
+    "coworker": (AgentFile, "The whole of .protocols/agents/NAME.yaml."),
+    "policy": (Policy, "The whole of .protocols/policy.yaml."),
+    "discovery": (Discovery, "What a model answers that looks at a repository for `runner init --discover`."),
+    "planning": (Draft, "What a model answers that is asked for a plan."),
+    "workflow": (WorkflowHeader, "The front matter of plan.md in .protocols/workflows/NAME/."),
 }
 _OUTPUT: dict[str, tuple[Any, str]] = {
     "show": (json_output.Shown, "What `runner show --json` prints."),
@@ -151,11 +54,8 @@ _OUTPUT: dict[str, tuple[Any, str]] = {
 def schemas() -> dict[str, Schema]:
     """Return every schema by its name, such as `step` for `schemas/step.schema.json`."""
     found = {}
-    for name, (model, text, keys) in _WORDS.items():
-        made = _without_null(model.model_json_schema(by_alias=True))
-        for key, told in keys.items():
-            made["properties"][key]["description"] = told
-        found[name] = _finish(name, made, text)
+    for name, (model, text) in _FILES.items():
+        found[name] = _finish(name, _without_null(model.model_json_schema(by_alias=True)), text)
     found["qa-verdict"] = _finish("qa-verdict", qa_verdict(), "What a model that judges a change has to answer.")
     called = HeldCall.model_json_schema(mode="validation", by_alias=True)
     called["required"] = list(called["properties"])  # `render` leaves none out

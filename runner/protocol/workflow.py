@@ -109,7 +109,10 @@ class WorkflowHeader(PlanHeader):
     inputs: Annotated[
         dict[Text, Annotated[Input, BeforeValidator(_short, json_schema_input_type=Type | Input)]],
         AfterValidator(input_names),
-    ] = Field(default_factory=dict)
+    ] = Field(
+        default_factory=dict,
+        description="The inputs for --input NAME=VALUE: the type of each, or its type, default and description.",
+    )
 
 
 def _read(files: Mapping[str, bytes], where: str) -> tuple[dict[str, Input], str, strict_yaml.Lines]:
