@@ -26,11 +26,11 @@ from runner.protocol.approval_file import Decision, Statement
 from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
 from runner.store import snapshot
-from runner.trust import authority, demand
-from runner.trust.authority import Authority
-from runner.trust.bench import Bench
-from runner.trust.demand import Demand
+from runner.trust import requirements, trusted_config
 from runner.trust.manifest import Subject
+from runner.trust.requirements import ApprovalRequirement
+from runner.trust.review_context import ReviewContext
+from runner.trust.trusted_config import TrustedConfig
 
 REPO = "0123456789abcdef0123456789abcdef"
 APPROVER = "bob@example.test"
@@ -143,12 +143,12 @@ def make(
         main = _commit(git, main, {path: text.encode() for path, text in trusted.items()}, b"Policy\n")
         sign = (lambda data: agent.sign(data, b"git")) if signed else None
         git.flush()
-        chain = _Writing(git, protocol, genesis, authority.load(git, main, "main"), sign)
+        chain = _Writing(git, protocol, genesis, trusted_config.load(git, main, "main"), sign)
         for number in range(steps):
             if number % max(steps // MOVES, 1) == 0:
                 main = _commit(git, main, {"src/other.py": b"%d\n" % number}, b"Others' work\n")
                 git.flush()
-                chain.authority = authority.load(git, main, "main")
+                chain.authority = trusted_config.load(git, main, "main")
             chain.step(f"step-{number + 1}", bob if words else None)
             chain.fill(1 + (many - 1) * (number + 1) // steps)
         if chain.transitions < many:
@@ -192,7 +192,7 @@ class _Writing:
     """A chain that is written on."""
 
     def __init__(
-        self, git: Packing, protocol: str, tip: str, found: Authority, sign: Callable[[bytes], bytes] | None
+        self, git: Packing, protocol: str, tip: str, found: TrustedConfig, sign: Callable[[bytes], bytes] | None
     ) -> None:
         seen = snapshot.read(git, tip, protocol)
         self.git, self.protocol, self.tip, self.authority, self.sign = git, protocol, tip, found, sign
@@ -236,11 +236,11 @@ class _Writing:
         code = {f"{FOLDER}/{slug}.py": f"{slug!r}\n".encode()}
         self.tell(*counted, done, ev.StepCompleted(subject=slug, attempt=1), code=code)
 
-    def ask(self, slug: str) -> tuple[ev.ApprovalAsked, Demand]:
+    def ask(self, slug: str) -> tuple[ev.ApprovalAsked, ApprovalRequirement]:
         """Return the event that asks for an approval of a step, and what it needs."""
         step = self.plan.step(slug)
         assert step is not None
-        asked = demand.of_start(self.authority, step, paths.folder(self.protocol))
+        asked = requirements.of_start(self.authority, step, paths.folder(self.protocol))
         assert asked is not None
         about = self._digest(asked.subject)
         return ev.ApprovalAsked(subject=slug, kind="step", digest=about, text=asked.text, by=asked.who), asked
@@ -278,7 +278,7 @@ class _Writing:
 
     def _digest(self, subject: Subject) -> str:
         self.git.flush()
-        bench = Bench(self.git, self.protocol, self.tip, self.state, self.authority, self.at)
+        bench = ReviewContext(self.git, self.protocol, self.tip, self.state, self.authority, self.at)
         return bench.digest(subject, self.tip, self.plan)
 
 

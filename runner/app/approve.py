@@ -24,13 +24,13 @@ from runner.protocol.state import State, Status, Wait
 from runner.store import history, publishing, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, demand, signature, signers, signing
-from runner.trust.approval import Standing
-from runner.trust.authority import Authority
-from runner.trust.bench import Bench, Fault, Word
-from runner.trust.demand import Demand
+from runner.trust import approval, requirements, signature, signers, signing
+from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
+from runner.trust.requirements import ApprovalRequirement
+from runner.trust.review_context import ApprovalFile, RejectionReason, ReviewContext
 from runner.trust.signing import SigningKey
+from runner.trust.trusted_config import TrustedConfig
 from runner.values import dataclass
 
 WEEK = 7 * 24 * 3600
@@ -44,8 +44,8 @@ class Matter:
     seen: Snapshot
     plan: Plan
     state: State
-    authority: Authority
-    demand: Demand
+    authority: TrustedConfig
+    demand: ApprovalRequirement
     wait: Wait | None
     digest: str
 
@@ -64,7 +64,7 @@ class Offer:
     text: bytes
     key: SigningKey | None
     reviewed: str | None  # the commit that the same person's last word saw, to show what changed since
-    stands: Word | None  # the same word of theirs, where it counts already
+    stands: ApprovalFile | None  # the same word of theirs, where it counts already
 
 
 def matter(project: Project, protocol: str, what: str | None) -> Matter:
@@ -93,9 +93,9 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     subjects = {one: permissions.subject_of(wait, state, known) for one, wait in waits.items()}
     chosen, subject = _choose(state, subjects, what, known)
     wait = waits.get(chosen)
-    needed = permissions.demanded(found, subject, wait.text if wait else "", plan, where)
+    needed = permissions.requirement_of(found, subject, wait.text if wait else "", plan, where)
     if needed is None:
-        needed = demand.unasked(found, subject)
+        needed = requirements.unasked(found, subject)
     judged = permissions.bench(project, seen, state, found)
     if needed.keyboard:
         _refuse_where_one_was(project, judged)
@@ -178,7 +178,7 @@ def offer(
     subject = found.demand.subject
     earlier = [
         word.signed.statement
-        for word in judged.words()
+        for word in judged.approvals()
         if word.signed and word.approver == approver and word.signed.statement.seen in judged.chain
     ]
     own = [said for said in earlier if (said.subject, said.attempt) == (str(subject), subject.attempt)]
@@ -207,8 +207,10 @@ def offer(
     text = approval_file.render(said)
     signed = Signed(said, text, b"", key.form if key else Form.SSH)
     foreseen = approval.foresee(judged, found.demand, found.plan, signed, key.fingerprint if key else "")
-    if foreseen.fault is not None and not (decision is Decision.REVOKE and foreseen.fault is Fault.ROLE):
-        raise _would_not_count(found, foreseen.fault, foreseen.text, _no_force(project, paths.POLICY))
+    if foreseen.rejection is not None and not (
+        decision is Decision.REVOKE and foreseen.rejection is RejectionReason.ROLE
+    ):
+        raise _would_not_count(found, foreseen.rejection, foreseen.text, _no_force(project, paths.POLICY))
     used = permissions.used(found.demand.subject, record.events(project.git, found.seen.protocol, found.seen.tip))
     stands = approval.judge(judged, found.demand, found.plan, used)
     same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
@@ -220,7 +222,7 @@ def _time(now: int) -> str:
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _listed(project: Project, found: Authority, key: SigningKey, email: str) -> str:
+def _listed(project: Project, found: TrustedConfig, key: SigningKey, email: str) -> str:
     """Return the principal whose key it is.
 
     Raises:
@@ -257,16 +259,16 @@ def _listed(project: Project, found: Authority, key: SigningKey, email: str) -> 
     return line.principal
 
 
-def _would_not_count(found: Matter, fault: Fault, text: str, no_force: str = "") -> RefusedError:
+def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force: str = "") -> RefusedError:
     short = number(found.seen.protocol)
     hints = {
-        Fault.ROLE: no_force or f"ask one of them; `roles` in {found.authority.where} says who they are",
-        Fault.AGENT: f"a person has to say it: {found.demand.who}",
-        Fault.OWN_WORK: f"somebody else has to: {found.demand.who}; or `own_work: allow` in {found.authority.where}",
-        Fault.STALE: f"`runner approve {short} {found.demand.subject}` shows what is there now",
-        Fault.EXPIRED: f"`runner approve {short} {found.demand.subject}` gives a new one",
-        Fault.OTHER: f"`runner approve {short} {found.demand.subject}` gives one on this",
-        Fault.FUTURE: "set the clock right",
+        RejectionReason.ROLE: no_force or f"ask one of them; `roles` in {found.authority.where} says who they are",
+        RejectionReason.AGENT: f"a person has to say it: {found.demand.who}",
+        RejectionReason.OWN_WORK: f"somebody else has to: {found.demand.who}; or `own_work: allow` in {found.authority.where}",
+        RejectionReason.STALE: f"`runner approve {short} {found.demand.subject}` shows what is there now",
+        RejectionReason.EXPIRED: f"`runner approve {short} {found.demand.subject}` gives a new one",
+        RejectionReason.OTHER: f"`runner approve {short} {found.demand.subject}` gives one on this",
+        RejectionReason.FUTURE: "set the clock right",
     }
     hint = hints.get(fault, f"`runner approve {short} {found.demand.subject}` makes one that counts")
     return RefusedError(f"the word would not count: {text}", str(found.demand.subject), f"{hint}; nothing was written")
@@ -337,10 +339,10 @@ def add(project: Project, found: Matter, data: bytes) -> str:
             at=judged.at,
         )
         if not verdict.ok:
-            raise _would_not_count(found, Fault.UNTRUSTED, verdict.reason, _no_force(project, signers.FILE))
+            raise _would_not_count(found, RejectionReason.UNTRUSTED, verdict.reason, _no_force(project, signers.FILE))
         foreseen = approval.foresee(judged, found.demand, found.plan, signed, verdict.fingerprint)
-        if foreseen.fault is not None and said.decision is not Decision.REVOKE:
-            raise _would_not_count(found, foreseen.fault, foreseen.text)
+        if foreseen.rejection is not None and said.decision is not Decision.REVOKE:
+            raise _would_not_count(found, foreseen.rejection, foreseen.text)
         tree = git.edit_tree(seen.tree, {name: TreeEntry(BLOB, git.write("blob", data))})
         assert tree is not None
         if tree == seen.tree:
@@ -363,7 +365,7 @@ def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
     wait = found.wait
     if wait is None or decision is Decision.REVOKE:
         raise no_policy(project, found)
-    by = [demand.KEYBOARD]
+    by = [requirements.KEYBOARD]
 
     def build(seen: Snapshot) -> Sequence[Event]:
         if wait.id not in [one.id for one in seen.state.waiting]:
@@ -371,7 +373,9 @@ def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
         if wait.kind == "call":
             decided = "approved" if decision is Decision.APPROVE else "rejected"
             return [
-                ev.CallDecided(subject=wait.subject, wait=wait.id, decision=decided, by=demand.KEYBOARD, approvals=[])
+                ev.CallDecided(
+                    subject=wait.subject, wait=wait.id, decision=decided, by=requirements.KEYBOARD, approvals=[]
+                )
             ]
         if decision is Decision.REJECT:
             return []
@@ -390,7 +394,7 @@ def no_policy(project: Project, found: Matter) -> RefusedError:
     )
 
 
-def _refuse_where_one_was(project: Project, judged: Bench) -> None:
+def _refuse_where_one_was(project: Project, judged: ReviewContext) -> None:
     """Refuse a word at a terminal where the protocol went on under a policy before: taking it away must not make it easier."""
     git = project.git
     commits = filter(None, map(git.commit, judged.chain))
@@ -399,12 +403,12 @@ def _refuse_where_one_was(project: Project, judged: Bench) -> None:
         if git.blob(f"{trusted}:{paths.POLICY}") is not None:
             raise RefusedError(
                 f"there was a policy, at {trusted[:12]}, and it is gone: no word counts without it",
-                judged.authority.where,
-                f"put it back on {judged.authority.branch}: `git checkout {trusted[:12]} -- {paths.POLICY}`, and commit that",
+                judged.trusted.where,
+                f"put it back on {judged.trusted.branch}: `git checkout {trusted[:12]} -- {paths.POLICY}`, and commit that",
             )
 
 
-def standing(project: Project, found: Matter) -> Standing:
+def standing(project: Project, found: Matter) -> ApprovalStatus:
     """Return how the demand stands now, with the words that came in since."""
     seen = load.view(project, found.seen.protocol)
     plan, _, state, _ = advance.consider(project, seen)
@@ -436,9 +440,9 @@ class Heard:
     missing: str
 
 
-def missing(stands: Standing) -> str:
+def missing(stands: ApprovalStatus) -> str:
     """Return what a demand still waits for, as people read it; empty where nothing is missing."""
-    if stands.rejected and stands.demand.subject.kind == "call":
+    if stands.rejected and stands.requirement.subject.kind == "call":
         return ""  # its agent is told, and goes on
     if stands.rejected:
         who = " and ".join(word.approver for word in stands.rejected)
@@ -454,13 +458,13 @@ def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
     seen = snapshot.read(project.git, tip, protocol)
     plan, state = advance.consider(project, seen)[0], seen.state
     found, known = permissions.trusted_config(project), record.events(project.git, seen.protocol, seen.tip)
-    judged: Bench = permissions.bench(project, seen, state, found)
+    judged: ReviewContext = permissions.bench(project, seen, state, found)
     made: list[Heard] = []
     for wait in state.waiting:
         if wait.type.ended_by != "approval" or plan is None:
             continue
         subject = permissions.subject_of(wait, state, known)
-        needed = permissions.demanded(found, subject, wait.text, plan, paths.folder(protocol))
+        needed = permissions.requirement_of(found, subject, wait.text, plan, paths.folder(protocol))
         if needed is None or needed.keyboard:
             continue
         stands = approval.judge(judged, needed, plan, permissions.used(subject, known))
@@ -470,7 +474,7 @@ def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
             said = tuple(
                 _spoken(word)
                 for word in sorted(words, key=lambda word: word.order)
-                if word.fault is None or word.order == last[word.approver]
+                if word.rejection is None or word.order == last[word.approver]
             )
             made.append(Heard(wait.id, said, missing(stands)))
     return made
@@ -488,13 +492,15 @@ def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
     if asked is None or plan is None or found.policy is None:
         return ""
     subject = permissions.subject_of(asked, state, known)
-    needed = permissions.demanded(found, subject, asked.text, plan, paths.folder(protocol))
+    needed = permissions.requirement_of(found, subject, asked.text, plan, paths.folder(protocol))
     if needed is None or needed.keyboard:
         return ""
     judged = permissions.bench(project, seen, state, found)
     stands = approval.judge(judged, needed, plan, permissions.used(subject, known))
     said = {word.approver for word in stands.counted}
-    wanted = frozenset[str]().union(*(need.people for need in needed.needs if len(said & need.people) < need.count))
+    wanted = frozenset[str]().union(
+        *(need.people for need in needed.thresholds if len(said & need.people) < need.count)
+    )
     if stands.rejected:
         return _withdrawn(project, found, subject, number(protocol), {word.approver for word in stands.rejected})
     if not wanted:
@@ -517,7 +523,7 @@ def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
     return f"add another person to a role in {found.where}, or write `own_work: allow` there: {', '.join(sorted(wanted))} wrote it"
 
 
-def _withdrawn(project: Project, found: Authority, subject: Subject, typed: str, by: set[str]) -> str:
+def _withdrawn(project: Project, found: TrustedConfig, subject: Subject, typed: str, by: set[str]) -> str:
     """Return what ends a rejection; empty where it is that of the person here alone, who can approve instead."""
     others = sorted(by - {_me(project, found)})
     if not others:
@@ -526,7 +532,7 @@ def _withdrawn(project: Project, found: Authority, subject: Subject, typed: str,
     return f"runner revoke {typed}, by {' and '.join(others)}{edit}"
 
 
-def _me(project: Project, found: Authority) -> str:
+def _me(project: Project, found: TrustedConfig) -> str:
     """Return whose approval the person's here would be: by their key, else by their address."""
     email = project.person().email.lower()
     try:
@@ -535,10 +541,10 @@ def _me(project: Project, found: Authority) -> str:
         return email
 
 
-def _spoken(word: Word) -> Spoken:
+def _spoken(word: ApprovalFile) -> Spoken:
     assert word.signed is not None
     said = word.signed.statement
-    return Spoken(word.approver, str(said.decision), said.reason, str(word.fault or ""), word.text)
+    return Spoken(word.approver, str(said.decision), said.reason, str(word.rejection or ""), word.text)
 
 
 # --- what a person is shown ------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import history, record
 from runner.store.project import Project
-from runner.trust.verify import Report
+from runner.trust.walk import Report
 
 GENERATOR = "protocol-runner audit"
 DIFF_LINES = 20_000  # lines of the difference that are shown

@@ -14,7 +14,8 @@ from runner.protocol.ids import branch_of
 from runner.store import history, publishing, recovery
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.trust import checks, filed
+from runner.trust.rules import transcript
+from runner.trust.walk import Named, Walk
 
 
 def look(project: Project) -> Iterator[Repair]:
@@ -66,11 +67,11 @@ def _mirror(project: Project) -> Mirror | None:
     return recovery.remote(project.git, project.places, project.who)
 
 
-def transcripts(project: Project, protocol: str, walk: checks.Chain) -> Repair | None:
+def transcripts(project: Project, protocol: str, walk: Walk) -> Repair | None:
     """Return that the history lacks transcripts which the log names: it was not fetched, or went back behind what was seen."""
     git, ref = project.git, history.ref_of(protocol)
     try:
-        for wrong in filed.wrong(git, protocol, walk.named, git.ref(ref), project.trusted.remote, []):
+        for wrong in transcript.wrong(git, protocol, walk.named, git.ref(ref), project.trusted.remote, []):
             return Repair(
                 Finding(
                     "integrity",
@@ -98,7 +99,7 @@ def transcripts(project: Project, protocol: str, walk: checks.Chain) -> Repair |
     return None
 
 
-def _fetch_history(project: Project, protocol: str, walk: checks.Chain) -> str:
+def _fetch_history(project: Project, protocol: str, walk: Walk) -> str:
     git, mirror, ref = project.git, _mirror(project), history.ref_of(protocol)
     if mirror is None:
         return ""
@@ -120,7 +121,7 @@ def _lost(git: Git, protocol: str, tip: str) -> dict[str, tuple[str | None, str 
     return {ref: (tip, git.ref(ref))}
 
 
-def replaced(project: Project, protocol: str, walk: checks.Chain, *, ask: bool = False) -> Repair | None:
+def replaced(project: Project, protocol: str, walk: Walk, *, ask: bool = False) -> Repair | None:
     """Return that the remote's history is not one that may take the place of the one here. `ask`: look there, else as last seen.
 
     Raises:
@@ -158,7 +159,7 @@ def _compare(project: Project, mirror: Mirror, protocol: str, theirs: str) -> hi
     return history.compare(project.git, protocol, theirs, tip=tip, published=published)
 
 
-def _settle_history(project: Project, protocol: str, walk: checks.Chain) -> str:
+def _settle_history(project: Project, protocol: str, walk: Walk) -> str:
     """Publish the history here again in the place of the remote's, or take the remote's: the one that has what the log names.
 
     Where each has some of it, theirs is filed on top of ours. What gives way is kept under refs/runner/lost/.
@@ -202,10 +203,10 @@ class _Worth:
     proven: frozenset[str] = field(compare=False)
 
 
-def _worth(project: Project, protocol: str, walk: checks.Chain, tip: str) -> _Worth:
-    git, told, is_right = project.git, list[tuple[checks.Named, str]](), True
+def _worth(project: Project, protocol: str, walk: Walk, tip: str) -> _Worth:
+    git, told, is_right = project.git, list[tuple[Named, str]](), True
     with contextlib.suppress(InsufficientHistoryError):
-        for _ in filed.wrong(git, protocol, walk.named, tip, project.trusted.remote, told):
+        for _ in transcript.wrong(git, protocol, walk.named, tip, project.trusted.remote, told):
             is_right = False
     try:
         is_readable = bool(list(history.commits(git, protocol, tip)))

@@ -26,8 +26,8 @@ from runner.store.places import Places, writable_state_home
 from runner.store.project import Project
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Trusted
-from runner.trust import checks, signing, verify
-from runner.trust.judged import Judged, judge, name_in
+from runner.trust import signing, verify, walk
+from runner.trust.verify import Judged, judge, name_in
 
 ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
 
@@ -391,7 +391,7 @@ def seen_there(project: Project, protocol: str, tip: str) -> str | None:
     return there if clash.published(project, protocol) is None else None
 
 
-def _remaining(project: Project, protocol: str, judged: Judged, finding: checks.Finding) -> str:
+def _remaining(project: Project, protocol: str, judged: Judged, finding: walk.Finding) -> str:
     if finding in judged.walk.damage:
         if paths.is_record(name_in(protocol, finding.path)):
             return "see to the others first"

@@ -44,7 +44,8 @@ from runner.store import (
 )
 from runner.store.project import Project
 from runner.store.remote import Mirror, PushRefusedError
-from runner.trust import checks, forked, verify
+from runner.trust import transitions, verify, walk
+from runner.trust.rules.fork import completed, differs, unfinished
 
 _STOPPED = (Status.CANCELLED, Status.PAUSED, Status.BLOCKED, Status.FAILED)
 
@@ -96,7 +97,7 @@ def _begin(
             f"{source} has no plan yet", seen.where, "fork a later revision, or `runner new` begins another one"
         )
     entries = record.events(git, origin, start)
-    if left := forked.unfinished(entries):
+    if left := unfinished(entries):
         raise RefusedError(
             f"the work of {left} was not done at {source}, and nobody would judge it in another protocol",
             seen.where,
@@ -117,9 +118,9 @@ def _begin(
         steps=machine.planned_steps(plan),
         source=source,
         genesis=stood.genesis,
-        done=forked.completed(stood),
+        done=completed(stood),
     )
-    if why := next(forked.differs(event, stood, entries), None):
+    if why := next(differs(event, stood, entries), None):
         raise RefusedError(why, seen.where, "fork the next revision, which takes up what people changed")
     made = create.begin(
         project,
@@ -340,10 +341,10 @@ def _make_way(
     return refs
 
 
-def _refuse_washing(project: Project, report: verify.Report) -> None:
+def _refuse_washing(project: Project, report: walk.Report) -> None:
     """Refuse what the transcripts tell against: one that is not here tells nothing, and `verify` says so of the fork."""
     with contextlib.suppress(InsufficientHistoryError):
-        for one in (checks.Origin(report.protocol, report.tip, report.transcripts), *report.origins):
+        for one in (walk.Origin(report.protocol, report.tip, report.transcripts), *report.origins):
             for found in judging.washed(project, report.protocol, one):
                 where = f"{found.path}, commit {report.tip[:12]}"
                 raise IntegrityError(found.text, where, f"run `runner verify {report.protocol}` to see all of it")
@@ -354,7 +355,7 @@ def _transitions(project: Project, origin: str) -> dict[int, str]:
     git, chain = project.git, Chain(project, origin)
     found: dict[int, str] = {}
     for tip in chain.tips:
-        for oid in verify.chain_of(git, origin, tip):
+        for oid in transitions.chain_of(git, origin, tip):
             commit = git.commit(oid)
             told = log.parse_message(commit.message) if commit is not None else None
             if told is not None and told.protocol == origin:
@@ -371,7 +372,7 @@ def _whole(
     fit = [
         number
         for number in sorted(transitions)
-        if forked.unfinished([entry for entry in entries if entry.revision <= number]) is None
+        if unfinished([entry for entry in entries if entry.revision <= number]) is None
     ]
     near = [*[number for number in fit if number < at][-1:], *[number for number in fit if number > at][:1]]
     if renumber and near:

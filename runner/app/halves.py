@@ -9,7 +9,8 @@ from runner.app.repair import Finding, Repair
 from runner.protocol import ids
 from runner.store import history, numbers, record, recovery
 from runner.store.project import Project
-from runner.trust import merged, verify
+from runner.trust import transitions
+from runner.trust.rules import base
 
 
 def look(project: Project, only: str | None) -> Iterator[Repair]:
@@ -40,7 +41,7 @@ def look(project: Project, only: str | None) -> Iterator[Repair]:
     if project.trusted.remote is None:
         for protocol, tip in project.protocols().items():
             claim = numbers.claim_ref(ids.number_of(protocol))
-            chain = verify.chain_of(project.git, protocol, tip) if project.git.ref(claim) is None else []
+            chain = transitions.chain_of(project.git, protocol, tip) if project.git.ref(claim) is None else []
             if chain and only in (None, protocol):
                 yield Repair(
                     Finding(
@@ -63,7 +64,7 @@ def gone(project: Project) -> list[str]:
     return sorted(
         name
         for name in names
-        if ids.is_protocol_id(name) and name not in here and not merged.was_there(git, name, project.trusted.commit)
+        if ids.is_protocol_id(name) and name not in here and not base.was_there(git, name, project.trusted.commit)
     )
 
 

@@ -27,8 +27,8 @@ from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.store.snapshot import Folder, Snapshot
 from runner.store.surroundings import Surroundings
-from runner.trust import verify
-from runner.trust.judged import Judged, is_rebased, judge, name_in, replaced
+from runner.trust import transitions
+from runner.trust.verify import Judged, is_rebased, judge, name_in, replaced
 from runner.values import dataclass
 
 LOST = "refs/runner/lost"
@@ -280,7 +280,7 @@ def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
 def _side(project: Project, protocol: str, old: str, tip: str) -> str | None:
     """Return what is merged into `old`: the new history where it was pushed, else what it was put on; None: nothing."""
     git = project.git
-    first = git.commit(verify.chain_of(git, protocol, tip)[0])
+    first = git.commit(transitions.chain_of(git, protocol, tip)[0])
     onto = first.parents[0] if first is not None and first.parents else None
     there = _seen_there(project, protocol)
     if there is not None and git.is_ancestor(there, tip) and not git.is_ancestor(there, old):

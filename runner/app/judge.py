@@ -11,7 +11,7 @@ from runner.protocol.events import CheckEvidence
 from runner.protocol.plans import QaPolicy
 from runner.protocol.state import State, StepStatus
 from runner.store.project import Project
-from runner.trust import demand
+from runner.trust import requirements
 from runner.values import dataclass
 
 _HAS_WORK = (StepStatus.NEEDS_QA, StepStatus.COMPLETED)
@@ -58,7 +58,7 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
                 protocol,
                 f"`runner status {protocol}` shows how it stands",
             )
-        demand.of_start(
+        requirements.of_start(
             permissions.trusted_config(project), step, paths.folder(protocol)
         )  # what the policy denies is not run by hand either
         if full:

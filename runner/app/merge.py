@@ -11,7 +11,7 @@ from runner.protocol.state import State, Status
 from runner.store import creating, publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, demand
+from runner.trust import approval, requirements
 from runner.values import dataclass
 
 RACES = 20
@@ -104,7 +104,7 @@ def _refuse_unapproved(project: Project, seen: Snapshot) -> None:
         publishing.look_again(project, seen.protocol)
     found = permissions.trusted_config(project)
     judged = permissions.bench(project, seen, seen.state, found)
-    standing = approval.judge(judged, demand.of_merge(found), load.read_plan(project, seen))
+    standing = approval.judge(judged, requirements.of_merge(found), load.read_plan(project, seen))
     if not (standing.rejected or (found.requires("merge") and standing.missing)):
         return
     said = [f"{word.approver}'s does not count: {word.text}" for word in standing.refused]
@@ -112,7 +112,7 @@ def _refuse_unapproved(project: Project, seen: Snapshot) -> None:
         f"rejected by {', '.join(word.approver for word in standing.rejected)}" if standing.rejected else "not approved"
     )
     raise RefusedError(
-        f"the merge of {seen.protocol} is {why}; it needs {standing.demand.who}{''.join(f'; {one}' for one in said)}",
+        f"the merge of {seen.protocol} is {why}; it needs {standing.requirement.who}{''.join(f'; {one}' for one in said)}",
         found.where,
         f"`runner {'revoke' if standing.rejected else 'approve'} {number(seen.protocol)} merge`, by "
         + (", ".join(word.approver for word in standing.rejected) or standing.missing),

@@ -16,7 +16,7 @@ from runner.protocol import ids
 from runner.store import numbers, recovery, trusted
 from runner.store.places import Places
 from runner.store.surroundings import Surroundings
-from runner.trust import verify
+from runner.trust import transitions
 
 _CACHES = ("refs/remotes/", trusted.REF)  # a fetch makes them again
 
@@ -304,6 +304,6 @@ def _of_branch(git: Git, name: str) -> str | None:
     for branch, tip in git.refs("refs/heads/").items():
         protocol = branch.rpartition("/")[2]
         if ids.is_protocol_id(protocol) and numbers.claim_ref(ids.number_of(protocol)) == name:
-            chain = verify.chain_of(git, protocol, tip)
+            chain = transitions.chain_of(git, protocol, tip)
             return chain[0] if chain else None
     return None

@@ -35,9 +35,9 @@ from runner.protocol.state import Status, StepStatus
 from runner.store import record, trusted
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, demand
-from runner.trust.bench import Asked
+from runner.trust import approval, requirements
 from runner.trust.manifest import is_code
+from runner.trust.review_context import ApprovalRequest
 from runner.values import dataclass
 
 KEY: Final = "protocol"  # of the one comment
@@ -192,12 +192,12 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     found = permissions.trusted_config(project)
     if found.policy is None or not found.requires("merge"):
         return ""
-    wanted = demand.of_merge(found)
+    wanted = requirements.of_merge(found)
     if seen.state.status is not Status.COMPLETED:
         return wanted.who
     judged = permissions.bench(project, seen, seen.state, found)
     fetched = reviews.fetch(project, forge, judged, wanted, None, None) if wanted.reviews else reviews.NONE
-    asked = Asked.at_end(judged)
+    asked = ApprovalRequest.at_end(judged)
     standing = approval.judge(judged, wanted, load.read_plan(project, seen), (), fetched.approvals, asked)
     against = [word.approver for word in standing.rejected] + list(fetched.objections)
     return f"{', '.join(against)}, who rejected" if against else standing.missing
@@ -208,13 +208,13 @@ def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
     found = permissions.trusted_config(project)
     if found.policy is None or seen.state.plan is None:
         return {}
-    wanted: dict[str, demand.Demand | None] = {page.MERGE: demand.of_merge(found)}
+    wanted: dict[str, requirements.ApprovalRequirement | None] = {page.MERGE: requirements.of_merge(found)}
     waits = [wait for wait in seen.state.waiting if wait.type.ended_by == "approval"]
     if waits:
         known, plan = record.events(project.git, seen.protocol, seen.tip), load.read_plan(project, seen)
         for wait in waits:
             subject = permissions.subject_of(wait, seen.state, known)
-            wanted[wait.id] = permissions.demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
+            wanted[wait.id] = permissions.requirement_of(found, subject, wait.text, plan, paths.folder(seen.protocol))
     return {
         name: [page.REVIEW] * one.reviews + [page.SIGNED] * one.signed
         for name, one in wanted.items()

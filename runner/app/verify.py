@@ -13,9 +13,9 @@ from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.protocol import ids, log, paths
 from runner.store import finding, history, marks, publishing, record
 from runner.store.project import Project
-from runner.trust import called, filed, handed_over, merged, sealing, taking, verify
-from runner.trust.checks import Finding, Named, Origin
-from runner.trust.verify import Report
+from runner.trust import verify
+from runner.trust.rules import base, handover, merge, seal, tool_calls, transcript
+from runner.trust.walk import Finding, Named, Origin, Report
 from runner.values import dataclass
 
 
@@ -42,7 +42,7 @@ def find(project: Project, name: str | None) -> str:
         same = [one for one in known(project) if name == one or ids.number_of(one) == number]
         if len(same) == 1:
             return same[0]
-        if ids.is_protocol_id(name) and merged.was_there(project.git, name, project.trusted.commit):
+        if ids.is_protocol_id(name) and base.was_there(project.git, name, project.trusted.commit):
             return name
         raise
 
@@ -65,20 +65,20 @@ def examine(
         walked = verify.verify(git, protocol, place.tip, trusted)
     report = walked
     if not place.kept:
-        merged.refuse_copy(git, report, trusted.commit, _asks(project))
+        base.refuse_copy(git, report, trusted.commit, _asks(project))
     if report.state is None:
         return report
     bases = [trusted.commit, *record.base_tips(git, report.state.base, trusted.remote)]
     findings = list(report.findings)
     notes = [*report.notes, *place.notes]
     if from_work and place.there is not None:
-        findings += handed_over.wrong(git, protocol, place.tip, place.there)
+        findings += handover.wrong(git, protocol, place.tip, place.there)
     elif from_work:
         findings.append(Finding("handed-over", place.tip, paths.folder(protocol), "the remote has no branch of it"))
     if place.replaced is not None:
         error = publishing.history_replaced(project, protocol, place.replaced)
         findings.append(Finding("transcript", place.replaced, history.ref_of(protocol), f"{error.what}; {error.hint}"))
-    if place.branch is None and merged.was_taken_away(git, protocol, trusted.commit):
+    if place.branch is None and base.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was taken away from {trusted.branch} again")
     if place.branch is not None:
         seen = marks.read(project.places, protocol)
@@ -95,14 +95,14 @@ def examine(
             )
     try:
         told: list[tuple[Named, str]] = []
-        findings += merged.wrong(git, protocol, place.tip, bases, _asks(project))
-        findings += filed.wrong(git, protocol, report.transcripts, place.filed, _asks(project), told)
-        findings += called.wrong(git, protocol, told, trusted)
+        findings += base.wrong(git, protocol, place.tip, bases, _asks(project))
+        findings += transcript.wrong(git, protocol, report.transcripts, place.filed, _asks(project), told)
+        findings += tool_calls.wrong(git, protocol, told, trusted)
         for origin in report.origins:
             findings += washed(project, protocol, origin, live=live)
-        findings += taking.wrong(git, report, trusted, notes)
-        findings += sealing.wrong(git, report, trusted)
-        if not findings and (sealed := sealing.note(git, report)):
+        findings += merge.wrong(git, report, trusted, notes)
+        findings += seal.wrong(git, report, trusted)
+        if not findings and (sealed := seal.note(git, report)):
             notes.append(sealed)
     except RunnerError:
         if not findings:  # else what was found is said, though what lies beside cannot be looked at
@@ -131,8 +131,8 @@ def washed(project: Project, protocol: str, origin: Origin, *, live: bool = Fals
     kept = (history.of_other(git, own, origin.protocol) if own is not None else None) or kept
 
     def found() -> Iterator[Finding]:
-        yield from filed.wrong(git, origin.protocol, origin.named, kept, _asks(project), told)
-        yield from called.wrong(git, origin.protocol, told, project.trusted)
+        yield from transcript.wrong(git, origin.protocol, origin.named, kept, _asks(project), told)
+        yield from tool_calls.wrong(git, origin.protocol, told, project.trusted)
 
     for one in found():
         yield Finding("forked", origin.fork, at, f"{origin.protocol} does not verify: {one.rule}: {one.text}")
@@ -225,12 +225,12 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
             notes.append(f"{project.trusted.remote} is apart from this clone: it has {there[:12]}")
     elif live and there is None and branch is not None and project.mirror is not None:
         notes.append(f"{project.trusted.remote} has no branch {name}")
-    last = filed.last_commit(git, protocol, kept) if kept is not None and there is None else None
+    last = transcript.last_commit(git, protocol, kept) if kept is not None and there is None else None
     if last is not None and last != tip and (tip is None or git.is_ancestor(tip, last)):
         if tip is not None:
             notes.append(f"judged as its history has it, at {last[:12]}: the branch here is behind")
         tip = last
     found = tip is not None
     if tip is None:
-        tip = merged.tip_of(git, protocol, project.trusted.commit, _asks(project))
+        tip = base.tip_of(git, protocol, project.trusted.commit, _asks(project))
     return _Place(tip, branch or there, there, kept, replaced, found, tuple(notes))

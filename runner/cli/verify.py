@@ -11,7 +11,7 @@ from runner.app import histories, verify
 from runner.cli import ci, fetching, options
 from runner.cli.session import Session
 from runner.errors import UsageError
-from runner.trust.verify import Report
+from runner.trust.walk import Report
 
 UNSIGNED = "unsigned: proves consistency, not who ran them"
 SIGNED = "each signed by a key that the policy lists"

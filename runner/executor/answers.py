@@ -23,7 +23,7 @@ from runner.protocol.state import Wait
 from runner.store import publishing, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust.demand import KEYBOARD
+from runner.trust.requirements import KEYBOARD
 
 _SHOWN = 60  # characters of an answer in a message
 

@@ -25,7 +25,7 @@ from runner.store import creating, history, locks, marks, promised, publishing, 
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
-from runner.trust.judged import judge
+from runner.trust.verify import judge
 from runner.values import dataclass
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from runner.store import history, record, transaction, workspace
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.snapshot import words as words_of
-from runner.trust import demand
+from runner.trust import requirements
 
 if TYPE_CHECKING:
     from runner.executor.calls import DeniedError, EffectError, HeldError
@@ -252,7 +252,7 @@ def _waits(
             call=held.name,
             digest=digest(why.data),
             text=log.cut(held.text()),
-            by=log.cut(demand.of_call(found, held.name, held.attempt, held.text()).who),
+            by=log.cut(requirements.of_call(found, held.name, held.attempt, held.text()).who),
             transcript=transcript,
             spent=spent,
         )

@@ -23,15 +23,16 @@ from runner.protocol.state import State, Wait
 from runner.store import publishing, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import approval, authority, demand, needed
-from runner.trust.approval import Standing
-from runner.trust.authority import Authority
-from runner.trust.bench import Asked, Bench, Fault
-from runner.trust.demand import Demand
+from runner.trust import approval, permit, requirements, transitions
+from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
-from runner.trust.waits import demanded as demanded
-from runner.trust.waits import subject_of as subject_of
-from runner.trust.waits import used as used
+from runner.trust.requirements import ApprovalRequirement
+from runner.trust.requirements import requirement_of as requirement_of
+from runner.trust.requirements import subject_of as subject_of
+from runner.trust.requirements import used as used
+from runner.trust.review_context import ApprovalRequest, RejectionReason, ReviewContext
+from runner.trust.trusted_config import TrustedConfig, differs, is_below
+from runner.trust.trusted_config import load as load_trusted_config
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 class AskApproval:
     """What may happen next has to wait: `demand` is to be asked for, `digest` is what it is about now."""
 
-    demand: Demand
+    demand: ApprovalRequirement
     digest: str
 
     @property
@@ -63,12 +64,12 @@ def is_read(project: Project) -> bool:
     return "authority" in project.kept
 
 
-def trusted_config(project: Project) -> Authority:
+def trusted_config(project: Project) -> TrustedConfig:
     """Return what the trusted branch says, as this process last saw it."""
     if not is_read(project):
         trusted = project.trusted
-        project.kept["authority"] = authority.load(project.git, trusted.commit, trusted.branch, project.config)
-    found: Authority = project.kept["authority"]
+        project.kept["authority"] = load_trusted_config(project.git, trusted.commit, trusted.branch, project.config)
+    found: TrustedConfig = project.kept["authority"]
     return found
 
 
@@ -104,10 +105,12 @@ def _refuse(said: Decision, what: str, hint: str) -> None:
         raise RefusedError(f"the policy does not allow {what} by `{said.rule}`{why}", said.where, hint)
 
 
-def bench(project: Project, seen: Snapshot, state: State, found: Authority, time: str | None = None) -> Bench:
+def bench(
+    project: Project, seen: Snapshot, state: State, found: TrustedConfig, time: str | None = None
+) -> ReviewContext:
     """Return what judging words takes, at the present time or at `time`."""
     now = seconds(time) if time else int(project.who.now())
-    return Bench(project.git, seen.protocol, seen.tip, state, found, now)
+    return ReviewContext(project.git, seen.protocol, seen.tip, state, found, now)
 
 
 def settle(
@@ -131,15 +134,20 @@ def settle(
         subject = subject_of(wait, state, known)
         heard = reviews.NONE
         standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
-        if standing is not None and forge is not None and standing.demand.reviews and not standing.demand.keyboard:
+        if (
+            standing is not None
+            and forge is not None
+            and standing.requirement.reviews
+            and not standing.requirement.keyboard
+        ):
             judged = bench(project, seen, state, trusted_config(project), time)
-            heard = reviews.fetch(project, forge, judged, standing.demand, wait, plan)
+            heard = reviews.fetch(project, forge, judged, standing.requirement, wait, plan)
             if project.options.get("ephemeral") and project.setting("publish") == "never":
                 # What is done here is handed over, and no review that such a job tells of is believed: `sync` counts it.
                 heard = dataclasses.replace(heard, approvals=())
             standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
             for one in standing.reviews if standing else ():
-                if one.fault is not None:
+                if one.rejection is not None:
                     project.tell_once(f"the review of {one.approver} does not count for {subject}: {one.text}")
         if standing is None:
             gone = ev.ApprovalRefused(subject=wait.subject, reason="no word is needed for it any more", wait=wait.id)
@@ -154,12 +162,14 @@ def settle(
             made += [
                 ev.ApprovalRefused(
                     subject=wait.subject,
-                    reason=log.cut(f"{word.approver}: {word.fault}: {word.text}"),
+                    reason=log.cut(f"{word.approver}: {word.rejection}: {word.text}"),
                     approval=word.id,
                 )
                 for word in standing.refused
                 # One that its person has replaced is no news.
-                if word.id not in told and word.fault is not Fault.USED and word.order == last[word.approver]
+                if word.id not in told
+                and word.rejection is not RejectionReason.USED
+                and word.order == last[word.approver]
             ]
         if standing.rejected or not heard.objections:
             made += _decided(project, wait, standing)
@@ -176,15 +186,15 @@ def _standing(
     known: Sequence[log.RawEntry],
     time: str,
     heard: reviews.ReviewResult,
-) -> Standing | None:
+) -> ApprovalStatus | None:
     found = trusted_config(project)
-    asked = demanded(found, subject, wait.text, plan, paths.folder(seen.protocol))
+    asked = requirement_of(found, subject, wait.text, plan, paths.folder(seen.protocol))
     if asked is None:
         return None
     if asked.keyboard:  # said at a terminal, when it is said
-        return Standing(asked, wait.digest or "", (), (), ())
+        return ApprovalStatus(asked, wait.digest or "", (), (), ())
     judged = bench(project, seen, state, found, time)
-    asking = Asked.of(judged, wait) if heard.approvals else None
+    asking = ApprovalRequest.of(judged, wait) if heard.approvals else None
     return approval.judge(judged, asked, plan, used(subject, known), heard.approvals, asking)
 
 
@@ -199,17 +209,15 @@ def _refuse_rolled_back(project: Project, seen: Snapshot, *, used: bool = True) 
     remote = project.trusted.remote
     if remote is None:
         return
-    from runner.trust import replay
-
-    told = list(replay.told(project.git, seen.protocol, seen.tip, whole=used))
-    if not used and any(replay.differs(project.git, one, project.trusted.commit) for one in told):
+    told = list(transitions.trusted_commits(project.git, seen.protocol, seen.tip, whole=used))
+    if not used and any(differs(project.git, one, project.trusted.commit) for one in told):
         _refresh(project, seen.protocol)
-        told = [one for one in told if replay.differs(project.git, one, project.trusted.commit)]
+        told = [one for one in told if differs(project.git, one, project.trusted.commit)]
     elif not used:
         return
     trusted = project.trusted
     for newer in told:
-        if newer != trusted.commit and not replay.is_below(project.git, newer, trusted.commit):
+        if newer != trusted.commit and not is_below(project.git, newer, trusted.commit):
             raise RefusedError(
                 f"{trusted.branch} went back: it was at {newer[:12]}, and is at {trusted.commit[:12]}",
                 trusted.note,
@@ -217,10 +225,10 @@ def _refuse_rolled_back(project: Project, seen: Snapshot, *, used: bool = True) 
             )
 
 
-def _decided(project: Project, wait: Wait, standing: Standing) -> list[Event]:
+def _decided(project: Project, wait: Wait, standing: ApprovalStatus) -> list[Event]:
     words = standing.rejected or standing.counted
     by, ids = [word.approver for word in words], [word.id for word in words]
-    told = [one for one in standing.reviews if one.fault is None] if not standing.rejected else []
+    told = [one for one in standing.reviews if one.rejection is None] if not standing.rejected else []
     by, said = by + [one.approver for one in told], [one.fields for one in told]
     if wait.kind == "call" and (standing.satisfied or standing.rejected):
         decision = "rejected" if standing.rejected else "approved"
@@ -230,13 +238,17 @@ def _decided(project: Project, wait: Wait, standing: Standing) -> list[Event]:
         ]
     if standing.satisfied:
         return [ev.ApprovalCounted(subject=wait.subject, wait=wait.id, approvals=ids, by=by, reviews=said)]
-    if wait.kind == "call" and project.who.now() > seconds(wait.since) + standing.demand.lasts:
-        hours = standing.demand.lasts // 3600
+    if wait.kind == "call" and project.who.now() > seconds(wait.since) + standing.requirement.lasts:
+        hours = standing.requirement.lasts // 3600
         assert wait.digest is not None
         return [
             ev.ApprovalRefused(subject=wait.subject, reason=f"nobody decided within {hours} h", wait=wait.id),
             ev.CallHeld(
-                subject=wait.subject, call=standing.demand.subject.name, digest=wait.digest, text=wait.text, by=wait.by
+                subject=wait.subject,
+                call=standing.requirement.subject.name,
+                digest=wait.digest,
+                text=wait.text,
+                by=wait.by,
             ),
         ]
     return []
@@ -272,27 +284,29 @@ def hold(
     if not asked:
         return None
     known = record.events(project.git, seen.protocol, seen.tip)
-    if any(needed.counted(one.subject, known) for one in asked) and _refresh(project, seen.protocol):
+    if any(permit.counted(one.subject, known) for one in asked) and _refresh(project, seen.protocol):
         asked = _asked(project, seen, plan, step, state, action)
     return _first(project, seen, plan, state, step, asked, words, known)
 
 
-def _asked(project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, action: Action) -> list[Demand]:
+def _asked(
+    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, action: Action
+) -> list[ApprovalRequirement]:
     judged = bench(project, seen, state, trusted_config(project))
-    asked = needed.before(judged, plan, step)
-    return [*asked, *needed.after(judged, plan, step)] if isinstance(action, CompleteStep) else asked
+    asked = permit.before(judged, plan, step)
+    return [*asked, *permit.after(judged, plan, step)] if isinstance(action, CompleteStep) else asked
 
 
 def is_approved(project: Project, step: Step, where: str) -> bool:
     """Return whether a step starts on somebody's word: then nothing that git does not track may be there."""
-    return demand.of_start(trusted_config(project), step, where) is not None
+    return requirements.of_start(trusted_config(project), step, where) is not None
 
 
 def work_of(
     project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, now: tuple[str, str] | None = None
 ) -> list[Decision]:
-    """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `needed.after`."""
-    return needed.work_of(bench(project, seen, state, trusted_config(project)), plan, step, now)
+    """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `permit.after`."""
+    return permit.work_of(bench(project, seen, state, trusted_config(project)), plan, step, now)
 
 
 def asked_after(
@@ -300,10 +314,10 @@ def asked_after(
 ) -> list[Event]:
     """Return the event that asks for the first word that a step's work needs, none where it needs none.
 
-    `now`: as for `needed.after`.
+    `now`: as for `permit.after`.
     """
     judged = bench(project, seen, state, trusted_config(project))
-    for one in needed.after(judged, plan, step, now):
+    for one in permit.after(judged, plan, step, now):
         began = judged.pieces(step.slug, now)[-1][0] if now else None
         return [AskApproval(one, judged.digest(one.subject, now[1] if now else seen.tip, plan, began=began)).event]
     return []
@@ -315,28 +329,28 @@ def _first(
     plan: Plan,
     state: State,
     step: Step,
-    asked: Sequence[Demand],
+    asked: Sequence[ApprovalRequirement],
     words: Sequence[Event],
     known: Sequence[log.RawEntry],
 ) -> AskApproval | None:
     judged = bench(project, seen, state, trusted_config(project))
     waits = {wait.id: wait for wait in seen.state.waiting}
     now = [subject_of(waits[one.wait], state, known) for one in words if isinstance(one, ev.ApprovalCounted)]
-    one = needed.first(judged, plan, step, asked, now, known)
+    one = permit.first(judged, plan, step, asked, now, known)
     if one is not None:
         _refuse_unreachable(judged, one)
     return AskApproval(one, judged.digest(one.subject, seen.tip, plan)) if one else None
 
 
-def _refuse_unreachable(judged: Bench, asked: Demand) -> None:
+def _refuse_unreachable(judged: ReviewContext, asked: ApprovalRequirement) -> None:
     """Refuse to wait for several people where too few are left once the authors are out: it would wait for ever.
 
     Raises:
         MalformedFileError: naming the policy's line.
     """
-    found = judged.authority
+    found = judged.trusted
     wrote = {email.casefold() for commit in judged.authors(asked.subject) for email in commit.emails}
-    for need in asked.needs if found.own_work != "allow" else ():
+    for need in asked.thresholds if found.own_work != "allow" else ():
         out = need.people & wrote
         if need.count > 1 and len(need.people) - len(out) < need.count:
             assert found.policy is not None
@@ -358,11 +372,11 @@ def call_stands(project: Project, seen: Snapshot, plan: Plan, state: State, call
     """
     _refresh(project, seen.protocol)
     found = trusted_config(project)
-    asked = demand.of_call(found, call, int(call.split(".")[1]), "")
+    asked = requirements.of_call(found, call, int(call.split(".")[1]), "")
     if asked.keyboard:
-        return by == demand.KEYBOARD
+        return by == requirements.KEYBOARD
     known = record.events(project.git, seen.protocol, seen.tip)
     held = {f"w{raw.revision}" for raw in known if raw.event == "call-held" and raw.fields.get("call") == call}
     decided = [raw for raw in known if raw.event == "call-decided" and raw.fields.get("wait") in held]
     judged = bench(project, seen, state, found)
-    return bool(decided) and needed.judged_again(judged, asked, plan, decided[-1], known).satisfied
+    return bool(decided) and permit.judged_again(judged, asked, plan, decided[-1], known).satisfied

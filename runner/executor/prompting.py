@@ -17,7 +17,7 @@ from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
-from runner.trust import manifest, memory
+from runner.trust import manifest, trusted_config
 
 INSTRUCTIONS_LIMIT = 24_000  # characters of one instruction file
 MEMORY_LIMIT = 12_000  # characters of all memory
@@ -101,7 +101,7 @@ def _memory(project: Project) -> Iterator[str]:
     """Yield what is known from earlier work: what people wrote, then, fenced, what steps did; a merge vouches for nothing."""
     files = project.git.tree(f"{project.trusted.commit}:{paths.MEMORY.rstrip('/')}") or {}
     told: dict[bool, list[str]] = {True: [], False: []}
-    size, vouched = 0, memory.written_by_people(project.git, project.trusted.commit) if files else frozenset()
+    size, vouched = 0, trusted_config.written_by_people(project.git, project.trusted.commit) if files else frozenset()
     for name in sorted(files):
         data = project.git.blob(files[name].oid) if name.endswith(".md") else None
         if data and size < MEMORY_LIMIT:

@@ -8,8 +8,7 @@ from runner.errors import IntegrityError, RunnerError
 from runner.protocol import ids
 from runner.store import marks, worktree
 from runner.store.project import Project
-from runner.trust.judged import Judged, is_rebased, judge
-from runner.trust.verify import RewrittenError
+from runner.trust.verify import Judged, RewrittenError, is_rebased, judge
 
 GIVEN_AGAIN = "approvals of what it changed have to be given again"
 

@@ -19,8 +19,8 @@ from runner.protocol.plans import Plan
 from runner.protocol.state import Wait
 from runner.store.project import Project
 from runner.trust import manifest
-from runner.trust.bench import Asked, Bench
-from runner.trust.demand import Demand
+from runner.trust.requirements import ApprovalRequirement
+from runner.trust.review_context import ApprovalRequest, ReviewContext
 from runner.values import dataclass
 
 
@@ -129,15 +129,20 @@ def _in_force(review: Review, fresh: Collection[str]) -> bool:
 
 
 def fetch(
-    project: Project, forge: Forge, bench: Bench, demand: Demand, wait: Wait | None, plan: Plan | None
+    project: Project,
+    forge: Forge,
+    bench: ReviewContext,
+    demand: ApprovalRequirement,
+    wait: Wait | None,
+    plan: Plan | None,
 ) -> ReviewResult:
     """Return the reviews of the protocol's request that count for `demand` at the tip, and report those that do not.
 
     `wait`, `plan`: None for the merge, which no entry of the record asks for: it can be approved as soon as every step is done.
     """
-    policy = bench.authority.policy
+    policy = bench.trusted.policy
     people = policy.words.forge.get(forge.host, {}) if policy else {}
-    asked = Asked.of(bench, wait) if wait else Asked.at_end(bench)
+    asked = ApprovalRequest.of(bench, wait) if wait else ApprovalRequest.at_end(bench)
     if policy is None or not people or asked is None:
         return NONE
     fresh = _fresh(bench, demand, asked, plan)
@@ -169,7 +174,7 @@ def fetch(
         if review.state is ReviewState.APPROVED and reason is not Reason.SUPERSEDED:
             by = f"{review.by.login} (id {review.by.id})"
             project.tell_once(f"the review of {by} does not count for {demand.subject}: {reason}")
-    role = {who for need in demand.needs for who in need.people}
+    role = {who for need in demand.thresholds for who in need.people}
     objections = [who for who in counted.objections if who in role]
     for who in objections:
         project.tell_once(f"{who} asks for changes in the request, which goes before approvals")
@@ -180,7 +185,7 @@ def fetch(
     return ReviewResult(approvals, objections)
 
 
-def _fresh(bench: Bench, demand: Demand, asked: Asked, plan: Plan | None) -> set[str]:
+def _fresh(bench: ReviewContext, demand: ApprovalRequirement, asked: ApprovalRequest, plan: Plan | None) -> set[str]:
     """Return the commits that have the subject unchanged: back to the one that asked for approval, or to its last change."""
     subject, since = demand.subject, asked.commit
     version = (bench.version_of(asked.digest, subject, since, plan) if asked.digest else None) or manifest.VERSION
@@ -199,19 +204,19 @@ def _fresh(bench: Bench, demand: Demand, asked: Asked, plan: Plan | None) -> set
     return found
 
 
-def _before(bench: Bench, oid: str) -> str:
+def _before(bench: ReviewContext, oid: str) -> str:
     """Return the commit of the chain before one; the last one itself."""
     chain = list(bench.chain)
     return chain[min(bench.chain[oid] + 1, len(chain) - 1)]
 
 
-def _authors(forge: Forge, bench: Bench, demand: Demand, number: int) -> set[Identity] | None:
+def _authors(forge: Forge, bench: ReviewContext, demand: ApprovalRequirement, number: int) -> set[Identity] | None:
     """Return the accounts that wrote or pushed any of the subject; a push whose branch is unknown counts as one.
 
     None where the forge reports no push for some of it: it only remembers so many.
     """
     written = {commit.oid for commit in bench.authors(demand.subject)}
-    written = {oid for oid in written if not bench.git.is_ancestor(oid, bench.authority.commit)}
+    written = {oid for oid in written if not bench.git.is_ancestor(oid, bench.trusted.commit)}
     found: set[Identity] = set()
     if not written:
         return found
@@ -229,13 +234,13 @@ def _authors(forge: Forge, bench: Bench, demand: Demand, number: int) -> set[Ide
     return None if left else found
 
 
-def _brought(bench: Bench, before: str | None, after: str | None, written: set[str]) -> set[str]:
+def _brought(bench: ReviewContext, before: str | None, after: str | None, written: set[str]) -> set[str]:
     if after is None:
         return written if before is None else set()  # the forge does not report which; or the branch was deleted
     if bench.git.commit(after) is None:
         return set()  # the branch was rewritten since
     stop = [f"^{before}"] if before is not None and bench.git.commit(before) is not None else []
-    out = bench.git.run("rev-list", after, *stop, f"^{bench.authority.commit}").decode().split()
+    out = bench.git.run("rev-list", after, *stop, f"^{bench.trusted.commit}").decode().split()
     return written.intersection(out)
 
 

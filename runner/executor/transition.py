@@ -131,7 +131,7 @@ def signer(project: Project, events: Sequence[Event] | None = None) -> Callable[
     if found.policy is None or found.policy.words.transitions != "signed":
         return None
     from runner.trust import signers, signing
-    from runner.trust.acts import is_said
+    from runner.trust.rules.permissions import is_said
 
     named = project.who.environ.get(KEY)
     key = signing.ssh_key(project.git, named) if named else signing.signing_key(project.git)
@@ -155,7 +155,8 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
     named = project.who.environ.get(KEY)
     if not named or project.trusted.blob(project.git, paths.POLICY) is None:
         return {}
-    from runner.trust import sealing, signers, signing
+    from runner.trust import signers, signing
+    from runner.trust.rules import seal
 
     found = permissions.trusted_config(project)
     key: SigningKey = signing.ssh_key(project.git, named)
@@ -163,7 +164,7 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
     who = next((one.principal for one in lines if one.principal in found.agents), None)
     if who is None:
         return {}
-    said = sealing.of(project.git, protocol, found.repo, who, tip, project.who.timestamp())
+    said = seal.of(project.git, protocol, found.repo, who, tip, project.who.timestamp())
     assert said is not None  # a transition, made just now
     text = seal_file.render(said)
     return {seal_file.FILE: text + signing.sign(key, text, namespace=seal_file.NAMESPACE)}

@@ -207,7 +207,7 @@ def _wait(state: State, entry: Entry, kind: str, digest_: str | None, text: str,
 
 
 def _unwait(state: State, event: Event, wait: str, kinds: Collection[str] | None = None) -> State:
-    """`kinds`: of waits that such an event ends, where nobody judges its words beside (`trust.replay`)."""
+    """`kinds`: of waits that such an event ends, where nobody judges its words beside (`trust.rules.approvals`)."""
     ended = next((found for found in state.waiting if found.id == wait), None)
     if ended is None:
         raise _illegal(state, event, f"nothing waits as {wait}")

@@ -1,6 +1,6 @@
 """`verify`: that a protocol's state is what its history says. Offline, from git's objects alone.
 
-The chain is walked by first parents from genesis to tip, and every commit is asked what `checks.CHECKS` lists:
+The chain is walked by first parents from genesis to tip, and every commit is asked the rules of `rules.OF_COMMIT`:
 
  1. paths            plain files with plain names, nothing that could be taken for the folder
  2. approvals        only added, and none is left out by a merge; what is counted is there
@@ -27,8 +27,8 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 23. signed           a transition is signed by a key that is listed, where the policy wants that
 29. forked           steps that a fork has as done were done at the commit that it begins at, by a record that verifies
 
-More is asked of what lies beside the chain, by `filed`, `merged`, `sealing` and `taking`: 24. transcript, 25. base, 26. seal,
-28. merge; `app.verify` asks what the person's own machine has seen: 27. mark.
+More is asked of what lies beside the chain: 24. transcript, 25. base, 26. seal, 28. merge; `app.verify` asks what the person's own
+machine has seen: 27. mark.
 
 A commit is a transition by its trailers alone. Where the policy asks for no signatures, this proves consistency, not who ran them.
 `advance` does the same for what is new since a tip that verified before; every runner does that before it acts.
@@ -41,51 +41,23 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError, UnsupportedError
-from runner.git import TREE, Commit, Git, GitError, TreeEntry
+from runner.git import TREE, Commit, Git, GitError
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths, state
 from runner.protocol.digest import digest
 from runner.protocol.state import State
 from runner.store.trusted import Trusted
-from runner.trust import checks
-from runner.trust.checks import Chain, Finding, Look, Named, Origin
-from runner.trust.past import Past, commit_of, folder_of, missing
+from runner.trust import rules
+from runner.trust.transitions import AHEAD, Past, chain_of, commit_of, is_transition, missing
+from runner.trust.walk import Finding, Named, ParsedCommit, Report, Walk, at, files_of
 from runner.values import dataclass
 
-AHEAD = 16  # commits whose objects are asked for at once
 SMALL = 512 * 1024  # bytes of a record's file that is read ahead
-FAR = 256
 RECORD_MOST = 64 * 1024 * 1024  # bytes of log.md or state.json; more is not read
 # After these the fold means nothing any more, and the walk ends.
 FATAL = frozenset({"genesis", "log", "legality", "fold", "repair", "readable"})
 # What a file that nobody's runner wrote can make of the parsers.
 _UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionError)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What verify found for one protocol. `approvals`: how many words were used, and hold.
-
-    `transcripts`: those that its log names, which the history has; `moved`: it was begun on another commit than it stands on;
-    `signed`: transitions whose signature the policy wanted, and that holds; `origins`: the protocols that a fork goes on from.
-    """
-
-    protocol: str
-    transitions: int
-    findings: tuple[Finding, ...]
-    state: State | None
-    tip: str
-    notes: tuple[str, ...] = ()
-    approvals: int = 0
-    transcripts: tuple[Named, ...] = ()
-    moved: bool = False
-    signed: int = 0
-    origins: tuple[Origin, ...] = ()
-
-    @property
-    def ok(self) -> bool:
-        """Whether all of it holds; an empty chain never does."""
-        return not self.findings and self.transitions > 0
 
 
 def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) -> Report:
@@ -96,7 +68,7 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell.
     """
-    walk = Chain(protocol, trusted, past=Past(git, protocol))
+    walk = _begin(git, protocol, trusted)
     try:
         commits = chain_of(git, protocol, tip)
     except InsufficientHistoryError:
@@ -109,7 +81,14 @@ def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) ->
     return report_of(walk, walk_commits(git, walk, commits), tip)
 
 
-def report_of(walk: Chain, findings: Sequence[Finding], tip: str) -> Report:
+def _begin(git: Git, protocol: str, trusted: Trusted | None) -> Walk:
+    def of_origin(origin: str, tip: str) -> Report:
+        return verify(git, origin, tip, trusted)
+
+    return Walk(protocol, trusted, of_origin, past=Past(git, protocol))
+
+
+def report_of(walk: Walk, findings: Sequence[Finding], tip: str) -> Report:
     """Return what a walk from genesis to `tip` found."""
     notes = []
     if walk.repaired:
@@ -146,60 +125,12 @@ def report_of(walk: Chain, findings: Sequence[Finding], tip: str) -> Report:
     )
 
 
-def _unused(walk: Chain) -> list[str]:
+def _unused(walk: Walk) -> list[str]:
     """Return the files in approvals/ that no event used: they count for nothing."""
     return [name for name in sorted(walk.approvals) if name[len(paths.APPROVALS) :].split(".")[0] not in walk.counted]
 
 
-def chain_of(git: Git, protocol: str, tip: str) -> list[str]:
-    """Return the first-parent chain from genesis (the oldest commit whose parent has no such folder) to `tip`.
-
-    Commits from which the folder is gone lie on the chain where an older one has it.
-
-    Raises:
-        InsufficientHistoryError: the chain leaves this clone before its genesis.
-    """
-    found: list[str] = []
-    at: str | None = tip
-    stop: str | None = None  # an older commit that touched the folder
-    while at is not None:
-        if len(found) % FAR == AHEAD:  # a long one: the next commits are asked for at once
-            git.warm(git.try_run("rev-list", "--first-parent", f"--max-count={FAR}", at)[1].decode().split())
-        commit = git.commit(at)
-        if commit is None:
-            raise missing(git, f"commit {at[:12]}, {len(found)} commits below {tip[:12]}")
-        if stop is None and not is_transition(commit, protocol) and folder_of(git, commit.tree, protocol) is None:
-            stop = _older(git, commit.oid, protocol)
-            if stop is None:
-                break
-        if commit.oid == stop:
-            stop = None
-        found.append(commit.oid)
-        at = commit.parents[0] if commit.parents else None
-    return found[::-1]
-
-
-def is_transition(commit: Commit, protocol: str) -> bool:
-    """Return whether a commit says that it is a transition of the protocol's."""
-    trailers = log.parse_message(commit.message)
-    return trailers is not None and trailers.protocol == protocol
-
-
-def _older(git: Git, tip: str, protocol: str) -> str | None:
-    """Return the newest commit down the first parents that touched the folder, or None; grafts are not followed."""
-    args = ("rev-list", "--first-parent", "--max-count=1", tip, "--", paths.folder(protocol))
-    code, out, _ = git.try_run(*args, env={"GIT_GRAFT_FILE": "/dev/null"})
-    return out.decode().strip() or None if code == 0 else None
-
-
-def _tree(git: Git, oid: str) -> dict[str, TreeEntry]:
-    tree = git.tree(oid)
-    if tree is None:
-        raise missing(git, f"the tree {oid[:12]}")
-    return tree
-
-
-def walk_commits(git: Git, walk: Chain, commits: Sequence[str]) -> list[Finding]:
+def walk_commits(git: Git, walk: Walk, commits: Sequence[str]) -> list[Finding]:
     """Check `commits` (oldest first), going on from what `walk` has seen, and return what does not hold."""
     findings: list[Finding] = []
     read: dict[str, bytes] = {}
@@ -250,17 +181,17 @@ def _refuse_missing(git: Git, error: BaseException, oid: str) -> None:
             raise missing(git, "an object of its history") from error
 
 
-def _unreadable(walk: Chain, commit: str, error: BaseException) -> Finding:
+def _unreadable(walk: Walk, commit: str, error: BaseException) -> Finding:
     if isinstance(error, RunnerError):
         return Finding("readable", commit, error.where, error.what)
     return Finding("readable", commit, paths.folder(walk.protocol), f"it cannot be read: {type(error).__name__}")
 
 
-def _check(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> list[Finding]:
+def _check(git: Git, walk: Walk, commit: Commit, read: Mapping[str, bytes]) -> list[Finding]:
     look = take(git, walk, commit, read)
     found = [
         Finding(rule, commit.oid, path, text)
-        for rule, check in checks.CHECKS.items()
+        for _, rule, check in rules.OF_COMMIT
         for path, text in check(git, walk, look)
     ]
     walk.names, walk.approvals = frozenset(look.files), look.approvals
@@ -290,13 +221,13 @@ def _check(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> 
     return found
 
 
-def _note(walk: Chain, look: Look) -> None:
+def _note(walk: Walk, look: ParsedCommit) -> None:
     created = look.first(ev.Created)
     if isinstance(created, ev.Created) and look.commit.parents and created.start != look.commit.parents[0]:
         walk.moved = created.start
 
 
-def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Look:
+def take(git: Git, walk: Walk, commit: Commit, read: Mapping[str, bytes]) -> ParsedCommit:
     """Take a commit apart: its files and, where its trailers say that it is a transition, its entries and what they make.
 
     `read`: blobs that were read ahead, by oid.
@@ -304,16 +235,16 @@ def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Lo
     parent = git.commit(commit.parents[0]) if commit.parents else None
     if commit.parents and parent is None:
         raise missing(git, f"commit {commit.parents[0][:12]}")
-    files, lookalikes = _files(git, commit, walk.protocol)
+    files, lookalikes = files_of(git, commit, walk.protocol)
     record = {name: entry for name, entry in files.items() if paths.is_record(name)}
     approvals = {name: entry for name, entry in files.items() if name.startswith("approvals/")}
-    look = Look(commit, parent, files, record, approvals, lookalikes)
+    look = ParsedCommit(commit, parent, files, record, approvals, lookalikes)
     trailers = log.parse_message(commit.message)
     if trailers is None or trailers.protocol != walk.protocol:
         return look
     look.trailers, look.before = trailers, walk.state
     look.log, look.state = _record(git, look, paths.LOG, read), _record(git, look, paths.STATE, read)
-    where = f"{checks.at(walk, paths.LOG)} in {commit.oid[:12]}"
+    where = f"{at(walk, paths.LOG)} in {commit.oid[:12]}"
     known = walk.state.revision if walk.state else 0
     if walk.log and look.log.startswith(walk.log):
         raw = log.parse_raw(look.log[len(walk.log) :], where)
@@ -337,7 +268,7 @@ def take(git: Git, walk: Chain, commit: Commit, read: Mapping[str, bytes]) -> Lo
     return look
 
 
-def _record(git: Git, look: Look, name: str, read: Mapping[str, bytes]) -> bytes:
+def _record(git: Git, look: ParsedCommit, name: str, read: Mapping[str, bytes]) -> bytes:
     entry = look.files.get(name)
     where = f"{name}, commit {look.commit.oid[:12]}"
     if entry is None:
@@ -351,19 +282,6 @@ def _record(git: Git, look: Look, name: str, read: Mapping[str, bytes]) -> bytes
     if data is None:
         raise missing(git, f"{name} of commit {look.commit.oid[:12]}")
     return data
-
-
-def _files(git: Git, commit: Commit, protocol: str) -> tuple[dict[str, TreeEntry], list[str]]:
-    """Return (the folder's files, by name in it; paths beside it that only case tells from it)."""
-    root = _tree(git, commit.tree)
-    lookalikes = [
-        name for name in root if name.startswith(".") and name != paths.ROOT and name.casefold() == paths.ROOT
-    ]
-    entry = root.get(paths.ROOT)
-    beside = _tree(git, entry.oid) if entry is not None and entry.mode == TREE else {}
-    lookalikes += [f"{paths.ROOT}/{name}" for name in beside if name != protocol and name.casefold() == protocol]
-    entry = beside.get(protocol)
-    return git.below(entry.oid) if entry is not None and entry.mode == TREE else {}, lookalikes
 
 
 # --- what is new since a tip that verified ---------------------------------------------------------------------------
@@ -393,8 +311,7 @@ def advance(
             if began is None or commits is None:
                 raise went_back(protocol, old, tip)
             old = began
-        walk = resume(git, protocol, old, state_then)
-        walk.trusted = trusted
+        walk = resume(git, protocol, old, state_then, trusted)
         findings, known = walk_commits(git, walk, commits), walk.state
     if findings or known is None:
         _refuse_newer(git, protocol, tip)
@@ -477,12 +394,13 @@ def went_back(protocol: str, old: str, tip: str) -> RewrittenError:
     )
 
 
-def resume(git: Git, protocol: str, tip: str, known: State) -> Chain:
+def resume(git: Git, protocol: str, tip: str, known: State, trusted: Trusted | None) -> Walk:
     """Return a walk that has come as far as `tip`, whose state is known."""
-    walk = Chain(protocol, state=known)
+    walk = _begin(git, protocol, trusted)
+    walk.past, walk.state = None, known
     commit = git.commit(tip)
     assert commit is not None
-    files, _ = _files(git, commit, protocol)
+    files, _ = files_of(git, commit, protocol)
     walk.record = {name: entry for name, entry in files.items() if paths.is_record(name)}
     walk.approvals = {name: entry for name, entry in files.items() if name.startswith("approvals/")}
     walk.names = frozenset(files)
@@ -493,6 +411,82 @@ def resume(git: Git, protocol: str, tip: str, known: State) -> Chain:
     return walk
 
 
-def record_of(git: Git, commit: Commit, protocol: str) -> dict[str, TreeEntry]:
-    """Return the files of the runner's record in a commit, by name in the folder."""
-    return {name: entry for name, entry in _files(git, commit, protocol)[0].items() if paths.is_record(name)}
+# --- what can be repaired ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A protocol's chain as verify sees it, as far as `walk` has come."""
+
+    tip: str
+    findings: tuple[Finding, ...]
+    walk: Walk
+    has_folder: bool  # at the tip
+
+    @property
+    def report(self) -> Report:
+        """What `verify` returns for the chain."""
+        return report_of(self.walk, self.findings, self.tip)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether verify holds."""
+        return not self.findings and self.walk.transitions > 0
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether nothing of the protocol is in the whole history: a branch that only has its name."""
+        return not self.findings and self.walk.transitions == 0
+
+    @property
+    def is_mendable(self) -> bool:
+        """Whether ordinary commits damaged the record, and nothing else is wrong."""
+        return (
+            self.walk.state is not None
+            and len(self.findings) == len(self.walk.damage) > 0
+            and all(paths.is_record(name_in(self.walk.protocol, finding.path)) for finding in self.findings)
+        )
+
+
+def name_in(protocol: str, path: str) -> str:
+    """Return a path's name in the protocol's folder."""
+    return path.removeprefix(f"{paths.folder(protocol)}/")
+
+
+def judge(git: Git, protocol: str, tip: str, trusted: Trusted) -> Judged:
+    """Return what verify says of a protocol's chain.
+
+    Raises:
+        InsufficientHistoryError: this clone does not have enough to tell.
+    """
+    walk = _begin(git, protocol, trusted)
+    chain = chain_of(git, protocol, tip)
+    findings = walk_commits(git, walk, chain)
+    return Judged(tip, tuple(findings), walk, git.tree(f"{tip}:{paths.folder(protocol)}") is not None)
+
+
+def is_rebased(git: Git, protocol: str, old: str, new: str) -> bool:
+    """Return whether two histories have the same transitions, entry by entry: one is the other, rebased or amended.
+
+    Where a rebase stopped at a conflict, git's clean-up took the headlines of entries out of the message, as comments.
+    """
+    return _told(git, protocol, old) == _told(git, protocol, new) != []
+
+
+def replaced(git: Git, protocol: str, old: str, new: str) -> dict[str, str] | None:
+    """Return the commit in `new` of each transition of `old`, by its commit there; None where `new` lacks one, or has another."""
+    before, after = _transitions(git, protocol, old), _transitions(git, protocol, new)
+    pairs = list(zip(before, after, strict=False))
+    if len(before) > len(after) or any(one.message != other.message for one, other in pairs):
+        return None
+    return {one.oid: other.oid for one, other in pairs}
+
+
+def _told(git: Git, protocol: str, tip: str) -> list[list[bytes]]:
+    lines = (commit.message.split(b"\n") for commit in _transitions(git, protocol, tip))
+    return [[line for line in one if line.strip() and not line.startswith(b"#")] for one in lines]
+
+
+def _transitions(git: Git, protocol: str, tip: str) -> list[Commit]:
+    commits = filter(None, map(git.commit, chain_of(git, protocol, tip)))
+    return [commit for commit in commits if is_transition(commit, protocol)]

@@ -18,7 +18,7 @@ from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
 from runner.protocol.state import State
 from runner.trust import verify
-from runner.trust.verify import Report
+from runner.trust.walk import Report
 from tests.conftest import Box, second_verdicts
 
 TIME = "2026-11-20T06:47:03Z"

@@ -17,8 +17,8 @@ from runner.protocol import log, machine, paths, plans, state
 from runner.protocol.approval_file import seconds
 from runner.protocol.events import Entry
 from runner.store.trusted import Trusted
-from runner.trust import approval, authority, manifest, verify, waits
-from runner.trust.bench import Bench
+from runner.trust import approval, manifest, requirements, trusted_config, verify
+from runner.trust.review_context import ReviewContext
 from tests.attacks.make import FOLDER, NOW, PROTOCOL, History, Keys
 from tests.attacks.words import bundle
 
@@ -69,17 +69,17 @@ def standing_of(git: Git, tip: str, trusted: Trusted, waits_as: str) -> str:
     if wait is None:
         return "dropped"
     try:
-        found = authority.load(git, trusted.commit, "main")
-        subject = waits.subject_of(wait, then, known)
-        asked = waits.demanded(found, subject, wait.text, plan, paths.folder(PROTOCOL))
+        found = trusted_config.load(git, trusted.commit, "main")
+        subject = requirements.subject_of(wait, then, known)
+        asked = requirements.requirement_of(found, subject, wait.text, plan, paths.folder(PROTOCOL))
     except RunnerError:
         return "refused"
     assert asked is not None
-    bench = Bench(git, PROTOCOL, tip, then, found, seconds(NOW))
-    standing = approval.judge(bench, asked, plan, waits.used(subject, known))
+    bench = ReviewContext(git, PROTOCOL, tip, then, found, seconds(NOW))
+    standing = approval.judge(bench, asked, plan, requirements.used(subject, known))
     if standing.satisfied:
         return "counts"
-    faults = {str(word.fault) for word in (*bench.words(), *standing.refused) if word.fault}
+    faults = {str(word.rejection) for word in (*bench.approvals(), *standing.refused) if word.rejection}
     return "rejected" if standing.rejected else ", ".join(sorted(faults)) or "missing"
 
 

@@ -137,7 +137,7 @@ def test_a_hostile_name_ends_no_annotation(job: Box) -> None:
 
 def test_what_a_transition_lacks_is_shown_at_its_entry_in_the_log(job: Box) -> None:
     from runner.app import verify
-    from runner.trust.checks import Finding
+    from runner.trust.walk import Finding
 
     protocol = job.new({"01-a": command("true")})
     job.runner("run", protocol, rc=0)

@@ -17,7 +17,7 @@ from runner.git import Git
 from runner.store import locks, worktree
 from runner.store.places import Places
 from runner.trust import verify
-from runner.trust.checks import Chain, Finding
+from runner.trust.walk import Finding, Walk
 from tests.conftest import Box, command, make_box, mostly_slow
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt"), "03-c": command("echo c > c.txt")}
@@ -67,7 +67,7 @@ def test_a_sound_repository_has_notes_and_no_findings(box: Box, begun: str) -> N
 def test_a_chain_is_walked_once(box: Box, begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
     walked, real = list[str](), verify.walk_commits
 
-    def walk_commits(git: Git, walk: Chain, commits: Sequence[str]) -> list[Finding]:
+    def walk_commits(git: Git, walk: Walk, commits: Sequence[str]) -> list[Finding]:
         walked.append(walk.protocol)
         return real(git, walk, commits)
 

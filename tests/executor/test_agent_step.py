@@ -463,8 +463,8 @@ def test_neither_sdk_nor_prices_are_imported_by_a_command_step_or_a_recorded_one
 
 def test_a_command_step_without_a_policy_loads_nothing_of_policies_tools_and_signatures(box: Box) -> None:
     names = imported(box, box.new({"01-c": command("echo x > x.txt")}))
-    assert "runner.trust.authority" in names
-    unused = ("runner.protocol.policy_file", "runner.executor.calls", "runner.trust.signature", "runner.trust.replay")
+    assert "runner.trust.trusted_config" in names
+    unused = ("runner.protocol.policy_file", "runner.executor.calls", "runner.trust.signature")
     assert not [name for name in names if name in unused or name.startswith(("runner.tools", "cryptography"))]
 
 

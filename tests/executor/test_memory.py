@@ -87,7 +87,7 @@ def test_a_call_that_reaches_outside_waits_where_a_step_wrote_the_memory(box: Bo
 
 def test_where_the_history_ends_nobody_wrote_it(box: Box, tmp_path: Path) -> None:
     from runner.git import Git
-    from runner.trust import memory
+    from runner.trust import trusted_config
 
     box.write(".protocols/memory/own.md", "tabs\n")
     box.commit("what we know")
@@ -97,12 +97,12 @@ def test_where_the_history_ends_nobody_wrote_it(box: Box, tmp_path: Path) -> Non
     box.git("clone", "-q", "--depth=1", f"file://{box.path}", shallow)
     for path, known in ((box.path, {".protocols/memory/own.md"}), (shallow, set())):
         with Git.open(path) as git:
-            assert memory.written_by_people(git, str(git.resolve("HEAD"))) == known
+            assert trusted_config.written_by_people(git, str(git.resolve("HEAD"))) == known
 
 
 def test_a_file_name_does_not_make_what_a_step_wrote_a_person_s(box: Box) -> None:
     from runner.git import Git
-    from runner.trust import memory
+    from runner.trust import trusted_config
 
     person_s = box.git("rev-parse", "HEAD").strip()
     odd = f"printf x > \".protocols/memory/zz$(printf '\\001'){person_s}\""
@@ -112,4 +112,4 @@ def test_a_file_name_does_not_make_what_a_step_wrote_a_person_s(box: Box) -> Non
     with Git.open(box.path) as git:
         head = str(git.resolve("HEAD"))
         assert any("\x01" in name for name in git.tree(f"{head}:.protocols/memory") or ())
-        assert memory.written_by_people(git, head) == frozenset()
+        assert trusted_config.written_by_people(git, head) == frozenset()

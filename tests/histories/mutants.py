@@ -22,14 +22,15 @@ from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 MODULES = (
-    "runner.trust.checks", "runner.trust.verify", "runner.trust.replay", "runner.trust.acts", "runner.trust.needed",
-    "runner.trust.bench", "runner.trust.approval", "runner.trust.filed", "runner.trust.merged", "runner.trust.sealing",
-    "runner.trust.called", "runner.app.verify",
+    "runner.trust.verify", "runner.trust.walk", "runner.trust.transitions", "runner.trust.permit", "runner.trust.review_context",
+    "runner.trust.approval", "runner.trust.trusted_config", "runner.trust.rules.record", "runner.trust.rules.work",
+    "runner.trust.rules.approvals", "runner.trust.rules.permissions", "runner.trust.rules.fork", "runner.trust.rules.transcript",
+    "runner.trust.rules.base", "runner.trust.rules.seal", "runner.trust.rules.tool_calls", "runner.app.verify",
 )  # fmt: skip
 
 # What functions return that say what is wrong: texts, findings, and answers.
-SAYS = {"Said", "Iterator[str]", "Iterator[Finding]", "str | None", "Ground | str", "Authority | str", "bool", "Word | None",
-        "Word", "Review", "Demand | None"}  # fmt: skip
+SAYS = {"Said", "Iterator[str]", "Iterator[Finding]", "str | None", "Ground | str", "TrustedConfig | str", "bool",
+        "ApprovalFile | None", "ApprovalFile", "Review", "ApprovalRequirement | None"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +59,12 @@ ELSEWHERE = {
     "trust.verify.advance": "a runner's own walk, which asks what verify asks: tests/trust/test_verify.py",
     "trust.verify._refuse_newer": "how a runner's own walk words what verify finds: tests/faults/test_others.py",
     "trust.verify._beside": "where a runner's own walk goes on after a merge: tests/store/test_remote.py",
-    "trust.replay.told": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
-    "trust.replay.differs": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
+    "trust.transitions.trusted_commits": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
+    "trust.trusted_config.differs": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
     "trust.approval.foresee": "what `approve` says beforehand: tests/cli/test_approve.py",
-    "trust.bench.Bench.binds": "what `approve` shows of the changes: tests/cli/test_binding.py",
-    "trust.merged.was_taken_away": "a note: tests/trust/test_merged.py",
-    "trust.sealing.note": "a note: tests/executor/test_signed.py",
+    "trust.review_context.ReviewContext.binds": "what `approve` shows of the changes: tests/cli/test_binding.py",
+    "trust.rules.base.was_taken_away": "a note: tests/trust/test_merged.py",
+    "trust.rules.seal.note": "a note: tests/executor/test_signed.py",
 }
 
 
@@ -209,10 +210,10 @@ def _is_report(statement: ast.stmt, returns: str) -> bool:
         case ast.Return(value=None):
             return False
         case ast.Return(value=ast.Name()):
-            return returns in ("str | None", "Demand | None", "Ground | str")
+            return returns in ("str | None", "ApprovalRequirement | None", "Ground | str")
         case ast.Return(value=ast.Call(func=ast.Name(id=name))):
             return name in ("faulty", "_missing")
-        case ast.Return(value=ast.Call(func=ast.Attribute(attr="faulty"))):
+        case ast.Return(value=ast.Call(func=ast.Attribute(attr="reject"))):
             return True
         case ast.Return(value=value):
             said = isinstance(value, ast.JoinedStr) or (

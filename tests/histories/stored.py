@@ -30,8 +30,7 @@ from runner.store.project import Project
 from runner.store.surroundings import Surroundings
 from runner.store.trusted import Trusted
 from runner.trust import verify
-from runner.trust.checks import Finding
-from runner.trust.verify import Report
+from runner.trust.walk import Finding, Report
 from tests.attacks.test_words import standing_of
 from tests.conftest import second_verdicts
 

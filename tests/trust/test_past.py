@@ -14,7 +14,7 @@ from runner.errors import InsufficientHistoryError
 from runner.git import Git
 from runner.protocol import paths
 from runner.trust.manifest import Contents
-from runner.trust.past import Below, Past, unnumbered
+from runner.trust.transitions import Below, Past, unnumbered
 from tests.conftest import Box, command
 
 

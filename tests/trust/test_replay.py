@@ -12,7 +12,7 @@ from runner.executor import advance
 from runner.git import Git
 from runner.protocol import log
 from runner.protocol.approval_file import seconds
-from runner.trust import replay
+from runner.trust import trusted_config
 from tests.conftest import Box, command
 from tests.people import Person, govern, person
 
@@ -97,5 +97,5 @@ def test_what_says_whose_word_counts_is_the_same_only_with_the_same_keys_of_open
     box.write(f".protocols/openpgp/{alice.email}.asc", "a key\n")
     now = box.commit("a key of OpenPGP")
     with Git.open(box.path) as git:
-        assert not replay.differs(git, before, other)
-        assert replay.differs(git, before, now) and replay.differs(git, now, before)
+        assert not trusted_config.differs(git, before, other)
+        assert trusted_config.differs(git, before, now) and trusted_config.differs(git, now, before)

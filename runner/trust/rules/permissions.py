@@ -1,14 +1,13 @@
 """Transitions that did something, asked again: whether it needed a word then, and had one that stood (design §4).
 
-What is done of a step (it is carried out, checked, ended) is asked what `executor.permissions` asked before it: by the policy of the
+What is done of a step (it is carried out, checked, ended) is asked what `executor.consent` asked before it: by the policy of the
 event's `Runner-Trusted`, by the plan and the tree of the commit that it began at. When it began is not recorded: words are judged at
 the time of the transition before, so one that ended before the step began is not told from one that ended while it was at work.
-Words that the very transition counts are `replay`'s.
+Approvals that the transition itself counts are judged in `rules.approvals`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -16,116 +15,51 @@ from typing import TYPE_CHECKING
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.protocol import events as ev
-from runner.protocol import log, machine
+from runner.protocol import log, machine, paths
 from runner.protocol.approval_file import seconds
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
-from runner.protocol.plans import Step, outputs_among
-from runner.protocol.state import State
-from runner.trust import needed, replay, signature, waits
-from runner.trust.authority import Authority, raw_signature
-from runner.trust.bench import Bench
-from runner.trust.checks import Chain, Look, deed_of
-from runner.trust.demand import Demand
+from runner.protocol.plans import Step
+from runner.trust import permit, requirements, trusted_config
 from runner.trust.manifest import Subject
-from runner.trust.past import missing
-from runner.trust.replay import Ground, Word
-from runner.values import dataclass
+from runner.trust.requirements import ApprovalRequirement
+from runner.trust.review_context import ReviewContext
+from runner.trust.rules.approvals import ApprovalEvent
+from runner.trust.rules.work import check_work
+from runner.trust.transitions import is_done, missing
+from runner.trust.trusted_config import TrustedConfig, raw_signature
+from runner.trust.walk import (
+    Ground,
+    ParsedCommit,
+    Said,
+    Stood,
+    Walk,
+    at,
+    authority_at,
+    context_of,
+    deed_of,
+    ground_at,
+    is_judged,
+    known_of,
+    past_of,
+    rules_at,
+    uses_approvals,
+)
 
 if TYPE_CHECKING:
-    from runner.trust.signature import SshSignature
-
-
-@dataclass(frozen=True, slots=True)
-class Stood:
-    """That the words on a plan stood for a deed: which count, by which policy, with how many files in approvals/, until when."""
-
-    revision: int
-    trusted: str
-    approvals: int
-    until: int
-    commit: str
+    pass
 
 
 # --- 11: whether it could begin ------------------------------------------------------------------------------------------
 
 
-def unready(git: Git, walk: Chain, look: Look, then: State, slug: str) -> Iterator[str]:
-    """Return what a step lacks that was pending till now, unless it could have begun at a commit before, at the same attempt.
-
-    `then`: the state in which it is told to have been at work.
-
-    Raises:
-        InsufficientHistoryError: a file of the plan is not in this clone.
-    """
-    step = then.steps[slug]
-    for commit in reversed(replay.past_of(git, walk, look).order):
-        try:
-            ground = replay.ground_at(git, walk, look, commit)
-            was = ground if isinstance(ground, str) else replay.edited(ground).state
-        except InsufficientHistoryError:
-            raise
-        except RunnerError:
-            continue  # nothing began where the words or the record could not be read
-        if isinstance(was, str):
-            continue
-        now = was.steps.get(slug)
-        if now is None or (now.status, now.attempt) != (step.status, step.attempt):
-            break
-        if not machine.lacks(was, now):
-            return
-    yield f"{slug} began, and {', '.join(machine.lacks(then, step))}, which it needs, was not done"
-
-
 # --- 18: what QA looked at ------------------------------------------------------------------------------------------------
-
-
-def unchecked(git: Git, walk: Chain, look: Look, event: ev.QaPassed) -> Iterator[str]:
-    """Return how the evidence differs from what the step's file, in the commit that QA looked at, wants to be checked.
-
-    Raises:
-        InsufficientHistoryError: a file of the plan is not in this clone.
-    """
-    assert look.parent is not None
-    try:
-        ground = replay.ground_at(git, walk, look, look.parent.oid)
-    except InsufficientHistoryError:
-        raise
-    except RunnerError as error:
-        yield f"what the QA of {event.subject} had to look at cannot be read: {error.what}, {error.where}"
-        return
-    assert not isinstance(ground, str), "the state before a transition is known"
-    step, named = ground.plan.step(event.subject), [check["check"] for check in event.evidence]
-    if step is None:
-        yield f"the QA of {event.subject} passed, and it is no step of the plan"
-    elif named != step.evidence:
-        wanted = ", ".join(step.evidence) or "nothing"
-        yield f"the QA of {event.subject} looked at {', '.join(named)}, and the step wants {wanted}"
-    else:
-        for glob in _lacking(git, walk, look, ground, step):
-            yield f"the QA of {event.subject} passed, and {glob} was not there"
-
-
-def _lacking(git: Git, walk: Chain, look: Look, ground: Ground, step: Step) -> list[str]:
-    """Return the outputs that nothing fits in the tree that QA looked at, nor anything that the step's work changed."""
-    assert look.parent is not None
-    made = [one.path for one in ground.state.artifacts if one.step == step.slug]
-    tree, left = look.parent.tree, []
-    for glob in step.header.outputs:
-        if not any(git.ref(f"{tree}:{path}") for path in outputs_among(glob, made)):
-            left.append(glob)
-    if left:  # an output may have been deleted, or be somebody else's
-        works = [raw for raw in replay.known_of(git, walk) if (raw.event, raw.subject) == ("step-finished", step.slug)]
-        start = str(works[-1].fields["start"])
-        files = [*git.files(tree), *(git.changed(start, look.parent.oid) if start in ground.past.places else ())]
-        left = [glob for glob in left if not outputs_among(glob, files)]
-    return left
 
 
 # --- 21: whose policy it was ---------------------------------------------------------------------------------------------
 
 
-def went_back(git: Git, walk: Chain, look: Look, *, used: bool) -> Iterator[str]:
+def went_back(git: Git, walk: Walk, look: ParsedCommit, *, used: bool) -> Iterator[str]:
     """Return what is wrong with the policy that a transition names: that it is an older one, or no one's.
 
     `used`: whether words were counted by it; else a commit whose policy and keys are the same serves as well.
@@ -134,11 +68,11 @@ def went_back(git: Git, walk: Chain, look: Look, *, used: bool) -> Iterator[str]
         InsufficientHistoryError: a commit of the trusted branch is not in this clone.
     """
     assert look.trailers is not None and look.parent is not None
-    now, past = look.trailers.trusted, replay.past_of(git, walk, look)
+    now, past = look.trailers.trusted, past_of(git, walk, look)
     if not used and git.commit(now) is None and _is_free(git, walk):
         walk.unseen.add(now)
         return
-    replay.there(git, now)
+    trusted_config.there(git, now)
     if now in past.places:
         yield f"the policy is taken from {now[:12]}, a commit of the protocol's own branch"
         return
@@ -166,26 +100,26 @@ def went_back(git: Git, walk: Chain, look: Look, *, used: bool) -> Iterator[str]
     yield from off
 
 
-def _is_below(git: Git, walk: Chain, old: str, new: str) -> bool:
+def _is_below(git: Git, walk: Walk, old: str, new: str) -> bool:
     known = walk.below.setdefault(new, set())
-    if old not in known and replay.is_below(git, old, new):
+    if old not in known and trusted_config.is_below(git, old, new):
         known |= {old, *walk.below.get(old, ())}
     return old in known
 
 
-def _is_free(git: Git, walk: Chain) -> bool:
+def _is_free(git: Git, walk: Walk) -> bool:
     """Return whether nobody is asked here: the trusted branch is a local one, or has no policy."""
     seen = walk.trusted
-    return seen is not None and (seen.remote is None or replay.rules_at(git, walk, seen.commit)[0] is None)
+    return seen is not None and (seen.remote is None or rules_at(git, walk, seen.commit)[0] is None)
 
 
-def _same(git: Git, walk: Chain, one: str, other: str) -> bool:
+def _same(git: Git, walk: Walk, one: str, other: str) -> bool:
     """Return whether two trusted commits have the same policy and keys."""
-    return replay.rules_at(git, walk, one) == replay.rules_at(git, walk, other)
+    return rules_at(git, walk, one) == rules_at(git, walk, other)
 
 
 def _off_branch(git: Git, seen: str, now: str, branch: str) -> Iterator[str]:
-    replay.there(git, seen)
+    trusted_config.there(git, seen)
     if git.is_ancestor(now, seen):
         between = git.first_parents(seen, stop=now)
         last = git.commit(between[-1]) if between else None
@@ -206,7 +140,7 @@ def _off_branch(git: Git, seen: str, now: str, branch: str) -> Iterator[str]:
 # --- 22: what was needed -------------------------------------------------------------------------------------------------
 
 
-def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
+def wrong(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
     """Return what a transition did without the word that it needed, or against the policy.
 
     Raises:
@@ -215,7 +149,7 @@ def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
     assert look.trailers is not None
     if look.trailers.trusted in walk.unseen:
         return
-    found = replay.authority_at(git, walk, look.trailers.trusted)
+    found = authority_at(git, walk, look.trailers.trusted)
     if isinstance(found, str):
         yield found
         return
@@ -233,12 +167,12 @@ def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
         yield told
 
 
-def _grounds(git: Git, walk: Chain, look: Look) -> Iterator[str]:
+def _grounds(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
     """Return the commits that the deed may have begun at, the likeliest first."""
     assert look.parent is not None
-    past, number = replay.past_of(git, walk, look), deed_of(look)
+    past, number = past_of(git, walk, look), deed_of(look)
     deed = None if number is None else look.events[number]
-    judged = [event.at for event in look.events if isinstance(event, Word) and event.at in past.places]
+    judged = [event.at for event in look.events if isinstance(event, ApprovalEvent) and event.at in past.places]
     if judged and judged[0] is not None:
         yield judged[0]
         return
@@ -260,27 +194,29 @@ def _grounds(git: Git, walk: Chain, look: Look) -> Iterator[str]:
             and not isinstance(deed, ev.StepFinished)
             and not (isinstance(deed, ev.Asked) and deed.kind == "human")
         )
-        if replay.is_done(named) or not is_late:
+        if is_done(named) or not is_late:
             return
         at = commit.parents[0] if commit.parents else None
 
 
-def _wrong_at(git: Git, walk: Chain, look: Look, found: Authority, commit: str) -> str | None:
+def _wrong_at(git: Git, walk: Walk, look: ParsedCommit, found: TrustedConfig, commit: str) -> str | None:
     """Return what was wrong with the deed if it began at the commit, or None."""
     number = deed_of(look)
     assert number is not None
     deed, prefix = look.entries[number], look.entries[:number]
-    ground = replay.ground_at(git, walk, look, commit)
+    ground = ground_at(git, walk, look, commit)
     if isinstance(ground, str):
         return ground
-    state, known, now = ground.state, replay.known_of(git, walk), []
+    state, known, now = ground.state, known_of(git, walk), []
     if known and known[-1].revision > state.revision:
         known = [one for one in known if one.revision <= state.revision]
     for entry in prefix:
         if isinstance(entry.event, ev.ApprovalCounted):
             wait = next((one for one in state.waiting if one.id == entry.event.wait), None)
             now += (
-                [waits.subject_of(wait, state, known)] if wait is not None and wait.type.ended_by == "approval" else []
+                [requirements.subject_of(wait, state, known)]
+                if wait is not None and wait.type.ended_by == "approval"
+                else []
             )
         state = machine.apply(state, dataclasses.replace(entry, revision=state.revision + 1))
     step = ground.plan.step(deed.event.subject)
@@ -288,13 +224,13 @@ def _wrong_at(git: Git, walk: Chain, look: Look, found: Authority, commit: str) 
         # It is no step there any more, or not yet: what is left of it can only end, and nobody asked what its words were.
         done = isinstance(deed.event, ev.StepFinished | ev.QaPassed | ev.StepCompleted)
         return f"{deed.event.subject}: it was done, and was no step of the plan in {commit[:12]}" if done else None
-    judged = replay.bench_of(git, walk, dataclasses.replace(ground, state=state), found, _began(deed, known))
+    context = context_of(git, walk, dataclasses.replace(ground, state=state), found, _began(deed, known))
     if (told := _denied(deed, found, step)) is not None:
         return told
-    asked = needed.before(judged, ground.plan, step, loose=True)
-    if (owed := _owed(walk, judged, ground, step, asked, now, known)) is not None:
+    asked = permit.before(context, ground.plan, step, loose=True)
+    if (owed := _owed(walk, context, ground, step, asked, now, known)) is not None:
         return _missing(step, owed)
-    return _wrong_work(git, look, judged, ground, step, deed, now, known)
+    return _wrong_work(git, look, context, ground, step, deed, now, known)
 
 
 def _began(deed: Entry, known: Sequence[RawEntry]) -> int:
@@ -302,7 +238,7 @@ def _began(deed: Entry, known: Sequence[RawEntry]) -> int:
     return min(seconds(deed.time), seconds(known[-1].time)) if known else seconds(deed.time)
 
 
-def _denied(deed: Entry, found: Authority, step: Step) -> str | None:
+def _denied(deed: Entry, found: TrustedConfig, step: Step) -> str | None:
     """Return what the policy says against where, or by which engine, the step was carried out or checked."""
     executor, engine = getattr(deed.event, "executor", None), getattr(deed.event, "engine", None)
     word = (executor or "").partition("+")[0]
@@ -314,68 +250,68 @@ def _denied(deed: Entry, found: Authority, step: Step) -> str | None:
     return None
 
 
-def _missing(step: Step, owed: Demand) -> str:
+def _missing(step: Step, owed: ApprovalRequirement) -> str:
     return f"{step.slug}: {owed.text} was needed by the word of {owed.who}, and none stood"
 
 
 def _owed(
-    walk: Chain,
-    judged: Bench,
+    walk: Walk,
+    context: ReviewContext,
     ground: Ground,
     step: Step,
-    asked: Sequence[Demand],
+    asked: Sequence[ApprovalRequirement],
     now: Sequence[Subject],
     known: Sequence[RawEntry],
-) -> Demand | None:
+) -> ApprovalRequirement | None:
     """Return the first demand that no word stood for. A count that does not hold is told once, where it stands."""
     for one in asked:
-        counted = needed.counted(one.subject, known)
+        counted = permit.counted(one.subject, known)
         if one.subject in now or (counted and counted[-1].revision in walk.doubted):
             continue
         if one.subject.kind != "plan" or not counted:
-            if not needed.stands(judged, one, ground.plan, step, known):
+            if not permit.stands(context, one, ground.plan, step, known):
                 return one
-        elif not _still_stands(walk, judged, one, counted[-1]):
-            if not needed.stands(judged, one, ground.plan, step, known):
+        elif not _still_stands(walk, context, one, counted[-1]):
+            if not permit.stands(context, one, ground.plan, step, known):
                 return one
-            begins = judged.state.steps[step.slug].status in ("pending", "running")
-            if begins and step.header.kind != "human":  # all of the plan was judged, not what its step has left alone
-                walk.stood["plan"] = _stood(walk, judged, counted[-1])
+            begins = context.state.steps[step.slug].status in ("pending", "running")
+            if begins and step.header.kind != "human":  # all of the plan was context, not what its step has left alone
+                walk.stood["plan"] = _stood(walk, context, counted[-1])
     return None
 
 
-def _stood(walk: Chain, judged: Bench, counted: RawEntry) -> Stood:
+def _stood(walk: Walk, context: ReviewContext, counted: RawEntry) -> Stood:
     named = counted.fields.get("approvals") or []
-    ends = [word.signed.statement.expires_at for word in judged.words() if word.signed and word.id in named]
-    return Stood(counted.revision, judged.authority.commit, len(walk.approvals), min(ends, default=2**63), judged.tip)
+    ends = [word.signed.statement.expires_at for word in context.approvals() if word.signed and word.id in named]
+    return Stood(counted.revision, context.trusted.commit, len(walk.approvals), min(ends, default=2**63), context.tip)
 
 
-def _still_stands(walk: Chain, judged: Bench, one: Demand, counted: RawEntry) -> bool:
+def _still_stands(walk: Walk, context: ReviewContext, one: ApprovalRequirement, counted: RawEntry) -> bool:
     """Return whether nothing has changed since the words on the plan stood for an earlier deed: each step asks for them again."""
     before: Stood | None = walk.stood.get("plan")
-    if before is None or judged.at >= before.until:
+    if before is None or context.at >= before.until:
         return False
     if (before.revision, before.trusted, before.approvals) != (
         counted.revision,
-        judged.authority.commit,
+        context.trusted.commit,
         len(walk.approvals),
     ):
         return False
-    assert judged.past is not None
-    past, start, end = judged.past, judged.past.places[before.commit], judged.past.places[judged.tip]
+    assert context.past is not None
+    past, start, end = context.past, context.past.places[before.commit], context.past.places[context.tip]
     for place in range(start + 1, end + 1):
-        changed = judged.git.changed(past.order[place - 1], past.order[place])
-        if any(judged.covers(one.subject, path) for path in changed):
+        changed = context.git.changed(past.order[place - 1], past.order[place])
+        if any(context.covers(one.subject, path) for path in changed):
             return False
     if start <= end:
-        walk.stood["plan"] = dataclasses.replace(before, commit=judged.tip)
+        walk.stood["plan"] = dataclasses.replace(before, commit=context.tip)
     return start <= end
 
 
 def _wrong_work(
     git: Git,
-    look: Look,
-    judged: Bench,
+    look: ParsedCommit,
+    context: ReviewContext,
     ground: Ground,
     step: Step,
     deed: Entry,
@@ -397,14 +333,14 @@ def _wrong_work(
     )
     if completed is not None:
         here = isinstance(event, ev.StepFinished)
-        asked = needed.after(judged, ground.plan, step, tree if here else None)
+        asked = permit.after(context, ground.plan, step, tree if here else None)
         told = [*known, *look.raw[:completed]]
-        owed = needed.first(judged, ground.plan, step, asked, now, told)
+        owed = permit.first(context, ground.plan, step, asked, now, told)
         return _missing(step, owed) if owed else None
     row = event.type
     if not row.has_work:
         return None
-    for said in needed.work_of(judged, ground.plan, step, tree):
+    for said in permit.work_of(context, ground.plan, step, tree):
         if said.verdict == "deny" or (row.opens and said.verdict == "ask"):
             what = "denies" if said.verdict == "deny" else "wants a word, before it is on the branch, on"
             return f"{step.slug}: the policy {what} what it changed by `{said.rule}`: {said.reason}"
@@ -419,24 +355,22 @@ def is_said(event: ev.Event) -> bool:
     return event.type.said_by in ("person", "either") and (event.name != "asked" or event.subject == "plan")
 
 
-def unsigned(git: Git, walk: Chain, look: Look) -> Iterator[str]:
+def unsigned(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
     """Return what is wrong with a commit's signature: that it is bad or, where the policy wants one, whose it is."""
     text, armour = raw_signature(git, look.commit) if look.commit.signed else (b"", b"")
-    made: SshSignature | None = None
-    if armour.startswith(b"-----BEGIN SSH"):
-        with contextlib.suppress(ValueError):  # one that is not read is nobody's
-            made = signature.read_ssh(armour)
-        if made is not None and not signature.holds_for(made, text):
-            yield "the commit's signature is bad: the mathematics fails"
-            return
+    # One that cannot be read is nobody's.
+    made = trusted_config.read_ssh(armour) if armour.startswith(b"-----BEGIN SSH") else None
+    if made is not None and not made.holds_for(text):
+        yield "the commit's signature is bad: the mathematics fails"
+        return
     if look.trailers is None or look.illegal is not None:
         return
     trusted = look.trailers.trusted
     if git.commit(trusted) is None and _is_free(git, walk):
         return
-    if replay.rules_at(git, walk, trusted)[0] is None:
+    if rules_at(git, walk, trusted)[0] is None:
         return
-    found = replay.authority_at(git, walk, trusted)
+    found = authority_at(git, walk, trusted)
     if isinstance(found, str) or found.policy is None or found.policy.words.transitions != "signed":
         return
     at = seconds(look.entries[-1].time)
@@ -453,3 +387,25 @@ def unsigned(git: Git, walk: Chain, look: Look) -> Iterator[str]:
             told = f"it is signed by {principal}, and what a runner does by one of `agents`"
             break
     yield told or "its signature is nobody's"
+
+
+def check_trusted(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+    """21. The policy that words were counted or work was done under is the trusted branch's, and no older one than before."""
+    used = uses_approvals(look)
+    if is_judged(look) and (used or deed_of(look) is not None):
+        for text in went_back(git, walk, look, used=used):
+            yield "", text
+
+
+def check_needed(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+    """22. What was done had the words that the policy of then and the plan wanted for it, and nothing of it was denied."""
+    if is_judged(look) and deed_of(look) is not None and next(check_work(git, walk, look), None) is None:
+        for text in wrong(git, walk, look):
+            yield at(walk, paths.LOG), text
+
+
+def check_signed(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+    """23. A transition is signed by a key that the policy of then lists, where it wants that; and no signature is a bad one."""
+    if look.commit.signed or (look.trailers is not None and look.illegal is None):
+        for text in unsigned(git, walk, look):
+            yield "", text

@@ -14,8 +14,8 @@ from runner.errors import InsufficientHistoryError
 from runner.git import Git
 from runner.protocol.digest import digest
 from runner.store import history
-from runner.trust.checks import Finding, Named
-from runner.trust.past import missing
+from runner.trust.transitions import missing
+from runner.trust.walk import Finding, Named
 
 
 def wrong(

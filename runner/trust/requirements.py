@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.protocol import paths, strict_yaml
 from runner.protocol.approval_file import LONGEST, LONGEST_CALL
+from runner.protocol.log import RawEntry
 from runner.protocol.plans import Approval, Plan, Step, seconds_of
-from runner.trust.authority import Authority
+from runner.protocol.state import State, Wait
 from runner.trust.manifest import Subject
+from runner.trust.trusted_config import TrustedConfig
 from runner.values import dataclass
 
 KEYBOARD = "keyboard"  # who said it where there is no policy: somebody at a terminal
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class Threshold:
     """So many distinct people out of these. `who`: as people read it, such as `a maintainer (alice, bob)`."""
 
     who: str
@@ -25,14 +27,14 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Demand:
-    """A word that is needed. `needs`: all of them; one person may serve several. `lasts`: seconds that a word may be valid.
+class ApprovalRequirement:
+    """A word that is needed. `thresholds`: all of them; one person may serve several. `lasts`: seconds that a word may be valid.
 
     `text`: what waits, for people. `signed`: whether a signature counts; `reviews`: whether a review on the forge does.
     """
 
     subject: Subject
-    needs: tuple[Need, ...]
+    thresholds: tuple[Threshold, ...]
     lasts: int
     text: str
     signed: bool = True
@@ -41,15 +43,15 @@ class Demand:
     @property
     def who(self) -> str:
         """Whose word it is, as people read it."""
-        return " and ".join(dict.fromkeys(need.who for need in self.needs))
+        return " and ".join(dict.fromkeys(need.who for need in self.thresholds))
 
     @property
     def keyboard(self) -> bool:
         """Whether a question answered at a terminal is the word: where there is no policy."""
-        return any(KEYBOARD in need.people for need in self.needs)
+        return any(KEYBOARD in need.people for need in self.thresholds)
 
 
-def of_plan(authority: Authority, plan: Plan, where: str) -> Demand | None:
+def of_plan(authority: TrustedConfig, plan: Plan, where: str) -> ApprovalRequirement | None:
     """Return the demand for a word on the plan, if one is needed.
 
     Raises:
@@ -70,7 +72,7 @@ def of_plan(authority: Authority, plan: Plan, where: str) -> Demand | None:
     return _demand(authority, Subject("plan"), asked if wanted else None, "approval of the plan", at)
 
 
-def of_start(authority: Authority, step: Step, where: str, *, loose: bool = False) -> Demand | None:
+def of_start(authority: TrustedConfig, step: Step, where: str, *, loose: bool = False) -> ApprovalRequirement | None:
     """Return the demand for a word before a step starts, if one is needed. `loose`: as for `policy.evaluate`.
 
     Raises:
@@ -92,7 +94,7 @@ def of_start(authority: Authority, step: Step, where: str, *, loose: bool = Fals
     return _demand(authority, Subject("step", step.slug), asked if wanted else None, "approval before it starts", at)
 
 
-def of_result(authority: Authority, step: Step, attempt: int, where: str) -> Demand | None:
+def of_result(authority: TrustedConfig, step: Step, attempt: int, where: str) -> ApprovalRequirement | None:
     """Return the demand for a word on a step's result, if one is needed."""
     asked = step.header.approval
     if asked is None or asked.when != "after":
@@ -101,7 +103,7 @@ def of_result(authority: Authority, step: Step, attempt: int, where: str) -> Dem
     return _demand(authority, Subject("result", step.slug, attempt), asked, "approval of its result", at)
 
 
-def of_changes(authority: Authority, slug: str, attempt: int, why: Sequence[str]) -> Demand | None:
+def of_changes(authority: TrustedConfig, slug: str, attempt: int, why: Sequence[str]) -> ApprovalRequirement | None:
     """Return the demand for a word on changes that somebody has to look at; `why`: which, and what says so."""
     if not why:
         return None
@@ -110,29 +112,31 @@ def of_changes(authority: Authority, slug: str, attempt: int, why: Sequence[str]
     return _demand(authority, Subject("protected-path", slug, attempt), None, text)
 
 
-def of_call(authority: Authority, call: str, attempt: int, text: str) -> Demand:
+def of_call(authority: TrustedConfig, call: str, attempt: int, text: str) -> ApprovalRequirement:
     """Return the demand for a word on a held call."""
     return _demand(authority, Subject("call", call, attempt), None, text)
 
 
-def of_merge(authority: Authority) -> Demand:
+def of_merge(authority: TrustedConfig) -> ApprovalRequirement:
     """Return the demand for a word on the merge."""
     return _demand(authority, Subject("merge"), None, "approval of the merge")
 
 
-def unasked(authority: Authority, subject: Subject) -> Demand:
+def unasked(authority: TrustedConfig, subject: Subject) -> ApprovalRequirement:
     """Return the demand that a word on a plan serves although nobody asked for it yet."""
     return _demand(authority, subject, None, f"approval of the {subject.kind}")
 
 
-def _demand(authority: Authority, subject: Subject, asked: Approval | None, text: str, where: str = "") -> Demand:
+def _demand(
+    authority: TrustedConfig, subject: Subject, asked: Approval | None, text: str, where: str = ""
+) -> ApprovalRequirement:
     longest = LONGEST_CALL if subject.kind == "call" else LONGEST
     if authority.policy is None:
-        return Demand(subject, (Need("you, at a terminal", frozenset({KEYBOARD}), 1),), longest, text)
+        return ApprovalRequirement(subject, (Threshold("you, at a terminal", frozenset({KEYBOARD}), 1),), longest, text)
     kind = "step" if subject.kind == "result" else subject.kind
     rule = authority.approval(kind)
     needs = _needs(authority, kind, asked, where)
-    return Demand(
+    return ApprovalRequirement(
         subject,
         needs,
         min(longest, seconds_of(rule.expires)),
@@ -142,7 +146,7 @@ def _demand(authority: Authority, subject: Subject, asked: Approval | None, text
     )
 
 
-def _needs(authority: Authority, kind: str, asked: Approval | None, where: str) -> tuple[Need, ...]:
+def _needs(authority: TrustedConfig, kind: str, asked: Approval | None, where: str) -> tuple[Threshold, ...]:
     """Return whose words are needed: each of them. A plan or step may ask for more, by roles and count, never for less.
 
     Raises:
@@ -164,7 +168,7 @@ def _needs(authority: Authority, kind: str, asked: Approval | None, where: str) 
     return tuple(found)
 
 
-def _need(authority: Authority, roles: Sequence[str], count: int, where: str) -> Need:
+def _need(authority: TrustedConfig, roles: Sequence[str], count: int, where: str) -> Threshold:
     assert authority.policy is not None
     from runner.protocol import policy_file
 
@@ -179,7 +183,7 @@ def _need(authority: Authority, roles: Sequence[str], count: int, where: str) ->
     names = ", ".join(_short(people))
     role = " or ".join(roles) if roles else "person with a role"
     article = "an" if role[0] in "aeiou" else "a"
-    return Need(
+    return Threshold(
         f"{article} {role} ({names})" if count == 1 else f"{count} of {role} ({names})", frozenset(people), count
     )
 
@@ -188,3 +192,49 @@ def _short(people: Sequence[str]) -> list[str]:
     """Return people by what stands before the @, where that tells them apart."""
     short = [person.partition("@")[0] for person in people]
     return short if len(set(short)) == len(short) else list(people)
+
+
+# --- what waits in the record ----------------------------------------------------------------------------------------
+
+
+def subject_of(wait: Wait, state: State, known: Iterable[RawEntry]) -> Subject:
+    """Return what a wait is about; a held call's name stands in the log entry that the wait is called after."""
+    if wait.kind == "call":
+        call = next(str(raw.fields.get("call")) for raw in known if f"w{raw.revision}" == wait.id)
+        return Subject("call", call, int(call.split(".")[1]))
+    if wait.kind in ("plan", "merge"):
+        return Subject(wait.kind)
+    attempt = state.steps[wait.subject].attempt if wait.kind != "step" else 0
+    return Subject(wait.kind, wait.subject, attempt)
+
+
+def requirement_of(
+    found: TrustedConfig, subject: Subject, text: str, plan: Plan, where: str
+) -> ApprovalRequirement | None:
+    """Return the demand that a wait on the subject stands for; None where nothing asks for it any more. `text`: the wait's.
+
+    Raises:
+        RefusedError: the policy denies what waits. MalformedFileError: it cannot be carried out.
+    """
+    step = plan.step(subject.slug) if subject.slug else None
+    match subject.kind:
+        case "plan":
+            return of_plan(found, plan, where)
+        case "call":
+            return of_call(found, subject.name, subject.attempt, text)
+        case "merge":
+            return of_merge(found)
+        case "protected-path":
+            return of_changes(found, subject.name, subject.attempt, [text])
+        case _ if step is None:
+            return None
+        case "step":
+            return of_start(found, step, where)
+        case _:
+            return of_result(found, step, subject.attempt, where)
+
+
+def used(subject: Subject, known: Iterable[RawEntry]) -> list[str]:
+    """Return the words that were used up: a word on a call counts once, one on a step's start for that start."""
+    event = {"step": "approval-counted", "call": "call-decided"}.get(subject.kind)
+    return [one for raw in known if raw.event == event for one in raw.fields.get("approvals") or []]

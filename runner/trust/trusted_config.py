@@ -11,27 +11,28 @@ from collections.abc import Collection, Iterable
 from dataclasses import field, replace
 from typing import TYPE_CHECKING
 
-from runner.errors import MalformedFileError
+from runner.errors import InsufficientHistoryError, MalformedFileError
 from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry, split_signature
-from runner.protocol import globs, paths
+from runner.protocol import globs, log, paths
+from runner.protocol.ids import is_protocol_id
 from runner.protocol.plans import Kind, Plan, Step
 from runner.trust import manifest, programs, signers
 from runner.trust import policy as rules_
-from runner.trust.cover import HARMLESS, Cover
-from runner.trust.manifest import Loaded
+from runner.trust.manifest import HARMLESS, Cover, Loaded
 from runner.trust.policy import Change, Decision
-from runner.trust.signers import Signers
+from runner.trust.signers import GIT, Signers
+from runner.trust.transitions import commit_of, missing, touched
 from runner.values import dataclass
 
 # What a step without a policy, tools or signatures does not need is loaded where it is used: it would take a third of its start.
 if TYPE_CHECKING:
     from runner.protocol.config import Config
     from runner.protocol.policy_file import Approval, PolicyFile
-    from runner.trust.signature import Verdict
+    from runner.trust.signature import SshSignature, Verdict
 
 
 @dataclass(slots=True)
-class Authority:
+class TrustedConfig:
     """The trusted branch at `commit`. `policy`: None where there is none; `signers`: with the revocations of now."""
 
     commit: str
@@ -43,7 +44,7 @@ class Authority:
     _files: dict[tuple[Loaded, int], dict[str, TreeEntry]] = field(default_factory=dict)
     _changed: dict[tuple[str, tuple[tuple[str, str], ...]], list[Change]] = field(default_factory=dict)
 
-    def at(self, commit: str) -> Authority:
+    def at(self, commit: str) -> TrustedConfig:
         """Return what another commit says whose policy, keys and configuration are the same; what it lends may differ."""
         return replace(self, commit=commit, _files={}, _changed={})
 
@@ -180,13 +181,8 @@ class Authority:
         """Return the fingerprint of the key that a commit claims to be signed with; empty where it has no SSH signature."""
         if not commit.signed:
             return ""
-        from runner.trust import signature
-
-        _, armour = raw_signature(git, commit)
-        try:
-            return signature.read_ssh(armour).key.fingerprint
-        except ValueError:
-            return ""
+        found = read_ssh(raw_signature(git, commit)[1])
+        return found.key.fingerprint if found is not None else ""
 
     def vouches_for(self, git: Git, commit: Commit, at: int) -> bool:
         """Return whether a commit is signed by a key that is listed for git."""
@@ -195,11 +191,22 @@ class Authority:
         text, armour = raw_signature(git, commit)
         return any(self.judge(text, armour, email.casefold(), at).ok for email in dict.fromkeys(commit.emails))
 
-    def judge(self, text: bytes, armour: bytes, principal: str, at: int) -> Verdict:
-        """Judge a commit's signature, as `raw_signature` has it, as a principal's, by a key that is listed for git."""
+    def judge(
+        self,
+        text: bytes,
+        armour: bytes,
+        principal: str,
+        at: int,
+        *,
+        namespace: str = GIT,
+        vouched: bool = False,
+    ) -> Verdict:
+        """Judge a signature over `text` as a principal's, by a key listed for the namespace; otherwise as `signature.verify`."""
         from runner.trust import signature
 
-        return signature.verify(armour, text, namespace=signers.GIT, principal=principal, signers=self.signers, at=at)
+        return signature.verify(
+            armour, text, namespace=namespace, principal=principal, signers=self.signers, at=at, vouched=vouched
+        )
 
 
 def raw_signature(git: Git, commit: Commit) -> tuple[bytes, bytes]:
@@ -208,7 +215,19 @@ def raw_signature(git: Git, commit: Commit) -> tuple[bytes, bytes]:
     return split_signature(found[2]) if found else (b"", b"")
 
 
-def load(git: Git, commit: str, branch: str, config: Config | None = None, revoked_at: str | None = None) -> Authority:
+def read_ssh(armour: bytes) -> SshSignature | None:
+    """Return an SSH signature, or None where it cannot be read as one."""
+    from runner.trust import signature
+
+    try:
+        return signature.read_ssh(armour)
+    except ValueError:
+        return None
+
+
+def load(
+    git: Git, commit: str, branch: str, config: Config | None = None, revoked_at: str | None = None
+) -> TrustedConfig:
     """Return what the trusted branch says at a commit. `config`: where it was read; `revoked_at`: whose revocations count.
 
     Raises:
@@ -222,7 +241,7 @@ def load(git: Git, commit: str, branch: str, config: Config | None = None, revok
 
         file = policy_file.parse(_plain(git, files[name], paths.POLICY, branch), f"{paths.POLICY} on {branch}")
     keys = _signers(git, commit, revoked_at or commit, branch, file)
-    return Authority(commit, branch, file, keys, config or _config(git, commit, branch), rules_.compiled(file))
+    return TrustedConfig(commit, branch, file, keys, config or _config(git, commit, branch), rules_.compiled(file))
 
 
 def _config(git: Git, commit: str, branch: str) -> Config:
@@ -302,3 +321,75 @@ def _changes(git: Git, protocol: str, start: str, tree: str, *, measured: bool) 
             )
         )
     return made
+
+
+# --- its history -------------------------------------------------------------------------------------------------------
+
+
+def rules_of(git: Git, oid: str) -> tuple[str | None, ...] | None:
+    """Return which policy, keys, configuration and coworkers a trusted commit has, the policy first.
+
+    None where it is not in this clone.
+    """
+    if git.commit(oid) is None:
+        return None
+    files = git.tree(f"{oid}:{paths.ROOT}") or {}
+    said = (paths.POLICY, paths.SIGNERS, signers.OPENPGP, paths.CONFIG, paths.AGENTS)
+    names = [path.rstrip("/").rpartition("/")[2] for path in said]
+    return tuple(files[name].oid if name in files else None for name in names)
+
+
+def differs(git: Git, one: str, other: str) -> bool:
+    """Return whether two trusted commits may say something else about who may do what.
+
+    Where one is not in this clone, that is so wherever the other has a policy.
+    """
+    if one == other:
+        return False
+    known, now = rules_of(git, one), rules_of(git, other)
+    return known != now if known is not None else now is None or now[0] is not None
+
+
+def is_below(git: Git, old: str, new: str) -> bool:
+    there(git, old)
+    if git.is_ancestor(old, new):
+        return True
+    if git.is_shallow():
+        raise missing(git, f"the history of {new[:12]}")
+    return False
+
+
+def there(git: Git, oid: str) -> None:
+    if git.commit(oid) is None:
+        raise missing(git, f"commit {oid[:12]} of the trusted branch")
+
+
+def written_by_people(git: Git, trusted: str) -> frozenset[str]:
+    """Return the paths below memory/ whose last change on the trusted branch, at the commit `trusted`, was a person's own.
+
+    It was where that commit of the first-parent chain is no transition and brings no protocol's record: a merge or a squash of a
+    protocol's branch has its record with it. What this clone lacks the history of is nobody's.
+    """
+    left = {paths.MEMORY + name for name in git.tree(f"{trusted}:{paths.MEMORY.rstrip('/')}") or {}}
+    if not left:
+        return frozenset()
+    found: set[str] = set()
+    try:
+        for oid in touched(git, ["--first-parent", trusted], [paths.MEMORY.rstrip("/")]):
+            commit = commit_of(git, oid)
+            before = commit_of(git, commit.parents[0]).oid if commit.parents else None
+            changed = git.changed(before, oid)
+            if log.parse_message(commit.message) is None and not any(_is_record(path) for path in changed):
+                found |= left & changed.keys()
+            left -= changed.keys()
+            if not left:
+                break
+    except InsufficientHistoryError:
+        pass
+    return frozenset(found)
+
+
+def _is_record(path: str) -> bool:
+    root, _, rest = path.partition("/")
+    protocol, _, name = rest.partition("/")
+    return root == paths.ROOT and is_protocol_id(protocol) and paths.is_record(name)

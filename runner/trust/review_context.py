@@ -19,14 +19,13 @@ from runner.protocol.event_types import event_type
 from runner.protocol.plans import Plan, Step
 from runner.protocol.state import ENDED, State, Wait
 from runner.trust import manifest
-from runner.trust.authority import Authority
-from runner.trust.cover import Cover, is_plain
-from runner.trust.manifest import Subject
-from runner.trust.past import Below, Past, commit_of, folder_of, missing, touched, unnumbered
+from runner.trust.manifest import Cover, Subject, is_plain
+from runner.trust.transitions import Below, Past, commit_of, folder_of, missing, touched, unnumbered
+from runner.trust.trusted_config import TrustedConfig
 from runner.values import dataclass
 
 
-class Fault(StrEnum):
+class RejectionReason(StrEnum):
     """Why a word does not count."""
 
     MALFORMED = "malformed"
@@ -46,7 +45,7 @@ class Fault(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class ApprovalFile:
     """An approval's file in the branch. `commit`: the one that added it; `order`: its place among the words of the chain."""
 
     id: str
@@ -55,7 +54,7 @@ class Word:
     order: int
     signed: Signed | None
     fingerprint: str = ""
-    fault: Fault | None = None
+    rejection: RejectionReason | None = None
     text: str = ""  # why it does not count
 
     @property
@@ -63,36 +62,36 @@ class Word:
         """Whom the statement names, or empty where it cannot be read."""
         return self.signed.statement.approver if self.signed else ""
 
-    def faulty(self, fault: Fault, text: str) -> Word:
+    def reject(self, rejection: RejectionReason, text: str) -> ApprovalFile:
         """Return the word as one that does not count, and why."""
-        return replace(self, fault=fault, text=text)
+        return replace(self, rejection=rejection, text=text)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ApprovalRequest:
     """When something was asked for: the commit that asked, and the digest of what it was about; None where that is no manifest's."""
 
     commit: str
     digest: str | None
 
     @classmethod
-    def at_end(cls, bench: Bench) -> Asked | None:
+    def at_end(cls, context: ReviewContext) -> ApprovalRequest | None:
         """Return when the merge of a completed protocol became a question: nothing in the record asks it."""
-        for oid in bench.chain:
-            told = log.parse_message(commit_of(bench.git, oid).message)
-            if told and told.protocol == bench.protocol and f"completed {bench.protocol}" in told.events:
+        for oid in context.chain:
+            told = log.parse_message(commit_of(context.git, oid).message)
+            if told and told.protocol == context.protocol and f"completed {context.protocol}" in told.events:
                 return cls(oid, None)
         return None
 
     @classmethod
-    def of(cls, bench: Bench, wait: Wait) -> Asked | None:
-        """Return when a wait of the bench's branch was asked for."""
+    def of(cls, context: ReviewContext, wait: Wait) -> ApprovalRequest | None:
+        """Return when a wait of the context's branch was asked for."""
         revision = int(wait.id.removeprefix("w"))
-        for oid in bench.chain:
-            told = log.parse_message(commit_of(bench.git, oid).message)
+        for oid in context.chain:
+            told = log.parse_message(commit_of(context.git, oid).message)
             if (
                 told
-                and told.protocol == bench.protocol
+                and told.protocol == context.protocol
                 and told.revision - len(told.events) < revision <= told.revision
             ):
                 return cls(oid, None if wait.kind == "call" else wait.digest)
@@ -100,23 +99,23 @@ class Asked:
 
 
 @dataclass(slots=True)
-class Bench:
-    """What judging one branch takes: the objects, the authority, the time. `vouched`: somebody vouches for the time.
+class ReviewContext:
+    """What judging the approvals of one branch takes: the objects, the trusted config, the time.
 
-    `at`: seconds since 1970. `past`: the chain, where somebody walked it already; what it keeps serves many questions. `words_in`: a
-    commit that has the words, where not the tip does: wherever they came from, in the order in which they were issued.
+    `at`: seconds since 1970; `vouched`: somebody proves that time. `past`: the chain, where it is walked already; its caches serve
+    many questions. `approvals_in`: the commit that has the approvals where the tip has not; their order is that of their issue.
     """
 
     git: Git
     protocol: str
     tip: str
     state: State
-    authority: Authority
+    trusted: TrustedConfig
     at: int
     vouched: bool = False
     past: Past | None = None
-    words_in: str | None = None
-    _words: list[Word] | None = None
+    approvals_in: str | None = None
+    _words: list[ApprovalFile] | None = None
     _digests: dict[tuple[Subject, str, int], str] = field(default_factory=dict)
     _covers: dict[tuple[str, str], Cover | None] = field(default_factory=dict)
     _authors: dict[Subject, list[Commit]] = field(default_factory=dict)
@@ -135,13 +134,13 @@ class Bench:
         """The first-parent chain from the tip to the genesis: commit to its distance from the tip, newest first."""
         return Below(self.branch, self.tip)
 
-    def words(self) -> list[Word]:
+    def approvals(self) -> list[ApprovalFile]:
         """Return every file below approvals/ of the tip, in the order in which the chain got them, read and not judged."""
         if self._words is None:
             own, places = f"{paths.folder(self.protocol)}/", self.branch.places
-            there = self._own(self.words_in)
+            there = self._own(self.approvals_in)
             files = {own + name: entry for name, entry in there.items() if name.startswith(paths.APPROVALS)}
-            if self.words_in is not None:
+            if self.approvals_in is not None:
                 found = [replace(self._read(path, entry), commit="") for path, entry in sorted(files.items())]
                 found.sort(key=lambda word: word.signed.statement.issued_at if word.signed is not None else 0)
             else:
@@ -163,20 +162,20 @@ class Bench:
         commit = self.git.commit(name)
         return commit.tree if commit is not None else name
 
-    def _read(self, path: str, entry: TreeEntry) -> Word:
+    def _read(self, path: str, entry: TreeEntry) -> ApprovalFile:
         read = self.branch.read
         if (path, entry) not in read:
             read[path, entry] = self._parsed(path, entry)
         return read[path, entry]
 
-    def _parsed(self, path: str, entry: TreeEntry) -> Word:
+    def _parsed(self, path: str, entry: TreeEntry) -> ApprovalFile:
         name = path.rpartition("/")[2]
-        word = Word(name.removesuffix(approval_file.SUFFIX)[:64], path, "", 0, None)
+        word = ApprovalFile(name.removesuffix(approval_file.SUFFIX)[:64], path, "", 0, None)
         if entry.mode != BLOB:
-            return word.faulty(Fault.MISPLACED, "it is not a plain file")
+            return word.reject(RejectionReason.MISPLACED, "it is not a plain file")
         size = self.git.sizes([entry.oid])[0]
         if size is not None and size > approval_file.LIMIT:  # never read: it may be as big as its writer likes
-            return word.faulty(Fault.MALFORMED, f"{size} bytes, {approval_file.LIMIT} at most")
+            return word.reject(RejectionReason.MALFORMED, f"{size} bytes, {approval_file.LIMIT} at most")
         data = self.git.blob(entry.oid)
         if data is None:
             raise InsufficientHistoryError(f"{path} is not in this clone", entry.oid, "run `git fetch --refetch`")
@@ -184,8 +183,8 @@ class Bench:
             signed = approval_file.parse(data, path)
             approval_file.check_name(signed, name, path)
         except MalformedStatementError as error:
-            return word.faulty(Fault.MALFORMED, error.what)
-        return Word(signed.id, path, "", 0, signed)
+            return word.reject(RejectionReason.MALFORMED, error.what)
+        return ApprovalFile(signed.id, path, "", 0, signed)
 
     # --- what words are about --------------------------------------------------------------------------------------------
 
@@ -255,12 +254,12 @@ class Bench:
             case _:
                 found = [("tree", self._code(commit))]
         if subject.kind in ("plan", "step", "call") and plan is not None:
-            loaded = self.authority.loaded(_steps_of(subject, plan, done), plan)
+            loaded = self.trusted.loaded(_steps_of(subject, plan, done), plan)
             if subject.kind == "call" and version > 1:  # no model is asked again
                 loaded = replace(loaded, prompts=False)
-            found.append(("trusted", lines(self.authority.files(self.git, loaded, version))))
+            found.append(("trusted", lines(self.trusted.files(self.git, loaded, version))))
             if version > 1:
-                found.append(("tools", self.authority.tools(loaded)))
+                found.append(("tools", self.trusted.tools(loaded)))
         return found
 
     def cover(self, subject: Subject, commit: str, plan: Plan | None) -> Cover | None:
@@ -274,7 +273,7 @@ class Bench:
                 data = self.git.blob(entry.oid)
                 if data is None:
                     raise missing(self.git, f"{step.file} of {commit[:12]}")
-                found = self.authority.cover(self.protocol, plan, step, data)
+                found = self.trusted.cover(self.protocol, plan, step, data)
             self._covers[subject.slug, commit] = found
         return self._covers[subject.slug, commit]
 
@@ -306,9 +305,9 @@ class Bench:
                 case "inputs" if count:
                     told.append("1 result of a step before it" if count == 1 else f"{count} results of steps before it")
                 case "trusted" if count:
-                    told.append(f"{files} of {self.authority.branch} that it loads")
+                    told.append(f"{files} of {self.trusted.branch} that it loads")
                 case "tools" if count:
-                    told.append(f"the tools' entries in {paths.CONFIG} of {self.authority.branch}")
+                    told.append(f"the tools' entries in {paths.CONFIG} of {self.trusted.branch}")
                 case "tree" | "words" | "call" | "before" | "after":
                     name = {
                         "words": "the plan",
@@ -527,7 +526,7 @@ class Bench:
     @property
     def _agents(self) -> frozenset[str]:
         """Whose commits are no person's."""
-        return frozenset(self.authority.agents)
+        return frozenset(self.trusted.agents)
 
     def _keeps_base(self, cover: Cover, commit: Commit) -> bool:
         """Return whether a commit is git's own merge of the trusted branch, where the policy says that this changes nothing.
@@ -550,7 +549,7 @@ class Bench:
 
     def _was_trusted(self, oid: str) -> bool:
         """Return whether the trusted branch was at a commit: the authority's, or one of its first parents."""
-        now = self.authority.commit
+        now = self.trusted.commit
         if oid == now:
             return True
         if self.git.is_shallow() and not self.git.is_ancestor(oid, now):
@@ -618,7 +617,7 @@ class Bench:
             wanted = [path.removeprefix(own) for path in manifest.step_words(self.protocol, names, subject.slug)]
         found = self.branch.wrote({unnumbered(name) for name in wanted}, self.tip)
         if subject.kind in ("result", "protected-path") and subject.slug in self.state.steps:
-            out = self.git.run("rev-list", self.tip, f"^{self.began(subject)}", f"^{self.authority.commit}")
+            out = self.git.run("rev-list", self.tip, f"^{self.began(subject)}", f"^{self.trusted.commit}")
             found += [commit for oid in out.decode().split() if self._is_work(commit := commit_of(self.git, oid))]
         return found
 

@@ -14,8 +14,8 @@ from runner.git import Git
 from runner.protocol import log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
-from runner.trust.checks import Finding
-from runner.trust.demand import KEYBOARD
+from runner.trust.requirements import KEYBOARD
+from runner.trust.walk import Finding
 
 _SPEAKER = re.compile(r"[^/]+/[0-9]+/comment/[0-9]+")  # an actor: who said it in a comment on the forge
 

@@ -19,9 +19,9 @@ from runner.protocol.plans import Plan, Step
 from runner.protocol.transcript import Record
 from runner.store import record
 from runner.store.trusted import Trusted
-from runner.trust import authority, policy
-from runner.trust.authority import Authority
-from runner.trust.checks import Finding, Named
+from runner.trust import policy, trusted_config
+from runner.trust.trusted_config import TrustedConfig
+from runner.trust.walk import Finding, Named
 
 _OWN = ("finish", "ask_person", "publish_artifact")  # of the loop itself: they do nothing
 
@@ -109,7 +109,7 @@ def _wrong(
 ) -> str | None:
     if git.commit(trusted) is None:
         return None  # the chain's own walk tells of that
-    found = authority.load(git, trusted, branch)
+    found = trusted_config.load(git, trusted, branch)
     files = git.tree(f"{one.commit}:{paths.folder(protocol)}") or {}
     words = {name: git.blob(entry.oid) or b"" for name, entry in files.items() if paths.is_words(name)}
     plan = plans.parse(words, f"{paths.folder(protocol)} in {one.commit[:12]}")
@@ -141,7 +141,7 @@ def _wrong(
     return None
 
 
-def _rules(git: Git, found: Authority, plan: Plan, step: Step) -> tuple[policy.Policy, set[str], bool]:
+def _rules(git: Git, found: TrustedConfig, plan: Plan, step: Step) -> tuple[policy.Policy, set[str], bool]:
     """Return the rules with those of the step's coworker, the tools that it lists by name, and whether it lists modules."""
     name = step.header.agent or plan.header.agent
     if name is None:

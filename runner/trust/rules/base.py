@@ -13,9 +13,8 @@ from runner.git import Git
 from runner.protocol import log, paths
 from runner.store import history
 from runner.store import record as record_
-from runner.trust.checks import Finding
-from runner.trust.past import missing
-from runner.trust.verify import Report, chain_of, is_transition, record_of
+from runner.trust.transitions import chain_of, is_transition, missing
+from runner.trust.walk import Finding, Report, record_of
 
 LOOK_BACK = 100  # commits of a base that touched the record
 

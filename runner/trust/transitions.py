@@ -6,16 +6,21 @@ the chain holds is `verify`'s to say; what a word in it is worth, `approval`'s.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError
 from runner.git import TREE, Commit, Git, TreeEntry
 from runner.protocol import ids, log, paths
+from runner.protocol.event_types import event_type
 from runner.trust.manifest import Contents
 
 if TYPE_CHECKING:
-    from runner.trust.bench import Word
+    from runner.trust.review_context import ApprovalFile
+
+
+AHEAD = 16  # commits whose objects are asked for at once
+FAR = 256  # the same, of a long chain
 
 
 class Past:
@@ -27,7 +32,7 @@ class Past:
         self.places: dict[str, int] = {}
         self.told: dict[str, int] = {}
         self.contents = Contents(git, protocol)
-        self.read: dict[tuple[str, TreeEntry], Word] = {}  # words, by path and file
+        self.read: dict[tuple[str, TreeEntry], ApprovalFile] = {}  # words, by path and file
         self._seen = 0  # how many commits were looked at
         self._touched: dict[
             str, list[tuple[int, bool]]
@@ -234,3 +239,72 @@ def unnumbered(name: str) -> str:
     """Return a file of people's by what stays when steps are numbered anew."""
     match = ids.STEP_FILE.fullmatch(name)
     return f"-{match['slug']}.md" if match else name
+
+
+def is_done(names: Iterable[str]) -> bool:
+    """Return whether one of these events started, planned, carried out or checked something: its policy was compared then."""
+    return any(row.role in ("start", "plan", "work", "qa") and not row.opens for row in map(event_type, names))
+
+
+def trusted_commits(git: Git, protocol: str, tip: str, *, whole: bool) -> Iterator[str]:
+    """Return the trusted commits that the chain up to `tip` tells of.
+
+    Without `whole` back to the last transition that did something.
+    """
+    found: set[str] = set()
+    at: str | None = tip
+    while at is not None:
+        commit = git.commit(at)
+        if commit is None:
+            raise missing(git, f"commit {at[:12]}")
+        trailers = log.parse_message(commit.message)
+        at = commit.parents[0] if commit.parents else None
+        if trailers is None or trailers.protocol != protocol:
+            continue
+        if trailers.trusted not in found:
+            found.add(trailers.trusted)
+            yield trailers.trusted
+        names = {event.partition(" ")[0] for event in trailers.events}
+        if "created" in names or (not whole and is_done(names)):
+            return
+
+
+def chain_of(git: Git, protocol: str, tip: str) -> list[str]:
+    """Return the first-parent chain from genesis (the oldest commit whose parent has no such folder) to `tip`.
+
+    Commits from which the folder is gone lie on the chain where an older one has it.
+
+    Raises:
+        InsufficientHistoryError: the chain leaves this clone before its genesis.
+    """
+    found: list[str] = []
+    at: str | None = tip
+    stop: str | None = None  # an older commit that touched the folder
+    while at is not None:
+        if len(found) % FAR == AHEAD:  # a long one: the next commits are asked for at once
+            git.warm(git.try_run("rev-list", "--first-parent", f"--max-count={FAR}", at)[1].decode().split())
+        commit = git.commit(at)
+        if commit is None:
+            raise missing(git, f"commit {at[:12]}, {len(found)} commits below {tip[:12]}")
+        if stop is None and not is_transition(commit, protocol) and folder_of(git, commit.tree, protocol) is None:
+            stop = _older(git, commit.oid, protocol)
+            if stop is None:
+                break
+        if commit.oid == stop:
+            stop = None
+        found.append(commit.oid)
+        at = commit.parents[0] if commit.parents else None
+    return found[::-1]
+
+
+def is_transition(commit: Commit, protocol: str) -> bool:
+    """Return whether a commit says that it is a transition of the protocol's."""
+    trailers = log.parse_message(commit.message)
+    return trailers is not None and trailers.protocol == protocol
+
+
+def _older(git: Git, tip: str, protocol: str) -> str | None:
+    """Return the newest commit down the first parents that touched the folder, or None; grafts are not followed."""
+    args = ("rev-list", "--first-parent", "--max-count=1", tip, "--", paths.folder(protocol))
+    code, out, _ = git.try_run(*args, env={"GIT_GRAFT_FILE": "/dev/null"})
+    return out.decode().strip() or None if code == 0 else None

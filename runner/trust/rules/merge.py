@@ -15,13 +15,12 @@ from runner.git import Git
 from runner.protocol import log, paths
 from runner.store import record
 from runner.store.trusted import Trusted
-from runner.trust import approval, authority, demand
-from runner.trust.authority import Authority
-from runner.trust.bench import Bench, Fault
-from runner.trust.checks import Finding
-from runner.trust.demand import Demand
-from runner.trust.past import missing
-from runner.trust.verify import Report
+from runner.trust import approval, requirements, trusted_config
+from runner.trust.requirements import ApprovalRequirement
+from runner.trust.review_context import RejectionReason, ReviewContext
+from runner.trust.transitions import missing
+from runner.trust.trusted_config import TrustedConfig
+from runner.trust.walk import Finding, Report
 
 
 def wrong(git: Git, report: Report, trusted: Trusted, notes: list[str]) -> Iterator[Finding]:
@@ -46,15 +45,17 @@ def wrong(git: Git, report: Report, trusted: Trusted, notes: list[str]) -> Itera
         raise missing(git, f"commit {ruled[:12]} of {trusted.branch}")
     where = paths.folder(protocol)
     try:
-        found = authority.load(git, ruled, trusted.branch, revoked_at=trusted.commit)
+        found = trusted_config.load(git, ruled, trusted.branch, revoked_at=trusted.commit)
         if not found.requires("merge"):
             return
-        words_in = trusted.commit if is_copy else merge.oid
-        bench = Bench(git, protocol, report.tip, state, found, _seconds(merge.committer), words_in=words_in)
+        approvals_in = trusted.commit if is_copy else merge.oid
+        context = ReviewContext(
+            git, protocol, report.tip, state, found, _seconds(merge.committer), approvals_in=approvals_in
+        )
         if is_copy:  # the words came after it, and nothing says when it was merged
-            issued = [word.signed.statement.issued_at for word in bench.words() if word.signed is not None]
-            bench.at = max([bench.at, *issued])
-        standing = approval.judge(bench, demand.of_merge(found), None)
+            issued = [word.signed.statement.issued_at for word in context.approvals() if word.signed is not None]
+            context.at = max([context.at, *issued])
+        standing = approval.judge(context, requirements.of_merge(found), None)
     except InsufficientHistoryError:
         raise
     except RunnerError as error:
@@ -66,20 +67,20 @@ def wrong(git: Git, report: Report, trusted: Trusted, notes: list[str]) -> Itera
     elif standing.satisfied:
         said = ", ".join(word.approver for word in standing.counted)
         notes.append(f"its merge was approved by {said}")
-    elif standing.demand.reviews and _has_accounts(found, standing.demand):
+    elif standing.requirement.reviews and _has_accounts(found, standing.requirement):
         notes.append(
             f"its merge needed {standing.missing}: a review may have said it; said by the forge, not provable offline"
         )
-    elif any(word.fault is Fault.UNSEEN for word in standing.refused):
+    elif any(word.rejection is RejectionReason.UNSEEN for word in standing.refused):
         notes.append("whether its merge had its word is not known: what was reviewed is not in this clone")
     else:
         why = "".join(f"; {word.approver}'s does not count: {word.text}" for word in standing.refused)
         yield Finding("merge", merge.oid, where, f"it was merged without the word of {standing.missing}{why}")
 
 
-def _has_accounts(found: Authority, wanted: Demand) -> bool:
+def _has_accounts(found: TrustedConfig, wanted: ApprovalRequirement) -> bool:
     """Return whether the policy knows an account of somebody whose word it is: else no review counts."""
-    people = frozenset().union(*(need.people for need in wanted.needs))
+    people = frozenset().union(*(need.people for need in wanted.thresholds))
     accounts = found.policy.words.forge.values() if found.policy is not None else ()
     return any(person in people for known in accounts for person in known)
 

@@ -1,6 +1,6 @@
 """What a step owes: whose word is needed for it by the policy and the plan, and whether one that was counted still stands (design §4).
 
-Asked live before anything is done (`executor.permissions`), with the policy and the time of now, and by `verify` again for every
+Asked live before anything is done (`executor.consent`), with the policy and the time of now, and by `verify` again for every
 transition that did something (`acts`), with those of then. That the words of the very transition count is asked elsewhere.
 """
 
@@ -13,35 +13,39 @@ from runner.protocol import paths
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.state import StepStatus, Wait
-from runner.trust import approval, demand
-from runner.trust.approval import Standing
-from runner.trust.bench import Asked, Bench
-from runner.trust.demand import Demand
+from runner.trust import approval, requirements
+from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.policy import Decision
+from runner.trust.requirements import ApprovalRequirement
+from runner.trust.review_context import ApprovalRequest, ReviewContext
 
 
-def before(judged: Bench, plan: Plan, step: Step, *, loose: bool = False) -> list[Demand]:
+def before(context: ReviewContext, plan: Plan, step: Step, *, loose: bool = False) -> list[ApprovalRequirement]:
     """Return the words that anything which is done of a step needs. `loose`: as for `policy.evaluate`.
 
     Raises:
         RefusedError: the policy denies the step. MalformedFileError: what is asked for cannot be given.
     """
-    found, where = judged.authority, paths.folder(judged.protocol)
+    found, where = context.trusted, paths.folder(context.protocol)
     return [
-        one for one in (demand.of_plan(found, plan, where), demand.of_start(found, step, where, loose=loose)) if one
+        one
+        for one in (requirements.of_plan(found, plan, where), requirements.of_start(found, step, where, loose=loose))
+        if one
     ]
 
 
-def work_of(judged: Bench, plan: Plan, step: Step, now: tuple[str, str] | None = None) -> list[Decision]:
+def work_of(context: ReviewContext, plan: Plan, step: Step, now: tuple[str, str] | None = None) -> list[Decision]:
     """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `after`."""
-    known = judged.state.steps.get(step.slug)
+    known = context.state.steps.get(step.slug)
     anew = known is None or known.status is StepStatus.PENDING
-    pieces = [now] if anew and now else judged.pieces(step.slug, now)
-    return judged.authority.work_of(judged.git, judged.protocol, pieces, plan, step)
+    pieces = [now] if anew and now else context.pieces(step.slug, now)
+    return context.trusted.work_of(context.git, context.protocol, pieces, plan, step)
 
 
-def after(judged: Bench, plan: Plan, step: Step, now: tuple[str, str] | None = None) -> list[Demand]:
+def after(
+    context: ReviewContext, plan: Plan, step: Step, now: tuple[str, str] | None = None
+) -> list[ApprovalRequirement]:
     """Return the words that a step's work needs before it is done.
 
     `now`: the (before, after) of the work that is not on the branch yet; None where all of it is.
@@ -49,9 +53,9 @@ def after(judged: Bench, plan: Plan, step: Step, now: tuple[str, str] | None = N
     Raises:
         RefusedError: the policy does not allow what was changed.
     """
-    found, known = judged.authority, judged.state.steps.get(step.slug)
+    found, known = context.trusted, context.state.steps.get(step.slug)
     attempt = known.attempt if known else 1
-    said = work_of(judged, plan, step, now)
+    said = work_of(context, plan, step, now)
     if said and said[0].verdict == "deny":
         why = f": {said[0].reason}" if said[0].reason else ""
         raise RefusedError(
@@ -61,55 +65,55 @@ def after(judged: Bench, plan: Plan, step: Step, now: tuple[str, str] | None = N
         )
     why_asked = [f"{one.reason or one.rule} ({one.rule})" for one in said]
     asked = (
-        demand.of_changes(found, step.slug, attempt, why_asked),
-        demand.of_result(found, step, attempt, paths.folder(judged.protocol)),
+        requirements.of_changes(found, step.slug, attempt, why_asked),
+        requirements.of_result(found, step, attempt, paths.folder(context.protocol)),
     )
     return [one for one in asked if one]
 
 
 def first(
-    judged: Bench,
+    context: ReviewContext,
     plan: Plan,
     step: Step,
-    asked: Sequence[Demand],
+    asked: Sequence[ApprovalRequirement],
     now: Collection[Subject],
     known: Sequence[RawEntry],
-) -> Demand | None:
+) -> ApprovalRequirement | None:
     """Return the first of the demands that no word stands for. `now`: what this very transition counts words on."""
-    return next((one for one in asked if one.subject not in now and not stands(judged, one, plan, step, known)), None)
+    return next((one for one in asked if one.subject not in now and not stands(context, one, plan, step, known)), None)
 
 
-def stands(judged: Bench, one: Demand, plan: Plan, step: Step, known: Sequence[RawEntry]) -> bool:
+def stands(context: ReviewContext, one: ApprovalRequirement, plan: Plan, step: Step, known: Sequence[RawEntry]) -> bool:
     """Return whether a word that an earlier transition counted still stands for what `step` is about to do."""
     told = counted(one.subject, known)
     if not told:
         return False
-    last, then = told[-1].revision, judged.state.steps[step.slug]
+    last, then = told[-1].revision, context.state.steps[step.slug]
     is_there = then.status is StepStatus.NEEDS_QA or (
         then.status is StepStatus.RUNNING and step.header.kind is Kind.HUMAN
     )
     if one.subject.kind in ("plan", "step") and is_there:
         # Its work changed the tree, as it was to: what is still to come is what its words say of checks and of the end.
-        return judged.touched_by_people(one.subject, last, judged.words_of(step.slug)) is None
+        return context.touched_by_people(one.subject, last, context.words_of(step.slug)) is None
     if one.subject.kind == "step" and not _covers(one.subject, plan, known, last):
         return False
     if one.keyboard:
-        return judged.touched_by_people(one.subject, last) is None
+        return context.touched_by_people(one.subject, last) is None
     begun = one.subject.kind == "step" and (then.attempt > 1 or then.status is not StepStatus.PENDING)
     back = begun and _brought_back(one.subject, plan, known, last)
-    return judged_again(judged, one, plan, told[-1], known, begun=begun, whole=back).satisfied
+    return judged_again(context, one, plan, told[-1], known, begun=begun, whole=back).satisfied
 
 
 def judged_again(
-    judged: Bench,
-    one: Demand,
+    context: ReviewContext,
+    one: ApprovalRequirement,
     plan: Plan,
     told: RawEntry,
     known: Sequence[RawEntry],
     *,
     begun: bool = False,
     whole: bool = False,
-) -> Standing:
+) -> ApprovalStatus:
     """Return how a demand stands by now that an earlier transition counted words or reviews for.
 
     `begun`, `whole`: as for `approval.judge`.
@@ -119,8 +123,8 @@ def judged_again(
         raw = next(one for one in known if f"w{one.revision}" == told.fields.get("wait"))
         words = {key: str(raw.fields.get(key)) for key in ("digest", "text", "by")}
         wait = Wait(id=f"w{raw.revision}", kind=one.subject.kind, subject=raw.subject, since=raw.time, **words)
-        asked = Asked.of(judged, wait)
-    return approval.judge(judged, one, plan, (), reviews, asked, begun=begun, whole=whole)
+        asked = ApprovalRequest.of(context, wait)
+    return approval.judge(context, one, plan, (), reviews, asked, begun=begun, whole=whole)
 
 
 def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:

@@ -11,16 +11,15 @@ from collections.abc import Iterator, Sequence
 
 from runner.git import Git
 from runner.protocol import events as ev
-from runner.protocol import ids, log
+from runner.protocol import ids, log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Json, State, StepStatus
 from runner.store import record
-from runner.trust import verify
-from runner.trust.checks import Chain, Look, Origin
+from runner.trust.walk import Origin, ParsedCommit, Said, Walk, at
 
 
-def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
+def wrong(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
     """Return why what a `forked` says does not hold; what is to be said of it where it does is kept in the walk.
 
     Raises:
@@ -36,7 +35,7 @@ def wrong(git: Git, walk: Chain, look: Look) -> Iterator[str]:
     if look.parent is None or told is None or (told.protocol, str(told.revision)) != (origin, revision):
         yield f"it does not begin at the commit of {event.source}"
         return
-    report = verify.verify(git, origin, look.parent.oid, walk.trusted)
+    report = walk.verify(origin, look.parent.oid)
     if not report.ok or report.state is None:
         why = f"{report.findings[0].rule}: {report.findings[0].text}" if report.findings else "it has no record"
         yield f"{event.source} does not verify: {why}"
@@ -86,3 +85,10 @@ def unfinished(entries: Sequence[RawEntry]) -> str | None:
 
 def _text(value: Json) -> str:
     return json.dumps(value, sort_keys=True)
+
+
+def check_forked(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+    """29. What a fork has as done was done in the protocol that it names, at the commit that it begins at, and that verifies."""
+    if look.first(ev.Forked) is not None and look.illegal is None:
+        for text in wrong(git, walk, look):
+            yield at(walk, paths.LOG), text

@@ -16,10 +16,9 @@ from runner.protocol.digest import digest
 from runner.protocol.seal_file import Seal
 from runner.store import history
 from runner.store.trusted import Trusted
-from runner.trust import authority
-from runner.trust.checks import Finding
-from runner.trust.past import missing
-from runner.trust.verify import Report
+from runner.trust import trusted_config
+from runner.trust.transitions import missing
+from runner.trust.walk import Finding, Report
 
 
 def of(git: Git, protocol: str, repo: str, signer: str, tip: str, time: str) -> Seal | None:
@@ -67,22 +66,13 @@ def _wrong(git: Git, report: Report, trusted: Trusted, data: bytes, where: str) 
     assert told is not None  # `of` read it
     if git.commit(told.trusted) is None:
         raise missing(git, f"commit {told.trusted[:12]} of the trusted branch")
-    found = authority.load(git, told.trusted, trusted.branch, revoked_at=trusted.commit)
+    found = trusted_config.load(git, told.trusted, trusted.branch, revoked_at=trusted.commit)
     if found.repo != said.repo:
         yield "it is of another repository"
     elif said.signer not in found.agents:
         yield f"{said.signer} is none of `agents` in {found.where}"
     else:
-        from runner.trust import signature
-
-        verdict = signature.verify(
-            armour,
-            text,
-            namespace=seal_file.NAMESPACE,
-            principal=said.signer,
-            signers=found.signers,
-            at=seconds(said.time),
-        )
+        verdict = found.judge(text, armour, said.signer, seconds(said.time), namespace=seal_file.NAMESPACE)
         if not verdict.ok:
             yield verdict.reason
 

@@ -1,0 +1,43 @@
+"""The rules of `verify`, by their numbers and by the names that findings have: `docs/verify.md` has a line for each.
+
+A rule of a commit is a function of (git, what the walk has seen, this commit); it yields (path, text) for each violation and changes
+neither repository nor record. A module holds the rules of one subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from runner.git import Git
+from runner.trust.rules import approvals, fork, permissions, record, work
+from runner.trust.walk import ParsedCommit, Said, Walk
+
+Rule = Callable[[Git, Walk, ParsedCommit], Said]
+
+# What each commit of the chain is asked, in this order: number, name, rule.
+OF_COMMIT: tuple[tuple[int, str, Rule], ...] = (
+    (1, "paths", record.check_paths),
+    (2, "approvals", record.check_approvals),
+    (3, "genesis", record.check_genesis),
+    (4, "trailers", record.check_trailers),
+    (5, "record-changed", record.check_record_changed),
+    (6, "commit", record.check_commit),
+    (7, "message", record.check_message),
+    (8, "log", record.check_log),
+    (9, "record", record.check_record),
+    (10, "transition", record.check_transition),
+    (11, "legality", record.check_legality),
+    (12, "fold", record.check_fold),
+    (13, "repair", record.check_repair),
+    (14, "words", work.check_words),
+    (15, "work", work.check_work),
+    (16, "plan", work.check_plan),
+    (17, "digest", work.check_digest),
+    (18, "evidence", work.check_evidence),
+    (19, "undone", work.check_undone),
+    (20, "counted", approvals.check_counted),
+    (21, "trusted", permissions.check_trusted),
+    (22, "needed", permissions.check_needed),
+    (23, "signed", permissions.check_signed),
+    (29, "forked", fork.check_forked),
+)

@@ -1,0 +1,167 @@
+"""Words judged again, at each event that used them, as they stood then (design §4).
+
+An `approval-counted` or `call-decided` holds where `approval.judge` finds the same words to count: under the policy of the event's
+`Runner-Trusted`, in the tree and state before it, at the time that its entry tells; revocations are those of the trusted branch as it
+is now. Nothing here is asked of a chain that has no such event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from runner.errors import InsufficientHistoryError, RunnerError
+from runner.git import Git
+from runner.protocol import events as ev
+from runner.protocol import paths
+from runner.protocol.approval_file import seconds
+from runner.protocol.events import Entry
+from runner.protocol.log import RawEntry
+from runner.trust import approval, requirements, review_context
+from runner.trust.approval import ApprovalStatus
+from runner.trust.requirements import KEYBOARD
+from runner.trust.review_context import ApprovalRequest
+from runner.trust.trusted_config import TrustedConfig
+from runner.trust.walk import (
+    Ground,
+    ParsedCommit,
+    Said,
+    Walk,
+    at,
+    authority_at,
+    context_of,
+    edited,
+    ground_at,
+    is_judged,
+    known_of,
+    past_of,
+    uses_approvals,
+)
+
+ApprovalEvent = ev.ApprovalCounted | ev.CallDecided
+
+
+def _wrong_approvals(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
+    """Return what does not hold of the words that a transition's events used.
+
+    Raises:
+        InsufficientHistoryError: an object that says whose word counted is not in this clone.
+    """
+    assert look.trailers is not None and look.parent is not None
+    known = list(known_of(git, walk))
+    for entry in look.entries:
+        event = entry.event
+        if isinstance(event, ApprovalEvent):
+            found = authority_at(git, walk, look.trailers.trusted)
+            text = found if isinstance(found, str) else _judged(git, walk, look, entry, event, found, known)
+            if text is not None:
+                walk.doubted.add(entry.revision)
+                yield f"`{event.name}` of {event.subject}: {text}"
+            else:
+                walk.counted.update(event.approvals)
+                walk.reviews += len(event.reviews)
+        known.append(RawEntry(entry.revision, event.name, event.subject, entry.time, entry.actor, ev.fields_of(event)))
+
+
+def _ground(git: Git, walk: Walk, look: ParsedCommit, event: ApprovalEvent) -> Ground | str:
+    """Return what the event was judged on: the commit before it or, where the work was merged onto others', the one that it names."""
+    assert look.parent is not None
+    past = past_of(git, walk, look)
+    commit = event.at or look.parent.oid
+    if commit not in past.places:
+        return f"it was judged at {commit[:12]}, which is no commit of the branch before it"
+    if commit != look.parent.oid and not any(one.type.role == "work" for one in look.events):
+        return f"it was judged at {commit[:12]}, and no work that began there ends here"
+    work = look.first(ev.StepFinished)
+    if (
+        event.at
+        and isinstance(event, ev.ApprovalCounted)
+        and isinstance(work, ev.StepFinished)
+        and work.start != event.at
+    ):
+        return f"it was judged at {commit[:12]}, and the work began at {work.start[:12]}"
+    found = ground_at(git, walk, look, commit)
+    return found if isinstance(found, str) else edited(found)
+
+
+def _judged(
+    git: Git,
+    walk: Walk,
+    look: ParsedCommit,
+    entry: Entry,
+    event: ApprovalEvent,
+    found: TrustedConfig,
+    known: list[RawEntry],
+) -> str | None:
+    """Return why an event that used words does not hold, or None."""
+    try:
+        ground = _ground(git, walk, look, event)
+    except InsufficientHistoryError:
+        raise
+    except RunnerError as error:
+        return f"{error.what}, {error.where}"
+    if isinstance(ground, str):
+        return ground
+    wait = next((one for one in ground.state.waiting if one.id == event.wait), None)
+    if wait is None or wait.kind not in event.type.ends:
+        return f"{event.wait} is no wait for such a word"
+    if wait.subject != event.subject:
+        return f"{event.wait} is about {wait.subject}"
+    if event.by in (KEYBOARD, [KEYBOARD]):
+        return _at_keyboard(git, walk, ground, event, found)
+    try:
+        subject = requirements.subject_of(wait, ground.state, known)
+        asked = requirements.requirement_of(found, subject, wait.text, ground.plan, paths.folder(walk.protocol))
+    except RunnerError as error:
+        return f"{error.what}, {error.where}"
+    if asked is None:
+        return f"no signed word was needed by the policy of {found.commit[:12]}"
+    context = context_of(git, walk, ground, found, seconds(entry.time))
+    asking = ApprovalRequest.of(context, wait) if event.reviews else None
+    standing = approval.judge(context, asked, ground.plan, requirements.used(subject, known), event.reviews, asking)
+    return _differs(event, standing, context.approvals())
+
+
+def _differs(
+    event: ApprovalEvent, standing: ApprovalStatus, found: Sequence[review_context.ApprovalFile]
+) -> str | None:
+    """Return how the event differs from what is found, or None. `found`: every word there is."""
+    words, by = standing.rejected or standing.counted, event.by
+    if isinstance(event, ev.CallDecided):
+        decided = "rejected" if standing.rejected else "approved" if standing.satisfied else ""
+        holds, by = event.decision == decided, event.by.split(", ")
+    else:
+        holds = standing.satisfied
+    reviews = [] if standing.rejected else [one for one in standing.reviews if one.rejection is None]
+    names = [word.approver for word in words] + [one.approver for one in reviews]
+    told = [one.fields for one in reviews]
+    if holds and event.approvals == [word.id for word in words] and by == names and event.reviews == told:
+        return None
+    faults = {
+        word.id: f"{word.rejection}: {word.text}" for word in (*found, *standing.refused) if word.rejection is not None
+    }
+    why = [faults[one] for one in event.approvals if one in faults]
+    why += [f"a review, {one.rejection}: {one.text}" for one in standing.reviews if one.rejection is not None]
+    if not why and not holds:
+        why = [f"{word.approver} rejected it" for word in standing.rejected] or [f"missing: {standing.missing}"]
+    return "; ".join(why[:3]) or f"other words count: {', '.join(word.approver for word in words) or 'none'}"
+
+
+def _at_keyboard(git: Git, walk: Walk, ground: Ground, event: ApprovalEvent, found: TrustedConfig) -> str | None:
+    """Return why a word that was given at a terminal does not hold, or None: it serves where there is no policy, and never was."""
+    if event.approvals:
+        return "it was given at a keyboard, and names words that are signed"
+    if found.policy is not None:
+        return f"it was given at a keyboard, and there was a policy in {found.commit[:12]}"
+    for told, place in ground.past.told.items():
+        if told != found.commit and place <= ground.past.places[ground.commit]:
+            other = authority_at(git, walk, told)
+            if isinstance(other, str) or other.policy is not None:
+                return f"it was given at a keyboard, and there had been a policy in {told[:12]}"
+    return None
+
+
+def check_counted(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+    """20. The words that an event uses are those that counted then, and they were enough."""
+    if is_judged(look) and uses_approvals(look):
+        for text in _wrong_approvals(git, walk, look):
+            yield at(walk, paths.LOG), text
