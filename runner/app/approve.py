@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from runner.app.steer import following, number
-from runner.errors import RefusedError, RunnerError, UsageError
+from runner.app import describe
+from runner.app.pending import listed, without_force
+from runner.app.steer import number
+from runner.errors import RefusedError, UsageError
 from runner.executor import advance, load, permissions
 from runner.executor.commit import Advanced
 from runner.git import BLOB, TreeEntry, person
@@ -21,7 +23,7 @@ from runner.protocol.events import Event
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status, Wait
-from runner.store import history, publishing, record, snapshot
+from runner.store import history, publishing, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, requirements, signature, signers, signing
@@ -117,7 +119,7 @@ def _choose(
     if state.status is Status.COMPLETED:
         hint = "`merge` can be approved: it is completed"
     else:
-        next_ = following(state)
+        next_ = describe.resuming(state)
         hint = f"what waits: {there}" if there else f"`{next_}` goes on till something does"
     if what is None:
         if len(subjects) == 1:
@@ -172,7 +174,7 @@ def offer(
     assert policy is not None
     key = signing.signing_key(project.git) if here else None
     email = project.person().email.lower()
-    approver = _listed(project, found.authority, key, email) if key else email
+    approver = listed(project, found.authority, key, email) if key else email
     now = int(project.who.now())
     judged = permissions.bench(project, found.seen, found.state, found.authority)
     subject = found.demand.subject
@@ -210,7 +212,7 @@ def offer(
     if foreseen.rejection is not None and not (
         decision is Decision.REVOKE and foreseen.rejection is RejectionReason.ROLE
     ):
-        raise _would_not_count(found, foreseen.rejection, foreseen.text, _no_force(project, paths.POLICY))
+        raise _would_not_count(found, foreseen.rejection, foreseen.text, without_force(project, paths.POLICY))
     used = permissions.used(found.demand.subject, record.events(project.git, found.seen.protocol, found.seen.tip))
     stands = approval.judge(judged, found.demand, found.plan, used)
     same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
@@ -220,43 +222,6 @@ def offer(
 
 def _time(now: int) -> str:
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _listed(project: Project, found: TrustedConfig, key: SigningKey, email: str) -> str:
-    """Return the principal whose key it is.
-
-    Raises:
-        RefusedError: the trusted branch does not list it for approvals.
-    """
-    if key.form is Form.OPENPGP:
-        if email in found.signers.openpgp:
-            return email
-        raise RefusedError(
-            f"your OpenPGP key {key.fingerprint} is not listed",
-            f"{signers.OPENPGP} on {found.branch}",
-            f"have `gpg --armor --export {key.fingerprint}` put into {signers.OPENPGP}{email}.asc there",
-        )
-    public = signers.read_key(key.public)
-    line = found.signers.of_key(public)
-    where = f"{signers.FILE} on {found.branch}"
-    if line is None:
-        raise RefusedError(
-            f"your key {key.fingerprint} is not listed",
-            where,
-            _no_force(project, signers.FILE)
-            or f'have this line added there: {email} namespaces="git,{approval_file.NAMESPACE}" {public}',
-        )
-    if approval_file.NAMESPACE not in line.namespaces:
-        raise RefusedError(
-            f"your key {key.fingerprint} is listed for {', '.join(sorted(line.namespaces))}, not for approvals",
-            f"{where}:{line.line}",
-            f'have "{approval_file.NAMESPACE}" added to its namespaces',
-        )
-    if found.signers.revocation(public, at=0, vouched=False) is not None:
-        raise RefusedError(
-            f"your key {key.fingerprint} is revoked", f"{signers.REVOKED} on {found.branch}", "use your new key"
-        )
-    return line.principal
 
 
 def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force: str = "") -> RefusedError:
@@ -272,22 +237,6 @@ def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force:
     }
     hint = hints.get(fault, f"`runner approve {short} {found.demand.subject}` makes one that counts")
     return RefusedError(f"the word would not count: {text}", str(found.demand.subject), f"{hint}; nothing was written")
-
-
-def _no_force(project: Project, path: str) -> str:
-    """Return what gives a file of the trusted branch force that was changed here and is not there yet; else empty."""
-    git, trusted = project.git, project.trusted
-    if trusted.remote is None:
-        head = git.resolve("HEAD")
-        here, how = head, f"merge that into {trusted.branch}"
-    else:
-        here = git.resolve(f"refs/heads/{trusted.branch}")
-        how = f"`git push {trusted.remote} {trusted.branch}`"
-    data = git.blob(f"{here}:{path}") if here else None
-    if data is None or data == trusted.blob(git, path):
-        return ""
-    there = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
-    return f"{path} as it is committed here has no force until it is on {there}: {how}"
 
 
 def give(project: Project, ready: Offer) -> str:
@@ -339,7 +288,9 @@ def add(project: Project, found: Matter, data: bytes) -> str:
             at=judged.at,
         )
         if not verdict.ok:
-            raise _would_not_count(found, RejectionReason.UNTRUSTED, verdict.reason, _no_force(project, signers.FILE))
+            raise _would_not_count(
+                found, RejectionReason.UNTRUSTED, verdict.reason, without_force(project, signers.FILE)
+            )
         foreseen = approval.foresee(judged, found.demand, found.plan, signed, verdict.fingerprint)
         if foreseen.rejection is not None and said.decision is not Decision.REVOKE:
             raise _would_not_count(found, foreseen.rejection, foreseen.text)
@@ -389,7 +340,7 @@ def no_policy(project: Project, found: Matter) -> RefusedError:
     return RefusedError(
         "there is no policy: nobody's signature counts",
         found.authority.where,
-        _no_force(project, paths.POLICY)
+        without_force(project, paths.POLICY)
         or "`runner init` writes one; without it a word is given at a terminal, for what waits",
     )
 
@@ -415,136 +366,6 @@ def standing(project: Project, found: Matter) -> ApprovalStatus:
     if plan is None:
         raise _no_plan(seen.protocol)
     return approval.judge(permissions.bench(project, seen, state, found.authority), found.demand, plan)
-
-
-@dataclass(frozen=True, slots=True)
-class Spoken:
-    """A word that no transition took up yet. `reason`: the person's.
-
-    `fault`: why it does not count, or empty; `text`: that in words.
-    """
-
-    approver: str
-    decision: str
-    reason: str
-    fault: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What was said on a wait. `missing`: whose word it still waits for; empty where the next transition goes on."""
-
-    wait: str
-    words: tuple[Spoken, ...]
-    missing: str
-
-
-def missing(stands: ApprovalStatus) -> str:
-    """Return what a demand still waits for, as people read it; empty where nothing is missing."""
-    if stands.rejected and stands.requirement.subject.kind == "call":
-        return ""  # its agent is told, and goes on
-    if stands.rejected:
-        who = " and ".join(word.approver for word in stands.rejected)
-        return f"that {who} takes the rejection back, or that what it is about changes"
-    return stands.missing
-
-
-def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
-    """Return the words on what waits, judged by the trusted branch as it was last seen; the network is not asked.
-
-    Waits on which nobody said anything are left out. Nothing is written: the record is taken as it stands.
-    """
-    seen = snapshot.read(project.git, tip, protocol)
-    plan, state = advance.consider(project, seen)[0], seen.state
-    found, known = permissions.trusted_config(project), record.events(project.git, seen.protocol, seen.tip)
-    judged: ReviewContext = permissions.bench(project, seen, state, found)
-    made: list[Heard] = []
-    for wait in state.waiting:
-        if wait.type.ended_by != "approval" or plan is None:
-            continue
-        subject = permissions.subject_of(wait, state, known)
-        needed = permissions.requirement_of(found, subject, wait.text, plan, paths.folder(protocol))
-        if needed is None or needed.keyboard:
-            continue
-        stands = approval.judge(judged, needed, plan, permissions.used(subject, known))
-        words = (*stands.counted, *stands.rejected, *stands.refused)
-        if words:
-            last = {word.approver: word.order for word in sorted(words, key=lambda word: word.order)}
-            said = tuple(
-                _spoken(word)
-                for word in sorted(words, key=lambda word: word.order)
-                if word.rejection is None or word.order == last[word.approver]
-            )
-            made.append(Heard(wait.id, said, missing(stands)))
-    return made
-
-
-def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
-    """Return what to do where the person here cannot give the approval that waits: who can give it, or how another's could count.
-
-    Empty where they can. The network is not asked; nothing is written.
-    """
-    seen = snapshot.read(project.git, tip, protocol)
-    plan, state = advance.consider(project, seen)[0], seen.state
-    found, known = permissions.trusted_config(project), record.events(project.git, seen.protocol, seen.tip)
-    asked = next((one for one in state.waiting if one.id == wait), None)
-    if asked is None or plan is None or found.policy is None:
-        return ""
-    subject = permissions.subject_of(asked, state, known)
-    needed = permissions.requirement_of(found, subject, asked.text, plan, paths.folder(protocol))
-    if needed is None or needed.keyboard:
-        return ""
-    judged = permissions.bench(project, seen, state, found)
-    stands = approval.judge(judged, needed, plan, permissions.used(subject, known))
-    said = {word.approver for word in stands.counted}
-    wanted = frozenset[str]().union(
-        *(need.people for need in needed.thresholds if len(said & need.people) < need.count)
-    )
-    if stands.rejected:
-        return _withdrawn(project, found, subject, number(protocol), {word.approver for word in stands.rejected})
-    if not wanted:
-        return ""
-    out: set[str] = set()
-    for commit in judged.authors(subject) if found.own_work != "allow" else ():
-        if found.own_work == "signed" and not found.vouches_for(project.git, commit, judged.at):
-            return (
-                f"sign {commit.oid[:12]}, which wrote it, by a listed key, then runner doctor --fix {number(protocol)}; "
-                f"or change `own_work` in {found.where}"
-            )
-        key = found.signing_key(project.git, commit)
-        out |= {email.casefold() for email in commit.emails}
-        out |= {line.principal for line in found.signers.ssh if key and line.key.fingerprint == key}
-    left = sorted(wanted - out - said)
-    if _me(project, found) in left:
-        return ""
-    if left:
-        return f"runner approve {number(protocol)}, by {' or '.join(left)}"
-    return f"add another person to a role in {found.where}, or write `own_work: allow` there: {', '.join(sorted(wanted))} wrote it"
-
-
-def _withdrawn(project: Project, found: TrustedConfig, subject: Subject, typed: str, by: set[str]) -> str:
-    """Return what ends a rejection; empty where it is that of the person here alone, who can approve instead."""
-    others = sorted(by - {_me(project, found)})
-    if not others:
-        return ""
-    edit = f", or runner edit {typed} {subject.slug}" if subject.kind == "step" else ""
-    return f"runner revoke {typed}, by {' and '.join(others)}{edit}"
-
-
-def _me(project: Project, found: TrustedConfig) -> str:
-    """Return whose approval the person's here would be: by their key, else by their address."""
-    email = project.person().email.lower()
-    try:
-        return _listed(project, found, signing.signing_key(project.git), email)
-    except RunnerError:
-        return email
-
-
-def _spoken(word: ApprovalFile) -> Spoken:
-    assert word.signed is not None
-    said = word.signed.statement
-    return Spoken(word.approver, str(said.decision), said.reason, str(word.rejection or ""), word.text)
 
 
 # --- what a person is shown ------------------------------------------------------------------------------------------

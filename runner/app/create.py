@@ -6,6 +6,7 @@ touched. What the files may say is `runner.protocol.plans`'s matter, which workf
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from runner.protocol import events as ev
 from runner.protocol.digest import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind
 from runner.store import creating, history, marks, numbers, publishing, transaction, unfinished, worktree
+from runner.store.places import write_atomically
 from runner.store.project import Project
 from runner.values import dataclass
 
@@ -294,8 +296,15 @@ def heed_open_questions(project: Project) -> None:
             "write the answers there, or run `runner init` at a terminal, which asks; then commit the file"
             + (f" and `git push {remote} {branch}`" if remote else f" on {branch}"),
         )
+    told, text = project.places.beside / "questions", "".join(f"{one.text}\n" for one in found)
+    with contextlib.suppress(OSError):
+        if not found or told.read_text("utf-8") == text:
+            return  # this clone's person has read them
     for one in found:
         project.who.say(f"open question: {one.text} ({where}:{one.line})")
+    with contextlib.suppress(OSError):
+        told.parent.mkdir(exist_ok=True)
+        write_atomically(told, text.encode())
 
 
 def _name_what_has_no_force(project: Project, start: str) -> None:

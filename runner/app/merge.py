@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from runner.app.steer import following, number
+from runner.app import describe
+from runner.app.steer import number
 from runner.errors import ConflictError, RefusedError
 from runner.executor import load, permissions
 from runner.git import Git
@@ -88,7 +89,7 @@ def _already(git: Git, seen: Snapshot, base: str) -> Merged:
 
 def _refuse_unready(project: Project, state: State) -> None:
     if state.status is not Status.COMPLETED:
-        command, name = following(state), ids.branch_of(project.pattern, state.protocol)
+        command, name = describe.resuming(state), ids.branch_of(project.pattern, state.protocol)
         raise RefusedError(
             f"{state.protocol} is {state.status}: only a completed protocol can be merged",
             f"revision {state.revision}",

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 from runner import signals
+from runner.app import describe
+from runner.app.describe import Next
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
-from runner.executor import advance, load
+from runner.executor import advance, answers, load
 from runner.executor.outcome import attempt_ref
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths, strict_yaml
@@ -33,11 +34,11 @@ _STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
 
 @dataclass(frozen=True, slots=True)
 class Steered:
-    """What came of it: `said` in a few words, `next` what to type then (or empty), `notes` further lines."""
+    """What a command did: `said` in a few words, `notes` further lines, `next` what to type then."""
 
     protocol: str
     said: str
-    next: str = ""
+    next: Next = Next()
     notes: tuple[str, ...] = ()
 
 
@@ -46,27 +47,11 @@ def number(protocol: str) -> str:
     return str(ids.number_of(protocol))
 
 
-def following(state: State, project: Project | None = None) -> str:
-    """Return the command that goes on from a state, or an empty text where there is none; `project`: where it may be completed."""
-    short = number(state.protocol)
-    match state.status:
-        case Status.PAUSED:
-            return f"runner resume {short}"
-        case Status.FAILED | Status.BLOCKED:
-            return f"runner {record.reopens({'schema': 1, **asdict(state)})} {short}"
-        case Status.COMPLETED:
-            row = {"protocol": state.protocol, "base": state.base}
-            return finding.merging(project, row, short) if project is not None else f"runner show {short}"
-        case Status.CANCELLED:
-            return ""
-        case _:
-            if any(step.status in _STOPPED for _, step in state.open_steps()):
-                return f"runner retry {short}"
-            if record.outlook({"schema": 1, **asdict(state)}).action != "none":
-                return f"runner run {short}"
-            asked = [wait for wait in state.waiting if wait.type.ended_by == "answer"]
-            which = f" {asked[0].id}" if len(asked) > 1 else ""
-            return f"runner answer {short}{which} {asked[0].type.answer}" if asked else f"runner run {short}"
+def steered(project: Project, state: State, tip: str, said: str, notes: Sequence[str] = ()) -> Steered:
+    """Return what a command did, with the command to type next. `state`: the protocol's, at the commit `tip`."""
+    name = finding.typed(project, state.protocol)
+    found = describe.describe(project, describe.row_of(state), tip, name)
+    return Steered(state.protocol, said, found.next, tuple(notes))
 
 
 def text_of(text: str, what: str) -> str:
@@ -111,7 +96,7 @@ def refuse_unplanned(state: State, verb: str) -> None:
         raise RefusedError(
             f"{state.protocol} has no plan yet: there is nothing to {verb}",
             paths.folder(state.protocol),
-            f"`{following(state)}` goes on; or write plan.md and step files there yourself",
+            f"`{describe.resuming(state)}` goes on; or write plan.md and step files there yourself",
         )
 
 
@@ -125,10 +110,10 @@ def pause(project: Project, protocol: str, reason: str | None = None) -> Steered
 
     done = advance.tell(project, protocol, build)
     if not done.entries:
-        return Steered(protocol, "already paused", following(done.state))
+        return steered(project, done.state, done.commit, "already paused")
     at_work = locks.is_held(project.places.lock(protocol)) is not None
     notes = ("a step is at work: it ends and is recorded, and nothing follows it",) if at_work else ()
-    return Steered(protocol, "paused", following(done.state), notes)
+    return steered(project, done.state, done.commit, "paused", notes)
 
 
 def resume(project: Project, protocol: str) -> Steered:
@@ -161,7 +146,8 @@ def resume(project: Project, protocol: str) -> Steered:
     if is_stopped and record.out_of_plan(git, protocol, seen.tip, trees, _stopped(seen.state)):
         load.pick_up_edits(project, protocol, adopt=True)
     done = advance.tell(project, protocol, build)
-    return Steered(protocol, str(done.state.status) if done.entries else "it is not paused", following(done.state))
+    said = str(done.state.status) if done.entries else "it is not paused"
+    return steered(project, done.state, done.commit, said)
 
 
 def _stopped(state: State) -> list[str]:
@@ -180,7 +166,7 @@ def cancel(project: Project, protocol: str, reason: str | None = None) -> Steere
 
     done = advance.tell(project, protocol, build)
     said = "cancelled" if done.entries else "already cancelled"
-    return Steered(protocol, said, "", tuple(_stop(project, protocol)))
+    return Steered(protocol, said, notes=tuple(_stop(project, protocol)))
 
 
 def _stop(project: Project, protocol: str) -> Iterator[str]:
@@ -232,7 +218,7 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
         return [ev.StepRetried(subject=slug, attempt=attempt + 1, kept=kept)]
 
     done = advance.tell(project, protocol, build)
-    return Steered(protocol, made, following(done.state))
+    return steered(project, done.state, done.commit, made)
 
 
 def _to_retry(state: State, name: str | None) -> str:
@@ -243,7 +229,7 @@ def _to_retry(state: State, name: str | None) -> str:
             raise RefusedError(
                 "nothing failed: there is no step to retry",
                 where,
-                f"`{following(state)}` goes on{'; --step SLUG does a finished step again' if state.steps else ''}",
+                f"`{describe.resuming(state)}` goes on{'; --step SLUG does a finished step again' if state.steps else ''}",
             )
         if len(stopped) > 1:
             raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "say which: --step SLUG")
@@ -270,6 +256,9 @@ def answer(project: Project, protocol: str, which: str | None, text: str) -> Ste
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal answered
+        if seen.state.status not in machine.OPEN and (earlier := answers.last(project, seen, _subject(seen, which))):
+            where, hint = f"revision {seen.state.revision}", f"`runner log {number(protocol)}` shows it"
+            raise RefusedError(f"{protocol} is {seen.state.status}; {earlier}", where, hint)
         refuse_ended(seen.state, "answer")
         answered = _to_answer(project, seen, which)
         if answered.kind == "effect":
@@ -279,7 +268,7 @@ def answer(project: Project, protocol: str, which: str | None, text: str) -> Ste
     done = advance.tell(project, protocol, build, as_person=True)
     assert answered is not None
     notes = _left_out(project, protocol) if answered.kind == "human" else ()
-    return Steered(protocol, f"{answered.subject} answered", following(done.state), notes)
+    return steered(project, done.state, done.commit, f"{answered.subject} answered", notes)
 
 
 def _decided(wait: Wait, text: str, by: str) -> ev.EffectDecided:
@@ -294,7 +283,7 @@ def _decided(wait: Wait, text: str, by: str) -> ev.EffectDecided:
 
 def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
     state, where = seen.state, paths.folder(seen.protocol)
-    subject = which and (ids.find_step(which, state.steps) or which)
+    subject = _subject(seen, which)
     if which is None:
         found = [wait for wait in state.waiting if wait.type.ended_by == "answer"]
     else:
@@ -303,8 +292,6 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
         ]
     there = ", ".join(f"{wait.id} ({wait.subject})" for wait in state.waiting if wait.type.ended_by == "answer")
     if not found:
-        from runner.executor import answers
-
         raise UsageError(
             answers.last(project, seen, subject) or f"nothing waits for an answer{f' as `{which}`' if which else ''}",
             where,
@@ -315,6 +302,11 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
     if found[0].type.ended_by != "answer":
         raise RefusedError(f"{found[0].id} waits for {found[0].kind}, not for an answer", where, found[0].text)
     return found[0]
+
+
+def _subject(seen: Snapshot, which: str | None) -> str | None:
+    """Return the slug of the step that a person means, or the wait as they wrote it."""
+    return which and (ids.find_step(which, seen.state.steps) or which)
 
 
 def _left_out(project: Project, protocol: str) -> tuple[str, ...]:

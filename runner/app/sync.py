@@ -188,10 +188,11 @@ def _track_base(project: Project, protocol: str) -> None:
         publishing.track(project, remote, {f"refs/heads/{base}": there})
 
 
-def unpublished(project: Project, protocol: str) -> None:
-    """Offline, say what of a protocol the remote was not told."""
+def unpublished(project: Project, protocol: str, *, by_person: bool = False) -> None:
+    """Say how many commits the remote lacks: offline, or after a person's command (`by_person`) if nothing is published."""
     tip, remote = project.git.ref(project.branch(protocol)), project.trusted.remote
-    if not project.offline or tip is None or remote is None:
+    is_kept = project.offline or (by_person and project.setting("publish") == "never")
+    if not is_kept or tip is None or remote is None:
         return
     seen = project.git.ref(f"refs/remotes/{remote}/{ids.branch_of(project.pattern, protocol)}")
     new = project.git.first_parents(tip, stop=seen or project.trusted.commit) if seen != tip else []
@@ -202,9 +203,12 @@ def unpublished(project: Project, protocol: str) -> None:
         project.who.say(f"not published: {count} of {protocol}; `runner sync {typed}` publishes {them} to {remote}")
 
 
-def offer(project: Project, protocol: str) -> None:
-    """With `publish: ask`, ask the person at the terminal whether to push what is new; elsewhere say how."""
-    unpublished(project, protocol)
+def offer(project: Project, protocol: str, *, by_person: bool = False) -> None:
+    """With `publish: ask`, ask the person at the terminal whether to push new commits; elsewhere print the command.
+
+    `by_person`: what is new is a person's decision, which others may wait for.
+    """
+    unpublished(project, protocol, by_person=by_person)
     if project.setting("publish") != "ask" or project.trusted.remote is None:
         return
     name = f"refs/remotes/{project.trusted.remote}/{ids.branch_of(project.pattern, protocol)}"
@@ -215,7 +219,7 @@ def offer(project: Project, protocol: str) -> None:
         for done in sync(project, [protocol]):
             project.who.say(f"{done.protocol}  {done.said}  {done.tip[:7]}")
     elif answer is None:
-        project.who.say(f"not published; `runner sync {protocol}` does it")
+        project.who.say(f"not published; `runner sync {finding.typed(project, protocol)}` publishes it")
 
 
 def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:

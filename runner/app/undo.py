@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.app import journals
-from runner.app.steer import Steered, following, number
+from runner.app import describe, journals
+from runner.app.steer import Steered, number, steered
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance, journal, load
 from runner.git import Commit, Git, TreeEntry
@@ -56,7 +56,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
                 seen.where,
                 f"`runner plan {number(protocol)}` plans pending steps anew, `runner cancel {number(protocol)}` ends it"
                 if seen.state.plan
-                else f"`{following(seen.state)}` goes on, `runner cancel {number(protocol)}` ends it",
+                else f"`{describe.resuming(seen.state)}` goes on, `runner cancel {number(protocol)}` ends it",
             )
         kept = _kept_by_base(project, seen)
         return [machine.undone_of(seen.state, target.state)]
@@ -75,9 +75,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
     ]
     notes = [f"open again: {', '.join(again)}"] if again else []
     notes += [kept] if kept else []
-    return Steered(
-        protocol, f"as it was at revision {target.state.revision}", following(done.state, project), tuple(notes)
-    )
+    return steered(project, done.state, done.commit, f"as it was at revision {target.state.revision}", notes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +120,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
         raise RefusedError(
             "whether an effect happened is not known, and would be forgotten",
             seen.where,
-            f"`{following(seen.state)}` says what happened; then the same command once more",
+            f"`{describe.resuming(seen.state)}` says what happened; then the same command once more",
         )
     journals.refuse_unknown(project.places, protocol)
     # Before the branch moves, or it would seem to have gone back.
@@ -137,8 +135,8 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     notes.append("what its steps did outside stays done, and is done again with them")
     if new != base:
         notes.append("what people committed since is carried over")
-    state = load.view(project, protocol).state
-    said = Steered(protocol, f"as it was at revision {then.revision}", following(state, project), tuple(notes))
+    now = load.view(project, protocol)
+    said = steered(project, now.state, now.tip, f"as it was at revision {then.revision}", notes)
     return _Out(then.revision, said)
 
 

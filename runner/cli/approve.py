@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from runner.app import approve, sync
+from runner.app import approve, pending
 from runner.app.approve import Matter, Offer
+from runner.app.describe import Next
 from runner.app.steer import Steered, number, text_of
 from runner.cli import steer, telling
 from runner.cli.main import program
@@ -117,7 +118,7 @@ def _decide(
     subject, short = ready.statement.subject, number(protocol)
     if ready.stands is not None:
         said = f"{subject}: you said so already, in {ready.stands.commit[:7]}; nothing was written"
-        steer.tell(session, Steered(protocol, said, f"runner run {short}" if found.wait else ""))
+        steer.tell(session, Steered(protocol, said, Next.typed(f"runner run {short}" if found.wait else None)))
         return
     if only_print:
         sys.stdout.write(ready.text.decode("ascii"))
@@ -131,18 +132,17 @@ def _decide(
         raise SystemExit(3)
     made = approve.give(project, ready)
     _given(session, found, f"{subject}: {SAID[verb]} as {ready.statement.approver}, signed in {made[:7]}")
-    sync.offer(project, protocol)
 
 
 def _given(session: Session, found: Matter, said: str) -> None:
     """Print the decision, the approvals that are still missing, and what to type next."""
     protocol = found.seen.protocol
     standing, short = approve.standing(session.project, found), number(protocol)
-    missing = approve.missing(standing)
+    missing = pending.missing(standing)
     notes = (f"still needed: {missing}",) if missing else ()
     done = found.state.status is Status.COMPLETED
-    goes_on = "" if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"
-    steer.tell(session, Steered(protocol, said, goes_on, notes))
+    goes_on = None if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"
+    steer.tell(session, Steered(protocol, said, Next.typed(goes_on), notes))
 
 
 def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
@@ -196,7 +196,6 @@ def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:
     protocol = _named(session, named)[0] if named else approval_file.parse(data, str(file)).statement.protocol
     found, made = approve.bring(session.project, protocol, data, str(file))
     _given(session, found, f"{found.demand.subject}: added in {made[:7]}")
-    sync.offer(session.project, protocol)
 
 
 # --- the statement, shown ---------------------------------------------------------------------------------------------

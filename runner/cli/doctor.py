@@ -8,11 +8,11 @@ from typing import NoReturn
 import click
 
 from runner.app import examine, halves, heal, settings
+from runner.app.describe import as_typed
 from runner.app.repair import Finding
 from runner.cli import options
 from runner.cli.main import program
 from runner.cli.session import Session
-from runner.cli.status import as_typed
 from runner.errors import RunnerError, UsageError
 from runner.protocol import ids
 from runner.store import finding
@@ -118,7 +118,7 @@ def _tell(session: Session, one: Finding) -> None:
         f"  at:   {one.where}",
         f"  then: {one.consequence}",
     ]
-    lines += [f"  next: {as_typed(one.command)}"] if one.command else []
+    lines += [f"  next: {as_typed(one.command, program())}"] if one.command else []
     for line in lines:
         session.result(line.replace("`runner ", f"`{program()} "))
 

@@ -48,7 +48,7 @@ def command(session: Session, words: tuple[str, ...]) -> None:
     session.note(f"{draft.protocol}  {draft.name} committed as yours: {made[:7]}")
     if draft.finished:
         session.note("  this step is finished: the edit is recorded, and nothing is done again")
-    sync.unpublished(session.project, draft.protocol)
+    sync.offer(session.project, draft.protocol, by_person=True)
     request.post_published(session.project, draft.protocol)
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from runner.app import create, request, workflows
+from runner.app import create, describe, request, workflows
 from runner.app.create import Made
-from runner.cli import options, status
+from runner.cli import options
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.protocol import ids
@@ -115,5 +115,7 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
         session.note(f"  {made.note}")
     if made.source and ids.slug_of_title(str(row["title"])) != made.protocol.partition("-")[2]:
         session.note(f"  title         {row['title']}, as its plan has it")
-    if not runs and (typed := status.next_of(project, row, finding.typed(project, made.protocol))[1]):
-        session.note(f"  next          {status.as_typed(typed)}")
+    if not runs:
+        tip, name = finding.tip(project, made.protocol), finding.typed(project, made.protocol)
+        if (follows := describe.describe(project, row, tip, name).next).text:
+            session.note(f"  next          {follows.shown(program())}")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from runner.app import describe
 from runner.app import policy as app
 from runner.app.policy import Effects
-from runner.cli import summary
 from runner.cli.session import Session
 from runner.errors import UsageError
 from runner.protocol import paths
@@ -142,7 +142,7 @@ def _look(session: Session, verb: str, *, live: bool, file: Path | None) -> None
         app.look(session.project)
     elif file is None and (remote := session.project.trusted.remote) is not None:
         trusted, now = session.project.trusted, session.project.who.now()
-        age = f"as of {summary.age(trusted.time, now)} ago" if trusted.time else "as git fetched it last"
+        age = f"as of {describe.age(trusted.time, now)} ago" if trusted.time else "as git fetched it last"
         session.note(f"{trusted.branch} {age}; `runner policy {verb} --live` asks {remote}")
 
 

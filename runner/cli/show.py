@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runner.app import histories
-from runner.cli import fetching, options, status, streams, summary, transcript
+from runner.app import describe, histories
+from runner.cli import fetching, options, status, streams, transcript
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import UsageError
@@ -64,7 +64,7 @@ def command(
     if transcript:
         show_transcript(session, project, row, slug, attempt, as_json=as_json, yes=yes)
     elif as_json:
-        told = status.describe(project, row, protocol)
+        told = status.as_plain(project, row, protocol)
         session.json(told if slug is None else {**row["steps"][slug], "protocol": name, "step": slug})
     elif slug is None:
         show_protocol(session, project, row, tip, protocol)
@@ -171,7 +171,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     parts += [f"needs {', '.join(step['needs'])}"] if step.get("needs") else []
     parts += ["taken out of the plan"] if step.get("removed") else []
     parts += [f"done at {one.fields['source']}" for one in entries if slug in (one.fields.get("done") or ())]
-    colour = summary.COLOURS.get(stands, "")
+    colour = status.COLOURS.get(stands, "")
     session.line("  ", (stands.replace("_", " "), colour), *(f" · {part}" for part in parts))
     file, data = record.step_file(project.git, protocol, tip, slug)
     if file:
@@ -180,14 +180,14 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
         if text:
             session.line("")
             _indented(session, text)
-    words = {one.wait: one for one in status.heard(project, row, tip)}
-    for wait in row["waiting"]:
+    found = describe.describe(project, row, tip, name)
+    for wait in found.waits:
         if wait.get("subject") == slug:
             session.line("")
-            session.line(f"  waits  {wait.get('id')} {summary.wait_text(row, wait, project.who.now())}")
+            session.line(f"  waits  {wait.get('id')} {describe.wait_text(row, wait, project.who.now())}")
             session.line(f"         {wait.get('text')}")
-            if wait.get("id") in words:
-                status.show_words(session, words[wait["id"]])
+            if wait.get("id") in found.approvals:
+                status.show_approvals(session, found.approvals[wait["id"]])
     about = [entry for entry in entries if entry.subject == slug]
     if about:
         session.line("")
@@ -203,7 +203,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
 
         session.line("")
         session.line(f"  result  {json.dumps(step['result'], sort_keys=True, ensure_ascii=False)}")
-    if stands in ("failed", "blocked"):
+    if stands in ("failed", "blocked") and row["status"] not in record.ENDED:
         session.line(f"  next    {program()} retry {name}")
 
 
@@ -215,14 +215,14 @@ def entry_name(entry: RawEntry) -> str:
 def _show_event(session: Session, protocol: str, entry: RawEntry) -> None:
     fields = entry.fields
     told = [f"attempt {fields['attempt']}"] if "attempt" in fields else []
-    told += [text] if (text := summary.spent(fields)) else []
+    told += [text] if (text := describe.spent(fields)) else []
     told += [str(fields[key]) for key in ("reason", "text") if fields.get(key)]
     told += _words(fields) if entry.event in ("approval-counted", "call-decided") else []
     told += [f"kept at {fields['kept']}"] if fields.get("kept") else []
     session.line(f"  {entry.revision:>4}  {entry.time}  {entry.event.ljust(15)}  {' · '.join(told)}")
     for _, check in record.checks([entry], entry.subject):
         passed = check.get("code") == 0
-        took = summary.duration(int(check.get("seconds") or 0))
+        took = describe.duration(int(check.get("seconds") or 0))
         outcome = ("passed", "green") if passed else (f"exit {check.get('code')}", "red")
         session.line(f"        {check.get('check')}  ", outcome, f"  {took}")
         if not passed and check.get("tail"):

@@ -135,9 +135,9 @@ def tell(session: Session, done: Steered) -> None:
     session.note(f"{done.protocol}  {done.said}")
     for line in done.notes:
         session.note(f"  {line}")
-    if done.next:
-        session.note(f"  next          {done.next.replace('runner', program(), 1)}")
-    sync.unpublished(session.project, done.protocol)
+    if done.next.text:
+        session.note(f"  next          {done.next.shown(program())}")
+    sync.offer(session.project, done.protocol, by_person=True)
     request.post_published(session.project, done.protocol)
 
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from runner.cli import status, summary
+from runner.app import describe
+from runner.cli import status
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.lines import lines_of
 from runner.protocol import decision, events, paths
-from runner.store import finding, record
+from runner.store import finding
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runner.protocol.state import State
 
 TAIL = 12  # lines of a failed command's output that are shown; the log has its last 500 characters
-WAITS, FAILS = "waits", ("failed", "blocked")
+WAITS = "waits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Teller:
 
     def _planned(self, done: Advanced, planned: events.Planned) -> None:
         self._took(
-            "plan", "planned", _spent_by([planned]), summary.counted(len(planned.steps)), counted=bool(planned.spent)
+            "plan", "planned", _spent_by([planned]), describe.counted(len(planned.steps)), counted=bool(planned.spent)
         )
         for line in lines_of(done.said) if planned.transcript else ():
             self._session.line(f"  {line}", err=True)
@@ -108,10 +108,10 @@ class Teller:
         if ended == "finished" and not self._each:
             self._held[slug] = (spent, said)
             return
-        if ended in ("done", *FAILS) and slug in self._held:
+        if ended in ("done", *describe.FAILED) and slug in self._held:
             before, earlier = self._held.pop(slug)
             spent, said = before + spent, "   ".join(filter(None, (earlier, said)))
-        if ended in FAILS:
+        if ended in describe.FAILED:
             self._failed(done.state.protocol, name, ended, happened)
         elif ended == WAITS:
             self._waits(done.state)
@@ -150,14 +150,14 @@ class Teller:
                 self._told_waits.add(wait.id)
 
     def _took(self, name: str, word: str, spent: Spent, said: str, *, counted: bool = True) -> None:
-        took = summary.duration(spent.seconds) if counted else ""
+        took = describe.duration(spent.seconds) if counted else ""
         cost = f"${spent.usd:f}" if spent.usd else ""
         if spent.unpriced:
             cost = f"{cost} and a price not known".removeprefix(" and a ")
         self._line(name, word, "   ".join(filter(None, (took.rjust(6), cost, said))), narrow=True)
 
     def _line(self, name: str, word: str, text: str, *, narrow: bool = False) -> None:
-        shown = (word.ljust(8 if narrow else 10), summary.COLOURS.get(word, ""))
+        shown = (word.ljust(8 if narrow else 10), status.COLOURS.get(word, ""))
         self._session.line(f"{name.ljust(self._width)}  ", shown, text, err=True)
 
     # --- the end -------------------------------------------------------------------------------------------------------
@@ -173,33 +173,27 @@ class Teller:
         self.flush(done)
         session, state = self._session, done.state
         self._width = max([self._width, *(len(_label(state, slug)) for slug, _ in state.open_steps())])
-        row = {"schema": 1, **dataclasses.asdict(state)}
-        name = finding.typed(session.project, state.protocol)
-        found = record.outlook(row)
-        typed = summary.command(row, found, name)
-        counted = " · ".join(filter(None, (summary.progress(row), summary.spent(row))))
-        if row["status"] == "completed":
-            session.line("  ", ("completed".ljust(12), "green"), f"  {counted}", err=True)
-            to_merge = status.standing(session.project, row).endswith("waits for merge")
-            typed = status.as_merged(session.project, row, name) if to_merge else None
-        elif row["status"] in FAILS:
+        row, project = describe.row_of(state), session.project
+        found = describe.describe(project, row, done.commit, finding.typed(project, state.protocol))
+        counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row))))
+        if state.status in ("completed", "paused", "cancelled"):
+            colour = status.COLOURS.get(state.status, "yellow")
+            session.line("  ", (str(state.status).ljust(12), colour), f"  {counted}", err=True)
+        elif state.status in describe.FAILED:
             if not done.entries:
-                session.line("  ", (str(row["status"]).ljust(12), "red"), f"  {found.reason}", err=True)
-            if record.reopens(row) == "retry":
-                typed = f"{typed}, then {program()} retry {name}"
-        elif row["status"] in ("paused", "cancelled"):
-            session.line("  ", (str(row["status"]).ljust(12), "yellow"), f"  {counted}", err=True)
-        elif found.waiting:
+                session.line("  ", (str(state.status).ljust(12), "red"), f"  {found.outlook.reason}", err=True)
+        elif found.outlook.waiting:
             self._waits(state)
-            for one in status.heard(session.project, row, done.commit):
-                status.show_words(session, one, err=True)
-            typed = status.by_whom(session.project, state.protocol, done.commit, found, typed)
-        elif found.action == "none":
-            session.line("  ", ("waits".ljust(12), "yellow"), f"  {found.reason}", err=True)
+            for one in found.approvals.values():
+                status.show_approvals(session, one, err=True)
+        elif found.outlook.action == "none":
+            session.line("  ", ("waits".ljust(12), "yellow"), f"  {found.outlook.reason}", err=True)
         elif not done.entries and done.said:
             session.line(f"  {done.said}", err=True)
-        if typed:
-            session.line(f"  {'next':12}  {status.as_typed(typed)}", err=True)
+        if found.next.text:
+            session.line(f"  {'next':12}  {found.next.shown(program())}", err=True)
+        elif state.status == "cancelled":
+            session.line(f"  {'next':12}  {program()} undo {found.name}", err=True)
 
     # --- while it lasts ------------------------------------------------------------------------------------------------
 

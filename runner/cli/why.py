@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from runner.app import histories, why
-from runner.cli import fetching, options, summary
+from runner.app import describe, histories, why
+from runner.cli import fetching, options
 from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError, UsageError
 from runner.lines import lines_of
@@ -133,7 +133,7 @@ def _work(told: Told) -> Iterator[tuple[str, str, str]]:
     if (cost := told.get("cost")) is not None:
         money = ["price not known"] if cost["usd"] is None else [f"${cost['usd']}"] if cost["usd"] != "0" else []
         tokens = [f"{cost['input_tokens']:,} tokens in, {cost['output_tokens']:,} out"] if cost["input_tokens"] else []
-        yield "cost", " · ".join([summary.duration(cost["seconds"]), *tokens, *money]), ""
+        yield "cost", " · ".join([describe.duration(cost["seconds"]), *tokens, *money]), ""
 
 
 def _cut(text: str) -> str:

@@ -20,7 +20,7 @@ from runner.protocol.events import Event
 from runner.protocol.machine import Action, CheckStep, Halt, RunStep, WritePlan
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status
-from runner.store import history, lease, marks, publishing, record, transaction
+from runner.store import history, lease, marks, publishing, record, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -72,6 +72,7 @@ def step(
     project.refuse_unsupported()
     with load.at_work(project, protocol, wait=wait):
         signals.begin_work()
+        worktree.refuse_rebased(project.git, project.branch(protocol))  # before a model is paid for nothing
         publishing.bring(project, protocol, load.checker(project, protocol))
         for _ in range(load.RACES):
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from runner.errors import UsageError
 from runner.protocol import ids, paths
-from runner.store import numbers, record
+from runner.store import numbers, record, worktree
 from runner.store.project import Project
 from runner.store.record import Row
 
@@ -98,7 +98,8 @@ def find(project: Project, name: str | None) -> str:
     elif remote:
         hint = "; ".join(filter(None, (hint, "`runner sync` brings what others pushed since")))
     number = ids.number_of(direct) if direct else int(name) if _is_number(name) else None
-    if number is not None and project.git.ref(numbers.claim_ref(number)) is not None:
+    is_taken = any(ids.number_of(protocol) == number for protocol in everything)
+    if number is not None and not is_taken and project.git.ref(numbers.claim_ref(number)) is not None:
         hint = f"there was one with that number: `runner doctor` says whether its branch was lost; else {hint}"
     raise UnknownProtocolError(
         what, str(project.git.top or project.git.common_dir), hint or "`runner new` makes a protocol"
@@ -155,7 +156,7 @@ def find_step(project: Project, protocol: str, name: str) -> str:
 
 
 def _of_worktree(project: Project) -> str | None:
-    head = project.git.symbolic_ref("HEAD", project.git.git_dir)
+    head = project.git.symbolic_ref("HEAD", project.git.git_dir) or worktree.rebased_at(project.git.git_dir)
     protocol = ids.protocol_of_branch(project.pattern, head.removeprefix("refs/heads/")) if head else None
     return protocol if protocol and _is_known(project, protocol) else None
 

@@ -58,16 +58,31 @@ _UNFINISHED = {
 }
 
 
-def rebased_in(git: Git, ref: str) -> str | None:
-    """Return the git directory of the worktree in which a person rebases the branch, or None."""
+def rebases(git: Git) -> dict[str, str]:
+    """Return each branch that a person rebases, by its full name, and the git directory of the worktree in which they do."""
+    found: dict[str, str] = {}
     for at in (str(git.common_dir), *git.worktree_folders()):
         if not os.path.exists(f"{at}/rebase-merge") and not os.path.exists(f"{at}/rebase-apply"):
             continue  # as nearly all of a thousand
         for name in ("rebase-merge/head-name", "rebase-apply/head-name", "rebase-merge/update-refs"):
             with contextlib.suppress(OSError):
-                if os.fsencode(ref) in Path(at, name).read_bytes().splitlines():
-                    return at
+                for line in Path(at, name).read_bytes().splitlines():
+                    if line.startswith(b"refs/"):
+                        found[os.fsdecode(line)] = at
+    return found
+
+
+def rebased_at(git_dir: Path) -> str | None:
+    """Return the branch that a person rebases in the worktree of this git directory, by its full name, or None."""
+    for name in ("rebase-merge/head-name", "rebase-apply/head-name"):
+        with contextlib.suppress(OSError):
+            return os.fsdecode(Path(git_dir, name).read_bytes().strip())
     return None
+
+
+def rebased_in(git: Git, ref: str) -> str | None:
+    """Return the git directory of the worktree in which a person rebases the branch, or None."""
+    return rebases(git).get(ref)
 
 
 def refuse_rebased(git: Git, ref: str) -> None:

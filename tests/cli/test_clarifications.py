@@ -56,6 +56,9 @@ def test_without_block_each_is_told_once_and_it_goes_on(box: Box, config: str) -
     told = box.runner("new", "X", "--plan", box.plan(STEP), rc=0)
     assert told.err.count("open question: ") == 2
     assert f"open question: Who may merge? ({PATH} on main:4)" in told.err
+    assert "open question" not in box.runner("new", "X", "--plan", box.plan(STEP), rc=0).err
+    asked(box, OPEN.replace("answer:", "answer: make test"), config=config)
+    assert box.runner("new", "X", "--plan", box.plan(STEP), rc=0).err.count("open question: ") == 1
 
 
 def test_a_file_that_is_none_is_named_before_anything_is_made(box: Box) -> None:

@@ -1,0 +1,471 @@
+"""Describe a protocol: its status in one term, the reason, what it waits for, and the command to type next.
+
+The decision is made here once, as a value; `status`, `list`, `show`, `new`, the end of a run, the commands that steer and the
+request's page render it. Nothing is written, and the network is not asked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from runner.errors import RunnerError, UsageError
+from runner.folders import matching
+from runner.protocol import ids, paths
+from runner.protocol.state import State, StepStatus, wait_type
+from runner.store import clash, elsewhere, finding, locks, marks, record, worktree
+from runner.store.project import Project
+from runner.store.record import Outlook, Row
+from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.app.pending import Heard
+
+REWRITTEN = "what verified here is not in its branch any more"
+SAID = {"approve": "approves", "reject": "rejects", "revoke": "revokes"}
+FAILED = ("failed", "blocked")
+_COMMAND = re.compile(r"(?:^|(?<=then )|(?<=or ))runner ")  # where a command starts in `Next.text`
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What to do next. `command`: what the person here types, or None; `text`: the same for people, or who has to type what;
+    `then`: the command that follows it, or empty."""
+
+    command: str | None = None
+    text: str = ""
+    then: str = ""
+
+    @classmethod
+    def typed(cls, command: str | None, then: str = "") -> Next:
+        """Return a next command that the person here can type."""
+        return cls(command, command or "", then)
+
+    def shown(self, program: str) -> str:
+        """Return the whole text with commands as the person types them."""
+        return as_typed(f"{self.text}, then {self.then}" if self.then else self.text, program)
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What the remote, as last fetched, has that the branch here lacks. `label`: behind, or clash; `command`: what resolves it."""
+
+    label: str
+    text: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A protocol's status for people.
+
+    `name`: what is typed for it; `word`: waits, works, ready, failed, completed, rewritten …; `reason`: half a line; `waits`:
+    those that are still open; `approvals`: by wait, those that no transition has recorded yet; `held`: the runner at work on
+    it, `look`: the command to see whether that is still so; `to_merge`: it is completed, and no base has its work; `rebase`:
+    the folder of git in which a person rebases its branch.
+    """
+
+    row: Row
+    name: str
+    word: str
+    reason: str
+    outlook: Outlook
+    waits: tuple[dict[str, Any], ...]
+    next: Next
+    approvals: Mapping[str, Heard]
+    held: str | None
+    look: str | None
+    to_merge: bool
+    ahead: Ahead | None
+    rewritten: bool
+    rebase: str | None
+
+
+class Describer:
+    """Describes protocols of a project. What they share (bases, leases, the time) is read once."""
+
+    def __init__(self, project: Project) -> None:
+        self._project, self._now = project, project.who.now()
+        self._merges = record.Merges(project.git, project.trusted.remote)
+        self._leases = elsewhere.leases(project.places)
+        self._rebases = worktree.rebases(project.git)
+
+    def describe(self, row: Row, tip: str, name: str) -> Description:
+        """Describe a protocol whose record is `row` at the commit `tip`; `name`: what is typed for it."""
+        project, protocol, found = self._project, row["protocol"], record.outlook(row)
+        held, look = at_work(project, protocol, name, self._leases)
+        rewritten, ahead = is_rewritten(project, protocol), remote_is_ahead(project, protocol, name)
+        rebase = self._rebases.get(project.branch(protocol))
+        to_merge = row["status"] == "completed" and not self._merges.holds(row, tip)
+        waits = () if row["status"] in record.ENDED else tuple(row["waiting"])
+        approvals = {one.wait: one for one in unrecorded_approvals(project, row, tip)} if waits else {}
+        term, reason = word(row, found, held=held is not None), situation(row, found, self._now)
+        said = [one for one in approvals.values() if one.wait in found.waiting]
+        given = [f"{each.approver} {SAID[each.decision]}" for one in said for each in one.words if not each.fault]
+        reason = " · ".join([reason, *given])
+        if to_merge:
+            reason = f"waits for merge: {row['title']}"
+        elif term == "works":
+            reason = f"{reason} · {held}"
+        if rewritten:
+            term, reason = "rewritten", REWRITTEN
+        elif rebase is not None:
+            reason = f"{reason} · a rebase of it is under way"
+        elif ahead is not None:
+            reason = f"{reason} · {ahead.text}"
+        if rewritten:
+            follows = Next.typed(f"runner doctor --fix {name}")
+        elif rebase is not None:
+            follows = Next(text="git rebase --continue, or git rebase --abort")
+        elif ahead is not None:
+            follows = Next.typed(ahead.command)
+        elif to_merge:
+            follows = _merging(project, row, name)
+        elif held is not None:
+            follows = Next.typed(command(row, found, name))
+        else:
+            follows = _following(project, row, tip, found, name, decided=any(not one.missing for one in said))
+        return Description(
+            row, name, term, reason, found, waits, follows, approvals, held, look, to_merge, ahead, rewritten, rebase
+        )
+
+    def command(self, row: Row, found: Outlook, tip: str, name: str) -> str | None:
+        """Return what to type next as `--json` has it for many protocols: by the record and the plan files, approvals not judged."""
+        project, protocol = self._project, row["protocol"]
+        if row["status"] == "completed" and not self._merges.holds(row, tip):
+            return finding.merging(project, row, name)
+        typed = command(row, found, name)
+        return f"runner run {name}" if is_approve(typed) and record.untaken(project.git, protocol, tip) else typed
+
+
+def describe(project: Project, row: Row, tip: str, name: str) -> Description:
+    """Describe one protocol; see `Describer.describe`."""
+    return Describer(project).describe(row, tip, name)
+
+
+def row_of(state: State) -> Row:
+    """Return a state as `record.row` reads it from state.json."""
+    return {"schema": 1, **asdict(state)}
+
+
+# --- the command to type next --------------------------------------------------------------------------------------------
+
+
+def command(row: Row, found: Outlook, name: str) -> str | None:
+    """Return what to type next by the record alone, or None if there is nothing to do."""
+    status = row["status"]
+    if status == record.UNREADABLE:
+        return f"runner doctor {name}"
+    if status == "paused":
+        return f"runner resume {name}"
+    if status in FAILED:
+        if record.reopens(row) == "resume":
+            return f"runner resume {name}"
+        return f"runner show {name} {found.step}" if found.step else f"runner show {name}"
+    if status in record.ENDED:
+        return None
+    if found.action != "none":
+        return f"runner run {name}"
+    owed = [wait for wait in row["waiting"] if wait.get("id") in found.waiting]
+    if not owed:
+        return f"runner show {name}"
+    return ending(str(owed[0].get("kind")), str(owed[0].get("id")), name, alone=len(row["waiting"]) == 1)
+
+
+def is_approve(typed: str | None) -> bool:
+    """Return whether a command gives an approval."""
+    return typed is not None and typed.startswith("runner approve ")
+
+
+def ending(kind: str, wait: str, name: str, *, alone: bool) -> str:
+    """Return the command that ends a wait. `alone`: it is the only one, so its id is left out."""
+    ended = wait_type(kind)
+    if ended.answer:
+        return f"runner answer {name}{'' if alone else f' {wait}'} {ended.answer}"
+    return f"runner edit {name}" if ended.ended_by == "edit" else f"runner approve {name}"
+
+
+def resuming(state: State) -> str:
+    """Return the command by which a protocol resumes, by the record alone: where a step failed, the one that opens it again.
+
+    Empty for one that is cancelled.
+    """
+    row, short = row_of(state), str(ids.number_of(state.protocol))
+    if state.status in FAILED:
+        return f"runner {record.reopens(row)} {short}"
+    if state.status == "completed":
+        return f"runner show {short}"
+    if state.status != "paused" and any(step.status in _STOPPED for _, step in state.open_steps()):
+        return f"runner retry {short}"
+    typed = command(row, record.outlook(row), short) or ""
+    # The next transition may record an approval that is there, or ask anew about a plan that was edited.
+    return f"runner run {short}" if is_approve(typed) else typed
+
+
+_STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
+
+
+def _merging(project: Project, row: Row, name: str) -> Next:
+    """Return what merges a completed protocol."""
+    typed = finding.merging(project, row, name)
+    return Next(typed, f"merge its request, then {typed}" if typed.startswith("runner sync") else typed)
+
+
+def _following(project: Project, row: Row, tip: str, found: Outlook, name: str, *, decided: bool) -> Next:
+    """Return what follows by the record, the branch and its worktrees. `decided`: an approval only has to be recorded."""
+    git, protocol, typed = project.git, row["protocol"], command(row, found, name)
+    if row["status"] in FAILED:
+        stuck = [slug for slug, step in record.open_steps(row) if step["status"] in FAILED]
+        if record.out_of_plan(git, protocol, tip, worktree.on_branch(git, project.branch(protocol)), stuck):
+            return Next.typed(f"runner resume {name}")  # that removes from the plan what failed
+        return Next.typed(typed, f"runner retry {name}" if record.reopens(row) == "retry" else "")
+    if not is_approve(typed):
+        return Next.typed(typed)
+    if decided or record.untaken(git, protocol, tip):
+        return Next.typed(f"runner run {name}")  # it is counted, or what was asked about was edited and is asked anew
+    return _approving(project, protocol, tip, found, str(typed))
+
+
+def _approving(project: Project, protocol: str, tip: str, found: Outlook, typed: str) -> Next:
+    """Return who can give the approval that waits, or what else to do; `typed` if the person here can."""
+    from runner.app import pending
+
+    try:
+        project.person()
+        other = pending.instead(project, protocol, tip, found.waiting[0]) if found.waiting else ""
+    except UsageError:
+        return Next(text=f"set user.name and user.email in git, then {typed}")
+    except RunnerError:
+        other = ""
+    return Next(text=other) if other else Next.typed(typed)
+
+
+def as_typed(text: str, program: str) -> str:
+    """Return a text with commands as the person types them: `runner` or `git runner`."""
+    return text if program == "runner" else _COMMAND.sub(f"{program} ", text)
+
+
+# --- what the record says ------------------------------------------------------------------------------------------------
+
+
+def word(row: Row, found: Outlook, *, held: bool = False) -> str:
+    """Return the status of a protocol in one term: waits, works, ready, failed, blocked, paused, completed …"""
+    status = str(row["status"])
+    if status not in ("planned", "running", "pending", "planning"):
+        return status
+    if held:
+        return "works"
+    return "ready" if found.action != "none" else "waits"
+
+
+def situation(row: Row, found: Outlook, now: float) -> str:
+    """Return in half a line what waits, failed or comes next."""
+    steps, status = row["steps"], row["status"]
+    if status == record.UNREADABLE:
+        return "its record is damaged, or not in this clone"
+    if status in record.ENDED:
+        return f"{row['title']}"
+    if status in FAILED:
+        if found.step is None:
+            return found.reason
+        step = steps[found.step]
+        attempt = step.get("attempt", 1)
+        failed = f"{record.label(row, found.step)}: {step.get('reason') or found.reason}"
+        return f"{failed}, attempt {attempt}" if attempt > 1 else failed
+    if found.action == "none":
+        owed = [wait for wait in row["waiting"] if wait.get("id") in found.waiting]
+        return wait_text(row, owed[0], now) if owed else found.reason
+    if found.action == "write-plan":
+        return f"the plan is to be written: {row['title']}"
+    if found.step is None:
+        return progress(row)
+    what = {"check-step": "its checks", "take-work": "answered", "ask-person": "a person's"}.get(found.action, "")
+    title = steps[found.step].get("title") or ""
+    return f"{record.label(row, found.step)}{f' ({what})' if what else ''}: {title}, {progress(row)}"
+
+
+def wait_text(row: Row, wait: dict[str, Any], now: float) -> str:
+    """Return what the protocol waits for: `for alice: step:deploy, since 4 min`."""
+    kind, subject = str(wait.get("kind")), str(wait.get("subject"))
+    named = record.label(row, subject) if subject in row["steps"] else subject
+    if kind in ("human", "question"):
+        about = named
+    elif kind == "budget":
+        about = f"{kind} of {named}"
+    else:
+        about = kind if kind == subject else f"{kind}:{subject}"
+    return f"for {wait.get('by') or 'anyone'}: {about}, since {age(str(wait.get('since')), now)}"
+
+
+def progress(row: Row) -> str:
+    """Return how many steps are done: `1 of 3 steps done`."""
+    every = record.open_steps(row)
+    done = sum(step.get("status") in record.ENDED for _, step in every)
+    return f"{done} of {counted(len(every))} done" if every else "no steps yet"
+
+
+def counted(steps: int) -> str:
+    """Return how many steps there are: `3 steps`."""
+    return f"{steps} step{'s' if steps != 1 else ''}"
+
+
+def cancelled_for(project: Project, protocol: str, tip: str) -> str:
+    """Return the recorded reason why a protocol was cancelled; empty if none was given."""
+    try:
+        entries = record.events(project.git, protocol, tip)
+    except RunnerError:  # `doctor` names a damaged log
+        return ""
+    return next((str(one.fields.get("reason") or "") for one in reversed(entries) if one.event == "cancelled"), "")
+
+
+# --- what git knows ------------------------------------------------------------------------------------------------------
+
+
+def standing(project: Project, row: Row) -> str:
+    """Return a protocol's status with the facts that git knows: `completed · merged in 4f1c2e9`."""
+    status = str(row["status"])
+    if status != "completed":
+        return status
+    merges = record.Merges(project.git, project.trusted.remote)
+    base = merges.base_with(row, finding.tip(project, row["protocol"]))
+    if base is None:
+        return f"{status} · waits for merge"
+    commit = record.merged_in(project.git, row["protocol"], base)
+    return f"{status} · merged in {commit[:7]}" if commit else f"{status} · merged"
+
+
+def is_rewritten(project: Project, protocol: str) -> bool:
+    """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
+    known, tip = marks.read(project.places, protocol), project.git.ref(project.branch(protocol))
+    return known not in (None, tip) and tip is not None and not project.git.is_ancestor(str(known), tip)
+
+
+def remote_is_ahead(project: Project, protocol: str, name: str) -> Ahead | None:
+    """Return what the remote, as last fetched, has that the branch here lacks; None if that is nothing. `name`: what is typed.
+
+    Transitions that a rewritten branch replaced are not newer, and `sync` refuses it.
+    """
+    remote, branch = project.trusted.remote, project.branch(protocol)
+    if remote is None or is_rewritten(project, protocol):
+        return None
+    there = project.git.ref(f"refs/remotes/{remote}/{branch.removeprefix('refs/heads/')}")
+    count = record.newer(project.git, protocol, project.git.ref(branch), there)
+    if not count:
+        return None
+    if clash.published(project, protocol) is not None:
+        return Ahead("clash", f"{remote} has another protocol with this id", f"runner fork --renumber {protocol}")
+    return Ahead("behind", f"{remote} has {count} newer transition{'s' if count != 1 else ''}", f"runner sync {name}")
+
+
+def at_work(project: Project, protocol: str, name: str, leases: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return the runner at work on a protocol, here or by the leases of the remote, and the command to look again."""
+    held = locks.is_held(project.places.lock(protocol))
+    away = None if held else elsewhere.at_work(project, protocol, leases)
+    if away is None:
+        return held, None
+    seen = f"as seen {age_of(project.who.now() - away.seen)} ago" if away.seen else "as the remote was last seen"
+    return f"elsewhere: {away.who}, since {away.since}, {seen}", f"runner sync {name}"
+
+
+def unrecorded_approvals(project: Project, row: Row, tip: str) -> list[Heard]:
+    """Return the approvals of current waits that no transition has recorded yet, with their status; none if it is unknown.
+
+    The modules that evaluate them are loaded only if the branch has an approval that the log does not name.
+    """
+    if not any(wait_type(wait.get("kind")).ended_by == "approval" for wait in row["waiting"]):
+        return []
+    at = f"{tip}:{paths.folder(row['protocol'])}"
+    there = project.git.tree(f"{at}/{paths.APPROVALS.rstrip('/')}")
+    if not there:
+        return []
+    log = project.git.blob(f"{at}/{paths.LOG}") or b""
+    if all(name.partition(".")[0].encode() in log for name in there):
+        return []
+    from runner.app import pending
+
+    try:
+        return pending.heard(project, row["protocol"], tip)
+    except RunnerError as error:
+        project.who.say(f"{row['protocol']}: its approvals cannot be judged: {error.what} ({error.where})")
+        return []
+
+
+def unrecorded_cost(project: Project, protocol: str) -> str:
+    """Return the cost that is in no transition yet, such as that of a step that was killed; empty if there is none."""
+    if not matching(project.places.journal(protocol), "*.jsonl"):
+        return ""
+    from runner.executor import spending
+
+    try:
+        total = spending.unrecorded(project, protocol)
+    except RunnerError:  # `doctor` names a damaged journal
+        return ""
+    price = f"${total.usd:f}" if not total.unpriced else f"${total.usd:f} and {total.unpriced:,} tokens without a price"
+    return (
+        f"{price}, {total.turns} answers: kept here, so a step that resumes does not ask again" if total.turns else ""
+    )
+
+
+# --- names and times -----------------------------------------------------------------------------------------------------
+
+
+class Names:
+    """How protocols are named in commands: by number, and by the whole id where two have one number."""
+
+    def __init__(self, protocols: Iterable[str]) -> None:
+        self._count = Counter(ids.number_of(protocol) for protocol in protocols)
+
+    def short(self, protocol: str) -> str:
+        """Return the name of a protocol in a command."""
+        number = ids.number_of(protocol)
+        return str(number) if self._count[number] <= 1 else protocol
+
+    def shown(self, protocol: str) -> str:
+        """Return its name at the start of a line: `0007`, or the whole id."""
+        return protocol.split("-", 1)[0] if self._count[ids.number_of(protocol)] <= 1 else protocol
+
+
+def age(since: str, now: float) -> str:
+    """Return how long ago a timestamp of the record was: `4 min`, `3 h`, `12 days`; the text itself if it is none."""
+    try:
+        then = datetime.fromisoformat(since).timestamp()
+    except ValueError:
+        return since
+    return age_of(now - then)
+
+
+def age_of(seconds: float) -> str:
+    """Return a duration in its biggest unit: `4 min`, `12 days`."""
+    passed = max(0, int(seconds))
+    for size, unit in ((86400, "day"), (3600, "h"), (60, "min")):
+        if passed >= size:
+            count = passed // size
+            return f"{count} {unit}{'s' if unit == 'day' and count != 1 else ''}"
+    return f"{passed} s"
+
+
+def duration(seconds: float) -> str:
+    """Return a duration: `<1 s`, `12 s`, `1m 40s`, `2h 05m`."""
+    whole = int(seconds)
+    if whole < 1:
+        return "<1 s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+
+
+def spent(row: Row) -> str:
+    """Return what a protocol cost so far: `1m 40s · $0.08`; empty where nothing was counted."""
+    cost = row.get("spent")
+    if not isinstance(cost, dict):
+        return ""
+    parts = [duration(cost["seconds"])] if cost.get("seconds") else []
+    if cost.get("usd") not in (None, "0"):
+        parts.append(f"${cost['usd']}")
+    return " · ".join(parts)

@@ -1,0 +1,209 @@
+"""Approvals of a protocol that no transition has recorded yet, and who can give the one that is missing.
+
+Judged by the trusted branch as last fetched; the network is not asked, and nothing is written.
+"""
+
+from __future__ import annotations
+
+from runner.errors import RefusedError, RunnerError
+from runner.executor import advance, permissions
+from runner.protocol import approval_file, ids, paths
+from runner.protocol.approval_file import Form
+from runner.protocol.state import Wait
+from runner.store import record, snapshot
+from runner.store.project import Project
+from runner.trust import approval, signers, signing
+from runner.trust.approval import ApprovalStatus
+from runner.trust.manifest import Subject
+from runner.trust.review_context import ApprovalFile, ReviewContext
+from runner.trust.signing import SigningKey
+from runner.trust.trusted_config import TrustedConfig
+from runner.values import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An approval, rejection or revocation that no transition has recorded. `reason`: the person's.
+
+    `fault`: why it does not count, or empty; `text`: the same for people.
+    """
+
+    approver: str
+    decision: str
+    reason: str
+    fault: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The unrecorded approvals of a wait. `missing`: whose approval it still needs; empty if the next transition resumes it."""
+
+    wait: str
+    words: tuple[Given, ...]
+    missing: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A wait for an approval, with what decides it."""
+
+    wait: Wait
+    subject: Subject
+    standing: ApprovalStatus
+
+
+class _Protocol:
+    """A protocol at a commit, as far as its pending approvals need it."""
+
+    def __init__(self, project: Project, protocol: str, tip: str) -> None:
+        seen = snapshot.read(project.git, tip, protocol)
+        self._plan, self.state = advance.consider(project, seen)[0], seen.state
+        self.trusted = permissions.trusted_config(project)
+        self._known = record.events(project.git, protocol, tip)
+        self.bench: ReviewContext = permissions.bench(project, seen, self.state, self.trusted)
+
+    def asked(self, wait: Wait) -> _Asked | None:
+        """Return the status of a wait; None if it needs no signed approval."""
+        if wait.type.ended_by != "approval" or self._plan is None:
+            return None
+        subject, where = permissions.subject_of(wait, self.state, self._known), paths.folder(self.state.protocol)
+        needed = permissions.requirement_of(self.trusted, subject, wait.text, self._plan, where)
+        if needed is None or needed.keyboard:
+            return None
+        return _Asked(
+            wait, subject, approval.judge(self.bench, needed, self._plan, permissions.used(subject, self._known))
+        )
+
+
+def missing(stands: ApprovalStatus) -> str:
+    """Return what a required approval still waits for, for people; empty if nothing is missing."""
+    if stands.rejected and stands.requirement.subject.kind == "call":
+        return ""  # its agent gets the rejection as a result, and continues
+    if stands.rejected:
+        who = " and ".join(word.approver for word in stands.rejected)
+        return f"that {who} takes the rejection back, or that what it is about changes"
+    return stands.missing
+
+
+def heard(project: Project, protocol: str, tip: str) -> list[Heard]:
+    """Return the unrecorded approvals of each wait that has some."""
+    found, made = _Protocol(project, protocol, tip), []
+    for asked in filter(None, map(found.asked, found.state.waiting)):
+        status = asked.standing
+        words = sorted((*status.counted, *status.rejected, *status.refused), key=lambda word: word.order)
+        if words:
+            last = {word.approver: word.order for word in words}
+            given = tuple(_given(word) for word in words if word.rejection is None or word.order == last[word.approver])
+            made.append(Heard(asked.wait.id, given, missing(status)))
+    return made
+
+
+def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
+    """Return who can give the approval that waits, or how another person's could count; empty if the person here can."""
+    found = _Protocol(project, protocol, tip)
+    waits = next((one for one in found.state.waiting if one.id == wait), None)
+    if waits is None or found.trusted.policy is None or (asked := found.asked(waits)) is None:
+        return ""
+    trusted, status, name = found.trusted, asked.standing, ids.number_of(protocol)
+    if status.rejected:
+        return _withdrawn(project, found, asked, str(name))
+    given = {word.approver for word in status.counted}
+    needs = status.requirement.thresholds
+    wanted = frozenset[str]().union(*(need.people for need in needs if len(given & need.people) < need.count))
+    if not wanted:
+        return ""
+    authors: set[str] = set()
+    for commit in found.bench.authors(asked.subject) if trusted.own_work != "allow" else ():
+        if trusted.own_work == "signed" and not trusted.vouches_for(project.git, commit, found.bench.at):
+            return (
+                f"sign {commit.oid[:12]}, which wrote it, by a listed key, then runner doctor --fix {name}; "
+                f"or change `own_work` in {trusted.where}"
+            )
+        key = trusted.signing_key(project.git, commit)
+        authors |= {email.casefold() for email in commit.emails}
+        authors |= {line.principal for line in trusted.signers.ssh if key and line.key.fingerprint == key}
+    left = sorted(wanted - authors - given)
+    if _me(project, trusted) in left:
+        return ""
+    if left:
+        return f"runner approve {name}, by {' or '.join(left)}"
+    people = ", ".join(sorted(wanted))
+    return f"add another person to a role in {trusted.where}, or write `own_work: allow` there: {people} wrote it"
+
+
+def _withdrawn(project: Project, found: _Protocol, asked: _Asked, name: str) -> str:
+    """Return what ends a rejection; empty if it is only the person's here, who can approve instead."""
+    others = sorted({word.approver for word in asked.standing.rejected} - {_me(project, found.trusted)})
+    if not others:
+        return ""
+    edit = f", or runner edit {name} {asked.subject.slug}" if asked.subject.kind == "step" else ""
+    return f"runner revoke {name}, by {' and '.join(others)}{edit}"
+
+
+def _me(project: Project, found: TrustedConfig) -> str:
+    """Return whose approval the person's here would be: by their key, else by their address."""
+    email = project.person().email.lower()
+    try:
+        return listed(project, found, signing.signing_key(project.git), email)
+    except RunnerError:
+        return email
+
+
+def _given(word: ApprovalFile) -> Given:
+    assert word.signed is not None
+    said = word.signed.statement
+    return Given(word.approver, str(said.decision), said.reason, str(word.rejection or ""), word.text)
+
+
+def listed(project: Project, found: TrustedConfig, key: SigningKey, email: str) -> str:
+    """Return the principal whose key it is.
+
+    Raises:
+        RefusedError: the trusted branch does not list it for approvals.
+    """
+    if key.form is Form.OPENPGP:
+        if email in found.signers.openpgp:
+            return email
+        raise RefusedError(
+            f"your OpenPGP key {key.fingerprint} is not listed",
+            f"{signers.OPENPGP} on {found.branch}",
+            f"have `gpg --armor --export {key.fingerprint}` put into {signers.OPENPGP}{email}.asc there",
+        )
+    public = signers.read_key(key.public)
+    line = found.signers.of_key(public)
+    where = f"{signers.FILE} on {found.branch}"
+    if line is None:
+        raise RefusedError(
+            f"your key {key.fingerprint} is not listed",
+            where,
+            without_force(project, signers.FILE)
+            or f'have this line added there: {email} namespaces="git,{approval_file.NAMESPACE}" {public}',
+        )
+    if approval_file.NAMESPACE not in line.namespaces:
+        raise RefusedError(
+            f"your key {key.fingerprint} is listed for {', '.join(sorted(line.namespaces))}, not for approvals",
+            f"{where}:{line.line}",
+            f'have "{approval_file.NAMESPACE}" added to its namespaces',
+        )
+    if found.signers.revocation(public, at=0, vouched=False) is not None:
+        raise RefusedError(
+            f"your key {key.fingerprint} is revoked", f"{signers.REVOKED} on {found.branch}", "use your new key"
+        )
+    return line.principal
+
+
+def without_force(project: Project, path: str) -> str:
+    """Return what gives a file of the trusted branch force that was changed here and is not there yet; else empty."""
+    git, trusted = project.git, project.trusted
+    if trusted.remote is None:
+        head = git.resolve("HEAD")
+        here, how = head, f"merge that into {trusted.branch}"
+    else:
+        here = git.resolve(f"refs/heads/{trusted.branch}")
+        how = f"`git push {trusted.remote} {trusted.branch}`"
+    data = git.blob(f"{here}:{path}") if here else None
+    if data is None or data == trusted.blob(git, path):
+        return ""
+    there = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
+    return f"{path} as it is committed here has no force until it is on {there}: {how}"
