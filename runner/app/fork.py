@@ -10,9 +10,10 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from runner.app import create, journals, steer, sync
+from runner.app import create, steer, sync
 from runner.app import verify as judging
 from runner.app.chain import Chain
+from runner.app.doctor import journals
 from runner.errors import (
     ConflictError,
     InsufficientHistoryError,

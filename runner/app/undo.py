@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.app import describe, journals
+from runner.app import describe
+from runner.app.doctor import Clone, journals
 from runner.app.steer import Steered, number, steered
 from runner.errors import InsufficientHistoryError, RefusedError, UsageError
 from runner.executor import advance, journal, load
@@ -15,7 +16,7 @@ from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
 from runner.protocol.state import ENDED
-from runner.store import marks, publishing, record, recovery, refused, snapshot, transaction
+from runner.store import marks, publishing, record, refused, snapshot, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -93,7 +94,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
         RefusedError: a commit of a person's builds on them. UsageError: no such revision.
     """
     git, branch, who = project.git, project.branch(protocol), project.who
-    mirror = recovery.remote(git, project.places, who) if refused.is_noted(project, protocol) else None
+    mirror = Clone(git, project.places, who).remote() if refused.is_noted(project, protocol) else None
     if mirror is None:
         return None
     project.mirror = mirror

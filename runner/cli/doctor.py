@@ -7,9 +7,8 @@ from typing import NoReturn
 
 import click
 
-from runner.app import examine, halves, heal, settings
 from runner.app.describe import as_typed
-from runner.app.repair import Finding
+from runner.app.doctor import Finding, checks, fix, forge, machine, protocols
 from runner.cli import options
 from runner.cli.main import program
 from runner.cli.session import Session
@@ -44,20 +43,20 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
     """
     who = session.surroundings()
     if action == "repin":
-        session.note(heal.repin(session.cwd, who))
+        session.note(machine.repin(session.cwd, who))
         return
     if action == "config":
         _config(session, as_json)
         return
     if action == "fix":
-        heal.fix_clone(session.cwd, who)
+        checks.fix_clone(session.cwd, who)
     if action == "forge":
-        _tell_all(session, settings.examine(session.project), as_json)
+        _tell_all(session, forge.examine(session.project), as_json)
     name = _find(session, protocol) if protocol is not None else None
     if action == "forget":
         if name is None:
             raise click.UsageError("--forget needs a PROTOCOL")
-        known = heal.forget(session.project, name)
+        known = fix.forget(session.project, name)
         session.note(
             f"{name}: its checkpoint is removed; its current history is accepted"
             if known
@@ -65,8 +64,8 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
         )
         return
     if action == "fix" and not _cannot_open(session):
-        heal.fix_protocols(session.project, name, session.note)
-    _tell_all(session, examine.examine(session.cwd, who, session.options, name), as_json)
+        checks.fix_protocols(session.project, name, session.note)
+    _tell_all(session, checks.examine(session.cwd, who, session.options, name), as_json)
 
 
 def _find(session: Session, name: str) -> str:
@@ -74,7 +73,7 @@ def _find(session: Session, name: str) -> str:
     try:
         return finding.find(session.project, name)
     except UsageError:
-        gone = halves.gone(session.project)
+        gone = protocols.gone(session.project)
         branch = ids.protocol_of_branch(session.project.pattern, name.removeprefix("refs/heads/"))
         number = int(name) if name.isdecimal() and name.isascii() else None
         meant = [one for one in gone if one in (name, branch) or ids.number_of(one) == number]
@@ -90,7 +89,9 @@ def _find(session: Session, name: str) -> str:
 def _tell_all(session: Session, found: list[Finding], as_json: bool) -> NoReturn:
     """Print the findings, and exit."""
     if as_json:
-        rows = [{key: getattr(one, key) for key in type(one).__slots__} for one in found]
+        rows = [
+            {key: getattr(one, key) for key in ("kind", "what", "where", "consequence", "command")} for one in found
+        ]
         session.json({"ok": _exit_code(found) == 0, "findings": rows})
     else:
         for one in found:
@@ -124,7 +125,7 @@ def _tell(session: Session, one: Finding) -> None:
 
 
 def _config(session: Session, as_json: bool) -> None:
-    found = heal.values(session.project)
+    found = machine.values(session.project)
     if as_json:
         session.json({"config": [{"key": one.key, "value": one.value, "source": one.source} for one in found]})
         return

@@ -101,7 +101,7 @@ def test_a_forged_state_is_mended_by_a_commit_that_names_the_forgery(box: Box, b
     assert tip(box, begun) == forged  # looking changes nothing
 
     mended = box.runner("doctor", "--fix", begun, rc=0)
-    assert "mended" in mended.err and forged[:12] in mended.err
+    assert "the record is repaired" in mended.err and forged[:12] in mended.err
     assert box.git("rev-parse", f"{begun}^").strip() == forged
     assert f"- commits: {json.dumps([forged])}" in box.log(begun)
     now = box.state(begun)
@@ -197,7 +197,7 @@ def test_a_revert_of_a_transition_keeps_its_code_change_and_the_record_is_mended
     assert not (folder / "b.txt").exists()
     box.runner("step", begun, rc=4)
     told = box.runner("doctor", "--fix", begun, rc=0).err
-    assert "the code stays as they left it" in told
+    assert "the code is unchanged" in told
     assert box.state(begun)["steps"]["b"]["status"] == "completed" and not (folder / "b.txt").exists()
     goes_on(box, begun)
 
@@ -210,7 +210,7 @@ def test_a_folder_that_a_person_deleted_is_put_back(box: Box, begun: str) -> Non
     (folder / "later.txt").write_text("later\n")
     later = box.commit("later", cwd=folder)
     told = box.runner("doctor", begun, rc=4).out
-    assert f"taken away by commit {taken[:12]}" in told and f"doctor --fix {begun}" in told
+    assert f"removed by commit {taken[:12]}" in told and f"doctor --fix {begun}" in told
     box.runner("doctor", "--fix", begun, rc=0)
     back = tip(box, f"{begun}^")
     assert json.dumps([taken, later, back]) in box.log(begun)
@@ -334,7 +334,7 @@ def test_an_amended_transition_becomes_a_persons_commit_and_its_step_is_open_aga
     box.git("commit", "-q", "--amend", "-m", "my words", cwd=folder)
     box.runner("step", begun, rc=4)
     told = box.runner("doctor", "--fix", begun, rc=0).err
-    assert "adopted" in told and "mended" in told
+    assert "adopted" in told and "the record is repaired" in told
     assert box.state(begun)["steps"]["b"]["status"] == "pending"
     assert box.git("show", f"{begun}:b.txt") == "b\n"  # its work is the person's now
     assert tip(box, f"refs/runner/lost/{begun}/{old[:12]}") == old
@@ -533,7 +533,7 @@ def test_a_follow_that_was_cut_is_brought_to_its_end(box: Box) -> None:
     note = places.follows / "0123456789abcdef.json"
     told = {"worktree": str(tree.path), "git_dir": str(tree.git_dir), "ref": f"refs/heads/{protocol}"}
     note.write_text(json.dumps({**told, "old": old, "new": new}) + "\n")
-    assert "cut off" in box.runner("doctor", rc=2).out
+    assert "was interrupted" in box.runner("doctor", rc=2).out
     box.runner("doctor", "--fix", rc=0)
     assert (folder / "a.txt").read_text() == "a\n" and not note.exists()
     assert box.git("status", "--porcelain", cwd=folder) == ""
@@ -557,7 +557,7 @@ def test_a_branch_that_is_gone_is_named_by_its_number_too(box: Box, begun: str) 
     for name in ("status", "run"):
         assert "`runner doctor` says whether its branch was lost" in box.runner(name, "1", rc=2).err
     assert "is gone" in box.runner("doctor", "1").out
-    assert "its branch is back" in box.runner("doctor", "--fix", "1").err
+    assert "restored its branch" in box.runner("doctor", "--fix", "1").err
     assert box.git("rev-parse", begun) == tip
     goes_on(box, begun)
 

@@ -166,7 +166,7 @@ def test_the_number_is_claimed_again_and_the_trusted_branch_known_again(remote: 
     number.write_bytes(b"")
     trusted.write_bytes(b"")
     told = found(box)
-    assert "its number counts as free" in told and "the next fetch brings it again" in told
+    assert "its number counts as free" in told and "the next fetch restores it" in told
     mended(box, published)
     assert (number.read_bytes(), trusted.read_bytes()) == was
 
@@ -269,7 +269,7 @@ def test_a_file_that_was_staged_before_the_power_went_is_written_again_from_the_
 def test_what_nothing_needs_is_taken_away(box: Box, begun: str) -> None:
     oid = box.git("hash-object", "-w", "--stdin", data="nobody's\n").strip()
     zero(box.path / ".git/objects" / oid[:2] / oid[2:])
-    assert "1 that nothing needs taken away" in mended(box, begun)
+    assert "1 that nothing needs removed" in mended(box, begun)
 
 
 @pytest.mark.slow
@@ -302,34 +302,6 @@ def test_a_commit_that_is_lost_is_left_to_a_person_with_the_one_before_it(box: B
     box.git(*line.split()[1:])
     box.git("reflog", "expire", "--expire=now", "--all")
     mended(box, begun)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("end", [0, 20, 0.5, -1])
-def test_a_pack_that_is_cut_short_comes_again(remote: Box, published: str, end: float) -> None:
-    remote.git("repack", "-adq")
-    pack = next((remote.path / ".git/objects/pack").glob("*.pack"))
-    size = pack.stat().st_size
-    cut(pack, int(size * end) if 0 < end < 1 else int(end))
-    told = found(remote)
-    assert "a pack is broken" in told and str(pack) in told
-    assert "fetched everything that origin has again" in mended(remote, published)
-
-
-@pytest.mark.slow
-def test_a_pack_without_a_remote_gives_what_it_still_holds(box: Box, begun: str) -> None:
-    box.git("repack", "-adq")
-    pack = next((box.path / ".git/objects/pack").glob("*.pack"))
-    index = pack.with_suffix(".idx")
-    cut(index, index.stat().st_size // 2)
-    assert "its index cannot be read" in found(box) or "cut short" in found(box)
-    mended(box, begun)
-    box.git("repack", "-adq")
-    pack = next((box.path / ".git/objects/pack").glob("*.pack"))
-    cut(pack, pack.stat().st_size - 30)  # the last object
-    box.runner("doctor", "--fix")
-    aside = list((box.path / ".git/runner/damaged").glob("*.pack"))
-    assert aside and int(box.git("count-objects").split()[0]) > 10
 
 
 @pytest.mark.slow
@@ -380,7 +352,7 @@ def test_objects_on_a_disk_of_their_own_are_mended_too(remote: Box, published: s
         shutil.rmtree(remote.worktree(published))
         for path in broken:
             zero(path)
-        assert "2 broken objects are seen to: 2 restored" in mended(remote, published)
+        assert "2 objects are broken: 2 restored" in mended(remote, published)
         objects.unlink()
         shutil.move(there, objects)
 
@@ -466,7 +438,7 @@ def test_temporary_files_of_the_dead_are_taken_away_and_new_ones_left(box: Box, 
     with held.open():
         assert "3 temporary files" in found(box)
         told = box.runner("doctor", "--fix", rc=0).err
-    assert "took 3 temporary files away" in told
+    assert "removed 3 temporary files" in told
     assert not any(path.exists() for path in old) and new.exists() and held.exists()
     held.unlink()
     mended(box, begun)
@@ -590,7 +562,7 @@ def test_transcripts_that_were_not_fetched_are_brought(remote: Box, asked: str) 
     other.git("fetch", "-q", "origin")
     told = found(other)
     assert "of its transcripts is not in this clone" in told and f"refs/runner/history/{asked}" in told
-    assert "took up" in mended(other, asked)
+    assert "fetched refs/runner/history" in mended(other, asked)
 
 
 @pytest.mark.slow
@@ -623,7 +595,7 @@ def test_a_branch_that_is_gone_comes_back_where_it_is_named(box: Box, begun: str
     assert f"the branch of {begun} is gone" in told and f"runner doctor --fix {begun}" in told
     box.runner("doctor", "--fix", rc=0)
     assert box.git("branch", "--list", begun) == ""  # somebody may have meant it
-    assert "its branch is back" in box.runner("doctor", "--fix", begun, rc=0).err
+    assert "restored its branch" in box.runner("doctor", "--fix", begun, rc=0).err
     assert box.git("merge-base", was, begun).strip() in (was, tip(box, begun))
     mended(box, begun)
 
@@ -701,7 +673,7 @@ def test_a_damaged_journal_is_told_with_record_and_byte_and_left_alone(box: Box,
     path.write_bytes(hurt)
     told = found(box)
     assert f"record 2 of the journal is damaged, at byte {len(lines[0])}" in told and str(path) in told
-    assert "may have been made" in told and f"mv {path} {path}.damaged" in told
+    assert "may be among them" in told and f"mv {path} {path}.damaged" in told
     box.runner("doctor", "--fix", rc=2)
     assert path.read_bytes() == hurt
     path.rename(f"{path}.damaged")

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.app import examine, leftovers, refs
-from runner.git import Git, damage
+from runner.app.doctor import Clone, checks, clone, refs, rewritten_from
+from runner.git import Git
 from runner.store import locks
 from tests.conftest import Box, command
 
@@ -79,27 +79,14 @@ def is_well(box: Box, protocol: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "main~",
-        "main copy",
-        ".main.swp",
-        "a..b",
-        "x.",
-        "0001-a-plan~",
-        "../runner/history/x~",
-        "../../logs/refs/heads/x~",
-    ],
-)
-def test_a_file_that_is_no_ref_is_put_aside(box: Box, begun: str, name: str) -> None:
-    path = Path(os.path.normpath(at(box, f"refs/heads/{name}")))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = at(box, "refs/heads/main").read_bytes()
-    path.write_bytes(data)
-    assert "a file is among the refs that is none" in (said := found(box)) and str(path) in said
-    box.runner("doctor", "--fix", rc=0)
-    assert not path.exists() and at(box, f"runner/damaged/{path.name}").read_bytes() == data
+@pytest.mark.parametrize("name", ["main~", "main copy", "a..b", "0001-a-plan~"])
+def test_a_file_that_is_no_ref_is_removed_by_what_is_typed(box: Box, begun: str, name: str) -> None:
+    path = at(box, f"refs/heads/{name}")
+    path.write_bytes(at(box, "refs/heads/main").read_bytes())
+    box.runner("doctor", "--fix", rc=2)
+    assert path.exists()
+    typed(box, told(box, f"git reports: ignoring ref with broken name refs/heads/{name}")[0])
+    assert not path.exists()
     is_well(box, begun)
 
 
@@ -273,12 +260,15 @@ def test_a_note_of_a_worktree_that_holds_zeros_stops_nothing(box: Box, begun: st
         assert not note.exists()
 
 
-# --- what git can do without, and what it cannot ---------------------------------------------------------------------------
+# --- what git complains about, and repairs with a command of its own -------------------------------------------------------
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("end", [0, 30, None])
 @pytest.mark.parametrize("what", ["multi-pack-index", "commit-graph", "commit-graphs"])
-def test_what_git_only_keeps_to_be_faster_is_put_aside(box: Box, begun: str, what: str) -> None:
+def test_what_git_only_keeps_to_be_faster_is_repaired_by_what_is_typed(
+    box: Box, begun: str, what: str, end: int | None
+) -> None:
     box.git("repack", "-adq")
     if what == "multi-pack-index":
         box.git("multi-pack-index", "write")
@@ -286,18 +276,76 @@ def test_what_git_only_keeps_to_be_faster_is_put_aside(box: Box, begun: str, wha
     else:
         box.git("commit-graph", "write", "--reachable", *(["--split"] if what == "commit-graphs" else []))
         path = next(at(box, "objects/info").rglob("*.graph" if what == "commit-graphs" else "commit-graph"))
-    spoil(path)
-    assert str(path) in found(box)
-    box.runner("doctor", "--fix", rc=0)
-    assert not path.exists()
+    if end is None:
+        spoil(path)
+    else:
+        path.chmod(0o644)
+        path.write_bytes(path.read_bytes()[:end])
+    was = path.read_bytes()
+    box.runner("doctor", "--fix", rc=2)
+    assert path.read_bytes() == was
+    typed(box, told(box, "git reports: ")[0])
+    assert complaint(box) == ""
+    is_well(box, begun)
+
+
+def complaint(box: Box) -> str:
+    """What `git fsck` complains about."""
     done = subprocess.run(["git", "fsck"], cwd=box.path, env=box.environment(), capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    return done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["cut", "zeros", "gone"])
+def test_the_index_of_a_pack_is_written_again_by_what_is_typed(box: Box, begun: str, how: str) -> None:
+    box.git("repack", "-adq")
+    (index,) = at(box, "objects/pack").glob("*.idx")
+    if how == "gone":
+        index.unlink()
+    else:
+        data = spoil(index).read_bytes()
+        index.write_bytes(data[:100] if how == "cut" else data)
+    box.runner("doctor", "--fix", rc=2)
+    typed(box, told(box, "git reports: ")[0])
+    assert complaint(box) == ""
     is_well(box, begun)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("end", [None, 0, 20, -1])
+def test_a_broken_pack_is_moved_by_what_is_typed_and_its_objects_come_again(remote: Box, end: int | None) -> None:
+    begun = remote.new(STEPS)
+    remote.git("push", "-q", "origin", "--all")
+    remote.git("push", "-q", "origin", "refs/runner/*:refs/runner/*")
+    remote.git("repack", "-adq")
+    (pack,) = at(remote, "objects/pack").glob("*.pack")
+    pack.chmod(0o644)
+    data = pack.read_bytes()[:end]
+    pack.unlink() if end is None else pack.write_bytes(data)
+    said = remote.runner("doctor", "--fix", rc=2).out
+    assert pack.stem in said and "update-ref" not in said  # no commit counts as lost while git cannot read it
+    commands = told(remote, "git reports: ")
+    typed(remote, commands[0])
+    assert commands[-1] == "runner doctor --fix"
+    assert "fetched everything that origin has again" in remote.runner("doctor", "--fix", rc=0).err
+    is_well(remote, begun)
+
+
+@pytest.mark.slow
+def test_a_broken_pack_gives_what_it_still_holds_by_what_is_typed(box: Box, begun: str) -> None:
+    box.git("repack", "-adq")
+    (pack,) = at(box, "objects/pack").glob("*.pack")
+    pack.chmod(0o644)
+    pack.write_bytes(pack.read_bytes()[:-30])  # the last object
+    move, save = told(box, "git reports: ")[:2]
+    typed(box, move)
+    subprocess.run(save, shell=True, cwd=box.path, env=box.environment(), check=False, capture_output=True)
+    assert int(box.git("count-objects").split()[0]) > 10
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["empty", "full", "pack"])
-def test_a_file_in_the_place_of_a_folder_of_objects_is_put_aside(remote: Box, what: str) -> None:
+def test_a_file_in_the_place_of_a_folder_of_objects_is_moved_by_what_is_typed(remote: Box, what: str) -> None:
     begun = remote.new(STEPS)
     remote.git("push", "-q", "origin", "--all")
     remote.git("push", "-q", "origin", "refs/runner/*:refs/runner/*")
@@ -309,6 +357,7 @@ def test_a_file_in_the_place_of_a_folder_of_objects_is_put_aside(remote: Box, wh
     shutil.rmtree(path, ignore_errors=True)
     path.touch()
     assert f"{path}" in found(remote)
+    typed(remote, told(remote, "git reports: ")[0])
     remote.runner("doctor", "--fix", rc=0)
     assert not path.is_file()
     is_well(remote, begun)
@@ -335,10 +384,10 @@ def test_what_lay_in_the_folder_of_objects_is_brought_again_also_where_only_the_
     folder = at(remote, f"objects/{blob[:2]}")
     shutil.rmtree(folder)
     folder.write_text("not git's")
+    typed(remote, told(remote, "git reports: ")[0])
     remote.runner("doctor", "--fix", rc=0)
     assert remote.git("cat-file", "blob", blob).startswith("old")
-    (aside,) = (one for one in at(remote, "runner/damaged").iterdir() if one.name == blob[:2])
-    assert aside.read_text() == "not git's"
+    assert at(remote, f"runner/damaged/folder-{blob[:2]}").read_text() == "not git's"
     is_well(remote, begun)
 
 
@@ -348,6 +397,7 @@ def test_what_lay_in_the_folder_of_objects_and_nobody_has_is_told(box: Box) -> N
     folder = at(box, f"objects/{blob[:2]}")
     shutil.rmtree(folder)
     folder.touch()
+    typed(box, told(box, "git reports: ")[0])
     box.runner("doctor", "--fix", rc=2)
     for _ in range(2):
         assert f"a blob is missing: {blob}" in found(box)
@@ -406,7 +456,7 @@ def test_a_repository_of_a_newer_git_is_told_so(box: Box) -> None:
 def test_refs_in_tables_are_not_said_to_be_well(box: Box) -> None:
     at(box, "reftable/tables.list.lock").touch()
     said = found(box)
-    assert "doctor cannot look at" in said and "tables.list.lock" in said
+    assert "doctor cannot check" in said and "tables.list.lock" in said
 
 
 @pytest.mark.slow
@@ -449,7 +499,7 @@ def test_a_broken_mirror_of_the_remote_is_made_anew(remote: Box) -> None:
 def test_a_file_where_our_folder_belongs_is_told(box: Box, begun: str) -> None:
     shutil.rmtree(at(box, "runner/locks"))
     at(box, "runner/locks").write_text("")
-    typed(box, told(box, "a file stands where a folder")[-1])
+    typed(box, told(box, "a file is in the place of a folder")[-1])
     is_well(box, begun)
 
 
@@ -492,7 +542,7 @@ def test_what_ended_protocols_left_long_ago_is_a_note_and_clean_takes_it_away(bo
     journal = at(box, "runner/journal/0009-gone/c.1.jsonl")
     journal.write_bytes(b"")
     assert "whose branch is gone" not in found(box, 0)  # what is new may still be of use
-    old = time.time() - leftovers.UNUSED - 60
+    old = time.time() - clone.UNUSED - 60
     for path in (spaces[done], spaces[begun], gone, journal.parent):
         os.utime(path, (old, old))
     said = found(box, 0)
@@ -519,10 +569,10 @@ def test_a_runner_that_moves_a_branch_meanwhile_rewrites_no_history(box: Box, be
     with box.project() as project:
         before = project.protocols()[begun]
         box.runner("step", begun, rc=0)
-        assert list(examine._protocol(project, begun, before)) == []
-        assert examine.rewritten(project, begun, before) is None
+        assert list(checks.of_protocol(project, begun, before)) == []
+        assert rewritten_from(project, begun, before) is None
         box.git("update-ref", f"refs/heads/{begun}", before)
-        assert examine.rewritten(project, begun, before) is not None
+        assert rewritten_from(project, begun, before) is not None
 
 
 def test_a_ref_that_somebody_mended_meanwhile_is_left_as_they_did(box: Box, begun: str, git: Git) -> None:
@@ -532,17 +582,18 @@ def test_a_ref_that_somebody_mended_meanwhile_is_left_as_they_did(box: Box, begu
     box.git("branch", "-f", "mine", "main")
     path.write_bytes(b"")
     with box.project() as project:
-        repair = next(refs.look(git, project.places, project.who))
-        assert repair.mend is not None
+        here = Clone(git, project.places, project.who)
+        finding = next(refs.find(here))
+        assert finding.about is not None
         path.write_bytes(now)
-        assert repair.mend() == "" and path.read_bytes() == now
+        assert refs.fix(here, finding.about) == "" and path.read_bytes() == now
         assert not path.with_name("mine.lock").exists()
 
 
 def test_refs_that_come_and_go_meanwhile_are_not_broken(box: Box, begun: str, git: Git) -> None:
     for name in ("a", "b", "c"):
         at(box, f"refs/heads/{name}").write_bytes(b"")
-    looked = damage.refs(git, git.common_dir)
+    looked = refs.broken(git, git.common_dir)
     assert next(looked).name == "refs/heads/a"
     at(box, "refs/heads/b").unlink()
     box.git("branch", "zz")  # its reflog is found, and it was not seen before
@@ -556,8 +607,8 @@ def test_a_worktree_that_follows_just_now_was_not_cut_off(box: Box, begun: str, 
     note.write_text(f'{{"ref": "refs/heads/{begun}"}}')
     with box.project() as project:
         with locks.hold(project.places.publish_lock(f"refs/heads/{begun}"), project.who, what=begun):
-            assert list(leftovers.cut_follows(git, project.places, project.who)) == []
-        assert len(list(leftovers.cut_follows(git, project.places, project.who))) == 1
+            assert list(clone.cut_follows(Clone(git, project.places, project.who))) == []
+        assert len(list(clone.cut_follows(Clone(git, project.places, project.who)))) == 1
 
 
 @pytest.mark.slow
@@ -579,7 +630,7 @@ def test_doctors_beside_a_runner_and_a_busy_git_find_and_break_nothing(remote: B
         try:
             while run.poll() is None:
                 said = remote.runner("doctor", *(["--fix"] if looked % 2 else []), rc=0)
-                assert "found:" not in said.out and "again" not in said.err and "aside" not in said.err
+                assert "found:" not in said.out and "restored" not in said.err and "removed" not in said.err
                 looked += 1
         finally:
             (remote.path / "stop").touch()

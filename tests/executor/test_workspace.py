@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.store import recovery
+from runner.app.doctor import Clone, objects
 from tests.conftest import Box, command, make_box
 
 NEST = "import os\nfor n in range(300): os.mkdir('d' * 20); os.chdir('d' * 20)\nopen('last', 'w').close()"
@@ -196,7 +196,7 @@ def test_doctor_looks_for_lost_objects_below_the_workspace_alone(box: Box, perso
     oid = box.git("rev-parse", f"{protocol}:src/app.py").strip()
     (box.path / ".git/objects" / oid[:2] / oid[2:]).unlink()
     with box.project() as project:
-        found = recovery.from_work_trees(project.git, project.places, {oid})
+        found = objects.from_work_trees(Clone(project.git, project.places, project.who), {oid})
     assert found == ([oid] if how == "itself" else [])
     box.git("hash-object", "-w", persons / ("src/app.py" if how == "a link above" else "app.py"))
 

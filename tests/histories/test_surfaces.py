@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from runner.app import examine, request, verify
+from runner.app import request, verify
+from runner.app.doctor import checks
 from tests.histories.stored import Case, Shelf, cases
 
 
@@ -42,6 +43,6 @@ def test_all_surfaces_agree(name: str, shelf: Shelf) -> None:
         return
     project = shelf.project(case)
     code = verify.prove(project, case.protocol)[1]
-    kinds = {one.kind for one in examine.of_protocol(project, case.protocol)}
+    kinds = {one.kind for one in checks.of_protocol(project, case.protocol, project.protocols()[case.protocol])}
     assert ("integrity" in kinds, "here" in kinds and "integrity" not in kinds) == (code == 4, code == 5), kinds
     assert bool(request.verify_summary(project, case.protocol)) == (code != 0)

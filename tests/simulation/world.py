@@ -13,7 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from runner.app import approve, create, go, heal, steer, sync
+from runner.app import approve, create, go, steer, sync
+from runner.app.doctor import checks
 from runner.engines.base import EngineError, Request
 from runner.errors import ConflictError, HeldError, IntegrityError, RefusedError, RunnerError, UnreachableError
 from runner.executor import advance
@@ -803,7 +804,7 @@ class World:
         process.is_wrong = False
         try:
             with process.open() as project:
-                heal.fix_protocols(project, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
+                checks.fix_protocols(project, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
             if self.publish == "always":
                 with process.open() as project:
                     sync.sync(project, [self.protocol])
@@ -984,7 +985,7 @@ class World:
                 try:
                     sync.sync(project, [self.protocol])
                 except verify.RewrittenError:  # the person was told to type this, while the remote was away
-                    heal.fix_protocols(project, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
+                    checks.fix_protocols(project, self.protocol, lambda line: self.scheduler.tell(f"says: {line}"))
                     sync.sync(project, [self.protocol])
         git = MemoryGit(self.remote, self.folder / "remote.git")
         tip = self.remote.refs[self.ref]

@@ -1,11 +1,11 @@
-"""Journals of attempts that are damaged: each says what a step heard and did, so nothing is guessed, and a person decides."""
+"""Damaged journals of attempts. A journal has the answers and calls of a step, so nothing is guessed: a person decides."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.app.repair import Finding
+from runner.app.doctor import Finding, Selection
 from runner.errors import RefusedError, RunnerError
 from runner.executor.journal import DamagedJournalError, Journal, Record
 from runner.folders import matching
@@ -15,9 +15,9 @@ from runner.store.places import Places
 _OPEN = (StepStatus.PENDING, StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL)  # no transition has ended the attempt
 
 
-def look(places: Places, only: str | None) -> Iterator[Finding]:
-    """Yield the journals that cannot be read whole, of every protocol or of `only`."""
-    for path in matching(places.journal(only or ""), "**/*.jsonl"):
+def find(chosen: Selection) -> Iterator[Finding]:
+    """Yield the journals that cannot be read completely."""
+    for path in matching(chosen.project.places.journal(chosen.only or ""), "**/*.jsonl"):
         try:
             Journal(path)
         except DamagedJournalError as error:
@@ -25,28 +25,28 @@ def look(places: Places, only: str | None) -> Iterator[Finding]:
                 "here",
                 error.what,
                 str(path),
-                f"its step cannot go on: what it heard and did from record {error.number} on is not known, "
-                "and a call that reaches outside may have been made",
-                f"look whether such calls happened, then `mv {path} {path}.damaged`: the step begins again, "
-                "pays again for what it had heard, and makes those calls again",
+                f"its step cannot continue: the answers and calls from record {error.number} on are lost, "
+                "and an external call may be among them",
+                f"check whether external calls took effect; then `mv {path} {path}.damaged` restarts the step: it repeats its "
+                "model requests and those calls, and pays for them again",
             )
         except RunnerError as error:
-            yield Finding("here", error.what, error.where, "its step cannot go on", error.hint)
+            yield Finding("here", error.what, error.where, "its step cannot continue", error.hint)
 
 
 def refuse_unknown(places: Places, protocol: str, hint: str = "") -> None:
-    """Refuse to put journals aside that tell of an effect of which nobody knows what came: it would happen twice in silence.
+    """Refuse to put journals aside that have an effect without an outcome: it could happen twice in silence.
 
-    `hint`: what finds out, where a run is not what does.
+    `hint`: what finds the outcome, where a run does not.
 
     Raises:
         RefusedError: naming the effect.
     """
     for path, effects in _effects(places, protocol):
-        begun = [one["call"] for one in {one["call"]: one for one in effects}.values() if one["kind"] == "intent"]
-        if begun:
+        started = [one["call"] for one in {one["call"]: one for one in effects}.values() if one["kind"] == "intent"]
+        if started:
             raise RefusedError(
-                f"whether {begun[0]} happened is not known",
+                f"whether {started[0]} happened is not known",
                 str(path),
                 hint
                 or f"`runner run --publish never {protocol}` finds out, or asks a person; then the same command once more",
@@ -54,7 +54,7 @@ def refuse_unknown(places: Places, protocol: str, hint: str = "") -> None:
 
 
 def refuse_unrecorded(places: Places, protocol: str, state: State, hint: str = "") -> None:
-    """Refuse to put journals aside that tell of an effect of an attempt that no transition has ended: it would be made again.
+    """Refuse to put journals aside that have an effect of an attempt that no transition has ended: it would happen again.
 
     Raises:
         RefusedError: naming the effect.

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from runner.app import request
-from runner.app.repair import Finding
+from runner.app.doctor import Finding
 from runner.errors import RunnerError
 from runner.executor import permissions
 from runner.forge.base import (

@@ -1,0 +1,157 @@
+"""`runner doctor`: what is wrong with the machine, the clone and its protocols, and what fixes it.
+
+`checks` has the table of checks; each other module holds the checks of one subject, with their texts and their fixes.
+Looking changes nothing. A fix loses nothing: what it replaces is kept under `runner/damaged/` or `refs/runner/lost/`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from runner.errors import RunnerError
+from runner.executor import remedy
+from runner.git import Git, GitError
+from runner.store import marks, trusted
+from runner.store.places import Places
+from runner.store.project import Project
+from runner.store.remote import Mirror
+from runner.store.surroundings import Surroundings
+from runner.trust import verify
+from runner.trust.verify import Judged, judge
+from runner.values import dataclass
+
+REFETCH_SECONDS = 3600.0
+Kind = Literal["here", "integrity", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`kind`: `here` is something missing or in the way on this machine, `integrity` a record that contradicts its history,
+    `note` something to know. `consequence`: what follows; `command`: what helps; `about`: what the check's fix needs to know,
+    None where nothing fixes it."""
+
+    kind: Kind
+    what: str
+    where: str
+    consequence: str
+    command: str
+    about: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is there without a repository. `folders`: those that the runner writes in."""
+
+    who: Surroundings
+    folders: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Clone:
+    """A repository with the runner's own files for it: the scope of checks that work where no project can be opened."""
+
+    git: Git
+    places: Places
+    who: Surroundings
+
+    def remote(self) -> Mirror | None:
+        """Return the remote, if there is one and its address is the pinned one."""
+        name, pin = trusted.remote_name(self.git), trusted.read_pin(self.places)
+        if name is None or (pin is not None and (pin.remote, pin.url) != (name, trusted.remote_url(self.git, name))):
+            return None
+        return Mirror.of(self.git, self.places, self.who)
+
+    def has(self, oid: str) -> bool:
+        """Return whether an object can be read."""
+        try:
+            return self.git.object(oid) is not None
+        except GitError:
+            return False
+
+    def put_aside(self, path: Path, *, stays: bool = False) -> Path:
+        """Move a broken file to `runner/damaged/`, and return where it is now. `stays`: copy it, since a rename replaces it."""
+        damaged = self.places.damaged
+        damaged.mkdir(parents=True, exist_ok=True)
+        name = path.parent.name + path.name if len(path.parent.name) == 2 else path.name
+        aside, count = damaged / name, 1
+        while aside.exists():
+            aside, count = damaged / f"{name}.{count}", count + 1
+        if stays:
+            shutil.copyfile(path, aside)
+        else:
+            shutil.move(path, aside)  # the objects may be on a disk of their own
+        return aside
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A project, and the id of the one protocol that was asked about; None: all of them."""
+
+    project: Project
+    only: str | None
+
+
+class Examined:
+    """A protocol whose branch is here, and what verify says of it at `tip`."""
+
+    def __init__(self, project: Project, protocol: str, tip: str) -> None:
+        self.project, self.protocol, self.tip = project, protocol, tip
+        self.has_transcripts = True  # `history.find` says so otherwise
+
+    @cached_property
+    def judged(self) -> Judged:
+        """What verify says of the branch."""
+        return judge(self.project.git, self.protocol, self.tip, self.project.trusted)
+
+    @cached_property
+    def old(self) -> str | None:
+        """The commit that verified here last, where the branch's history no longer has it."""
+        return rewritten_from(self.project, self.protocol, self.tip)
+
+    def verify(self) -> tuple[Judged, str | None]:
+        """Return both.
+
+        Raises:
+            RunnerError: the branch cannot be verified here.
+        """
+        return self.judged, self.old
+
+    @cached_property
+    def is_adoptable(self) -> bool:
+        """Whether the history was rewritten, and is adopted as a merge into the old one."""
+        old = self.old
+        return old is not None and remedy.is_adoptable(self.project, self.protocol, self.judged, old)
+
+
+def rewritten_from(project: Project, protocol: str, tip: str) -> str | None:
+    """Return the commit that verified here last where the branch's history no longer has it, else None."""
+    known = marks.read(project.places, protocol)
+    tip = project.tip(protocol) or tip  # a running runner may have moved it since, and then the checkpoint
+    if known is None or known == tip:
+        return None
+    if project.git.commit(known) is None:
+        return known
+    return None if verify.has(project.git, protocol, tip, known) else known
+
+
+Scope = TypeVar("Scope")
+
+
+class Check(NamedTuple, Generic[Scope]):
+    """A row of the table: `find` yields what is wrong in its scope, `fix` repairs a finding that it yielded.
+
+    `fix` is called with the scope and with `Finding.about`; it returns what it did, empty where nothing was possible.
+    """
+
+    name: str
+    find: Callable[[Scope], Iterator[Finding]]
+    fix: Callable[[Scope, Any], str] | None = None
+
+
+def of_error(error: RunnerError, consequence: str) -> Finding:
+    """Return the finding of an error that says itself what helps."""
+    return Finding("here", error.what, error.where, consequence, error.hint)

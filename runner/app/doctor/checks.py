@@ -1,0 +1,222 @@
+"""The table of doctor's checks, and the two ways through it: report what is found, and fix what can be fixed.
+
+A new check is a function in the module of its subject and a row here. The order of rows counts: a check relies on what the
+ones before it found, or fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from runner.app.doctor import (
+    Check,
+    Clone,
+    Examined,
+    Finding,
+    Machine,
+    Scope,
+    Selection,
+    clone,
+    fix,
+    history,
+    journals,
+    machine,
+    objects,
+    of_error,
+    protocols,
+    refs,
+)
+from runner.errors import InsufficientHistoryError, RunnerError, UnreachableError
+from runner.git import Git
+from runner.store.places import Places, writable_state_home
+from runner.store.project import Project
+from runner.store.surroundings import Surroundings
+from runner.store.trusted import Trusted
+
+MACHINE: tuple[Check[Machine], ...] = (
+    Check("room on the disk", machine.room),
+    Check("state folder", machine.state_home),
+)
+CLONE: tuple[Check[Clone], ...] = (
+    Check("permissions", machine.writable),
+    Check("dead locks", clone.dead_locks, clone.remove_lock),
+    Check("packed refs", refs.packed, refs.fix_packed),
+    Check("end of a shallow clone", refs.cut, refs.fix_cut),
+    Check("HEAD", refs.heads, refs.fix_head),
+    Check("links of worktrees", clone.severed_worktrees, clone.write_link),
+    Check("complaints of git", objects.complaints),
+    Check("indexes", objects.indexes, objects.fix_index),
+    Check("loose objects", objects.loose, objects.fix_loose),
+    Check("missing objects", objects.missing, objects.fix_missing),
+    Check("reftable", refs.tables),
+    Check("refs", refs.find, refs.fix),
+    Check("mirror of the remote", refs.mirror, refs.fix_mirror),
+    Check("interrupted updates of worktrees", clone.cut_follows, clone.finish_follow),
+    Check("worktrees without a folder", clone.vanished_worktrees, clone.forget_worktree),
+    Check("temporary files", clone.temporary, clone.remove_temporary),
+    Check("number of loose objects", clone.many_loose_objects, clone.pack),
+)
+PROJECT: tuple[Check[Selection], ...] = (
+    Check("identity", machine.identity),
+    Check("executor", machine.executor),
+    Check("trusted branch", machine.trusted_branch),
+    Check("shared numbers", machine.shared_numbers),
+    Check("interrupted renumbering", clone.unfinished_renumberings, clone.finish_renumbering),
+    Check("unfinished worktrees", clone.unfinished_worktrees, clone.finish_worktree),
+    Check("shallow clone", clone.shallow, clone.deepen),
+    Check("partial clone", clone.partial),
+    Check("branches that are gone", protocols.gone_branches, protocols.restore_branch),
+    Check("unclaimed numbers", protocols.unclaimed_numbers, protocols.claim_number),
+    Check("leftovers of ended protocols", clone.of_ended),
+    Check("journals", journals.find),
+    Check("workspaces", machine.workspaces),
+    Check("name clashes", protocols.name_clashes),
+)
+# The record itself is repaired by `fix.fix`, which verifies it again under the protocol's lock.
+PROTOCOL: tuple[Check[Examined], ...] = (
+    Check("rewritten history", protocols.rewritten_history),
+    Check("record on the remote", protocols.remote_record),
+    Check("uncommitted changes of the record", protocols.uncommitted_record),
+    Check("transcripts", history.find, history.fix),
+    Check("proof", protocols.proven),
+    Check("record", protocols.damaged_record),
+)
+
+
+def examine(cwd: Path, who: Surroundings, options: Mapping[str, str], only: str | None = None) -> list[Finding]:
+    """Return what is found in the repository of `cwd`; of protocols, in all of them or in `only`."""
+    try:
+        git = Git.open(cwd)
+    except RunnerError as error:
+        why = refs.headless(cwd) or of_error(error, "nothing works here until this is repaired")
+        return [*_run(MACHINE, Machine(who, (who.state_home,))), why]
+    found: list[Finding] = []
+    with git:
+        here = Clone(git, Places(git.common_dir, writable_state_home(who.state_home)), who)
+        found += _run(MACHINE, Machine(who, (git.common_dir, here.places.state_home)))
+        before = len(found)
+        try:
+            for finding in _run(CLONE, here):
+                found.append(finding)
+            with Project.open(cwd, who, options) as project:
+                _use_fetched_trust(project)
+                for finding in _in_project(project, only):
+                    found.append(finding)
+        except RunnerError as error:
+            if all(one.kind == "note" for one in found[before:]):  # else git stopped at what was found already
+                found.append(of_error(error, "no protocol can be worked on"))
+    return found
+
+
+def _run(checks: tuple[Check[Scope], ...], scope: Scope) -> Iterator[Finding]:
+    for check in checks:
+        yield from check.find(scope)
+
+
+def _in_project(project: Project, only: str | None) -> Iterator[Finding]:
+    yield from _run(PROJECT, Selection(project, only))
+    for protocol, tip in project.protocols().items():
+        if only in (None, protocol):
+            yield from of_protocol(project, protocol, tip)
+
+
+def _use_fetched_trust(project: Project) -> None:
+    """Examine with the trusted branch as git fetched it, where that is ahead of the runner's own copy; nothing is changed."""
+    trusted = project.trusted
+    there = project.git.resolve(f"refs/remotes/{trusted.remote}/{trusted.branch}") if trusted.remote else None
+    if there not in (None, trusted.commit) and project.git.is_ancestor(trusted.commit, str(there)):
+        own = f"; the runner's own copy is {trusted.commit[:12]}"
+        note = f"trusted branch as last fetched by git{own}{f', as of {trusted.time}' if trusted.time else ''}"
+        project.trust(Trusted(str(there), trusted.branch, trusted.remote, note, trusted.time))
+
+
+def of_protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
+    """Yield what is found of a protocol whose branch is here."""
+    one = Examined(project, protocol, tip)
+    try:
+        one.verify()
+    except InsufficientHistoryError as error:
+        yield of_error(error, f"{protocol} cannot be verified here")
+    except RunnerError as error:
+        yield Finding("integrity", error.what, error.where, f"{protocol} cannot be worked on", error.hint)
+    else:
+        yield from _run(PROTOCOL, one)
+
+
+# --- fixing ------------------------------------------------------------------------------------------------------------
+
+
+def fix_clone(cwd: Path, who: Surroundings) -> None:
+    """Fix what is broken in the clone itself, and say what was done; `examine` reports the rest."""
+    headless = refs.headless(cwd)
+    if headless is not None and headless.about is not None:
+        who.say(refs.fix_head(None, headless.about))
+    try:
+        git = Git.open(cwd)
+    except RunnerError:
+        return  # `examine` says why
+    with git:
+        here = Clone(git, Places(git.common_dir, writable_state_home(who.state_home)), who)
+        try:
+            _fix(CLONE, here, who.say)
+        except RunnerError:
+            return  # git cannot read its objects: `examine` says why
+
+
+def _fix(checks: tuple[Check[Scope], ...], scope: Scope, tell: Callable[[str], None]) -> None:
+    for check in checks:
+        for finding in check.find(scope):
+            if check.fix is not None and finding.about is not None:
+                _carry_out(finding, partial(check.fix, scope, finding.about), tell)
+
+
+def _carry_out(finding: Finding, fix: Callable[[], str], tell: Callable[[str], None]) -> None:
+    try:
+        done = fix()
+    except RunnerError as error:
+        done = f"{finding.where}: {error.what}\n  next: {error.hint}"
+    except OSError as error:  # a running git has it locked, or the disk refuses
+        done = f"{finding.where}: {error.strerror}: {error.filename}"
+    if done:
+        tell(done)
+
+
+def fix_protocols(project: Project, only: str | None, tell: Callable[[str], None]) -> None:
+    """Repair every protocol here, or `only`; a failure is reported with `tell`, and raised with `only`.
+
+    Raises:
+        RunnerError: `only` cannot be repaired; nothing was changed.
+    """
+    _fix(tuple(check for check in PROJECT if check.fix), Selection(project, only), tell)
+    for protocol, tip in project.protocols().items():
+        if only not in (None, protocol):
+            continue
+        try:
+            fix.fix(project, protocol, tell, by_name=only is not None)
+            one = Examined(project, protocol, project.tip(protocol) or tip)
+            is_whole = one.judged.is_whole
+        except RunnerError as error:
+            if only is not None:
+                raise
+            tell(f"{protocol}: {error.what}\n  at:   {error.where}\n  next: {error.hint}")
+            continue
+        if is_whole:
+            _fix_history(one, tell, ask=only is not None)
+
+
+def _fix_history(one: Examined, tell: Callable[[str], None], *, ask: bool) -> None:
+    """Fetch missing transcripts; `ask`: publish the right history where another one was pushed over it."""
+    lacking = history.transcripts(one)
+    if lacking is not None and lacking.about is not None:
+        _carry_out(lacking, partial(lacking.about, one), tell)
+    if not ask:
+        return
+    try:
+        replaced = history.replaced(one, ask=True)
+    except UnreachableError as error:
+        tell(f"{error.what}; whether its history is as it was published is not known")
+        return
+    if replaced is not None:
+        _carry_out(replaced, partial(replaced.about, one), tell)

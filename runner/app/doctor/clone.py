@@ -1,0 +1,412 @@
+"""Leftovers of processes that died, and what a clone was made without: locks, interrupted updates, worktrees without a folder,
+temporary files, too many loose objects, history that was cut off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from runner import beneath
+from runner.app import tidy
+from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, Selection
+from runner.app.doctor.refs import write_locked
+from runner.executor import load, renumbering
+from runner.folders import matching
+from runner.git import Git
+from runner.lines import lines_of
+from runner.protocol import ids
+from runner.store import creating, locks, record, transaction, worktree
+
+ABANDONED = 3600.0  # seconds after which a temporary file that nobody has open is abandoned
+UNUSED = 14 * 86400.0  # seconds after which doctor mentions what an ended protocol left
+LOOSE = 6700  # objects: git's own gc.auto
+_LOCKS = (
+    "*.lock",
+    "refs/**/*.lock",
+    "logs/**/*.lock",
+    "info/*.lock",
+    "reftable/*.lock",
+    "worktrees/*/**/*.lock",
+    "objects/*.lock",
+    "objects/info/**/*.lock",
+    "objects/pack/*.lock",
+    "runner/*.lock",
+)
+
+
+def dead_locks(clone: Clone) -> Iterator[Finding]:
+    """Yield git's lock files, in this clone, its mirror and its workspaces; the fix removes those without a process."""
+    places = clone.places
+    found = matching(clone.git.common_dir, *_LOCKS)
+    found += matching(places.own, "*/index.lock") + matching(places.mirror, "*.lock", "refs/**/*.lock")
+    for lock in sorted(set(found)):
+        if locks.is_dead(lock, clone.who.now()):
+            yield Finding(
+                "here",
+                "a git that died left its lock",
+                str(lock),
+                "git refuses to write there",
+                "`runner doctor --fix` removes it",
+                lock,
+            )
+        elif lock.exists():
+            yield Finding(
+                "note",
+                "a git is at work here and has a lock",
+                str(lock),
+                "another one has to wait for it",
+                "wait for it",
+            )
+
+
+def remove_lock(clone: Clone, lock: Path) -> str:
+    """Remove a lock file without a process."""
+    if lock.is_dir():  # no lock of git's, but in the way of one
+        lock.rmdir()
+        return f"removed an empty folder in the place of a lock: {lock}"
+    locks.remove_dead(lock, clone.who)
+    return ""
+
+
+# --- worktrees ---------------------------------------------------------------------------------------------------------
+
+
+def cut_follows(clone: Clone) -> Iterator[Finding]:
+    """Yield the worktrees whose update to a new tip of their branch was interrupted."""
+    for note in matching(clone.places.follows, "*.json"):
+        ref = ""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            ref = str(json.loads(note.read_bytes())["ref"])
+        if ref and locks.is_held(clone.places.publish_lock(ref)):
+            continue  # a runner is doing it
+        yield Finding(
+            "here",
+            f"the update of a worktree of {ref or 'a branch'} was interrupted",
+            str(note),
+            "its files may be older than its branch, and `git commit -a` there would put them back",
+            "`runner doctor --fix` finishes it",
+            (note, ref),
+        )
+
+
+def finish_follow(clone: Clone, about: tuple[Path, str]) -> str:
+    """Update the worktrees of a branch to its tip."""
+    note, ref = about
+    if not ref:
+        note.unlink(missing_ok=True)
+        return "removed a note that cannot be read"
+    with locks.hold(clone.places.publish_lock(ref), clone.who, what=ref, wait=transaction.PUBLISH_WAIT):
+        worktree.settle_all(clone.git, clone.places, ref, clone.who)
+    return f"updated the worktree of {ref.removeprefix('refs/heads/')}"
+
+
+def unfinished_worktrees(chosen: Selection) -> Iterator[Finding]:
+    """Yield the worktrees whose creation was interrupted before they had files."""
+    project = chosen.project
+    for protocol, tip in project.protocols().items():
+        ref = project.branch(protocol)
+        if not project.places.making(protocol).exists() or locks.is_held(project.places.publish_lock(ref)):
+            continue
+        yield Finding(
+            "here",
+            f"the worktree of {protocol} was not finished",
+            f"{ref} at {tip[:12]}",
+            "there is no folder to edit its files in",
+            "`runner doctor --fix` finishes it",
+            protocol,
+        )
+
+
+def finish_worktree(chosen: Selection, protocol: str) -> str:
+    """Finish a worktree."""
+    project = chosen.project
+    ref = project.branch(protocol)
+    with locks.hold(project.places.publish_lock(ref), project.who, what=ref, wait=transaction.PUBLISH_WAIT):
+        creating.finish_worktree(project.git, project.places, project.who, ref, protocol)
+    return f"finished the worktree of {protocol}"
+
+
+def unfinished_renumberings(chosen: Selection) -> Iterator[Finding]:
+    """Yield the protocols that a killed command was giving another number."""
+    places = chosen.project.places
+    for note in renumbering.unfinished(places):
+        if locks.is_held(places.lock(note.origin)):
+            continue
+        yield Finding(
+            "here",
+            f"a command was killed while it gave {note.origin} another number, {note.protocol}",
+            str(places.renumbering(note.origin)),
+            "what is here under the old id does not belong to the other protocol that has it",
+            "`runner doctor --fix` finishes it",
+            note.origin,
+        )
+
+
+def finish_renumbering(chosen: Selection, origin: str) -> str:
+    """Finish giving a protocol another number."""
+    return load.finish_renumbering(chosen.project, origin)
+
+
+def severed_worktrees(clone: Clone) -> Iterator[Finding]:
+    """Yield the worktrees that do not find the repository, or it them: one of the files between them is empty or gone."""
+    for private in [path.parent for path in matching(clone.git.common_dir, "worktrees/*/HEAD")]:
+        if _line(private / "locked") == "initializing":
+            continue  # a git is making it
+        if not _line(private / "commondir"):
+            yield Finding(
+                "here",
+                "what git keeps of a worktree is broken",
+                str(private / "commondir"),
+                "git stops at it, here and in every worktree",
+                "`runner doctor --fix` writes it again",
+                (private / "commondir", b"../..\n"),
+            )
+        link, forget = _link(private), f"`rm -r {shlex.quote(str(private))}`"
+        if link is None:
+            yield Finding(
+                "here",
+                "git no longer knows where a worktree is",
+                str(private / "gitdir"),
+                "it is not seen from here, and does not follow its branch",
+                f"`git worktree repair FOLDER` with its folder; where that is gone, {forget}",
+            )
+        elif _is_left(link):
+            known = _is_known(clone.git, private, link.parent)
+            yield Finding(
+                "here",
+                "a worktree does not know which repository it is of",
+                str(link),
+                "git does not work in it, and it does not follow its branch",
+                "`runner doctor --fix` writes it again, as `git worktree repair` does"
+                if known
+                else f"the files there do not seem to be the worktree's: {forget} makes git forget it",
+                (link, b"gitdir: " + os.fsencode(private) + b"\n") if known else None,
+            )
+
+
+def write_link(clone: Clone, about: tuple[Path, bytes]) -> str:
+    """Write a file between a worktree and its repository again."""
+    path, data = about
+    write_locked(path, data)
+    return f"wrote {path} again"
+
+
+def _line(path: Path) -> str:
+    """Return the path in a file of git's; empty where the file is gone, empty or zeros."""
+    try:
+        return os.fsdecode(path.read_bytes()).strip("\0\n ")
+    except OSError:
+        return ""
+
+
+def _link(private: Path) -> Path | None:
+    """Return the `.git` of a worktree, by the folder that git keeps of it."""
+    path = _line(private / "gitdir")
+    return Path(os.path.normpath(private / path)) if path else None  # git 2.48 may have it relative to this folder
+
+
+def _is_left(link: Path) -> bool:
+    """Return whether a worktree's files are there and its `.git` is gone, or empty."""
+    return not link.is_dir() and not _line(link) and link.parent.is_dir() and bool(matching(link.parent, "*"))
+
+
+def _is_known(git: Git, private: Path, folder: Path) -> bool:
+    """Return whether the files in a folder are the worktree's, by its index: other files may be there since."""
+    code, out, _ = git.try_run("ls-files", "-z", git_dir=private, index=private / "index")
+    names = [os.fsdecode(name) for name in out.split(b"\0") if name][:1000]
+    there = sum(os.path.lexists(folder / name) for name in names)
+    return code == 0 and there * 2 > len(names)
+
+
+def vanished_worktrees(clone: Clone) -> Iterator[Finding]:
+    """Yield the worktrees that git knows and whose folders are gone; the fix forgets those of protocols."""
+    for private in matching(clone.git.common_dir, "worktrees/*/gitdir"):
+        with contextlib.suppress(OSError):
+            pointed = _link(private.parent)
+            head = (private.parent / "HEAD").read_text("utf-8", "surrogateescape").strip().rpartition("/")[2]
+            if pointed is None or pointed.exists() or _is_left(pointed) or (private.parent / "locked").exists():
+                continue
+            ours = ids.is_protocol_id(head)
+            yield Finding(
+                "note",
+                "a worktree's folder is gone",
+                str(pointed.parent),
+                "git still counts its branch as checked out there",
+                "`git worktree repair FOLDER` where it was moved; else "
+                + ("`runner doctor --fix` forgets it" if ours else "`git worktree prune` forgets it"),
+                (private.parent, pointed.parent) if ours else None,
+            )
+
+
+def forget_worktree(clone: Clone, about: tuple[Path, Path]) -> str:
+    """Remove what git keeps of a worktree whose folder is gone."""
+    private, folder = about
+    shutil.rmtree(private)
+    with contextlib.suppress(OSError):
+        private.parent.rmdir()  # git has none where there are no worktrees
+    return f"forgot a worktree whose folder is gone: {folder}"
+
+
+# --- what takes room ---------------------------------------------------------------------------------------------------
+
+
+def temporary(clone: Clone) -> Iterator[Finding]:
+    """Yield that there are temporary files of processes that died."""
+    patterns = ("??/tmp_obj_*", "pack/tmp_*", "pack/.tmp-*", "tmp_objdir-*", "incoming-*")
+    found = matching(clone.git.common_dir / "objects", *patterns)
+    found += [path for folder in (clone.places.beside, clone.places.own) for path in matching(folder, ".*.*", "*/.*.*")]
+    old = []
+    for path in found:
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if clone.who.now() - status.st_mtime > ABANDONED:
+                old.append((path, status.st_size))
+    opened = locks.opened() if old else set()
+    opened |= {str(folder) for path in opened for folder in Path(path).parents}  # folders that a process writes in too
+    left = [(path, size) for path, size in old if os.path.realpath(path) not in opened]
+    if left:
+        files = "1 temporary file" if len(left) == 1 else f"{len(left)} temporary files"
+        yield Finding(
+            "here",
+            f"{files} of processes that died, {_size(sum(size for _, size in left))}",
+            str(left[0][0]),
+            "they take room, and nothing reads them",
+            "`runner doctor --fix` removes them",
+            [path for path, _ in left],
+        )
+
+
+def remove_temporary(clone: Clone, paths: list[Path]) -> str:
+    """Remove temporary files."""
+    for path in paths:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return f"removed {len(paths)} temporary file{'s' if len(paths) != 1 else ''}"
+
+
+def of_ended(chosen: Selection) -> Iterator[Finding]:
+    """Yield that protocols which ended, or have no branch any more, have workspaces or journals that were not used for long."""
+    if chosen.only is not None:
+        return
+    project = chosen.project
+    old, here = [], project.protocols()
+    for protocol, folder in tidy.with_something(project):
+        with contextlib.suppress(OSError):
+            if project.who.now() - folder.stat().st_mtime > UNUSED and (
+                protocol not in here or record.row(project.git, protocol, here[protocol])["status"] in record.ENDED
+            ):
+                old.append(folder)
+    if old:
+        kept = "1 workspace or journal" if len(old) == 1 else f"{len(old)} workspaces and journals"
+        yield Finding(
+            "note",
+            f"{kept} of protocols that ended, or whose branch is gone, {_size(sum(map(beneath.size, old)))}",
+            ", ".join(map(str, old[:3])) + (f" and {len(old) - 3} more" if len(old) > 3 else ""),
+            f"they take room; they were not used for {UNUSED / 86400:.0f} days",
+            "`runner clean` removes what git holds, and names the rest with the reason: "
+            "`rm -r` what you do not need of that",
+        )
+
+
+def many_loose_objects(clone: Clone) -> Iterator[Finding]:
+    """Yield that there are more loose objects than git works well with: the runner packs nothing unasked."""
+    count, size = _counted(clone.git)
+    if count > LOOSE:
+        yield Finding(
+            "note",
+            f"{count} loose objects, {_size(size)}",
+            str(clone.git.common_dir / "objects"),
+            "each takes a file of its own; git gets slower, and so does every fetch",
+            "`runner doctor --fix` packs them and deletes nothing; so does `git maintenance run --task=loose-objects`",
+            count,
+        )
+
+
+def pack(clone: Clone, about: int) -> str:
+    """Pack loose objects."""
+    git, before = clone.git, _counted(clone.git)
+    git.run("pack-refs", "--all")
+    git.run("repack", "-d", "-l", "-q")
+    if _counted(git)[0] > LOOSE:  # objects that no ref has; they are kept too
+        git.run("maintenance", "run", "--task=loose-objects", "--quiet")
+        git.run("prune-packed", "-q")
+    git.close()
+    after = _counted(git)
+    packed = beneath.size(git.common_dir / "objects/pack")
+    return f"packed {before[0] - after[0]} loose objects: {_size(before[1])} before, {_size(packed + after[1])} now with all packs"
+
+
+def _counted(git: Git) -> tuple[int, int]:
+    """Return how many loose objects there are, and how many bytes they take on the disk."""
+    lines = dict(line.split(": ", 1) for line in lines_of(git.text("count-objects", "-v")) if ": " in line)
+    return int(lines.get("count", 0)), int(lines.get("size", 0)) * 1024
+
+
+def _size(size: float) -> str:
+    return f"{size / 1_000_000:.1f} MB" if size >= 100_000 else f"{size / 1000:.0f} kB"
+
+
+# --- what a clone was made without -------------------------------------------------------------------------------------
+
+
+def shallow(chosen: Selection) -> Iterator[Finding]:
+    """Yield that the history is cut off in this clone."""
+    git, remote = chosen.project.git, chosen.project.trusted.remote
+    if git.is_shallow():
+        yield Finding(
+            "here" if remote else "note",
+            "history is cut off in this clone",
+            str(git.common_dir / "shallow"),
+            "earlier commits are not here, so no protocol can be verified",
+            "`runner doctor --fix` fetches the rest, as `git fetch --unshallow` does; in CI: `fetch-depth: 0`",
+            remote,
+        )
+
+
+def deepen(chosen: Selection, remote: str) -> str:
+    """Fetch the history that is cut off in this clone."""
+    clone = Clone(chosen.project.git, chosen.project.places, chosen.project.who)
+    mirror, shallow = clone.remote(), clone.git.common_dir / "shallow"
+    if mirror is None:
+        return ""
+    mirror.unshallow(REFETCH_SECONDS)
+    cut = shallow.read_text().split()
+    commits = ((oid, clone.git.commit(oid)) for oid in cut)
+    still = [oid for oid, commit in commits if commit and not all(map(clone.has, commit.parents))]
+    if still:
+        write_locked(shallow, "".join(f"{oid}\n" for oid in still).encode())
+    else:
+        shallow.unlink()
+    clone.git.close()
+    return f"fetched the history that was cut off: {len(cut) - len(still)} commits had no parents here"
+
+
+def partial(chosen: Selection) -> Iterator[Finding]:
+    """Yield that this clone has left objects, or other branches, at the remote."""
+    git, remote = chosen.project.git, chosen.project.trusted.remote
+    if git.is_partial():
+        yield Finding(
+            "note",
+            "this is a partial clone: objects are left at the remote until something needs them",
+            str(git.common_dir / "config"),
+            "commands fetch what they need; `runner verify` asks nobody, and may lack objects",
+            "`runner verify --all --yes` fetches what a proof needs, `git fetch --refetch --no-filter` everything",
+        )
+    specs = git.settings().get(f"remote.{remote}.fetch", []) if remote else []
+    wanted = f"refs/heads/{ids.branch_of(chosen.project.pattern, '0001-x')}".partition("0001-x")[0]
+    if specs and not any("*" in spec and wanted.startswith(spec.lstrip("+").partition("*")[0]) for spec in specs):
+        yield Finding(
+            "note",
+            f"this clone follows only some branches of {remote}: {', '.join(specs)}",
+            str(git.common_dir / "config"),
+            "protocols that others started are not seen",
+            f"`git remote set-branches {remote} '*' && git fetch {remote}`",
+        )

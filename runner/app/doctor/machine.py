@@ -1,0 +1,287 @@
+"""What is set up on this machine and for this project: room on the disk, permissions, the person, settings, the trusted branch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from runner import sandbox
+from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
+from runner.errors import RunnerError, UnreachableError, shown
+from runner.folders import matching
+from runner.git import Git, person
+from runner.protocol import ids, paths
+from runner.store import trusted, workspace
+from runner.store.places import Places, writable_state_home
+from runner.store.project import Project
+from runner.store.remote import Mirror
+from runner.store.surroundings import Surroundings
+from runner.trust import signing
+from runner.values import dataclass
+
+ROOM = 200_000_000  # bytes on the disk below which work is likely to fail
+
+
+def room(machine: Machine) -> Iterator[Finding]:
+    """Yield the disks that are almost full."""
+    seen = set()
+    for folder in map(_existing, machine.folders):
+        with contextlib.suppress(OSError):
+            free, device = shutil.disk_usage(folder).free, folder.stat().st_dev
+            if free < ROOM and device not in seen:
+                yield Finding(
+                    "here",
+                    f"the disk has {free // 1_000_000} MB left",
+                    str(folder),
+                    "steps and commits may fail; nothing is published in part",
+                    "make room; `runner clean` removes what finished protocols left",
+                )
+            seen.add(device)
+
+
+def _existing(folder: Path) -> Path:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
+
+
+def state_home(machine: Machine) -> Iterator[Finding]:
+    """Yield that the person's own state cannot be written."""
+    real = writable_state_home(machine.who.state_home)
+    if real != machine.who.state_home:
+        yield Finding(
+            "here",
+            "your own state cannot be written to its folder",
+            str(machine.who.state_home),
+            f"workspaces, checkpoints and pins are in {real} and are lost when that is emptied",
+            "make it writable, or set XDG_STATE_HOME to a folder of yours",
+        )
+
+
+def writable(clone: Clone) -> Iterator[Finding]:
+    """Yield what this user may not write, as after a `sudo git` or `sudo runner`, and files in the place of folders."""
+    common = clone.places.common
+    ours = (clone.places.beside, clone.places.beside / "locks", clone.places.beside / "journal")
+    wrong = [path for path in ours if os.path.lexists(path) and not path.is_dir()]
+    folders = [common, common / "objects", *ours]
+    folders += matching(common, "refs/**/", "logs/**/", "objects/*/")
+    closed = [path for path in folders if path.is_dir() and not os.access(path, os.W_OK | os.X_OK)]
+    closed += [path for path in matching(ours[1], "*") if path.is_file() and not os.access(path, os.W_OK)]
+    for path in wrong:
+        yield Finding(
+            "here",
+            "a file is in the place of a folder of the runner's",
+            str(path),
+            "nothing can be run or recorded in this clone",
+            f"`mv {shlex.quote(str(path))} {shlex.quote(f'{path}.old')}`",
+        )
+    if closed:
+        yield Finding(
+            "here",
+            f"you may not write in this clone: {len(closed)} folder{'s' if len(closed) != 1 else ''} of it, or files",
+            str(closed[0]),
+            "you can run and record nothing here; reading works",
+            f'`sudo chown -R "$(id -u)" {shlex.quote(str(common))}` where it is yours, or use a clone of your own',
+        )
+
+
+# --- the project -------------------------------------------------------------------------------------------------------
+
+
+def identity(chosen: Selection) -> Iterator[Finding]:
+    """Yield why nothing can be committed in the person's name."""
+    git = chosen.project.git
+    try:
+        chosen.project.person()
+    except RunnerError as error:
+        yield of_error(error, "nothing can be committed in your name")
+    if person.signs_commits(git):
+        try:
+            signing.check_commits(git)
+        except RunnerError as error:
+            why = "your git signs commits (commit.gpgsign), and cannot: nothing of yours can be committed"
+            yield of_error(error, why)
+
+
+def executor(chosen: Selection) -> Iterator[Finding]:
+    """Yield that commands of steps cannot be run, or are run without a sandbox."""
+    project = chosen.project
+    try:
+        project.refuse_unsupported()
+        name = project.setting("executor")
+        sandbox.choose(name)
+    except RunnerError as error:
+        yield of_error(error, "steps that run commands cannot be run")
+        return
+    if name == "host":
+        yield Finding(
+            "note",
+            "commands of steps run on this machine without a sandbox",
+            f"executor: host, by {project.source('executor')[1]}",
+            "they can do what you can do",
+            "`--executor sandbox` where bubblewrap is installed",
+        )
+
+
+def trusted_branch(chosen: Selection) -> Iterator[Finding]:
+    """Yield where configuration is read from, and that there is none."""
+    project, trusts = chosen.project, chosen.project.trusted
+    if trusts.note:
+        yield Finding(
+            "note",
+            trusts.note,
+            f"{trusts.branch} at {trusts.commit[:12]}",
+            "configuration and tools are read from there",
+            f"`runner policy test --live` asks {trusts.remote} for it, and runs the policy's examples"
+            if trusts.remote
+            else "a remote whose default branch is protected makes it a matter of review",
+        )
+    if trusts.config(project.git) is None:
+        yield Finding(
+            "note",
+            "nothing is set up",
+            f"{paths.CONFIG} on {trusts.branch}",
+            "the defaults apply",
+            "`runner init` writes them down",
+        )
+
+
+def shared_numbers(chosen: Selection) -> Iterator[Finding]:
+    """Yield the numbers that several protocols have."""
+    by_number: dict[int, list[str]] = {}
+    for protocol in chosen.project.protocols():
+        by_number.setdefault(ids.number_of(protocol), []).append(protocol)
+    for number, sharing in by_number.items():
+        if len(sharing) > 1:
+            yield Finding(
+                "note",
+                f"{len(sharing)} protocols have the number {number}",
+                ", ".join(sharing),
+                f"`{number}` is ambiguous",
+                "give the whole id",
+            )
+
+
+def workspaces(chosen: Selection) -> Iterator[Finding]:
+    """Yield the workspaces that cannot be reset, since they have folders of other users."""
+    project, configured = chosen.project, chosen.project.config.workspace.path
+    try:
+        folder = workspace.place(project.places, "0000-none", configured).root.parent
+    except RunnerError as error:
+        yield of_error(error, "steps that run commands cannot be run")
+        return
+    if configured:
+        beside = {_existing(one).stat().st_dev for one in (project.git.common_dir, project.places.state_home)}
+        if _existing(folder).stat().st_dev not in beside:
+            yield from room(Machine(project.who, (folder,)))
+    for path in matching(folder, "*"):
+        if not ids.is_protocol_id(path.name) or chosen.only not in (None, path.name):
+            continue
+        try:
+            closed: str | None = workspace.not_ours(workspace.Workspace(path))
+            why = "you may not change what is in a folder of it"
+        except OSError as error:
+            closed, why = str(path), str(error.strerror)
+        if closed is not None:
+            yield Finding(
+                "here",
+                f"the workspace of {path.name} can be neither reset nor removed: {why}",
+                closed,
+                f"no step of {path.name} that runs something can start here",
+                f"`sudo rm -r {shlex.quote(str(path))}`: it holds nothing of value, and the next step makes it anew",
+            )
+
+
+# --- what a person decides about the trusted branch --------------------------------------------------------------------
+
+
+def repin(cwd: Path, who: Surroundings) -> str:
+    """Trust the current default branch of the remote at its current address, and return what is trusted.
+
+    Raises:
+        RunnerError: there is no remote branch to trust; the pin is unchanged.
+    """
+    with Git.open(cwd) as git:
+        places = Places(git.common_dir, writable_state_home(who.state_home))
+        before = places.pin.with_name(f"{places.pin.name}.before")
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(places.pin, before)  # as it is: it may be damaged
+        try:
+            trusts = _pin_anew(git, places, who)
+        except BaseException:  # Ctrl-C too, while the remote is asked
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(before, places.pin)
+            raise
+        shutil.rmtree(before) if before.is_dir() else before.unlink(missing_ok=True)
+        return trusts
+
+
+def _pin_anew(git: Git, places: Places, who: Surroundings) -> str:
+    remote = trusted.remote_name(git)
+    if remote is None:
+        return f"there is no remote: {trusted.last_seen(git, places).note}"
+    try:
+        mirror = Mirror.of(git, places, who)
+        assert mirror is not None
+        now = mirror.look()
+    except UnreachableError:
+        # The person gave the address, so it counts; its first answer decides the branch.
+        return (
+            f"{shown(trusted.remote_url(git, remote))} is trusted from its first answer on; it could not be reached now"
+        )
+    return f"{now.branch} of {shown(trusted.remote_url(git, remote))} is trusted, at {now.commit[:12]}"
+
+
+# --- configuration -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A key of config.yaml, its effective value, and where that comes from."""
+
+    key: str
+    value: Any
+    source: str
+
+
+def values(project: Project) -> list[Value]:
+    """Return the effective value of every key, and its source: option, environment, config.yaml, default.
+
+    Raises:
+        MalformedFileError: config.yaml is not valid.
+    """
+    config = project.config.model_dump(mode="json")
+    given = project.config.model_dump(mode="json", exclude_unset=True)
+    return [_overridden(project, one) for one in _flat("", config, given)]
+
+
+def _overridden(project: Project, one: Value) -> Value:
+    environ = project.who.environ
+    match one.key:
+        case "executor" | "publish":
+            return Value(one.key, *project.source(one.key))
+        case "engine.default" if project.options.get("engine"):
+            return Value(one.key, [project.options["engine"]], "--engine")
+    name = {"engine.default": "RUNNER_ENGINE", "identity.name": "RUNNER_NAME", "identity.email": "RUNNER_EMAIL"}.get(
+        one.key, ""
+    )
+    if not environ.get(name):
+        return one
+    return Value(one.key, [environ[name]] if isinstance(one.value, list) else environ[name], name)
+
+
+def _flat(prefix: str, config: Mapping[str, Any], given: Mapping[str, Any]) -> list[Value]:
+    found: list[Value] = []
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict):
+            inner = given.get(key)
+            found += _flat(f"{name}.", value, inner if isinstance(inner, dict) else {})
+        else:
+            found.append(Value(name, value, paths.CONFIG if key in given else "default"))
+    return found

@@ -1,0 +1,256 @@
+"""Protocols: those of which the branch or the number is gone, and records that contradict their history.
+
+A record is repaired by `fix`. A branch is restored only where its protocol is named: a person may have deleted it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from runner.app import verify as proof
+from runner.app.doctor import Clone, Examined, Finding, Selection, of_error, refs
+from runner.errors import InsufficientHistoryError, RunnerError
+from runner.executor import remedy
+from runner.protocol import ids, paths
+from runner.store import clash, history, locks, numbers, record, worktree
+from runner.store.project import Project
+from runner.trust import transitions, walk
+from runner.trust.rules import base
+from runner.trust.verify import judge, name_in
+
+
+def gone_branches(chosen: Selection) -> Iterator[Finding]:
+    """Yield the protocols that had not ended and whose branch is gone."""
+    project, only = chosen.project, chosen.only
+    if only is not None and only not in project.protocols():
+        what = f"{only} has no branch here"
+        yield Finding("note", what, project.branch(only), "it can only be looked at", "`git fetch`")
+    for protocol in gone(project):
+        if only not in (None, protocol):
+            continue
+        branch, common = project.branch(protocol), project.git.common_dir
+        if (common / branch).is_file() or (common / "logs" / branch).is_file():
+            continue  # one that is broken, or only half deleted (`refs.find`)
+        known = refs.best(Clone(project.git, project.places, project.who), branch)
+        if known is None:
+            continue
+        row = record.row(project.git, protocol, known[0])
+        if row["status"] in record.ENDED:
+            continue
+        yield Finding(
+            "note",
+            f"the branch of {protocol} is gone, and it had not ended: {row['status']} at revision {row['revision']}",
+            branch,
+            "it is not listed and does not run; its number stays taken",
+            f"`runner doctor --fix {protocol}` restores it at {known[0][:12]}, from {known[1]}",
+            (protocol, *known) if only == protocol else None,
+        )
+
+
+def restore_branch(chosen: Selection, about: tuple[str, str, str]) -> str:
+    """Restore the branch of a protocol."""
+    protocol, oid, where = about
+    chosen.project.git.update_refs({chosen.project.branch(protocol): (oid, None)}, "runner: put back")
+    return f"{protocol}: restored its branch at {oid[:12]}, from {where}"
+
+
+def gone(project: Project) -> list[str]:
+    """Return the protocols that have no branch, and that the trusted branch never had, of which something is left here."""
+    git, here = project.git, project.protocols()
+    prefix = history.ref_of("")
+    names = {name.removeprefix(prefix) for name in git.refs(prefix)}
+    names |= {path.stem for path in project.places.mark("0001-x").parent.glob("*.json")}
+    return sorted(
+        name
+        for name in names
+        if ids.is_protocol_id(name) and name not in here and not base.was_there(git, name, project.trusted.commit)
+    )
+
+
+def unclaimed_numbers(chosen: Selection) -> Iterator[Finding]:
+    """Yield the protocols whose number another one could be given."""
+    project = chosen.project
+    if project.trusted.remote is not None:
+        return
+    for protocol, tip in project.protocols().items():
+        claim = numbers.claim_ref(ids.number_of(protocol))
+        chain = transitions.chain_of(project.git, protocol, tip) if project.git.ref(claim) is None else []
+        if chain and chosen.only in (None, protocol):
+            yield Finding(
+                "note",
+                f"the number of {protocol} is not claimed",
+                claim,
+                "once its branch is gone, the number is given again",
+                "`runner doctor --fix` claims it",
+                (claim, chain[0]),
+            )
+
+
+def claim_number(chosen: Selection, about: tuple[str, str]) -> str:
+    """Claim the number of a protocol."""
+    claim, genesis = about
+    chosen.project.git.update_refs({claim: (genesis, None)}, "runner: claimed")
+    return f"{claim} claims its number again"
+
+
+def name_clashes(chosen: Selection) -> Iterator[Finding]:
+    """Yield the protocols of which the remote has another one with the same id."""
+    for protocol in chosen.project.protocols():
+        other = clash.published(chosen.project, protocol) if chosen.only in (None, protocol) else None
+        if other is not None:
+            error = clash.error(chosen.project, protocol, other)
+            yield Finding("integrity", error.what, error.where, "its work here cannot be published", error.hint)
+
+
+# --- a protocol --------------------------------------------------------------------------------------------------------
+
+
+def rewritten_history(one: Examined) -> Iterator[Finding]:
+    """Yield that the history was rewritten: a person decides whether that was meant."""
+    if one.old is not None:
+        yield Finding(
+            "integrity",
+            f"the history of {one.protocol} was rewritten: {one.old[:12]} is no longer in it",
+            f"{one.project.branch(one.protocol)} at {one.tip[:12]}",
+            "it does not run until a person decides that this was meant",
+            remedy.of_rewritten(one.project, one.protocol, one.judged, one.old),
+        )
+
+
+def remote_record(one: Examined) -> Iterator[Finding]:
+    """Yield that the remote, as it was last seen, has a tip that does not verify."""
+    if one.is_adoptable or not one.judged.is_whole:
+        return
+    project, protocol, there = one.project, one.protocol, seen_there(one.project, one.protocol, one.tip)
+    if there is None:
+        return
+    try:
+        judged = judge(project.git, protocol, there, project.trusted)
+    except RunnerError:
+        return  # it is not all here
+    if not (judged.is_whole or judged.is_foreign):
+        finding = judged.findings[0]
+        yield Finding(
+            "integrity",
+            f"{protocol} does not verify on {project.trusted.remote}: {finding.text} ({finding.rule})",
+            f"{finding.path or project.branch(protocol)}, commit {finding.commit[:12]}",
+            "nothing is fetched from there, and nothing that is here can be published; here it verifies",
+            remedy.of_remote(project, protocol, judged),
+        )
+
+
+def seen_there(project: Project, protocol: str, tip: str) -> str | None:
+    """Return the tip of a protocol on the remote, as it was last seen, where that is not in the history of `tip`; else None."""
+    git, name = project.git, ids.branch_of(project.pattern, protocol)
+    mirror = project.mirror
+    if mirror is None and (project.places.mirror / "HEAD").exists():
+        mirror = Clone(git, project.places, project.who).remote()
+    there = mirror.refs().get(f"refs/heads/{name}") if mirror else None
+    if there is None or git.commit(there) is None or git.is_ancestor(there, tip):
+        return None
+    return there if clash.published(project, protocol) is None else None
+
+
+def uncommitted_record(one: Examined) -> Iterator[Finding]:
+    """Yield changes of the record in a worktree that are in no commit, except those that a runner is making."""
+    project, protocol, ref = one.project, one.protocol, one.project.branch(one.protocol)
+    if one.is_adoptable or not one.judged.is_whole:
+        return
+    # An interrupted update of the worktree has a finding of its own.
+    is_cut = project.places.making(protocol).exists() or worktree.is_cut(project.places, ref)
+    if locks.is_held(project.places.lock(protocol)) or is_cut:
+        return
+    prefix = f"{paths.folder(protocol)}/"
+    for tree in worktree.on_branch(project.git, ref):
+        changed = worktree.uncommitted(project.git, tree, prefix.rstrip("/"))
+        names = sorted(path for path in changed if paths.is_record(path.removeprefix(prefix)))
+        if names and project.tip(protocol) == one.tip:
+            yield Finding(
+                "here",
+                f"the runner's record was changed by hand: {', '.join(names[:3])}",
+                str(tree.path),
+                "the next transition would overwrite it, so it is refused",
+                f"`git -C {tree.path} restore --staged --worktree -- {shlex.join(names)}`",
+            )
+
+
+def proven(one: Examined) -> Iterator[Finding]:
+    """Yield what `runner verify` finds besides the transitions, where these verify."""
+    project, protocol = one.project, one.protocol
+    if one.is_adoptable or not one.judged.is_whole:
+        return
+    try:
+        report, code = proof.prove(project, protocol, walked=one.judged.report)
+    except RunnerError as error:
+        yield of_error(error, f"{protocol} cannot be verified here")
+        return
+    for finding in report.findings:
+        is_incomplete = code == InsufficientHistoryError.exit_code
+        known = ("mark",) if one.has_transcripts else ("mark", "transcript")
+        if finding.rule in known or (is_incomplete and not one.has_transcripts):
+            continue
+        if is_incomplete:
+            what, _, hint = finding.text.rpartition(": ")
+            yield Finding("here", what, finding.path, f"{protocol} cannot be verified here", hint)
+            continue
+        yield Finding(
+            "integrity",
+            f"{protocol} does not verify: {finding.text} ({finding.rule})",
+            f"{finding.path}, commit {finding.commit[:12]}",
+            "its transitions verify, and what is stored beside them does not match",
+            f"`runner verify {protocol}` shows all of it; docs/verify.md explains the rule `{finding.rule}`",
+        )
+
+
+def damaged_record(one: Examined) -> Iterator[Finding]:
+    """Yield what does not verify in the branch here."""
+    protocol, judged, branch = one.protocol, one.judged, one.project.branch(one.protocol)
+    if one.is_adoptable or judged.is_whole:
+        return
+    if judged.is_foreign:
+        if one.old is None:
+            name = branch.removeprefix("refs/heads/")
+            yield Finding(
+                "note",
+                f"the branch {name} is named like a protocol and has none",
+                f"{branch} at {one.tip[:12]}",
+                "it is listed as unreadable",
+                f"`git branch -m {name} NAME` where it is another branch of yours",
+            )
+        return
+    if not judged.has_folder and judged.is_mendable:
+        yield Finding(
+            "integrity",
+            f"the folder of {protocol} was removed by commit {judged.walk.damaged_by[0][:12]}",
+            f"{paths.folder(protocol)} in {one.tip[:12]}",
+            "it cannot be worked on",
+            f"`runner doctor --fix {protocol}` puts it back",
+        )
+        return
+    for finding in judged.findings:
+        yield Finding(
+            "integrity",
+            f"{protocol} does not verify: {finding.text} ({finding.rule})",
+            f"{finding.path or branch}, commit {finding.commit[:12]}",
+            "nothing runs on a record that is not the runner's",
+            f"`runner doctor --fix {protocol}` repairs it, with a commit that says so"
+            if judged.is_mendable
+            else _remaining(one, finding),
+        )
+
+
+def _remaining(one: Examined, finding: walk.Finding) -> str:
+    project, protocol, walked = one.project, one.protocol, one.judged.walk
+    if finding in walked.damage:
+        if paths.is_record(name_in(protocol, finding.path)):
+            return "repair the other findings first"
+        there = worktree.on_branch(project.git, project.branch(protocol))
+        at = f" -C {there[0].path}" if there else ""
+        return f"`git{at} rm -- {finding.path}` and commit that; a plan file is a person's to remove"
+    commit = project.git.commit(finding.commit)
+    good = commit.parents[0] if commit and commit.parents and walked.state is not None else None
+    if good is None:
+        return f"it cannot be repaired; `git log {project.branch(protocol)}` shows what happened"
+    back = remedy.way_back(project, protocol, one.tip, good)
+    return f"`{back}` goes back to before that commit, and `runner doctor --fix {protocol}` adopts that"
