@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from benchmarks import job, loop, oneshot, policy, startup, step, steps, transition, verify, watch, why
+from benchmarks import job, loop, oneshot, policy, startup, status, step, steps, transition, verify, watch, why
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, table
 
@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, Callable[[Ground], Iterator[Figure]]] = {
     "startup": startup.run,
     "verify": verify.run,
     "oneshot": oneshot.run,
+    "status": status.run,
     "step": step.run,
     "steps": steps.run,
     "loop": loop.run,

@@ -192,7 +192,7 @@ def _standing(
     if asked is None:
         return None
     if asked.keyboard:  # said at a terminal, when it is said
-        return ApprovalStatus(asked, wait.digest or "", (), (), ())
+        return ApprovalStatus(asked, (), (), ())
     judged = bench(project, seen, state, found, time)
     asking = ApprovalRequest.of(judged, wait) if heard.approvals else None
     return approval.judge(judged, asked, plan, used(subject, known), heard.approvals, asking)

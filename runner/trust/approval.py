@@ -50,14 +50,13 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalStatus:
-    """How a demand stands. `digest`: what a word has to name now; `counted`: approvals that count, one a person.
+    """How far an approval requirement is met. `counted`: approvals that count, one a person.
 
     `rejected`: standing rejections of people whose word counts; `refused`: words on this subject that do not count, and why;
     `reviews`: those on the forge that were asked about, one a person where they count.
     """
 
     requirement: ApprovalRequirement
-    digest: str
     counted: tuple[ApprovalFile, ...]
     rejected: tuple[ApprovalFile, ...]
     refused: tuple[ApprovalFile, ...]
@@ -100,7 +99,6 @@ def judge(
     steps' files count too.
     """
     how = _How(begun=begun, whole=whole)
-    now = "" if begun else context.digest(demand.subject, context.tip, plan)
     good: dict[str, ApprovalFile] = {}
     refused: list[ApprovalFile] = []
     for word in context.approvals():
@@ -129,7 +127,7 @@ def judge(
             continue  # one person's word counts once
         people |= {one.approver} if one.rejection is None else set()
         heard.append(one)
-    return ApprovalStatus(demand, now, tuple(counted), tuple(rejected), tuple(refused), tuple(heard))
+    return ApprovalStatus(demand, tuple(counted), tuple(rejected), tuple(refused), tuple(heard))
 
 
 def _judge_review(

@@ -33,6 +33,10 @@ class Past:
         self.told: dict[str, int] = {}
         self.contents = Contents(git, protocol)
         self.read: dict[tuple[str, TreeEntry], ApprovalFile] = {}  # words, by path and file
+        self._tip: str | None = (
+            None  # where the whole chain is walked: its last commit, by which git is asked what to look at
+        )
+        self._relevant: set[str] | None = None
         self._seen = 0  # how many commits were looked at
         self._touched: dict[
             str, list[tuple[int, bool]]
@@ -62,6 +66,7 @@ class Past:
         past = cls(git, protocol)
         for oid, trusted in reversed(found):
             past.add(oid, trusted)
+        past._tip = tip
         return past
 
     def add(self, oid: str, trusted: str | None) -> None:
@@ -104,21 +109,39 @@ class Past:
     # --- what a commit did -----------------------------------------------------------------------------------------------
 
     def _look(self, last: int) -> None:
+        if self._seen == 0 and self._tip is not None:
+            self._relevant = self._beside_the_record(self._tip)
         while self._seen <= last:
-            if self._seen % 64 == 0:
+            if self._relevant is None and self._seen % 64 == 0:
                 self.git.warm(self.order[self._seen : self._seen + 64])
             commit = commit_of(self.git, self.order[self._seen])
-            changed = self._changed(commit, commit.parents[0] if commit.parents else None)
-            told = [(commit.oid, changed.keys())] if len(commit.parents) < 2 else self._merged(commit, changed)
-            for path, (before, _) in changed.items():
-                if path.startswith(paths.APPROVALS):
-                    whole = f"{paths.folder(self.protocol)}/{path}"
-                    self._touched.setdefault(whole, []).append((self._seen, before is None))
-            for oid, files in told:
-                names = frozenset(unnumbered(name) for name in files if paths.is_words(name))
-                if names:
-                    self._wrote.append((self._seen, oid, names))
+            if self._relevant is None or len(commit.parents) > 1 or commit.oid in self._relevant:
+                self._look_at(commit)
             self._seen += 1
+
+    def _beside_the_record(self, tip: str) -> set[str] | None:
+        """Return the chain's commits that change more of the protocol's folder than the record, or None: git cannot tell.
+
+        Few of a long chain do, and git finds them many times faster than their trees are read here.
+        """
+        folder = paths.folder(self.protocol)
+        start = [f"^{parent}" for parent in commit_of(self.git, self.order[0]).parents[:1]]
+        record = (f":(exclude){folder}/{name}" for name in (paths.STATE, paths.LOG, "log"))
+        args = ("rev-list", "--first-parent", tip, *start, "--", folder, *record)
+        code, out, _ = self.git.try_run(*args, env={"GIT_LITERAL_PATHSPECS": "0"})
+        return set(out.decode().split()) if code == 0 else None
+
+    def _look_at(self, commit: Commit) -> None:
+        changed = self._changed(commit, commit.parents[0] if commit.parents else None)
+        told = [(commit.oid, changed.keys())] if len(commit.parents) < 2 else self._merged(commit, changed)
+        for path, (before, _) in changed.items():
+            if path.startswith(paths.APPROVALS):
+                whole = f"{paths.folder(self.protocol)}/{path}"
+                self._touched.setdefault(whole, []).append((self._seen, before is None))
+        for oid, files in told:
+            names = frozenset(unnumbered(name) for name in files if paths.is_words(name))
+            if names:
+                self._wrote.append((self._seen, oid, names))
 
     def _changed(self, commit: Commit, parent: str | None) -> Mapping[str, tuple[TreeEntry | None, TreeEntry | None]]:
         before = folder_of(self.git, commit_of(self.git, parent).tree, self.protocol) if parent is not None else None
