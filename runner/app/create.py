@@ -407,10 +407,11 @@ def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> Non
     plan = plans.parse(files, where)
     step = next(iter(plan.steps), None)
     if step is not None and step.header.kind is Kind.AGENT:
-        from runner.executor import agent
+        from runner.executor import asking
+        from runner.executor.step_run import agent_of
 
-        names = agent.engine_names(project, plan, step, agent.coworker_of(project, plan, step, where))
-        with agent.open_engines(project, names):
+        names = asking.engine_names(project, plan, step, agent_of(project, plan, step, where))
+        with asking.open_engines(project, names):
             pass
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 from runner.errors import RefusedError, UsageError
-from runner.executor import checking, load, permissions, spending
+from runner.executor import load, permissions, spending
+from runner.executor.step_run import StepRun
+from runner.executor.steps import check, review
 from runner.protocol import paths
 from runner.protocol.events import CheckEvidence
 from runner.protocol.plans import QaPolicy
@@ -63,8 +65,8 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
         )  # what the policy denies is not run by hand either
         if full:
             step = dataclasses.replace(step, qa=QaPolicy.FULL)
-        attempt = seen.state.steps[found].attempt
-        verdict, _ = checking.judge(project, seen, plan, step, seen.state)
+        run = StepRun(project, seen, plan, step, seen.state)
+        attempt, verdict = run.attempt, check.check(run).verdict
         if not verdict.passed or step.qa is not QaPolicy.FULL:
             return Judged(found, attempt, verdict.evidence, verdict.reason)
         journal = spending.open_journal(
@@ -72,7 +74,7 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
         )  # what it costs counts in the budgets
         if journal.records:
             journal.append({"kind": "undecided", "time": project.who.timestamp(), "problems": ["it is judged again"]})
-        reviewed = checking.review_step(project, seen, plan, step, seen.state, verdict, journal)
+        reviewed = review.of_step(run, verdict.evidence, journal)
         if reviewed.verdict is None:
             raise RefusedError(reviewed.stopped, f"{protocol}, {found}", "raise it, and run the same command again")
         one = reviewed.evidence()

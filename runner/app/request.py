@@ -13,7 +13,7 @@ from typing import Final
 from runner.app import page, steer
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.executor import advance, load, permissions, reviews
-from runner.executor.outcome import failed
+from runner.executor.outcome import blocked, failed
 from runner.executor.redact import Redactor
 from runner.forge.base import (
     Access,
@@ -494,12 +494,12 @@ def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.
     if slug is None:
         kind = ev.Failed if rule == "fail" else ev.Blocked
         return [kind(subject=seen.protocol, reason=reason)]
+    ended = ev.StepFailed(subject=slug, attempt=state.steps[slug].attempt, reason=reason)
     if rule == "block":
-        ended = ev.StepBlocked(subject=slug, attempt=state.steps[slug].attempt, reason=reason)
-        return [ended, ev.Blocked(subject=seen.protocol, reason=log.cut(f"{slug}: {reason}"))]
+        return blocked(seen.protocol, ended)
     step = load.read_plan(project, seen).step(slug)
     assert step is not None
-    return failed(state, step, {"reason": reason})
+    return failed(state, step, ended)
 
 
 def _same_code(project: Project, protocol: str, tip: str) -> list[str]:

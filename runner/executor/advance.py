@@ -9,15 +9,16 @@ from collections.abc import Callable, Sequence
 
 from runner import signals
 from runner.errors import ConflictError, RefusedError
-from runner.executor import commit, load, perform, permissions, transition
+from runner.executor import commit, load, permissions, steps, transition
 from runner.executor.commit import Advanced
-from runner.executor.outcome import Outcome
+from runner.executor.outcome import recording
+from runner.executor.step_run import StepRun
 from runner.executor.transition import EvaluatedAt
 from runner.forge.base import Forge, ForgeError
 from runner.protocol import events as ev
 from runner.protocol import ids, machine, paths
 from runner.protocol.events import Event
-from runner.protocol.machine import Action, CheckStep, Halt, RunStep, WritePlan
+from runner.protocol.machine import Action, CheckStep, Complete, Halt, RunStep, WritePlan
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status
 from runner.store import history, lease, marks, publishing, record, transaction, worktree
@@ -140,40 +141,44 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
     """Do what may happen next; None where the branch moved under it and it has to be decided again."""
     plan, edit, state, action = consider(project, seen, only)
     if isinstance(edit, ev.Planned):
-        told = Outcome(lambda now: [], said="the plan that people wrote stands")
-        return commit.at_once(project, seen, [edit], WritePlan(), told)
+        return commit.at_once(project, seen, [edit], WritePlan(), recording("the plan that people wrote stands"))
     first: list[Event] = [edit] if edit else []
     time = project.who.timestamp()
-    words = permissions.settle(project, seen, plan, state, time, forge) if plan else []
-    evaluated = EvaluatedAt(time, project.trusted.commit) if words else None
-    if words:
-        first += words
-        state = load.applied(project, state, words)
+    approvals = permissions.settle(project, seen, plan, state, time, forge) if plan else []
+    evaluated = EvaluatedAt(time, project.trusted.commit) if approvals else None
+    if approvals:
+        first += approvals
+        state = load.applied(project, state, approvals)
         action = _decide(state, only)
     if isinstance(action, Halt):
         if not first:
             return Advanced(state, action, (), seen.tip, action.reason)
         said = "the plan's edit is recorded" if edit else "it is recorded who said what"
-        return commit.at_once(project, seen, first, action, Outcome(lambda now: [], said=said), evaluated)
+        return commit.at_once(project, seen, first, action, recording(said), evaluated)
     if isinstance(action, WritePlan):
         if not _lease(project, seen, forge):
             return None
-        return commit.at_once(project, seen, first, action, perform.write_plan(project, seen), evaluated)
+        from runner.executor import planning  # loads the engines
+
+        return commit.at_once(project, seen, first, action, planning.write_plan(project, seen), evaluated)
     assert plan is not None
-    held = permissions.hold(project, seen, plan, state, action, words)
-    if held is not None:
-        asked = held.event
-        return commit.at_once(
-            project, seen, first, action, Outcome(lambda now: [asked], said=f"waits: {asked.text}"), evaluated
-        )
+    outcome, run = recording("all done", [ev.Completed(subject=seen.protocol)]), None
+    if not isinstance(action, Complete):
+        step = plan.step(action.slug)
+        assert step is not None, action.slug
+        run = StepRun(project, seen, plan, step, state, approvals)
+        held = permissions.hold(run, action)
+        if held is not None:
+            outcome = recording(f"waits: {held.event.text}", [held.event])
+            return commit.at_once(project, seen, first, action, outcome, evaluated)
     transition.signer(project)  # before anything is done that nobody could sign
     if isinstance(action, RunStep | CheckStep) and not _lease(project, seen, forge):
         return None
     # What is done is done by the policy of now, whatever the trusted branch says when it is recorded.
     evaluated = evaluated or EvaluatedAt(time, project.trusted.commit)
-    return commit.commit(
-        project, seen, first, action, perform.perform(project, seen, plan, state, action, words), evaluated
-    )
+    if run is not None:
+        outcome = steps.perform(action, run)
+    return commit.commit(project, seen, first, action, outcome, evaluated)
 
 
 def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:

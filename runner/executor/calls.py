@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from runner import signals
 from runner.errors import IntegrityError, RunnerError, UnreachableError, UnsupportedError, WaitingError
+from runner.executor import permissions, toolbox
 from runner.executor.journal import Journal, Record
-from runner.executor.permission import Judge
-from runner.executor.redact import Redactor
+from runner.executor.step_run import StepRun
+from runner.executor.toolbox import Judge
 from runner.folders import matching
 from runner.git import Git
 from runner.lines import lines_of
@@ -28,9 +29,7 @@ from runner.protocol.call_file import HeldCall
 from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Event
-from runner.protocol.state import State
-from runner.store import history, lease, publishing
-from runner.store.project import Project
+from runner.store import history, lease, publishing, record
 from runner.store.snapshot import Snapshot
 from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
 from runner.tools.python import ToolModuleError
@@ -137,32 +136,31 @@ class Settled:
 
 @dataclass(slots=True)
 class Calls:
-    """The gate of one attempt of a step. `words`: what was decided about held calls, by their names.
+    """The gate of one attempt of a step. `words`: the decisions about held calls, by their names.
 
-    `undecided`: the effects that a person was asked about and never answered for; `stands(name, by)`: whether an approval that an
-    earlier transition counted still is one.
+    `undecided`: the effects that a person was asked about and never answered for.
     """
 
-    project: Project
-    snapshot: Snapshot
-    state: State
-    slug: str
-    attempt: int
-    journal: Journal
+    run: StepRun
     judge: Judge
-    redactor: Redactor
     words: Mapping[str, Word]
     settled: Sequence[Settled]
     undecided: Sequence[Record]
-    stands: Callable[[str, str], bool]
-    told: Callable[[Record], None] = lambda record: None
     _others: list[list[Record]] | None = field(default=None)
     _elsewhere: list[Record] | None = field(default=None)
 
+    @classmethod
+    def of(cls, run: StepRun) -> Calls:
+        """Return the gate of a step's attempt, which has its journal and workspace."""
+        git, view = run.project.git, run.view
+        known = record.events(git, view.protocol, view.tip) if _was_asked(run) else []
+        words = words_of(git, view, known, run.slug, run.approvals)
+        return cls(run, toolbox.judge_of(run), words, settled_of(known), undecided_of(known))
+
     def make(self, number: int, tool: Tool, arguments: Mapping[str, Any], untrusted: bool) -> Made:
-        """See `Gate.make`; whoever lost the lease makes none."""
-        publishing.ensure_lease(self.project)
-        contract, name = tool.contract, f"{self.slug}.{self.attempt}.{number}"
+        """See `Gate.make`; a runner that lost its lease makes none."""
+        publishing.ensure_lease(self.run.project)
+        contract, name = tool.contract, f"{self.run.name}.{number}"
         last = self._last(name) if contract.effect == "external" else None
         if last is not None and last["kind"] == "outcome":
             return _made(last)
@@ -171,10 +169,10 @@ class Calls:
             barred = self._barred(tool, last, untrusted)
             return self._effect(name, tool, last["arguments"], last["decision"], barred=barred)
         word = self.words.get(name)
-        if word is not None and word.told and word.approved and not self.stands(name, word.by):
+        if word is not None and word.told and word.approved and not permissions.call_stands(self.run, name, word.by):
             word = None  # it is asked for again
         check_arguments(contract, arguments)
-        written: Mapping[str, Any] = self.redactor.value(dict(arguments))
+        written: Mapping[str, Any] = self.run.redactor.value(dict(arguments))
         if word is not None and word.approved:
             written = self._file(name, contract, word)
         said = self.judge(contract, written, untrusted)
@@ -209,19 +207,19 @@ class Calls:
             effect=contract.effect,
             repeat=contract.repeat,
             source=contract.source,
-            code=code_digest(self.project.git, self.project.trusted.commit, module) if module else None,
-            step=self.slug,
-            attempt=self.attempt,
+            code=code_digest(self.run.project.git, self.run.project.trusted.commit, module) if module else None,
+            step=self.run.slug,
+            attempt=self.run.attempt,
             number=number,
             env=contract.env,
             network=contract.network,
         )
         data = call_file.render(held)
-        there = self.snapshot.files.get(paths.call_file(name))
+        there = self.run.view.files.get(paths.call_file(name))
         if there is not None:
-            data = self.project.git.blob(there.oid) or b""
-            held = call_file.parse(data, f"{self.snapshot.where}/{paths.call_file(name)}")
-        last = next((one for one in reversed(self.journal.records) if one["kind"] == "held"), None)
+            data = self.run.project.git.blob(there.oid) or b""
+            held = call_file.parse(data, f"{self.run.view.where}/{paths.call_file(name)}")
+        last = next((one for one in reversed(self.run.journal.records) if one["kind"] == "held"), None)
         if last is None or (last["call"], last["digest"]) != (name, digest(data)):
             self._append(
                 {"kind": "held", "call": name, "tool": held.tool, "digest": digest(data), "text": held.text()}
@@ -235,9 +233,9 @@ class Calls:
         Raises:
             IntegrityError: the file is not the one that was held.
         """
-        where = f"{self.snapshot.where}/{paths.call_file(name)}"
-        there = self.snapshot.files.get(paths.call_file(name))
-        data = self.project.git.blob(there.oid) if there else None
+        where = f"{self.run.view.where}/{paths.call_file(name)}"
+        there = self.run.view.files.get(paths.call_file(name))
+        data = self.run.project.git.blob(there.oid) if there else None
         if data is None or digest(data) != word.digest:
             raise IntegrityError("the held call is not the one that was decided about", where, "run `runner verify`")
         held = call_file.parse(data, where)
@@ -293,7 +291,7 @@ class Calls:
             elif mine and isinstance(tool, Probed) and left:
                 found = self._probe(tool, arguments, intent)
                 if found is not None:
-                    content = self.redactor.value(found)
+                    content = self.run.redactor.value(found)
                     return self._happened(name, what, content, decision, intent, "looked up: it is there")
                 self._settle(intent, "looked up: it is not there")
             else:
@@ -311,11 +309,11 @@ class Calls:
             | {"text": call_file.line(contract.name, arguments), "decision": decision}
             | ({"key": key} if contract.key is not None else {})
         )
-        begun = self.journal.records[-1]
+        begun = self.run.journal.records[-1]
         for intent in again:  # after it, so that its key is known wherever this process ends
             self._settle(intent, SAME_KEY)
         try:
-            lease.announce(self.project, begun)
+            lease.announce(self.run.project, begun)
         except RunnerError:
             self._settle(begun, "not begun: it could not be announced on the remote")
             raise
@@ -323,18 +321,18 @@ class Calls:
             content = tool.call({**arguments, contract.key: key} if contract.key is not None else arguments)
         except OutcomeUnknownError as error:
             if contract.repeat == "never" or not left:
-                raise EffectError(begun, self.redactor.text(error.message)) from error
+                raise EffectError(begun, self.run.redactor.text(error.message)) from error
             return self._effect(name, tool, arguments, decision, left=left - 1)
         except ToolModuleError:
             self._settle(begun, "not begun: its module could not be loaded")
             raise
         except ToolError as error:
-            return self._conclude(name, what, self.redactor.text(str(error)), decision, is_error=True)
-        return self._conclude(name, what, self.redactor.value(content), decision)
+            return self._conclude(name, what, self.run.redactor.text(str(error)), decision, is_error=True)
+        return self._conclude(name, what, self.run.redactor.value(content), decision)
 
     def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
         """Return what forbids an effect that others may come to repeat: that it cannot be announced on the remote first."""
-        project, number = self.project, self.snapshot.protocol
+        project, number = self.run.project, self.run.view.protocol
         vanishes = bool(project.options.get("ephemeral"))
         publishes = project.trusted.remote is not None and project.setting("publish") == "always"
         publishes = publishes or (project.offline and project.is_shared)
@@ -358,19 +356,19 @@ class Calls:
 
     def _refuse_waiting(self, contract: Contract) -> None:
         """Begin no effect while a person is asked about another one, of whatever step."""
-        for wait in self.state.waiting:
+        for wait in self.run.state.waiting:
             if wait.kind == "effect":
                 raise WaitingError(
                     f"`{contract.name}` is not called while nobody knows whether an earlier call happened",
                     wait.text,
-                    f"look, then say `runner answer {self.snapshot.protocol} {wait.id} happened`, or did-not",
+                    f"look, then say `runner answer {self.run.view.protocol} {wait.id} happened`, or did-not",
                 )
 
     def _probe(self, tool: Probed, arguments: Mapping[str, Any], intent: Record) -> Any:
         try:
             return tool.probe(arguments)
         except ToolError as error:
-            raise EffectError(intent, f"it could not be looked up, {self.redactor.text(error.message)}") from error
+            raise EffectError(intent, f"it could not be looked up, {self.run.redactor.text(error.message)}") from error
 
     def _conclude(
         self,
@@ -385,7 +383,7 @@ class Calls:
         record: Record = {"kind": "outcome", "call": name, "tool": what[0], "digest": what[1], "decision": decision}
         record |= {"content": content, "error": is_error} | ({"wait": wait} if wait else {})
         self._append(record)
-        return _made(self.journal.records[-1])
+        return _made(self.run.journal.records[-1])
 
     def _happened(
         self,
@@ -405,10 +403,10 @@ class Calls:
 
     def _key(self, name: str, what: tuple[str, str]) -> str:
         """Return what makes a repeat of the call harmless: that of its last announcement, which may be an earlier step's."""
-        for one in reversed(self.journal.records):
+        for one in reversed(self.run.journal.records):
             if one["kind"] == "intent" and (one["call"], one["tool"], one["digest"]) == (name, *what) and "key" in one:
                 return str(one["key"])
-        return digest("\0".join((self.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
+        return digest("\0".join((self.run.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
 
     def _settle(self, intent: Record, how: str, wait: str = "") -> None:
         """Close an announcement that has no conclusion, of whatever journal."""
@@ -416,37 +414,37 @@ class Calls:
         self._append(told | ({"wait": wait} if wait else {}))
 
     def _append(self, record: Record) -> None:
-        record = {"kind": record["kind"], "time": self.project.who.timestamp(), **record}
-        self.journal.append(self.redactor.value(record))
-        self.told(record)
+        record = {"kind": record["kind"], "time": self.run.project.who.timestamp(), **record}
+        self.run.journal.append(self.run.redactor.value(record))
+        self.run.project.who.hear(record)
 
     # --- what the journals have ------------------------------------------------------------------------------------------
 
     def _last(self, name: str) -> Record | None:
         """Return what this attempt's journal says last of a call's effect; an outcome is the end, whatever is settled after it."""
-        found = [one for one in self.journal.records if one["kind"] in _EFFECT and one["call"] == name]
+        found = [one for one in self.run.journal.records if one["kind"] in _EFFECT and one["call"] == name]
         return next((one for one in reversed(found) if one["kind"] == "outcome"), found[-1] if found else None)
 
     def _journals(self) -> list[list[Record]]:
         """Return the records about effects of the other journals of the protocol's; nobody else writes to them now."""
         if self._others is None:
-            found = matching(self.journal.path.parent, "*.jsonl")
+            found = matching(self.run.journal.path.parent, "*.jsonl")
             self._others = [
                 [one for one in Journal(path).records if one["kind"] in _EFFECT]
                 for path in found
-                if path != self.journal.path
+                if path != self.run.journal.path
             ]
         return self._others
 
     def _announced(self) -> list[Record]:
         """Return the announcements on the remote that another machine made, and of which nobody knows what came."""
         if self._elsewhere is None:
-            project, protocol = self.project, self.snapshot.protocol
+            project, protocol = self.run.project, self.run.view.protocol
             filed = project.git.ref(history.ref_of(protocol))
-            found = lease.unknown(project, protocol, lease.announced(project, protocol), self.snapshot.tip, filed)
+            found = lease.unknown(project, protocol, lease.announced(project, protocol), self.run.view.tip, filed)
             known = {
                 (one["call"], one["of" if one["kind"] == "settled" else "time"])
-                for records in (*self._journals(), self.journal.records)
+                for records in (*self._journals(), self.run.journal.records)
                 for one in records
                 if one["kind"] in ("intent", "settled")
             }
@@ -456,7 +454,7 @@ class Calls:
     def _open(self) -> list[Record]:
         """Return the announcements without a conclusion, of all journals, on the remote, and in the record: an edit or a new attempt
         ends what a person was asked, and the journal in which the call was begun may be on another machine."""
-        own = [one for one in self.journal.records if one["kind"] in _EFFECT]
+        own = [one for one in self.run.journal.records if one["kind"] in _EFFECT]
         closed = {(one["call"], one["of"]) for one in own if one["kind"] == "settled"}
         found = [one for one in self._announced() if (one["call"], one["time"]) not in closed]
         over = {(one["call"], one["of"]) for records in self._journals() for one in records if one["kind"] == "settled"}
@@ -472,16 +470,27 @@ class Calls:
 
     def _word(self, fits: Callable[[Settled], bool]) -> Settled | None:
         """Return what a person said of an effect, where it was not made use of yet."""
-        used = {one.get("wait") for records in (*self._journals(), self.journal.records) for one in records}
+        used = {one.get("wait") for records in (*self._journals(), self.run.journal.records) for one in records}
         return next((one for one in self.settled if one.wait not in used and fits(one)), None)
 
     def _filed(self) -> set[str]:
         """Return the waits whose words the history has made use of: perhaps in another clone, for an earlier call."""
-        found = history.transcripts(self.project.git, self.snapshot.protocol)
+        found = history.transcripts(self.run.project.git, self.run.view.protocol)
         return {one["wait"] for name, data in found for one in transcript.parse(data, name) if one.get("wait")}
 
 
 _EFFECT = ("intent", "outcome", "settled")
+
+
+def _was_asked(run: StepRun) -> bool:
+    """Return whether the log has an event about a call or an effect; if not, the log, which grows with every step, is not parsed."""
+    quiet = run.project.kept.setdefault("parts of logs that tell of no call", set())
+    parts = [oid for oid in run.view.files.parts if oid not in quiet]
+    for oid, part in zip(("", *parts), (run.view.log, *run.project.git.blobs(parts)), strict=True):
+        if part is None or b" call-" in part or b" effect-" in part:
+            return True
+        quiet.add(oid)
+    return False
 
 
 def _denied(said: Decision) -> DeniedError:

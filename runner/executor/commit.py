@@ -16,7 +16,8 @@ from runner.errors import (
     UnsupportedError,
 )
 from runner.executor import load, transition
-from runner.executor.outcome import Outcome, attempt_ref
+from runner.executor.outcome import Outcome, attempt_ref, blocked
+from runner.executor.outcome import record as outcome_events
 from runner.executor.transition import EvaluatedAt
 from runner.protocol import events as ev
 from runner.protocol import log, machine
@@ -34,7 +35,7 @@ _AT_WORK = (StepStatus.PENDING, StepStatus.RUNNING)
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """What one call brought about. `entries` is empty where nothing was recorded; `action` is what was decided."""
+    """The result of one call. `entries`: empty where nothing was recorded; `action`: the decision."""
 
     state: State
     action: Action
@@ -54,11 +55,12 @@ def commit(
     began: Snapshot,
     first: list[Event],
     action: Action,
-    attempt: Outcome,
+    outcome: Outcome,
     evaluated: EvaluatedAt | None = None,
 ) -> Advanced | None:
-    """Publish what acting brought about. Where a person's commits came between, a step's work is merged onto them; it is
-    not done again. Whatever else was decided is decided again (None): a verdict speaks of the tree that it saw.
+    """Publish an outcome. A step's work is merged onto commits that people made meanwhile; it is not done again.
+
+    None: the branch moved, and any other action has to be decided again. A verdict, for example, is about the tree that it saw.
 
     Raises:
         InTheWayError: a person's uncommitted files are in the way; the result is kept.
@@ -67,21 +69,22 @@ def commit(
     """
     git, protocol = project.git, began.protocol
     if not isinstance(action, RunStep):
-        return at_once(project, began, first, action, attempt, evaluated)
+        return at_once(project, began, first, action, outcome, evaluated)
     slug, seen = action.slug, began
-    number = began.state.steps[slug].attempt if slug in began.state.steps else 1
+    before = load.applied(project, began.state, first)
+    number = before.steps[slug].attempt
     aside = attempt_ref(protocol, slug, number)
     for _ in range(load.RACES):
-        tree, conflict = attempt.tree, ""
+        tree, conflict = outcome.tree, ""
         also: dict[str, tuple[str | None, str | None]] = {}
-        if attempt.tree is not None and seen.tip != began.tip:
-            work = _work_commit(project, began, attempt.tree)
+        if outcome.tree is not None and seen.tip != began.tip:
+            work = _work_commit(project, began, outcome.tree)
             tree, conflicts = transaction.merge_work(git, protocol, work, seen.tip, project.runner())
             if tree is None:
                 conflict = f"its work conflicts with commits that came between: {', '.join(conflicts[:3])}"
                 also[aside] = (work, git.ref(aside))
-        if attempt.kept is not None:
-            also[aside] = (_work_commit(project, began, attempt.kept), git.ref(aside))
+        if outcome.kept is not None:
+            also[aside] = (_work_commit(project, began, outcome.kept), git.ref(aside))
         is_theirs = seen is not began and _is_done_elsewhere(project, began, seen, slug)
         try:
             if is_theirs:
@@ -91,9 +94,10 @@ def commit(
             state = load.applied(project, seen.state, edits)
             if slug not in state.steps:
                 raise IllegalEventError(f"{slug} is gone", seen.where, "run `runner status`")
-            if edits is not first and _is_edited(state, load.applied(project, began.state, first), edits, slug):
+            if edits is not first and _is_edited(state, before, edits, slug):
                 raise IllegalEventError(f"{slug} was edited once more", seen.where, "run `runner status`")
-            events = _blocked(state, slug, number, conflict, aside) if conflict else attempt.events(state)
+            clash = ev.StepFailed(subject=slug, attempt=number, reason=log.cut(conflict), kept=aside)
+            events = blocked(protocol, clash) if conflict else outcome_events(outcome, state)
             events = [
                 dataclasses.replace(event, start=start)
                 if isinstance(event, ev.StepFinished) and event.start == began.tip
@@ -101,15 +105,15 @@ def commit(
                 for event in events
             ]
             made = transition.prepare(
-                project, seen, [*edits, *events], tree, more={} if conflict else attempt.record, evaluated=evaluated
+                project, seen, [*edits, *events], tree, more={} if conflict else outcome.record, evaluated=evaluated
             )
             if start != began.tip:
-                _see_that_it_holds(project, made.commit, seen)
+                _verify_again(project, made.commit, seen)
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
-            kept = _keep(project, began, aside, attempt)
+            kept = _keep(project, began, aside, outcome)
             ended = seen.state.status not in (*machine.OPEN, Status.COMPLETED)
             is_over = slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK
-            if not ended and (is_theirs or is_over):
+            if seen is not began and not ended and (is_theirs or is_over):
                 project.who.say(
                     f"{slug} was done elsewhere meanwhile{f'; its work here is kept at {kept}' if kept else ''}"
                 )
@@ -124,12 +128,12 @@ def commit(
                 else f"run `runner status {protocol}`; `runner step` goes on from there",
             ) from error
         try:
-            transition.publish(project, seen, made, also, attempt.files, attempt.keeps)
+            transition.publish(project, seen, made, also, outcome.files, outcome.keeps)
         except ConflictError:
             try:
                 publishing.again(project, protocol, load.checker(project, protocol))
             except (IntegrityError, RefusedError) as error:  # what was pushed meanwhile is for a person to put right
-                kept = _keep(project, began, aside, attempt)
+                kept = _keep(project, began, aside, outcome)
                 hint = f"{error.hint}{f'; its work is kept at {kept}' if kept else ''}"
                 raise type(error)(error.what, error.where, hint) from error
             seen = load.view(project, protocol)
@@ -138,14 +142,14 @@ def commit(
             git.update_refs({aside: (made.commit, git.ref(aside))}, "runner: kept")
             raise InTheWayError(error.what, error.where, f"{error.hint}; the result is kept at {aside}") from error
         except HeldError as error:
-            kept = _keep(project, began, aside, attempt)
+            kept = _keep(project, began, aside, outcome)
             raise HeldError(
                 error.what, error.where, f"{error.hint}{f'; its work is kept at {kept}' if kept else ''}"
             ) from error
         return Advanced(
-            made.state, action, made.entries, made.commit, conflict or attempt.said, attempt.failed or bool(conflict)
+            made.state, action, made.entries, made.commit, conflict or outcome.summary, outcome.failed or bool(conflict)
         )
-    _keep(project, began, aside, attempt)
+    _keep(project, began, aside, outcome)
     raise load.moves(project, protocol)
 
 
@@ -154,24 +158,23 @@ def at_once(
     began: Snapshot,
     first: list[Event],
     action: Action,
-    attempt: Outcome,
+    outcome: Outcome,
     evaluated: EvaluatedAt | None = None,
 ) -> Advanced | None:
-    """Publish what acting brought about; None where the branch moved since, and it has to be decided again."""
-    events = [*first, *attempt.events(load.applied(project, began.state, first))]
+    """Publish an outcome; None where the branch moved since, and the action has to be decided again."""
+    events = [*first, *outcome_events(outcome, load.applied(project, began.state, first))]
     made = transition.prepare(
-        project, began, events, attempt.tree, more=attempt.record, author=attempt.author, evaluated=evaluated
+        project, began, events, outcome.tree, more=outcome.record, author=outcome.author, evaluated=evaluated
     )
     try:
-        transition.publish(project, began, made, files=attempt.files, keeps=attempt.keeps)
+        transition.publish(project, began, made, files=outcome.files, keeps=outcome.keeps)
     except ConflictError:
         return None
-    return Advanced(made.state, action, made.entries, made.commit, attempt.said, attempt.failed)
+    return Advanced(made.state, action, made.entries, made.commit, outcome.summary, outcome.failed)
 
 
-def _see_that_it_holds(project: Project, made: str, seen: Snapshot) -> None:
-    """Refuse a transition whose work began at a commit that is not on the chain (it was merged there otherwise), where what is told
-    of the commit that both have is not so: its step had other words, or a word was not there yet."""
+def _verify_again(project: Project, made: str, seen: Snapshot) -> None:
+    """Re-verify a transition whose work started at another commit: the plan or the approvals may differ at the new base."""
     try:
         load.checker(project, seen.protocol)(made, seen.tip)
     except IntegrityError as error:
@@ -179,8 +182,8 @@ def _see_that_it_holds(project: Project, made: str, seen: Snapshot) -> None:
 
 
 def _edits_again(project: Project, first: list[Event], seen: Snapshot, start: str) -> list[Event]:
-    """Return what came before the work, as it has to be told at `seen`: the plan's edit that it stands on (later ones are the
-    next transition's), and the words that were counted, with the commit that they were judged at."""
+    """Return the events before the work as they are recorded at `seen`: the plan's edit that the work is based on (the next
+    transition records later ones), and the counted approvals, with the commit at which they were judged."""
     if not first:
         return first
     words = [
@@ -195,8 +198,8 @@ def _edits_again(project: Project, first: list[Event], seen: Snapshot, start: st
 
 
 def _is_done_elsewhere(project: Project, began: Snapshot, seen: Snapshot, slug: str) -> bool:
-    """Return whether the record has work at the step since that is not ours. The step's status does not always tell: where what
-    that work waited for has come, the step goes on from that transcript, in the place of which ours would be filed."""
+    """Return whether the record has other work at the step since. The step's status does not always show it: an answered question of
+    that work lets the step resume from that transcript, which ours would replace."""
 
     def work(tip: str) -> list[log.RawEntry]:
         entries = record.events(project.git, seen.protocol, tip)
@@ -207,7 +210,7 @@ def _is_done_elsewhere(project: Project, began: Snapshot, seen: Snapshot, slug: 
 
 
 def _is_edited(state: State, then: State, edits: Sequence[Event], slug: str) -> bool:
-    """Return whether an edit that is told with the work has other words of the step than those that were carried out."""
+    """Return whether an edit that is recorded with the work has another version of the step than the one that ran."""
     told = any(isinstance(event, ev.PlanEdited) for event in edits)
     return told and state.steps[slug].digest != then.steps[slug].digest
 
@@ -217,16 +220,9 @@ def _work_commit(project: Project, began: Snapshot, tree: str) -> str:
     return project.git.write_commit(tree, (began.tip,), who, who, f"{began.protocol}: work\n".encode())
 
 
-def _keep(project: Project, began: Snapshot, aside: str, attempt: Outcome) -> str | None:
-    tree = attempt.tree or attempt.kept
+def _keep(project: Project, began: Snapshot, aside: str, outcome: Outcome) -> str | None:
+    tree = outcome.tree or outcome.kept
     if tree is None:
         return None
     project.git.update_refs({aside: (_work_commit(project, began, tree), project.git.ref(aside))}, "runner: kept")
     return aside
-
-
-def _blocked(state: State, slug: str, number: int, reason: str, kept: str) -> list[Event]:
-    return [
-        ev.StepBlocked(subject=slug, attempt=number, reason=log.cut(reason), kept=kept),
-        ev.Blocked(subject=state.protocol, reason=log.cut(f"{slug}: {reason}")),
-    ]

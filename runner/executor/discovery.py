@@ -16,7 +16,7 @@ from typing import Final
 from runner import resources
 from runner.engines.base import EngineError, ModelTurn, Request, Turn, UserTurn
 from runner.errors import WaitingError
-from runner.executor import agent, planning, prompting, spending
+from runner.executor import asking, planning, prompting, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Loop
 from runner.executor.redact import Redactor
@@ -64,12 +64,12 @@ def found(project: Project, commit: str, answers: Mapping[str, str]) -> Iterator
     """
     redactor = Redactor(project.who.environ)
     task = redactor.text(_task(project, commit, answers))
-    names = agent.engine_names(project, None, None, None, "plan")
+    names = asking.engine_names(project, None, None, None, "plan")
     key = digest(f"{' '.join(names)}\n{task}".encode()).removeprefix("sha256:")[:32]
     with locks.hold(project.places.lock(f"planning-{key}"), project.who, what="this look at the repository"):
         journal = Journal(project.places.planning / f"{key}.jsonl")
-        with agent.open_engines(project, names) as engines:
-            loop = agent.questioner(project, journal, engines, redactor, planning.UNBOUNDED)
+        with asking.open_engines(project, names) as engines:
+            loop = asking.questioner(project, journal, engines, redactor, planning.UNBOUNDED)
             try:
                 told, engine = _told(loop, journal, task)
             except BudgetStop as stop:

@@ -107,14 +107,14 @@ class Total:
 class Ended:
     """How a loop ended. `outcome`: finished, failed, asked, budget, held or unknown; `text`: summary, reason or question.
 
-    `why`: the call that is held, or the effect that a person is asked about.
+    `stop`: the held call, or the effect that a person is asked about.
     """
 
     outcome: str
     text: str
     result: dict[str, Any] | None = None
     artifacts: tuple[str, ...] = ()
-    why: HeldError | EffectError | None = None
+    stop: HeldError | EffectError | None = None
 
 
 class Purse(Protocol):
@@ -429,7 +429,7 @@ class Loop:
                 result, said = self._carry_out(call, before + at + 1, ended)
             except (HeldError, EffectError) as stop:
                 stopped = self._note(done, fresh, None)[1] if fresh else None
-                return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), why=stop)
+                return stopped or Ended("held" if isinstance(stop, HeldError) else "unknown", str(stop), stop=stop)
             ended = said or ended
             fresh.append(self.redactor.value(result))
             if outside and at + 1 < len(turn.calls):

@@ -1,7 +1,7 @@
-"""Between deciding and acting: is somebody's word needed, was it given, and does it still stand (design §4).
+"""Decide whether an action is allowed, or whose approval it needs (design §4).
 
-`settle` turns the words that came in into events; `hold` says whether what may happen next has to wait for one. Nothing is acted
-here, and a word is only used after the trusted branch was fetched, where there is a remote.
+`settle` turns the approvals that came in into events; `hold` returns the approval that the next action has to wait for. An approval
+is only used after the trusted branch was fetched, if there is a remote.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.executor import reviews
+from runner.executor.step_run import StepRun
 from runner.forge.base import Forge
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths
 from runner.protocol.approval_file import seconds
 from runner.protocol.events import Event
-from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
-from runner.protocol.plans import Plan, Step
+from runner.protocol.machine import Action, CompleteStep
+from runner.protocol.plans import Plan
 from runner.protocol.state import State, Wait
 from runner.store import publishing, record
 from runner.store.project import Project
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AskApproval:
-    """What may happen next has to wait: `demand` is to be asked for, `digest` is what it is about now."""
+    """The next action has to wait for an approval. `demand`: what it requires; `digest`: of its subject now."""
 
     demand: ApprovalRequirement
     digest: str
@@ -60,12 +61,12 @@ class AskApproval:
 
 
 def is_read(project: Project) -> bool:
-    """Return whether `of` has been asked, so that asking it again costs nothing."""
+    """Return whether `trusted_config` was called before, so that it costs nothing now."""
     return "authority" in project.kept
 
 
 def trusted_config(project: Project) -> TrustedConfig:
-    """Return what the trusted branch says, as this process last saw it."""
+    """Return the policy and keys of the trusted branch, as this process last saw it."""
     if not is_read(project):
         trusted = project.trusted
         project.kept["authority"] = load_trusted_config(project.git, trusted.commit, trusted.branch, project.config)
@@ -74,7 +75,7 @@ def trusted_config(project: Project) -> TrustedConfig:
 
 
 def refuse_isolation(project: Project, executor: str) -> None:
-    """Refuse to run commands where the policy wants them better kept apart.
+    """Refuse to run commands on an executor that the policy does not allow.
 
     Raises:
         RefusedError: naming the rule.
@@ -108,44 +109,77 @@ def _refuse(said: Decision, what: str, hint: str) -> None:
 def bench(
     project: Project, seen: Snapshot, state: State, found: TrustedConfig, time: str | None = None
 ) -> ReviewContext:
-    """Return what judging words takes, at the present time or at `time`."""
+    """Return what judging approvals takes, at the present time or at `time`."""
     now = seconds(time) if time else int(project.who.now())
     return ReviewContext(project.git, seen.protocol, seen.tip, state, found, now)
+
+
+def bench_of(run: StepRun) -> ReviewContext:
+    """Return what judging the approvals of a step's attempt takes, at the present time."""
+    return bench(run.project, run.view, run.state, trusted_config(run.project))
+
+
+@dataclass(frozen=True, slots=True)
+class _Waits:
+    """The waits of a protocol, judged at `time`. `known`: the entries of its record."""
+
+    project: Project
+    seen: Snapshot
+    plan: Plan
+    state: State
+    time: str
+    known: Sequence[log.RawEntry]
+
+    def bench(self) -> ReviewContext:
+        """Return what judging approvals takes."""
+        return bench(self.project, self.seen, self.state, trusted_config(self.project), self.time)
+
+    def status(self, wait: Wait, subject: Subject, fetched: reviews.ReviewResult) -> ApprovalStatus | None:
+        """Return the status of the approval that a wait is about; None where no approval is required any more."""
+        found = trusted_config(self.project)
+        required = requirement_of(found, subject, wait.text, self.plan, paths.folder(self.seen.protocol))
+        if required is None:
+            return None
+        if required.keyboard:  # given at a terminal, and recorded at once
+            return ApprovalStatus(required, (), (), ())
+        judged = self.bench()
+        asking = ApprovalRequest.of(judged, wait) if fetched.approvals else None
+        return approval.judge(judged, required, self.plan, used(subject, self.known), fetched.approvals, asking)
 
 
 def settle(
     project: Project, seen: Snapshot, plan: Plan, state: State, time: str, forge: Forge | None = None
 ) -> list[Event]:
-    """Return the events that the words which came in make: counted, decided, or refused with the reason, each told once.
+    """Return the events of the approvals that came in: counted, decided, or refused with the reason, each recorded once.
 
-    `time`: at which they are judged, and which the record tells; `forge`: where reviews are read, for the one thing that waits.
+    `time`: when they are judged, as the record says; `forge`: where the reviews of the one thing that waits are fetched.
 
     Raises:
-        RefusedError: the trusted branch went back behind the policy that the record tells of.
-        UnreachableError: a word would be used, and the remote that says whose word counts does not answer.
+        RefusedError: the trusted branch is older than the policy that the record names.
+        UnreachableError: an approval would be used, and the remote that has the policy does not answer.
     """
     waits = [wait for wait in state.waiting if wait.type.ended_by == "approval"]
     if not waits or state.status not in machine.ACTIVE:
         return []
     made: list[Event] = []
     known = record.events(project.git, seen.protocol, seen.tip)
-    told = {raw.fields.get("approval") for raw in known if raw.event == "approval-refused"}
+    refused = {raw.fields.get("approval") for raw in known if raw.event == "approval-refused"}
+    judging = _Waits(project, seen, plan, state, time, known)
     for wait in waits:
         subject = subject_of(wait, state, known)
-        heard = reviews.NONE
-        standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
+        fetched = reviews.NONE
+        standing = judging.status(wait, subject, fetched)
         if (
             standing is not None
             and forge is not None
             and standing.requirement.reviews
             and not standing.requirement.keyboard
         ):
-            judged = bench(project, seen, state, trusted_config(project), time)
-            heard = reviews.fetch(project, forge, judged, standing.requirement, wait, plan)
+            fetched = reviews.fetch(project, forge, judging.bench(), standing.requirement, wait, plan)
             if project.options.get("ephemeral") and project.setting("publish") == "never":
-                # What is done here is handed over, and no review that such a job tells of is believed: `sync` counts it.
-                heard = dataclasses.replace(heard, approvals=())
-            standing = _standing(project, seen, plan, state, wait, subject, known, time, heard)
+                # The work of such a job is handed over, and its report of a review is not trusted: `sync` counts it.
+                fetched = dataclasses.replace(fetched, approvals=())
+            standing = judging.status(wait, subject, fetched)
             for one in standing.reviews if standing else ():
                 if one.rejection is not None:
                     project.tell_once(f"the review of {one.approver} does not count for {subject}: {one.text}")
@@ -155,7 +189,7 @@ def settle(
             continue
         if standing.counted or standing.rejected or standing.refused or standing.reviews:
             if _refresh(project, seen.protocol):
-                standing = _standing(project, seen, plan, state, wait, subject, known, time, heard) or standing
+                standing = judging.status(wait, subject, fetched) or standing
             _refuse_rolled_back(project, seen)
             given = (*standing.counted, *standing.rejected, *standing.refused)
             last = {word.approver: word.order for word in sorted(given, key=lambda word: word.order)}
@@ -167,44 +201,22 @@ def settle(
                 )
                 for word in standing.refused
                 # One that its person has replaced is no news.
-                if word.id not in told
+                if word.id not in refused
                 and word.rejection is not RejectionReason.USED
                 and word.order == last[word.approver]
             ]
-        if standing.rejected or not heard.objections:
+        if standing.rejected or not fetched.objections:
             made += _decided(project, wait, standing)
     return made
 
 
-def _standing(
-    project: Project,
-    seen: Snapshot,
-    plan: Plan,
-    state: State,
-    wait: Wait,
-    subject: Subject,
-    known: Sequence[log.RawEntry],
-    time: str,
-    heard: reviews.ReviewResult,
-) -> ApprovalStatus | None:
-    found = trusted_config(project)
-    asked = requirement_of(found, subject, wait.text, plan, paths.folder(seen.protocol))
-    if asked is None:
-        return None
-    if asked.keyboard:  # said at a terminal, when it is said
-        return ApprovalStatus(asked, (), (), ())
-    judged = bench(project, seen, state, found, time)
-    asking = ApprovalRequest.of(judged, wait) if heard.approvals else None
-    return approval.judge(judged, asked, plan, used(subject, known), heard.approvals, asking)
-
-
 def _refuse_rolled_back(project: Project, seen: Snapshot, *, used: bool = True) -> None:
-    """Refuse to act under an older policy than one that the record tells of: verify would never hold it for good.
+    """Refuse to act under an older policy than one that the record names: verify would refuse the transition.
 
-    `used`: whether words are counted by it; else only what was told since something was last done is looked at.
+    `used`: whether approvals are counted by it; if not, only the entries since the last action are looked at.
 
     Raises:
-        RefusedError: the trusted branch went back. UnreachableError: it may have gone on, and the remote does not answer.
+        RefusedError: the trusted branch went back. UnreachableError: it may be newer on the remote, which does not answer.
     """
     remote = project.trusted.remote
     if remote is None:
@@ -255,95 +267,69 @@ def _decided(project: Project, wait: Wait, standing: ApprovalStatus) -> list[Eve
 
 
 def _refresh(project: Project, protocol: str) -> bool:
-    """Fetch the trusted branch just before a word is used; return whether it moved."""
+    """Fetch the trusted branch just before an approval is used; return whether it moved."""
     before = project.trusted.commit
     publishing.look_again(project, protocol)
     return project.trusted.commit != before
 
 
-# What is done on somebody's word, where one is needed.
-_NEEDING = (RunStep, AskPerson, TakeWork, CheckStep, CompleteStep)
+def hold(run: StepRun, action: Action) -> AskApproval | None:
+    """Return the first approval that has to be asked for before `action` on the run's step, or None.
 
-
-def hold(
-    project: Project, seen: Snapshot, plan: Plan, state: State, action: Action, words: Sequence[Event]
-) -> AskApproval | None:
-    """Return what has to be asked for before `action` may happen, the first of all; `words`: what this transition settled.
-
-    What a step began on is asked for again as it goes on: the record alone proves no start, and its file may have been edited.
+    A step that resumes asks again: the record alone proves no start, and the step's file may have been edited.
 
     Raises:
-        RefusedError: the policy denies it, or is an older one than the record tells of.
-        UnreachableError: a word would be used, and the remote that says whose word counts does not answer.
+        RefusedError: the policy denies it, or is older than the one that the record names.
+        UnreachableError: an approval would be used, and the remote that has the policy does not answer.
     """
-    step = plan.step(action.slug) if isinstance(action, _NEEDING) else None
-    if step is None:
-        return None
+    project, seen, plan, step = run.project, run.view, run.plan, run.step
     _refuse_rolled_back(project, seen, used=False)
-    asked = _asked(project, seen, plan, step, state, action)
-    if not asked:
+    required = _required(run, action)
+    if not required:
         return None
     known = record.events(project.git, seen.protocol, seen.tip)
-    if any(permit.counted(one.subject, known) for one in asked) and _refresh(project, seen.protocol):
-        asked = _asked(project, seen, plan, step, state, action)
-    return _first(project, seen, plan, state, step, asked, words, known)
-
-
-def _asked(
-    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, action: Action
-) -> list[ApprovalRequirement]:
-    judged = bench(project, seen, state, trusted_config(project))
-    asked = permit.before(judged, plan, step)
-    return [*asked, *permit.after(judged, plan, step)] if isinstance(action, CompleteStep) else asked
-
-
-def is_approved(project: Project, step: Step, where: str) -> bool:
-    """Return whether a step starts on somebody's word: then nothing that git does not track may be there."""
-    return requirements.of_start(trusted_config(project), step, where) is not None
-
-
-def work_of(
-    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, now: tuple[str, str] | None = None
-) -> list[Decision]:
-    """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `permit.after`."""
-    return permit.work_of(bench(project, seen, state, trusted_config(project)), plan, step, now)
-
-
-def asked_after(
-    project: Project, seen: Snapshot, plan: Plan, step: Step, state: State, now: tuple[str, str] | None = None
-) -> list[Event]:
-    """Return the event that asks for the first word that a step's work needs, none where it needs none.
-
-    `now`: as for `permit.after`.
-    """
-    judged = bench(project, seen, state, trusted_config(project))
-    for one in permit.after(judged, plan, step, now):
-        began = judged.pieces(step.slug, now)[-1][0] if now else None
-        return [AskApproval(one, judged.digest(one.subject, now[1] if now else seen.tip, plan, began=began)).event]
-    return []
-
-
-def _first(
-    project: Project,
-    seen: Snapshot,
-    plan: Plan,
-    state: State,
-    step: Step,
-    asked: Sequence[ApprovalRequirement],
-    words: Sequence[Event],
-    known: Sequence[log.RawEntry],
-) -> AskApproval | None:
-    judged = bench(project, seen, state, trusted_config(project))
+    if any(permit.counted(one.subject, known) for one in required) and _refresh(project, seen.protocol):
+        required = _required(run, action)
+    judged = bench_of(run)
     waits = {wait.id: wait for wait in seen.state.waiting}
-    now = [subject_of(waits[one.wait], state, known) for one in words if isinstance(one, ev.ApprovalCounted)]
-    one = permit.first(judged, plan, step, asked, now, known)
-    if one is not None:
-        _refuse_unreachable(judged, one)
-    return AskApproval(one, judged.digest(one.subject, seen.tip, plan)) if one else None
+    now = [
+        subject_of(waits[one.wait], run.state, known) for one in run.approvals if isinstance(one, ev.ApprovalCounted)
+    ]
+    one = permit.first(judged, plan, step, required, now, known)
+    if one is None:
+        return None
+    _refuse_unreachable(judged, one)
+    return AskApproval(one, judged.digest(one.subject, seen.tip, plan))
+
+
+def _required(run: StepRun, action: Action) -> list[ApprovalRequirement]:
+    judged = bench_of(run)
+    required = permit.before(judged, run.plan, run.step)
+    return [*required, *permit.after(judged, run.plan, run.step)] if isinstance(action, CompleteStep) else required
+
+
+def is_approved(run: StepRun) -> bool:
+    """Return whether the step starts on an approval: then its workspace may hold no file that git does not track."""
+    return requirements.of_start(trusted_config(run.project), run.step, run.where) is not None
+
+
+def work_of(run: StepRun, now: tuple[str, str]) -> list[Decision]:
+    """Return the policy's decisions on all that the attempt did, the strictest first; `now`: as for `permit.after`."""
+    return permit.work_of(bench_of(run), run.plan, run.step, now)
+
+
+def asked_after(run: StepRun, now: tuple[str, str] | None = None) -> tuple[Event, ...]:
+    """Return the event that asks for the first approval that the step's work needs, or nothing. `now`: as for `permit.after`."""
+    judged = bench_of(run)
+    for one in permit.after(judged, run.plan, run.step, now):
+        began = judged.pieces(run.slug, now)[-1][0] if now else None
+        digest = judged.digest(one.subject, now[1] if now else run.view.tip, run.plan, began=began)
+        return (AskApproval(one, digest).event,)
+    return ()
 
 
 def _refuse_unreachable(judged: ReviewContext, asked: ApprovalRequirement) -> None:
-    """Refuse to wait for several people where too few are left once the authors are out: it would wait for ever.
+    """Refuse to wait for more people than the policy allows to approve, without the authors of the work: it would wait forever.
 
     Raises:
         MalformedFileError: naming the policy's line.
@@ -363,20 +349,20 @@ def _refuse_unreachable(judged: ReviewContext, asked: ApprovalRequirement) -> No
             )
 
 
-def call_stands(project: Project, seen: Snapshot, plan: Plan, state: State, call: str, by: str) -> bool:
-    """Return whether the word on a held call that an earlier transition counted still stands: a decision in the record is not
-    signed, and the word may have ended since.
+def call_stands(run: StepRun, call: str, by: str) -> bool:
+    """Return whether the approval of a held call that an earlier transition counted is still valid: the record does not prove it, and
+    it may have ended since.
 
     Raises:
-        UnreachableError: the remote that says whose word counts does not answer.
+        UnreachableError: the remote that has the policy does not answer.
     """
-    _refresh(project, seen.protocol)
+    project, view = run.project, run.view
+    _refresh(project, view.protocol)
     found = trusted_config(project)
-    asked = requirements.of_call(found, call, int(call.split(".")[1]), "")
-    if asked.keyboard:
+    required = requirements.of_call(found, call, int(call.split(".")[1]), "")
+    if required.keyboard:
         return by == requirements.KEYBOARD
-    known = record.events(project.git, seen.protocol, seen.tip)
+    known = record.events(project.git, view.protocol, view.tip)
     held = {f"w{raw.revision}" for raw in known if raw.event == "call-held" and raw.fields.get("call") == call}
     decided = [raw for raw in known if raw.event == "call-decided" and raw.fields.get("wait") in held]
-    judged = bench(project, seen, state, found)
-    return bool(decided) and permit.judged_again(judged, asked, plan, decided[-1], known).satisfied
+    return bool(decided) and permit.judged_again(bench_of(run), required, run.plan, decided[-1], known).satisfied

@@ -9,6 +9,7 @@ with a person's word.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import re
 from collections import Counter
@@ -17,14 +18,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from runner import resources
 from runner.engines.base import EngineError, Json, ModelTurn, Request, Turn, UserTurn
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
-from runner.executor import agent, prompting, spending
+from runner.executor import asking, prompting, spending
 from runner.executor.journal import Journal, Record
 from runner.executor.loop import BudgetStop, Limits
+from runner.executor.outcome import Kind, Outcome
 from runner.executor.redact import Redactor
-from runner.git import BLOB, EXECUTABLE, TreeEntry
+from runner.git import BLOB, EXECUTABLE, Ident, TreeEntry
 from runner.lines import lines_of
 from runner.protocol import events as ev
-from runner.protocol import log, model_answers, paths, plans, strict_yaml
+from runner.protocol import log, machine, model_answers, paths, plans, strict_yaml
 from runner.protocol.digest import digest
 from runner.protocol.model_answers import Draft, UnfitError
 from runner.protocol.plans import Plan, Step
@@ -51,6 +53,7 @@ GREP_MOST = 20_000  # files of a repository whose content is searched
 COMMON = 200  # a word that more files hold than this says nothing
 BLOB_MOST = 512 * 1024
 _GREP = ("-l", "-z", "-I", "-i", "-F", "--no-color", "--no-recurse-submodules")
+_AUTHOR = re.compile(r"([^<>\n]*) <([^<>\n]*)> .*")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*[A-Za-z0-9_]")
 _STOP = frozenset(
     _WORD.findall(
@@ -215,7 +218,7 @@ def written(
     """
     redactor = Redactor(project.who.environ)
     task = redactor.text(task)
-    names = agent.engine_names(project, of[1] if of else None, None, None, "plan")
+    names = asking.engine_names(project, of[1] if of else None, None, None, "plan")
     asked = Request(system=" ".join(names), turns=(UserTurn(text=f"{questions}\n{task}"),))
     key = of[0].protocol if of else asked.digest().removeprefix("sha256:")[:32]
     with locks.hold(project.places.lock(f"planning-{key}"), project.who, what="this plan"):
@@ -228,9 +231,9 @@ def written(
         draft: Draft | None = None
         files: dict[str, bytes] = {}
         open_questions: tuple[str, ...] = ()
-        with agent.open_engines(project, names) as engines:
-            limits = UNBOUNDED if of is None else spending.limits(project, *of, journal, (), SECONDS)
-            loop = agent.questioner(project, journal, engines, redactor, limits)
+        with asking.open_engines(project, names) as engines:
+            limits = UNBOUNDED if of is None else spending.limits(project, *of, journal, spending.Own((), SECONDS))
+            loop = asking.questioner(project, journal, engines, redactor, limits)
             try:
                 draft, files = converse(
                     loop.question, task, check, _asker(project, journal, redactor, waits) if questions else None
@@ -292,13 +295,52 @@ def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) 
     return answer
 
 
-def go_on(project: Project, seen: Snapshot) -> Written | Asking:
-    """Go on with the planning of a protocol whose questions are answered, from where it stood.
+def write_plan(project: Project, seen: Snapshot) -> Outcome:
+    """Continue the planning of a protocol with the answers to its questions: a plan or more questions are the outcome.
 
     Raises:
-        RefusedError: what the model was told is not in this clone. EngineError: no engine answered; nothing is lost.
+        RefusedError: the planner's task is not in this clone. EngineError: no engine answered; its earlier answers are kept.
         WaitingError: it takes too long.
     """
+    told = _resume(project, seen)
+    files = {history.transcript_name("plan", 1): told.transcript}
+    if isinstance(told, Asking):
+        summary = f"asks: {' '.join(told.questions)}"
+        return Outcome(kind=Kind.WAITS, events=tuple(told.events()), summary=summary, files=files)
+    words = {**snapshot.words(project.git, seen), **told.files}
+    plan = plans.parse(words, seen.where)
+    planned = ev.Planned(
+        subject="plan",
+        plan=plan.digest,
+        steps=machine.planned_steps(plan),
+        engine=told.engine,
+        transcript=digest(told.transcript),
+        spent=told.spent,
+    )
+    return Outcome(
+        kind=Kind.RECORDED,
+        events=(planned,),
+        summary="\n".join(outline(words)),
+        files=files,
+        record=told.files,
+        author=_creator(project, seen),
+    )
+
+
+def _creator(project: Project, seen: Snapshot) -> Ident:
+    """Return the person who created the protocol: its plan is written for them."""
+    git, now = project.git, project.runner()
+    for oid in git.first_parents(seen.tip):
+        commit = git.commit(oid)
+        told = log.parse_message(commit.message) if commit else None
+        if commit and told and told.events[0] == f"created {seen.protocol}":
+            found = _AUTHOR.fullmatch(commit.author.decode("utf-8", "replace"))
+            return dataclasses.replace(now, name=found[1], email=found[2]) if found else now
+    return now
+
+
+def _resume(project: Project, seen: Snapshot) -> Written | Asking:
+    """Continue the conversation from its journal."""
     redactor = Redactor(project.who.environ)
     journal = spending.open_journal(project, seen.protocol, "plan.1")
     task = next((str(one["text"]) for one in journal.records if one["kind"] == "task"), None)
@@ -308,11 +350,11 @@ def go_on(project: Project, seen: Snapshot) -> Written | Asking:
             f"runs/plan.1.jsonl of {history.ref_of(seen.protocol)}",
             f"`runner sync {seen.protocol}` in the clone where it was asked publishes it, and here brings it",
         )
-    names = agent.engine_names(project, None, None, None, "plan")
+    names = asking.engine_names(project, None, None, None, "plan")
     began = project.who.monotonic()
     known = {name: data for name, data in snapshot.words(project.git, seen).items() if name == paths.CONTEXT}
-    with agent.open_engines(project, names) as engines:
-        loop = agent.questioner(project, journal, engines, redactor, UNBOUNDED, seen.protocol)
+    with asking.open_engines(project, names) as engines:
+        loop = asking.questioner(project, journal, engines, redactor, UNBOUNDED, seen.protocol)
         answers = _answers(project, seen, redactor)
         try:
             draft, files = converse(loop.question, task, lambda draft: check_new(draft, known), answers, helped=True)

@@ -10,10 +10,10 @@ import json
 from collections.abc import Iterator
 
 from runner import resources
-from runner.executor.workspace_session import results_of
+from runner.executor.step_run import StepRun
 from runner.protocol import log, paths
 from runner.protocol.digest import digest
-from runner.protocol.plans import Plan, Step
+from runner.protocol.plans import Step
 from runner.protocol.state import State
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
@@ -43,8 +43,9 @@ def system(coworker: str | None) -> str:
     return f"{text}\n\n{coworker.strip()}" if coworker else text
 
 
-def task(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State) -> str:
+def task(run: StepRun) -> str:
     """Return the first turn of an attempt."""
+    plan, step, state = run.plan, run.step, run.state
     parts = [f"# The work: {plan.header.title}", plan.prose.strip()]
     if plan.header.acceptance:
         parts.append("It is accepted when:\n" + "\n".join(f"- {line}" for line in plan.header.acceptance))
@@ -55,16 +56,14 @@ def task(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: St
     parts.append("Its steps:\n" + "\n".join(_line(one, step, state) for one in plan.steps))
     if plan.context:
         parts.append(f"# Notes\n\n{plan.context.strip()}")
-    parts += instructions(project)
-    results = {slug: result for slug, result in results_of(state).items() if result is not None}
+    parts += instructions(run.project)
+    results = {slug: result for slug, result in run.results.items() if result is not None}
     for slug, result in results.items():
         shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
         parts.append(fence(shown, f"result of the step {slug}"))
-    found = _findings(project, snapshot, step, state)
+    found = _findings(run)
     if found:
-        parts.append(
-            f"This is attempt {state.steps[step.slug].attempt}. The one before did not do:\n{fence(found, 'findings')}"
-        )
+        parts.append(f"This is attempt {run.attempt}. The one before did not do:\n{fence(found, 'findings')}")
     parts.append(f"# Your step: {step.header.title}\n\n{step.prose.strip()}")
     if step.header.outputs:
         parts.append("It must leave: " + ", ".join(step.header.outputs))
@@ -114,19 +113,19 @@ def _memory(project: Project) -> Iterator[str]:
         yield fence("\n".join(told[False]), "memory that steps of earlier work wrote")
 
 
-def _findings(project: Project, snapshot: Snapshot, step: Step, state: State) -> str:
+def _findings(run: StepRun) -> str:
     """Return why the attempt before did not hold, by the log."""
-    if state.steps[step.slug].attempt == 1:
+    if run.attempt == 1:
         return ""
-    for raw in reversed(log.parse_raw(snapshot.log, snapshot.where)):
-        if raw.subject == step.slug and raw.event in ("qa-failed", "step-failed", "step-blocked"):
+    for raw in reversed(log.parse_raw(run.view.log, run.view.where)):
+        if raw.subject == run.slug and raw.event in ("qa-failed", "step-failed", "step-blocked"):
             told = [str(raw.fields.get("reason", ""))]
             told += [
                 f"{check['check']}: exit {check['code']}\n{check['tail']}"
                 for check in raw.fields.get("evidence", [])
                 if check["code"]
             ]
-            told += _report(project, snapshot, raw)
+            told += _report(run.project, run.view, raw)
             if raw.event == "step-failed" and raw.fields.get("reason", "").startswith("QA:"):
                 continue  # the verdict before it says more
             return "\n\n".join(told)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import field
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from runner.errors import InsufficientHistoryError
 from runner.executor import permissions
 from runner.executor.journal import Journal, Record
 from runner.executor.loop import Limits, Purse, Total
+from runner.executor.step_run import StepRun
 from runner.folders import matching
 from runner.protocol import events as ev
-from runner.protocol import transcript
+from runner.protocol import paths, transcript
 from runner.protocol.digest import digest
 from runner.protocol.plans import Budget, Plan
 from runner.protocol.policy_file import DayBudget
@@ -27,6 +29,7 @@ from runner.store import history, ledger, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust.policy import stricter
+from runner.values import dataclass
 
 TURNS = 200  # of an attempt, where no budget of its own says how many
 
@@ -122,31 +125,29 @@ def day(project: Project) -> DayBudget:
     return ruled.words.budget.day if ruled else DayBudget()
 
 
-def limits(
-    project: Project,
-    snapshot: Snapshot,
-    plan: Plan,
-    state: State,
-    journal: Journal,
-    own: Sequence[Budget | None],
-    timeout: float,
-    *,
-    before: Total | None = None,
-) -> Limits:
-    """Return what a journal's work may use in all, what it has used already included: the least that a budget leaves.
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a journal's work may use by itself: the `budgets` of its step and agent, of which `used` is gone already, and `seconds`."""
 
-    `own`: the budgets that are its own (a step's, a coworker's), of which `before` is used up already. The plan's is the
-    protocol's, of which everything else has to be paid too.
+    budgets: Sequence[Budget | None]
+    seconds: float
+    used: Total = field(default_factory=Total)
+
+
+def limits(project: Project, snapshot: Snapshot, plan: Plan, state: State, journal: Journal, own: Own) -> Limits:
+    """Return the limits of a journal's work in all, with its earlier usage: the least that a budget leaves.
+
+    The plan's budget is that of the protocol, which pays everything else too.
     """
     ruled = permissions.trusted_config(project).policy
     whole = stricter(plan.header.budget, ruled.words.budget.protocol if ruled else None)
-    filed, before = of(journal.records[: journal.filed]), before or Total()
-    mine = [one for one in (*own, ruled.words.budget.step if ruled else None) if one]
+    filed, before = of(journal.records[: journal.filed]), own.used
+    mine = [one for one in (*own.budgets, ruled.words.budget.step if ruled else None) if one]
     usd = [one.usd - before.usd for one in mine if one.usd is not None]
     tokens = [one.tokens - before.tokens for one in mine if one.tokens is not None]
     turns = [one.turns - before.turns for one in mine if one.turns is not None] or [TURNS]
     calls = [one.calls - before.calls for one in mine if one.calls is not None]
-    seconds = [timeout, *(60.0 * one.minutes for one in mine if one.minutes is not None)]
+    seconds = [own.seconds, *(60.0 * one.minutes for one in mine if one.minutes is not None)]
     unpriced = before.unpriced if usd else 0
     if whole != stricter():
         others = unrecorded(project, snapshot.protocol, journal.path)
@@ -172,6 +173,14 @@ def limits(
         seconds=max(min(seconds), 0.0),
         unpriced=unpriced,
     )
+
+
+def where_budgets_are(run: StepRun) -> str:
+    """Return a hint that names the files with the budgets of a step."""
+    files = [run.step.file] if run.step.header.budget else []
+    files += [paths.PLAN] if run.plan.header.budget else []
+    files += [run.agent_file] if run.agent and run.agent.budget else []
+    return f"see `budget:` in {' and '.join(files or [run.step.file])}"
 
 
 def unrecorded(project: Project, protocol: str, but: Path | None = None) -> Total:

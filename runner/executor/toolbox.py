@@ -1,27 +1,32 @@
-"""The tools that a step may call: built-in ones, and functions of Python modules that the trusted branch names."""
+"""The tools of a step, built in or functions of Python modules that the trusted branch names, and the policy's verdict on a call."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from runner import beneath
 from runner.errors import MalformedFileError, UsageError
-from runner.executor import permission, permissions
+from runner.executor import permissions
+from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import WorkspaceSession
-from runner.protocol import agent_file, log, paths
+from runner.protocol import log, paths, strict_yaml
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import ToolModule
-from runner.protocol.plans import Plan, Step
-from runner.protocol.state import State
 from runner.store import workspace
-from runner.tools import contracts, registry
+from runner.store.project import Project
+from runner.tools import contracts, patch, registry
 from runner.tools.agent import AgentTools
 from runner.tools.base import Contract, Tool, ToolError
 from runner.tools.commands import Commands
+from runner.tools.model_text import WORKSPACE
 from runner.tools.python import PythonTools
+from runner.trust import policy
+from runner.trust.policy import Decision
 from runner.values import dataclass
 
 DEFAULT_TIMEOUT = 600.0
@@ -29,19 +34,19 @@ ALWAYS = ("finish", "ask_person")  # whatever a coworker's list says
 
 
 @contextlib.contextmanager
-def open_tool(session: WorkspaceSession, plan: Plan, step: Step, where: str) -> Iterator[Tool]:
+def open_tool(run: StepRun) -> Iterator[Tool]:
     """Give the tool that the step names.
 
     Raises:
         UsageError: there is none of that name.
     """
-    name = step.header.tool
+    name, where = run.step.header.tool, run.where
     assert name is not None
     with contextlib.ExitStack() as stack:
         tools: dict[str, Tool] = dict(registry.builtin())
         refused: dict[str, str] = {}
-        for module in _modules(session, plan, step, where):
-            opened = stack.enter_context(_opened(session, module))
+        for module in _modules(run):
+            opened = stack.enter_context(_opened(run.workspace, module))
             twice = sorted(tools.keys() & opened.tools.keys())
             if twice:
                 raise MalformedFileError(
@@ -89,18 +94,17 @@ class LoopTool:
 
 
 @contextlib.contextmanager
-def open_agent_tools(
-    session: WorkspaceSession, plan: Plan, step: Step, state: State, coworker: AgentFile | None, where: str
-) -> Iterator[dict[str, Tool]]:
-    """Give the tools that an agent step may call: those of the sandbox, and a project's functions.
+def open_agent_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
+    """Give the tools of an agent step: those of the sandbox, and functions of the project.
 
-    A coworker that lists tools by name gets those, and `finish` and `ask_person` in any case. A model's commands on the host
-    itself, which nothing keeps in the workspace, are there where a policy says what they may do, or the coworker lists them.
+    An agent file that lists tools by name limits them to these, `finish` and `ask_person`. Commands on the host itself, which nothing
+    keeps in the workspace, exist where a policy governs them, or the agent file lists them.
 
     Raises:
-        UsageError: the coworker names a tool that there is not.
+        UsageError: the agent file names a tool that does not exist.
     """
-    env = session.environment(plan, step, state)
+    session, agent = run.workspace, run.agent
+    env = session.environment(run)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(
             AgentTools(
@@ -108,7 +112,7 @@ def open_agent_tools(
                     session.sandbox, session.space.work, env, (session.space.objects,), (session.home, session.out)
                 ),
                 default_timeout=DEFAULT_TIMEOUT,
-                allowed=permission.hosts_of(session.project),
+                allowed=hosts_of(run.project),
             )
         )
         tools: dict[str, Tool] = {
@@ -116,10 +120,10 @@ def open_agent_tools(
             **{name: LoopTool(contract, opened) for name, contract in contracts.LOOP.items()},
         }
         own: dict[str, Tool] = {}
-        for module in _modules(session, plan, step, where):
-            own |= stack.enter_context(_opened(session, module)).tools
-        named = [tool for tool in coworker.tools if isinstance(tool, str)] if coworker else []
-        rules = permissions.trusted_config(session.project).policy
+        for module in _modules(run):
+            own |= stack.enter_context(_opened(run.workspace, module)).tools
+        named = [tool for tool in agent.tools if isinstance(tool, str)] if agent else []
+        rules = permissions.trusted_config(run.project).policy
         if rules is None or rules.words.network is None:  # there is no host that it could ask
             del tools["fetch"]
         tools = {
@@ -136,20 +140,8 @@ def open_agent_tools(
         yield tools
 
 
-def _modules(session: WorkspaceSession, plan: Plan, step: Step, where: str) -> list[ToolModule]:
-    project = session.project
-    found = list(project.config.tools)
-    name = step.header.agent or plan.header.agent
-    if name:
-        path = paths.agent_file(name)
-        data = project.trusted.blob(project.git, path)
-        if data is None:
-            raise MalformedFileError(
-                f"there is no coworker `{name}`", where, f"write {path} on {project.trusted.branch}, the trusted branch"
-            )
-        at = f"{path} on {project.trusted.branch}"
-        found += agent_file.parse(data, at).tool_modules()
-    return found
+def _modules(run: StepRun) -> list[ToolModule]:
+    return [*run.project.config.tools, *(run.agent.tool_modules() if run.agent else ())]
 
 
 @contextlib.contextmanager
@@ -184,3 +176,90 @@ def _export_trusted(session: WorkspaceSession) -> Path:
     made.rename(folder)
     stamp.write_text(commit)
     return folder
+
+
+# --- which calls may be made ------------------------------------------------------------------------------------------------
+
+# (the contract, its arguments, whether text that nobody vouches for stands in the context) -> what is said of the call
+Judge = Callable[[Contract, Mapping[str, Any], bool], Decision]
+
+ALLOWED = Decision("allow", "default: it does nothing by itself", "", 0, "")
+
+
+def judge_of(run: StepRun) -> Judge:
+    """Return what judges a step's calls: the policy of the trusted branch, and the stricter rules of its agent file (design §5).
+
+    A call is judged by its real effect: paths after links are followed, a URL's host, the program's arguments. `calls` checks whether
+    an approval that a rule asks for was given.
+    """
+    project, agent, work = run.project, run.agent, run.workspace.space.work
+    found = permissions.trusted_config(project)
+    at = f"{run.agent_file} on {project.trusted.branch}" if agent else ""
+    rules = found.rules
+    if agent is not None and agent.policies is not None:
+        data = project.trusted.blob(project.git, run.agent_file) or b""
+        _, lines = strict_yaml.load_yaml(strict_yaml.decode(data, at), at)
+        rules = policy.compiled(found.policy, [policy.More(agent.policies, at, lines, ("policies",))])
+    listed = listed_by(agent)
+    own = {contract.name for contract in contracts.LOOP.values()}
+
+    def judge(contract: Contract, arguments: Mapping[str, Any], untrusted: bool) -> Decision:
+        if contract.name in own and contract.source == contracts.LOOP[contract.name].source:
+            return ALLOWED
+        subject = policy.call(contract.name, arguments, effect=contract.effect, paths=_paths(contract, arguments, work))
+        subject = dataclasses.replace(
+            subject,
+            step=run.slug,
+            untrusted=untrusted,
+            listed=at if listed(contract) else "",
+            vouched=True,  # agent files are read from the trusted branch alone
+            configured=paths.CONFIG if contract.network else "",
+        )
+        return policy.evaluate(rules, subject)
+
+    return judge
+
+
+def hosts_of(project: Project) -> Callable[[str], str | None]:
+    """Return what says why a host may not be asked for a page, or None where it may: the policy's word on its name."""
+    rules = permissions.trusted_config(project).rules
+
+    def wrong(host: str) -> str | None:
+        said = policy.evaluate(rules, policy.Subject(tool="fetch", effect="read", hosts=(host,)))
+        return None if said.verdict == "allow" else f"{said.why} ({said.where})"
+
+    return wrong
+
+
+def listed_by(agent: AgentFile | None) -> Callable[[Contract], bool]:
+    """Return a test whether an agent file lists a tool: by its name, or by its module."""
+    names = {tool for tool in agent.tools if isinstance(tool, str)} if agent else set()
+    modules = {module.module for module in agent.tool_modules()} if agent else set()
+    return lambda contract: contract.name in names or contract.source.rpartition(":")[0] in modules
+
+
+def _paths(contract: Contract, arguments: Mapping[str, Any], work: Path) -> tuple[str, ...]:
+    """Return what a call of ours touches, from the repository's root and after links were followed."""
+    if contract.source != "built in":
+        return tuple(path for path in (arguments.get("path"),) if isinstance(path, str) and path)
+    named: list[Any] = [arguments.get("path")]
+    if contract.name == "apply_patch":
+        try:
+            named = [file["path"] for file in patch.parse(str(arguments.get("patch", "")))]
+        except ToolError:  # it is refused when it is carried out
+            named = []
+    elif contract.name == "remember":
+        named = [f"{paths.MEMORY}{arguments['name']}.md"] if arguments.get("name") else [paths.MEMORY.rstrip("/")]
+    root = os.path.realpath(work)
+    found = []
+    for path in named:
+        if not isinstance(path, str) or not path:
+            continue
+        real = os.path.realpath(os.path.join(root, path))
+        if path.startswith(f"{WORKSPACE}/") and not root.startswith(
+            f"{WORKSPACE}/"
+        ):  # the workspace's name for a model
+            real = os.path.realpath(os.path.join(root, path.removeprefix(f"{WORKSPACE}/")))
+        # One that leads out is named as it was given: no rule is about it, and the tool refuses it.
+        found.append(os.path.relpath(real, root) if real == root or real.startswith(root + os.sep) else path)
+    return tuple(found)

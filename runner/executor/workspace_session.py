@@ -6,23 +6,20 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from runner import beneath, signals
 from runner.errors import RunnerError, StepFailedError, UsageError
 from runner.executor import permissions
-from runner.executor.redact import Redactor
+from runner.executor.step_run import StepRun
 from runner.lines import lines_of
 from runner.protocol import log, references
-from runner.protocol.plans import Plan, Step, seconds_of
-from runner.protocol.state import State, StepStatus
 from runner.sandbox import Command, Outcome, Sandbox, SandboxUnavailableError, choose, end_all, explain, toolchains
 from runner.store import publishing, workspace
 from runner.store.project import Project
 from runner.store.workspace import Workspace
 from runner.values import dataclass
 
-DEFAULT_TIMEOUT = 3600.0  # seconds, where the step names none
+SETUP_TIMEOUT = 3600.0  # seconds
 COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
 
@@ -58,16 +55,6 @@ def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
         if answer in ("once", "always"):
             return choose("host", toolchains=found)
         raise
-
-
-def timeout_of(step: Step) -> float:
-    """Return the seconds that a command of the step may take."""
-    return float(seconds_of(step.header.timeout)) if step.header.timeout else DEFAULT_TIMEOUT
-
-
-def results_of(state: State) -> dict[str, Any]:
-    """Return slug to result of the steps that are done."""
-    return {slug: step.result for slug, step in state.steps.items() if step.status is StepStatus.COMPLETED}
 
 
 def end_left(project: Project, protocol: str) -> None:
@@ -115,11 +102,6 @@ class WorkspaceSession:
         )
 
     @property
-    def redactor(self) -> Redactor:
-        """Takes the secrets of our own environment out of what is written."""
-        return Redactor(self.project.who.environ)
-
-    @property
     def home(self) -> Path:
         """The HOME of commands: the workspace's own, kept for caches."""
         return self.space.home
@@ -129,14 +111,14 @@ class WorkspaceSession:
         """Where a command may leave its result."""
         return self.space.root / "out"
 
-    def environment(self, plan: Plan, step: Step, state: State) -> dict[str, str]:
+    def environment(self, run: StepRun) -> dict[str, str]:
         """Return the whole environment of a step's commands."""
         return {
             **self._base_environment(),
-            **references.environment(plan.header.inputs, results_of(state)),
+            **references.environment(run.plan.header.inputs, run.results),
             "RUNNER_PROTOCOL": self.protocol,
-            "RUNNER_STEP": step.slug,
-            "RUNNER_ATTEMPT": str(state.steps[step.slug].attempt),
+            "RUNNER_STEP": run.slug,
+            "RUNNER_ATTEMPT": str(run.attempt),
             "RUNNER_RESULT": str(self.out / "result"),
         }
 
@@ -177,7 +159,7 @@ class WorkspaceSession:
         if workspace.setup_done(self.space) == key:
             return
         self.project.who.say(f"setting up the workspace: {config.setup}")
-        outcome = self.run(config.setup, self._base_environment(), timeout=DEFAULT_TIMEOUT, network=config.network)
+        outcome = self.run(config.setup, self._base_environment(), timeout=SETUP_TIMEOUT, network=config.network)
         if not outcome.ok:
             raise StepFailedError(
                 f"the workspace's setup failed: exit {outcome.code}, `{config.setup}`\n{log.cut_tail(outcome.tail)}",
@@ -289,15 +271,15 @@ class WorkspaceSession:
             return self.sandbox.run(ready, on_output)
 
     def run_for(
-        self, step: Step, run: str | tuple[str, ...], env: Mapping[str, str], *, cwd: Path | None = None
+        self, run: StepRun, line: str | tuple[str, ...], env: Mapping[str, str], *, cwd: Path | None = None
     ) -> Outcome:
         """Run a command of a step's within the step's time; the secrets of our own environment are taken out of what it said.
 
         Raises:
             HeldError: as `run` does.
         """
-        outcome = self.run(run, env, timeout=timeout_of(step), cwd=cwd)
-        return dataclasses.replace(outcome, tail=self.redactor.data(outcome.tail))
+        outcome = self.run(line, env, timeout=run.timeout, cwd=cwd)
+        return dataclasses.replace(outcome, tail=run.redactor.data(outcome.tail))
 
     def explain(self, run: str | tuple[str, ...], outcome: Outcome) -> str | None:
         """Return why a command was not found inside although it is there outside, or None."""

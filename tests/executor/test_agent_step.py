@@ -457,7 +457,7 @@ def test_neither_sdk_nor_prices_are_imported_by_a_command_step_or_a_recorded_one
         (box.new({"01-c": command("true")}),),
     ):
         names = imported(box, *args)
-        assert "runner.executor.perform" in names
+        assert "runner.executor.steps" in names
         assert not [name for name in names if name.split(".")[0] in ("google", "genai_prices", "httpx2")]
 
 

@@ -45,7 +45,7 @@ def _append_without_intent(self: calls.Calls, record: dict[str, Any]) -> None:
     if record["kind"] != "intent":
         return _append(self, record)
     # What the rest of the process goes by is there, and nothing is on the disk.
-    self.journal.records.append({"kind": record["kind"], "time": self.project.who.timestamp(), **record})
+    self.run.journal.records.append({"kind": record["kind"], "time": self.run.project.who.timestamp(), **record})
 
 
 def _never_waits(project: Any, protocol: str, oid: str) -> float:

@@ -11,20 +11,17 @@ from collections.abc import Sequence
 
 from runner import resources
 from runner.engines.base import EngineError, ModelTurn, Request, Turn, UserTurn
-from runner.executor import agent, prompting, spending
+from runner.executor import asking, prompting, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Limits, Loop
-from runner.executor.redact import Redactor
+from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
-from runner.protocol import log, model_answers, paths, schema, transcript
+from runner.protocol import log, model_answers, schema, transcript
 from runner.protocol.digest import digest
 from runner.protocol.model_answers import Verdict
-from runner.protocol.plans import REVIEW, Plan, Step
-from runner.protocol.state import State
+from runner.protocol.plans import REVIEW
 from runner.qa import review
-from runner.store import history
-from runner.store.project import Project
-from runner.store.snapshot import Snapshot
+from runner.store import history, record
 from runner.values import dataclass
 
 TIMEOUT = 1200.0  # seconds that a review may take in all
@@ -59,59 +56,38 @@ class Reviewed:
         }
 
 
-def carry_out(
-    project: Project,
-    snapshot: Snapshot,
-    plan: Plan,
-    step: Step,
-    state: State,
-    entries: Sequence[log.RawEntry],
-    evidence: Sequence[ev.CheckEvidence],
-    journal: Journal,
-) -> Reviewed:
-    """Have the step's work judged as it stands in the snapshot's commit; `entries`: the whole log.
+def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal | None = None) -> Reviewed:
+    """Have a model judge the step's work at the view's commit. `evidence`: of the checks; `journal`: the attempt's own by default.
 
     Raises:
-        EngineError: no engine answered, or what it answered is no verdict; what was heard is in the journal.
+        EngineError: no engine answered, or its answer is no verdict; the answers are in the journal.
     """
-    began = project.who.monotonic()
-    redactor = Redactor(project.who.environ)
-    attempt = state.steps[step.slug].attempt
-    seen = review.change(
-        project.git, snapshot.protocol, start_of_work(project, snapshot, step.slug, entries), snapshot.tip, step.checks
-    )
-    task = redactor.text(_task(plan, step, state, evidence, seen))
-    where = f"{paths.folder(snapshot.protocol)}/{step.file}"
-    names = _judges(project, plan, step, where)
+    project, view, step = run.project, run.view, run.step
+    if journal is None:
+        journal = spending.open_journal(project, view.protocol, f"{run.name}.qa")
+    entries = record.events(project.git, view.protocol, view.tip)
+    started = project.who.monotonic()
+    seen = review.change(project.git, view.protocol, start_of_work(run, entries), view.tip, step.checks)
+    task = run.redactor.text(_task(run, evidence, seen))
+    names = _judges(run)
     stopped, found, by = "", None, names[0]
-    with agent.open_engines(project, names, step.slug) as engines:
-        limits = _limits(project, snapshot, plan, step, state, journal)
-        loop = agent.questioner(project, journal, engines, redactor, limits, snapshot.protocol)
+    with asking.open_engines(project, names, run.slug) as engines:
+        loop = asking.questioner(project, journal, engines, run.redactor, _limits(run, journal), view.protocol)
         loop.told = project.who.hear
         try:
-            found, by = _judged(loop, journal, task, where)
+            found, by = _judged(loop, journal, task, run.where)
         except BudgetStop as stop:
-            stopped = f"QA: {stop}; {agent.budgets_stand_in(project, plan, step, where)}"
-    seconds = round(project.who.monotonic() - began)
-    spent = spending.since(journal, 0)
-    author = next(
-        (
-            str(raw.fields["engine"])
-            for raw in reversed(entries)
-            if raw.subject == step.slug and raw.event == "step-finished" and raw.fields.get("engine")
-        ),
-        "",
-    )
-    told = (
-        redactor.data(
-            review.report(
-                step.slug, attempt, found, judge=by, author=author, tree=snapshot.tree, evidence=evidence, seen=seen
-            )
+            stopped = f"QA: {stop}; {spending.where_budgets_are(run)}"
+    seconds = round(project.who.monotonic() - started)
+    report = b""
+    if found:
+        ended = (raw for raw in reversed(entries) if raw.subject == run.slug and raw.event == "step-finished")
+        author = next((str(raw.fields["engine"]) for raw in ended if raw.fields.get("engine")), "")
+        text = review.report(
+            run.slug, run.attempt, found, judge=by, author=author, tree=view.tree, evidence=evidence, seen=seen
         )
-        if found
-        else b""
-    )
-    return Reviewed(found, stopped, by, told, journal.transcript(), spent, seconds)
+        report = run.redactor.data(text)
+    return Reviewed(found, stopped, by, report, journal.transcript(), spending.since(journal, 0), seconds)
 
 
 def _judged(loop: Loop, journal: Journal, task: str, where: str) -> tuple[Verdict, str]:
@@ -148,26 +124,29 @@ def _judged(loop: Loop, journal: Journal, task: str, where: str) -> tuple[Verdic
     )
 
 
-def _limits(project: Project, snapshot: Snapshot, plan: Plan, step: Step, state: State, journal: Journal) -> Limits:
-    """Return what the review may use: what the protocol's budget leaves, and the step's after its attempt's work."""
-    name = history.transcript_name(step.slug, state.steps[step.slug].attempt)
-    data = history.read(project.git, snapshot.protocol, name) or b""
-    work = spending.of(transcript.parse(data, f"{name} of {history.ref_of(snapshot.protocol)}"))
-    return spending.limits(project, snapshot, plan, state, journal, (step.header.budget,), TIMEOUT, before=work)
+def _limits(run: StepRun, journal: Journal) -> Limits:
+    """Return the limits of the review: the rest of the protocol's budget, and of the step's after the work of its attempt."""
+    name, protocol = history.transcript_name(run.slug, run.attempt), run.view.protocol
+    data = history.read(run.project.git, protocol, name) or b""
+    work = spending.of(transcript.parse(data, f"{name} of {history.ref_of(protocol)}"))
+    own = spending.Own((run.step.header.budget,), TIMEOUT, work)
+    return spending.limits(run.project, run.view, run.plan, run.state, journal, own)
 
 
-def _judges(project: Project, plan: Plan, step: Step, where: str) -> tuple[str, ...]:
-    """Return the engines that judge: option, environment, config's for reviews, else those of the step."""
+def _judges(run: StepRun) -> tuple[str, ...]:
+    """Return the engines that judge: from option, environment or config's `review`, else those of the step."""
+    project = run.project
     said = project.options.get("engine") or project.who.environ.get("RUNNER_ENGINE")
     if said:
         return (said,)
     if project.config.engine.review:
         return tuple(project.config.engine.review)
-    return agent.engine_names(project, plan, step, agent.coworker_of(project, plan, step, where), phase="review")
+    return asking.engine_names(project, run.plan, run.step, run.agent, phase="review")
 
 
-def start_of_work(project: Project, snapshot: Snapshot, slug: str, entries: Sequence[log.RawEntry]) -> str:
-    """Return the commit before the step's work, that of earlier attempts included which still stands on the branch."""
+def start_of_work(run: StepRun, entries: Sequence[log.RawEntry]) -> str:
+    """Return the commit before the step's work, and before the work of its earlier attempts that is still on the branch."""
+    git, view, slug = run.project.git, run.view, run.slug
     known: list[log.RawEntry] = []
     for raw in entries:
         if raw.event == "undone":
@@ -180,25 +159,26 @@ def start_of_work(project: Project, snapshot: Snapshot, slug: str, entries: Sequ
         known.pop()
     ended = max((at for at, one in enumerate(known) if one.event == "step-completed"), default=-1)
     if ended + 1 >= len(known):
-        return snapshot.tip
+        return view.tip
     first = known[ended + 1]
     if first.fields.get("executor") == "person":
         return str(first.fields["start"])
-    for oid in project.git.first_parents(snapshot.tip):
-        commit = project.git.commit(oid)
+    for oid in git.first_parents(view.tip):
+        commit = git.commit(oid)
         told = log.parse_message(commit.message) if commit else None
         if (
             commit
             and told
-            and told.protocol == snapshot.protocol
+            and told.protocol == view.protocol
             and told.revision - len(told.events) < first.revision <= told.revision
         ):
             return commit.parents[0]
-    return snapshot.tip
+    return view.tip
 
 
-def _task(plan: Plan, step: Step, state: State, evidence: Sequence[ev.CheckEvidence], seen: review.Change) -> str:
-    """Return what the judge is shown. People's words are what is asked; all that the work made is fenced."""
+def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: review.Change) -> str:
+    """Return the judge's task. Plan files are instructions; everything that the work made is quoted as untrusted."""
+    plan, step = run.plan, run.step
     parts = [f"# The work: {plan.header.title}", plan.prose.strip()]
     if plan.header.acceptance:
         told = "\n".join(f"{number}. {line}" for number, line in enumerate(plan.header.acceptance, 1))
@@ -216,7 +196,7 @@ def _task(plan: Plan, step: Step, state: State, evidence: Sequence[ev.CheckEvide
         parts.append("It must leave: " + ", ".join(step.header.outputs))
     if evidence:
         parts.append("Checks that passed: " + "; ".join(f"`{check['check']}`" for check in evidence))
-    result = state.steps[step.slug].result
+    result = run.state.steps[step.slug].result
     if result is not None:
         shown = json.dumps(result, indent=1, ensure_ascii=False)[:RESULT_LIMIT]
         parts.append(prompting.fence(shown, "what the step says of itself"))

@@ -1,0 +1,99 @@
+"""The engines of a phase, opened as the policy allows, and the loop that asks one of them a question and uses no tools."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from decimal import Decimal
+
+from runner.engines import prices, registry
+from runner.engines.base import Engine, Usage
+from runner.engines.recorded import Recorder
+from runner.executor import permissions, spending
+from runner.executor.journal import Journal
+from runner.executor.loop import Limits, Loop
+from runner.executor.redact import Redactor
+from runner.protocol.agent_file import AgentFile
+from runner.protocol.plans import Plan, Step
+from runner.store import publishing
+from runner.store.project import Project
+
+
+def engine_names(
+    project: Project, plan: Plan | None, step: Step | None, agent: AgentFile | None, phase: str = "execute"
+) -> tuple[str, ...]:
+    """Return the engines of a phase, in the order in which they are asked: from option, environment, step, plan, agent file or config.
+
+    `plan`, `step`: None before there is one, or where the phase is not about one.
+
+    Raises:
+        UsageError: no engine is named and none is found; it lists the variables to set.
+    """
+    environ = project.who.environ
+    headers = [of.header.engine for of in (step, plan) if of is not None]
+    for one in (project.options.get("engine"), environ.get("RUNNER_ENGINE"), *headers):
+        if one:
+            return (one,)
+    if agent and agent.engine:
+        return (agent.engine,)
+    config = project.config.engine
+    named: tuple[str, ...] = getattr(config, phase) or config.default
+    return named or (registry.default_name(environ),)
+
+
+@contextlib.contextmanager
+def open_engines(project: Project, names: tuple[str, ...], step: str | None = None) -> Iterator[tuple[Engine, ...]]:
+    """Open the engines; the option `record` names a cassette that gets their answers. Paths are relative to the repository's top.
+
+    `step`: the step of the attempt.
+
+    Raises:
+        RefusedError: the policy does not allow one of them.
+    """
+    top, record = project.git.top or project.git.cwd, project.options.get("record")
+    with contextlib.ExitStack() as stack:
+        found = []
+        for name in names:
+            permissions.refuse_engine(project, name, step)
+            engine = registry.open_engine(name, project.who.environ, top)
+            if record:
+                engine = Recorder(engine, top / record, price, Redactor(project.who.environ).value)
+            stack.callback(engine.close)
+            found.append(engine)
+        yield tuple(found)
+
+
+def questioner(
+    project: Project,
+    journal: Journal,
+    engines: tuple[Engine, ...],
+    redactor: Redactor,
+    limits: Limits,
+    protocol: str = "",
+) -> Loop:
+    """Return a loop without tools, that asks single questions and journals the answers."""
+    return Loop(
+        journal=journal,
+        engines=engines,
+        tools={},
+        system="",
+        task="",
+        summarize="",
+        limits=limits,
+        redactor=redactor,
+        tree=lambda: "",
+        restore=lambda tree: None,
+        price=price,
+        now=project.who.timestamp,
+        monotonic=project.who.monotonic,
+        sleep=project.who.sleep,
+        say=project.who.say,
+        ensure=lambda: publishing.ensure_lease(project),
+        total=spending.of(journal.records),
+        purse=spending.purse(project, protocol),
+    )
+
+
+def price(engine: Engine, usage: Usage) -> Decimal | None:
+    """Return an upper bound for what a response costs, in US dollars; a recorded one's, at the price of its model."""
+    return prices.cost_usd(engine.provider, engine.model, usage)

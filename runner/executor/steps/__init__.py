@@ -1,0 +1,46 @@
+"""Carry out an action on a step. A step kind is a module of this package and a row of `STEP_KINDS`.
+
+Nothing here moves a ref: an action leads to an `Outcome`, which `executor.commit` turns into a transition.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Final
+
+from runner.executor.outcome import Kind as Ended
+from runner.executor.outcome import Outcome
+from runner.executor.step_run import StepRun
+from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
+from runner.protocol.plans import Kind
+
+# Kind to module. A module is imported when a step of its kind runs; its `carry_out(run)` makes one attempt.
+STEP_KINDS: Final[Mapping[Kind, str]] = {
+    Kind.AGENT: "runner.executor.steps.agent",
+    Kind.COMMAND: "runner.executor.steps.command",
+    Kind.HUMAN: "runner.executor.steps.human",
+    Kind.TOOL: "runner.executor.steps.tool",
+}
+QA: Final = "runner.executor.steps.check"  # of every kind
+
+
+def perform(action: Action, run: StepRun) -> Outcome:
+    """Carry out an action on a step.
+
+    Raises:
+        RunnerError: it could not start; nothing is recorded.
+    """
+    match action:
+        case CompleteStep():
+            return Outcome(kind=Ended.COMPLETED, step=run.step, summary="done")
+        case CheckStep():
+            module, function = QA, "carry_out"
+        case RunStep() | AskPerson():
+            module, function = STEP_KINDS[run.step.header.kind], "carry_out"
+        case TakeWork():
+            module, function = STEP_KINDS[run.step.header.kind], "take_work"
+        case _:
+            raise AssertionError(f"unreachable: {action}")
+    outcome: Outcome = getattr(importlib.import_module(module), function)(run)
+    return outcome

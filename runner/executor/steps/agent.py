@@ -1,0 +1,166 @@
+"""An agent step: a model works in the workspace with the step's tools, within its limits (design §5)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from runner import resources
+from runner.errors import RefusedError
+from runner.executor import asking, prompting, spending, toolbox
+from runner.executor.calls import Calls
+from runner.executor.loop import Ended, Loop
+from runner.executor.outcome import Kind, Outcome
+from runner.executor.step_run import StepRun
+from runner.executor.steps import tool, work
+from runner.protocol import events as ev
+from runner.protocol import log
+from runner.protocol.digest import digest
+from runner.store import history, publishing, record, transaction, workspace
+
+
+def carry_out(run: StepRun) -> Outcome:
+    """Let the model do the step: its work, a wait, a budget that is used up or a failure is the outcome."""
+    work.start(run)
+    who = run.project.who
+    started = who.monotonic()
+    ended, engine = _loop(run)
+    transcript = run.journal.transcript()
+    ran = work.Ran(
+        executor=run.workspace.sandbox.name,
+        engine=engine,
+        transcript=digest(transcript),
+        spent=spending.since(run.journal, round(who.monotonic() - started)),
+    )
+    text, result = run.redactor.text(ended.text), run.redactor.value(ended.result)
+    outcome = _outcome(run, dataclasses.replace(ended, text=text, result=result), ran)
+    return dataclasses.replace(outcome, files={history.transcript_name(run.slug, run.attempt): transcript})
+
+
+def _outcome(run: StepRun, ended: Ended, ran: work.Ran) -> Outcome:
+    so_far = tuple(one["tree"] for one in run.journal.records if one["kind"] == "results")[-1:]
+    if ended.outcome == "budget":
+        text = log.cut(f"{ended.text}; {spending.where_budgets_are(run)}")
+        reached = ev.BudgetReached(subject=run.slug, text=text, by="whoever plans", spent=ran.spent)
+        return Outcome(kind=Kind.OVER_BUDGET, events=(reached,), step=run.step, summary=text, keeps=so_far)
+    left = work.collect(run)
+    if left.refused:
+        return work.failed(run, left.refused, ran)
+    if ended.outcome == "failed":
+        return work.failed(run, ended.text, ran, left.work)
+    is_waiting = ended.outcome in ("asked", "held", "unknown")
+    done = left.work or (work.unchanged(run) if is_waiting else None)  # too much now may be less by the end
+    if done is None:
+        return work.blocked(run, left.too_much, ran)
+    if is_waiting and not transaction.paths_outside(done.changed):
+        if ended.stop is not None:
+            outcome = tool.waits(run, ended.stop, done, ran)
+        else:
+            asked = ev.Asked(
+                subject=run.slug,
+                kind="question",
+                text=log.cut(ended.text),
+                by="anyone",
+                transcript=ran.transcript,
+                spent=ran.spent,
+            )
+            outcome = work.waits(run, asked, f"asks: {ended.text}", done)
+        return dataclasses.replace(outcome, keeps=so_far)
+    return work.finished(run, done, ran, ended.result, artifacts=ended.artifacts)
+
+
+def _loop(run: StepRun) -> tuple[Ended, str]:
+    """Run the agent's loop in the workspace; return how it ended, and the engine's name.
+
+    Raises:
+        EngineError: no engine answered; its answers are in the journal, and no attempt is used up.
+    """
+    project, agent = run.project, run.agent
+    names = asking.engine_names(project, run.plan, run.step, agent)
+    run.journal = spending.open_journal(project, run.view.protocol, run.name)
+    own = (run.step.header.budget, agent.budget if agent else None)
+    about = f"You are {agent.name}. {agent.objective}\n{agent.instructions}" if agent else None
+    with asking.open_engines(project, names, run.slug) as engines, toolbox.open_agent_tools(run) as tools:
+        task = prompting.task(run)
+        loop = Loop(
+            gate=Calls.of(run),
+            untrusted=prompting.FENCE in task,
+            journal=run.journal,
+            engines=engines,
+            tools=tools,
+            system=prompting.system(about),
+            task=task,
+            summarize=resources.prompt("summarize").strip(),
+            limits=spending.limits(project, run.view, run.plan, run.state, run.journal, spending.Own(own, run.timeout)),
+            redactor=run.redactor,
+            tree=lambda: _note(run),
+            restore=lambda noted: _restore(run, noted),
+            price=asking.price,
+            now=project.who.timestamp,
+            monotonic=project.who.monotonic,
+            sleep=project.who.sleep,
+            told=project.who.hear,
+            say=project.who.say,
+            ensure=lambda: publishing.ensure_lease(project),
+            purse=spending.purse(project, run.view.protocol),
+        )
+        ended = loop.run(_answers(run) if run.journal.records else ())
+    return ended, names[0]
+
+
+def _note(run: StepRun) -> str:
+    """Return a commit of the workspace on the commit where the attempt started: on no branch, for `_restore`."""
+    git, who, session = run.project.git, run.project.runner(), run.workspace
+    tree = workspace.tree_now(git, session.space, session.bounds())
+    return git.write_commit(tree, (run.view.tip,), who, who, b"work so far\n")
+
+
+def _restore(run: StepRun, noted: str) -> None:
+    """Make the workspace hold the work so far, merged with newer commits of the branch.
+
+    Raises:
+        RefusedError: it is not in this clone, or conflicts.
+    """
+    git, protocol, start = run.project.git, run.view.protocol, run.view.tip
+    found = git.commit(noted)
+    if found is None:
+        raise RefusedError(
+            "the work so far of the step is not in this clone",
+            noted,
+            f"`runner sync {protocol}` in the clone where it waits publishes it; if git pruned it, check whether external calls "
+            f"took effect, then `mv {run.journal.path} {run.journal.lost()}` restarts the step: it repeats its model requests and "
+            "those calls",
+        )
+    if found.parents == (start,):
+        workspace.restore(git, run.workspace.space, found.tree)
+        return
+    tree, conflicts = transaction.merge_work(git, protocol, noted, start, run.project.runner())
+    if tree is None:
+        raise RefusedError(
+            f"the work so far of the step conflicts with newer commits: {', '.join(conflicts[:3])}",
+            noted,
+            "revert those commits, or remove the step and write it again: it then starts from the beginning",
+        )
+    workspace.restore(git, run.workspace.space, tree)
+
+
+def _answers(run: StepRun) -> list[str]:
+    """Return people's answers to the questions of this attempt, in order."""
+    found: list[str] = []
+    for raw in record.events(run.project.git, run.view.protocol, run.view.tip):
+        if raw.subject == run.slug and raw.event == "answered":
+            found.append(str(raw.fields.get("text", "")))
+        elif _starts_anew(raw, run.slug):
+            found = []
+    return found
+
+
+def _starts_anew(raw: log.RawEntry, slug: str) -> bool:
+    """Return whether an entry makes the step's next attempt."""
+    match raw.event:
+        case "step-retried":
+            return raw.subject == slug
+        case "undone":
+            return slug in raw.fields.get("steps", {})
+        case "plan-edited":
+            return slug in raw.fields.get("removed", [])
+    return False

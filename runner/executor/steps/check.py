@@ -1,0 +1,134 @@
+"""QA: the work of a step is checked in a clean export of the tip, and judged by a model where the step asks for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from runner.errors import UsageError
+from runner.executor import permissions
+from runner.executor.outcome import Kind, Outcome
+from runner.executor.step_run import StepRun
+from runner.executor.workspace_session import WorkspaceSession
+from runner.protocol import events as ev
+from runner.protocol import log, paths
+from runner.protocol.digest import digest
+from runner.protocol.plans import QaPolicy
+from runner.qa import checks
+from runner.qa.checks import Verdict
+from runner.sandbox import Outcome as CommandOutcome
+from runner.store import history, record, workspace
+from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.executor.steps.review import Reviewed
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What QA found. `executor`: where the checks ran; `review`: where a model judged the work too."""
+
+    verdict: Verdict
+    executor: str | None
+    review: Reviewed | None = None
+
+
+def carry_out(run: StepRun) -> Outcome:
+    """Check the step's work; with `full`, a model judges it after the checks passed."""
+    checked = check(run)
+    if not checked.verdict.passed or run.step.qa is not QaPolicy.FULL:
+        return _outcome(run, checked)
+    from runner.executor.steps import review  # loads the engines
+
+    reviewed = review.of_step(run, checked.verdict.evidence)
+    files = {history.review_name(run.slug, run.attempt): reviewed.transcript}
+    return dataclasses.replace(_outcome(run, dataclasses.replace(checked, review=reviewed)), files=files)
+
+
+def _outcome(run: StepRun, checked: Checked) -> Outcome:
+    verdict, review = checked.verdict, checked.review
+    asks = permissions.asked_after(run) if verdict.passed else ()
+    evidence, reason = list(verdict.evidence), verdict.reason
+    seconds = sum(check["seconds"] for check in evidence) + (review.seconds if review else 0)
+    spent: ev.Spent = {**(review.spent if review else {}), **({"seconds": seconds} if seconds else {})}
+    if review is not None and review.verdict is None:
+        reached = ev.BudgetReached(subject=run.slug, text=log.cut(review.stopped), by="whoever plans", spent=spent)
+        return Outcome(kind=Kind.OVER_BUDGET, events=(reached,), step=run.step, summary=review.stopped)
+    reports: dict[str, bytes] = {}
+    engine = report = transcript = None
+    if review is not None and review.verdict is not None:
+        evidence.append(review.evidence())
+        reports = {paths.report_file(run.slug, run.attempt): review.report}
+        engine, report, transcript = review.engine, digest(review.report), digest(review.transcript)
+        reason = "" if review.verdict.passed else log.cut(f"review: {evidence[-1]['tail']}")
+    passed = ev.QaPassed(
+        subject=run.slug,
+        attempt=run.attempt,
+        tree=run.view.tree,
+        evidence=evidence,
+        executor=checked.executor,
+        engine=engine,
+        report=report,
+        transcript=transcript,
+        spent=spent,
+    )
+    if not reason:
+        lines = [check["check"] for check in evidence if not check["check"].startswith("outputs:")]
+        names = ", ".join(line if " " in line else line.rsplit("/", 1)[-1] for line in lines)
+        said = f"{names} passed" if names else ""
+        return Outcome(
+            kind=Kind.CHECKED, events=(passed,), step=run.step, asks=tuple(asks), summary=said, record=reports
+        )
+    fields = {one.name: getattr(passed, one.name) for one in dataclasses.fields(passed)}
+    failure = ev.StepFailed(subject=run.slug, attempt=run.attempt, reason=log.cut(f"QA: {reason}"))
+    events = (ev.QaFailed(reason=reason, **fields), failure)
+    return Outcome(kind=Kind.FAILED, events=events, step=run.step, summary=reason, record=reports)
+
+
+def check(run: StepRun) -> Checked:
+    """Return what the checks find in the tip's tree. Nothing is recorded.
+
+    Raises:
+        UsageError: a step that asks for QA and names nothing to check.
+    """
+    step, view, git = run.step, run.view, run.project.git
+    outputs = step.header.outputs
+    if not step.checks and not outputs and step.qa is not QaPolicy.FULL:
+        raise UsageError(
+            f"the QA of {run.slug} has nothing to check",
+            run.where,
+            'name `outputs:`, or `qa: {policy: light, checks: ["make test"]}`',
+        )
+    executor, folder = None, None
+    env: dict[str, str] = {}
+    if step.checks:
+        run.workspace = session = WorkspaceSession.open(run.project, view.protocol)
+        session.prepare(view.tip)
+        folder = workspace.export(git, session.space, view.tip, run.project.who)
+        env = session.environment(run)
+        executor = session.sandbox.name
+
+    def execute(line: str) -> CommandOutcome:
+        return run.workspace.run_for(run, line, env, cwd=folder)
+
+    def explain(line: str, ended: CommandOutcome) -> str | None:
+        return run.workspace.explain(line, ended)
+
+    verdict = checks.run(
+        outputs,
+        step.checks,
+        files=git.files(view.tip) if outputs else (),
+        changed=_changed(run) if outputs else (),
+        execute=execute,
+        explain=explain,
+    )
+    return Checked(verdict, executor)
+
+
+def _changed(run: StepRun) -> list[str]:
+    """Return what the step's work changed since the commit that it started at, which the record names."""
+    git, view = run.project.git, run.view
+    for raw in reversed(record.events(git, view.protocol, view.tip)):
+        if raw.event == "step-finished" and raw.subject == run.slug and isinstance(raw.fields.get("start"), str):
+            return list(git.changed(raw.fields["start"], view.tip))
+    return []

@@ -1,0 +1,41 @@
+"""A command step: a shell line, or a program with its arguments, run in the workspace."""
+
+from __future__ import annotations
+
+import math
+
+from runner.errors import UsageError
+from runner.executor.outcome import Outcome
+from runner.executor.step_run import StepRun
+from runner.executor.steps import work
+from runner.protocol import events as ev
+from runner.protocol import log
+
+
+def carry_out(run: StepRun) -> Outcome:
+    """Run the command, and take what it left in the workspace as the step's work."""
+    session, line = work.start(run), run.step.header.run
+    assert line is not None
+    ended = session.run_for(run, line, session.environment(run))
+    seconds = math.ceil(ended.seconds) if ended.seconds >= 0.5 else 0
+    ran = work.Ran(
+        executor=session.sandbox.name,
+        code=ended.code,
+        output=ended.digest,
+        tail=log.cut_tail(ended.tail) or None,
+        spent=ev.Spent(seconds=seconds) if seconds else ev.Spent(),
+    )
+    left = work.collect(run)
+    if left.refused:
+        return work.failed(run, left.refused, ran)
+    if not ended.ok:
+        shown = line if isinstance(line, str) else " ".join(line)
+        how = f"no end after {run.time_limit}" if ended.timed_out else f"exit {ended.code}"
+        return work.failed(run, session.explain(line, ended) or f"{how}, `{shown}`", ran, left.work)
+    if left.work is None:
+        return work.blocked(run, left.too_much, ran)
+    try:
+        result = run.redactor.value(session.result())
+    except UsageError as error:
+        return work.failed(run, error.what, ran, left.work)
+    return work.finished(run, left.work, ran, result)

@@ -1,0 +1,64 @@
+"""A human step: the runner asks for the work, and takes what people commit until they say that it is done."""
+
+from __future__ import annotations
+
+from runner.executor import permissions
+from runner.executor.outcome import Kind, Outcome
+from runner.executor.step_run import StepRun
+from runner.executor.steps import work
+from runner.lines import lines_of
+from runner.protocol import events as ev
+from runner.protocol import ids, log
+from runner.store import record
+
+
+def carry_out(run: StepRun) -> Outcome:
+    """Ask for the work."""
+    lines = [line.strip() for line in lines_of(run.step.prose) if line.strip()]
+    text = log.cut(f"{run.step.header.title}: {lines[0]}" if lines else run.step.header.title)
+    asked = ev.Asked(subject=run.slug, kind="human", text=text, by="anyone")
+    return Outcome(kind=Kind.WAITS, events=(asked,), step=run.step, summary=f"asks: {text}")
+
+
+def take_work(run: StepRun) -> Outcome:
+    """Take the commits since the question as the step's work."""
+    git, view = run.project.git, run.view
+    entries = record.events(git, view.protocol, view.tip)
+    if not log.is_answered(
+        entries, run.slug
+    ):  # it was of another kind when it started, and rule 11 of verify refuses that
+        number = ids.number_of(view.protocol)
+        why = f"it became a person's step after it had begun: `runner retry {number}` asks for it"
+        return work.blocked(run, why, work.Ran())
+    answers = (
+        raw.fields.get("text") for raw in reversed(entries) if raw.event == "answered" and raw.subject == run.slug
+    )
+    answer = next(answers, None)
+    start = _asked_at(run) or view.tip
+    done = ev.StepFinished(
+        subject=run.slug,
+        attempt=run.attempt,
+        digest=run.step.digest,
+        start=start,
+        executor="person",
+        result={"answer": answer} if answer is not None else None,
+        artifacts=work.artifacts_in(run, view.tip),
+    )
+    return Outcome(
+        kind=Kind.FINISHED,
+        events=(done,),
+        step=run.step,
+        asks=permissions.asked_after(run, (start, view.tip)),
+        summary=work.describe_changes(git, start, view.tip),
+    )
+
+
+def _asked_at(run: StepRun) -> str | None:
+    """Return the commit that asked for the work."""
+    git = run.project.git
+    for oid in git.first_parents(run.view.tip):
+        commit = git.commit(oid)
+        trailers = log.parse_message(commit.message) if commit else None
+        if trailers and f"asked {run.slug}" in trailers.events:
+            return oid
+    return None

@@ -1,0 +1,201 @@
+"""The work of an attempt: where it starts, what it left in the workspace, and the outcome of that."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import field
+
+from runner.errors import RefusedError
+from runner.executor import permissions
+from runner.executor.outcome import Kind, Outcome, attempt_ref
+from runner.executor.outcome import blocked as blocked_events
+from runner.executor.step_run import StepRun
+from runner.executor.workspace_session import WorkspaceSession
+from runner.git import Git
+from runner.protocol import events as ev
+from runner.protocol import log, paths
+from runner.protocol.digest import digest
+from runner.protocol.state import Json
+from runner.qa import checks
+from runner.store import record, transaction, workspace
+from runner.store.workspace import Work
+from runner.values import dataclass
+
+_WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """How an attempt ran, as its events record it. `code`: a command's exit code; `output`: the digest of all that it printed."""
+
+    executor: str | None = None
+    engine: str | None = None
+    code: int | None = None
+    output: str | None = None
+    tail: str | None = None
+    transcript: str | None = None
+    spent: ev.Spent = field(default_factory=ev.Spent)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """The work that an attempt left, or why there is none: git `refused` it, or it is `too_much`."""
+
+    work: Work | None = None
+    refused: str = ""
+    too_much: str = ""
+
+
+def start(run: StepRun) -> WorkspaceSession:
+    """Open the workspace, and make it hold the commit that the attempt starts at.
+
+    Raises:
+        RunnerError: it cannot be made ready; nothing is recorded.
+    """
+    run.workspace = WorkspaceSession.open(run.project, run.view.protocol)
+    run.workspace.prepare(_start_of(run), clean=permissions.is_approved(run))
+    return run.workspace
+
+
+def _start_of(run: StepRun) -> str:
+    """Return the commit that the attempt starts at: the tip, or with `retry --keep` the tip with the work of the attempt before."""
+    git, tip = run.project.git, run.view.tip
+    if run.attempt == 1:  # no retry: the log, which grows with every step, need not be read
+        return tip
+    entries = reversed(record.events(git, run.view.protocol, tip))
+    retried = next((raw for raw in entries if raw.event == "step-retried" and raw.subject == run.slug), None)
+    kept = retried.fields.get("kept") if retried and retried.fields.get("attempt") == run.attempt else None
+    if not isinstance(kept, str):
+        return tip
+    oid = git.resolve(kept)
+    if oid is None:
+        raise RefusedError(f"the work of the last attempt is gone: {kept}", kept, _WITHOUT)
+    tree, conflicts = git.merge_trees(tip, oid)
+    if tree is None:
+        raise RefusedError(f"the work of the last attempt conflicts: {', '.join(conflicts)}", kept, _WITHOUT)
+    who = run.project.runner()
+    return git.write_commit(tree, (tip,), who, who, b"kept\n")
+
+
+def collect(run: StepRun) -> Collected:
+    """Return what the attempt left in the workspace."""
+    try:
+        return Collected(work=run.workspace.collect(run.view.tip, run.timeout))
+    except workspace.TooMuchError as error:
+        return Collected(too_much=f"{error.what}; {error.hint}")
+    except RefusedError as error:
+        return Collected(refused=f"{error.what}; {error.hint}")
+
+
+def unchanged(run: StepRun) -> Work:
+    """Return the work of an attempt that changed nothing."""
+    return Work(run.view.tree, {})
+
+
+def finished(run: StepRun, work: Work, ran: Ran, result: Json = None, *, artifacts: tuple[str, ...] = ()) -> Outcome:
+    """Return the outcome of an attempt whose work the policy allows; `artifacts`: files beside the step's outputs."""
+    ran = dataclasses.replace(ran, code=None)  # it is 0, and no event records that
+    forbidden = transaction.paths_outside(work.changed)
+    if forbidden:
+        return failed(run, f"it changed what only people may change: {', '.join(forbidden[:3])}", ran, work)
+    git, now = run.project.git, (run.view.tip, work.tree)
+    said = permissions.work_of(run, now)
+    if said and said[0].verdict == "deny":
+        why = f"the policy denies it: {said[0].reason or said[0].rule} ({said[0].rule}, {said[0].where})"
+        return failed(run, why, ran, work)
+    assert ran.executor is not None
+    done = ev.StepFinished(
+        subject=run.slug,
+        attempt=run.attempt,
+        digest=run.step.digest,
+        start=run.view.tip,
+        executor=ran.executor,
+        result=result,
+        artifacts=artifacts_in(run, work.tree, artifacts),
+        output=ran.output,
+        tail=ran.tail,
+        engine=ran.engine,
+        transcript=ran.transcript,
+        spent=ran.spent,
+    )
+    return Outcome(
+        kind=Kind.FINISHED,
+        events=(done,),
+        step=run.step,
+        asks=permissions.asked_after(run, now),
+        tree=work.tree if work.changed else None,
+        summary=describe_changes(git, run.view.tip, work.tree),
+    )
+
+
+def failed(run: StepRun, reason: str, ran: Ran, work: Work | None = None) -> Outcome:
+    """Return the outcome of a failed attempt; the tree of its work is kept beside the branch."""
+    kept = work.tree if work and work.changed else None
+    ref = attempt_ref(run.view.protocol, run.slug, run.attempt) if kept else None
+    failure = _failure(run, reason, ran, ref)
+    return Outcome(kind=Kind.FAILED, events=(failure,), step=run.step, kept=kept, summary=failure.reason)
+
+
+def blocked(run: StepRun, reason: str, ran: Ran) -> Outcome:
+    """Return the outcome of an attempt that a person has to look at before the step continues."""
+    failure = _failure(run, reason, ran, None)
+    events = tuple(blocked_events(run.view.protocol, failure))
+    return Outcome(kind=Kind.BLOCKED, events=events, step=run.step, summary=failure.reason)
+
+
+def waits(run: StepRun, event: ev.Event, summary: str, work: Work, record: dict[str, bytes] | None = None) -> Outcome:
+    """Return the outcome of an attempt that waits for a person. `work`: that so far; `record`: files that belong to the question.
+
+    Work that needs approval reaches the branch when the step is done: people approve all of it at once.
+    """
+    now = (run.view.tip, work.tree)
+    shown = work.changed and all(one.verdict == "allow" for one in permissions.work_of(run, now))
+    return Outcome(
+        kind=Kind.WAITS,
+        events=(event,),
+        step=run.step,
+        tree=work.tree if shown else None,
+        summary=summary,
+        record=record or {},
+    )
+
+
+def _failure(run: StepRun, reason: str, ran: Ran, kept: str | None) -> ev.StepFailed:
+    return ev.StepFailed(
+        subject=run.slug,
+        attempt=run.attempt,
+        reason=log.cut(reason),
+        code=ran.code,
+        executor=ran.executor,
+        output=ran.output,
+        tail=ran.tail,
+        kept=kept,
+        engine=ran.engine,
+        transcript=ran.transcript,
+        spent=ran.spent,
+    )
+
+
+def artifacts_in(run: StepRun, tree: str, more: tuple[str, ...] = ()) -> list[ev.ArtifactFields]:
+    """Return the step's outputs in a tree, and the files `more`, as artifacts."""
+    wanted, git = (*run.step.header.outputs, *more), run.project.git
+    if not wanted:
+        return []
+    return checks.artifacts(wanted, git.files(tree), lambda path: digest(git.blob(f"{tree}:{path}") or b""))
+
+
+def describe_changes(git: Git, old: str, new: str) -> str:
+    """Return `notes.md`, or `2 files, +84 −3`, for the differences outside the record; empty if there are none."""
+    changed = {path for path in git.changed(old, new) if not path.startswith(f"{paths.ROOT}/")}
+    if len(changed) < 2:
+        return "".join(changed)
+    out = git.run(
+        "diff-tree", "-r", "--numstat", "--no-renames", "--no-ext-diff", "--no-textconv", "-z", old, new
+    ).decode("utf-8", "replace")
+    added = removed = 0
+    for line in out.split("\0"):
+        plus, _, rest = line.partition("\t")
+        minus, _, path = rest.partition("\t")
+        if path in changed and plus.isdigit() and minus.isdigit():
+            added, removed = added + int(plus), removed + int(minus)
+    return f"{len(changed)} files, +{added} −{removed}"
