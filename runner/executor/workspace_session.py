@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from runner import beneath, signals
-from runner.errors import RunnerError, StepFailedError, UsageError
+from runner.errors import RefusedError, RunnerError, StepFailedError, UsageError
 from runner.executor import permissions
 from runner.executor.step_run import StepRun
 from runner.lines import lines_of
 from runner.protocol import log, references
 from runner.sandbox import Command, Outcome, Sandbox, SandboxUnavailableError, choose, end_all, explain, toolchains
-from runner.store import publishing, workspace
+from runner.store import publishing, record, workspace
 from runner.store.project import Project
 from runner.store.workspace import Workspace
 from runner.values import dataclass
@@ -23,6 +23,7 @@ SETUP_TIMEOUT = 3600.0  # seconds
 COLLECTING = 30.0  # seconds, the least that git has to store what a step left
 
 
+_WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 _KEPT = "runner.executor"  # in the person's own git configuration: their answer where there is no sandbox
 
 
@@ -308,3 +309,34 @@ class WorkspaceSession:
                 )
             found[key] = value
         return found
+
+
+def start(run: StepRun) -> WorkspaceSession:
+    """Open the workspace, and make it hold the commit that the attempt starts at.
+
+    Raises:
+        RunnerError: it cannot be made ready; nothing is recorded.
+    """
+    run.workspace = WorkspaceSession.open(run.project, run.view.protocol)
+    run.workspace.prepare(_start_of(run), clean=permissions.is_approved(run))
+    return run.workspace
+
+
+def _start_of(run: StepRun) -> str:
+    """Return the commit that the attempt starts at: the tip, or with `retry --keep` the tip with the work of the attempt before."""
+    git, tip = run.project.git, run.view.tip
+    if run.attempt == 1:  # no retry: the log, which grows with every step, need not be read
+        return tip
+    entries = reversed(record.events(git, run.view.protocol, tip))
+    retried = next((raw for raw in entries if raw.event == "step-retried" and raw.subject == run.slug), None)
+    kept = retried.fields.get("kept") if retried and retried.fields.get("attempt") == run.attempt else None
+    if not isinstance(kept, str):
+        return tip
+    oid = git.resolve(kept)
+    if oid is None:
+        raise RefusedError(f"the work of the last attempt is gone: {kept}", kept, _WITHOUT)
+    tree, conflicts = git.merge_trees(tip, oid)
+    if tree is None:
+        raise RefusedError(f"the work of the last attempt conflicts: {', '.join(conflicts)}", kept, _WITHOUT)
+    who = run.project.runner()
+    return git.write_commit(tree, (tip,), who, who, b"kept\n")

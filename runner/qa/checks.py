@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from runner.protocol import log, plans
 from runner.protocol.events import ArtifactFields, CheckEvidence
 from runner.protocol.plans import outputs_among
-from runner.sandbox import Outcome
 from runner.values import dataclass
+
+if TYPE_CHECKING:  # outputs are found without a sandbox
+    from runner.sandbox import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from runner.executor.loop import Ended, Loop
 from runner.executor.outcome import Kind, Outcome
 from runner.executor.step_run import StepRun
 from runner.executor.steps import tool, work
+from runner.executor.workspace_session import start
 from runner.protocol import events as ev
 from runner.protocol import log
 from runner.protocol.digest import digest
@@ -20,7 +21,7 @@ from runner.store import history, publishing, record, transaction, workspace
 
 def carry_out(run: StepRun) -> Outcome:
     """Let the model do the step: its work, a wait, a budget that is used up or a failure is the outcome."""
-    work.start(run)
+    start(run)
     who = run.project.who
     started = who.monotonic()
     ended, engine = _loop(run)

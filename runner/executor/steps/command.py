@@ -8,13 +8,14 @@ from runner.errors import UsageError
 from runner.executor.outcome import Outcome
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work
+from runner.executor.workspace_session import start
 from runner.protocol import events as ev
 from runner.protocol import log
 
 
 def carry_out(run: StepRun) -> Outcome:
     """Run the command, and take what it left in the workspace as the step's work."""
-    session, line = work.start(run), run.step.header.run
+    session, line = start(run), run.step.header.run
     assert line is not None
     ended = session.run_for(run, line, session.environment(run))
     seconds = math.ceil(ended.seconds) if ended.seconds >= 0.5 else 0

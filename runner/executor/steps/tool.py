@@ -10,7 +10,7 @@ from runner.executor.calls import Calls, DeniedError, EffectError, HeldError
 from runner.executor.outcome import Outcome
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work
-from runner.executor.workspace_session import WorkspaceSession
+from runner.executor.workspace_session import WorkspaceSession, start
 from runner.protocol import events as ev
 from runner.protocol import log, paths, references
 from runner.protocol.digest import digest
@@ -27,7 +27,7 @@ def carry_out(run: StepRun) -> Outcome:
     if is_builtin:
         run.workspace = WorkspaceSession.open(run.project, run.view.protocol)
     else:
-        work.start(run)
+        start(run)
     started, given, where = run.project.who.monotonic(), run.step.header.with_, run.where
     names = references.names_in(given, where)
     try:

@@ -1,4 +1,4 @@
-"""The work of an attempt: where it starts, what it left in the workspace, and the outcome of that."""
+"""The outcome of an attempt, by what it left in the workspace."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from runner.executor import permissions
 from runner.executor.outcome import Kind, Outcome, attempt_ref
 from runner.executor.outcome import blocked as blocked_events
 from runner.executor.step_run import StepRun
-from runner.executor.workspace_session import WorkspaceSession
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.digest import digest
 from runner.protocol.state import Json
 from runner.qa import checks
-from runner.store import record, transaction, workspace
+from runner.store import transaction, workspace
 from runner.store.workspace import Work
 from runner.values import dataclass
-
-_WITHOUT = "`runner undo` takes the retry back; then run `runner retry` without --keep"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,37 +41,6 @@ class Collected:
     work: Work | None = None
     refused: str = ""
     too_much: str = ""
-
-
-def start(run: StepRun) -> WorkspaceSession:
-    """Open the workspace, and make it hold the commit that the attempt starts at.
-
-    Raises:
-        RunnerError: it cannot be made ready; nothing is recorded.
-    """
-    run.workspace = WorkspaceSession.open(run.project, run.view.protocol)
-    run.workspace.prepare(_start_of(run), clean=permissions.is_approved(run))
-    return run.workspace
-
-
-def _start_of(run: StepRun) -> str:
-    """Return the commit that the attempt starts at: the tip, or with `retry --keep` the tip with the work of the attempt before."""
-    git, tip = run.project.git, run.view.tip
-    if run.attempt == 1:  # no retry: the log, which grows with every step, need not be read
-        return tip
-    entries = reversed(record.events(git, run.view.protocol, tip))
-    retried = next((raw for raw in entries if raw.event == "step-retried" and raw.subject == run.slug), None)
-    kept = retried.fields.get("kept") if retried and retried.fields.get("attempt") == run.attempt else None
-    if not isinstance(kept, str):
-        return tip
-    oid = git.resolve(kept)
-    if oid is None:
-        raise RefusedError(f"the work of the last attempt is gone: {kept}", kept, _WITHOUT)
-    tree, conflicts = git.merge_trees(tip, oid)
-    if tree is None:
-        raise RefusedError(f"the work of the last attempt conflicts: {', '.join(conflicts)}", kept, _WITHOUT)
-    who = run.project.runner()
-    return git.write_commit(tree, (tip,), who, who, b"kept\n")
 
 
 def collect(run: StepRun) -> Collected:
