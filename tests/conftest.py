@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
+import gc
 import io
 import json
 import os
@@ -18,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import certifi
 import hypothesis
 import pytest
 
@@ -89,6 +92,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         fill = max(size - len(mine), 0) if at + 1 < count else len(rest)
         items += [*mine, *rest[:fill]]
         rest = rest[fill:]
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through thousands of collected tests again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _has_its_turn(item: pytest.Item) -> bool:
@@ -168,6 +177,17 @@ def second_verdicts(git_dir: Path, branches: Iterable[tuple[str, str]]) -> list[
     return [judged(git_dir, branch, protocol) for branch, protocol in branches]
 
 
+@functools.cache
+def one_authority() -> str:
+    """Return a file with one certificate authority. Each client of a model loads all that there are, twice, which takes 40 ms; the
+    models of the tests are asked over plain HTTP."""
+    with tempfile.NamedTemporaryFile("w", prefix="authority-", suffix=".pem", delete=False) as file:
+        file.write(Path(certifi.where()).read_text("utf-8").partition("-----END CERTIFICATE-----\n")[0])
+        file.write("-----END CERTIFICATE-----\n")
+    atexit.register(os.unlink, file.name)
+    return file.name
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """How a command ended."""
@@ -200,6 +220,7 @@ class Box:
             "LANG": "C.UTF-8",
             "NO_COLOR": "1",
             "GIT_CONFIG_NOSYSTEM": "1",
+            "SSL_CERT_FILE": one_authority(),
             **PERSON,
             **self.env,
             **(more or {}),

@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from tests.conftest import one_authority
+
 
 @pytest.fixture(autouse=True)
 def own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,3 +15,4 @@ def own_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(("GEMINI_", "GOOGLE_")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("SSL_CERT_FILE", one_authority())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ from runner.tools.commands import Commands
 
 PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
 TOOLCHAINS = toolchains(f"{PATH}:{os.environ['PATH']}", Path.home())
+
+
+_first: list[Path] = []  # a copy of the first workspace, which the others are copied from
 
 
 def place(name: str) -> Sandbox:
@@ -42,8 +48,15 @@ class Ground:
             folder.mkdir()
         (self.outside / "secret").write_text("s3cret-canary\n")
         self.env = {"PATH": PATH, "HOME": str(self.home), "LANG": "C.UTF-8", "TMPDIR": "/tmp"}
+        if _first:
+            shutil.copytree(_first[0], self.work, symlinks=True, dirs_exist_ok=True)
+            return
         self.git("init", "-q", "-b", "main")
         self.commit("first", {"a.txt": "one\ntwo\nthree\n"})
+        made = tempfile.TemporaryDirectory(prefix="first-")
+        atexit.register(made.cleanup)
+        _first.append(Path(made.name))
+        shutil.copytree(self.work, made.name, symlinks=True, dirs_exist_ok=True)
 
     def git(self, *args: str) -> str:
         env = {"PATH": PATH, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent"}
