@@ -33,6 +33,8 @@ from tests.gate import is_due
 hypothesis.settings.register_profile(
     "ci", derandomize=True, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), print_blob=True
 )
+# Of `make test`: the first of the same examples.
+hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("ci"), max_examples=30)
 hypothesis.settings.register_profile(
     "deep", deadline=None, max_examples=2000, suppress_health_check=list(hypothesis.HealthCheck)
 )
@@ -68,6 +70,8 @@ def mostly_slow(values: Iterable[Any], keep: int = 2) -> list[Any]:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register what tests here may be marked with."""
+    if "not slow" in config.option.markexpr and not config.getoption("--hypothesis-profile", None):
+        hypothesis.settings.load_profile("quick")
     config.addinivalue_line(
         "markers", "window(parts): one of so many cases is tried a commit, all of them at night (tests/gate.py)"
     )

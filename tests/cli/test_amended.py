@@ -11,7 +11,7 @@ import pytest
 from runner.executor import load
 from runner.folders import matching
 from runner.store import publishing
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, mostly_slow
 from tests.executor.minds import agent, ask, finish, mind, say, sound, write
 
 
@@ -33,7 +33,7 @@ def rebase(box: Box, protocol: str) -> str:
     return old
 
 
-@pytest.mark.parametrize("rewrite", [amend, rebase])
+@pytest.mark.parametrize("rewrite", mostly_slow([rebase, amend], 1))
 def test_a_model_that_was_heard_is_not_asked_again(box: Box, rewrite: Callable[[Box, str], str]) -> None:
     first = say(write("a.txt", "a\n"), ask("Which colour?"))
     with mind(box, first, say(write("b.txt", "blue\n")), finish()) as wire:
@@ -51,7 +51,7 @@ def test_a_model_that_was_heard_is_not_asked_again(box: Box, rewrite: Callable[[
     sound(box, protocol)
 
 
-@pytest.mark.parametrize("rewrite", [amend, rebase])
+@pytest.mark.parametrize("rewrite", mostly_slow([amend, rebase], 1))
 def test_the_transcripts_that_the_record_names_stay(box: Box, rewrite: Callable[[Box, str], str]) -> None:
     with mind(box, finish("one"), finish("two")):
         protocol = box.new({"01-a": agent(), "02-b": agent()})
@@ -119,7 +119,9 @@ def rebase_with_conflict(box: Box, protocol: str) -> str:
     return old
 
 
-@pytest.mark.parametrize("words", [("run",), ("step",), ("sync",), ("answer", "blue"), ("pause",), ("undo",)])
+@pytest.mark.parametrize(
+    "words", mostly_slow([(("run",),), (("sync",),), (("step",),), (("answer", "blue"),), (("pause",),), (("undo",),)])
+)
 def test_no_command_moves_a_branch_whose_published_commits_were_rewritten(
     remote: Box, published: str, words: tuple[str, ...]
 ) -> None:
@@ -136,7 +138,7 @@ def test_no_command_moves_a_branch_whose_published_commits_were_rewritten(
     assert remote.git("ls-remote", "origin", published).split()[0] == old
 
 
-@pytest.mark.parametrize("rewrite", [amend, amend_own, rebase, rebase_with_conflict])
+@pytest.mark.parametrize("rewrite", mostly_slow([amend, rebase_with_conflict, amend_own, rebase]))
 def test_it_is_adopted_as_a_merge_into_what_is_published(
     remote: Box, published: str, rewrite: Callable[[Box, str], str]
 ) -> None:
@@ -178,7 +180,7 @@ def commands_of(told: str) -> list[list[str]]:
     return [one.split() for one in re.findall("`([^`]+)`", told.partition("next:")[2])]
 
 
-@pytest.mark.parametrize("theirs", ["an answer too", "a commit alone"])
+@pytest.mark.parametrize("theirs", mostly_slow(["an answer too", "a commit alone"], 1))
 def test_a_conflict_names_commands_that_settle_it(remote: Box, published: str, theirs: str) -> None:
     other, tree = clone(remote, "bob"), remote.worktree(published)
     remote.runner("answer", published, "red", rc=0, env={"RUNNER_PUBLISH": "never"})
@@ -209,7 +211,7 @@ def test_a_conflict_names_commands_that_settle_it(remote: Box, published: str, t
     sound(remote, published)
 
 
-@pytest.mark.parametrize("theirs", ["an answer too", "a commit alone"])
+@pytest.mark.parametrize("theirs", mostly_slow(["a commit alone", "an answer too"], 1))
 def test_what_settles_a_conflict_leaves_the_branch_alone_that_is_checked_out(
     remote: Box, published: str, theirs: str
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, mostly_slow
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt"), "03-c": "kind: human\n"}
 
@@ -23,8 +23,11 @@ def other(remote: Box) -> Box:
     return other
 
 
+WHERE = (["list"], ["status"], ["status", "1"])
+
+
 @pytest.mark.usefixtures("other")
-@pytest.mark.parametrize("args", [["status"], ["status", "1"], ["list"]])
+@pytest.mark.parametrize("args", mostly_slow(WHERE))
 def test_newer_transitions_are_counted_with_the_command_that_takes_them_up(remote: Box, args: list[str]) -> None:
     done = remote.runner(*args, rc=0)
     assert "origin has 2 newer transitions" in done.out and "runner sync 1" in done.out + done.err
@@ -33,13 +36,13 @@ def test_newer_transitions_are_counted_with_the_command_that_takes_them_up(remot
     assert "newer" not in done.out and "sync" not in done.out + done.err
 
 
-@pytest.mark.parametrize("args", [["status"], ["status", "1"], ["list"]])
+@pytest.mark.parametrize("args", mostly_slow(WHERE, 1))
 def test_a_branch_that_is_ahead_is_not_behind(other: Box, args: list[str]) -> None:
     other.runner("step", "1")
     assert "newer" not in other.runner(*args, rc=0).out
 
 
-@pytest.mark.parametrize("args", [["status"], ["status", "1"], ["list"]])
+@pytest.mark.parametrize("args", mostly_slow(WHERE, 1))
 def test_another_protocol_with_the_same_id_is_not_newer_transitions(remote: Box, args: list[str]) -> None:
     bob = clone(remote, "bob")
     for box in (remote, bob):

@@ -84,12 +84,14 @@ def make(tmp_path: Path, alice: Person) -> Iterator[Callable[..., Ship]]:
 
 @pytest.mark.parametrize(
     ("path", "text"),
-    [
-        ("README.md", "# others\n"),
-        ("LICENSE.txt", "new\n"),
-        (".protocols/0001-a-plan/03-tell.md", ""),
-        ("notes/a.md", "x\n"),
-    ],
+    mostly_slow(
+        [
+            ("README.md", "# others\n"),
+            (".protocols/0001-a-plan/03-tell.md", ""),
+            ("LICENSE.txt", "new\n"),
+            ("notes/a.md", "x\n"),
+        ]
+    ),
 )
 def test_a_harmless_change_leaves_it(make: Callable[..., Ship], path: str, text: str) -> None:
     ship = make(approvals=IGNORE)
@@ -154,8 +156,7 @@ def beside_a_harmless_one(at: Path) -> None:
         [
             *(turned_executable, turned_into_a_link, protected, executable_and_new, protected_by_the_policy),
             *(another_protocols_file, in_a_folder, beside_a_harmless_one),
-        ],
-        3,
+        ]
     ),
 )
 def test_an_exception_cannot_be_abused(make: Callable[..., Ship], change: Callable[[Path], None]) -> None:
@@ -186,12 +187,14 @@ def test_a_renumbered_later_step_that_now_comes_first_makes_it_stale(make: Calla
 
 @pytest.mark.parametrize(
     "step",
-    [
-        command("cat README.md > d.txt", "approval: before\n"),
-        command("cat *.md > d.txt", "approval: before\n"),
-        command("tar cf d.txt .", "approval: before\n"),
-        command("sh deploy.sh > d.txt", "approval: before\nqa: {checks: ['grep -q project README.md']}\n"),
-    ],
+    mostly_slow(
+        [
+            command("cat *.md > d.txt", "approval: before\n"),
+            command("sh deploy.sh > d.txt", "approval: before\nqa: {checks: ['grep -q project README.md']}\n"),
+            command("cat README.md > d.txt", "approval: before\n"),
+            command("tar cf d.txt .", "approval: before\n"),
+        ]
+    ),
 )
 def test_a_file_that_step_or_check_names_is_bound(make: Callable[..., Ship], step: str) -> None:
     ship = make({"01-a": command("true"), "02-ship": step})
@@ -209,7 +212,8 @@ def test_a_file_that_step_or_check_names_is_bound(make: Callable[..., Ship], ste
             ("README=1", "sh README=1 > d.txt"),
             ("README~", "sh README~ > d.txt"),
             ("notes/a,b", "sh notes/a,b > d.txt"),
-        ]
+        ],
+        1,
     ),
 )
 def test_a_file_whose_name_is_no_word_of_the_step_is_bound(make: Callable[..., Ship], path: str, line: str) -> None:
@@ -252,7 +256,7 @@ def test_a_commit_of_an_agent_is_no_persons(make: Callable[..., Ship]) -> None:
     assert not ship.stands()
 
 
-@pytest.mark.parametrize("second", ["1", "2"])
+@pytest.mark.parametrize("second", mostly_slow(["2", "1"], 1))
 def test_a_result_that_a_step_gets_is_bound(make: Callable[..., Ship], tmp_path: Path, second: str) -> None:
     value = tmp_path / "value"
     value.write_text("1")
@@ -299,8 +303,7 @@ TOOLS = {
             (".protocols/config.yaml", TOOLS[".protocols/config.yaml"] + "workspace: {python: python3}\n", False),
             (".protocols/memory/a.md", "a fact\n", True),
             ("web/style.css", "x\n", True),
-        ],
-        3,
+        ]
     ),
 )
 def test_a_tool_is_bound_with_its_entry_and_all_it_may_import(
@@ -548,8 +551,7 @@ def a_step_of_another_protocol(ship: Ship) -> None:
         [
             *(taken_back_on_the_side, an_agents_on_the_side, a_step_of_another_protocol, hand_made),
             *(merged_by_an_agent, an_unrelated_history, a_mode_taken_back_on_the_side),
-        ],
-        3,
+        ]
     ),
 )
 def test_a_merge_smuggles_nothing_in(make: Callable[..., Ship], change: Callable[[Ship], None]) -> None:

@@ -286,7 +286,7 @@ def _rebase(box: Box, tree: Path) -> None:
     box.git("rebase", "-q", "main", cwd=tree)
 
 
-@pytest.mark.parametrize("rewrite", [_amend, _reset, _rebase])
+@pytest.mark.parametrize("rewrite", mostly_slow([_amend, _rebase, _reset]))
 def test_a_rewritten_history_is_refused_with_the_way_out(box: Box, rewrite: object) -> None:
     protocol = two(box)
     box.runner("step", protocol, rc=0)
@@ -527,7 +527,7 @@ def test_edit_commits_one_file_as_the_person_and_the_worktree_follows(box: Box, 
 
 @pytest.mark.parametrize(
     ("what", "name"),
-    [([], "plan.md"), (["context"], "context.md"), (["02-b"], "02-b.md"), (["02-b.md"], "02-b.md")],
+    mostly_slow([([], "plan.md"), (["02-b"], "02-b.md"), (["context"], "context.md"), (["02-b.md"], "02-b.md")]),
 )
 def test_edit_finds_the_file(box: Box, tmp_path: Path, what: list[str], name: str) -> None:
     protocol = two(box)

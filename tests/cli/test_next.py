@@ -290,20 +290,16 @@ def publishing(box: Box) -> None:
     box.git("branch", "-q", "-u", "origin/main", "main")
 
 
-def in_make_test(name: str, publish: str) -> bool:
-    return (name, publish) == ("completed", "always") or (name in IN_MAKE_TEST and publish == "never")
+def marks(name: str, publish: str) -> list[pytest.MarkDecorator]:
+    if publish == "never":
+        return [] if name in IN_MAKE_TEST else [pytest.mark.slow, pytest.mark.window(4)]
+    return [pytest.mark.slow, *([] if name == "completed" else [pytest.mark.window(8)])]
 
 
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize(
     ("name", "publish"),
-    [
-        (one, publish)
-        if in_make_test(one, publish)
-        else pytest.param(one, publish, marks=[pytest.mark.slow, pytest.mark.window(4 if publish == "never" else 8)])
-        for publish in ("never", "always")
-        for one in STATES
-    ],
+    [pytest.param(one, publish, marks=marks(one, publish)) for publish in ("never", "always") for one in STATES],
 )
 def test_what_is_to_be_typed_next_is_not_refused(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, name: str, publish: str

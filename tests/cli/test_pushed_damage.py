@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, mostly_slow
 from tests.executor.minds import agent, ask, finish, mind, say, write
 from tests.store.test_remote import STEPS, here, origin, publish, there
 
@@ -39,7 +39,7 @@ def amended(remote: Box, protocol: str, path: str, text: str, *, message: str = 
     return other
 
 
-@pytest.mark.parametrize("which", ["without a branch", "with the good tip", "that pushed it"])
+@pytest.mark.parametrize("which", mostly_slow(["with the good tip", "without a branch", "that pushed it"], 1))
 def test_any_clone_repairs_it_and_publishes_that(remote: Box, protocol: str, which: str) -> None:
     bob = hurt(remote, protocol)
     at = {"without a branch": clone(remote, "carol"), "with the good tip": remote, "that pushed it": bob}[which]

@@ -20,6 +20,7 @@ from runner import resources
 from tests.conftest import Box, command
 
 READING = (["status"], ["status", "1"], ["list"], ["show", "1"], ["show", "1", "a"], ["log", "1"], ["diff", "1"])
+QUICK = (["status"], ["log", "1"], ["show", "1", "--json"])  # of which `make test` looks what they load
 AS_JSON = (["status", "--json"], ["list", "--json"], ["show", "1", "--json"], ["log", "1", "--json"])
 HEAVY = (
     "pydantic",
@@ -380,7 +381,13 @@ def test_reading_changes_no_byte(box: Box) -> None:
     assert everything(box) == before
 
 
-@pytest.mark.parametrize("words", [*READING[:6], *AS_JSON], ids=" ".join)
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=" ".join(words), marks=() if words in QUICK else pytest.mark.slow)
+        for words in [*READING[:6], *AS_JSON]
+    ],
+)
 def test_reading_loads_nothing_heavy(box: Box, words: list[str]) -> None:
     protocol = box.new({"01-a": command("true"), "02-ask": ASKS})
     box.runner("run", protocol, rc=3)

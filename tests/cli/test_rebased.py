@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, add_origin, clone, command
+from tests.conftest import Box, add_origin, clone, command, mostly_slow
 from tests.people import Person, governed, person
 from tests.store.test_remote import here
 
@@ -45,7 +45,7 @@ def rebased(box: Box, protocol: str) -> str:
     return here(box, protocol)
 
 
-@pytest.mark.parametrize("more", [False, True])
+@pytest.mark.parametrize("more", mostly_slow([True, False], 1))
 def test_it_is_adopted_its_steps_stay_done_and_approvals_are_given_again(box: Box, alice: Person, more: bool) -> None:
     protocol = shipped(box, alice, more=more)
     old = here(box, protocol)

@@ -14,7 +14,7 @@ import pytest
 from runner.app import go
 from runner.errors import HeldError
 from runner.store import locks
-from tests.conftest import Box, command
+from tests.conftest import Box, command, mostly_slow
 
 
 @dataclass(frozen=True)
@@ -660,7 +660,7 @@ def test_merge_says_how_where_it_cannot(remote: Box) -> None:
         assert row["command"] == "runner sync 1"
 
 
-@pytest.mark.parametrize("publish", ["always", "ask", "never"])
+@pytest.mark.parametrize("publish", mostly_slow(["ask", "always", "never"], 1))
 def test_without_a_forge_what_is_published_is_merged_here(remote: Box, publish: str) -> None:
     box, env = remote, {"RUNNER_PUBLISH": publish}
     protocol = three(box)

@@ -16,7 +16,7 @@ import pytest
 
 from runner.executor import spending
 from runner.protocol.digest import digest
-from tests.conftest import Box, command, slack
+from tests.conftest import Box, command, mostly_slow, slack
 from tests.engines.wire_gemini import KEY, Refusal, Reply, Silence, error
 from tests.executor.minds import (
     ENGINE,
@@ -280,7 +280,7 @@ def test_a_repository_that_the_model_makes_in_the_workspace_does_not_stop_the_st
 
 
 @pytest.mark.parametrize("kind", ["agent", "command"])
-@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("known", mostly_slow([True, False], 1))
 def test_a_repository_in_the_workspace_runs_nothing_outside_the_sandbox(
     box: Box, tmp_path: Path, kind: str, known: bool
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.app.doctor import Clone, objects
-from tests.conftest import Box, command, make_box
+from tests.conftest import Box, command, make_box, mostly_slow
 
 NEST = "import os\nfor n in range(300): os.mkdir('d' * 20); os.chdir('d' * 20)\nopen('last', 'w').close()"
 
@@ -54,7 +55,9 @@ def nested(box: Box, tmp_path: Path) -> Box:
 RETRY = "on_failure: {retry: 1}\n"
 
 
-@pytest.mark.parametrize("how", ["a link", "a link to a repository", "a link of a link", "the folder itself"])
+@pytest.mark.parametrize(
+    "how", mostly_slow(["a link", "a link to a repository", "a link of a link", "the folder itself"])
+)
 def test_a_link_in_the_place_of_a_submodules_parent_empties_no_folder(nested: Box, persons: Path, how: str) -> None:
     if how == "a link to a repository":
         nested.git("init", "-q", persons / "lib")
@@ -103,6 +106,9 @@ WEDGES = {
 }
 
 
+QUICK_WEDGES = ("nested", "a pipe as the result", "a file for HOME", "folders for git's files", "no workspace")
+
+
 def web(box: Box) -> None:
     box.write(".gitignore", "cache\nnode_modules\n")
     box.write(".protocols/config.yaml", "workspace: {share: [web/node_modules]}\n")
@@ -111,7 +117,9 @@ def web(box: Box) -> None:
     box.write("web/node_modules/x.js", "x\n")
 
 
-@pytest.mark.parametrize("wedge", WEDGES)
+@pytest.mark.parametrize(
+    "wedge", [pytest.param(one, marks=() if one in QUICK_WEDGES else pytest.mark.slow) for one in WEDGES]
+)
 def test_a_step_does_not_wedge_its_protocol(box: Box, wedge: str) -> None:
     web(box)
     protocol = box.new(
@@ -127,7 +135,9 @@ def test_a_step_does_not_wedge_its_protocol(box: Box, wedge: str) -> None:
     assert box.git("show", f"{protocol}:b.txt") == "print('hello')\n"
 
 
-@pytest.mark.parametrize("wedge", ["nested", "nested and ignored", "no workspace", "a folder as the result"])
+@pytest.mark.parametrize(
+    "wedge", mostly_slow(["nested", "no workspace", "nested and ignored", "a folder as the result"])
+)
 @pytest.mark.parametrize("dry", [False, True], ids=["", "dry"])
 def test_clean_takes_away_what_a_step_left_without_looking_at_it(box: Box, wedge: str, dry: bool) -> None:
     web(box)
@@ -261,7 +271,7 @@ def as_user(box: Box, *args: str | Path, but: Path | None = None) -> tuple[int, 
 
 
 @pytest.mark.no_agreement("another user's repository")
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", mostly_slow(LOCKS))
 def test_a_step_of_a_plain_users_does_not_lock_them_out(users: Box, lock: str) -> None:
     line = f"test -e {users.home}/once || {{ touch {users.home}/once; {LOCKS[lock]}; }}"
     protocol = users.new({"01-a": command(line, RETRY), "02-b": command("true")})
@@ -270,8 +280,9 @@ def test_a_step_of_a_plain_users_does_not_lock_them_out(users: Box, lock: str) -
 
 
 @pytest.mark.no_agreement("another user's repository")
-@pytest.mark.parametrize("mode", [0o755, 0o700])
-@pytest.mark.parametrize("where", ["work/cache/of-root", "work", "."])
+@pytest.mark.parametrize(
+    ("where", "mode"), mostly_slow(itertools.product(["work/cache/of-root", ".", "work"], [0o700, 0o755]), 1)
+)
 def test_doctor_finds_a_workspace_with_another_users_folder(users: Box, where: str, mode: int) -> None:
     protocol = users.new({"01-a": command("true"), "02-b": command("true")})
     users.runner("doctor")

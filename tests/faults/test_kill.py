@@ -96,6 +96,7 @@ def gone(ground: Ground, point: str) -> bool:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_a_run_that_is_killed_is_finished_by_the_next(tmp_path: Path) -> None:
     sweep(tmp_path, killed, 2, who=("git",), calls=("rename",), workers=1, least=1)
 

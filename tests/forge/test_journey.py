@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, mostly_slow
 from tests.executor.minds import agent, ask, finish, mind, say, write
 from tests.forge.journey import TOKEN, Town, town
 from tests.forge.serving import Fault
@@ -620,7 +620,7 @@ def test_a_command_that_is_heard_late_is_answered_by_what_is_there_then(place: T
     assert "completed · merged" in place.box.runner("list").out
 
 
-@pytest.mark.parametrize("how", ["back", "aside"])
+@pytest.mark.parametrize("how", mostly_slow(["aside", "back"], 1))
 def test_a_force_push(place: Town, how: str) -> None:
     box, fake = place.box, place.fake
     protocol = box.new(WAITS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, add_origin, clone, command
+from tests.conftest import Box, add_origin, clone, command, mostly_slow
 from tests.people import Person, governed, person
 from tests.store.test_offline import publish
 
@@ -25,7 +25,7 @@ def messages(box: Box, protocol: str) -> str:
     return box.git("log", "--format=%an: %B", protocol)
 
 
-@pytest.mark.parametrize("verb", ["sync", "run", "answer"])
+@pytest.mark.parametrize("verb", mostly_slow(["run", "sync", "answer"], 1))
 def test_an_answer_that_was_published_second_stays_in_the_history_and_its_author_reads_who_answered(
     remote: Box, verb: str
 ) -> None:
@@ -88,7 +88,7 @@ def test_an_answer_whose_clone_went_on_with_it_gives_way_with_that_work(remote: 
     remote.runner("verify", protocol, rc=0)
 
 
-@pytest.mark.parametrize("verb", ["pause", "cancel"])
+@pytest.mark.parametrize("verb", mostly_slow(["pause", "cancel"], 1))
 def test_what_else_a_person_said_is_named_with_the_command_that_says_it_again(remote: Box, verb: str) -> None:
     protocol, bob = asked(remote)
     bob.runner(verb, "--offline", protocol, rc=0)
@@ -121,7 +121,7 @@ def two(tmp_path: Path) -> tuple[str, Box, Box, Person, Person]:
     return protocol, box, other, alice, bob
 
 
-@pytest.mark.parametrize("counted", [False, True])
+@pytest.mark.parametrize("counted", mostly_slow([True, False], 1))
 def test_an_approval_that_was_published_second_is_kept_and_its_author_reads_who_approved(
     two: tuple[str, Box, Box, Person, Person], counted: bool
 ) -> None:

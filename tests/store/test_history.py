@@ -82,7 +82,15 @@ def swap(remote: Box, protocol: str, how: Callable[[Box, str], str] = unrelated)
     return made
 
 
-@pytest.mark.parametrize("how", SWAPS, ids=lambda how: how.__name__)
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param(
+            how, id=how.__name__, marks=() if how in (ours_second, without_the_transcript) else pytest.mark.slow
+        )
+        for how in SWAPS
+    ],
+)
 def test_a_swapped_history_is_reported_and_not_taken(remote: Box, asked: str, how: Callable[[Box, str], str]) -> None:
     ours = at(remote, ref_of(asked))
     swap(remote, asked, how)
@@ -203,7 +211,13 @@ def test_where_two_clones_advanced_apart_the_history_of_what_gave_way_gives_way(
     remote.runner("verify", protocol, rc=0)
 
 
-@pytest.mark.parametrize("filed", [True, False], ids=["the remote has a history", "the remote has none"])
+@pytest.mark.parametrize(
+    "filed",
+    [
+        pytest.param(True, id="the remote has a history"),
+        pytest.param(False, id="the remote has none", marks=pytest.mark.slow),
+    ],
+)
 def test_what_a_transition_that_gave_way_had_filed_is_not_published(remote: Box, filed: bool) -> None:
     """Others would go on from its transcript, and do not have its work."""
     publish(remote)

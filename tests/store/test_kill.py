@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runner.store import locks
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, mostly_slow
 from tests.faults.ground import left_over
 
 # --- a git that dies ---------------------------------------------------------------------------------------------------
@@ -81,8 +81,15 @@ def test_a_check_whose_clean_export_was_cut_is_no_hindrance(box: Box, dying: Dyi
     clean_and_done(box, protocol)
 
 
-@pytest.mark.parametrize("path", ["big.txt", ".protocols/{}/state.json", ".protocols/{}/log.md"])
-@pytest.mark.parametrize("size", [0, 40])
+@pytest.mark.parametrize(
+    ("path", "size"),
+    mostly_slow(
+        [
+            *(("big.txt", 0), (".protocols/{}/state.json", 40), ("big.txt", 40), (".protocols/{}/state.json", 0)),
+            *((".protocols/{}/log.md", 0), (".protocols/{}/log.md", 40)),
+        ]
+    ),
+)
 def test_a_file_that_a_killed_git_had_begun_to_write_is_not_taken_for_a_persons(
     box: Box, dying: DyingGit, path: str, size: int
 ) -> None:
@@ -273,6 +280,7 @@ LATE = {
         'real "$@"; rm "$(git rev-parse --show-toplevel)"/README.md; kill -9 $PPID',
     ),
 }
+QUICK_LATE = ("after the branch moved", "amid its files")
 
 
 def killed(box: Box, *args: str) -> None:
@@ -286,7 +294,9 @@ def killed(box: Box, *args: str) -> None:
     assert done.returncode == -signal.SIGKILL, done
 
 
-@pytest.mark.parametrize("when", LATE)
+@pytest.mark.parametrize(
+    "when", [pytest.param(one, marks=() if one in QUICK_LATE else pytest.mark.slow) for one in LATE]
+)
 @pytest.mark.parametrize("verb", ["new", pytest.param("fork", marks=pytest.mark.slow)])
 def test_what_was_killed_and_is_typed_again_is_finished_and_not_made_twice(
     box: Box, dying: DyingGit, verb: str, when: str
@@ -339,7 +349,9 @@ def test_a_cancel_that_was_killed_and_is_typed_again_leaves_nothing_behind(
     box.runner("doctor", rc=0)
 
 
-@pytest.mark.parametrize("when", list(LATE)[2:])
+@pytest.mark.parametrize(
+    "when", [pytest.param(one, marks=() if one in QUICK_LATE else pytest.mark.slow) for one in list(LATE)[2:]]
+)
 def test_doctor_calls_an_unfinished_worktree_that_and_finishes_it(box: Box, dying: DyingGit, when: str) -> None:
     words, instead = LATE[when]
     dying.dies(words, f"{instead}; kill -9 $PPID")
@@ -385,7 +397,7 @@ RENUMBERED = {
     "after the old worktree": ("worktree remove", 'real "$@"'),
     "before the push was noted": ("update-ref -m runner: push --stdin", ":"),
 }
-QUICK = ("after the push", "after the refs moved", "amid the old worktree")
+QUICK = ("after the push", "amid the old worktree")
 
 
 @pytest.fixture
@@ -486,7 +498,7 @@ def test_a_renumbering_that_sync_finished_keeps_nobody_out_of_the_other_protocol
 
 @pytest.mark.parametrize("verb", ["run", pytest.param("cancel", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    "when", [pytest.param(one, marks=() if one in QUICK[1:2] else pytest.mark.slow) for one in RENUMBERED]
+    "when", [pytest.param(one, marks=() if one == "after the refs moved" else pytest.mark.slow) for one in RENUMBERED]
 )
 def test_who_works_next_on_the_old_id_finishes_a_renumbering_and_runs_nothing_else(
     clash: tuple[Box, DyingGit], when: str, verb: str

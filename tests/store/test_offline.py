@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, mostly_slow
 from tests.executor.minds import agent, finish, mind
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("echo b > b.txt")}
@@ -40,7 +40,7 @@ def refs(box: Box) -> str:
     return box.git("for-each-ref", "refs/heads", "refs/runner/history", "refs/runner/numbers")
 
 
-@pytest.mark.parametrize("verb", ["run", "step", "fleet"])
+@pytest.mark.parametrize("verb", mostly_slow(["run", "fleet", "step"]))
 def test_nothing_is_begun(remote: Box, verb: str) -> None:
     publish(remote)
     protocol = remote.new(STEPS)
@@ -64,7 +64,7 @@ def test_no_protocol_is_made_and_no_model_is_asked(remote: Box, tmp_path: Path, 
     assert "0001" not in refs(remote)
 
 
-@pytest.mark.parametrize("verb", ["pause", "cancel", "undo", "edit"])
+@pytest.mark.parametrize("verb", mostly_slow(["pause", "edit", "cancel", "undo"]))
 def test_what_people_say_is_not_recorded_either_but_with_offline(remote: Box, verb: str) -> None:
     publish(remote)
     protocol = remote.new(STEPS)

@@ -49,7 +49,10 @@ def fetches(box: Box) -> int:
 
 
 @pytest.mark.parametrize("what", FILTERS)
-@pytest.mark.parametrize("words", [(), ("list",), ("status",), ("status", "2"), ("show", "2", "look"), ("log", "2")])
+@pytest.mark.parametrize(
+    "words",
+    mostly_slow([((),), (("log", "2"),), (("list",),), (("status",),), (("status", "2"),), (("show", "2", "look"),)]),
+)
 def test_what_is_shown_is_brought(remote: Box, what: str, words: tuple[str, ...]) -> None:
     published(remote, 2)
     box = partial(remote, what)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.executor.journal import Journal
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, mostly_slow
 from tests.executor.minds import agent, finish, mind, say, write
 from tests.store.test_remote import here, origin, publish, there
 
@@ -202,7 +202,7 @@ def test_where_a_file_is_in_the_way_of_undo_the_journals_stay(remote: Box, refus
     assert not journal.exists()
 
 
-@pytest.mark.parametrize("command_line", [("run",), ("sync",)])
+@pytest.mark.parametrize("command_line", mostly_slow([(("sync",),), (("run",),)], 1))
 def test_a_lock_that_was_left_on_the_remote_is_told_with_gits_words(remote: Box, command_line: tuple[str, ...]) -> None:
     publish(remote)
     protocol = remote.new({"01-a": command("echo a > a.txt")})
