@@ -247,7 +247,7 @@ def test_an_option_goes_before_the_environment_and_that_before_the_configuration
 
 def test_step_by_name_goes_on_with_that_one_only(box: Box) -> None:
     name = box.new({"01-a": command("true"), "02-b": command("true", "needs: []"), "03-c": command("true")})
-    assert "cannot go on yet" in box.runner("step", name, "--step", "c", rc=3).err
+    assert "cannot continue yet" in box.runner("step", name, "--step", "c", rc=3).err
     box.runner("step", name, "--step", "02-b", rc=0)
     assert {slug: step["status"] for slug, step in box.state(name)["steps"].items()} == {
         "a": "pending",

@@ -1,4 +1,4 @@
-"""A coworker: `.protocols/agents/NAME.yaml`, read from the trusted branch only. Plans and steps know it by its file's NAME."""
+"""The agent file `.protocols/agents/NAME.yaml`, read from the trusted branch only. Plans and steps name the agent by its NAME."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from runner.protocol.strict_yaml import FileModel, Line, Script, Text
 
 
 class AgentFile(FileModel):
-    """The whole of a coworker's file. `name`, `description`: as people call it; `tools`: names of tools, and modules that hold
-    them; `policies`: what makes it stricter."""
+    """The whole of an agent file. `name`, `description`: for people; `tools`: names of tools, and modules that hold them; `policies`:
+    rules that make the policy stricter."""
 
     name: Line = Field(description="The agent's name for people; plans and steps name the file.")
     description: Text = Field(default="", description="What people should know about the agent.")
@@ -32,7 +32,7 @@ class AgentFile(FileModel):
 
 
 def parse(data: bytes, where: str) -> AgentFile:
-    """Return the coworker that the bytes describe.
+    """Return the agent file that the bytes hold.
 
     Raises:
         MalformedFileError: with the line.

@@ -1,7 +1,7 @@
-"""An approval's file, `runner-approval/v1`: one person's word on exactly one thing, in front of the signature over it (design §4).
+"""An approval file, `runner-approval/v1`: one person's decision on exactly one subject, and the signature over it (design §4).
 
-Promised here is the grammar: one anchored expression over bytes, each field once and in its place, nothing optional, nothing
-after the end. Whether the signature holds is trust.signature's; whether the word counts is judged above that.
+This module has the grammar: one anchored expression over bytes, each field once and in its place, nothing optional, nothing after
+the end. `trust.signature` verifies the signature; the code above that decides whether the approval counts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONGEST_CALL = DAY
 
 
 class Decision(StrEnum):
-    """What the person says; `revoke` takes back their own word on the same subject and digest."""
+    """A person's decision; `revoke` takes back their own approval or rejection of the same subject and digest."""
 
     APPROVE = "approve"
     REJECT = "reject"
@@ -60,15 +60,13 @@ class MalformedStatementError(MalformedFileError):
     """A file in approvals/ is not in the format; `rule` says which rule it breaks."""
 
     def __init__(self, rule: Rule, what: str, where: str) -> None:
-        super().__init__(
-            what, where, "`runner approve` writes the file; nobody edits one afterwards, a new word is a new file"
-        )
+        super().__init__(what, where, "make a new file with `runner approve`; an approval file is never edited")
         self.rule = rule
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """What is signed, a field a line, in the order of the lines. Build one and `render` it; `render` checks.
+    """The signed text, a field a line, in the order of the lines. Build one and `render` it; `render` checks.
 
     `repo`: 32 hex digits. `genesis`, `digest`, `policy`: `sha256:` and 64 hex digits. `subject`: `plan`, `merge`,
     `step:SLUG`, `result:SLUG`, `call:SLUG.ATTEMPT.N` or `protected-path:SLUG`. `attempt`: 0 for plan, merge and step.
@@ -103,18 +101,18 @@ class Statement:
 
     @property
     def issued_at(self) -> int:
-        """When it was issued by its own account, in seconds since 1970. Never proof of a time."""
+        """The time of issue that it claims, in seconds since 1970. Never proof of a time."""
         return seconds(self.issued)
 
     @property
     def expires_at(self) -> int:
-        """From when on it says nothing any more, in seconds since 1970."""
+        """The time from which it no longer counts, in seconds since 1970."""
         return seconds(self.expires)
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """An approval's file, parsed. `text`: the bytes that were signed; `signature`: the armour, from BEGIN to the last newline."""
+    """An approval file, parsed. `text`: the signed bytes; `signature`: the armour, from its first line to the last newline."""
 
     statement: Statement
     text: bytes
@@ -151,7 +149,7 @@ _VALUES: dict[str, str] = {
 }
 
 _TEXT = rf"{VERSION}\n" + "".join(rf"{name}: (?P<{name}>{value})\n" for name, value in _VALUES.items())
-# The letters between BEGIN and END; that they decode to one signature is for who verifies it.
+# The armour's letters; the verifier checks that they decode to one signature.
 _SSH = r"-----BEGIN SSH SIGNATURE-----\n(?:[A-Za-z0-9+/=]{1,76}\n){1,90}-----END SSH SIGNATURE-----\n"
 _PGP = (
     r"-----BEGIN PGP SIGNATURE-----\n\n(?:[A-Za-z0-9+/]{1,76}={0,2}\n){1,90}(?:=[A-Za-z0-9+/]{4}\n)?"
@@ -228,7 +226,7 @@ def check_name(signed: Signed, name: str, where: str) -> None:
     """
     if name != file_name(signed.text):
         raise MalformedStatementError(
-            Rule.NAME, f"the file is called {name!a} and its words are {file_name(signed.text)}", where
+            Rule.NAME, f"the file is called {name!a} and its content makes {file_name(signed.text)}", where
         )
 
 
@@ -289,7 +287,7 @@ def _why(data: bytes, where: str, *, signed: bool) -> MalformedStatementError:
     for number, name in enumerate(_VALUES, 2):
         key, colon, value = (lines[number - 1] if number <= len(lines) else "").partition(": ")
         if key != name or not colon:
-            return error(Rule.FIELDS, f"here stands the field {name}: {key[:40]!a} is not it", number)
+            return error(Rule.FIELDS, f"the field {name} is expected, and here is {key[:40]!a}", number)
         if re.fullmatch(_VALUES[name], value) is None:
             return error(Rule.VALUE, f"{name}: {value[:80]!a} is not of the format", number)
     after = len(_VALUES) + 2
@@ -297,8 +295,8 @@ def _why(data: bytes, where: str, *, signed: bool) -> MalformedStatementError:
     if not signed:
         return error(Rule.TRAILING if rest else Rule.FIELDS, "after the reason comes a newline and nothing else", after)
     if _BEGIN.match(rest.encode("ascii")) is None:
-        return error(Rule.SIGNATURE, "after the reason comes the BEGIN line of a signature", after)
+        return error(Rule.SIGNATURE, "the first line of a signature is expected after the reason", after)
     end = re.search(r"^-----END (?:SSH|PGP) SIGNATURE-----\n", rest, re.MULTILINE)
     if end is not None and rest[end.end() :]:
-        return error(Rule.TRAILING, "something stands after the END line", after + rest[: end.end()].count("\n"))
+        return error(Rule.TRAILING, "there is text after the END line", after + rest[: end.end()].count("\n"))
     return error(Rule.SIGNATURE, "the signature is not armoured as ssh-keygen and gpg do it", after)

@@ -1,7 +1,7 @@
-"""YYYY-MM-DD.json of refs/runner/ledger: what all runners of a project spent on a UTC day, and have reserved (design §6).
+"""YYYY-MM-DD.json of refs/runner/ledger: the day budget that all runners of a project spent and reserved (design §6).
 
-What is reserved counts as spent till it is settled: who died in between has used up what they reserved, since nobody else can tell
-what they were charged. So the sum of a day never passes its budget by what somebody forgot. Whoever may push can write there.
+A reservation counts as spent until it is settled. A runner that died in between used up its reservation, since nobody else knows
+its charges; so the sum of a day never passes the budget. Everybody who may push can write this file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Reserved(BaseModel):
     host: Word = Field(description="The machine's name.")
     ci: Word | None = Field(description="Where the CI shows the job; null where it is none.")
     protocol: Word | None = Field(
-        description="The one that it is for alone; null where it is for whatever the runner does."
+        description="The protocol that it is for; null where it is for any work of the runner."
     )
     time: Time = Field(description="When it was reserved, UTC.")
     usd: Usd = Field(description="US dollars.")
@@ -44,17 +44,19 @@ class Reserved(BaseModel):
 
 
 class Day(BaseModel):
-    """A day of the ledger."""
+    """The budget of one UTC day."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     day: Annotated[str, Field(pattern=f"^{DAY}$")] = Field(description="The UTC day.")
     usd: Usd = Field(default="0", description="US dollars that were spent and settled.")
-    tokens: Number = Field(default=0, description="Tokens that were used and settled, heard and said.")
-    unpriced: Number = Field(default=0, description="Those of them whose price nobody knows; `usd` is without them.")
+    tokens: Number = Field(default=0, description="Input and output tokens that were used and settled.")
+    unpriced: Number = Field(
+        default=0, description="The tokens among them whose price is unknown; `usd` is without them."
+    )
     open: Annotated[dict[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], Reserved], Field(max_length=MOST)] = Field(
-        default_factory=dict, description="What is reserved, by the nonce of the reservation; it counts as spent."
+        default_factory=dict, description="The reservations by their nonces; they count as spent."
     )
 
     def left(self, cap: DayBudget, but: str = "") -> tuple[Decimal | None, int | None]:
@@ -83,7 +85,7 @@ class Day(BaseModel):
         return self.model_copy(update={"open": {**self.open, nonce: one}})
 
     def settle(self, nonce: str, usd: Decimal, tokens: int, unpriced: int) -> Day:
-        """Return the day with what was really spent in place of a reservation."""
+        """Return the day with the actual cost in place of a reservation."""
         return self.model_copy(
             update={
                 "open": {name: one for name, one in self.open.items() if name != nonce},

@@ -1,7 +1,7 @@
-"""calls/SLUG.ATTEMPT.N.json: a tool call that waits for a word, the very bytes that will be executed (design §4).
+"""calls/SLUG.ATTEMPT.N.json: a tool call that waits for an approval, the very bytes that will be executed (design §4).
 
-Written once, by the runner, and never changed: what a person approves is this file's digest, and what is carried out after the
-word is what stands in it. Sorted keys, two spaces, ASCII, a final newline, like all of the record.
+The runner writes it once and never changes it: a person approves this file's digest, and the runner then executes its content.
+Sorted keys, two spaces, ASCII, a final newline, like the whole record.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ class HeldCall(BaseModel):
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     tool: str = Field(min_length=1, description="Its name.")
-    arguments: dict[str, Any] = Field(description="What it is called with.")
-    effect: Literal["read", "workspace", "external"] = Field(description="What a call does to the world.")
-    repeat: Literal["never", "keyed", "probed"] = Field(description="What calling it once more would mean.")
+    arguments: dict[str, Any] = Field(description="The arguments.")
+    effect: Literal["read", "workspace", "external"] = Field(description="The effect of a call.")
+    repeat: Literal["never", "keyed", "probed"] = Field(
+        description="Whether a repeated call is safe, and how that is known."
+    )
     source: str = Field(description="Where it comes from: `built in`, or module:function.")
     code: Digest | None = Field(description="Of the module's code on the trusted branch; null for a built-in one.")
     step: str = Field(description="The step's slug.")

@@ -1,7 +1,6 @@
-"""clarifications.yaml: what nobody could find out when the project was set up, and what people answered (design §2).
+"""clarifications.yaml: open questions about the project from its setup, and people's answers (design §2).
 
-The file is people's. What `runner init` adds to it, a question or an answer that somebody gave at the terminal, is put in as
-lines of its own; everything else stays as it was written.
+People own the file. `runner init` adds a question, or an answer from the terminal, as lines of its own and changes nothing else.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from runner.protocol.workflow import Type, written
 from runner.values import dataclass
 
 _HEAD: Final = (
-    "# What nobody could find out. Write each answer after `answer:`, in quotes, or run `runner init`, which asks.\n"
-    "# With `clarifications: block` in config.yaml no protocol is begun while one of them is open.\n"
+    "# Open questions. Write each answer after `answer:`, in quotes, or run `runner init`, which asks.\n"
+    "# With `clarifications: block` in config.yaml no protocol starts while one of them is open.\n"
     "questions:\n"
 )
 _UNANSWERED: Final = re.compile(r"( *)answer:[ \t]*(?=\r?$)")
@@ -32,7 +31,7 @@ def _nothing(value: object) -> object:
 
 
 class Clarification(FileModel):
-    """A question. `answer`: in a person's words; None while it is open."""
+    """A question. `answer`: as the person wrote it; None while it is open."""
 
     question: Line
     answer: Annotated[Line | None, BeforeValidator(_nothing), WithJsonSchema({"type": ["string", "null"]})] = None
@@ -48,7 +47,7 @@ class Clarifications(FileModel):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question of the file. `line`: where its answer stands or, while there is no such key, the question."""
+    """A question of the file. `line`: of its answer or, while there is no such key, of the question."""
 
     text: str
     answer: str | None

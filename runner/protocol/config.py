@@ -200,7 +200,7 @@ def parse(data: bytes | None, where: str) -> Config:
     found = strict_yaml.validate(Config, value if value not in (None, "") else {}, lines, where)
     if ids.branch_pattern(data) != found.branch:  # commands that only read look for a line of that form
         raise MalformedFileError(
-            "`branch` does not stand on a line of its own",
+            "`branch` is not on a line of its own",
             f"{where}:{lines.get(('branch',), 1)}",
             f"write the line `branch: {found.branch}`, without indentation",
         )

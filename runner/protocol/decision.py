@@ -1,6 +1,6 @@
-"""What may happen next to a state: the second half of the machine's rules (design §3). `machine` names all of it too.
+"""Decide the next action from a state: the second half of the machine's rules (design §3).
 
-It stands apart because commands that only read decide as well, and need no events for that.
+Commands that only read decide too, and need none of `machine`, which has the events.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _S = StepStatus
 
 @dataclass(frozen=True, slots=True)
 class WritePlan:
-    """Let the planner go on: its questions are answered."""
+    """Let the planner continue: its questions are answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Nothing may happen now: `status` says how it stands, `waiting` what is owed."""
+    """No action is possible now. `status`: of the protocol; `waiting`: the open waits."""
 
     status: Status
     waiting: tuple[Wait, ...]
@@ -75,9 +75,9 @@ Action = WritePlan | RunStep | AskPerson | TakeWork | CheckStep | CompleteStep |
 
 
 def decide(state: State, only: str | None = None) -> Action:
-    """Return what may happen next to a state that has taken up the plan's last edit.
+    """Return the next action for a state that has picked up the plan's last edit.
 
-    `only` asks for one step: it is given where that step may go on now.
+    `only` asks for one step: the action is that step's where it can continue now.
     """
     if state.status is Status.PLANNING:
         owed = tuple(state.waiting)
@@ -119,11 +119,13 @@ def decide(state: State, only: str | None = None) -> Action:
         return Halt(
             state.status,
             tuple(state.waiting),
-            f"{only} cannot go on yet" if only else "no step can go on: what they need is missing",
+            f"{only} cannot continue yet"
+            if only
+            else "no step can continue: the steps that they need are not completed",
         )
     return Complete()
 
 
 def lacks(state: State, step: StepState) -> list[str]:
-    """Return what a step needs before it may begin, and is neither done nor cancelled."""
+    """Return the steps that a step needs and that are neither completed nor cancelled."""
     return [need for need in step.needs if need not in state.steps or state.steps[need].status not in ENDED]

@@ -1,4 +1,4 @@
-"""What kinds of events there are: a table of plain values, which commands that only read use too. The models are in `events`.
+"""The kinds of events: a table of plain values, which commands that only read use too. The models are in `events`.
 
 A new event is a model, a row here, a `case` in `machine` and a stored history.
 """

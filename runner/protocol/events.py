@@ -1,8 +1,8 @@
 """Everything that can happen to a protocol, one model each (design §3). The log's fields are the models' fields.
 
-An event's `subject` stands in the log's headline: a step's slug, `plan`, or the protocol's id. `event_types` says what kind of
+An event's `subject` is part of the log's headline: a step's slug, `plan`, or the protocol's id. `event_types` says what kind of
 event each is, `machine` what it makes of a state. They are plain dataclasses so that a runner that only writes them need not load
-pydantic; `parse` validates what was read.
+pydantic; `parse` validates an entry of a log.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Created(Event):
     name: ClassVar[str] = "created"
     title: str
     base: str
-    start: str  # the base's commit that the branch begins at
+    start: str  # the base's commit where the branch starts
     nonce: str
 
 
@@ -119,9 +119,9 @@ class Forked(Planned):
     """The plan is complete, with the finished steps of another protocol's revision."""
 
     name: ClassVar[str] = "forked"
-    source: str  # PROTOCOL@REVISION, whose commit the branch begins at
+    source: str  # PROTOCOL@REVISION, whose commit the branch starts at
     genesis: str  # that protocol's
-    done: dict[str, Json]  # what was completed there: slug to result
+    done: dict[str, Json]  # the steps that were completed there: slug to result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +255,7 @@ class StepFinished(Event):
     name: ClassVar[str] = "step-finished"
     attempt: int
     digest: str
-    start: str  # the commit that the work began at
+    start: str  # the commit that the work started at
     executor: str
     result: Json = None
     artifacts: list[ArtifactFields] = dataclasses.field(default_factory=list)
@@ -436,7 +436,7 @@ class UndoneStep(TypedDict):
 class Undone(Event):
     """The tree outside the protocol's folder and the steps' status are those of revision `to`.
 
-    What was spent stays spent, and a step that is open again is a new attempt.
+    The costs stay, and a step that is open again is a new attempt.
     """
 
     name: ClassVar[str] = "undone"

@@ -1,12 +1,12 @@
-"""Globs, as policy has them: what they mean exactly, and how they are matched without ever taking long.
+"""Globs of the policy: their exact meaning, and how they are matched in bounded time.
 
 A glob for **paths** is as seen from the repository's root, with `/`. `*` stands for any characters but `/`, `?` for one of
 them, and `**`, alone between slashes, for any number of folders, also none. Without one of these it names the file, or the
 folder with all that is in it; `folder/**` is the folder itself too, which may become a link. A glob for **names** (tools,
-steps, engines, programs) has `*` for any characters, `/` and `:` included, and `?` for one. A point at the beginning is
-nothing special. `[ ] { } \\` and a leading `!` mean different things elsewhere and are refused.
+steps, engines, programs) has `*` for any characters, `/` and `:` included, and `?` for one. A leading dot is nothing
+special. `[ ] { } \\` and a leading `!` mean different things elsewhere and are refused.
 
-What is hostile is the path, not the glob: the expressions never try the same characters for two stars of one glob, so the
+The path may be hostile, the glob is not: the expressions never try the same characters for two stars of one glob, so the
 time is bounded whatever the path.
 """
 
@@ -21,7 +21,7 @@ _WILD = re.compile(r"[*?]")
 
 
 def wrong(glob: str) -> tuple[str, str] | None:
-    """Return (what is wrong with a glob for names, what to write instead), or None."""
+    """Return (the error of a glob for names, what to write instead), or None."""
     if not glob.strip() or len(glob) > LIMIT or len(glob.splitlines()) > 1:
         return f"should be one line of 1 to {LIMIT} characters", "write a name, with * for any characters"
     if _REFUSED.search(glob):
@@ -35,7 +35,7 @@ def wrong(glob: str) -> tuple[str, str] | None:
 
 
 def wrong_path(glob: str) -> tuple[str, str] | None:
-    """Return (what is wrong with a glob for paths, what to write instead), or None."""
+    """Return (the error of a glob for paths, what to write instead), or None."""
     if found := wrong(glob.replace("**", "*")):
         return found
     parts = glob.split("/")
@@ -90,7 +90,7 @@ def compiled(patterns: list[str]) -> re.Pattern[str]:
 
 
 def could_hold(glob: str, folder: str) -> bool:
-    """Return whether `folder` stands above all that a glob for paths names: a link in its place would move that elsewhere."""
+    """Return whether `folder` is above every path that a glob names: a link in its place would move those elsewhere."""
     above = folder.split("/")
     fixed: list[str] = []
     for part in glob.split("/"):

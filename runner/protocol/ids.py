@@ -32,7 +32,7 @@ def protocol_id(number: int, slug: str) -> str:
 
 
 def spellings(number: int) -> list[str]:
-    """Return the ways in which an id may begin that has this number: `0007-`, `00007-` and so on."""
+    """Return the possible prefixes of an id with this number: `0007-`, `00007-` and so on."""
     return list(dict.fromkeys(f"{number:0{width}d}-" for width in range(4, 10)))
 
 
@@ -64,7 +64,7 @@ def protocol_of_branch(pattern: str, branch: str) -> str | None:
 def step_slug(reference: str) -> str | None:
     """Return the slug that `deploy` or `02-deploy` names, or None where it is neither.
 
-    A slug may begin with digits of its own (`2fa`), so a caller that knows the steps tries the whole reference first.
+    A slug may start with digits of its own (`2fa`), so a caller that knows the steps tries the whole reference first.
     """
     match = STEP_REF.fullmatch(reference)
     return match["slug"] if match else None
@@ -82,7 +82,10 @@ _BRANCH = re.compile(rb"^branch:[ \t]*[\"']?([A-Za-z0-9._/{}-]+)[\"']?[ \t]*(?:#
 
 
 def branch_pattern(config: bytes | None) -> str:
-    """Return `branch:` of config.yaml's bytes, `{id}` where it does not say. A bad one is refused by whoever writes."""
+    """Return `branch:` of config.yaml's bytes, read without a YAML parser; `{id}` where it is missing or bad.
+
+    Listing needs this key alone. `config.parse`, which every command that writes calls, refuses a bad one.
+    """
     match = _BRANCH.search(config) if config else None
     found = match[1].decode() if match else "{id}"
     return found if found.count("{id}") == 1 else "{id}"

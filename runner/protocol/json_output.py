@@ -15,7 +15,7 @@ from runner.protocol.state import Artifact, Json, SpentTotal, Status, Wait
 
 
 class Next(TypedDict):
-    """The action that would follow. `by`: who owes it, empty where nobody does."""
+    """The next action. `by`: who has to do it, empty where nobody has to."""
 
     action: Literal[
         "write-plan", "run-step", "ask-person", "take-work", "check-step", "complete-step", "complete", "none"
@@ -25,7 +25,7 @@ class Next(TypedDict):
 
 
 class ShownStep(TypedDict):
-    """A step of state.json; `reason`, `passed` and `removed` stand there only where they say something."""
+    """A step of state.json; `reason`, `passed` and `removed` are present only where they have a value."""
 
     place: int
     title: str
@@ -44,7 +44,7 @@ class ShownStep(TypedDict):
 class Readable(TypedDict):
     """The content of state.json, and what follows from it.
 
-    `done`: it is completed or cancelled; of what was advanced and has more to do it is false, with the same exit code 0.
+    `done`: the protocol is completed or cancelled; false for one that advanced and has more to do, with the same exit code 0.
     `command`: what to type next; of a completed protocol that is not merged, its merge. `undo`: of a cancelled one that was
     named, what takes that back; its `reason` is the one that was given.
     """
@@ -115,7 +115,7 @@ class VerifiedProtocol(TypedDict):
 
 
 class Verified(TypedDict):
-    """Whether all of it holds, and what was found."""
+    """Whether all protocols verify, and the findings."""
 
     ok: bool
     protocols: list[VerifiedProtocol]
@@ -131,7 +131,7 @@ class Check(TypedDict):
 
 
 class Word(TypedDict):
-    """What people said, as the record counted it. `kind`: plan, step, result, protected-path, call or merge."""
+    """A decision of people, as the record counted it. `kind`: plan, step, result, protected-path, call or merge."""
 
     kind: str
     subject: str
@@ -164,11 +164,11 @@ class Said(TypedDict):
 
 
 class Origin(TypedDict):
-    """Where lines come from that came together.
+    """The origin of lines that were added together.
 
-    `kind`: a `step` brought them, or the `plan`'s first commit, or they are the runner's own `record`; or a `person` did by hand,
-    or they are `uncommitted`; or it is `unknown`, and `note` says what is missing. `first`, `last`: as they stand where they
-    were asked for; `path`, `line`: in the commit. `came_in`: the commit on the way that has a protocol's work as a copy.
+    `kind`: a `step` added them, or the `plan`'s first commit, or they are the runner's own `record`; or a `person` did by hand, or
+    they are `uncommitted`; or the origin is `unknown`, and `note` says why. `first`, `last`: line numbers in the file that was
+    asked about; `path`, `line`: in the commit. `came_in`: the commit on the way that has a protocol's work as a copy.
     `replaced`: what protocols had written where a hand changed it.
     """
 

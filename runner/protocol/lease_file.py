@@ -1,9 +1,9 @@
-"""lease.json of refs/runner/leases/NNNN-slug on the remote: who works on a protocol that is published (design §6).
+"""lease.json of refs/runner/leases/NNNN-slug on the remote: the runner that works on a published protocol (design §6).
 
-Whoever may push can write there, so it says who is at work and proves nothing. Beside it, `intents/SLUG.ATTEMPT.N.json` are the
-effects that were announced before they began, each the line that a transcript has of it, with `revision`: the published record's then,
-or, where that is later, the one at which the call had been asked about in the clone that announced it.
-What the record says at a later one, that a person was asked or what they answered, may be about it; what it said before is not.
+Everybody who may push can write it, so it says who is at work and proves nothing. Beside it, `intents/SLUG.ATTEMPT.N.json` are the
+effects that were announced before they started, each as its line of the transcript, with a `revision`: that of the published record
+then or, where it is later, the one at which the announcing clone had asked about the call. Only a later entry of the record, that a
+person was asked or answered, can be about the effect.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]
 
 
 class Lease(BaseModel):
-    """Who has a protocol, and till when."""
+    """The runner that holds a protocol, and the end of its lease."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
@@ -44,7 +44,7 @@ class Lease(BaseModel):
     nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(description="Tells this taking from every other.")
 
     def text(self) -> str:
-        """Return who has it and till when, in one line for people."""
+        """Return the holder and the end of the lease, in one line for people."""
         return f"{self.who()}, until {self.expires}"
 
     def who(self) -> str:
@@ -76,7 +76,7 @@ def parse(data: bytes, where: str) -> Lease:
 
 
 def first_fault(error: ValidationError) -> str:
-    """Return what is wrong first with a file of the runner's own: the field, where it is one, and why."""
+    """Return the first error of a file of the runner's own: the field, where it is about one, and why."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])[:60]
     return f"`{field}` {first['msg']}" if field else first["msg"]

@@ -6,7 +6,7 @@
     - attempt: 1
 
 A value is a bare word or one line of ASCII JSON; a text that JSON could read as something else is written as JSON, so the
-value's type needs no schema. An empty line ends an entry. A log past `SEGMENT` bytes is renamed, whole, and a new one begins.
+value's type needs no schema. An empty line ends an entry. A log past `SEGMENT` bytes is renamed, whole, and a new one is started.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 @dataclass(frozen=True, slots=True)
 class RawEntry:
-    """An entry as it stands, its event not looked up yet."""
+    """An entry whose event is not validated yet."""
 
     revision: int
     event: str
@@ -67,7 +67,7 @@ def cut_tail(data: bytes) -> str:
 
 
 def is_bare(text: str) -> bool:
-    """Return whether a text may stand without quotes."""
+    """Return whether a text needs no quotes."""
     return BARE.fullmatch(text) is not None and _JSON_WORD.fullmatch(text) is None
 
 
@@ -83,7 +83,7 @@ def _value(value: Json) -> str:
 
 
 def refuse_unreadable(value: Json, where: str, depth: int = 0) -> None:
-    """Refuse what could be written and not be read again: half characters, infinity, what is nested without end."""
+    """Refuse a value that could be written and not be read again: half characters, infinity, endless nesting."""
     hint = "give it as valid UTF-8 text, finite numbers, and not nested deeper"
     if depth > DEPTH_LIMIT:
         raise UsageError(f"a value that is nested deeper than {DEPTH_LIMIT}", where, hint)
@@ -138,7 +138,7 @@ def parse_raw(data: bytes, where: str) -> list[RawEntry]:
     """
 
     def refuse(number: int, what: str) -> IntegrityError:
-        return IntegrityError(what, f"{where}:{number}", "run `runner doctor --fix` to mend it from the history")
+        return IntegrityError(what, f"{where}:{number}", "run `runner doctor --fix` to repair it from the history")
 
     try:
         text = data.decode("ascii")

@@ -49,7 +49,7 @@ def apply(state: State | None, entry: Entry) -> State:
     if state is None:
         if not isinstance(event, ev.Created) or entry.revision != 1:
             raise IllegalEventError(
-                f"a log begins with `created`, not `{event.name}`", f"revision {entry.revision}", "run `runner verify`"
+                f"a log starts with `created`, not `{event.name}`", f"revision {entry.revision}", "run `runner verify`"
             )
         return State(
             protocol=event.subject,
@@ -77,7 +77,7 @@ def _illegal(state: State, event: Event, why: str) -> IllegalEventError:
     return IllegalEventError(
         f"`{event.name} {event.subject}` cannot happen: {why}",
         f"{state.protocol} at revision {state.revision}",
-        "run `runner status` to see what is expected",
+        "see the status and the next command: `runner status`",
     )
 
 
@@ -92,7 +92,7 @@ def _apply(state: State, entry: Entry) -> State:
         state = dataclasses.replace(state, status=row.status)
     match event:
         case ev.Created():
-            raise _illegal(state, event, "it was begun before")
+            raise _illegal(state, event, "it was created before")
         case ev.Planned():  # Imported and Forked too
             state = _spend(state, event, event.spent)
             # What the planner still asked is not owed any more: the plan is there.
@@ -207,7 +207,7 @@ def _wait(state: State, entry: Entry, kind: str, digest_: str | None, text: str,
 
 
 def _unwait(state: State, event: Event, wait: str, kinds: Collection[str] | None = None) -> State:
-    """`kinds`: of waits that such an event ends, where nobody judges its words beside (`trust.rules.approvals`)."""
+    """`kinds`: the kinds of waits that such an event ends; None: any, since `trust.rules.approvals` checks the approvals."""
     ended = next((found for found in state.waiting if found.id == wait), None)
     if ended is None:
         raise _illegal(state, event, f"nothing waits as {wait}")
@@ -266,7 +266,9 @@ def _apply_to_step(state: State, entry: Entry, row: EventType) -> State:
     changes: dict[str, object] = {} if row.step is None else {"status": row.step}
     match event:
         case ev.CallHeld():
-            if any(wait.kind == "call" for wait in owed):  # it is asked again only where the word before it has ended
+            if any(
+                wait.kind == "call" for wait in owed
+            ):  # a call is asked for again only after the wait before it has ended
                 raise _illegal(state, event, "a call of it waits already")
             state = _wait(_spend(state, event, event.spent), entry, "call", event.digest, event.text, event.by)
         case ev.EffectUnknown():
@@ -318,7 +320,7 @@ def _edit(state: State, event: ev.PlanEdited) -> State:
     for slug, told in event.steps.items():
         old = steps.get(slug)
         steps[slug] = dataclasses.replace(old, **told, removed=False) if old else StepState(**told)
-        if old and old.status is _S.NEEDS_QA:  # what was checked is not what stands there now
+        if old and old.status is _S.NEEDS_QA:  # QA checked another version of the file
             steps[slug] = dataclasses.replace(steps[slug], passed=False)
         if old and old.removed and old.status is not _S.COMPLETED:
             again = {"status": _S.PENDING, "attempt": old.attempt + 1, "result": None, "reason": None, "passed": False}
@@ -329,7 +331,7 @@ def _edit(state: State, event: ev.PlanEdited) -> State:
         gone = steps[slug]
         if gone.status is _S.PENDING and gone.attempt == 1:
             del steps[slug]
-        else:  # what was done, or begun, stays in the record: an attempt's number is given once
+        else:  # work that was done or started stays in the record: an attempt's number is given once
             status = gone.status if gone.status is _S.COMPLETED else _S.CANCELLED
             steps[slug] = dataclasses.replace(gone, removed=True, status=status)
     ids = [wait.id for wait in state.waiting]
@@ -372,9 +374,9 @@ def _undo(state: State, event: ev.Undone) -> State:
 
 
 def undone_of(now: State, then: State) -> ev.Undone:
-    """Return the event that makes of `now` what stood at `then`.
+    """Return the event that restores the state `then` from the state `now`.
 
-    A step that is open again and had begun is at a new attempt. What was asked then and has ended since is asked again.
+    A step that is open again and was started is at a new attempt. A wait of `then` that has ended since is opened again.
     """
     steps: dict[str, ev.UndoneStep] = {}
     for slug, step in now.open_steps():
@@ -410,11 +412,11 @@ def _again(now: StepState, then: StepState | None, *, same: bool) -> ev.UndoneSt
     }
 
 
-# --- the plan, as events tell it --------------------------------------------------------------------------------------
+# --- the plan, as events record it ------------------------------------------------------------------------------------
 
 
 def planned_steps(plan: Plan) -> dict[str, ev.PlannedStep]:
-    """Return what `planned` says of a plan's steps."""
+    """Return the steps of a plan as `planned` records them."""
     return _as_planned(plan.steps)
 
 
@@ -433,7 +435,7 @@ def _as_planned(steps: Iterable[Step]) -> dict[str, ev.PlannedStep]:
 
 
 def _is_as_planned(known: StepState | None, step: Step) -> bool:
-    """Return whether the record has of a step what the plan says; asked of each step at each transition."""
+    """Return whether the record of a step agrees with the plan; called for each step at each transition."""
     return (
         known is not None
         and known.digest == step.digest
@@ -444,11 +446,11 @@ def _is_as_planned(known: StepState | None, step: Step) -> bool:
 
 
 def edit_of(state: State, plan: Plan) -> ev.PlanEdited | None:
-    """Return the event that takes up what people changed since the record's last look, or None.
+    """Return the event that picks up what people changed since the last record of the plan, or None.
 
     A finished step whose file changed or is gone is recorded and not done again. A step under way whose file is gone ends.
     """
-    # Asked at each transition, and nearly every step is the very one that was looked at before.
+    # Called at each transition, and nearly every step is the very one that was compared before.
     agreed = plan.agreed
     fresh = [step for step in plan.steps if agreed.get(step.slug) is not state.steps.get(step.slug, state)]
     changed = _as_planned(step for step in fresh if not _is_as_planned(state.steps.get(step.slug), step))

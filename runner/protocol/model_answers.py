@@ -25,13 +25,13 @@ STEPS_MOST = 30
 QUESTIONS_MOST = 5
 _PROBLEMS_MOST = 12
 _AGENTS = ("agent", "engine", "budget")
-_PEOPLES = (*_AGENTS, "on_failure", "timeout", "approval")  # keys of a step that a draft has no words for
-# What YAML reads as it stands, without quotes, also between the brackets of a list.
+_PEOPLES = (*_AGENTS, "on_failure", "timeout", "approval")  # keys of a step that a draft cannot hold
+# Text that YAML reads unchanged without quotes, also between the brackets of a list.
 _PLAIN = re.compile(r"[A-Za-z0-9./_][A-Za-z0-9 ./_*()=+@-]*")
 
 
 class UnfitError(Exception):
-    """The answer is not what was asked for; `problems` say why, one line each."""
+    """The answer does not fit the question; `problems` say why, one line each."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)
@@ -136,7 +136,7 @@ def step_files(
 ) -> dict[str, bytes]:
     """Return the step files of a plan, numbered from `first` on, as a person would write them.
 
-    `before`: by slug, steps that there were and their files. What only people say of a step stays with its slug.
+    `before`: earlier steps and their files, by slug. A step keeps the keys that only people write.
     """
     known = before or {}
     return {
@@ -170,7 +170,7 @@ def _step(step: DraftStep, before: tuple[Step, bytes] | None) -> bytes:
 
 
 def _kept(draft: DraftStep, step: Step, file: bytes) -> Iterator[str]:
-    """Return the lines of the keys that a model cannot write, as they stand in the step's file."""
+    """Return the lines of the step's file that have the keys which a model cannot write."""
     lines = lines_of(file.decode("utf-8-sig").replace("\r\n", "\n"))
     for key in _PEOPLES:
         at = step.lines.get(key)
@@ -235,7 +235,7 @@ Asked = Annotated[
 
 
 class Discovery(FileModel):
-    """What a model found out; None is what the project does not do."""
+    """The commands that a model found; None where the project has no such command."""
 
     bootstrap: Command | None = Field(default=None, description="Lines of shell that make a fresh checkout ready.")
     lint: Command | None = Field(default=None, description="Lines of shell that read the code for mistakes of form.")
@@ -247,12 +247,12 @@ class Discovery(FileModel):
     )
 
     def commands(self) -> dict[str, str]:
-        """Return name to lines of those that there are."""
+        """Return the commands that the project has: name to lines of shell."""
         return {name: run for name, run in self if name != "questions" and run is not None}
 
 
 def read_discovery(text: str) -> Discovery:
-    """Return what a model's answer holds.
+    """Return the commands that a model's answer holds.
 
     Raises:
         UnfitError: it is none; with every reason.
@@ -306,7 +306,7 @@ class Verdict(BaseModel):
 
 
 def read_verdict(text: str) -> tuple[Verdict | None, tuple[str, ...]]:
-    """Return the verdict that a model's text is, or None and what is wrong with it, a line each."""
+    """Return the verdict in a model's text, or None and the problems of the text, a line each."""
     try:
         return Verdict.model_validate_json(text), ()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Where the files of a protocol lie, as functions of its id. Paths are relative to the tree's root, with `/`."""
+"""The paths of a protocol's files, as functions of its id. Paths are relative to the tree's root, with `/`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def folder(protocol: str) -> str:
 
 
 def agent_file(name: str) -> str:
-    """Return where the coworker `name` is written down."""
+    """Return the path of an agent file."""
     return f"{AGENTS}/{name}.yaml"
 
 
@@ -40,7 +40,7 @@ def report_file(slug: str, attempt: int) -> str:
 
 
 def is_words(name: str) -> bool:
-    """Return whether `name`, relative to the protocol's folder, is a file of people's that the runner never writes."""
+    """Return whether `name`, relative to the protocol's folder, is a plan file, which people write and the runner never does."""
     return name in (PLAN, CONTEXT) or STEP_FILE.fullmatch(name) is not None
 
 

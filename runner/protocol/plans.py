@@ -100,7 +100,9 @@ def _reference(text: str) -> str:
 
 def _agent(text: str) -> str:
     if not AGENT_NAME.fullmatch(text):
-        raise problem("should be a coworker's name", "write the name of a file in .protocols/agents, without .yaml")
+        raise problem(
+            "should be the name of an agent file", "write the name of a file in .protocols/agents, without .yaml"
+        )
     return text
 
 
@@ -127,7 +129,7 @@ def input_names(inputs: dict[str, Value]) -> dict[str, Value]:
     """Return `inputs` where each has a name that a reference can hold, else raise what a validator raises."""
     for name in inputs:
         if not INPUT_NAME.fullmatch(name):
-            raise problem("is no name for an input", "use letters, digits and _, and begin with a letter", name)
+            raise problem("is no name for an input", "use letters, digits and _, and start with a letter", name)
     return inputs
 
 
@@ -538,7 +540,7 @@ def _check_references(
     spliced = next(filter(None, map(references.variable_for, _texts(header.run))), None)
     if spliced:
         raise MalformedFileError(
-            "a reference in `run`, which is given to the shell as it stands",
+            "a reference in `run`, which the shell gets unchanged",
             _at(where, lines, ("run",)),
             f"write the environment variable ${spliced}",
         )
@@ -553,7 +555,7 @@ def _refuse_jumps(needs: Mapping[str, tuple[str, ...]], goto: Mapping[str, tuple
     if not goto:
         return
     bit = {slug: 1 << index for index, slug in enumerate(needs)}
-    before: dict[str, int] = {}  # each step with all that it stands on
+    before: dict[str, int] = {}  # each step and all steps that it needs
     for start in needs:
         stack = [start]
         while stack:
@@ -590,7 +592,9 @@ def _refuse_cycles(needs: Mapping[str, tuple[str, ...]], where: Mapping[str, str
                 circle = list(path)[list(path).index(following) :]
                 told = [*circle[:5], "…"] if len(circle) > 6 else circle
                 what = f"the steps need each other: {' → '.join([*told, following])}"
-                at = next(where[name] for name in reversed(circle) if name in where)  # the others need what is before
+                at = next(
+                    where[name] for name in reversed(circle) if name in where
+                )  # the others have the default, the step before
                 raise MalformedFileError(what, at, "remove one of the needs")
             elif following not in done:
                 path[following] = None

@@ -1,8 +1,7 @@
-"""policy.yaml: who may say yes, what tools may do, what may be spent; read from the trusted branch only (design §5).
+"""policy.yaml: required approvals, permissions of tools, budgets; read from the trusted branch only (design §5).
 
-Promises a policy that can be carried out: an unknown key, a rule that could never match, a role that is missing where
-somebody's word is asked for, and a count that nobody could reach are errors that name the line. What a policy says of
-one call is `runner.trust.policy`'s matter.
+A policy that parses can be carried out: an unknown key, a rule that could never match, a missing role that an approval needs, and a
+count above the number of people are errors that name the line. `runner.trust.policy` evaluates a policy for one call.
 """
 
 from __future__ import annotations
@@ -103,7 +102,7 @@ Principal = Annotated[
     *_matching(
         approval_file.PRINCIPAL,
         "should be a principal of allowed_signers",
-        "write the address as it stands there, in lower case, such as alice@example.test",
+        "write the address as in allowed_signers, in lower case, such as alice@example.test",
     ),
 ]
 Host = Annotated[
@@ -155,10 +154,10 @@ def bytes_of(size: str) -> int:
 
 
 class Match(FileModel):
-    """What a rule is about: every key that is there has to fit, any one of a key's values.
+    """The condition of a rule: every key that is there has to fit, by any one of its values.
 
-    With `engine` and `step` alone it is about the choice of an engine, with `step` alone about the step's start, else about
-    what is done: calls, commands, and changes of files.
+    With `engine` and `step` alone it is about the choice of an engine, with `step` alone about the step's start, else about the
+    step's actions: calls, commands, and changes of files.
     """
 
     tool: NameGlobs = ()
@@ -223,7 +222,7 @@ class Rule(FileModel):
             raise problem("goes with `allow`", "remove it", "untrusted")
         if self.ask is not None and self.ask.about == "engine":
             raise problem(
-                "cannot wait for a word about an engine alone",
+                "cannot ask for approval of an engine alone",
                 "use `deny`, `engines: {allow: […]}`, or ask before a step with `step`",
                 "ask",
             )
@@ -231,12 +230,12 @@ class Rule(FileModel):
 
     @property
     def verdict(self) -> Verdict:
-        """What it says."""
+        """The decision of the rule."""
         return "deny" if self.deny else "ask" if self.ask else "allow"
 
     @property
     def match(self) -> Match:
-        """What it is about."""
+        """The condition of the rule."""
         found = self.deny or self.ask or self.allow
         assert found is not None
         return found
@@ -254,7 +253,7 @@ class Rule(FileModel):
 
 
 class Narrowing(FileModel):
-    """What makes a policy stricter, and nothing laxer: a coworker's `policies:`."""
+    """Rules that make a policy stricter, never laxer: an agent file's `policies:`."""
 
     rules: tuple[Rule, ...] = ()
     approval_required: NameGlobs = ()
@@ -264,7 +263,7 @@ class Narrowing(FileModel):
         if any(rule.allow for rule in self.rules):
             raise problem(
                 "should hold deny and ask alone",
-                "name what a coworker may use under its `tools`, or allow it in policy.yaml",
+                "name the agent's tools under its `tools`, or allow them in policy.yaml",
                 "rules",
             )
         return self
@@ -274,7 +273,7 @@ class Narrowing(FileModel):
 
 
 class Approval(FileModel):
-    """Who must say yes: `count` people who are in one of the `roles`; in any role where none is named."""
+    """An approval requirement: `count` people who are in one of the `roles`; in any role where none is named."""
 
     roles: Roles = ()
     count: Positive = 1
@@ -303,7 +302,7 @@ class CallApproval(Approval):
 
 
 class Approvals(FileModel):
-    """`approvals:`, by what the approval is about. `step`: before it and after it.
+    """`approvals:`, by the subject of the approval. `step`: before it and after it.
 
     `ignore`: paths whose bytes a person may change without voiding the approval of a step's start. `base`: whether git's own merge
     of the trusted branch voids it.
@@ -325,7 +324,7 @@ class Approvals(FileModel):
         return self
 
     def of(self, kind: Kind) -> Approval:
-        """Return what is said of a kind of word."""
+        """Return the requirement for a kind of approval."""
         found: Approval = getattr(self, kind.replace("-", "_"))
         return found
 
@@ -398,7 +397,7 @@ class Example(FileModel):
         if len(said) > 1 or not (said or self.step):
             raise problem(
                 "should have one of call, command, path, engine, isolation and step",
-                "write each as an example of its own; `step` may stand beside any, as the step that it is done in",
+                "write each as an example of its own; `step` may be added to any, as the step that does it",
             )
         return self
 
@@ -455,7 +454,7 @@ class Policy(FileModel):
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """A policy with where it was read. `digest`: of its very bytes; `lines`: of each key and item."""
+    """A policy and its source. `digest`: of its very bytes; `lines`: of each key and item."""
 
     words: Policy
     where: str
@@ -469,7 +468,7 @@ class PolicyFile:
         return self.lines.get(path, 1)
 
     def at(self, *path: str | int) -> str:
-        """Return where a key or item stands, as `file:line`."""
+        """Return the place of a key or item, as `file:line`."""
         return f"{self.where}:{self.line(*path)}"
 
 
@@ -493,14 +492,14 @@ def people(policy: Policy, roles: tuple[str, ...] = ()) -> tuple[str, ...]:
 
 
 def _impossible(policy: Policy) -> Iterator[tuple[strict_yaml.Path, str, str]]:
-    """Yield (where, what, hint) of what nobody could ever carry out."""
+    """Yield (where, what, hint) of each requirement that cannot be met."""
     for role, members in policy.roles.items():
         for at, person in enumerate(members):
             if person in policy.agents:
                 hint = "take it out of `agents` or out of the role"
-                yield ("roles", role, at), f"{person} is one of `agents`, and no agent's word counts", hint
+                yield ("roles", role, at), f"{person} is one of `agents`, and no agent's approval counts", hint
             if person in members[:at]:
-                yield ("roles", role, at), f"{person} stands twice in `{role}`", "keep one of them"
+                yield ("roles", role, at), f"{person} is in `{role}` twice", "keep one of them"
     if policy.engines and not policy.engines.allow:
         yield ("engines",), "`engines.allow` is empty, so no engine could be chosen", 'name one, such as "gemini:*"'
     for kind in ("plan", "step", "call", "protected-path", "merge"):
@@ -515,14 +514,14 @@ def _impossible(policy: Policy) -> Iterator[tuple[strict_yaml.Path, str, str]]:
             yield from _few(policy, kind, ("approvals", kind), f"`approvals.{kind}`")
     for at, glob in enumerate(policy.approvals.ignore):
         if globs.fold(glob).partition("/")[0] == ".protocols":
-            hint = "take it out: what decides who may do what is never harmless"
+            hint = "remove it: a change of the permissions is never harmless"
             yield ("approvals", "ignore", at), "nothing below .protocols is left out of an approval", hint
     for path, kind, name in _asking(policy):
         yield from _few(policy, kind, path, name)
 
 
 def _asking(policy: Policy) -> Iterator[tuple[strict_yaml.Path, Kind, str]]:
-    """Yield (where, whose word, name) of all that asks for a word."""
+    """Yield (where, kind of approval, name) of all keys that ask for an approval."""
     for at, rule in enumerate(policy.rules):
         if rule.verdict == "ask":
             yield ("rules", at), "step" if rule.match.about == "step" else "call", f"`{strict_yaml.shown(rule.text())}`"
@@ -543,8 +542,8 @@ def _few(policy: Policy, kind: Kind, path: strict_yaml.Path, name: str) -> Itera
     of = policy.approvals.of(kind)
     there = len(people(policy, of.roles))
     if there == 0:
-        what = f"{name} needs somebody's word, and nobody is in a role that could give it"
+        what = f"{name} needs an approval, and nobody is in a role that could give it"
         yield path, what, "list people under `roles`, such as `roles: {maintainer: [alice@example.test]}`"
     elif there < of.count:
-        what = f"{name} needs {of.count} people, and {there} could say yes"
+        what = f"{name} needs {of.count} people, and {there} could approve"
         yield path, what, f"lower the count under `approvals: {{{kind}: …}}`, or add people to its roles"

@@ -1,7 +1,7 @@
 """References: `${{ inputs.version }}` and `${{ steps.context.result.text }}`.
 
-They stand in a tool's `with:`. A value that is one whole reference keeps the type of what it names; inside longer text it is
-written as text. They are never spliced into a shell line: commands get the same values as environment variables.
+They occur in a tool's `with:`. A value that is one whole reference keeps the type of the value that it names; inside longer text it
+is written as text. They are never spliced into a shell line: commands get the same values as environment variables.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PATH = re.compile(
 
 
 def names_in(value: Any, where: str) -> list[str]:
-    """Return every reference that stands in a value, as written between the braces.
+    """Return every reference in a value, as written between the braces.
 
     Raises:
         MalformedFileError: one is not closed.
@@ -70,7 +70,7 @@ def resolve(value: Any, inputs: Mapping[str, Any], results: Mapping[str, Any], w
 
     Raises:
         MalformedFileError: a reference names nothing.
-        WaitingError: it names a result that nobody knows.
+        WaitingError: it names a result that is not known yet.
     """
     if isinstance(value, str):
         whole = _REFERENCE.fullmatch(value)
@@ -112,7 +112,7 @@ def _look_up(name: str, inputs: Mapping[str, Any], results: Mapping[str, Any], w
             raise WaitingError(f"the result `{name}` is not known", where, "edit the step so that it does without it")
         if not isinstance(value, Mapping) or part not in value:
             known = f"; there are {', '.join(value)}" if isinstance(value, Mapping) and value else ""
-            raise MalformedFileError(f"`{name}`: there is no `{part}`{known}", where, "mend the reference")
+            raise MalformedFileError(f"`{name}`: there is no `{part}`{known}", where, "correct the reference")
         value = value[part]
     return value
 

@@ -60,7 +60,7 @@ def schemas() -> dict[str, Schema]:
     called = HeldCall.model_json_schema(mode="validation", by_alias=True)
     called["required"] = list(called["properties"])  # `render` leaves none out
     found["call"] = _finish(
-        "call", called, "The whole of calls/SLUG.ATTEMPT.N.json, a tool call that waits for a word."
+        "call", called, "The whole of calls/SLUG.ATTEMPT.N.json, a tool call that waits for an approval."
     )
     lease = Lease.model_json_schema(mode="validation", by_alias=True)
     lease["required"] = list(lease["properties"])

@@ -21,7 +21,7 @@ LIMIT = 8192  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """What is signed, a field a line. `tip`: the transition that ended it; `state`: the digest of its state.json's bytes, which
+    """The signed text, a field a line. `tip`: the transition that ended it; `state`: the digest of its state.json's bytes, which
     names the log's; `signer`: the principal whose line in allowed_signers has the key."""
 
     repo: str
@@ -63,7 +63,7 @@ def render(seal: Seal) -> bytes:
 
 
 def parse(data: bytes, where: str) -> tuple[Seal, bytes, bytes]:
-    """Return (the seal, what was signed, the armoured signature).
+    """Return (the seal, the signed bytes, the armoured signature).
 
     Raises:
         IntegrityError: it is no seal.

@@ -19,7 +19,7 @@ SCHEMA = 1
 
 
 class Status(StrEnum):
-    """Where a protocol stands."""
+    """The status of a protocol."""
 
     PENDING = "pending"
     PLANNING = "planning"
@@ -33,7 +33,7 @@ class Status(StrEnum):
 
 
 class StepStatus(StrEnum):
-    """Where a step stands, within its attempt."""
+    """The status of a step, within its attempt."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -45,7 +45,7 @@ class StepStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)  # what needs such a step may begin
+ENDED = (StepStatus.COMPLETED, StepStatus.CANCELLED)  # steps that need such a step may start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +127,7 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpentTotal:
-    """What was spent so far. `usd`: a decimal string."""
+    """The costs so far. `usd`: a decimal string."""
 
     usd: str = "0"
     input_tokens: int = 0
@@ -194,7 +194,7 @@ def render(state: State, kept: Rendered | None = None) -> bytes:
 
 
 def _step(slug: str, step: StepState) -> bytes:
-    """Return a step's lines, as far in as they stand in state.json."""
+    """Return a step's lines, indented as in state.json."""
     told = {
         key: value
         for key, value in _plain(step).items()
@@ -209,7 +209,7 @@ def _plain(value: State | StepState | Wait | Artifact | SpentTotal) -> dict[str,
 
 
 def load(data: bytes, where: str) -> State:
-    """Return the state that the bytes hold; they are the runner's own, so they are not mended or guessed at.
+    """Return the state that the bytes hold; the runner wrote them, so nothing is corrected or guessed.
 
     Raises:
         UnsupportedError: a newer schema.
@@ -292,5 +292,5 @@ def _typed(kind: type[Value], plain: dict[str, Any]) -> Value:
 def damaged(where: str) -> IntegrityError:
     """Return the error for a record that the runner did not write."""
     return IntegrityError(
-        "the record is not what the runner wrote", where, "run `runner doctor --fix` to mend it from the history"
+        "the record is not what the runner wrote", where, "run `runner doctor --fix` to repair it from the history"
     )

@@ -28,14 +28,14 @@ NODE_LIMIT: Final = 20_000
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # What YAML's parsers take for the end of a line and editors do not.
 ODD_BREAK = re.compile(r"\r(?!\n)|[\x85\u2028\u2029]")
-# libyaml drops it wherever a line begins, the parser written in Python keeps it.
+# libyaml drops it at the start of every line, the parser written in Python keeps it.
 BOM: Final = "\ufeff"
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Plain(str):
-    """A YAML scalar written without quotes: what it is depends on the key it stands under."""
+    """A YAML scalar without quotes, whose type depends on its key."""
 
     __slots__ = ()
 
@@ -75,12 +75,12 @@ def decode(data: bytes, where: str) -> str:
 
 
 def split_front_matter(text: str, where: str) -> tuple[str, str]:
-    """Return (front matter, prose) of a Markdown file that begins with `---`.
+    """Return (front matter, prose) of a Markdown file that starts with `---`.
 
     The front matter keeps an empty first line, so that its line numbers are the file's.
 
     Raises:
-        MalformedFileError: it does not begin on the first line, or does not end.
+        MalformedFileError: it does not start on the first line, or does not end.
     """
     match = re.match(r"---[ \t]*\r?\n", text)
     if not match:
@@ -89,9 +89,9 @@ def split_front_matter(text: str, where: str) -> tuple[str, str]:
             what, hint = "the lines end in CR alone", "save the file with LF at the ends of its lines"
         elif later:
             line = text.count("\n", 0, later.end())
-            what, hint = f"the front matter begins on line {line}", "begin it on the first line of the file"
+            what, hint = f"the front matter starts on line {line}", "start it on the first line of the file"
         else:
-            what, hint = "no front matter", "begin the file with a line `---`, YAML such as `title: …`, and `---`"
+            what, hint = "no front matter", "start the file with a line `---`, YAML such as `title: …`, and `---`"
         raise MalformedFileError(what, f"{where}:1", hint)
     end = re.compile(r"^(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.MULTILINE).search(text, match.end())
     if not end:
@@ -131,7 +131,7 @@ def load_yaml(text: str, where: str, *, loader: Any = LOADER) -> tuple[Any, Line
         )
     lines: Lines = {}
     root: list[Any] = []
-    stack: list[tuple[Any, Path]] = []  # open containers and where they stand
+    stack: list[tuple[Any, Path]] = []  # open containers and their paths
     keys: list[str | None] = []  # for each open mapping: the key that waits for its value
     count = 0
 
@@ -178,9 +178,9 @@ def load_yaml(text: str, where: str, *, loader: Any = LOADER) -> tuple[Any, Line
                     if plain and event.value == "<<":
                         raise refuse("a YAML merge key, `<<`", line, "write the keys out")
                     if not event.value:
-                        raise refuse("a YAML key that is empty", line, "write a word before the `:`")
+                        raise refuse("a YAML key that is empty", line, "write a name before the `:`")
                     if event.value in stack[-1][0]:
-                        raise refuse(f"the key `{shown(event.value)}` stands twice", line, "keep one of them")
+                        raise refuse(f"the key `{shown(event.value)}` is there twice", line, "keep one of them")
                     keys[-1] = str(event.value)
                     lines[(*stack[-1][1], str(event.value))] = line
                     stack[-1][0][str(event.value)] = None
@@ -188,7 +188,7 @@ def load_yaml(text: str, where: str, *, loader: Any = LOADER) -> tuple[Any, Line
                     place(value, line, here())
             elif isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
                 if in_mapping and keys[-1] is None:
-                    raise refuse("a YAML key that is not a word", line, "write keys as plain words")
+                    raise refuse("a YAML key that is not text", line, "write keys as plain words")
                 if len(stack) >= DEPTH_LIMIT:
                     raise refuse(f"nested deeper than {DEPTH_LIMIT}", line, "flatten the value")
                 path = here()
@@ -205,8 +205,10 @@ def load_yaml(text: str, where: str, *, loader: Any = LOADER) -> tuple[Any, Line
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "it cannot be read"
         rows = text.split("\n")
-        line = min(mark.line + 1, len(rows)) if mark else 1  # the end of the text may be told as a line after it
-        hint = "quote the value, or mend the line"
+        line = (
+            min(mark.line + 1, len(rows)) if mark else 1
+        )  # the parser may report the end of the text as a line after it
+        hint = "quote the value, or correct the line"
         if "\t" in rows[line - 1][:80]:
             hint = "indent with spaces; YAML takes no tabs there"
         raise refuse(f"not YAML: {problem}", line, hint) from error
@@ -239,10 +241,10 @@ def problem(what: str, hint: str, key: str | None = None) -> PydanticCustomError
 
 def _text(value: object) -> object:
     if isinstance(value, Plain) and value in ("null", "~"):
-        raise problem("has no value", "write one, in quotes if it is meant as a word, or remove the key")
+        raise problem("has no value", "write one, in quotes if it is meant as text, or remove the key")
     if isinstance(value, str):
         return str(value)
-    raise problem("should be text", "write one text, in quotes where it begins with a special character")
+    raise problem("should be text", "write one text, in quotes where it starts with a special character")
 
 
 def _int(value: object) -> object:
@@ -322,7 +324,7 @@ Value = Annotated[Any, BeforeValidator(resolve)]
 
 
 class FileModel(BaseModel):
-    """Base of the models of people's files: frozen, and an unknown key is an error."""
+    """Base of the models of files that people write: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -342,7 +344,7 @@ def validate(model: type[Model], value: Any, lines: Mapping[Path, int], where: s
         return model.model_validate(value)
     except ValidationError as error:
         found = _explain_all(model, error.errors(include_url=False), lines)
-        # A key that is missing may be the one that is misspelt, so that is told last.
+        # A missing key may be the misspelt one, so it is reported last.
         line, what, hint = min(
             found, key=lambda item: (item[1].startswith("the key"), item[0], not item[1].startswith("unknown"), item[1])
         )
@@ -359,7 +361,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def _explain_all(
     model: type[BaseModel], errors: Iterable[Any], lines: Mapping[Path, int]
 ) -> list[tuple[int, str, str]]:
-    """Return (line, what, hint) of what is wrong: one a key, also where a union tells it once for each of its members."""
+    """Return (line, what, hint) of each error: one a key, also where a union reports one for each of its members."""
     by_key: dict[Path, list[Any]] = {}
     for item in errors:
         path: Path = ()
@@ -404,7 +406,7 @@ def _explain(model: type[BaseModel], path: Path, item: Any, lines: Mapping[Path,
             return line, f"`{name}` should be a list", "write `[a, b]`, or one item a line after `- `"
         case "dict_type" | "model_type" | "model_attributes_type":
             return line, f"`{name}` should be keys and values", "write `{key: value}`, or an indented line for each key"
-    return line, f"`{name}` {str(item['msg']).removeprefix('Input ')}", "mend the value"
+    return line, f"`{name}` {str(item['msg']).removeprefix('Input ')}", "correct the value"
 
 
 def _keys(model: type[BaseModel], path: Path) -> set[str]:

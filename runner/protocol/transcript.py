@@ -1,7 +1,7 @@
-"""Transcripts: what an attempt heard and did, one record a line of JSON (design §2): `runs/SLUG.ATTEMPT.jsonl` of the history,
+"""Transcripts: an attempt's responses and actions, one record a line of JSON (design §2): `runs/SLUG.ATTEMPT.jsonl` of the history,
 `….qa.jsonl` for a review, `runs/plan.N.jsonl` for a plan.
 
-A journal's records are the same. What a model said was taken over as it came: any JSON may stand in it. What is counted is checked.
+A journal has the same records. A model's response is kept as it came and may hold any JSON. The numbers that are summed are checked.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Heard(_Heard):
 
 
 class Summary(_Heard):
-    """The model's summary of the conversation, which goes on from it."""
+    """The model's summary of the conversation, which continues from it."""
 
     kind: Literal["summary"]
 
@@ -114,7 +114,8 @@ class Results(_Strict):
 
 
 class _OfCall(_Strict):
-    """A call that waited or reached outside. `call`: its name, such as `deploy.1.3`; `digest`: of what is named."""
+    """A call that waited or reached outside. `call`: its name, such as `deploy.1.3`; `digest`: of its file or
+    arguments."""
 
     time: Text
     call: Text
@@ -124,7 +125,7 @@ class _OfCall(_Strict):
 
 
 class Held(_OfCall):
-    """A call that waits for a word; `digest`: of its file."""
+    """A call that waits for an approval; `digest`: of its file."""
 
     kind: Literal["held"]
     text: Text
@@ -160,7 +161,7 @@ class Settled(_Strict):
 
 
 class Task(_Strict):
-    """What a planner was told, so that it can go on in another clone."""
+    """The material of a planner, so that it can continue in another clone."""
 
     kind: Literal["task"]
     time: Text
@@ -177,7 +178,7 @@ class Answers(_Strict):
 
 
 class Undecided(_Strict):
-    """What was said till here came to nothing, and is asked anew."""
+    """The conversation up to here led nowhere; the questions are asked anew."""
 
     kind: Literal["undecided"]
     time: Text

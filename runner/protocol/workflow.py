@@ -1,12 +1,12 @@
 """A workflow: a plan whose plan.md declares its inputs, so that it can be carried out with other values each time.
 
     inputs:
-      text: {type: string, description: What is said back}
+      text: {type: string, description: The text to repeat}
       times: {type: integer, default: 1}
       note: string                      # short for {type: string}
 
-An input without a default is required; with `required: false` it is null where it is not given. Promises a plan's files with
-the values put in for the declarations and every other byte as it was. Where workflows are found is left to the callers.
+An input without a default is required; with `required: false` it is null where it is not given. The result is the plan's files with
+the values in place of the declarations and every other byte unchanged. The callers find workflows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from runner.protocol.strict_yaml import INT, NUMBER, Bool, FileModel, Plain, Scr
 
 
 class Type(StrEnum):
-    """What a value of an input is."""
+    """The type of an input's value."""
 
     STRING = "string"
     INTEGER = "integer"
@@ -65,7 +65,7 @@ def _quoted(text: str) -> str:
 
 
 class Input(FileModel):
-    """What a workflow says of one of its inputs. `default`: as it stands in YAML, quotes included."""
+    """A workflow's declaration of one input. `default`: as YAML, quotes included."""
 
     type: Type
     description: Script | None = None
@@ -179,9 +179,9 @@ def _with_values(data: bytes, front: str, lines: strict_yaml.Lines, values: Mapp
     first = lines[("inputs",)] - 1
     if not re.match(r"inputs[ \t]*:", rows[first]):
         raise MalformedFileError(
-            "`inputs` does not stand on a line of its own",
+            "`inputs` is not on a line of its own",
             f"{where}:{first + 1}",
-            "write `inputs:` at the beginning of a line",
+            "write `inputs:` at the start of a line",
         )
     later = [line - 1 for path, line in lines.items() if len(path) == 1 and line - 1 > first]
     last = min(later, default=front.count("\n"))

@@ -65,7 +65,7 @@ def test_an_engine_is_written_in_four_ways(written: str) -> None:
         ("branch: 'a b/{id}'\n", 1, "`branch` should hold {id} once", "write it with {id} once"),
         ("branch: '../{id}'\n", 1, "`branch` should be the name of a branch", "write a name that git allows"),
         ("branch: 'x/{id}.lock'\n", 1, "`branch` should be the name of a branch", "write a name that git allows"),
-        ("{branch: 'x/{id}'}\n", 1, "`branch` does not stand on a line of its own", "write the line `branch: x/{id}`"),
+        ("{branch: 'x/{id}'}\n", 1, "`branch` is not on a line of its own", "write the line `branch: x/{id}`"),
         ("identity: {name: 'A <a@b>'}\n", 1, "`identity.name` should not hold < or >", "write the name or the address"),
         ('identity:\n  email: "a\\nb"\n', 2, "`identity.email` should be one line of text", "write it on one line"),
         ("identity:\n  name:\n", 2, "`identity.name` has no value", "write one, or remove the key"),
@@ -94,7 +94,7 @@ def test_an_engine_is_written_in_four_ways(written: str) -> None:
         ),
         ("tools:\n  - module: a\n    effects: {f: {extrnal: never}}\n", 3, "unknown key", "did you mean `external`?"),
         ("a: &x 1\n", 1, "a YAML anchor", "remove it"),
-        ("a: 1\na: 2\n", 2, "the key `a` stands twice", "keep one"),
+        ("a: 1\na: 2\n", 2, "the key `a` is there twice", "keep one"),
     ],
 )
 def test_a_bad_key_of_the_configuration_is_told_by_line(text: str, line: int, what: str, hint: str) -> None:

@@ -434,9 +434,9 @@ def test_what_was_asked_ends_with_the_plan_and_the_plan_is_not_taken_back() -> N
 
 
 def test_a_log_begins_with_created_and_has_no_gap() -> None:
-    with pytest.raises(IllegalEventError, match="a log begins with `created`"):
+    with pytest.raises(IllegalEventError, match="a log starts with `created`"):
         machine.apply(None, entry(1, sample("planned")))
-    with pytest.raises(IllegalEventError, match="a log begins with `created`"):
+    with pytest.raises(IllegalEventError, match="a log starts with `created`"):
         machine.apply(None, entry(2, sample("created")))
     with pytest.raises(IllegalEventError, match="its revision is 3, after 1"):
         machine.apply(fold([created()]), entry(3, sample("planned")))

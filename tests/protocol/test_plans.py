@@ -45,9 +45,9 @@ WRITE = "write the environment variable"
         ("kind: Command", 3, "`kind` should be", "did you mean `command`?"),
         ("kind:", 3, "`kind` has no value", "write one, or remove the key"),
         ("kind: human\nagent:", 4, "`agent` has no value", "write one, or remove the key"),
-        ("kind: human\nagent: null", 4, "`agent` has no value", "write one, in quotes if it is meant as a word"),
-        ("kind: human\nagent: a b", 4, "`agent` should be a coworker's name", "write the name of a file"),
-        ("kind: human\nagent: ../x", 4, "`agent` should be a coworker's name", "write the name of a file"),
+        ("kind: human\nagent: null", 4, "`agent` has no value", "write one, in quotes if it is meant as text"),
+        ("kind: human\nagent: a b", 4, "`agent` should be the name of an agent file", "write the name of a file"),
+        ("kind: human\nagent: ../x", 4, "`agent` should be the name of an agent file", "write the name of a file"),
         ("kind: human\nengine: |\n  a\n  b", 4, "`engine` should be one line of text", "write it on one line"),
         # run, tool, with
         ("kind: command", 3, "`kind` is command, and there is nothing to run", "add `run: …`"),
@@ -151,7 +151,7 @@ def test_a_title_is_one_line(title: str, what: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "what", "hint"),
     [
-        ("prose\n", 1, "no front matter", "begin the file with a line `---`"),
+        ("prose\n", 1, "no front matter", "start the file with a line `---`"),
         ("---\n---\n", 1, "keys and values are expected here", "write lines such as `title: …`"),
         ("---\n# only a comment\n---\n", 1, "keys and values are expected here", "write lines"),
         ("---\n- title\n---\n", 1, "keys and values are expected here", "write lines"),

@@ -100,8 +100,8 @@ def test_without_a_word_beyond_the_project_s_id() -> None:
         (REPO + "transitions: yes\n", 2, "`transitions` should be 'any' or 'signed'", "write one of"),
         (REPO + "roles: {A: []}\n", 2, "`roles.A` should be the name of a role", "lower case"),
         (REPO + "roles: {a: [Alice@example.test]}\n", 2, "`roles.a.0` should be a principal", "in lower case"),
-        (REPO + "roles: {a: ['*@example.test']}\n", 2, "`roles.a.0` should be a principal", "as it stands there"),
-        (REPO + "roles: {a: [x@y.z, x@y.z]}\n", 2, "x@y.z stands twice in `a`", "keep one"),
+        (REPO + "roles: {a: ['*@example.test']}\n", 2, "`roles.a.0` should be a principal", "as in allowed_signers"),
+        (REPO + "roles: {a: [x@y.z, x@y.z]}\n", 2, "x@y.z is in `a` twice", "keep one"),
         (REPO + "agents: [x@y.z]\nroles: {a: [x@y.z]}\n", 3, "x@y.z is one of `agents`", "take it out"),
         (REPO + "budget: {step: {uds: 1}}\n", 2, "unknown key `budget.step.uds`", "did you mean `usd`?"),
         (REPO + "limits: {file_size: 5 mb}\n", 2, "`limits.file_size` should be a size", "write it as 5MB"),
@@ -112,7 +112,7 @@ def test_without_a_word_beyond_the_project_s_id() -> None:
         (PEOPLE + "approvals: {call: {expires: 25h}}\n", 3, "`approvals.call.expires` should be a day", "24h or less"),
         (PEOPLE + "approvals: {plan: {expires: 721h}}\n", 3, "`approvals.plan.expires` should be 30 days", "720h"),
         (PEOPLE + "approvals: {step: {required: true}}\n", 3, "`approvals.step` has no `required`", "ask: {step:"),
-        (PEOPLE + "approvals: {plan: {from: []}}\n", 3, "`approvals.plan.from`", "mend"),
+        (PEOPLE + "approvals: {plan: {from: []}}\n", 3, "`approvals.plan.from`", "correct"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_line(text: str, line: int, what: str, hint: str) -> None:
@@ -142,7 +142,7 @@ def test_what_is_wrong_is_said_with_its_line(text: str, line: int, what: str, hi
         ("deny: {tool: shell, path: a}", "`rules.0.deny.path` is never known of a call of `shell`", "leave `tool` out"),
         ("deny: {tool: [run, shell], host: a}", "`rules.0.deny.host` is never known of a call of `run`", "remove"),
         ("deny: {tool: write_file, program: a}", "`rules.0.deny.program` is never known of a call of `write_file`", ""),
-        ("ask: {engine: 'gemini:*'}", "`rules.0.ask` cannot wait for a word about an engine", "use `deny`"),
+        ("ask: {engine: 'gemini:*'}", "`rules.0.ask` cannot ask for approval of an engine", "use `deny`"),
     ],
 )
 def test_a_rule_that_says_nothing_is_refused(rule: str, what: str, hint: str) -> None:
@@ -154,20 +154,20 @@ def test_a_rule_that_says_nothing_is_refused(rule: str, what: str, hint: str) ->
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [
-        ("rules:\n- deny: {tool: x}\n- ask: {tool: x}\n", 4, "`ask: {tool: x}` needs somebody's word, and nobody"),
-        ("rules:\n- ask: {step: x}\n", 3, "`ask: {step: x}` needs somebody's word"),
-        ("approval_required: [a, b]\n", 2, "`approval_required: [a]` needs somebody's word"),
-        ("protected: [infra]\n", 2, "`protected: [infra]` needs somebody's word"),
-        ("limits: {symlinks: ask}\n", 2, "`limits.symlinks: ask` needs somebody's word"),
-        ("limits:\n  files: 3\n", 3, "`limits.files` needs somebody's word"),
-        ("approvals:\n  merge: {required: true}\n", 3, "`approvals.merge` needs somebody's word"),
+        ("rules:\n- deny: {tool: x}\n- ask: {tool: x}\n", 4, "`ask: {tool: x}` needs an approval, and nobody"),
+        ("rules:\n- ask: {step: x}\n", 3, "`ask: {step: x}` needs an approval"),
+        ("approval_required: [a, b]\n", 2, "`approval_required: [a]` needs an approval"),
+        ("protected: [infra]\n", 2, "`protected: [infra]` needs an approval"),
+        ("limits: {symlinks: ask}\n", 2, "`limits.symlinks: ask` needs an approval"),
+        ("limits:\n  files: 3\n", 3, "`limits.files` needs an approval"),
+        ("approvals:\n  merge: {required: true}\n", 3, "`approvals.merge` needs an approval"),
         ("approvals:\n  merge: {roles: [ops]}\n", 3, "the role `ops` is not there"),
         ("roles: {ops: []}\napprovals:\n  merge: {roles: [ops]}\n", 4, "the role `ops` is empty"),
-        ("roles: {ops: [a@b.c]}\napprovals:\n  merge: {count: 2}\n", 4, "needs 2 people, and 1 could say yes"),
+        ("roles: {ops: [a@b.c]}\napprovals:\n  merge: {count: 2}\n", 4, "needs 2 people, and 1 could approve"),
         (
             "roles: {ops: [a@b.c], dev: [d@e.f]}\napprovals:\n  call: {roles: ops, count: 2}\n",
             4,
-            "`approvals.call` needs 2 people, and 1 could say yes",
+            "`approvals.call` needs 2 people, and 1 could approve",
         ),
     ],
 )

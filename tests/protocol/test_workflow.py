@@ -164,7 +164,7 @@ def test_a_bad_declaration_is_told_by_line(inputs: str, line: int, what: str) ->
 
 
 def test_inputs_stand_on_a_line_of_their_own() -> None:
-    with pytest.raises(MalformedFileError, match="does not stand on a line of its own"):
+    with pytest.raises(MalformedFileError, match="is not on a line of its own"):
         workflow.instantiate(
             {"plan.md": b"---\n{title: t, inputs: {a: string}}\n---\n", "01-a.md": STEP}, "w", {"a": "x"}
         )
