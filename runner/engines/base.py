@@ -75,12 +75,12 @@ class ContextTooLongError(EngineError):
 
 
 class RequestRefusedError(EngineError):
-    """The provider calls the request invalid; `what` has its words."""
+    """The provider calls the request invalid; `what` quotes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolSpec:
-    """A tool as the model is told of it. `parameters`: a JSON schema of an object."""
+    """A tool as the model sees it. `parameters`: a JSON schema of an object."""
 
     name: str
     description: str
@@ -164,7 +164,7 @@ class Request:
         }
 
     def digest(self) -> str:
-        """Return what a recording knows the request by: its content, with what differs from run to run masked."""
+        """Return the digest by which a recording finds the request: of its content, with masks for what differs from run to run."""
         return digest_of(self.plain())
 
 
@@ -172,7 +172,7 @@ class Request:
 class Response:
     """A model's answer. `finish`: stop, length, refused or malformed; `raw`: the provider's whole response, as JSON.
 
-    `problem`: the provider's own words on why a `finish` is refused or malformed; `usd`: what a recorded answer cost, in US dollars.
+    `problem`: the provider's reason for a `finish` that is refused or malformed; `usd`: the cost of a recorded answer, in US dollars.
     """
 
     turn: ModelTurn

@@ -70,7 +70,7 @@ class GeminiEngine:
             raise KeyMissingError("no key for Gemini is set", f"looked for {looked}", f"set {KEYS[-1]}")
         if not re.fullmatch(r"[!-~]+", self._key) or self._key.startswith("auth_tokens/"):
             raise KeyRefusedError(
-                "what is set is no API key of Gemini's", self._variable, f"set {self._variable} to an API key"
+                "the value is not an API key of Gemini", self._variable, f"set {self._variable} to an API key"
             )
         self._line: _Line | None = None
 
@@ -127,8 +127,8 @@ class GeminiEngine:
         words = self._readable(f"{type(error).__name__}: {error}")
         if isinstance(error, (OSError, *_transport_errors())):
             return NetworkError(f"no answer from the endpoint ({words})", self._where, f"check the network; {_AGAIN}")
-        # Whatever else the SDK trips over is in what came back: it was given nothing of people's to judge.
-        return MalformedResponseError(f"what came back is not Gemini's format ({words})", self._where, _AGAIN)
+        # Every other exception of the SDK is about the response: the request holds nothing that it could refuse.
+        return MalformedResponseError(f"the response is not Gemini's format ({words})", self._where, _AGAIN)
 
     def _readable(self, words: str) -> str:
         """Return a provider's message on one line, cut, and without the key."""
@@ -140,8 +140,8 @@ class _Line:
     """One client of the SDK, whose connections another thread can cut."""
 
     def __init__(self, key: str, base_url: str) -> None:
-        # The SDK warns on stderr, through logging and warnings, of what is no news to anybody: two keys are set, a finish
-        # reason is newer than its tables.
+        # The SDK warns on stderr, through logging and warnings, of harmless things: two keys are set, a finish reason is newer
+        # than its tables.
         logging.getLogger("google_genai").addHandler(logging.NullHandler())
         warnings.filterwarnings("ignore", module=r"google\.genai\b")
         genai: Any = importlib.import_module("google.genai")
@@ -165,7 +165,7 @@ class _Line:
         """Send a request; the queue gets the response's chunks as they arrive, then None, or the exception that ended it.
 
         A thread waits for the network, because much of that (looking up a name, a server that sends a byte now and then)
-        neither ends in time nor hears of an interrupt by itself.
+        neither ends in time nor reacts to an interrupt.
         """
         types = self._types
         config = types.GenerateContentConfig(

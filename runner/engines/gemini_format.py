@@ -57,7 +57,7 @@ _FINISH: Final = {
 _MOST_TOKENS: Final = 10**9  # of one answer; budgets could not be kept by a count that is none
 
 # Google's documented stand-in (base64 of `skip_thought_signature_validator`) for the signature of a call that another
-# model made: without one, Gemini refuses a conversation that was begun elsewhere.
+# model made: without one, Gemini refuses a conversation that another model started.
 _NO_SIGNATURE: Final = "c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="
 
 
@@ -263,7 +263,7 @@ def refusal(
         hint = "check the model's name and what the step gives it"
         return RequestRefusedError(f"Gemini calls the request invalid ({code}){said}", where, hint)
     return MalformedResponseError(
-        f"what came back is not Gemini's format ({code}){said}", where, "run the same command again"
+        f"the response is not Gemini's format ({code}){said}", where, "run the same command again"
     )
 
 

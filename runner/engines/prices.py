@@ -1,7 +1,7 @@
-"""What a model's answer costs, from genai-prices' table as it is installed: offline, and never updated on the way.
+"""The cost of a model's answer, from the table of the installed genai-prices: offline, and never updated on the way.
 
-Promises an upper bound, so that a budget stops early rather than late (ADR 0005). A price that is not known is None, which
-is said to people and never taken for nothing.
+The cost is an upper bound, so that a budget stops early rather than late (ADR 0005). An unknown price is None, which people see and
+which never counts as zero.
 """
 
 from __future__ import annotations

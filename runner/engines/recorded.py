@@ -4,7 +4,7 @@ A cassette is JSON lines, one answer each: `schema`, `engine` (whose answer it i
 for finding and for reading), `response` (in neutral form, with the provider's own beside it, and what it cost, `usd`, where that
 was known: replaying needs no table of prices, and costs what the original did). It is found strictly by `Request.digest()`; the
 same request asked again gets the next answer that was recorded for it. Cassettes are made, never edited: a request that is not
-its digest's is refused. What is kept out of them (secrets) the caller says, by `clean`.
+its digest's is refused. The caller removes secrets from them, by `clean`.
 """
 
 from __future__ import annotations
@@ -121,10 +121,10 @@ class Recorder:
     ) -> None:
         """Wrap `engine`; an existing cassette is continued. `price`: the cost of an answer, if that is known.
 
-        `clean`: takes out of what is written what must not be; the answer is given as it is written.
+        `clean`: removes secrets from a record before it is written; the answer is returned as it is written.
 
         Raises:
-            MalformedFileError: what is there is no cassette.
+            MalformedFileError: the file is not a cassette.
             UsageError: nothing can be written there.
         """
         self.name, self.provider, self.model = engine.name, engine.provider, engine.model

@@ -2,8 +2,8 @@
 
 An account is a host and a numeric id; a login can be renamed and registered again by another person, so it is only shown. Each
 method reads before it writes, so a repeated call changes nothing: a caller may be late, call twice, or not know how its last call
-ended. Lists are complete, however many pages they have. No value and no error contains a token. Which reviews count is decided in
-`executor/reviews.py`; what is posted, and whether anything is, by the caller.
+ended. Lists are complete, however many pages they have. No value and no error contains a token. `executor/reviews.py` decides which
+reviews count; the caller decides whether to post, and what.
 """
 
 from __future__ import annotations
@@ -435,7 +435,7 @@ def marker(key: str) -> str:
 
 
 def own_comment(me: Identity, comments: Iterable[Comment], key: str) -> Comment | None:
-    """Return our comment of that key: the first by our account that starts with the key's marker, which anybody may copy."""
+    """Return our comment of that key: the first by our account that starts with the key's marker, which other accounts can copy."""
     mine = (one for one in comments if one.by == me)
     return next((one for one in mine if one.body.replace("\r\n", "\n").split("\n")[0] == marker(key)), None)
 

@@ -42,7 +42,7 @@ def find(project: ForgeProject, environ: Mapping[str, str]) -> Token:
         searched.append(name)
         value = (source() or "").strip()
         if value and not value.isprintable():
-            raise TokenMissingError("what was found is no token", name, rights)
+            raise TokenMissingError("the value found is no token", name, rights)
         if value:
             return Token(value, name)
     raise TokenMissingError(

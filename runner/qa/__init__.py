@@ -1,1 +1,1 @@
-"""Checks and verdicts: what is run after the work, and what its outcome says."""
+"""Checks and verdicts: the commands that run after the work, and the meaning of their outcome."""

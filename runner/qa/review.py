@@ -1,6 +1,6 @@
-"""What a review looks at and what it leaves: the change in bounds, the files to be careful with, the report.
+"""A review's material and its report: the bounded diff, the sensitive files, the findings.
 
-Nobody is asked here; that is the executor's matter. Nothing is left out in silence: what does not fit is named.
+The executor asks the model. Parts that do not fit into the bounds are named, never left out in silence.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _diffs(git: Git, before: str, after: str, wanted: Sequence[str]) -> dict[str
             "diff-tree", "-r", "-p", "--text", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color",
             before, after, "--", *some, env={"GIT_LITERAL_PATHSPECS": "1"},
         ).decode("utf-8", "replace")  # fmt: skip
-        # A line of a diff begins with +, -, @, \ or a space; a file that became a link has two parts with one headline.
+        # A line of a diff starts with +, -, @, \ or a space; a file that became a link has two parts with one headline.
         parts: list[str] = []
         for part in re.split(r"(?m)^(?=diff --git )", out)[1:]:
             same = parts and parts[-1].split("\n", 1)[0] == part.split("\n", 1)[0]
@@ -158,7 +158,7 @@ def report(
     evidence: Sequence[CheckEvidence],
     seen: Change,
 ) -> bytes:
-    """Return `reports/SLUG.ATTEMPT.md`. A model's words stand in it as plain indented text that no forge renders."""
+    """Return `reports/SLUG.ATTEMPT.md`. A model's text is in it as plain indented text that no forge renders."""
     same = " (the model that did the work, in a conversation of its own)" if judge == author else ""
     lines = [
         f"# QA of {slug}, attempt {attempt}: {verdict.verdict}",

@@ -1,8 +1,8 @@
-"""What a place to run commands in promises: one command in, one outcome out, and nothing that survives it.
+"""The interface of a place to run commands in: one command in, one outcome out, and nothing survives it.
 
-A sandbox starts programs, feeds and reads them, and ends them with everything that they started. It knows nothing of
-protocols, steps or policy: whoever calls says which folders, which environment and which time a command gets. Where a
-command runs is a choice of people's, made by `runner.sandbox.choose`.
+A sandbox starts programs, feeds and reads them, and ends them with everything that they started. It knows nothing of protocols,
+steps or policy: the caller names the folders, the environment and the time limit of a command. People choose where commands run, by
+`runner.sandbox.choose`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SandboxUnavailableError(SandboxError):
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One program to run, with all that it gets; what is not named here it does not have.
+    """One program to run, and all that it gets: nothing else is there for it.
 
     Raises:
         ValueError: the caller built a command that cannot be: no argv, a NUL, a `cwd` outside the folders given.
@@ -90,7 +90,7 @@ class Outcome:
 
 
 class Session(Protocol):
-    """A child spoken with over pipes. What is written to `stdin` has to be flushed."""
+    """A child with pipes to it. The caller flushes `stdin` after writing."""
 
     stdin: BinaryIO
     stdout: BinaryIO
@@ -109,7 +109,7 @@ class Sandbox(Protocol):
 
     @property
     def name(self) -> str:
-        """The word of config.yaml's `executor`, and after a + what was loosened: `sandbox+user-namespaces`."""
+        """The value of config.yaml's `executor`, and after a + each loosened protection: `sandbox+user-namespaces`."""
         ...
 
     def run(self, command: Command, on_output: Callable[[bytes], None] | None = None) -> Outcome:

@@ -37,12 +37,12 @@ from runner.sandbox.process import Group, PipeSession, descendants, processes, p
 
 HOME = Path("/home/runner")
 MOST_PROCESSES = 4096
-STARTS_WITHIN = 60.0  # seconds; signals wait for it, since what is not known yet cannot be ended
+STARTS_WITHIN = 60.0  # seconds; signals wait for it, since an unknown process cannot be ended
 
-# /nix/store, not /nix: the socket of the Nix daemon stands beside it.
+# /nix/store, not /nix: the socket of the Nix daemon is beside it.
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store")
 
-# What programs need of /etc. Of ssl, pki and maven only parts: private keys and passwords stand in the rest.
+# What programs need of /etc. Of ssl, pki and maven only parts: private keys and passwords are in the rest.
 ETC = (
     *("passwd", "group", "nsswitch.conf", "hosts", "host.conf", "gai.conf", "resolv.conf", "protocols", "services"),
     *("ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "ca-certificates", "ca-certificates.conf", "crypto-policies"),
@@ -197,7 +197,7 @@ class Bubblewrap:
         yield from ("--setenv", "HOME", _home(command))
 
     def _binds(self, command: Command) -> Iterator[str]:
-        """Bind the folders, outer ones first: what is said of an inner folder holds for it."""
+        """Bind the folders, outer ones first, so that an inner folder's own binding holds."""
         given = (*command.writable, *command.readable)
         binds = [("--bind", path) for path in command.writable] + [("--ro-bind", path) for path in command.readable]
         for path in self.toolchains:
@@ -224,7 +224,7 @@ class _BubblewrapGroup(Group):
             while b"}" not in self._said:
                 if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
                     raise SandboxError(
-                        f"bubblewrap began nothing within {STARTS_WITHIN:g} s",
+                        f"bubblewrap started nothing within {STARTS_WITHIN:g} s",
                         where="executor: sandbox",
                         hint="look whether a folder that it is to show hangs, such as a network's; nothing was run",
                     )
@@ -248,7 +248,7 @@ class _BubblewrapGroup(Group):
             return False
         poll = select.poll()
         poll.register(self._handle, select.POLLIN)
-        return not poll.poll(1000)  # bwrap is gone, so the kernel is ending what is inside
+        return not poll.poll(1000)  # bwrap is gone, so the kernel is ending the processes inside
 
     def send(self, number: signal.Signals) -> None:
         self._was_ended = True
@@ -274,14 +274,14 @@ class _BubblewrapGroup(Group):
             raise SandboxError(
                 f"bubblewrap could not make the sandbox: {_last_line(said)}",
                 where="executor: sandbox",
-                hint="look whether what it names is there; `runner doctor` tells whether bubblewrap works at all",
+                hint="check that the file that it names exists; `runner doctor` shows whether bubblewrap works at all",
             )
 
 
 def toolchains(path: str, home: Path) -> tuple[Path, ...]:
-    """Return the folders to bind so that what is on `path` (a PATH) and not the system's can be run inside.
+    """Return the folders to bind so that programs on `path` (a PATH) that are not the system's can run inside.
 
-    Of what is below `home`: version managers, the installations (virtual environments too) whose `bin` is on the path
+    Below `home`: version managers, the installations (virtual environments too) whose `bin` is on the path
     or that a link there leads to, else the folder on the path alone. Never `home` itself, nor a folder that holds it.
     """
     found: set[Path] = set()

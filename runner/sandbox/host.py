@@ -4,7 +4,7 @@ For people who say so (`executor: host`), where no sandbox is to be had. `writab
 enforced. What this place can do is end what it started: each command has a session of its own, and on Linux the runner
 adopts what daemonises itself away (PR_SET_CHILD_SUBREAPER) and finds it in /proc.
 
-What it cannot do: end anything when the runner itself is killed by SIGKILL (whoever goes on with the protocol does, by
+What it cannot do: end anything when the runner itself is killed by SIGKILL (the runner that resumes the protocol does, by
 `end_all`); find, where there is no /proc (macOS), a process that left its group by setsid; end a service that the command
 asked another process to start (systemd-run, cron, docker). While two host commands run at once, in threads, a daemon of
 one may be ended with the other; likewise a child of the runner's that others start in a session of its own meanwhile.

@@ -1,6 +1,6 @@
 """A command's processes: read and fed while they live, and ended together.
 
-What is the same wherever a command runs. How its processes are found and signalled differs, and is a `Group` each.
+The part that is the same wherever a command runs. A `Group` finds and signals the processes of one place.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runner.values import dataclass
 GRACE = 2.0  # seconds between SIGTERM and SIGKILL
 LINGER = 0.5  # seconds that an output may stay open after its command is over
 TICK = 0.05  # seconds between two looks at whether the command is over
-UNKILLABLE = 5.0  # seconds after SIGKILL: what is still there hangs in the kernel, and nobody can end it
+UNKILLABLE = 5.0  # seconds after SIGKILL: a process that is still there hangs in the kernel, and cannot be ended
 TIMED_OUT = 124
 CHUNK = 64 * 1024
 
@@ -71,9 +71,9 @@ def descendants(roots: Iterable[int], table: dict[int, Process]) -> set[int]:
 
 
 def end_all(variable: bytes) -> int:
-    """End the processes whose environment began with `variable`, and all that descends from them; return how many that were.
+    """End the processes that were started with `variable` in their environment, and their descendants; return their number.
 
-    None where there is no /proc, and none where we are inside ourselves: a command that calls the runner, or a shell of a person's.
+    It ends none where there is no /proc, or where this process is inside: a command that calls the runner, or a person's shell.
     """
     ended: set[int] = set()
     own, table = {os.getpid()}, processes()
@@ -162,7 +162,7 @@ def program(command: Command) -> tuple[str, ...]:
     alike; and it takes away PWD where the caller did not give it, which bubblewrap sets.
 
     Raises:
-        SandboxError: what it names cannot be told from an assignment, or its folder is not there.
+        SandboxError: the program's name looks like an assignment, or its folder is not there.
     """
     if "=" in command.argv[0]:
         raise SandboxError(
@@ -177,13 +177,13 @@ def program(command: Command) -> tuple[str, ...]:
 
 
 class Output:
-    """What a command says, however long: a digest, a count and a tail."""
+    """A command's output, however long: a digest, a count and a tail."""
 
     def __init__(self, keep: int) -> None:
         self._digest, self._tail, self._keep, self._size = hashlib.sha256(), bytearray(), keep, 0
 
     def take(self, data: bytes) -> None:
-        """Add what was said next."""
+        """Add the next part of the output."""
         self._digest.update(data)
         self._size += len(data)
         self._tail += data
@@ -191,11 +191,11 @@ class Output:
             del self._tail[: len(self._tail) - self._keep]
 
     def tail(self) -> bytes:
-        """Return the last bytes that were said."""
+        """Return the last bytes of the output."""
         return bytes(self._tail[max(0, len(self._tail) - self._keep) :])
 
     def outcome(self, code: int, timed_out: bool, started: float) -> Outcome:
-        """Return the outcome of a command that began at `started` (monotonic) and is over now."""
+        """Return the outcome of a command that was started at `started` (monotonic) and is over now."""
         seconds = time.monotonic() - started
         digest = "sha256:" + self._digest.hexdigest()
         return Outcome(TIMED_OUT if timed_out else code, timed_out, seconds, digest, self._size, self.tail())
@@ -289,7 +289,7 @@ def _to_its_end(
                 pump.listeners = []  # what a shell says of its children being ended is not the command's output
         except BaseException:
             if pump is not None:
-                pump.listeners = [output.take]  # whoever raised is not called again on the way out
+                pump.listeners = [output.take]  # a listener that raised is not called again on the way out
             raise
         finally:
             group.end(pump.turn if pump is not None else time.sleep)
@@ -356,7 +356,7 @@ class PipeSession:
 
     def close(self, grace: float = 2.0) -> Outcome:
         """Close stdin, wait `grace` seconds, then end the whole group; see `Session.close`."""
-        with suppress(OSError):  # what was not flushed, or what a dead child did not read
+        with suppress(OSError):  # data that was not flushed, or that a dead child did not read
             self.stdin.close()
         if self._timer is not None:
             self._timer.cancel()

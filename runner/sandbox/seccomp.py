@@ -1,7 +1,7 @@
 """The seccomp filter: system calls that a command in the sandbox does not get, and the program that the kernel asks about each call.
 
-Pure: a machine's name in, bytes for `bwrap --seccomp` out. What is refused is what widens the kernel that a command reaches and
-what no build or test needs: kernel keys (they belong to the user, not to the sandbox), bpf, userfaultfd, perf events, io_uring,
+Pure: a machine's name in, bytes for `bwrap --seccomp` out. It refuses calls that widen the part of the kernel in reach of a command
+and that no build or test needs: kernel keys (they belong to the user, not to the sandbox), bpf, userfaultfd, perf events, io_uring,
 user namespaces (unless asked for), and the machine's other ABIs, whose calls have numbers that the table does not know.
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Effect = Literal["read", "workspace", "external"]
 Repeat = Literal["never", "keyed", "probed"]
 
-SHOWN = 5  # problems told at once
+SHOWN = 5  # problems in one message
 WORDS = {
     "string": "text",
     "integer": "a whole number",
@@ -32,7 +32,7 @@ WORDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contract:
-    """What a tool promises."""
+    """The contract of a tool."""
 
     name: str
     description: str
@@ -41,16 +41,16 @@ class Contract:
     parameters: Mapping[str, Any]  # JSON schema of the arguments, an object
     returns: Mapping[str, Any] | None  # JSON schema of the result; None where nothing is known of it
     source: str  # "built in", or module:function
-    timeout: float | None = None  # seconds that a call may take; None where whoever opened the tool decided
+    timeout: float | None = None  # seconds that a call may take; None where the opener of the tool sets it
     key: str | None = None  # the argument of a keyed one that takes an idempotency key of ours; not among `parameters`
     env: tuple[str, ...] = ()  # names of the environment variables that it is given
     network: tuple[str, ...] = ()  # hosts that its entry names
 
 
 class ToolError(Exception):
-    """A call did not work; told to whoever made it: the model, or the step that then fails.
+    """A call failed; the caller gets the message: the model, or the step, which then fails.
 
-    `output` holds the last lines of what the tool said, or of its traceback.
+    `output` holds the last lines of the tool's output, or of its traceback.
     """
 
     def __init__(self, message: str, output: str = "") -> None:
@@ -118,7 +118,7 @@ def check_arguments(contract: Contract, arguments: Mapping[str, Any]) -> None:
     """Refuse arguments that the contract does not allow.
 
     Raises:
-        ToolError: naming each argument that is wrong, and what was expected.
+        ToolError: it names each wrong argument, and the expected type.
     """
     try:
         json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False).encode()
@@ -136,7 +136,7 @@ def check_result(contract: Contract, result: Any) -> None:
     """Refuse a result that the contract does not allow; the call has been made all the same.
 
     Raises:
-        ToolError: naming what is wrong with it.
+        ToolError: it names the problems.
     """
     if contract.returns is not None and (problems := _problems(contract.returns, result, "result")):
         raise ToolError(f"it was called, but its result is not what it declares: {'; '.join(problems)}")
@@ -153,7 +153,7 @@ def _problems(schema: Mapping[str, Any], value: Any, what: str) -> list[str]:
     try:
         errors = list(validator.iter_errors(value))
     except Unresolvable as error:
-        raise ToolError(f"the schema of the {what}s refers to what is not there: {error.ref}") from error
+        raise ToolError(f"the schema of the {what}s has a reference to nothing: {error.ref}") from error
     errors.sort(key=lambda error: [str(part) for part in error.absolute_path])
     found = [text for error in errors for text in _told(best_match([error]) or error, schema, what)]
     problems = list(dict.fromkeys(found))

@@ -93,7 +93,7 @@ class Annotations:
                     return part(value)
                 except (ValueError, TypeError):
                     continue
-            raise ValueError("it is none of what is allowed")
+            raise ValueError("it is none of the allowed values")
 
         return {"anyOf": [schema for _, schema, _ in parts]}, load
 
@@ -225,7 +225,7 @@ def _choices(choices: list[tuple[Any, Any]]) -> tuple[Schema, Load]:
                 return meant
         raise ValueError("it is none of the choices")
 
-    # Not the value of an IntEnum itself but a plain one: what is said is JSON.
+    # Not the value of an IntEnum itself but a plain one: the answer is JSON.
     return {"enum": [json.loads(json.dumps(value)) for value, _ in choices]}, load
 
 
@@ -272,7 +272,7 @@ class Function:
         needed = [name for name, parameter in parameters.items() if parameter.default is parameter.empty]
         schema, self._load = takes.object({n: hints.get(n, Any) for n in parameters}, needed, dict)
         for key, parameter in parameters.items():
-            with contextlib.suppress(TypeError, ValueError):  # one that JSON has not is not told
+            with contextlib.suppress(TypeError, ValueError):  # one that JSON does not have is left out
                 if parameter.default is not parameter.empty:
                     default = json.loads(json.dumps(plain(parameter.default), allow_nan=False))
                     schema["properties"][key] = {**schema["properties"][key], "default": default}
@@ -404,7 +404,7 @@ def _told(error: BaseException) -> str:
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
-    """Write the traceback to stderr; return what is answered."""
+    """Write the traceback to stderr; return the answer."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next

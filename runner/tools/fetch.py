@@ -30,7 +30,7 @@ Allowed = Callable[[str], str | None]  # the host -> None where it is allowed, e
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What was fetched. `url`: where it was in the end."""
+    """A fetched page. `url`: its own, after redirects."""
 
     url: str
     status: int
@@ -41,7 +41,7 @@ def fetch(url: str, allowed: Allowed, *, timeout: float = TIMEOUT) -> Page:
     """Return the page at a URL.
 
     Raises:
-        ToolError: the URL or a host on the way is not allowed, nobody answers, or what is there is too much or no text.
+        ToolError: the URL or a host on the way is not allowed, there is no answer, or the page is too big or not text.
     """
     expired = threading.Event()
     sockets: list[socket.socket] = []
@@ -60,15 +60,15 @@ def fetch(url: str, allowed: Allowed, *, timeout: float = TIMEOUT) -> Page:
         for _ in range(HOPS + 1):
             parts = _checked(url, allowed)
             answer = _ask(parts, timeout, sockets)
-            if expired.is_set():  # what was cut off there looks like an end
-                raise ToolError(f"no end after {timeout:g} s")
+            if expired.is_set():  # a page that was cut off looks complete
+                raise ToolError(f"timed out after {timeout:g} s")
             if isinstance(answer, Page):
                 return answer
             url = urljoin(url, answer)
         raise ToolError(f"more than {HOPS} redirects")
     except (OSError, http.client.HTTPException, ValueError) as error:
         if expired.is_set():
-            raise ToolError(f"no end after {timeout:g} s") from error
+            raise ToolError(f"timed out after {timeout:g} s") from error
         raise ToolError(f"{urlsplit(url).hostname}: {error}") from error
     finally:
         timer.cancel()
@@ -77,7 +77,7 @@ def fetch(url: str, allowed: Allowed, *, timeout: float = TIMEOUT) -> Page:
 def _checked(url: str, allowed: Allowed) -> SplitResult:
     """Return the parts of a URL that may be asked."""
     if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise ToolError("a URL is plain ASCII without blanks and backslashes; encode what is not")
+        raise ToolError("a URL is plain ASCII without blanks and backslashes; encode other characters")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname or "", parts.port

@@ -55,7 +55,7 @@ class FileWorker:
             answer = exchange(self._session, {"call": call, "arguments": dict(arguments)}, timeout)
         except TimeoutError:
             self.close(0.0)
-            raise ToolError(f"no end after {timeout:g} s; ask for less at once") from None
+            raise ToolError(f"timed out after {timeout:g} s; ask for less at once") from None
         except BaseException:
             self.close(0.0)
             raise
@@ -90,7 +90,7 @@ class FileWorker:
         return SandboxUnavailableError(
             f"{what}: {said[-1] if said else 'it said nothing'}",
             where=self._command.argv[0],
-            hint="look whether the workspace is there and memory is left; `runner doctor` tells whether the sandbox works",
+            hint="look whether the workspace is there and memory is left; `runner doctor` shows whether the sandbox works",
         )
 
 
@@ -168,7 +168,7 @@ class Ripgrep:
             notes.append(f"there are more than {len(found)} matches; narrow the pattern, path or glob")
         else:
             if outcome.timed_out:
-                raise ToolError(f"no end after {timeout:g} s; narrow the path or glob")
+                raise ToolError(f"timed out after {timeout:g} s; narrow the path or glob")
             if outcome.code not in (0, 1):
                 return None
         alias = self._commands.alias

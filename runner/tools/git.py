@@ -92,7 +92,7 @@ _KNOWN = re.compile(
 
 
 def command(args: Sequence[str], work: Path) -> tuple[tuple[str, ...], list[str]]:
-    """Return what to run, and the words that may be paths, which have to stay in the workspace.
+    """Return the command, and its arguments that may be paths, which must stay in the workspace.
 
     Raises:
         ToolError: the arguments are not for reading.
@@ -118,7 +118,7 @@ def command(args: Sequence[str], work: Path) -> tuple[tuple[str, ...], list[str]
                 options.append(_value(name, word, rest.pop(0)))
         else:
             words.append(word)
-    # git blame of 2.39 loses its file behind --end-of-options; no word begins with a dash here, so nothing is lost.
+    # git blame of 2.39 loses its file behind --end-of-options; no argument starts with a dash here, so it is not needed.
     end = () if name == "blame" else ("--end-of-options",)
     off = tuple(part for setting in _OFF for part in ("-c", setting))
     argv = (
@@ -154,14 +154,14 @@ def _value(name: str, option: str, value: str) -> str:
 
 
 def _maybe_paths(word: str) -> list[str]:
-    """Return what git may open of a word: a path, a pathspec's path; nothing of `REV:path`, which is read from objects."""
+    """Return the paths in an argument that git may open: a path, a pathspec's path; not `REV:path`, which is read from objects."""
     if word.startswith(":"):  # :(magic)path, :/path, :!path, :^path; :path is the index's
         word = re.sub(r"^:(?:\([^)]*\)|[/!^]*)", "", word)
     return [word] if word and word != "-" else []
 
 
 def environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Return what git gets: nothing of git's but what makes it ask nobody and read nothing else."""
+    """Return the environment of git: of its own variables only those that make it ask nobody and read nothing else."""
     kept = {key: value for key, value in env.items() if not key.startswith("GIT_")}
     return {
         **kept,
@@ -172,12 +172,12 @@ def environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def listing(work: Path) -> tuple[str, ...]:
-    """Return the command that lists the names in the repository's configuration, and starts nothing that stands in it."""
+    """Return the command that lists the names in the repository's configuration, and starts no program that it names."""
     return ("git", "config", "--file", f"{work / '.git/config'}", "--no-includes", "--list", "--name-only")
 
 
 def refuse_configuration(listed: str) -> None:
-    """Refuse a repository whose configuration holds more than what is known to be harmless.
+    """Refuse a repository whose configuration has a setting that is not known to be harmless.
 
     Raises:
         ToolError: naming the first setting that is not.

@@ -51,9 +51,9 @@ def exchange(session: Session, request: Mapping[str, Any] | None, timeout: float
     try:
         answer = json.loads(said)
     except ValueError as error:
-        raise ToolError("it answered with what is not JSON") from error
+        raise ToolError("its answer is not JSON") from error
     if not isinstance(answer, dict):
-        raise ToolError("it answered with what is no object")
+        raise ToolError("its answer is not an object")
     return answer
 
 

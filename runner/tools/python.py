@@ -128,7 +128,7 @@ class PythonTools:
         try:
             hello = exchange(self._session, None, self._timeout)
         except TimeoutError:
-            raise self._refusal(f"no end after {self._timeout:g} s", self._end(0.0)) from None
+            raise self._refusal(f"timed out after {self._timeout:g} s", self._end(0.0)) from None
         except ToolError as error:
             raise self._refusal(error.message, self._end(0.0)) from error
         except BaseException:
@@ -178,7 +178,7 @@ class PythonTools:
                 self.tools[name] = self._repeatable(self.tools[name].contract, declared)
 
     def _repeatable(self, contract: Contract, declared: ToolEffect) -> Tool:
-        """Return an external tool as its entry says that it may be repeated: we fill the key, so nobody is told of it."""
+        """Return an external tool that is repeatable as its entry says: the runner fills in the key, so no model sees it."""
         if contract.key is not None:
             properties = {k: v for k, v in contract.parameters["properties"].items() if k != contract.key}
             required = [name for name in contract.parameters.get("required", ()) if name != contract.key]
@@ -190,10 +190,10 @@ class PythonTools:
         return PythonTool(contract, self._ask)
 
     def _check_entry(self) -> None:
-        """Hold the effects that the configuration declares against the functions that there are.
+        """Check that the effects in the configuration name functions of the module.
 
         Raises:
-            ToolModuleError: it names what is not there, which would leave the function meant external and never.
+            ToolModuleError: it names a missing function; the one that was meant would stay external, never repeated.
         """
         for name, declared in self._module.effects.items():
             if name not in self.tools and name not in self.refused:
@@ -257,7 +257,7 @@ class PythonTools:
             answer = exchange(self._session, {"call": name, "arguments": dict(arguments)}, self._timeout)
         except TimeoutError:
             said = _last_lines(self._end(0.0))
-            raise OutcomeUnknownError(f"no end after {self._timeout:g} s; it was ended", said) from None
+            raise OutcomeUnknownError(f"timed out after {self._timeout:g} s; it was ended", said) from None
         except ToolError as error:
             self._end(0.0)
             raise OutcomeUnknownError(error.message) from error

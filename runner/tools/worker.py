@@ -2,13 +2,13 @@
 
     python -I -S -B worker.py FOLDER NAME...
 
-Standard library alone, Python 3.11. Only `ripgrep` imports it, for what both searches share. FOLDER is the workspace, each
-NAME what it is called besides. It says {"ready": true}; then each {"call": name, "arguments": {…}} on stdin is answered by
-{"result": …}, by {"error": …}, which is the model's to know, or by {"crash": traceback}, which is ours.
+Standard library alone, Python 3.11. `files` imports it for the code that both searches share. FOLDER is the workspace, each NAME
+another name of it. It prints {"ready": true}; then it answers each {"call": name, "arguments": {…}} on stdin by {"result": …}, by
+{"error": …} for the model, or by {"crash": traceback} for us.
 
-No path leads out of FOLDER, whatever changes it meanwhile: paths are walked name by name from an open folder. Reading
-follows links that stay inside, writing follows none. What is git's is not to be had by any name that some system takes for
-`.git`; below `.protocols` only `memory` is written.
+No path leads out of FOLDER, whatever changes it meanwhile: paths are walked name by name from an open folder. Reading follows links
+that stay inside, writing follows none. The git folder is out of reach by every name that some system takes for `.git`; below
+`.protocols` only `memory` is written.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class RefusedError(Exception):
-    """It cannot be done as asked; the model is told."""
+    """The call cannot be done; the model gets the message."""
 
 
 def _said(error: OSError, path: str) -> RefusedError:
@@ -183,7 +183,7 @@ class Root:
     def _refuse_names(at: list[str], path: str) -> None:
         if _plain(at[-1]) & {".git", "git~1"}:
             raise RefusedError(
-                f"{path}: what is git's is not for file tools; the tool `git` shows status, diff and history"
+                f"{path}: git's own files are not for file tools; the tool `git` shows status, diff and history"
             )
 
     @staticmethod
@@ -240,7 +240,7 @@ def _read(place: Place, root: Root, most: int = MOST_READ) -> bytes:
 
 
 def _write(place: Place, data: bytes, mode: int | None) -> None:
-    """Put a whole new file in place of what is there; never through a link."""
+    """Replace a file by a whole new one; never through a link."""
     if place.mode is not None and not stat.S_ISREG(place.mode):
         raise RefusedError(f"{place.path} is {'a folder' if stat.S_ISDIR(place.mode) else 'no plain file'}")
     kept = stat.S_IMODE(place.mode) & 0o777 if place.mode is not None else 0o644
@@ -263,7 +263,7 @@ def _write(place: Place, data: bytes, mode: int | None) -> None:
 
 
 class Text:
-    """A file's text, and how its bytes say it: mark at the beginning, ends of lines."""
+    """A file's text, and its form: byte order mark, ends of lines."""
 
     def __init__(self, data: bytes, path: str) -> None:
         self.mark = data.startswith(b"\xef\xbb\xbf")
@@ -276,7 +276,7 @@ class Text:
         self.crlf = _is_crlf(self.text)
 
     def fit(self, text: str) -> str:
-        """Return text as it would stand in this file."""
+        """Return text with this file's ends of lines."""
         return text.replace("\n", "\r\n") if self.crlf and "\r" not in text else text
 
     def bytes(self, text: str) -> bytes:
@@ -338,7 +338,7 @@ def _nearest(text: str, wanted: str) -> str:
             shown = "\n".join(
                 _numbered(n, lines[n - 1]) for n in range(at, min(at + len(asked), at + 8, len(lines) + 1))
             )
-            return f"; but for spaces or empty lines it stands at line {at}:\n{shown}"
+            return f"; but for spaces or empty lines it is at line {at}:\n{shown}"
     first = max(bare, key=len)
     near = difflib.get_close_matches(first[:200], {line[:200] for _, line in have}, 3, 0.5)
     found = [number for line in near for number, other in have if other[:200] == line][:3]
@@ -413,7 +413,7 @@ def read_file(root: Root, path: str, start_line: int | None = None, end_line: in
     notes = []
     text = data.removeprefix(b"\xef\xbb\xbf").decode(errors="replace")
     if text.encode() != data.removeprefix(b"\xef\xbb\xbf"):
-        notes.append("it is not UTF-8: what is not is shown as �")
+        notes.append("it is not UTF-8: other bytes are shown as �")
     if _is_crlf(text):
         text = text.replace("\r\n", "\n")
         notes.append("lines end with CRLF, which edits keep")
@@ -429,7 +429,7 @@ def read_file(root: Root, path: str, start_line: int | None = None, end_line: in
     for number in range(first, last + 1):
         line = _numbered(number, lines[number - 1])
         if (size := size + len(line) + 1) > MOST_SHOWN and out:
-            notes.append(f"only lines {first}-{number - 1} are shown; go on with start_line={number}")
+            notes.append(f"only lines {first}-{number - 1} are shown; continue with start_line={number}")
             break
         out.append(line)
     return {"path": shown, "text": "\n".join(out), "lines": len(lines), "note": "; ".join(notes)}
@@ -439,7 +439,7 @@ def write_file(root: Root, path: str, content: str) -> dict[str, Any]:
     with root.walk(path, writing=True, make=False) as place:
         data = content.encode()
         if place.mode is not None and stat.S_ISREG(place.mode):
-            with contextlib.suppress(RefusedError):  # what is not text, or too much of it, is written over all the same
+            with contextlib.suppress(RefusedError):  # a file that is not text, or too big, is replaced all the same
                 data = Text(_read(place, root), path).fit(content).encode()
     with root.walk(path, writing=True, make=True) as place:
         _write(place, data, None)
@@ -483,7 +483,7 @@ def _edited(held: Text, text: str, edit: dict[str, Any], root: Root, path: str) 
     lines = [_line_of(text, at) for at in found]
     if len(found) > 1 and not edit.get("all"):
         raise RefusedError(
-            f"`old` is in {path} {len(found)} times, at lines {_some(lines)}; give more of what stands around it, or `all`"
+            f"`old` is in {path} {len(found)} times, at lines {_some(lines)}; give more of the text around it, or `all`"
         )
     return text.replace(old, new), lines
 
@@ -554,14 +554,14 @@ def _patched(held: Text, hunks: list[dict[str, Any]], path: str) -> str:
 
 def _misfit(lines: list[str], old: list[str], expected: int, found: list[int], held: Text) -> str:
     if found:
-        return f"what it removes or keeps stands at lines {_some([at + 1 for at in found])}; its line number fits none"
+        return f"the lines that it removes or keeps are at {_some([at + 1 for at in found])}; its line number fits none"
     for offset, line in enumerate(old):
         have = lines[expected + offset] if 0 <= expected + offset < len(lines) else None
         if have != line:
             told = "the file ends before it" if have is None else f"it has {have[:200]!r}"
             near = _nearest(held.text.replace("\r\n", "\n"), "".join(old).replace("\r\n", "\n"))
             return f"line {expected + offset + 1} of the file should be {line[:200]!r}, but {told}{near}"
-    return f"the file has {len(lines)} lines, and it begins at {expected + 1}"
+    return f"the file has {len(lines)} lines, and it starts at {expected + 1}"
 
 
 def list_files(
@@ -624,7 +624,7 @@ def search_text(
 
 
 class Search:
-    """What was found so far."""
+    """The matches so far."""
 
     def __init__(self, root: Root, finds: Callable[[str], Any], most: int) -> None:
         self.root, self.finds, self.most = root, finds, most
@@ -661,7 +661,7 @@ class Search:
 
 
 def check_paths(root: Root, paths: list[str], repository: bool = False) -> dict[str, Any]:
-    """Return where the paths lead, which may be missing; refuse those that lead out of the workspace or to what is git's.
+    """Return where the paths lead, which may be missing; refuse those that lead out of the workspace or to git's own files.
 
     With `repository`: refuse a repository of the workspace that is somewhere else.
     """

@@ -180,7 +180,7 @@ def test_a_search_without_an_end_is_ended_and_the_next_call_works(
     ground.env["PATH"] = "/nonexistent"
     with ground.open() as tools:
         hand = Hand(tools)
-        assert "no end after 1 s" in hand.refused("search_text", pattern="^(a+)+$")
+        assert "timed out after 1 s" in hand.refused("search_text", pattern="^(a+)+$")
         assert hand("read_file", path="a.txt")["lines"] == 3
 
 
@@ -219,7 +219,7 @@ def test_edits_are_exact_and_all_or_none(ground: Ground, hand: Hand) -> None:
     assert "edit 2 of 2" in (told := hand.refused("edit_file", path="b.py", edits=both)) and "no edit was made" in told
     assert ground.text("b.py") == "x = 1\nif x:\n    x = 1\n    y = 2\n"
     spaces = hand.refused("edit_file", path="b.py", edits=[{"old": "x = 1\n  y = 2", "new": ""}])
-    assert "stands at line 3:\n    3\t    x = 1\n    4\t    y = 2" in spaces
+    assert "it is at line 3:\n    3\t    x = 1\n    4\t    y = 2" in spaces
     assert "\n    4\t    y = 2" in hand.refused("edit_file", path="b.py", edits=[{"old": "    y = 22", "new": ""}])
     assert "empty" in hand.refused("edit_file", path="b.py", edits=[{"old": "", "new": "x"}])
     assert "the same" in hand.refused("edit_file", path="b.py", edits=[{"old": "x", "new": "x"}])
@@ -317,7 +317,7 @@ def test_a_wrong_line_number_is_forgiven_where_the_place_is_certain(ground: Grou
     hand("apply_patch", patch=hunk)
     assert ground.text("a.txt") == "one\ntwo\n3\n"
     ground.write("a.txt", "two\nthree\ntwo\nthree\n")
-    assert "stands at lines 1, 3" in hand.refused("apply_patch", patch=hunk)
+    assert "are at 1, 3" in hand.refused("apply_patch", patch=hunk)
 
 
 def test_a_write_that_fails_takes_the_others_back(ground: Ground, hand: Hand) -> None:
