@@ -18,8 +18,8 @@ from runner.app import create
 from runner.executor import advance
 from runner.executor.commit import Advanced
 from runner.protocol import events as ev
+from runner.store.environment import Environment
 from runner.store.project import Project
-from runner.store.surroundings import Surroundings
 
 PERSON = "alice@example.test"
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,9 +84,9 @@ class Ground:
 
     # --- the library ---------------------------------------------------------------------------------------------------
 
-    def surroundings(self) -> Surroundings:
+    def environment(self) -> Environment:
         """Return this machine's clock and randomness, with a state folder in the scratch folder."""
-        return Surroundings(
+        return Environment(
             now=time.time,
             monotonic=time.monotonic,
             sleep=time.sleep,
@@ -99,7 +99,7 @@ class Ground:
 
     def project(self, at: Path) -> Project:
         """Open a repository, held open by the caller."""
-        return Project.open(at, self.surroundings())
+        return Project.open(at, self.environment())
 
     # --- the command line ----------------------------------------------------------------------------------------------
 

@@ -107,7 +107,7 @@ def _bubblewrap(ground: Ground, turn: Spread, rounds: int) -> Iterator[Figure]:
 
 def _turns(ground: Ground, at: Path, executor: str, what: str) -> Spread:
     """Carry a step out here and return the times from an answer to the next question, without the first."""
-    with Project.open(at, ground.surroundings(), {"engine": f"instant:{what}", "executor": executor}) as project:
+    with Project.open(at, ground.environment(), {"engine": f"instant:{what}", "executor": executor}) as project:
         advance.step(project, create.create(project, "A plan", AGENT, where="plan").protocol)
     return Spread(tuple(MADE[-1].between[1:]))
 
@@ -117,7 +117,7 @@ def _processes(ground: Ground, at: Path, executors: list[str], rounds: int) -> I
     for executor in executors:
         cassette = ground.at / f"{executor}.jsonl"
         options = {"engine": "instant:file*1", "executor": executor, "record": str(cassette)}
-        with Project.open(at, ground.surroundings(), options) as project:
+        with Project.open(at, ground.environment(), options) as project:
             advance.step(project, create.create(project, "A plan", AGENT, where="plan").protocol)
             made = {
                 kind: [create.create(project, "A plan", files, where="plan").protocol for _ in range(rounds + 2)]

@@ -104,7 +104,7 @@ def _ours(ground: Ground, count: int) -> tuple[float, Path, list[str]]:
     for number in range(1, count + 1):
         files[f"{number:04d}-s{number}.md"] = b"---\ntitle: S\nkind: tool\ntool: echo\nwith: {text: a}\n---\nDo it.\n"
     at = ground.repository(50, bare=True)
-    with Project.open(at, ground.surroundings(), {"executor": "host"}) as project:
+    with Project.open(at, ground.environment(), {"executor": "host"}) as project:
         protocol = create.create(project, "A plan", files, where="plan").protocol
         began = time.perf_counter()
         made = list(go.run(project, protocol, max_steps=count + 1, adopt=True, tell=lambda done: None))

@@ -110,7 +110,7 @@ def _latency(ground: Ground, count: int, executor: str) -> tuple[Spread, Spread]
     """
     at = ground.repository(100)
     ready: list[tuple[str, str]] = []
-    with Project.open(at, ground.surroundings()) as project:
+    with Project.open(at, ground.environment()) as project:
         for _ in range(count):
             name = ground_.new(project, 1, "date +%s%N > began.txt")
             paused, resumed = (ground_.record(project, name).commit for _ in range(2))
@@ -174,7 +174,7 @@ def _idle(ground: Ground) -> Iterator[Figure]:
     """Watch many protocols in which nothing happens, with the looks that the timer makes."""
     count, seconds = (50, 15) if ground.quick else (1000, 180)
     at = ground.repository(100)
-    with Project.open(at, ground.surroundings()) as project:
+    with Project.open(at, ground.environment()) as project:
         for _ in range(count):
             ground_.record(project, ground_.new(project, 1))
     watching = Watching(ground, at)

@@ -26,8 +26,8 @@ import pytest
 
 from runner.protocol.ids import is_protocol_id
 from runner.store import remote as remote_
+from runner.store.environment import Environment
 from runner.store.project import Project
-from runner.store.surroundings import Surroundings
 from tests.gate import is_due
 
 hypothesis.settings.register_profile(
@@ -294,7 +294,7 @@ class Box:
         """Open the repository through the library, with a fixed clock that ticks and fixed randomness."""
         ticks = iter(range(START, START + 10_000_000))
         digits = iter(range(1, 1_000_000))
-        who = Surroundings(
+        who = Environment(
             now=lambda: float(next(ticks)),
             monotonic=__import__("time").monotonic,
             sleep=__import__("time").sleep,

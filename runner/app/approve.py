@@ -15,7 +15,7 @@ from runner.app.steer import number
 from runner.errors import RefusedError, UsageError
 from runner.executor import advance, load, permissions
 from runner.executor.commit import Advanced
-from runner.git import BLOB, TreeEntry, person
+from runner.git import BLOB, TreeEntry, identity
 from runner.protocol import approval_file, ids, log, paths
 from runner.protocol import events as ev
 from runner.protocol.approval_file import Decision, Form, Signed, Statement
@@ -275,7 +275,7 @@ def add(project: Project, found: Matter, data: bytes) -> str:
     verb = {Decision.APPROVE: "approves", Decision.REJECT: "rejects", Decision.REVOKE: "takes back its word on"}
     said = signed.statement
     message = f"{protocol}: {said.approver} {verb[said.decision]} {said.subject}\n".encode()
-    sign = person.setting(git, "user.signingkey") is not None
+    sign = identity.setting(git, "user.signingkey") is not None
 
     def make(seen: Snapshot) -> advance.Commit:
         judged = permissions.bench(project, seen, seen.state, found.authority)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from runner.errors import UnreachableError, UsageError
-from runner.git.person import clone as clone_
+from runner.git.identity import clone as clone_
 from runner.lines import lines_of
-from runner.store.surroundings import Surroundings
+from runner.store.environment import Environment
 
 
 def begin_if_needed(folder: Path) -> bool:
@@ -35,7 +35,7 @@ def begin_if_needed(folder: Path) -> bool:
         ) from error
 
 
-def clone(url: str, folder: Path | None, cwd: Path, who: Surroundings) -> Path:
+def clone(url: str, folder: Path | None, cwd: Path, who: Environment) -> Path:
     """Clone a repository with the person's own git, and the token of RUNNER_GIT_TOKEN, and return its folder. They are told how it
     goes on. Interrupted, it leaves nothing.
 

@@ -21,9 +21,9 @@ from runner.protocol import clarifications, ids, log, machine, paths, plans, str
 from runner.protocol import events as ev
 from runner.protocol.digest import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind
-from runner.store import creating, history, marks, numbers, publishing, transaction, unfinished, worktree
-from runner.store.places import write_atomically
+from runner.store import checkpoints, history, locks, lookup, protocol_worktree, publishing, transaction, worktree
 from runner.store.project import Project
+from runner.store.state_dir import write_atomically
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
     if not request:
         raise UsageError("TITLE is empty", "the command line", "say what is to be done")
     project.person()  # who nobody knows is told before a model is paid
-    _, start = creating.base_of(project, base)
+    _, start = protocol_worktree.base_of(project, base)
     task = planning.task_of_new(project, request, start)
     with planning.written(project, task, planning.check_new, questions=questions, waits=True) as told:
         usd = told.spent.get("usd", "0")
@@ -164,7 +164,7 @@ def begin(
     """
     git, who = project.git, project.who
     person = project.person()
-    base_name, base_tip = creating.base_of(project, base)
+    base_name, base_tip = protocol_worktree.base_of(project, base)
     if start is None:
         start = base_tip
         _name_what_has_no_force(project, start)
@@ -178,12 +178,12 @@ def begin(
         (name or title, base_name, events, sorted((one, digest(data)) for one, data in files.items()), person.email)
     )
     request = project.places.unfinished(digest(asked.encode("utf-8", "surrogateescape")).removeprefix("sha256:"))
-    note = unfinished.Note(request) if then is None else None  # `then` notes what it begins
+    note = locks.RequestNote(request) if then is None else None  # `then` notes what it begins
     if note is not None and (begun := _finish(project, note)) is not None:
         return begun
     claimed = publishing.look_at_numbers(project, always=then is not None)
     for _ in range(RACES):
-        number = max(numbers.taken(git, base_tip, project.pattern) | claimed, default=0) + 1
+        number = max(lookup.numbers_taken(git, base_tip, project.pattern) | claimed, default=0) + 1
         protocol = ids.protocol_id(number, slug)
         if protocol in trunk:
             continue
@@ -208,7 +208,7 @@ def begin(
             commit = git.person_commit(tree, (start,), person, text)
         else:
             commit = git.write_commit(tree, (start,), person, person, text, sign)
-        also: dict[str, tuple[str | None, str | None]] = {numbers.claim_ref(number): (commit, None)}
+        also: dict[str, tuple[str | None, str | None]] = {lookup.claim_ref(number): (commit, None)}
         filed = None
         if transcript is not None:
             said = {history.transcript_name("plan", 1): transcript}
@@ -238,14 +238,14 @@ def begin(
                 raise  # a git that died amid the refs: `then` noted them, and another number would be a second protocol
             claimed = publishing.look_at_numbers(project, always=then is not None)
             continue
-        marks.write(project.places, protocol, commit, after.genesis)
-        path, why = creating.add_worktree(project, protocol)
+        checkpoints.write(project.places, protocol, commit, after.genesis)
+        path, why = protocol_worktree.add_worktree(project, protocol)
         printed = note.remove if note is not None else _no_note
         return Made(protocol, len(after.steps), base_name, start, path, why, printed=printed)
-    raise ConflictError("no number could be claimed", numbers.PREFIX, "run the same command again")
+    raise ConflictError("no number could be claimed", lookup.NUMBERS, "run the same command again")
 
 
-def _finish(project: Project, note: unfinished.Note) -> Made | None:
+def _finish(project: Project, note: locks.RequestNote) -> Made | None:
     """Return the protocol that the same command had begun when it was killed, finished now; None where it had begun none, or
     another command has advanced it since."""
     if note.told is None:
@@ -262,7 +262,7 @@ def _finish(project: Project, note: unfinished.Note) -> Made | None:
     with load.at_work(project, protocol):  # which finishes a worktree whose making was cut
         state = load.view(project, protocol).state
     there = worktree.on_branch(git, branch)
-    path, why = (there[0].path, "") if there else creating.add_worktree(project, protocol)
+    path, why = (there[0].path, "") if there else protocol_worktree.add_worktree(project, protocol)
     project.who.say(f"{protocol} was begun by this command before and not finished; it is now")
     start = git.commit(tip)
     assert start is not None

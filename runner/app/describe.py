@@ -17,7 +17,7 @@ from runner.errors import RunnerError, UsageError
 from runner.folders import matching
 from runner.protocol import ids, paths
 from runner.protocol.state import State, StepStatus, wait_type
-from runner.store import clash, elsewhere, finding, locks, marks, record, worktree
+from runner.store import checkpoints, clash, lease_status, locks, lookup, record, worktree
 from runner.store.project import Project
 from runner.store.record import Outlook, Row
 from runner.values import dataclass
@@ -91,7 +91,7 @@ class Describer:
     def __init__(self, project: Project) -> None:
         self._project, self._now = project, project.who.now()
         self._merges = record.Merges(project.git, project.trusted.remote)
-        self._leases = elsewhere.leases(project.places)
+        self._leases = lease_status.leases(project.places)
         self._rebases = worktree.rebases(project.git)
 
     def describe(self, row: Row, tip: str, name: str) -> Description:
@@ -137,7 +137,7 @@ class Describer:
         """Return what to type next as `--json` has it for many protocols: by the record and the plan files, approvals not judged."""
         project, protocol = self._project, row["protocol"]
         if row["status"] == "completed" and not self._merges.holds(row, tip):
-            return finding.merging(project, row, name)
+            return lookup.merging(project, row, name)
         typed = command(row, found, name)
         return f"runner run {name}" if is_approve(typed) and record.untaken(project.git, protocol, tip) else typed
 
@@ -211,7 +211,7 @@ _STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
 
 def _merging(project: Project, row: Row, name: str) -> Next:
     """Return what merges a completed protocol."""
-    typed = finding.merging(project, row, name)
+    typed = lookup.merging(project, row, name)
     return Next(typed, f"merge its request, then {typed}" if typed.startswith("runner sync") else typed)
 
 
@@ -331,7 +331,7 @@ def standing(project: Project, row: Row) -> str:
     if status != "completed":
         return status
     merges = record.Merges(project.git, project.trusted.remote)
-    base = merges.base_with(row, finding.tip(project, row["protocol"]))
+    base = merges.base_with(row, lookup.tip(project, row["protocol"]))
     if base is None:
         return f"{status} · waits for merge"
     commit = record.merged_in(project.git, row["protocol"], base)
@@ -340,7 +340,7 @@ def standing(project: Project, row: Row) -> str:
 
 def is_rewritten(project: Project, protocol: str) -> bool:
     """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
-    known, tip = marks.read(project.places, protocol), project.git.ref(project.branch(protocol))
+    known, tip = checkpoints.read(project.places, protocol), project.git.ref(project.branch(protocol))
     return known not in (None, tip) and tip is not None and not project.git.is_ancestor(str(known), tip)
 
 
@@ -364,7 +364,7 @@ def remote_is_ahead(project: Project, protocol: str, name: str) -> Ahead | None:
 def at_work(project: Project, protocol: str, name: str, leases: Mapping[str, str]) -> tuple[str | None, str | None]:
     """Return the runner at work on a protocol, here or by the leases of the remote, and the command to look again."""
     held = locks.is_held(project.places.lock(protocol))
-    away = None if held else elsewhere.at_work(project, protocol, leases)
+    away = None if held else lease_status.at_work(project, protocol, leases)
     if away is None:
         return held, None
     seen = f"as seen {age_of(project.who.now() - away.seen)} ago" if away.seen else "as the remote was last seen"

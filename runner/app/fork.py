@@ -34,9 +34,9 @@ from runner.protocol.state import Status, StepStatus
 from runner.store import (
     clash,
     history,
-    keeping,
     locks,
-    numbers,
+    lookup,
+    protocol_worktree,
     publishing,
     record,
     snapshot,
@@ -180,7 +180,7 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
         seen = load.view(project, origin)
     trees = worktree.on_branch(git, branch)
     for tree in trees:
-        if why := keeping.keeps(git, tree):
+        if why := protocol_worktree.keeps(git, tree):
             raise InTheWayError(
                 f"the worktree of {origin} cannot make way: {why}",
                 str(tree.path),
@@ -199,7 +199,7 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
             paused = ev.Paused(subject=protocol, reason=f"{origin}, which it goes on from, was {stood}")
             tip = transition.prepare(project, snapshot.read(git, tip, protocol), [paused], None).commit
         refs = _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
-        claim = {numbers.claim_ref(ids.number_of(protocol)): (genesis, None)}
+        claim = {lookup.claim_ref(ids.number_of(protocol)): (genesis, None)}
         renumbering.Renumbering(
             origin=origin,
             old=seen.tip,
@@ -282,7 +282,7 @@ def _look(project: Project) -> None:
     mirror = Mirror.of(project.git, project.places, project.who)
     if mirror is None:
         raise UsageError("there is no remote", str(project.git.common_dir), "`runner fork` needs none")
-    project.trust(mirror.look("refs/heads/*", f"{numbers.PREFIX}*"))
+    project.trust(mirror.look("refs/heads/*", f"{lookup.NUMBERS}*"))
     project.looked, project.mirror = True, mirror
 
 
@@ -333,7 +333,7 @@ def _make_way(
     for name, short in kept.items():
         lost, oid = f"refs/runner/lost/{origin}/{short}", git.ref(name)
         refs |= {lost: (oid, git.ref(lost)), name: (None, oid)}
-    claim = numbers.claim_ref(ids.number_of(origin))
+    claim = lookup.claim_ref(ids.number_of(origin))
     assert project.mirror is not None
     if (mine := git.ref(claim)) is not None:
         refs[claim] = (project.mirror.refs().get(claim), mine)

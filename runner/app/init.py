@@ -24,8 +24,8 @@ from runner.lines import lines_of
 from runner.protocol import approval_file, config, paths
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
-from runner.store.places import Places, write_atomically
-from runner.store.surroundings import Surroundings
+from runner.store.environment import Environment
+from runner.store.state_dir import StateDir, write_atomically
 from runner.trust import signers, signing
 from runner.values import dataclass
 
@@ -73,7 +73,7 @@ class Look:
     todo: str
 
 
-def questions(git: Git, who: Surroundings) -> Questions:
+def questions(git: Git, who: Environment) -> Questions:
     """Return the questions of the checkout's clarifications.yaml, and who is asked those that are open.
 
     Raises:
@@ -126,7 +126,7 @@ def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
 
 def look(
     git: Git,
-    who: Surroundings,
+    who: Environment,
     asked: Questions,
     *,
     forge: str | None = None,
@@ -218,7 +218,7 @@ def _config(text: str, base: str | None, forge: str | None) -> bytes:
     return text.encode()
 
 
-def _policy(git: Git, who: Surroundings, template: bytes, known: Config, here: bytes | None) -> bytes | None:
+def _policy(git: Git, who: Environment, template: bytes, known: Config, here: bytes | None) -> bytes | None:
     """Return the first policy: the template with the id that `here` has, or one of its own, the person, and the runner."""
     person = principal(git)
     if person is None:
@@ -284,7 +284,7 @@ def listing(git: Git) -> Listing:
     return Listing(fingerprint=key.fingerprint, todo=f"add this line to {signers.FILE}: {line}")
 
 
-def write(git: Git, places: Places, files: list[File]) -> None:
+def write(git: Git, places: StateDir, files: list[File]) -> None:
     """Write those files of `look` that are not there yet, and those that the person answered: all of them or, where that is
     interrupted, none. Their paths are noted: `commit` takes those files along, edited or not.
 
@@ -306,7 +306,7 @@ def write(git: Git, places: Places, files: list[File]) -> None:
         undo.pop_all()
 
 
-def _written(places: Places) -> set[str]:
+def _written(places: StateDir) -> set[str]:
     """Return the paths of the files that `write` wrote in this clone."""
     return set(lines_of(places.setup.read_text("utf-8"))) if places.setup.is_file() else set()
 
@@ -354,7 +354,7 @@ class Committed:
     edited: frozenset[str]
 
 
-def commit(git: Git, places: Places, who: Surroundings, files: list[File], author: Ident) -> Committed | None:
+def commit(git: Git, places: StateDir, who: Environment, files: list[File], author: Ident) -> Committed | None:
     """Commit, as the person, those of the files that differ from what is committed: what `write` wrote in this clone, edited or not,
     and what is in no commit yet and stands in the checkout as it was given.
 

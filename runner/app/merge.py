@@ -9,7 +9,7 @@ from runner.executor import load, permissions
 from runner.git import Git
 from runner.protocol import ids
 from runner.protocol.state import State, Status
-from runner.store import creating, publishing, record, transaction
+from runner.store import protocol_worktree, publishing, record, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, requirements
@@ -47,7 +47,7 @@ def merge(project: Project, protocol: str) -> Merged:
             )  # a merge that was interrupted may have moved it
             here = git.ref(branch)
             # A base that was never checked out here, or is behind, is merged as the remote has it, so that it can be pushed.
-            base = None if ids.OID.fullmatch(seen.state.base) else creating.tip_of(git, seen.state.base)
+            base = None if ids.OID.fullmatch(seen.state.base) else protocol_worktree.tip_of(git, seen.state.base)
             _refuse_unready(project, seen.state)
             if base is not None and git.is_ancestor(seen.tip, base):
                 return _already(git, seen, base)

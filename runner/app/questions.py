@@ -9,7 +9,7 @@ from runner.errors import MalformedFileError
 from runner.executor.redact import Redactor
 from runner.protocol import clarifications, paths, strict_yaml
 from runner.protocol.clarifications import Question
-from runner.store.surroundings import Surroundings
+from runner.store.environment import Environment
 from runner.values import dataclass
 
 
@@ -18,7 +18,7 @@ class Questions:
     """`data`: the file as it stands in the checkout, or None; `said`: what the person answered now; `left`: what nobody did."""
 
     data: bytes | None
-    who: Surroundings
+    who: Environment
     said: dict[str, str] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     _known: tuple[Question, ...] = ()

@@ -20,7 +20,7 @@ from runner.protocol import ids, log, machine, paths, strict_yaml
 from runner.protocol.event_types import event_type
 from runner.protocol.plans import seconds_of
 from runner.protocol.state import State, Status, StepStatus, Wait
-from runner.store import elsewhere, finding, lease, locks, record, worktree
+from runner.store import lease, lease_status, locks, lookup, record, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -49,7 +49,7 @@ def number(protocol: str) -> str:
 
 def steered(project: Project, state: State, tip: str, said: str, notes: Sequence[str] = ()) -> Steered:
     """Return what a command did, with the command to type next. `state`: the protocol's, at the commit `tip`."""
-    name = finding.typed(project, state.protocol)
+    name = lookup.typed(project, state.protocol)
     found = describe.describe(project, describe.row_of(state), tip, name)
     return Steered(state.protocol, said, found.next, tuple(notes))
 
@@ -186,7 +186,7 @@ def _stop(project: Project, protocol: str) -> Iterator[str]:
     if project.mirror is not None and project.setting("publish") == "always":
         with contextlib.suppress(UnreachableError):
             project.mirror.fetch(lease.ref_of(protocol))
-        away = elsewhere.at_work(project, protocol, elsewhere.leases(project.places))
+        away = lease_status.at_work(project, protocol, lease_status.leases(project.places))
         if away is not None:
             within = seconds_of(project.config.lease.ttl) // 3
             yield f"{away.who} is at work on it elsewhere, and stops as it renews its lease: within {within} s"

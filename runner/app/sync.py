@@ -10,7 +10,7 @@ from runner.errors import ConflictError, HeldError, RunnerError, UnreachableErro
 from runner.executor import load
 from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
-from runner.store import clash, finding, history, lease, publishing, record
+from runner.store import clash, history, lease, lookup, publishing, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.values import dataclass
@@ -198,7 +198,7 @@ def unpublished(project: Project, protocol: str, *, by_person: bool = False) -> 
     new = project.git.first_parents(tip, stop=seen or project.trusted.commit) if seen != tip else []
     if new:
         count = f"{len(new)} commit{'s' if len(new) > 1 else ''}"
-        typed = finding.typed(project, protocol)
+        typed = lookup.typed(project, protocol)
         them = "them" if len(new) > 1 else "it"
         project.who.say(f"not published: {count} of {protocol}; `runner sync {typed}` publishes {them} to {remote}")
 
@@ -219,7 +219,7 @@ def offer(project: Project, protocol: str, *, by_person: bool = False) -> None:
         for done in sync(project, [protocol]):
             project.who.say(f"{done.protocol}  {done.said}  {done.tip[:7]}")
     elif answer is None:
-        project.who.say(f"not published; `runner sync {finding.typed(project, protocol)}` publishes it")
+        project.who.say(f"not published; `runner sync {lookup.typed(project, protocol)}` publishes it")
 
 
 def publish(project: Project, protocol: str, *, keep: bool = False) -> Synced:

@@ -21,7 +21,7 @@ from runner.executor.journal import Journal
 from runner.folders import matching
 from runner.lines import lines_of
 from runner.protocol import ids, paths
-from runner.store import history, keeping, locks, record, trusted, workspace, worktree
+from runner.store import history, locks, protocol_worktree, record, trusted, workspace, worktree
 from runner.store.project import Project
 from runner.values import dataclass
 
@@ -155,7 +155,9 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     branch = project.branch(protocol)
     if ended:
         found += [
-            Item(protocol, "worktree", str(tree.path), beneath.size(tree.path), why or keeping.keeps(git, tree))
+            Item(
+                protocol, "worktree", str(tree.path), beneath.size(tree.path), why or protocol_worktree.keeps(git, tree)
+            )
             for tree in (worktree.on_branch(git, branch) if tip else [])
         ]
     space = _workspace(project, protocol)
@@ -200,7 +202,7 @@ def _unfiled(project: Project, protocol: str) -> str:
                 lost.append(path.name)
         except RunnerError as error:
             return error.what
-    return f"its history does not have what is in {keeping.listed(lost)}" if lost else ""
+    return f"its history does not have what is in {protocol_worktree.listed(lost)}" if lost else ""
 
 
 def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | None:

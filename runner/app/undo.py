@@ -16,7 +16,7 @@ from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
 from runner.protocol.state import ENDED
-from runner.store import marks, publishing, record, refused, snapshot, transaction
+from runner.store import checkpoints, publishing, push_refusal, record, snapshot, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -94,7 +94,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
         RefusedError: a commit of a person's builds on them. UsageError: no such revision.
     """
     git, branch, who = project.git, project.branch(protocol), project.who
-    mirror = Clone(git, project.places, who).remote() if refused.is_noted(project, protocol) else None
+    mirror = Clone(git, project.places, who).remote() if push_refusal.is_noted(project, protocol) else None
     if mirror is None:
         return None
     project.mirror = mirror
@@ -125,7 +125,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
         )
     journals.refuse_unknown(project.places, protocol)
     # Before the branch moves, or it would seem to have gone back.
-    marks.go_back(project.places, protocol, base, then.genesis)
+    checkpoints.go_back(project.places, protocol, base, then.genesis)
     transaction.publish(
         git, project.places, who, branch=branch, old=seen.tip, new=new, reason="runner: taken out", also=also
     )

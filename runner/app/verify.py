@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.protocol import ids, log, paths
-from runner.store import finding, history, marks, publishing, record
+from runner.store import checkpoints, history, lookup, publishing, record
 from runner.store.project import Project
 from runner.trust import verify
 from runner.trust.rules import base, handover, merge, seal, tool_calls, transcript
@@ -23,7 +23,7 @@ def known(project: Project) -> list[str]:
     """Return the protocols that can be verified here: those that are known, and those whose history alone is left."""
     prefix = history.ref_of("")
     kept = [name.removeprefix(prefix) for name in project.git.refs(prefix)]
-    found = {*finding.known(project), *(name for name in kept if ids.is_protocol_id(name))}
+    found = {*lookup.known(project), *(name for name in kept if ids.is_protocol_id(name))}
     return sorted(found, key=lambda name: (ids.number_of(name), name))
 
 
@@ -34,7 +34,7 @@ def find(project: Project, name: str | None) -> str:
         UsageError: there is none, or it is not clear which.
     """
     try:
-        return finding.find(project, name)
+        return lookup.find(project, name)
     except UsageError:
         if name is None:
             raise
@@ -81,7 +81,7 @@ def examine(
     if place.branch is None and base.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was taken away from {trusted.branch} again")
     if place.branch is not None:
-        seen = marks.read(project.places, protocol)
+        seen = checkpoints.read(project.places, protocol)
         head = place.there if place.there is not None and git.is_ancestor(place.branch, place.there) else place.branch
         if seen is not None and not (git.commit(seen) is not None and verify.has(git, protocol, head, seen)):
             text = (
@@ -108,7 +108,7 @@ def examine(
         if not findings:  # else what was found is said, though what lies beside cannot be looked at
             raise
     if not findings and project.git.ref(project.branch(protocol)) == place.tip:
-        marks.write(project.places, protocol, place.tip, report.state.genesis)
+        checkpoints.write(project.places, protocol, place.tip, report.state.genesis)
     return dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes))
 
 

@@ -23,7 +23,7 @@ from runner.forge.base import Forge
 from runner.protocol import ids, log, machine, paths
 from runner.protocol.machine import Halt
 from runner.store import changes as changes_
-from runner.store import finding, history, record, worktree
+from runner.store import history, lookup, record, worktree
 from runner.store.changes import Changes
 from runner.store.project import Project
 from runner.store.remote import Mirror
@@ -157,7 +157,7 @@ class _Watcher:
         # Before the refs are read: what moves after this is noticed.
         self._changes.arm(self._folders(project))
         if self._ids is None:
-            self._ids = tuple(finding.find(project, name) for name in self._wanted.protocols)
+            self._ids = tuple(lookup.find(project, name) for name in self._wanted.protocols)
         for kind in self._woken:
             self._happened(project, kind)
         self._woken = []

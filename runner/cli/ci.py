@@ -20,7 +20,7 @@ from runner.cli.session import Session, safe
 from runner.errors import HeldError, SpentError, UsageError
 from runner.executor.commit import Advanced
 from runner.store import record
-from runner.store.places import write_atomically
+from runner.store.state_dir import write_atomically
 from runner.values import dataclass
 
 WAITS = 3

@@ -7,7 +7,7 @@ import click
 from runner.app import tidy
 from runner.cli import options
 from runner.cli.session import Session
-from runner.store import finding
+from runner.store import lookup
 
 
 @click.command("clean")
@@ -24,7 +24,7 @@ def command(session: Session, protocol: str | None, dry_run: bool, yes: bool) ->
     even if it is still open (it is created again when a step needs it).
     """
     project = session.project
-    name = finding.find(project, protocol) if protocol else None
+    name = lookup.find(project, protocol) if protocol else None
     items = tidy.look(project, name)
     going = [item for item in items if not item.why]
     if going and not dry_run and not yes and session.is_terminal():

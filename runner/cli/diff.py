@@ -10,7 +10,7 @@ from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError
 from runner.protocol import paths
-from runner.store import finding, record
+from runner.store import lookup, record
 
 PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--src-prefix=a/", "--dst-prefix=b/")
 
@@ -25,8 +25,8 @@ def command(session: Session, protocol: str | None, step: str | None, stat: bool
     """Show what PROTOCOL changed against its base, or what the last attempt of STEP changed, without the protocol's own folder."""
     project = session.project
     git = project.git
-    name, slug = finding.find_with_step(project, protocol, step)
-    tip = finding.tip(project, name)
+    name, slug = lookup.find_with_step(project, protocol, step)
+    tip = lookup.tip(project, name)
     if slug is not None:
         work = record.work_of(git, name, tip, slug)
         if work is None:

@@ -14,7 +14,7 @@ from runner.cli.session import Session
 from runner.errors import RunnerError, UsageError
 from runner.lines import lines_of
 from runner.protocol import paths
-from runner.store import finding
+from runner.store import lookup
 
 
 @click.command("do")
@@ -65,7 +65,7 @@ def command(
     try:
         ctx.invoke(run.command, protocol=made.protocol)
     except (KeyboardInterrupt, RunnerError):  # typed again, the same command would make another one
-        name = finding.typed(project, made.protocol)
+        name = lookup.typed(project, made.protocol)
         session.note(f"  created       {program()} run {name} resumes it")
         raise
     finally:

@@ -14,7 +14,7 @@ from runner.cli.main import program
 from runner.cli.session import Session
 from runner.errors import RunnerError, UsageError
 from runner.protocol import ids
-from runner.store import finding
+from runner.store import lookup
 
 
 @click.command("doctor")
@@ -41,7 +41,7 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
     history. --fix does not decide about a change that a person may have intended (a rewritten history, a deleted
     branch), unless PROTOCOL is named.
     """
-    who = session.surroundings()
+    who = session.environment()
     if action == "repin":
         session.note(machine.repin(session.cwd, who))
         return
@@ -71,7 +71,7 @@ def command(session: Session, protocol: str | None, action: str | None, as_json:
 def _find(session: Session, name: str) -> str:
     """Return the id of the protocol that is meant, one whose branch is gone included."""
     try:
-        return finding.find(session.project, name)
+        return lookup.find(session.project, name)
     except UsageError:
         gone = protocols.gone(session.project)
         branch = ids.protocol_of_branch(session.project.pattern, name.removeprefix("refs/heads/"))

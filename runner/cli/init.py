@@ -15,9 +15,9 @@ from runner.forge.registry import FORGES
 from runner.git import Git
 from runner.lines import lines_of
 from runner.store import trusted
-from runner.store.places import Places, writable_state_home
+from runner.store.environment import Environment
 from runner.store.project import Project
-from runner.store.surroundings import Surroundings
+from runner.store.state_dir import StateDir, writable_state_home
 
 
 @click.command("init")
@@ -59,14 +59,14 @@ def command(
     """
     cwd = session.cwd
     if url is not None:
-        cwd = cloning.clone(url, folder, cwd, session.surroundings())
+        cwd = cloning.clone(url, folder, cwd, session.environment())
         session.note(f"cloned into {cwd}")
     elif folder is not None:
         raise click.UsageError("FOLDER goes with --clone; to set another folder up, `runner -C FOLDER init`")
     if init_if_needed and cloning.begin_if_needed(cwd):
         session.note(f"made a git repository in {cwd}")
     with Git.open(cwd) as git:
-        who = session.surroundings()
+        who = session.environment()
         author = git.person(int(who.now())) if commit else None
         here = _silent(who) if yes else who
         asked = init.questions(git, here)
@@ -93,7 +93,7 @@ def command(
                 missing.append(key.file)
             else:
                 todo = "`runner init --yes` lists it"
-        places = Places(git.common_dir, writable_state_home(who.state_home))
+        places = StateDir(git.common_dir, writable_state_home(who.state_home))
         init.write(git, places, files)
         if (remote := histories.keep_apart(git)) is not None:
             session.result(
@@ -136,7 +136,7 @@ def _proposed(session: Session, cwd: Path, asked: Questions, yes: bool) -> dict[
     import contextlib
 
     with contextlib.ExitStack() as stack:
-        project = stack.enter_context(Project.open(cwd, session.surroundings(), session.options))
+        project = stack.enter_context(Project.open(cwd, session.environment(), session.options))
         with session.waiting("a model reads what is committed"):
             proposal = stack.enter_context(init.propose(project, asked))
         new = [file for file in proposal.files if file.here is None]
@@ -163,7 +163,7 @@ def _facts(found: Look) -> str:
     return " · ".join(f"{name} {value or 'none'}" for name, value in told)
 
 
-def _silent(who: Surroundings) -> Surroundings:
+def _silent(who: Environment) -> Environment:
     import dataclasses
 
     return dataclasses.replace(who, ask=lambda question, choices: None, ask_text=lambda question: None)

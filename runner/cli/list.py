@@ -9,7 +9,7 @@ from runner.app.describe import Describer, Names
 from runner.cli import options, status
 from runner.cli.main import program
 from runner.cli.session import Session
-from runner.store import finding, record
+from runner.store import lookup, record
 from runner.store.trusted import NoCommitsError
 
 
@@ -23,7 +23,7 @@ def command(session: Session, as_json: bool) -> None:
     except NoCommitsError as error:
         status.tell_nothing(session, as_json, f"{error.what}; {error.hint}")
         return
-    known = finding.known(project)
+    known = lookup.known(project)
     if as_json:
         session.json_rows(status.plain_rows(project, record.stream(project.git, known), known))
         return

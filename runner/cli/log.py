@@ -17,7 +17,7 @@ from runner.executor.journal import Journal
 from runner.folders import matching
 from runner.lines import lines_of
 from runner.protocol.log import RawEntry
-from runner.store import finding, record
+from runner.store import lookup, record
 from runner.store.project import Project
 
 POLL = 0.5  # seconds between two looks at the branch
@@ -33,9 +33,9 @@ POLL = 0.5  # seconds between two looks at the branch
 def command(session: Session, protocol: str | None, as_json: bool, follow: bool) -> None:
     """Show the events of PROTOCOL, the oldest first. With --json, one object per line."""
     project = session.project
-    name = finding.find(project, protocol)
+    name = lookup.find(project, protocol)
     show = _json if as_json else _block
-    tip = finding.tip(project, name)
+    tip = lookup.tip(project, name)
     shown = _show(session, show, record.events(project.git, name, tip), 0)
     at_work = _AtWork(session, project, name) if follow and not as_json else None
     while follow and record.row(project.git, name, tip)["status"] not in record.ENDED:
@@ -52,7 +52,7 @@ class _AtWork:
         self._session, self._folder = session, project.places.journal(protocol)
         self._sizes: dict[str, int] = {}
         self._shown: dict[str, int] = {}
-        row = record.row(project.git, protocol, finding.tip(project, protocol))
+        row = record.row(project.git, protocol, lookup.tip(project, protocol))
         open_now = {
             f"{slug}.{step.get('attempt', 1)}{'.qa' if step['status'] == 'needs_qa' else ''}.jsonl"
             for slug, step in row["steps"].items()
@@ -95,7 +95,7 @@ def _next(
     while True:
         if at_work is not None:
             at_work.look()
-        if (now := finding.tip(project, name)) != tip:
+        if (now := lookup.tip(project, name)) != tip:
             break
         time.sleep(POLL)
     if at_work is not None:

@@ -13,7 +13,7 @@ from runner.cli import options
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.protocol import ids
-from runner.store import finding, record
+from runner.store import lookup, record
 
 
 @click.command("new")
@@ -97,14 +97,14 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
         for wait, text in made.questions:
             session.note(f"  {wait:12}  {text}")
         which = f" {made.questions[0][0]}" if len(made.questions) > 1 else ""
-        name = finding.typed(session.project, made.protocol)
+        name = lookup.typed(session.project, made.protocol)
         session.note(f"  next          {program()} answer {name}{which} TEXT")
         return
     if made.source:
         steps = f"{made.done} of {steps} done"
     begun = made.source or made.base[:12]
     project = session.project
-    row = record.row(project.git, made.protocol, finding.tip(project, made.protocol))
+    row = record.row(project.git, made.protocol, lookup.tip(project, made.protocol))
     session.note(f"{made.protocol}  {row['status']} · {steps} · from {begun} {made.start[:7]}{cost}{pushed}")
     for line in made.outline:
         session.note(f"  {line}")
@@ -116,6 +116,6 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
     if made.source and ids.slug_of_title(str(row["title"])) != made.protocol.partition("-")[2]:
         session.note(f"  title         {row['title']}, as its plan has it")
     if not runs:
-        tip, name = finding.tip(project, made.protocol), finding.typed(project, made.protocol)
+        tip, name = lookup.tip(project, made.protocol), lookup.typed(project, made.protocol)
         if (follows := describe.describe(project, row, tip, name).next).text:
             session.note(f"  next          {follows.shown(program())}")

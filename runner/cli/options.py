@@ -9,7 +9,7 @@ import click
 
 from runner.cli.session import Session
 from runner.errors import RunnerError
-from runner.store import finding, record
+from runner.store import lookup, record
 
 if TYPE_CHECKING:
     from runner.store.project import Project
@@ -32,13 +32,13 @@ def _offer(look: Callable[[Project], list[str]]) -> list[str]:
 
 
 def _protocols(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    return _offer(lambda project: [name for name in finding.known(project) if name.startswith(incomplete)])
+    return _offer(lambda project: [name for name in lookup.known(project) if name.startswith(incomplete)])
 
 
 def _steps(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     def look(project: Project) -> list[str]:
-        name = finding.find(project, ctx.params.get("protocol"))
-        row = record.row(project.git, name, finding.tip(project, name))
+        name = lookup.find(project, ctx.params.get("protocol"))
+        row = record.row(project.git, name, lookup.tip(project, name))
         return [slug for slug, _ in record.open_steps(row) if slug.startswith(incomplete)]
 
     return _offer(look)

@@ -9,7 +9,7 @@ from runner.app.judge import Judged
 from runner.cli import options, telling
 from runner.cli.session import Session
 from runner.lines import lines_of
-from runner.store import finding
+from runner.store import lookup
 
 
 @click.command("qa")
@@ -24,7 +24,7 @@ def command(session: Session, protocol: str | None, step: str | None, full: bool
     Nothing is recorded. Exit 1: QA failed.
     """
     project = session.project
-    name, slug = finding.find_with_step(project, protocol, step)
+    name, slug = lookup.find_with_step(project, protocol, step)
     with telling.Teller(session, each=True).at_work(name):
         done = judge.by_hand(project, name, slug, full=full)
     _tell(session, done)

@@ -16,8 +16,8 @@ from runner import signals
 from runner.cli import streams
 from runner.cli.main import program
 from runner.lines import lines_of
+from runner.store.environment import Environment
 from runner.store.project import Project
-from runner.store.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -70,9 +70,9 @@ class Session:
         self.moving: Progress | None = None  # what moves on the terminal now, and must stand still for a question
         self._project: Project | None = None
 
-    def surroundings(self) -> Surroundings:
+    def environment(self) -> Environment:
         """Return clock, randomness and names of this machine."""
-        return Surroundings(
+        return Environment(
             now=time.time,
             monotonic=time.monotonic,
             sleep=time.sleep,
@@ -95,7 +95,7 @@ class Session:
     def project(self) -> Project:
         """The project of the folder that the command runs in."""
         if self._project is None:
-            self._project = Project.open(self.cwd, self.surroundings(), self.options)
+            self._project = Project.open(self.cwd, self.environment(), self.options)
         return self._project
 
     def reopen(self) -> Project:
@@ -103,7 +103,7 @@ class Session:
         git = self._project.git if self._project is not None else None
         self.close()
         at = git.at if git is not None and git.cwd == self.cwd else None  # where it is, git need not be asked again
-        self._project = Project.open(self.cwd, self.surroundings(), self.options, at)
+        self._project = Project.open(self.cwd, self.environment(), self.options, at)
         return self._project
 
     def close(self) -> None:

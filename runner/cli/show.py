@@ -14,7 +14,7 @@ from runner.errors import UsageError
 from runner.lines import lines_of
 from runner.protocol import paths
 from runner.protocol.log import RawEntry
-from runner.store import finding, history, record
+from runner.store import history, lookup, record
 from runner.store.project import Project
 from runner.store.record import Row
 
@@ -54,8 +54,8 @@ def command(
     """Show the plan, steps and results of PROTOCOL; or the text, attempts and check results of STEP."""
     project = session.project
     of_plan = transcript and step == PLAN
-    name, slug = finding.find_with_step(project, protocol, None if of_plan else step)
-    tip = finding.tip(project, name)
+    name, slug = lookup.find_with_step(project, protocol, None if of_plan else step)
+    tip = lookup.tip(project, name)
     row = record.row(project.git, name, tip)
     if of_plan or (transcript and row["status"] == "planning"):
         slug = PLAN
@@ -164,7 +164,7 @@ def show_step(session: Session, project: Project, row: Row, tip: str, slug: str)
     """Give the step's standing, its prose, its attempts and what the last of them said."""
     protocol, step = row["protocol"], row["steps"][slug]
     entries = record.events(project.git, protocol, tip)
-    name = finding.typed(project, protocol)
+    name = lookup.typed(project, protocol)
     session.line(f"{record.label(row, slug)} of {protocol}  {step.get('title')}")
     stands = str(step.get("status"))
     parts = [str(step.get("kind")), f"attempt {step.get('attempt', 1)}", f"qa {step.get('qa')}"]

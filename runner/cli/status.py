@@ -15,7 +15,7 @@ from runner.cli import options
 from runner.cli.main import program
 from runner.cli.session import Session
 from runner.protocol import paths
-from runner.store import finding, history, record
+from runner.store import history, lookup, record
 from runner.store.record import Outlook, Row
 from runner.store.trusted import NoCommitsError
 
@@ -44,14 +44,14 @@ def command(session: Session, protocol: str | None, as_json: bool) -> None:
         tell_nothing(session, as_json, f"{error.what}; {error.hint}")
         return
     if protocol is not None:
-        name = finding.find(project, protocol)
-        row = record.row(project.git, name, finding.tip(project, name))
+        name = lookup.find(project, protocol)
+        row = record.row(project.git, name, lookup.tip(project, name))
         if as_json:
             session.json_rows([as_plain(project, row, protocol)])
         else:
             show_one(session, project, row, protocol)
         return
-    known = finding.known(project)
+    known = lookup.known(project)
     merges = record.Merges(project.git, project.trusted.remote)
     found = []
     for row in record.rows(project.git, known):
@@ -91,8 +91,8 @@ def plain_rows(project: Project, rows: Iterable[Row], known: Mapping[str, str]) 
 
 def as_plain(project: Project, row: Row, asked: str | None = None) -> Row:
     """Return one row as `--json` has it. `asked`: what its protocol was found by."""
-    protocol, tip = row["protocol"], finding.tip(project, row["protocol"])
-    name = finding.typed(project, protocol, asked)
+    protocol, tip = row["protocol"], lookup.tip(project, row["protocol"])
+    name = lookup.typed(project, protocol, asked)
     found = describe.describe(project, row, tip, name)
     made = _plain(project, row, found.outlook, found.next.command, record.worktree_paths(project.git))
     if row["status"] == "cancelled":
@@ -122,7 +122,7 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
     names, describer, lines = Names(known), Describer(project), []
     for row in rows:
         protocol = row["protocol"]
-        found = describer.describe(row, finding.tip(project, protocol), names.short(protocol))
+        found = describer.describe(row, lookup.tip(project, protocol), names.short(protocol))
         is_works = found.word == "works" and found.ahead is None
         typed = describe.as_typed(found.look or "" if is_works else found.next.text, program())
         lines.append((names.shown(protocol), found.word, found.reason, typed))
@@ -140,7 +140,7 @@ def show_all(session: Session, project: Project, rows: list[Row], known: Mapping
 def show_one(session: Session, project: Project, row: Row, asked: str | None = None) -> None:
     """Print the status of one protocol: steps, waits, the runner at work, the next command. `asked`: the name that was typed."""
     protocol, now = row["protocol"], project.who.now()
-    name, tip = finding.typed(project, protocol, asked), finding.tip(project, protocol)
+    name, tip = lookup.typed(project, protocol, asked), lookup.tip(project, protocol)
     found = describe.describe(project, row, tip, name)
     session.line(f"{protocol}  {row['title']}")
     parts = [describe.progress(row), f"from {row['base']}" if row.get("base") else "", describe.spent(row)]

@@ -20,7 +20,7 @@ from runner.cli.session import Session
 from runner.errors import UsageError
 from runner.executor import load
 from runner.protocol import ids
-from runner.store import finding, record
+from runner.store import lookup, record
 from runner.store.project import Project
 
 reason_option = click.option("-m", "reason", metavar="TEXT", help="The reason, kept in the record.")
@@ -40,7 +40,7 @@ def answer(session: Session, words: tuple[str, ...]) -> None:
     rest: tuple[str, ...]
     if len(words) == 1:
         with contextlib.suppress(UsageError):
-            meant = finding.find(project, words[0])
+            meant = lookup.find(project, words[0])
             raise click.UsageError(f"`{words[0]}` is the protocol {meant}: what is the answer?")
         name, rest = load.find_protocol(project, None), words
     else:
@@ -170,8 +170,8 @@ def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...
     if not words:
         return load.find_protocol(project, None), ()
     try:
-        finding.find(project, words[0])
-    except finding.UnknownProtocolError:
+        lookup.find(project, words[0])
+    except lookup.UnknownProtocolError:
         if (here := _of_this(project, words[0])) is not None:
             return load.find_protocol(project, here), words
     return load.find_protocol(project, words[0]), words[1:]
@@ -180,10 +180,10 @@ def named(session: Session, words: tuple[str, ...]) -> tuple[str, tuple[str, ...
 def _of_this(project: Project, word: str) -> str | None:
     """Return the default protocol if the argument names a step or a wait of it."""
     try:
-        here = finding.find(project, None)
+        here = lookup.find(project, None)
     except UsageError:
         return None
-    row = record.row(project.git, here, finding.known(project)[here])
+    row = record.row(project.git, here, lookup.known(project)[here])
     plain = word.removesuffix(".md")
     is_its = word in [wait["id"] for wait in row["waiting"]] or plain in ("plan", "context")
     return here if is_its or ids.find_step(plain, row["steps"]) else None

@@ -10,7 +10,7 @@ from runner.cli.session import Session
 from runner.executor import advance, load
 from runner.executor.commit import Advanced
 from runner.protocol import decision, events, ids
-from runner.store import finding, publishing, record, snapshot, worktree
+from runner.store import lookup, publishing, record, snapshot, worktree
 from runner.store.project import Project
 
 
@@ -34,7 +34,7 @@ def command(session: Session, protocol: str | None, only: str | None, dry_run: b
     with ci.job(session, name), teller.at_work(name):
         done = advance.step(project, name, only=slug, adopt=not no_adopt, forge=forge)
     if only is not None and isinstance(done.action, decision.Halt) and slug not in done.state.steps:
-        finding.find_step(project, name, only)
+        lookup.find_step(project, name, only)
     teller.advanced(done)
     teller.end(done)
     sync.offer(project, name)
@@ -46,7 +46,7 @@ def _slug(project: Project, protocol: str, name: str | None) -> str | None:
     """Return the slug that a person means; one that is not in the record may be in an edit that is about to be picked up."""
     if name is None:
         return None
-    row = record.row(project.git, protocol, finding.tip(project, protocol))
+    row = record.row(project.git, protocol, lookup.tip(project, protocol))
     return ids.find_step(name, row["steps"]) or ids.step_slug(name) or name
 
 

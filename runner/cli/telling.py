@@ -13,7 +13,7 @@ from runner.cli.main import program
 from runner.cli.session import Session
 from runner.lines import lines_of
 from runner.protocol import decision, events, paths
-from runner.store import finding
+from runner.store import lookup
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Teller:
         session, state = self._session, done.state
         self._width = max([self._width, *(len(_label(state, slug)) for slug, _ in state.open_steps())])
         row, project = describe.row_of(state), session.project
-        found = describe.describe(project, row, done.commit, finding.typed(project, state.protocol))
+        found = describe.describe(project, row, done.commit, lookup.typed(project, state.protocol))
         counted = " · ".join(filter(None, (describe.progress(row), describe.spent(row))))
         if state.status in ("completed", "paused", "cancelled"):
             colour = status.COLOURS.get(state.status, "yellow")

@@ -21,7 +21,7 @@ from runner.protocol.events import Event
 from runner.protocol.machine import Action, CheckStep, Complete, Halt, RunStep, WritePlan
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status
-from runner.store import history, lease, marks, publishing, record, transaction, worktree
+from runner.store import checkpoints, history, lease, publishing, record, transaction, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -232,7 +232,7 @@ def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot],
             publishing.again(project, protocol, load.checker(project, protocol))
             continue
         # An approval, a rejection or an edit is no transition: rolled back to before it, the branch would look as it was.
-        marks.write(project.places, protocol, made.oid, seen.state.genesis)
+        checkpoints.write(project.places, protocol, made.oid, seen.state.genesis)
         return made.oid
     raise load.moves(project, protocol)
 

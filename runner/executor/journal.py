@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
-    from runner.store.places import Places
+    from runner.store.state_dir import StateDir
 
 Record = dict[str, Any]
 
@@ -204,7 +204,7 @@ def _line(record: Record) -> bytes:
     return json.dumps(record, ensure_ascii=True, sort_keys=True).encode() + b"\n"
 
 
-def put_aside(places: Places, protocol: str, tip: str) -> None:
+def put_aside(places: StateDir, protocol: str, tip: str) -> None:
     """Move the journals of a protocol's attempts to where nothing goes on from them: what they were for is taken out, up to `tip`.
 
     To be called when nothing else can refuse, and no effect in them is open.

@@ -21,7 +21,17 @@ from runner.protocol import ids, log, machine, paths, plans
 from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
 from runner.protocol.state import State
-from runner.store import creating, history, locks, marks, promised, publishing, snapshot, transaction, worktree
+from runner.store import (
+    checkpoints,
+    history,
+    locks,
+    partial_clone,
+    protocol_worktree,
+    publishing,
+    snapshot,
+    transaction,
+    worktree,
+)
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
@@ -52,7 +62,7 @@ def at_work(project: Project, protocol: str, *, wait: float = 0.0) -> Iterator[N
         with locks.hold(project.places.publish_lock(branch), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
             for name in (branch, "packed-refs", history.ref_of(protocol), _tracking(project, branch)):
                 locks.remove_dead(project.git.common_dir / f"{name}.lock", project.who)
-            creating.finish_worktree(project.git, project.places, project.who, branch, protocol)
+            protocol_worktree.finish_worktree(project.git, project.places, project.who, branch, protocol)
             worktree.settle_all(project.git, project.places, branch, project.who)
             if note := _unfinished(project, protocol):
                 note.resume(project)
@@ -110,8 +120,8 @@ def view(project: Project, protocol: str) -> Snapshot:
     tip = git.ref(project.branch(protocol))
     if tip is None:
         raise branchless(project, protocol)
-    promised.ahead(project, protocol, tip)
-    known = marks.read(project.places, protocol)
+    partial_clone.ahead(project, protocol, tip)
+    known = checkpoints.read(project.places, protocol)
     if known == tip:
         return _read(project, tip, protocol)
     since = None
@@ -123,7 +133,7 @@ def view(project: Project, protocol: str) -> Snapshot:
         state = verify.advance(git, protocol, tip, since, project.trusted)
     except IntegrityError as error:
         raise remedy.refused(project, protocol, tip, error) from error
-    marks.write(project.places, protocol, tip, state.genesis)
+    checkpoints.write(project.places, protocol, tip, state.genesis)
     return _read(project, tip, protocol)
 
 
@@ -144,7 +154,7 @@ class Checker:
     def __call__(self, tip: str, since: str | None) -> None:
         """Verify a tip. `since`: an ancestor that is verified already."""
         project, protocol, git = self.project, self.protocol, self.project.git
-        promised.ahead(project, protocol, tip)
+        partial_clone.ahead(project, protocol, tip)
         known = (
             snapshot.read(git, since, protocol).state if since and snapshot.folder_files(git, since, protocol) else None
         )

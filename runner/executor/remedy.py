@@ -6,7 +6,7 @@ import contextlib
 
 from runner.errors import IntegrityError, RunnerError
 from runner.protocol import ids
-from runner.store import marks, worktree
+from runner.store import checkpoints, worktree
 from runner.store.project import Project
 from runner.trust.verify import Judged, RewrittenError, is_rebased, judge
 
@@ -95,7 +95,7 @@ def of_remote(project: Project, protocol: str, judged: Judged) -> str:
 def good_tip(project: Project, protocol: str) -> str | None:
     """Return the commit of the branch here where it verifies; None where there is none, or it does not."""
     here = project.git.ref(project.branch(protocol))
-    if here is None or here == marks.read(project.places, protocol):
+    if here is None or here == checkpoints.read(project.places, protocol):
         return here
     with contextlib.suppress(RunnerError):
         return here if judge(project.git, protocol, here, project.trusted).is_whole else None
@@ -113,7 +113,7 @@ def refused(project: Project, protocol: str, tip: str, error: IntegrityError) ->
             what = f"what {project.mirror.remote} has does not hold: {error.what}"
             return type(error)(what, error.where, of_remote(project, protocol, judged))
         if isinstance(error, RewrittenError):
-            old = marks.read(project.places, protocol)
+            old = checkpoints.read(project.places, protocol)
             return type(error)(error.what, error.where, of_rewritten(project, protocol, judged, old)) if old else error
         return type(error)(error.what, error.where, of_damaged(project, protocol, judged))
     except RunnerError:  # then what was found first is said as it is

@@ -16,10 +16,10 @@ from runner.executor import journal
 from runner.folders import matching
 from runner.git import Git, Worktree
 from runner.protocol import ids, paths
-from runner.store import creating, keeping, locks, marks, publishing, transaction, workspace, worktree
-from runner.store.places import Places, write_atomically
+from runner.store import checkpoints, locks, protocol_worktree, publishing, transaction, workspace, worktree
 from runner.store.project import Project
 from runner.store.remote import Mirror
+from runner.store.state_dir import StateDir, write_atomically
 from runner.values import dataclass
 
 Refs = dict[str, tuple[str | None, str | None]]
@@ -56,7 +56,7 @@ class Renumbering:
     ends: str = ""
     is_finished: bool = False
 
-    def write(self, places: Places) -> None:
+    def write(self, places: StateDir) -> None:
         """Note it; it is on the disk when this returns."""
         write_atomically(places.renumbering(self.origin), json.dumps(dataclasses.asdict(self)).encode() + b"\n")
 
@@ -74,7 +74,7 @@ class Renumbering:
         raise RenumberedError(self)
 
 
-def read(places: Places, origin: str) -> Renumbering | None:
+def read(places: StateDir, origin: str) -> Renumbering | None:
     """Return what was begun for a protocol that had this id, or None where nothing was."""
     try:
         told = json.loads(places.renumbering(origin).read_bytes())
@@ -85,13 +85,13 @@ def read(places: Places, origin: str) -> Renumbering | None:
         return None
 
 
-def unfinished(places: Places) -> list[Renumbering]:
+def unfinished(places: StateDir) -> list[Renumbering]:
     """Return those that a killed command, or one that is at work, has not finished."""
     notes = (read(places, path.name) for path in matching(places.renumbering(""), "*"))
     return [note for note in notes if note is not None and not note.is_finished]
 
 
-def forget(places: Places, origin: str) -> None:
+def forget(places: StateDir, origin: str) -> None:
     """Remove the note: its id was printed, or nothing came of it."""
     places.renumbering(origin).unlink(missing_ok=True)
 
@@ -107,12 +107,12 @@ def finish(project: Project, note: Renumbering, *, resumed: bool = False) -> Non
     if resumed:
         branch = project.branch(note.protocol)
         with locks.hold(places.publish_lock(branch), who, what=branch, wait=transaction.PUBLISH_WAIT):
-            creating.finish_worktree(git, places, who, branch, note.protocol)
+            protocol_worktree.finish_worktree(git, places, who, branch, note.protocol)
             worktree.settle_all(git, places, branch, who)
         if not worktree.on_branch(git, branch):
-            creating.add_worktree(project, note.protocol)
+            protocol_worktree.add_worktree(project, note.protocol)
     journal.put_aside(places, note.origin, note.old)
-    marks.forget(places, note.origin)
+    checkpoints.forget(places, note.origin)
     for path, git_dir in note.trees:
         _remove(project, note, Worktree(Path(path), Path(git_dir), None), resumed=resumed)
     workspace.remove(workspace.place(places, note.origin, project.config.workspace.path))
@@ -133,7 +133,7 @@ def _remove(project: Project, note: Renumbering, tree: Worktree, *, resumed: boo
             return  # it follows the other protocol already
         # Its branch is gone, and git could not tell what is in it, nor whether it is the other protocol's.
         git.run("update-ref", "--no-deref", "HEAD", note.old, git_dir=tree.git_dir)
-        if why := keeping.keeps(git, tree, resumed=resumed):
+        if why := protocol_worktree.keeps(git, tree, resumed=resumed):
             project.who.say(f"{tree.path} stays, at {note.old[:12]}: {why}")
             return
         code, _, _ = git.try_run("worktree", "remove", "--force", str(tree.path), config=worktree.conversions(git))

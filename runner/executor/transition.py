@@ -15,7 +15,7 @@ from runner.git import Ident
 from runner.protocol import paths, seal_file
 from runner.protocol.events import Event
 from runner.protocol.state import Status
-from runner.store import history, marks, publishing, transaction
+from runner.store import checkpoints, history, publishing, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -91,7 +91,7 @@ def publish(
             project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None)
         ),
     )
-    marks.write(project.places, seen.protocol, made.commit, made.state.genesis)
+    checkpoints.write(project.places, seen.protocol, made.commit, made.state.genesis)
     project.seen = made.seen
 
 

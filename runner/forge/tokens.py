@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from runner.forge.base import ForgeKind, ForgeProject, Token, TokenMissingError
-from runner.git.person import credential
+from runner.git.identity import credential
 from runner.git.process import answer, personal_environment
 
 OWN: Final = "RUNNER_FORGE_TOKEN"

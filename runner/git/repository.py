@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from runner.errors import ConflictError
-from runner.git import person
+from runner.git import identity
 from runner.git.database import Database
 from runner.git.objects import Ident
 from runner.git.process import GitError, personal_environment, spawn
@@ -168,7 +168,7 @@ class Git(Database):
         Raises:
             UsageError: git does not know who they are.
         """
-        return person.ident(self, time)
+        return identity.ident(self, time)
 
     def person_commit(
         self, tree: str, parents: Sequence[str], who: Ident, message: bytes, *, sign: bool = False
@@ -178,7 +178,7 @@ class Git(Database):
         Raises:
             UsageError: it should be signed and could not be.
         """
-        return person.commit(self, tree, parents, who, message, sign=sign)
+        return identity.commit(self, tree, parents, who, message, sign=sign)
 
     # --- transport ---------------------------------------------------------------------------------------------------
 

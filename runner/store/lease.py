@@ -28,10 +28,10 @@ from runner.protocol.event_types import event_type
 from runner.protocol.lease_file import Lease
 from runner.protocol.plans import seconds_of
 from runner.store import history, record, remote
-from runner.store.places import write_atomically
+from runner.store.environment import Environment
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.store.surroundings import Surroundings
+from runner.store.state_dir import write_atomically
 from runner.values import dataclass
 
 RACES = 20  # how often an announcement makes way for people's commits
@@ -621,7 +621,7 @@ def _commit(git: Git, author: Ident, protocol: str, words: Lease, intents: Inten
     return git.write_commit(tree, (old,) if old else (), author, author, f"{protocol}: lease\n".encode())
 
 
-def _read(git: Git, oid: str, ref: str, who: Surroundings) -> tuple[Lease, Intents]:
+def _read(git: Git, oid: str, ref: str, who: Environment) -> tuple[Lease, Intents]:
     """Return what a lease says, and the effects that it announces.
 
     Raises:

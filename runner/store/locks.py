@@ -2,6 +2,8 @@
 
 Also the locks that git leaves behind when it is killed: whoever holds the protocol's lock may take away those that are
 open in no process (design §6, dead locks).
+
+`RequestNote` names the protocol that a command has started to create, so that the same command, typed again, finishes it.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ from pathlib import Path
 
 from runner.errors import HeldError, UsageError
 from runner.folders import matching
-from runner.store.surroundings import Surroundings
+from runner.protocol import ids
+from runner.store.environment import Environment
 
 GLANCE = 0.1  # seconds; whoever asks who holds a lock (`is_held`) has it for a moment, and that is no reason to be refused it
 STALE_AFTER = 60.0  # seconds, where nobody can be asked who has a file open
 
 
 @contextlib.contextmanager
-def hold(path: Path, who: Surroundings, *, what: str, wait: float = 0.0) -> Iterator[bool]:
+def hold(path: Path, who: Environment, *, what: str, wait: float = 0.0) -> Iterator[bool]:
     """Hold the lock at `path` while the block runs; its file says who has it. Gives whether whoever had it before did not let go
     of it in order: it was killed, perhaps.
 
@@ -92,7 +95,7 @@ def is_held(path: Path) -> str | None:
     return None
 
 
-def signal_holder(path: Path, who: Surroundings, number: signal.Signals) -> bool:
+def signal_holder(path: Path, who: Environment, number: signal.Signals) -> bool:
     """Send a signal to the process of this machine that holds the lock at `path`; return whether there is one.
 
     A process id alone may be another container's, or be given anew: where there is /proc, the process has to have the file open.
@@ -218,7 +221,7 @@ def _is_git_at(process: Path, folders: list[Path]) -> bool:
     return not held_open and (named or any(cwd.is_relative_to(folder) for folder in folders))
 
 
-def remove_dead(lock: Path, who: Surroundings) -> bool:
+def remove_dead(lock: Path, who: Environment) -> bool:
     """Take away a git lock that has no owner, and say so; return whether there was one."""
     if not lock.exists() or not is_dead(lock, who.now()):
         return False
@@ -227,3 +230,48 @@ def remove_dead(lock: Path, who: Surroundings) -> bool:
         who.say(f"took away a lock that a git had left when it died: {lock}")
         return True
     return False
+
+
+# --- the protocol that a command creates -----------------------------------------------------------------------------
+
+
+class RequestNote:
+    """The note of one request to create a protocol: it names the protocol before the first ref moves, until its id was printed.
+
+    The process that makes the request locks it; another process with the same request at that moment creates its own protocol.
+    `told`: the protocol (id) and the tip that an earlier process of the same request started to publish.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._handle = path, -1
+        self.told: tuple[str, str] | None = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while self._handle < 0:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                return  # another process does the same at this moment
+            if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+                os.close(handle)  # its process ended between the two
+                continue
+            self._handle = handle
+        protocol, _, rest = os.read(self._handle, 4096).decode("utf-8", "replace").partition(" ")
+        if ids.is_protocol_id(protocol) and ids.OID.fullmatch(rest.removesuffix("\n")) and rest.endswith("\n"):
+            self.told = protocol, rest.removesuffix("\n")
+
+    def write(self, protocol: str, tip: str) -> None:
+        """Note what is made; it is on the disk when this returns."""
+        if self._handle >= 0:
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"{protocol} {tip}\n".encode(), 0)
+            os.fsync(self._handle)
+
+    def remove(self) -> None:
+        """Forget it: the command printed its id."""
+        if self._handle >= 0:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            os.close(self._handle)
+            self._handle = -1

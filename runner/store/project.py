@@ -12,8 +12,8 @@ from runner.git import Git, Ident
 from runner.protocol import ids, paths
 from runner.protocol.log import actor as log_actor
 from runner.store import trusted as trusted_
-from runner.store.places import Places, writable_state_home
-from runner.store.surroundings import Surroundings
+from runner.store.environment import Environment
+from runner.store.state_dir import StateDir, writable_state_home
 from runner.store.trusted import Trusted
 from runner.values import dataclass
 
@@ -33,8 +33,8 @@ class Project:
     """`options`: what was said on the command line; it goes before the environment and config.yaml."""
 
     git: Git
-    places: Places
-    who: Surroundings
+    places: StateDir
+    who: Environment
     trusted: Trusted
     options: Mapping[str, str] = field(default_factory=dict)
     looked: bool = False  # whether the remote was asked in this process
@@ -56,7 +56,7 @@ class Project:
 
     @classmethod
     def open(
-        cls, cwd: Path, who: Surroundings, options: Mapping[str, str] | None = None, at: Location | None = None
+        cls, cwd: Path, who: Environment, options: Mapping[str, str] | None = None, at: Location | None = None
     ) -> Project:
         """Open the repository that `cwd` is in, or `at` where it was found already. The network is not asked, but by a clone of
         nothing but protocols' branches, once: their policy is no policy.
@@ -68,7 +68,7 @@ class Project:
         """
         git = Git.open(cwd) if at is None else Git(at)
         try:
-            places = Places(git.common_dir, writable_state_home(who.state_home))
+            places = StateDir(git.common_dir, writable_state_home(who.state_home))
             try:
                 trusted = trusted_.last_seen(git, places)
             except trusted_.OnlyProtocolsError:
@@ -80,9 +80,9 @@ class Project:
                 trusted = mirror.look()
             project = cls(git, places, who, trusted, dict(options or {}))
             if git.is_partial():
-                from runner.store import promised
+                from runner.store import partial_clone
 
-                promised.install(project)
+                partial_clone.install(project)
             return project
         except BaseException:
             git.close()

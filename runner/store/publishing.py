@@ -18,14 +18,13 @@ from runner.protocol import ids, log, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import (
+    checkpoints,
     clash,
-    finding,
     history,
     locks,
-    marks,
-    numbers,
+    lookup,
+    push_refusal,
     record,
-    refused,
     snapshot,
     transaction,
     worktree,
@@ -121,7 +120,7 @@ def look_at_numbers(project: Project, *, always: bool = False) -> set[int]:
     if not always and project.setting("publish") != "always":
         return set()
     project.looked = False
-    mirror = look(project, f"{numbers.PREFIX}*", "refs/heads/*")
+    mirror = look(project, f"{lookup.NUMBERS}*", "refs/heads/*")
     found = set()
     for name in mirror.refs() if mirror else ():
         last = name.rsplit("/", 1)[1]
@@ -132,7 +131,7 @@ def look_at_numbers(project: Project, *, always: bool = False) -> set[int]:
         )
         if protocol:
             found.add(ids.number_of(protocol))
-        elif name.startswith(numbers.PREFIX) and last.isdigit():
+        elif name.startswith(lookup.NUMBERS) and last.isdigit():
             found.add(int(last))
     return found
 
@@ -144,14 +143,14 @@ def find(project: Project, name: str | None) -> str:
         UsageError: there is none, or it is not clear which.
     """
     try:
-        return finding.find(project, name)
-    except finding.UnknownProtocolError:
-        begins = finding.beginnings(project, name) if name is not None else []
+        return lookup.find(project, name)
+    except lookup.UnknownProtocolError:
+        begins = lookup.beginnings(project, name) if name is not None else []
         mirror = look(project, *patterns(project, begins)) if begins else None
         if mirror is None or name is None:
             raise
     track_protocols(project, mirror)
-    return finding.find(project, name)
+    return lookup.find(project, name)
 
 
 def patterns(project: Project, begins: Sequence[str] = tuple("0123456789")) -> list[str]:
@@ -414,7 +413,7 @@ def push(
     changes: dict[str, tuple[str | None, str | None]] = {}
     if there.get(name) != new:
         changes[name] = (new, there.get(name))
-    claim = numbers.claim_ref(ids.number_of(protocol))
+    claim = lookup.claim_ref(ids.number_of(protocol))
     mine = project.git.ref(claim)
     if genesis is not None:
         changes[claim] = (genesis, None)
@@ -439,10 +438,10 @@ def push(
             mirror.push(changes)
     except PushRefusedError as error:
         if genesis is None:
-            refused.note(project, protocol, new)
-        raise refused.explain(project, protocol, error, new, there.get(name)) from error
+            push_refusal.note(project, protocol, new)
+        raise push_refusal.explain(project, protocol, error, new, there.get(name)) from error
     if changes:
-        refused.forget(project, protocol)
+        push_refusal.forget(project, protocol)
         track(project, mirror.remote, {ref: oid for ref, (oid, _) in changes.items() if oid})
 
 
@@ -582,7 +581,7 @@ def _refuse_rewritten(project: Project, protocol: str, here: str, check: Check) 
     Raises:
         IntegrityError: with what adopts the branch.
     """
-    known = marks.read(project.places, protocol)
+    known = checkpoints.read(project.places, protocol)
     tip = project.git.ref(project.branch(protocol)) or here
     if known is not None and not project.git.is_ancestor(known, tip):
         check(tip, known)
@@ -598,9 +597,9 @@ def _lower_mark(project: Project, protocol: str, commit: str | None) -> None:
     while at is not None and (found := git.commit(at)) is not None and not is_transition(found, protocol):
         at = found.parents[0] if found.parents else None
     if at is not None and snapshot.folder_files(git, at, protocol):
-        marks.go_back(project.places, protocol, at, snapshot.read(git, at, protocol).state.genesis)
+        checkpoints.go_back(project.places, protocol, at, snapshot.read(git, at, protocol).state.genesis)
     else:
-        marks.forget(project.places, protocol)
+        checkpoints.forget(project.places, protocol)
 
 
 def _decides(git: Git, commits: Sequence[Commit], protocol: str) -> bool:
@@ -616,7 +615,7 @@ def _verified(project: Project, protocol: str, commit: str | None) -> str | None
 
     That two clones have a commit says nothing of it: one of them may have been damaged by what the other one pulled.
     """
-    known = marks.read(project.places, protocol)
+    known = checkpoints.read(project.places, protocol)
     if known is None or commit is None or project.git.commit(known) is None:
         return None
     if project.git.is_ancestor(commit, known):

@@ -14,11 +14,11 @@ from pathlib import Path
 from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
 from runner.folders import matching
 from runner.git import TIMED_OUT, Git
-from runner.git.person import token_settings
+from runner.git.identity import token_settings
 from runner.lines import lines_of
-from runner.store import locks, pace, trusted
-from runner.store.places import Places, writable_state_home, write_atomically
-from runner.store.surroundings import Surroundings
+from runner.store import locks, push_rate, trusted
+from runner.store.environment import Environment
+from runner.store.state_dir import StateDir, writable_state_home, write_atomically
 from runner.store.trusted import Pin, Trusted
 from runner.values import dataclass
 
@@ -43,13 +43,13 @@ class Mirror:
     """The git directory that talks to one remote. `remote`: its name in the clone; `url`: where it is."""
 
     git: Git
-    places: Places
-    who: Surroundings
+    places: StateDir
+    who: Environment
     remote: str
     url: str
 
     @classmethod
-    def of(cls, git: Git, places: Places, who: Surroundings) -> Mirror | None:
+    def of(cls, git: Git, places: StateDir, who: Environment) -> Mirror | None:
         """Return the clone's mirror, made ready, or None where there is no remote.
 
         Raises:
@@ -235,7 +235,7 @@ class Mirror:
 
     def _push(self, changes: Mapping[str, tuple[str | None, str | None]], timeout: float) -> list[str] | None:
         """Push once; None where it is done. Else every ref is where it was expected, and nothing moved: what the remote said."""
-        pace.keep(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
+        push_rate.keep(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
         leases = [f"--force-with-lease={name}:{old or ''}" for name, (_, old) in changes.items()]
         specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
         code, out, err = self._run(
@@ -379,13 +379,13 @@ def _up_to_date(out: bytes) -> list[str]:
     return [line[1].rpartition(":")[2] for line in lines]
 
 
-def fetch_objects(git: Git, oids: list[str], who: Surroundings) -> None:
+def fetch_objects(git: Git, oids: list[str], who: Environment) -> None:
     """Bring objects that a partial clone has left at its remote.
 
     Raises:
         UnreachableError: the remote did not answer.
     """
-    mirror = Mirror.of(git, Places(git.common_dir, writable_state_home(who.state_home)), who)
+    mirror = Mirror.of(git, StateDir(git.common_dir, writable_state_home(who.state_home)), who)
     if mirror is None:
         raise UnreachableError(
             "objects are missing and there is no remote", str(git.common_dir), "run `git fetch --refetch`"

@@ -15,10 +15,10 @@ from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
 from runner.protocol.state import State
 from runner.store import locks, worktree
-from runner.store.places import Places
+from runner.store.environment import Environment
 from runner.store.remote import PushRefusedError
 from runner.store.snapshot import Snapshot
-from runner.store.surroundings import Surroundings
+from runner.store.state_dir import StateDir
 from runner.values import dataclass
 
 PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same branch
@@ -124,8 +124,8 @@ def prepare(
 
 def publish(
     git: Git,
-    places: Places,
-    who: Surroundings,
+    places: StateDir,
+    who: Environment,
     *,
     branch: str,
     old: str | None,
@@ -179,7 +179,7 @@ def publish(
             raise refused
 
 
-def settle(git: Git, places: Places, who: Surroundings, branch: str) -> None:
+def settle(git: Git, places: StateDir, who: Environment, branch: str) -> None:
     """Bring the worktrees on a branch along that a crash left behind it, where nothing is to be published on it."""
     if worktree.has_notes(places):
         with locks.hold(places.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
@@ -188,8 +188,8 @@ def settle(git: Git, places: Places, who: Surroundings, branch: str) -> None:
 
 def adopt(
     git: Git,
-    places: Places,
-    who: Surroundings,
+    places: StateDir,
+    who: Environment,
     *,
     branch: str,
     old: str,

@@ -13,7 +13,7 @@ from pathlib import Path
 from runner.errors import IntegrityError, RefusedError, UsageError
 from runner.git import Git
 from runner.protocol import ids, paths
-from runner.store.places import Places, write_atomically
+from runner.store.state_dir import StateDir, write_atomically
 from runner.values import dataclass
 
 REF = "refs/runner/fetched/trusted"  # kept here so that no `git gc` takes its objects away
@@ -92,7 +92,7 @@ def remote_url(git: Git, remote: str) -> str:
     return url
 
 
-def refuse_unprotected(git: Git, places: Places, remote: str, url: str) -> None:
+def refuse_unprotected(git: Git, places: StateDir, remote: str, url: str) -> None:
     """Refuse a remote whose answers anybody on the way could have written: it says who may approve, and what is run.
 
     Raises:
@@ -129,7 +129,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def read_pin(places: Places) -> Pin | None:
+def read_pin(places: StateDir) -> Pin | None:
     """Return what is pinned for this clone, or None at first use.
 
     Raises:
@@ -150,7 +150,7 @@ def read_pin(places: Places) -> Pin | None:
     )
 
 
-def write_pin(places: Places, pin: Pin) -> None:
+def write_pin(places: StateDir, pin: Pin) -> None:
     """Pin it; where the state cannot be written, it is first use again next time."""
     try:
         write_atomically(
@@ -206,7 +206,7 @@ def _is_named(git: Git, ref: str) -> bool:
         return False
 
 
-def last_seen(git: Git, places: Places) -> Trusted:
+def last_seen(git: Git, places: StateDir) -> Trusted:
     """Return the trusted branch without asking the network.
 
     Raises:

@@ -22,9 +22,9 @@ from runner.git import LINK, SUBMODULE, TREE, Git, GitError, TooSlowError, Tree,
 from runner.protocol import globs
 from runner.protocol.digest import digest
 from runner.protocol.paths import POLICY, ROOT
-from runner.store import locks, packs, promised, remote, worktree
-from runner.store.places import Places, write_atomically
-from runner.store.surroundings import Surroundings
+from runner.store import locks, packs, partial_clone, remote, worktree
+from runner.store.environment import Environment
+from runner.store.state_dir import StateDir, write_atomically
 from runner.values import dataclass
 
 EXCLUDES = "__pycache__/\n.pytest_cache/\nnode_modules/\n.venv/\n*.pyc\n.DS_Store\n"
@@ -62,7 +62,7 @@ class Workspace:
         return packs.objects(self.root)
 
 
-def place(places: Places, protocol: str, configured: str | None) -> Workspace:
+def place(places: StateDir, protocol: str, configured: str | None) -> Workspace:
     """Return where the protocol's workspace lies; never below a `.git`, where test runners see nothing and pass.
 
     Raises:
@@ -134,7 +134,7 @@ def reset(
     space: Workspace,
     commit: str,
     protocol: str,
-    who: Surroundings,
+    who: Environment,
     *,
     clean: bool = False,
     trusted: str | None = None,
@@ -609,7 +609,7 @@ def _not_ignored(git: Git, space: Workspace, folders: Iterable[str]) -> str | No
     return next((folder for path, folder in named.items() if path not in ignored), None)
 
 
-def export(git: Git, space: Workspace, commit: str, who: Surroundings) -> Path:
+def export(git: Git, space: Workspace, commit: str, who: Environment) -> Path:
     """Make a clean export of a commit's tree for checks, and return its folder."""
     beneath.remove(space.export)
     space.export.mkdir(parents=True)
@@ -622,14 +622,14 @@ def export(git: Git, space: Workspace, commit: str, who: Surroundings) -> Path:
     return space.export
 
 
-def fetch_missing(git: Git, commit: str, who: Surroundings) -> None:
+def fetch_missing(git: Git, commit: str, who: Environment) -> None:
     """In a partial clone, bring the objects of a commit's tree here before they are needed.
 
     They come through the repository's promisor remote, with the person's own transport settings.
     """
     if not git.is_partial():
         return
-    promised.bring_all(git, lambda oids: remote.fetch_objects(git, oids, who), [commit])
+    partial_clone.bring_all(git, lambda oids: remote.fetch_objects(git, oids, who), [commit])
 
 
 def remove(space: Workspace) -> None:

@@ -21,8 +21,8 @@ from runner.errors import InTheWayError, UsageError
 from runner.folders import matching
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree
 from runner.store import locks
-from runner.store.places import Places, write_atomically
-from runner.store.surroundings import Surroundings
+from runner.store.environment import Environment
+from runner.store.state_dir import StateDir, write_atomically
 from runner.values import dataclass
 
 EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index
@@ -127,7 +127,7 @@ def _settings(git: Git, tree: Worktree) -> list[str]:
 
 
 @contextlib.contextmanager
-def locked(tree: Worktree, who: Surroundings) -> Iterator[Path]:
+def locked(tree: Worktree, who: Environment) -> Iterator[Path]:
     """Hold a worktree's index lock as git does, and give the path of a copy of the index to work on.
 
     Raises:
@@ -176,7 +176,7 @@ class Follow:
     """A worktree that is ready to follow: its lock is held, and that it can was shown."""
 
     git: Git
-    who: Surroundings
+    who: Environment
     tree: Worktree
     copy: Path
     note: Path
@@ -214,7 +214,7 @@ class Follow:
 
 
 @contextlib.contextmanager
-def prepare(git: Git, places: Places, ref: str, old: str, new: str, who: Surroundings) -> Iterator[list[Follow]]:
+def prepare(git: Git, places: StateDir, ref: str, old: str, new: str, who: Environment) -> Iterator[list[Follow]]:
     """Lock each worktree on `ref` and show that it can follow from `old` to `new`.
 
     Raises:
@@ -236,7 +236,7 @@ def prepare(git: Git, places: Places, ref: str, old: str, new: str, who: Surroun
         path.unlink(missing_ok=True)
 
 
-def note(git: Git, places: Places, ref: str, old: str, new: str) -> list[Worktree]:
+def note(git: Git, places: StateDir, ref: str, old: str, new: str) -> list[Worktree]:
     """Note that the worktrees on `ref` are about to be settled from `old` to `new`, and return them."""
     trees = on_branch(git, ref)
     for tree in trees:
@@ -244,14 +244,14 @@ def note(git: Git, places: Places, ref: str, old: str, new: str) -> list[Worktre
     return trees
 
 
-def note_one(places: Places, tree: Worktree, ref: str, old: str, new: str) -> Path:
+def note_one(places: StateDir, tree: Worktree, ref: str, old: str, new: str) -> Path:
     """Note that a worktree is about to be settled from `old` to `new`, and return the note, to be taken away when it is."""
     path = _note_path(places, tree)
     _write_note(path, tree, ref, old, new)
     return path
 
 
-def _note_path(places: Places, tree: Worktree) -> Path:
+def _note_path(places: StateDir, tree: Worktree) -> Path:
     return places.follows / f"{hashlib.sha256(os.fsencode(tree.git_dir)).hexdigest()[:16]}.json"
 
 
@@ -339,12 +339,12 @@ def _foreign(root: Path, path: str, gone: set[str]) -> str | None:
 # --- settling ----------------------------------------------------------------------------------------------------------
 
 
-def has_notes(places: Places) -> bool:
+def has_notes(places: StateDir) -> bool:
     """Return whether any follow is under way, or was cut."""
     return bool(matching(places.follows, "*.json"))
 
 
-def is_cut(places: Places, ref: str) -> bool:
+def is_cut(places: StateDir, ref: str) -> bool:
     """Return whether a worktree of `ref` was cut off while it followed."""
     for note in matching(places.follows, "*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -353,7 +353,7 @@ def is_cut(places: Places, ref: str) -> bool:
     return False
 
 
-def settle_all(git: Git, places: Places, ref: str, who: Surroundings) -> None:
+def settle_all(git: Git, places: StateDir, ref: str, who: Environment) -> None:
     """Finish the follows of `ref` that a crash cut, path by path by their bytes; say which files were left to the person.
 
     The caller holds the branch's publish lock: the note of a living process is not to be taken for one that was cut.
@@ -380,7 +380,7 @@ def settle_all(git: Git, places: Places, ref: str, who: Surroundings) -> None:
         note.unlink(missing_ok=True)
 
 
-def settle(git: Git, tree: Worktree, old: str, new: str, who: Surroundings) -> list[str]:
+def settle(git: Git, tree: Worktree, old: str, new: str, who: Environment) -> list[str]:
     """Bring a worktree whose branch has moved from `old` to `new` along, and return the paths left to the person.
 
     A file with the bytes of `old`, or of a part of `new` (a git was killed as it wrote them, or the disk was full), or absent,

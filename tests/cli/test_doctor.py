@@ -15,7 +15,7 @@ import pytest
 
 from runner.git import Git
 from runner.store import locks, worktree
-from runner.store.places import Places
+from runner.store.state_dir import StateDir
 from runner.trust import verify
 from runner.trust.walk import Finding, Walk
 from tests.conftest import Box, command, make_box, mostly_slow
@@ -528,7 +528,7 @@ def test_a_follow_that_was_cut_is_brought_to_its_end(box: Box) -> None:
     box.git("read-tree", "-m", "-u", new, old, cwd=folder)
     with Git.open(box.path) as git:
         tree = worktree.on_branch(git, f"refs/heads/{protocol}")[0]
-        places = Places(git.common_dir, box.home / ".local/state/protocol-runner")
+        places = StateDir(git.common_dir, box.home / ".local/state/protocol-runner")
     places.follows.mkdir(parents=True, exist_ok=True)
     note = places.follows / "0123456789abcdef.json"
     told = {"worktree": str(tree.path), "git_dir": str(tree.git_dir), "ref": f"refs/heads/{protocol}"}

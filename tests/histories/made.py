@@ -20,7 +20,7 @@ from runner.cli.session import Session
 from runner.protocol import events as ev
 from runner.protocol.digest import digest
 from runner.protocol.paths import folder as folder_of
-from runner.store.surroundings import Surroundings
+from runner.store.environment import Environment
 from tests.attacks.conftest import STEPS
 from tests.attacks.forge import Change, Forge
 from tests.attacks.make import PROTOCOL, History, Keys
@@ -87,9 +87,9 @@ class FixedKeys(Keys):
 def fixed() -> Iterator[None]:
     """Let the command line have a clock and random numbers of its own, which go on from one command to the next."""
     ticks, digits, spans = itertools.count(NOW), itertools.count(1), itertools.count(1)
-    real = Session.surroundings
+    real = Session.environment
 
-    def surroundings(self: Session) -> Surroundings:
+    def environment(self: Session) -> Environment:
         return dataclasses.replace(
             real(self),
             now=lambda: float(next(ticks)),
@@ -99,11 +99,11 @@ def fixed() -> Iterator[None]:
             pid=1,
         )
 
-    Session.surroundings = surroundings  # type: ignore[method-assign]
+    Session.environment = environment  # type: ignore[method-assign]
     try:
         yield
     finally:
-        Session.surroundings = real  # type: ignore[method-assign]
+        Session.environment = real  # type: ignore[method-assign]
 
 
 @dataclass(slots=True)

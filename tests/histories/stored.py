@@ -24,10 +24,10 @@ from pathlib import Path
 from runner.app import verify as app_verify
 from runner.errors import InsufficientHistoryError
 from runner.git import Git
-from runner.store import marks
+from runner.store import checkpoints
+from runner.store.environment import Environment
 from runner.store.history import fetched
 from runner.store.project import Project
-from runner.store.surroundings import Surroundings
 from runner.store.trusted import Trusted
 from runner.trust import verify
 from runner.trust.walk import Finding, Report
@@ -220,7 +220,7 @@ class Shelf:
                 self._publish(case, at)
             project = Project.open(at, _surroundings(at), {})
             if case.seen:
-                marks.write(project.places, case.protocol, case.seen, "")
+                checkpoints.write(project.places, case.protocol, case.seen, "")
             self._projects[case.name] = project
         return self._projects[case.name]
 
@@ -250,9 +250,9 @@ def _shown(finding: Finding) -> str:
     return f"{finding.rule} {finding.commit[:12]} {finding.path}".rstrip()
 
 
-def _surroundings(at: Path) -> Surroundings:
+def _surroundings(at: Path) -> Environment:
     home = at / "home"
-    return Surroundings(
+    return Environment(
         now=lambda: 1_795_000_000.0,
         monotonic=lambda: 0.0,
         sleep=lambda seconds: None,

@@ -13,9 +13,9 @@ import pytest
 from runner.errors import RunnerError
 from runner.git import BLOB, Git, Ident, TreeEntry
 from runner.store import workspace
-from runner.store.places import Places
+from runner.store.environment import Environment
 from runner.store.remote import Mirror
-from runner.store.surroundings import Surroundings
+from runner.store.state_dir import StateDir
 from runner.store.workspace import Workspace
 from tests.simulation.memory_git import Line, MemoryGit, Repository
 
@@ -31,7 +31,7 @@ class Both:
         def git(*args: str | Path) -> None:
             subprocess.run(["git", *map(str, args)], check=True, capture_output=True)
 
-        who = Surroundings(
+        who = Environment(
             now=lambda: 1_700_000_000.0,
             monotonic=lambda: 0.0,
             sleep=lambda seconds: None,
@@ -52,7 +52,7 @@ class Both:
             settings = {"remote.origin.url": [str(folder / "origin.git")]}
             memory = MemoryGit(Repository(settings=settings), folder / f"memory-{name}", Line(self.remote))
             self.clones.append((memory, real))
-            made = [Mirror.of(one, Places(one.common_dir, folder / "state"), who) for one in (memory, real)]
+            made = [Mirror.of(one, StateDir(one.common_dir, folder / "state"), who) for one in (memory, real)]
             assert made[0] is not None and made[1] is not None
             self.mirrors.append((made[0], made[1]))
 

@@ -23,9 +23,9 @@ from runner.git.objects import commit_bytes, parse_commit
 from runner.protocol import log, machine, paths, state, transcript
 from runner.protocol.approval_file import Decision
 from runner.store import history, lease, record, trusted
-from runner.store.places import Places
+from runner.store.environment import Environment
 from runner.store.project import Project
-from runner.store.surroundings import Surroundings
+from runner.store.state_dir import StateDir
 from runner.trust import verify
 from tests.simulation import outside
 from tests.simulation.disk import Disk, Unsynced
@@ -179,7 +179,7 @@ class Process:
         """The world that it is in."""
         return self.host.world
 
-    def surroundings(self) -> Surroundings:
+    def environment(self) -> Environment:
         """Return its clock, randomness and names."""
         world, host = self.world, self.host
         scheduler, rng = world.scheduler, world.scheduler.rng
@@ -199,7 +199,7 @@ class Process:
             return self.stop_beating
 
         host.processes += 1
-        return Surroundings(
+        return Environment(
             now=now,
             monotonic=monotonic,
             sleep=sleep,
@@ -221,9 +221,9 @@ class Process:
 
     def open(self) -> Project:
         """Return the project as a new process finds it."""
-        world, host, who = self.world, self.host, self.surroundings()
+        world, host, who = self.world, self.host, self.environment()
         git = MemoryGit(host.repository, host.folder / "shop.git", world.line, world.scheduler.seam)
-        places = Places(git.common_dir, who.state_home)
+        places = StateDir(git.common_dir, who.state_home)
         options = {"ephemeral": "yes"} if host.vanishes else {}
         self.project = Project(git, places, who, trusted.last_seen(git, places), options)
         return self.project

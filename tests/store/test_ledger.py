@@ -32,11 +32,11 @@ from runner.errors import SpentError
 from runner.protocol.policy_file import DayBudget
 from runner.store import ledger
 from runner.store.project import Project
-from runner.store.surroundings import Surroundings
+from runner.store.environment import Environment
 
 path, home, publish, seed, told = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
 dice = random.Random(seed)
-who = Surroundings(
+who = Environment(
     now=lambda: 1_700_000_000.0, monotonic=time.monotonic, sleep=time.sleep, host=f"host-{seed}", pid=os.getpid(), state_home=home,
     random_hex=lambda count: os.urandom(count).hex()[:count], environ=dict(os.environ) | {"RUNNER_EMAIL": "r@example.test"},
 )

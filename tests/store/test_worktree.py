@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from runner.errors import InTheWayError
 from runner.git import BLOB, EXECUTABLE, LINK, Git, Ident, TreeEntry
 from runner.store import worktree
-from runner.store.places import Places
+from runner.store.state_dir import StateDir
 from tests.conftest import Box, command, make_box
 from tests.store.test_shapes import fingerprint
 
@@ -52,7 +52,7 @@ class Desk:
         box.git("clean", "-qffdx")
 
     @property
-    def places(self) -> Places:
+    def places(self) -> StateDir:
         """Where notes lie."""
         return self.project.places
 

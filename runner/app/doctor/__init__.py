@@ -15,11 +15,11 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from runner.errors import RunnerError
 from runner.executor import remedy
 from runner.git import Git, GitError
-from runner.store import marks, trusted
-from runner.store.places import Places
+from runner.store import checkpoints, trusted
+from runner.store.environment import Environment
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.store.surroundings import Surroundings
+from runner.store.state_dir import StateDir
 from runner.trust import verify
 from runner.trust.verify import Judged, judge
 from runner.values import dataclass
@@ -46,7 +46,7 @@ class Finding:
 class Machine:
     """What is there without a repository. `folders`: those that the runner writes in."""
 
-    who: Surroundings
+    who: Environment
     folders: tuple[Path, ...]
 
 
@@ -55,8 +55,8 @@ class Clone:
     """A repository with the runner's own files for it: the scope of checks that work where no project can be opened."""
 
     git: Git
-    places: Places
-    who: Surroundings
+    places: StateDir
+    who: Environment
 
     def remote(self) -> Mirror | None:
         """Return the remote, if there is one and its address is the pinned one."""
@@ -129,7 +129,7 @@ class Examined:
 
 def rewritten_from(project: Project, protocol: str, tip: str) -> str | None:
     """Return the commit that verified here last where the branch's history no longer has it, else None."""
-    known = marks.read(project.places, protocol)
+    known = checkpoints.read(project.places, protocol)
     tip = project.tip(protocol) or tip  # a running runner may have moved it since, and then the checkpoint
     if known is None or known == tip:
         return None

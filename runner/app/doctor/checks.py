@@ -30,9 +30,9 @@ from runner.app.doctor import (
 )
 from runner.errors import InsufficientHistoryError, RunnerError, UnreachableError
 from runner.git import Git
-from runner.store.places import Places, writable_state_home
+from runner.store.environment import Environment
 from runner.store.project import Project
-from runner.store.surroundings import Surroundings
+from runner.store.state_dir import StateDir, writable_state_home
 from runner.store.trusted import Trusted
 
 MACHINE: tuple[Check[Machine], ...] = (
@@ -85,7 +85,7 @@ PROTOCOL: tuple[Check[Examined], ...] = (
 )
 
 
-def examine(cwd: Path, who: Surroundings, options: Mapping[str, str], only: str | None = None) -> list[Finding]:
+def examine(cwd: Path, who: Environment, options: Mapping[str, str], only: str | None = None) -> list[Finding]:
     """Return what is found in the repository of `cwd`; of protocols, in all of them or in `only`."""
     try:
         git = Git.open(cwd)
@@ -94,7 +94,7 @@ def examine(cwd: Path, who: Surroundings, options: Mapping[str, str], only: str 
         return [*_run(MACHINE, Machine(who, (who.state_home,))), why]
     found: list[Finding] = []
     with git:
-        here = Clone(git, Places(git.common_dir, writable_state_home(who.state_home)), who)
+        here = Clone(git, StateDir(git.common_dir, writable_state_home(who.state_home)), who)
         found += _run(MACHINE, Machine(who, (git.common_dir, here.places.state_home)))
         before = len(found)
         try:
@@ -148,7 +148,7 @@ def of_protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
 # --- fixing ------------------------------------------------------------------------------------------------------------
 
 
-def fix_clone(cwd: Path, who: Surroundings) -> None:
+def fix_clone(cwd: Path, who: Environment) -> None:
     """Fix what is broken in the clone itself, and say what was done; `examine` reports the rest."""
     headless = refs.headless(cwd)
     if headless is not None and headless.about is not None:
@@ -158,7 +158,7 @@ def fix_clone(cwd: Path, who: Surroundings) -> None:
     except RunnerError:
         return  # `examine` says why
     with git:
-        here = Clone(git, Places(git.common_dir, writable_state_home(who.state_home)), who)
+        here = Clone(git, StateDir(git.common_dir, writable_state_home(who.state_home)), who)
         try:
             _fix(CLONE, here, who.say)
         except RunnerError:

@@ -21,7 +21,7 @@ from runner.folders import matching
 from runner.git import Git
 from runner.lines import lines_of
 from runner.protocol import ids
-from runner.store import creating, locks, record, transaction, worktree
+from runner.store import locks, protocol_worktree, record, transaction, worktree
 
 ABANDONED = 3600.0  # seconds after which a temporary file that nobody has open is abandoned
 UNUSED = 14 * 86400.0  # seconds after which doctor mentions what an ended protocol left
@@ -128,7 +128,7 @@ def finish_worktree(chosen: Selection, protocol: str) -> str:
     project = chosen.project
     ref = project.branch(protocol)
     with locks.hold(project.places.publish_lock(ref), project.who, what=ref, wait=transaction.PUBLISH_WAIT):
-        creating.finish_worktree(project.git, project.places, project.who, ref, protocol)
+        protocol_worktree.finish_worktree(project.git, project.places, project.who, ref, protocol)
     return f"finished the worktree of {protocol}"
 
 

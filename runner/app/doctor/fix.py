@@ -17,7 +17,7 @@ from runner.git import TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import branch_of
-from runner.store import history, marks, publishing, record, snapshot, transaction
+from runner.store import checkpoints, history, publishing, record, snapshot, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Folder, Snapshot
 from runner.trust import transitions
@@ -70,7 +70,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
                 journal.put_aside(project.places, protocol, old)
             if back:  # it would keep what was taken out, and be published with it
                 git.update_refs(back, "runner: lost")
-            marks.write(project.places, protocol, tip, judged.walk.state.genesis)
+            checkpoints.write(project.places, protocol, tip, judged.walk.state.genesis)
         if adopted:
             tell(adopted)
         if by_name and here is not None:
@@ -189,7 +189,7 @@ def _publish(
     transaction.publish(
         git, project.places, project.who, branch=branch, old=here, new=new, reason=reason, also=also, push=push
     )
-    marks.write(project.places, protocol, new, state.genesis)
+    checkpoints.write(project.places, protocol, new, state.genesis)
 
 
 def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
@@ -358,6 +358,6 @@ def _restore_plan_files(project: Project, protocol: str, judged: Judged) -> str:
 
 def forget(project: Project, protocol: str) -> bool:
     """Remove the checkpoint, so that the current history is accepted; return whether there was one."""
-    known = marks.read(project.places, protocol) is not None
-    marks.forget(project.places, protocol)
+    known = checkpoints.read(project.places, protocol) is not None
+    checkpoints.forget(project.places, protocol)
     return known

@@ -10,7 +10,7 @@ from runner.errors import RefusedError, RunnerError
 from runner.executor.journal import DamagedJournalError, Journal, Record
 from runner.folders import matching
 from runner.protocol.state import State, StepStatus
-from runner.store.places import Places
+from runner.store.state_dir import StateDir
 
 _OPEN = (StepStatus.PENDING, StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL)  # no transition has ended the attempt
 
@@ -34,7 +34,7 @@ def find(chosen: Selection) -> Iterator[Finding]:
             yield Finding("here", error.what, error.where, "its step cannot continue", error.hint)
 
 
-def refuse_unknown(places: Places, protocol: str, hint: str = "") -> None:
+def refuse_unknown(places: StateDir, protocol: str, hint: str = "") -> None:
     """Refuse to put journals aside that have an effect without an outcome: it could happen twice in silence.
 
     `hint`: what finds the outcome, where a run does not.
@@ -53,7 +53,7 @@ def refuse_unknown(places: Places, protocol: str, hint: str = "") -> None:
             )
 
 
-def refuse_unrecorded(places: Places, protocol: str, state: State, hint: str = "") -> None:
+def refuse_unrecorded(places: StateDir, protocol: str, state: State, hint: str = "") -> None:
     """Refuse to put journals aside that have an effect of an attempt that no transition has ended: it would happen again.
 
     Raises:
@@ -73,6 +73,6 @@ def refuse_unrecorded(places: Places, protocol: str, state: State, hint: str = "
                 )
 
 
-def _effects(places: Places, protocol: str) -> Iterator[tuple[Path, list[Record]]]:
+def _effects(places: StateDir, protocol: str) -> Iterator[tuple[Path, list[Record]]]:
     for path in matching(places.journal(protocol), "**/*.jsonl"):
         yield path, [one for one in Journal(path).records if one["kind"] in ("intent", "outcome", "settled")]

@@ -14,13 +14,14 @@ from runner import sandbox
 from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.folders import matching
-from runner.git import Git, person
+from runner.git import Git
+from runner.git.identity import signs_commits
 from runner.protocol import ids, paths
 from runner.store import trusted, workspace
-from runner.store.places import Places, writable_state_home
+from runner.store.environment import Environment
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.store.surroundings import Surroundings
+from runner.store.state_dir import StateDir, writable_state_home
 from runner.trust import signing
 from runner.values import dataclass
 
@@ -100,7 +101,7 @@ def identity(chosen: Selection) -> Iterator[Finding]:
         chosen.project.person()
     except RunnerError as error:
         yield of_error(error, "nothing can be committed in your name")
-    if person.signs_commits(git):
+    if signs_commits(git):
         try:
             signing.check_commits(git)
         except RunnerError as error:
@@ -200,14 +201,14 @@ def workspaces(chosen: Selection) -> Iterator[Finding]:
 # --- what a person decides about the trusted branch --------------------------------------------------------------------
 
 
-def repin(cwd: Path, who: Surroundings) -> str:
+def repin(cwd: Path, who: Environment) -> str:
     """Trust the current default branch of the remote at its current address, and return what is trusted.
 
     Raises:
         RunnerError: there is no remote branch to trust; the pin is unchanged.
     """
     with Git.open(cwd) as git:
-        places = Places(git.common_dir, writable_state_home(who.state_home))
+        places = StateDir(git.common_dir, writable_state_home(who.state_home))
         before = places.pin.with_name(f"{places.pin.name}.before")
         with contextlib.suppress(FileNotFoundError):
             os.replace(places.pin, before)  # as it is: it may be damaged
@@ -221,7 +222,7 @@ def repin(cwd: Path, who: Surroundings) -> str:
         return trusts
 
 
-def _pin_anew(git: Git, places: Places, who: Surroundings) -> str:
+def _pin_anew(git: Git, places: StateDir, who: Environment) -> str:
     remote = trusted.remote_name(git)
     if remote is None:
         return f"there is no remote: {trusted.last_seen(git, places).note}"

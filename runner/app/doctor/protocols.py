@@ -13,7 +13,7 @@ from runner.app.doctor import Clone, Examined, Finding, Selection, of_error, ref
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.executor import remedy
 from runner.protocol import ids, paths
-from runner.store import clash, history, locks, numbers, record, worktree
+from runner.store import clash, history, locks, lookup, record, worktree
 from runner.store.project import Project
 from runner.trust import transitions, walk
 from runner.trust.rules import base
@@ -60,7 +60,7 @@ def gone(project: Project) -> list[str]:
     git, here = project.git, project.protocols()
     prefix = history.ref_of("")
     names = {name.removeprefix(prefix) for name in git.refs(prefix)}
-    names |= {path.stem for path in project.places.mark("0001-x").parent.glob("*.json")}
+    names |= {path.stem for path in project.places.checkpoint("0001-x").parent.glob("*.json")}
     return sorted(
         name
         for name in names
@@ -74,7 +74,7 @@ def unclaimed_numbers(chosen: Selection) -> Iterator[Finding]:
     if project.trusted.remote is not None:
         return
     for protocol, tip in project.protocols().items():
-        claim = numbers.claim_ref(ids.number_of(protocol))
+        claim = lookup.claim_ref(ids.number_of(protocol))
         chain = transitions.chain_of(project.git, protocol, tip) if project.git.ref(claim) is None else []
         if chain and chosen.only in (None, protocol):
             yield Finding(

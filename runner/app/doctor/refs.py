@@ -18,7 +18,7 @@ from runner.errors import IntegrityError, RunnerError
 from runner.folders import matching
 from runner.git import Git, GitError
 from runner.protocol import ids
-from runner.store import history, locks, marks, numbers, trusted
+from runner.store import checkpoints, history, locks, lookup, trusted
 from runner.trust import transitions
 from runner.values import dataclass
 
@@ -311,11 +311,11 @@ def _set_from_remote(clone: Clone, one: BrokenRef) -> str:
 
 def _of_branch(git: Git, name: str) -> str | None:
     """Return the genesis of the protocol whose number a ref claims, from its branch."""
-    if not name.startswith(numbers.PREFIX):
+    if not name.startswith(lookup.NUMBERS):
         return None
     for branch, tip in git.refs("refs/heads/").items():
         protocol = branch.rpartition("/")[2]
-        if ids.is_protocol_id(protocol) and numbers.claim_ref(ids.number_of(protocol)) == name:
+        if ids.is_protocol_id(protocol) and lookup.claim_ref(ids.number_of(protocol)) == name:
             chain = transitions.chain_of(git, protocol, tip)
             return chain[0] if chain else None
     return None
@@ -330,7 +330,7 @@ def _sources(clone: Clone, name: str) -> Iterator[tuple[str, str]]:
     yield from ((oid, "its reflog") for oid, _ in reflog(git.common_dir, name))
     protocol = name.rpartition("/")[2]
     if name.startswith("refs/heads/") and ids.is_protocol_id(protocol):
-        mark = marks.read(places, protocol)
+        mark = checkpoints.read(places, protocol)
         if mark:
             yield mark, "the commit that verified last"
         filed = git.ref(history.ref_of(protocol))

@@ -23,7 +23,7 @@ def _name(common: Path) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class StateDir:
     """`common`: the repository's common git directory; `state_home`: the person's own state folder for all repositories."""
 
     common: Path
@@ -103,7 +103,7 @@ class Places:
         """Where broken files of git's are put aside."""
         return self.beside / "damaged"
 
-    def mark(self, protocol: str) -> Path:
+    def checkpoint(self, protocol: str) -> Path:
         """The last tip of a protocol that verified here."""
         return self.own / "marks" / f"{protocol}.json"
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from runner.errors import UnreachableError
 from runner.git import Git, GitError
 from runner.lines import lines_of
 from runner.protocol import ids, paths
 from runner.store import remote
-from runner.store.project import Project
+
+if TYPE_CHECKING:
+    from runner.store.project import Project
 
 ROUNDS = 32  # how often it is looked what is missing below what has come: a round a level, where trees are missing too
 

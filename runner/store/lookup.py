@@ -1,10 +1,11 @@
-"""Which protocol is meant: by id, number, branch, or not at all inside its worktree or where only one is open."""
+"""Protocols by name and number: which one a command means, and which numbers are claimed (refs/runner/numbers/NNNN, design §2)."""
 
 from __future__ import annotations
 
 from runner.errors import UsageError
+from runner.git import Git
 from runner.protocol import ids, paths
-from runner.store import numbers, record, worktree
+from runner.store import record, worktree
 from runner.store.project import Project
 from runner.store.record import Row
 
@@ -99,7 +100,7 @@ def find(project: Project, name: str | None) -> str:
         hint = "; ".join(filter(None, (hint, "`runner sync` brings what others pushed since")))
     number = ids.number_of(direct) if direct else int(name) if _is_number(name) else None
     is_taken = any(ids.number_of(protocol) == number for protocol in everything)
-    if number is not None and not is_taken and project.git.ref(numbers.claim_ref(number)) is not None:
+    if number is not None and not is_taken and project.git.ref(claim_ref(number)) is not None:
         hint = f"there was one with that number: `runner doctor` says whether its branch was lost; else {hint}"
     raise UnknownProtocolError(
         what, str(project.git.top or project.git.common_dir), hint or "`runner new` makes a protocol"
@@ -178,3 +179,34 @@ def _here(project: Project) -> str:
             "`runner new` makes one, `runner list` shows all",
         )
     raise UsageError(f"{len(there)} protocols are open: {', '.join(there[:5])}", "the protocol's name", "say which one")
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+NUMBERS = "refs/runner/numbers/"
+
+
+def numbers_taken(git: Git, base: str, branch_pattern: str) -> set[int]:
+    """Return the numbers that are in use as far as this clone knows: claims, branches, folders of the base."""
+    found = set()
+    for name in git.refs(NUMBERS, "refs/heads/", "refs/remotes/", "refs/runner/history/"):
+        if name.startswith(NUMBERS):
+            last = name.removeprefix(NUMBERS)
+            if last.isdigit():
+                found.add(int(last))
+            continue
+        _, _, rest = name.removeprefix("refs/").partition("/")
+        if name.startswith("refs/remotes/") or name.startswith("refs/runner/"):
+            rest = rest.partition("/")[2]
+        protocol = ids.protocol_of_branch(branch_pattern, rest) or (rest if ids.is_protocol_id(rest) else None)
+        if protocol:
+            found.add(ids.number_of(protocol))
+    for name in git.tree(f"{base}:{paths.ROOT}") or {}:
+        if ids.is_protocol_id(name):
+            found.add(ids.number_of(name))
+    return found
+
+
+def claim_ref(number: int) -> str:
+    """Return the ref that claims a number."""
+    return f"{NUMBERS}{number:04d}"

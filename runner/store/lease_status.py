@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.lines import lines_of
-from runner.store.places import Places
 from runner.store.project import Project
+from runner.store.state_dir import StateDir
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Away:
     seen: float | None
 
 
-def leases(places: Places) -> dict[str, str]:
+def leases(places: StateDir) -> dict[str, str]:
     """Return protocol to the commit of its lease, of those that the remote was last seen to have. No git is started."""
     found: dict[str, str] = {}
     with contextlib.suppress(OSError):
@@ -73,7 +73,7 @@ def at_work(project: Project, protocol: str, there: Mapping[str, str]) -> Away |
     return None
 
 
-def _seen(places: Places, protocol: str) -> float | None:
+def _seen(places: StateDir, protocol: str) -> float | None:
     times = []
     for file in (places.looked(protocol), places.looked("*")):
         with contextlib.suppress(OSError):

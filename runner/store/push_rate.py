@@ -10,15 +10,15 @@ import contextlib
 
 from runner.errors import UsageError
 from runner.store import locks
-from runner.store.places import Places, write_atomically
-from runner.store.surroundings import Surroundings
+from runner.store.environment import Environment
+from runner.store.state_dir import StateDir, write_atomically
 
 VARIABLE = "RUNNER_PUSHES_PER_MINUTE"
 MINUTE = 60.0
 FAR = 3600.0  # a time so far ahead was written by a clock that was wrong
 
 
-def keep(places: Places, who: Surroundings, *, waits: bool = True) -> None:
+def keep(places: StateDir, who: Environment, *, waits: bool = True) -> None:
     """Wait till one more push keeps the limit, where one is set. Without `waits` it is made at once, and others wait for it.
 
     Raises:
@@ -45,7 +45,7 @@ def place(times: list[float], now: float, limit: int) -> float:
     return max(now, times[-limit] + MINUTE) if len(times) >= limit else now
 
 
-def _read(places: Places, now: float) -> list[float]:
+def _read(places: StateDir, now: float) -> list[float]:
     with contextlib.suppress(OSError, ValueError):
         lines = (places.beside / "pushes").read_text().split()
         return sorted(time for time in map(float, lines) if now - MINUTE < time < now + FAR)

@@ -7,21 +7,21 @@ import json
 import os
 
 from runner.protocol.ids import OID
-from runner.store.places import Places, write_atomically
+from runner.store.state_dir import StateDir, write_atomically
 
 
-def read(places: Places, protocol: str) -> str | None:
+def read(places: StateDir, protocol: str) -> str | None:
     """Return the commit that verified last, or None where freshness is not proven."""
     try:
-        tip = json.loads(places.mark(protocol).read_bytes())["tip"]
+        tip = json.loads(places.checkpoint(protocol).read_bytes())["tip"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return tip if isinstance(tip, str) and OID.fullmatch(tip) else None
 
 
-def write(places: Places, protocol: str, tip: str, genesis: str) -> None:
+def write(places: StateDir, protocol: str, tip: str, genesis: str) -> None:
     """Remember a tip that verified; where the state cannot be written, or is lost, it is verified again next time."""
-    path = places.mark(protocol)
+    path = places.checkpoint(protocol)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,18 +31,18 @@ def write(places: Places, protocol: str, tip: str, genesis: str) -> None:
         return
 
 
-def go_back(places: Places, protocol: str, tip: str, genesis: str) -> None:
+def go_back(places: StateDir, protocol: str, tip: str, genesis: str) -> None:
     """Remember an earlier tip, for certain: the later one comes back from no power cut, behind which the branch would seem to be.
 
     Raises OSError.
     """
     data = json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n"
-    write_atomically(places.mark(protocol), data)
+    write_atomically(places.checkpoint(protocol), data)
 
 
-def forget(places: Places, protocol: str) -> None:
+def forget(places: StateDir, protocol: str) -> None:
     """Take a protocol as it stands the next time it is looked at; for certain."""
-    path = places.mark(protocol)
+    path = places.checkpoint(protocol)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
         handle = os.open(path.parent, os.O_RDONLY)

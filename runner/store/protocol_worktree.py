@@ -1,4 +1,4 @@
-"""Where a new protocol begins, and the worktree that a person gets for it (design §6, new)."""
+"""The worktree that a person gets for a protocol: where it starts, how it is made, and why it has to stay (design §6, new)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from runner.errors import UsageError
 from runner.folders import matching
-from runner.git import Git, GitError
+from runner.git import Git, GitError, Worktree
 from runner.lines import lines_of
 from runner.protocol import ids
-from runner.store import locks, snapshot, transaction, trusted, worktree
-from runner.store.places import Places, write_atomically
+from runner.store import locks, snapshot, transaction, trusted, workspace, worktree
+from runner.store.environment import Environment
 from runner.store.project import Project
-from runner.store.surroundings import Surroundings
+from runner.store.state_dir import StateDir, write_atomically
 
 
 def base_of(project: Project, named: str | None) -> tuple[str, str]:
@@ -100,15 +100,13 @@ def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return None, f"no worktree: {path.parent}: {error.strerror}"
-    from runner.store import workspace
-
     workspace.fetch_missing(git, branch, project.who)
     ref = f"refs/heads/{branch}"
     with locks.hold(project.places.publish_lock(ref), project.who, what=branch, wait=transaction.PUBLISH_WAIT):
         return _make_worktree(git, project.places, ref, protocol, path)
 
 
-def finish_worktree(git: Git, places: Places, who: Surroundings, ref: str, protocol: str) -> None:
+def finish_worktree(git: Git, places: StateDir, who: Environment, ref: str, protocol: str) -> None:
     """Make the worktree again whose making a crash cut; git is not able to read what is left of one.
 
     The caller holds the branch's publish lock.
@@ -127,7 +125,7 @@ def finish_worktree(git: Git, places: Places, who: Surroundings, ref: str, proto
         who.say(why or f"made the worktree that was not finished: {made}")
 
 
-def _make_worktree(git: Git, places: Places, ref: str, protocol: str, path: Path) -> tuple[Path | None, str]:
+def _make_worktree(git: Git, places: StateDir, ref: str, protocol: str, path: Path) -> tuple[Path | None, str]:
     # A crash before the files are written is known by one note, while they are by that of a worktree that follows its branch.
     write_atomically(places.making(protocol), os.fsencode(path))
     branch = ref.removeprefix("refs/heads/")
@@ -161,7 +159,7 @@ def _make_worktree(git: Git, places: Places, ref: str, protocol: str, path: Path
     return path, ""
 
 
-def _unmake_worktree(git: Git, places: Places, protocol: str, path: Path) -> None:
+def _unmake_worktree(git: Git, places: StateDir, protocol: str, path: Path) -> None:
     """Take away what is left of a worktree whose making was cut, before it had files: nobody can have worked in it."""
     with contextlib.suppress(FileNotFoundError):
         if set(os.listdir(path)) - {".git"}:
@@ -176,3 +174,55 @@ def _unmake_worktree(git: Git, places: Places, protocol: str, path: Path) -> Non
         (path / ".git").unlink(missing_ok=True)
         path.rmdir()
     places.making(protocol).unlink(missing_ok=True)
+
+
+# --- why it has to stay ----------------------------------------------------------------------------------------------
+
+CACHES = frozenset(line.strip("/") for line in workspace.EXCLUDES.split() if not line.startswith("*"))
+UNDER_WAY = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG", "rebase-merge", "rebase-apply")
+
+
+def keeps(git: Git, tree: Worktree, *, resumed: bool = False) -> str:
+    """Return why a worktree has to stay, or nothing where git holds all that is in it. `resumed`: its removal was begun before, so
+    files that are missing say nothing."""
+    if tree.git_dir == git.common_dir:
+        return "it is the main worktree; `git switch` to another branch there"
+    if Path(os.path.realpath(git.cwd)).is_relative_to(os.path.realpath(tree.path)):
+        return "you are in it"
+    if (tree.git_dir / "locked").exists():
+        return "it is locked: `git worktree unlock` lets it go"
+    if any((tree.git_dir / name).exists() for name in UNDER_WAY):
+        return "a merge, rebase or the like is under way in it"
+    if (tree.git_dir / "modules").exists():
+        return "it has submodules of its own"
+    code, out, err = git.try_run(
+        "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=matching",
+        "--ignore-submodules=none",
+        git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git),
+    )  # fmt: skip
+    if code:
+        return f"git cannot tell what is in it: {lines_of(err)[0] if err else code}"
+    lines = [line for line in out.decode("utf-8", "surrogateescape").split("\0") if len(line) > 3]
+    mine = [line[3:] for line in lines if not _is_cache(line[3:]) and not (resumed and line[:2] == " D")]
+    if mine:
+        return f"it holds what is in no commit: {listed(mine)}"
+    return _hidden(git, tree)
+
+
+def _hidden(git: Git, tree: Worktree) -> str:
+    """Return why a worktree has to stay with files that `git status` skips; empty where there are none."""
+    out = git.run("ls-files", "-v", "-z", git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git))
+    flagged = [
+        line for line in out.decode("utf-8", "surrogateescape").split("\0") if line[:1].islower() or line[:1] == "S"
+    ]
+    there = [line[2:] for line in flagged if os.path.lexists(tree.path / line[2:])]
+    return f"git does not check {listed(there)} for changes (`git ls-files -v`)" if there else ""
+
+
+def _is_cache(path: str) -> bool:
+    return path.endswith(".pyc") or any(part in CACHES for part in path.split("/"))
+
+
+def listed(names: list[str]) -> str:
+    """Return the first of some names, and how many more there are."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
