@@ -23,7 +23,7 @@ from runner.store import record
 from runner.store.state_dir import write_atomically
 from runner.values import dataclass
 
-WAITS = 3
+WAITING = 3
 REPORT = "gl-code-quality-report.json"  # as the job on GitLab names it, in its own folder
 
 
@@ -66,11 +66,11 @@ def end(session: Session, done: Advanced, code: int) -> int:
     state = done.state
     found = record.outlook({"schema": 1, **dataclasses.asdict(state)})
     told = {"protocol": state.protocol, "status": str(state.status), "revision": str(state.revision)}
-    flags = {"held": False, "waits": code == WAITS, "more": found.action not in ("none", "ask-person")}
+    flags = {"held": False, "waits": code == WAITING, "more": found.action not in ("none", "ask-person")}
     _write(session, {**told, "commit": done.commit, **{name: str(flag).lower() for name, flag in flags.items()}})
     waits = [f"{wait.by}: {wait.text}" for wait in state.waiting]
     summarise(session, state.protocol, str(state.status), waits or ([found.reason] if code and found.reason else []))
-    return 0 if code == WAITS else code
+    return 0 if code == WAITING else code
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runner.protocol.state import State
 
 TAIL = 12  # lines of a failed command's output that are shown; the log has its last 500 characters
-WAITS = "waits"
+WAITING = "waits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ class Teller:
                 case events.QaPassed():
                     said = done.said
                 case events.Asked() | events.ApprovalAsked() | events.CallHeld() | events.EffectUnknown():
-                    ended = WAITS
+                    ended = WAITING
         if ended == "finished" and not self._each:
             self._held[slug] = (spent, said)
             return
@@ -113,7 +113,7 @@ class Teller:
             spent, said = before + spent, "   ".join(filter(None, (earlier, said)))
         if ended in describe.FAILED:
             self._failed(done.state.protocol, name, ended, happened)
-        elif ended == WAITS:
+        elif ended == WAITING:
             self._waits(done.state)
         elif ended:
             self._took(name, ended, spent, said, counted=not by_person or spent.seconds > 0)
@@ -146,7 +146,7 @@ class Teller:
         for wait in state.waiting:
             if wait.id not in self._told_waits:
                 name = _label(state, wait.subject) if wait.subject in state.steps else wait.subject
-                self._line(name, WAITS, f"for {wait.by}: {wait.text}")
+                self._line(name, WAITING, f"for {wait.by}: {wait.text}")
                 self._told_waits.add(wait.id)
 
     def _took(self, name: str, word: str, spent: Spent, said: str, *, counted: bool = True) -> None:
