@@ -1,6 +1,6 @@
-"""`runner step`: lock, look, decide, act, and make one commit of it; a lost race starts again from what it finds.
+"""`runner step`: lock, load, decide, act, and commit once; after a lost race it starts again from the new tip.
 
-What people say, and the commits by which they say it, are published the same way.
+People's events and commits are published the same way.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from runner.values import dataclass
 def consider(
     project: Project, seen: Snapshot, only: str | None = None
 ) -> tuple[Plan | None, ev.PlanEdited | ev.Planned | None, State, Action]:
-    """Return the plan, the edit that the next transition takes up, the state after it, and what may happen then.
+    """Return the plan, the edit that the next transition records, the state after it, and the next action.
 
-    There is no plan while a planner's questions are open; one that people write then is the edit (`planned`).
+    There is no plan while a planner's questions are open; a plan that people write then is the edit (`planned`).
     """
     state = seen.state
     if state.plan is None:
@@ -111,9 +111,9 @@ def _cancelled(protocol: str, paid: str) -> RefusedError:
 
 
 def record_paid(project: Project, protocol: str) -> str:
-    """Record what was paid for a cancelled protocol and no transition has; return how much, for people: empty for nothing.
+    """Record the unrecorded cost of a cancelled protocol; return it as people read it, empty for none.
 
-    For the holder of the protocol's lock.
+    The caller holds the protocol's lock.
 
     Raises:
         IntegrityError: a journal or the record is damaged. UnreachableError: it is to be published, and the remote does not answer.
@@ -138,10 +138,10 @@ def record_paid(project: Project, protocol: str) -> str:
 
 
 def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | None) -> Advanced | None:
-    """Do what may happen next; None where the branch moved under it and it has to be decided again."""
+    """Carry out the next action; None where the branch moved meanwhile, and it has to be decided again."""
     plan, edit, state, action = consider(project, seen, only)
     if isinstance(edit, ev.Planned):
-        return commit.at_once(project, seen, [edit], WritePlan(), recording("the plan that people wrote stands"))
+        return commit.at_once(project, seen, [edit], WritePlan(), recording("the plan that people wrote is recorded"))
     first: list[Event] = [edit] if edit else []
     time = project.who.timestamp()
     approvals = permissions.settle(project, seen, plan, state, time, forge) if plan else []
@@ -182,7 +182,7 @@ def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | Non
 
 
 def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
-    """Have the lease before something acts; False where others published since the remote was looked at, which is taken up."""
+    """Take the lease before something acts; False where others published meanwhile: their commits are here now."""
     if project.mirror is None:
         return True
 
@@ -200,7 +200,7 @@ def _lease(project: Project, seen: Snapshot, forge: Forge | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit of a person's that carries words. `filed`: the history's commit that keeps what belongs to it, and the one before."""
+    """A person's commit. `filed`: the history's commit that keeps its transcript, and the one before."""
 
     oid: str
     filed: tuple[str, str | None] | None = None
@@ -245,10 +245,10 @@ def tell(
     as_person: bool = False,
     tree: Callable[[Snapshot], str | None] = lambda seen: None,
 ) -> Advanced:
-    """Record what a person says (pause, answer, retry …), by compare-and-swap, beside a runner that may be at work.
+    """Record a person's event (pause, answer, retry …), by compare-and-swap, beside a runner that may be at work.
 
-    `build(snapshot)` gives the events for what is found, none where it is so already, or raises what is to be told;
-    `tree(snapshot)`: the tree that comes with them.
+    `build(view)` returns the events, none if they are recorded already, or raises the error for the person; `tree(view)` returns the
+    tree of their commit.
     """
     project.refuse_unsupported()
     for _ in range(load.RACES):

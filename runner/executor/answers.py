@@ -1,7 +1,7 @@
-"""What people said in this clone, where another clone published transitions first (design §3).
+"""Answers and approvals of this clone, where another clone published transitions first (design §3).
 
-While a question still waits, its answer is recorded again on top of what was published. Otherwise the answer stays in the history as
-its author's commit, which changes nothing, and its author reads who answered. So it is with an approval, whose commit stays anyway.
+While the question still waits, the answer is recorded again on top of the published transitions. If not, it stays in the history as
+its author's commit, which changes nothing, and its author reads who answered. An approval's commit stays in any case.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHOWN = 60  # characters of an answer in a message
 
 
 def give_again(project: Project, protocol: str, commit: Commit, onto: str, theirs: Sequence[Commit]) -> str:
-    """Return the commit on `onto` that keeps the answer of `commit`, a transition. `theirs`: what was published first."""
+    """Return the commit on `onto` that keeps the answer of `commit`, a transition. `theirs`: the commits that were published first."""
     git = project.git
     event = log.entry_of(publishing.entries_of(commit, protocol)[0], commit.oid[:12]).event
     assert isinstance(event, ev.Answered | ev.EffectDecided)
@@ -44,7 +44,7 @@ def give_again(project: Project, protocol: str, commit: Commit, onto: str, their
         except IllegalEventError:
             pass
         else:
-            project.who.say(f"your answer to {what} is recorded again, after what was published first")
+            project.who.say(f"your answer to {what} is recorded again, after the transitions that were published first")
             return made.commit
     entries = [entry for their in theirs for entry in publishing.entries_of(their, protocol)]
     anew = [wait.id for wait in now.state.waiting if is_open and asked and _is_alike(wait, asked)]

@@ -1,10 +1,10 @@
-"""The calls of one attempt: each judged before it is made, held where a word is needed, and made once (design §5, §6).
+"""The calls of one attempt: each judged before it is made, held where it needs approval, and made once (design §5, §6).
 
-A call that reaches outside is announced in the journal before it begins and concluded there after it; where the protocol is
-published it is announced on the remote too, in its lease, since another clone may go on with it. An announcement without a
-conclusion is what a kill leaves: a keyed call is made again with the same key, a probed one is looked up, everything else is put
-to a person. It is looked for by tool and arguments in the journals of all of the protocol's attempts and on the remote, whatever
-the step is called now, and while one is open no other effect of the protocol begins.
+The journal announces an external call (an effect) before it starts and has its outcome after it; if the protocol is published, its
+lease on the remote announces it too, since another clone may resume the step. A kill leaves an announcement without an outcome: a
+keyed call is made again with the same key, a probed one is looked up, and a person decides about any other. Announcements are found
+by tool and arguments in the journals of all the protocol's attempts and on the remote, also after the step was renamed; while one
+is open, no other effect of the protocol starts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ REPEATS = 2  # how often a call that can be repeated is made again in one go, wh
 
 
 class HeldError(Exception):
-    """The call has to wait for somebody's word; `data`: the bytes of its file."""
+    """The call waits for approval. `data`: the bytes of its file."""
 
     def __init__(self, call: HeldCall, data: bytes) -> None:
         super().__init__(call.text())
@@ -50,7 +50,7 @@ class HeldError(Exception):
 
 
 class DeniedError(ToolError):
-    """The call may not be made; whoever made it is told why. `decision`: what the transcript says of it."""
+    """The call may not be made; the message is for its caller. `decision`: as the transcript has it."""
 
     def __init__(self, message: str, decision: Record) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class DeniedError(ToolError):
 
 
 class EffectError(Exception):
-    """A call was begun, and nobody knows what came of it; `intent`: what the journal has of it."""
+    """A call started, and its outcome is unknown. `intent`: its announcement in the journal."""
 
     def __init__(self, intent: Record, why: str = "") -> None:
         known = f": {lines_of(why)[0]}" if why else ""
@@ -69,9 +69,9 @@ class EffectError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What came of a call. `decision`: what the transcript says of its permission; None where a default allowed it.
+    """The outcome of a call. `decision`: on its permission, as the transcript has it; None where a default allowed it.
 
-    `known`: False where a person says that it happened, and nobody knows its result.
+    `known`: False where a person says that it happened, and its result is unknown.
     """
 
     content: Any
@@ -87,7 +87,7 @@ class Gate(Protocol):
         """Make the attempt's `number`-th call, from 1, if it may be made.
 
         Raises:
-            HeldError: it waits for a word. EffectError: a person has to say what became of a call.
+            HeldError: it waits for approval. EffectError: a person has to decide about an earlier call.
             ToolError: it did not work, or may not be made.
         """
         ...
@@ -104,7 +104,7 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What was decided about a held call. `digest`: of its file, as it was held; `told`: by an earlier transition."""
+    """The decision about a held call. `digest`: of its file, as it was held; `told`: an earlier transition has it."""
 
     approved: bool
     by: str
@@ -115,7 +115,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What a person said of an effect that nobody knew of. `wait`: the wait that it ended."""
+    """A person's decision about an effect whose outcome was unknown. `wait`: the wait that it ended."""
 
     wait: str
     call: str
@@ -130,7 +130,7 @@ class Settled:
 
     @property
     def text(self) -> str:
-        """What was said, as the journal keeps it."""
+        """The decision as the journal has it."""
         return f"{self.by} says that it {'happened' if self.happened else 'did not happen'}"
 
 
@@ -199,7 +199,7 @@ class Calls:
     # --- held calls ------------------------------------------------------------------------------------------------------
 
     def _hold(self, name: str, number: int, contract: Contract, arguments: Mapping[str, Any], decision: Record) -> None:
-        """Stop at a call that needs a word; a file that it has already stays as it is."""
+        """Stop at a call that needs approval; the file of a call that was held before stays as it is."""
         module = contract.source.rpartition(":")[0]
         held = HeldCall(
             tool=contract.name,
@@ -253,7 +253,7 @@ class Calls:
     # --- effects ---------------------------------------------------------------------------------------------------------
 
     def _barred(self, tool: Tool, intent: Record, untrusted: bool) -> DeniedError | None:
-        """Return what forbids to make a call again that was begun, where the policy has come to deny it."""
+        """Return the error for a call that started before and that the policy denies now; None where it may be made again."""
         said = self.judge(tool.contract, intent["arguments"], untrusted)
         return _denied(said) if said.verdict == "deny" else None
 
@@ -267,8 +267,8 @@ class Calls:
         left: int = REPEATS,
         barred: DeniedError | UnsupportedError | UnreachableError | None = None,
     ) -> Made:
-        """Make a call that reaches outside, once. `left`: how often one that can be repeated is, where its process is lost;
-        `barred`: what forbids that it is made, or made again."""
+        """Make an external call, once. `left`: how often a repeatable call is repeated after its process is lost; `barred`: the error
+        that forbids to make it, or to make it again."""
         contract = tool.contract
         what = (contract.name, digest(_canonical(arguments)))
         if barred is None:
@@ -331,7 +331,7 @@ class Calls:
         return self._conclude(name, what, self.run.redactor.value(content), decision)
 
     def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
-        """Return what forbids an effect that others may come to repeat: that it cannot be announced on the remote first."""
+        """Return the error for an effect that another clone could repeat, where it cannot be announced on the remote first."""
         project, number = self.run.project, self.run.view.protocol
         vanishes = bool(project.options.get("ephemeral"))
         publishes = project.trusted.remote is not None and project.setting("publish") == "always"
@@ -344,7 +344,7 @@ class Calls:
             return UnsupportedError(
                 f"{what}, and nothing is published from here",
                 "--ephemeral",
-                f"`runner run {number}` on a machine that stays goes on with it, or a job that may push, with `--publish always`",
+                f"`runner run {number}` on a permanent machine resumes it, or a job that may push, with `--publish always`",
             )
         alone = "" if vanishes else "; `--publish never` makes it for this clone alone"
         if project.offline:
@@ -355,7 +355,7 @@ class Calls:
         )
 
     def _refuse_waiting(self, contract: Contract) -> None:
-        """Begin no effect while a person is asked about another one, of whatever step."""
+        """Refuse an effect while a person is asked about another one of the protocol."""
         for wait in self.run.state.waiting:
             if wait.kind == "effect":
                 raise WaitingError(
@@ -395,21 +395,21 @@ class Calls:
         how: str,
         wait: str = "",
     ) -> Made:
-        """Conclude a call by what became of its announcement. Its outcome comes first: where the process ends between the two
-        records, the call has one; the other way round it would be one that was never begun, and be made again."""
+        """Conclude a call by the outcome of its announcement. The outcome is written first: if the process ends between the two
+        records, the call has one; in the other order it would look like a call that never started, and be made again."""
         made = self._conclude(name, what, content, decision, wait=wait)
         self._settle(intent, how, wait)
         return made
 
     def _key(self, name: str, what: tuple[str, str]) -> str:
-        """Return what makes a repeat of the call harmless: that of its last announcement, which may be an earlier step's."""
+        """Return the key that makes a repeat of the call harmless: that of its last announcement, which may be an earlier step's."""
         for one in reversed(self.run.journal.records):
             if one["kind"] == "intent" and (one["call"], one["tool"], one["digest"]) == (name, *what) and "key" in one:
                 return str(one["key"])
         return digest("\0".join((self.run.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
 
     def _settle(self, intent: Record, how: str, wait: str = "") -> None:
-        """Close an announcement that has no conclusion, of whatever journal."""
+        """Close an announcement that has no outcome, in any journal."""
         told = {"kind": "settled", "call": intent["call"], "of": intent["time"], "how": how}
         self._append(told | ({"wait": wait} if wait else {}))
 
@@ -421,7 +421,7 @@ class Calls:
     # --- what the journals have ------------------------------------------------------------------------------------------
 
     def _last(self, name: str) -> Record | None:
-        """Return what this attempt's journal says last of a call's effect; an outcome is the end, whatever is settled after it."""
+        """Return the last record of a call's effect in this attempt's journal; an outcome is final."""
         found = [one for one in self.run.journal.records if one["kind"] in _EFFECT and one["call"] == name]
         return next((one for one in reversed(found) if one["kind"] == "outcome"), found[-1] if found else None)
 
@@ -437,7 +437,7 @@ class Calls:
         return self._others
 
     def _announced(self) -> list[Record]:
-        """Return the announcements on the remote that another machine made, and of which nobody knows what came."""
+        """Return another machine's announcements on the remote whose outcome is unknown."""
         if self._elsewhere is None:
             project, protocol = self.run.project, self.run.view.protocol
             filed = project.git.ref(history.ref_of(protocol))
@@ -452,8 +452,8 @@ class Calls:
         return self._elsewhere
 
     def _open(self) -> list[Record]:
-        """Return the announcements without a conclusion, of all journals, on the remote, and in the record: an edit or a new attempt
-        ends what a person was asked, and the journal in which the call was begun may be on another machine."""
+        """Return the announcements without an outcome: of all journals, on the remote, and in the record. An edit or a new attempt
+        ends a person's question, and the journal of the call may be on another machine."""
         own = [one for one in self.run.journal.records if one["kind"] in _EFFECT]
         closed = {(one["call"], one["of"]) for one in own if one["kind"] == "settled"}
         found = [one for one in self._announced() if (one["call"], one["time"]) not in closed]
@@ -469,12 +469,12 @@ class Calls:
         return found
 
     def _word(self, fits: Callable[[Settled], bool]) -> Settled | None:
-        """Return what a person said of an effect, where it was not made use of yet."""
+        """Return a person's decision about an effect that is not used yet."""
         used = {one.get("wait") for records in (*self._journals(), self.run.journal.records) for one in records}
         return next((one for one in self.settled if one.wait not in used and fits(one)), None)
 
     def _filed(self) -> set[str]:
-        """Return the waits whose words the history has made use of: perhaps in another clone, for an earlier call."""
+        """Return the waits whose decisions a committed transcript has used: perhaps in another clone, for an earlier call."""
         found = history.transcripts(self.run.project.git, self.run.view.protocol)
         return {one["wait"] for name, data in found for one in transcript.parse(data, name) if one.get("wait")}
 
@@ -484,7 +484,7 @@ _EFFECT = ("intent", "outcome", "settled")
 
 def _was_asked(run: StepRun) -> bool:
     """Return whether the log has an event about a call or an effect; if not, the log, which grows with every step, is not parsed."""
-    quiet = run.project.kept.setdefault("parts of logs that tell of no call", set())
+    quiet = run.project.kept.setdefault("log parts without a call", set())
     parts = [oid for oid in run.view.files.parts if oid not in quiet]
     for oid, part in zip(("", *parts), (run.view.log, *run.project.git.blobs(parts)), strict=True):
         if part is None or b" call-" in part or b" effect-" in part:
@@ -523,7 +523,7 @@ def code_digest(git: Git, commit: str, module: str) -> str:
 def words_of(
     git: Git, snapshot: Snapshot, known: Iterable[log.RawEntry], slug: str, words: Sequence[Event]
 ) -> dict[str, Word]:
-    """Return what was decided about the calls of a step: by the log, and by `words` of this very transition."""
+    """Return the decisions about the calls of a step: those of the log, and `words`, those of this transition."""
     held: dict[str, tuple[str, str]] = {}
     found: dict[str, Word] = {}
     said: list[tuple[str, str, str, Sequence[str], bool]] = []
@@ -547,7 +547,7 @@ def words_of(
 
 
 def _reason(git: Git, snapshot: Snapshot, approvals: Sequence[str]) -> str:
-    """Return why, in the words of the statements."""
+    """Return the reasons that the statements give."""
     found = []
     for one in approvals:
         entry = snapshot.files.get(f"{paths.APPROVALS}{one}{approval_file.SUFFIX}")
@@ -558,7 +558,7 @@ def _reason(git: Git, snapshot: Snapshot, approvals: Sequence[str]) -> str:
 
 
 def settled_of(known: Iterable[log.RawEntry]) -> list[Settled]:
-    """Return what people said of effects that nobody knew of, of all steps; of a call that was asked about again, the last."""
+    """Return people's decisions about unknown effects of all steps; for a call with several questions, the last."""
     asked: dict[str, Mapping[str, Any]] = {}
     found: dict[str, Settled] = {}
     for raw in known:

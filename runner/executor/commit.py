@@ -125,7 +125,7 @@ def commit(
                 f"its work is kept at {kept}" if kept else "it left no work",
                 f"`runner undo {protocol}` takes that back"
                 if ended
-                else f"run `runner status {protocol}`; `runner step` goes on from there",
+                else f"run `runner status {protocol}`; `runner step` resumes",
             ) from error
         try:
             transition.publish(project, seen, made, also, outcome.files, outcome.keeps)

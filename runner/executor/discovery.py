@@ -1,7 +1,7 @@
-"""Having a model find out how a project is made ready, checked, tested and built: what it is shown, and what is taken from it.
+"""Let a model find out how a project is set up, checked, tested and built.
 
-All that it is shown comes from the repository, which anybody may have written, and is fenced. What is wrong with an answer is fed
-back once; each answer is journaled, so that the same command again pays for none twice. Nothing is written here.
+Everything in its prompt comes from the repository and is quoted as untrusted. The errors of an answer are fed back once; each answer
+is journaled, so that the same command pays for none twice. Nothing is written here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SHOWN: Final = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a model found out. `usd`: what asking it cost, as far as that is known."""
+    """The findings of a model. `usd`: the cost of its answers, as far as it is known."""
 
     commands: Mapping[str, str]
     questions: tuple[str, ...]
@@ -54,9 +54,9 @@ class Found:
 
 @contextlib.contextmanager
 def found(project: Project, commit: str, answers: Mapping[str, str]) -> Iterator[Found]:
-    """Have a model look at the commit, and give what it found out. `answers`: what people said to earlier questions.
+    """Let a model examine the commit, and yield its findings. `answers`: people's answers to earlier questions.
 
-    What was heard is kept for the same command, unless the block ends well.
+    The model's answers are kept for the same command, unless the block ends without an error.
 
     Raises:
         EngineError: there is no model, it gave no answer, or none that can be taken. HeldError: another process asks the same.

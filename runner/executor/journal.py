@@ -1,9 +1,9 @@
-"""The journal: what an attempt has heard and done so far, on the disk before it is used (design §6).
+"""The journal: the responses and calls of an attempt, on the disk before they are used (design §6).
 
-One record a line, `LENGTH SHA256 JSON`; the digest is of the record before and this one's JSON, so that a record that is torn,
-changed or missing is seen. A torn last record is cut off: it was never used. Anything else that does not hold is refused and never
-guessed over. After a kill the step goes on from here and pays for no response twice. Where the disk says no, nothing is tried
-again: what it keeps of a write that failed, nobody knows.
+One record a line, `LENGTH SHA256 JSON`; the digest covers the record before and this one's JSON, so that a torn, changed or missing
+record is noticed. A torn last record is cut off: it was never used. Any other damage is refused and never guessed over. After a kill
+the step resumes from here and pays for no response twice. A write that the disk refused is not retried: how much of it the disk
+keeps is unknown.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _BEGUN = re.compile(rb"\d*|\d+ [0-9a-f]{0,64}|(?P<length>\d{1,18}) (?P<digest>[0
 
 
 class DamagedJournalError(IntegrityError):
-    """A record does not hold that was on the disk whole. `number`: which one, from 1; `offset`: the byte that it begins at."""
+    """A record does not hold that was on the disk whole. `number`: its own, from 1; `offset`: of its first byte."""
 
     def __init__(self, path: Path, number: int, offset: int) -> None:
         super().__init__(
             f"record {number} of the journal is damaged, at byte {offset}",
             str(path),
-            f"look whether calls that reach outside happened, then `mv {path} {path}.damaged`: the step begins again, "
-            "pays again for what it had heard, and makes those calls again",
+            f"check whether external calls took effect, then `mv {path} {path}.damaged` restarts the step: it "
+            "repeats its model requests and those calls",
         )
         self.number, self.offset = number, offset
 
 
 class Journal:
-    """The records of one attempt. Opened by whoever holds the protocol's lock.
+    """The records of one attempt. Only the holder of the protocol's lock opens it.
 
     `filed`: how many of them, from the first on, the protocol's history has; what those cost is in the record (`take_up`).
     """
@@ -79,8 +79,8 @@ class Journal:
             self._length = at
 
     def _is_torn(self, data: bytes, at: int) -> bool:
-        """Return whether what is left from `at` on is one record that never came whole to the disk: the beginning of one, or with
-        sectors that were not written. One that changed later is neither."""
+        """Return whether the bytes from `at` on are one record that never reached the disk completely: its first bytes, or with
+        sectors that were not written. A record that changed later is neither."""
         rest = data[at:]
         if 0 <= rest.find(b"\n") < len(rest) - 1:
             return False  # something follows
@@ -112,7 +112,7 @@ class Journal:
         """Write a record; it is on the disk when this returns.
 
         Raises:
-            OSError: it is not; the process must not go on as if it were, and nothing more is written here.
+            OSError: it is not; the process must not act as if it were, and nothing more is written here.
         """
         self._write([record])
 
@@ -158,9 +158,9 @@ class Journal:
         return b"".join(_line(record) for record in self.records)
 
     def take_up(self, transcript: bytes) -> None:
-        """Go on from what the history has of the attempt (valid records), which another clone may have carried further.
+        """Append the newer records of the attempt's transcript in the history (valid records), which another clone may have continued.
 
-        Where that is no beginning of ours, ours is of no use any more, and was paid for: it is kept beside, as `NAME.lost-1.jsonl`.
+        Where this journal has other records than the transcript, it is useless but paid for: it is kept as `NAME.lost-1.jsonl`.
         """
         theirs = transcript.splitlines(keepends=True)
         same = self.alike(transcript)
@@ -205,9 +205,9 @@ def _line(record: Record) -> bytes:
 
 
 def put_aside(places: StateDir, protocol: str, tip: str) -> None:
-    """Move the journals of a protocol's attempts to where nothing goes on from them: what they were for is taken out, up to `tip`.
+    """Move the journals of a protocol's attempts aside, so that nothing resumes from them: their protocol is removed, up to `tip`.
 
-    To be called when nothing else can refuse, and no effect in them is open.
+    Call it when nothing else can refuse, and no effect in them is open.
     """
     journal, aside, count = places.journal(protocol), places.lost(f"{protocol}.{tip[:12]}"), 1
     while aside.exists():

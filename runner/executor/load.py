@@ -84,7 +84,7 @@ def _unfinished(project: Project, protocol: str) -> Renumbering | None:
 
 
 def finish_renumbering(project: Project, protocol: str) -> str:
-    """Finish what a killed command had begun that gave a protocol another number; return what to say of it.
+    """Finish the change of a protocol's number that a killed command left unfinished; return the message about it.
 
     Raises:
         HeldError: another process works on it.
@@ -106,7 +106,7 @@ def _tracking(project: Project, branch: str) -> str:
 def branchless(project: Project, protocol: str) -> RefusedError:
     """Return the error for a protocol that is known by something else than a branch of this clone."""
     brings = f"; `runner sync {protocol}` brings a branch that the remote has" if project.trusted.remote else ""
-    hint = f"`runner show {protocol}` says how it stands{brings}"
+    hint = f"`runner show {protocol}` shows its status{brings}"
     return RefusedError(f"{protocol} has no branch here", project.branch(protocol), hint)
 
 
@@ -138,7 +138,7 @@ def view(project: Project, protocol: str) -> Snapshot:
 
 
 def _read(project: Project, tip: str, protocol: str) -> Snapshot:
-    """Return the protocol at a commit that holds: what was read, or made, in this process is not read again."""
+    """Return the protocol at a verified commit; a view that this process read or made is not read again."""
     if project.seen is None or (project.seen.tip, project.seen.protocol) != (tip, protocol):
         project.seen = snapshot.read(project.git, tip, protocol)
     return project.seen
@@ -146,7 +146,7 @@ def _read(project: Project, tip: str, protocol: str) -> Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Checker:
-    """What is done with a protocol's commits that came from elsewhere, before they are taken up."""
+    """Verifies a protocol's commits that were fetched, before the branch here moves to them."""
 
     project: Project
     protocol: str
@@ -179,7 +179,7 @@ class Checker:
 
 
 def checker(project: Project, protocol: str) -> Checker:
-    """Return what verifies a tip that came from elsewhere, before it is taken up."""
+    """Return the verification of a fetched tip, before the branch here moves to it."""
     return Checker(project, protocol)
 
 
@@ -188,7 +188,7 @@ def find_protocol(project: Project, name: str | None) -> str:
 
     Raises:
         UsageError: there is none, here or on the remote, or it is not clear which.
-        IntegrityError: what was pushed does not verify; nothing here changed.
+        IntegrityError: the pushed commits do not verify; nothing here changed.
     """
     protocol = publishing.find(project, name)
     if _unfinished(project, protocol):  # before a branch is brought that is another protocol's
@@ -199,11 +199,11 @@ def find_protocol(project: Project, name: str | None) -> str:
 
 
 def read_plan(project: Project, seen: Snapshot) -> Plan:
-    """Return the plan as it stands in the snapshot's commit.
+    """Return the plan at the view's commit.
 
     Raises:
         RefusedError: nobody has written one yet.
-        MalformedFileError: a file of people's is not valid; UnsupportedError: it asks for what this version does not do.
+        MalformedFileError: a plan file is not valid; UnsupportedError: it needs another version.
     """
     where = paths.folder(seen.protocol)
     if seen.state.plan is None and not is_written(seen):
@@ -221,7 +221,7 @@ def read_plan(project: Project, seen: Snapshot) -> Plan:
 
 
 def edit_of(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | None:
-    """Return the edit that the next transition takes up, with what a model was paid for it where one planned anew."""
+    """Return the edit that the next transition records, with the cost of the model that planned it, if one did."""
     edit = machine.edit_of(seen.state, plan)
     if edit is None or next(history.transcripts(project.git, seen.protocol, "plan."), None) is None:
         return edit
@@ -231,22 +231,22 @@ def edit_of(project: Project, seen: Snapshot, plan: Plan) -> ev.PlanEdited | Non
 
 
 def applied(project: Project, state: State, edits: Sequence[Event]) -> State:
-    """Return the state after events that come before the one that is to be decided."""
+    """Return the state after events that a transition records before its action."""
     for edit in edits:
         state = machine.apply(state, Entry(state.revision + 1, project.who.timestamp(), "runner", edit))
     return state
 
 
 def is_written(seen: Snapshot) -> bool:
-    """Return whether somebody wrote a plan, or began to; notes alone are none."""
+    """Return whether there is a plan, complete or not; notes alone are none."""
     return any(paths.is_words(name) and name != paths.CONTEXT for name in seen.files)
 
 
 def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
-    """Commit, as the person, what they changed in the protocol's words in a worktree and did not commit; return whether there was any.
+    """Commit, as the person, their uncommitted edits of plan files in a worktree; return whether there were any.
 
     Raises:
-        InTheWayError: `adopt` is not wanted and there are such changes.
+        InTheWayError: there are some, and `adopt` is False.
     """
     git, branch = project.git, project.branch(protocol)
     prefix = f"{paths.folder(protocol)}/"
@@ -292,7 +292,7 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
             author=project.person(),
             subject=log.cut(f"{protocol}: edit {shown}"),
         )
-        project.who.say(f"took up your changes of {shown}")
+        project.who.say(f"picked up your changes of {shown}")
         taken = True
     return taken
 

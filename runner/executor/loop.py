@@ -1,9 +1,8 @@
 """The agent's loop: ask the model, journal its answer, run the tools it calls, until it says that it is done.
 
-What is heard is on the disk before it is used, and after each round of tools the tree that they left is noted: a step that was
-killed goes on from the last whole record, in the same tree, and asks nothing twice. Limits are reserved before they are spent.
-Whether a call may be made, and what a call that reaches outside takes, is the gate's matter (`calls`); a turn of which a call is
-held has the results of those before it in the journal, and goes on with that call.
+Each answer is on the disk before it is used, and each round of tools ends with a note of the tree that they left: a killed step
+resumes from the last whole record, in the same tree, and asks nothing twice. Limits are reserved before they are spent. The gate
+(`calls`) decides about a call; a turn with a held call has the results of the calls before it in the journal, and resumes with it.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ CONTEXT = 160_000  # tokens that a conversation may have, by estimate, before ol
 KEEP_WHOLE = 6  # tool turns at the end that are never shortened
 SHORT = 600  # characters that remain of a shortened output
 CHARACTERS_A_TOKEN = 3  # an estimate that is rather too many tokens than too few
-# What these give back is ours or a person's; everything else brings text into the conversation that nobody vouches for.
+# The results of these are the runner's or a person's text; those of all others are untrusted.
 VOUCHED = frozenset(("finish", "ask_person", "publish_artifact", "write_file", "edit_file", "apply_patch", "remember"))
 
 
@@ -67,7 +66,7 @@ class Limits:
 
 @dataclass(slots=True)
 class Total:
-    """What was used. `unpriced`: tokens whose price is not known; `usd` is without them."""
+    """The usage so far. `unpriced`: tokens whose price is not known; `usd` is without them."""
 
     usd: Decimal = Decimal(0)
     unpriced: int = 0
@@ -78,7 +77,7 @@ class Total:
 
     @property
     def tokens(self) -> int:
-        """All tokens, heard and said."""
+        """All tokens, of requests and answers."""
         return self.input_tokens + self.output_tokens
 
     def __add__(self, other: Total) -> Total:
@@ -121,14 +120,14 @@ class Purse(Protocol):
     """What others share with this loop: the day's budget."""
 
     def cover(self, engine: str, usd: Decimal | None, tokens: int) -> None:
-        """Have enough for a request, or refuse it by a RunnerError: nothing is recorded then, and the loop goes on later."""
+        """Have enough for a request, or refuse it by a RunnerError: nothing is recorded then, and the loop resumes later."""
 
     def paid(self, usd: Decimal | None, tokens: int) -> None:
         """Note what it did cost."""
 
 
 class BudgetStop(Exception):
-    """Going on would pass a limit."""
+    """The next request would pass a limit."""
 
 
 @dataclass(slots=True)
@@ -137,8 +136,8 @@ class Loop:
 
     `tools`: what the model may call, those that the loop itself carries out included; `tree()`: the workspace's tree now;
     `restore(tree)`: makes the workspace hold it; `price(engine, usage)`: an upper bound in US dollars, None where it is not known;
-    `say`: a line for a person, why it is waited; `ensure()`: raises where nothing may be begun here any more;
-    `untrusted`: whether text that nobody vouches for stands in the conversation.
+    `say`: prints the reason of a wait; `ensure()`: raises where nothing may start here any more; `untrusted`: whether the conversation
+    has untrusted text.
     """
 
     journal: Journal
@@ -170,10 +169,10 @@ class Loop:
         self._began = self.monotonic()
 
     def run(self, answers: Sequence[str] = ()) -> Ended:
-        """Go on from what the journal has, to the end. `answers`: what people said to its questions till now, in order.
+        """Resume from the journal, and run to the end. `answers`: people's answers to its questions so far, in order.
 
         Raises:
-            EngineError: no engine answered; what was heard is in the journal.
+            EngineError: no engine answered; earlier answers are in the journal.
         """
         self._began = self.monotonic()
         turns: list[Turn] = [UserTurn(text=self.task)]
@@ -526,7 +525,7 @@ class Loop:
             turns[number] = ToolTurn(results=tuple(_shortened(result) for result in turn.results))
 
     def _sum_up(self, turns: list[Turn]) -> None:
-        """Let the model sum the conversation up, and go on from the summary; that it was summed up is recorded."""
+        """Replace the conversation by the model's summary of it; the journal has the summary."""
         request = Request(system=self.summarize, turns=(*turns, UserTurn(text=self.summarize)), tools=())
         engine, response = self._ask(request)
         self._record("summary", engine, response)
@@ -547,7 +546,7 @@ def _answered(result: Record, answer: str | None) -> Record:
 
 
 def _taints(result: Record) -> bool:
-    """Return whether a result brings text that nobody vouches for; what was not done because of a rule or a person does not."""
+    """Return whether a result brings untrusted text; a call that a rule or a person refused brings none."""
     decision = result.get("decision") or {}
     if decision.get("verdict") == "deny" or decision.get("word") == "rejected":
         return False

@@ -343,7 +343,7 @@ def _refuse_unreachable(judged: ReviewContext, asked: ApprovalRequirement) -> No
             kind = "step" if asked.subject.kind == "result" else asked.subject.kind
             raise MalformedFileError(
                 f"{asked.subject} needs approval by {need.who}, and `own_work: {found.own_work}` leaves out {', '.join(sorted(out))}, "
-                "who wrote what is to be approved",
+                "who wrote some of it",
                 found.policy.at("approvals", kind),
                 f"list more people in the role, ask for fewer, or write `own_work: allow`, in {found.where}",
             )

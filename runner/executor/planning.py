@@ -1,9 +1,8 @@
-"""Having a plan written by a model: what it is told of the project, the questions that it may ask, and what is taken from it.
+"""Let a model write a plan: the prompt about the project, the questions that the model may ask, and the parsing of its answer.
 
-What is wrong with an answer is fed back once. Each answer is journaled under what was asked, so that the same command after a
-kill pays for none twice. Questions that nobody is here to answer are given to the caller: they wait in the protocol's record, and
-`go_on` takes the conversation up where it stood, in any clone. Nothing is made here: the callers turn the files into commits,
-with a person's word.
+The errors of an answer are fed back once. Each answer is journaled under its request, so that the same command pays for none twice
+after a kill. Without a terminal the caller gets the questions: they wait in the protocol's record, and `write_plan` resumes the
+conversation in any clone. The callers turn the files into commits, after a person accepted them.
 """
 
 from __future__ import annotations
@@ -64,12 +63,12 @@ _STOP = frozenset(
 
 
 class NoPlanError(EngineError):
-    """What the model answered is no plan that can be carried out, also when told why."""
+    """The model gave no valid plan, even after its errors were fed back."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A model's plan that holds. `files`: name in the protocol's folder to bytes; `transcript`: what was said, JSON Lines."""
+    """A model's plan that holds. `files`: name in the protocol's folder to bytes; `transcript`: of the conversation, JSON Lines."""
 
     draft: Draft
     files: dict[str, bytes]
@@ -80,7 +79,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What a model has to know before it can plan; nobody was here to be asked. `spent`: since it asked last."""
+    """The model's questions, without a person at a terminal to answer. `spent`: since its last questions."""
 
     questions: tuple[str, ...]
     transcript: bytes
@@ -102,7 +101,7 @@ class Asking:
 
 
 class _Open(Exception):
-    """Questions that nobody answered yet."""
+    """Questions without an answer yet."""
 
     def __init__(self, questions: Sequence[str]) -> None:
         super().__init__(*questions)
@@ -126,12 +125,12 @@ def converse(
     *,
     helped: bool = False,
 ) -> tuple[Draft, dict[str, bytes]]:
-    """Return the model's plan and its files. `answer`: what people say to its questions; None: it may ask none.
+    """Return the model's plan and its files. `answer`: gives people's answers to its questions; None: it may ask none.
 
-    `helped`: where there is no plan, people are told why and asked what should be different.
+    `helped`: without a plan, people get the reason and are asked what should be different.
 
     Raises:
-        NoPlanError: its answer was no plan, also when told what is wrong with it. EngineError: it refused, or none came.
+        NoPlanError: it gave no valid plan, even after its errors were fed back. EngineError: it refused, or did not answer.
     """
     schema: Json = json.loads(resources.schema("planning"))
     schema = {key: value for key, value in schema.items() if not key.startswith("$") or key == "$defs"}
@@ -192,7 +191,7 @@ def converse(
 
 
 def _help(answer: Answer, why: str) -> UserTurn:
-    """Return what people say to a model that gave no plan, having been told why."""
+    """Return people's advice to a model that gave no plan; they are given the reason."""
     (said,) = answer([f"{why[:WHY_MOST]}; what should be different?"])
     return UserTurn(text=f"{said or 'Try it again.'}\n\nGive the whole plan.")
 
@@ -207,7 +206,9 @@ def written(
     waits: bool = False,
     of: tuple[Snapshot, Plan, State] | None = None,
 ) -> Iterator[Written | Asking]:
-    """Have a plan written and give it; what was heard is kept until it is filed, or asked anew once nobody took it.
+    """Let a model write a plan, and yield it; its answers are kept until they are filed.
+
+    If the plan is not taken, the next call asks anew.
 
     `waits`: its questions can wait where nobody is here, and are given then. `of`: a protocol that there is already; its
     budget holds.
@@ -258,7 +259,7 @@ def written(
 
 
 def _ask_anew(project: Project, journal: Journal, why: str) -> None:
-    """Make the same command ask anew; what was paid till now is not forgotten."""
+    """Make the same command ask anew; the cost so far still counts."""
     journal.append({"kind": "undecided", "time": project.who.timestamp(), "problems": [why]})
 
 
@@ -268,7 +269,7 @@ def _told(journal: Journal, draft: Draft, files: dict[str, bytes], cost: ev.Spen
 
 
 def _asker(project: Project, journal: Journal, redactor: Redactor, waits: bool) -> Answer:
-    """Return what puts questions to the person at the terminal; what they said once is not asked again."""
+    """Return a function that asks the person at the terminal; an earlier answer is not asked for again."""
 
     def answer(questions: Sequence[str]) -> list[str]:
         for one in journal.records:
@@ -346,7 +347,7 @@ def _resume(project: Project, seen: Snapshot) -> Written | Asking:
     task = next((str(one["text"]) for one in journal.records if one["kind"] == "task"), None)
     if task is None:
         raise RefusedError(
-            "what the planner was told is not in this clone",
+            "the planner's task is not in this clone",
             f"runs/plan.1.jsonl of {history.ref_of(seen.protocol)}",
             f"`runner sync {seen.protocol}` in the clone where it was asked publishes it, and here brings it",
         )
@@ -367,7 +368,7 @@ def _resume(project: Project, seen: Snapshot) -> Written | Asking:
 
 
 def _answers(project: Project, seen: Snapshot, redactor: Redactor) -> Answer:
-    """Return what gives the answers that the record has, each to the first question that it was given to."""
+    """Return a function that finds the answers in the record, each for the first question with its text."""
     entries = record.events(project.git, seen.protocol, seen.tip)
     said = {raw.fields["wait"]: str(raw.fields["text"]) for raw in entries if raw.event == "answered"}
     left = [
@@ -396,12 +397,12 @@ def _answers(project: Project, seen: Snapshot, redactor: Redactor) -> Answer:
 
 
 def task_of_new(project: Project, request: str, start: str) -> str:
-    """Return what a model is told that plans a new piece of work; `start`: the commit that it begins at."""
+    """Return the prompt of a model that plans new work; `start`: the commit of the plan's first step."""
     return "\n\n".join([f"# What is wanted\n\n{_cut(request, REQUEST_LIMIT)}", *context(project, request, start)])
 
 
 def task_again(project: Project, wish: str, plan: Plan, files: Mapping[str, bytes], state: State, tip: str) -> str:
-    """Return what a model is told that plans the pending steps of a protocol anew."""
+    """Return the prompt of a model that plans the pending steps of a protocol anew."""
     parts = [f"# The work: {plan.header.title}", plan.prose.strip()]
     if plan.header.acceptance:
         parts.append("It is accepted when:\n" + "\n".join(f"- {line}" for line in plan.header.acceptance))
@@ -428,7 +429,7 @@ def task_again(project: Project, wish: str, plan: Plan, files: Mapping[str, byte
 
 
 def pending(plan: Plan, state: State) -> list[str]:
-    """Return the steps that nothing was done for yet; they may be planned anew."""
+    """Return the steps without any attempt; they may be planned anew."""
     return [
         step.slug
         for step in plan.steps
@@ -437,7 +438,7 @@ def pending(plan: Plan, state: State) -> list[str]:
 
 
 def check_new(draft: Draft, known: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
-    """Return the files of a new plan. `known`: people's files that are there already.
+    """Return the files of a new plan. `known`: the plan files that exist already.
 
     Raises:
         MalformedFileError, UnsupportedError: they are no plan that can be carried out.
@@ -448,7 +449,7 @@ def check_new(draft: Draft, known: Mapping[str, bytes] | None = None) -> dict[st
 
 
 def outline(files: Mapping[str, bytes]) -> Iterator[str]:
-    """Return a line a step: what a person wants to have seen before they run what somebody else wrote."""
+    """Yield the lines that a person wants to read before they run another's plan: the steps, and their commands."""
     for step in plans.parse(files, "the plan").steps:
         yield f"{step.number:02d}-{step.slug}  {step.header.kind}  {step.header.title}"
         lines = [step.header.run] if isinstance(step.header.run, str) else [" ".join(step.header.run or ())]
@@ -457,7 +458,7 @@ def outline(files: Mapping[str, bytes]) -> Iterator[str]:
 
 
 def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tuple[Step, bytes]]) -> Check:
-    """Return what makes the files of a plan whose files `kept` stay, and whose new steps are numbered from `first` on.
+    """Return a function that makes the files of a plan: those in `kept` stay, and new steps are numbered from `first` on.
 
     `before`: by slug, the steps in whose place they come.
     """
@@ -471,8 +472,8 @@ def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tupl
 
 
 def context(project: Project, request: str, commit: str) -> list[str]:
-    """Return what a model is told of the project, within bounds: instructions, files, history. Nothing in it differs from
-    clone to clone."""
+    """Return the parts of the prompt about the project, of limited size: instructions, files, history. They are the same in every
+    clone."""
     files = files_of(project, commit)
     parts = []
     left = INSTRUCTIONS_LIMIT
@@ -490,7 +491,7 @@ def context(project: Project, request: str, commit: str) -> list[str]:
 
 
 def files_of(project: Project, commit: str) -> dict[str, TreeEntry]:
-    """Return the files of a commit that a model is told of: none of ours, and none with a name that cannot be shown."""
+    """Return the files of a commit that a prompt may name: none of the runner's, and none with an unprintable name."""
     return {
         path: entry
         for path, entry in project.git.files(commit).items()
@@ -499,12 +500,12 @@ def files_of(project: Project, commit: str) -> dict[str, TreeEntry]:
 
 
 def listing(files: Mapping[str, TreeEntry]) -> str:
-    """Return the names of the files, fenced."""
+    """Return the names of the files, quoted as untrusted."""
     return prompting.fence(tree_listing(list(files), TREE_LIMIT), "files of the repository")
 
 
 def shown(project: Project, files: Mapping[str, TreeEntry], names: Sequence[str]) -> Iterator[str]:
-    """Return the text of the files with these names, each fenced, as many as there is room for."""
+    """Yield the text of the files with these names, each quoted as untrusted, as many as there is room for."""
     left = FILES_LIMIT
     for path in names[:FILES_MOST]:
         plain = files[path].mode in (BLOB, EXECUTABLE)
@@ -530,7 +531,7 @@ def tree_listing(names: Sequence[str], limit: int) -> str:
 
 
 def relevant(project: Project, request: str, commit: str, files: Mapping[str, TreeEntry]) -> list[str]:
-    """Return the files that a request probably speaks of, the likeliest first: by their names, and by the words in them."""
+    """Return the files that a request is probably about, the likeliest first: by their names, and by their text."""
     found: Counter[str] = Counter()
     wanted = _words(request)
     for word in wanted:

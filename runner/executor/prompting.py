@@ -1,7 +1,7 @@
-"""What a model is told before its first turn: the plan, the step, what came before, and the project's own instructions.
+"""The prompt of an agent step: the plan, the step, earlier results, and the project's own instructions.
 
-Words of people's files are the task. What steps and models made (earlier results, findings, memory) is fenced as untrusted.
-Instructions and memory are read from the trusted branch alone; of memory, what a person wrote is not fenced.
+Plan files are the task. The output of steps and models (earlier results, findings, memory) is quoted as untrusted. Instructions and
+memory come from the trusted branch alone; memory that a person wrote is trusted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RESULT_LIMIT = 4_000  # characters of one earlier result
 REPORT_LIMIT = 16_000  # characters of the report of a review
 
 
-FENCE = "<<<untrusted"  # how text that nobody vouches for begins
+FENCE = "<<<untrusted"  # the first line of quoted untrusted text
 
 
 def fence(text: str, label: str) -> str:
@@ -38,7 +38,7 @@ def _inner(text: str) -> str:
 
 
 def system(coworker: str | None) -> str:
-    """Return the system instruction of an agent step; `coworker`: the objective and instructions of its coworker."""
+    """Return the system instruction of an agent step; `coworker`: the objective and instructions of its agent file."""
     text = resources.prompt("execute").strip()
     return f"{text}\n\n{coworker.strip()}" if coworker else text
 
@@ -97,7 +97,7 @@ def instructions(project: Project) -> list[str]:
 
 
 def _memory(project: Project) -> Iterator[str]:
-    """Yield what is known from earlier work: what people wrote, then, fenced, what steps did; a merge vouches for nothing."""
+    """Yield the memory of earlier work: that of people, then, quoted, that of steps; a merge does not make it trusted."""
     files = project.git.tree(f"{project.trusted.commit}:{paths.MEMORY.rstrip('/')}") or {}
     told: dict[bool, list[str]] = {True: [], False: []}
     size, vouched = 0, trusted_config.written_by_people(project.git, project.trusted.commit) if files else frozenset()
@@ -114,7 +114,7 @@ def _memory(project: Project) -> Iterator[str]:
 
 
 def _findings(run: StepRun) -> str:
-    """Return why the attempt before did not hold, by the log."""
+    """Return why the attempt before failed, by the log."""
     if run.attempt == 1:
         return ""
     for raw in reversed(log.parse_raw(run.view.log, run.view.where)):

@@ -30,7 +30,7 @@ class Redactor:
         self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
 
     def text(self, text: str) -> str:
-        """Return the text without secrets; the name of the variable stands where one was."""
+        """Return the text with each secret replaced by the name of its variable."""
         if self._pattern is None:
             return text
         return self._pattern.sub(lambda match: f"[{self._forms[match[0]]}]", text)
@@ -53,13 +53,13 @@ class Redactor:
 
 
 def _urls(value: str) -> list[str]:
-    """Return what stands in a URL: as a part of it, or as a path; programs differ in the case of the digits."""
+    """Return the forms of a value in a URL: as a part of it, or as a path; programs differ in the case of the digits."""
     found = [quote(value, safe=""), quote(value)]
     return [*found, *(re.sub("%..", lambda match: match[0].lower(), form) for form in found)]
 
 
 def _base64(raw: bytes) -> list[str]:
-    """Return what stands in base64 text wherever the secret begins in it: the part that does not depend on its neighbours."""
+    """Return the forms of a secret in base64 text, one an offset: the part that does not depend on its neighbours."""
     found = []
     for shift in range(3):
         for encode in (base64.b64encode, base64.urlsafe_b64encode):

@@ -66,7 +66,7 @@ def _lacks_published(project: Project, protocol: str, old: str, tip: str) -> boo
 def of_damaged(project: Project, protocol: str, judged: Judged) -> str:
     """Return what helps where the branch here does not verify."""
     if judged.is_mendable:
-        return f"run `runner verify {protocol}` to see all of it, `runner doctor --fix {protocol}` to mend the record"
+        return f"run `runner verify {protocol}` to see all of it, `runner doctor --fix {protocol}` to repair the record"
     return f"`runner doctor {protocol}` says what remains possible"
 
 
@@ -85,7 +85,7 @@ def of_remote(project: Project, protocol: str, judged: Judged) -> str:
         )
     if here is not None:
         name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
-        return f"`git push --force-with-lease={name}:{there} {remote} {here}:{name}` puts back what is here, which verifies"
+        return f"`git push --force-with-lease={name}:{there} {remote} {here}:{name}` restores the tip of this clone, which verifies"
     commit = git.commit(judged.findings[0].commit if judged.findings else there)
     told = commit.committer.decode("utf-8", "replace").partition(" <")[0] if commit is not None else ""
     by = "".join(filter(str.isprintable, told)) or "its committer"

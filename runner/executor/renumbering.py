@@ -41,7 +41,7 @@ class RenumberedError(RefusedError):
 class Renumbering:
     """`origin`, `old`: the id that the protocol had, and its tip; `protocol`, `genesis`, `tip`: those of its fork.
 
-    `source`: what was forked, PROTOCOL@REVISION; `refs`: how refs move, name to (new, expected); `trees`: the worktrees that make
+    `source`: of the fork, PROTOCOL@REVISION; `refs`: how refs move, name to (new, expected); `trees`: the worktrees that make
     way, as (path, git directory); `ends`: the status to be recorded at last, or empty; `is_finished`: all of it has moved.
     """
 
@@ -75,7 +75,7 @@ class Renumbering:
 
 
 def read(places: StateDir, origin: str) -> Renumbering | None:
-    """Return what was begun for a protocol that had this id, or None where nothing was."""
+    """Return the note about a protocol that had this id, or None."""
     try:
         told = json.loads(places.renumbering(origin).read_bytes())
         refs = {name: (new, old) for name, (new, old) in told["refs"].items()}

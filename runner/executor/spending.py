@@ -1,8 +1,8 @@
-"""What asking models has cost, and what the budgets leave of it (design §3, §5).
+"""The cost of models, and the rest of the budgets (design §3, §5).
 
-A journal's records that the history has are in the record's `spent`: both are published together. The others stand in the
-journals of this clone alone (an attempt that was killed or found no model, a plan that nobody took, a review by hand, the work of
-a lost race): they count in every budget all the same. A price that is not known is never taken for nothing.
+A journal's records that the history has are in the record's `spent`: both are published together. The others are in the
+journals of this clone alone (a killed attempt or one without a model, a plan that was not taken, a review by hand, the work of a
+lost race): they count in every budget too. An unknown price never counts as zero.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def open_journal(project: Project, protocol: str, name: str) -> Journal:
 
 
 def _recorded_part(project: Project, protocol: str, name: str) -> bytes:
-    """Return what the record knows of a transcript: as the log names it, or as it was filed beside a commit of the branch.
+    """Return the part of a transcript whose cost is in the record: as the log names it, or as it was filed beside a commit.
 
     The history's ref moves first, so where git was killed between the two the history has more than the record.
     """
@@ -220,7 +220,7 @@ def _journals(project: Project, protocol: str, but: Path | None = None) -> Itera
 
 
 def _recorded(project: Project, protocol: str) -> Total:
-    """Return what the history's transcripts have; turns and calls stand nowhere else."""
+    """Return the usage in the history's transcripts; turns and calls are recorded nowhere else."""
     total = Total()
     for name, data in history.transcripts(project.git, protocol):
         total += of(transcript.parse(data, f"{name} of {history.ref_of(protocol)}"))

@@ -72,7 +72,7 @@ class LoopTool:
     opened: AgentTools
 
     def call(self, arguments: Mapping[str, Any]) -> Any:
-        """Return what the model is told; an artifact has to be a file of the workspace, a result what the log can hold.
+        """Return the model's result; an artifact has to be a file of the workspace, a result a value that the log can hold.
 
         Raises:
             ToolError: the arguments are not those of the contract.
@@ -180,7 +180,7 @@ def _export_trusted(session: WorkspaceSession) -> Path:
 
 # --- which calls may be made ------------------------------------------------------------------------------------------------
 
-# (the contract, its arguments, whether text that nobody vouches for stands in the context) -> what is said of the call
+# (contract, arguments, whether the conversation has untrusted text) -> the decision about the call
 Judge = Callable[[Contract, Mapping[str, Any], bool], Decision]
 
 ALLOWED = Decision("allow", "default: it does nothing by itself", "", 0, "")
@@ -221,7 +221,7 @@ def judge_of(run: StepRun) -> Judge:
 
 
 def hosts_of(project: Project) -> Callable[[str], str | None]:
-    """Return what says why a host may not be asked for a page, or None where it may: the policy's word on its name."""
+    """Return a function that gives the policy's reason against fetching from a host, or None."""
     rules = permissions.trusted_config(project).rules
 
     def wrong(host: str) -> str | None:
@@ -239,7 +239,7 @@ def listed_by(agent: AgentFile | None) -> Callable[[Contract], bool]:
 
 
 def _paths(contract: Contract, arguments: Mapping[str, Any], work: Path) -> tuple[str, ...]:
-    """Return what a call of ours touches, from the repository's root and after links were followed."""
+    """Return the paths of a call of the runner's own tools, from the repository's root, after links are followed."""
     if contract.source != "built in":
         return tuple(path for path in (arguments.get("path"),) if isinstance(path, str) and path)
     named: list[Any] = [arguments.get("path")]

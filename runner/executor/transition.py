@@ -71,7 +71,7 @@ def publish(
     files: Mapping[str, bytes] | None = None,
     keeps: Sequence[str] = (),
 ) -> None:
-    """Have the branch go on to a transition, here and on the remote as the project wants it, with the refs that go along.
+    """Move the branch to a transition, here and on the remote as the project is configured, with the refs that belong to it.
 
     Raises:
         ConflictError: the branch moved since `seen`; InTheWayError, HeldError: as `conclude` tells them.

@@ -1,4 +1,4 @@
-"""Where a step's commands run: the workspace, made ready, and the sandbox around it, with the environment they get."""
+"""Where a step's commands run: the workspace, and the sandbox around it, with their environment."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def _choose(project: Project, found: tuple[Path, ...]) -> Sandbox:
 
 
 def end_left(project: Project, protocol: str) -> None:
-    """End what the commands of a runner that was killed have left: they would go on in the workspace beside those that come now.
+    """End the processes that a killed runner's commands left: they would work in the workspace beside the next ones.
 
-    Called by whoever holds the protocol. A sandbox's processes went with their runner; on the host they are known by their HOME.
+    The caller holds the protocol. A sandbox's processes ended with their runner; on the host they are known by their HOME.
     """
     try:
         space = workspace.place(project.places, protocol, project.config.workspace.path)
@@ -165,7 +165,7 @@ class WorkspaceSession:
             raise StepFailedError(
                 f"the workspace's setup failed: exit {outcome.code}, `{config.setup}`\n{log.cut_tail(outcome.tail)}",
                 ".protocols/config.yaml, workspace.setup",
-                "mend the setup on the trusted branch; no attempt was used up",
+                "fix the setup on the trusted branch; no attempt was used up",
             )
         workspace.note_setup(self.space, key)
 
@@ -264,7 +264,7 @@ class WorkspaceSession:
         """Run a command in the workspace (or `cwd`) to its end.
 
         Raises:
-            HeldError: the lease was lost; it was not begun.
+            HeldError: the lease was lost; it did not start.
         """
         publishing.ensure_lease(self.project)
         ready = self.command(run, env, timeout=timeout, cwd=cwd, network=network)
@@ -305,7 +305,7 @@ class WorkspaceSession:
                 raise UsageError(
                     "the result is not lines of `key=value`, 64 KiB at most",
                     f"$RUNNER_RESULT:{number}",
-                    "mend what the command writes",
+                    "fix the command's output",
                 )
             found[key] = value
         return found

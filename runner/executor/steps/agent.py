@@ -139,7 +139,7 @@ def _restore(run: StepRun, noted: str) -> None:
         raise RefusedError(
             f"the work so far of the step conflicts with newer commits: {', '.join(conflicts[:3])}",
             noted,
-            "revert those commits, or remove the step and write it again: it then starts from the beginning",
+            "revert those commits, or remove the step and write it again: it restarts then",
         )
     workspace.restore(git, run.workspace.space, tree)
 

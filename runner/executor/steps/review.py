@@ -1,7 +1,7 @@
-"""QA by review: a model that did not write the change judges it against what was asked (design §3).
+"""QA by review: a model that did not write the change judges it against the task (design §3).
 
-It is asked once; what it answers is in the journal before it is used, so that a run that was killed asks nothing twice. An answer
-that is no verdict is sent back once with what is wrong; then QA is not decided and nothing is recorded.
+It is asked once; its answer is in the journal before it is used, so that a killed run asks nothing twice. An answer that is no
+verdict is sent back once with its errors; after a second one, QA is undecided and nothing is recorded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class UndecidedError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Reviewed:
-    """What came of a review. `verdict` is None where a budget stopped it, and `stopped` says which."""
+    """The result of a review. `verdict`: None where a budget stopped it; `stopped`: which one."""
 
     verdict: Verdict | None
     stopped: str
