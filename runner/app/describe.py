@@ -118,7 +118,7 @@ class Describer:
         elif ahead is not None:
             reason = f"{reason} · {ahead.text}"
         if rewritten:
-            follows = Next.typed(f"runner doctor --fix {name}")
+            follows = Next.typed(f"runner doctor{' --fix' if _can_adopt(project, protocol, tip) else ''} {name}")
         elif rebase is not None:
             follows = Next(text="git rebase --continue, or git rebase --abort")
         elif ahead is not None:
@@ -336,6 +336,12 @@ def standing(project: Project, row: Row) -> str:
         return f"{status} · waits for merge"
     commit = record.merged_in(project.git, row["protocol"], base)
     return f"{status} · merged in {commit[:7]}" if commit else f"{status} · merged"
+
+
+def _can_adopt(project: Project, protocol: str, tip: str) -> bool:
+    from runner.executor import remedy  # it verifies
+
+    return remedy.can_adopt(project, protocol, tip)
 
 
 def is_rewritten(project: Project, protocol: str) -> bool:

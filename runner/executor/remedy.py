@@ -30,6 +30,17 @@ def of_rewritten(project: Project, protocol: str, judged: Judged, old: str) -> s
     return f"`{way_back(project, protocol, judged.tip, old)}` puts the old one back"
 
 
+def can_adopt(project: Project, protocol: str, tip: str) -> bool:
+    """Return whether `doctor --fix` adopts the rewritten history at `tip`, as it is or as a merge; False if nobody can tell here."""
+    old = marks.read(project.places, protocol)
+    try:
+        judged = judge(project.git, protocol, tip, project.trusted)
+        sound = judged.is_whole or judged.is_mendable
+        return sound or (old is not None and is_adoptable(project, protocol, judged, old))
+    except RunnerError:
+        return False
+
+
 def is_adoptable(project: Project, protocol: str, judged: Judged, old: str) -> bool:
     """Return whether a rewritten history is adopted as a merge into `old`, which verified: it has the same transitions, and does not
     verify itself, or lacks commits that are published."""

@@ -270,3 +270,14 @@ def test_a_rewritten_history_that_the_remote_has_is_adopted_with_what_was_commit
     assert own in remote.git("rev-list", published).split()
     assert remote.git("ls-remote", "origin", published).split()[0] == remote.git("rev-parse", published).strip()
     sound(remote, published)
+
+
+def test_what_cannot_be_adopted_is_not_offered_to_be(box: Box) -> None:
+    protocol = box.new({"01-a": command("echo a > a.txt")})
+    old = box.git("rev-parse", protocol).strip()
+    box.git("commit", "-q", "--amend", "-m", "my own message", cwd=box.worktree(protocol))
+    said = box.runner("status", rc=0).out
+    assert "rewritten" in said and "runner doctor 1" in said and "--fix" not in said
+    fix = box.runner("doctor", "--fix", "1", rc=4).err
+    assert f"reset --keep {old}` puts the old one back" in fix
+    assert f"reset --keep {old}` puts the old one back" in box.runner("doctor", "1", rc=4).out

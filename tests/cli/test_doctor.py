@@ -64,6 +64,24 @@ def test_a_sound_repository_has_notes_and_no_findings(box: Box, begun: str) -> N
     assert {one["kind"] for one in findings(box)} == {"note"}
 
 
+def test_a_setup_that_is_not_published_is_not_called_missing(remote: Box) -> None:
+    def note() -> str:
+        found = findings(remote)
+        return next(f"{one['what']}: {one['command']}" for one in found if one["consequence"] == "the defaults apply")
+
+    assert note() == "nothing is set up: `runner init` writes them down"
+    remote.runner("init", "--yes", rc=0)
+    assert note() == "the files that `runner init` wrote are in no commit: `runner init --commit` commits them"
+    remote.git("checkout", "-q", "-b", "setup")
+    remote.runner("init", "--yes", "--commit", rc=0)
+    assert note().startswith("the setup is committed here, and not on main: merge it into main, then")
+    remote.git("checkout", "-q", "main")
+    remote.git("merge", "-q", "setup")
+    assert note() == "the setup is committed here, and not on origin yet: `git push origin main`"
+    remote.git("push", "-q", "origin", "main")
+    assert not any(one["consequence"] == "the defaults apply" for one in findings(remote))
+
+
 def test_a_chain_is_walked_once(box: Box, begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
     walked, real = list[str](), verify.walk_commits
 

@@ -143,13 +143,22 @@ def trusted_branch(chosen: Selection) -> Iterator[Finding]:
             else "a remote whose default branch is protected makes it a matter of review",
         )
     if trusts.config(project.git) is None:
-        yield Finding(
-            "note",
-            "nothing is set up",
-            f"{paths.CONFIG} on {trusts.branch}",
-            "the defaults apply",
-            "`runner init` writes them down",
-        )
+        what, command = _setup(project)
+        yield Finding("note", what, f"{paths.CONFIG} on {trusts.branch}", "the defaults apply", command)
+
+
+def _setup(project: Project) -> tuple[str, str]:
+    """Return how far the project is set up where the trusted branch has no configuration, and what comes next."""
+    git, trusts = project.git, project.trusted
+    push = f"`git push {trusts.remote} {trusts.branch}`"
+    if trusts.remote and git.blob(f"refs/heads/{trusts.branch}:{paths.CONFIG}") is not None:
+        return f"the setup is committed here, and not on {trusts.remote} yet", push
+    if git.blob(f"HEAD:{paths.CONFIG}") is not None:
+        then = f", then {push}" if trusts.remote else ""
+        return f"the setup is committed here, and not on {trusts.branch}", f"merge it into {trusts.branch}{then}"
+    if project.places.setup.exists():
+        return "the files that `runner init` wrote are in no commit", "`runner init --commit` commits them"
+    return "nothing is set up", "`runner init` writes them down"
 
 
 def shared_numbers(chosen: Selection) -> Iterator[Finding]:
