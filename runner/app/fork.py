@@ -180,11 +180,11 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
         seen = load.view(project, origin)
     trees = worktree.on_branch(git, branch)
     for tree in trees:
-        if why := protocol_worktree.keeps(git, tree):
+        if kept := protocol_worktree.keeps(git, tree):
             raise InTheWayError(
-                f"the worktree of {origin} cannot make way: {why}",
+                f"the worktree of {origin} cannot be removed: {kept.why}",
                 str(tree.path),
-                "see to that, then the same command once more",
+                f"{kept.command}; then the same command once more",
             )
     stood = seen.state.status if revision is None else None
 
@@ -378,7 +378,10 @@ def _whole(
     near = [*[number for number in fit if number < at][-1:], *[number for number in fit if number > at][:1]]
     if renumber and near:
         commands = " or ".join(f"`runner fork --renumber {origin}@{number}`" for number in near)
-        return f"{commands} keeps what came later under refs/runner/lost/ alone"
+        return (
+            f"{commands} drops what came later: its commits stay under refs/runner/lost/, "
+            "and its journals are put aside, so these steps ask the model again"
+        )
     if renumber:
         return f"finish the step first: `runner run --publish never {origin}`"
     return f"fork {_named(origin, near)}" if near else f"finish the step first: `runner run {origin}`"

@@ -19,6 +19,7 @@ from runner import beneath
 from runner.errors import ConflictError, HeldError, RunnerError
 from runner.executor.journal import Journal
 from runner.folders import matching
+from runner.git import Git, Worktree
 from runner.lines import lines_of
 from runner.protocol import ids, paths
 from runner.store import history, locks, protocol_worktree, record, trusted, workspace, worktree
@@ -142,6 +143,11 @@ _REMOVE = {
 # --- what there is -----------------------------------------------------------------------------------------------------
 
 
+def _kept(git: Git, tree: Worktree) -> str:
+    kept = protocol_worktree.keeps(git, tree)
+    return f"{kept.why}; {kept.command}" if kept else ""
+
+
 def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: str | None) -> list[Item]:
     git = project.git
     row = record.row(git, protocol, tip or project.trusted.commit)
@@ -155,9 +161,7 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
     branch = project.branch(protocol)
     if ended:
         found += [
-            Item(
-                protocol, "worktree", str(tree.path), beneath.size(tree.path), why or protocol_worktree.keeps(git, tree)
-            )
+            Item(protocol, "worktree", str(tree.path), beneath.size(tree.path), why or _kept(git, tree))
             for tree in (worktree.on_branch(git, branch) if tip else [])
         ]
     space = _workspace(project, protocol)

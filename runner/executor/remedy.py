@@ -32,7 +32,7 @@ def of_rewritten(project: Project, protocol: str, judged: Judged, old: str) -> s
 
 def can_adopt(project: Project, protocol: str, tip: str) -> bool:
     """Return whether `doctor --fix` adopts the rewritten history at `tip`, as it is or as a merge; False if nobody can tell here."""
-    old = marks.read(project.places, protocol)
+    old = checkpoints.read(project.places, protocol)
     try:
         judged = judge(project.git, protocol, tip, project.trusted)
         sound = judged.is_whole or judged.is_mendable

@@ -133,8 +133,8 @@ def _remove(project: Project, note: Renumbering, tree: Worktree, *, resumed: boo
             return  # it follows the other protocol already
         # Its branch is gone, and git could not tell what is in it, nor whether it is the other protocol's.
         git.run("update-ref", "--no-deref", "HEAD", note.old, git_dir=tree.git_dir)
-        if why := protocol_worktree.keeps(git, tree, resumed=resumed):
-            project.who.say(f"{tree.path} stays, at {note.old[:12]}: {why}")
+        if kept := protocol_worktree.keeps(git, tree, resumed=resumed):
+            project.who.say(f"{tree.path} stays, at {note.old[:12]}: {kept.why}; {kept.command}")
             return
         code, _, _ = git.try_run("worktree", "remove", "--force", str(tree.path), config=worktree.conversions(git))
         if code:  # a removal that was cut left what git knows no more

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from runner.store import locks, snapshot, transaction, trusted, workspace, workt
 from runner.store.environment import Environment
 from runner.store.project import Project
 from runner.store.state_dir import StateDir, write_atomically
+from runner.values import dataclass
 
 
 def base_of(project: Project, named: str | None) -> tuple[str, str]:
@@ -182,41 +184,56 @@ CACHES = frozenset(line.strip("/") for line in workspace.EXCLUDES.split() if not
 UNDER_WAY = ("MERGE_HEAD", "CHERRY_PICK_HEAD", "REVERT_HEAD", "BISECT_LOG", "rebase-merge", "rebase-apply")
 
 
-def keeps(git: Git, tree: Worktree, *, resumed: bool = False) -> str:
-    """Return why a worktree has to stay, or nothing where git holds all that is in it. `resumed`: its removal was begun before, so
-    files that are missing say nothing."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """`why`: why a worktree has to stay; `command`: what makes it removable without a loss."""
+
+    why: str
+    command: str
+
+
+def keeps(git: Git, tree: Worktree, *, resumed: bool = False) -> Kept | None:
+    """Return why a worktree has to stay, or None where git holds all that is in it. `resumed`: its removal was started before, so
+    missing files do not count."""
+    at = f"git -C {shlex.quote(str(tree.path))}"
     if tree.git_dir == git.common_dir:
-        return "it is the main worktree; `git switch` to another branch there"
+        return Kept("it is the main worktree", f"`{at} switch BRANCH` to another branch")
     if Path(os.path.realpath(git.cwd)).is_relative_to(os.path.realpath(tree.path)):
-        return "you are in it"
+        return Kept("you are in it", "change to another folder")
     if (tree.git_dir / "locked").exists():
-        return "it is locked: `git worktree unlock` lets it go"
+        return Kept("it is locked", f"`git worktree unlock {shlex.quote(str(tree.path))}`")
     if any((tree.git_dir / name).exists() for name in UNDER_WAY):
-        return "a merge, rebase or the like is under way in it"
+        return Kept("a merge, rebase or the like is under way in it", f"finish or abort it: `{at} status` says how")
     if (tree.git_dir / "modules").exists():
-        return "it has submodules of its own"
+        remove = f"`git worktree remove --force {shlex.quote(str(tree.path))}`"
+        return Kept("it has submodules of its own", f"save what they hold, then {remove}")
     code, out, err = git.try_run(
         "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--ignored=matching",
         "--ignore-submodules=none",
         git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git),
     )  # fmt: skip
     if code:
-        return f"git cannot tell what is in it: {lines_of(err)[0] if err else code}"
+        return Kept(f"git cannot read it: {lines_of(err)[0] if err else code}", "`runner doctor` says more")
     lines = [line for line in out.decode("utf-8", "surrogateescape").split("\0") if len(line) > 3]
     mine = [line[3:] for line in lines if not _is_cache(line[3:]) and not (resumed and line[:2] == " D")]
     if mine:
-        return f"it holds what is in no commit: {listed(mine)}"
-    return _hidden(git, tree)
+        names = shlex.join(mine) if len(mine) <= 3 else "FILES"
+        command = f"commit them (`{at} add -f -- {names}`, then `{at} commit`), or move them to another folder"
+        return Kept(f"it holds what is in no commit: {listed(mine)}", command)
+    return _hidden(git, tree, at)
 
 
-def _hidden(git: Git, tree: Worktree) -> str:
-    """Return why a worktree has to stay with files that `git status` skips; empty where there are none."""
+def _hidden(git: Git, tree: Worktree, at: str) -> Kept | None:
+    """Return why a worktree has to stay with files that `git status` skips; None where there are none."""
     out = git.run("ls-files", "-v", "-z", git_dir=tree.git_dir, work_tree=tree.path, config=worktree.conversions(git))
     flagged = [
         line for line in out.decode("utf-8", "surrogateescape").split("\0") if line[:1].islower() or line[:1] == "S"
     ]
     there = [line[2:] for line in flagged if os.path.lexists(tree.path / line[2:])]
-    return f"git does not check {listed(there)} for changes (`git ls-files -v`)" if there else ""
+    if not there:
+        return None
+    checks = f"`{at} update-index --no-assume-unchanged --no-skip-worktree -- FILE` makes git check it"
+    return Kept(f"git does not check {listed(there)} for changes (`git ls-files -v`)", checks)
 
 
 def _is_cache(path: str) -> bool:

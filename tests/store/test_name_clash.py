@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,8 +86,11 @@ def test_a_worktree_with_uncommitted_files_is_left_and_nothing_moves(bob: Box) -
     refused = bob.runner("fork", "--renumber", ID, rc=4).err
     assert "notes.txt" in refused and str(tree) in refused
     assert here(bob, ID) == mine and (tree / "notes.txt").read_text() == "mine\n"
-    (tree / "notes.txt").unlink()
+    for typed in re.findall(r"`(git [^`]+)`", refused):  # what `next:` says, as it is
+        message = ["-qm", "mine"] if typed.endswith("commit") else []
+        bob.git(*shlex.split(typed)[1:], *message)
     bob.runner("fork", "--renumber", ID, rc=0)
+    assert bob.git("show", f"{OTHER}:notes.txt") == "mine\n"
 
 
 def test_without_a_clash_nothing_is_renumbered(remote: Box) -> None:
@@ -308,5 +313,5 @@ def test_where_work_is_half_done_the_hint_renumbers_too(remote: Box) -> None:
     refused = other.runner("fork", "--renumber", ID, rc=4).err
     assert remembered(other) == before
     (line,) = [line for line in refused.splitlines() if "next:" in line]
-    assert "runner fork --renumber" in line, refused
+    assert "runner fork --renumber" in line and "journals are put aside" in line, refused
     other.runner(*line.partition("`runner ")[2].partition("`")[0].split(), rc=0)
