@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REWRITTEN = "what verified here is not in its branch any more"
 SAID = {"approve": "approves", "reject": "rejects", "revoke": "revokes"}
 FAILED = ("failed", "blocked")
-_COMMAND = re.compile(r"(?:^|(?<=then )|(?<=or ))runner ")  # where a command starts in `Next.text`
+_COMMAND = r"(?:^|(?<=then )|(?<=or ))runner "  # where a command starts in `Next.text`
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +246,7 @@ def _approving(project: Project, protocol: str, tip: str, found: Outlook, typed:
 
 def as_typed(text: str, program: str) -> str:
     """Return a text with commands as the person types them: `runner` or `git runner`."""
-    return text if program == "runner" else _COMMAND.sub(f"{program} ", text)
+    return text if program == "runner" else re.sub(_COMMAND, f"{program} ", text)
 
 
 # --- what the record says ------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from runner.app import approve, pending
 from runner.app.approve import Matter, Offer
 from runner.app.describe import Next
 from runner.app.steer import Steered, number, text_of
-from runner.cli import steer, telling
-from runner.cli.main import program
+from runner.cli import progress, steer
 from runner.cli.session import Session
+from runner.cli.streams import program
 from runner.errors import UsageError, WaitingError
 from runner.executor import load
 from runner.lines import lines_of
@@ -183,7 +183,7 @@ def _at_keyboard(session: Session, found: Matter, decision: Decision, yes: bool)
         session.note(f"{found.seen.protocol}  {found.demand.subject}: not approved; it still waits")
         raise SystemExit(3)
     session.note(f"{found.seen.protocol}  {found.demand.subject}: {SAID[decision.value]}, without a signature")
-    telling.Teller(session, each=True).end(done)
+    progress.Progress(session, each=True).end(done)
 
 
 def _bring(session: Session, named: tuple[str, ...], file: Path) -> None:

@@ -7,7 +7,7 @@ import time
 import click
 
 from runner.app import attest, audit, histories, verify
-from runner.cli import fetching, options, streams
+from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.cli.verify import tell
 from runner.errors import InsufficientHistoryError, InTheWayError, UsageError
@@ -41,7 +41,7 @@ def command(session: Session, protocol: str | None, output: str | None, attested
     name = verify.find(project, protocol)
     histories.take(project, [name])
     report, code = verify.prove(project, name)
-    if code == 5 and not project.git.is_shallow() and fetching.offer(session, [name], yes=yes):
+    if code == 5 and not project.git.is_shallow() and options.fetch_missing(session, [name], yes=yes):
         report, code = verify.prove(project, name)
     if not attested:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(project.who.now()))
@@ -50,7 +50,7 @@ def command(session: Session, protocol: str | None, output: str | None, attested
         except GitError as error:
             if not project.git.is_partial() or project.mirror is not None:
                 raise
-            if not fetching.offer(session, [name], yes=yes):
+            if not options.fetch_missing(session, [name], yes=yes):
                 hint = f"`runner audit {name} --yes` fetches it from {project.trusted.remote}"
                 where = str(project.git.common_dir)
                 raise InsufficientHistoryError("not all that the page shows is in this clone", where, hint) from error

@@ -10,8 +10,8 @@ import click
 from runner.app.describe import as_typed
 from runner.app.doctor import Finding, checks, fix, forge, machine, protocols
 from runner.cli import options
-from runner.cli.main import program
 from runner.cli.session import Session
+from runner.cli.streams import program
 from runner.errors import RunnerError, UsageError
 from runner.protocol import ids
 from runner.store import lookup

@@ -10,7 +10,7 @@ import click
 
 from runner.app import fleet
 from runner.app.fleet import Ended, Ready
-from runner.cli import crew, options, status, streams
+from runner.cli import options, status, streams, subprocess_pool
 from runner.cli.session import Session
 from runner.errors import UsageError
 from runner.lines import lines_of
@@ -64,7 +64,7 @@ def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, a
     limits = f"{jobs} at a time" + (f", {pushes} push{'es' if pushes > 1 else ''} a minute" if pushes else "")
     teller = _Teller(session, as_json, limits)
     folder = str(project.git.top or project.git.common_dir)
-    with session.waiting("fleet"), crew.turns(folder, argv, environ) as turns:
+    with session.waiting("fleet"), subprocess_pool.turns(folder, argv, environ) as turns:
         try:
             codes = fleet.run(project, turns, jobs=jobs, tell=teller.tell)
         except KeyboardInterrupt:

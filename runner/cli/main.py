@@ -9,39 +9,43 @@ import stat
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from runner import __version__, signals
-from runner.cli import fence, streams
+from runner.cli import ci_escape, streams
+from runner.cli.streams import program
 from runner.errors import RunnerError, UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from runner.cli.session import Session
 
 # The commands of `--help` by heading: name, help line, and where the command is below runner.cli: `module:attribute`, or
 # `command` in the module of its name. A module is loaded only when its command is run.
 GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
     "Start a protocol": (
         ("new", "Create a protocol: number, branch, worktree, plan."),
-        ("do", "Create a protocol for one task, and run it."),
-        ("fork", "Create a protocol from a revision of another one."),
+        ("do", "Create a protocol for one task, and run it.", "new:do_command"),
+        ("fork", "Create a protocol from a revision of another one.", "new:fork_command"),
     ),
     "Run it": (
-        ("step", "Advance a protocol by one transition, one commit."),
+        ("step", "Advance a protocol by one transition, one commit.", "run:step_command"),
         ("run", "Step until a person or something else is needed."),
         ("watch", "Run protocols whenever they can advance."),
         ("fleet", "Run all protocols that can advance, several at a time."),
     ),
     "See what happened": (
         ("status", "Show which protocols wait, run or failed, and what to type next."),
-        ("list", "List all protocols."),
+        ("list", "List all protocols.", "status:list_command"),
         ("show", "Show a protocol, or one of its steps."),
         ("log", "Show the events of a protocol."),
-        ("diff", "Show what a protocol changed."),
+        ("diff", "Show what a protocol changed.", "log:diff_command"),
         ("why", "Show which step, model and people wrote a line."),
     ),
     "Steer and decide": (
         ("plan", "Let a model plan the pending steps again."),
-        ("edit", "Edit a plan file in $EDITOR, and commit it as yours."),
+        ("edit", "Edit a plan file in $EDITOR, and commit it as yours.", "plan:edit_command"),
         ("answer", "Answer a question of a protocol.", "steer:answer"),
         ("approve", "Approve what waits, with a signature."),
         ("reject", "Reject what waits, with a signature.", "approve:reject"),
@@ -65,7 +69,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("engines", "List the models that can be used, or test one."),
         ("clean", "Remove finished worktrees, workspaces and branches."),
         ("doctor", "Find problems on this machine and in this clone, and fix them."),
-        ("completion", "Print the completion script for bash, zsh or fish."),
+        ("completion", "Print the completion script for bash, zsh or fish.", "main:completion_command"),
         ("help", "Show the help of a command.", "main:help_command"),
     ),
 }
@@ -120,11 +124,6 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-def program() -> str:
-    """Return the name that was typed: `runner` or `git runner`."""
-    return "git runner" if Path(sys.argv[0]).name == "git-runner" else "runner"
-
-
 @click.group(
     cls=Commands,
     invoke_without_command=True,
@@ -170,6 +169,27 @@ def help_command(ctx: click.Context, names: tuple[str, ...]) -> None:
     streams.put(ctx.get_help())
 
 
+HOW = {
+    "bash": 'eval "$(runner completion bash)" in ~/.bashrc',
+    "zsh": 'eval "$(runner completion zsh)" in ~/.zshrc',
+    "fish": "runner completion fish > ~/.config/fish/completions/runner.fish",
+}
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(list(HOW)))
+@click.pass_obj
+def completion_command(session: Session, shell: str) -> None:
+    """Print the completion script for SHELL: commands, options, protocols and steps."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    streams.put(kind(cli, {}, "runner", "_RUNNER_COMPLETE").source())
+    if session.is_terminal():
+        session.note(f"# to have it in every shell: {HOW[shell]}")
+
+
 def _on_signal(number: int, frame: object) -> None:
     if number == signal.SIGHUP:
         _leave_terminal()
@@ -194,9 +214,9 @@ def call(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code (design §9); text that a CI would run as a command is escaped."""
     out, err = sys.stdout, sys.stderr
     # A question at a terminal is a line that is not whole, and no CI reads a terminal.
-    if not fence.is_needed(os.environ) or err.isatty():
+    if not ci_escape.is_needed(os.environ) or err.isatty():
         return _call(argv)
-    fences = fence.Fence(out), fence.Fence(err)
+    fences = ci_escape.Escaped(out), ci_escape.Escaped(err)
     sys.stdout, sys.stderr = fences
     try:
         return _call(argv)

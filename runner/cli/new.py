@@ -1,4 +1,4 @@
-"""`runner new`."""
+"""`runner new`, `runner do` and `runner fork`: the commands that create a protocol."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 
 import click
 
-from runner.app import create, describe, request, workflows
+from runner.app import create, describe, fork, request, workflows
 from runner.app.create import Made
-from runner.cli import options
-from runner.cli.main import program
+from runner.cli import log, options, run, steer
 from runner.cli.session import Session
-from runner.protocol import ids
-from runner.store import lookup, record
+from runner.cli.streams import program
+from runner.errors import RunnerError, UsageError
+from runner.lines import lines_of
+from runner.protocol import ids, paths
+from runner.store import lookup, publishing, record
 
 
 @click.command("new")
@@ -119,3 +121,109 @@ def tell_made(session: Session, made: Made, *, runs: bool = False) -> None:
         tip, name = lookup.tip(project, made.protocol), lookup.typed(project, made.protocol)
         if (follows := describe.describe(project, row, tip, name).next).text:
             session.note(f"  next          {follows.shown(program())}")
+
+
+@click.command("do")
+@click.argument("text", required=False)
+@click.option("--workflow", metavar="NAME", help="A workflow in .protocols/workflows, or a built-in one.")
+@click.option("--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the workflow.")
+@click.option(
+    "-f", "--file", "coworker", type=click.Path(path_type=Path), help="An agent file, as it is on the trusted branch."
+)
+@click.option("--base", metavar="BRANCH", help="The branch to start from and to merge into.")
+@options.work
+@click.pass_context
+def do_command(
+    ctx: click.Context,
+    text: str | None,
+    workflow: str | None,
+    inputs: tuple[str, ...],
+    coworker: Path | None,
+    base: str | None,
+) -> None:
+    """Create a protocol with one step, in which an agent does TEXT, and run it; or create and run one from a workflow.
+
+    Prints the protocol's id and a summary of its changes. Exit codes are those of `run`.
+    """
+    session: Session = ctx.obj
+    if coworker is not None and workflow is not None:
+        raise click.UsageError("-f goes with a TEXT, not with --workflow: the plan of a workflow names its agents")
+    if inputs and workflow is None:
+        raise click.UsageError("--input goes with --workflow")
+    if text is None and workflow is None:
+        raise UsageError(
+            "nothing says what to do", "runner do", 'say it: `runner do "…"`, or --workflow NAME --input k=v'
+        )
+    project = session.project
+    create.fresh(project)
+    if workflow is not None:
+        files, where = workflows.instantiate(project, workflow, inputs)
+        title = text or ""
+    else:
+        assert text is not None
+        named = create.coworker_named(project, session.cwd / coworker) if coworker is not None else None
+        title, files = create.task(text, named)
+        where = "the task"
+    create.need_engine(project, files, where)
+    made = create.create(project, title, files, where=where, base=base)
+    tell_made(session, made, runs=True)
+    made.printed()
+    try:
+        ctx.invoke(run.command, protocol=made.protocol)
+    except (KeyboardInterrupt, RunnerError):  # typed again, the same command would make another one
+        name = lookup.typed(project, made.protocol)
+        session.note(f"  created       {program()} run {name} resumes it")
+        raise
+    finally:
+        _tell_changes(session, made.protocol, made.start)
+        session.result(made.protocol)  # it is there, however the run ended
+
+
+def _tell_changes(session: Session, protocol: str, start: str) -> None:
+    """Print the files that differ from the start of the protocol, with the number of lines."""
+    git = session.project.git
+    tip = git.resolve(session.project.branch(protocol))
+    leave = ("--", f":(top,exclude){paths.folder(protocol)}")
+    if tip is not None:
+        code, out, _ = git.try_run("diff", *log.PLAIN, "--stat", start, tip, *leave, env={"GIT_LITERAL_PATHSPECS": "0"})
+        for line in lines_of(out.decode("utf-8", "replace")) if code == 0 else ():
+            session.note(f" {line}")
+
+
+@click.command("fork")
+@click.argument("protocol", required=False, metavar="[PROTOCOL][@REVISION]")
+@click.option(
+    "--title", metavar="TITLE", default="", help="The title that the id is made from; the plan keeps its own."
+)
+@click.option("--base", metavar="BRANCH", help="The branch to merge into. Default: the same as PROTOCOL's.")
+@click.option(
+    "--renumber",
+    is_flag=True,
+    help="Give PROTOCOL another number, if another protocol with its id was published first.",
+)
+@options.offline
+@click.pass_obj
+def fork_command(session: Session, protocol: str | None, title: str, base: str | None, renumber: bool) -> None:
+    """Create a protocol that continues from PROTOCOL at REVISION (default: its last revision), and print its id.
+
+    It has its own number, branch and worktree, and the plan, code and finished steps of that revision; you can edit the
+    steps that follow. PROTOCOL does not change. Approvals are not copied: each step that needs one asks again. A revision
+    in the middle of a step's work is refused.
+
+    With --renumber the fork replaces PROTOCOL: your later commits are copied, and PROTOCOL's branch is freed for the other
+    protocol with that id, which `runner sync` fetches. The old history is kept under refs/runner/lost/.
+    """
+    name, revision = steer.at_revision(protocol)
+    project = session.project
+    origin = publishing.find(project, name)
+    if renumber and (title or base):
+        raise click.UsageError("--renumber keeps title and base")
+    made = (
+        fork.renumber(project, origin, revision)
+        if renumber
+        else fork.fork(project, origin, revision, title=title, base=base)
+    )
+    tell_made(session, made)
+    session.result(made.protocol)
+    made.printed()
+    request.post_published(project, made.protocol)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from runner.cli import ci
 from runner.cli.session import Session
 from runner.errors import RunnerError
 from runner.store import lookup, record
@@ -66,8 +67,6 @@ def _keep(ctx: click.Context, param: click.Parameter, value: str | None) -> None
 
 
 def _offline(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    from runner.cli import ci
-
     session: Session = ctx.find_root().obj
     session.options["offline"] = "yes" if value else ""  # that it could be said is known by it, too
     ci.refuse_offline(session)
@@ -112,8 +111,6 @@ def model(function: F) -> F:
 
 def job(function: F) -> F:
     """`--ci` and `--ephemeral`: in a CI job, or on a machine that may disappear."""
-    from runner.cli import ci
-
     function = click.option(
         "--ephemeral",
         is_flag=True,
@@ -133,6 +130,24 @@ def job(function: F) -> F:
 def fetches(function: F) -> F:
     """`--yes`, of commands that verify and show offline: they may fetch missing objects."""
     return click.option("--yes", is_flag=True, help="Fetch missing objects from the remote without asking.")(function)
+
+
+def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool) -> bool:
+    """Fetch missing objects of protocols if the person agrees; return whether they were fetched.
+
+    Raises:
+        UnreachableError: the remote does not answer. IntegrityError: what it has is not taken.
+    """
+    from runner.app import histories
+
+    remote = session.project.trusted.remote
+    if not protocols or remote is None or session.project.mirror is not None:
+        return False
+    names = ", ".join(sorted(protocols)[:3]) + (f" and {len(protocols) - 3} more" if len(protocols) > 3 else "")
+    question = f"{names}: what proves it is not all in this clone. Fetch it from {remote}?"
+    if not yes and session.ask(question, ("no", "yes")) != "yes":
+        return False
+    return histories.fetch(session.project, protocols)
 
 
 def as_json(function: F) -> F:

@@ -6,7 +6,7 @@ import click
 
 from runner.app import judge
 from runner.app.judge import Judged
-from runner.cli import options, telling
+from runner.cli import options, progress
 from runner.cli.session import Session
 from runner.lines import lines_of
 from runner.store import lookup
@@ -25,7 +25,7 @@ def command(session: Session, protocol: str | None, step: str | None, full: bool
     """
     project = session.project
     name, slug = lookup.find_with_step(project, protocol, step)
-    with telling.Teller(session, each=True).at_work(name):
+    with progress.Progress(session, each=True).at_work(name):
         done = judge.by_hand(project, name, slug, full=full)
     _tell(session, done)
     raise SystemExit(0 if done.passed else 1)

@@ -1,14 +1,17 @@
-"""`runner run`."""
+"""`runner run` and `runner step`."""
 
 from __future__ import annotations
 
 import click
 
 from runner.app import go, request, sync
-from runner.cli import ci, options, telling
+from runner.cli import ci, options, progress
 from runner.cli.session import Session
+from runner.executor import advance, load
 from runner.executor.commit import Advanced
-from runner.store import publishing
+from runner.protocol import decision, events, ids
+from runner.store import lookup, publishing, record, snapshot, worktree
+from runner.store.project import Project
 
 
 @click.command("run")
@@ -25,7 +28,7 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     project = session.project
     name = publishing.find(project, protocol)
     forge = request.available(project)
-    teller = telling.Teller(session, each=False)
+    teller = progress.Progress(session, each=False)
     done: Advanced | None = None
     try:
         with ci.job(session, name), teller.at_work(name):
@@ -42,3 +45,62 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     sync.offer(project, name)
     request.post_quietly(project, forge, name)
     raise SystemExit(ci.end(session, done, go.exit_code(done)))
+
+
+@click.command("step")
+@options.protocol
+@click.option("--step", "only", metavar="SLUG", help="Run this step, if it can run now.")
+@click.option("--dry-run", is_flag=True, help="Print what would happen, and do nothing.")
+@click.option("--no-adopt", is_flag=True, help="Refuse to run with uncommitted changes of plan files.")
+@options.job
+@options.work
+@click.pass_obj
+def step_command(session: Session, protocol: str | None, only: str | None, dry_run: bool, no_adopt: bool) -> None:
+    """Advance PROTOCOL by one transition, one commit."""
+    project = session.project
+    name = publishing.find(project, protocol)
+    slug = _slug(project, name, only)
+    if dry_run:
+        raise SystemExit(_try_out(session, name, slug))
+    forge = request.available(project)
+    teller = progress.Progress(session, each=True)
+    with ci.job(session, name), teller.at_work(name):
+        done = advance.step(project, name, only=slug, adopt=not no_adopt, forge=forge)
+    if only is not None and isinstance(done.action, decision.Halt) and slug not in done.state.steps:
+        lookup.find_step(project, name, only)
+    teller.advanced(done)
+    teller.end(done)
+    sync.offer(project, name)
+    request.post_quietly(project, forge, name)
+    raise SystemExit(ci.end(session, done, go.exit_code(done)))
+
+
+def _slug(project: Project, protocol: str, name: str | None) -> str | None:
+    """Return the slug that a person means; one that is not in the record may be in an edit that is about to be picked up."""
+    if name is None:
+        return None
+    row = record.row(project.git, protocol, lookup.tip(project, protocol))
+    return ids.find_step(name, row["steps"]) or ids.step_slug(name) or name
+
+
+def _try_out(session: Session, protocol: str, only: str | None) -> int:
+    """Print what `step` would do; write nothing, and do not pick up a person's edits."""
+    project = session.project
+    git, branch = project.git, project.branch(protocol)
+    project.refuse_unsupported()
+    tip = project.tip(protocol)
+    if tip is None:
+        raise load.branchless(project, protocol)
+    for tree in worktree.on_branch(git, branch):
+        unsaved = record.unsaved(git, tree, protocol)
+        if unsaved:
+            session.result(f"would first commit your changes of {', '.join(unsaved)}; they are not looked at here")
+    seen = snapshot.read(git, tip, protocol)
+    _, edit, state, action = advance.consider(project, seen, only)
+    if isinstance(edit, events.Planned):
+        session.result("would pick up the plan that people wrote")
+        return 0
+    if edit is not None:
+        session.result("would record the plan's edit")
+    session.result(progress.would(action, state))
+    return go.exit_code(Advanced(state, action, (), tip))

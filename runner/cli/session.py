@@ -14,7 +14,7 @@ import click
 
 from runner import signals
 from runner.cli import streams
-from runner.cli.main import program
+from runner.cli.streams import program
 from runner.lines import lines_of
 from runner.store.environment import Environment
 from runner.store.project import Project

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner.app import describe, histories
-from runner.cli import fetching, options, status, streams, transcript
-from runner.cli.main import program
+from runner.cli import options, status, streams, transcript
 from runner.cli.session import Session
+from runner.cli.streams import program
 from runner.errors import UsageError
 from runner.lines import lines_of
 from runner.protocol import paths
@@ -124,7 +124,7 @@ def show_transcript(
         )
 
     last, number, found = read()
-    if not any(found.values()) and number <= last and fetching.offer(session, [protocol], yes=yes):
+    if not any(found.values()) and number <= last and options.fetch_missing(session, [protocol], yes=yes):
         last, number, found = read()
     if not any(found.values()):
         raise UsageError(

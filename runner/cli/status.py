@@ -1,4 +1,4 @@
-"""`runner status`, and `runner` alone."""
+"""`runner status`, `runner` alone, and `runner list`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import click
 from runner.app import describe
 from runner.app.describe import SAID, Describer, Names
 from runner.cli import options
-from runner.cli.main import program
 from runner.cli.session import Session
+from runner.cli.streams import program
 from runner.protocol import paths
 from runner.store import history, lookup, record
 from runner.store.record import Outlook, Row
@@ -22,6 +22,7 @@ from runner.store.trusted import NoCommitsError
 if TYPE_CHECKING:
     from runner.app.pending import Heard
     from runner.store.project import Project
+
 
 COLOURS = {
     "waits": "yellow", "paused": "yellow", "failed": "red", "blocked": "red", "unreadable": "red", "done": "green",
@@ -233,3 +234,55 @@ def show_steps(session: Session, row: Row) -> None:
 
 def _is_open(row: Row, slug: str) -> bool:
     return slug not in row["steps"] or row["steps"][slug]["status"] not in record.ENDED
+
+
+@click.command("list")
+@options.as_json
+@click.pass_obj
+def list_command(session: Session, as_json: bool) -> None:
+    """List all protocols, including finished ones: number, status, steps done, age of the last commit, title."""
+    try:
+        project = session.project
+    except NoCommitsError as error:
+        tell_nothing(session, as_json, f"{error.what}; {error.hint}")
+        return
+    known = lookup.known(project)
+    if as_json:
+        session.json_rows(plain_rows(project, record.stream(project.git, known), known))
+        return
+    if not known:
+        tell_nothing(session, False, f"no protocols; `{program()} new` makes one")
+        return
+    names, now, times, describer = Names(known), project.who.now(), record.times(project.git), Describer(project)
+    behind: list[str] = []
+    lines = []
+    for row in record.stream(project.git, known):
+        protocol = row["protocol"]
+        found = describer.describe(row, known[protocol], names.short(protocol))
+        word = found.word
+        if word == "completed":
+            word = f"completed · {'waits for merge' if found.to_merge else 'merged'}"
+        if found.ahead is not None:
+            behind.append(found.ahead.command)
+        every = record.open_steps(row)
+        done = sum(step.get("status") in record.ENDED for _, step in every)
+        branch = project.branch(protocol)
+        when = times.get(branch)
+        if when is None and project.trusted.remote:
+            when = times.get(f"refs/remotes/{project.trusted.remote}/{branch.removeprefix('refs/heads/')}")
+        old = describe.age_of(now - when) if when is not None else "on the base"
+        title = f"{row['title']} · {found.ahead.text}" if found.ahead is not None else str(row["title"])
+        lines.append((names.shown(protocol), word, f"{done}/{len(every)}", old, title))
+    widths = [max(len(line[at]) for line in lines) for at in range(4)]
+    session.lines(
+        (
+            f"{number.ljust(widths[0])}  ",
+            (word.ljust(widths[1]), COLOURS.get(word.split(" ", 1)[0], "")),
+            f"  {steps.rjust(widths[2])}  {old.ljust(widths[3])}  {title}",
+        )
+        for number, word, steps, old, title in lines
+    )
+    if behind:
+        session.note(
+            f"  next          {describe.as_typed(behind[0] if len(behind) == 1 else 'runner sync', program())}"
+        )

@@ -15,8 +15,8 @@ from runner.app.merge import merge as merge_protocol
 from runner.app.steer import Steered
 from runner.app.undo import undo as undo_transitions
 from runner.cli import options
-from runner.cli.main import program
 from runner.cli.session import Session
+from runner.cli.streams import program
 from runner.errors import UsageError
 from runner.executor import load
 from runner.protocol import ids

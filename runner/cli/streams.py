@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -13,6 +14,11 @@ from runner.errors import UsageError
 
 class LostResultError(UsageError):
     """stdout took not all of a result: a reader must not take what it got for the whole."""
+
+
+def program() -> str:
+    """Return the name that was typed: `runner` or `git runner`."""
+    return "git runner" if Path(sys.argv[0]).name == "git-runner" else "runner"
 
 
 def open_missing() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from runner.app import histories, verify
-from runner.cli import ci, fetching, options
+from runner.cli import ci, options
 from runner.cli.session import Session
 from runner.errors import UsageError
 from runner.trust.walk import Report
@@ -62,7 +62,7 @@ def command(
     wanted = dict.fromkeys(names)
     judged = {name: verify.prove(project, name, live=live, from_work=from_work) for name in wanted}
     lacking = [name for name, (_, code) in judged.items() if code == 5]
-    if not project.git.is_shallow() and fetching.offer(session, lacking, yes=yes):
+    if not project.git.is_shallow() and options.fetch_missing(session, lacking, yes=yes):
         judged |= {name: verify.prove(project, name) for name in lacking}
     reports, codes = [report for report, _ in judged.values()], {0, *(code for _, code in judged.values())}
     for report in () if as_json else reports:

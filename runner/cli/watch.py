@@ -13,8 +13,8 @@ import click
 from runner.app import watch
 from runner.app.watch import Happened
 from runner.cli import options, streams
+from runner.cli.progress import Progress
 from runner.cli.session import Session
-from runner.cli.telling import Teller
 from runner.errors import RunnerError
 from runner.protocol.plans import seconds_of
 from runner.store import record
@@ -106,7 +106,7 @@ class _Shown:
 
     def __init__(self, session: Session, as_json: bool) -> None:
         self._session, self._as_json = session, as_json
-        self._tellers: dict[str, Teller] = {}
+        self._tellers: dict[str, Progress] = {}
         self._about: str | None = None  # the protocol that the lines before were about
 
     def tell(self, told: Happened) -> None:
@@ -121,7 +121,7 @@ class _Shown:
                 assert told.done is not None and told.protocol is not None
                 if self._about != told.protocol:
                     self._begin(told.protocol)
-                teller = self._tellers.setdefault(told.protocol, Teller(self._session, each=False))
+                teller = self._tellers.setdefault(told.protocol, Progress(self._session, each=False))
                 if told.kind == "advanced":
                     teller.advanced(told.done)
                 else:

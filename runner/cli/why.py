@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from runner.app import describe, histories, why
-from runner.cli import fetching, options
+from runner.cli import options
 from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError, UsageError
 from runner.lines import lines_of
@@ -39,7 +39,7 @@ def command(session: Session, place: str, yes: bool, as_json: bool) -> None:
     histories.alone(session.project)
     histories.take(session.project, histories.known(session.project))
     told = why.why(session.project, session.cwd, match["path"], first, last)
-    if fetching.offer(session, set(_lacking(told["origins"])), yes=yes):
+    if options.fetch_missing(session, set(_lacking(told["origins"])), yes=yes):
         told = why.why(session.project, session.cwd, match["path"], first, last)
     if as_json:
         session.json(told)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from runner.app import describe
 from runner.cli import status
-from runner.cli.main import program
 from runner.cli.session import Session
+from runner.cli.streams import program
 from runner.lines import lines_of
 from runner.protocol import decision, events, paths
 from runner.store import lookup
@@ -36,7 +36,7 @@ class Spent:
         return Spent(self.seconds + other.seconds, self.usd + other.usd, self.unpriced + other.unpriced)
 
 
-class Teller:
+class Progress:
     """`each`: print every transition when it is made; else a step that will be checked is printed together with its checks."""
 
     def __init__(self, session: Session, *, each: bool) -> None:

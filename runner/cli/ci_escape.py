@@ -29,7 +29,7 @@ def line(text: str) -> str:
     return f"{text[: len(text) - len(bare)]}\\u003a{bare[1:]}" if bare.startswith("::") else text
 
 
-class Fence(io.TextIOBase):
+class Escaped(io.TextIOBase):
     """A stream in front of another; it passes whole lines on, since a part of a line cannot be judged."""
 
     def __init__(self, stream: TextIO) -> None:
