@@ -24,6 +24,7 @@ from runner.protocol.plans import TITLE_LIMIT, Kind
 from runner.store import checkpoints, history, locks, lookup, protocol_worktree, publishing, transaction, worktree
 from runner.store.project import Project
 from runner.store.state_dir import write_atomically
+from runner.store.transaction import RefUpdate
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -222,17 +223,9 @@ def begin(
         if note is not None:
             note.write(protocol, tip)
         try:
-            transaction.publish(
-                git,
-                project.places,
-                who,
-                branch=project.branch(protocol),
-                old=None,
-                new=tip,
-                reason="runner: created",
-                also=also,
-                push=publishing.pusher(project, protocol, tip, genesis=commit, filed=filed),
-            )
+            push = publishing.pusher(project, protocol, tip, genesis=commit, filed=filed)
+            update = RefUpdate(project.branch(protocol), None, tip, "runner: created", also)
+            transaction.publish(git, project.places, who, update, push)
         except ConflictError:
             if then is not None and any(git.ref(name) == new for name, (new, old) in also.items() if new != old):
                 raise  # a git that died amid the refs: `then` noted them, and another number would be a second protocol

@@ -387,9 +387,8 @@ def commit(git: Git, places: StateDir, who: Environment, files: list[File], auth
     if not changes:
         return None
     if old is not None and known is not None:
-        new = transaction.adopt(
-            git, places, who, branch=branch, old=old, files=changes, author=author, subject="Set up protocol-runner"
-        )
+        edit = transaction.PersonEdit(branch, old, changes, author, "Set up protocol-runner")
+        new = transaction.adopt(git, places, who, edit)
         return Committed(new, tuple(changes), frozenset(edited))
     tree = git.edit_tree(None, changes)
     assert tree is not None

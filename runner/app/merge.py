@@ -65,15 +65,8 @@ def merge(project: Project, protocol: str) -> Merged:
             text = f"Merge {protocol}\n".encode()
             new = git.person_commit(tree, (base, seen.tip), project.person(), text)
             try:
-                transaction.publish(
-                    git,
-                    project.places,
-                    project.who,
-                    branch=branch,
-                    old=here,
-                    new=new,
-                    reason=f"runner: merge {protocol}",
-                )
+                update = transaction.RefUpdate(branch, here, new, f"runner: merge {protocol}")
+                transaction.publish(git, project.places, project.who, update)
             except ConflictError:
                 continue
             return Merged(protocol, seen.state.base, new, new=True)

@@ -126,9 +126,8 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
     journals.refuse_unknown(project.places, protocol)
     # Before the branch moves, or it would seem to have gone back.
     checkpoints.go_back(project.places, protocol, base, then.genesis)
-    transaction.publish(
-        git, project.places, who, branch=branch, old=seen.tip, new=new, reason="runner: taken out", also=also
-    )
+    update = transaction.RefUpdate(branch, seen.tip, new, "runner: taken out", also)
+    transaction.publish(git, project.places, who, update)
     journal.put_aside(project.places, protocol, seen.tip)  # the attempts begin again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"

@@ -217,17 +217,10 @@ def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot],
         if made.oid == seen.tip:
             return made.oid
         try:
-            transaction.publish(
-                project.git,
-                project.places,
-                project.who,
-                branch=project.branch(protocol),
-                old=seen.tip,
-                new=made.oid,
-                reason=reason,
-                also={history.ref_of(protocol): made.filed} if made.filed else None,
-                push=publishing.pusher(project, protocol, made.oid, filed=made.filed[0] if made.filed else None),
-            )
+            also = {history.ref_of(protocol): made.filed} if made.filed else {}
+            update = transaction.RefUpdate(project.branch(protocol), seen.tip, made.oid, reason, also)
+            push = publishing.pusher(project, protocol, made.oid, filed=made.filed[0] if made.filed else None)
+            transaction.publish(project.git, project.places, project.who, update, push)
         except ConflictError:
             publishing.again(project, protocol, load.checker(project, protocol))
             continue

@@ -282,16 +282,9 @@ def pick_up_edits(project: Project, protocol: str, *, adopt: bool) -> bool:
         assert old is not None
         _refuse_malformed(project, protocol, old, words)
         shown = ", ".join(sorted(path.removeprefix(prefix) for path in words))
-        transaction.adopt(
-            git,
-            project.places,
-            project.who,
-            branch=branch,
-            old=old,
-            files=words,
-            author=project.person(),
-            subject=log.cut(f"{protocol}: edit {shown}"),
-        )
+        subject = log.cut(f"{protocol}: edit {shown}")
+        edit = transaction.PersonEdit(branch, old, words, project.person(), subject)
+        transaction.adopt(git, project.places, project.who, edit)
         project.who.say(f"picked up your changes of {shown}")
         taken = True
     return taken

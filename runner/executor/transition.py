@@ -18,6 +18,7 @@ from runner.protocol.state import Status
 from runner.store import checkpoints, history, publishing, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.store.transaction import RefUpdate
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -50,16 +51,18 @@ def prepare(
         project.git,
         seen,
         events,
-        time=project.who.timestamp(),
-        actor=project.actor(),
-        trusted=evaluated.trusted if evaluated else project.trusted.commit,
-        judged=evaluated.time if evaluated else None,
-        author=project.person() if as_person else author or project.runner(),
-        committer=project.runner() if author else None,
+        transaction.Provenance(
+            time=project.who.timestamp(),
+            actor=project.actor(),
+            trusted=evaluated.trusted if evaluated else project.trusted.commit,
+            judged=evaluated.time if evaluated else None,
+            author=project.person() if as_person else author or project.runner(),
+            committer=project.runner() if author else None,
+            sign=as_person and not project.speaker,
+            sign_with=signer(project, events),
+        ),
         tree=tree,
         more=more,
-        sign=as_person and not project.speaker,
-        sign_with=signer(project, events),
     )
 
 
@@ -78,19 +81,9 @@ def publish(
     """
     branch = project.branch(seen.protocol)
     filed = file(project, seen.protocol, made, files, keeps)
-    transaction.publish(
-        project.git,
-        project.places,
-        project.who,
-        branch=branch,
-        old=seen.tip,
-        new=made.commit,
-        reason="runner: transition",
-        also={**(also or {}), **filed},
-        push=publishing.pusher(
-            project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None)
-        ),
-    )
+    update = RefUpdate(branch, seen.tip, made.commit, "runner: transition", {**(also or {}), **filed})
+    push = publishing.pusher(project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
+    transaction.publish(project.git, project.places, project.who, update, push)
     checkpoints.write(project.places, seen.protocol, made.commit, made.state.genesis)
     project.seen = made.seen
 

@@ -31,6 +31,7 @@ from runner.store import (
 )
 from runner.store.project import Project
 from runner.store.remote import Mirror, PushRefusedError
+from runner.store.transaction import RefUpdate
 
 FRESH = 5.0  # seconds that a look at the remote serves
 
@@ -362,15 +363,8 @@ def again(project: Project, protocol: str, check: Check) -> None:
 def forward(project: Project, protocol: str, here: str | None, there: str, check: Check) -> None:
     """Move the branch here to what was pushed, having checked it."""
     check(there, here)
-    transaction.publish(
-        project.git,
-        project.places,
-        project.who,
-        branch=project.branch(protocol),
-        old=here,
-        new=there,
-        reason="runner: fetched",
-    )
+    update = RefUpdate(project.branch(protocol), here, there, "runner: fetched")
+    transaction.publish(project.git, project.places, project.who, update)
     project.who.say(f"took up what was pushed of {protocol}: {there[:7]}")
 
 
@@ -562,9 +556,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
     check(new, _verified(project, protocol, common))
     if known is None or not git.is_ancestor(known, new):
         _lower_mark(project, protocol, common)
-    transaction.publish(
-        git, project.places, project.who, branch=branch, old=here, new=new, reason="runner: settled", also=lost
-    )
+    transaction.publish(git, project.places, project.who, RefUpdate(branch, here, new, "runner: settled", lost))
     if lost:
         check.tell(ours, theirs, next(iter(lost)))
     else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import field
 
 from runner.errors import ConflictError
 from runner.git import BLOB, Git, Ident, TreeEntry
@@ -72,31 +73,45 @@ def record(
     return after, files
 
 
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Who records a transition, when, and by which commit of the trusted branch.
+
+    `actor`: as the log names them; `committer`: where it is not the author; `judged`: when the approvals that it uses were judged,
+    where that was before `time`. `sign`: as a commit of the person's; `sign_with`: makes the signature that the policy requires.
+    """
+
+    time: str
+    actor: str
+    trusted: str
+    author: Ident
+    committer: Ident | None = None
+    judged: str | None = None
+    sign: bool = False
+    sign_with: Callable[[bytes], bytes] | None = None
+
+    def commit(self, git: Git, tree: str, parent: str, text: bytes) -> str:
+        """Write a commit with one parent, signed as asked for."""
+        if self.sign and self.sign_with is None:
+            return git.person_commit(tree, (parent,), self.author, text)
+        return git.write_commit(tree, (parent,), self.author, self.committer or self.author, text, self.sign_with)
+
+
 def prepare(
     git: Git,
     snapshot: Snapshot,
     events: Sequence[Event],
+    by: Provenance,
     *,
-    time: str,
-    actor: str,
-    trusted: str,
-    author: Ident,
-    committer: Ident | None = None,
     tree: str | None = None,
     more: Mapping[str, bytes] | None = None,
-    parents: Sequence[str] = (),
-    sign: bool = False,
-    sign_with: Callable[[bytes], bytes] | None = None,
-    judged: str | None = None,
 ) -> Transition:
     """Write the objects of a transition that follows `snapshot`.
 
-    `judged`: when the words that it uses were judged, where that was before `time`.
     `tree`: the tree that holds its work (default: the snapshot's); the protocol's folder is always the snapshot's, with the
-    record of `events` and the files `more`. `committer`: where it is not the author. `parents`: further ones. `sign`: as a commit
-    of the person's; `sign_with`: makes the signature that the policy wants.
+    record of `events` and the files `more`.
     """
-    entries = entries_of(snapshot.state, events, time, actor, judged)
+    entries = entries_of(snapshot.state, events, by.time, by.actor, by.judged)
     after, files = record(
         snapshot.protocol, snapshot.state, snapshot.log, len(snapshot.files.parts), entries, snapshot.rendered
     )
@@ -112,29 +127,31 @@ def prepare(
     }
     made = git.edit_tree(tree or snapshot.tree, written)
     assert made is not None
-    text = log.render_message(snapshot.protocol, entries, trusted)
-    if sign and sign_with is None:
-        commit = git.person_commit(made, (snapshot.tip, *parents), author, text)
-    else:
-        commit = git.write_commit(made, (snapshot.tip, *parents), author, committer or author, text, sign_with)
+    text = log.render_message(snapshot.protocol, entries, by.trusted)
+    commit = by.commit(git, made, snapshot.tip, text)
     there = snapshot.files.with_({path.removeprefix(f"{folder}/"): entry for path, entry in written.items()})
     seen = dataclasses.replace(snapshot, tip=commit, tree=made, files=there, state=after, log=files[paths.LOG])
     return Transition(commit, after, entries, seen)
 
 
+@dataclass(frozen=True, slots=True)
+class RefUpdate:
+    """A branch (full ref name) that moves from `old` (None: it is new) to `new`, and the refs that move with it.
+
+    `reason`: for the reflog.
+    """
+
+    branch: str
+    old: str | None
+    new: str
+    reason: str
+    also: Mapping[str, tuple[str | None, str | None]] = field(default_factory=dict)
+
+
 def publish(
-    git: Git,
-    places: StateDir,
-    who: Environment,
-    *,
-    branch: str,
-    old: str | None,
-    new: str,
-    reason: str,
-    also: Mapping[str, tuple[str | None, str | None]] | None = None,
-    push: Callable[[], None] | None = None,
+    git: Git, places: StateDir, who: Environment, update: RefUpdate, push: Callable[[], None] | None = None
 ) -> None:
-    """Move the branch (full ref name) from `old` to `new`, with the refs of `also`, and let the worktrees follow.
+    """Move the refs of an update by compare-and-swap, and let the worktrees on the branch follow.
 
     `push` is called when everything here is shown to be possible, before anything moves.
 
@@ -143,21 +160,22 @@ def publish(
         ConflictError: the branch is not at `old`; nothing was published.
         InTheWayError: a person's files, or a rebase that is not finished, are in the way; nothing was published.
     """
+    branch, old, new = update.branch, update.old, update.new
     with locks.hold(places.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
         worktree.settle_all(git, places, branch, who)
-        for name in (*(also or {}), branch, "HEAD", "packed-refs"):
+        for name in (*update.also, branch, "HEAD", "packed-refs"):
             locks.remove_dead(git.common_dir / f"{name}.lock", who)
         if old is not None and git.ref(branch) != old:
             raise ConflictError(
                 f"{branch} moved meanwhile", f"expected {old[:12]}", "run the same command again; nothing was written"
             )
         # In this order: where git dies between two of them, what the branch tells of is there.
-        refs = {**(also or {}), branch: (new, old)}
+        refs = {**update.also, branch: (new, old)}
         worktree.refuse_rebased(git, branch)
         if old is None:
             if push:
                 push()
-            git.update_refs(refs, reason)
+            git.update_refs(refs, update.reason)
             return
         refused: PushRefusedError | None = None
         with worktree.prepare(git, places, branch, old, new, who) as follows:
@@ -167,7 +185,7 @@ def publish(
             except PushRefusedError as error:  # by a rule about what is in it: nobody was first, and it is done here
                 refused = error
             try:
-                git.update_refs(refs, reason)
+                git.update_refs(refs, update.reason)
             except ConflictError:
                 if git.ref(branch) != new:
                     for follow in follows:
@@ -186,26 +204,28 @@ def settle(git: Git, places: StateDir, who: Environment, branch: str) -> None:
             worktree.settle_all(git, places, branch, who)
 
 
-def adopt(
-    git: Git,
-    places: StateDir,
-    who: Environment,
-    *,
-    branch: str,
-    old: str,
-    files: Mapping[str, TreeEntry | None],
-    author: Ident,
-    subject: str,
-) -> str:
+@dataclass(frozen=True, slots=True)
+class PersonEdit:
+    """A person's uncommitted files on a branch (full ref name) whose tip is `old`; None: the file is deleted."""
+
+    branch: str
+    old: str
+    files: Mapping[str, TreeEntry | None]
+    author: Ident
+    subject: str
+
+
+def adopt(git: Git, places: StateDir, who: Environment, edit: PersonEdit) -> str:
     """Commit a person's own uncommitted files, exactly those, as the person, and return the commit.
 
-    The bytes stand in their worktree already; only its index follows.
+    The bytes are in their worktree already; only its index follows.
     """
+    branch, old = edit.branch, edit.old
     commit = git.commit(old)
     assert commit is not None
-    tree = git.edit_tree(commit.tree, files)
+    tree = git.edit_tree(commit.tree, edit.files)
     assert tree is not None
-    new = git.person_commit(tree, (old,), author, subject.encode() + b"\n")
+    new = git.person_commit(tree, (old,), edit.author, edit.subject.encode() + b"\n")
     with locks.hold(places.publish_lock(branch), who, what=branch, wait=PUBLISH_WAIT):
         worktree.note(git, places, branch, old, new)
         git.update_refs({branch: (new, old)}, "runner: adopt")

@@ -186,9 +186,8 @@ def _publish(
     assert state is not None
     is_out = there is not None and git.is_ancestor(there, new)
     push = publishing.pusher(project, protocol, new, filed=filed) if is_out else None
-    transaction.publish(
-        git, project.places, project.who, branch=branch, old=here, new=new, reason=reason, also=also, push=push
-    )
+    update = transaction.RefUpdate(branch, here, new, reason, also)
+    transaction.publish(git, project.places, project.who, update, push)
     checkpoints.write(project.places, protocol, new, state.genesis)
 
 
@@ -295,11 +294,13 @@ def _repair(project: Project, protocol: str, judged: Judged, tell: Callable[[str
         git,
         Snapshot(protocol, tip, tree, Folder(files), walk.state, walk.log),
         [repaired],
-        time=project.who.timestamp(),
-        actor=project.actor(),
-        trusted=project.trusted.commit,
-        author=project.runner(),
-        sign_with=transition.signer(project, [repaired]),
+        transaction.Provenance(
+            time=project.who.timestamp(),
+            actor=project.actor(),
+            trusted=project.trusted.commit,
+            author=project.runner(),
+            sign_with=transition.signer(project, [repaired]),
+        ),
     )
     left = judge(git, protocol, made.commit, project.trusted)
     if not left.is_whole:
