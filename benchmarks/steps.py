@@ -15,7 +15,8 @@ from benchmarks.ground import Ground
 from benchmarks.measure import Figure, Spread, at_most, timed
 from benchmarks.peers import installing
 from benchmarks.plumbing import Plumbing, written
-from runner.app import create, go
+from runner.app import create
+from runner.app.run import run as run_protocol
 from runner.store.project import Project
 
 PEERS = Path(__file__).resolve().parents[1] / "build/peers"
@@ -107,7 +108,7 @@ def _ours(ground: Ground, count: int) -> tuple[float, Path, list[str]]:
     with Project.open(at, ground.environment(), {"executor": "host"}) as project:
         protocol = create.create(project, "A plan", files, where="plan").protocol
         began = time.perf_counter()
-        made = list(go.run(project, protocol, max_steps=count + 1, adopt=True, tell=lambda done: None))
+        made = list(run_protocol(project, protocol, max_steps=count + 1, adopt=True, tell=lambda done: None))
         took = time.perf_counter() - began
     assert made[-1].state.status == "completed", made[-1].state.status
     return took, at, [done.commit for done in made]

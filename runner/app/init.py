@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner import resources
 from runner.app import scaffold
-from runner.app.questions import Questions
-from runner.errors import InTheWayError, RefusedError, RunnerError, UsageError
+from runner.errors import InTheWayError, MalformedFileError, RefusedError, RunnerError, UsageError
 from runner.executor import discovery
+from runner.executor.redact import Redactor
 from runner.forge.base import ForgeProject
 from runner.forge.registry import FORGES, configured
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
 from runner.lines import lines_of
-from runner.protocol import approval_file, config, paths
+from runner.protocol import approval_file, clarifications, config, paths, strict_yaml
+from runner.protocol.clarifications import Question
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
 from runner.store.environment import Environment
@@ -71,6 +73,74 @@ class Look:
     forge: ForgeProject | None
     stack: str
     todo: str
+
+
+@dataclass(slots=True)
+class Questions:
+    """Questions of the set-up: answered by clarifications.yaml, else by the person at the terminal, else kept there.
+
+    `data`: the file in the checkout, or None; `said`: the person's answers of now; `left`: the questions without an answer."""
+
+    data: bytes | None
+    who: Environment
+    said: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+    _known: tuple[Question, ...] = ()
+
+    def __post_init__(self) -> None:
+        self._known = clarifications.parse(self.data, paths.CLARIFICATIONS)
+
+    def ask(self, text: str, choices: Sequence[str] = ()) -> str | None:
+        """Return the answer, None while there is none. `choices`: its first word is one of these; Enter means the first.
+
+        Raises:
+            MalformedFileError: the file's answer is another.
+        """
+        known = next((one for one in self._known if one.text == text), None)
+        answer = self.said.get(text) or (known.answer if known else None)
+        if answer is None and text not in self.left:
+            answer = self._asked(text, choices)
+            if answer:
+                self.said[text] = answer
+            else:
+                self.left.append(text)
+        if answer and choices and answer.split()[0] not in choices:
+            raise MalformedFileError(
+                f"`{strict_yaml.shown(answer)}` is no answer to: {text}",
+                f"{paths.CLARIFICATIONS}:{known.line if known else 1}",
+                f"write one of {', '.join(choices)}",
+            )
+        return answer or None
+
+    def ask_open(self) -> None:
+        """Ask the questions of the file that have no answer yet."""
+        for one in self._known:
+            self.ask(one.text)
+
+    def drop(self, texts: Sequence[str]) -> None:
+        """Do not keep these questions, where they have no answer."""
+        self.left = [text for text in self.left if text not in texts]
+
+    def answers(self) -> dict[str, str]:
+        """Return every question that is answered, with its answer."""
+        return {one.text: one.answer for one in self._known if one.answer} | self.said
+
+    def file(self) -> bytes | None:
+        """Return the file with all answers; None where there is nothing to keep.
+
+        Raises:
+            InTheWayError: nothing can be added to the file as it is written.
+        """
+        if self.data is None and not self.said and not self.left:
+            return None
+        return clarifications.added(self.data, paths.CLARIFICATIONS, self.said, self.left)
+
+    def _asked(self, text: str, choices: Sequence[str]) -> str:
+        if choices:
+            return self.who.ask(text, tuple(choices)) or ""
+        said = self.who.ask_text(f"{text} (Enter: later)") or ""
+        said = strict_yaml.decode(said.encode("utf-8", "surrogateescape"), "the answer").strip()
+        return Redactor(self.who.environ).text(said)  # the file is shared
 
 
 def questions(git: Git, who: Environment) -> Questions:
@@ -161,7 +231,7 @@ def look(
         run = asked.answers().get(TESTS) or (asked.ask(TESTS) if _here(top, tests) is None else None)
         if run:
             better[tests] = scaffold.script("test", run, "as clarifications.yaml says")
-    asked.ask_what_is_open()
+    asked.ask_open()
     found = []
     for path, template in TEMPLATES.items():
         here, own = _here(top, path), False

@@ -16,7 +16,7 @@ from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from runner.app import go, request
+from runner.app import request, run
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
 from runner.executor.commit import Advanced
 from runner.forge.base import Forge
@@ -324,7 +324,7 @@ class _Watcher:
             self._happened(project, "advanced", protocol, done)
 
         try:
-            for done in go.run(project, protocol, max_steps=TURN, adopt=adopt, tell=tell, forge=forge):
+            for done in run.run(project, protocol, max_steps=TURN, adopt=adopt, tell=tell, forge=forge):
                 last = done
         except RunnerError as error:
             if self._changes.is_gone():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from runner.app import tidy
+from runner.app import clean
 from runner.cli import options
 from runner.cli.session import Session
 from runner.store import lookup
@@ -25,7 +25,7 @@ def command(session: Session, protocol: str | None, dry_run: bool, yes: bool) ->
     """
     project = session.project
     name = lookup.find(project, protocol) if protocol else None
-    items = tidy.look(project, name)
+    items = clean.look(project, name)
     going = [item for item in items if not item.why]
     if going and not dry_run and not yes and session.is_terminal():
         for item in going:
@@ -34,7 +34,7 @@ def command(session: Session, protocol: str | None, dry_run: bool, yes: bool) ->
             session.note("nothing was taken away")
             return
     freed = 0
-    for item in items if dry_run else tidy.remove(project, items, named=name is not None):
+    for item in items if dry_run else clean.remove(project, items, named=name is not None):
         if item.why:
             session.note(f"left     {item.kind:<9}  {item.name}  {item.why}")
             continue

@@ -8,7 +8,6 @@ import click
 
 from runner.app import cloning, histories, init
 from runner.app.init import File, Look
-from runner.app.questions import Questions
 from runner.cli import options
 from runner.cli.session import Session
 from runner.forge.registry import FORGES
@@ -127,7 +126,7 @@ def command(
             )
 
 
-def _proposed(session: Session, cwd: Path, asked: Questions, yes: bool) -> dict[str, bytes]:
+def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> dict[str, bytes]:
     """Return the scripts that a model proposes and the person takes, having seen those that would be new.
 
     Raises:

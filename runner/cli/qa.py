@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from runner.app import judge
-from runner.app.judge import Judged
+from runner.app import qa
+from runner.app.qa import Judged
 from runner.cli import options, progress
 from runner.cli.session import Session
 from runner.lines import lines_of
@@ -26,7 +26,7 @@ def command(session: Session, protocol: str | None, step: str | None, full: bool
     project = session.project
     name, slug = lookup.find_with_step(project, protocol, step)
     with progress.Progress(session, each=True).at_work(name):
-        done = judge.by_hand(project, name, slug, full=full)
+        done = qa.by_hand(project, name, slug, full=full)
     _tell(session, done)
     raise SystemExit(0 if done.passed else 1)
 

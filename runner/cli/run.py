@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from runner.app import go, request, sync
+from runner.app import request, run, sync
 from runner.cli import ci, options, progress
 from runner.cli.session import Session
 from runner.executor import advance, load
@@ -32,7 +32,7 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     done: Advanced | None = None
     try:
         with ci.job(session, name), teller.at_work(name):
-            steps = go.run(project, name, max_steps=max_steps, adopt=not no_adopt, tell=teller.advanced, forge=forge)
+            steps = run.run(project, name, max_steps=max_steps, adopt=not no_adopt, tell=teller.advanced, forge=forge)
             for one in steps:
                 done = one
     except BaseException:
@@ -44,7 +44,7 @@ def command(session: Session, protocol: str | None, max_steps: int, no_adopt: bo
     teller.end(done)
     sync.offer(project, name)
     request.post_quietly(project, forge, name)
-    raise SystemExit(ci.end(session, done, go.exit_code(done)))
+    raise SystemExit(ci.end(session, done, run.exit_code(done)))
 
 
 @click.command("step")
@@ -72,7 +72,7 @@ def step_command(session: Session, protocol: str | None, only: str | None, dry_r
     teller.end(done)
     sync.offer(project, name)
     request.post_quietly(project, forge, name)
-    raise SystemExit(ci.end(session, done, go.exit_code(done)))
+    raise SystemExit(ci.end(session, done, run.exit_code(done)))
 
 
 def _slug(project: Project, protocol: str, name: str | None) -> str | None:
@@ -103,4 +103,4 @@ def _try_out(session: Session, protocol: str, only: str | None) -> int:
     if edit is not None:
         session.result("would record the plan's edit")
     session.result(progress.would(action, state))
-    return go.exit_code(Advanced(state, action, (), tip))
+    return run.exit_code(Advanced(state, action, (), tip))

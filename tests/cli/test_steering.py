@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.app import go
+from runner.app import run
 from runner.errors import HeldError
 from runner.store import locks
 from tests.conftest import Box, command, mostly_slow
@@ -703,8 +703,8 @@ def test_a_run_waits_for_who_comes_in_between_two_transitions(box: Box) -> None:
     with box.project(executor="host") as project:
         place, who = project.places.lock(protocol), project.who
         with locks.hold(place, who, what="a sync"), pytest.raises(HeldError, match="held by another runner"):
-            next(go.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None))
-        made = go.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None)
+            next(run.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None))
+        made = run.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None)
         next(made)
         with ExitStack() as between:
             between.enter_context(locks.hold(place, who, what="a sync"))

@@ -13,7 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from runner.app import approve, create, go, steer, sync
+from runner.app import approve, create, run, steer, sync
 from runner.app.doctor import checks
 from runner.engines.base import EngineError, Request
 from runner.errors import ConflictError, HeldError, IntegrityError, RefusedError, RunnerError, UnreachableError
@@ -521,7 +521,7 @@ class World:
                     advance.step(project, self.protocol)
                 else:
                     most = scheduler.rng.choice((1, 3, 100))
-                    steps = go.run(project, self.protocol, max_steps=most, adopt=True, tell=lambda done: None)
+                    steps = run.run(project, self.protocol, max_steps=most, adopt=True, tell=lambda done: None)
                     assert isinstance(steps, Generator)
                     with contextlib.closing(steps):
                         for _ in steps:

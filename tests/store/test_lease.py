@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runner.app import go
+from runner.app import run
 from runner.errors import RefusedError
 from runner.executor import advance
 from runner.store import history, lease, publishing
@@ -194,7 +194,7 @@ def test_a_run_has_a_lease_again_where_another_process_of_its_clone_came_in_betw
     look = f"git -C {origin(remote)} for-each-ref refs/runner/leases > {seen}"
     protocol = remote.new({"01-a": command("true"), "02-b": command("true"), "03-c": command(look)})
     with remote.project() as project, remote.project() as other:
-        steps = go.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None)
+        steps = run.run(project, protocol, max_steps=9, adopt=True, tell=lambda done: None)
         next(steps)
         other.who.random_hex(32)  # its nonces are others
         advance.step(other, protocol)  # takes the lease of its own clone, and gives it up

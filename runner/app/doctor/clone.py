@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner import beneath
-from runner.app import tidy
+from runner.app import clean
 from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, Selection
 from runner.app.doctor.refs import write_locked
 from runner.executor import load, renumbering
@@ -298,7 +298,7 @@ def of_ended(chosen: Selection) -> Iterator[Finding]:
         return
     project = chosen.project
     old, here = [], project.protocols()
-    for protocol, folder in tidy.with_something(project):
+    for protocol, folder in clean.with_something(project):
         with contextlib.suppress(OSError):
             if project.who.now() - folder.stat().st_mtime > UNUSED and (
                 protocol not in here or record.row(project.git, protocol, here[protocol])["status"] in record.ENDED
