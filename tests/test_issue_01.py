@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Box, command, mostly_slow
+from tests.conftest import Box, command, mostly_slow, slack
 
 ROOT = Path(__file__).parents[1]
 
@@ -154,9 +155,10 @@ def test_goto_does_earlier_steps_again_so_often_and_no_more(box: Box, tmp_path: 
 def test_a_timeout_ends_all_that_the_step_started(box: Box, tmp_path: Path) -> None:
     sign = tmp_path / "sign"
     line = f"(trap '' TERM; while sleep 0.1; do echo x >> {sign}; done) & sleep 600"
-    name = box.new({"01-a": command(line, "timeout: 1s")})
+    seconds = math.ceil(slack())
+    name = box.new({"01-a": command(line, f"timeout: {seconds}s")})
     box.runner("run", name, rc=1)
-    assert "no end after 1s" in box.state(name)["steps"]["a"]["reason"]
+    assert f"no end after {seconds}s" in box.state(name)["steps"]["a"]["reason"]
     size = sign.stat().st_size
     time.sleep(1)
     assert sign.stat().st_size == size

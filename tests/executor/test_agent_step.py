@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import importlib
+import math
 import os
 import re
 import signal
@@ -191,15 +193,16 @@ def test_an_endpoint_that_is_down_records_nothing_and_loses_nothing(box: Box) ->
         Refusal(code=400, body=error(400, "INVALID_ARGUMENT", "no")),
         finish(),
     ]
+    importlib.import_module("google.genai")  # takes seconds where the machine is busy
     with mind(box, *script) as wire:
-        protocol = box.new({"01-x": agent("timeout: 5s\n")})
+        protocol = box.new({"01-x": agent(f"timeout: {math.ceil(5 * slack())}s\n")})
         before = box.git("rev-parse", protocol)
         box.runner("step", protocol, rc=69)
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             lead(box, f"http://127.0.0.1:{taken.getsockname()[1]}")
             down = box.runner("step", protocol, rc=69)
-        assert down.err.count("\n") <= 6
+        assert len([line for line in down.err.splitlines() if "; asked again in " not in line]) == 3
         assert "Traceback" not in down.err
         assert box.git("rev-parse", protocol) == before
         sound(box, protocol)

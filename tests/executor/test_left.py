@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from runner.executor import workspace_session
 from runner.protocol.paths import POLICY
 from runner.store import workspace
 from runner.store.workspace import Bounds, TooMuchError, Workspace
-from tests.conftest import Box, command, mostly_slow
+from tests.conftest import Box, command, mostly_slow, slack
 from tests.executor.minds import agent, finish, mind, say
 from tests.people import Person, govern, person, policy
 
@@ -138,7 +139,7 @@ def test_the_time_of_a_step_bounds_how_long_its_files_are_collected(box: Box, mo
     box.write(".gitattributes", "*.bin filter=slow\n")
     box.commit("slow")
     box.git("config", "--global", "filter.slow.clean", "sleep 100; cat")
-    protocol = box.new({"01-a": command("echo 1 > x.bin", "timeout: 1s\n")})
+    protocol = box.new({"01-a": command("echo 1 > x.bin", f"timeout: {math.ceil(slack())}s\n")})
     began = time.monotonic()
     told = box.runner("run", protocol, rc=FAILS).err
     assert "could not be collected in the time that it has" in told and time.monotonic() - began < 60

@@ -19,7 +19,7 @@ from runner.executor.journal import Journal
 from runner.executor.loop import Total
 from runner.protocol.state import SpentTotal
 from runner.store import history
-from tests.conftest import Box, clone, command, make_box
+from tests.conftest import Box, clone, command, make_box, waits_for
 from tests.engines.wire_gemini import Answer
 from tests.executor.minds import Script, agent, ask, finish, mind, say, sound, transcript, write
 from tests.executor.test_resume import kill
@@ -330,13 +330,17 @@ def test_cancel_in_another_clone_stops_the_work_as_its_lease_is_renewed(remote: 
 @pytest.mark.slow
 def test_a_cancel_that_was_taken_back_stops_no_work(remote: Box, tmp_path: Path) -> None:
     settle_on(remote, "publish: always\nlease: {ttl: 6s, grace: 1s}\n")
-    protocol = remote.new({"01-x": command(f"echo x >> {tmp_path}/begun; touch {tmp_path}/there; sleep 8")})
+    protocol = remote.new(
+        {"01-x": command(f"echo x >> {tmp_path}/begun; touch {tmp_path}/there; {waits_for(tmp_path / 'ends')}")}
+    )
     process = remote.start("run", protocol)
     while not (tmp_path / "there").exists():
         time.sleep(0.05)
     other = clone(remote, "bob")
     for words in (("cancel",), ("undo",)):
         other.runner(*words, protocol, rc=0)
+    time.sleep(5)  # it is renewed meanwhile
+    (tmp_path / "ends").touch()
     # One renewal may fall between the two; what then begins anew is not cut again.
     _, error = process.communicate(timeout=60)
     assert process.returncode == 0, error

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from runner.store import locks
-from tests.conftest import Box, clone, command, mostly_slow
+from tests.conftest import Box, clone, command, mostly_slow, waits_for
 from tests.faults.ground import left_over
 
 # --- a git that dies ---------------------------------------------------------------------------------------------------
@@ -234,11 +234,10 @@ def test_a_take_that_is_cut_before_the_checkout_followed_brings_it_along_the_nex
 @pytest.mark.slow
 def test_a_command_that_outlives_its_runner_is_ended_before_it_is_begun_again(box: Box) -> None:
     """On the host nothing ends it with its runner: it went on in the workspace, beside the one that did its work anew."""
-    gate = box.path.parent / "gate"
-    again = f"[ -e {gate} ] && echo again >> built.txt && sleep 3 && exit"
-    begun = (
-        f"setsid -f sh -c 'touch {gate}; sleep 2; echo daemon >> built.txt'; sleep 2; echo first >> built.txt; sleep 60"
-    )
+    gate, amid = box.path.parent / "gate", box.path.parent / "amid"
+    again = f"[ -e {gate} ] && touch {amid} && echo again >> built.txt && sleep 2 && exit"
+    daemon = f"touch {gate}; {waits_for(amid)}; echo daemon >> built.txt"
+    begun = f"setsid -f sh -c '{daemon}'; {waits_for(amid)}; echo first >> built.txt; sleep 60"
     protocol = box.new({"01-a": command(f"{again}; {begun}")})
     killed = box.start("run", protocol)
     while not gate.exists():

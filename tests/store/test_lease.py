@@ -18,7 +18,7 @@ from runner.app import run
 from runner.errors import RefusedError
 from runner.executor import advance
 from runner.store import history, lease, publishing
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, waits_for
 from tests.executor.minds import Script, agent, finish, mind, say, sound, write
 from tests.protocol.test_schema import validator
 
@@ -88,8 +88,8 @@ def until(box: Box, protocol: str) -> None:
 
 def test_of_two_clones_one_works_and_the_other_says_who_does(remote: Box) -> None:
     settle_on(remote)
-    ran = remote.path.parent / "ran"
-    protocol = remote.new({"01-a": command(f"echo once >> {ran}; sleep 3"), "02-b": command("true")})
+    ran, ends = remote.path.parent / "ran", remote.path.parent / "ends"
+    protocol = remote.new({"01-a": command(f"echo once >> {ran}; {waits_for(ends)}"), "02-b": command("true")})
     other = clone(remote, "bob")
     server = {"GITHUB_SERVER_URL": "https://forge.test", "GITHUB_REPOSITORY": "a/b", "GITHUB_RUN_ID": "7"}
     at_work = remote.start("run", protocol, env=server)
@@ -105,6 +105,7 @@ def test_of_two_clones_one_works_and_the_other_says_who_does(remote: Box) -> Non
     job = other.runner("step", protocol, "--ci", env={"GITHUB_OUTPUT": str(output)}, rc=0)
     assert "held by another runner" in job.err and "held=true" in output.read_text()
     assert other.runner("run", protocol, "--ci", "--publish", "never", rc=0).err.startswith("held: ")
+    ends.touch()
     _, err = at_work.communicate(timeout=100)
     assert at_work.returncode == 0, err
     assert leased(remote, protocol) is None
@@ -118,13 +119,15 @@ def test_of_two_clones_one_works_and_the_other_says_who_does(remote: Box) -> Non
 @pytest.mark.slow
 def test_a_persons_word_needs_none(remote: Box) -> None:
     settle_on(remote)
-    protocol = remote.new({"01-a": command("sleep 2; echo a > a.txt"), "02-b": command("true")})
+    ends = remote.path.parent / "ends"
+    protocol = remote.new({"01-a": command(f"{waits_for(ends)}; echo a > a.txt"), "02-b": command("true")})
     other = clone(remote, "bob")
     other.git("branch", "-q", protocol, f"origin/{protocol}")
     at_work = remote.start("step", protocol)
     until(remote, protocol)
     other.runner("pause", protocol, rc=0)
     assert leased(remote, protocol) is not None
+    ends.touch()
     _, err = at_work.communicate(timeout=100)
     assert at_work.returncode == WAITS and leased(remote, protocol) is None, err
     other.runner("sync", protocol, rc=0)
@@ -276,12 +279,14 @@ def test_what_was_published_since_the_remote_was_looked_at_is_not_done_again(rem
 @pytest.mark.slow
 def test_one_that_was_given_up_since_the_remote_was_looked_at_holds_nobody(remote: Box) -> None:
     settle_on(remote)
-    protocol = remote.new({"01-a": command("sleep 2"), "02-b": command("true")})
+    ends = remote.path.parent / "ends"
+    protocol = remote.new({"01-a": command(waits_for(ends)), "02-b": command("true")})
     other = clone(remote, "bob")
     at_work = other.start("step", protocol)
     until(remote, protocol)
     with remote.project() as project:
         publishing.look(project, f"refs/heads/{protocol}", history.ref_of(protocol), lease.ref_of(protocol))
+        ends.touch()
         at_work.communicate(timeout=100)
         assert advance.step(project, protocol).state.revision > 4
     sound(remote, protocol)
@@ -380,11 +385,13 @@ def test_a_partial_clone_reads_it(remote: Box) -> None:
     other = clone(remote, "bob")
     other.git("clone", "-q", "--filter=blob:none", f"file://{origin(remote)}", "partial", cwd=other.path.parent)
     other.path = other.path.parent / "partial"
-    protocol = other.new({"01-a": command("sleep 3"), "02-b": command("true")})
+    ends = remote.path.parent / "ends"
+    protocol = other.new({"01-a": command(waits_for(ends)), "02-b": command("true")})
     remote.git("fetch", "-q", "origin")
     at_work = remote.start("step", protocol)
     until(remote, protocol)
     assert "alice@example.test" in other.runner("step", protocol, rc=HELD).err
+    ends.touch()
     at_work.communicate(timeout=100)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from runner.errors import shown
 from runner.store.remote import Mirror
-from tests.conftest import Box, clone, command
+from tests.conftest import Box, clone, command, slack, waits_for
 
 STEPS = {"01-a": command("echo a > a.txt"), "02-b": command("cat a.txt > b.txt"), "03-c": command("echo c > c.txt")}
 
@@ -138,14 +138,19 @@ def test_people_on_both_sides_lose_nothing(remote: Box) -> None:
 
 def test_a_push_that_lost_the_race_merges_and_does_not_run_the_step_again(remote: Box) -> None:
     publish(remote)
-    protocol = remote.new({"01-a": command("echo ran >> ran.txt; sleep 2"), "02-b": command("true")})
+    began, ends = remote.path.parent / "began", remote.path.parent / "ends"
+    steps = {"01-a": command(f"echo ran >> ran.txt; touch {began}; {waits_for(ends)}"), "02-b": command("true")}
+    protocol = remote.new(steps)
     other = clone(remote, "bob")
     other.git("checkout", "-q", protocol)
     step = remote.start("step", protocol)
-    time.sleep(1.0)
+    while not began.exists():
+        assert step.poll() is None, step.communicate()
+        time.sleep(0.02)
     other.write("theirs.txt", "theirs\n")
     other.commit("theirs")
     other.git("push", "-q", "origin", protocol)
+    ends.touch()
     _, err = step.communicate(timeout=100)
     assert step.returncode == 0, err
     assert remote.git("show", f"{protocol}:ran.txt") == "ran\n"
@@ -160,7 +165,9 @@ def test_a_step_that_began_at_a_merge_of_this_clones_and_was_edited_meanwhile_is
 ) -> None:
     """The merge gives way to another one, so nobody finds it on the chain that is published (seed 405 of the simulation)."""
     publish(remote)
-    protocol = remote.new({"01-a": command("echo ran >> ran.txt; sleep 4"), "02-b": command("true")})
+    began, ends = remote.path.parent / "began", remote.path.parent / "ends"
+    steps = {"01-a": command(f"echo ran >> ran.txt; touch {began}; {waits_for(ends)}"), "02-b": command("true")}
+    protocol = remote.new(steps)
     other = clone(remote, "bob")
     other.git("checkout", "-q", protocol)
     other.write("theirs.txt", "theirs\n")
@@ -171,14 +178,14 @@ def test_a_step_that_began_at_a_merge_of_this_clones_and_was_edited_meanwhile_is
     remote.git("add", "ours.txt", cwd=tree)
     remote.git("commit", "-q", "-m", "ours", cwd=tree)
     step = remote.start("step", protocol)
-    for _ in range(200):
-        if other.git("ls-remote", "origin", "refs/runner/leases/*"):
-            break
-        time.sleep(0.05)
+    while not began.exists():
+        assert step.poll() is None, step.communicate()
+        time.sleep(0.02)
     path = f".protocols/{protocol}/01-a.md"
     other.write(path, (other.path / path).read_text() + "More of it.\n")
     other.commit("edited")
     other.git("push", "-q", "origin", protocol)
+    ends.touch()
     _, err = step.communicate(timeout=100)
     assert step.returncode == 0 and err.count("merged what was pushed") == 2, err
     assert remote.git("show", f"{protocol}:ran.txt") == "ran\n"
@@ -191,14 +198,20 @@ def test_a_step_that_began_at_a_merge_of_this_clones_and_was_edited_meanwhile_is
 @pytest.mark.slow
 def test_a_step_that_another_clone_did_meanwhile_without_a_lease_is_theirs(remote: Box) -> None:
     publish(remote)
-    protocol = remote.new({"01-a": command("sleep 3; date +%N > a.txt"), "02-b": command("true")})
+    first, ends = remote.path.parent / "first", remote.path.parent / "ends"
+    waits = f"if mkdir {first}; then {waits_for(ends)}; fi"  # the one that begins first waits for the other
+    protocol = remote.new({"01-a": command(f"{waits}; date +%N > a.txt"), "02-b": command("true")})
     other = clone(remote, "bob")
     other.env["RUNNER_PUBLISH"] = "never"
     other.git("fetch", "-q", "origin")
     other.git("branch", "-q", protocol, f"origin/{protocol}")
-    (slow := remote.start("step", protocol)).poll()
+    slow = remote.start("step", protocol)
+    while not first.exists():
+        assert slow.poll() is None, slow.communicate()
+        time.sleep(0.02)
     other.runner("step", protocol, rc=0)
     other.runner("sync", protocol, rc=0)
+    ends.touch()
     _, err = slow.communicate(timeout=100)
     assert slow.returncode == 0 and "was done elsewhere meanwhile" in err, err
     for box in (remote, other):
@@ -434,9 +447,10 @@ def test_a_remote_that_answers_and_is_slow_to_send_is_not_away(
     publish(remote)
     protocol = remote.new({"01-a": command("true")})
     (tmp_path / "bin").mkdir()
-    git = tmp_path / "bin/git"
-    git.write_text(f'#!/bin/sh\ncase " $* " in *" fetch --quiet "*) sleep 4;; esac\nexec {shutil.which("git")} "$@"\n')
+    git, seconds = tmp_path / "bin/git", 3.0 * slack()
+    sleeps = f'case " $* " in *" fetch --quiet "*) sleep {seconds + 1:.1f};; esac'
+    git.write_text(f'#!/bin/sh\n{sleeps}\nexec {shutil.which("git")} "$@"\n')
     git.chmod(0o755)
-    monkeypatch.setattr("runner.store.remote.FETCH_SECONDS", 3.0)
+    monkeypatch.setattr("runner.store.remote.FETCH_SECONDS", seconds)
     told = remote.runner("run", protocol, rc=0, env={"PATH": f"{git.parent}:{os.environ['PATH']}"}).err
     assert "fetching from origin, which takes its time" in told

@@ -173,7 +173,7 @@ def as_nobody(box: Box, *words: str, **env: str) -> subprocess.CompletedProcess[
     if os.getuid() != 0:
         pytest.skip("allowed: only root can become somebody else")
     # An interpreter that others may run: ours, or the system's of the same version with our packages.
-    packages = Path(click.__file__).parents[1]
+    packages = Path(click.__file__).resolve().parents[1]
     named = f"/usr/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
     python = next(
         (one for one in (sys.executable, named) if Path(one).exists() and _for_all(Path(one).resolve())), None
@@ -613,7 +613,7 @@ def test_signals_during_a_step(box: Box, tmp_path: Path, number: signal.Signals,
     _, err = process.communicate(timeout=100)
     assert process.returncode == 130, err
     assert box.git("rev-parse", protocol) == tip and "Traceback" not in err
-    wait_until(lambda: not children_of(box.home), 5)
+    wait_until(lambda: not children_of(box.home))
     box.runner("run", protocol, rc=0)
     assert box.git("ls-tree", "-r", "--name-only", protocol, "--", "left.txt") == ""
     box.runner("verify", protocol, rc=0)
@@ -631,7 +631,7 @@ def test_kill_at_random_moments(box: Box, tmp_path: Path) -> None:
     while box.state(protocol)["status"] != "completed":
         process = box.start("run", protocol)
         try:
-            process.wait(timeout=0.25 + chance.random() * 0.5 + kills * 0.03)
+            process.wait(timeout=(0.25 + chance.random() * 0.5) * 1.05**kills)
         except subprocess.TimeoutExpired:
             process.kill()
             kills += 1
@@ -648,7 +648,8 @@ def test_kill_at_random_moments(box: Box, tmp_path: Path) -> None:
 
 
 def test_killed_while_it_held_the_lock(box: Box, tmp_path: Path) -> None:
-    protocol = box.new({"01-a": command(f"touch {tmp_path}/began; sleep 1.5; echo a > a.txt")})
+    line = f"[ -e {tmp_path}/began ] || {{ touch {tmp_path}/began; sleep 60; }}; echo a > a.txt"
+    protocol = box.new({"01-a": command(line)})
     process = box.start("step", protocol)
     wait_until((tmp_path / "began").exists)
     process.kill()

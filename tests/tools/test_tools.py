@@ -579,10 +579,11 @@ def fine(text: str) -> int:
     return len(text)
 """,
     )
-    with project.tools(sandbox, timeout=1.5) as opened:
+    seconds = round(1.5 * slack(), 1)
+    with project.tools(sandbox, timeout=seconds) as opened:
         began = time.monotonic()
         error = failure(opened.tools["beats"])
-        assert error.message == "timed out after 1.5 s; it was ended"
+        assert error.message == f"timed out after {seconds:g} s; it was ended"
         assert error.output.startswith("waiting")
         beat = (project.work / "beat").read_bytes()
         time.sleep(0.3)
@@ -599,10 +600,17 @@ def test_an_interrupted_call_ends_its_process_and_the_next_one_works(sandbox: Sa
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGUSR1, interrupt)
-    timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1))
+
+    def strike() -> None:
+        beat, until = project.work / "beat", time.monotonic() + 100
+        while not (beat.exists() and beat.read_bytes()) and time.monotonic() < until:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    striking = threading.Thread(target=strike, daemon=True)
     try:
         with project.tools(sandbox) as opened:
-            timer.start()
+            striking.start()
             with pytest.raises(KeyboardInterrupt):
                 opened.tools["beats"].call({})
             beat = (project.work / "beat").read_bytes()
@@ -610,7 +618,7 @@ def test_an_interrupted_call_ends_its_process_and_the_next_one_works(sandbox: Sa
             assert beat and (project.work / "beat").read_bytes() == beat
             assert opened.tools["fine"].call({}) == "fine"
     finally:
-        timer.join()
+        striking.join()
         signal.signal(signal.SIGUSR1, before)
 
 
@@ -818,7 +826,7 @@ def test_a_call_whose_process_is_gone_has_an_outcome_that_nobody_knows(
     sandbox: Sandbox, project: Project, body: str
 ) -> None:
     project.write("shop.py", f"def send() -> None:\n    {body}\ndef fail() -> None:\n    raise ValueError('no')\n")
-    with project.tools(sandbox, timeout=3.0) as opened:
+    with project.tools(sandbox, timeout=3.0 * slack()) as opened:
         with pytest.raises(OutcomeUnknownError):
             opened.tools["send"].call({})
         with pytest.raises(ToolError, match="no") as told:
