@@ -7,15 +7,15 @@ the log names, and the record that a base holds with the chain's.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from runner.errors import InsufficientHistoryError, RunnerError, UsageError
+from runner.errors import InsufficientHistoryError, UsageError
 from runner.protocol import ids, log, paths
 from runner.store import checkpoints, history, lookup, publishing, record
 from runner.store.project import Project
 from runner.trust import verify
-from runner.trust.rules import base, handover, merge, seal, tool_calls, transcript
-from runner.trust.walk import Finding, Named, Origin, Report
+from runner.trust.rules import base, fork, handover, transcript
+from runner.trust.walk import Evidence, Finding, Origin, Report
 from runner.values import dataclass
 
 
@@ -53,7 +53,7 @@ def examine(
     """Return what holds and what does not of a protocol. `live`: the remote is asked first for what it has.
 
     `from_work`: what the remote has not yet comes from a job that a model works in, which may not say what only people say.
-    `walked`: what `trust.verify` said of the chain, where it was asked: that takes most of the time.
+    `walked`: the report of `trust.verify.verify` on the chain, where there is one: that takes most of the time.
 
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell, and what it has holds.
@@ -93,49 +93,40 @@ def examine(
             notes.append(
                 "freshness not proven: this machine has not seen it before; `runner verify --live` asks the remote"
             )
-    try:
-        told: list[tuple[Named, str]] = []
-        findings += base.wrong(git, protocol, place.tip, bases, _asks(project))
-        findings += transcript.wrong(git, protocol, report.transcripts, place.filed, _asks(project), told)
-        findings += tool_calls.wrong(git, protocol, told, trusted)
-        for origin in report.origins:
-            findings += washed(project, protocol, origin, live=live)
-        findings += merge.wrong(git, report, trusted, notes)
-        findings += seal.wrong(git, report, trusted)
-        if not findings and (sealed := seal.note(git, report)):
-            notes.append(sealed)
-    except RunnerError:
-        if not findings:  # else what was found is said, though what lies beside cannot be looked at
-            raise
-    if not findings and project.git.ref(project.branch(protocol)) == place.tip:
+    evidence = _evidence(project, protocol, live=live, bases=bases, filed=place.filed)
+    report = verify.beside(git, dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes)), evidence)
+    if report.state is not None and not report.findings and project.git.ref(project.branch(protocol)) == place.tip:
         checkpoints.write(project.places, protocol, place.tip, report.state.genesis)
-    return dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes))
+    return report
 
 
-def washed(project: Project, protocol: str, origin: Origin, *, live: bool = False) -> Iterator[Finding]:
-    """Return what the transcripts of a protocol that a fork goes on from show against it, as findings of the fork's.
+def _evidence(
+    project: Project, protocol: str, *, live: bool = False, bases: Sequence[str] = (), filed: str | None = None
+) -> Evidence:
+    """Return what lies beside a protocol's chain. `live`: the remote is asked for the histories of a fork's origins."""
+    git = project.git
+
+    def history_of(origin: Origin) -> str | None:
+        ref = history.ref_of(origin.protocol)
+        kept = git.ref(ref)
+        if live and origin.named and project.mirror is not None:
+            project.mirror.fetch(ref)
+            above = project.mirror.refs().get(ref)
+            if above is not None and (kept is None or history.follows(git, origin.protocol, kept, above)):
+                kept = above
+        own = git.ref(history.ref_of(protocol)) if origin.named else None
+        return (history.of_other(git, own, origin.protocol) if own is not None else None) or kept
+
+    return Evidence(project.trusted, bases, filed, history_of, _asks(project))
+
+
+def washed(project: Project, protocol: str, origin: Origin) -> Iterator[Finding]:
+    """Yield what the transcripts of a protocol that a fork continues show against it, as findings of the fork's.
 
     Raises:
         InsufficientHistoryError: one is not in this clone, and the others hold.
-        UnreachableError: `live`, and the remote does not answer.
     """
-    git, told, at = project.git, list[tuple[Named, str]](), f"{paths.folder(protocol)}/{paths.LOG}"
-    ref = history.ref_of(origin.protocol)
-    kept = git.ref(ref)
-    if live and origin.named and project.mirror is not None:
-        project.mirror.fetch(ref)
-        above = project.mirror.refs().get(ref)
-        if above is not None and (kept is None or history.follows(git, origin.protocol, kept, above)):
-            kept = above
-    own = git.ref(history.ref_of(protocol)) if origin.named else None
-    kept = (history.of_other(git, own, origin.protocol) if own is not None else None) or kept
-
-    def found() -> Iterator[Finding]:
-        yield from transcript.wrong(git, origin.protocol, origin.named, kept, _asks(project), told)
-        yield from tool_calls.wrong(git, origin.protocol, told, project.trusted)
-
-    for one in found():
-        yield Finding("forked", origin.fork, at, f"{origin.protocol} does not verify: {one.rule}: {one.text}")
+    yield from fork.of_origin(project.git, protocol, origin, _evidence(project, protocol))
 
 
 def prove(
@@ -153,7 +144,7 @@ def prove(
         if project.git.is_partial() and not project.git.is_shallow() and remote and project.mirror is None:
             hint = f"`runner verify {protocol} --yes` fetches it from {remote}"
         missing = Finding("history", "", error.where, f"{error.what}: {hint}")
-        return Report(protocol, 0, (missing,), None, ""), error.exit_code
+        return verify.unknown(project.git, protocol, missing), error.exit_code
     return report, 0 if report.ok else 4
 
 

@@ -35,7 +35,6 @@ from runner.store import (
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
-from runner.trust.verify import judge
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ class Checker:
                 raise verify.went_back(protocol, since, tip)
             verify.advance(git, protocol, tip, (since, known) if since and known else None, project.trusted)
         except IntegrityError as error:
-            if since and known and not judge(git, protocol, since, project.trusted).is_whole:
+            if since and known and not verify.verify(git, protocol, since, project.trusted).ok:
                 with contextlib.suppress(IntegrityError):  # what did not hold here was repaired elsewhere
                     verify.advance(git, protocol, tip, None, project.trusted)
                     return

@@ -8,7 +8,9 @@ from runner.errors import IntegrityError, RunnerError
 from runner.protocol import ids
 from runner.store import checkpoints, worktree
 from runner.store.project import Project
-from runner.trust.verify import Judged, RewrittenError, is_rebased, judge
+from runner.trust import verify
+from runner.trust.verify import RewrittenError, is_rebased
+from runner.trust.walk import Report
 
 GIVEN_AGAIN = "approvals of what it changed have to be given again"
 
@@ -18,12 +20,12 @@ def way_back(project: Project, protocol: str, tip: str, old: str) -> str:
     return worktree.way_back(project.git, project.branch(protocol), tip, old)
 
 
-def of_rewritten(project: Project, protocol: str, judged: Judged, old: str) -> str:
+def of_rewritten(project: Project, protocol: str, judged: Report, old: str) -> str:
     """Return what helps where the branch's history was rewritten, of which `old` verified here last."""
     fix = f"`runner doctor --fix {protocol}`"
     if is_adoptable(project, protocol, judged, old):
         return f"{fix} adopts it as a merge into the old history, {why_merged(project, judged)}; {GIVEN_AGAIN}"
-    if judged.is_whole or judged.is_mendable:
+    if judged.ok or judged.is_repairable:
         return f"{fix} adopts it as it is, and keeps the old one; {GIVEN_AGAIN}"
     if project.git.commit(old) is None:
         return f"the old one, {old[:12]}, is not in this clone; fetch it from where it is"
@@ -34,25 +36,25 @@ def can_adopt(project: Project, protocol: str, tip: str) -> bool:
     """Return whether `doctor --fix` adopts the rewritten history at `tip`, as it is or as a merge; False if nobody can tell here."""
     old = checkpoints.read(project.places, protocol)
     try:
-        judged = judge(project.git, protocol, tip, project.trusted)
-        sound = judged.is_whole or judged.is_mendable
+        judged = verify.verify(project.git, protocol, tip, project.trusted)
+        sound = judged.ok or judged.is_repairable
         return sound or (old is not None and is_adoptable(project, protocol, judged, old))
     except RunnerError:
         return False
 
 
-def is_adoptable(project: Project, protocol: str, judged: Judged, old: str) -> bool:
+def is_adoptable(project: Project, protocol: str, judged: Report, old: str) -> bool:
     """Return whether a rewritten history is adopted as a merge into `old`, which verified: it has the same transitions, and does not
     verify itself, or lacks commits that are published."""
-    sound = judged.is_whole or judged.is_mendable
+    sound = judged.ok or judged.is_repairable
     if project.git.commit(old) is None or (sound and not _lacks_published(project, protocol, old, judged.tip)):
         return False
     return is_rebased(project.git, protocol, old, judged.tip)
 
 
-def why_merged(project: Project, judged: Judged) -> str:
+def why_merged(project: Project, judged: Report) -> str:
     """Return why a rewritten history is adopted as a merge, as an attribute of the old one."""
-    if judged.is_whole or judged.is_mendable:
+    if judged.ok or judged.is_repairable:
         return f"which {project.trusted.remote} has"
     return "whose approvals and verdicts were for other commits"
 
@@ -74,19 +76,19 @@ def _lacks_published(project: Project, protocol: str, old: str, tip: str) -> boo
     return there is not None and not project.git.is_ancestor(there, tip)
 
 
-def of_damaged(project: Project, protocol: str, judged: Judged) -> str:
+def of_damaged(project: Project, protocol: str, judged: Report) -> str:
     """Return what helps where the branch here does not verify."""
-    if judged.is_mendable:
+    if judged.is_repairable:
         return f"run `runner verify {protocol}` to see all of it, `runner doctor --fix {protocol}` to repair the record"
     return f"`runner doctor {protocol}` says what remains possible"
 
 
-def of_remote(project: Project, protocol: str, judged: Judged) -> str:
+def of_remote(project: Project, protocol: str, judged: Report) -> str:
     """Return what helps where the remote has a tip that does not verify: any clone can repair it, or who has to."""
     git, remote, there = project.git, project.trusted.remote, judged.tip
     here, fix = good_tip(project, protocol), f"`runner doctor --fix {protocol}`"
     goes_out = project.setting("publish") == "always"
-    if judged.is_mendable:
+    if judged.is_repairable:
         return f"{fix} repairs it" + (
             " and publishes that" if goes_out else f" here; `runner sync {protocol}` then publishes that"
         )
@@ -109,17 +111,17 @@ def good_tip(project: Project, protocol: str) -> str | None:
     if here is None or here == checkpoints.read(project.places, protocol):
         return here
     with contextlib.suppress(RunnerError):
-        return here if judge(project.git, protocol, here, project.trusted).is_whole else None
+        return here if verify.verify(project.git, protocol, here, project.trusted).ok else None
     return None
 
 
 def refused(project: Project, protocol: str, tip: str, error: IntegrityError) -> IntegrityError:
     """Return an error of verification with what helps: of the branch here, or of what the remote has at `tip`."""
     try:
-        judged = judge(project.git, protocol, tip, project.trusted)
+        judged = verify.verify(project.git, protocol, tip, project.trusted)
         name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
         if tip != project.git.ref(project.branch(protocol)):
-            if project.mirror is None or project.mirror.refs().get(name) != tip or judged.is_whole:
+            if project.mirror is None or project.mirror.refs().get(name) != tip or judged.ok:
                 return error
             what = f"what {project.mirror.remote} has does not hold: {error.what}"
             return type(error)(what, error.where, of_remote(project, protocol, judged))

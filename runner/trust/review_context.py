@@ -20,7 +20,18 @@ from runner.protocol.plans import Plan, Step
 from runner.protocol.state import ENDED, State, Wait
 from runner.trust import manifest
 from runner.trust.manifest import Cover, Subject, is_plain
-from runner.trust.transitions import Below, Past, commit_of, folder_of, missing, touched, unnumbered
+from runner.trust.transitions import (
+    Distances,
+    History,
+    commit_of,
+    folder_of,
+    is_transition,
+    missing,
+    touched,
+    transition_of,
+    transitions_below,
+    unnumbered,
+)
 from runner.trust.trusted_config import TrustedConfig
 from runner.values import dataclass
 
@@ -77,24 +88,18 @@ class ApprovalRequest:
     @classmethod
     def at_end(cls, context: ReviewContext) -> ApprovalRequest | None:
         """Return when the merge of a completed protocol became a question: nothing in the record asks it."""
-        for oid in context.chain:
-            told = log.parse_message(commit_of(context.git, oid).message)
-            if told and told.protocol == context.protocol and f"completed {context.protocol}" in told.events:
-                return cls(oid, None)
+        for one in transitions_below(context.git, context.protocol, context.tip):
+            if one.has("completed", context.protocol):
+                return cls(one.commit.oid, None)
         return None
 
     @classmethod
     def of(cls, context: ReviewContext, wait: Wait) -> ApprovalRequest | None:
         """Return when a wait of the context's branch was asked for."""
         revision = int(wait.id.removeprefix("w"))
-        for oid in context.chain:
-            told = log.parse_message(commit_of(context.git, oid).message)
-            if (
-                told
-                and told.protocol == context.protocol
-                and told.revision - len(told.events) < revision <= told.revision
-            ):
-                return cls(oid, None if wait.kind == "call" else wait.digest)
+        for one in transitions_below(context.git, context.protocol, context.tip):
+            if revision in one.revisions:
+                return cls(one.commit.oid, None if wait.kind == "call" else wait.digest)
         return None
 
 
@@ -113,7 +118,7 @@ class ReviewContext:
     trusted: TrustedConfig
     at: int
     vouched: bool = False
-    past: Past | None = None
+    past: History | None = None
     approvals_in: str | None = None
     _words: list[ApprovalFile] | None = None
     _digests: dict[tuple[Subject, str, int], str] = field(default_factory=dict)
@@ -123,16 +128,16 @@ class ReviewContext:
     # --- the branch ------------------------------------------------------------------------------------------------------
 
     @property
-    def branch(self) -> Past:
+    def branch(self) -> History:
         """The branch's commits, and what is known of them."""
         if self.past is None:
-            self.past = Past.walked(self.git, self.protocol, self.tip)
+            self.past = History.walked(self.git, self.protocol, self.tip)
         return self.past
 
     @property
     def chain(self) -> Mapping[str, int]:
         """The first-parent chain from the tip to the genesis: commit to its distance from the tip, newest first."""
-        return Below(self.branch, self.tip)
+        return Distances(self.branch, self.tip)
 
     def approvals(self) -> list[ApprovalFile]:
         """Return every file below approvals/ of the tip, in the order in which the chain got them, read and not judged."""
@@ -373,21 +378,14 @@ class ReviewContext:
             start = _start_of(done.message, slug) if kind == "human" else None
             now = (start if start is not None and start in self.chain else at, done.oid)
         found = [now]
-        while at is not None and kind == "agent":
-            commit = commit_of(self.git, at)
-            at = commit.parents[0] if commit.parents else None
-            trailers = log.parse_message(commit.message)
-            if trailers is None or trailers.protocol != self.protocol or at is None:
-                continue
-            told = [event_type(event) for event, about in (one.split(" ") for one in trailers.events) if about == slug]
-            if (
-                any(row.ends_attempt for row in told)
-                or f"created {self.protocol}" in trailers.events
-                or _takes_back(commit.message, slug)
-            ):
+        for one in transitions_below(self.git, self.protocol, at) if at is not None and kind == "agent" else ():
+            parents = one.commit.parents
+            told = [event_type(name) for name, about in one.events if about == slug]
+            is_first = not parents or one.has("created", self.protocol)
+            if is_first or any(row.ends_attempt for row in told) or _takes_back(one.commit.message, slug):
                 break
             if any(row.has_work for row in told):
-                found.append((at, commit.oid))
+                found.append((parents[0], one.commit.oid))
         return found
 
     def began(self, subject: Subject) -> str:
@@ -407,14 +405,10 @@ class ReviewContext:
         Raises:
             InsufficientHistoryError: the chain has no such work.
         """
-        at: str | None = self.tip  # down from the tip: the whole chain may be long, and the work is mostly near
-        while at is not None:
-            commit = commit_of(self.git, at)
-            trailers = log.parse_message(commit.message)
-            events = trailers.events if trailers and trailers.protocol == self.protocol else ()
-            if f"step-finished {slug}" in events:
-                return commit
-            at = commit.parents[0] if commit.parents and f"created {self.protocol}" not in events else None
+        # Down from the tip: the whole chain may be long, and the work is mostly near.
+        for one in transitions_below(self.git, self.protocol, self.tip):
+            if one.has("step-finished", slug):
+                return one.commit
         raise InsufficientHistoryError(
             f"nothing says where the work of {slug} began", self.protocol, "run `runner verify`"
         )
@@ -575,9 +569,8 @@ class ReviewContext:
         found = None
         for oid in self.chain:
             commit = commit_of(self.git, oid)
-            trailers = log.parse_message(commit.message)
-            if trailers and trailers.protocol == self.protocol:
-                if trailers.revision - len(trailers.events) < revision:
+            if (own := transition_of(commit, self.protocol)) is not None:
+                if own.revisions[0] <= revision:
                     break
             elif commit.parents and any(
                 path in only if only is not None else self.covers(subject, path)
@@ -587,8 +580,7 @@ class ReviewContext:
         return found
 
     def _is_transition(self, commit: Commit) -> bool:
-        trailers = log.parse_message(commit.message)
-        return trailers is not None and trailers.protocol == self.protocol
+        return is_transition(commit, self.protocol)
 
     # --- who wrote it ----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,9 @@ from runner.errors import InsufficientHistoryError
 from runner.git import TREE, Commit, Git, TreeEntry
 from runner.protocol import ids, log, paths
 from runner.protocol.event_types import event_type
+from runner.protocol.log import Trailers
 from runner.trust.manifest import Contents
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.trust.review_context import ApprovalFile
@@ -23,7 +25,7 @@ AHEAD = 16  # commits whose objects are asked for at once
 FAR = 256  # the same, of a long chain
 
 
-class Past:
+class History:
     """A chain's commits so far, oldest first, and the trusted commits that they name, each with the place of the first that does."""
 
     def __init__(self, git: Git, protocol: str) -> None:
@@ -48,21 +50,18 @@ class Past:
         ] = []  # place, commit, and the words of people's that it wrote
 
     @classmethod
-    def walked(cls, git: Git, protocol: str, tip: str) -> Past:
+    def walked(cls, git: Git, protocol: str, tip: str) -> History:
         """Return the chain from a tip down to the protocol's genesis.
 
         Raises:
             InsufficientHistoryError: it leaves this clone before that.
         """
         found: list[tuple[str, str | None]] = []
-        at: str | None = tip
-        while at is not None:
-            commit = commit_of(git, at)
-            told = log.parse_message(commit.message)
-            own = told if told is not None and told.protocol == protocol else None
-            found.append((at, own.trusted if own else None))
-            is_first = own is not None and own.events[0] == f"created {protocol}"
-            at = commit.parents[0] if commit.parents and not is_first else None
+        for commit in first_parents(git, tip):
+            own = transition_of(commit, protocol)
+            found.append((commit.oid, own.trailers.trusted if own else None))
+            if own is not None and own.has("created", protocol):
+                break
         past = cls(git, protocol)
         for oid, trusted in reversed(found):
             past.add(oid, trusted)
@@ -98,8 +97,7 @@ class Past:
         last, own = self.places[tip], f"{paths.folder(self.protocol)}/"
         for place in range(self._worked_to, last + 1):
             commit = commit_of(self.git, self.order[place])
-            told = log.parse_message(commit.message)
-            if told is not None and told.protocol == self.protocol and commit.parents:
+            if is_transition(commit, self.protocol) and commit.parents:
                 for one in self.git.changed(commit.parents[0], commit.oid):
                     if not one.startswith(own):
                         self._worked.setdefault(one, place)
@@ -171,10 +169,10 @@ class Past:
         return found[::-1]
 
 
-class Below(Mapping[str, int]):
+class Distances(Mapping[str, int]):
     """The chain from one of its commits down: commit to its distance, newest first."""
 
-    def __init__(self, past: Past, tip: str) -> None:
+    def __init__(self, past: History, tip: str) -> None:
         self._past, self._last = past, past.places[tip]
 
     def __getitem__(self, oid: str) -> int:
@@ -188,6 +186,75 @@ class Below(Mapping[str, int]):
 
     def __len__(self) -> int:
         return self._last + 1
+
+
+# --- one transition -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A transition of a protocol: its commit, and what its trailers say."""
+
+    commit: Commit
+    trailers: Trailers
+
+    @property
+    def revisions(self) -> range:
+        """The revisions of its events."""
+        last = self.trailers.revision + 1
+        return range(last - len(self.trailers.events), last)
+
+    @property
+    def events(self) -> list[tuple[str, str]]:
+        """The name of each event, and what it is about."""
+        return [(name, about) for name, _, about in (event.partition(" ") for event in self.trailers.events)]
+
+    def has(self, event: str, about: str) -> bool:
+        """Return whether it has an event, by its name, on a step, the plan or the protocol."""
+        return f"{event} {about}" in self.trailers.events
+
+
+def transition_of(commit: Commit | None, protocol: str) -> Transition | None:
+    """Return the transition of a protocol that a commit is by its trailers, or None."""
+    trailers = log.parse_message(commit.message) if commit is not None else None
+    if commit is None or trailers is None or trailers.protocol != protocol:
+        return None
+    return Transition(commit, trailers)
+
+
+def first_parents(git: Git, tip: str) -> Iterator[Commit]:
+    """Yield the first-parent chain from `tip`, newest first.
+
+    Raises:
+        InsufficientHistoryError: it leaves this clone.
+    """
+    at: str | None = tip
+    count = 0
+    while at is not None:
+        if count % FAR == AHEAD:  # a long one: the next commits are asked for at once
+            git.warm(git.try_run("rev-list", "--first-parent", f"--max-count={FAR}", at)[1].decode().split())
+        commit = git.commit(at)
+        if commit is None:
+            raise missing(git, f"commit {at[:12]}, {count} commits below {tip[:12]}")
+        yield commit
+        count, at = count + 1, commit.parents[0] if commit.parents else None
+
+
+def transitions_below(git: Git, protocol: str, tip: str) -> Iterator[Transition]:
+    """Yield the protocol's transitions from `tip` down to its genesis, newest first.
+
+    Raises:
+        InsufficientHistoryError: the chain leaves this clone before that.
+    """
+    for commit in first_parents(git, tip):
+        found = transition_of(commit, protocol)
+        if found is not None:
+            yield found
+            if found.has("created", protocol):
+                return
+
+
+# --- what they are made of -------------------------------------------------------------------------------------------------
 
 
 def missing(git: Git, what: str) -> InsufficientHistoryError:
@@ -275,20 +342,11 @@ def trusted_commits(git: Git, protocol: str, tip: str, *, whole: bool) -> Iterat
     Without `whole` back to the last transition that did something.
     """
     found: set[str] = set()
-    at: str | None = tip
-    while at is not None:
-        commit = git.commit(at)
-        if commit is None:
-            raise missing(git, f"commit {at[:12]}")
-        trailers = log.parse_message(commit.message)
-        at = commit.parents[0] if commit.parents else None
-        if trailers is None or trailers.protocol != protocol:
-            continue
-        if trailers.trusted not in found:
-            found.add(trailers.trusted)
-            yield trailers.trusted
-        names = {event.partition(" ")[0] for event in trailers.events}
-        if "created" in names or (not whole and is_done(names)):
+    for one in transitions_below(git, protocol, tip):
+        if one.trailers.trusted not in found:
+            found.add(one.trailers.trusted)
+            yield one.trailers.trusted
+        if not whole and is_done(name for name, _ in one.events):
             return
 
 
@@ -301,14 +359,8 @@ def chain_of(git: Git, protocol: str, tip: str) -> list[str]:
         InsufficientHistoryError: the chain leaves this clone before its genesis.
     """
     found: list[str] = []
-    at: str | None = tip
     stop: str | None = None  # an older commit that touched the folder
-    while at is not None:
-        if len(found) % FAR == AHEAD:  # a long one: the next commits are asked for at once
-            git.warm(git.try_run("rev-list", "--first-parent", f"--max-count={FAR}", at)[1].decode().split())
-        commit = git.commit(at)
-        if commit is None:
-            raise missing(git, f"commit {at[:12]}, {len(found)} commits below {tip[:12]}")
+    for commit in first_parents(git, tip):
         if stop is None and not is_transition(commit, protocol) and folder_of(git, commit.tree, protocol) is None:
             stop = _older(git, commit.oid, protocol)
             if stop is None:
@@ -316,14 +368,12 @@ def chain_of(git: Git, protocol: str, tip: str) -> list[str]:
         if commit.oid == stop:
             stop = None
         found.append(commit.oid)
-        at = commit.parents[0] if commit.parents else None
     return found[::-1]
 
 
 def is_transition(commit: Commit, protocol: str) -> bool:
-    """Return whether a commit says that it is a transition of the protocol's."""
-    trailers = log.parse_message(commit.message)
-    return trailers is not None and trailers.protocol == protocol
+    """Return whether a commit is a transition of the protocol by its trailers."""
+    return transition_of(commit, protocol) is not None
 
 
 def _older(git: Git, tip: str, protocol: str) -> str | None:

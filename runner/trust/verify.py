@@ -38,7 +38,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError, UnsupportedError
 from runner.git import TREE, Commit, Git, GitError
@@ -48,9 +48,9 @@ from runner.protocol.digest import digest
 from runner.protocol.state import State
 from runner.store.trusted import Trusted
 from runner.trust import rules
-from runner.trust.transitions import AHEAD, Past, chain_of, commit_of, is_transition, missing
-from runner.trust.walk import Finding, Named, ParsedCommit, Report, Walk, at, files_of
-from runner.values import dataclass
+from runner.trust.rules import seal
+from runner.trust.transitions import AHEAD, History, chain_of, commit_of, first_parents, is_transition, missing
+from runner.trust.walk import Evidence, Finding, Named, ParsedCommit, Report, Walk, files_of
 
 SMALL = 512 * 1024  # bytes of a record's file that is read ahead
 RECORD_MOST = 64 * 1024 * 1024  # bytes of log.md or state.json; more is not read
@@ -61,68 +61,78 @@ _UNREADABLE = (ValueError, ArithmeticError, LookupError, TypeError, RecursionErr
 
 
 def verify(git: Git, protocol: str, tip: str, trusted: Trusted | None = None) -> Report:
-    """Return what holds and what does not for the protocol whose branch is at `tip`.
+    """Verify the whole chain of the protocol whose branch is at `tip`; `beside` then verifies what lies beside it.
 
-    `trusted`: the trusted branch as it was last seen, whose revocations count; None: nothing is known but what the chain names.
+    `trusted`: the trusted branch as last seen, whose revocations count; None: only what the chain names is known.
 
     Raises:
         InsufficientHistoryError: this clone does not have enough to tell.
     """
-    walk = _begin(git, protocol, trusted)
+    walk = _start(git, protocol, trusted)
     try:
         commits = chain_of(git, protocol, tip)
     except InsufficientHistoryError:
         raise
     except (RunnerError, *_UNREADABLE) as error:
         _refuse_missing(git, error, tip)
-        return Report(protocol, 0, (_unreadable(walk, tip, error),), None, tip)
+        return Report(walk, tip, (_unreadable(walk, tip, error),))
     if not commits:
-        return Report(protocol, 0, (Finding("genesis", tip, paths.folder(protocol), "there is no history"),), None, tip)
-    return report_of(walk, walk_commits(git, walk, commits), tip)
+        nothing = Finding("genesis", tip, paths.folder(protocol), "there is no history")
+        return Report(walk, tip, (nothing,), is_foreign=True)
+    findings = walk_commits(walk, commits)
+    return Report(walk, tip, tuple(findings), tuple(_notes(walk)))
 
 
-def _begin(git: Git, protocol: str, trusted: Trusted | None) -> Walk:
+def beside(git: Git, report: Report, evidence: Evidence) -> Report:
+    """Verify what lies beside a chain: bases, transcripts, the origins of a fork, its merge and its seal.
+
+    Raises:
+        InsufficientHistoryError: this clone does not have enough to tell, and nothing was found.
+    """
+    findings = list(report.findings)
+    try:
+        for _, _, rule in rules.OF_PROTOCOL:
+            findings += rule(git, report, evidence)
+    except RunnerError:
+        if not findings:  # else they are reported, though not all can be verified
+            raise
+    if not findings and (sealed := seal.note(git, report)):
+        evidence.notes.append(sealed)
+    return dataclasses.replace(report, findings=tuple(findings), notes=(*report.notes, *evidence.notes))
+
+
+def unknown(git: Git, protocol: str, finding: Finding) -> Report:
+    """Return the report of a protocol that this clone does not have enough of; `finding` says what is missing."""
+    return Report(_start(git, protocol, None), "", (finding,))
+
+
+def _start(git: Git, protocol: str, trusted: Trusted | None) -> Walk:
     def of_origin(origin: str, tip: str) -> Report:
         return verify(git, origin, tip, trusted)
 
-    return Walk(protocol, trusted, of_origin, past=Past(git, protocol))
+    return Walk(git, protocol, trusted, of_origin, past=History(git, protocol))
 
 
-def report_of(walk: Walk, findings: Sequence[Finding], tip: str) -> Report:
-    """Return what a walk from genesis to `tip` found."""
-    notes = []
+def _notes(walk: Walk) -> Iterator[str]:
     if walk.repaired:
         count = "an ordinary commit" if walk.repaired == 1 else f"{walk.repaired} ordinary commits"
-        notes.append(f"the record was damaged by {count}, and repaired")
-    if walk.mended:
-        notes.append("the record was damaged by ordinary commits, and put back by hand")
+        yield f"the record was damaged by {count}, and repaired"
+    if walk.put_back:
+        yield "the record was damaged by ordinary commits, and put back by hand"
     if walk.moved:
-        notes.append(f"the branch was moved: it was begun on {walk.moved[:12]}")
-    notes += walk.taken_over
+        yield f"the branch was moved: it was begun on {walk.moved[:12]}"
+    yield from walk.taken_over
     if walk.reviews:
         plural = "a review" if walk.reviews == 1 else f"{walk.reviews} reviews"
-        notes.append(f"{plural} on the forge: said by the forge, not provable offline")
+        yield f"{plural} on the forge: said by the forge, not provable offline"
     if walk.counted:
-        notes.append("times not vouched for: keys and words were judged at the times that the record tells")
+        yield "times not vouched for: keys and words were judged at the times that the record tells"
     if walk.unseen:
         gone = ", ".join(sorted(oid[:12] for oid in walk.unseen)[:3])
-        notes.append(f"whose word was needed is not known where the trusted branch's commit is gone: {gone}")
+        yield f"whose word was needed is not known where the trusted branch's commit is gone: {gone}"
     if unused := _unused(walk):
         them = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
-        notes.append(f"used by no event: {them}")
-    return Report(
-        walk.protocol,
-        walk.transitions,
-        tuple(findings),
-        walk.state,
-        tip,
-        tuple(notes),
-        len(walk.counted),
-        tuple(walk.named),
-        walk.moved is not None,
-        walk.signed,
-        tuple(walk.origins),
-    )
+        yield f"used by no event: {them}"
 
 
 def _unused(walk: Walk) -> list[str]:
@@ -130,7 +140,7 @@ def _unused(walk: Walk) -> list[str]:
     return [name for name in sorted(walk.approvals) if name[len(paths.APPROVALS) :].split(".")[0] not in walk.counted]
 
 
-def walk_commits(git: Git, walk: Walk, commits: Sequence[str]) -> list[Finding]:
+def walk_commits(walk: Walk, commits: Sequence[str]) -> list[Finding]:
     """Check `commits` (oldest first), going on from what `walk` has seen, and return what does not hold."""
     findings: list[Finding] = []
     read: dict[str, bytes] = {}
@@ -138,18 +148,18 @@ def walk_commits(git: Git, walk: Walk, commits: Sequence[str]) -> list[Finding]:
         if number % AHEAD == 0:
             read = {}
             with contextlib.suppress(RunnerError, *_UNREADABLE):  # told of the commit that it stands in
-                read = _ahead(git, walk.protocol, commits[number : number + AHEAD])
+                read = _ahead(walk.git, walk.protocol, commits[number : number + AHEAD])
         try:
-            commit = commit_of(git, oid)
-            found = _check(git, walk, commit, read)
+            commit = commit_of(walk.git, oid)
+            found = _check(walk, commit, read)
             if walk.past is not None:
                 trailers = log.parse_message(commit.message)
                 own = trailers is not None and trailers.protocol == walk.protocol
                 walk.past.add(commit.oid, trailers.trusted if trailers is not None and own else None)
         except InsufficientHistoryError as error:
-            raise missing(git, error.what.removesuffix(" is not in this clone")) from error
+            raise missing(walk.git, error.what.removesuffix(" is not in this clone")) from error
         except (RunnerError, *_UNREADABLE) as error:
-            _refuse_missing(git, error, oid)
+            _refuse_missing(walk.git, error, oid)
             found = [_unreadable(walk, oid, error)]
         findings += found
         if any(finding.rule in FATAL for finding in found):
@@ -187,19 +197,19 @@ def _unreadable(walk: Walk, commit: str, error: BaseException) -> Finding:
     return Finding("readable", commit, paths.folder(walk.protocol), f"it cannot be read: {type(error).__name__}")
 
 
-def _check(git: Git, walk: Walk, commit: Commit, read: Mapping[str, bytes]) -> list[Finding]:
-    look = take(git, walk, commit, read)
+def _check(walk: Walk, commit: Commit, read: Mapping[str, bytes]) -> list[Finding]:
+    parsed = take(walk, commit, read)
     found = [
         Finding(rule, commit.oid, path, text)
         for _, rule, check in rules.OF_COMMIT
-        for path, text in check(git, walk, look)
+        for path, text in check(walk, parsed)
     ]
-    walk.names, walk.approvals = frozenset(look.files), look.approvals
-    if look.trailers is None:
+    walk.names, walk.approvals = frozenset(parsed.files), parsed.approvals
+    if parsed.trailers is None:
         # What an ordinary commit does to the folder can be put back; what it says of itself cannot.
         damage = [finding for finding in found if finding.rule in ("paths", "record-changed")]
         if walk.damaged_by and not damage:
-            walk.damaged_by, walk.mended = [], walk.mended + 1
+            walk.damaged_by, walk.put_back = [], walk.put_back + 1
         if any(finding.rule == "record-changed" for finding in damage):
             walk.damaged_by.append(commit.oid)
         walk.damage = damage
@@ -208,69 +218,70 @@ def _check(git: Git, walk: Walk, commit: Commit, read: Mapping[str, bytes]) -> l
         return found
     walk.repaired += len(walk.damaged_by)
     walk.damage, walk.damaged_by = [], []
-    _note(walk, look)
-    walk.state, walk.log, walk.record = look.after, look.log, look.record
-    if walk.known is not None:
-        walk.known += look.raw
+    _note(walk, parsed)
+    walk.state, walk.log, walk.record = parsed.after, parsed.log, parsed.record
+    walk.add(parsed.raw)
     walk.named += [
-        Named(look.commit.oid, event.name, event.subject, getattr(event, "attempt", look.attempt(event.subject)), told)
-        for event in look.events  # a step that is retried at once is at the next attempt already
+        Named(
+            parsed.commit.oid, event.name, event.subject, getattr(event, "attempt", parsed.attempt(event.subject)), told
+        )
+        for event in parsed.events  # a step that is retried at once is at the next attempt already
         if (told := getattr(event, "transcript", None)) is not None
     ]
     walk.transitions += 1
     return found
 
 
-def _note(walk: Walk, look: ParsedCommit) -> None:
-    created = look.first(ev.Created)
-    if isinstance(created, ev.Created) and look.commit.parents and created.start != look.commit.parents[0]:
+def _note(walk: Walk, parsed: ParsedCommit) -> None:
+    created = parsed.first(ev.Created)
+    if isinstance(created, ev.Created) and parsed.commit.parents and created.start != parsed.commit.parents[0]:
         walk.moved = created.start
 
 
-def take(git: Git, walk: Walk, commit: Commit, read: Mapping[str, bytes]) -> ParsedCommit:
+def take(walk: Walk, commit: Commit, read: Mapping[str, bytes]) -> ParsedCommit:
     """Take a commit apart: its files and, where its trailers say that it is a transition, its entries and what they make.
 
     `read`: blobs that were read ahead, by oid.
     """
-    parent = git.commit(commit.parents[0]) if commit.parents else None
+    parent = walk.git.commit(commit.parents[0]) if commit.parents else None
     if commit.parents and parent is None:
-        raise missing(git, f"commit {commit.parents[0][:12]}")
-    files, lookalikes = files_of(git, commit, walk.protocol)
+        raise missing(walk.git, f"commit {commit.parents[0][:12]}")
+    files, lookalikes = files_of(walk.git, commit, walk.protocol)
     record = {name: entry for name, entry in files.items() if paths.is_record(name)}
     approvals = {name: entry for name, entry in files.items() if name.startswith("approvals/")}
-    look = ParsedCommit(commit, parent, files, record, approvals, lookalikes)
+    parsed = ParsedCommit(commit, parent, files, record, approvals, lookalikes)
     trailers = log.parse_message(commit.message)
     if trailers is None or trailers.protocol != walk.protocol:
-        return look
-    look.trailers, look.before = trailers, walk.state
-    look.log, look.state = _record(git, look, paths.LOG, read), _record(git, look, paths.STATE, read)
-    where = f"{at(walk, paths.LOG)} in {commit.oid[:12]}"
+        return parsed
+    parsed.trailers, parsed.before = trailers, walk.state
+    parsed.log, parsed.state = _record(walk.git, parsed, paths.LOG, read), _record(walk.git, parsed, paths.STATE, read)
+    where = f"{walk.path(paths.LOG)} in {commit.oid[:12]}"
     known = walk.state.revision if walk.state else 0
-    if walk.log and look.log.startswith(walk.log):
-        raw = log.parse_raw(look.log[len(walk.log) :], where)
+    if walk.log and parsed.log.startswith(walk.log):
+        raw = log.parse_raw(parsed.log[len(walk.log) :], where)
     else:
-        raw = log.parse_raw(look.log, where)
+        raw = log.parse_raw(parsed.log, where)
         raw = [entry for entry in raw if entry.revision > known] or raw
-    look.entries, look.raw = [log.entry_of(entry, where) for entry in raw], raw
-    if not look.entries:
+    parsed.entries, parsed.raw = [log.entry_of(entry, where) for entry in raw], raw
+    if not parsed.entries:
         raise IntegrityError("a transition without an event", where, "run `git show` to see what it changed")
     try:
-        look.after = machine.fold(walk.state, look.entries)
+        parsed.after = machine.fold(walk.state, parsed.entries)
     except RunnerError as error:
-        look.illegal = error.what
+        parsed.illegal = error.what
     except _UNREADABLE as error:
-        look.illegal = f"its fields make no sense: {type(error).__name__}"
-    if look.after is None:  # told as illegal; what else is wrong is told of the state that the commit claims
+        parsed.illegal = f"its fields make no sense: {type(error).__name__}"
+    if parsed.after is None:  # told as illegal; what else is wrong is told of the state that the commit claims
         with contextlib.suppress(RunnerError):
-            look.after = state.load(look.state, where)
-    if look.after is not None:
-        look.after = dataclasses.replace(look.after, log=digest(look.log))
-    return look
+            parsed.after = state.load(parsed.state, where)
+    if parsed.after is not None:
+        parsed.after = dataclasses.replace(parsed.after, log=digest(parsed.log))
+    return parsed
 
 
-def _record(git: Git, look: ParsedCommit, name: str, read: Mapping[str, bytes]) -> bytes:
-    entry = look.files.get(name)
-    where = f"{name}, commit {look.commit.oid[:12]}"
+def _record(git: Git, parsed: ParsedCommit, name: str, read: Mapping[str, bytes]) -> bytes:
+    entry = parsed.files.get(name)
+    where = f"{name}, commit {parsed.commit.oid[:12]}"
     if entry is None:
         raise IntegrityError("a transition without its record", where, "run `git show` to see what it changed")
     if entry.oid in read:
@@ -280,7 +291,7 @@ def _record(git: Git, look: ParsedCommit, name: str, read: Mapping[str, bytes]) 
         raise IntegrityError(f"{size:,} bytes are not read", where, "run `git log` to see who wrote them")
     data = git.blob(entry.oid) if size is not None else None
     if data is None:
-        raise missing(git, f"{name} of commit {look.commit.oid[:12]}")
+        raise missing(git, f"{name} of commit {parsed.commit.oid[:12]}")
     return data
 
 
@@ -312,7 +323,7 @@ def advance(
                 raise went_back(protocol, old, tip)
             old = began
         walk = resume(git, protocol, old, state_then, trusted)
-        findings, known = walk_commits(git, walk, commits), walk.state
+        findings, known = walk_commits(walk, commits), walk.state
     if findings or known is None:
         _refuse_newer(git, protocol, tip)
         finding = findings[0] if findings else Finding("genesis", tip, paths.folder(protocol), "there is no history")
@@ -357,28 +368,22 @@ def _beside(git: Git, protocol: str, tip: str, old: str) -> str | None:
     if not git.is_ancestor(old, tip):
         return None
     chain = set(git.first_parents(tip))
-    at: str | None = old
-    while at is not None and at not in chain:
-        commit = git.commit(at)
-        if commit is None:
-            raise missing(git, f"commit {at[:12]}")
+    for commit in first_parents(git, old):
+        if commit.oid in chain:
+            return commit.oid
         if is_transition(commit, protocol):
             return None
-        at = commit.parents[0] if commit.parents else None
-    return at
+    return None
 
 
 def _since(git: Git, tip: str, old: str) -> list[str] | None:
     """Return the commits of the chain above `old`, oldest first; None where it is not on the chain."""
     found: list[str] = []
-    at: str | None = tip
-    while at is not None and at != old:
-        commit = git.commit(at)
-        if commit is None:
-            raise missing(git, f"commit {at[:12]}")
+    for commit in first_parents(git, tip):
+        if commit.oid == old:
+            return found[::-1]
         found.append(commit.oid)
-        at = commit.parents[0] if commit.parents else None
-    return found[::-1] if at == old else None
+    return None
 
 
 class RewrittenError(IntegrityError):
@@ -396,7 +401,7 @@ def went_back(protocol: str, old: str, tip: str) -> RewrittenError:
 
 def resume(git: Git, protocol: str, tip: str, known: State, trusted: Trusted | None) -> Walk:
     """Return a walk that has come as far as `tip`, whose state is known."""
-    walk = _begin(git, protocol, trusted)
+    walk = _start(git, protocol, trusted)
     walk.past, walk.state = None, known
     commit = git.commit(tip)
     assert commit is not None
@@ -411,58 +416,7 @@ def resume(git: Git, protocol: str, tip: str, known: State, trusted: Trusted | N
     return walk
 
 
-# --- what can be repaired ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A protocol's chain as verify sees it, as far as `walk` has come."""
-
-    tip: str
-    findings: tuple[Finding, ...]
-    walk: Walk
-    has_folder: bool  # at the tip
-
-    @property
-    def report(self) -> Report:
-        """What `verify` returns for the chain."""
-        return report_of(self.walk, self.findings, self.tip)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether verify holds."""
-        return not self.findings and self.walk.transitions > 0
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether nothing of the protocol is in the whole history: a branch that only has its name."""
-        return not self.findings and self.walk.transitions == 0
-
-    @property
-    def is_mendable(self) -> bool:
-        """Whether ordinary commits damaged the record, and nothing else is wrong."""
-        return (
-            self.walk.state is not None
-            and len(self.findings) == len(self.walk.damage) > 0
-            and all(paths.is_record(name_in(self.walk.protocol, finding.path)) for finding in self.findings)
-        )
-
-
-def name_in(protocol: str, path: str) -> str:
-    """Return a path's name in the protocol's folder."""
-    return path.removeprefix(f"{paths.folder(protocol)}/")
-
-
-def judge(git: Git, protocol: str, tip: str, trusted: Trusted) -> Judged:
-    """Return what verify says of a protocol's chain.
-
-    Raises:
-        InsufficientHistoryError: this clone does not have enough to tell.
-    """
-    walk = _begin(git, protocol, trusted)
-    chain = chain_of(git, protocol, tip)
-    findings = walk_commits(git, walk, chain)
-    return Judged(tip, tuple(findings), walk, git.tree(f"{tip}:{paths.folder(protocol)}") is not None)
+# --- one history and another --------------------------------------------------------------------------------------------
 
 
 def is_rebased(git: Git, protocol: str, old: str, new: str) -> bool:

@@ -1,9 +1,9 @@
-"""What a verification has seen so far, and one commit taken apart: what the rules are asked about (`runner.trust.rules`)."""
+"""What a verification knows of a chain so far, and one commit taken apart: what the rules are asked about (`runner.trust.rules`)."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 
 from runner.errors import InsufficientHistoryError, RunnerError
@@ -17,16 +17,19 @@ from runner.protocol.state import Rendered, State
 from runner.store.trusted import Trusted
 from runner.trust import signers, trusted_config
 from runner.trust.review_context import ReviewContext
-from runner.trust.transitions import Past, commit_of, folder_of, missing
+from runner.trust.transitions import History, commit_of, folder_of, missing
 from runner.trust.trusted_config import TrustedConfig
 from runner.values import dataclass
 
 Said = Iterator[tuple[str, str]]  # (path from the tree's root, the finding in one line)
 
 
+# --- what is reported -----------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be. `rule`: a name from `docs/verify.md`; `text`: one line."""
+    """A violation of a rule. `rule`: a name from `docs/verify.md`; `text`: one line."""
 
     rule: str
     commit: str
@@ -47,7 +50,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A protocol that a fork goes on from. `fork`: the fork's first commit; `named`: the transcripts up to there."""
+    """A protocol that a fork continues. `fork`: the fork's first commit; `named`: the transcripts up to there."""
 
     protocol: str
     fork: str
@@ -56,33 +59,106 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What verify found for one protocol. `approvals`: how many words were used, and hold.
+    """What verify found for one protocol up to the commit `tip`. `walk`: as the walk along its chain left it.
 
-    `transcripts`: those that its log names, which the history has; `moved`: it was begun on another commit than it stands on;
-    `signed`: transitions whose signature the policy wanted, and that holds; `origins`: the protocols that a fork goes on from.
+    `is_foreign`: nothing of the protocol is in the whole history; the branch only has its name.
     """
 
-    protocol: str
-    transitions: int
-    findings: tuple[Finding, ...]
-    state: State | None
+    walk: Walk
     tip: str
+    findings: tuple[Finding, ...]
     notes: tuple[str, ...] = ()
-    approvals: int = 0
-    transcripts: tuple[Named, ...] = ()
-    moved: bool = False
-    signed: int = 0
-    origins: tuple[Origin, ...] = ()
+    is_foreign: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether all of it holds; an empty chain never does."""
+        """Whether no rule is violated; an empty chain is never ok."""
         return not self.findings and self.transitions > 0
+
+    @property
+    def is_repairable(self) -> bool:
+        """Whether ordinary commits damaged the record, and nothing else is wrong."""
+        return (
+            self.state is not None
+            and len(self.findings) == len(self.walk.damage) > 0
+            and all(paths.is_record(name_in(self.protocol, finding.path)) for finding in self.findings)
+        )
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether the last commit of the walk has the protocol's folder."""
+        return bool(self.walk.names)
+
+    @property
+    def protocol(self) -> str:
+        """The protocol's id."""
+        return self.walk.protocol
+
+    @property
+    def transitions(self) -> int:
+        """How many transitions the walk passed."""
+        return self.walk.transitions
+
+    @property
+    def state(self) -> State | None:
+        """The state by the fold; None where there is none."""
+        return self.walk.state
+
+    @property
+    def approvals(self) -> int:
+        """How many approvals events used, and are valid."""
+        return len(self.walk.counted)
+
+    @property
+    def signed(self) -> int:
+        """How many transitions have a valid signature that the policy wanted."""
+        return self.walk.signed
+
+    @property
+    def transcripts(self) -> tuple[Named, ...]:
+        """The transcripts that the log names, in the order of the chain."""
+        return tuple(self.walk.named)
+
+    @property
+    def moved(self) -> bool:
+        """Whether the protocol was started on another commit than its branch is on."""
+        return self.walk.moved is not None
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """The protocols that a fork continues."""
+        return tuple(self.walk.origins)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What lies beside a chain, for the rules that a chain alone does not answer.
+
+    `bases`: commits that may hold its record; `history`: of its history ref, None where there is none; `history_of`: returns that of a
+    fork's origin; `remote`: which may have what is missing here, None where nothing more can be fetched. `notes`: what a reader
+    should know, added to by the rules; `proven`: each transcript whose digest the log names, and its blob, added by rule 24.
+    """
+
+    trusted: Trusted
+    bases: Sequence[str]
+    history: str | None
+    history_of: Callable[[Origin], str | None]
+    remote: str | None
+    notes: list[str] = field(default_factory=list)
+    proven: list[tuple[Named, str]] = field(default_factory=list)
+
+
+def name_in(protocol: str, path: str) -> str:
+    """Return a path's name in the protocol's folder."""
+    return path.removeprefix(f"{paths.folder(protocol)}/")
+
+
+# --- what is known so far -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Stood:
-    """That the words on a plan stood for a deed: which count, by which policy, with how many files in approvals/, until when."""
+class StillValid:
+    """That the approvals of a plan were valid for an earlier action: which, by which policy, of how many files, until when."""
 
     revision: int
     trusted: str
@@ -91,14 +167,38 @@ class Stood:
     commit: str
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A protocol at a commit of its chain: its state and plan there, and the chain."""
+
+    commit: str
+    state: State
+    plan: Plan
+    history: History
+
+    def edited(self) -> View:
+        """Return the view with the edit picked up that a transition there would start with."""
+        edit = machine.edit_of(self.state, self.plan) if self.state.status in machine.OPEN else None
+        if edit is None:
+            return self
+        then = machine.apply(self.state, Entry(self.state.revision + 1, "", "", edit))
+        return dataclasses.replace(self, state=then)
+
+    def context(self, found: TrustedConfig, time: int) -> ReviewContext:
+        """Return what judging approvals there takes. `time`: seconds since 1970."""
+        history = self.history
+        return ReviewContext(history.git, history.protocol, self.commit, self.state, found, time, past=history)
+
+
 @dataclass(slots=True)
 class Walk:
-    """What a walk has seen so far: the state by the fold, and the record's files as the last transition left them.
+    """A verification's way along a chain: the state by the fold, and the record's files as the last transition left them.
 
-    `trusted`: the trusted branch as it was last seen; None where that is not known, and nothing is said of it. `verify`: verifies
-    another protocol up to a commit, which a fork began at.
+    `trusted`: the trusted branch as last seen; None where it is unknown, and no rule compares with it. `verify`: verifies another
+    protocol up to a commit, at which a fork started.
     """
 
+    git: Git
     protocol: str
     trusted: Trusted | None
     verify: Callable[[str, str], Report]
@@ -110,32 +210,135 @@ class Walk:
     names: frozenset[str] = frozenset()  # the folder's files in the commit before
     transitions: int = 0
     damage: list[Finding] = field(default_factory=list)  # by ordinary commits, not repaired yet
-    damaged_by: list[str] = field(default_factory=list)  # the commits that stand on a damaged record
+    damaged_by: list[str] = field(default_factory=list)  # the commits whose record is damaged
     repaired: int = 0
-    mended: int = 0
-    moved: str | None = None  # the commit that the genesis was made on, where it stands on another one now
-    taken_over: list[str] = field(default_factory=list)  # what is to be said of a fork's steps that came done
-    origins: list[Origin] = field(default_factory=list)  # whose transcripts are asked about beside the chain
-    counted: set[str] = field(default_factory=set)  # ids of the words that events used, and that hold
+    put_back: int = 0  # how often ordinary commits repaired what others damaged
+    moved: str | None = None  # the commit that the genesis was made on, where it is on another one now
+    taken_over: list[str] = field(default_factory=list)  # notes on a fork's steps that came done
+    origins: list[Origin] = field(default_factory=list)  # whose transcripts are verified beside the chain
+    counted: set[str] = field(default_factory=set)  # ids of the approvals that events used, and are valid
     named: list[Named] = field(default_factory=list)  # transcripts, in the order of the chain
     reviews: int = 0  # on the forge, that events used: nothing here proves them
-    # What the rules keep from one transition to the next.
-    past: Past | None = None  # None where the walk goes on from a known tip, and nobody has asked yet
-    known: list[RawEntry] | None = None  # the whole log, once somebody has asked for it
-    authorities: dict[str, TrustedConfig | str] = field(default_factory=dict)  # what the trusted branch said, by commit
-    said: dict[tuple[TreeEntry | None, ...], TrustedConfig] = field(
-        default_factory=dict
-    )  # the same, by the files that say it
-    plan: tuple[tuple[tuple[str, str], ...], Plan] | None = (
-        None  # the last plan that was read, and the files that it is of
-    )
-    rules: dict[str, tuple[str | None, ...]] = field(default_factory=dict)  # whose policy and keys a trusted commit has
-    below: dict[str, set[str]] = field(default_factory=dict)  # trusted commits that are known to be below one
-    was_at: set[str] = field(default_factory=set)  # those that the trusted branch is known to have been at
-    doubted: set[int] = field(default_factory=set)  # revisions of the counts that do not hold
-    stood: dict[str, Stood] = field(default_factory=dict)  # the words that stood for an earlier deed, by subject
-    signed: int = 0  # transitions whose signature the policy wanted, and that holds
+    signed: int = 0  # transitions with a valid signature that the policy wanted
     unseen: set[str] = field(default_factory=set)  # commits of a local trusted branch that are gone
+    # What the rules keep from one transition to the next.
+    known_trusted: set[str] = field(default_factory=set)  # commits that the trusted branch is known to have been at
+    ancestors: dict[str, set[str]] = field(default_factory=dict)  # trusted commits that are known to be below one
+    doubted: set[int] = field(default_factory=set)  # revisions of the approval events that are invalid
+    still_valid: dict[str, StillValid] = field(default_factory=dict)  # by subject
+    past: History | None = None  # None where the walk resumes from a known tip, and no rule has asked yet
+    _entries: list[RawEntry] | None = None  # the whole log, once a rule has asked for it
+    _configs: dict[str, TrustedConfig | str] = field(default_factory=dict)  # by commit
+    _same: dict[tuple[TreeEntry | None, ...], TrustedConfig] = field(default_factory=dict)  # by the files it is made of
+    _rules: dict[str, tuple[str | None, ...]] = field(default_factory=dict)  # policy and keys of a trusted commit
+    _plan: tuple[tuple[tuple[str, str], ...], Plan] | None = None  # the last plan that was read, and its files
+
+    def path(self, name: str = "") -> str:
+        """Return the path of a file of the protocol's folder."""
+        return f"{paths.folder(self.protocol)}/{name}".rstrip("/")
+
+    # --- the chain before a commit ----------------------------------------------------------------------------------------
+
+    def history(self, parsed: ParsedCommit) -> History:
+        """Return the chain before a commit."""
+        if self.past is None:
+            assert parsed.parent is not None
+            self.past = History.walked(self.git, self.protocol, parsed.parent.oid)
+        return self.past
+
+    def entries(self) -> list[RawEntry]:
+        """Return the whole log before the commit of now; it grows with the walk."""
+        if self._entries is None:
+            data = b""
+            for name in sorted(name for name in self.record if name.startswith("log/")):
+                segment = self.git.blob(self.record[name].oid)
+                if segment is None:
+                    raise missing(self.git, name)
+                data += segment
+            self._entries = log.parse_raw(data + self.log, self.path(paths.LOG))
+        return self._entries
+
+    def add(self, raw: list[RawEntry]) -> None:
+        """Add a transition's entries to the log, where it was read."""
+        if self._entries is not None:
+            self._entries += raw
+
+    def view_at(self, parsed: ParsedCommit, commit: str) -> View | str:
+        """Return the protocol at a commit of the chain before the transition, or why it has none there.
+
+        Raises:
+            MalformedFileError: the plan cannot be read.
+        """
+        git = self.git
+        assert parsed.parent is not None and parsed.before is not None
+        where = f"{paths.folder(self.protocol)} in {commit[:12]}"
+        folder = folder_of(git, commit_of(git, commit).tree, self.protocol)
+        files = (git.tree(folder) or {}) if folder is not None else {}
+        then = parsed.before
+        if commit != parsed.parent.oid:
+            data = git.blob(files[paths.STATE].oid) if paths.STATE in files else None
+            if data is None:
+                return f"there is no state in {commit[:12]}"
+            then = state.load(data, where)
+        mine = tuple((name, file.oid) for name, file in files.items() if name.endswith(".md") and name != paths.LOG)
+        if self._plan is None or self._plan[0] != mine:
+            texts = {}
+            for name, oid in mine:
+                text = git.blob(oid)
+                if text is None:
+                    raise missing(git, f"{name} of {commit[:12]}")
+                texts[name] = text
+            self._plan = mine, plans.parse(texts, where)
+        return View(commit, then, self._plan[1], self.history(parsed))
+
+    # --- the trusted branch -----------------------------------------------------------------------------------------------
+
+    def config_at(self, oid: str) -> TrustedConfig | str:
+        """Return the trusted config at a commit, or why no approval can count by it."""
+        if oid not in self._configs:
+            git = self.git
+            branch = self.trusted.branch if self.trusted else "the trusted branch"
+            now = self.trusted.commit if self.trusted else oid
+            for one in (oid, now):
+                _refuse_partial(git, one)
+            folder = git.tree(f"{oid}:{paths.ROOT}") or {}
+            names = (paths.POLICY, paths.SIGNERS, paths.REVOKED, paths.CONFIG, signers.OPENPGP.rstrip("/"))
+            files = tuple(folder.get(name.rpartition("/")[2]) for name in names)
+            try:
+                same = self._same.get(files)
+                found = same.at(oid) if same is not None else trusted_config.load(git, oid, branch, revoked_at=now)
+                self._configs[oid] = self._same[files] = found
+            except InsufficientHistoryError:
+                raise
+            except RunnerError as error:
+                self._configs[oid] = f"by {oid[:12]} no approval could count: {error.what}, {error.where}"
+        return self._configs[oid]
+
+    def rules_at(self, oid: str) -> tuple[str | None, ...]:
+        """Return which policy and keys a trusted commit has, as `trusted_config.rules_of`."""
+        if oid not in self._rules:
+            trusted_config.there(self.git, oid)
+            self._rules[oid] = trusted_config.rules_of(self.git, oid) or ()
+        return self._rules[oid]
+
+
+def _refuse_partial(git: Git, oid: str) -> None:
+    """Raise where a file of the trusted config is not in this clone: it is not the same as one that never was."""
+    trusted_config.there(git, oid)
+    commit = git.commit(oid)
+    assert commit is not None
+    root = git.tree(commit.tree)
+    entry = root.get(paths.ROOT) if root is not None else None
+    if root is None or (entry is not None and entry.mode == TREE and git.tree(entry.oid) is None):
+        raise missing(git, f"the tree of {oid[:12]}")
+    files = (git.tree(entry.oid) or {}) if entry is not None and entry.mode == TREE else {}
+    for path in (paths.POLICY, paths.SIGNERS, paths.REVOKED, paths.CONFIG):
+        file = files.get(path.rpartition("/")[2])
+        if file is not None and file.mode == BLOB and git.sizes([file.oid])[0] is None:
+            raise missing(git, f"{path} of {oid[:12]}")
+
+
+# --- one commit -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -152,16 +355,38 @@ class ParsedCommit:
     log: bytes = b""
     state: bytes = b""
     entries: list[Entry] = field(default_factory=list)
-    raw: list[RawEntry] = field(default_factory=list)  # the same, as they stand in the log
+    raw: list[RawEntry] = field(default_factory=list)  # the same, as the log has them
     before: State | None = None
     after: State | None = None
     illegal: str | None = None
-    changed: tuple[str, ...] | None = None  # paths that differ from the parent's tree, once somebody has asked
+    changed: tuple[str, ...] | None = None  # paths that differ from the parent's tree, once a rule has asked
 
     @property
     def events(self) -> list[Event]:
         """The transition's events, in order."""
         return [entry.event for entry in self.entries]
+
+    @property
+    def uses_approvals(self) -> bool:
+        """Whether an event says that approvals were used."""
+        return any(isinstance(event, ev.ApprovalCounted | ev.CallDecided) for event in self.events)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether what the transition did can be judged: it is one, of a chain without violations so far."""
+        return self.before is not None and self.illegal is None  # an ordinary commit has no state before it
+
+    @property
+    def action(self) -> int | None:
+        """The index of the event by which the transition carried out, checked or ended a step; None where it did not."""
+        for number, event in enumerate(self.events):
+            role = event.type.role
+            if role in ("edit", "approval"):
+                continue
+            again = isinstance(event, ev.CallHeld) and event.transcript is None and number > 0  # its approval had ended
+            done = role in ("work", "qa") and self.after is not None and event.subject in self.after.steps
+            return number if done and not again else None
+        return None
 
     def attempt(self, slug: str) -> int:
         """Return the attempt that a step is at after the transition; 0 where there is no such step."""
@@ -171,11 +396,6 @@ class ParsedCommit:
     def first(self, kind: type[Event]) -> Event | None:
         """Return the first event of a kind."""
         return next((event for event in self.events if isinstance(event, kind)), None)
-
-
-def at(walk: Walk, name: str = "") -> str:
-    """Return the path of a file of the protocol's folder."""
-    return f"{paths.folder(walk.protocol)}/{name}".rstrip("/")
 
 
 def record_of(git: Git, commit: Commit, protocol: str) -> dict[str, TreeEntry]:
@@ -203,156 +423,11 @@ def _tree(git: Git, oid: str) -> dict[str, TreeEntry]:
     return tree
 
 
-def past_of(git: Git, walk: Walk, look: ParsedCommit) -> Past:
-    """Return the chain as it stood before the commit."""
-    if walk.past is None:
-        assert look.parent is not None
-        walk.past = Past.walked(git, walk.protocol, look.parent.oid)
-    return walk.past
-
-
-def known_of(git: Git, walk: Walk) -> list[RawEntry]:
-    """Return the whole log as it stood before the commit; it grows with the walk."""
-    if walk.known is None:
-        walk.known = _read_log(git, walk)
-    return walk.known
-
-
-def _read_log(git: Git, walk: Walk) -> list[RawEntry]:
-    data = b""
-    for name in sorted(name for name in walk.record if name.startswith("log/")):
-        segment = git.blob(walk.record[name].oid)
-        if segment is None:
-            raise missing(git, name)
-        data += segment
-    return log.parse_raw(data + walk.log, at(walk, paths.LOG))
-
-
-def authority_at(git: Git, walk: Walk, oid: str) -> TrustedConfig | str:
-    """Return what the trusted branch said at a commit, or why nobody's word could count there."""
-    if oid not in walk.authorities:
-        branch = walk.trusted.branch if walk.trusted else "the trusted branch"
-        now = walk.trusted.commit if walk.trusted else oid
-        for one in (oid, now):
-            _whole(git, one)
-        folder = git.tree(f"{oid}:{paths.ROOT}") or {}
-        names = (paths.POLICY, paths.SIGNERS, paths.REVOKED, paths.CONFIG, signers.OPENPGP.rstrip("/"))
-        said = tuple(folder.get(name.rpartition("/")[2]) for name in names)
-        try:
-            same = walk.said.get(said)
-            found = same.at(oid) if same is not None else trusted_config.load(git, oid, branch, revoked_at=now)
-            walk.authorities[oid] = walk.said[said] = found
-        except InsufficientHistoryError:
-            raise
-        except RunnerError as error:
-            walk.authorities[oid] = f"by {oid[:12]} no word could count: {error.what}, {error.where}"
-    known = walk.authorities[oid]
-    assert isinstance(known, TrustedConfig | str)
-    return known
-
-
-def _whole(git: Git, oid: str) -> None:
-    """Check that what says whose word counts is in this clone: a file that is not there is told from one that never was."""
-    trusted_config.there(git, oid)
-    commit = git.commit(oid)
-    assert commit is not None
-    root = git.tree(commit.tree)
-    entry = root.get(paths.ROOT) if root is not None else None
-    if root is None or (entry is not None and entry.mode == TREE and git.tree(entry.oid) is None):
-        raise missing(git, f"the tree of {oid[:12]}")
-    files = (git.tree(entry.oid) or {}) if entry is not None and entry.mode == TREE else {}
-    for path in (paths.POLICY, paths.SIGNERS, paths.REVOKED, paths.CONFIG):
-        file = files.get(path.rpartition("/")[2])
-        if file is not None and file.mode == BLOB and git.sizes([file.oid])[0] is None:
-            raise missing(git, f"{path} of {oid[:12]}")
-
-
-def rules_at(git: Git, walk: Walk, oid: str) -> tuple[str | None, ...]:
-    """Return what `rules_of` does, asked once; a commit that is not in this clone is missing."""
-    if oid not in walk.rules:
-        trusted_config.there(git, oid)
-        walk.rules[oid] = trusted_config.rules_of(git, oid) or ()
-    return walk.rules[oid]
-
-
-def edited(found: Ground) -> Ground:
-    """Return the ground with the edit taken up that a transition there would begin with."""
-    edit = machine.edit_of(found.state, found.plan) if found.state.status in machine.OPEN else None
-    if edit is None:
-        return found
-    then = machine.apply(found.state, Entry(found.state.revision + 1, "", "", edit))
-    return dataclasses.replace(found, state=then)
-
-
-def ground_at(git: Git, walk: Walk, look: ParsedCommit, commit: str) -> Ground | str:
-    """Return plan and state as they stand in a commit of the chain before the transition, or why there are none.
-
-    Raises:
-        MalformedFileError: the plan cannot be read.
-    """
-    assert look.parent is not None and look.before is not None
-    where = f"{paths.folder(walk.protocol)} in {commit[:12]}"
-    folder = folder_of(git, commit_of(git, commit).tree, walk.protocol)
-    files = (git.tree(folder) or {}) if folder is not None else {}
-    then = look.before
-    if commit != look.parent.oid:
-        data = git.blob(files[paths.STATE].oid) if paths.STATE in files else None
-        if data is None:
-            return f"there is no state in {commit[:12]}"
-        then = state.load(data, where)
-    mine = tuple((name, file.oid) for name, file in files.items() if name.endswith(".md") and name != paths.LOG)
-    if walk.plan is None or walk.plan[0] != mine:
-        told = {}
-        for name, oid in mine:
-            text = git.blob(oid)
-            if text is None:
-                raise missing(git, f"{name} of {commit[:12]}")
-            told[name] = text
-        walk.plan = mine, plans.parse(told, where)
-    return Ground(commit, then, walk.plan[1], past_of(git, walk, look))
-
-
-def context_of(git: Git, walk: Walk, ground: Ground, found: TrustedConfig, time: int) -> ReviewContext:
-    """Return what judging words takes, on what stood there then."""
-    return ReviewContext(git, walk.protocol, ground.commit, ground.state, found, time, past=ground.past)
-
-
-@dataclass(frozen=True, slots=True)
-class Ground:
-    """What one event was judged on. `commit`: the branch's tip then; `state`: with the edit that was taken up first."""
-
-    commit: str
-    state: State
-    plan: Plan
-    past: Past
-
-
 def bytes_of(git: Git, entry: TreeEntry | None) -> bytes:
-    """Return a file's bytes; of one that is not there, or is none, nothing."""
+    """Return a file's bytes; empty where it is not there, or is none."""
     if entry is None or entry.mode == SUBMODULE:
         return b""
     data = git.blob(entry.oid)
     if data is None:
         raise missing(git, f"the object {entry.oid[:12]}")
     return data
-
-
-def uses_approvals(look: ParsedCommit) -> bool:
-    return any(isinstance(event, ev.ApprovalCounted | ev.CallDecided) for event in look.events)
-
-
-def is_judged(look: ParsedCommit) -> bool:
-    """Return whether what a transition did, or whose words it used, can be judged: of a chain that holds so far."""
-    return look.before is not None and look.illegal is None  # an ordinary commit has no state before it
-
-
-def deed_of(look: ParsedCommit) -> int | None:
-    """Return the place of the event by which a transition carried out, checked or ended a step; None where it did not."""
-    for number, event in enumerate(look.events):
-        role = event.type.role
-        if role in ("edit", "approval"):
-            continue
-        again = isinstance(event, ev.CallHeld) and event.transcript is None and number > 0  # its word had ended
-        done = role in ("work", "qa") and look.after is not None and event.subject in look.after.steps
-        return number if done and not again else None
-    return None

@@ -85,9 +85,9 @@ def test_a_setup_that_is_not_published_is_not_called_missing(remote: Box) -> Non
 def test_a_chain_is_walked_once(box: Box, begun: str, monkeypatch: pytest.MonkeyPatch) -> None:
     walked, real = list[str](), verify.walk_commits
 
-    def walk_commits(git: Git, walk: Walk, commits: Sequence[str]) -> list[Finding]:
+    def walk_commits(walk: Walk, commits: Sequence[str]) -> list[Finding]:
         walked.append(walk.protocol)
-        return real(git, walk, commits)
+        return real(walk, commits)
 
     monkeypatch.setattr(verify, "walk_commits", walk_commits)
     box.runner("doctor", rc=0)

@@ -23,13 +23,13 @@ from typing import Any
 
 MODULES = (
     "runner.trust.verify", "runner.trust.walk", "runner.trust.transitions", "runner.trust.permit", "runner.trust.review_context",
-    "runner.trust.approval", "runner.trust.trusted_config", "runner.trust.rules.record", "runner.trust.rules.work",
-    "runner.trust.rules.approvals", "runner.trust.rules.permissions", "runner.trust.rules.fork", "runner.trust.rules.transcript",
+    "runner.trust.approval", "runner.trust.rules.record", "runner.trust.rules.work", "runner.trust.rules.approvals",
+    "runner.trust.rules.permissions", "runner.trust.rules.fork", "runner.trust.rules.transcript",
     "runner.trust.rules.base", "runner.trust.rules.seal", "runner.trust.rules.tool_calls", "runner.app.verify",
 )  # fmt: skip
 
 # What functions return that say what is wrong: texts, findings, and answers.
-SAYS = {"Said", "Iterator[str]", "Iterator[Finding]", "str | None", "Ground | str", "TrustedConfig | str", "bool",
+SAYS = {"Said", "Iterator[str]", "Iterator[Finding]", "str | None", "View | str", "TrustedConfig | str", "bool",
         "ApprovalFile | None", "ApprovalFile", "Review", "ApprovalRequirement | None"}  # fmt: skip
 
 
@@ -56,11 +56,16 @@ class Mutant:
 
 # Functions that say nothing of a verdict, each with the tests that need what it asks.
 ELSEWHERE = {
+    "trust.verify._notes": "notes: tests/trust/test_verify.py",
+    "app.verify.washed": "what `runner fork` refuses: tests/cli/test_fork.py",
     "trust.verify.advance": "a runner's own walk, which asks what verify asks: tests/trust/test_verify.py",
     "trust.verify._refuse_newer": "how a runner's own walk words what verify finds: tests/faults/test_others.py",
     "trust.verify._beside": "where a runner's own walk goes on after a merge: tests/store/test_remote.py",
     "trust.transitions.trusted_commits": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
-    "trust.trusted_config.differs": "what a runner asks before it acts: tests/attacks/test_record_forged.py",
+    "trust.transitions.Distances.__getitem__": "as a dict has it: tests/trust/test_past.py",
+    "trust.walk.Report.is_repairable": "what `doctor` repairs: tests/cli/test_repair.py",
+    "trust.walk.Report.has_folder": "what `doctor` repairs: tests/cli/test_repair.py",
+    "trust.walk.Report.moved": "what `runner verify` shows: tests/trust/test_merged.py",
     "trust.approval.foresee": "what `approve` says beforehand: tests/cli/test_approve.py",
     "trust.review_context.ReviewContext.binds": "what `approve` shows of the changes: tests/cli/test_binding.py",
     "trust.rules.base.was_taken_away": "a note: tests/trust/test_merged.py",
@@ -210,7 +215,7 @@ def _is_report(statement: ast.stmt, returns: str) -> bool:
         case ast.Return(value=None):
             return False
         case ast.Return(value=ast.Name()):
-            return returns in ("str | None", "ApprovalRequirement | None", "Ground | str")
+            return returns in ("str | None", "ApprovalRequirement | None", "View | str")
         case ast.Return(value=ast.Call(func=ast.Name(id=name))):
             return name in ("faulty", "_missing")
         case ast.Return(value=ast.Call(func=ast.Attribute(attr="reject"))):

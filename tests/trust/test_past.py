@@ -14,7 +14,7 @@ from runner.errors import InsufficientHistoryError
 from runner.git import Git
 from runner.protocol import paths
 from runner.trust.manifest import Contents
-from runner.trust.transitions import Below, Past, unnumbered
+from runner.trust.transitions import Distances, History, unnumbered
 from tests.conftest import Box, command
 
 
@@ -69,7 +69,7 @@ def by_git(box: Box, protocol: str, tip: str, genesis: str) -> dict[str, set[str
 def test_who_wrote_what_is_what_git_says_at_every_commit(branched: tuple[Box, str]) -> None:
     box, protocol = branched
     with Git.open(box.path) as git:
-        past = Past.walked(git, protocol, box.git("rev-parse", protocol).strip())
+        past = History.walked(git, protocol, box.git("rev-parse", protocol).strip())
         for tip in past.order:
             told = by_git(box, protocol, tip, past.order[0])
             for name in ("plan.md", "context.md", "-a.md", "-b.md"):
@@ -94,7 +94,7 @@ def test_a_file_name_does_not_name_another_author(branched: tuple[Box, str]) -> 
     box.git("merge", "-q", "--no-ff", "-m", "merge", "odd")
     with Git.open(box.path) as git:
         tip = box.git("rev-parse", protocol).strip()
-        wrote = Past.walked(git, protocol, tip).wrote({unnumbered("05-odd.md")}, tip)
+        wrote = History.walked(git, protocol, tip).wrote({unnumbered("05-odd.md")}, tip)
     assert [commit.message for commit in wrote] == [b"the odd one\n"]
 
 
@@ -102,7 +102,7 @@ def test_when_a_word_came_is_told_where_one_commit_alone_touched_it(branched: tu
     box, protocol = branched
     folder = f".protocols/{protocol}/approvals"
     with Git.open(box.path) as git:
-        past = Past.walked(git, protocol, box.git("rev-parse", protocol).strip())
+        past = History.walked(git, protocol, box.git("rev-parse", protocol).strip())
         for tip in past.order:
             for name in ("one", "two", "three"):
                 path = f"{folder}/{name}.approval"
@@ -118,13 +118,13 @@ def test_when_a_word_came_is_told_where_one_commit_alone_touched_it(branched: tu
 def test_the_chain_below_a_commit(branched: tuple[Box, str]) -> None:
     box, protocol = branched
     with Git.open(box.path) as git:
-        past = Past.walked(git, protocol, box.git("rev-parse", protocol).strip())
+        past = History.walked(git, protocol, box.git("rev-parse", protocol).strip())
     newest = past.order[-1]
-    below = Below(past, past.order[-3])
+    below = Distances(past, past.order[-3])
     assert list(below) == past.order[-3::-1] and len(below) == len(past.order) - 2
     assert list(below.values()) == list(range(len(below))) and newest not in below and "0" * 40 not in below
     first = box.git("rev-list", "--first-parent", f"{past.order[0]}^..{protocol}").split()
-    assert list(Below(past, newest)) == first
+    assert list(Distances(past, newest)) == first
 
 
 ODD = ("a.b", "a/x", "a0", "a-b", "a/b/c.txt", "ä", "tab\there", "z/\udcff.bin", "Ü/y", 'quo"te', "a/b-c", "a/b.d")

@@ -21,7 +21,7 @@ from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.store.state_dir import StateDir
 from runner.trust import verify
-from runner.trust.verify import Judged, judge
+from runner.trust.walk import Report
 from runner.values import dataclass
 
 REFETCH_SECONDS = 3600.0
@@ -103,16 +103,16 @@ class Examined:
         self.has_transcripts = True  # `history.find` says so otherwise
 
     @cached_property
-    def judged(self) -> Judged:
+    def judged(self) -> Report:
         """What verify says of the branch."""
-        return judge(self.project.git, self.protocol, self.tip, self.project.trusted)
+        return verify.verify(self.project.git, self.protocol, self.tip, self.project.trusted)
 
     @cached_property
     def old(self) -> str | None:
         """The commit that verified here last, where the branch's history no longer has it."""
         return rewritten_from(self.project, self.protocol, self.tip)
 
-    def verify(self) -> tuple[Judged, str | None]:
+    def verify(self) -> tuple[Report, str | None]:
         """Return both.
 
         Raises:

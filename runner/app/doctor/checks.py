@@ -196,7 +196,7 @@ def fix_protocols(project: Project, only: str | None, tell: Callable[[str], None
         try:
             fix.fix(project, protocol, tell, by_name=only is not None)
             one = Examined(project, protocol, project.tip(protocol) or tip)
-            is_whole = one.judged.is_whole
+            is_whole = one.judged.ok
         except RunnerError as error:
             if only is not None:
                 raise

@@ -20,8 +20,9 @@ from runner.protocol.ids import branch_of
 from runner.store import checkpoints, history, publishing, record, snapshot, transaction
 from runner.store.project import Project
 from runner.store.snapshot import Folder, Snapshot
-from runner.trust import transitions
-from runner.trust.verify import Judged, is_rebased, judge, name_in, replaced
+from runner.trust import transitions, verify
+from runner.trust.verify import is_rebased, replaced
+from runner.trust.walk import Report, name_in
 
 LOST = "refs/runner/lost"
 
@@ -40,7 +41,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
             publishing.look(project, f"refs/heads/{branch_of(project.pattern, protocol)}", history.ref_of(protocol))
         here = git.ref(branch)
         tip = here or _seen_there(project, protocol) or project.protocols()[protocol]
-        judged, old = judge(git, protocol, tip, project.trusted), rewritten_from(project, protocol, tip)
+        judged, old = verify.verify(git, protocol, tip, project.trusted), rewritten_from(project, protocol, tip)
         if judged.is_foreign and old is None:
             return
         if here is None and not by_name:
@@ -50,11 +51,11 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
         if old is not None and remedy.is_adoptable(project, protocol, judged, old):
             _merge(project, protocol, _whole_of(project, protocol, old, tip), judged, tell)
             return
-        if not (judged.is_whole or judged.is_mendable):
+        if not (judged.ok or judged.is_repairable):
             raise _refused(project, protocol, judged, old)
         back: Mapping[str, tuple[str | None, str | None]] = {}
         is_left = False  # whether journals have what the record no longer has
-        if old is not None and not judged.is_mendable:
+        if old is not None and not judged.is_repairable:
             is_here = git.commit(old) is not None
             now = replaced(git, protocol, old, tip) if is_here else None
             back = publishing.history_back(project, protocol, tip, now)
@@ -62,7 +63,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
             if is_left:
                 _refuse_forgetting(project, protocol, tip, old)
         adopted = _keep(project, protocol, old, tip, judged) if old is not None else ""
-        if judged.is_mendable:
+        if judged.is_repairable:
             _repair(project, protocol, judged, tell)
         elif old is not None:
             assert judged.walk.state is not None
@@ -116,10 +117,10 @@ def _fix_there(project: Project, protocol: str, tell: Callable[[str], None]) -> 
     git, here = project.git, project.git.ref(project.branch(protocol))
     assert here is not None
     there = seen_there(project, protocol, here)
-    judged = judge(git, protocol, there, project.trusted) if there is not None else None
-    if there is None or judged is None or judged.is_whole or judged.is_foreign:
+    judged = verify.verify(git, protocol, there, project.trusted) if there is not None else None
+    if there is None or judged is None or judged.ok or judged.is_foreign:
         return
-    if judged.is_mendable:
+    if judged.is_repairable:
         _repair(project, protocol, judged, tell)
     elif remedy.is_adoptable(project, protocol, judged, here):
         _merge(project, protocol, here, judged, tell)
@@ -132,7 +133,7 @@ def _fix_there(project: Project, protocol: str, tell: Callable[[str], None]) -> 
         )
 
 
-def _merge(project: Project, protocol: str, old: str, rewritten: Judged, tell: Callable[[str], None]) -> None:
+def _merge(project: Project, protocol: str, old: str, rewritten: Report, tell: Callable[[str], None]) -> None:
     """Adopt a rebased or amended history that lacks commits which approvals are for, or which are published.
 
     `old` has them and verifies: a merge by the person continues it, with its record, and all other files of the new history.
@@ -159,8 +160,8 @@ def _merge(project: Project, protocol: str, old: str, rewritten: Judged, tell: C
         parents = (old, onto) if onto is not None else (old,)
         text = f"{protocol}: take over what the rewritten history changed\n"
         new = git.person_commit(tree, parents, project.person(), text.encode())
-    judged = judge(git, protocol, new, project.trusted)
-    if not judged.is_whole:
+    judged = verify.verify(git, protocol, new, project.trusted)
+    if not judged.ok:
         raise _refused(project, protocol, judged, old)
     lost = f"{LOST}/{protocol}/{tip[:12]}"
     why = remedy.why_merged(project, rewritten)
@@ -174,7 +175,7 @@ def _merge(project: Project, protocol: str, old: str, rewritten: Judged, tell: C
 
 def _publish(
     project: Project,
-    repaired: Judged,
+    repaired: Report,
     here: str | None,
     reason: str,
     also: Mapping[str, tuple[str | None, str | None]],
@@ -198,7 +199,7 @@ def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
         commit = git.commit(oid)
         if commit is None or oid == tip or not git.is_ancestor(old, oid) or git.is_ancestor(oid, old):
             continue
-        if judge(git, protocol, oid, project.trusted).is_whole and is_rebased(git, protocol, oid, tip):
+        if verify.verify(git, protocol, oid, project.trusted).ok and is_rebased(git, protocol, oid, tip):
             return oid
     return old
 
@@ -222,7 +223,7 @@ def _is_proof(protocol: str, path: str) -> bool:
     return paths.is_record(name_in(protocol, path)) or _is_approval(protocol, path)
 
 
-def _refused(project: Project, protocol: str, judged: Judged, old: str | None) -> IntegrityError:
+def _refused(project: Project, protocol: str, judged: Report, old: str | None) -> IntegrityError:
     where = f"{project.branch(protocol)} at {judged.tip[:12]}"
     why = judged.findings[0].text if judged.findings else "there is no folder of it"
     if old is None:
@@ -242,7 +243,7 @@ def _refused(project: Project, protocol: str, judged: Judged, old: str | None) -
     )
 
 
-def _keep(project: Project, protocol: str, old: str, tip: str, judged: Judged) -> str:
+def _keep(project: Project, protocol: str, old: str, tip: str, judged: Report) -> str:
     """Keep the history that is no longer in the branch, and return what the protocol loses with it."""
     git, now = project.git, judged.walk.state
     assert now is not None
@@ -264,7 +265,7 @@ def _keep(project: Project, protocol: str, old: str, tip: str, judged: Judged) -
     return f"{protocol}: adopted as it is at {tip[:12]}; {lost}; the old history is kept at {ref}"
 
 
-def _repair(project: Project, protocol: str, judged: Judged, tell: Callable[[str], None]) -> None:
+def _repair(project: Project, protocol: str, judged: Report, tell: Callable[[str], None]) -> None:
     """Commit the record as its events make it; where the folder was deleted, first the plan files, in the person's name."""
     git, walk, tip = project.git, judged.walk, judged.tip
     assert walk.state is not None
@@ -302,8 +303,8 @@ def _repair(project: Project, protocol: str, judged: Judged, tell: Callable[[str
             sign_with=transition.signer(project, [repaired]),
         ),
     )
-    left = judge(git, protocol, made.commit, project.trusted)
-    if not left.is_whole:
+    left = verify.verify(git, protocol, made.commit, project.trusted)
+    if not left.ok:
         raise _refused(project, protocol, left, None)
     by = ", ".join(oid[:12] for oid in walk.damaged_by)
     done = f"{protocol}: the record is repaired, {reason} ({by}); the code is unchanged"
@@ -339,7 +340,7 @@ def _tell_unpublished(project: Project, protocol: str, oid: str, tell: Callable[
         tell(f"{protocol}: the repair is here alone; `runner sync {protocol}` publishes it")
 
 
-def _restore_plan_files(project: Project, protocol: str, judged: Judged) -> str:
+def _restore_plan_files(project: Project, protocol: str, judged: Report) -> str:
     """Commit, in the person's name, the plan files of a folder that a commit deleted."""
     git, folder = project.git, paths.folder(protocol)
     tip = git.commit(judged.tip)

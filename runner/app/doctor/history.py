@@ -19,7 +19,7 @@ from runner.trust.walk import Named, Walk
 
 def find(one: Examined) -> Iterator[Finding]:
     """Yield that transcripts are missing here, or else that the remote's history may not replace the one here."""
-    if one.is_adoptable or not one.judged.is_whole:
+    if one.is_adoptable or not one.judged.ok:
         return
     lacking = transcripts(one)
     one.has_transcripts = lacking is None

@@ -15,9 +15,9 @@ from runner.executor import remedy
 from runner.protocol import ids, paths
 from runner.store import clash, history, locks, lookup, record, worktree
 from runner.store.project import Project
-from runner.trust import transitions, walk
+from runner.trust import transitions, verify, walk
 from runner.trust.rules import base
-from runner.trust.verify import judge, name_in
+from runner.trust.walk import name_in
 
 
 def gone_branches(chosen: Selection) -> Iterator[Finding]:
@@ -120,16 +120,16 @@ def rewritten_history(one: Examined) -> Iterator[Finding]:
 
 def remote_record(one: Examined) -> Iterator[Finding]:
     """Yield that the remote, as it was last seen, has a tip that does not verify."""
-    if one.is_adoptable or not one.judged.is_whole:
+    if one.is_adoptable or not one.judged.ok:
         return
     project, protocol, there = one.project, one.protocol, seen_there(one.project, one.protocol, one.tip)
     if there is None:
         return
     try:
-        judged = judge(project.git, protocol, there, project.trusted)
+        judged = verify.verify(project.git, protocol, there, project.trusted)
     except RunnerError:
         return  # it is not all here
-    if not (judged.is_whole or judged.is_foreign):
+    if not (judged.ok or judged.is_foreign):
         finding = judged.findings[0]
         yield Finding(
             "integrity",
@@ -155,7 +155,7 @@ def seen_there(project: Project, protocol: str, tip: str) -> str | None:
 def uncommitted_record(one: Examined) -> Iterator[Finding]:
     """Yield changes of the record in a worktree that are in no commit, except those that a runner is making."""
     project, protocol, ref = one.project, one.protocol, one.project.branch(one.protocol)
-    if one.is_adoptable or not one.judged.is_whole:
+    if one.is_adoptable or not one.judged.ok:
         return
     # An interrupted update of the worktree has a finding of its own.
     is_cut = project.places.making(protocol).exists() or worktree.is_cut(project.places, ref)
@@ -178,10 +178,10 @@ def uncommitted_record(one: Examined) -> Iterator[Finding]:
 def proven(one: Examined) -> Iterator[Finding]:
     """Yield what `runner verify` finds besides the transitions, where these verify."""
     project, protocol = one.project, one.protocol
-    if one.is_adoptable or not one.judged.is_whole:
+    if one.is_adoptable or not one.judged.ok:
         return
     try:
-        report, code = proof.prove(project, protocol, walked=one.judged.report)
+        report, code = proof.prove(project, protocol, walked=one.judged)
     except RunnerError as error:
         yield of_error(error, f"{protocol} cannot be verified here")
         return
@@ -206,7 +206,7 @@ def proven(one: Examined) -> Iterator[Finding]:
 def damaged_record(one: Examined) -> Iterator[Finding]:
     """Yield what does not verify in the branch here."""
     protocol, judged, branch = one.protocol, one.judged, one.project.branch(one.protocol)
-    if one.is_adoptable or judged.is_whole:
+    if one.is_adoptable or judged.ok:
         return
     if judged.is_foreign:
         if one.old is None:
@@ -219,7 +219,7 @@ def damaged_record(one: Examined) -> Iterator[Finding]:
                 f"`git branch -m {name} NAME` where it is another branch of yours",
             )
         return
-    if not judged.has_folder and judged.is_mendable:
+    if not judged.has_folder and judged.is_repairable:
         yield Finding(
             "integrity",
             f"the folder of {protocol} was removed by commit {judged.walk.damaged_by[0][:12]}",
@@ -235,7 +235,7 @@ def damaged_record(one: Examined) -> Iterator[Finding]:
             f"{finding.path or branch}, commit {finding.commit[:12]}",
             "nothing runs on a record that is not the runner's",
             f"`runner doctor --fix {protocol}` repairs it, with a commit that says so"
-            if judged.is_mendable
+            if judged.is_repairable
             else _remaining(one, finding),
         )
 

@@ -1,18 +1,19 @@
 """The rules of `verify`, by their numbers and by the names that findings have: `docs/verify.md` has a line for each.
 
-A rule of a commit is a function of (git, what the walk has seen, this commit); it yields (path, text) for each violation and changes
-neither repository nor record. A module holds the rules of one subject.
+A rule of a commit is a function of (what the walk has seen, this commit), one of a protocol a function of (git, the report on its
+chain, what lies beside it). It yields each violation, and changes neither repository nor record. A module holds one subject.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from runner.git import Git
-from runner.trust.rules import approvals, fork, permissions, record, work
-from runner.trust.walk import ParsedCommit, Said, Walk
+from runner.trust.rules import approvals, base, fork, merge, permissions, record, seal, tool_calls, transcript, work
+from runner.trust.walk import Evidence, Finding, ParsedCommit, Report, Said, Walk
 
-Rule = Callable[[Git, Walk, ParsedCommit], Said]
+Rule = Callable[[Walk, ParsedCommit], Said]
+RuleBeside = Callable[[Git, Report, Evidence], Iterator[Finding]]
 
 # What each commit of the chain is asked, in this order: number, name, rule.
 OF_COMMIT: tuple[tuple[int, str, Rule], ...] = (
@@ -40,4 +41,14 @@ OF_COMMIT: tuple[tuple[int, str, Rule], ...] = (
     (22, "needed", permissions.check_needed),
     (23, "signed", permissions.check_signed),
     (29, "forked", fork.check_forked),
+)
+
+# What lies beside the chain, in this order. Two more rules are the caller's: 27, what its machine saw, and what a CI job hands over.
+OF_PROTOCOL: tuple[tuple[int, str, RuleBeside], ...] = (
+    (25, "base", base.check_base),
+    (24, "transcript", transcript.check_transcripts),
+    (22, "needed", tool_calls.check_tool_calls),
+    (29, "forked", fork.check_origins),
+    (28, "merge", merge.check_merge),
+    (26, "seal", seal.check_seal),
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from runner.errors import InsufficientHistoryError, RunnerError
-from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import paths
 from runner.protocol.approval_file import seconds
@@ -22,37 +21,28 @@ from runner.trust.requirements import KEYBOARD
 from runner.trust.review_context import ApprovalRequest
 from runner.trust.trusted_config import TrustedConfig
 from runner.trust.walk import (
-    Ground,
     ParsedCommit,
     Said,
+    View,
     Walk,
-    at,
-    authority_at,
-    context_of,
-    edited,
-    ground_at,
-    is_judged,
-    known_of,
-    past_of,
-    uses_approvals,
 )
 
 ApprovalEvent = ev.ApprovalCounted | ev.CallDecided
 
 
-def _wrong_approvals(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
+def _wrong_approvals(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     """Return what does not hold of the words that a transition's events used.
 
     Raises:
         InsufficientHistoryError: an object that says whose word counted is not in this clone.
     """
-    assert look.trailers is not None and look.parent is not None
-    known = list(known_of(git, walk))
-    for entry in look.entries:
+    assert parsed.trailers is not None and parsed.parent is not None
+    known = list(walk.entries())
+    for entry in parsed.entries:
         event = entry.event
         if isinstance(event, ApprovalEvent):
-            found = authority_at(git, walk, look.trailers.trusted)
-            text = found if isinstance(found, str) else _judged(git, walk, look, entry, event, found, known)
+            found = walk.config_at(parsed.trailers.trusted)
+            text = found if isinstance(found, str) else _judged(walk, parsed, entry, event, found, known)
             if text is not None:
                 walk.doubted.add(entry.revision)
                 yield f"`{event.name}` of {event.subject}: {text}"
@@ -62,16 +52,16 @@ def _wrong_approvals(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
         known.append(RawEntry(entry.revision, event.name, event.subject, entry.time, entry.actor, ev.fields_of(event)))
 
 
-def _ground(git: Git, walk: Walk, look: ParsedCommit, event: ApprovalEvent) -> Ground | str:
+def _view(walk: Walk, parsed: ParsedCommit, event: ApprovalEvent) -> View | str:
     """Return what the event was judged on: the commit before it or, where the work was merged onto others', the one that it names."""
-    assert look.parent is not None
-    past = past_of(git, walk, look)
-    commit = event.at or look.parent.oid
+    assert parsed.parent is not None
+    past = walk.history(parsed)
+    commit = event.at or parsed.parent.oid
     if commit not in past.places:
         return f"it was judged at {commit[:12]}, which is no commit of the branch before it"
-    if commit != look.parent.oid and not any(one.type.role == "work" for one in look.events):
+    if commit != parsed.parent.oid and not any(one.type.role == "work" for one in parsed.events):
         return f"it was judged at {commit[:12]}, and no work that began there ends here"
-    work = look.first(ev.StepFinished)
+    work = parsed.first(ev.StepFinished)
     if (
         event.at
         and isinstance(event, ev.ApprovalCounted)
@@ -79,14 +69,13 @@ def _ground(git: Git, walk: Walk, look: ParsedCommit, event: ApprovalEvent) -> G
         and work.start != event.at
     ):
         return f"it was judged at {commit[:12]}, and the work began at {work.start[:12]}"
-    found = ground_at(git, walk, look, commit)
-    return found if isinstance(found, str) else edited(found)
+    found = walk.view_at(parsed, commit)
+    return found if isinstance(found, str) else found.edited()
 
 
 def _judged(
-    git: Git,
     walk: Walk,
-    look: ParsedCommit,
+    parsed: ParsedCommit,
     entry: Entry,
     event: ApprovalEvent,
     found: TrustedConfig,
@@ -94,30 +83,30 @@ def _judged(
 ) -> str | None:
     """Return why an event that used words does not hold, or None."""
     try:
-        ground = _ground(git, walk, look, event)
+        view = _view(walk, parsed, event)
     except InsufficientHistoryError:
         raise
     except RunnerError as error:
         return f"{error.what}, {error.where}"
-    if isinstance(ground, str):
-        return ground
-    wait = next((one for one in ground.state.waiting if one.id == event.wait), None)
+    if isinstance(view, str):
+        return view
+    wait = next((one for one in view.state.waiting if one.id == event.wait), None)
     if wait is None or wait.kind not in event.type.ends:
         return f"{event.wait} is no wait for such a word"
     if wait.subject != event.subject:
         return f"{event.wait} is about {wait.subject}"
     if event.by in (KEYBOARD, [KEYBOARD]):
-        return _at_keyboard(git, walk, ground, event, found)
+        return _at_keyboard(walk, view, event, found)
     try:
-        subject = requirements.subject_of(wait, ground.state, known)
-        asked = requirements.requirement_of(found, subject, wait.text, ground.plan, paths.folder(walk.protocol))
+        subject = requirements.subject_of(wait, view.state, known)
+        asked = requirements.requirement_of(found, subject, wait.text, view.plan, paths.folder(walk.protocol))
     except RunnerError as error:
         return f"{error.what}, {error.where}"
     if asked is None:
         return f"no signed word was needed by the policy of {found.commit[:12]}"
-    context = context_of(git, walk, ground, found, seconds(entry.time))
+    context = view.context(found, seconds(entry.time))
     asking = ApprovalRequest.of(context, wait) if event.reviews else None
-    standing = approval.judge(context, asked, ground.plan, requirements.used(subject, known), event.reviews, asking)
+    standing = approval.judge(context, asked, view.plan, requirements.used(subject, known), event.reviews, asking)
     return _differs(event, standing, context.approvals())
 
 
@@ -146,22 +135,22 @@ def _differs(
     return "; ".join(why[:3]) or f"other words count: {', '.join(word.approver for word in words) or 'none'}"
 
 
-def _at_keyboard(git: Git, walk: Walk, ground: Ground, event: ApprovalEvent, found: TrustedConfig) -> str | None:
+def _at_keyboard(walk: Walk, view: View, event: ApprovalEvent, found: TrustedConfig) -> str | None:
     """Return why a word that was given at a terminal does not hold, or None: it serves where there is no policy, and never was."""
     if event.approvals:
         return "it was given at a keyboard, and names words that are signed"
     if found.policy is not None:
         return f"it was given at a keyboard, and there was a policy in {found.commit[:12]}"
-    for told, place in ground.past.told.items():
-        if told != found.commit and place <= ground.past.places[ground.commit]:
-            other = authority_at(git, walk, told)
+    for told, place in view.history.told.items():
+        if told != found.commit and place <= view.history.places[view.commit]:
+            other = walk.config_at(told)
             if isinstance(other, str) or other.policy is not None:
                 return f"it was given at a keyboard, and there had been a policy in {told[:12]}"
     return None
 
 
-def check_counted(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_counted(walk: Walk, parsed: ParsedCommit) -> Said:
     """20. The words that an event uses are those that counted then, and they were enough."""
-    if is_judged(look) and uses_approvals(look):
-        for text in _wrong_approvals(git, walk, look):
-            yield at(walk, paths.LOG), text
+    if parsed.is_judged and parsed.uses_approvals:
+        for text in _wrong_approvals(walk, parsed):
+            yield walk.path(paths.LOG), text

@@ -14,7 +14,7 @@ from runner.protocol import log, paths
 from runner.store import history
 from runner.store import record as record_
 from runner.trust.transitions import chain_of, is_transition, missing
-from runner.trust.walk import Finding, Report, record_of
+from runner.trust.walk import Evidence, Finding, Report, record_of
 
 LOOK_BACK = 100  # commits of a base that touched the record
 
@@ -120,3 +120,8 @@ def _records(git: Git, protocol: str, tip: str) -> Iterator[dict[str, object]]:
             found = record_of(git, commit, protocol)
             if found:
                 yield dict(found)
+
+
+def check_base(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding]:
+    """25. The record that a base holds is one of the chain's."""
+    yield from wrong(git, report.protocol, report.tip, evidence.bases, evidence.remote)

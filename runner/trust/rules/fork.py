@@ -16,32 +16,33 @@ from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Json, State, StepStatus
 from runner.store import record
-from runner.trust.walk import Origin, ParsedCommit, Said, Walk, at
+from runner.trust.rules import tool_calls, transcript
+from runner.trust.walk import Evidence, Finding, Named, Origin, ParsedCommit, Report, Said, Walk
 
 
-def wrong(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
+def wrong(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     """Return why what a `forked` says does not hold; what is to be said of it where it does is kept in the walk.
 
     Raises:
         InsufficientHistoryError: the other protocol's history is not whole here.
     """
-    event = look.first(ev.Forked)
+    event = parsed.first(ev.Forked)
     assert isinstance(event, ev.Forked)
     origin, _, revision = event.source.partition("@")
     if not (ids.is_protocol_id(origin) and revision.isascii() and revision.isdigit()) or origin == walk.protocol:
         yield f"`{event.source}` is no revision of another protocol"
         return
-    told = log.parse_message(look.parent.message) if look.parent else None
-    if look.parent is None or told is None or (told.protocol, str(told.revision)) != (origin, revision):
+    told = log.parse_message(parsed.parent.message) if parsed.parent else None
+    if parsed.parent is None or told is None or (told.protocol, str(told.revision)) != (origin, revision):
         yield f"it does not begin at the commit of {event.source}"
         return
-    report = walk.verify(origin, look.parent.oid)
+    report = walk.verify(origin, parsed.parent.oid)
     if not report.ok or report.state is None:
         why = f"{report.findings[0].rule}: {report.findings[0].text}" if report.findings else "it has no record"
         yield f"{event.source} does not verify: {why}"
         return
-    yield from differs(event, report.state, record.events(git, origin, look.parent.oid))
-    walk.origins = [Origin(origin, look.commit.oid, report.transcripts), *report.origins]
+    yield from differs(event, report.state, record.events(walk.git, origin, parsed.parent.oid))
+    walk.origins = [Origin(origin, parsed.commit.oid, report.transcripts), *report.origins]
     walk.taken_over = [f"begun at {event.source}, which verifies", *(f"{origin}: {note}" for note in report.notes)]
 
 
@@ -87,8 +88,32 @@ def _text(value: Json) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def check_forked(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_forked(walk: Walk, parsed: ParsedCommit) -> Said:
     """29. What a fork has as done was done in the protocol that it names, at the commit that it begins at, and that verifies."""
-    if look.first(ev.Forked) is not None and look.illegal is None:
-        for text in wrong(git, walk, look):
-            yield at(walk, paths.LOG), text
+    if parsed.first(ev.Forked) is not None and parsed.illegal is None:
+        for text in wrong(walk, parsed):
+            yield walk.path(paths.LOG), text
+
+
+def check_origins(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding]:
+    """29. The transcripts of the protocols that a fork continues show nothing against them."""
+    for origin in report.origins:
+        yield from of_origin(git, report.protocol, origin, evidence)
+
+
+def of_origin(git: Git, protocol: str, origin: Origin, evidence: Evidence) -> Iterator[Finding]:
+    """Yield what the transcripts of a fork's origin show against it, as findings of the fork, which is `protocol`.
+
+    Raises:
+        InsufficientHistoryError: one is not in this clone, and the others hold.
+    """
+    proven: list[tuple[Named, str]] = []
+    kept = evidence.history_of(origin)
+
+    def found() -> Iterator[Finding]:
+        yield from transcript.wrong(git, origin.protocol, origin.named, kept, evidence.remote, proven)
+        yield from tool_calls.wrong(git, origin.protocol, proven, evidence.trusted)
+
+    at = f"{paths.folder(protocol)}/{paths.LOG}"
+    for one in found():
+        yield Finding("forked", origin.fork, at, f"{origin.protocol} does not verify: {one.rule}: {one.text}")

@@ -14,22 +14,21 @@ from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.protocol import log, paths
 from runner.store import record
-from runner.store.trusted import Trusted
 from runner.trust import approval, requirements, trusted_config
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.review_context import RejectionReason, ReviewContext
-from runner.trust.transitions import missing
+from runner.trust.transitions import missing, transitions_below
 from runner.trust.trusted_config import TrustedConfig
-from runner.trust.walk import Finding, Report
+from runner.trust.walk import Evidence, Finding, Report
 
 
-def wrong(git: Git, report: Report, trusted: Trusted, notes: list[str]) -> Iterator[Finding]:
-    """Return the merge into the trusted branch that lacked a word, if it did. `notes`: gets what a reader should know of it.
+def check_merge(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding]:
+    """28. The merge into the trusted branch had the approval that the policy required then.
 
     Raises:
         InsufficientHistoryError: the commit that was merged onto is not in this clone.
     """
-    protocol, state = report.protocol, report.state
+    protocol, state, trusted, notes = report.protocol, report.state, evidence.trusted, evidence.notes
     if state is None or not record.is_merged(git, protocol, report.tip, trusted.commit):
         return
     merge = git.commit(record.merged_in(git, protocol, trusted.commit) or "")
@@ -87,12 +86,7 @@ def _has_accounts(found: TrustedConfig, wanted: ApprovalRequirement) -> bool:
 
 def _last_trusted(git: Git, report: Report) -> str | None:
     """Return the trusted commit that the chain's last transition names."""
-    for oid in git.first_parents(report.tip):
-        commit = git.commit(oid)
-        told = log.parse_message(commit.message) if commit is not None else None
-        if told is not None and told.protocol == report.protocol:
-            return told.trusted
-    return None
+    return next((one.trailers.trusted for one in transitions_below(git, report.protocol, report.tip)), None)
 
 
 def _seconds(ident: bytes) -> int:

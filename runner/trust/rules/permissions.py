@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.protocol import events as ev
-from runner.protocol import log, machine, paths
+from runner.protocol import machine, paths
 from runner.protocol.approval_file import seconds
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
@@ -26,24 +26,14 @@ from runner.trust.requirements import ApprovalRequirement
 from runner.trust.review_context import ReviewContext
 from runner.trust.rules.approvals import ApprovalEvent
 from runner.trust.rules.work import check_work
-from runner.trust.transitions import is_done, missing
+from runner.trust.transitions import first_parents, is_done, missing, transition_of
 from runner.trust.trusted_config import TrustedConfig, raw_signature
 from runner.trust.walk import (
-    Ground,
     ParsedCommit,
     Said,
-    Stood,
+    StillValid,
+    View,
     Walk,
-    at,
-    authority_at,
-    context_of,
-    deed_of,
-    ground_at,
-    is_judged,
-    known_of,
-    past_of,
-    rules_at,
-    uses_approvals,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +49,7 @@ if TYPE_CHECKING:
 # --- 21: whose policy it was ---------------------------------------------------------------------------------------------
 
 
-def went_back(git: Git, walk: Walk, look: ParsedCommit, *, used: bool) -> Iterator[str]:
+def went_back(walk: Walk, parsed: ParsedCommit, *, used: bool) -> Iterator[str]:
     """Return what is wrong with the policy that a transition names: that it is an older one, or no one's.
 
     `used`: whether words were counted by it; else a commit whose policy and keys are the same serves as well.
@@ -67,55 +57,52 @@ def went_back(git: Git, walk: Walk, look: ParsedCommit, *, used: bool) -> Iterat
     Raises:
         InsufficientHistoryError: a commit of the trusted branch is not in this clone.
     """
-    assert look.trailers is not None and look.parent is not None
-    now, past = look.trailers.trusted, past_of(git, walk, look)
-    if not used and git.commit(now) is None and _is_free(git, walk):
+    assert parsed.trailers is not None and parsed.parent is not None
+    now, past = parsed.trailers.trusted, walk.history(parsed)
+    if not used and walk.git.commit(now) is None and _is_free(walk):
         walk.unseen.add(now)
         return
-    trusted_config.there(git, now)
+    trusted_config.there(walk.git, now)
     if now in past.places:
         yield f"the policy is taken from {now[:12]}, a commit of the protocol's own branch"
         return
     if walk.trusted is not None and walk.trusted.remote is None:
         return  # a local branch, which whoever works here may rewrite
-    since = min((past.places[oid] for oid in _grounds(git, walk, look)), default=len(past.order))
+    since = min((past.places[oid] for oid in _starts(walk, parsed)), default=len(past.order))
     told = [
         before
         for before, place in past.told.items()
-        if place <= since
-        and before != now
-        and before not in walk.unseen
-        and (used or not _same(git, walk, before, now))
+        if place <= since and before != now and before not in walk.unseen and (used or not _same(walk, before, now))
     ]
     # The last one first: what that is known to be above is below this one too.
-    newer = {before for before in reversed(told) if not _is_below(git, walk, before, now)}
+    newer = {before for before in reversed(told) if not _is_below(walk, before, now)}
     for before in filter(newer.__contains__, told):
         yield f"the policy went back: it was that of {before[:12]} before, and is that of {now[:12]}"
     seen = walk.trusted
-    if seen is None or now in walk.was_at or (not used and _same(git, walk, seen.commit, now)):
+    if seen is None or now in walk.known_trusted or (not used and _same(walk, seen.commit, now)):
         return
-    off = list(_off_branch(git, seen.commit, now, seen.branch)) if seen.commit != now else []
+    off = list(_off_branch(walk.git, seen.commit, now, seen.branch)) if seen.commit != now else []
     if not off:
-        walk.was_at.add(now)
+        walk.known_trusted.add(now)
     yield from off
 
 
-def _is_below(git: Git, walk: Walk, old: str, new: str) -> bool:
-    known = walk.below.setdefault(new, set())
-    if old not in known and trusted_config.is_below(git, old, new):
-        known |= {old, *walk.below.get(old, ())}
+def _is_below(walk: Walk, old: str, new: str) -> bool:
+    known = walk.ancestors.setdefault(new, set())
+    if old not in known and trusted_config.is_below(walk.git, old, new):
+        known |= {old, *walk.ancestors.get(old, ())}
     return old in known
 
 
-def _is_free(git: Git, walk: Walk) -> bool:
+def _is_free(walk: Walk) -> bool:
     """Return whether nobody is asked here: the trusted branch is a local one, or has no policy."""
     seen = walk.trusted
-    return seen is not None and (seen.remote is None or rules_at(git, walk, seen.commit)[0] is None)
+    return seen is not None and (seen.remote is None or walk.rules_at(seen.commit)[0] is None)
 
 
-def _same(git: Git, walk: Walk, one: str, other: str) -> bool:
+def _same(walk: Walk, one: str, other: str) -> bool:
     """Return whether two trusted commits have the same policy and keys."""
-    return rules_at(git, walk, one) == rules_at(git, walk, other)
+    return walk.rules_at(one) == walk.rules_at(other)
 
 
 def _off_branch(git: Git, seen: str, now: str, branch: str) -> Iterator[str]:
@@ -140,23 +127,23 @@ def _off_branch(git: Git, seen: str, now: str, branch: str) -> Iterator[str]:
 # --- 22: what was needed -------------------------------------------------------------------------------------------------
 
 
-def wrong(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
+def wrong(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     """Return what a transition did without the word that it needed, or against the policy.
 
     Raises:
         InsufficientHistoryError: an object that says whose word was needed is not in this clone.
     """
-    assert look.trailers is not None
-    if look.trailers.trusted in walk.unseen:
+    assert parsed.trailers is not None
+    if parsed.trailers.trusted in walk.unseen:
         return
-    found = authority_at(git, walk, look.trailers.trusted)
+    found = walk.config_at(parsed.trailers.trusted)
     if isinstance(found, str):
         yield found
         return
     told: str | None = None
-    for commit in _grounds(git, walk, look):
+    for commit in _starts(walk, parsed):
         try:
-            told = _wrong_at(git, walk, look, found, commit)
+            told = _wrong_at(walk, parsed, found, commit)
         except InsufficientHistoryError:
             raise
         except RunnerError as error:
@@ -167,47 +154,43 @@ def wrong(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
         yield told
 
 
-def _grounds(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
+def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     """Return the commits that the deed may have begun at, the likeliest first."""
-    assert look.parent is not None
-    past, number = past_of(git, walk, look), deed_of(look)
-    deed = None if number is None else look.events[number]
-    judged = [event.at for event in look.events if isinstance(event, ApprovalEvent) and event.at in past.places]
+    assert parsed.parent is not None
+    past, number = walk.history(parsed), parsed.action
+    deed = None if number is None else parsed.events[number]
+    judged = [event.at for event in parsed.events if isinstance(event, ApprovalEvent) and event.at in past.places]
     if judged and judged[0] is not None:
         yield judged[0]
         return
     if isinstance(deed, ev.StepFinished) and deed.executor != "person" and deed.start in past.places:
         yield deed.start
         return
-    at: str | None = look.parent.oid
-    while at is not None and at in past.places:
-        yield at
-        commit = git.commit(at)
-        if commit is None:
-            raise missing(git, f"commit {at[:12]}")
-        told = log.parse_message(commit.message)
-        named = {one.partition(" ")[0] for one in told.events} if told and told.protocol == walk.protocol else set()
-        # Work that ends otherwise than by `step-finished`, which alone says where it began: people's commits may lie between.
-        is_late = (
-            deed is not None
-            and deed.type.role == "work"
-            and not isinstance(deed, ev.StepFinished)
-            and not (isinstance(deed, ev.Asked) and deed.kind == "human")
-        )
-        if is_done(named) or not is_late:
+    # Work that ends otherwise than by `step-finished`, which alone says where it started: people's commits may lie between.
+    is_late = (
+        deed is not None
+        and deed.type.role == "work"
+        and not isinstance(deed, ev.StepFinished)
+        and not (isinstance(deed, ev.Asked) and deed.kind == "human")
+    )
+    for commit in first_parents(walk.git, parsed.parent.oid):
+        if commit.oid not in past.places:
             return
-        at = commit.parents[0] if commit.parents else None
+        yield commit.oid
+        own = transition_of(commit, walk.protocol)
+        if not is_late or (own is not None and is_done(name for name, _ in own.events)):
+            return
 
 
-def _wrong_at(git: Git, walk: Walk, look: ParsedCommit, found: TrustedConfig, commit: str) -> str | None:
+def _wrong_at(walk: Walk, parsed: ParsedCommit, found: TrustedConfig, commit: str) -> str | None:
     """Return what was wrong with the deed if it began at the commit, or None."""
-    number = deed_of(look)
+    number = parsed.action
     assert number is not None
-    deed, prefix = look.entries[number], look.entries[:number]
-    ground = ground_at(git, walk, look, commit)
-    if isinstance(ground, str):
-        return ground
-    state, known, now = ground.state, known_of(git, walk), []
+    deed, prefix = parsed.entries[number], parsed.entries[:number]
+    view = walk.view_at(parsed, commit)
+    if isinstance(view, str):
+        return view
+    state, known, now = view.state, walk.entries(), []
     if known and known[-1].revision > state.revision:
         known = [one for one in known if one.revision <= state.revision]
     for entry in prefix:
@@ -219,18 +202,18 @@ def _wrong_at(git: Git, walk: Walk, look: ParsedCommit, found: TrustedConfig, co
                 else []
             )
         state = machine.apply(state, dataclasses.replace(entry, revision=state.revision + 1))
-    step = ground.plan.step(deed.event.subject)
+    step = view.plan.step(deed.event.subject)
     if step is None or step.slug not in state.steps:
         # It is no step there any more, or not yet: what is left of it can only end, and nobody asked what its words were.
         done = isinstance(deed.event, ev.StepFinished | ev.QaPassed | ev.StepCompleted)
         return f"{deed.event.subject}: it was done, and was no step of the plan in {commit[:12]}" if done else None
-    context = context_of(git, walk, dataclasses.replace(ground, state=state), found, _began(deed, known))
+    context = dataclasses.replace(view, state=state).context(found, _began(deed, known))
     if (told := _denied(deed, found, step)) is not None:
         return told
-    asked = permit.before(context, ground.plan, step, loose=True)
-    if (owed := _owed(walk, context, ground, step, asked, now, known)) is not None:
+    asked = permit.before(context, view.plan, step, loose=True)
+    if (owed := _owed(walk, context, view, step, asked, now, known)) is not None:
         return _missing(step, owed)
-    return _wrong_work(git, look, context, ground, step, deed, now, known)
+    return _wrong_work(walk.git, parsed, context, view, step, deed, now, known)
 
 
 def _began(deed: Entry, known: Sequence[RawEntry]) -> int:
@@ -257,7 +240,7 @@ def _missing(step: Step, owed: ApprovalRequirement) -> str:
 def _owed(
     walk: Walk,
     context: ReviewContext,
-    ground: Ground,
+    view: View,
     step: Step,
     asked: Sequence[ApprovalRequirement],
     now: Sequence[Subject],
@@ -269,26 +252,28 @@ def _owed(
         if one.subject in now or (counted and counted[-1].revision in walk.doubted):
             continue
         if one.subject.kind != "plan" or not counted:
-            if not permit.stands(context, one, ground.plan, step, known):
+            if not permit.stands(context, one, view.plan, step, known):
                 return one
         elif not _still_stands(walk, context, one, counted[-1]):
-            if not permit.stands(context, one, ground.plan, step, known):
+            if not permit.stands(context, one, view.plan, step, known):
                 return one
             begins = context.state.steps[step.slug].status in ("pending", "running")
             if begins and step.header.kind != "human":  # all of the plan was context, not what its step has left alone
-                walk.stood["plan"] = _stood(walk, context, counted[-1])
+                walk.still_valid["plan"] = _stood(walk, context, counted[-1])
     return None
 
 
-def _stood(walk: Walk, context: ReviewContext, counted: RawEntry) -> Stood:
+def _stood(walk: Walk, context: ReviewContext, counted: RawEntry) -> StillValid:
     named = counted.fields.get("approvals") or []
     ends = [word.signed.statement.expires_at for word in context.approvals() if word.signed and word.id in named]
-    return Stood(counted.revision, context.trusted.commit, len(walk.approvals), min(ends, default=2**63), context.tip)
+    return StillValid(
+        counted.revision, context.trusted.commit, len(walk.approvals), min(ends, default=2**63), context.tip
+    )
 
 
 def _still_stands(walk: Walk, context: ReviewContext, one: ApprovalRequirement, counted: RawEntry) -> bool:
     """Return whether nothing has changed since the words on the plan stood for an earlier deed: each step asks for them again."""
-    before: Stood | None = walk.stood.get("plan")
+    before: StillValid | None = walk.still_valid.get("plan")
     if before is None or context.at >= before.until:
         return False
     if (before.revision, before.trusted, before.approvals) != (
@@ -304,43 +289,43 @@ def _still_stands(walk: Walk, context: ReviewContext, one: ApprovalRequirement, 
         if any(context.covers(one.subject, path) for path in changed):
             return False
     if start <= end:
-        walk.stood["plan"] = dataclasses.replace(before, commit=context.tip)
+        walk.still_valid["plan"] = dataclasses.replace(before, commit=context.tip)
     return start <= end
 
 
 def _wrong_work(
     git: Git,
-    look: ParsedCommit,
+    parsed: ParsedCommit,
     context: ReviewContext,
-    ground: Ground,
+    view: View,
     step: Step,
     deed: Entry,
     now: Sequence[Subject],
     known: Sequence[RawEntry],
 ) -> str | None:
     """Return what is wrong with the work that the transition brought, or that it calls done."""
-    assert look.parent is not None
-    event, tree = deed.event, (look.parent.oid, look.commit.oid)
-    if isinstance(event, ev.StepFinished) and event.executor == "person" and event.start in ground.past.places:
-        tree = (event.start, look.commit.oid)
+    assert parsed.parent is not None
+    event, tree = deed.event, (parsed.parent.oid, parsed.commit.oid)
+    if isinstance(event, ev.StepFinished) and event.executor == "person" and event.start in view.history.places:
+        tree = (event.start, parsed.commit.oid)
     completed = next(
         (
             place
-            for place, one in enumerate(look.events)
+            for place, one in enumerate(parsed.events)
             if isinstance(one, ev.StepCompleted) and one.subject == step.slug
         ),
         None,
     )
     if completed is not None:
         here = isinstance(event, ev.StepFinished)
-        asked = permit.after(context, ground.plan, step, tree if here else None)
-        told = [*known, *look.raw[:completed]]
-        owed = permit.first(context, ground.plan, step, asked, now, told)
+        asked = permit.after(context, view.plan, step, tree if here else None)
+        told = [*known, *parsed.raw[:completed]]
+        owed = permit.first(context, view.plan, step, asked, now, told)
         return _missing(step, owed) if owed else None
     row = event.type
     if not row.has_work:
         return None
-    for said in permit.work_of(context, ground.plan, step, tree):
+    for said in permit.work_of(context, view.plan, step, tree):
         if said.verdict == "deny" or (row.opens and said.verdict == "ask"):
             what = "denies" if said.verdict == "deny" else "wants a word, before it is on the branch, on"
             return f"{step.slug}: the policy {what} what it changed by `{said.rule}`: {said.reason}"
@@ -355,32 +340,32 @@ def is_said(event: ev.Event) -> bool:
     return event.type.said_by in ("person", "either") and (event.name != "asked" or event.subject == "plan")
 
 
-def unsigned(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
+def unsigned(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     """Return what is wrong with a commit's signature: that it is bad or, where the policy wants one, whose it is."""
-    text, armour = raw_signature(git, look.commit) if look.commit.signed else (b"", b"")
+    text, armour = raw_signature(walk.git, parsed.commit) if parsed.commit.signed else (b"", b"")
     # One that cannot be read is nobody's.
     made = trusted_config.read_ssh(armour) if armour.startswith(b"-----BEGIN SSH") else None
     if made is not None and not made.holds_for(text):
         yield "the commit's signature is bad: the mathematics fails"
         return
-    if look.trailers is None or look.illegal is not None:
+    if parsed.trailers is None or parsed.illegal is not None:
         return
-    trusted = look.trailers.trusted
-    if git.commit(trusted) is None and _is_free(git, walk):
+    trusted = parsed.trailers.trusted
+    if walk.git.commit(trusted) is None and _is_free(walk):
         return
-    if rules_at(git, walk, trusted)[0] is None:
+    if walk.rules_at(trusted)[0] is None:
         return
-    found = authority_at(git, walk, trusted)
+    found = walk.config_at(trusted)
     if isinstance(found, str) or found.policy is None or found.policy.words.transitions != "signed":
         return
-    at = seconds(look.entries[-1].time)
+    at = seconds(parsed.entries[-1].time)
     listed = found.signers.of_key(made.key) if made is not None else None
     who = [listed.principal] if listed is not None else []
     told = "" if armour else f"it is not signed, and the policy of {trusted[:12]} wants that"
-    for principal in (*who, *(email.casefold() for email in look.commit.emails)):
+    for principal in (*who, *(email.casefold() for email in parsed.commit.emails)):
         verdict = found.judge(text, armour, principal, at)
         told = told or verdict.reason
-        if verdict.ok and (principal in found.agents or all(map(is_said, look.events))):
+        if verdict.ok and (principal in found.agents or all(map(is_said, parsed.events))):
             walk.signed += 1
             return
         if verdict.ok:
@@ -389,23 +374,23 @@ def unsigned(git: Git, walk: Walk, look: ParsedCommit) -> Iterator[str]:
     yield told or "its signature is nobody's"
 
 
-def check_trusted(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_trusted(walk: Walk, parsed: ParsedCommit) -> Said:
     """21. The policy that words were counted or work was done under is the trusted branch's, and no older one than before."""
-    used = uses_approvals(look)
-    if is_judged(look) and (used or deed_of(look) is not None):
-        for text in went_back(git, walk, look, used=used):
+    used = parsed.uses_approvals
+    if parsed.is_judged and (used or parsed.action is not None):
+        for text in went_back(walk, parsed, used=used):
             yield "", text
 
 
-def check_needed(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_needed(walk: Walk, parsed: ParsedCommit) -> Said:
     """22. What was done had the words that the policy of then and the plan wanted for it, and nothing of it was denied."""
-    if is_judged(look) and deed_of(look) is not None and next(check_work(git, walk, look), None) is None:
-        for text in wrong(git, walk, look):
-            yield at(walk, paths.LOG), text
+    if parsed.is_judged and parsed.action is not None and next(check_work(walk, parsed), None) is None:
+        for text in wrong(walk, parsed):
+            yield walk.path(paths.LOG), text
 
 
-def check_signed(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_signed(walk: Walk, parsed: ParsedCommit) -> Said:
     """23. A transition is signed by a key that the policy of then lists, where it wants that; and no signature is a bad one."""
-    if look.commit.signed or (look.trailers is not None and look.illegal is None):
-        for text in unsigned(git, walk, look):
+    if parsed.commit.signed or (parsed.trailers is not None and parsed.illegal is None):
+        for text in unsigned(walk, parsed):
             yield "", text

@@ -10,36 +10,36 @@ from collections.abc import Iterator
 
 from runner.errors import IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import log, paths, seal_file, state
+from runner.protocol import paths, seal_file, state
 from runner.protocol.approval_file import seconds
 from runner.protocol.digest import digest
 from runner.protocol.seal_file import Seal
 from runner.store import history
 from runner.store.trusted import Trusted
 from runner.trust import trusted_config
-from runner.trust.transitions import missing
-from runner.trust.walk import Finding, Report
+from runner.trust.transitions import missing, transition_of
+from runner.trust.walk import Evidence, Finding, Report
 
 
 def of(git: Git, protocol: str, repo: str, signer: str, tip: str, time: str) -> Seal | None:
     """Return the seal of a transition of the protocol's; None where it is none."""
     commit = git.commit(tip)
-    told = log.parse_message(commit.message) if commit is not None else None
+    own = transition_of(commit, protocol)
     data = git.blob(f"{tip}:{paths.folder(protocol)}/{paths.STATE}")
-    if commit is None or told is None or told.protocol != protocol or data is None:
+    if commit is None or own is None or data is None:
         return None
     genesis = state.load(data, paths.STATE).genesis
-    return Seal(repo, protocol, genesis, str(told.revision), tip, commit.tree, digest(data), signer, time)
+    return Seal(repo, protocol, genesis, str(own.trailers.revision), tip, commit.tree, digest(data), signer, time)
 
 
-def wrong(git: Git, report: Report, trusted: Trusted) -> Iterator[Finding]:
-    """Return what does not hold of the seal that the history ends with; nothing where it has none."""
+def check_seal(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding]:
+    """26. The seal that the history ends with, where it has one, is a runner's and says what the chain came to."""
     found = read(git, report.protocol)
     if found is None:
         return
     where = f"{history.ref_of(report.protocol)}:{seal_file.FILE}"
     try:
-        for text in _wrong(git, report, trusted, found, where):
+        for text in _wrong(git, report, evidence.trusted, found, where):
             yield Finding("seal", "", where, text)
     except RunnerError as error:
         if not isinstance(error, IntegrityError):
@@ -61,12 +61,12 @@ def _wrong(git: Git, report: Report, trusted: Trusted, data: bytes, where: str) 
     if there != said:
         yield f"it does not say what stands in {said.tip[:12]}"
         return
-    commit = git.commit(said.tip)
-    told = log.parse_message(commit.message) if commit is not None else None
-    assert told is not None  # `of` read it
-    if git.commit(told.trusted) is None:
-        raise missing(git, f"commit {told.trusted[:12]} of the trusted branch")
-    found = trusted_config.load(git, told.trusted, trusted.branch, revoked_at=trusted.commit)
+    own = transition_of(git.commit(said.tip), report.protocol)
+    assert own is not None  # `of` read it
+    ruled = own.trailers.trusted
+    if git.commit(ruled) is None:
+        raise missing(git, f"commit {ruled[:12]} of the trusted branch")
+    found = trusted_config.load(git, ruled, trusted.branch, revoked_at=trusted.commit)
     if found.repo != said.repo:
         yield "it is of another repository"
     elif said.signer not in found.agents:

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from runner.errors import IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import agent_file, log, paths, plans, strict_yaml, transcript
+from runner.protocol import agent_file, paths, plans, strict_yaml, transcript
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
 from runner.protocol.transcript import Record
 from runner.store import record
 from runner.store.trusted import Trusted
 from runner.trust import policy, trusted_config
+from runner.trust.transitions import transitions_below
 from runner.trust.trusted_config import TrustedConfig
-from runner.trust.walk import Finding, Named
+from runner.trust.walk import Evidence, Finding, Named, Report
 
 _OWN = ("finish", "ask_person", "publish_artifact")  # of the loop itself: they do nothing
 
@@ -61,15 +63,8 @@ def wrong(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trusted: T
 
 def _policies(git: Git, protocol: str, commit: str) -> Iterator[str]:
     """Return the trusted commits whose policy may have held: what a kill cut off is told by a later transition, under its own."""
-    at: str | None = commit
-    found = 0
-    while at is not None and found < 2:
-        here = git.commit(at)
-        told = log.parse_message(here.message) if here is not None else None
-        if told is not None and told.protocol == protocol:
-            found += 1
-            yield told.trusted
-        at = here.parents[0] if here is not None and here.parents else None
+    for one in islice(transitions_below(git, protocol, commit), 2):
+        yield one.trailers.trusted
 
 
 def _made(lines: Sequence[Record], start: int) -> list[tuple[str, Mapping[str, Any], bool]]:
@@ -163,3 +158,8 @@ def _tool_of(git: Git, commit: str, protocol: str, name: str) -> str:
 
     data = git.blob(f"{commit}:{paths.folder(protocol)}/{paths.call_file(name)}")
     return call_file.parse(data, name).tool if data is not None else ""
+
+
+def check_tool_calls(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding]:
+    """22. No call in a transcript was made against the policy, or without the approval that it required."""
+    yield from wrong(git, report.protocol, evidence.proven, evidence.trusted)

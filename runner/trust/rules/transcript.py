@@ -15,7 +15,7 @@ from runner.git import Git
 from runner.protocol.digest import digest
 from runner.store import history
 from runner.trust.transitions import missing
-from runner.trust.walk import Finding, Named
+from runner.trust.walk import Evidence, Finding, Named, Report
 
 
 def wrong(
@@ -122,3 +122,9 @@ def _files(git: Git, protocol: str, tip: str) -> dict[str, list[str]]:
 def last_commit(git: Git, protocol: str, tip: str) -> str | None:
     """Return the branch's commit that the history up to `tip` was last filed beside."""
     return next((branch for _, branch in history.commits(git, protocol, tip)), None)
+
+
+def check_transcripts(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding]:
+    """24. The transcripts of the history are those that the log names."""
+    named = report.transcripts
+    yield from wrong(git, report.protocol, named, evidence.history, evidence.remote, evidence.proven)

@@ -8,36 +8,36 @@ from collections.abc import Iterator
 from runner.errors import InsufficientHistoryError, MalformedFileError, RunnerError
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
-from runner.protocol import log, machine, paths, plans, state
+from runner.protocol import machine, paths, plans, state
 from runner.protocol.digest import digest
 from runner.protocol.plans import Step, outputs_among
-from runner.trust.transitions import missing
-from runner.trust.walk import Ground, ParsedCommit, Said, Walk, at, bytes_of, ground_at, is_judged, known_of
+from runner.trust.transitions import first_parents, missing, transition_of
+from runner.trust.walk import ParsedCommit, Said, View, Walk, bytes_of
 
 PLAN_FILE_LIMIT = 2 * 1024 * 1024  # bytes; the parser allows less
 
 
-def check_words(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_words(walk: Walk, parsed: ParsedCommit) -> Said:
     """14. A transition changes no words of people's; the first one brings them, or the one that a planner's plan came with."""
-    if look.trailers is None or look.before is None:
+    if parsed.trailers is None or parsed.before is None:
         return
-    own = at(walk) + "/"
-    planned = look.first(ev.Planned)
-    brings = isinstance(planned, ev.Planned) and planned.transcript is not None and look.before.plan is None
-    for path in _changed(git, look):
+    own = walk.path() + "/"
+    planned = parsed.first(ev.Planned)
+    brings = isinstance(planned, ev.Planned) and planned.transcript is not None and parsed.before.plan is None
+    for path in _changed(walk.git, parsed):
         name = path.removeprefix(own)
         if not path.startswith(own) or paths.is_record(name):
             continue
-        new = name in look.files and name not in walk.names
+        new = name in parsed.files and name not in walk.names
         if not (brings and new and paths.is_words(name) and name != paths.CONTEXT):
             yield path, "a transition changed people's words"
 
 
-def check_work(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_work(walk: Walk, parsed: ParsedCommit) -> Said:
     """15. Code changes only where a step's work ends or is undone, and below .protocols nothing does but memory/."""
-    if look.trailers is None or look.first(ev.Undone):  # an undoing is compared with what it goes back to
+    if parsed.trailers is None or parsed.first(ev.Undone):  # an undoing is compared with what it goes back to
         return
-    own = at(walk) + "/"
+    own = walk.path() + "/"
     works = any(
         (isinstance(event, ev.StepFinished) and event.executor != "person")
         # a step's work so far, and what it waits for; the planner does no work
@@ -46,9 +46,9 @@ def check_work(git: Git, walk: Walk, look: ParsedCommit) -> Said:
             and event.transcript is not None
             and event.subject != "plan"
         )
-        for event in look.events
+        for event in parsed.events
     )
-    for path in _changed(git, look):
+    for path in _changed(walk.git, parsed):
         if path.startswith(own):
             continue
         if not works:
@@ -57,79 +57,79 @@ def check_work(git: Git, walk: Walk, look: ParsedCommit) -> Said:
             yield path, "a step changed what only people may change"
 
 
-def _changed(git: Git, look: ParsedCommit) -> tuple[str, ...]:
-    if look.changed is None:
-        look.changed = tuple(git.changed(look.parent.tree, look.commit.tree)) if look.parent else ()
-    return look.changed
+def _changed(git: Git, parsed: ParsedCommit) -> tuple[str, ...]:
+    if parsed.changed is None:
+        parsed.changed = tuple(git.changed(parsed.parent.tree, parsed.commit.tree)) if parsed.parent else ()
+    return parsed.changed
 
 
-def check_plan(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_plan(walk: Walk, parsed: ParsedCommit) -> Said:
     """16. What `planned` and `plan-edited` say is what the plan's files say in that commit."""
-    planned, edit = look.first(ev.Planned), look.first(ev.PlanEdited)
+    planned, edit = parsed.first(ev.Planned), parsed.first(ev.PlanEdited)
     if planned is None and edit is None:
         return
     told = {}
-    for name, entry in look.files.items():
+    for name, entry in parsed.files.items():
         if "/" in name or not name.endswith(".md") or name == paths.LOG:
             continue
-        size = git.sizes([entry.oid])[0]
+        size = walk.git.sizes([entry.oid])[0]
         if size is not None and size > PLAN_FILE_LIMIT:
-            yield at(walk, name), "the file is too big to be read"
+            yield walk.path(name), "the file is too big to be read"
             return
-        data = git.blob(entry.oid)
+        data = walk.git.blob(entry.oid)
         if data is None:
-            raise missing(git, f"{name} of commit {look.commit.oid[:12]}")
+            raise missing(walk.git, f"{name} of commit {parsed.commit.oid[:12]}")
         told[name] = data
     try:
-        plan = plans.parse(told, at(walk))
+        plan = plans.parse(told, walk.path())
     except MalformedFileError as error:
         yield error.where, f"the plan that the event speaks of cannot be read: {error.what}"
         return
     if isinstance(planned, ev.Planned):
         if (planned.plan, planned.steps) != (plan.digest, machine.planned_steps(plan)):
-            yield at(walk, paths.PLAN), "`planned` does not say what the plan's files say"
-        created = look.first(ev.Created)
+            yield walk.path(paths.PLAN), "`planned` does not say what the plan's files say"
+        created = parsed.first(ev.Created)
         if isinstance(created, ev.Created) and created.title != plan.header.title:
-            yield at(walk, paths.PLAN), "`created` gives another title"
-    elif isinstance(edit, ev.PlanEdited) and look.before is not None:
-        if dataclasses.replace(edit, transcript=None, spent={}) == machine.edit_of(look.before, plan):
+            yield walk.path(paths.PLAN), "`created` gives another title"
+    elif isinstance(edit, ev.PlanEdited) and parsed.before is not None:
+        if dataclasses.replace(edit, transcript=None, spent={}) == machine.edit_of(parsed.before, plan):
             return  # what planning cost is the history's to show, which a clone may lack
-        yield at(walk, paths.PLAN), "`plan-edited` does not say what people changed"
+        yield walk.path(paths.PLAN), "`plan-edited` does not say what people changed"
 
 
-def check_digest(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_digest(walk: Walk, parsed: ParsedCommit) -> Said:
     """17. The step's file that work names by digest is there, and so are the artifacts.
 
     Where a person's edit came between, the file is that of the commit which the work began at, on this chain.
     """
-    for event in look.events:
-        if not isinstance(event, ev.StepFinished) or look.after is None or event.subject not in look.after.steps:
+    for event in parsed.events:
+        if not isinstance(event, ev.StepFinished) or parsed.after is None or event.subject not in parsed.after.steps:
             continue
-        name = f"{look.after.steps[event.subject].place:02d}-{event.subject}.md"
-        if _step_digest(git, look.files, event.subject) != event.digest:
-            began = _files_at(git, walk, look.commit, event.start)
-            if began is None or _step_digest(git, began, event.subject) != event.digest:
-                yield at(walk, name), "the step's file is not the one that was carried out"
-        if event.artifacts and _is_merged(git, walk, look, event):
+        name = f"{parsed.after.steps[event.subject].place:02d}-{event.subject}.md"
+        if _step_digest(walk.git, parsed.files, event.subject) != event.digest:
+            began = _files_at(walk, parsed.commit, event.start)
+            if began is None or _step_digest(walk.git, began, event.subject) != event.digest:
+                yield walk.path(name), "the step's file is not the one that was carried out"
+        if event.artifacts and _is_merged(walk, parsed, event):
             continue  # the artifact is what it was before that
         for artifact in event.artifacts:
-            path, data = artifact["path"], git.blob(f"{look.commit.tree}:{artifact['path']}")
+            path, data = artifact["path"], walk.git.blob(f"{parsed.commit.tree}:{artifact['path']}")
             if data is None:
-                entry = git.files(look.commit.tree, path).get(path)
+                entry = walk.git.files(parsed.commit.tree, path).get(path)
                 if entry is None:
                     yield path, "the artifact is not there"
-                data = bytes_of(git, entry)
+                data = bytes_of(walk.git, entry)
             if digest(data) != artifact["digest"]:
                 yield path, "the artifact has another digest"
 
 
-def _is_merged(git: Git, walk: Walk, look: ParsedCommit, event: ev.StepFinished) -> bool:
+def _is_merged(walk: Walk, parsed: ParsedCommit, event: ev.StepFinished) -> bool:
     """Return whether the work was merged onto a person's: code changed between the commit that it began at and the one before."""
-    began = next((commit for commit in _back(git, walk, look.commit) if commit.oid == event.start), None)
+    began = next((commit for commit in _back(walk, parsed.commit) if commit.oid == event.start), None)
     if began is None or event.executor == "person":  # whose work those changes are
         return False
-    assert look.parent is not None
-    return any(not path.startswith(at(walk) + "/") for path in git.changed(began.tree, look.parent.tree))
+    assert parsed.parent is not None
+    return any(not path.startswith(walk.path() + "/") for path in walk.git.changed(began.tree, parsed.parent.tree))
 
 
 def _step_digest(git: Git, files: dict[str, TreeEntry], slug: str) -> str | None:
@@ -142,110 +142,112 @@ def _step_digest(git: Git, files: dict[str, TreeEntry], slug: str) -> str | None
     return None
 
 
-def _files_at(git: Git, walk: Walk, tip: Commit, oid: str) -> dict[str, TreeEntry] | None:
+def _files_at(walk: Walk, tip: Commit, oid: str) -> dict[str, TreeEntry] | None:
     """Return the folder's files in a commit of the chain below `tip`; None where it is no commit of it."""
-    for commit in _back(git, walk, tip):
+    for commit in _back(walk, tip):
         if commit.oid == oid:
-            return git.tree(f"{oid}:{at(walk)}")
+            return walk.git.tree(f"{oid}:{walk.path()}")
     return None
 
 
-def _back(git: Git, walk: Walk, commit: Commit) -> Iterator[Commit]:
+def _back(walk: Walk, commit: Commit) -> Iterator[Commit]:
     """Return the chain below a commit, newest first, down to its genesis."""
-    while commit.parents:
-        trailers = log.parse_message(commit.message)
-        if trailers and trailers.protocol == walk.protocol and trailers.events[0] == f"created {walk.protocol}":
+    own = transition_of(commit, walk.protocol)
+    if not commit.parents or (own is not None and own.has("created", walk.protocol)):
+        return
+    for below in first_parents(walk.git, commit.parents[0]):
+        yield below
+        own = transition_of(below, walk.protocol)
+        if own is not None and own.has("created", walk.protocol):
             return
-        below = git.commit(commit.parents[0])
-        if below is None:
-            raise missing(git, f"commit {commit.parents[0][:12]}")
-        commit = below
-        yield commit
 
 
-def check_evidence(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_evidence(walk: Walk, parsed: ParsedCommit) -> Said:
     """18. QA looked at the tree of the commit before; what passed has every check that the step wants, and none that failed."""
-    for event in look.events:
+    for event in parsed.events:
         if isinstance(event, ev.QaPassed | ev.QaFailed):
-            if event.tree != (look.parent.tree if look.parent else None):
+            if event.tree != (parsed.parent.tree if parsed.parent else None):
                 yield "", f"the QA of {event.subject} did not look at the tree before this commit"
             elif isinstance(event, ev.QaPassed) and any(check["code"] != 0 for check in event.evidence):
-                yield at(walk, paths.LOG), f"the QA of {event.subject} passed with a check that failed"
-            elif isinstance(event, ev.QaPassed) and is_judged(look):
-                for text in _unchecked(git, walk, look, event):
-                    yield at(walk, paths.LOG), text
+                yield walk.path(paths.LOG), f"the QA of {event.subject} passed with a check that failed"
+            elif isinstance(event, ev.QaPassed) and parsed.is_judged:
+                for text in _unchecked(walk, parsed, event):
+                    yield walk.path(paths.LOG), text
 
 
-def check_undone(git: Git, walk: Walk, look: ParsedCommit) -> Said:
+def check_undone(walk: Walk, parsed: ParsedCommit) -> Said:
     """19. After `undone` the tree outside the folder, and all that the record says, are those of the revision that it names."""
-    event = look.first(ev.Undone)
-    if not isinstance(event, ev.Undone) or look.after is None:
+    event = parsed.first(ev.Undone)
+    if not isinstance(event, ev.Undone) or parsed.after is None:
         return
-    then = _transition_at(git, walk, look.commit, event.to)
+    then = _transition_at(walk, parsed.commit, event.to)
     if then is None:
-        yield at(walk, paths.LOG), f"no transition ended at revision {event.to}"
+        yield walk.path(paths.LOG), f"no transition ended at revision {event.to}"
         return
-    own, moved = at(walk) + "/", set(_changed(git, look))
-    for path in git.changed(then.tree, look.commit.tree):
+    own, moved = walk.path() + "/", set(_changed(walk.git, parsed))
+    for path in walk.git.changed(then.tree, parsed.commit.tree):
         people = path.startswith(f"{paths.ROOT}/") and not path.startswith(paths.MEMORY)
         if not path.startswith(own) and (not people or path in moved):
             yield path, f"it is not as it was at revision {event.to}"
-    data = git.blob(f"{then.oid}:{at(walk, paths.STATE)}")
+    data = walk.git.blob(f"{then.oid}:{walk.path(paths.STATE)}")
     if data is None:
-        raise missing(git, f"state.json of commit {then.oid[:12]}")
-    old = state.load(data, at(walk, paths.STATE))
-    before = machine.fold(look.before, look.entries[: look.events.index(event)])
+        raise missing(walk.git, f"state.json of commit {then.oid[:12]}")
+    old = state.load(data, walk.path(paths.STATE))
+    before = machine.fold(parsed.before, parsed.entries[: parsed.events.index(event)])
     assert before is not None
     if event != machine.undone_of(before, old):
-        yield at(walk, paths.LOG), f"it does not say what is to be taken back to stand as at revision {event.to}"
+        yield walk.path(paths.LOG), f"it does not say what is to be taken back to stand as at revision {event.to}"
 
 
-def _transition_at(git: Git, walk: Walk, tip: Commit, revision: int) -> Commit | None:
+def _transition_at(walk: Walk, tip: Commit, revision: int) -> Commit | None:
     """Return the transition of the chain below `tip` whose last event has the revision."""
-    for commit in _back(git, walk, tip):
-        trailers = log.parse_message(commit.message)
-        if trailers and trailers.protocol == walk.protocol and trailers.revision <= revision:
-            return commit if trailers.revision == revision else None
+    for commit in _back(walk, tip):
+        own = transition_of(commit, walk.protocol)
+        if own is not None and own.trailers.revision <= revision:
+            return commit if own.trailers.revision == revision else None
     return None
 
 
-def _unchecked(git: Git, walk: Walk, look: ParsedCommit, event: ev.QaPassed) -> Iterator[str]:
+def _unchecked(walk: Walk, parsed: ParsedCommit, event: ev.QaPassed) -> Iterator[str]:
     """Return how the evidence differs from what the step's file, in the commit that QA looked at, wants to be checked.
 
     Raises:
         InsufficientHistoryError: a file of the plan is not in this clone.
     """
-    assert look.parent is not None
+    assert parsed.parent is not None
     try:
-        ground = ground_at(git, walk, look, look.parent.oid)
+        view = walk.view_at(parsed, parsed.parent.oid)
     except InsufficientHistoryError:
         raise
     except RunnerError as error:
         yield f"what the QA of {event.subject} had to look at cannot be read: {error.what}, {error.where}"
         return
-    assert not isinstance(ground, str), "the state before a transition is known"
-    step, named = ground.plan.step(event.subject), [check["check"] for check in event.evidence]
+    assert not isinstance(view, str), "the state before a transition is known"
+    step, named = view.plan.step(event.subject), [check["check"] for check in event.evidence]
     if step is None:
         yield f"the QA of {event.subject} passed, and it is no step of the plan"
     elif named != step.evidence:
         wanted = ", ".join(step.evidence) or "nothing"
         yield f"the QA of {event.subject} looked at {', '.join(named)}, and the step wants {wanted}"
     else:
-        for glob in _lacking(git, walk, look, ground, step):
+        for glob in _lacking(walk, parsed, view, step):
             yield f"the QA of {event.subject} passed, and {glob} was not there"
 
 
-def _lacking(git: Git, walk: Walk, look: ParsedCommit, ground: Ground, step: Step) -> list[str]:
+def _lacking(walk: Walk, parsed: ParsedCommit, view: View, step: Step) -> list[str]:
     """Return the outputs that nothing fits in the tree that QA looked at, nor anything that the step's work changed."""
-    assert look.parent is not None
-    made = [one.path for one in ground.state.artifacts if one.step == step.slug]
-    tree, left = look.parent.tree, []
+    assert parsed.parent is not None
+    made = [one.path for one in view.state.artifacts if one.step == step.slug]
+    tree, left = parsed.parent.tree, []
     for glob in step.header.outputs:
-        if not any(git.ref(f"{tree}:{path}") for path in outputs_among(glob, made)):
+        if not any(walk.git.ref(f"{tree}:{path}") for path in outputs_among(glob, made)):
             left.append(glob)
     if left:  # an output may have been deleted, or be somebody else's
-        works = [raw for raw in known_of(git, walk) if (raw.event, raw.subject) == ("step-finished", step.slug)]
+        works = [raw for raw in walk.entries() if (raw.event, raw.subject) == ("step-finished", step.slug)]
         start = str(works[-1].fields["start"])
-        files = [*git.files(tree), *(git.changed(start, look.parent.oid) if start in ground.past.places else ())]
+        files = [
+            *walk.git.files(tree),
+            *(walk.git.changed(start, parsed.parent.oid) if start in view.history.places else ()),
+        ]
         left = [glob for glob in left if not outputs_among(glob, files)]
     return left
