@@ -160,4 +160,4 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
     said = seal.of(project.git, protocol, found.repo, who, tip, project.who.timestamp())
     assert said is not None  # a transition, made just now
     text = seal_file.render(said)
-    return {seal_file.FILE: text + signing.sign(key, text, namespace=seal_file.NAMESPACE)}
+    return {paths.SEAL: text + signing.sign(key, text, namespace=seal_file.NAMESPACE)}

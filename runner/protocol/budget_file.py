@@ -30,7 +30,7 @@ Number = Annotated[int, Field(ge=0, le=10**15)]
 class Reserved(BaseModel):
     """What one runner may spend."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     by: Word = Field(description="Who runs it, as the log's `actor`.")
     host: Word = Field(description="The machine's name.")
@@ -46,7 +46,7 @@ class Reserved(BaseModel):
 class Day(BaseModel):
     """The budget of one UTC day."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     day: Annotated[str, Field(pattern=f"^{DAY}$")] = Field(description="The UTC day.")

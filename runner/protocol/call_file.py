@@ -25,7 +25,7 @@ Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 class HeldCall(BaseModel):
     """One call. `number` counts the calls of the attempt, from 1; `key`: the argument that holds our idempotency key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
     schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     tool: str = Field(min_length=1, description="Its name.")

@@ -266,7 +266,7 @@ FINDINGS_MOST = 100  # findings of one verdict
 class Finding(BaseModel):
     """Something about the change. What is not about a file, a line or a criterion leaves that out."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     severity: Literal["blocker", "major", "minor", "note"] = Field(
         description="blocker and major: it cannot stay so; minor and note: it may."
@@ -280,7 +280,7 @@ class Finding(BaseModel):
 class Verdict(BaseModel):
     """PASS or FAIL, why in a few words, and the findings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
     verdict: Literal["PASS", "FAIL"] = Field(
         description="FAIL where a criterion does not hold or a finding cannot stay."

@@ -17,6 +17,7 @@ PLAN = "plan.md"
 CONTEXT = "context.md"
 STATE = "state.json"
 LOG = "log.md"
+SEAL = "seal"  # in the history, beside the transcripts
 
 
 def folder(protocol: str) -> str:

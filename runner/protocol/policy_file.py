@@ -311,7 +311,7 @@ class Approvals(FileModel):
     plan: Approval = Approval.model_construct()
     step: Approval = Approval.model_construct()
     call: CallApproval = CallApproval.model_construct()
-    protected_path: Approval = Field(default=Approval(), alias="protected-path")
+    protected_path: Approval = Field(default=Approval.model_construct(), alias="protected-path")
     merge: Approval = Approval.model_construct()
     ignore: PathGlobs = ()
     base: Literal["void", "keep"] = "void"

@@ -15,7 +15,6 @@ from runner.protocol.ids import DIGEST, OID
 from runner.values import dataclass
 
 NAMESPACE = "runner-seal"
-FILE = "seal"
 LIMIT = 8192  # bytes
 
 

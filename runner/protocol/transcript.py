@@ -37,7 +37,7 @@ Object = Annotated[Any, AfterValidator(_object), WithJsonSchema({"type": "object
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class Call(_Strict):
@@ -189,7 +189,7 @@ Line = Annotated[
     Heard | Summary | Results | Held | Intent | Outcome | Settled | Task | Answers | Undecided,
     Field(discriminator="kind"),
 ]
-ADAPTER: TypeAdapter[Line] = TypeAdapter(Line)
+ADAPTER: TypeAdapter[Line] = TypeAdapter(Line, config=ConfigDict(defer_build=True))
 
 
 def parse(data: bytes, where: str) -> list[Record]:

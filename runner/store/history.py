@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, Commit, Git, Ident, TreeEntry
-from runner.protocol import seal_file
+from runner.protocol import paths
 from runner.values import dataclass
 
 FETCHED = "refs/runner-remote/"  # where `git fetch` puts the remote's refs/runner/
@@ -172,7 +172,7 @@ def _keeps(git: Git, old: str, new: str) -> bool:
         kept = now.get(name)
         if kept is None or kept.mode != entry.mode:
             return False
-        if kept.oid == entry.oid or name == seal_file.FILE:
+        if kept.oid == entry.oid or name == paths.SEAL:
             continue
         before, after = git.blobs([entry.oid, kept.oid])
         # One that a partial clone left at its remote cannot be compared here; rule 24 of verify will.
@@ -200,7 +200,7 @@ def file_again(
         files = dict(git.files(commit.oid))
         new = now.get(beside, beside) if now else beside
         if new != beside:
-            files.pop(seal_file.FILE, None)
+            files.pop(paths.SEAL, None)
         tree = git.edit_tree(onto.tree if onto else None, files)
         assert tree is not None or not files
         # What a waiting step has done so far, and the history of a protocol that was renumbered.

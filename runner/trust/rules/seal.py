@@ -37,7 +37,7 @@ def check_seal(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding
     found = read(git, report.protocol)
     if found is None:
         return
-    where = f"{history.ref_of(report.protocol)}:{seal_file.FILE}"
+    where = f"{history.ref_of(report.protocol)}:{paths.SEAL}"
     try:
         for text in _wrong(git, report, evidence.trusted, found, where):
             yield Finding("seal", "", where, text)
@@ -49,7 +49,7 @@ def check_seal(git: Git, report: Report, evidence: Evidence) -> Iterator[Finding
 
 def read(git: Git, protocol: str) -> bytes | None:
     """Return the file with which a history was sealed, or None."""
-    return history.read(git, protocol, seal_file.FILE)
+    return history.read(git, protocol, paths.SEAL)
 
 
 def _wrong(git: Git, report: Report, trusted: Trusted, data: bytes, where: str) -> Iterator[str]:
@@ -82,5 +82,5 @@ def note(git: Git, report: Report) -> str | None:
     data = read(git, report.protocol)
     if data is None:
         return None
-    said, _, _ = seal_file.parse(data, seal_file.FILE)
+    said, _, _ = seal_file.parse(data, paths.SEAL)
     return f"sealed by {said.signer} at revision {said.revision}, {said.time} by its own account"
