@@ -5,13 +5,14 @@ People's events and commits are published the same way.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 from runner import signals
 from runner.errors import ConflictError, RefusedError
 from runner.executor import commit, load, permissions, steps, transition
 from runner.executor.commit import Advanced
-from runner.executor.outcome import recording
+from runner.executor.outcome import Kind, Outcome, recording
 from runner.executor.step_run import StepRun
 from runner.executor.transition import EvaluatedAt
 from runner.forge.base import Forge, ForgeError
@@ -86,7 +87,7 @@ def step(
                 done = _step(project, seen, only, forge)
             except signals.StopRequested as stop:
                 project.batch = False  # what came of it is published at once, and what others published is looked at
-                publishing.again(project, protocol, load.checker(project, protocol))
+                load.again(project, protocol)
                 if record.is_cancelled(project.git, protocol, project.git.ref(project.branch(protocol))):
                     raise _cancelled(protocol, record_paid(project, protocol)) from stop
                 signals.begin_work()  # it was meant for another protocol, and came too late
@@ -97,7 +98,7 @@ def step(
                 raise
             if done is not None:
                 return done
-            publishing.again(project, protocol, load.checker(project, protocol))
+            load.again(project, protocol)
     raise load.moves(project, protocol)
 
 
@@ -124,17 +125,14 @@ def record_paid(project: Project, protocol: str) -> str:
     if not files:
         return ""
     project.batch = False  # nothing follows that it could be published with
-    for _ in range(load.RACES):
-        seen = load.view(project, protocol)
+    for seen in load.views(project, protocol):
         paid = ev.Cancelled(subject=protocol, spent=spending.told(total))
-        made = transition.prepare(project, seen, [paid], None)
-        try:
-            transition.publish(project, seen, made, files=files)
-        except ConflictError:
-            publishing.again(project, protocol, load.checker(project, protocol))
-            continue
-        return f"${total.usd:f}"
-    raise load.moves(project, protocol)
+        outcome = Outcome(kind=Kind.RECORDED, events=(paid,), files=files)
+        made = transition.prepare(project, seen, outcome.events)
+        with contextlib.suppress(ConflictError):
+            transition.publish(project, seen, made, outcome=outcome)
+            break
+    return f"${total.usd:f}"
 
 
 def _step(project: Project, seen: Snapshot, only: str | None, forge: Forge | None) -> Advanced | None:
@@ -211,8 +209,7 @@ def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot],
 
     One that is the tip itself says that there is nothing to publish.
     """
-    for _ in range(load.RACES):
-        seen = load.view(project, protocol)
+    for seen in load.views(project, protocol):
         made = make(seen)
         if made.oid == seen.tip:
             return made.oid
@@ -222,12 +219,11 @@ def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot],
             push = publishing.pusher(project, protocol, made.oid, filed=made.filed[0] if made.filed else None)
             transaction.publish(project.git, project.places, project.who, update, push)
         except ConflictError:
-            publishing.again(project, protocol, load.checker(project, protocol))
             continue
         # An approval, a rejection or an edit is no transition: rolled back to before it, the branch would look as it was.
         checkpoints.write(project.places, protocol, made.oid, seen.state.genesis)
         return made.oid
-    raise load.moves(project, protocol)
+    raise AssertionError("unreachable: `views` ends with an error")
 
 
 def tell(
@@ -244,16 +240,12 @@ def tell(
     tree of their commit.
     """
     project.refuse_unsupported()
-    for _ in range(load.RACES):
-        seen = load.view(project, protocol)
+    for seen in load.views(project, protocol):
         events = build(seen)
         if not events:
             return Advanced(seen.state, machine.decide(seen.state), (), seen.tip)
         made = transition.prepare(project, seen, events, tree(seen), as_person=as_person)
-        try:
+        with contextlib.suppress(ConflictError):
             transition.publish(project, seen, made)
-        except ConflictError:
-            publishing.again(project, protocol, load.checker(project, protocol))
-            continue
-        return Advanced(made.state, machine.decide(made.state), made.entries, made.commit)
-    raise load.moves(project, protocol)
+            return Advanced(made.state, machine.decide(made.state), made.entries, made.commit)
+    raise AssertionError("unreachable: `views` ends with an error")

@@ -104,9 +104,8 @@ def commit(
                 else event
                 for event in events
             ]
-            made = transition.prepare(
-                project, seen, [*edits, *events], tree, more={} if conflict else outcome.record, evaluated=evaluated
-            )
+            own = None if conflict else outcome
+            made = transition.prepare(project, seen, [*edits, *events], tree, outcome=own, evaluated=evaluated)
             if start != began.tip:
                 _verify_again(project, made.commit, seen)
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
@@ -128,10 +127,10 @@ def commit(
                 else f"run `runner status {protocol}`; `runner step` resumes",
             ) from error
         try:
-            transition.publish(project, seen, made, also, outcome.files, outcome.keeps)
+            transition.publish(project, seen, made, also, outcome)
         except ConflictError:
             try:
-                publishing.again(project, protocol, load.checker(project, protocol))
+                load.again(project, protocol)
             except (IntegrityError, RefusedError) as error:  # what was pushed meanwhile is for a person to put right
                 kept = _keep(project, began, aside, outcome)
                 hint = f"{error.hint}{f'; its work is kept at {kept}' if kept else ''}"
@@ -163,11 +162,9 @@ def at_once(
 ) -> Advanced | None:
     """Publish an outcome; None where the branch moved since, and the action has to be decided again."""
     events = [*first, *outcome_events(outcome, load.applied(project, began.state, first))]
-    made = transition.prepare(
-        project, began, events, outcome.tree, more=outcome.record, author=outcome.author, evaluated=evaluated
-    )
+    made = transition.prepare(project, began, events, outcome.tree, outcome=outcome, evaluated=evaluated)
     try:
-        transition.publish(project, began, made, files=outcome.files, keeps=outcome.keeps)
+        transition.publish(project, began, made, outcome=outcome)
     except ConflictError:
         return None
     return Advanced(made.state, action, made.entries, made.commit, outcome.summary, outcome.failed)

@@ -105,13 +105,13 @@ def _told(loop: Loop, journal: Journal, task: str) -> tuple[Discovery, str]:
 
 
 def _task(project: Project, commit: str, answers: Mapping[str, str]) -> str:
-    files = planning.files_of(project, commit)
+    files = prompting.files_of(project, commit)
     parts = ["Find out how this repository is made ready, checked, tested and built."]
     if answers:
         told = "\n\n".join(f"{asked}\n{said}" for asked, said in answers.items())
         parts.append(prompting.fence(told, "questions that people answered"))
-    parts.append(planning.listing(files))
-    return "\n\n".join([*parts, *planning.shown(project, files, _telling(files))])
+    parts.append(prompting.listing(files))
+    return "\n\n".join([*parts, *prompting.shown(project, files, _telling(files))])
 
 
 def _telling(paths: Iterable[str]) -> list[str]:

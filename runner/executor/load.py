@@ -182,6 +182,25 @@ def checker(project: Project, protocol: str) -> Checker:
     return Checker(project, protocol)
 
 
+def again(project: Project, protocol: str) -> None:
+    """Fetch the commits that moved the branch, after a lost race."""
+    publishing.again(project, protocol, checker(project, protocol))
+
+
+def views(project: Project, protocol: str) -> Iterator[Snapshot]:
+    """Yield the protocol for a publication by compare-and-swap, and again after each lost race.
+
+    Raises:
+        ConflictError: every race was lost.
+    """
+    for turn in range(RACES):
+        if turn:
+            again(project, protocol)
+        yield view(project, protocol)
+    again(project, protocol)
+    raise moves(project, protocol)
+
+
 def find_protocol(project: Project, name: str | None) -> str:
     """Return the id of the protocol that a command which writes is about, once what others pushed of it is picked up.
 

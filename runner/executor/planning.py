@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner import resources
@@ -22,7 +21,7 @@ from runner.executor.journal import Journal, Record
 from runner.executor.loop import BudgetStop, Limits
 from runner.executor.outcome import Kind, Outcome
 from runner.executor.redact import Redactor
-from runner.git import BLOB, EXECUTABLE, Ident, TreeEntry
+from runner.git import Ident
 from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import log, machine, model_answers, paths, plans, strict_yaml
@@ -38,28 +37,9 @@ from runner.values import dataclass
 ROUNDS = 3  # how often the model may ask questions
 SECONDS = 900.0
 UNBOUNDED = Limits(turns=None, seconds=SECONDS)  # where no plan says how much it may cost
-# Characters, about three to a token, that each part of the context may have.
-REQUEST_LIMIT = 12_000
-INSTRUCTIONS_LIMIT = 30_000
-TREE_LIMIT = 12_000
-FILES_LIMIT = 45_000
-FILE_LIMIT = 8_000
-FILES_MOST = 16
-SUBJECTS_MOST = 20
-WORDS_MOST = 10
+REQUEST_LIMIT = 12_000  # characters of what a person asks for
 WHY_MOST = 460  # characters of why there is no plan; with the question they fit into the record
-GREP_MOST = 20_000  # files of a repository whose content is searched
-COMMON = 200  # a word that more files hold than this says nothing
-BLOB_MOST = 512 * 1024
-_GREP = ("-l", "-z", "-I", "-i", "-F", "--no-color", "--no-recurse-submodules")
 _AUTHOR = re.compile(r"([^<>\n]*) <([^<>\n]*)> .*")
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*[A-Za-z0-9_]")
-_STOP = frozenset(
-    _WORD.findall(
-        "the and for with that this from into when where make makes let all any not are its our use have has should must can so to"
-        " add fix new run runs pass passes change get set of in on is be it as at by or an if do no"
-    )
-)
 
 
 class NoPlanError(EngineError):
@@ -398,7 +378,9 @@ def _answers(project: Project, seen: Snapshot, redactor: Redactor) -> Answer:
 
 def task_of_new(project: Project, request: str, start: str) -> str:
     """Return the prompt of a model that plans new work; `start`: the commit of the plan's first step."""
-    return "\n\n".join([f"# What is wanted\n\n{_cut(request, REQUEST_LIMIT)}", *context(project, request, start)])
+    return "\n\n".join(
+        [f"# What is wanted\n\n{prompting.cut(request, REQUEST_LIMIT)}", *prompting.context(project, request, start)]
+    )
 
 
 def task_again(project: Project, wish: str, plan: Plan, files: Mapping[str, bytes], state: State, tip: str) -> str:
@@ -424,8 +406,8 @@ def task_again(project: Project, wish: str, plan: Plan, files: Mapping[str, byte
         " `title`, `prose` and `acceptance` are not changed."
     )
     if wish:
-        parts.append(f"# What should be different\n\n{_cut(wish, REQUEST_LIMIT)}")
-    return "\n\n".join([*filter(None, parts), *context(project, f"{plan.header.title} {wish}", tip)])
+        parts.append(f"# What should be different\n\n{prompting.cut(wish, REQUEST_LIMIT)}")
+    return "\n\n".join([*filter(None, parts), *prompting.context(project, f"{plan.header.title} {wish}", tip)])
 
 
 def pending(plan: Plan, state: State) -> list[str]:
@@ -469,100 +451,3 @@ def check_again(kept: Mapping[str, bytes], first: int, before: Mapping[str, tupl
         return files
 
     return check
-
-
-def context(project: Project, request: str, commit: str) -> list[str]:
-    """Return the parts of the prompt about the project, of limited size: instructions, files, history. They are the same in every
-    clone."""
-    files = files_of(project, commit)
-    parts = []
-    left = INSTRUCTIONS_LIMIT
-    for part in prompting.instructions(project):
-        whole = len(part) <= left
-        if whole or prompting.FENCE not in part:  # one that is cut would not be closed
-            parts.append(_cut(part, left) if left else "")
-        left = max(0, left - len(part))
-    parts.append(listing(files))
-    subjects = _subjects(project, commit)
-    if subjects:
-        parts.append(prompting.fence("\n".join(subjects), "subjects of the last commits, newest first"))
-    parts += shown(project, files, relevant(project, request, commit, files))
-    return [part for part in parts if part]
-
-
-def files_of(project: Project, commit: str) -> dict[str, TreeEntry]:
-    """Return the files of a commit that a prompt may name: none of the runner's, and none with an unprintable name."""
-    return {
-        path: entry
-        for path, entry in project.git.files(commit).items()
-        if not path.startswith(f"{paths.ROOT}/") and path.isprintable()
-    }
-
-
-def listing(files: Mapping[str, TreeEntry]) -> str:
-    """Return the names of the files, quoted as untrusted."""
-    return prompting.fence(tree_listing(list(files), TREE_LIMIT), "files of the repository")
-
-
-def shown(project: Project, files: Mapping[str, TreeEntry], names: Sequence[str]) -> Iterator[str]:
-    """Yield the text of the files with these names, each quoted as untrusted, as many as there is room for."""
-    left = FILES_LIMIT
-    for path in names[:FILES_MOST]:
-        plain = files[path].mode in (BLOB, EXECUTABLE)
-        text = _text(project, files[path]) if plain else None
-        if text is not None and left > 0:
-            told = _cut(text, min(FILE_LIMIT, left))
-            left -= len(told)
-            yield prompting.fence(told, path)
-
-
-def tree_listing(names: Sequence[str], limit: int) -> str:
-    """Return the names where they fit into `limit` characters; else its folders with how many files each has."""
-    if sum(len(name) + 1 for name in names) <= limit:
-        return "\n".join(sorted(names))
-    for depth in (6, 4, 3, 2, 1):
-        counted = Counter("/".join(name.split("/")[:-1][:depth]) for name in names)
-        lines = [
-            f"{folder or '.'}/  {count} file{'s' if count != 1 else ''}" for folder, count in sorted(counted.items())
-        ]
-        if sum(len(line) + 1 for line in lines) <= limit:
-            break
-    return _cut("\n".join(lines), limit)
-
-
-def relevant(project: Project, request: str, commit: str, files: Mapping[str, TreeEntry]) -> list[str]:
-    """Return the files that a request is probably about, the likeliest first: by their names, and by their text."""
-    found: Counter[str] = Counter()
-    wanted = _words(request)
-    for word in wanted:
-        for path in files:
-            folder, _, name = path.lower().rpartition("/")
-            found[path] += 4 * (word == name) + 3 * (word in name) + (word in folder)
-    for word in wanted if len(files) <= GREP_MOST else ():
-        _, out, _ = project.git.try_run("grep", *_GREP, "-e", word, commit)
-        hits = [one.partition(":")[2] for one in out.decode("utf-8", "surrogateescape").split("\0") if one]
-        if len(hits) <= COMMON:
-            found.update(path for path in hits if path in files)
-    plain = [path for path, score in found.items() if score and files[path].mode in (BLOB, EXECUTABLE)]
-    return sorted(plain, key=lambda path: (-found[path], path))
-
-
-def _words(request: str) -> list[str]:
-    every = [word.lower() for word in _WORD.findall(request)]
-    return list(dict.fromkeys(word for word in every if len(word) > 2 and word not in _STOP))[:WORDS_MOST]
-
-
-def _subjects(project: Project, commit: str) -> list[str]:
-    code, out, _ = project.git.try_run("rev-list", f"--max-count={SUBJECTS_MOST}", commit)
-    found = [project.git.commit(oid) for oid in out.decode().split()] if code == 0 else []
-    return [one.message.decode("utf-8", "replace").split("\n")[0][:120] for one in found if one is not None]
-
-
-def _text(project: Project, entry: TreeEntry) -> str | None:
-    size = project.git.sizes([entry.oid])[0]
-    data = project.git.blob(entry.oid) if size is not None and size <= BLOB_MOST else None
-    return None if data is None or b"\0" in data else data.decode("utf-8", "replace")
-
-
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}\n[… {len(text) - limit:,} characters left out …]"

@@ -1,4 +1,4 @@
-"""The prompt of an agent step: the plan, the step, earlier results, and the project's own instructions.
+"""The parts of prompts: of an agent step (plan, step, earlier results), and about the project (instructions, files, history).
 
 Plan files are the task. The output of steps and models (earlier results, findings, memory) is quoted as untrusted. Instructions and
 memory come from the trusted branch alone; memory that a person wrote is trusted.
@@ -7,10 +7,13 @@ memory come from the trusted branch alone; memory that a person wrote is trusted
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
 from runner import resources
 from runner.executor.step_run import StepRun
+from runner.git import BLOB, EXECUTABLE, TreeEntry
 from runner.protocol import log, paths
 from runner.protocol.digest import digest
 from runner.protocol.plans import Step
@@ -23,6 +26,25 @@ INSTRUCTIONS_LIMIT = 24_000  # characters of one instruction file
 MEMORY_LIMIT = 12_000  # characters of all memory
 RESULT_LIMIT = 4_000  # characters of one earlier result
 REPORT_LIMIT = 16_000  # characters of the report of a review
+# Characters, about three to a token, of each part about the project.
+ALL_INSTRUCTIONS_LIMIT = 30_000
+TREE_LIMIT = 12_000
+FILES_LIMIT = 45_000
+FILE_LIMIT = 8_000
+FILES_MOST = 16
+SUBJECTS_MOST = 20
+WORDS_MOST = 10
+GREP_MOST = 20_000  # files of a repository whose content is searched
+COMMON = 200  # a word that more files hold than this says nothing
+BLOB_MOST = 512 * 1024
+_GREP = ("-l", "-z", "-I", "-i", "-F", "--no-color", "--no-recurse-submodules")
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*[A-Za-z0-9_]")
+_STOP = frozenset(
+    _WORD.findall(
+        "the and for with that this from into when where make makes let all any not are its our use have has should must can so to"
+        " add fix new run runs pass passes change get set of in on is be it as at by or an if do no"
+    )
+)
 
 
 FENCE = "<<<untrusted"  # the first line of quoted untrusted text
@@ -139,3 +161,104 @@ def _report(project: Project, snapshot: Snapshot, raw: log.RawEntry) -> list[str
     if data is None or digest(data) != raw.fields["report"]:
         return []
     return [data.decode("utf-8", "replace")[:REPORT_LIMIT]]
+
+
+# --- the project ---------------------------------------------------------------------------------------------------------
+
+
+def context(project: Project, request: str, commit: str) -> list[str]:
+    """Return the parts of the prompt about the project, of limited size: instructions, files, history. They are the same in every
+    clone."""
+    files = files_of(project, commit)
+    parts = []
+    left = ALL_INSTRUCTIONS_LIMIT
+    for part in instructions(project):
+        whole = len(part) <= left
+        if whole or FENCE not in part:  # one that is cut would not be closed
+            parts.append(cut(part, left) if left else "")
+        left = max(0, left - len(part))
+    parts.append(listing(files))
+    subjects = _subjects(project, commit)
+    if subjects:
+        parts.append(fence("\n".join(subjects), "subjects of the last commits, newest first"))
+    parts += shown(project, files, relevant(project, request, commit, files))
+    return [part for part in parts if part]
+
+
+def files_of(project: Project, commit: str) -> dict[str, TreeEntry]:
+    """Return the files of a commit that a prompt may name: none of the runner's, and none with an unprintable name."""
+    return {
+        path: entry
+        for path, entry in project.git.files(commit).items()
+        if not path.startswith(f"{paths.ROOT}/") and path.isprintable()
+    }
+
+
+def listing(files: Mapping[str, TreeEntry]) -> str:
+    """Return the names of the files, quoted as untrusted."""
+    return fence(tree_listing(list(files), TREE_LIMIT), "files of the repository")
+
+
+def shown(project: Project, files: Mapping[str, TreeEntry], names: Sequence[str]) -> Iterator[str]:
+    """Yield the text of the files with these names, each quoted as untrusted, as many as there is room for."""
+    left = FILES_LIMIT
+    for path in names[:FILES_MOST]:
+        plain = files[path].mode in (BLOB, EXECUTABLE)
+        text = _text(project, files[path]) if plain else None
+        if text is not None and left > 0:
+            told = cut(text, min(FILE_LIMIT, left))
+            left -= len(told)
+            yield fence(told, path)
+
+
+def tree_listing(names: Sequence[str], limit: int) -> str:
+    """Return the names where they fit into `limit` characters; else its folders with how many files each has."""
+    if sum(len(name) + 1 for name in names) <= limit:
+        return "\n".join(sorted(names))
+    for depth in (6, 4, 3, 2, 1):
+        counted = Counter("/".join(name.split("/")[:-1][:depth]) for name in names)
+        lines = [
+            f"{folder or '.'}/  {count} file{'s' if count != 1 else ''}" for folder, count in sorted(counted.items())
+        ]
+        if sum(len(line) + 1 for line in lines) <= limit:
+            break
+    return cut("\n".join(lines), limit)
+
+
+def relevant(project: Project, request: str, commit: str, files: Mapping[str, TreeEntry]) -> list[str]:
+    """Return the files that a request is probably about, the likeliest first: by their names, and by their text."""
+    found: Counter[str] = Counter()
+    wanted = _words(request)
+    for word in wanted:
+        for path in files:
+            folder, _, name = path.lower().rpartition("/")
+            found[path] += 4 * (word == name) + 3 * (word in name) + (word in folder)
+    for word in wanted if len(files) <= GREP_MOST else ():
+        _, out, _ = project.git.try_run("grep", *_GREP, "-e", word, commit)
+        hits = [one.partition(":")[2] for one in out.decode("utf-8", "surrogateescape").split("\0") if one]
+        if len(hits) <= COMMON:
+            found.update(path for path in hits if path in files)
+    plain = [path for path, score in found.items() if score and files[path].mode in (BLOB, EXECUTABLE)]
+    return sorted(plain, key=lambda path: (-found[path], path))
+
+
+def _words(request: str) -> list[str]:
+    every = [word.lower() for word in _WORD.findall(request)]
+    return list(dict.fromkeys(word for word in every if len(word) > 2 and word not in _STOP))[:WORDS_MOST]
+
+
+def _subjects(project: Project, commit: str) -> list[str]:
+    code, out, _ = project.git.try_run("rev-list", f"--max-count={SUBJECTS_MOST}", commit)
+    found = [project.git.commit(oid) for oid in out.decode().split()] if code == 0 else []
+    return [one.message.decode("utf-8", "replace").split("\n")[0][:120] for one in found if one is not None]
+
+
+def _text(project: Project, entry: TreeEntry) -> str | None:
+    size = project.git.sizes([entry.oid])[0]
+    data = project.git.blob(entry.oid) if size is not None and size <= BLOB_MOST else None
+    return None if data is None or b"\0" in data else data.decode("utf-8", "replace")
+
+
+def cut(text: str, limit: int) -> str:
+    """Return the text with at most `limit` characters of it, and a note of how many are left out."""
+    return text if len(text) <= limit else f"{text[:limit]}\n[… {len(text) - limit:,} characters left out …]"

@@ -6,12 +6,12 @@ with (design §4, §5). One of the policy's `agents` signs the work of a runner;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runner.errors import UsageError
 from runner.executor import permissions
-from runner.git import Ident
+from runner.executor.outcome import Outcome
 from runner.protocol import paths, seal_file
 from runner.protocol.events import Event
 from runner.protocol.state import Status
@@ -39,14 +39,14 @@ def prepare(
     project: Project,
     seen: Snapshot,
     events: Sequence[Event],
-    tree: str | None,
+    tree: str | None = None,
     *,
     as_person: bool = False,
-    author: Ident | None = None,
-    more: Mapping[str, bytes] | None = None,
+    outcome: Outcome | None = None,
     evaluated: EvaluatedAt | None = None,
 ) -> transaction.Transition:
-    """Write the commit of a transition. `evaluated`: None where no approval was judged; `more`: more files of the record, by name."""
+    """Write the commit of a transition. `outcome`: has its author and more files; `evaluated`: None where no approval was judged."""
+    author = outcome.author if outcome else None
     return transaction.prepare(
         project.git,
         seen,
@@ -62,7 +62,7 @@ def prepare(
             sign_with=signer(project, events),
         ),
         tree=tree,
-        more=more,
+        more=outcome.record if outcome else None,
     )
 
 
@@ -71,16 +71,15 @@ def publish(
     seen: Snapshot,
     made: transaction.Transition,
     also: dict[str, tuple[str | None, str | None]] | None = None,
-    files: Mapping[str, bytes] | None = None,
-    keeps: Sequence[str] = (),
+    outcome: Outcome | None = None,
 ) -> None:
     """Move the branch to a transition, here and on the remote as the project is configured, with the refs that belong to it.
 
     Raises:
-        ConflictError: the branch moved since `seen`; InTheWayError, HeldError: as `conclude` tells them.
+        ConflictError: the branch moved since `seen`. InTheWayError, HeldError: as for `commit`.
     """
     branch = project.branch(seen.protocol)
-    filed = file(project, seen.protocol, made, files, keeps)
+    filed = file(project, seen.protocol, made, outcome)
     update = RefUpdate(branch, seen.tip, made.commit, "runner: transition", {**(also or {}), **filed})
     push = publishing.pusher(project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
     transaction.publish(project.git, project.places, project.who, update, push)
@@ -92,21 +91,20 @@ def file(
     project: Project,
     protocol: str,
     made: transaction.Transition,
-    files: Mapping[str, bytes] | None = None,
-    keeps: Sequence[str] = (),
+    outcome: Outcome | None = None,
 ) -> dict[str, tuple[str, str | None]]:
-    """Write the history commit that belongs to a transition; return how the history's ref has to move with the branch.
+    """Write the history commit of a transition; return how the history's ref has to move with the branch.
 
-    There is one where files are to be filed, and beside every transition of a protocol that has ended, each of which may be the last.
+    There is one for the outcome's files, and beside every transition of a protocol that has ended, each of which may be the last.
     """
     ended = made.state.status in (Status.COMPLETED, Status.CANCELLED)
+    files, keeps = (outcome.files, outcome.keeps) if outcome else ({}, ())
     if ended:
-        files = {**(files or {}), **seal(project, protocol, made.commit)}
+        files = {**files, **seal(project, protocol, made.commit)}
     if not (files or ended):
         return {}
-    return {
-        history.ref_of(protocol): history.add(project.git, protocol, files or {}, made.commit, project.runner(), keeps)
-    }
+    added = history.add(project.git, protocol, files, made.commit, project.runner(), keeps)
+    return {history.ref_of(protocol): added}
 
 
 # --- signatures --------------------------------------------------------------------------------------------------------

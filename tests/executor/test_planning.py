@@ -224,9 +224,9 @@ def test_every_reason_is_told_and_deep_json_is_no_crash() -> None:
 
 def test_a_big_tree_is_told_by_its_folders_within_bounds() -> None:
     names = [f"src/part{number % 7}/deep/file{number}.py" for number in range(5000)] + ["README.md"]
-    told = planner.tree_listing(names, 2000)
+    told = prompting.tree_listing(names, 2000)
     assert len(told) <= 2000 and "src/part0/deep/  715 files" in told and "./  1 file" in told
-    assert planner.tree_listing(["b", "a"], 2000) == "a\nb"
+    assert prompting.tree_listing(["b", "a"], 2000) == "a\nb"
 
 
 def test_a_request_is_a_question_of_its_own(tmp_path: Path) -> None:
