@@ -15,6 +15,7 @@ from runner.app import markup
 from runner.app.chain import Chain, count
 from runner.app.markup import Html, Part, element
 from runner.errors import InsufficientHistoryError, RunnerError
+from runner.git import GitError
 from runner.protocol import approval_file, paths
 from runner.protocol.digest import digest as digest_of
 from runner.protocol.event_types import event_type
@@ -22,6 +23,7 @@ from runner.protocol.log import RawEntry
 from runner.store import history, record
 from runner.store.project import Project
 from runner.trust.walk import Report
+from runner.values import dataclass
 
 GENERATOR = "protocol-runner audit"
 DIFF_LINES = 20_000  # lines of the difference that are shown
@@ -30,13 +32,29 @@ _PLAIN = ("--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "
 _OUTSIDE = ("held", "intent", "outcome", "settled")
 
 
-def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool, now: str) -> bytes:
-    """Return the page. `report`: what verify says; `cannot_tell`: that it lacks something here; `now`: the time, for its foot."""
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The page of a protocol. `lacks`: its difference is not in this partial clone, and the page says so."""
+
+    data: bytes
+    lacks: bool
+
+
+def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool, now: str) -> Page:
+    """Return the page. `report`: the verdict of verify; `cannot_tell`: verify lacks objects; `now`: the time, for its foot."""
     chain = Chain(project, protocol)
     if not chain.tips:
         chain.tip = project.trusted.commit
     row = chain.row
-    spoken = _Words(chain)
+    spoken, lacks = _Words(chain), False
+    try:
+        difference = _difference(chain, row)
+    except GitError:
+        if not project.git.is_partial() or project.mirror is not None:
+            raise
+        lacks = True
+        hint = f"`runner audit {protocol} --yes` fetches it from {project.trusted.remote}"
+        difference = element("p", f"The difference is not in this clone: {hint}.", class_="warn")
     sections = (
         ("Verdict", "verdict", _verdict(chain, report, cannot_tell)),
         ("Plan and steps", "plan", _plan(chain, row)),
@@ -45,10 +63,10 @@ def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool,
         ("Cost", "cost", _cost(chain, row)),
         ("Transcripts", "transcripts", _transcripts(chain)),
         ("Timeline", "timeline", _timeline(chain)),
-        ("Difference", "difference", _difference(chain, row)),
+        ("Difference", "difference", difference),
     )
     title = f"{protocol}: {row['title']}"
-    return markup.page(
+    page = markup.page(
         title,
         resources.template("audit/page.css").read_text("utf-8"),
         element("header", element("h1", title), _banner(report, cannot_tell), _facts(chain, row)),
@@ -57,6 +75,7 @@ def audit(project: Project, protocol: str, report: Report, *, cannot_tell: bool,
         element("footer", element("p", f"Made {now} by protocol-runner {__version__} from {chain.tip}.", class_="dim")),
         generator=f"{GENERATOR} {__version__}",
     )
+    return Page(page, lacks)
 
 
 # --- parts ---------------------------------------------------------------------------------------------------------------

@@ -69,7 +69,8 @@ def fetch(project: Project, protocols: Iterable[str]) -> bool:
     if mirror is None:
         return False
     branches = {one: f"refs/heads/{ids.branch_of(project.pattern, one)}" for one in wanted}
-    mirror.fetch(*branches.values(), *map(history.ref_of, wanted))
+    if wanted:
+        mirror.fetch(*branches.values(), *map(history.ref_of, wanted))
     project.mirror, there = mirror, mirror.refs()
     partial_clone.install(project)
     for one in wanted:

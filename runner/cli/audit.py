@@ -10,8 +10,7 @@ from runner.app import attest, audit, histories, verify
 from runner.cli import options, streams
 from runner.cli.session import Session
 from runner.cli.verify import tell
-from runner.errors import InsufficientHistoryError, InTheWayError, UsageError
-from runner.git import GitError
+from runner.errors import InTheWayError, UsageError
 
 
 @click.command("audit")
@@ -45,17 +44,15 @@ def command(session: Session, protocol: str | None, output: str | None, attested
         report, code = verify.prove(project, name)
     if not attested:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(project.who.now()))
-        try:
+        page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
+        if page.lacks and options.fetch_missing(session, [name], yes=yes):
             page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
-        except GitError as error:
-            if not project.git.is_partial() or project.mirror is not None:
-                raise
-            if not options.fetch_missing(session, [name], yes=yes):
-                hint = f"`runner audit {name} --yes` fetches it from {project.trusted.remote}"
-                where = str(project.git.common_dir)
-                raise InsufficientHistoryError("not all that the page shows is in this clone", where, hint) from error
-            page = audit.audit(project, name, report, cannot_tell=code == 5, now=now)
-        _put(session, output or f"{name}.html", page, f'<meta name="generator" content="{audit.GENERATOR} '.encode())
+        _put(
+            session, output or f"{name}.html", page.data, f'<meta name="generator" content="{audit.GENERATOR} '.encode()
+        )
+        if page.lacks:
+            hint = f"`runner audit {name} --yes` fetches it from {project.trusted.remote}"
+            session.note(f"the page has no difference, which is not in this clone: {hint}")
     elif not code:
         _put(session, output or "-", attest.attest(project, name), attest.BEGINS)
     if code:

@@ -132,8 +132,8 @@ def fetches(function: F) -> F:
     return click.option("--yes", is_flag=True, help="Fetch missing objects from the remote without asking.")(function)
 
 
-def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool) -> bool:
-    """Fetch missing objects of protocols if the person agrees; return whether they were fetched.
+def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool, about: str = "") -> bool:
+    """Fetch missing objects of protocols if the person agrees; return whether they were fetched. `about`: what else lacks them.
 
     Raises:
         UnreachableError: the remote does not answer. IntegrityError: what it has is not taken.
@@ -141,10 +141,10 @@ def fetch_missing(session: Session, protocols: Collection[str], *, yes: bool) ->
     from runner.app import histories
 
     remote = session.project.trusted.remote
-    if not protocols or remote is None or session.project.mirror is not None:
+    if not (protocols or about) or remote is None or session.project.mirror is not None:
         return False
     names = ", ".join(sorted(protocols)[:3]) + (f" and {len(protocols) - 3} more" if len(protocols) > 3 else "")
-    question = f"{names}: what proves it is not all in this clone. Fetch it from {remote}?"
+    question = f"{names or about}: what proves it is not all in this clone. Fetch it from {remote}?"
     if not yes and session.ask(question, ("no", "yes")) != "yes":
         return False
     return histories.fetch(session.project, protocols)

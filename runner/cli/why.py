@@ -12,6 +12,7 @@ from runner.app import describe, histories, why
 from runner.cli import options
 from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError, UsageError
+from runner.git import GitError
 from runner.lines import lines_of
 
 _PLACE = re.compile(r"(?P<path>.+):(?P<first>[1-9][0-9]{0,8})(?:-(?P<last>[1-9][0-9]{0,8}))?")
@@ -38,7 +39,15 @@ def command(session: Session, place: str, yes: bool, as_json: bool) -> None:
         raise UsageError(f"`{place}` names no line", "runner why", "write PATH:LINE, or PATH:FIRST-LAST")
     histories.alone(session.project)
     histories.take(session.project, histories.known(session.project))
-    told = why.why(session.project, session.cwd, match["path"], first, last)
+    try:
+        told = why.why(session.project, session.cwd, match["path"], first, last)
+    except (InsufficientHistoryError, GitError) as error:
+        if not session.project.git.is_partial() or session.project.trusted.remote is None:
+            raise
+        if not options.fetch_missing(session, (), yes=yes, about=match["path"]):
+            hint = f"`runner why {place} --yes` fetches it from {session.project.trusted.remote}"
+            raise InsufficientHistoryError("not all that shows this is in this clone", match["path"], hint) from error
+        told = why.why(session.project, session.cwd, match["path"], first, last)
     if options.fetch_missing(session, set(_lacking(told["origins"])), yes=yes):
         told = why.why(session.project, session.cwd, match["path"], first, last)
     if as_json:

@@ -71,7 +71,7 @@ def blame(
     code, out, err = git.try_run(
         *args, "--", path, data=told.encode(), git_dir=git_dir, work_tree=work_tree, config=config
     )
-    if code and ("no such path" in err or "has only" in err or "cannot stat path" in err):
+    if code and ("no such path" in err or "has only" in err or "cannot stat path" in err or "Cannot lstat" in err):
         what = lines_of(err)[0].removeprefix("fatal: ")
         raise UsageError(what, f"{path}:{ranges[0][0]}", "name a file that is committed, and lines that it has")
     if code and git.is_partial():

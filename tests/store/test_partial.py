@@ -130,3 +130,42 @@ def test_doctor_calls_it_no_fault(remote: Box) -> None:
     published(remote, 1)
     box = partial(remote, "blob:none")
     assert "left at the remote until something needs them" in box.runner("doctor").out
+
+
+def done(box: Box, *, merged: bool = True) -> str:
+    """A completed protocol on the remote; `merged`: there, too. A line of `a.txt` comes from its step."""
+    (protocol,) = published(box, 1)
+    box.runner("answer", protocol, "look", "seen", rc=0)
+    box.runner("run", protocol, rc=0)
+    if not merged:
+        return protocol
+    box.git("merge", "-q", "--no-ff", "-m", "merged", protocol)
+    box.git("push", "-q", "origin", "main")
+    return protocol
+
+
+def test_why_offers_to_fetch_the_versions_of_the_file(remote: Box) -> None:
+    protocol = done(remote)
+    box = partial(remote, "blob:none")
+    assert "a.txt" in box.runner("why", "a.txt:1", "--yes", rc=2).err  # nothing is checked out
+    box.git("reset", "-q", "--hard", "main~0")
+    fetches(box)
+    told = box.runner("why", "a.txt:1", rc=5)
+    assert "`runner why a.txt:1 --yes` fetches" in told.err and fetches(box) == 0
+    shown = box.runner("why", "a.txt:1", "--yes", rc=0).out
+    assert f"01-a of {protocol}" in shown
+    box.runner("why", "a.txt:1", rc=0)
+
+
+def test_audit_writes_a_page_that_says_what_is_missing_and_fetches_it_on_demand(remote: Box) -> None:
+    protocol = done(remote, merged=False)
+    box = partial(remote, "blob:none")
+    page = box.path / f"{protocol}.html"
+    told = box.runner("audit", protocol, rc=5)
+    assert "--yes` fetches it from origin" in told.out and "Cannot be told here" in page.read_text()
+    box.runner("verify", protocol, "--yes", rc=0)
+    told = box.runner("audit", protocol, rc=0)  # the record is here now, the work is not
+    assert "the page has no difference" in told.err and "difference is not in this clone" in page.read_text()
+    told = box.runner("audit", protocol, "--yes", rc=0)
+    assert "no difference" not in told.err and "difference is not in this clone" not in page.read_text()
+    assert "a.txt" in page.read_text()
