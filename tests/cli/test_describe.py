@@ -85,6 +85,8 @@ def test_a_rebase_that_is_not_finished_is_named(box: Box) -> None:
     assert "rebase" in shown and next_of(shown) == "git rebase --continue, or git rebase --abort"
     (line,) = (line for line in box.runner("status", rc=0).out.splitlines() if line.startswith("0001"))
     assert "a rebase of it is under way" in line
+    assert f"a rebase of {protocol} is under way" in box.runner("doctor", rc=2).out
+    assert "a rebase of" not in box.runner("doctor", other).out
     refused = box.runner("run", cwd=at, rc=4).err
     assert "attempts/" not in refused  # it is refused before the step works
     assert "a rebase of 0001-a-plan is under way" in refused and "protocols are open" not in refused

@@ -73,6 +73,7 @@ PROJECT: tuple[Check[Selection], ...] = (
     Check("journals", journals.find),
     Check("workspaces", machine.workspaces),
     Check("name clashes", protocols.name_clashes),
+    Check("unfinished rebases", protocols.rebases),
 )
 # The record itself is repaired by `fix.fix`, which verifies it again under the protocol's lock.
 PROTOCOL: tuple[Check[Examined], ...] = (

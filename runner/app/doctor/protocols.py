@@ -152,6 +152,15 @@ def seen_there(project: Project, protocol: str, tip: str) -> str | None:
     return there if clash.published(project, protocol) is None else None
 
 
+def rebases(selection: Selection) -> Iterator[Finding]:
+    """Yield rebases of protocols' branches that their person has not finished."""
+    for ref, at in worktree.rebases(selection.project.git).items():
+        protocol = ids.protocol_of_branch(selection.project.pattern, ref.removeprefix("refs/heads/"))
+        if protocol is not None and selection.only in (None, protocol):
+            hint = "`git rebase --continue` or `git rebase --abort` there"
+            yield Finding("here", f"a rebase of {protocol} is under way", at, "no command moves its branch", hint)
+
+
 def uncommitted_record(one: Examined) -> Iterator[Finding]:
     """Yield changes of the record in a worktree that are in no commit, except those that a runner is making."""
     project, protocol, ref = one.project, one.protocol, one.project.branch(one.protocol)
