@@ -18,7 +18,7 @@ from runner.forge.gitlab import JOBS
 from runner.lines import lines_of
 from runner.protocol import ids
 from runner.protocol.budget_file import Day
-from runner.store import ledger, publishing, record
+from runner.store import day_budget, lease, publishing, record
 from runner.store.project import Project
 from runner.store.record import Row
 from runner.values import dataclass
@@ -230,7 +230,7 @@ def child_pipeline(project: Project, found: Sequence[Ready]) -> str:
 
     It is JSON, which is YAML, so that nothing in it can be read as anything but a word.
     """
-    run = ledger.run_of(project.who.environ)
+    run = lease.ci_run(project.who.environ)
     told: dict[str, Any] = {"include": [{"local": JOBS}]}
     for one in found:
         words = {"PROTOCOL": one.protocol, **({"RUNNER_RUN": run} if run and "$" not in run else {})}
@@ -269,11 +269,11 @@ def reserve(project: Project, found: Sequence[Ready], usd: Decimal, tokens: int)
                 if left_tokens is not None and left_tokens < tokens:
                     continue
                 part = (usd if left_usd is not None else Decimal(0), tokens if left_tokens is not None else 0)
-                day = day.reserve(nonces[one.protocol], ledger.reserved(project, *part, one.protocol))
+                day = day.reserve(nonces[one.protocol], day_budget.reserved(project, *part, one.protocol))
             given.append(one)
         return day
 
-    ledger.change(project, ledger.day_of(project), make)
+    day_budget.change(project, day_budget.day_of(project), make)
     return given, [one for one in found if one not in given]
 
 

@@ -106,13 +106,13 @@ def _settle_reserved(project: Project, mirror: Mirror, protocols: list[str]) -> 
     """Settle what was reserved for jobs of this run of a CI, which could not: what they made is published now."""
     from runner.executor import spending
     from runner.protocol.policy_file import DayBudget
-    from runner.store import ledger
+    from runner.store import day_budget
 
-    if ledger.run_of(project.who.environ) is None:
+    if lease.ci_run(project.who.environ) is None:
         return
     try:
         if spending.day(project) != DayBudget():
-            ledger.use(project, mirror, protocols)
+            day_budget.use(project, mirror, protocols)
     except RunnerError as error:
         project.who.say(f"what was reserved for this run is not settled, and stays counted: {error.what}")
 

@@ -90,7 +90,7 @@ def questioner(
         say=project.who.say,
         ensure=lambda: publishing.ensure_lease(project),
         total=spending.of(journal.records),
-        purse=spending.purse(project, protocol),
+        shared_budget=spending.shared_budget(project, protocol),
     )
 
 

@@ -116,13 +116,13 @@ class Ended:
     stop: HeldError | EffectError | None = None
 
 
-class Purse(Protocol):
+class SharedBudget(Protocol):
     """What others share with this loop: the day's budget."""
 
-    def cover(self, engine: str, usd: Decimal | None, tokens: int) -> None:
+    def reserve(self, engine: str, usd: Decimal | None, tokens: int) -> None:
         """Have enough for a request, or refuse it by a RunnerError: nothing is recorded then, and the loop resumes later."""
 
-    def paid(self, usd: Decimal | None, tokens: int) -> None:
+    def charge(self, usd: Decimal | None, tokens: int) -> None:
         """Note what it did cost."""
 
 
@@ -160,7 +160,7 @@ class Loop:
     gate: Gate = field(default_factory=Open)
     untrusted: bool = False
     total: Total = field(default_factory=Total)
-    purse: Purse | None = None
+    shared_budget: SharedBudget | None = None
     _began: float = 0.0
     _nudged: bool = False
     _ended: Ended | None = None  # by the last answer, if that called no tool
@@ -372,8 +372,8 @@ class Loop:
                 raise BudgetStop(
                     f"${total.usd:.4f} of ${limits.usd} are used, and the next request could cost ${cost:.4f}"
                 )
-        if self.purse is not None:
-            self.purse.cover(engine.name, self.price(engine, asked), asked.input + asked.output)
+        if self.shared_budget is not None:
+            self.shared_budget.reserve(engine.name, self.price(engine, asked), asked.input + asked.output)
 
     def _weight(self, request: Request) -> int:
         """Return how many tokens a request has, by estimate: of all that it says, in bytes, since foreign letters weigh more."""
@@ -382,8 +382,8 @@ class Loop:
 
     def _record(self, kind: str, engine: Engine, response: Response, **more: str) -> Record:
         usd = self.price(engine, response.usage) if response.usd is None else response.usd
-        if self.purse is not None:
-            self.purse.paid(usd, response.usage.input + response.usage.output)
+        if self.shared_budget is not None:
+            self.shared_budget.charge(usd, response.usage.input + response.usage.output)
         record: Record = {
             "kind": kind,
             "time": self.now(),

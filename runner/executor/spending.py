@@ -16,7 +16,7 @@ from pathlib import Path
 from runner.errors import InsufficientHistoryError
 from runner.executor import permissions
 from runner.executor.journal import Journal, Record
-from runner.executor.loop import Limits, Purse, Total
+from runner.executor.loop import Limits, SharedBudget, Total
 from runner.executor.step_run import StepRun
 from runner.folders import matching
 from runner.protocol import events as ev
@@ -25,7 +25,7 @@ from runner.protocol.digest import digest
 from runner.protocol.plans import Budget, Plan
 from runner.protocol.policy_file import DayBudget
 from runner.protocol.state import State
-from runner.store import history, ledger, record
+from runner.store import day_budget, history, record
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust.policy import stricter
@@ -109,14 +109,14 @@ def since(journal: Journal, seconds: int) -> ev.Spent:
     return told(of(journal.records[journal.filed :]), seconds)
 
 
-def purse(project: Project, protocol: str = "") -> Purse | None:
+def shared_budget(project: Project, protocol: str = "") -> SharedBudget | None:
     """Return what this process has of the day's budget, for the work of a protocol; None where there is no such budget."""
-    if project.purse is None:
+    if project.shared_budget is None:
         if day(project) == DayBudget():
             return None
-        project.purse = ledger.Purse(project, lambda: day(project))
-    project.purse.protocol = protocol
-    return project.purse
+        project.shared_budget = day_budget.Reservation(project, lambda: day(project))
+    project.shared_budget.protocol = protocol
+    return project.shared_budget
 
 
 def day(project: Project) -> DayBudget:

@@ -22,12 +22,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
-from runner.git import BLOB, Git, Ident, TreeEntry
+from runner.git import Git, Ident
 from runner.protocol import ids, lease_file, log
 from runner.protocol.event_types import event_type
 from runner.protocol.lease_file import Lease
 from runner.protocol.plans import seconds_of
-from runner.store import history, record, remote
+from runner.store import history, record, ref_file, remote
 from runner.store.environment import Environment
 from runner.store.project import Project
 from runner.store.remote import Mirror
@@ -104,7 +104,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
     words = Lease(
         holder=lease_file.word(project.actor()),
         host=_host(project),
-        ci=_job(project.who.environ),
+        ci=ci_job(project.who.environ),
         expires=_time(project, ttl),
         nonce=project.who.random_hex(32),
     )
@@ -216,7 +216,7 @@ def _may_take(project: Project, protocol: str, oid: str, is_over: IsOver) -> boo
         return True
     if notice(project, protocol, oid) >= _patience(project):
         return True
-    return words.ci is not None and words.ci != _job(project.who.environ) and is_over(words.ci)
+    return words.ci is not None and words.ci != ci_job(project.who.environ) and is_over(words.ci)
 
 
 def _patience(project: Project) -> float:
@@ -571,13 +571,24 @@ def _host(project: Project) -> str:
     return lease_file.word(project.who.host)
 
 
-def _job(environ: Mapping[str, str]) -> str | None:
-    """Return where a CI shows this job, as GitHub and GitLab tell it."""
-    if run := environ.get("GITHUB_RUN_ID"):
-        place = f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}"
-        return lease_file.word(f"{place}/actions/runs/{run}")
-    url = environ.get("CI_JOB_URL")
-    return lease_file.word(url) if url else None
+def ci_job(environ: Mapping[str, str]) -> str | None:
+    """Return the address at which a CI shows this job, on GitHub its run; None outside a CI."""
+    address = _github_run(environ) or environ.get("CI_JOB_URL")
+    return lease_file.word(address) if address else None
+
+
+def ci_run(environ: Mapping[str, str]) -> str | None:
+    """Return the run of a CI that this job belongs to, the same for all its jobs; a repeated run is another one. None outside a CI."""
+    run = _github_run(environ)
+    attempt = f"{run}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}" if run else None
+    name = environ.get("RUNNER_RUN") or attempt or environ.get("CI_PIPELINE_URL")
+    return lease_file.word(name) if name else None
+
+
+def _github_run(environ: Mapping[str, str]) -> str | None:
+    run = environ.get("GITHUB_RUN_ID")
+    place = f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}"
+    return f"{place}/actions/runs/{run}" if run else None
 
 
 def _time(project: Project, more: float) -> str:
@@ -616,9 +627,7 @@ def _forget_note(project: Project, protocol: str, words: Lease) -> None:
 def _commit(git: Git, author: Ident, protocol: str, words: Lease, intents: Intents, old: str | None) -> str:
     files = {lease_file.FILE: lease_file.render(words)}
     files |= {f"{lease_file.INTENTS}/{name}.json": lease_file.render_intent(one) for name, one in intents.items()}
-    tree = git.edit_tree(None, {path: TreeEntry(BLOB, git.write("blob", data)) for path, data in files.items()})
-    assert tree is not None
-    return git.write_commit(tree, (old,) if old else (), author, author, f"{protocol}: lease\n".encode())
+    return ref_file.write(git, files, old, author, f"{protocol}: lease")
 
 
 def _read(git: Git, oid: str, ref: str, who: Environment) -> tuple[Lease, Intents]:
@@ -632,13 +641,9 @@ def _read(git: Git, oid: str, ref: str, who: Environment) -> tuple[Lease, Intent
     entries = git.tree(below.oid) if below else {}
     if not found or lease_file.FILE not in found or entries is None or len(entries) > lease_file.MOST:
         raise lease_file.unreadable("it is no folder of lease.json and intents", ref)
-    blobs = [found[lease_file.FILE].oid, *(entry.oid for entry in entries.values())]
-    missing = [oid for oid in blobs if git.is_partial() and git.blob(oid) is None]
-    if missing:
-        remote.fetch_objects(git, missing, who)
-    if any(size is None or size > lease_file.SIZE for size in git.sizes(blobs)):
+    data = ref_file.read(git, [found[lease_file.FILE], *entries.values()], lease_file.SIZE, who)
+    if data is None:
         raise lease_file.unreadable("a file of it is too large, or not here", ref)
-    data = [one or b"" for one in git.blobs(blobs)]
     intents = {
         name.removesuffix(".json"): lease_file.parse_intent(one, name, ref)
         for name, one in zip(entries, data[1:], strict=True)

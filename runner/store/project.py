@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from runner.git.location import Location
     from runner.protocol.config import Config
     from runner.protocol.plans import Plan
+    from runner.store.day_budget import Reservation
     from runner.store.lease import Held
-    from runner.store.ledger import Purse
     from runner.store.remote import Mirror
     from runner.store.snapshot import Snapshot
 
@@ -40,7 +40,7 @@ class Project:
     looked: bool = False  # whether the remote was asked in this process
     mirror: Mirror | None = None  # the remote, where it answered
     lease: Held | None = None  # the remote's, while this process has it
-    purse: Purse | None = None  # what this process has of the day's budget, once it asks a model
+    shared_budget: Reservation | None = None  # what this process has of the day's budget, once it asks a model
     batch: bool = False  # `run` pushes once, when it ends
     looked_at: float = 0.0  # by the monotonic clock
     speaker: str = ""  # who said it on the forge, where somebody there did: `HOST/ID/comment/ID`
@@ -91,8 +91,8 @@ class Project:
     def close(self) -> None:
         """End what is held open; what was spent of the day's budget is settled."""
         try:
-            if self.purse is not None:
-                self.purse.close()
+            if self.shared_budget is not None:
+                self.shared_budget.close()
         finally:
             self.git.close()
 

@@ -21,6 +21,7 @@ from runner.store import (
     checkpoints,
     clash,
     history,
+    lease,
     locks,
     lookup,
     push_refusal,
@@ -220,8 +221,6 @@ def _notice(project: Project, protocol: str) -> None:
     """Note since when the lease that is on the remote is seen there."""
     oid = project.mirror.refs().get(f"refs/runner/leases/{protocol}") if project.mirror else None
     if oid is not None and project.lease is None:
-        from runner.store import lease
-
         lease.notice(project, protocol, oid)
 
 
@@ -425,8 +424,6 @@ def push(
             )
     try:
         if project.lease is not None and project.lease.protocol == protocol:
-            from runner.store import lease
-
             lease.push(project, changes, keep=keep)
         elif changes:
             mirror.push(changes)
@@ -453,16 +450,12 @@ def ensure_lease(project: Project) -> None:
     """
     signals.check_stop()
     if project.lease is not None:
-        from runner.store import lease
-
         lease.ensure(project)
 
 
 def drop_lease(project: Project) -> None:
     """Give up a lease that is still held though there is nothing more to publish; where that fails it runs out."""
     if project.lease is not None:
-        from runner.store import lease
-
         lease.drop(project)
 
 

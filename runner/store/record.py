@@ -19,6 +19,7 @@ from runner.protocol import decision, log, paths, state
 from runner.protocol.decision import Halt
 from runner.protocol.ids import STEP_FILE
 from runner.protocol.log import RawEntry
+from runner.store import worktree
 from runner.values import dataclass
 
 Row = dict[str, Any]  # state.json as it stands; `protocol`, `status`, `title`, `revision`, `steps`, `waiting` are there
@@ -206,8 +207,6 @@ def since(git: Git, tip: str, other: str) -> tuple[list[Commit], str | None]:
 
 def newer(git: Git, protocol: str, here: str | None, there: str | None) -> int:
     """Return how many transitions the commit `there` has that `here` has not, as far as this clone knows; nothing is verified."""
-    from runner.protocol import log
-
     if here is None or there is None or here == there:
         return 0
     try:
@@ -236,8 +235,6 @@ def work_of(git: Git, protocol: str, tip: str, slug: str) -> tuple[str, str] | N
 
     The work of an attempt that failed is what was kept of it.
     """
-    from runner.protocol import log
-
     last = None
     for entry in events(git, protocol, tip):
         if entry.subject == slug and entry.event in ("step-finished", "step-failed", "step-blocked", "step-retried"):
@@ -277,8 +274,6 @@ def untaken(git: Git, protocol: str, tip: str) -> list[str]:
 
 def unsaved(git: Git, tree: Worktree, protocol: str) -> list[str]:
     """Return the names of the protocol's words that a person changed in a worktree and did not commit."""
-    from runner.store import worktree
-
     at = paths.folder(protocol)
     code, out, _ = git.try_run(
         "status", "--porcelain=v1", "-z", "--untracked-files=all", "--no-renames", "--", at,

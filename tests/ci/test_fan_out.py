@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.store import ledger
+from runner.store import day_budget
 from tests.ci.actions import ROOT
 from tests.ci.test_templates import check
 from tests.conftest import Box, clone, command
@@ -170,8 +170,8 @@ def test_what_each_may_spend_is_reserved_for_it(remote: Box, tmp_path: Path) -> 
     assert [one["protocol"] for one in told.json()["include"]] == [*names[:2], other]
     assert f"{names[2]} waits: the day budget" in told.err
     at = tmp_path / "origin.git"
-    (name,) = remote.git("ls-tree", "--name-only", ledger.REF, cwd=at).split()
-    reserved = json.loads(remote.git("show", f"{ledger.REF}:{name}", cwd=at))["open"].values()
+    (name,) = remote.git("ls-tree", "--name-only", day_budget.REF, cwd=at).split()
+    reserved = json.loads(remote.git("show", f"{day_budget.REF}:{name}", cwd=at))["open"].values()
     assert sorted((one["protocol"], one["usd"]) for one in reserved) == [(names[0], "0.4"), (names[1], "0.4")]
     assert {one["ci"] for one in reserved} == {"https://github.com/o/r/actions/runs/7/attempts/1"}
     again = remote.runner("fleet", "plan", "--json", "--reserve", "0.40", rc=0, env=env)
@@ -194,11 +194,11 @@ def test_a_job_that_is_repeated_after_its_work_was_published_spends_nothing_twic
         assert len(wire.bodies) == 1
         remote.runner("sync", "--no-work", protocol, rc=0, env=run)
         at = tmp_path / "origin.git"
-        (name,) = remote.git("ls-tree", "--name-only", ledger.REF, cwd=at).split()
-        day = json.loads(remote.git("show", f"{ledger.REF}:{name}", cwd=at))
+        (name,) = remote.git("ls-tree", "--name-only", day_budget.REF, cwd=at).split()
+        day = json.loads(remote.git("show", f"{day_budget.REF}:{name}", cwd=at))
         assert (day["usd"], day["open"]) == ("0.4", {})
-        before = remote.git("rev-parse", ledger.REF, cwd=at)
+        before = remote.git("rev-parse", day_budget.REF, cwd=at)
         remote.runner("sync", "--no-work", protocol, rc=0, env=run)
-        assert remote.git("rev-parse", ledger.REF, cwd=at) == before
+        assert remote.git("rev-parse", day_budget.REF, cwd=at) == before
         told = remote.runner(*work, rc=0, env=run)
         assert "a job of the same run has used it before" in told.err and len(wire.bodies) == 1

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.store import ledger
+from runner.store import day_budget
 from tests.conftest import Box
 from tests.executor.minds import agent, finish, mind, say, sound, write
 from tests.executor.test_resume import kill
@@ -26,8 +26,8 @@ def limit(box: Box, day: str, config: str = "") -> None:
 
 def day(box: Box) -> Any:
     """Return the ledger's only day."""
-    (name,) = box.git("ls-tree", "--name-only", ledger.REF).split()
-    return json.loads(box.git("show", f"{ledger.REF}:{name}"))
+    (name,) = box.git("ls-tree", "--name-only", day_budget.REF).split()
+    return json.loads(box.git("show", f"{day_budget.REF}:{name}"))
 
 
 @pytest.mark.slow

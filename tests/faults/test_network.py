@@ -19,7 +19,7 @@ from tests.faults.ground import ANSWERS, Ground, daemon
 from tests.faults.test_kill import finished
 from tests.forge import smart_http
 from tests.gate import is_due
-from tests.store.test_ledger import days, opened, purse
+from tests.store.test_day_budget import days, opened, shared_budget
 
 AWAY = 69
 
@@ -255,9 +255,9 @@ def test_what_is_settled_while_pushes_are_heard_twice_counts_once(tmp_path: Path
     with repeating(tmp_path, *TWICE["heard, the last answer"]) as (url, answered):
         box.git("remote", "add", "origin", f"{url}/origin.git")
         with opened(box, publish="always") as project:
-            spends = purse(project, usd=Decimal(1))
-            spends.cover("model", Decimal("0.5"), 10)
-            spends.paid(Decimal("0.2"), 7)
+            spends = shared_budget(project, usd=Decimal(1))
+            spends.reserve("model", Decimal("0.5"), 10)
+            spends.charge(Decimal("0.2"), 7)
             spends.close()
     assert len(answered) == 2
     last = days(box, bare)[-1]

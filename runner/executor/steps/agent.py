@@ -102,7 +102,7 @@ def _loop(run: StepRun) -> tuple[Ended, str]:
             told=project.who.hear,
             say=project.who.say,
             ensure=lambda: publishing.ensure_lease(project),
-            purse=spending.purse(project, run.view.protocol),
+            shared_budget=spending.shared_budget(project, run.view.protocol),
         )
         ended = loop.run(_answers(run) if run.journal.records else ())
     return ended, names[0]

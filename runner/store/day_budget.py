@@ -6,19 +6,20 @@ its next request can cost, and twice as much as before each time that is used up
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import partial
 
 from runner.errors import ConflictError, IntegrityError, RunnerError, SpentError, UnreachableError
-from runner.git import BLOB, TreeEntry
+from runner.git import TreeEntry
 from runner.protocol import budget_file
 from runner.protocol.budget_file import Day, Reserved
 from runner.protocol.lease_file import word
 from runner.protocol.policy_file import DayBudget
-from runner.store import remote
+from runner.store import ref_file
+from runner.store.lease import ci_run
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.values import dataclass
@@ -34,7 +35,7 @@ LATER = (
 
 
 @dataclass(slots=True)
-class Purse:
+class Reservation:
     """What this process may spend of the day's budget. `cap`: what the policy of now says; `protocol`: whose work it pays for.
 
     `day`: of the reservation; `usd`, `tokens`: reserved; `paid_usd`, `paid_tokens`, `unpriced`: spent of it.
@@ -51,7 +52,7 @@ class Purse:
     unpriced: int = 0
     _nonce: str = field(default="", repr=False)
 
-    def cover(self, engine: str, usd: Decimal | None, tokens: int) -> None:
+    def reserve(self, engine: str, usd: Decimal | None, tokens: int) -> None:
         """Have enough reserved for a request that may cost so much. `usd`: None where the engine's price is not known.
 
         Raises:
@@ -82,7 +83,7 @@ class Purse:
             )
         self._reserve(today, cap, need_usd, need_tokens)
 
-    def paid(self, usd: Decimal | None, tokens: int) -> None:
+    def charge(self, usd: Decimal | None, tokens: int) -> None:
         """Note what a request did cost."""
         self.paid_tokens += tokens
         if usd is None:
@@ -175,7 +176,7 @@ def reserved(project: Project, usd: Decimal, tokens: int, protocol: str | None =
     return Reserved(
         by=word(project.actor()),
         host=word(project.who.host),
-        ci=run_of(project.who.environ),
+        ci=ci_run(project.who.environ),
         protocol=protocol,
         time=project.who.timestamp(),
         usd=budget_file.amount(usd),
@@ -200,23 +201,12 @@ def _used(nonce: str, one: Reserved, day: Day) -> Day:
 def _given(project: Project, mirror: Mirror, protocols: Sequence[str]) -> Iterator[tuple[str, str, Reserved]]:
     """Give what another job of this run reserved for each of the protocols alone: its day, nonce and amount."""
     mirror.fetch(REF)
-    oid, run, found = mirror.refs().get(REF), run_of(project.who.environ), set[str | None]()
+    oid, run, found = mirror.refs().get(REF), ci_run(project.who.environ), set[str | None]()
     for day in (day_of(project), day_of(project, -1)) if oid else ():
         for nonce, one in read(project, oid, day).open.items():
             if one.ci == run and one.protocol in protocols and one.protocol not in found:
                 found.add(one.protocol)
                 yield day, nonce, one
-
-
-def run_of(environ: Mapping[str, str]) -> str | None:
-    """Return the run of a CI that this job belongs to, as its jobs name it alike; a repeated run is another one."""
-    if given := environ.get("RUNNER_RUN"):
-        return word(given)
-    if run := environ.get("GITHUB_RUN_ID"):
-        place = f"{environ.get('GITHUB_SERVER_URL', '')}/{environ.get('GITHUB_REPOSITORY', '')}"
-        return word(f"{place}/actions/runs/{run}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}")
-    url = environ.get("CI_PIPELINE_URL")
-    return word(url) if url else None
 
 
 def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | None = None) -> None:
@@ -277,21 +267,18 @@ def read(project: Project, oid: str | None, day: str) -> Day:
     if entry is None:
         return Day(day=day)
     where = f"{name} of {REF}"
-    if git.is_partial() and git.blob(entry.oid) is None:
-        remote.fetch_objects(git, [entry.oid], project.who)
-    (size,) = git.sizes([entry.oid])
-    if size is None or size > budget_file.SIZE:
+    data = ref_file.read(git, [entry], budget_file.SIZE, project.who)
+    if data is None:
         raise budget_file.unreadable("it is too large, or not here", where)
-    return budget_file.parse(git.blob(entry.oid) or b"", day, where)
+    return budget_file.parse(data[0], day, where)
 
 
 def _commit(project: Project, day: Day, old: str | None) -> str:
     git, who = project.git, project.runner()
-    files: dict[str, TreeEntry] = dict(git.tree(f"{old}:") or {}) if old else {}
-    files[budget_file.file(day.day)] = TreeEntry(BLOB, git.write("blob", budget_file.render(day)))
-    tree = git.edit_tree(None, {name: files[name] for name in budget_file.kept(files, day.day)})
-    assert tree is not None
-    return git.write_commit(tree, (old,) if old else (), who, who, f"ledger: {day.day}\n".encode())
+    files: dict[str, bytes | TreeEntry] = dict(git.tree(f"{old}:") or {}) if old else {}
+    files[budget_file.file(day.day)] = budget_file.render(day)
+    kept = {name: files[name] for name in budget_file.kept(files, day.day)}
+    return ref_file.write(git, kept, old, who, f"ledger: {day.day}")
 
 
 def _mirror(project: Project) -> Mirror | None:

@@ -15,7 +15,7 @@ import pytest
 
 from runner.errors import IntegrityError, SpentError, UnreachableError
 from runner.protocol.policy_file import DayBudget
-from runner.store import ledger
+from runner.store import day_budget
 from runner.store.project import Project
 from tests.conftest import Box, clone
 from tests.protocol.test_schema import validator
@@ -30,7 +30,7 @@ from decimal import Decimal
 from pathlib import Path
 from runner.errors import SpentError
 from runner.protocol.policy_file import DayBudget
-from runner.store import ledger
+from runner.store import day_budget
 from runner.store.project import Project
 from runner.store.environment import Environment
 
@@ -41,16 +41,16 @@ who = Environment(
     random_hex=lambda count: os.urandom(count).hex()[:count], environ=dict(os.environ) | {"RUNNER_EMAIL": "r@example.test"},
 )
 with Project.open(Path(path), who, {"publish": publish}) as project, open(told, "a", buffering=1) as paid:
-    project.purse = ledger.Purse(project, lambda: DayBudget(usd="1", tokens="5000"))
+    project.shared_budget = day_budget.Reservation(project, lambda: DayBudget(usd="1", tokens="5000"))
     try:
         for _ in range(dice.randrange(5, 40)):
             most = dice.randrange(1, 60)
-            project.purse.cover("model", Decimal(most) / 1000, most)
+            project.shared_budget.reserve("model", Decimal(most) / 1000, most)
             if dice.random() < 0.04:
                 os._exit(9)
             really = dice.randrange(0, most + 1)
             paid.write(f"{really}\\n")
-            project.purse.paid(Decimal(really) / 1000, really)
+            project.shared_budget.charge(Decimal(really) / 1000, really)
     except SpentError as error:
         print(error.what, flush=True)
         if dice.random() < 0.5:
@@ -68,7 +68,7 @@ def spend(box: Box, publish: str, seed: int, told: Path) -> subprocess.Popen[str
 
 def days(box: Box, cwd: Path) -> list[Any]:
     """Return what each commit of the ledger says of the day, the first one first."""
-    commits = box.git("rev-list", "--reverse", ledger.REF, cwd=cwd).split()
+    commits = box.git("rev-list", "--reverse", day_budget.REF, cwd=cwd).split()
     return [json.loads(box.git("show", f"{one}:{DAY}.json", cwd=cwd)) for one in commits]
 
 
@@ -125,119 +125,119 @@ def opened(box: Box, now: list[float] | None = None, **options: str) -> Project:
     return project
 
 
-def purse(project: Project, **cap: Any) -> ledger.Purse:
-    project.purse = ledger.Purse(project, lambda: DayBudget.model_construct(**cap))
-    return project.purse
+def shared_budget(project: Project, **cap: Any) -> day_budget.Reservation:
+    project.shared_budget = day_budget.Reservation(project, lambda: DayBudget.model_construct(**cap))
+    return project.shared_budget
 
 
 def test_parts_grow_so_that_pushes_are_few_and_the_rest_is_given_back(remote: Box, tmp_path: Path) -> None:
     with opened(remote, publish="always") as project:
-        mine = purse(project, usd=Decimal(10))
+        mine = shared_budget(project, usd=Decimal(10))
         for _ in range(1000):
-            mine.cover("model", PAID, 10)
-            mine.paid(PAID / 2, 10)
+            mine.reserve("model", PAID, 10)
+            mine.charge(PAID / 2, 10)
     seen = days(remote, tmp_path / "origin.git")
     assert len(seen) == 11  # ten doublings hold a thousand requests, and one settles
     assert seen[-1] == {"schema": 1, "day": DAY, "usd": "0.2", "tokens": 10_000, "unpriced": 0, "open": {}}
-    assert remote.git("for-each-ref", ledger.REF) == ""  # it is on the remote alone
-    fast_forward = remote.git("rev-list", "--count", "--min-parents=1", ledger.REF, cwd=tmp_path / "origin.git")
+    assert remote.git("for-each-ref", day_budget.REF) == ""  # it is on the remote alone
+    fast_forward = remote.git("rev-list", "--count", "--min-parents=1", day_budget.REF, cwd=tmp_path / "origin.git")
     assert int(fast_forward) == 10
 
 
 def test_without_a_days_budget_there_is_no_ledger(box: Box) -> None:
     with opened(box) as project:
-        mine = purse(project, usd=None, tokens=None)
-        mine.cover("model", None, 10**9)
-        mine.paid(None, 10**9)
-    assert box.git("for-each-ref", ledger.REF) == ""
+        mine = shared_budget(project, usd=None, tokens=None)
+        mine.reserve("model", None, 10**9)
+        mine.charge(None, 10**9)
+    assert box.git("for-each-ref", day_budget.REF) == ""
 
 
 def test_what_a_dead_runner_reserved_counts_till_midnight(box: Box) -> None:
     now = [1_700_000_000.0]
     with opened(box, now) as dead:
-        purse(dead, usd=Decimal(1)).cover("model", Decimal("0.7"), 10)
-        dead.purse = None  # it was killed
+        shared_budget(dead, usd=Decimal(1)).reserve("model", Decimal("0.7"), 10)
+        dead.shared_budget = None  # it was killed
     with opened(box, now) as project:
-        mine = purse(project, usd=Decimal(1))
+        mine = shared_budget(project, usd=Decimal(1))
         with pytest.raises(
             SpentError, match=r"\$0\.3 of \$1 are left .*, \$0\.7 more are reserved by others, and .*\n.*\n.* gave back"
         ):
-            mine.cover("model", Decimal("0.7"), 10)
-        mine.cover("model", Decimal("0.3"), 10)
-        mine.paid(Decimal("0.1"), 10)
+            mine.reserve("model", Decimal("0.7"), 10)
+        mine.reserve("model", Decimal("0.3"), 10)
+        mine.charge(Decimal("0.1"), 10)
         now[0] += 24 * 3600
-        mine.cover("model", Decimal("0.9"), 10)  # a new day: what was begun on the old one is settled there
-        mine.paid(Decimal("0.9"), 10)
+        mine.reserve("model", Decimal("0.9"), 10)  # a new day: what was begun on the old one is settled there
+        mine.charge(Decimal("0.9"), 10)
     assert days(box, box.path)[0]["open"]
-    first = json.loads(box.git("show", f"{ledger.REF}:{DAY}.json"))
+    first = json.loads(box.git("show", f"{day_budget.REF}:{DAY}.json"))
     assert (first["usd"], len(first["open"])) == ("0.1", 1)
-    assert json.loads(box.git("show", f"{ledger.REF}:2023-11-15.json"))["usd"] == "0.9"
+    assert json.loads(box.git("show", f"{day_budget.REF}:2023-11-15.json"))["usd"] == "0.9"
 
 
 def test_tokens_without_a_price_keep_money_from_being_spent_and_tokens_not(box: Box) -> None:
     with opened(box) as project:
-        mine = purse(project, usd=Decimal(1))
+        mine = shared_budget(project, usd=Decimal(1))
         with pytest.raises(SpentError, match="the price of nobody is not known"):
-            mine.cover("nobody", None, 10)
-        mine.cover("model", Decimal("0.1"), 10)
-        mine.paid(None, 10)
+            mine.reserve("nobody", None, 10)
+        mine.reserve("model", Decimal("0.1"), 10)
+        mine.charge(None, 10)
         with pytest.raises(SpentError, match="the price of 10 tokens"):
-            mine.cover("model", Decimal("0.1"), 10)
+            mine.reserve("model", Decimal("0.1"), 10)
     with opened(box) as project, pytest.raises(SpentError, match="the price of 10 tokens"):
-        purse(project, usd=Decimal(1)).cover("model", Decimal("0.1"), 10)
+        shared_budget(project, usd=Decimal(1)).reserve("model", Decimal("0.1"), 10)
     with opened(box) as project:
-        purse(project, tokens=100).cover("nobody", None, 90)
+        shared_budget(project, tokens=100).reserve("nobody", None, 90)
         with pytest.raises(SpentError, match="of 100 tokens are left"):
-            purse(project, tokens=100).cover("nobody", None, 91)
+            shared_budget(project, tokens=100).reserve("nobody", None, 91)
 
 
 def test_a_stale_sight_of_the_ledger_refuses_nobody(remote: Box) -> None:
     other = clone(remote, "bob")
     with opened(other, publish="always") as bob:
-        theirs = purse(bob, usd=Decimal(1))
-        theirs.cover("model", Decimal("0.9"), 1)
+        theirs = shared_budget(bob, usd=Decimal(1))
+        theirs.reserve("model", Decimal("0.9"), 1)
         with opened(remote, publish="always") as project:
-            mine = purse(project, usd=Decimal(1))
+            mine = shared_budget(project, usd=Decimal(1))
             with pytest.raises(SpentError):
-                mine.cover("model", Decimal("0.5"), 1)
-            theirs.paid(Decimal("0.1"), 1)
+                mine.reserve("model", Decimal("0.5"), 1)
+            theirs.charge(Decimal("0.1"), 1)
             theirs.close()
-            mine.cover("model", Decimal("0.5"), 1)  # what was given back since is found
-            mine.paid(Decimal("0.5"), 1)
+            mine.reserve("model", Decimal("0.5"), 1)  # what was given back since is found
+            mine.charge(Decimal("0.5"), 1)
 
 
 def test_a_remote_that_is_away_lets_nothing_be_spent(remote: Box, tmp_path: Path) -> None:
     (tmp_path / "origin.git").rename(tmp_path / "away.git")
     with opened(remote, publish="always") as project, pytest.raises(UnreachableError):
-        purse(project, usd=Decimal(1)).cover("model", Decimal("0.1"), 1)
+        shared_budget(project, usd=Decimal(1)).reserve("model", Decimal("0.1"), 1)
 
 
 def test_a_job_that_may_not_push_spends_what_another_reserved_for_it(remote: Box) -> None:
     env = {"RUNNER_RUN": "https://forge.test/runs/7"}
     remote.env |= env
     with opened(remote, publish="always") as project:
-        given = ledger.reserved(project, Decimal("0.5"), 0, "0001-a")
-        ledger.change(project, DAY, lambda day: day.reserve("0" * 32, given))
+        given = day_budget.reserved(project, Decimal("0.5"), 0, "0001-a")
+        day_budget.change(project, DAY, lambda day: day.reserve("0" * 32, given))
     for protocol, ok in (("0001-a", True), ("0002-b", False)):
         with opened(remote, publish="never", ephemeral="yes") as project:
-            mine = purse(project, usd=Decimal(1))
+            mine = shared_budget(project, usd=Decimal(1))
             mine.protocol = protocol
             if ok:
-                mine.cover("model", Decimal("0.5"), 1)
-                mine.paid(Decimal("0.4"), 1)
+                mine.reserve("model", Decimal("0.5"), 1)
+                mine.charge(Decimal("0.4"), 1)
                 with pytest.raises(SpentError, match=r"may spend \$0\.5"):
-                    mine.cover("model", Decimal("0.2"), 1)
+                    mine.reserve("model", Decimal("0.2"), 1)
             else:
                 with pytest.raises(SpentError, match="nothing is reserved"):
-                    mine.cover("model", Decimal("0.1"), 1)
+                    mine.reserve("model", Decimal("0.1"), 1)
     remote.env["RUNNER_RUN"] = "https://forge.test/runs/8"
     with (
         opened(remote, publish="never", ephemeral="yes") as project,
         pytest.raises(SpentError, match="nothing is reserved"),
     ):
-        mine = purse(project, usd=Decimal(1))
+        mine = shared_budget(project, usd=Decimal(1))
         mine.protocol = "0001-a"
-        mine.cover("model", Decimal("0.1"), 1)
+        mine.reserve("model", Decimal("0.1"), 1)
 
 
 @pytest.mark.slow
@@ -245,13 +245,13 @@ def test_old_days_leave_the_tree_and_stay_in_the_history(box: Box) -> None:
     now = [1_700_000_000.0]
     for _ in range(35):
         with opened(box, now) as project:
-            mine = purse(project, usd=Decimal(1))
-            mine.cover("model", Decimal("0.1"), 1)
-            mine.paid(Decimal("0.1"), 1)
+            mine = shared_budget(project, usd=Decimal(1))
+            mine.reserve("model", Decimal("0.1"), 1)
+            mine.charge(Decimal("0.1"), 1)
         now[0] += 24 * 3600
-    names = box.git("ls-tree", "--name-only", ledger.REF).split()
+    names = box.git("ls-tree", "--name-only", day_budget.REF).split()
     assert len(names) == 31 and f"{DAY}.json" not in names
-    assert random.Random(1).choice(names) in box.git("log", "--name-only", "--format=", ledger.REF)
+    assert random.Random(1).choice(names) in box.git("log", "--name-only", "--format=", day_budget.REF)
 
 
 def push(remote: Box, at: Path, files: dict[str, str], *, tag: bool = False) -> None:
@@ -268,25 +268,25 @@ def push(remote: Box, at: Path, files: dict[str, str], *, tag: bool = False) -> 
     oid = git("commit-tree", tree, "-m", "ledger", data="")
     if tag:
         oid = git("mktag", data=f"object {oid}\ntype commit\ntag x\ntagger a <a@example.test> 1 +0000\n\nx\n")
-    git("update-ref", ledger.REF, oid, data="")
+    git("update-ref", day_budget.REF, oid, data="")
 
 
 def pay(box: Box) -> None:
     with opened(box, publish="always") as project:
-        mine = purse(project, usd=Decimal(1))
-        mine.cover("model", Decimal("0.5"), 1)
-        mine.paid(Decimal("0.5"), 1)
+        mine = shared_budget(project, usd=Decimal(1))
+        mine.reserve("model", Decimal("0.5"), 1)
+        mine.charge(Decimal("0.5"), 1)
 
 
 @pytest.mark.slow
 def test_a_ledger_that_was_broken_and_put_back_is_taken_as_it_is_now(remote: Box, tmp_path: Path) -> None:
     at = tmp_path / "origin.git"
     pay(remote)
-    good = remote.git("rev-parse", ledger.REF, cwd=at).strip()
+    good = remote.git("rev-parse", day_budget.REF, cwd=at).strip()
     push(remote, at, {f"{DAY}.json": "{"})
     with pytest.raises(IntegrityError):
         pay(remote)
-    remote.git("update-ref", ledger.REF, good, cwd=at)
+    remote.git("update-ref", day_budget.REF, good, cwd=at)
     pay(remote)
     with pytest.raises(SpentError):
         pay(remote)
