@@ -22,9 +22,8 @@ from runner.executor.commit import Advanced
 from runner.forge.base import Forge
 from runner.protocol import ids, log, machine, paths
 from runner.protocol.machine import Halt
-from runner.store import changes as changes_
 from runner.store import history, lookup, record, worktree
-from runner.store.changes import Changes
+from runner.store.changes import Changes, Why, is_being_edited
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.values import dataclass
@@ -126,7 +125,7 @@ class _Watcher:
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
-    def woke(self, why: set[changes_.Why]) -> None:
+    def woke(self, why: set[Why]) -> None:
         """Take up why one looks again."""
         if "woke" in why:
             self._fetch_at = -math.inf
@@ -354,7 +353,7 @@ class _Watcher:
             folder = tree.path / paths.folder(protocol)
             if not changed:
                 continue
-            if changes_.is_being_edited(folder):
+            if is_being_edited(folder):
                 return False, self._wanted.adopt
             at = [_changed_at(folder / name) for name in changed]
             left = self._wanted.adopt - (project.who.now() - max([_changed_at(folder), *at]))

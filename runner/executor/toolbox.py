@@ -24,7 +24,7 @@ from runner.tools.agent import AgentTools
 from runner.tools.base import Contract, Tool, ToolError
 from runner.tools.commands import Commands
 from runner.tools.model_text import WORKSPACE
-from runner.tools.python import PythonTools
+from runner.tools.python import ProjectPython, PythonTools
 from runner.trust import policy
 from runner.trust.policy import Decision
 from runner.values import dataclass
@@ -150,16 +150,14 @@ def _opened(session: WorkspaceSession, module: ToolModule) -> Iterator[PythonToo
     code = _export_trusted(session)
     interpreter = project.config.workspace.python or "python3"
     environ = project.who.environ
-    with PythonTools(
-        session.sandbox,
+    python = ProjectPython(
         interpreter=(interpreter,),
         code=code,
         work=session.space.work,
-        module=module,
         env={"PATH": environ.get("PATH", ""), **{name: environ[name] for name in module.env if name in environ}},
-        timeout=DEFAULT_TIMEOUT,
         readable=(session.space.objects,),
-    ) as opened:
+    )
+    with PythonTools(session.sandbox, module, python, timeout=DEFAULT_TIMEOUT) as opened:
         yield opened
 
 

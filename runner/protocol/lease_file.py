@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from runner.errors import IntegrityError
+from runner.protocol import transcript
 
 SCHEMA: Literal[1] = 1
 FILE = "lease.json"
@@ -93,8 +94,6 @@ def parse_intent(data: bytes, name: str, where: str) -> dict[str, Any]:
     Raises:
         IntegrityError: it announces none, or another one.
     """
-    from runner.protocol import transcript
-
     call = name.removesuffix(".json")
     try:
         told = json.loads(data)

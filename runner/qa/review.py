@@ -147,54 +147,58 @@ def _diffs(git: Git, before: str, after: str, wanted: Sequence[str]) -> dict[str
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def report(
-    slug: str,
-    attempt: int,
-    verdict: Verdict,
-    *,
-    judge: str,
-    author: str,
-    tree: str,
-    evidence: Sequence[CheckEvidence],
-    seen: Change,
-) -> bytes:
-    """Return `reports/SLUG.ATTEMPT.md`. A model's text is in it as plain indented text that no forge renders."""
-    same = " (the model that did the work, in a conversation of its own)" if judge == author else ""
-    lines = [
-        f"# QA of {slug}, attempt {attempt}: {verdict.verdict}",
-        "",
-        f"- judged by: {_code(judge)}{same}",
-        f"- the work is by: {_code(author or 'a person or a command')}",
-        f"- tree: {_code(tree)}",
-        f"- files changed: {len(seen.files)}",
-        "",
-        _indented(verdict.summary),
-        "",
-    ]
-    if seen.touched.lines():
-        lines += ["## Tests, CI and policy that it touched", ""]
-        lines += [
-            f"- {kind}: {_code(files)}" for kind, _, files in (one.partition(": ") for one in seen.touched.lines())
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The report of one review. `judge`, `author`: the engines that judged and that worked, empty where no model worked."""
+
+    slug: str
+    attempt: int
+    verdict: Verdict
+    judge: str
+    author: str
+    tree: str
+    evidence: Sequence[CheckEvidence]
+    seen: Change
+
+    def render(self) -> bytes:
+        """Return `reports/SLUG.ATTEMPT.md`. A model's text is in it as plain indented text that no forge renders."""
+        same = " (the model that did the work, in a conversation of its own)" if self.judge == self.author else ""
+        lines = [
+            f"# QA of {self.slug}, attempt {self.attempt}: {self.verdict.verdict}",
+            "",
+            f"- judged by: {_code(self.judge)}{same}",
+            f"- the work is by: {_code(self.author or 'a person or a command')}",
+            f"- tree: {_code(self.tree)}",
+            f"- files changed: {len(self.seen.files)}",
+            "",
+            _indented(self.verdict.summary),
+            "",
         ]
-        lines.append("")
-    lines += [f"## Findings: {len(verdict.findings)}", ""]
-    for number, one in enumerate(verdict.findings, 1):
-        place = f"{one.file}:{one.line}" if one.file and one.line else one.file
-        told = [f"**{one.severity}**", *([_code(place)] if place else [])]
-        told += [f"criterion {_code(one.criterion)}"] if one.criterion else []
-        lines += [f"{number}. {' · '.join(told)}", "", _indented(one.text, "       "), ""]
-    if evidence:
-        lines += ["## Checks", ""]
-        for check in evidence:
-            lines.append(
-                f"- {'passed' if check['code'] == 0 else 'exit ' + str(check['code'])}: {_code(check['check'])}"
-            )
-        lines.append("")
-    if seen.left_out:
-        lines += ["## What the judge was not shown", ""]
-        lines += [f"- {_code(line)}" for line in seen.left_out[:NAMES_LIMIT]]
-        lines.append("")
-    return "\n".join(lines).rstrip("\n").encode("utf-8", "replace") + b"\n"
+        if self.seen.touched.lines():
+            lines += ["## Tests, CI and policy that it touched", ""]
+            lines += [
+                f"- {kind}: {_code(files)}"
+                for kind, _, files in (one.partition(": ") for one in self.seen.touched.lines())
+            ]
+            lines.append("")
+        lines += [f"## Findings: {len(self.verdict.findings)}", ""]
+        for number, one in enumerate(self.verdict.findings, 1):
+            place = f"{one.file}:{one.line}" if one.file and one.line else one.file
+            told = [f"**{one.severity}**", *([_code(place)] if place else [])]
+            told += [f"criterion {_code(one.criterion)}"] if one.criterion else []
+            lines += [f"{number}. {' · '.join(told)}", "", _indented(one.text, "       "), ""]
+        if self.evidence:
+            lines += ["## Checks", ""]
+            for check in self.evidence:
+                lines.append(
+                    f"- {'passed' if check['code'] == 0 else 'exit ' + str(check['code'])}: {_code(check['check'])}"
+                )
+            lines.append("")
+        if self.seen.left_out:
+            lines += ["## What the judge was not shown", ""]
+            lines += [f"- {_code(line)}" for line in self.seen.left_out[:NAMES_LIMIT]]
+            lines.append("")
+        return "\n".join(lines).rstrip("\n").encode("utf-8", "replace") + b"\n"
 
 
 def _listed(files: Sequence[str]) -> str:

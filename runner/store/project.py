@@ -11,10 +11,9 @@ from runner.errors import UnsupportedError, UsageError
 from runner.git import Git, Ident
 from runner.protocol import ids, paths
 from runner.protocol.log import actor as log_actor
-from runner.store import trusted as trusted_
 from runner.store.environment import Environment
 from runner.store.state_dir import StateDir, writable_state_home
-from runner.store.trusted import Trusted
+from runner.store.trusted import OnlyProtocolsError, Trusted, last_seen
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -70,8 +69,8 @@ class Project:
         try:
             places = StateDir(git.common_dir, writable_state_home(who.state_home))
             try:
-                trusted = trusted_.last_seen(git, places)
-            except trusted_.OnlyProtocolsError:
+                trusted = last_seen(git, places)
+            except OnlyProtocolsError:
                 from runner.store.remote import Mirror
 
                 mirror = Mirror.of(git, places, who)

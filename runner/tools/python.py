@@ -66,37 +66,38 @@ class ProbedTool(PythonTool):
         return self.ask(self.by, {key: arguments[key] for key in self.takes if key in arguments})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectPython:
+    """The project's Python and what a module sees there.
+
+    `interpreter`: the command that starts it, 3.11 or later. `code`: a folder with the trusted branch's tree. `work`: the workspace.
+    `env`: values of the variables that modules' entries name, and PATH. `readable`: further folders that the sandbox shows.
+    """
+
+    interpreter: tuple[str, ...]
+    code: Path
+    work: Path
+    env: Mapping[str, str]
+    readable: tuple[Path, ...] = ()
+
+
 class PythonTools:
     """The tools of one module while the block lasts; a child that a call ended is started again by the next call.
 
-    `interpreter`: how to start the project's Python, 3.11 or later. `code`: a folder that holds the trusted branch's tree.
-    `work`: the workspace. `env`: values of the variables that the module's entry names; PATH is used too. `timeout`: seconds
-    for loading, and for each call. `readable`: further folders that the sandbox shows. `refused`: the module's public
-    functions that cannot be tools, and why.
+    `timeout`: seconds for loading, and for each call. `refused`: the module's public functions that cannot be tools, and why.
 
     Raises:
         ToolModuleError: by entering the block: the module cannot be loaded.
     """
 
-    def __init__(
-        self,
-        sandbox: Sandbox,
-        *,
-        interpreter: tuple[str, ...],
-        code: Path,
-        work: Path,
-        module: ToolModule,
-        env: Mapping[str, str],
-        timeout: float,
-        readable: tuple[Path, ...] = (),
-    ) -> None:
+    def __init__(self, sandbox: Sandbox, module: ToolModule, python: ProjectPython, *, timeout: float) -> None:
         self._sandbox, self._module, self._timeout = sandbox, module, timeout
         self._command = Command(
-            argv=(*interpreter, "-P", "-B", str(CHILD), module.module, str(code)),
-            cwd=work,
-            env={name: env[name] for name in ("PATH", *module.env) if name in env},
-            writable=(work,),
-            readable=(code, CHILD, *readable),
+            argv=(*python.interpreter, "-P", "-B", str(CHILD), module.module, str(python.code)),
+            cwd=python.work,
+            env={name: python.env[name] for name in ("PATH", *module.env) if name in python.env},
+            writable=(python.work,),
+            readable=(python.code, CHILD, *python.readable),
             network=bool(module.network),
         )
         self._session: Session | None = None
@@ -119,10 +120,10 @@ class PythonTools:
         self._end(2.0 if kind is None else 0.0)
 
     def _start(self) -> dict[str, Any]:
-        """Start the child and return what it says first.
+        """Start the child and return its first message, which offers its functions.
 
         Raises:
-            ToolModuleError: it did not come to offering anything.
+            ToolModuleError: it offers none.
         """
         self._session = self._sandbox.open(self._command)
         try:

@@ -13,11 +13,11 @@ from itertools import islice
 from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.git import BLOB, Commit, Git, TreeEntry
 from runner.protocol import approval_file, ids, log, paths
-from runner.protocol import state as state_
 from runner.protocol.approval_file import MalformedStatementError, Signed
 from runner.protocol.event_types import event_type
 from runner.protocol.plans import Plan, Step
 from runner.protocol.state import ENDED, State, Wait
+from runner.protocol.state import load as load_state
 from runner.trust import manifest
 from runner.trust.manifest import Cover, Subject, is_plain
 from runner.trust.transitions import (
@@ -345,7 +345,7 @@ class ReviewContext:
         data = self.git.blob(files[paths.STATE].oid)
         if data is None:
             raise missing(self.git, where)
-        return state_.load(data, where)
+        return load_state(data, where)
 
     def _code(self, commit: str) -> bytes:
         """Return the whole tree outside record and approvals; the words of people's are in it."""
@@ -362,7 +362,7 @@ class ReviewContext:
         data = self.git.blob(files[paths.STATE].oid) if paths.STATE in files else None
         if data is None:
             return set()
-        then = state_.load(data, f"{paths.STATE} in {commit[:12]}")
+        then = load_state(data, f"{paths.STATE} in {commit[:12]}")
         return {slug for slug, step in then.steps.items() if step.status in ENDED}
 
     def pieces(self, slug: str, now: tuple[str, str] | None = None) -> list[tuple[str, str]]:

@@ -245,9 +245,9 @@ def load(
 
 
 def _config(git: Git, commit: str, branch: str) -> Config:
-    from runner.protocol import config as config_
+    from runner.protocol.config import parse as parse_config
 
-    return config_.parse(git.blob(f"{commit}:{paths.CONFIG}"), f"{paths.CONFIG} on {branch}")
+    return parse_config(git.blob(f"{commit}:{paths.CONFIG}"), f"{paths.CONFIG} on {branch}")
 
 
 def _signers(git: Git, commit: str, revoked_at: str, branch: str, file: PolicyFile | None) -> Signers:

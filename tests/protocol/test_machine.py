@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from runner.errors import IllegalEventError
 from runner.protocol import events as ev
 from runner.protocol import machine
-from runner.protocol import state as state_
 from runner.protocol.event_types import EVENTS
 from runner.protocol.events import Event
-from runner.protocol.state import State, Status, StepState, StepStatus, Wait
+from runner.protocol.state import WAITS, SpentTotal, State, Status, StepState, StepStatus, Wait, load, render
 from tests.protocol import histories
 from tests.protocol.histories import DIGEST, OID, PROTOCOL, TIME, begun, created, entry, fold, planned_step
 
@@ -151,10 +150,10 @@ def test_every_event_has_a_row_and_every_row_an_event() -> None:
 def test_every_kind_of_wait_is_opened_by_one_event_and_ended_by_another() -> None:
     opened = [kind for row in EVENTS.values() for kind in row.opens]
 
-    assert sorted(opened) == sorted(state_.WAITS)
-    assert {kind for row in EVENTS.values() for kind in row.ends} == set(state_.WAITS)
+    assert sorted(opened) == sorted(WAITS)
+    assert {kind for row in EVENTS.values() for kind in row.ends} == set(WAITS)
     for name, how in (("approval-refused", "approval"), ("answered", "answer"), ("effect-decided", "answer")):
-        assert {state_.WAITS[kind].ended_by for kind in EVENTS[name].ends} == {how}
+        assert {WAITS[kind].ended_by for kind in EVENTS[name].ends} == {how}
 
 
 def samples(name: str) -> list[Event]:
@@ -198,7 +197,7 @@ def test_the_columns_are_what_the_machine_does(name: str) -> None:
         assert len(after.waiting) > len(state.waiting) or not row.opens
 
 
-@pytest.mark.parametrize("kind", state_.WAITS)
+@pytest.mark.parametrize("kind", WAITS)
 @pytest.mark.parametrize("name", [name for name, row in EVENTS.items() if row.ends and hasattr(sample(name), "wait")])
 def test_an_event_ends_the_waits_that_its_row_names(name: str, kind: str) -> None:
     event = dataclasses.replace(sample(name), wait="w1")  # type: ignore[call-arg]
@@ -262,9 +261,9 @@ def test_what_holds_in_every_history(data: st.DataObject) -> None:
     proven: set[tuple[str, int]] = set()
     for _ in range(data.draw(st.integers(1, 30))):
         event = data.draw(attempts(state))
-        before = state_.render(state)
+        before = render(state)
         after = tried(state, event)
-        assert state_.render(state) == before
+        assert render(state) == before
         if after is None:
             continue
         found.append(entry(after.revision, event))
@@ -292,7 +291,7 @@ def test_what_holds_in_every_history(data: st.DataObject) -> None:
         state = after
     at = data.draw(st.integers(0, len(found)))
     assert machine.fold(machine.fold(None, found[:at]), found[at:]) == state
-    assert state_.load(state_.render(state), "state.json") == state
+    assert load(render(state), "state.json") == state
 
 
 @given(histories.entries, st.sampled_from(list(Status)), st.sampled_from(list(StepStatus)))
@@ -303,7 +302,7 @@ def test_arbitrary_events_are_applied_or_refused_and_nothing_else(
     for tried_on in (state, None):
         with suppress(IllegalEventError):
             after = machine.apply(tried_on, dataclasses.replace(one, revision=8))
-            state_.render(after)
+            render(after)
     assert state == histories.state_with({"a": histories.step_state(step)}, status)
 
 
@@ -329,7 +328,7 @@ def test_what_was_spent_adds_up_exactly() -> None:
         found.append(entry(3 + 2 * at, ev.StepFailed(subject="a", attempt=1 + at, reason="r", spent=spent)))
         found.append(entry(4 + 2 * at, ev.StepRetried(subject="a", attempt=2 + at)))
 
-    assert fold(found).spent == state_.SpentTotal(usd="0.3", input_tokens=15, output_tokens=0, seconds=6)
+    assert fold(found).spent == SpentTotal(usd="0.3", input_tokens=15, output_tokens=0, seconds=6)
 
     steps = {"b": planned_step(2)}
     again: ev.Spent = {"usd": "0.05", "input_tokens": 5, "unpriced": 7}
@@ -337,7 +336,7 @@ def test_what_was_spent_adds_up_exactly() -> None:
         subject="plan", plan=DIGEST, steps=steps, removed=[], dropped=[], transcript=DIGEST, spent=again
     )
     found.append(entry(9, edited))
-    assert fold(found).spent == state_.SpentTotal(usd="0.35", input_tokens=20, output_tokens=0, seconds=6)
+    assert fold(found).spent == SpentTotal(usd="0.35", input_tokens=20, output_tokens=0, seconds=6)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import IntegrityError, RunnerError, UnsupportedError
-from runner.protocol import state as state_
-from runner.protocol.state import Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
+from runner.protocol.state import (
+    Artifact,
+    Rendered,
+    SpentTotal,
+    State,
+    Status,
+    StepState,
+    StepStatus,
+    Wait,
+    load,
+    render,
+)
 from tests.protocol import histories
 
 texts, numbers = histories.texts, st.integers(0, 2**53)
@@ -52,26 +62,24 @@ states = st.builds(
 
 @given(states)
 def test_what_is_written_is_read_again(state: State) -> None:
-    data = state_.render(state)
+    data = render(state)
 
     assert data.isascii() and data.endswith(b"\n}\n")
-    assert state_.load(data, "state.json") == state
+    assert load(data, "state.json") == state
     assert data == (json.dumps(json.loads(data), indent=2, sort_keys=True) + "\n").encode()
 
 
 @given(st.lists(states, max_size=4))
 def test_what_was_rendered_before_changes_nothing(found: list[State]) -> None:
-    kept = state_.Rendered()
+    kept = Rendered()
 
-    assert [state_.render(state, kept) for state in [*found, *found]] == [
-        state_.render(state) for state in [*found, *found]
-    ]
+    assert [render(state, kept) for state in [*found, *found]] == [render(state) for state in [*found, *found]]
 
 
 def test_what_says_nothing_is_left_out_of_a_step() -> None:
     state = histories.state_with({"a": histories.step_state()})
 
-    assert sorted(json.loads(state_.render(state))["steps"]["a"]) == sorted(
+    assert sorted(json.loads(render(state))["steps"]["a"]) == sorted(
         ["place", "title", "kind", "needs", "qa", "digest", "status", "attempt", "result"]
     )
 
@@ -79,15 +87,15 @@ def test_what_says_nothing_is_left_out_of_a_step() -> None:
 def test_a_step_of_number_zero_keeps_its_place() -> None:
     state = histories.state_with({"a": histories.step_state(place=0)})
 
-    assert state_.load(state_.render(state), "state.json") == state
+    assert load(render(state), "state.json") == state
 
 
-GOOD = json.loads(state_.render(histories.state_with({"a": histories.step_state()})))
+GOOD = json.loads(render(histories.state_with({"a": histories.step_state()})))
 
 
 def test_a_newer_schema_is_refused_with_the_version_that_reads_it() -> None:
     with pytest.raises(UnsupportedError, match="schema 2; this version reads 1") as refused:
-        state_.load(json.dumps(GOOD | {"schema": 2, "steps": "of another shape"}).encode(), "state.json")
+        load(json.dumps(GOOD | {"schema": 2, "steps": "of another shape"}).encode(), "state.json")
 
     assert refused.value.exit_code == 2
     assert refused.value.hint == "use a newer protocol-runner"
@@ -116,7 +124,7 @@ CHANGES: list[dict[str, Any]] = [
 )  # fmt: skip
 def test_what_the_runner_did_not_write_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError, match="not what the runner wrote") as refused:
-        state_.load(data, "P/state.json")
+        load(data, "P/state.json")
 
     assert refused.value.where == "P/state.json"
     assert "runner doctor --fix" in refused.value.hint
@@ -133,7 +141,7 @@ def test_arbitrary_json_is_read_or_refused(value: object) -> None:
     candidates = [value, *(GOOD | {key: value} for key in GOOD), GOOD | {"steps": {"a": value}}]
     for candidate in candidates:
         try:
-            found = state_.load(json.dumps(candidate).encode(), "state.json")
+            found = load(json.dumps(candidate).encode(), "state.json")
         except RunnerError:
             continue
         assert isinstance(found, State)

@@ -142,7 +142,9 @@ def test_a_report_is_inert_whatever_a_model_writes(text: str, file: str, criteri
         findings=(Finding(severity="major", text=text, file=file or None, criterion=criterion or None),),
     )
     seen = review.Change((), "", (), review.Touched())
-    made = review.report("a", 1, said, judge="x:y", author="x:y", tree="0" * 40, evidence=(), seen=seen).decode()
+    made = (
+        review.Report("a", 1, said, judge="x:y", author="x:y", tree="0" * 40, evidence=(), seen=seen).render().decode()
+    )
     assert made.isprintable() or set(char for char in made if not char.isprintable()) == {"\n"}
     for line in made.splitlines():
         assert not line or line.startswith(("# QA of a", "- ", "    ", "## Findings: 1", "1. **major**")), line
@@ -152,9 +154,11 @@ def test_a_report_says_who_judged_whom(box: Box) -> None:
     seen = review.Change(("M a",), "", ("b: binary, 3 bytes",), review.Touched(tests=("tests/test_a.py",)))
     said = Verdict(verdict="PASS", summary="Fine.")
     check: CheckEvidence = {"check": "make test", "code": 0, "seconds": 1, "output": "", "tail": ""}
-    made = review.report(
-        "a", 2, said, judge="x:one", author="x:one", tree="0" * 40, evidence=[check], seen=seen
-    ).decode()
+    made = (
+        review.Report("a", 2, said, judge="x:one", author="x:one", tree="0" * 40, evidence=[check], seen=seen)
+        .render()
+        .decode()
+    )
     assert made.startswith("# QA of a, attempt 2: PASS\n")
     for line in (
         "in a conversation of its own",
@@ -163,5 +167,9 @@ def test_a_report_says_who_judged_whom(box: Box) -> None:
         "- `b: binary, 3 bytes`",
     ):
         assert line in made
-    other = review.report("a", 2, said, judge="x:two", author="x:one", tree="0" * 40, evidence=[], seen=seen).decode()
+    other = (
+        review.Report("a", 2, said, judge="x:two", author="x:one", tree="0" * 40, evidence=[], seen=seen)
+        .render()
+        .decode()
+    )
     assert "conversation of its own" not in other and "`x:two`" in other and "`x:one`" in other

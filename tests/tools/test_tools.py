@@ -21,7 +21,7 @@ from runner.protocol.config import ToolEffect, ToolModule
 from runner.sandbox import Bubblewrap, Host, Sandbox, toolchains
 from runner.tools import registry
 from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
-from runner.tools.python import PythonTools, ToolModuleError
+from runner.tools.python import ProjectPython, PythonTools, ToolModuleError
 from tests.conftest import slack
 
 PYTHON = sys.executable
@@ -58,8 +58,8 @@ class Project:
         entry = ToolModule(module=module) if isinstance(module, str) else module
         more.setdefault("env", {"PATH": PATH})
         more.setdefault("interpreter", (PYTHON,))
-        more.setdefault("timeout", 30.0)
-        return PythonTools(sandbox, code=self.code, work=self.work, module=entry, **more)
+        timeout = more.pop("timeout", 30.0)
+        return PythonTools(sandbox, entry, ProjectPython(code=self.code, work=self.work, **more), timeout=timeout)
 
 
 @pytest.fixture

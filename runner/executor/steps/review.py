@@ -83,10 +83,10 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     if found:
         ended = (raw for raw in reversed(entries) if raw.subject == run.slug and raw.event == "step-finished")
         author = next((str(raw.fields["engine"]) for raw in ended if raw.fields.get("engine")), "")
-        text = review.report(
+        made = review.Report(
             run.slug, run.attempt, found, judge=by, author=author, tree=view.tree, evidence=evidence, seen=seen
         )
-        report = run.redactor.data(text)
+        report = run.redactor.data(made.render())
     return Reviewed(found, stopped, by, report, journal.transcript(), spending.since(journal, 0), seconds)
 
 
