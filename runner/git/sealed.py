@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, TypedDict, Unpack
 
 from runner.git.location import Location, locate
 from runner.git.process import (
@@ -52,6 +52,18 @@ _SEAL = (
     "protocol.allow=never",
 )
 DURABLE = ("core.fsync=loose-object,pack,pack-metadata,reference", "core.fsyncMethod=fsync")
+
+
+class Options(TypedDict, total=False):
+    """How one git command is run. `config`: more `key=value` overrides; `env`: more variables; `timeout`: in seconds."""
+
+    data: bytes
+    git_dir: Path | None
+    index: Path | None
+    work_tree: Path | None
+    config: Sequence[str]
+    env: Mapping[str, str] | None
+    timeout: float | None
 
 
 class Sealed:
@@ -168,30 +180,21 @@ class Sealed:
         """Return the words of one git command on this repository."""
         return ["git", "--no-replace-objects", f"--git-dir={git_dir or self.common_dir}", *args]
 
-    def try_run(
-        self,
-        *args: str,
-        data: bytes = b"",
-        git_dir: Path | None = None,
-        index: Path | None = None,
-        work_tree: Path | None = None,
-        config: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-    ) -> tuple[int, bytes, str]:
-        """Run one sealed git command and return (exit code, output, errors). `config`: more `key=value` overrides.
+    def try_run(self, *args: str, **options: Unpack[Options]) -> tuple[int, bytes, str]:
+        """Run one sealed git command and return (exit code, output, errors).
 
         Raises:
             TooSlowError: it did not end within `timeout` seconds.
         """
         self.settle()
-        env = {**self.environment(git_dir), **(env or {})}
-        if index is not None:
+        git_dir, work_tree = options.get("git_dir"), options.get("work_tree")
+        env = {**self.environment(git_dir), **(options.get("env") or {})}
+        if (index := options.get("index")) is not None:
             env["GIT_INDEX_FILE"] = str(index)
-        more = [part for setting in config for part in ("-c", setting)]
+        more = [part for setting in options.get("config", ()) for part in ("-c", setting)]
         if work_tree is not None:
             more = [f"--work-tree={work_tree}", *more]
-        argv = self.argv([*more, *args], git_dir)
+        argv, data, timeout = self.argv([*more, *args], git_dir), options.get("data", b""), options.get("timeout")
         while True:
             try:
                 code, out, err = spawn(argv, env=env, cwd=work_tree, data=data, timeout=timeout)
@@ -214,24 +217,13 @@ class Sealed:
         self.fetch_promised(error.oid, names)
         return True
 
-    def run(
-        self,
-        *args: str,
-        data: bytes = b"",
-        git_dir: Path | None = None,
-        index: Path | None = None,
-        work_tree: Path | None = None,
-        config: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-    ) -> bytes:
+    def run(self, *args: str, **options: Unpack[Options]) -> bytes:
         """Run one sealed git command and return its output.
 
         Raises:
             GitError: it failed.
         """
-        code, out, err = self.try_run(
-            *args, data=data, git_dir=git_dir, index=index, work_tree=work_tree, config=config, env=env
-        )
+        code, out, err = self.try_run(*args, **options)
         if code:
             raise git_error(["git", *args], code, err)
         return out

@@ -15,10 +15,11 @@ import shutil
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Unpack
 
 from runner import beneath
 from runner.errors import RefusedError, UsageError
-from runner.git import LINK, SUBMODULE, TREE, Git, GitError, TooSlowError, Tree, TreeEntry, git_error, is_full
+from runner.git import LINK, SUBMODULE, TREE, Git, GitError, Options, TooSlowError, Tree, TreeEntry, git_error, is_full
 from runner.protocol import globs
 from runner.protocol.digest import digest
 from runner.protocol.paths import POLICY, ROOT
@@ -82,25 +83,15 @@ def place(places: StateDir, protocol: str, configured: str | None) -> Workspace:
     return Workspace(root)
 
 
-def _run(
-    git: Git,
-    space: Workspace,
-    *args: str,
-    data: bytes = b"",
-    work: Path | None = None,
-    index: Path | None = None,
-    config: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
-    timeout: float | None = None,
-) -> bytes:
+def _run(git: Git, space: Workspace, *args: str, **options: Unpack[Options]) -> bytes:
+    """Run git in the workspace, with its own index, excludes and settings."""
     excludes = space.root / "excludes"
     if not excludes.exists() or excludes.stat().st_size != len(EXCLUDES):  # one that was only begun would let all in
         write_atomically(excludes, EXCLUDES.encode())
-    code, out, err = git.try_run(
-        *args, data=data, index=index or space.index, work_tree=work or space.work,
-        config=[f"core.excludesFile={excludes}", *worktree.conversions(git), *_filesystem(space), *config],
-        env=env, timeout=timeout,
-    )  # fmt: skip
+    own = [f"core.excludesFile={excludes}", *worktree.conversions(git), *_filesystem(space)]
+    at: Options = {"index": space.index, "work_tree": space.work, **options}
+    at["config"] = [*own, *options.get("config", ())]
+    code, out, err = git.try_run(*args, **at)
     if code:
         error = git_error(["git", *args], code, err)
         if is_full(err):
@@ -617,7 +608,7 @@ def export(git: Git, space: Workspace, commit: str, who: Environment) -> Path:
     locks.remove_dead(space.root / "check-index.lock", who)
     index.unlink(missing_ok=True)
     fetch_missing(git, commit, who)
-    _run(git, space, "read-tree", "--reset", "-u", commit, work=space.export, index=index)
+    _run(git, space, "read-tree", "--reset", "-u", commit, work_tree=space.export, index=index)
     index.unlink(missing_ok=True)
     return space.export
 

@@ -35,9 +35,7 @@ class History:
         self.told: dict[str, int] = {}
         self.contents = Contents(git, protocol)
         self.read: dict[tuple[str, TreeEntry], ApprovalFile] = {}  # words, by path and file
-        self._tip: str | None = (
-            None  # where the whole chain is walked: its last commit, by which git is asked what to look at
-        )
+        self._tip: str | None = None  # the last commit of a chain that is walked whole
         self._relevant: set[str] | None = None
         self._seen = 0  # how many commits were looked at
         self._touched: dict[

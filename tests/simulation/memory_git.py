@@ -14,9 +14,9 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, Unpack
 
-from runner.git import BLOB, EXECUTABLE, TREE, Git, GitError, Ident, TreeEntry, Worktree
+from runner.git import BLOB, EXECUTABLE, TREE, Git, GitError, Ident, Options, TreeEntry, Worktree
 from runner.git.location import Location
 from runner.git.objects import commit_bytes, parse_commit, parse_tree, tree_bytes
 from runner.git.process import Held, git_error
@@ -368,17 +368,8 @@ class MemoryGit(Git):
         assert args[0] == "update-ref", args
         return self._held.setdefault(name, _Updates(self, self.argv(args)))
 
-    def try_run(
-        self,
-        *args: str,
-        data: bytes = b"",
-        git_dir: Path | None = None,
-        index: Path | None = None,
-        work_tree: Path | None = None,
-        config: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-    ) -> tuple[int, bytes, str]:
+    def try_run(self, *args: str, **options: Unpack[Options]) -> tuple[int, bytes, str]:
+        index, work_tree, data = options.get("index"), options.get("work_tree"), options.get("data", b"")
         self.settle()
         self.seam("read" if index is None else "write", f"git {args[0]}")
         work = Work(self.repository, index, work_tree) if index is not None and work_tree is not None else None
@@ -391,21 +382,6 @@ class MemoryGit(Git):
         if work is not None:
             self.seam("written", f"git {args[0]}")
         return done
-
-    def run(
-        self,
-        *args: str,
-        data: bytes = b"",
-        git_dir: Path | None = None,
-        index: Path | None = None,
-        work_tree: Path | None = None,
-        config: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-    ) -> bytes:
-        code, out, err = self.try_run(*args, data=data, git_dir=git_dir, index=index, work_tree=work_tree)
-        if code:
-            raise git_error(["git", *args], code, err)
-        return out
 
     def _do_for_each_ref(self, args: Sequence[str], data: bytes) -> tuple[int, bytes, str]:
         form, *prefixes = args
