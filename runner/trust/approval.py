@@ -1,8 +1,8 @@
-"""Whether a word that waits was given: approvals in the branch, judged one by one (design §4).
+"""Whether an approval requirement is met: the approvals in the branch, judged one by one (design §4).
 
-A word is a file below `approvals/` whose statement is signed. The statement alone decides; the commit that brought it says only
-when in the chain it came. `judge` is asked live, with the present time, and by `verify` again for each event that used a word,
-with the time of that event. What makes a word count is checked in the order of `_CHECKS`, and the first that fails is told.
+An approval is a file below `approvals/` whose statement is signed. The statement alone decides; the commit that added it says only
+when in the chain it came. `judge` serves live, with the present time, and `verify` for each event that used an approval, with the
+time of that event. The conditions are checked in the order of `_CHECKS`; the first that fails is the rejection reason.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Review:
 class ApprovalStatus:
     """How far an approval requirement is met. `counted`: approvals that count, one a person.
 
-    `rejected`: standing rejections of people whose word counts; `refused`: words on this subject that do not count, and why;
+    `rejected`: rejections in force by people whose approval counts; `refused`: files on this subject that do not count, and why;
     `reviews`: those on the forge that were asked about, one a person where they count.
     """
 
@@ -64,12 +64,12 @@ class ApprovalStatus:
 
     @property
     def satisfied(self) -> bool:
-        """Whether everybody whose word is needed gave it, and nobody rejected it."""
+        """Whether each required approval was given, and nobody rejected it."""
         return not self.rejected and not self.missing
 
     @property
     def missing(self) -> str:
-        """What is still needed, as people read it; empty where nothing is."""
+        """The approvals that are still missing, as people read it; empty where there are none."""
         said = {word.approver for word in self.counted} | {
             one.approver for one in self.reviews if one.rejection is None
         }
@@ -91,12 +91,12 @@ def judge(
     begun: bool = False,
     whole: bool = False,
 ) -> ApprovalStatus:
-    """Return how a demand stands at the tip of the context.
+    """Return how far a requirement is met at the tip of the context.
 
-    `plan`: as it stands there; `used`: ids of words that were used up by another call; `reviews`: what the forge told, of which
-    git can judge whose they are and what they are about; `asked`: when it was asked for, without which no review counts; `begun`:
-    what it is about began on these words, and its own work stands in the tree by now; `whole`: a later step brought it back, so later
-    steps' files count too.
+    `plan`: at the tip; `used`: ids of approvals that another call used up; `reviews`: as the forge reports them, of which git can
+    judge whose they are and what they are about; `asked`: when the approval was requested, without which no review counts; `begun`:
+    the step started on these approvals, and the tree has its own work by now; `whole`: a later step caused a retry, so later steps'
+    files count too.
     """
     how = _How(begun=begun, whole=whole)
     good: dict[str, ApprovalFile] = {}
@@ -138,7 +138,7 @@ def _judge_review(
     asked: ApprovalRequest | None,
     how: _How,
 ) -> Review:
-    """Return what git can tell of a review: whose it is, that it is of what stands there now, and that they wrote none of it."""
+    """Return what git can judge of a review: whose it is, that its subject is unchanged, and that they wrote none of it."""
     policy = context.trusted.policy
     people = policy.words.forge.get(fields["host"], {}) if policy else {}
     who = next((one for one, number in people.items() if number == fields["user"]), "")
@@ -187,7 +187,7 @@ def _judge_review(
 def foresee(
     context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, signed: Signed, fingerprint: str
 ) -> ApprovalFile:
-    """Return a word that is about to be given, with what would keep it from counting."""
+    """Return an approval that is about to be given, with the reason why it would not count, if any."""
     word = ApprovalFile(signed.id, "", context.tip, len(context.approvals()), signed, fingerprint)
     for check in (_is_of_this, _is_timely, _is_in_role, _is_fresh, _is_of_others):
         told = check(context, demand, plan, word, _How())
@@ -197,7 +197,7 @@ def foresee(
 
 
 def _distinct(words: Sequence[ApprovalFile]) -> list[ApprovalFile]:
-    """Return the words of distinct people with distinct keys."""
+    """Return the approvals of distinct people with distinct keys."""
     found: list[ApprovalFile] = []
     for word in words:
         if all((word.approver != other.approver and word.fingerprint != other.fingerprint) for other in found):
@@ -213,7 +213,7 @@ def _decision(word: ApprovalFile) -> Decision:
 def _judge(
     context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
 ) -> ApprovalFile:
-    """Return the word with what is wrong with it, if anything is."""
+    """Return the approval with its rejection reason, if it has one."""
     for check in _CHECKS:
         told = check(context, demand, plan, word, how)
         if isinstance(told, ApprovalFile):
@@ -308,7 +308,7 @@ def _is_in_role(
 def _is_fresh(
     context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
 ) -> ApprovalFile | None:
-    """It names what stands there now, and nothing touched that since it was seen, even if the bytes came back.
+    """It names the subject as it is now, and nothing touched that since it was seen, even if the bytes came back.
 
     Its digest tells which version of the manifest that is; the rules are those of the version.
     """
@@ -349,9 +349,9 @@ def _touched(
 def _differs_now(
     context: ReviewContext, subject: Subject, seen: str, plan: Plan | None, digest: str, version: int, how: _How
 ) -> bool:
-    """Return whether what stands there now has another digest; asked where nothing has touched it.
+    """Return whether the subject has another digest by now; asked where nothing has touched it.
 
-    A plan loses the steps that are done. Work that has begun is no change, nor is the base's where the policy says so.
+    A plan loses the steps that are done. A step's own work is no change, nor is the base's where the policy says so.
     """
     if how.begun or subject.kind == "plan":
         return False
@@ -363,7 +363,7 @@ def _differs_now(
 def _is_of_others(
     context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
 ) -> ApprovalFile | None:
-    """Whoever approves wrote none of it: as author, committer or by the signature's key."""
+    """The approver wrote none of it: neither as author or committer, nor by the signature's key."""
     rule = context.trusted.own_work
     if rule == "allow" or _decision(word) is not Decision.APPROVE:
         return None

@@ -1,4 +1,4 @@
-"""What a word is about, as bytes whose digest it names (design §4). A manifest is never stored: every reader makes it anew.
+"""The subject of an approval, as bytes whose digest it names (design §4). A manifest is never stored: every reader makes it anew.
 
 A manifest has a line for the version, the subject and the attempt, then sections, each with one line a file: mode, SHA-256,
 size and path as JSON, sorted by path. A submodule's line has its commit in place of a hash. Nothing is cut and nothing is left
@@ -27,7 +27,7 @@ _TOGETHER = 256  # blobs that are read at once
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is decided about. `name`: a step's slug, a call's name such as `deploy.1.3`, or empty; `attempt`: 0 where none is."""
+    """The subject of a decision. `name`: a step's slug, a call's such as `deploy.1.3`, or empty; `attempt`: 0 where it has none."""
 
     kind: str
     name: str = ""
@@ -52,7 +52,7 @@ class Contents:
         self._lines: dict[tuple[str, TreeEntry], str] = {}  # of a file at a path
 
     def tree(self, tree: str) -> bytes:
-        """Return the lines of the files of a tree (oid) that a word on the whole tree is about, as `is_code` tells them.
+        """Return the lines of a tree's files (oid) that an approval of the whole tree covers, by `is_code`.
 
         Raises:
             InsufficientHistoryError: a tree, or the bytes of a file, is not in this clone.
@@ -131,14 +131,14 @@ _IMPORTED = (".py", ".pyc", ".so", ".pyd")
 
 
 def trusted_files(git: Git, commit: str, loaded: Loaded, version: int = VERSION) -> dict[str, TreeEntry]:
-    """Return the trusted branch's files that will be loaded: coworkers, instructions, memory, and the code of tools.
+    """Return the trusted branch's files that will be loaded: agent files, instructions, memory, and the code of tools.
 
-    A coworker's own modules count too. A file that is not there has no line: that it comes is a change as well. A module may
-    import whatever can be imported from the root of the tree, so all of that counts; by version 1, what is below the module's
+    An agent file's own modules count too. A file that is not there has no line: adding it is a change as well. A module may
+    import anything that can be imported from the root of the tree, so all of that counts; by version 1, the files below the module's
     first name, and no memory.
 
     Raises:
-        MalformedFileError: a coworker's file is not valid.
+        MalformedFileError: an agent file is not valid.
     """
     if not (loaded.agents or loaded.modules or loaded.prompts):
         return {}
@@ -184,7 +184,7 @@ def render(subject: Subject, sections: Iterable[tuple[str, bytes]], version: int
 
 
 def digest_of(subject: Subject, sections: Iterable[tuple[str, bytes]], version: int = VERSION) -> str:
-    """Return the digest that a word on the subject has to name."""
+    """Return the digest that an approval of the subject has to name."""
     return digest(render(subject, sections, version))
 
 
@@ -211,7 +211,7 @@ def kept(lines: bytes, leaves_out: Callable[[str], bool]) -> bytes:
 
 
 def is_code(protocol: str, path: str) -> bool:
-    """Return whether a path counts in a word on the whole tree: all but the record and the approvals of the protocol."""
+    """Return whether a path counts in an approval of the whole tree: all but the record and the approvals of the protocol."""
     own = f"{paths.folder(protocol)}/"
     if not path.startswith(own):
         return True
@@ -220,7 +220,7 @@ def is_code(protocol: str, path: str) -> bool:
 
 
 def plan_files(protocol: str, files: Mapping[str, TreeEntry], done: Iterable[str]) -> dict[str, TreeEntry]:
-    """Return the words of people's that a plan's approval is about: plan, context and the steps that are not `done`.
+    """Return the plan files that an approval of the plan covers: plan, context and the steps that are not `done`.
 
     `files`: by their names in the protocol's folder.
     """
@@ -261,7 +261,7 @@ _EVERYTHING = frozenset((".", "./", "..", "../", "*", "**"))
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """What is left out of a step's approval. `number`: the step's; `harmless`: globs; `text`: what the step and its checks say.
+    """The files that an approval of a step's start leaves out. `number`: the step's; `harmless`: globs; `text`: of step and checks.
 
     `is_protected`: of a folded path. `keeps_base`: whether git's own merge of the trusted branch changes nothing.
     """
@@ -277,7 +277,7 @@ class Cover:
 
     @property
     def exceptions(self) -> bytes:
-        """The lines of the manifest that say what is left out, as the policy has it."""
+        """The lines of the manifest that list the exceptions, as the policy has them."""
         said = [f"ignore {json.dumps(glob)}\n" for glob in sorted(self.harmless)]
         return "".join([*said, *(["base keep\n"] if self.keeps_base else [])]).encode("ascii")
 

@@ -1,7 +1,7 @@
-"""What a step owes: whose word is needed for it by the policy and the plan, and whether one that was counted still stands (design §4).
+"""Which approvals a step requires by the policy and the plan, and whether one that was counted is still valid (design §4).
 
-Asked live before anything is done (`executor.consent`), with the policy and the time of now, and by `verify` again for every
-transition that did something (`acts`), with those of then. That the words of the very transition count is asked elsewhere.
+Asked live before anything is done (`executor.permissions`), with the policy and the time of now, and by `verify` for every transition
+that did something (`rules.permissions`), with those of then. Approvals that the transition itself counts are judged elsewhere.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from runner.trust.review_context import ApprovalRequest, ReviewContext
 
 
 def before(context: ReviewContext, plan: Plan, step: Step, *, loose: bool = False) -> list[ApprovalRequirement]:
-    """Return the words that anything which is done of a step needs. `loose`: as for `policy.evaluate`.
+    """Return the approvals that any action on a step requires. `loose`: as for `policy.evaluate`.
 
     Raises:
-        RefusedError: the policy denies the step. MalformedFileError: what is asked for cannot be given.
+        RefusedError: the policy denies the step. MalformedFileError: the plan asks for an approval that cannot be given.
     """
     found, where = context.trusted, paths.folder(context.protocol)
     return [
@@ -46,12 +46,12 @@ def work_of(context: ReviewContext, plan: Plan, step: Step, now: tuple[str, str]
 def after(
     context: ReviewContext, plan: Plan, step: Step, now: tuple[str, str] | None = None
 ) -> list[ApprovalRequirement]:
-    """Return the words that a step's work needs before it is done.
+    """Return the approvals that a step's work requires before the step is done.
 
     `now`: the (before, after) of the work that is not on the branch yet; None where all of it is.
 
     Raises:
-        RefusedError: the policy does not allow what was changed.
+        RefusedError: the policy denies the changes.
     """
     found, known = context.trusted, context.state.steps.get(step.slug)
     attempt = known.attempt if known else 1
@@ -79,12 +79,12 @@ def first(
     now: Collection[Subject],
     known: Sequence[RawEntry],
 ) -> ApprovalRequirement | None:
-    """Return the first of the demands that no word stands for. `now`: what this very transition counts words on."""
+    """Return the first requirement without a valid approval. `now`: subjects whose approvals this transition itself counts."""
     return next((one for one in asked if one.subject not in now and not stands(context, one, plan, step, known)), None)
 
 
 def stands(context: ReviewContext, one: ApprovalRequirement, plan: Plan, step: Step, known: Sequence[RawEntry]) -> bool:
-    """Return whether a word that an earlier transition counted still stands for what `step` is about to do."""
+    """Return whether an approval that an earlier transition counted is still valid for the next action on `step`."""
     told = counted(one.subject, known)
     if not told:
         return False
@@ -114,7 +114,7 @@ def judged_again(
     begun: bool = False,
     whole: bool = False,
 ) -> ApprovalStatus:
-    """Return how a demand stands by now that an earlier transition counted words or reviews for.
+    """Return how far a requirement is met by now for which an earlier transition counted approvals or reviews.
 
     `begun`, `whole`: as for `approval.judge`.
     """
@@ -128,7 +128,7 @@ def judged_again(
 
 
 def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:
-    """Return the entries that counted a word on the subject; of an attempt's result, those after its work."""
+    """Return the entries that counted approvals on the subject; of an attempt's result, those after its work."""
     asked: set[str] = set()
     found: list[RawEntry] = []
     about = subject.slug or subject.kind
@@ -145,7 +145,7 @@ def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:
 
 
 def _covers(subject: Subject, plan: Plan, known: Sequence[RawEntry], revision: int) -> bool:
-    """Return whether all that came since a word counted is what `on_failure` makes of it: no undoing, nobody's retry."""
+    """Return whether `on_failure` made every retry since an approval counted: no undo, and no person's retry."""
     since = [raw for raw in known if raw.revision >= revision]
     failed: Step | None = None
     for raw in since:
@@ -161,7 +161,7 @@ def _covers(subject: Subject, plan: Plan, known: Sequence[RawEntry], revision: i
 
 
 def _brought_back(subject: Subject, plan: Plan, known: Sequence[RawEntry], revision: int) -> bool:
-    """Return whether another step's failure had the step done again since its word counted: that step's file says so."""
+    """Return whether another step's failure caused a retry since the approval counted: that step's file says so."""
     failed = ""
     for raw in known:
         if raw.revision < revision:

@@ -1,12 +1,12 @@
-"""What the policy says of one thing that is about to happen: allow, ask or deny, and the rule that said so (design §5).
+"""The policy's decision on one action before it happens: allow, ask or deny, and the rule that decided (design §5).
 
 Pure: no files, no clock. Among the rules that match, deny goes over ask and ask over allow, so the order of a file decides
-nothing; a default speaks only where no rule matched. What is denied whatever a policy says: git's own folders, the
-protocols' files, paths that were not resolved. Whoever calls says what is about to happen, with paths as they are after
-links were followed, and carries the answer out; who gave a word, and whether it counts, is not decided here.
+nothing; a default applies only where no rule matched. Some paths are denied by every policy: git's own folders, the protocols'
+files, paths that were not resolved. The caller describes the action, with paths as they are after links were followed, and acts on
+the answer; approvals are judged elsewhere.
 
-`deny`, `ask` and `protected` ignore case, as file systems may; `allow` does not. What is not known of a call (the path
-that a shell writes) matches no rule about it: that is why rules without `tool` are asked again about a step's changes.
+`deny`, `ask` and `protected` ignore case, as file systems may; `allow` does not. An unknown part of a call (the path that a shell
+writes) matches no rule about it: that is why rules without `tool` are asked again about a step's changes.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ BUILT_IN: Final[dict[str, Effect]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is about to happen.
+    """An action that a policy decides on.
 
     `kind`: `call` of a tool; `command`, a step's own; `change`, what a step has left at its paths; `engine`, the choice of
     one; `isolation`, where commands run; `step`, its start. `paths`: after links were followed, from the repository's root.
-    `argv`: what is run; a line for a shell is `("sh", "-c", LINE)`. `step`: the slug of the step that it happens in.
+    `argv`: the command; a line for a shell is `("sh", "-c", LINE)`. `step`: the slug of the step that it happens in.
     """
 
     kind: Literal["call", "command", "change", "engine", "isolation", "step"] = "call"
@@ -76,7 +76,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What was decided. `rule`: what said so, in words; `file` and `line`: where that stands, empty and 0 for a built-in one."""
+    """A decision. `rule`: the one that decided; `file` and `line`: its place, empty and 0 for a built-in one."""
 
     verdict: Verdict
     rule: str
@@ -86,7 +86,7 @@ class Decision:
 
     @property
     def where(self) -> str:
-        """Where the rule stands, or that it is built in."""
+        """The place of the rule, or that it is built in."""
         return f"{self.file}:{self.line}" if self.file else "built in"
 
     @property
@@ -101,7 +101,7 @@ def call(
     """Return the subject of a call, with what its arguments name.
 
     `effect`: of its contract; without it that of our own tools, else external. `paths`: of a tool of ours, as they were
-    resolved; without it those of the arguments `path` and `paths`, as they stand there: good for asking beforehand, not for a
+    resolved; without it those of the arguments `path` and `paths`, unresolved: good for asking beforehand, not for a
     decision. Of other tools it is always those, and only what could be a path of the repository.
     """
     given = effect or BUILT_IN.get(tool, "external")
@@ -190,7 +190,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class More:
-    """A narrowing, such as a coworker's `policies:`; `lines`: of its file, where it stands under the key `under`."""
+    """A narrowing, such as an agent file's `policies:`; `lines`: of its file, where it has the key `under`."""
 
     words: Narrowing
     where: str
@@ -309,10 +309,10 @@ def is_protected(policy: Policy, path: str) -> bool:
 
 
 def evaluate(policy: Policy, subject: Subject, named: Collection[str] = (), *, loose: bool = False) -> Decision:
-    """Return what the policy says of the subject; of several paths or hosts the strictest answer.
+    """Return the policy's decision on the subject; of several paths or hosts the strictest.
 
-    `named`: the files that checks name, which are protected too (`programs.named_files`). `loose`: as versions did that took a program
-    of which nothing is known for one that starts no other; for what is recorded, which keeps its verdict.
+    `named`: the files that checks name, which are protected too (`programs.named_files`). `loose`: as older versions, which took an
+    unknown program for one that starts no other; a record made by them keeps its verdict.
     """
     match subject.kind:
         case "isolation":
@@ -612,9 +612,9 @@ class Change:
 def judge(
     policy: Policy, changes: Sequence[Change], *, step: str | None = None, named: Collection[str] = ()
 ) -> list[Decision]:
-    """Return what of a step's diff may not be (deny) or needs a word (ask), the strictest first; empty where all is well.
+    """Return what of a step's diff is denied, or requires an approval (ask), the strictest first; empty where all is allowed.
 
-    Asked are the paths that nobody may change, rules about files without `tool`, protected paths, and the limits.
+    It asks the paths that are closed to all, rules about files without `tool`, protected paths, and the limits.
     """
     found = []
     for change in changes:
@@ -637,7 +637,7 @@ LINKS: Final = ("120000", "160000")  # a symlink, a submodule
 
 
 def _moved(policy: Policy, change: Change, step: str | None) -> Iterable[Decision]:
-    """Yield what is said of a link or submodule in the place of a folder that holds what a rule is about, or is protected."""
+    """Yield the decisions on a link or submodule that takes the place of a folder with paths of a rule, or protected ones."""
     folded, reason = globs.fold(change.path), f"{shown(change.path)} is a link in its place"
     if folded.split("/")[0] == paths.ROOT:
         yield _built_in("deny", "below .protocols there are no links", shown(change.path))
@@ -692,7 +692,7 @@ def _is_executable(change: Change) -> bool:
 
 
 def stricter(*budgets: Budget | None) -> Budget:
-    """Return the least of each key of the budgets: a policy's, a coworker's, a step's."""
+    """Return the least of each key of the budgets: a policy's, an agent file's, a step's."""
     told = [budget for budget in budgets if budget is not None]
 
     def least(key: str) -> Any:

@@ -1,8 +1,8 @@
-"""What a command line would start, as far as its words tell: a shell, other programs, the files that a check lives by.
+"""The programs and files that a command line starts, as far as its text shows: a shell, other programs, the files of a check.
 
-Nobody reads a shell's text: what is one, or starts what its arguments name, is said, and judged as such. So is every program that is
-not on the short list of those that start nothing: awk, make, npx and the dynamic linker start what arguments say, and there is no
-end of such programs.
+Nobody reads a shell's text: a shell, or a program that starts what its arguments name, is reported and judged as such. So is every
+program that is not on the short list of those that start nothing: awk, make, npx and the dynamic linker start what arguments say,
+and there is no end of such programs.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LOOKING: Final = frozenset({
 
 
 def starts_others(argv: Sequence[str]) -> bool:
-    """Return whether what is run is a shell, or starts programs that its arguments name: the text of these is not judged."""
+    """Return whether a command is a shell, or starts programs that its arguments name: the text of these is not judged."""
     name = globs.fold(argv[0].rpartition("/")[2])
     if name in SHELLS or name in STARTERS:
         return True
@@ -95,7 +95,7 @@ _PLACES: Final = ("", "/bin/", "/usr/bin/")  # of a program that is the system's
 
 
 def starts_nothing(argv: Sequence[str]) -> bool:
-    """Return whether what is run is known to start no other program."""
+    """Return whether a command is known to start no other program."""
     place, slash, name = argv[0].rpartition("/")
     if name not in STARTING_NOTHING or place + slash not in _PLACES:
         return False
@@ -112,7 +112,7 @@ def may_start(argv: Sequence[str], shell: bool | None) -> tuple[str, ...]:
 
 
 def _commands(checks: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the words of each command of check lines, as far as they can be told without being a shell."""
+    """Yield the arguments of each command of check lines, as far as they show without a shell."""
     for line in checks:
         for part in re.split(r"[;&|()\n]+", line):
             found = [word for word in re.split(r"[\s<>\"'`$]+", part) if word and not re.match(r"-|[A-Za-z_]+=", word)]
@@ -121,9 +121,9 @@ def _commands(checks: Iterable[str]) -> Iterator[list[str]]:
 
 
 def named_files(checks: Iterable[str]) -> frozenset[str]:
-    """Return the words of check lines that may be files that decide: `sh scripts/test.sh -v` names `scripts/test.sh`.
+    """Return the arguments of check lines that may be files that decide: `sh scripts/test.sh -v` names `scripts/test.sh`.
 
-    What a command only looks at, such as `grep`, is what is checked, and no part of the check.
+    A file that a command only looks at, such as `grep`'s, is the object of the check, and no part of it.
     """
     found = {word for words_ in _commands(checks) if words_[0] not in LOOKING for word in words_}
     return frozenset(globs.fold(word.removeprefix("./")) for word in found)

@@ -1,4 +1,4 @@
-"""Whose word something needs, by the policy and by what the plan asks for: a step may ask for more than the policy, never less."""
+"""Approval requirements: who has to approve, by the policy and the plan. A step may ask for more than the policy, never less."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequirement:
-    """A word that is needed. `thresholds`: all of them; one person may serve several. `lasts`: seconds that a word may be valid.
+    """An approval that is required. `thresholds`: all of them; one person may serve several. `lasts`: seconds that one may be valid.
 
-    `text`: what waits, for people. `signed`: whether a signature counts; `reviews`: whether a review on the forge does.
+    `text`: the action that waits, for people. `signed`: whether a signature counts; `reviews`: whether a review on the forge does.
     """
 
     subject: Subject
@@ -42,17 +42,17 @@ class ApprovalRequirement:
 
     @property
     def who(self) -> str:
-        """Whose word it is, as people read it."""
+        """The people who can approve, as people read it."""
         return " and ".join(dict.fromkeys(need.who for need in self.thresholds))
 
     @property
     def keyboard(self) -> bool:
-        """Whether a question answered at a terminal is the word: where there is no policy."""
+        """Whether an answer at a terminal is the approval: where there is no policy."""
         return any(KEYBOARD in need.people for need in self.thresholds)
 
 
 def of_plan(authority: TrustedConfig, plan: Plan, where: str) -> ApprovalRequirement | None:
-    """Return the demand for a word on the plan, if one is needed.
+    """Return the requirement of an approval of the plan, or None.
 
     Raises:
         MalformedFileError: the plan asks for one afterwards.
@@ -73,7 +73,7 @@ def of_plan(authority: TrustedConfig, plan: Plan, where: str) -> ApprovalRequire
 
 
 def of_start(authority: TrustedConfig, step: Step, where: str, *, loose: bool = False) -> ApprovalRequirement | None:
-    """Return the demand for a word before a step starts, if one is needed. `loose`: as for `policy.evaluate`.
+    """Return the requirement of an approval before a step starts, or None. `loose`: as for `policy.evaluate`.
 
     Raises:
         RefusedError: the policy denies the step.
@@ -95,7 +95,7 @@ def of_start(authority: TrustedConfig, step: Step, where: str, *, loose: bool = 
 
 
 def of_result(authority: TrustedConfig, step: Step, attempt: int, where: str) -> ApprovalRequirement | None:
-    """Return the demand for a word on a step's result, if one is needed."""
+    """Return the requirement of an approval of a step's result, or None."""
     asked = step.header.approval
     if asked is None or asked.when != "after":
         return None
@@ -104,7 +104,7 @@ def of_result(authority: TrustedConfig, step: Step, attempt: int, where: str) ->
 
 
 def of_changes(authority: TrustedConfig, slug: str, attempt: int, why: Sequence[str]) -> ApprovalRequirement | None:
-    """Return the demand for a word on changes that somebody has to look at; `why`: which, and what says so."""
+    """Return the requirement of an approval of changes; `why`: which changes, and the rule for each. None without any."""
     if not why:
         return None
     more = f" and {len(why) - 3} more" if len(why) > 3 else ""
@@ -113,17 +113,17 @@ def of_changes(authority: TrustedConfig, slug: str, attempt: int, why: Sequence[
 
 
 def of_call(authority: TrustedConfig, call: str, attempt: int, text: str) -> ApprovalRequirement:
-    """Return the demand for a word on a held call."""
+    """Return the requirement of an approval of a held call."""
     return _demand(authority, Subject("call", call, attempt), None, text)
 
 
 def of_merge(authority: TrustedConfig) -> ApprovalRequirement:
-    """Return the demand for a word on the merge."""
+    """Return the requirement of an approval of the merge."""
     return _demand(authority, Subject("merge"), None, "approval of the merge")
 
 
 def unasked(authority: TrustedConfig, subject: Subject) -> ApprovalRequirement:
-    """Return the demand that a word on a plan serves although nobody asked for it yet."""
+    """Return the requirement that an approval of the plan meets although nothing has asked for it yet."""
     return _demand(authority, subject, None, f"approval of the {subject.kind}")
 
 
@@ -147,7 +147,7 @@ def _demand(
 
 
 def _needs(authority: TrustedConfig, kind: str, asked: Approval | None, where: str) -> tuple[Threshold, ...]:
-    """Return whose words are needed: each of them. A plan or step may ask for more, by roles and count, never for less.
+    """Return the thresholds, all of which have to be met. A plan or step may ask for more, by roles and count, never for less.
 
     Raises:
         MalformedFileError: a role is not there or empty, or the count cannot be reached.
@@ -174,9 +174,11 @@ def _need(authority: TrustedConfig, roles: Sequence[str], count: int, where: str
 
     people = policy_file.people(authority.policy.words, tuple(roles))
     if len(people) < count:
-        could = f"{len(people)} could say yes" if people else "nobody is in a role that could give it"
+        could = f"{len(people)} could approve" if people else "nobody is in a role that could give it"
         raise MalformedFileError(
-            f"the word of {count} is needed here, and {could}" if count > 1 else f"a word is needed here, and {could}",
+            f"{count} approvals are required here, and {could}"
+            if count > 1
+            else f"an approval is required here, and {could}",
             where or authority.where,
             f"list people under `roles` in {authority.where}, or ask for fewer",
         )
@@ -189,7 +191,7 @@ def _need(authority: TrustedConfig, roles: Sequence[str], count: int, where: str
 
 
 def _short(people: Sequence[str]) -> list[str]:
-    """Return people by what stands before the @, where that tells them apart."""
+    """Return people by the part before the @, where that is unique."""
     short = [person.partition("@")[0] for person in people]
     return short if len(set(short)) == len(short) else list(people)
 
@@ -198,7 +200,7 @@ def _short(people: Sequence[str]) -> list[str]:
 
 
 def subject_of(wait: Wait, state: State, known: Iterable[RawEntry]) -> Subject:
-    """Return what a wait is about; a held call's name stands in the log entry that the wait is called after."""
+    """Return the subject of a wait; a held call's name is in the log entry that the wait is named after."""
     if wait.kind == "call":
         call = next(str(raw.fields.get("call")) for raw in known if f"w{raw.revision}" == wait.id)
         return Subject("call", call, int(call.split(".")[1]))
@@ -211,10 +213,10 @@ def subject_of(wait: Wait, state: State, known: Iterable[RawEntry]) -> Subject:
 def requirement_of(
     found: TrustedConfig, subject: Subject, text: str, plan: Plan, where: str
 ) -> ApprovalRequirement | None:
-    """Return the demand that a wait on the subject stands for; None where nothing asks for it any more. `text`: the wait's.
+    """Return the requirement that a wait on the subject is for; None where nothing asks for it any more. `text`: the wait's.
 
     Raises:
-        RefusedError: the policy denies what waits. MalformedFileError: it cannot be carried out.
+        RefusedError: the policy denies the action that waits. MalformedFileError: it cannot be carried out.
     """
     step = plan.step(subject.slug) if subject.slug else None
     match subject.kind:
@@ -235,6 +237,6 @@ def requirement_of(
 
 
 def used(subject: Subject, known: Iterable[RawEntry]) -> list[str]:
-    """Return the words that were used up: a word on a call counts once, one on a step's start for that start."""
+    """Return the approvals that were used up: one on a call counts once, one on a step's start for that start."""
     event = {"step": "approval-counted", "call": "call-decided"}.get(subject.kind)
     return [one for raw in known if raw.event == event for one in raw.fields.get("approvals") or []]

@@ -1,4 +1,4 @@
-"""What one branch tells of the words in it: each file below `approvals/`, and what it is about (design §4). `approval` judges them."""
+"""The approvals of one branch: each file below `approvals/`, and the digest of its subject (design §4). `approval` judges them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from runner.values import dataclass
 
 
 class RejectionReason(StrEnum):
-    """Why a word does not count."""
+    """Why an approval does not count."""
 
     MALFORMED = "malformed"
     MISPLACED = "misplaced"
@@ -57,7 +57,7 @@ class RejectionReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ApprovalFile:
-    """An approval's file in the branch. `commit`: the one that added it; `order`: its place among the words of the chain."""
+    """A file below approvals/ in the branch. `commit`: the one that added it; `order`: its place among the approvals of the chain."""
 
     id: str
     path: str
@@ -74,7 +74,7 @@ class ApprovalFile:
         return self.signed.statement.approver if self.signed else ""
 
     def reject(self, rejection: RejectionReason, text: str) -> ApprovalFile:
-        """Return the word as one that does not count, and why."""
+        """Return the approval as one that does not count, and why."""
         return replace(self, rejection=rejection, text=text)
 
 
@@ -129,7 +129,7 @@ class ReviewContext:
 
     @property
     def branch(self) -> History:
-        """The branch's commits, and what is known of them."""
+        """The branch's history."""
         if self.past is None:
             self.past = History.walked(self.git, self.protocol, self.tip)
         return self.past
@@ -201,9 +201,9 @@ class ReviewContext:
         began: str | None = None,
         version: int = manifest.VERSION,
     ) -> str:
-        """Return the digest of what `subject` is at a commit of the chain; the trusted branch is the authority's.
+        """Return the digest of `subject` at a commit of the chain, by the trusted config of the context.
 
-        `began`: the commit that a result's work began at, where `commit` is a tree that is not on the branch yet.
+        `began`: the commit at which a result's work started, where `commit` is a tree that is not on the branch yet.
         """
         return manifest.digest_of(subject, self.sections(subject, commit, plan, began, version), version)
 
@@ -285,7 +285,7 @@ class ReviewContext:
     def binds(
         self, subject: Subject, plan: Plan | None, path: str, entries: tuple[TreeEntry | None, TreeEntry | None]
     ) -> bool:
-        """Return whether an approval at the tip would bind a file; `entries`: what is there, and was at some commit before."""
+        """Return whether an approval at the tip would bind a file; `entries`: the file there, and at some commit before."""
         if not self.covers(subject, path):
             return False
         cover = self.cover(subject, self.tip, plan)
@@ -348,7 +348,7 @@ class ReviewContext:
         return load_state(data, where)
 
     def _code(self, commit: str) -> bytes:
-        """Return the whole tree outside record and approvals; the words of people's are in it."""
+        """Return the whole tree outside record and approvals; the plan files are in it."""
         return self.branch.contents.tree(self._root(commit))
 
     def _changed(self, before: str, after: str) -> dict[str, tuple[TreeEntry | None, TreeEntry | None]]:
@@ -389,7 +389,7 @@ class ReviewContext:
         return found
 
     def began(self, subject: Subject) -> str:
-        """Return the commit that the attempt's work began at.
+        """Return the commit at which the attempt's work started.
 
         Raises:
             InsufficientHistoryError: the chain has no such work.
@@ -410,11 +410,11 @@ class ReviewContext:
             if one.has("step-finished", slug):
                 return one.commit
         raise InsufficientHistoryError(
-            f"nothing says where the work of {slug} began", self.protocol, "run `runner verify`"
+            f"no transition says where the work of {slug} started", self.protocol, "run `runner verify`"
         )
 
     def covers(self, subject: Subject, path: str) -> bool:
-        """Return whether a change of `path` makes a word on the subject stale, by version 1; of a step, 2 leaves more out."""
+        """Return whether a change of `path` makes an approval of the subject stale, by version 1; of a step, 2 leaves more out."""
         own = f"{paths.folder(self.protocol)}/"
         if not manifest.is_code(self.protocol, path):
             return subject.kind == "call" and path == own + paths.call_file(subject.name)
@@ -439,9 +439,9 @@ class ReviewContext:
         by_people: bool = False,
         whole: bool = False,
     ) -> tuple[str, str] | None:
-        """Return (commit, path) of the first commit after `seen` that touched what the subject is about, or None.
+        """Return (commit, path) of the first commit after `seen` that touched the subject, or None.
 
-        `by_people`: a step's own work is no change of what it began on; `whole`: later steps' files count too.
+        `by_people`: a step's own work does not count; `whole`: later steps' files count too.
         """
         cover = self.cover(subject, seen, plan) if version > 1 else None
         for oid in reversed(list(islice(self.chain, self.chain[seen]))):
@@ -496,7 +496,7 @@ class ReviewContext:
         return self._is_harmless(cover, path, place)
 
     def _brings_harmless(self, subject: Subject, cover: Cover, merge: Commit, whole: bool) -> bool:
-        """Return whether each commit that a merge of two brought changed nothing but what is left out, as in sync's of two clones.
+        """Return whether each commit that a merge of two brought changed nothing but harmless files, as in sync's of two clones.
 
         So a merge hides no step's or agent's work, and nothing that was changed and taken back.
 
@@ -562,9 +562,9 @@ class ReviewContext:
         return now != then
 
     def touched_by_people(self, subject: Subject, revision: int, only: Collection[str] | None = None) -> str | None:
-        """Return the first commit of people's after the transition that holds a revision which touched the subject, or None.
+        """Return a person's first commit after the transition that holds a revision which touched the subject, or None.
 
-        `only`: the paths that count, where not all that it is about does.
+        `only`: the paths that count, where not all of the subject's do.
         """
         found = None
         for oid in self.chain:
@@ -585,7 +585,7 @@ class ReviewContext:
     # --- who wrote it ----------------------------------------------------------------------------------------------------
 
     def authors(self, subject: Subject) -> list[Commit]:
-        """Return the commits, side branches included, that wrote the words which the subject is about, whatever their number was."""
+        """Return the commits, side branches included, that wrote the subject's plan files, whatever their number was."""
         if subject not in self._authors:
             self._authors[subject] = self._authors_of(subject)
         return self._authors[subject]

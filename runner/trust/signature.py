@@ -1,9 +1,9 @@
-"""Signatures, judged to a value that says what is wrong with one; and how the programs for making one are started.
+"""Signatures, judged to a verdict with a reason; and how the programs for making one are started.
 
 SSH signatures (PROTOCOL.sshsig) are judged by `cryptography`, and by `ssh-keygen -Y verify` the same: tests hold the two to one
 verdict. OpenPGP ones are judged by gpg's status lines in a GNUPGHOME of its own, never by its exit code. Nothing of a
-repository's configuration is executed, and nothing of a person's is needed to judge. Whether a word counts is judged above; signatures
-are made in trust.signing.
+repository's configuration is executed, and nothing of a person's is needed to judge. Whether an approval counts is judged above;
+signatures are made in trust.signing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PROGRAMS = ("/usr/bin", "/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/lo
 
 
 class Outcome(StrEnum):
-    """What a signature is. Only GOOD is good; where several hold, the first of these is told."""
+    """The outcome of judging a signature. Only GOOD is good; where several hold, it is the first of these."""
 
     MALFORMED = "malformed"  # not one signature in canonical form, or by a key of a type that is not taken
     BAD = "bad"  # the mathematics fails: other bytes, another namespace, another key
@@ -58,7 +58,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was found. `fingerprint`: the key that made it, `SHA256:…` or OpenPGP's 40 hex digits; empty where not known.
+    """The verdict on a signature. `fingerprint`: of its key, `SHA256:…` or OpenPGP's 40 hex digits; empty where not known.
 
     `reason`: one line for a person; empty where good.
     """
@@ -110,10 +110,9 @@ def verify(
 ) -> Verdict:
     """Judge an armoured signature over `text` as `principal`'s, for `namespace`, with keys as they are valid at `at`.
 
-    `principal`: any text; one that is no name is nobody's. `at`: seconds since 1970, told by somebody who is trusted; never the
-    statement's own `issued`. `vouched`: somebody vouches
-    for that time, so a revocation with a later `since` does not reach back to it. The signature's first line says whether it is
-    SSH or OpenPGP; OpenPGP has no namespaces, `text` has to say what it is for.
+    `principal`: any text; one that is no name is nobody's. `at`: seconds since 1970, from a trusted source; never the statement's own
+    `issued`. `vouched`: that time is proven, so a revocation with a later `since` does not reach back to it. The first line
+    says whether it is SSH or OpenPGP; OpenPGP has no namespaces, `text` has to say what it is for.
 
     Raises:
         UsageError: the program that is needed (ssh-keygen, gpg) is not on this machine, or does not work.
@@ -144,7 +143,7 @@ def read_ssh(signature: bytes) -> SshSignature:
         raise ValueError("the armour is not as ssh-keygen writes it")
     wire = Wire(keys.decode_base64(match["body"].replace(b"\n", b"").decode("ascii")))
     if wire.take(6) != b"SSHSIG" or wire.number() != 1:
-        raise ValueError("it does not begin as version 1 of the format does")
+        raise ValueError("it does not start as version 1 of the format does")
     key = keys.key_of_blob(wire.string())
     namespace, reserved, hash_, inner = wire.text(), wire.string(), wire.text(), Wire(wire.string())
     wire.end()
@@ -186,7 +185,7 @@ def _reason(outcome: Outcome, found: SshSignature, namespace: str, principal: st
         case Outcome.BAD if found.namespace != namespace:
             return f"the signature was made for {found.namespace}, not for {namespace}"
         case Outcome.BAD:
-            return "the signature does not fit what it stands under"
+            return "the signature does not match the text"
         case Outcome.REVOKED:
             line = next(one.line for one in signers.revoked if one.key == found.key)
             return f"the key is revoked, {keys.REVOKED}:{line}"
@@ -346,7 +345,7 @@ def _by_ssh_keygen(
 def _ask_ssh_keygen(
     program: str, words: Sequence[str | Path], text: bytes, folder: Path, namespace: str, told: str
 ) -> bool:
-    """Return whether it says Good, in exactly these words; that it says no has to be said by it as well."""
+    """Return whether it says Good, literally; that it refuses must be its own message as well."""
     code, out, err = _run([program, *words], text, folder)
     if code == 0 and re.fullmatch(rf'Good "{re.escape(namespace)}" signature{told}\n', out.decode("utf-8", "replace")):
         return True
@@ -410,7 +409,7 @@ def _openpgp(signature: bytes, text: bytes, principal: str, signers: Signers, at
     if told.count("NEWSIG") != 1:
         return Verdict(Outcome.MALFORMED, "", "not one OpenPGP signature")
     if "BADSIG" in told:
-        return Verdict(Outcome.BAD, primary[0].fingerprint, "the signature does not fit what it stands under")
+        return Verdict(Outcome.BAD, primary[0].fingerprint, "the signature does not match the text")
     valid = [words for words in status if words[:1] == ["VALIDSIG"]]
     if "NO_PUBKEY" in told and not valid:
         return Verdict(Outcome.UNTRUSTED, "", f"the key is not that of {principal}, {keys.OPENPGP}{principal}.asc")
@@ -512,7 +511,7 @@ def run_personal(argv: Sequence[str | Path], data: bytes, *, show_errors: bool =
     """Run one of the person's programs in their environment and at their terminal: (exit code, output, errors).
 
     `show_errors`: they see what it says on stderr, where that is a terminal. A name is looked up in the absolute folders of
-    PATH alone: the others belong to wherever the person stands.
+    PATH alone: the others depend on the person's current folder.
     """
     from shutil import which
 

@@ -1,8 +1,8 @@
 """Whose keys count, and for what: allowed_signers, revoked_keys and the OpenPGP key files of the trusted branch, read and linted.
 
-Pure: bytes in, keys out. ssh-keygen skips a line that it cannot read and goes on; here one bad line refuses the whole file, so
-that no typing error takes a person's word away in silence. The files stay such that ssh-keygen reads them the same way. Who may
-do what with a key that is listed is the policy's.
+Pure: bytes in, keys out. ssh-keygen skips a line that it cannot read; here one bad line refuses the whole file, so that no typing
+error silently removes an approver. The files stay such that ssh-keygen reads them the same way. Who may do what with a key that is
+listed is the policy's.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Wire:
     def end(self) -> None:
         """Check that nothing is left."""
         if self._at != len(self._data):
-            raise ValueError("something stands after its end")
+            raise ValueError("there is something after its end")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class Signers:
     def revocation(self, key: PublicKey, at: int, vouched: bool) -> Revoked | None:
         """Return the line by which the key does not count at `at`, or None.
 
-        A `since` reaches back to earlier words too, unless somebody vouches for their time (design §4).
+        A `since` reaches back to earlier approvals too, unless their time is proven (design §4).
         """
         for line in self.revoked:
             if line.key == key and (line.since is None or not vouched or at >= line.since):
@@ -398,7 +398,7 @@ def _revoked(line: str, number: int) -> Revoked:
 
 
 def _revocable(match: re.Match[str]) -> PublicKey:
-    """Return a key to revoke: any that could be listed, and weak ones too, so that nobody has to take a line out."""
+    """Return a key to revoke: any that could be listed, and weak ones too, so that no line has to be taken out."""
     blob = decode_base64(match["key"])
     try:
         return _key(match)

@@ -1,7 +1,7 @@
 """Signatures, made with what a person's own git signs with: a key file, an ssh-agent, a security key, gpg.
 
-The programs and their words are those of the person's own configuration; the repository's may name the key and nothing that is
-executed. What was made is checked before it is given out. Whether the key is listed anywhere is for the caller.
+The programs and their arguments are those of the person's own configuration; the repository's may name the key and nothing that is
+executed. A signature is verified before it is given out. Whether the key is listed anywhere is for the caller.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from runner.values import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """What the person signs with. `fingerprint` as in a Verdict. `public`: `ssh-ed25519 AAAA…`, or the OpenPGP fingerprint.
+    """The key that a person signs with. `fingerprint` as in a Verdict. `public`: `ssh-ed25519 AAAA…`, or the OpenPGP fingerprint.
 
-    `program`: what is started, of the person's own configuration. `file`: what ssh-keygen's `-f` is given; empty for a key that
+    `program`: the one to start, of the person's own configuration. `file`: what ssh-keygen's `-f` is given; empty for a key that
     only an agent has.
     """
 
@@ -232,7 +232,7 @@ def _after_refusal(key: SigningKey) -> str:
     if not key.file and not personal_environment().get("SSH_AUTH_SOCK"):
         return 'the key is in an ssh-agent, and none is running: eval "$(ssh-agent)" && ssh-add'
     if not key.file:
-        return "the key has to be in the ssh-agent: `ssh-add -L` lists what is there, ssh-add adds it"
+        return "the key has to be in the ssh-agent: `ssh-add -L` lists its keys, ssh-add adds one"
     if key.public.startswith("sk-"):
         return "plug the security key in and touch it when it blinks"
     return "check the passphrase, or `ssh-add` the key; without a terminal it has to be in an ssh-agent"

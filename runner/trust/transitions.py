@@ -1,7 +1,7 @@
-"""The chain below a commit, and what is asked of it again and again: when a word came, and who wrote what people wrote.
+"""The history of a protocol: its transitions, the chain below a commit, when an approval came, and who wrote the plan files.
 
-It grows with the walk that verifies it. What a commit did is looked at once, when somebody first asks about it or a later one. That
-the chain holds is `verify`'s to say; what a word in it is worth, `approval`'s.
+It grows with the walk that verifies it. A commit is read once, when a rule first asks about it or a later one. `verify` says whether
+the chain is valid; `approval`, whether an approval in it counts.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class History:
     def wrote(self, names: Collection[str], tip: str) -> list[Commit]:
         """Return the commits up to `tip`, side branches included, that wrote one of the files, newest first.
 
-        `names`: of words of people's, as `unnumbered` has them. A merge wrote what it has from none of its parents.
+        `names`: of plan files, as `unnumbered` returns them. A merge wrote what differs from all of its parents.
         """
         last = self.places[tip]
         self._look(last)
@@ -324,7 +324,7 @@ def brought(git: Git, merge: Commit, protocol: str) -> set[tuple[str, TreeEntry]
 
 
 def unnumbered(name: str) -> str:
-    """Return a file of people's by what stays when steps are numbered anew."""
+    """Return a plan file by the part of its name that stays when steps are numbered anew."""
     match = ids.STEP_FILE.fullmatch(name)
     return f"-{match['slug']}.md" if match else name
 
@@ -335,7 +335,7 @@ def is_done(names: Iterable[str]) -> bool:
 
 
 def trusted_commits(git: Git, protocol: str, tip: str, *, whole: bool) -> Iterator[str]:
-    """Return the trusted commits that the chain up to `tip` tells of.
+    """Yield the trusted commits that the chain up to `tip` names.
 
     Without `whole` back to the last transition that did something.
     """

@@ -69,7 +69,7 @@ class TrustedConfig:
         return self.policy.words.own_work if self.policy else "allow"
 
     def requires(self, kind: str) -> bool:
-        """Return whether the policy wants a word on the kind, even where the plan does not ask."""
+        """Return whether the policy requires an approval of the kind, even where the plan does not ask."""
         return kind in ("plan", "merge") and self.policy is not None and self.approval(kind).required
 
     def approval(self, kind: str) -> Approval:
@@ -91,7 +91,7 @@ class TrustedConfig:
         return max(found, key=lambda said: rules_.SEVERITY[said.verdict])
 
     def isolation(self, name: str) -> Decision:
-        """Return what the policy says of an executor: host, container or sandbox; what follows a + is no part of the word."""
+        """Return the decision on an executor: host, container or sandbox; a part after + is left out."""
         word = name.partition("+")[0]
         return rules_.evaluate(self.rules, rules_.Subject(kind="isolation", isolation=word))  # type: ignore[arg-type]
 
@@ -102,10 +102,10 @@ class TrustedConfig:
     def work_of(
         self, git: Git, protocol: str, pieces: Iterable[tuple[str, str]], plan: Plan, step: Step
     ) -> list[Decision]:
-        """Return what of a step's work may not be (deny) or needs a word (ask), the strictest first. `pieces`: as for `changes`.
+        """Return what of a step's work is denied, or requires an approval (ask), the strictest first. `pieces`: as for `changes`.
 
-        What an agent or a tool made of a file that a check names is asked about, where the trusted branch has it or the check
-        runs it, unless the step says that it makes it.
+        A file that a check names requires one where an agent or a tool changed it and the trusted branch has it, or the check runs it;
+        unless the step says that it makes it.
         """
         at = (protocol, tuple(pieces))
         if at not in self._changed:
@@ -277,8 +277,8 @@ def _plain(git: Git, entry: TreeEntry, path: str, branch: str) -> bytes:
 def changes(git: Git, protocol: str, pieces: Iterable[tuple[str, str]], *, measured: bool) -> list[Change]:
     """Return a step's diff as the policy looks at it, without the protocol's own folder: no step's work is taken from there.
 
-    `pieces`: the (before, after) of what the step did, newest first; what others did between them is not the step's. `measured`:
-    with lines, sizes and what is binary, which only a policy's limits ask for.
+    `pieces`: the (before, after) of what the step did, newest first; changes by others between them are not the step's. `measured`:
+    with lines, sizes and the binary flag, which only a policy's limits ask for.
     """
     made: dict[str, Change] = {}
     for start, tree in pieces:
@@ -327,7 +327,7 @@ def _changes(git: Git, protocol: str, start: str, tree: str, *, measured: bool) 
 
 
 def rules_of(git: Git, oid: str) -> tuple[str | None, ...] | None:
-    """Return which policy, keys, configuration and coworkers a trusted commit has, the policy first.
+    """Return which policy, keys, configuration and agent files a trusted commit has, the policy first.
 
     None where it is not in this clone.
     """
@@ -340,9 +340,9 @@ def rules_of(git: Git, oid: str) -> tuple[str | None, ...] | None:
 
 
 def differs(git: Git, one: str, other: str) -> bool:
-    """Return whether two trusted commits may say something else about who may do what.
+    """Return whether two trusted commits may decide differently who may do what.
 
-    Where one is not in this clone, that is so wherever the other has a policy.
+    Where one is not in this clone, they may if the other has a policy.
     """
     if one == other:
         return False

@@ -3,8 +3,8 @@
 The chain is walked by first parents from genesis to tip, and every commit is asked the rules of `rules.OF_COMMIT`:
 
  1. paths            plain files with plain names, nothing that could be taken for the folder
- 2. approvals        only added, and none is left out by a merge; what is counted is there
- 3. genesis          the chain begins with `created`, once
+ 2. approvals        only added, and none is left out by a merge; those that an event counts are there
+ 3. genesis          the first commit is a transition with `created`, the only one
  4. trailers         an ordinary commit has none, nor what looks like one
  5. record-changed   an ordinary commit leaves the record alone (or it is repaired, by name, before anything else happens)
  6. commit           a transition has one parent and plain headers
@@ -15,23 +15,23 @@ The chain is walked by first parents from genesis to tip, and every commit is as
 11. legality         each event may happen then, revisions without a gap
 12. fold             state.json is the fold, byte for byte
 13. repair           after damage comes `record-repaired`, which names the commits that did it
-14. words            a transition changes no words of people's; a planner's plan is added once
+14. words            a transition changes no plan files; a planner's plan is added once
 15. work             code changes only where work ends
-16. plan             plan and steps are told as the files say
+16. plan             plan and steps are recorded as the files say
 17. digest           the step that was carried out, and its artifacts, are those that are named
 18. evidence         QA looked at the tree before, at all that the step wants, and nothing of it failed
-19. undone           what is undone is as it was
-20. counted          the words that an event uses counted then, and were enough
-21. trusted          words were counted, and work was done, under the trusted branch's policy, never an older one than before
-22. needed           what was done had the words that the policy of then and the plan wanted
+19. undone           an undo restores the tree and the record of its revision
+20. counted          the approvals that an event uses counted then, and were enough
+21. trusted          approvals were counted, and work was done, under the trusted branch's policy, never an older one than before
+22. needed           each action had the approvals that the policy of then and the plan required
 23. signed           a transition is signed by a key that is listed, where the policy wants that
-29. forked           steps that a fork has as done were done at the commit that it begins at, by a record that verifies
+29. forked           steps that a fork has as done were done at the commit where it starts, by a record that verifies
 
-More is asked of what lies beside the chain: 24. transcript, 25. base, 26. seal, 28. merge; `app.verify` asks what the person's own
-machine has seen: 27. mark.
+Those of `rules.OF_PROTOCOL` are asked about what lies beside the chain: 24. transcript, 25. base, 26. seal, 28. merge; `app.verify`
+asks what the person's own machine has seen: 27. mark.
 
 A commit is a transition by its trailers alone. Where the policy asks for no signatures, this proves consistency, not who ran them.
-`advance` does the same for what is new since a tip that verified before; every runner does that before it acts.
+`advance` verifies only commits since a tip that verified before; every runner does that before it acts.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def beside(git: Git, report: Report, evidence: Evidence) -> Report:
 
 
 def unknown(git: Git, protocol: str, finding: Finding) -> Report:
-    """Return the report of a protocol that this clone does not have enough of; `finding` says what is missing."""
+    """Return the report of a protocol that this clone lacks parts of; `finding` names them."""
     return Report(_start(git, protocol, None), "", (finding,))
 
 
@@ -120,16 +120,16 @@ def _notes(walk: Walk) -> Iterator[str]:
     if walk.put_back:
         yield "the record was damaged by ordinary commits, and put back by hand"
     if walk.moved:
-        yield f"the branch was moved: it was begun on {walk.moved[:12]}"
+        yield f"the branch was moved: it was started on {walk.moved[:12]}"
     yield from walk.taken_over
     if walk.reviews:
         plural = "a review" if walk.reviews == 1 else f"{walk.reviews} reviews"
         yield f"{plural} on the forge: said by the forge, not provable offline"
     if walk.counted:
-        yield "times not vouched for: keys and words were judged at the times that the record tells"
+        yield "timestamps are unproven: keys and approvals were judged at the times of the record"
     if walk.unseen:
         gone = ", ".join(sorted(oid[:12] for oid in walk.unseen)[:3])
-        yield f"whose word was needed is not known where the trusted branch's commit is gone: {gone}"
+        yield f"whose approval was required is unknown where the trusted branch's commit is gone: {gone}"
     if unused := _unused(walk):
         them = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if unused[3:] else "")
         yield f"used by no event: {them}"
@@ -141,7 +141,7 @@ def _unused(walk: Walk) -> list[str]:
 
 
 def walk_commits(walk: Walk, commits: Sequence[str]) -> list[Finding]:
-    """Check `commits` (oldest first), going on from what `walk` has seen, and return what does not hold."""
+    """Check `commits` (oldest first), from where `walk` is, and return the findings."""
     findings: list[Finding] = []
     read: dict[str, bytes] = {}
     for number, oid in enumerate(commits):
@@ -301,7 +301,7 @@ def _record(git: Git, parsed: ParsedCommit, name: str, read: Mapping[str, bytes]
 def advance(
     git: Git, protocol: str, tip: str, since: tuple[str, State] | None, trusted: Trusted | None = None
 ) -> State:
-    """Return the state at `tip`, having checked what is new since a tip that verified before (else all of it).
+    """Return the state at `tip`, having verified all that is new since a tip that verified before (else the whole chain).
 
     `trusted`: as for `verify`.
 
@@ -330,13 +330,13 @@ def advance(
         raise IntegrityError(
             f"{protocol} does not verify: {finding.text}",
             f"{finding.path or 'its message'}, commit {finding.commit[:12]}",
-            f"run `runner verify {protocol}` to see all of it, `runner doctor --fix {protocol}` to mend the record",
+            f"run `runner verify {protocol}` to see all of it, `runner doctor --fix {protocol}` to repair the record",
         )
     return known
 
 
 def _refuse_newer(git: Git, protocol: str, tip: str) -> None:
-    """Tell a record of a newer version from a damaged one: who mended it would take away what that version wrote."""
+    """Tell a record of a newer version from a damaged one: a repair would remove the newer version's entries."""
     folder = paths.folder(protocol)
     with contextlib.suppress(IntegrityError):
         where = f"{folder}/{paths.STATE}"

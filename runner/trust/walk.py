@@ -132,11 +132,11 @@ class Report:
 
 @dataclass(slots=True)
 class Evidence:
-    """What lies beside a chain, for the rules that a chain alone does not answer.
+    """The evidence beside a chain, for the rules that a chain alone does not answer.
 
     `bases`: commits that may hold its record; `history`: of its history ref, None where there is none; `history_of`: returns that of a
-    fork's origin; `remote`: which may have what is missing here, None where nothing more can be fetched. `notes`: what a reader
-    should know, added to by the rules; `proven`: each transcript whose digest the log names, and its blob, added by rule 24.
+    fork's origin; `remote`: which may have the missing objects, None where nothing more can be fetched. `notes`: for the reader, added
+    to by the rules; `proven`: each transcript whose digest the log names, and its blob, added by rule 24.
     """
 
     trusted: Trusted

@@ -52,7 +52,7 @@ def test_a_step_that_only_the_record_says_has_begun_does_not_go_on(box: Box) -> 
     forge = forger(box, protocol)
     forge.imitate(ev.Asked(subject="deploy", kind="question", text="May I?", by="anyone", transcript=None, spent={}))
     forge.imitate(ev.Answered(subject="deploy", wait=f"w{forge.now.revision}", text="yes", by="anyone"))
-    assert "and none stood" in box.runner("step", protocol, rc=REFUSED).err
+    assert "and none was valid" in box.runner("step", protocol, rc=REFUSED).err
     forge.refused("needed")
     assert not is_done(box, protocol)
 
@@ -144,7 +144,7 @@ def test_a_person_s_step_that_only_the_record_says_was_asked_for_is_not_taken(bo
     forge = forger(box, protocol)
     forge.imitate(ev.Asked(subject="look", kind="human", text="Look.", by="anyone"))
     forge.imitate(ev.Answered(subject="look", wait=f"w{forge.now.revision}", text="done", by="anyone"))
-    assert "and none stood" in box.runner("step", protocol, rc=REFUSED).err
+    assert "and none was valid" in box.runner("step", protocol, rc=REFUSED).err
     forge.refused("needed")
     assert box.state(protocol)["steps"]["look"]["status"] == "running"
 
@@ -178,7 +178,7 @@ def test_a_record_in_which_a_step_began_before_the_one_that_it_needs_is_not_gone
     protocol = box.new({"01-test": command("make test"), "02-more": command("true"), "03-last": command("true")})
     forge = forger(box, protocol)
     forge.imitate(finish(forge, "more"), ev.StepCompleted(subject="more", attempt=1))
-    assert "more began, and test, which it needs, was not done" in box.runner("step", protocol, rc=REFUSED).err
+    assert "more started, and test, which it needs, was not done" in box.runner("step", protocol, rc=REFUSED).err
     forge.refused("legality")
 
 

@@ -68,7 +68,7 @@ def test_a_fork_goes_on_from_a_revision_and_proves_what_it_took_over(box: Box, o
     assert box.git("show", f"{other}:b.txt") == "other\n" and box.git("show", f"{other}:c.txt") == "cA\n"
     assert box.git("rev-parse", origin) == before
     shown = box.runner("verify", other, origin, rc=0)
-    assert f"begun at {origin}@{at}, which verifies" in shown.out + shown.err
+    assert f"started at {origin}@{at}, which verifies" in shown.out + shown.err
 
 
 def test_what_is_said_of_a_fork_is_what_its_record_says(box: Box, origin: str) -> None:
@@ -127,7 +127,7 @@ def test_a_fork_of_a_fork_of_a_fork(box: Box, origin: str) -> None:
     assert names[1:] == ["0002-a-plan", "0003-a-plan", "0004-a-plan"]
     box.runner("run", names[-1], rc=0)
     shown = box.runner("verify", names[-1], rc=0)
-    assert "0003-a-plan: 0002-a-plan: begun at" in shown.out + shown.err
+    assert "0003-a-plan: 0002-a-plan: started at" in shown.out + shown.err
 
 
 @slow

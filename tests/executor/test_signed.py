@@ -67,7 +67,7 @@ def test_a_protocol_that_ended_is_sealed(people: tuple[Person, Person], box: Box
     seals = {
         "no seal in its form": whole.replace("runner-seal/v1", "runner-seal/v2"),
         "none of `agents`": whole.replace("signer: runner@", "signer: alice@"),
-        "does not say what stands": whole.replace("revision: ", "revision: 1"),
+        "does not match": whole.replace("revision: ", "revision: 1"),
     }
     seals["no commit of this history"] = "\n".join(
         f"tip: {'0' * 40}" if line.startswith("tip: ") else line for line in whole.split("\n")

@@ -65,7 +65,7 @@ def imitated(box: Box, protocol: str, data: str) -> Forge:
 
 
 @pytest.mark.parametrize(("rules", "wrong"), [
-    ("", "needed a word by `default: external calls ask`"),
+    ("", "needed an approval by `default: external calls ask`"),
     ("rules: [{deny: {tool: send_report}}]\n", "denies the call of send_report"),
     ("rules: [{allow: {tool: send_report}}]\n", ""),
 ])  # fmt: skip

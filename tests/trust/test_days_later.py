@@ -68,7 +68,7 @@ def test_what_verified_verifies_and_what_nobody_used_is_expired(scene: Scene) ->
         scene.approve(every)
     scene.box.runner("run", every, rc=0)
     told = scene.later("verify", "--all", rc=0)
-    assert "times not vouched for" in told.out + told.err
+    assert "timestamps are unproven" in told.out + told.err
     assert "alice@example.test approves: expired" in scene.later("status", scene.open, rc=0).out
     scene.later("run", scene.open, rc=3)
     scene.later("merge", scene.ended, rc=0)

@@ -63,7 +63,7 @@ def test_a_merge_without_the_word_that_the_policy_wanted_is_found(gov: Box, merg
     protocol = completed(gov)
     gov.runner("verify", protocol, rc=0)
     merged(gov, protocol, merge)
-    assert finding(gov, protocol) == "it was merged without the word of a maintainer (alice, bob)"
+    assert finding(gov, protocol) == "it was merged without the approval of a maintainer (alice, bob)"
 
 
 @EVERY
@@ -125,7 +125,7 @@ def test_a_word_on_what_is_not_here_any_more_is_neither_believed_nor_doubted(gov
     assert "its merge was approved by alice" in gov.runner("verify", protocol, rc=0).err
     gov.git("worktree", "remove", "--force", folder)
     gov.git("branch", "-qD", protocol)
-    assert "whether its merge had its word is not known" in gov.runner("verify", protocol, rc=0).err
+    assert "whether its merge was approved is unknown" in gov.runner("verify", protocol, rc=0).err
 
 
 def test_it_is_the_policy_of_then_and_never_the_branchs_own(gov: Box, people: SimpleNamespace) -> None:
@@ -143,7 +143,7 @@ def test_it_is_the_policy_of_then_and_never_the_branchs_own(gov: Box, people: Si
     (folder / ".protocols/policy.yaml").write_text(policy(maintainers, approvals=NOT_WANTED))
     gov.commit("a policy of their own", cwd=folder)
     merged(gov, protocol, rebase, moved=False)
-    assert "without the word of" in finding(gov, protocol)
+    assert "without the approval of" in finding(gov, protocol)
 
 
 def test_of_a_review_is_said_that_it_cannot_be_proved(tmp_path: Path, people: SimpleNamespace) -> None:

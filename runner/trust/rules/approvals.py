@@ -1,8 +1,8 @@
-"""Words judged again, at each event that used them, as they stood then (design §4).
+"""20. counted: the approvals that an event used were valid then, and enough (design §4).
 
-An `approval-counted` or `call-decided` holds where `approval.judge` finds the same words to count: under the policy of the event's
-`Runner-Trusted`, in the tree and state before it, at the time that its entry tells; revocations are those of the trusted branch as it
-is now. Nothing here is asked of a chain that has no such event.
+An `approval-counted` or `call-decided` is valid where `approval.judge` counts the same approvals: under the policy of the event's
+`Runner-Trusted`, in the tree and state before it, at the time of its entry; revocations are those of the trusted branch as it is now.
+A chain without such an event is not asked.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ ApprovalEvent = ev.ApprovalCounted | ev.CallDecided
 
 
 def _wrong_approvals(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
-    """Return what does not hold of the words that a transition's events used.
+    """Yield one message for each approval event whose recorded approvals are not those that were valid at that commit.
 
     Raises:
-        InsufficientHistoryError: an object that says whose word counted is not in this clone.
+        InsufficientHistoryError: an object that decides whose approval counted is not in this clone.
     """
     assert parsed.trailers is not None and parsed.parent is not None
     known = list(walk.entries())
@@ -60,7 +60,7 @@ def _view(walk: Walk, parsed: ParsedCommit, event: ApprovalEvent) -> View | str:
     if commit not in past.places:
         return f"it was judged at {commit[:12]}, which is no commit of the branch before it"
     if commit != parsed.parent.oid and not any(one.type.role == "work" for one in parsed.events):
-        return f"it was judged at {commit[:12]}, and no work that began there ends here"
+        return f"it was judged at {commit[:12]}, and no work that started there ends here"
     work = parsed.first(ev.StepFinished)
     if (
         event.at
@@ -68,7 +68,7 @@ def _view(walk: Walk, parsed: ParsedCommit, event: ApprovalEvent) -> View | str:
         and isinstance(work, ev.StepFinished)
         and work.start != event.at
     ):
-        return f"it was judged at {commit[:12]}, and the work began at {work.start[:12]}"
+        return f"it was judged at {commit[:12]}, and the work started at {work.start[:12]}"
     found = walk.view_at(parsed, commit)
     return found if isinstance(found, str) else found.edited()
 
@@ -92,7 +92,7 @@ def _judged(
         return view
     wait = next((one for one in view.state.waiting if one.id == event.wait), None)
     if wait is None or wait.kind not in event.type.ends:
-        return f"{event.wait} is no wait for such a word"
+        return f"{event.wait} is no wait that this event ends"
     if wait.subject != event.subject:
         return f"{event.wait} is about {wait.subject}"
     if event.by in (KEYBOARD, [KEYBOARD]):
@@ -103,7 +103,7 @@ def _judged(
     except RunnerError as error:
         return f"{error.what}, {error.where}"
     if asked is None:
-        return f"no signed word was needed by the policy of {found.commit[:12]}"
+        return f"no signed approval was required by the policy of {found.commit[:12]}"
     context = view.context(found, seconds(entry.time))
     asking = ApprovalRequest.of(context, wait) if event.reviews else None
     standing = approval.judge(context, asked, view.plan, requirements.used(subject, known), event.reviews, asking)
@@ -113,7 +113,7 @@ def _judged(
 def _differs(
     event: ApprovalEvent, standing: ApprovalStatus, found: Sequence[review_context.ApprovalFile]
 ) -> str | None:
-    """Return how the event differs from what is found, or None. `found`: every word there is."""
+    """Return how the event differs from the approvals in force, or None. `found`: every approval there is."""
     words, by = standing.rejected or standing.counted, event.by
     if isinstance(event, ev.CallDecided):
         decided = "rejected" if standing.rejected else "approved" if standing.satisfied else ""
@@ -132,11 +132,11 @@ def _differs(
     why += [f"a review, {one.rejection}: {one.text}" for one in standing.reviews if one.rejection is not None]
     if not why and not holds:
         why = [f"{word.approver} rejected it" for word in standing.rejected] or [f"missing: {standing.missing}"]
-    return "; ".join(why[:3]) or f"other words count: {', '.join(word.approver for word in words) or 'none'}"
+    return "; ".join(why[:3]) or f"other approvals count: {', '.join(word.approver for word in words) or 'none'}"
 
 
 def _at_keyboard(walk: Walk, view: View, event: ApprovalEvent, found: TrustedConfig) -> str | None:
-    """Return why a word that was given at a terminal does not hold, or None: it serves where there is no policy, and never was."""
+    """Return why an approval at a terminal is invalid, or None: it serves where there is no policy, and never was."""
     if event.approvals:
         return "it was given at a keyboard, and names words that are signed"
     if found.policy is not None:
@@ -150,7 +150,7 @@ def _at_keyboard(walk: Walk, view: View, event: ApprovalEvent, found: TrustedCon
 
 
 def check_counted(walk: Walk, parsed: ParsedCommit) -> Said:
-    """20. The words that an event uses are those that counted then, and they were enough."""
+    """20. The approvals that an event uses are those that counted then, and they were enough."""
     if parsed.is_judged and parsed.uses_approvals:
         for text in _wrong_approvals(walk, parsed):
             yield walk.path(paths.LOG), text

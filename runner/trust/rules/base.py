@@ -1,7 +1,7 @@
 """25. base: the record that a base holds is one of the protocol's history, and where the chain is when the branch is gone (design §4).
 
 The base's tree is what proves a squashed protocol; the history ref only explains it. A record that is not, blob for blob, the one
-that a transition of the chain left is a finding: of a history that was swapped, or of a base that somebody edited.
+that a transition of the chain left is a finding: of a history that was swapped, or of a base that a person edited.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def _gone(protocol: str, base: str, remote: str | None) -> InsufficientHistoryEr
 
 
 def refuse_copy(git: Git, report: Report, base: str, remote: str | None) -> None:
-    """Refuse to call a chain of the base's a forgery that is only a copy: a squash that tells of many commits, or a rebase.
+    """Refuse to call a chain of the base's a forgery that is only a copy: a squash of many commits, or a rebase.
 
     Raises:
-        InsufficientHistoryError: it does not hold, and stands where a forge puts what it squashes or rebases.
+        InsufficientHistoryError: it is invalid, and lies where a forge puts a squash or a rebase.
     """
     chain = chain_of(git, report.protocol, report.tip)
     genesis = git.commit(chain[0]) if chain else None
@@ -83,10 +83,10 @@ def was_there(git: Git, protocol: str, base: str) -> bool:
 
 
 def wrong(git: Git, protocol: str, tip: str, bases: Sequence[str], remote: str | None) -> Iterator[Finding]:
-    """Return the bases that hold a record which no commit of the chain up to `tip` has.
+    """Yield the bases that hold a record which no commit of the chain up to `tip` has.
 
     Raises:
-        InsufficientHistoryError: one goes on from where the chain is in this clone, which is before the protocol's end.
+        InsufficientHistoryError: one continues the chain of this clone, which is before the protocol's end.
     """
     for base in dict.fromkeys(bases):
         commit = git.commit(base)
@@ -103,7 +103,7 @@ def wrong(git: Git, protocol: str, tip: str, bases: Sequence[str], remote: str |
 
 
 def _goes_on(git: Git, protocol: str, tip: str, base: str) -> bool:
-    """Return whether the log that a base holds begins with the whole of the chain's."""
+    """Return whether the whole of the chain's log is the start of the log that a base holds."""
     try:
         here, there = (record_.events(git, protocol, at) for at in (tip, base))
     except RunnerError:

@@ -1,7 +1,7 @@
-"""29. forked: the steps that a fork has as done were done, by a record that verifies, at the very commit that it begins at.
+"""29. forked: the steps that a fork has as done were done, by a record that verifies, at the very commit at which it starts.
 
-The fork's branch stands on that commit, so whoever has the branch has the proof. Words never come along: they name a protocol and
-its genesis. Nor does work that was not done there: nobody would judge it.
+The fork's branch contains that commit, so the branch is the proof. Approvals never come along: they name a protocol and its genesis.
+Nor does work that was not done there: nobody would judge it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runner.trust.walk import Evidence, Finding, Named, Origin, ParsedCommit, Re
 
 
 def wrong(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
-    """Return why what a `forked` says does not hold; what is to be said of it where it does is kept in the walk.
+    """Yield why a `forked` event is invalid; the notes on a valid one are kept in the walk.
 
     Raises:
         InsufficientHistoryError: the other protocol's history is not whole here.
@@ -34,7 +34,7 @@ def wrong(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
         return
     told = log.parse_message(parsed.parent.message) if parsed.parent else None
     if parsed.parent is None or told is None or (told.protocol, str(told.revision)) != (origin, revision):
-        yield f"it does not begin at the commit of {event.source}"
+        yield f"it does not start at the commit of {event.source}"
         return
     report = walk.verify(origin, parsed.parent.oid)
     if not report.ok or report.state is None:
@@ -43,11 +43,11 @@ def wrong(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
         return
     yield from differs(event, report.state, record.events(walk.git, origin, parsed.parent.oid))
     walk.origins = [Origin(origin, parsed.commit.oid, report.transcripts), *report.origins]
-    walk.taken_over = [f"begun at {event.source}, which verifies", *(f"{origin}: {note}" for note in report.notes)]
+    walk.taken_over = [f"started at {event.source}, which verifies", *(f"{origin}: {note}" for note in report.notes)]
 
 
 def differs(event: ev.Forked, then: State, entries: Sequence[RawEntry]) -> Iterator[str]:
-    """Return how the event differs from what stood at its source. `then`: the state there; `entries`: all events up to it."""
+    """Yield how the event differs from its source. `then`: the state there; `entries`: all events up to it."""
     if event.genesis != then.genesis:
         yield f"{event.source} has another genesis"
     if left := unfinished(entries):
@@ -89,7 +89,7 @@ def _text(value: Json) -> str:
 
 
 def check_forked(walk: Walk, parsed: ParsedCommit) -> Said:
-    """29. What a fork has as done was done in the protocol that it names, at the commit that it begins at, and that verifies."""
+    """29. What a fork has as done was done in the protocol that it names, at the commit at which it starts, and that verifies."""
     if parsed.first(ev.Forked) is not None and parsed.illegal is None:
         for text in wrong(walk, parsed):
             yield walk.path(paths.LOG), text

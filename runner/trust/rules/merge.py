@@ -1,8 +1,8 @@
-"""28. merge: where the policy of then wanted a word on the merge, one stood (design §4).
+"""28. merge: where the policy of then required an approval of the merge, it was given (design §4).
 
 Asked of the trusted branch, once it holds the record as the chain leaves it. The policy is that of the trusted branch before the merge
-came; the words are those of the approvals/ that the merge brought. Which commit of the protocol's added them is not asked, for a
-squash leaves none: a word names what it is about by digest, and is signed. That a merge brought nothing else is the base's to guard.
+came; the approvals are those that the merge brought. Which commit of the protocol's added them is not asked, for a squash leaves none:
+an approval names its subject by digest, and is signed. That a merge brought nothing else is the base's to guard.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def check_merge(git: Git, report: Report, evidence: Evidence) -> Iterator[Findin
             f"its merge needed {standing.missing}: a review may have said it; said by the forge, not provable offline"
         )
     elif any(word.rejection is RejectionReason.UNSEEN for word in standing.refused):
-        notes.append("whether its merge had its word is not known: what was reviewed is not in this clone")
+        notes.append("whether its merge was approved is unknown: the reviewed commit is not in this clone")
     else:
         why = "".join(f"; {word.approver}'s does not count: {word.text}" for word in standing.refused)
-        yield Finding("merge", merge.oid, where, f"it was merged without the word of {standing.missing}{why}")
+        yield Finding("merge", merge.oid, where, f"it was merged without the approval of {standing.missing}{why}")
 
 
 def _has_accounts(found: TrustedConfig, wanted: ApprovalRequirement) -> bool:
-    """Return whether the policy knows an account of somebody whose word it is: else no review counts."""
+    """Return whether the policy knows an account of a person who can approve: else no review counts."""
     people = frozenset().union(*(need.people for need in wanted.thresholds))
     accounts = found.policy.words.forge.values() if found.policy is not None else ()
     return any(person in people for known in accounts for person in known)

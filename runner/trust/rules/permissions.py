@@ -1,8 +1,8 @@
-"""Transitions that did something, asked again: whether it needed a word then, and had one that stood (design §4).
+"""21. trusted, 22. needed, 23. signed: what a transition did was permitted then, and who signed it (design §4).
 
-What is done of a step (it is carried out, checked, ended) is asked what `executor.consent` asked before it: by the policy of the
-event's `Runner-Trusted`, by the plan and the tree of the commit that it began at. When it began is not recorded: words are judged at
-the time of the transition before, so one that ended before the step began is not told from one that ended while it was at work.
+An action on a step (carried out, checked, ended) is judged as `executor.permissions` did before it: by the policy of the event's
+`Runner-Trusted`, by the plan and the tree of the commit at which it started. The time of the start is not recorded: approvals are
+judged at the time of the transition before, so one that expired before the start is like one that expired during the work.
 Approvals that the transition itself counts are judged in `rules.approvals`.
 """
 
@@ -50,9 +50,9 @@ if TYPE_CHECKING:
 
 
 def went_back(walk: Walk, parsed: ParsedCommit, *, used: bool) -> Iterator[str]:
-    """Return what is wrong with the policy that a transition names: that it is an older one, or no one's.
+    """Yield why the policy that a transition names is invalid: it is an older one, or was never the trusted branch's.
 
-    `used`: whether words were counted by it; else a commit whose policy and keys are the same serves as well.
+    `used`: whether approvals were counted by it; else a commit whose policy and keys are the same serves as well.
 
     Raises:
         InsufficientHistoryError: a commit of the trusted branch is not in this clone.
@@ -128,10 +128,10 @@ def _off_branch(git: Git, seen: str, now: str, branch: str) -> Iterator[str]:
 
 
 def wrong(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
-    """Return what a transition did without the word that it needed, or against the policy.
+    """Yield what a transition did without the approval that it required, or against the policy.
 
     Raises:
-        InsufficientHistoryError: an object that says whose word was needed is not in this clone.
+        InsufficientHistoryError: an object that decides whose approval was required is not in this clone.
     """
     assert parsed.trailers is not None
     if parsed.trailers.trusted in walk.unseen:
@@ -155,7 +155,7 @@ def wrong(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
 
 
 def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
-    """Return the commits that the deed may have begun at, the likeliest first."""
+    """Yield the commits at which the action may have started, the likeliest first."""
     assert parsed.parent is not None
     past, number = walk.history(parsed), parsed.action
     deed = None if number is None else parsed.events[number]
@@ -183,7 +183,7 @@ def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
 
 
 def _wrong_at(walk: Walk, parsed: ParsedCommit, found: TrustedConfig, commit: str) -> str | None:
-    """Return what was wrong with the deed if it began at the commit, or None."""
+    """Return why the action was not permitted if it started at the commit, or None."""
     number = parsed.action
     assert number is not None
     deed, prefix = parsed.entries[number], parsed.entries[:number]
@@ -217,7 +217,7 @@ def _wrong_at(walk: Walk, parsed: ParsedCommit, found: TrustedConfig, commit: st
 
 
 def _began(deed: Entry, known: Sequence[RawEntry]) -> int:
-    """Return the time at which a deed cannot have begun before: that of the last entry, or its own where clocks differ."""
+    """Return the earliest possible time of an action's start: that of the last entry, or its own where clocks differ."""
     return min(seconds(deed.time), seconds(known[-1].time)) if known else seconds(deed.time)
 
 
@@ -234,7 +234,7 @@ def _denied(deed: Entry, found: TrustedConfig, step: Step) -> str | None:
 
 
 def _missing(step: Step, owed: ApprovalRequirement) -> str:
-    return f"{step.slug}: {owed.text} was needed by the word of {owed.who}, and none stood"
+    return f"{step.slug}: {owed.text} was required of {owed.who}, and none was valid"
 
 
 def _owed(
@@ -246,7 +246,7 @@ def _owed(
     now: Sequence[Subject],
     known: Sequence[RawEntry],
 ) -> ApprovalRequirement | None:
-    """Return the first demand that no word stood for. A count that does not hold is told once, where it stands."""
+    """Return the first requirement without a valid approval. An invalid count is reported once, by its own rule."""
     for one in asked:
         counted = permit.counted(one.subject, known)
         if one.subject in now or (counted and counted[-1].revision in walk.doubted):
@@ -272,7 +272,7 @@ def _stood(walk: Walk, context: ReviewContext, counted: RawEntry) -> StillValid:
 
 
 def _still_stands(walk: Walk, context: ReviewContext, one: ApprovalRequirement, counted: RawEntry) -> bool:
-    """Return whether nothing has changed since the words on the plan stood for an earlier deed: each step asks for them again."""
+    """Return whether nothing has changed since the plan's approvals were valid for an earlier action: each step asks again."""
     before: StillValid | None = walk.still_valid.get("plan")
     if before is None or context.at >= before.until:
         return False
@@ -303,7 +303,7 @@ def _wrong_work(
     now: Sequence[Subject],
     known: Sequence[RawEntry],
 ) -> str | None:
-    """Return what is wrong with the work that the transition brought, or that it calls done."""
+    """Return why the work that the transition brought, or completed, was not permitted, or None."""
     assert parsed.parent is not None
     event, tree = deed.event, (parsed.parent.oid, parsed.commit.oid)
     if isinstance(event, ev.StepFinished) and event.executor == "person" and event.start in view.history.places:
@@ -327,7 +327,7 @@ def _wrong_work(
         return None
     for said in permit.work_of(context, view.plan, step, tree):
         if said.verdict == "deny" or (row.opens and said.verdict == "ask"):
-            what = "denies" if said.verdict == "deny" else "wants a word, before it is on the branch, on"
+            what = "denies" if said.verdict == "deny" else "requires an approval, before it is on the branch, of"
             return f"{step.slug}: the policy {what} what it changed by `{said.rule}`: {said.reason}"
     return None
 
@@ -341,7 +341,7 @@ def is_said(event: ev.Event) -> bool:
 
 
 def unsigned(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
-    """Return what is wrong with a commit's signature: that it is bad or, where the policy wants one, whose it is."""
+    """Yield why a commit's signature is invalid: it is bad or, where the policy requires one, of a wrong person."""
     text, armour = raw_signature(walk.git, parsed.commit) if parsed.commit.signed else (b"", b"")
     # One that cannot be read is nobody's.
     made = trusted_config.read_ssh(armour) if armour.startswith(b"-----BEGIN SSH") else None
@@ -375,7 +375,7 @@ def unsigned(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
 
 
 def check_trusted(walk: Walk, parsed: ParsedCommit) -> Said:
-    """21. The policy that words were counted or work was done under is the trusted branch's, and no older one than before."""
+    """21. Approvals were counted and work was done under the trusted branch's policy, and no older one than before."""
     used = parsed.uses_approvals
     if parsed.is_judged and (used or parsed.action is not None):
         for text in went_back(walk, parsed, used=used):
@@ -383,7 +383,7 @@ def check_trusted(walk: Walk, parsed: ParsedCommit) -> Said:
 
 
 def check_needed(walk: Walk, parsed: ParsedCommit) -> Said:
-    """22. What was done had the words that the policy of then and the plan wanted for it, and nothing of it was denied."""
+    """22. An action had the approvals that the policy of then and the plan required, and nothing of it was denied."""
     if parsed.is_judged and parsed.action is not None and next(check_work(walk, parsed), None) is None:
         for text in wrong(walk, parsed):
             yield walk.path(paths.LOG), text

@@ -57,7 +57,7 @@ def check_approvals(walk: Walk, parsed: ParsedCommit) -> Said:
 
 
 def check_genesis(walk: Walk, parsed: ParsedCommit) -> Said:
-    """3. The chain begins with a transition that says `created`, of this protocol, on a commit without the folder."""
+    """3. The first commit of the chain is a transition with `created`, of this protocol, on a commit without the folder."""
     if walk.state is not None:
         return  # a second one is not legal
     created = [event for event in parsed.events if isinstance(event, ev.Created)]
@@ -69,7 +69,7 @@ def check_genesis(walk: Walk, parsed: ParsedCommit) -> Said:
     elif not NONCE.fullmatch(created[0].nonce):
         yield walk.path(paths.LOG), "the nonce is not 32 hex digits"
     elif not parsed.commit.parents:
-        yield walk.path(), "the genesis stands on no commit"
+        yield walk.path(), "the genesis has no parent"
 
 
 # --- ordinary commits ------------------------------------------------------------------------------------------------
@@ -132,13 +132,13 @@ def check_log(walk: Walk, parsed: ParsedCommit) -> Said:
         told = (
             "the entries are not written as the runner writes them"
             if goes_on
-            else "the log does not go on from the one before"
+            else "the log does not continue the one before"
         )
         yield walk.path(paths.LOG), told
 
 
 def due_segment(walk: Walk) -> str | None:
-    """Return the name under which the log is kept before the next entry, or None where it goes on."""
+    """Return the name under which the log is kept before the next entry, or None where the log continues."""
     if len(walk.log) <= log.SEGMENT:
         return None
     return f"log/{1 + sum(name.startswith('log/') for name in walk.record):04d}.md"
@@ -230,7 +230,7 @@ def _is_answered(walk: Walk, added: list[RawEntry], slug: str) -> bool:
 
 
 def _begun_early(walk: Walk, parsed: ParsedCommit, before: State) -> Said:
-    """Return which steps began before what they need was done."""
+    """Yield which steps started before the steps that they need were done."""
     for number, event in enumerate(parsed.events):
         row = event.type  # work that moves a step which was pending until then has started it
         then = machine.fold(before, parsed.entries[:number]) if row.role == "work" and row.step else None
@@ -251,18 +251,18 @@ def check_fold(walk: Walk, parsed: ParsedCommit) -> Said:
 
 
 def check_repair(walk: Walk, parsed: ParsedCommit) -> Said:
-    """13. After damage comes `record-repaired`; it names the commits that stand on a damaged record, and no others."""
+    """13. After damage comes `record-repaired`; it names the commits whose record is damaged, and no others."""
     if parsed.trailers is not None and walk.damaged_by and parsed.first(ev.RecordRepaired) is None:
-        yield walk.path(), "a transition stands on a record that an ordinary commit had damaged"
+        yield walk.path(), "a transition follows an ordinary commit that damaged the record"
     for event in parsed.events:
         if isinstance(event, ev.RecordRepaired) and sorted(event.commits) != sorted(walk.damaged_by):
             yield walk.path(paths.LOG), "it does not name the commits whose damage it repairs"
 
 
 def _unready(walk: Walk, parsed: ParsedCommit, then: State, slug: str) -> Iterator[str]:
-    """Return what a step lacks that was pending till now, unless it could have begun at a commit before, at the same attempt.
+    """Yield what a step lacks that was pending until now, unless it could have started at a commit before, at the same attempt.
 
-    `then`: the state in which it is told to have been at work.
+    `then`: the state in which it was at work by the log.
 
     Raises:
         InsufficientHistoryError: a file of the plan is not in this clone.
@@ -283,4 +283,4 @@ def _unready(walk: Walk, parsed: ParsedCommit, then: State, slug: str) -> Iterat
             break
         if not machine.lacks(was, now):
             return
-    yield f"{slug} began, and {', '.join(machine.lacks(then, step))}, which it needs, was not done"
+    yield f"{slug} started, and {', '.join(machine.lacks(then, step))}, which it needs, was not done"

@@ -59,7 +59,7 @@ def _wrong(git: Git, report: Report, trusted: Trusted, data: bytes, where: str) 
         return
     there = of(git, report.protocol, said.repo, said.signer, said.tip, said.time)
     if there != said:
-        yield f"it does not say what stands in {said.tip[:12]}"
+        yield f"it does not match {said.tip[:12]}"
         return
     own = transition_of(git.commit(said.tip), report.protocol)
     assert own is not None  # `of` read it

@@ -1,8 +1,8 @@
-"""Calls asked again, as transcripts tell of them: one that the policy of then denies, or made without the word that it wants (22).
+"""22. needed, of tool calls: by its transcript, no call was made that the policy of then denies, or without a required approval.
 
-What a transcript does not tell is taken as the runner would have had it at best: paths after links were followed, whether
-untrusted text stood in the context, which module a tool is of, whether the attempt was killed and goes on under another policy. So
-what is found here was not permitted; what is not found may still be asked about by a person who reads the transcript.
+A transcript leaves some facts out: paths after links were followed, whether untrusted text was in the context, which module a tool is
+of, whether the attempt was killed and resumed under another policy. Each is taken in the runner's favour. So a finding here was not
+permitted; a person who reads the transcript may still object to others.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def wrong(git: Git, protocol: str, told: Sequence[tuple[Named, str]], trusted: T
 
 
 def _policies(git: Git, protocol: str, commit: str) -> Iterator[str]:
-    """Return the trusted commits whose policy may have held: what a kill cut off is told by a later transition, under its own."""
+    """Yield the trusted commits whose policy may have held: the later transition that records a killed call has its own."""
     for one in islice(transitions_below(git, protocol, commit), 2):
         yield one.trailers.trusted
 
@@ -86,7 +86,7 @@ def _made(lines: Sequence[Record], start: int) -> list[tuple[str, Mapping[str, A
 
 
 def _approved(known: Sequence[RawEntry], one: Named) -> set[str]:
-    """Return the names of the attempt's held calls that somebody approved."""
+    """Return the names of the attempt's held calls that were approved."""
     held = {f"w{raw.revision}": str(raw.fields.get("call")) for raw in known if raw.event == "call-held"}
     decided = [raw for raw in known if raw.event == "call-decided" and raw.fields.get("decision") == "approved"]
     names = {held.get(str(raw.fields.get("wait")), "") for raw in decided}
@@ -123,7 +123,7 @@ def _wrong(
                 subject,
                 paths=(),
                 step=one.subject,
-                listed="the coworker's file" if is_listed else "",
+                listed="the agent file" if is_listed else "",
                 vouched=True,
                 configured=paths.CONFIG,
             ),
@@ -132,12 +132,12 @@ def _wrong(
         if said.verdict == "deny":
             return f"the policy denies the call of {tool} by `{said.rule}`, and it was made"
         if said.verdict == "ask" and tool not in allowed:
-            return f"the call of {tool} needed a word by `{said.rule}`, and was made without one"
+            return f"the call of {tool} needed an approval by `{said.rule}`, and was made without one"
     return None
 
 
 def _rules(git: Git, found: TrustedConfig, plan: Plan, step: Step) -> tuple[policy.Policy, set[str], bool]:
-    """Return the rules with those of the step's coworker, the tools that it lists by name, and whether it lists modules."""
+    """Return the rules with those of the step's agent file, the tools that it lists by name, and whether it lists modules."""
     name = step.header.agent or plan.header.agent
     if name is None:
         return found.rules, set(), False

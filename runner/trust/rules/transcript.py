@@ -91,7 +91,7 @@ def _wrong_at_tip(
 
 
 def _names(one: Named, there: dict[str, list[str]]) -> list[str]:
-    """Return where a transcript may lie, the likeliest first; a plan's are counted by nothing that the log tells."""
+    """Return where a transcript may lie, the likeliest first; the log does not number a plan's."""
     if one.attempt == 0:
         plans = [name for name in there if re.fullmatch(r"runs/plan\.[0-9]+\.jsonl", name)]
         return plans or [history.transcript_name(one.subject, 1)]

@@ -18,7 +18,7 @@ PLAN_FILE_LIMIT = 2 * 1024 * 1024  # bytes; the parser allows less
 
 
 def check_words(walk: Walk, parsed: ParsedCommit) -> Said:
-    """14. A transition changes no words of people's; the first one brings them, or the one that a planner's plan came with."""
+    """14. A transition changes no plan files; the first one brings them, or the one that a planner's plan came with."""
     if parsed.trailers is None or parsed.before is None:
         return
     own = walk.path() + "/"
@@ -30,7 +30,7 @@ def check_words(walk: Walk, parsed: ParsedCommit) -> Said:
             continue
         new = name in parsed.files and name not in walk.names
         if not (brings and new and paths.is_words(name) and name != paths.CONTEXT):
-            yield path, "a transition changed people's words"
+            yield path, "a transition changed a plan file"
 
 
 def check_work(walk: Walk, parsed: ParsedCommit) -> Said:
@@ -100,7 +100,7 @@ def check_plan(walk: Walk, parsed: ParsedCommit) -> Said:
 def check_digest(walk: Walk, parsed: ParsedCommit) -> Said:
     """17. The step's file that work names by digest is there, and so are the artifacts.
 
-    Where a person's edit came between, the file is that of the commit which the work began at, on this chain.
+    Where a person's edit came between, the file is that of the commit at which the work started, on this chain.
     """
     for event in parsed.events:
         if not isinstance(event, ev.StepFinished) or parsed.after is None or event.subject not in parsed.after.steps:
@@ -124,7 +124,7 @@ def check_digest(walk: Walk, parsed: ParsedCommit) -> Said:
 
 
 def _is_merged(walk: Walk, parsed: ParsedCommit, event: ev.StepFinished) -> bool:
-    """Return whether the work was merged onto a person's: code changed between the commit that it began at and the one before."""
+    """Return whether the work was merged onto a person's: code changed between its start and the commit before this one."""
     began = next((commit for commit in _back(walk, parsed.commit) if commit.oid == event.start), None)
     if began is None or event.executor == "person":  # whose work those changes are
         return False
@@ -196,7 +196,7 @@ def check_undone(walk: Walk, parsed: ParsedCommit) -> Said:
     before = machine.fold(parsed.before, parsed.entries[: parsed.events.index(event)])
     assert before is not None
     if event != machine.undone_of(before, old):
-        yield walk.path(paths.LOG), f"it does not say what is to be taken back to stand as at revision {event.to}"
+        yield walk.path(paths.LOG), f"it does not list what an undo to this revision takes back: {event.to}"
 
 
 def _transition_at(walk: Walk, tip: Commit, revision: int) -> Commit | None:
