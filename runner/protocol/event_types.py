@@ -1,6 +1,6 @@
 """The kinds of events: a table of plain values, which commands that only read use too. The models are in `events`.
 
-A new event is a model, a row here, a `case` in `machine` and a stored history.
+A new event is a model, a row here, a `case` in `machine` if it changes more than the status, and a stored history.
 """
 
 from __future__ import annotations

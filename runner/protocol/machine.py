@@ -150,7 +150,7 @@ def _apply(state: State, entry: Entry) -> State:
                 )
         case ev.Undone():
             state = _undo(state, event)
-        case ev.Paused() | ev.Blocked() | ev.Failed() | ev.CiReported() | ev.RequestChanged() | ev.RecordRepaired():
+        case _ if row.status is not None or row.role == "fact":
             pass  # the status is set above, and a fact changes nothing
         case _:
             raise AssertionError(f"unreachable: {event.name} has a row and no case")
