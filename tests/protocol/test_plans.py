@@ -27,6 +27,8 @@ def step(lines: str, *, title: str = "a") -> str:
 
 COMMAND = "kind: command\nrun: x\n"
 WRITE = "write the environment variable"
+*FIRST, LAST = map(repr, map(str, Kind))
+KINDS = f"`kind` should be {', '.join(FIRST)} or {LAST}"
 
 
 @pytest.mark.parametrize(
@@ -40,8 +42,8 @@ WRITE = "write the environment variable"
         ("kind: human\nbudget:\n  usd: 1\n  token: 2", 6, "unknown key `budget.token`", "did you mean `tokens`?"),
         ("kind: human\non_failure: {retyr: 1}", 4, "unknown key `on_failure.retyr`", "did you mean `retry`?"),
         ("kind: human\n0777: 1", 4, "unknown key `0777`", "known keys"),
-        ("kind: comand", 3, "`kind` should be 'agent', 'command', 'tool' or 'human'", "did you mean `command`?"),
-        ("kind: [command]", 3, "`kind` should be 'agent', 'command', 'tool' or 'human'", "did you mean `command`?"),
+        ("kind: comand", 3, KINDS, "did you mean `command`?"),
+        ("kind: [command]", 3, KINDS, "did you mean `command`?"),
         ("kind: Command", 3, "`kind` should be", "did you mean `command`?"),
         ("kind:", 3, "`kind` has no value", "write one, or remove the key"),
         ("kind: human\nagent:", 4, "`agent` has no value", "write one, or remove the key"),
