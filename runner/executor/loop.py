@@ -32,7 +32,8 @@ from runner.engines.base import (
     UserTurn,
 )
 from runner.errors import RefusedError
-from runner.executor.calls import DeniedError, EffectError, Gate, HeldError, Open
+from runner.executor.calls import DeniedError, Gate, HeldError, Open
+from runner.executor.effects import EffectError
 from runner.executor.journal import Journal, Record
 from runner.executor.redact import Redactor
 from runner.protocol.digest import digest

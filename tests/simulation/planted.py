@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from runner.errors import RunnerError
-from runner.executor import calls
+from runner.executor import effects
 from runner.executor.journal import Journal
 from runner.git import Git
 from runner.protocol.plans import seconds_of
@@ -24,7 +24,7 @@ from runner.tools.base import ToolError
 Changes = Mapping[str, tuple[str | None, str | None]]
 MOST = 200  # seeds within which each is found
 
-_push, _append, _notice, _moved_on = Mirror.push, calls.Calls._append, lease.notice, lease._moved_on
+_push, _append, _notice, _moved_on = Mirror.push, effects.ExternalCalls.append, lease.notice, lease._moved_on
 
 
 def _blind_push(self: Mirror, changes: Changes, **named: Any) -> None:
@@ -41,7 +41,7 @@ def _blind_update(self: Git, changes: Changes, reason: str) -> None:
     held.answer(), held.answer()
 
 
-def _append_without_intent(self: calls.Calls, record: dict[str, Any]) -> None:
+def _append_without_intent(self: effects.ExternalCalls, record: dict[str, Any]) -> None:
     if record["kind"] != "intent":
         return _append(self, record)
     # What the rest of the process goes by is there, and nothing is on the disk.
@@ -98,7 +98,7 @@ PLANTED: Mapping[str, Planted] = {
     "people's commits are not carried over": ((publishing, "carry", lambda project, commit, onto, protocol: onto),),
     "a local ref moves wherever it is": ((Git, "update_refs", _blind_update),),
     "a push that moved nothing is taken for done": ((remote, "_up_to_date", lambda out: []),),
-    "an effect is not in the journal before it begins": ((calls.Calls, "_append", _append_without_intent),),
+    "an effect is not in the journal before it begins": ((effects.ExternalCalls, "append", _append_without_intent),),
     "the lease is not looked at before something begins": ((lease, "ensure", lambda project: None),),
     "an announcement does not look at what the branch says": ((lease, "_concerns", lambda *about: False),),
     "the torn end of a journal is taken for damage": ((Journal, "_is_torn", lambda self, data, at: False),),

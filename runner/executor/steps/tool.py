@@ -6,7 +6,8 @@ import dataclasses
 
 from runner.errors import WaitingError
 from runner.executor import permissions, spending, toolbox
-from runner.executor.calls import Calls, DeniedError, EffectError, HeldError
+from runner.executor.calls import Calls, DeniedError, HeldError
+from runner.executor.effects import EffectError
 from runner.executor.outcome import Outcome
 from runner.executor.step_run import StepRun
 from runner.executor.steps import work

@@ -1,0 +1,367 @@
+"""External calls (effects): announced before they start, made once, and concluded (design §6).
+
+The journal announces an effect before it starts and has its outcome after it; if the protocol is published, its lease on the remote
+announces it too, since another clone may resume the step. A kill leaves an announcement without an outcome: a keyed call is made
+again with the same key, a probed one is looked up, and a person decides about any other. Announcements are found by tool and
+arguments in the journals of all the protocol's attempts and on the remote, also after the step was renamed; while one is open, no
+other effect of the protocol starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import field
+from typing import Any
+
+from runner.errors import RunnerError, UnreachableError, UnsupportedError, WaitingError
+from runner.executor.journal import Journal, Record
+from runner.executor.step_run import StepRun
+from runner.folders import matching
+from runner.lines import lines_of
+from runner.protocol import call_file, log, transcript
+from runner.protocol.digest import digest
+from runner.store import history, lease
+from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError
+from runner.tools.python import ToolModuleError
+from runner.values import dataclass
+
+HAPPENED = "a person says that it happened; its result is not known"
+SAME_KEY = "made again with the same key"
+REPEATS = 2  # how often a repeatable call is repeated at once after its process is lost
+_KINDS = ("intent", "outcome", "settled")
+
+
+class EffectError(Exception):
+    """A call started, and its outcome is unknown. `intent`: its announcement in the journal."""
+
+    def __init__(self, intent: Record, why: str = "") -> None:
+        known = f": {lines_of(why)[0]}" if why else ""
+        text = f"{intent['text']}: it was begun at {intent['time']}, and nobody knows whether it happened{known}"
+        super().__init__(text)
+        self.intent, self.text = intent, text
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The outcome of a call. `decision`: on its permission, as the transcript has it; None where a default allowed it.
+
+    `known`: False where a person says that it happened, and its result is unknown.
+    """
+
+    content: Any
+    is_error: bool = False
+    decision: Record | None = None
+    known: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class EffectDecision:
+    """A person's decision about an effect whose outcome was unknown. `wait`: the wait that it ended."""
+
+    wait: str
+    call: str
+    tool: str
+    digest: str
+    happened: bool
+    by: str
+
+    def is_about(self, intent: Record) -> bool:
+        """Return whether it may be about an announced effect: about that call, and asked after the effect was announced."""
+        return self.call == intent["call"] and int(self.wait.removeprefix("w")) > int(intent.get("revision", 0))
+
+    @property
+    def text(self) -> str:
+        """The decision as the journal has it."""
+        return f"{self.by} says that it {'happened' if self.happened else 'did not happen'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """An external call. `name`: the attempt's name of it; `decision`: on its permission."""
+
+    name: str
+    tool: Tool
+    arguments: Mapping[str, Any]
+    decision: Record
+
+    @property
+    def contract(self) -> Contract:
+        """The contract of its tool."""
+        return self.tool.contract
+
+    @property
+    def what(self) -> tuple[str, str]:
+        """What identifies it in every attempt: its tool, and the digest of its arguments."""
+        text = json.dumps(dict(self.arguments), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return self.contract.name, digest(text.encode())
+
+
+@dataclass(slots=True)
+class ExternalCalls:
+    """The effects of one attempt of a step. `decisions`: people's, about effects whose outcome was unknown.
+
+    `undecided`: the effects that a person was asked about and never answered for.
+    """
+
+    run: StepRun
+    decisions: Sequence[EffectDecision]
+    undecided: Sequence[Record]
+    _others: list[list[Record]] | None = field(default=None)
+    _elsewhere: list[Record] | None = field(default=None)
+
+    @classmethod
+    def of(cls, run: StepRun, known: Sequence[log.RawEntry]) -> ExternalCalls:
+        """Return the effects of a step's attempt. `known`: the entries of the record."""
+        return cls(run, decisions_of(known), undecided_of(known))
+
+    def make(
+        self,
+        effect: Effect,
+        *,
+        barred: ToolError | UnsupportedError | UnreachableError | None = None,
+        left: int = REPEATS,
+    ) -> Made:
+        """Make an external call, once. `barred`: the error that forbids to make it, or to make it again; `left`: how often a
+        repeatable call is repeated after its process is lost.
+
+        Raises:
+            EffectError: a person has to decide about an earlier call. ToolError: it did not work.
+        """
+        contract, tool, what = effect.contract, effect.tool, effect.what
+        if barred is None:
+            barred = self._unannounced(contract)
+        self._refuse_waiting(contract)
+        key, again = self._key(effect.name, what), []
+        for intent in self._open():
+            mine = (intent["tool"], intent["digest"]) == what
+            decided = self._decision(lambda one, intent=intent: one.is_about(intent))  # type: ignore[misc]
+            if decided is not None:
+                if mine and decided.happened:
+                    return self._happened(effect, intent, HAPPENED, decided.text, decided.wait)
+                self._settle(intent, decided.text, decided.wait)
+            elif mine and contract.repeat == "keyed" and left and barred is None:
+                key = str(intent.get("key") or self._key(intent["call"], what))
+                if intent["call"] == effect.name:
+                    self._settle(intent, SAME_KEY)
+                else:
+                    again.append(intent)
+            elif mine and isinstance(tool, Probed) and left:
+                found = self._probe(tool, effect.arguments, intent)
+                if found is not None:
+                    content = self.run.redactor.value(found)
+                    return self._happened(effect, intent, content, "looked up: it is there")
+                self._settle(intent, "looked up: it is not there")
+            else:
+                raise EffectError(intent)
+        decided = self._decision(lambda one: (one.tool, one.digest) == what and one.wait not in self._filed())
+        if decided is not None:  # the journal with its announcement is not here
+            intent = {"call": decided.call, "time": ""}
+            if decided.happened:
+                return self._happened(effect, intent, HAPPENED, decided.text, decided.wait)
+            self._settle(intent, decided.text, decided.wait)
+        if barred is not None:
+            raise barred
+        begun = self._announce(effect, key)
+        for intent in again:  # after it, so that its key is known wherever this process ends
+            self._settle(intent, SAME_KEY)
+        try:
+            lease.announce(self.run.project, begun)
+        except RunnerError:
+            self._settle(begun, "not begun: it could not be announced on the remote")
+            raise
+        arguments = effect.arguments
+        try:
+            content = tool.call({**arguments, contract.key: key} if contract.key is not None else arguments)
+        except OutcomeUnknownError as error:
+            if contract.repeat == "never" or not left:
+                raise EffectError(begun, self.run.redactor.text(error.message)) from error
+            return self.make(effect, left=left - 1)
+        except ToolModuleError:
+            self._settle(begun, "not begun: its module could not be loaded")
+            raise
+        except ToolError as error:
+            return self._conclude(effect, self.run.redactor.text(str(error)), is_error=True)
+        return self._conclude(effect, self.run.redactor.value(content))
+
+    def _announce(self, effect: Effect, key: str) -> Record:
+        """Write the announcement of a call that starts now, and return it."""
+        (tool, of), arguments = effect.what, effect.arguments
+        self.append(
+            {"kind": "intent", "call": effect.name, "tool": tool, "digest": of, "arguments": dict(arguments)}
+            | {"text": call_file.line(tool, arguments), "decision": effect.decision}
+            | ({"key": key} if effect.contract.key is not None else {})
+        )
+        return self.run.journal.records[-1]
+
+    def _unannounced(self, contract: Contract) -> UnsupportedError | UnreachableError | None:
+        """Return the error for an effect that another clone could repeat, where it cannot be announced on the remote first."""
+        project, number = self.run.project, self.run.view.protocol
+        vanishes = bool(project.options.get("ephemeral"))
+        publishes = project.trusted.remote is not None and project.setting("publish") == "always"
+        publishes = publishes or (project.offline and project.is_shared)
+        if project.lease is not None or not (vanishes or publishes):
+            return None
+        why = "this machine may vanish" if vanishes else "another clone may make the same call"
+        what = f"`{contract.name}` reaches outside, and {why}: that has to be on the remote first"
+        if not publishes:
+            return UnsupportedError(
+                f"{what}, and nothing is published from here",
+                "--ephemeral",
+                f"`runner run {number}` on a permanent machine resumes it, or a job that may push, with `--publish always`",
+            )
+        alone = "" if vanishes else "; `--publish never` makes it for this clone alone"
+        if project.offline:
+            hint = "run the same command again without --offline"
+            return UnreachableError(f"{what}, which is not asked", project.trusted.note, hint)
+        return UnreachableError(
+            f"{what}, which does not answer", project.trusted.note, f"run the same command again when it does{alone}"
+        )
+
+    def _refuse_waiting(self, contract: Contract) -> None:
+        """Refuse an effect while a person is asked about another one of the protocol."""
+        for wait in self.run.state.waiting:
+            if wait.kind == "effect":
+                raise WaitingError(
+                    f"`{contract.name}` is not called while nobody knows whether an earlier call happened",
+                    wait.text,
+                    f"look, then say `runner answer {self.run.view.protocol} {wait.id} happened`, or did-not",
+                )
+
+    def _probe(self, tool: Probed, arguments: Mapping[str, Any], intent: Record) -> Any:
+        try:
+            return tool.probe(arguments)
+        except ToolError as error:
+            raise EffectError(intent, f"it could not be looked up, {self.run.redactor.text(error.message)}") from error
+
+    def _conclude(self, effect: Effect, content: Any, *, is_error: bool = False, wait: str = "") -> Made:
+        tool, of = effect.what
+        record: Record = {
+            "kind": "outcome",
+            "call": effect.name,
+            "tool": tool,
+            "digest": of,
+            "decision": effect.decision,
+        }
+        record |= {"content": content, "error": is_error} | ({"wait": wait} if wait else {})
+        self.append(record)
+        return made_of(self.run.journal.records[-1])
+
+    def _happened(self, effect: Effect, intent: Record, content: Any, how: str, wait: str = "") -> Made:
+        """Conclude a call by the outcome of its announcement. The outcome is written first: if the process ends between the two
+        records, the call has one; in the other order it would look like a call that never started, and be made again."""
+        made = self._conclude(effect, content, wait=wait)
+        self._settle(intent, how, wait)
+        return made
+
+    def _key(self, name: str, what: tuple[str, str]) -> str:
+        """Return the key that makes a repeat of the call harmless: that of its last announcement, which may be an earlier step's."""
+        for one in reversed(self.run.journal.records):
+            if one["kind"] == "intent" and (one["call"], one["tool"], one["digest"]) == (name, *what) and "key" in one:
+                return str(one["key"])
+        return digest("\0".join((self.run.state.genesis, name, *what)).encode()).removeprefix("sha256:")[:32]
+
+    def _settle(self, intent: Record, how: str, wait: str = "") -> None:
+        """Close an announcement that has no outcome, in any journal."""
+        told = {"kind": "settled", "call": intent["call"], "of": intent["time"], "how": how}
+        self.append(told | ({"wait": wait} if wait else {}))
+
+    def append(self, record: Record) -> None:
+        record = {"kind": record["kind"], "time": self.run.project.who.timestamp(), **record}
+        self.run.journal.append(self.run.redactor.value(record))
+        self.run.project.who.hear(record)
+
+    # --- what the journals have ------------------------------------------------------------------------------------------
+
+    def last(self, name: str) -> Record | None:
+        """Return the last record of a call's effect in this attempt's journal; an outcome is final."""
+        found = [one for one in self.run.journal.records if one["kind"] in _KINDS and one["call"] == name]
+        return next((one for one in reversed(found) if one["kind"] == "outcome"), found[-1] if found else None)
+
+    def _journals(self) -> list[list[Record]]:
+        """Return the records about effects of the other journals of the protocol's; nobody else writes to them now."""
+        if self._others is None:
+            found = matching(self.run.journal.path.parent, "*.jsonl")
+            self._others = [
+                [one for one in Journal(path).records if one["kind"] in _KINDS]
+                for path in found
+                if path != self.run.journal.path
+            ]
+        return self._others
+
+    def _announced(self) -> list[Record]:
+        """Return another machine's announcements on the remote whose outcome is unknown."""
+        if self._elsewhere is None:
+            project, protocol = self.run.project, self.run.view.protocol
+            filed = project.git.ref(history.ref_of(protocol))
+            found = lease.unknown(project, protocol, lease.announced(project, protocol), self.run.view.tip, filed)
+            known = {
+                (one["call"], one["of" if one["kind"] == "settled" else "time"])
+                for records in (*self._journals(), self.run.journal.records)
+                for one in records
+                if one["kind"] in ("intent", "settled")
+            }
+            self._elsewhere = [one for name, one in found.items() if (name, one["time"]) not in known]
+        return self._elsewhere
+
+    def _open(self) -> list[Record]:
+        """Return the announcements without an outcome: of all journals, on the remote, and in the record. An edit or a new attempt
+        ends a person's question, and the journal of the call may be on another machine."""
+        own = [one for one in self.run.journal.records if one["kind"] in _KINDS]
+        closed = {(one["call"], one["of"]) for one in own if one["kind"] == "settled"}
+        found = [one for one in self._announced() if (one["call"], one["time"]) not in closed]
+        over = {(one["call"], one["of"]) for records in self._journals() for one in records if one["kind"] == "settled"}
+        found += [one for one in self.undecided if (one["call"], one["time"]) not in closed | over]
+        for records in (*self._journals(), own):
+            last = {one["call"]: one for one in records}
+            found += [
+                one
+                for one in last.values()
+                if one["kind"] == "intent" and (records is own or (one["call"], one["time"]) not in closed)
+            ]
+        return found
+
+    def _decision(self, fits: Callable[[EffectDecision], bool]) -> EffectDecision | None:
+        """Return a person's decision about an effect that is not used yet."""
+        used = {one.get("wait") for records in (*self._journals(), self.run.journal.records) for one in records}
+        return next((one for one in self.decisions if one.wait not in used and fits(one)), None)
+
+    def _filed(self) -> set[str]:
+        """Return the waits whose decisions a committed transcript has used: perhaps in another clone, for an earlier call."""
+        found = history.transcripts(self.run.project.git, self.run.view.protocol)
+        return {one["wait"] for name, data in found for one in transcript.parse(data, name) if one.get("wait")}
+
+
+def made_of(outcome: Record) -> Made:
+    """Return the outcome of a call that the journal has."""
+    return Made(outcome["content"], outcome["error"], outcome["decision"], known="wait" not in outcome)
+
+
+def decisions_of(known: Iterable[log.RawEntry]) -> list[EffectDecision]:
+    """Return people's decisions about unknown effects of all steps; for a call with several questions, the last."""
+    asked: dict[str, Mapping[str, Any]] = {}
+    found: dict[str, EffectDecision] = {}
+    for raw in known:
+        if raw.event == "effect-unknown":
+            asked[f"w{raw.revision}"] = raw.fields
+        elif raw.event == "effect-decided":
+            of, fields = asked[str(raw.fields["wait"])], raw.fields
+            found[of["call"]] = EffectDecision(
+                fields["wait"], of["call"], of["tool"], of["digest"], fields["happened"] is True, str(fields["by"])
+            )
+    return list(found.values())
+
+
+def undecided_of(known: Iterable[log.RawEntry]) -> list[Record]:
+    """Return the effects that a person was asked about and has not answered for, each as the announcement of a call."""
+    asked: dict[str, log.RawEntry] = {}
+    for raw in known:
+        if raw.event == "effect-unknown":
+            asked[str(raw.fields["call"])] = raw
+        elif raw.event == "effect-decided":
+            asked = {call: one for call, one in asked.items() if f"w{one.revision}" != raw.fields["wait"]}
+    return [
+        {key: raw.fields[key] for key in ("call", "tool", "digest", "text")}
+        | {"kind": "intent", "time": raw.time, "revision": raw.revision}
+        for raw in asked.values()
+    ]
