@@ -81,7 +81,7 @@ picture-request: $(LAB_STAMP)
 
 # SLOW=1: the slow ones too, in one collection and one pool of workers, as CI does.
 test: $(DEV_STAMP)
-	$(PYTEST) $(if $(RUNNER_CI),--cache-clear) -n $(JOBS) $(if $(SLOW),--dist worksteal --timeout 900 -m '$(WITH_SLOW)') \
+	$(PYTEST) $(if $(RUNNER_CI),--cache-clear) -n $(JOBS) --dist worksteal $(if $(SLOW),--timeout 900 -m '$(WITH_SLOW)') \
 		$(if $(RUNNER_CI),|| $(PY) -m tests.again -p tests.no_skips -rs --timeout 900 -m '$(WITH_SLOW)')
 
 slow: $(DEV_STAMP)

@@ -49,7 +49,8 @@ def test_lf_alone_ends_a_line() -> None:
 def test_nothing_else_splits_text_into_lines() -> None:
     root, found = Path(runner.__file__).parent, set()
     for path in root.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        text = path.read_text("utf-8")
+        for node in ast.walk(ast.parse(text)) if "splitlines" in text else ():
             if isinstance(node, ast.Attribute) and node.attr == "splitlines":
                 found.add(str(path.relative_to(root)))
     assert found == set(SPLIT)

@@ -413,6 +413,13 @@ def test_git_is_read(ground: Ground, hand: Hand) -> None:
     assert hand("git", args=["diff", "--stat", "no-such-ref"])["exit_code"] == 128
 
 
+@pytest.fixture(scope="module", params=["sandbox", "host"])
+def reading(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hand]:
+    """Tools that were opened once, for tests that change nothing."""
+    with Ground(tmp_path_factory.mktemp("reading"), place(request.param)).open() as tools:
+        yield Hand(tools)
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -435,8 +442,8 @@ def test_git_is_read(ground: Ground, hand: Hand) -> None:
     ],
     ids=" ".join,
 )
-def test_what_is_not_for_reading_is_refused(hand: Hand, args: list[str]) -> None:
-    hand.refused("git", args=args)
+def test_what_is_not_for_reading_is_refused(reading: Hand, args: list[str]) -> None:
+    reading.refused("git", args=args)
 
 
 # --- memory and the rest -----------------------------------------------------------------------------------------------

@@ -75,6 +75,20 @@ def write_by_every_tool(hand: Hand, path: str) -> None:
 # --- writes outside, reads of secrets ----------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", params=["sandbox", "host"])
+def links(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ground, Hand]]:
+    """Links that lead out of the workspace, and tools that were opened once: they refuse all, so nothing changes between tests."""
+    ground = Ground(tmp_path_factory.mktemp("links"), place(request.param))
+    (ground.work / "link").symlink_to("../outside")
+    (ground.work / "file").symlink_to("../outside/secret")
+    (ground.work / "absolute").symlink_to(ground.outside)
+    (ground.work / "up").symlink_to("..")
+    (ground.work / "chain").symlink_to("link")
+    (ground.work / "a").mkdir()
+    with ground.open() as tools:
+        yield ground, Hand(tools)
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -83,13 +97,8 @@ def write_by_every_tool(hand: Hand, path: str) -> None:
         *("link/secret", "file", "absolute/secret", "up/outside/secret", "chain/secret", "/workspace/link/secret"),
     ],
 )
-def test_no_file_tool_leaves_the_workspace(ground: Ground, hand: Hand, path: str) -> None:
-    (ground.work / "link").symlink_to("../outside")
-    (ground.work / "file").symlink_to("../outside/secret")
-    (ground.work / "absolute").symlink_to(ground.outside)
-    (ground.work / "up").symlink_to("..")
-    (ground.work / "chain").symlink_to("link")
-    (ground.work / "a").mkdir()
+def test_no_file_tool_leaves_the_workspace(links: tuple[Ground, Hand], path: str) -> None:
+    ground, hand = links
     path = path.replace("OUTSIDE", str(ground.outside))
     write_by_every_tool(hand, path)
     for tool, more in (("read_file", {}), ("list_files", {}), ("search_text", {"pattern": "."})):
@@ -397,11 +406,20 @@ GITS = [
 ]
 
 
-@pytest.mark.parametrize("name", GITS)
-def test_what_is_gits_is_not_for_file_tools(ground: Ground, hand: Hand, name: str) -> None:
+@pytest.fixture(scope="module", params=["sandbox", "host"])
+def gits(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ground, Hand]]:
+    """Repositories in the workspace and a link to one, and tools that were opened once: they refuse all."""
+    ground = Ground(tmp_path_factory.mktemp("gits"), place(request.param))
     ground.write("sub/.git/config", "[core]\n")
     (ground.work / "a").mkdir()
     (ground.work / "link").symlink_to(".git")
+    with ground.open() as tools:
+        yield ground, Hand(tools)
+
+
+@pytest.mark.parametrize("name", GITS)
+def test_what_is_gits_is_not_for_file_tools(gits: tuple[Ground, Hand], name: str) -> None:
+    ground, hand = gits
     before = {path: path.read_bytes() for path in ground.work.rglob("*") if path.is_file()}
     for inner in ("config", "hooks/post-checkout", "HEAD"):
         write_by_every_tool(hand, f"{name}/{inner}")
