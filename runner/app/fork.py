@@ -27,8 +27,8 @@ from runner.errors import (
 from runner.executor import advance, load, renumbering, transition
 from runner.executor.outcome import attempt_ref
 from runner.git import Git, TreeEntry
+from runner.protocol import decision, ids, log, machine, paths, plans
 from runner.protocol import events as ev
-from runner.protocol import ids, log, machine, paths, plans
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Status, StepStatus
 from runner.store import (
@@ -176,7 +176,7 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
             f"{branch} at {seen.tip[:12]}",
             f"`runner fork {origin}` begins another protocol that goes on from it",
         )
-    if seen.state.status in machine.OPEN and load.pick_up_edits(project, origin, adopt=True):
+    if seen.state.status in decision.OPEN and load.pick_up_edits(project, origin, adopt=True):
         seen = load.view(project, origin)
     trees = worktree.on_branch(git, branch)
     for tree in trees:

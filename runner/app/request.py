@@ -29,8 +29,8 @@ from runner.forge.base import (
     marker,
 )
 from runner.lines import lines_of
+from runner.protocol import decision, ids, log, paths
 from runner.protocol import events as ev
-from runner.protocol import ids, log, machine, paths
 from runner.protocol.state import Status, StepStatus
 from runner.store import record, trusted
 from runner.store.project import Project
@@ -423,7 +423,7 @@ def _record_approvals(project: Project, forge: Forge, protocol: str) -> None:
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         state = seen.state
-        if state.plan is None or state.status not in machine.ACTIVE:
+        if state.plan is None or state.status not in decision.ACTIVE:
             return []
         plan, edit, after, _ = advance.consider(project, seen)
         if plan is None or edit is not None:
@@ -487,7 +487,7 @@ def _link(url: str) -> str | None:
 def _consequence(project: Project, seen: Snapshot, check: Check) -> Sequence[ev.Event]:
     """Return the events of a CI failure, by `ci:`: the step that waits for its QA ends, else the protocol stops."""
     state, rule = seen.state, project.config.ci
-    if rule not in ("fail", "block") or state.status not in machine.ACTIVE:
+    if rule not in ("fail", "block") or state.status not in decision.ACTIVE:
         return []
     reason = log.cut(f"CI: {check.name} failed")
     slug = next((slug for slug, step in state.open_steps() if step.status is StepStatus.NEEDS_QA), None)

@@ -8,8 +8,8 @@ from runner.app import sync
 from runner.executor import advance
 from runner.executor.commit import Advanced
 from runner.forge.base import Forge
-from runner.protocol import machine, state
-from runner.protocol.machine import Halt
+from runner.protocol import decision, state
+from runner.protocol.decision import Halt
 from runner.store import lease, publishing, transaction
 from runner.store.project import Project
 
@@ -40,11 +40,11 @@ def run(
             if done.entries:
                 tell(done)
             yield done
-            ended = isinstance(done.action, Halt) or done.state.status not in machine.ACTIVE or not left
+            ended = isinstance(done.action, Halt) or done.state.status not in decision.ACTIVE or not left
             if not ended and not _is_due(project):
                 continue
             if project.setting("publish") == "always" and project.mirror is not None:
-                acts = isinstance(machine.decide(done.state), machine.RunStep | machine.CheckStep)
+                acts = isinstance(decision.decide(done.state), decision.RunStep | decision.CheckStep)
                 published = sync.publish(project, protocol, keep=not ended and acts)
                 if published.tip != done.commit:
                     continue  # somebody was first: their transitions stand, ours are done again
@@ -67,9 +67,9 @@ def exit_code(done: Advanced) -> int:
         return 1
     if status in (state.Status.PAUSED, state.Status.BLOCKED):
         return 3
-    owes = isinstance(done.action, Halt | machine.AskPerson) or any(one.type.opens for one in done.events)
+    owes = isinstance(done.action, Halt | decision.AskPerson) or any(one.type.opens for one in done.events)
     if done.state.waiting and owes:
         return 3
-    if isinstance(done.action, Halt) and status in machine.ACTIVE:
+    if isinstance(done.action, Halt) and status in decision.ACTIVE:
         return 3
     return 0

@@ -15,8 +15,8 @@ from runner.app.describe import Next
 from runner.errors import HeldError, RefusedError, UnreachableError, UsageError
 from runner.executor import advance, answers, load
 from runner.executor.outcome import attempt_ref
+from runner.protocol import decision, ids, log, paths, strict_yaml
 from runner.protocol import events as ev
-from runner.protocol import ids, log, machine, paths, strict_yaml
 from runner.protocol.event_types import event_type
 from runner.protocol.plans import seconds_of
 from runner.protocol.state import State, Status, StepStatus, Wait
@@ -78,7 +78,7 @@ def refuse_ended(state: State, verb: str) -> None:
     Raises:
         RefusedError: saying how it ended.
     """
-    if state.status not in machine.OPEN:
+    if state.status not in decision.OPEN:
         raise RefusedError(
             f"{state.protocol} is {state.status}: there is nothing to {verb}",
             f"revision {state.revision}",
@@ -256,7 +256,7 @@ def answer(project: Project, protocol: str, which: str | None, text: str) -> Ste
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
         nonlocal answered
-        if seen.state.status not in machine.OPEN and (earlier := answers.last(project, seen, _subject(seen, which))):
+        if seen.state.status not in decision.OPEN and (earlier := answers.last(project, seen, _subject(seen, which))):
             where, hint = f"revision {seen.state.revision}", f"`runner log {number(protocol)}` shows it"
             raise RefusedError(f"{protocol} is {seen.state.status}; {earlier}", where, hint)
         refuse_ended(seen.state, "answer")

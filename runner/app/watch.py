@@ -20,8 +20,8 @@ from runner.app import request, run
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
 from runner.executor.commit import Advanced
 from runner.forge.base import Forge
-from runner.protocol import ids, log, machine, paths
-from runner.protocol.machine import Halt
+from runner.protocol import decision, ids, log, paths
+from runner.protocol.decision import Halt
 from runner.store import history, lookup, record, worktree
 from runner.store.changes import Changes, Why, is_being_edited
 from runner.store.project import Project
@@ -335,7 +335,7 @@ class _Watcher:
             project.batch = False
         assert last is not None
         request.post_quietly(project, forge if made else None, protocol)
-        if isinstance(last.action, Halt) or last.state.status not in machine.ACTIVE:
+        if isinstance(last.action, Halt) or last.state.status not in decision.ACTIVE:
             self._known[protocol] = _Standing((last.commit, key[1], project.trusted.commit))
             if made or was_told:
                 self._happened(project, "rests", protocol, last)

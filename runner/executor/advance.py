@@ -16,10 +16,10 @@ from runner.executor.outcome import Kind, Outcome, recording
 from runner.executor.step_run import StepRun
 from runner.executor.transition import EvaluatedAt
 from runner.forge.base import Forge, ForgeError
+from runner.protocol import decision, ids, machine, paths
 from runner.protocol import events as ev
-from runner.protocol import ids, machine, paths
+from runner.protocol.decision import Action, CheckStep, Complete, Halt, RunStep, WritePlan
 from runner.protocol.events import Event
-from runner.protocol.machine import Action, CheckStep, Complete, Halt, RunStep, WritePlan
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status
 from runner.store import checkpoints, history, lease, publishing, record, transaction, worktree
@@ -42,10 +42,10 @@ def consider(
         plan = load.read_plan(project, seen)
         planned = ev.Planned(subject="plan", plan=plan.digest, steps=machine.planned_steps(plan))
         state = load.applied(project, state, [planned])
-        return plan, planned, state, machine.decide(state)
+        return plan, planned, state, decision.decide(state)
     plan = load.read_plan(project, seen)
     edit = None
-    if state.status in machine.OPEN:
+    if state.status in decision.OPEN:
         edit = load.edit_of(project, seen, plan)
         if edit is not None:
             state = load.applied(project, state, [edit])
@@ -53,7 +53,7 @@ def consider(
 
 
 def _decide(state: State, only: str | None) -> Action:
-    return machine.decide(state, load.find_step(state, only) if only is not None else None)
+    return decision.decide(state, load.find_step(state, only) if only is not None else None)
 
 
 def step(
@@ -79,7 +79,7 @@ def step(
         for _ in range(load.RACES):
             try:
                 seen = load.view(project, protocol)
-                if seen.state.status in machine.OPEN and load.pick_up_edits(project, protocol, adopt=adopt):
+                if seen.state.status in decision.OPEN and load.pick_up_edits(project, protocol, adopt=adopt):
                     seen = load.view(project, protocol)
             except ConflictError:  # a person was faster
                 continue
@@ -243,9 +243,9 @@ def tell(
     for seen in load.views(project, protocol):
         events = build(seen)
         if not events:
-            return Advanced(seen.state, machine.decide(seen.state), (), seen.tip)
+            return Advanced(seen.state, decision.decide(seen.state), (), seen.tip)
         made = transition.prepare(project, seen, events, tree(seen), as_person=as_person)
         with contextlib.suppress(ConflictError):
             transition.publish(project, seen, made)
-            return Advanced(made.state, machine.decide(made.state), made.entries, made.commit)
+            return Advanced(made.state, decision.decide(made.state), made.entries, made.commit)
     raise AssertionError("unreachable: `views` ends with an error")

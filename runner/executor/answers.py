@@ -14,7 +14,7 @@ from runner.errors import IllegalEventError, MalformedFileError
 from runner.executor import transition
 from runner.git import Commit
 from runner.lines import lines_of
-from runner.protocol import approval_file, ids, log, machine, paths
+from runner.protocol import approval_file, decision, ids, log, paths
 from runner.protocol import events as ev
 from runner.protocol.approval_file import Signed, statement_id
 from runner.protocol.event_types import event_type
@@ -37,7 +37,7 @@ def give_again(project: Project, protocol: str, commit: Commit, onto: str, their
     asked = next((wait for wait in before.state.waiting if wait.id == event.wait), None)
     what = record.label(record.row(git, protocol, onto), event.subject)
     # Equal in everything, its time included: a question that was asked anew may not be answered by what was said before.
-    is_open = now.state.status in machine.OPEN
+    is_open = now.state.status in decision.OPEN
     if is_open and asked in now.state.waiting:
         try:
             made = transition.prepare(project, now, [event], None, as_person=True)

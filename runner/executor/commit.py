@@ -19,11 +19,11 @@ from runner.executor import load, transition
 from runner.executor.outcome import Outcome, attempt_ref, blocked
 from runner.executor.outcome import record as outcome_events
 from runner.executor.transition import EvaluatedAt
+from runner.protocol import decision, log
 from runner.protocol import events as ev
-from runner.protocol import log, machine
+from runner.protocol.decision import Action, RunStep
 from runner.protocol.event_types import event_type
 from runner.protocol.events import Entry, Event
-from runner.protocol.machine import Action, RunStep
 from runner.protocol.state import State, Status, StepStatus
 from runner.store import publishing, record, transaction
 from runner.store.project import Project
@@ -110,7 +110,7 @@ def commit(
                 _verify_again(project, made.commit, seen)
         except (IllegalEventError, MalformedFileError, UnsupportedError) as error:
             kept = _keep(project, began, aside, outcome)
-            ended = seen.state.status not in (*machine.OPEN, Status.COMPLETED)
+            ended = seen.state.status not in (*decision.OPEN, Status.COMPLETED)
             is_over = slug in seen.state.steps and seen.state.steps[slug].status not in _AT_WORK
             if seen is not began and not ended and (is_theirs or is_over):
                 project.who.say(

@@ -10,8 +10,8 @@ from enum import StrEnum
 from runner.git import Ident
 from runner.protocol import events as ev
 from runner.protocol import log
+from runner.protocol.decision import ACTIVE
 from runner.protocol.events import Event
-from runner.protocol.machine import ACTIVE
 from runner.protocol.plans import Step
 from runner.protocol.state import ENDED, State, StepStatus
 from runner.values import dataclass

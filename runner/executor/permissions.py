@@ -14,11 +14,11 @@ from runner.errors import MalformedFileError, RefusedError
 from runner.executor import reviews
 from runner.executor.step_run import StepRun
 from runner.forge.base import Forge
+from runner.protocol import decision, log, paths
 from runner.protocol import events as ev
-from runner.protocol import log, machine, paths
 from runner.protocol.approval_file import seconds
+from runner.protocol.decision import Action, CompleteStep
 from runner.protocol.events import Event
-from runner.protocol.machine import Action, CompleteStep
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, Wait
 from runner.store import publishing, record
@@ -159,7 +159,7 @@ def settle(
         UnreachableError: an approval would be used, and the remote that has the policy does not answer.
     """
     waits = [wait for wait in state.waiting if wait.type.ended_by == "approval"]
-    if not waits or state.status not in machine.ACTIVE:
+    if not waits or state.status not in decision.ACTIVE:
         return []
     made: list[Event] = []
     known = record.events(project.git, seen.protocol, seen.tip)

@@ -13,19 +13,7 @@ from typing import TYPE_CHECKING
 
 from runner.errors import IllegalEventError
 from runner.protocol import events as ev
-from runner.protocol.decision import ACTIVE as ACTIVE
-from runner.protocol.decision import OPEN as OPEN
-from runner.protocol.decision import Action as Action
-from runner.protocol.decision import AskPerson as AskPerson
-from runner.protocol.decision import CheckStep as CheckStep
-from runner.protocol.decision import Complete as Complete
-from runner.protocol.decision import CompleteStep as CompleteStep
-from runner.protocol.decision import Halt as Halt
-from runner.protocol.decision import RunStep as RunStep
-from runner.protocol.decision import TakeWork as TakeWork
-from runner.protocol.decision import WritePlan as WritePlan
-from runner.protocol.decision import decide as decide
-from runner.protocol.decision import lacks as lacks
+from runner.protocol.decision import ACTIVE, OPEN
 from runner.protocol.digest import digest
 from runner.protocol.event_types import EventType
 from runner.protocol.events import Entry, Event

@@ -8,8 +8,8 @@ from dataclasses import field
 
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import BLOB, SUBMODULE, TREE, Commit, Git, TreeEntry
+from runner.protocol import decision, log, machine, paths, plans, state
 from runner.protocol import events as ev
-from runner.protocol import log, machine, paths, plans, state
 from runner.protocol.events import Entry, Event
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan
@@ -178,7 +178,7 @@ class View:
 
     def edited(self) -> View:
         """Return the view with the edit picked up that a transition there would start with."""
-        edit = machine.edit_of(self.state, self.plan) if self.state.status in machine.OPEN else None
+        edit = machine.edit_of(self.state, self.plan) if self.state.status in decision.OPEN else None
         if edit is None:
             return self
         then = machine.apply(self.state, Entry(self.state.revision + 1, "", "", edit))

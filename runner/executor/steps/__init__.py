@@ -12,7 +12,7 @@ from typing import Final
 from runner.executor.outcome import Kind as Ended
 from runner.executor.outcome import Outcome
 from runner.executor.step_run import StepRun
-from runner.protocol.machine import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
+from runner.protocol.decision import Action, AskPerson, CheckStep, CompleteStep, RunStep, TakeWork
 from runner.protocol.plans import Kind
 
 # Kind to module. A module is imported when a step of its kind runs; its `carry_out(run)` makes one attempt.

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE
+from runner.protocol import decision, log, machine, paths, state
 from runner.protocol import events as ev
-from runner.protocol import log, machine, paths, state
 from runner.protocol.digest import digest
 from runner.protocol.event_types import may_follow
 from runner.protocol.events import Event
@@ -235,7 +235,7 @@ def _begun_early(walk: Walk, parsed: ParsedCommit, before: State) -> Said:
         row = event.type  # work that moves a step which was pending until then has started it
         then = machine.fold(before, parsed.entries[:number]) if row.role == "work" and row.step else None
         step = then.steps.get(event.subject) if then is not None else None
-        if then is not None and step is not None and step.status is StepStatus.PENDING and machine.lacks(then, step):
+        if then is not None and step is not None and step.status is StepStatus.PENDING and decision.lacks(then, step):
             for text in _unready(walk, parsed, then, event.subject):
                 yield walk.path(paths.LOG), text
 
@@ -281,6 +281,6 @@ def _unready(walk: Walk, parsed: ParsedCommit, then: State, slug: str) -> Iterat
         now = was.steps.get(slug)
         if now is None or (now.status, now.attempt) != (step.status, step.attempt):
             break
-        if not machine.lacks(was, now):
+        if not decision.lacks(was, now):
             return
-    yield f"{slug} started, and {', '.join(machine.lacks(then, step))}, which it needs, was not done"
+    yield f"{slug} started, and {', '.join(decision.lacks(then, step))}, which it needs, was not done"
