@@ -1,7 +1,7 @@
 """Read, list, write and remove below a folder that a step's commands may write (design §6).
 
-A command can put a link where a folder was, lock a folder, nest folders deeper than a path may be long, or go on writing while it
-is being ended. So the host never uses a path that leads through such a folder: each folder is opened from the one above it, and no
+A command can put a link where a folder was, lock a folder, nest folders deeper than a path may be long, or still write while it is
+being ended. So the host never uses a path that leads through such a folder: each folder is opened from the one above it, and no
 link is followed. Only the way to the root itself, where commands cannot write, may lead through links. Paths are those below
 the root, with `/` between names.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from runner.values import dataclass
 
 LONGEST = 3_800  # bytes of a path in which other programs can still open any name (PATH_MAX is 4,096, NAME_MAX 255)
-OURS = 0o700  # what the owner needs to list a folder, enter it and change what is in it
+OURS = 0o700  # the owner's rights to list a folder, enter it and change its content
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TRIES = 5  # to remove a folder that a process which is being ended still writes in
@@ -35,7 +35,7 @@ class Folder:
     is_deep: bool  # its path is longer than `LONGEST`
 
     def path_of(self, name: str) -> str:
-        """Return the path of what is in this folder under a name."""
+        """Return the path of an entry of this folder."""
         return f"{self.path}/{name}" if self.path else name
 
 
@@ -49,7 +49,7 @@ def walk(root: Path, *, unlock: bool = True) -> Iterator[Folder]:
 
 
 def remove(root: Path, path: str = "") -> None:
-    """Remove what is at the path, or the root itself, with all that is in it. That nothing is there is as well.
+    """Remove the file or folder at the path, or the root itself. Nothing there is no error.
 
     Raises:
         OSError: it cannot be removed.
@@ -107,7 +107,7 @@ def link(root: Path, path: str, target: Path) -> None:
     """Put a link to `target` at the path, and make the folders above it.
 
     Raises:
-        OSError: something is there, or what is no folder is on the way.
+        OSError: something is there, or the way leads through something else than a folder.
     """
     with _above(root, path, make=True) as (fd, name):
         os.symlink(target, name, dir_fd=fd)
@@ -283,7 +283,7 @@ def _parts(path: str) -> list[str]:
 
 
 def _open(root: Path, path: str, *, make: bool = False) -> int:
-    """Open the folder at the path, unlocking what is on the way; `make` what is missing."""
+    """Open the folder at the path, unlocking the folders on the way; `make` missing ones."""
     at = _open_folder(None, os.fspath(root))
     try:
         for part in _parts(path):

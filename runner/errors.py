@@ -1,7 +1,7 @@
 """The errors that are shown to a person rather than as a traceback.
 
 Each says what happened, where, and what to type next, and carries its own exit code (design §9). An error that a single
-room raises stands beside the code that raises it and derives from one of these.
+room raises is defined beside the code that raises it and derives from one of these.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 
 def shown(text: str) -> str:
-    """Return text in which web addresses stand without the name and the token that let one in."""
+    """Return text with web addresses that have no name and token for logging in."""
     return re.sub(r"(https?://)[^/@\s]*@", r"\1", text, flags=re.IGNORECASE)
 
 
@@ -36,7 +36,7 @@ class UsageError(RunnerError):
 
 
 class MalformedFileError(RunnerError):
-    """A file of people's does not say what its format allows; `where` is `path:line`."""
+    """A file that a person wrote is not in its format; `where` is `path:line`."""
 
     exit_code = 2
 
@@ -60,7 +60,7 @@ class IntegrityError(RunnerError):
 
 
 class InTheWayError(RunnerError):
-    """Going on would overwrite a person's work."""
+    """Continuing would overwrite a person's work."""
 
     exit_code = 4
 

@@ -1,4 +1,4 @@
-"""What lies in folders that others write in at the same time: git, another runner, a person."""
+"""List folders that others write in at the same time: git, another runner, a person."""
 
 from __future__ import annotations
 

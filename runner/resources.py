@@ -23,7 +23,7 @@ def schema(name: str) -> bytes:
 
 
 def template(path: str) -> Path:
-    """Return where the template file or folder `path` stands (`workflows/echo-add`), to be read and never written.
+    """Return the path of the template file or folder `path` (`workflows/echo-add`), to be read and never written.
 
     Raises:
         FileNotFoundError: there is no such template.

@@ -15,7 +15,7 @@ from types import FrameType
 
 STOP = signal.SIGUSR1
 _NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, STOP)
-_stop = {"requested": False, "waits": 0}  # since the work began; how many `stoppable` blocks are open
+_stop = {"requested": False, "waits": 0}  # since the work started; how many `stoppable` blocks are open
 
 
 class StopRequested(KeyboardInterrupt):
@@ -44,7 +44,7 @@ def begin_work() -> None:
 
 
 def check_stop() -> None:
-    """Raise StopRequested where that was asked for since the work began. For where something is about to begin."""
+    """Raise StopRequested where a stop was requested since the work started. To be called before something starts."""
     if _stop["requested"]:
         raise StopRequested
 
@@ -86,7 +86,7 @@ def once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def held() -> Iterator[Callable[[], None]]:
-    """Have SIGINT, SIGTERM, SIGHUP and SIGUSR1 wait until what is given is called, which is done where whatever they raise is caught.
+    """Hold SIGINT, SIGTERM, SIGHUP and SIGUSR1 back until the given function is called, where their exceptions are caught.
 
     In a thread that is not the main one, which none of them interrupts, nothing is done; one that is ignored stays so.
     """

@@ -191,7 +191,7 @@ def offer(
             f"`runner status {number(found.seen.protocol)}` shows who said what",
         )
     said = Statement(
-        repo=policy.words.repo,
+        repo=policy.content.repo,
         protocol=found.seen.protocol,
         genesis=found.state.genesis,
         subject=str(subject),

@@ -142,7 +142,7 @@ def _json(text: str) -> Any:
 def examples(file: PolicyFile, effects: Effects) -> Iterator[Tried]:
     """Yield each example of the policy with what the policy says of it."""
     ready = policy.compiled(file)
-    for at, example in enumerate(file.words.examples):
+    for at, example in enumerate(file.content.examples):
         subject, text = _subject(example, effects)
         yield Tried(file.at("examples", at), text, example.expect, policy.evaluate(ready, subject))
 
@@ -174,7 +174,7 @@ def whose(ready: Policy, subject: Subject, said: Decision) -> str:
     kind: policy_file.Kind = "call"
     if subject.kind in ("step", "change"):
         kind = "step" if subject.kind == "step" else "protected-path"
-    of = ready.file.words.approvals.of(kind)
-    people = policy_file.people(ready.file.words, of.roles)
+    of = ready.file.content.approvals.of(kind)
+    people = policy_file.people(ready.file.content, of.roles)
     who = " or ".join(of.roles) or "anybody with a role"
     return f"{of.count} of {', '.join(people)} ({who})" if people else f"nobody: no one is {who}"

@@ -141,7 +141,7 @@ def fetch(
     `wait`, `plan`: None for the merge, which no entry of the record asks for: it can be approved as soon as every step is done.
     """
     policy = bench.trusted.policy
-    people = policy.words.forge.get(forge.host, {}) if policy else {}
+    people = policy.content.forge.get(forge.host, {}) if policy else {}
     asked = ApprovalRequest.of(bench, wait) if wait else ApprovalRequest.at_end(bench)
     if policy is None or not people or asked is None:
         return NONE
@@ -154,7 +154,7 @@ def fetch(
         found = forge.reviews(request.number)
         if not any(one.state is not ReviewState.COMMENTED for one in found):
             return NONE
-        authors = _authors(forge, bench, demand, request.number) if policy.words.own_work != "allow" else set()
+        authors = _authors(forge, bench, demand, request.number) if policy.content.own_work != "allow" else set()
         listed = {one.by for one in found if one.by in principals}
         members = {one: forge.membership(one) for one in listed}
     except ForgeError as error:
@@ -165,7 +165,7 @@ def fetch(
     counted = count(
         found,
         principals=principals,
-        agents={one for one, who in principals.items() if who in policy.words.agents},
+        agents={one for one, who in principals.items() if who in policy.content.agents},
         members=members,
         fresh=fresh,
         authors=listed if authors is None else authors,

@@ -122,7 +122,7 @@ def shared_budget(project: Project, protocol: str = "") -> SharedBudget | None:
 def day(project: Project) -> DayBudget:
     """Return what the policy lets all runners together spend on a day."""
     ruled = permissions.trusted_config(project).policy
-    return ruled.words.budget.day if ruled else DayBudget()
+    return ruled.content.budget.day if ruled else DayBudget()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +140,9 @@ def limits(project: Project, snapshot: Snapshot, plan: Plan, state: State, journ
     The plan's budget is that of the protocol, which pays everything else too.
     """
     ruled = permissions.trusted_config(project).policy
-    whole = stricter(plan.header.budget, ruled.words.budget.protocol if ruled else None)
+    whole = stricter(plan.header.budget, ruled.content.budget.protocol if ruled else None)
     filed, before = of(journal.records[: journal.filed]), own.used
-    mine = [one for one in (*own.budgets, ruled.words.budget.step if ruled else None) if one]
+    mine = [one for one in (*own.budgets, ruled.content.budget.step if ruled else None) if one]
     usd = [one.usd - before.usd for one in mine if one.usd is not None]
     tokens = [one.tokens - before.tokens for one in mine if one.tokens is not None]
     turns = [one.turns - before.turns for one in mine if one.turns is not None] or [TURNS]

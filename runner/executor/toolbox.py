@@ -124,7 +124,7 @@ def open_agent_tools(run: StepRun) -> Iterator[dict[str, Tool]]:
             own |= stack.enter_context(_opened(run.workspace, module)).tools
         named = [tool for tool in agent.tools if isinstance(tool, str)] if agent else []
         rules = permissions.trusted_config(run.project).policy
-        if rules is None or rules.words.network is None:  # there is no host that it could ask
+        if rules is None or rules.content.network is None:  # there is no host that it could ask
             del tools["fetch"]
         tools = {
             name: tool

@@ -119,7 +119,7 @@ def signer(project: Project, events: Sequence[Event] | None = None) -> Callable[
     if not permissions.is_read(project) and project.trusted.blob(project.git, paths.POLICY) is None:
         return None
     found = permissions.trusted_config(project)
-    if found.policy is None or found.policy.words.transitions != "signed":
+    if found.policy is None or found.policy.content.transitions != "signed":
         return None
     from runner.trust import signers, signing
     from runner.trust.rules.permissions import is_said

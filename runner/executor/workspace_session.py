@@ -226,7 +226,7 @@ class WorkspaceSession:
             return workspace.Bounds(left=left)
         from runner.protocol.policy_file import bytes_of
 
-        limits, most = policy.words.limits, workspace.Bounds(left=left)
+        limits, most = policy.content.limits, workspace.Bounds(left=left)
         return workspace.Bounds(
             file=most.file if limits.file_size is None else bytes_of(limits.file_size),
             file_said=limits.file_size or most.file_said,

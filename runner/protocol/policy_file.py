@@ -454,9 +454,9 @@ class Policy(FileModel):
 
 @dataclass(frozen=True, slots=True)
 class PolicyFile:
-    """A policy and its source. `digest`: of its very bytes; `lines`: of each key and item."""
+    """A policy and its source. `content`: its keys; `digest`: of its very bytes; `lines`: of each key and item."""
 
-    words: Policy
+    content: Policy
     where: str
     digest: str
     lines: Mapping[strict_yaml.Path, int]
@@ -480,7 +480,7 @@ def parse(data: bytes, where: str) -> PolicyFile:
     """
     value, lines = strict_yaml.load_yaml(strict_yaml.decode(data, where), where)
     found = PolicyFile(strict_yaml.validate(Policy, value, lines, where), where, digest(data), lines)
-    for path, what, hint in _impossible(found.words):
+    for path, what, hint in _impossible(found.content):
         raise MalformedFileError(what, found.at(*path), hint)
     return found
 

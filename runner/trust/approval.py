@@ -140,7 +140,7 @@ def _judge_review(
 ) -> Review:
     """Return what git can judge of a review: whose it is, that its subject is unchanged, and that they wrote none of it."""
     policy = context.trusted.policy
-    people = policy.words.forge.get(fields["host"], {}) if policy else {}
+    people = policy.content.forge.get(fields["host"], {}) if policy else {}
     who = next((one for one, number in people.items() if number == fields["user"]), "")
     where, subject, seen = context.trusted.where, demand.subject, fields["commit"]
 

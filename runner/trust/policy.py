@@ -206,10 +206,10 @@ def compiled(file: PolicyFile | None, more: Iterable[More] = ()) -> Policy:
     """Return a policy that can be asked; without a file the defaults alone. `more` can only make it stricter."""
     rules: list[tuple[Rule, str, int]] = []
     if file:
-        rules += [(rule, file.where, file.line("rules", at)) for at, rule in enumerate(file.words.rules)]
+        rules += [(rule, file.where, file.line("rules", at)) for at, rule in enumerate(file.content.rules)]
         rules += [
             (_short(tool), file.where, file.line("approval_required", at))
-            for at, tool in enumerate(file.words.approval_required)
+            for at, tool in enumerate(file.content.approval_required)
         ]
     for one in more:
         rules += [(rule, one.where, one.line("rules", at)) for at, rule in enumerate(one.words.rules)]
@@ -225,12 +225,12 @@ def compiled(file: PolicyFile | None, more: Iterable[More] = ()) -> Policy:
             tuple(rule for rule in made if rule.said.verdict != "allow"),
             tuple(rule for rule in made if rule.said.verdict == "allow"),
         )
-    told = file.words if file else None
+    told = file.content if file else None
     guarded = [(_paths((glob,), folded=True), glob, "", 0) for glob in PROTECTED]
     if file:
         guarded += [
             (_paths((glob,), folded=True), glob, file.where, file.line("protected", at))
-            for at, glob in enumerate(file.words.protected)
+            for at, glob in enumerate(file.content.protected)
         ]
     return Policy(
         file,
@@ -464,7 +464,7 @@ def _isolation(policy: Policy, subject: Subject) -> Decision:
         return _default("every isolation is allowed")
     from runner.protocol.policy_file import ISOLATIONS
 
-    weakest = policy.file.words.isolation
+    weakest = policy.file.content.isolation
     weaker = ISOLATIONS.index(asked) < ISOLATIONS.index(weakest)
     reason = f"{asked} is weaker than {weakest}" if weaker else ""
     return _at(policy, "deny" if weaker else "allow", f"isolation: {weakest}", ("isolation",), reason)
@@ -657,7 +657,7 @@ def _over(policy: Policy, changes: Sequence[Change]) -> Iterable[Decision]:
     from runner.protocol.policy_file import bytes_of
 
     assert policy.file is not None
-    limits = policy.file.words.limits
+    limits = policy.file.content.limits
     lines = sum(change.lines for change in changes)
     if limits.files is not None and len(changes) > limits.files:
         reason = f"{len(changes):,} files changed"
@@ -708,7 +708,7 @@ def stricter(*budgets: Budget | None) -> Budget:
 def notes(file: PolicyFile) -> list[tuple[int, str]]:
     """Return (line, text) of rules that say less than their author may think."""
     found = []
-    rules = file.words.rules
+    rules = file.content.rules
     holds_shells = any(
         rule.verdict != "allow" and (rule.match.shell or _names(rule.match.tool or ("-",), folded=True)("shell"))
         for rule in rules
@@ -723,9 +723,9 @@ def notes(file: PolicyFile) -> list[tuple[int, str]]:
         if (match.program or match.argv) and not match.shell and not holds_shells:
             text = "a shell's text is not read: what it starts passes this rule; add one with `shell: true`"
             found.append((file.line("rules", at), text))
-    for kind in _WRITTEN if file.words.own_work != "allow" else ():
-        of = file.words.approvals.of(kind)
-        able = {person: role for role in of.roles or file.words.roles for person in file.words.roles.get(role, ())}
+    for kind in _WRITTEN if file.content.own_work != "allow" else ():
+        of = file.content.approvals.of(kind)
+        able = {person: role for role in of.roles or file.content.roles for person in file.content.roles.get(role, ())}
         if 1 < of.count == len(able):
             text = (
                 f"`approvals.{kind}` needs all of {', '.join(able)}: what one of them wrote can never pass `own_work`"

@@ -153,7 +153,7 @@ def _needs(authority: TrustedConfig, kind: str, asked: Approval | None, where: s
         MalformedFileError: a role is not there or empty, or the count cannot be reached.
     """
     assert authority.policy is not None
-    rule, known = authority.approval(kind), authority.policy.words.roles
+    rule, known = authority.approval(kind), authority.policy.content.roles
     roles, count = (asked.roles, asked.count or 1) if asked else ((), 1)
     for role in roles:
         if not known.get(role):
@@ -172,7 +172,7 @@ def _need(authority: TrustedConfig, roles: Sequence[str], count: int, where: str
     assert authority.policy is not None
     from runner.protocol import policy_file
 
-    people = policy_file.people(authority.policy.words, tuple(roles))
+    people = policy_file.people(authority.policy.content, tuple(roles))
     if len(people) < count:
         could = f"{len(people)} could approve" if people else "nobody is in a role that could give it"
         raise MalformedFileError(

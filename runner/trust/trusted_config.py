@@ -56,17 +56,17 @@ class TrustedConfig:
     @property
     def repo(self) -> str:
         """The project's id; empty without a policy."""
-        return self.policy.words.repo if self.policy else ""
+        return self.policy.content.repo if self.policy else ""
 
     @property
     def agents(self) -> Collection[str]:
         """Who is a runner or an agent, and never approves."""
-        return self.policy.words.agents if self.policy else ()
+        return self.policy.content.agents if self.policy else ()
 
     @property
     def own_work(self) -> str:
         """refuse, allow or signed."""
-        return self.policy.words.own_work if self.policy else "allow"
+        return self.policy.content.own_work if self.policy else "allow"
 
     def requires(self, kind: str) -> bool:
         """Return whether the policy requires an approval of the kind, even where the plan does not ask."""
@@ -75,7 +75,7 @@ class TrustedConfig:
     def approval(self, kind: str) -> Approval:
         """Return what the policy says of words on plan, step, result, call, protected-path or merge."""
         assert self.policy is not None
-        return self.policy.words.approvals.of("step" if kind == "result" else kind)  # type: ignore[arg-type]
+        return self.policy.content.approvals.of("step" if kind == "result" else kind)  # type: ignore[arg-type]
 
     # --- what may happen -------------------------------------------------------------------------------------------------
 
@@ -109,7 +109,7 @@ class TrustedConfig:
         """
         at = (protocol, tuple(pieces))
         if at not in self._changed:
-            limits = self.policy.words.limits if self.policy is not None else None
+            limits = self.policy.content.limits if self.policy is not None else None
             measured = limits is not None and (limits.lines, limits.file_size, limits.total, limits.binaries) != (
                 None,
                 None,
@@ -163,7 +163,7 @@ class TrustedConfig:
 
         What runs with a network, or is a model or a project's own tool, has no default set: it may read such files to some effect.
         """
-        asked = self.policy.words.approvals if self.policy is not None else None
+        asked = self.policy.content.approvals if self.policy is not None else None
         alone = step.header.kind in (Kind.COMMAND, Kind.HUMAN) and self.config.executor != "host"
         checks = [check for one in plan.steps if one.number <= step.number for check in one.checks]
         return Cover(
@@ -261,7 +261,7 @@ def _signers(git: Git, commit: str, revoked_at: str, branch: str, file: PolicyFi
     }
     found = signers.parse(read(commit, signers.FILE), read(revoked_at, signers.REVOKED), openpgp)
     if file is not None:
-        signers.check_agents(found, file.words.agents)
+        signers.check_agents(found, file.content.agents)
     return found
 
 

@@ -28,7 +28,7 @@ def test_the_first_policy_names_the_person_and_their_key(alone: tuple[Box, Perso
     box, ann = alone
     told = box.runner("init", "--yes", rc=0)
     assert f"wrote  {POLICY}\n" in told.out and f"wrote  {SIGNERS}\n" in told.out
-    made = policy_file.parse((box.path / POLICY).read_bytes(), POLICY).words
+    made = policy_file.parse((box.path / POLICY).read_bytes(), POLICY).content
     assert re.fullmatch("[0-9a-f]{32}", made.repo) and set(made.repo) != {"0"}
     assert made.roles == {"maintainer": (ann.email,)} and made.agents == ("runner@localhost.invalid",)
     assert made.own_work == "allow"
@@ -43,7 +43,7 @@ def test_a_policy_has_an_id_of_its_own(tmp_path: Path) -> None:
     for name in ("one", "two"):
         box = make_box(tmp_path / name)
         box.runner("init", rc=0)
-        ids.add(policy_file.parse((box.path / POLICY).read_bytes(), POLICY).words.repo)
+        ids.add(policy_file.parse((box.path / POLICY).read_bytes(), POLICY).content.repo)
     assert len(ids) == 2
 
 

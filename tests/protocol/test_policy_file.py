@@ -57,15 +57,15 @@ def read(text: str) -> policy_file.PolicyFile:
 def test_every_key() -> None:
     found = read(WHOLE)
 
-    assert found.words.model_fields_set == set(Policy.model_fields)
+    assert found.content.model_fields_set == set(Policy.model_fields)
     assert found.digest == digest(WHOLE.encode())
-    assert [rule.verdict for rule in found.words.rules] == ["deny", "ask", "ask", "allow", "deny", "allow", "deny"]
-    assert [rule.match.about for rule in found.words.rules][:3] == ["action", "action", "step"]
-    assert found.words.rules[0].text() == "deny: {tool: write_file, path: migrations/**}"
-    assert found.words.rules[4].text() == "deny: {program: [curl, wget], shell: false}"
-    assert found.words.approvals.of("protected-path").count == 2
-    assert found.words.approvals.of("merge").from_ == ("review",)
-    assert found.words.budget.protocol.usd == 10
+    assert [rule.verdict for rule in found.content.rules] == ["deny", "ask", "ask", "allow", "deny", "allow", "deny"]
+    assert [rule.match.about for rule in found.content.rules][:3] == ["action", "action", "step"]
+    assert found.content.rules[0].text() == "deny: {tool: write_file, path: migrations/**}"
+    assert found.content.rules[4].text() == "deny: {program: [curl, wget], shell: false}"
+    assert found.content.approvals.of("protected-path").count == 2
+    assert found.content.approvals.of("merge").from_ == ("review",)
+    assert found.content.budget.protocol.usd == 10
     assert (found.at("rules", 2), found.at("rules", 2, "nothing"), found.at("approvals", "plan")) == (
         "policy.yaml:17",
         "policy.yaml:17",
@@ -78,7 +78,7 @@ def test_the_digest_is_of_the_bytes() -> None:
 
 
 def test_without_a_word_beyond_the_project_s_id() -> None:
-    found = read(REPO).words
+    found = read(REPO).content
 
     assert (found.own_work, found.transitions, found.isolation) == ("refuse", "any", "host")
     assert (found.network, found.engines, found.rules) == (None, None, ())
@@ -178,7 +178,7 @@ def test_a_word_that_nobody_could_give_is_an_error(text: str, line: int, what: s
 
 
 def test_who_is_in_a_role() -> None:
-    found = read(REPO + "roles: {a: [x@y.z, b@c.d], b: [x@y.z, e@f.g], c: []}\n").words
+    found = read(REPO + "roles: {a: [x@y.z, b@c.d], b: [x@y.z, e@f.g], c: []}\n").content
 
     assert policy_file.people(found) == ("x@y.z", "b@c.d", "e@f.g")
     assert policy_file.people(found, ("b",)) == ("x@y.z", "e@f.g")

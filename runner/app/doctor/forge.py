@@ -222,7 +222,7 @@ def _reviews(project: Project, forge: Forge, me: Identity) -> Iterator[Finding]:
             "`runner init`, then list people and roles",
         )
         return
-    listed = found.policy.words.forge.get(forge.host, {})
+    listed = found.policy.content.forge.get(forge.host, {})
     if not listed:
         yield Finding(
             "note",

@@ -80,7 +80,7 @@ def check_merge(git: Git, report: Report, evidence: Evidence) -> Iterator[Findin
 def _has_accounts(found: TrustedConfig, wanted: ApprovalRequirement) -> bool:
     """Return whether the policy knows an account of a person who can approve: else no review counts."""
     people = frozenset().union(*(need.people for need in wanted.thresholds))
-    accounts = found.policy.words.forge.values() if found.policy is not None else ()
+    accounts = found.policy.content.forge.values() if found.policy is not None else ()
     return any(person in people for known in accounts for person in known)
 
 

@@ -356,7 +356,7 @@ def unsigned(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     if walk.rules_at(trusted)[0] is None:
         return
     found = walk.config_at(trusted)
-    if isinstance(found, str) or found.policy is None or found.policy.words.transitions != "signed":
+    if isinstance(found, str) or found.policy is None or found.policy.content.transitions != "signed":
         return
     at = seconds(parsed.entries[-1].time)
     listed = found.signers.of_key(made.key) if made is not None else None
