@@ -1,7 +1,7 @@
-"""Making a protocol: from files of people's, those of a folder or a workflow, a skeleton, or a plan that a model writes.
+"""Create a protocol: from plan files, those of a folder or a workflow, a skeleton, or a plan that a model writes.
 
-It is made whole or not at all: branch, genesis commit and number in one movement of refs. Nothing of the person's checkout is
-touched. What the files may say is `runner.protocol.plans`'s matter, which workflows there are `runner.app.workflows`'.
+It is created completely or not at all: branch, genesis commit and number in one ref transaction. The person's checkout is not
+touched. `runner.protocol.plans` defines the files, `runner.app.workflows` finds the workflows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from runner.protocol import clarifications, ids, log, machine, paths, plans, str
 from runner.protocol import events as ev
 from runner.protocol.digest import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind
+from runner.protocol.state import State
 from runner.store import checkpoints, history, locks, lookup, protocol_worktree, publishing, transaction, worktree
 from runner.store.project import Project
 from runner.store.state_dir import write_atomically
@@ -41,11 +42,12 @@ def _no_note() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A new protocol. `path`: the person's worktree, or None where there is none. Where a model wrote its plan: `usd`, what
-    that cost, as far as it is known, and `outline`: its steps, with the commands that they would run. `questions`: where it
-    has some before it can plan, wait (w2) and text of each. Of a fork: `source`, PROTOCOL@REVISION, and
-    `done`, how many steps were done there. `printed()` has to be called once the id is printed: until then the same
-    command finishes this protocol, and makes no other."""
+    """A new protocol. `path`: the person's worktree, or None.
+
+    If a model wrote its plan: `usd`, the known cost; `outline`, its steps with their commands; `questions`, wait (w2) and text of
+    each question that it has before it can plan. Of a fork: `source`, PROTOCOL@REVISION; `done`, the number of completed steps.
+    `printed()` has to be called once the id is printed: until then the same command finishes this protocol and makes no other.
+    """
 
     protocol: str
     steps: int
@@ -62,20 +64,20 @@ class Made:
 
 
 def fresh(project: Project) -> None:
-    """Look at the remote, as `run` does, before something of the trusted branch is used, or denied.
+    """Fetch from the remote, as `run` does, before the trusted branch is used.
 
     Raises:
         UnreachableError: it does not answer, and protocols are published as they are made.
     """
     mirror = publishing.look(project)
-    if mirror is not None:  # where it is, the base is begun from too
+    if mirror is not None:  # the base is read there too
         publishing.track(project, mirror.remote, {f"refs/heads/{project.trusted.branch}": project.trusted.commit})
 
 
 def planned(project: Project, title: str, *, base: str | None = None, questions: bool = True) -> Made:
-    """Begin a protocol whose plan a model writes; the commit is the person's at whose word it was written.
+    """Create a protocol whose plan a model writes; the commit is the person's who asked for it.
 
-    Where the model has questions and nobody is here, they wait in the protocol's record, and the plan comes with their answers.
+    If the model has questions and nobody is at the terminal, they wait in the record, and the plan follows their answers.
 
     Raises:
         EngineError: there is no plan. Nothing was made. WaitingError: as `create`.
@@ -86,21 +88,22 @@ def planned(project: Project, title: str, *, base: str | None = None, questions:
     heed_open_questions(project)
     request = strict_yaml.decode(title.encode("utf-8", "surrogateescape"), "TITLE").strip()
     if not request:
-        raise UsageError("TITLE is empty", "the command line", "say what is to be done")
-    project.person()  # who nobody knows is told before a model is paid
+        raise UsageError("TITLE is empty", "the command line", "describe the task")
+    project.person()  # an unknown identity is reported before a model is paid
     _, start = protocol_worktree.base_of(project, base)
     task = planning.task_of_new(project, request, start)
-    with planning.written(project, task, planning.check_new, questions=questions, waits=True) as told:
-        usd = told.spent.get("usd", "0")
-        if isinstance(told, planning.Asking):
-            asked = told.events()
-            made = begin(
-                project, _headline(request), asked, {}, name=title.strip(), base=base, transcript=told.transcript
-            )
+    with planning.written(project, task, planning.check_new, questions=questions, waits=True) as made_plan:
+        usd = made_plan.spent.get("usd", "0")
+        if isinstance(made_plan, planning.Asking):
+            asked = made_plan.events()
+            genesis = Genesis(_headline(request), asked, {}, title.strip(), base, made_plan.transcript)
+            made = make(project, genesis)
             waits = tuple((f"w{number}", event.text) for number, event in enumerate(asked, 2))
             return dataclasses.replace(made, usd=usd if usd != "0" else "", questions=waits)
-        made = create(project, title, told.files, where="the model's plan", base=base, by=told)
-        return dataclasses.replace(made, usd=usd if usd != "0" else "", outline=tuple(planning.outline(told.files)))
+        made = create(project, title, made_plan.files, where="the model's plan", base=base, by=made_plan)
+        return dataclasses.replace(
+            made, usd=usd if usd != "0" else "", outline=tuple(planning.outline(made_plan.files))
+        )
 
 
 def create(
@@ -112,17 +115,17 @@ def create(
     base: str | None = None,
     by: planning.Written | None = None,
 ) -> Made:
-    """Begin a protocol with these people's files (name in the folder to bytes): branch, genesis commit, worktree.
+    """Create a protocol with these plan files (name in the folder to bytes): branch, genesis commit, worktree.
 
-    `title` names it; where it is empty, the plan's title does. `where`: what the files are called in messages. `by`: how a
-    model wrote them.
+    `title`: the text that the id is made from; if it is empty, the plan's title. `where`: the name of the files in messages.
+    `by`: the model's work, if a model wrote them.
 
     Raises:
         MalformedFileError: a file is not valid; nothing was made.
-        WaitingError: a question of the project's is open, and the configuration says that nothing is begun before.
+        WaitingError: the project has an open question, and the configuration asks for its answer first.
     """
     project.refuse_unsupported()
-    if by is None:  # else they were heeded before the model was asked
+    if by is None:  # else they were checked before the model was asked
         heed_open_questions(project)
     plan = plans.parse(files, where)
     plans.refuse_unsupported(plan, where)
@@ -134,85 +137,62 @@ def create(
         transcript=digest(by.transcript) if by else None,
         spent=by.spent if by else {},
     )
-    return begin(
-        project,
-        plan.header.title,
-        [planned],
-        files,
-        name=title.strip(),
-        base=base or plan.header.base,
-        transcript=by.transcript if by else None,
-    )
+    transcript = by.transcript if by else None
+    base = base or plan.header.base
+    return make(project, Genesis(plan.header.title, [planned], files, title.strip(), base, transcript))
 
 
-def begin(
-    project: Project,
-    title: str,
-    events: Sequence[ev.Event],
-    files: Mapping[str, bytes],
-    *,
-    name: str,
-    base: str | None,
-    transcript: bytes | None = None,
-    start: str | None = None,
-    then: Callable[[str, str], tuple[str, Refs]] | None = None,
-) -> Made:
-    """Make the branch and its genesis: `created` and these events, with the person's files.
+@dataclass(frozen=True, slots=True)
+class Genesis:
+    """The first transition of a protocol: `created` and these events, with the person's plan files.
 
-    `name`: what it is called after, else its title; `transcript`: what the planner said, for the history; `start`: the commit that
-    it begins at, where that is not the base's; `then(id, genesis)`: the commit that the branch goes on to from its genesis, and refs
-    that move in the same transaction; it notes them, so that they are finished after a kill.
+    `name`: the text that the id is made from, else the title; `base`: the branch to merge into, None: the default; `transcript`: the
+    planner's, for the history; `start`: the commit that the branch starts at, None: the base's tip.
+    """
+
+    title: str
+    events: Sequence[ev.Event]
+    files: Mapping[str, bytes]
+    name: str
+    base: str | None
+    transcript: bytes | None = None
+    start: str | None = None
+
+
+Then = Callable[[str, str], tuple[str, Refs]]
+
+
+def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
+    """Make the branch of a protocol, with its genesis commit and the claim of its number.
+
+    `then(id, genesis)` returns the commit that the branch moves on to, and refs that move in the same transaction; it notes them,
+    so that they are finished after a kill.
     """
     git, who = project.git, project.who
-    person = project.person()
-    base_name, base_tip = protocol_worktree.base_of(project, base)
-    if start is None:
-        start = base_tip
-        _name_what_has_no_force(project, start)
-    start_commit = git.commit(start)
-    assert start_commit is not None
+    project.person()
+    base_name, base_tip = protocol_worktree.base_of(project, genesis.base)
+    if genesis.start is None:
+        _warn_of_untrusted_rules(project, base_tip)
+        genesis = dataclasses.replace(genesis, start=base_tip)
+    start = str(genesis.start)
     trunk = {**(git.tree(f"{base_tip}:{paths.ROOT}") or {}), **(git.tree(f"{start}:{paths.ROOT}") or {})}
-    sign = transition.signer(project, events)
-    slug = ids.slug_of_title(name or title)
+    slug = ids.slug_of_title(genesis.name or genesis.title)
     nonce = who.random_hex(32)
-    asked = repr(
-        (name or title, base_name, events, sorted((one, digest(data)) for one, data in files.items()), person.email)
-    )
-    request = project.places.unfinished(digest(asked.encode("utf-8", "surrogateescape")).removeprefix("sha256:"))
-    note = locks.RequestNote(request) if then is None else None  # `then` notes what it begins
-    if note is not None and (begun := _finish(project, note)) is not None:
-        return begun
+    note = _note(project, genesis, base_name) if then is None else None  # `then` writes its own
+    if note is not None and (made := _finish(project, note)) is not None:
+        return made
     claimed = publishing.look_at_numbers(project, always=then is not None)
     for _ in range(RACES):
         number = max(lookup.numbers_taken(git, base_tip, project.pattern) | claimed, default=0) + 1
         protocol = ids.protocol_id(number, slug)
         if protocol in trunk:
             continue
-        entries = transaction.entries_of(
-            None,
-            [
-                ev.Created(subject=protocol, title=title, base=base_name, start=start, nonce=nonce),
-                *events,
-            ],
-            who.timestamp(),
-            project.actor(),
-        )
-        after, record = transaction.record(protocol, None, b"", 0, entries)
-        folder = paths.folder(protocol)
-        written = {
-            f"{folder}/{name}": TreeEntry(BLOB, git.write("blob", data)) for name, data in {**files, **record}.items()
-        }
-        tree = git.edit_tree(start_commit.tree, written)
-        assert tree is not None
-        text = log.render_message(protocol, entries, project.trusted.commit)
-        if sign is None:
-            commit = git.person_commit(tree, (start,), person, text)
-        else:
-            commit = git.write_commit(tree, (start,), person, person, text, sign)
+        created = ev.Created(subject=protocol, title=genesis.title, base=base_name, start=start, nonce=nonce)
+        commit, state = _commit(project, genesis, created)
         also: dict[str, tuple[str | None, str | None]] = {lookup.claim_ref(number): (commit, None)}
         filed = None
-        if transcript is not None:
-            said = {history.transcript_name("plan", 1): transcript}
+        if genesis.transcript is not None:
+            said = {history.transcript_name("plan", 1): genesis.transcript}
             filed, before = history.add(git, protocol, said, commit, project.runner())
             also[history.ref_of(protocol)] = (filed, before)
         tip = commit
@@ -228,19 +208,44 @@ def begin(
             transaction.publish(git, project.places, who, update, push)
         except ConflictError:
             if then is not None and any(git.ref(name) == new for name, (new, old) in also.items() if new != old):
-                raise  # a git that died amid the refs: `then` noted them, and another number would be a second protocol
+                raise  # a git died amid the refs: `then` noted them, and another number would be a second protocol
             claimed = publishing.look_at_numbers(project, always=then is not None)
             continue
-        checkpoints.write(project.places, protocol, commit, after.genesis)
+        checkpoints.write(project.places, protocol, commit, state.genesis)
         path, why = protocol_worktree.add_worktree(project, protocol)
         printed = note.remove if note is not None else _no_note
-        return Made(protocol, len(after.steps), base_name, start, path, why, printed=printed)
+        return Made(protocol, len(state.steps), base_name, start, path, why, printed=printed)
     raise ConflictError("no number could be claimed", lookup.NUMBERS, "run the same command again")
 
 
+def _note(project: Project, genesis: Genesis, base: str) -> locks.RequestNote:
+    """Return the note by which the same command finishes this protocol after a kill."""
+    files = sorted((name, digest(data)) for name, data in genesis.files.items())
+    asked = repr((genesis.name or genesis.title, base, genesis.events, files, project.person().email))
+    key = digest(asked.encode("utf-8", "surrogateescape")).removeprefix("sha256:")
+    return locks.RequestNote(project.places.unfinished(key))
+
+
+def _commit(project: Project, genesis: Genesis, created: ev.Created) -> tuple[str, State]:
+    """Write the genesis commit of a protocol on its start; return it, and the state that it records."""
+    git, protocol, person = project.git, created.subject, project.person()
+    entries = transaction.entries_of(None, [created, *genesis.events], project.who.timestamp(), project.actor())
+    state, record = transaction.record(protocol, None, b"", 0, entries)
+    start, folder = git.commit(created.start), paths.folder(protocol)
+    assert start is not None
+    files = {**genesis.files, **record}
+    written = {f"{folder}/{name}": TreeEntry(BLOB, git.write("blob", data)) for name, data in files.items()}
+    tree = git.edit_tree(start.tree, written)
+    assert tree is not None
+    text = log.render_message(protocol, entries, project.trusted.commit)
+    sign = transition.signer(project, genesis.events)
+    if sign is None:
+        return git.person_commit(tree, (start.oid,), person, text), state
+    return git.write_commit(tree, (start.oid,), person, person, text, sign), state
+
+
 def _finish(project: Project, note: locks.RequestNote) -> Made | None:
-    """Return the protocol that the same command had begun when it was killed, finished now; None where it had begun none, or
-    another command has advanced it since."""
+    """Finish the protocol that the same command was creating when it was killed; None if there is none, or it has advanced since."""
     if note.told is None:
         return None
     git, (protocol, tip) = project.git, note.told
@@ -252,11 +257,11 @@ def _finish(project: Project, note: locks.RequestNote) -> Made | None:
             publishing.bring(project, protocol, check)
     if git.ref(branch) != tip:
         return None
-    with load.at_work(project, protocol):  # which finishes a worktree whose making was cut
+    with load.at_work(project, protocol):  # which finishes an interrupted worktree
         state = load.view(project, protocol).state
     there = worktree.on_branch(git, branch)
     path, why = (there[0].path, "") if there else protocol_worktree.add_worktree(project, protocol)
-    project.who.say(f"{protocol} was begun by this command before and not finished; it is now")
+    project.who.say(f"{protocol} was not finished by an earlier, killed run of this command; it is now")
     start = git.commit(tip)
     assert start is not None
     waits = tuple((wait.id, wait.text) for wait in state.waiting)
@@ -266,10 +271,10 @@ def _finish(project: Project, note: locks.RequestNote) -> Made | None:
 
 
 def heed_open_questions(project: Project) -> None:
-    """Tell each question of the project's that nobody answered yet, or refuse to begin anything, as `clarifications:` says.
+    """Print each open question of the project, or refuse to start anything before its answer, as `clarifications:` says.
 
     Raises:
-        WaitingError: naming the first one's place, and what to do.
+        WaitingError: naming the place of the first one, and what to do.
     """
 
     def still() -> list[clarifications.Question]:
@@ -284,24 +289,24 @@ def heed_open_questions(project: Project) -> None:
         many = "a question is" if len(found) == 1 else f"{len(found)} questions are"
         remote, branch = project.trusted.remote, project.trusted.branch
         raise WaitingError(
-            f"{many} open, and nothing is begun before:" + "".join(f"\n  - {one.text}" for one in found),
+            f"{many} open, and no protocol starts before:" + "".join(f"\n  - {one.text}" for one in found),
             f"{where}:{found[0].line}",
             "write the answers there, or run `runner init` at a terminal, which asks; then commit the file"
             + (f" and `git push {remote} {branch}`" if remote else f" on {branch}"),
         )
-    told, text = project.places.beside / "questions", "".join(f"{one.text}\n" for one in found)
+    known, text = project.places.beside / "questions", "".join(f"{one.text}\n" for one in found)
     with contextlib.suppress(OSError):
-        if not found or told.read_text("utf-8") == text:
+        if not found or known.read_text("utf-8") == text:
             return  # this clone's person has read them
     for one in found:
         project.who.say(f"open question: {one.text} ({where}:{one.line})")
     with contextlib.suppress(OSError):
-        told.parent.mkdir(exist_ok=True)
-        write_atomically(told, text.encode())
+        known.parent.mkdir(exist_ok=True)
+        write_atomically(known, text.encode())
 
 
-def _name_what_has_no_force(project: Project, start: str) -> None:
-    """Say which rules of the base are not on the trusted branch yet: a person who committed them takes them for in force."""
+def _warn_of_untrusted_rules(project: Project, start: str) -> None:
+    """Print which rules of the base are not on the trusted branch yet: the person who committed them may think that they apply."""
 
     def differing() -> list[str]:
         rules = (paths.CONFIG, paths.POLICY, f"{paths.ROOT}/allowed_signers")
@@ -313,14 +318,14 @@ def _name_what_has_no_force(project: Project, start: str) -> None:
     for path in differing():
         trusted = project.trusted
         remote = f"{trusted.branch} of {trusted.remote}" if trusted.remote else trusted.branch
-        project.who.say(f"{path} is not on {remote} as it stands here: it has no force until it is")
+        project.who.say(f"{path} is not on {remote} with this content: it does not apply until it is")
 
 
 def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:
-    """Return the plan's files of a folder of a person's: plan.md, context.md and the step files. `named`: as seen from `cwd`.
+    """Return the plan files of a folder: plan.md, context.md and the step files. `named`: the folder, relative to `cwd`.
 
     Raises:
-        UsageError: there is no such folder. MalformedFileError: a file that cannot be taken.
+        UsageError: there is no such folder. MalformedFileError: a file that cannot be used.
     """
     folder = cwd / named
     if not folder.is_dir():
@@ -343,14 +348,14 @@ def read_folder(cwd: Path, named: Path) -> dict[str, bytes]:
 
 
 def task(text: str, agent: str | None = None) -> tuple[str, dict[str, bytes]]:
-    """Return (title, files) of a plan with one agent step that does what `text` says; `agent`: the coworker's name.
+    """Return (title, files) of a plan with one agent step that does what `text` says; `agent`: the agent file's name.
 
     Raises:
         UsageError: it is empty. MalformedFileError: a control or bidi character in it.
     """
     said = strict_yaml.decode(text.encode("utf-8", "surrogateescape"), "TEXT").strip()
     if not said:
-        raise UsageError("TEXT is empty", "the command line", "say what is to be done")
+        raise UsageError("TEXT is empty", "the command line", "describe the task")
     title = _headline(said)
     front = f"title: {workflow.written(workflow.Type.STRING, title)}\n"
     by = f"agent: {agent}\n" if agent else ""
@@ -360,42 +365,40 @@ def task(text: str, agent: str | None = None) -> tuple[str, dict[str, bytes]]:
 
 
 def _headline(said: str) -> str:
-    """Return the title of what somebody says: its first line, cut where it is long."""
+    """Return the title of a task: its first line, shortened if it is long."""
     title = said.splitlines()[0].strip()
     return title if len(title) <= TITLE_LIMIT else f"{title[: TITLE_LIMIT - 1]}…"
 
 
-def coworker_named(project: Project, path: Path) -> str:
-    """Return the name of the coworker whose file a person gives; the trusted branch has to have it with the same bytes.
+def agent_named(project: Project, path: Path) -> str:
+    """Return the name of an agent file that a person gives; the trusted branch has to have it with the same bytes.
 
     Raises:
-        UsageError: there is no such file. MalformedFileError: it is no coworker. UnsupportedError: it is not on the trusted branch.
+        UsageError: there is no such file. MalformedFileError: it is no agent file. UnsupportedError: the trusted branch lacks it.
     """
     from runner.protocol import agent_file
 
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(
-            f"the coworker cannot be read: {error.strerror}", str(path), "name a coworker's file"
-        ) from error
+        raise UsageError(f"the agent file cannot be read: {error.strerror}", str(path), "name another file") from error
     agent_file.parse(data, str(path))
     folder = project.git.tree(f"{project.trusted.commit}:{paths.AGENTS}") or {}
     for name, entry in folder.items():
         if name.endswith(".yaml") and project.git.blob(entry.oid) == data:
             return name.removesuffix(".yaml")
     raise UnsupportedError(
-        "the coworker is not on the trusted branch as it stands here; others are not supported by this version",
+        "the trusted branch does not have this agent file with this content; this version supports no others",
         str(path),
         f"commit it as {paths.agent_file(path.stem)} on {project.trusted.branch}, then run the same command again",
     )
 
 
 def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> None:
-    """Look for the model that a plan begins with, where it does; nobody is asked.
+    """Check that the model of a plan's first step can be used; no request is made.
 
     Raises:
-        EngineError: something that it needs is missing. UsageError: nobody said which, or the name is none.
+        EngineError: something that it needs is missing. UsageError: no model is configured, or its name is unknown.
     """
     plan = plans.parse(files, where)
     step = next(iter(plan.steps), None)
@@ -409,8 +412,8 @@ def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> Non
 
 
 def manual(title: str) -> dict[str, bytes]:
-    """Return a plan with this title and one step of a person's, to be written by hand."""
+    """Return a plan with this title and one human step, to be edited by hand."""
     files = {path.name: resources.for_people(path) for path in sorted(resources.template("manual").iterdir())}
     # Quoted, so that no title can say more than a title.
-    told = (workflow.written(workflow.Type.STRING, title) or "").encode("utf-8", "surrogateescape")
-    return {**files, paths.PLAN: files[paths.PLAN].replace(b"title: TITLE", b"title: " + told, 1)}
+    quoted = (workflow.written(workflow.Type.STRING, title) or "").encode("utf-8", "surrogateescape")
+    return {**files, paths.PLAN: files[paths.PLAN].replace(b"title: TITLE", b"title: " + quoted, 1)}

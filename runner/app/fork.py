@@ -1,6 +1,6 @@
-"""Forking: a new protocol that begins where another one stood at a revision, with that one's words, and with what was done there.
+"""Fork a protocol: a new one that starts at a revision of another one, with its plan files and its completed steps.
 
-The branch begins at that very commit, so its history proves what it takes over. Nothing of the other protocol is touched.
+The branch starts at that very commit, so its history proves the completed steps. The other protocol does not change.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ _STOPPED = (Status.CANCELLED, Status.PAUSED, Status.BLOCKED, Status.FAILED)
 def fork(
     project: Project, origin: str, revision: int | None = None, *, title: str = "", base: str | None = None
 ) -> create.Made:
-    """Begin a protocol that goes on from `origin` as it stood at a revision (default: its last); people's edits since are not taken.
+    """Create a protocol that continues `origin` from a revision (default: its last); later edits by people are not copied.
 
-    `title` names it; where it is empty, the plan's title does. `base`: default the other one's.
+    `title`: the text that the id is made from; if it is empty, the plan's title. `base`: default the other one's.
 
     Raises:
         UsageError: no transition ends at the revision. IntegrityError: the other protocol does not verify.
-        RefusedError: it had no plan then, or work that was not done. InsufficientHistoryError: its history is not here.
+        RefusedError: it had no plan then, or unfinished work. InsufficientHistoryError: its history is not here.
     """
     return _begin(project, origin, revision, title=title, base=base)
 
@@ -74,7 +74,7 @@ def _begin(
     base: str | None,
     then: Callable[[str, str, str], tuple[str, create.Refs]] | None = None,
 ) -> create.Made:
-    """Make the fork. `then(start, id, genesis)`: as `create.begin` has it."""
+    """Make the fork. `then(start, id, genesis)`: as of `create.make`."""
     git = project.git
     create.fresh(project)
     project.refuse_unsupported()
@@ -95,12 +95,12 @@ def _begin(
     seen, source = snapshot.read(git, start, origin), f"{origin}@{at}"
     if stood.plan is None:
         raise RefusedError(
-            f"{source} has no plan yet", seen.where, "fork a later revision, or `runner new` begins another one"
+            f"{source} has no plan yet", seen.where, "fork a later revision, or `runner new` creates another one"
         )
     entries = record.events(git, origin, start)
     if left := unfinished(entries):
         raise RefusedError(
-            f"the work of {left} was not done at {source}, and nobody would judge it in another protocol",
+            f"the work of {left} was not finished at {source}, and another protocol would not check it",
             seen.where,
             _whole(
                 origin,
@@ -122,17 +122,9 @@ def _begin(
         done=completed(stood),
     )
     if why := next(differs(event, stood, entries), None):
-        raise RefusedError(why, seen.where, "fork the next revision, which takes up what people changed")
-    made = create.begin(
-        project,
-        plan.header.title,
-        [event],
-        files,
-        name=title.strip(),
-        base=base or stood.base,
-        start=start,
-        then=partial(then, start) if then is not None else None,
-    )
+        raise RefusedError(why, seen.where, "fork the next revision, which records the edits")
+    genesis = create.Genesis(plan.header.title, [event], files, title.strip(), base or stood.base, start=start)
+    made = create.make(project, genesis, partial(then, start) if then is not None else None)
     return dataclasses.replace(made, source=source, done=len(event.done))
 
 
@@ -140,15 +132,15 @@ def _begin(
 
 
 def renumber(project: Project, origin: str, revision: int | None = None) -> create.Made:
-    """Give a protocol another number whose id another one has that was published first: as a fork of its last transition, with
-    what people committed since. The branch then makes way: its chain stays in the fork's, and under `refs/runner/lost/`.
+    """Give a protocol another number, if another one with its id was published first: fork its last transition, with the commits
+    by people since. The old branch is removed: its commits stay in the fork's history, and under `refs/runner/lost/`.
 
-    One that a killed command had begun is finished instead. `revision`: fork that one; what came after it is kept aside alone.
+    What a killed command left unfinished is finished instead. `revision`: fork that one; only `refs/runner/lost/` keeps the rest.
 
     Raises:
         RefusedError: no other protocol has the id, its work is not at an end, or an effect was made of which no transition tells;
-            as `fork`. InTheWayError: a worktree of it holds
-            what is in no commit. UnreachableError: the remote does not answer.
+            as `fork`. InTheWayError: a worktree of it has
+            files in no commit. UnreachableError: the remote does not answer.
     """
     try:
         with load.at_work(project, origin):
@@ -158,14 +150,14 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
             made = _make(project, origin, revision) if note is None else None
     except renumbering.RenumberedError as done:
         note, made = done.note, None
-        project.who.say(f"{note.protocol} was begun by this command before and not finished; it is now")
+        project.who.say(f"{note.protocol} was not finished by an earlier, killed run of this command; it is now")
     note = note or renumbering.read(project.places, origin)
     assert note is not None
     return _end(project, note, made)
 
 
 def _make(project: Project, origin: str, revision: int | None) -> create.Made:
-    """Make the fork that takes the place of `origin`; for the holder of its lock."""
+    """Make the fork that replaces `origin`; the caller holds its lock."""
     git, branch = project.git, project.branch(origin)
     _look(project)
     seen = load.view(project, origin)
@@ -174,7 +166,7 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
         raise RefusedError(
             f"no other protocol has the id {origin}",
             f"{branch} at {seen.tip[:12]}",
-            f"`runner fork {origin}` begins another protocol that goes on from it",
+            f"`runner fork {origin}` creates another protocol that continues it",
         )
     if seen.state.status in decision.OPEN and load.pick_up_edits(project, origin, adopt=True):
         seen = load.view(project, origin)
@@ -195,8 +187,8 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
         tip = _without_folder(project, origin, protocol, genesis)
         for oid in since:
             tip = _moved(project, origin, protocol, genesis, oid, tip)
-        if stood in _STOPPED:  # in the same publishing: nobody shall run it unasked, wherever this process ends
-            paused = ev.Paused(subject=protocol, reason=f"{origin}, which it goes on from, was {stood}")
+        if stood in _STOPPED:  # in the same push: no one may run it unasked, wherever this process ends
+            paused = ev.Paused(subject=protocol, reason=f"{origin}, which it continues, was {stood}")
             tip = transition.prepare(project, snapshot.read(git, tip, protocol), [paused], None).commit
         refs = _make_way(project, origin, protocol, genesis, seen.tip, clashes[1])
         claim = {lookup.claim_ref(ids.number_of(protocol)): (genesis, None)}
@@ -248,7 +240,7 @@ def _source(git: Git, origin: str, start: str) -> str:
 
 
 def _end(project: Project, note: renumbering.Renumbering, made: create.Made | None) -> create.Made:
-    """Publish what is not published yet of a protocol that got its number, and let it end as it had; `made`: it was made now."""
+    """Publish the protocol with its new number, and end it as the old one had ended; `made`: this command made it."""
     protocol = note.protocol
     if made is None and project.setting("publish") == "always":
         _look(project)
@@ -256,10 +248,10 @@ def _end(project: Project, note: renumbering.Renumbering, made: create.Made | No
     with load.at_work(project, protocol):
         seen = load.view(project, protocol)
     is_as_made = seen.tip == note.tip  # else another command has advanced it since
-    if is_as_made and note.ends == Status.COMPLETED:  # nothing is left to do: it says so again
+    if is_as_made and note.ends == Status.COMPLETED:  # nothing is left to do: record that again
         advance.step(project, protocol)
     elif is_as_made and note.ends == Status.CANCELLED:
-        steer.cancel(project, protocol, f"as {note.origin} was, which it goes on from")
+        steer.cancel(project, protocol, f"as {note.origin} was, which it continues")
     if made is None:
         genesis = project.git.commit(note.genesis)
         assert genesis is not None
@@ -287,18 +279,18 @@ def _look(project: Project) -> None:
 
 
 def _without_folder(project: Project, origin: str, protocol: str, genesis: str) -> str:
-    """Return a commit of the person's that takes the other folder away: merged, it would meet the one of the other protocol."""
+    """Return a commit by the person that removes the old folder: merged, it would clash with that of the other protocol."""
     git = project.git
     commit = git.commit(genesis)
     assert commit is not None
     tree = git.edit_tree(commit.tree, {paths.folder(origin): None})
     assert tree is not None
-    text = f"{protocol}: take away the folder of {origin}, whose id another protocol has\n"
+    text = f"{protocol}: remove the folder of {origin}, whose id another protocol has\n"
     return git.person_commit(tree, (genesis,), project.person(), text.encode())
 
 
 def _moved(project: Project, origin: str, protocol: str, genesis: str, oid: str, onto: str) -> str:
-    """Return a person's commit of the old branch done again on `onto`, what it changed in the old folder's plan in the new one's."""
+    """Return a commit by a person, copied from the old branch onto `onto`; its changes of the old plan are made in the new one."""
     git = project.git
     commit, below, folder = git.commit(oid), git.commit(onto), paths.folder(protocol)
     own = git.tree(f"{genesis}:{paths.ROOT}")
@@ -311,7 +303,7 @@ def _moved(project: Project, origin: str, protocol: str, genesis: str, oid: str,
     tree = git.edit_tree(tree, {**gone, **there})
     assert tree is not None
     if tree == below.tree and len(commit.parents) == 1:
-        return onto  # it added an approval of the old id, which counts for nothing here
+        return onto  # it added an approval of the old id, which does not count here
     return publishing.done_again(project, commit, tree, (onto, *commit.parents[1:]))
 
 
@@ -343,7 +335,7 @@ def _make_way(
 
 
 def _refuse_washing(project: Project, report: walk.Report) -> None:
-    """Refuse what the transcripts tell against: one that is not here tells nothing, and `verify` says so of the fork."""
+    """Refuse a fork that transcripts contradict; those that are not here are left to `verify` of the fork."""
     with contextlib.suppress(InsufficientHistoryError):
         for one in (walk.Origin(report.protocol, report.tip, report.transcripts), *report.origins):
             for found in judging.washed(project, report.protocol, one):

@@ -1,7 +1,7 @@
-"""What people say while a protocol goes on: pause, resume, cancel, retry, answer.
+"""Commands that steer a protocol: pause, resume, cancel, retry, answer.
 
-Each is a transition of its own, recorded beside a runner that may be at work; saying a thing twice changes nothing. Taking
-transitions back is in `undo`, changing the plan in `edit`.
+Each is one transition, recorded while a runner may be at work on a step; repeating one changes nothing. `undo` reverts
+transitions, `edit` changes the plan.
 """
 
 from __future__ import annotations
@@ -25,16 +25,14 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
 
-EFFECT = {"happened": True, "did-not": False}  # what may be said of an effect that nobody knows of
-STOPS_WITHIN = (
-    8.0  # seconds in which a runner that gets the signal to stop has ended its command and recorded what it paid
-)
+EFFECT = {"happened": True, "did-not": False}  # the answers about an effect without a known outcome
+STOPS_WITHIN = 8.0  # seconds in which a runner that gets the stop signal has ended its command and recorded its cost
 _STOPPED = (StepStatus.FAILED, StepStatus.BLOCKED)
 
 
 @dataclass(frozen=True, slots=True)
 class Steered:
-    """What a command did: `said` in a few words, `notes` further lines, `next` what to type then."""
+    """The result of a command: `said`, in a few words; `notes`, further lines; `next`, the command to type then."""
 
     protocol: str
     said: str
@@ -73,7 +71,7 @@ def text_of(text: str, what: str) -> str:
 
 
 def refuse_ended(state: State, verb: str) -> None:
-    """Refuse to steer what has ended.
+    """Refuse to steer a protocol that has ended.
 
     Raises:
         RefusedError: saying how it ended.
@@ -82,21 +80,21 @@ def refuse_ended(state: State, verb: str) -> None:
         raise RefusedError(
             f"{state.protocol} is {state.status}: there is nothing to {verb}",
             f"revision {state.revision}",
-            f"`runner undo {number(state.protocol)}` takes its last transition back",
+            f"`runner undo {number(state.protocol)}` reverts its last transition",
         )
 
 
 def refuse_unplanned(state: State, verb: str) -> None:
-    """Refuse what is about a plan, where a planner's questions are still open.
+    """Refuse a command about the plan while the planner's questions are open.
 
     Raises:
-        RefusedError: saying what goes on.
+        RefusedError: naming the command that resumes.
     """
     if state.plan is None:
         raise RefusedError(
             f"{state.protocol} has no plan yet: there is nothing to {verb}",
             paths.folder(state.protocol),
-            f"`{describe.resuming(state)}` goes on; or write plan.md and step files there yourself",
+            f"`{describe.resuming(state)}` resumes; or write plan.md and step files there yourself",
         )
 
 
@@ -117,9 +115,9 @@ def pause(project: Project, protocol: str, reason: str | None = None) -> Steered
 
 
 def resume(project: Project, protocol: str) -> Steered:
-    """Let a protocol go on from where it was that is paused, or that failed or is blocked without a step that did.
+    """Resume a protocol that is paused, or that failed or is blocked although none of its steps is.
 
-    A step whose file its person has deleted, committed or not, is out of the plan with that.
+    A step whose file was deleted, committed or not, is no longer in the plan.
 
     Raises:
         RefusedError: it has ended, or a step failed or is blocked: that is for a retry.
@@ -136,7 +134,7 @@ def resume(project: Project, protocol: str) -> Steered:
             raise RefusedError(
                 f"{protocol} is {state.status}: {stopped[0]}: {state.steps[stopped[0]].reason}",
                 paths.folder(protocol),
-                f"mend what made it so, then `runner retry {number(protocol)}`",
+                f"fix the cause, then `runner retry {number(protocol)}`",
             )
         return [*([edit] if edit else []), ev.Resumed(subject=protocol)]
 
@@ -155,7 +153,7 @@ def _stopped(state: State) -> list[str]:
 
 
 def cancel(project: Project, protocol: str, reason: str | None = None) -> Steered:
-    """End the protocol and stop its work, here at once, on other machines as they renew their lease. What was paid is recorded."""
+    """End the protocol and stop its work: here at once, on other machines as they renew their lease. Its cost is recorded."""
     reason = text_of(reason, "the reason") if reason is not None else None
 
     def build(seen: Snapshot) -> Sequence[ev.Event]:
@@ -170,7 +168,7 @@ def cancel(project: Project, protocol: str, reason: str | None = None) -> Steere
 
 
 def _stop(project: Project, protocol: str) -> Iterator[str]:
-    """Stop who is at work on a cancelled protocol, and record what was paid; yield what a person has to know."""
+    """Stop the runner of a cancelled protocol, and record its cost; yield the lines to print."""
     lock = project.places.lock(protocol)
     stopped = locks.signal_holder(lock, project.who, signals.STOP)
     try:
@@ -193,10 +191,10 @@ def _stop(project: Project, protocol: str) -> Iterator[str]:
 
 
 def retry(project: Project, protocol: str, *, step: str | None = None, keep: bool = False) -> Steered:
-    """Let a new attempt of a step begin: the failed or blocked one, or `step`. `keep`: from the work of the last attempt.
+    """Start a new attempt of a step: the failed or blocked one, or `step`. `keep`: from the work of the last attempt.
 
     Raises:
-        RefusedError: nothing failed, or there is no work to be kept. UsageError: it is not clear which step.
+        RefusedError: nothing failed, or there is no work to keep. UsageError: it is not clear which step.
     """
     made = ""
 
@@ -208,13 +206,13 @@ def retry(project: Project, protocol: str, *, step: str | None = None, keep: boo
         attempt, kept = state.steps[slug].attempt, None
         if keep:
             kept = attempt_ref(protocol, slug, attempt)
-            oid, anew = project.git.ref(kept), f"`runner retry {number(protocol)}` without --keep begins anew"
+            oid, anew = project.git.ref(kept), f"`runner retry {number(protocol)}` without --keep starts anew"
             if oid is None:
-                raise RefusedError(f"attempt {attempt} of {slug} left no work to go on from", kept, anew)
+                raise RefusedError(f"attempt {attempt} of {slug} left no work to start from", kept, anew)
             tree, conflicts = project.git.merge_trees(seen.tip, oid)
             if tree is None:
                 raise RefusedError(f"the work of attempt {attempt} conflicts: {', '.join(conflicts[:5])}", kept, anew)
-        made = f"{slug} is to be tried again: attempt {attempt + 1}{', from the work of the last one' if keep else ''}"
+        made = f"{slug} is retried: attempt {attempt + 1}{', from the work of the last one' if keep else ''}"
         return [ev.StepRetried(subject=slug, attempt=attempt + 1, kept=kept)]
 
     done = advance.tell(project, protocol, build)
@@ -229,7 +227,7 @@ def _to_retry(state: State, name: str | None) -> str:
             raise RefusedError(
                 "nothing failed: there is no step to retry",
                 where,
-                f"`{describe.resuming(state)}` goes on{'; --step SLUG does a finished step again' if state.steps else ''}",
+                f"`{describe.resuming(state)}` resumes{'; --step SLUG does a finished step again' if state.steps else ''}",
             )
         if len(stopped) > 1:
             raise UsageError(f"{len(stopped)} steps failed: {', '.join(stopped)}", where, "say which: --step SLUG")
@@ -238,7 +236,7 @@ def _to_retry(state: State, name: str | None) -> str:
     status = state.steps[slug].status
     if status not in event_type("step-retried").steps:
         raise RefusedError(
-            f"{slug} is {status}: it did not fail", where, f"`runner run {number(state.protocol)}` goes on with it"
+            f"{slug} is {status}: it did not fail", where, f"`runner run {number(state.protocol)}` continues it"
         )
     return slug
 
@@ -246,10 +244,10 @@ def _to_retry(state: State, name: str | None) -> str:
 def answer(project: Project, protocol: str, which: str | None, text: str) -> Steered:
     """Answer what waits for a person: `which` names the wait (w12) or its step; None where one thing waits.
 
-    Of an effect that nobody knows of, `text` is `happened` or `did-not`.
+    For an effect without a known outcome, `text` is `happened` or `did-not`.
 
     Raises:
-        UsageError: nothing waits, it is not clear what is answered, or that is no answer to it.
+        UsageError: nothing waits, several things wait, or the answer is not one of those that are possible.
     """
     text = text_of(text, "the answer")
     answered: Wait | None = None
@@ -276,7 +274,7 @@ def _decided(wait: Wait, text: str, by: str) -> ev.EffectDecided:
         raise UsageError(
             f"`{text}` does not say whether it happened",
             f"{wait.subject}: {wait.text}",
-            "look whether it is there, then say `happened` or `did-not`",
+            "check whether it is there, then answer `happened` or `did-not`",
         )
     return ev.EffectDecided(subject=wait.subject, wait=wait.id, happened=EFFECT[text], by=by)
 
@@ -295,7 +293,7 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
         raise UsageError(
             answers.last(project, seen, subject) or f"nothing waits for an answer{f' as `{which}`' if which else ''}",
             where,
-            f"what waits: {there}" if there else f"run `runner status {number(state.protocol)}` to see how it stands",
+            f"what waits: {there}" if there else f"run `runner status {number(state.protocol)}` to see its status",
         )
     if len(found) > 1:
         raise UsageError(f"{len(found)} things wait for an answer", where, f"say which: {there}")
@@ -305,12 +303,12 @@ def _to_answer(project: Project, seen: Snapshot, which: str | None) -> Wait:
 
 
 def _subject(seen: Snapshot, which: str | None) -> str | None:
-    """Return the slug of the step that a person means, or the wait as they wrote it."""
+    """Return the slug of the step that `which` names, or `which` itself if it names a wait."""
     return which and (ids.find_step(which, seen.state.steps) or which)
 
 
 def _left_out(project: Project, protocol: str) -> tuple[str, ...]:
-    """Say which of the person's changes are in no commit, and so no part of the work that they have just ended."""
+    """Return a line about the person's changes that are in no commit, so no part of the step that they have just ended."""
     git = project.git
     for tree in worktree.on_branch(git, project.branch(protocol)):
         code, out, _ = git.try_run(

@@ -1,6 +1,7 @@
-"""Taking transitions back: code and steps stand again as they did, in one more transition; nothing is rewritten.
+"""Revert transitions: code and steps are again as they were, by one more transition; no commit is rewritten.
 
-But what the remote's rules refused, and was never published, is taken out of branch and history: nothing could be published else.
+Transitions that the remote's rules refused, and that were never published, are removed from branch and history instead: nothing
+could be published otherwise.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from runner.values import dataclass
 
 @dataclass(frozen=True, slots=True)
 class _History:
-    """The chain from the tip to the genesis. `transitions`: last revision to commit; `others`: people's commits, oldest first,
+    """The commits from the tip to the genesis. `transitions`: last revision to commit; `others`: commits by people, oldest first,
     each with the last revision before it."""
 
     transitions: dict[int, Commit]
@@ -32,13 +33,13 @@ class _History:
 
 
 def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
-    """Take back the last transition, or all since revision `to`. Said again, it goes further back.
+    """Revert the last transition, or all since revision `to`. Repeated, it goes further back.
 
-    People's files in the protocol's folder, and what was spent, stay as they are. Where the remote refused what was never published,
-    that is taken out instead, people's commits are carried over, and the old branch is kept under refs/runner/lost/.
+    Plan files and the recorded cost do not change. Unpublished transitions that the remote refused are removed instead: commits by
+    people are carried over, and the old branch is kept under refs/runner/lost/.
 
     Raises:
-        RefusedError: people's commits changed code since, or there is nothing before. UsageError: no such revision.
+        RefusedError: commits by people changed code since, or there is nothing before. UsageError: no such revision.
     """
     target: Snapshot | None = None
     kept = ""
@@ -57,7 +58,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
                 seen.where,
                 f"`runner plan {number(protocol)}` plans pending steps anew, `runner cancel {number(protocol)}` ends it"
                 if seen.state.plan
-                else f"`{describe.resuming(seen.state)}` goes on, `runner cancel {number(protocol)}` ends it",
+                else f"`{describe.resuming(seen.state)}` resumes, `runner cancel {number(protocol)}` ends it",
             )
         kept = _kept_by_base(project, seen)
         return [machine.undone_of(seen.state, target.state)]
@@ -68,7 +69,7 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
             return out.steered
         done = advance.tell(project, protocol, build, tree=lambda seen: target.tree if target else None)
     if not done.entries or target is None:
-        return Steered(protocol, f"it stands at revision {done.state.revision}: nothing was taken back")
+        return Steered(protocol, f"it is at revision {done.state.revision}: nothing was reverted")
     again = [
         f"{slug} ({step.status}, attempt {step.attempt})"
         for slug, step in done.state.open_steps()
@@ -81,17 +82,17 @@ def undo(project: Project, protocol: str, to: int | None = None) -> Steered:
 
 @dataclass(frozen=True, slots=True)
 class _Out:
-    """What was taken out, down to which revision."""
+    """The result of removing transitions, down to a revision."""
 
     revision: int
     steered: Steered
 
 
 def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
-    """Take transitions out of branch and history that the remote refused, as far as they were never published; None: there are none.
+    """Remove the unpublished transitions that the remote refused from branch and history; None if there are none.
 
     Raises:
-        RefusedError: a commit of a person's builds on them. UsageError: no such revision.
+        RefusedError: a commit by a person builds on them. UsageError: no such revision.
     """
     git, branch, who = project.git, project.branch(protocol), project.who
     mirror = Clone(git, project.places, who).remote() if push_refusal.is_noted(project, protocol) else None
@@ -124,17 +125,17 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
             f"`{describe.resuming(seen.state)}` says what happened; then the same command once more",
         )
     journals.refuse_unknown(project.places, protocol)
-    # Before the branch moves, or it would seem to have gone back.
+    # Before the branch moves, or it would seem to be rewritten.
     checkpoints.go_back(project.places, protocol, base, then.genesis)
     update = transaction.RefUpdate(branch, seen.tip, new, "runner: taken out", also)
     transaction.publish(git, project.places, who, update)
-    journal.put_aside(project.places, protocol, seen.tip)  # the attempts begin again
+    journal.put_aside(project.places, protocol, seen.tip)  # the attempts start again
     first = then.revision + 1
     what = f"revisions {first} to {seen.state.revision}" if first < seen.state.revision else f"revision {first}"
-    notes = [f"taken out of branch and history: {what}, which {mirror.remote} never had; kept at {lost}"]
-    notes.append("what its steps did outside stays done, and is done again with them")
+    notes = [f"removed from branch and history: {what}, which {mirror.remote} never had; kept at {lost}"]
+    notes.append("external effects of its steps are not undone, and happen again with them")
     if new != base:
-        notes.append("what people committed since is carried over")
+        notes.append("commits by people since are carried over")
     now = load.view(project, protocol)
     said = steered(project, now.state, now.tip, f"as it was at revision {then.revision}", notes)
     return _Out(then.revision, said)
@@ -145,18 +146,18 @@ def _carried(project: Project, protocol: str, commit: Commit, onto: str) -> str:
         return publishing.carry(project, commit, onto, protocol)
     except RefusedError as error:
         raise RefusedError(
-            f"commit {commit.oid[:12]} builds on what would be taken out: {error.what}",
+            f"commit {commit.oid[:12]} builds on what would be removed: {error.what}",
             project.branch(protocol),
             f"`git revert {commit.oid[:12]}` in its worktree first, or undo less",
         ) from error
 
 
 def _kept_by_base(project: Project, seen: Snapshot) -> str:
-    """Say that the base still has what it took of the protocol; nothing where it has none of it."""
+    """Return a line that the base still has the protocol's merged work; empty where it has none."""
     base = record.base_tip(project.git, seen.state.base, project.trusted.remote)
     if base is None or not record.is_merged(project.git, seen.protocol, seen.tip, base):
         return ""
-    return f"{seen.state.base} keeps what it took, until this is taken again"
+    return f"{seen.state.base} keeps what was merged, until this is merged again"
 
 
 def _event(events: Sequence[ev.Event]) -> ev.Undone:
@@ -188,19 +189,17 @@ def _walk(git: Git, seen: Snapshot) -> _History:
 
 
 def _before(git: Git, seen: Snapshot, history: _History) -> int:
-    """Return the revision before the last transition that was not taken back already."""
+    """Return the revision before the last transition that is not reverted yet."""
     entries = {raw.revision: raw for raw in record.events(git, seen.protocol, seen.tip)}
     at = seen.state.revision
     while entries[at].event == ev.Undone.name:
         at = int(entries[at].fields["to"])
-    while (
-        at > 1 and entries[at].event == entries[at - 1].event == ev.Cancelled.name
-    ):  # what was paid till then goes with it
+    while at > 1 and entries[at].event == entries[at - 1].event == ev.Cancelled.name:  # its recorded cost goes with it
         at -= 1
     earlier = [revision for revision in history.transitions if revision < at]
     if not earlier:
         raise RefusedError(
-            f"{seen.protocol} has only just begun: there is nothing to take back",
+            f"{seen.protocol} has only just started: there is nothing to revert",
             seen.where,
             f"`runner cancel {number(seen.protocol)}` ends it",
         )
@@ -219,7 +218,7 @@ def _named(seen: Snapshot, history: _History, revision: int) -> int:
 
 
 def _refuse_lost(git: Git, seen: Snapshot, history: _History, to: int) -> None:
-    """Refuse where code of people's would be lost: commits since then that touched it and were not reverted."""
+    """Refuse to lose code of people: their commits since then that changed code and were not reverted."""
     own = f"{paths.folder(seen.protocol)}/"
     standing: dict[str, list[tuple[Commit, TreeEntry | None, TreeEntry | None]]] = {}
     for revision, commit in history.others:
@@ -243,7 +242,7 @@ def _refuse_lost(git: Git, seen: Snapshot, history: _History, to: int) -> None:
         )
         merges = " (with `-m 1` for a merge)" if any(len(commit.parents) > 1 for commit in lost) else ""
         raise RefusedError(
-            f"this would take away what people committed since revision {to}: {names}",
+            f"this would remove commits by people since revision {to}: {names}",
             seen.where,
-            f"take it back yourself first: `git revert {' '.join(commit.oid[:7] for commit in reversed(lost))}`{merges}",
+            f"revert them yourself first: `git revert {' '.join(commit.oid[:7] for commit in reversed(lost))}`{merges}",
         )

@@ -161,7 +161,7 @@ def do_command(
         title = text or ""
     else:
         assert text is not None
-        named = create.coworker_named(project, session.cwd / coworker) if coworker is not None else None
+        named = create.agent_named(project, session.cwd / coworker) if coworker is not None else None
         title, files = create.task(text, named)
         where = "the task"
     create.need_engine(project, files, where)

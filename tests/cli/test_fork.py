@@ -251,7 +251,7 @@ def test_what_a_model_said_in_the_other_is_asked_of_the_remote(remote: Box) -> N
 @slow
 def test_undo_and_retry_of_a_fork_stay_within_it(box: Box, origin: str) -> None:
     other = forked(box, f"{origin}@{revision(box, origin, 'step-completed', 'b')}")
-    assert "only just begun" in box.runner("undo", other, rc=4).err
+    assert "only just started" in box.runner("undo", other, rc=4).err
     box.runner("run", other, rc=0)
     box.runner("undo", f"{other}@2", rc=0)
     state = box.state(other)

@@ -197,7 +197,7 @@ def test_what_is_no_plan_waits_with_its_reasons_and_is_tried_again(box: Box) -> 
         assert len(wire.bodies) == 2
     assert "not JSON" in told and "what should be different?" in told
     assert box.state(protocol)["status"] == "planning" and words(box, protocol) == []
-    assert "`runner answer 1 TEXT` goes on" in box.runner("retry", protocol, rc=4).err
+    assert "`runner answer 1 TEXT` resumes" in box.runner("retry", protocol, rc=4).err
     box.runner("answer", protocol, "JSON, please", rc=0)
     refusal = Answer(pieces=[[{"text": "I will not"}]], finish="SAFETY")
     with serving(refusal) as wire:
@@ -306,7 +306,7 @@ def test_a_protocol_that_is_asked_about_can_be_steered(box: Box) -> None:
     for verb in ("edit", "plan"):
         assert "has no plan yet" in box.runner(verb, protocol, env={"RUNNER_ENGINE": "gemini:x"}, rc=4).err
     assert "has no plan yet" in box.runner("qa", protocol, rc=4).err
-    assert "nothing to take back" in box.runner("undo", protocol, rc=4).err
+    assert "nothing to revert" in box.runner("undo", protocol, rc=4).err
     box.runner("pause", protocol, rc=0)
     box.runner("answer", protocol, "w2", "formal", rc=0)
     box.runner("answer", protocol, "English", rc=0)
@@ -549,7 +549,7 @@ def test_do_with_a_coworker_wants_the_trusted_branch_to_have_it(box: Box) -> Non
     box.write("greeter.yaml", COWORKER)
     before = refs(box)
     refused = box.runner("do", "-f", "greeter.yaml", "Greet", rc=2).err
-    assert "the coworker is not on the trusted branch" in refused and ".protocols/agents/greeter.yaml" in refused
+    assert "the trusted branch does not have this agent file" in refused and ".protocols/agents/greeter.yaml" in refused
     assert refs(box) == before
     box.write(".protocols/agents/greeter.yaml", COWORKER)
     box.commit("a coworker")

@@ -294,7 +294,7 @@ def test_retry_keep_that_conflicts_by_now_is_refused_and_can_be_taken_back(box: 
 def test_retry_keep_without_work_says_so(box: Box) -> None:
     protocol = box.new({"01-a": command("false")})
     box.runner("run", protocol, rc=1)
-    assert "left no work to go on from" in box.runner("retry", protocol, "--keep", rc=4).err
+    assert "left no work to start from" in box.runner("retry", protocol, "--keep", rc=4).err
 
 
 def test_retry_where_nothing_failed_is_refused(box: Box) -> None:
@@ -435,7 +435,7 @@ def test_undo_said_again_goes_further_back_and_a_revision_goes_forward(box: Box)
     box.runner("undo", protocol, rc=0)
     assert "all.txt" not in box.git("ls-tree", "--name-only", protocol)
     assert box.state(protocol)["status"] == "planned"
-    assert "only just begun" in box.runner("undo", protocol, rc=4).err
+    assert "only just started" in box.runner("undo", protocol, rc=4).err
     box.runner("undo", f"{protocol}@{last}", rc=0)
     assert box.git("show", f"{protocol}:all.txt") == "a\nb\nc\n"
     assert box.state(protocol)["status"] == "completed"
@@ -449,7 +449,7 @@ def test_undo_to_a_revision_that_is_none_offers_near_ones(box: Box) -> None:
     assert f"{protocol}@2" in told.err and f"{protocol}@4" in told.err
     box.runner("undo", f"{protocol}@x", rc=2)
     tip = box.git("rev-parse", protocol)
-    assert "nothing was taken back" in box.runner("undo", f"1@{box.state(protocol)['revision']}", rc=0).err
+    assert "nothing was reverted" in box.runner("undo", f"1@{box.state(protocol)['revision']}", rc=0).err
     assert box.git("rev-parse", protocol) == tip
 
 
@@ -727,7 +727,7 @@ def test_a_failed_step_that_is_taken_out_of_the_plan_leaves_a_protocol_that_resu
     assert "next          runner resume 1\n" in told and "retry" not in told
     assert "runner resume 1" in box.runner("status", rc=0).out
     refused = box.runner("retry", protocol, rc=4).err
-    assert "`runner resume 1` goes on" in refused and "runner retry" not in refused
+    assert "`runner resume 1` resumes" in refused and "runner retry" not in refused
     assert "next          runner run 1\n" in box.runner("resume", protocol, rc=0).err
     box.runner("run", protocol, rc=0)
     assert box.git("show", f"{protocol}:c.txt") == "c\n"

@@ -57,7 +57,7 @@ def test_undo_of_what_the_base_took_says_that_the_base_keeps_it(box: Box) -> Non
     assert "keeps" not in box.runner("undo", protocol, rc=0).err
     box.runner("run", protocol, rc=0)
     box.runner("merge", protocol, rc=0)
-    assert "main keeps what it took, until this is taken again" in box.runner("undo", protocol, rc=0).err
+    assert "main keeps what was merged, until this is merged again" in box.runner("undo", protocol, rc=0).err
     assert box.git("show", "main:a.txt") == "a\n"
 
 
