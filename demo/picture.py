@@ -48,7 +48,7 @@ STYLES = (
     (r"^(?![ $]).*", "italic #8a8f98"),  # the words between commands
     (r"(?<=  )(done|completed|verified|finished|approved)\b", "green"),
     (r"(?<=  )failed\b", "red"),
-    (r"(?<=  )(took up|edited|planned|next|waits)\b", "yellow"),
+    (r"(?<=  )(fast-forwarded|picked up|edited|planned|next|waits)\b", "yellow"),
     (r"^    · \w+", "cyan"),
     (r"\bPASS\b", "bold green"),
     (r"^    \| [^ {}].*", "red"),  # but not JSON

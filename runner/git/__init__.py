@@ -4,7 +4,7 @@ Two profiles. *Reading* (and writing objects and refs) starts from an empty envi
 `safe.directory`, and neutralises whatever in a repository's configuration runs code. *Transport* and *identity* use the
 person's own configuration (credential helpers, ssh command, URL rewrites, name, signing key) and never the repository's.
 
-Single acts are spawned; what is done often is held open: `cat-file --batch-command`, `update-ref
+Single acts are spawned; frequent commands are held open: `cat-file --batch-command`, `update-ref
 --stdin`. Loose objects are written here. A ref moves only by compare-and-swap. Nothing here knows about protocols.
 
 What others use is named here; the modules are the package's own.

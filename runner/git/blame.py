@@ -52,7 +52,7 @@ def blame(
     grafts: Mapping[str, Sequence[str]] | None = None,
     config: Sequence[str] = (),
 ) -> list[Blamed]:
-    """Return the lines of the ranges (first and last, from 1) of a file in `commit`, or as it stands in `work_tree` now.
+    """Return the lines of the ranges (first and last, from 1) of a file in `commit`, or as it is in `work_tree` now.
 
     `grafts`: the parents that a commit shall have instead of its own.
 
@@ -127,7 +127,7 @@ def hunks(
 ) -> list[tuple[range, range]]:
     """Return (lines before, lines now) of each place where two blobs differ.
 
-    `before`, `now`: `COMMIT:PATH`; without `now`, the file at that path as it stands in `work_tree`.
+    `before`, `now`: `COMMIT:PATH`; without `now`, the file at that path as it is in `work_tree`.
     """
     commit, _, path = before.partition(":")
     args = ["diff", "-U0", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames"]

@@ -43,7 +43,7 @@ SPELT_KEPT = 16  # trees whose bytes are remembered, too
 
 
 class Database(Sealed):
-    """A repository's objects. What is remembered is bounded."""
+    """A repository's objects, with bounded caches of them."""
 
     def __init__(self, at: Location) -> None:
         super().__init__(at)
@@ -114,7 +114,7 @@ class Database(Sealed):
         elif self.is_partial():
             hint = "run `git fetch --refetch --no-filter`, then the same command again"
         else:
-            hint = "run `git fsck` to see what is lost, and `git fetch --refetch` where a remote has it"
+            hint = "run `git fsck` to see all that is lost, and `git fetch --refetch` where a remote has it"
         return InsufficientHistoryError(f"{what} is not in this clone", str(self.common_dir), hint)
 
     def _promised(self, names: Sequence[str], ask: Callable[[], T]) -> T:
@@ -350,7 +350,7 @@ class Database(Sealed):
         return out.decode().strip() if code == 0 else None
 
     def below(self, tree: str) -> dict[str, TreeEntry]:
-        """Return path to entry of all that is not a tree below a tree (oid), as `files` does, from what is remembered.
+        """Return path to entry of all that is not a tree below a tree (oid), as `files` does, from the cache.
 
         Raises:
             InsufficientHistoryError: a tree is not in this clone.

@@ -170,6 +170,6 @@ def commit(git: Database, tree: str, parents: Sequence[str], who: Ident, message
         raise UsageError(
             f"the commit could not be signed: {told[0] if told else code}",
             "commit.gpgsign",
-            "mend the signing key, or `git config commit.gpgsign false`; nothing was written",
+            "fix the signing key, or `git config commit.gpgsign false`; nothing was written",
         )
     return out.decode().strip()

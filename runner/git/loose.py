@@ -40,10 +40,10 @@ class Loose:
         self._threads = 0
 
     def write(self, kind: str, data: bytes) -> str:
-        """Begin to write an object and return its id; `settle` ends that.
+        """Start to write an object and return its id; `settle` completes it.
 
         Raises:
-            GitError: it cannot be written; nothing that was begun is kept.
+            GitError: it cannot be written; no unsettled object is kept.
         """
         header = b"%s %d\0" % (kind.encode(), len(data))
         digest = hashlib.new(self._algorithm, header)
@@ -78,10 +78,10 @@ class Loose:
         return oid
 
     def settle(self) -> None:
-        """Wait until all that was begun is on the disk, and give it its names.
+        """Wait until all started objects are on the disk, and rename them to their ids.
 
         Raises:
-            GitError: the disk said no; nothing that was begun is kept.
+            GitError: the disk refused; no unsettled object is kept.
         """
         if not self._begun:
             return
@@ -100,7 +100,7 @@ class Loose:
             raise
 
     def forget(self) -> None:
-        """Take away what was begun and not settled, and let the threads end. Nothing is waited for: that could be for ever."""
+        """Remove unsettled objects, and let the threads end. Nothing is waited for: that could be for ever."""
         for temporary in self._begun.values():
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

@@ -43,7 +43,7 @@ class Commit:
 
     @property
     def emails(self) -> tuple[str, str]:
-        """The author's and the committer's address, as they stand."""
+        """The author's and the committer's address, verbatim."""
         found = [who.rpartition(b"<")[2].partition(b">")[0] for who in (self.author, self.committer)]
         return found[0].decode("utf-8", "replace"), found[1].decode("utf-8", "replace")
 
@@ -71,7 +71,7 @@ def parse_commit(oid: str, data: bytes) -> Commit:
     # As git reads it: the tree first, then the parents, and neither anywhere else.
     begin = _COMMIT.match(data)
     if begin is None or data.startswith(b"parent ", begin.end()):
-        raise GitError(f"the commit {oid} does not begin with its tree and its parents", "git", "run `git fsck`")
+        raise GitError(f"the commit {oid} does not start with its tree and its parents", "git", "run `git fsck`")
     bare, armour = split_signature(data)
     head, _, message = bare.partition(b"\n\n")
     lines = (head + b"\n")[begin.end() : -1].split(b"\n")
@@ -93,7 +93,7 @@ def signed_bytes(data: bytes, armour: bytes) -> bytes:
 
 
 def split_signature(data: bytes) -> tuple[bytes, bytes]:
-    """Return (what was signed, the armoured signature) of a raw commit object; the signature is empty where there is none."""
+    """Return (the signed bytes, the armoured signature) of a raw commit object; the signature is empty where there is none."""
     head, blank, message = data.partition(b"\n\n")
     kept: list[bytes] = []
     found: list[bytes] = []

@@ -29,7 +29,7 @@ _PERSONAL = re.compile(
 
 
 class GitError(RunnerError):
-    """git said no where that was not expected; the repository or the machine has a problem."""
+    """git failed unexpectedly; the repository or the machine has a problem."""
 
     exit_code: ClassVar[int] = 2
 
@@ -133,7 +133,7 @@ def _unnamed_file() -> IO[bytes]:
 
 
 class Held:
-    """A git process that is held open: lines in, answers out. `data`: all that it is told, where that is known before."""
+    """A git process that is held open: lines in, answers out. `data`: all its input, where that is known before."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str], data: bytes | None = None) -> None:
         self.argv = argv
@@ -169,7 +169,7 @@ class Held:
         return self.answer()
 
     def tell(self, data: bytes) -> None:
-        """Write what is answered later.
+        """Write a request whose answer is read later.
 
         Raises:
             GitError: the process has ended.
@@ -242,7 +242,7 @@ def git_error(argv: Sequence[str], code: int, stderr: str) -> GitError:
     elif "unknown repository extension" in stderr:
         hint = "a newer git made this repository: use one that knows it (`git --version`; refstorage came with 2.45)"
     elif "bad config" in stderr:
-        hint = "mend that line in an editor; of a file that is empty or zeros: `mv` it away, and `git init` writes a new one"
+        hint = "fix that line in an editor; of a file that is empty or zeros: `mv` it away, and `git init` writes a new one"
     elif "invalid gitfile" in stderr:
         hint = "`runner doctor --fix` in the main worktree writes it again"
     elif ".lock" in stderr and "File exists" in stderr:

@@ -177,7 +177,7 @@ class Sealed:
         return found
 
     def argv(self, args: Sequence[str], git_dir: Path | None = None) -> list[str]:
-        """Return the words of one git command on this repository."""
+        """Return the argument list of one git command on this repository."""
         return ["git", "--no-replace-objects", f"--git-dir={git_dir or self.common_dir}", *args]
 
     def try_run(self, *args: str, **options: Unpack[Options]) -> tuple[int, bytes, str]:
@@ -242,7 +242,7 @@ class Sealed:
         return held
 
     def settle(self) -> None:
-        """See that git can read what was written; called before any is started or asked."""
+        """Make written objects readable for git; called before a git is started or asked."""
 
     def text(self, *args: str) -> str:
         """Run one sealed git command and return its output as text, without the final newline."""
@@ -260,7 +260,7 @@ class Sealed:
 
 
 def by_key(lines: Sequence[str]) -> dict[str, list[str]]:
-    """Return what `git config -z --list` told; a key without a value is a true one."""
+    """Return the output of `git config -z --list` by key; a key without a value is true."""
     found: dict[str, list[str]] = {}
     for line in filter(None, lines):
         key, newline, value = line.partition("\n")

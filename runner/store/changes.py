@@ -1,7 +1,7 @@
-"""Noticing that something in a repository may have changed: refs, worktrees, people's edits of plan files (ADR 0012).
+"""Noticing that something in a repository may have changed: refs, worktrees, edits of plan files (ADR 0012).
 
-What is noticed is a reason to look, and nothing more: whoever is woken reads the refs anew, so an event that was lost, came twice or
-late changes nothing. Where the system tells of no changes (its limits are used up, or it lost some), that is noticed too.
+A noticed change is a reason to look, and nothing more: the caller reads the refs anew, so an event that was lost, came twice or
+late changes nothing. Where the system reports no changes (its limits are used up, or it lost some), that is noticed too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TOP = (
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """`monotonic` stands still while the machine sleeps, `boottime` does not; both in seconds."""
+    """`monotonic` excludes the machine's sleep, `boottime` includes it; both in seconds."""
 
     monotonic: Callable[[], float]
     boottime: Callable[[], float]
@@ -69,7 +69,7 @@ def is_being_edited(folder: Path) -> bool:
 
 
 class Changes:
-    """What is noticed of one repository, given by its common git directory. Ends with `close`."""
+    """The changes of one repository, given by its common git directory. Ends with `close`."""
 
     def __init__(self, common: Path, clocks: Clocks, *, events: bool = True) -> None:
         """`events`: False looks at the files' times only."""
@@ -104,7 +104,7 @@ class Changes:
             observer.join()
 
     def is_gone(self) -> bool:
-        """Return whether the repository was deleted, or another one stands in its place."""
+        """Return whether the repository was deleted, or replaced by another one."""
         return self._identity is None or _identity(self.common) != self._identity
 
     # --- what is watched ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The last tip of each protocol that verified on this machine: only what is new is checked, and a history that goes back is seen."""
+"""The last tip of each protocol that verified on this machine: only new commits are verified, and a history that goes back is seen."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def go_back(places: StateDir, protocol: str, tip: str, genesis: str) -> None:
 
 
 def forget(places: StateDir, protocol: str) -> None:
-    """Take a protocol as it stands the next time it is looked at; for certain."""
+    """Accept a protocol as it is the next time it is loaded; on the disk before this returns."""
     path = places.checkpoint(protocol)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()

@@ -1,6 +1,6 @@
 """Two protocols with one id: told apart by their genesis; neither ever takes the other's place (design §2, ids).
 
-Clones that do not publish as they begin give the same number to two protocols, and with one title the same id. The one that is
+Clones that create protocols without publishing give the same number to two protocols, and with one title the same id. The one that is
 published second is refused until it has another number.
 """
 
@@ -52,7 +52,7 @@ def published(project: Project, protocol: str) -> tuple[str, str] | None:
 
 
 def error(project: Project, protocol: str, there: tuple[str, str]) -> ClashError:
-    """Return what is said of a clash, with the one command that ends it."""
+    """Return the error for a clash, with the one command that ends it."""
     here, (where, tip) = project.git.ref(project.branch(protocol)) or "", there
     hint = f"`runner fork --renumber {protocol}` gives yours another number; what is done stays done"
     cwd = os.path.realpath(project.git.cwd)
@@ -67,7 +67,7 @@ def error(project: Project, protocol: str, there: tuple[str, str]) -> ClashError
 
 
 def refuse(project: Project, protocol: str) -> None:
-    """Refuse to go on where another protocol with this id is published.
+    """Refuse where another protocol with this id is published.
 
     Raises:
         ClashError: with the command that gives this one another number.

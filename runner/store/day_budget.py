@@ -1,7 +1,7 @@
 """The day's budget that all runners of a project share: reserved on refs/runner/ledger before it is spent, settled after (design §6).
 
 The ref is the remote's where work is published there, else this clone's, and moves by compare-and-swap alone. A process reserves what
-its next request can cost, and twice as much as before each time that is used up; a reservation that nobody settles counts whole.
+its next request can cost, and twice as much as before each time that is used up; an unsettled reservation counts whole.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ RACES = 200  # how often a lost race is run again before it is told
 PAUSE = 0.05  # seconds before that, at first and at most: each waits another while
 LONGEST = 2.0
 LATER = (
-    "nothing is lost: the same command goes on once those at work gave back what they did not spend, after 00:00 UTC, or once the"
-    " budget is raised on the trusted branch"
+    "nothing is lost: the same command continues once the other runners gave back what they did not spend, after 00:00 UTC,"
+    " or once the budget is raised on the trusted branch"
 )
 
 
@@ -92,14 +92,14 @@ class Reservation:
             self.paid_usd += usd
 
     def close(self) -> None:
-        """Settle: what was spent takes the place of what was reserved; where that fails, all that was reserved counts."""
+        """Settle: the spent amount replaces the reserved one; where that fails, the whole reservation counts."""
         if self._nonce:
             spent = (self.paid_usd, self.paid_tokens, self.unpriced)
             try:
                 change(self.project, self.day, lambda day: day.settle(self._nonce, *spent))
             except RunnerError as error:
                 self.project.who.say(
-                    f"what was spent is not settled: {error.what}; ${budget_file.amount(self.usd)} and {self.tokens:,} tokens"
+                    f"the spending is not settled: {error.what}; ${budget_file.amount(self.usd)} and {self.tokens:,} tokens"
                     f" of the budget of {self.day} stay reserved"
                 )
         self._nonce = self.day = ""
@@ -167,7 +167,7 @@ class Reservation:
             f"the day's budget: {why}",
             f"policy.yaml, budget: {{day: …}}, and {REF}",
             hint
-            or "nothing is lost: the same command goes on after 00:00 UTC, or once the budget is raised on the trusted branch",
+            or "nothing is lost: the same command continues after 00:00 UTC, or once the budget is raised on the trusted branch",
         )
 
 
@@ -185,7 +185,7 @@ def reserved(project: Project, usd: Decimal, tokens: int, protocol: str | None =
 
 
 def use(project: Project, mirror: Mirror, protocols: Sequence[str]) -> None:
-    """Settle what was reserved for jobs of this run as spent whole, so that one that is repeated finds nothing of it.
+    """Settle the reservations for jobs of this run as spent whole, so that a repeated job finds none.
 
     Raises:
         ConflictError, UnreachableError, IntegrityError: as `change`.
@@ -210,11 +210,11 @@ def _given(project: Project, mirror: Mirror, protocols: Sequence[str]) -> Iterat
 
 
 def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | None = None) -> None:
-    """Move the ledger from what it says of the day to what `make` makes of that; a lost race is run again from what is there.
+    """Move the ledger from what it says of the day to what `make` makes of that; a lost race is run again from the new state.
 
     `at`: the remote that has it, where that is known without the setting.
 
-    What `make` raises, or that it cannot be read, is believed only of what is there now.
+    What `make` raises, or that it cannot be read, is believed only of the ledger's newest commit.
 
     Raises:
         ConflictError: it was lost each time. UnreachableError: it is on a remote that does not answer. IntegrityError: no runner

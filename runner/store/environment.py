@@ -16,12 +16,12 @@ class Environment:
     """`now`: seconds since the epoch; `monotonic`: seconds; `random_hex(n)`: n hex digits; `state_home`: the person's
     own state, `$XDG_STATE_HOME/protocol-runner`; `environ`: the person's environment, keys of models included;
     `hear`: a record of a running attempt, as it is made; `say`: one line for a person; `ask(question, choices)`: the choice of
-    the person at the terminal, `ask_text(question)`: their own words; None where nobody is.
+    the person at the terminal, `ask_text(question)`: their text; None where nobody is.
 
-    `boot()`: which start of the machine this is, empty where that cannot be told; `uptime()`: seconds of that start, those of
+    `boot()`: which start of the machine this is, empty where that is unknown; `uptime()`: seconds of that start, those of
     sleep included, so that two processes can compare them; without it, `monotonic`.
     `beside(seconds, beat)`: calls `beat()` beside the work, first after `seconds`, then each time after as many as it returned,
-    till what `beside` returned is called. `interrupt()`: stops the work of this process, from there."""
+    until the function that `beside` returned is called. `interrupt()`: stops the work of this process, from there."""
 
     now: Callable[[], float]
     monotonic: Callable[[], float]
@@ -42,7 +42,7 @@ class Environment:
     interrupt: Callable[[], None] = lambda: None
 
     def lasting(self) -> float:
-        """Return seconds that go on while the machine sleeps: what another machine sees passing."""
+        """Return seconds that include those of sleep: the time that another machine sees passing."""
         return (self.uptime or self.monotonic)()
 
     def timestamp(self) -> str:

@@ -92,8 +92,8 @@ def commits(git: Git, protocol: str, tip: str) -> Iterator[tuple[Commit, str]]:
 class Kind(StrEnum):
     """How the history of another repository compares with the one here."""
 
-    KNOWN = "known"  # the one here is the same, or goes on from it
-    NEWER = "newer"  # it goes on from the one here: it takes its place
+    KNOWN = "known"  # the one here is the same, or extends it
+    NEWER = "newer"  # it extends the one here: it takes its place
     APART = "apart"  # it lacks only what this clone filed and never published: that is filed on top of it
     REPLACED = "replaced"  # it lacks, or changed, what was published: it is not taken
 
@@ -110,9 +110,9 @@ def compare(git: Git, protocol: str, theirs: str, *, tip: str, published: str | 
     """Say whether a history that another repository has may take the place of the one here. Reads only.
 
     The rule for every history that was fetched, wherever the fetch put it: anybody who may push can put any commit under the
-    ref. It is taken only where it goes on from the one here, commit by commit, and still has every file that is filed here. Of the one
-    here only what stands counts: commits filed beside commits of the branch's `tip` (others belong to transitions that gave way).
-    What stands, and was filed beside commits that are not in `published` (the remote's branch; None where it has none, and then all
+    ref. It is accepted only where it extends the one here, commit by commit, and still has every file that is filed here. Of the one
+    here only these count: commits filed beside commits of the branch's `tip` (others belong to transitions that gave way).
+    Those filed beside commits that are not in `published` (the remote's branch; None where it has none, and then all
     of it counts as published), cannot be expected there. Where nothing is here, anything is newer: rule 24 of verify judges it.
 
     Raises:
@@ -145,9 +145,9 @@ def compare(git: Git, protocol: str, theirs: str, *, tip: str, published: str | 
 
 
 def follows(git: Git, protocol: str, old: str, new: str) -> bool:
-    """Return whether a history goes on from another one, commit by commit, and still has every file that is filed there.
+    """Return whether a history extends another one, commit by commit, and still has every file that is filed there.
 
-    A file has the same bytes, or more after them, as an attempt that goes on has; each end of a protocol has a seal of its own. Having
+    A file has the same bytes, or more after them, as a resumed attempt has; each end of a protocol has a seal of its own. Having
     the other one among its ancestors is not enough: anybody can name it as a second parent.
     """
     return old in _oids(git, protocol, new, stop=old) and _keeps(git, old, new)
@@ -228,7 +228,7 @@ def read(git: Git, protocol: str, name: str) -> bytes | None:
 
 
 def transcripts(git: Git, protocol: str, prefix: str = "") -> Iterator[tuple[str, bytes]]:
-    """Yield (name, bytes) of the history's transcripts whose names begin so, `plan.2` before `plan.10`."""
+    """Yield (name, bytes) of the history's transcripts whose names start so, `plan.2` before `plan.10`."""
     names = [name for name in git.tree(f"{ref_of(protocol)}:runs") or {} if name.startswith(prefix)]
     for name in sorted(names, key=lambda name: (len(name), name)):
         yield f"runs/{name}", read(git, protocol, f"runs/{name}") or b""

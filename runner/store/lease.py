@@ -1,12 +1,12 @@
 """The lease on the remote: of all clones one runner at a time works on a protocol that is published (design §6).
 
 Taken by compare-and-swap before something acts, in a push that also shows that the branch has not moved since it was looked at;
-renewed beside the work at a third of its time; given up in the push that publishes the work, so whoever lost it cannot publish. In
-between it carries the effects that were announced. It is kept on the remote alone: here only the mirror knows of
+renewed beside the work at a third of its time; given up in the push that publishes the work, so a runner that lost it cannot
+publish. In between it carries the effects that were announced. It is kept on the remote alone: here only the mirror knows of
 it, and a note says which one is ours.
 
-It is held within the protocol's `flock`: a lease that this clone took and that nobody here has any more is taken again at once.
-Another's is taken where it has stood still for its time and the grace, as this machine has seen it pass: clocks of two machines are
+It is held within the protocol's `flock`: a lease that this clone took and that no process here holds is taken again at once.
+Another's is taken where it has not moved for its time and the grace, as this machine has seen it pass: clocks of two machines are
 never compared for that (ADR 0009).
 """
 
@@ -46,11 +46,11 @@ IsOver = Callable[[str], bool]  # whether a CI says that its job, by its address
 
 @dataclass(slots=True)
 class Held:
-    """The lease that this process has. `oid`: its commit; `since`: when that was made, in seconds that go on while the machine sleeps.
+    """The lease that this process has. `oid`: its commit; `since`: when that was made, in seconds that include those of sleep.
 
     `ttl`: how long it lasts without being renewed; `intents`: the effects that it announces, by their calls' names; `seen`: the
-    branch's commit on the remote that was looked at. It is renewed beside the work: whoever moves it, or reads more than one of
-    these, has `lock`.
+    branch's commit on the remote that was looked at. It is renewed beside the work: a thread that moves it, or reads more than one of
+    these, holds `lock`.
     """
 
     protocol: str
@@ -82,7 +82,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
     While the remote is away there is none. One that is held already is still ours when this returns.
 
     Raises:
-        HeldError: another runner has it. UnreachableError: it could not be taken; nothing was begun.
+        HeldError: another runner has it. UnreachableError: it could not be taken; nothing was started.
     """
     assert project.lease is None or project.lease.protocol == protocol
     mirror, publishes = project.mirror, project.setting("publish") == "always"
@@ -128,7 +128,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
         raise UnreachableError(
             f"the lease of {protocol} could not be taken: {error.what}",
             error.where,
-            "nothing was begun; `--publish never` works here alone, and `runner sync` publishes it",
+            "nothing was started; `--publish never` works here alone, and `runner sync` publishes it",
         ) from error
     project.lease = held = Held(protocol, words, new, since, ttl, project.runner(), intents, there)
     held.stop = project.who.beside(held.every, lambda: _beat(project, held))
@@ -173,7 +173,7 @@ def _left(project: Project, mirror: Mirror, protocol: str, is_over: IsOver) -> s
         )
     # Nobody here could remember till the next command that it was seen, so it is watched by this one.
     who.say(
-        f"the lease of {protocol} seems left: {words.text()}; it is taken over if it stands still for {patience:g} s"
+        f"the lease of {protocol} seems left: {words.text()}; it is taken over if it does not move for {patience:g} s"
     )
     began = who.lasting()
     while who.lasting() - began < patience:
@@ -235,7 +235,7 @@ def _seems_left(project: Project, words: Lease) -> bool:
 
 
 def take_back(project: Project, protocol: str) -> None:
-    """Have the lease again that this clone took and whose process is gone, so that it is given up with what is published now.
+    """Have the lease again that this clone took and whose process is gone, so that it is given up in the next push.
 
     Called within the protocol's `flock`: nobody here is at work. What another clone has is left alone.
     """
@@ -275,7 +275,7 @@ def _let_go_if_taken_here(project: Project) -> None:
 
 
 def ensure(project: Project) -> None:
-    """See that the lease that is held, if any, is still ours and will be for a while: to be asked before anything is begun.
+    """See that the lease that is held, if any, is still ours and will be for a while: to be asked before anything is started.
 
     Raises:
         HeldError: it is another runner's now. UnreachableError: it runs out, and cannot be renewed.
@@ -293,9 +293,9 @@ def ensure(project: Project) -> None:
             _renew(project, held, project.mirror)
         except UnreachableError as error:
             raise UnreachableError(
-                f"the lease of {held.protocol} runs out and cannot be renewed, so nothing more is begun: {error.what}",
+                f"the lease of {held.protocol} runs out and cannot be renewed, so nothing more is started: {error.what}",
                 error.where,
-                "run the same command again when the remote answers; what was heard and done is kept here",
+                "run the same command again when the remote answers; answers and work are kept here",
             ) from error
 
 
@@ -354,7 +354,7 @@ def _renew(
 
 @contextlib.contextmanager
 def _let_go_if_lost(project: Project, held: Held) -> Iterator[None]:
-    """Hold a lease no more that is found to be another runner's, by then or in what is done."""
+    """Release a lease that is found to be another runner's, by then or in the block."""
     try:
         if held.lost is not None:
             raise held.lost
@@ -402,13 +402,13 @@ def unknown(project: Project, protocol: str, intents: Intents, tip: str | None, 
 
 
 def announce(project: Project, intent: dict[str, Any]) -> None:
-    """Have the lease tell of an effect that is about to begin: whoever takes it over has no other way to know of it.
+    """Announce an effect in the lease before it starts: a runner that takes the lease over has no other way to know of it.
 
-    The push also shows once more that nobody did the step since its branch was looked at: a push that takes a lease is no proof
-    of that where it stood still on its way, after the remote had told where the branch is.
+    The push also shows once more that no runner did the step since its branch was looked at: a push that takes a lease is no proof
+    of that where it was delayed on its way, after the remote had reported the branch.
 
     Raises:
-        HeldError: it is another runner's now; nothing may begin. UnreachableError: the remote did not answer.
+        HeldError: it is another runner's now; nothing may start. UnreachableError: the remote did not answer.
         ConflictError: the step was done elsewhere, or is no longer to be done.
     """
     held, mirror = project.lease, project.mirror
@@ -453,7 +453,7 @@ def _published(git: Git, seen: str, there: str) -> Iterator[str]:
 
 
 def _concerns(project: Project, slug: str, there: str | None, seen: str | None) -> bool:
-    """Return whether what was published between two commits of the branch says something of a step, or stops the protocol."""
+    """Return whether the transitions published between two commits of the branch concern a step, or stop the protocol."""
     if there is None or seen is None or not project.git.is_ancestor(seen, there):
         return True
     for event in _published(project.git, seen, there):
@@ -464,7 +464,7 @@ def _concerns(project: Project, slug: str, there: str | None, seen: str | None) 
 
 
 def is_due(project: Project) -> bool:
-    """Return whether what was done should be published now: it ends an effect that was announced, or the lease was renewed for it."""
+    """Return whether the work should be published now: it ends an effect that was announced, or the lease was renewed for it."""
     held = project.lease
     assert held is not None
     return bool(held.intents) or held.renewed or _is_old(project, held)
@@ -473,7 +473,7 @@ def is_due(project: Project) -> bool:
 def push(project: Project, changes: Changes, *, keep: bool = False) -> None:
     """Publish: move refs on the remote, and in the same push give up the lease, or renew it where more is to come (`keep`).
 
-    Announced effects of which what is published then does not tell what came of them are left there, for whoever takes it next.
+    Announced effects whose outcome is not in the published commits stay there, for the next holder.
 
     Raises:
         ConflictError: somebody published first. HeldError: the lease is another runner's now; nothing was published.
@@ -515,7 +515,7 @@ def ref_of(protocol: str) -> str:
 
 
 def _unknown_after(project: Project, held: Held, changes: Changes) -> Intents:
-    """Return the announced effects of which nobody knows what came, once `changes` are published."""
+    """Return the announced effects whose outcome is unknown once `changes` are published."""
     if not held.intents:
         return {}
     assert project.mirror is not None

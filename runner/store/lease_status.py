@@ -1,6 +1,6 @@
 """Who is at work on a protocol in another clone, as the remote was last seen: read from the mirror's files, without the network.
 
-A courtesy for whoever looks. Whether a lease may be taken is `runner.store.lease`'s to say.
+For display only. Whether a lease may be taken is `runner.store.lease`'s to say.
 """
 
 from __future__ import annotations

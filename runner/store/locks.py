@@ -1,6 +1,6 @@
 """Who works on what, on this machine: `flock` on a file of the clone's, which the system lets go when its holder dies.
 
-Also the locks that git leaves behind when it is killed: whoever holds the protocol's lock may take away those that are
+Also the locks that git leaves behind when it is killed: the holder of the protocol's lock may remove those that are
 open in no process (design §6, dead locks).
 
 `RequestNote` names the protocol that a command has started to create, so that the same command, typed again, finishes it.
@@ -27,7 +27,7 @@ STALE_AFTER = 60.0  # seconds, where nobody can be asked who has a file open
 
 @contextlib.contextmanager
 def hold(path: Path, who: Environment, *, what: str, wait: float = 0.0) -> Iterator[bool]:
-    """Hold the lock at `path` while the block runs; its file says who has it. Gives whether whoever had it before did not let go
+    """Hold the lock at `path` while the block runs; its file says who has it. Gives whether its last holder did not let go
     of it in order: it was killed, perhaps.
 
     Raises:
@@ -121,7 +121,7 @@ def is_dead(lock: Path, now: float) -> bool:
     """Return whether a lock file of git's has no owner any more.
 
     git closes some of its locks while it still owns them (`git commit` its index's while the editor is open, `git gc` that of
-    packed-refs), so a living git that stands in the repository, or was told of it by name, counts as an owner too. Processes of
+    packed-refs), so a living git whose folder is in the repository, or whose arguments name it, counts as an owner too. Processes of
     other users cannot be looked into, and need not be: the lock would be theirs. One of theirs is judged by its age. Those of
     another container cannot be seen; the kernel knows what they have open.
     """
@@ -202,7 +202,7 @@ def _ancestors() -> set[int]:
 
 
 def _repository(lock: Path) -> list[Path]:
-    """Return the folders that a git which owns the lock may stand in: the git directory, and its work tree."""
+    """Return the folders that a git which owns the lock may run in: the git directory, and its work tree."""
     at = next((folder for folder in lock.parents if (folder / "HEAD").is_file()), lock.parent)
     with contextlib.suppress(OSError):  # a linked worktree's own
         return [at, Path(os.path.realpath((at / (at / "gitdir").read_text().strip()).parent))]
@@ -262,7 +262,7 @@ class RequestNote:
             self.told = protocol, rest.removesuffix("\n")
 
     def write(self, protocol: str, tip: str) -> None:
-        """Note what is made; it is on the disk when this returns."""
+        """Note the protocol; it is on the disk when this returns."""
         if self._handle >= 0:
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, f"{protocol} {tip}\n".encode(), 0)

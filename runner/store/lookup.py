@@ -34,12 +34,12 @@ def alike(project: Project, protocol: str, asked: str | None = None) -> list[str
 
 
 def typed(project: Project, protocol: str, asked: str | None = None) -> str:
-    """Return what is typed for a protocol: its number, or the whole id where another one has that too. `asked`: as in `alike`."""
+    """Return a protocol's name in a command: its number, or the whole id where another one has that too. `asked`: as in `alike`."""
     return str(ids.number_of(protocol)) if len(alike(project, protocol, asked)) <= 1 else protocol
 
 
 def merging(project: Project, row: Row, name: str) -> str:
-    """Return the command by which a completed protocol is merged; `name`: what is typed for it.
+    """Return the command by which a completed protocol is merged; `name`: the protocol's name in a command.
 
     Where requests are merged on the forge it is the one that publishes it there, and brings the merge.
     """
@@ -108,7 +108,7 @@ def find(project: Project, name: str | None) -> str:
 
 
 def beginnings(project: Project, name: str) -> list[str]:
-    """Return how the ids begin that `name` may mean: a number's spellings, an id itself; none where it is neither."""
+    """Return the prefixes of the ids that `name` may mean: a number's spellings, an id itself; none where it is neither."""
     if _is_number(name):
         return ids.spellings(int(name)) if len(name) < 10 else []
     if ids.is_protocol_id(name):

@@ -1,10 +1,10 @@
 """The objects that a workspace's repository has: those of its commit's own history, and no others.
 
-The repository of a clone holds more: deleted branches, other protocols, what was never pushed. A command in the sandbox could read
+The repository of a clone holds more: deleted branches, other protocols, unpublished commits. A command in the sandbox could read
 it all. So the runner packs what a commit reaches into a folder of its own beside the workspace, and that folder alone is shown. It
 is a list of packs; each holds what its commit reaches and the commits before it in the list do not. A later commit of the same
 history adds a small one. Another workspace of the clone takes over, by hard links, those packs whose commits are in its own history
-too: the first protocol pays for the whole history, the next ones for what is new.
+too: the first protocol pays for the whole history, the next ones for new commits.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _cut(git: Git) -> str:
-    """Return what says where history ends in this clone: what is packed with one end does not do for another."""
+    """Return the digest of where history ends in this clone: a pack made with one end does not do for another."""
     try:
         return digest((git.common_dir / "shallow").read_bytes())
     except FileNotFoundError:

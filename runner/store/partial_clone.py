@@ -24,7 +24,7 @@ ROUNDS = 32  # how often it is looked what is missing below what has come: a rou
 
 
 def install(project: Project) -> None:
-    """Let the project's git bring what is missing, where it is a partial clone."""
+    """Let the project's git fetch missing objects, where it is a partial clone."""
     if project.git.is_partial():
         project.git.fetch_promised = lambda oid, names: bring(project, oid, names)
 
@@ -56,7 +56,7 @@ def ahead(project: Project, protocol: str, tip: str) -> None:
 
 @contextlib.contextmanager
 def _by_hand(project: Project) -> Iterator[None]:
-    """Let nothing be brought unasked meanwhile: what is asked here is only what is missing."""
+    """Let nothing be fetched unasked meanwhile: the block only asks which objects are missing."""
     usual, project.git.fetch_promised = project.git.fetch_promised, None
     try:
         yield
@@ -67,7 +67,7 @@ def _by_hand(project: Project) -> Iterator[None]:
 def bring_all(
     git: Git, fetch: Callable[[list[str]], None], revisions: Sequence[str], below: Sequence[str] = ()
 ) -> set[str]:
-    """Fetch what is missing of these commits' trees, below the paths alone where there are any; return what was asked for.
+    """Fetch the missing objects of these commits' trees, below the paths alone where there are any; return their ids.
 
     Trees come first, each with those below it: a server that is asked for a tree and for a file in it leaves the file out.
     """

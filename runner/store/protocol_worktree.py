@@ -109,7 +109,7 @@ def add_worktree(project: Project, protocol: str) -> tuple[Path | None, str]:
 
 
 def finish_worktree(git: Git, places: StateDir, who: Environment, ref: str, protocol: str) -> None:
-    """Make the worktree again whose making a crash cut; git is not able to read what is left of one.
+    """Make the worktree again whose making a crash cut; git cannot read an incomplete one.
 
     The caller holds the branch's publish lock.
     """
@@ -162,7 +162,7 @@ def _make_worktree(git: Git, places: StateDir, ref: str, protocol: str, path: Pa
 
 
 def _unmake_worktree(git: Git, places: StateDir, protocol: str, path: Path) -> None:
-    """Take away what is left of a worktree whose making was cut, before it had files: nobody can have worked in it."""
+    """Remove an incomplete worktree, whose making was cut, before it had files: nobody can have worked in it."""
     with contextlib.suppress(FileNotFoundError):
         if set(os.listdir(path)) - {".git"}:
             places.making(protocol).unlink(missing_ok=True)

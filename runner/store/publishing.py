@@ -1,6 +1,6 @@
 """What leaves this machine, and what comes in (design §3, §6): nothing unasked, by `publish: never`, the default.
 
-What others pushed is taken up where it goes on from what is here. Where two clones have advanced apart, the one that publishes
+Commits that others pushed are merged where they extend the branch here. Where two clones have diverged, the one that publishes
 second loses: its people's commits are carried over, its transitions are kept under refs/runner/lost/ and done again.
 """
 
@@ -53,7 +53,7 @@ class Check(Protocol):
 def look(project: Project, *patterns: str) -> Mirror | None:
     """Look at the remote once a process: the trusted branch, and `patterns`.
 
-    Unreachable, work goes on with what is here where it is not published as it advances.
+    Unreachable, work continues with the local state where it is not published as it advances.
 
     Raises:
         UnreachableError: it is, and without the remote there is no lease: another clone would do the same.
@@ -65,11 +65,11 @@ def look(project: Project, *patterns: str) -> Mirror | None:
             project.looked = False
             alone = "; with `--offline` it works here alone, and `runner sync` publishes that later"
             raise UnreachableError(
-                f"{error.what}; nothing was begun: `publish` is `always`",
+                f"{error.what}; nothing was started: `publish` is `always`",
                 error.where,
                 f"run the same command again when it answers{alone if 'offline' in project.options else ''}",
             ) from error
-        project.who.say(f"{error.what}; going on with what is here, {project.trusted.note}")
+        project.who.say(f"{error.what}; continuing with the local state, {project.trusted.note}")
         return None
 
 
@@ -107,7 +107,7 @@ def look_again(project: Project, protocol: str) -> None:
         project.looked = False
         why, then = ("is not asked", "without --offline") if project.offline else ("does not answer", "when it does")
         raise UnreachableError(
-            f"{project.trusted.remote} {why}, and its {project.trusted.branch} says whose word counts",
+            f"{project.trusted.remote} {why}, and its {project.trusted.branch} says whose approvals count",
             project.trusted.note,
             f"run the same command again {then}; nothing was recorded",
         )
@@ -156,7 +156,7 @@ def find(project: Project, name: str | None) -> str:
 
 
 def patterns(project: Project, begins: Sequence[str] = tuple("0123456789")) -> list[str]:
-    """Return what is fetched of the protocols whose ids begin so: branches, histories and leases. Without `begins`: of all."""
+    """Return the refspecs of the protocols whose ids start so: branches, histories and leases. Without `begins`: of all."""
     before = project.pattern.partition("{id}")[0]
     roots = (f"refs/heads/{before}", history.ref_of(""), "refs/runner/leases/")
     return [f"{root}{one}*" for root in roots for one in begins]
@@ -174,10 +174,10 @@ def track_protocols(project: Project, mirror: Mirror) -> list[str]:
 
 
 def bring(project: Project, protocol: str, check: Check) -> None:
-    """Take up what others have pushed of the protocol, where it goes on from what is here; say where it is apart.
+    """Fast-forward to the commits that others pushed of the protocol; report where the branches have diverged.
 
     Raises:
-        IntegrityError: what was pushed does not verify; nothing here changed.
+        IntegrityError: the pushed commits do not verify; nothing here changed.
         ClashError: it is another protocol, and this one would be published.
     """
     name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
@@ -189,7 +189,7 @@ def bring(project: Project, protocol: str, check: Check) -> None:
         clashes = clash.error(project, protocol, other)
         if project.setting("publish") == "always":
             raise clashes
-        project.tell_once(f"{clashes.what}: work goes on here; {clashes.hint}")
+        project.tell_once(f"{clashes.what}: work continues here; {clashes.hint}")
         return
     here = project.git.ref(project.branch(protocol))
     if mirror is None and here is None:  # never looked at here, and the remote is away
@@ -211,7 +211,7 @@ def bring(project: Project, protocol: str, check: Check) -> None:
             settle(project, protocol, mirror, check)
         else:
             project.who.say(
-                f"{protocol} is apart from {mirror.remote}: work goes on here; `runner sync {protocol}` settles it"
+                f"{protocol} has diverged from {mirror.remote}: work continues here; `runner sync {protocol}` settles it"
             )
         return  # the histories are apart as the branches are
     bring_history(project, protocol)
@@ -228,7 +228,7 @@ def bring_history(project: Project, protocol: str) -> None:
     """Take the history that the remote was seen to have, by the rule of `history.compare`; the branch here is settled already.
 
     Raises:
-        IntegrityError: it is refused: a push replaced what was published.
+        IntegrityError: it is refused: a push replaced published commits.
     """
     there = project.mirror.refs() if project.mirror else {}
     theirs = there.get(history.ref_of(protocol))
@@ -240,11 +240,11 @@ def bring_history(project: Project, protocol: str) -> None:
 def take_history(project: Project, protocol: str, theirs: str, *, published: str | None) -> bool:
     """Have the history here be one that was fetched, where it may be (`history.compare`); return whether the ref moved.
 
-    `published`: the branch of the repository that it was fetched from. What is here and does not go on in it is kept under
+    `published`: the branch of the repository that it was fetched from. A history here that it does not extend is kept under
     refs/runner/lost/.
 
     Raises:
-        IntegrityError: it is not taken: it lacks, or changed, what was published.
+        IntegrityError: it is not taken: it lacks, or changed, published commits.
     """
     tip = project.git.ref(project.branch(protocol))
     changes = _history_changes(project, protocol, theirs, tip or published or theirs, published)
@@ -257,10 +257,10 @@ def take_history(project: Project, protocol: str, theirs: str, *, published: str
 def _history_changes(
     project: Project, protocol: str, theirs: str, tip: str, published: str | None
 ) -> dict[str, tuple[str | None, str | None]]:
-    """Return how refs move so that the history here is theirs, with the branch at `tip`; nothing where ours goes on from it.
+    """Return how refs move so that the history here is theirs, with the branch at `tip`; nothing where ours extends it.
 
     Raises:
-        IntegrityError: theirs lacks, or changed, what was published.
+        IntegrityError: theirs lacks, or changed, published commits.
     """
     git, name = project.git, history.ref_of(protocol)
     ours, offer = git.ref(name), history.compare(git, protocol, theirs, tip=tip, published=published)
@@ -276,10 +276,11 @@ def _history_changes(
 def history_back(
     project: Project, protocol: str, tip: str, now: Mapping[str, str] | None = None
 ) -> dict[str, tuple[str | None, str | None]]:
-    """Return how the history follows a branch that was reset or rewritten to `tip`: back to what was filed beside commits that the
-    branch still has, and never behind what is published. The one that is left is kept under refs/runner/lost/.
+    """Return how the history ref follows a branch that was reset or rewritten to `tip`.
 
-    `now`: rewritten commits, to the commits that replaced them: what was filed beside the former is filed again beside the latter.
+    It goes back to the commits filed beside those that the branch still has, and never behind the published ones. The history that
+    it leaves is kept under refs/runner/lost/. `now`: rewritten commits, to those that replaced them: the files of the former are
+    filed again beside the latter.
     """
     git, name = project.git, history.ref_of(protocol)
     ours, theirs = git.ref(name), project.mirror.refs().get(name) if project.mirror else None
@@ -306,7 +307,7 @@ def history_replaced(project: Project, protocol: str, theirs: str) -> IntegrityE
     """Return the error for a history on the remote that is not taken."""
     remote = project.trusted.remote or "the remote"
     return IntegrityError(
-        f"the transcripts of {protocol} were replaced on {remote}: its history does not go on from the one here",
+        f"the transcripts of {protocol} were replaced on {remote}: its history does not extend the one here",
         f"{history.ref_of(protocol)} at {theirs[:12]}",
         f"run `runner doctor --fix {protocol}`: it compares both with the log, and publishes the right one",
     )
@@ -346,7 +347,7 @@ def follow(project: Project, protocol: str, mirror: Mirror, check: Check) -> Ref
 
 
 def again(project: Project, protocol: str, check: Check) -> None:
-    """After a lost race: where it was lost on the remote, bring what was published there.
+    """After a lost race: where it was lost on the remote, fetch the winner's commits.
 
     Raises:
         UnreachableError: the remote does not answer any more.
@@ -360,11 +361,11 @@ def again(project: Project, protocol: str, check: Check) -> None:
 
 
 def forward(project: Project, protocol: str, here: str | None, there: str, check: Check) -> None:
-    """Move the branch here to what was pushed, having checked it."""
+    """Move the branch here to the pushed commit, having verified it."""
     check(there, here)
     update = RefUpdate(project.branch(protocol), here, there, "runner: fetched")
     transaction.publish(project.git, project.places, project.who, update)
-    project.who.say(f"took up what was pushed of {protocol}: {there[:7]}")
+    project.who.say(f"fast-forwarded {protocol} to what others pushed: {there[:7]}")
 
 
 def pusher(
@@ -442,7 +443,7 @@ def _goes_on(git: Git, new: str | None, old: str | None) -> bool:
 
 
 def ensure_lease(project: Project) -> None:
-    """See that the lease, where one is held, is still ours: asked before a command, a call or a question to a model begins.
+    """See that the lease, where one is held, is still ours: asked before a command, a call or a request to a model starts.
 
     Raises:
         HeldError: another runner has it. UnreachableError: it runs out, and cannot be renewed.
@@ -491,7 +492,7 @@ def entries_of(commit: Commit, protocol: str) -> list[RawEntry]:
 
 
 def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, there: str | None = None) -> None:
-    """Bring two clones that advanced apart together again, here. `there`: a tip to be taken for the remote's.
+    """Reconcile two clones that have diverged, here. `there`: a tip to be taken for the remote's.
 
     People's commits are merged in. Where both sides hold transitions, those of this side are kept under refs/runner/lost/ and
     done again; people's answers among them are recorded again, or stay in the history as commits of theirs.
@@ -554,7 +555,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         check.tell(ours, theirs, next(iter(lost)))
     else:
         bring_history(project, protocol)
-        project.who.say(f"merged what was pushed of {protocol}: {new[:7]}")
+        project.who.say(f"merged what others pushed of {protocol}: {new[:7]}")
         check.tell(ours, theirs, None)
 
 
@@ -620,7 +621,7 @@ def shared(git: Git, tip: str, other: str) -> str:
 
 
 def _merge(project: Project, first: str, second: str, protocol: str) -> str:
-    """Return a merge commit of the person's; the chain goes on by its first parent."""
+    """Return a merge commit of the person's; its first parent continues the chain."""
     tree, conflicts = project.git.merge_trees(first, second)
     if tree is None:
         raise _conflict(protocol, conflicts)
@@ -631,7 +632,8 @@ def _merge(project: Project, first: str, second: str, protocol: str) -> str:
 def carry(project: Project, commit: Commit, onto: str, protocol: str) -> str:
     """Return the person's commit done again on `onto`, with its author, date and message; a merge with what it brought.
 
-    Of a merge of what `onto` has already, only what somebody changed in it by hand; where that is nothing, it is `onto` itself.
+    Of a merge of what `onto` has already, only the files that a person changed in it by hand; where that is nothing, it is
+    `onto` itself.
     """
     git = project.git
     brought = [parent for parent in commit.parents[1:] if not git.is_ancestor(parent, onto)]

@@ -1,7 +1,7 @@
 """How fast pushes may follow each other: forges allow a few a minute, and count those of all processes of a clone together.
 
-Each push takes the next free place of a list that lies beside the repository, and waits till its time has come. A place that somebody
-took who died is lost; nobody waits for them.
+Each push takes the next free place of a list that lies beside the repository, and waits until its time has come. A place whose
+process died stays unused; nothing waits for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FAR = 3600.0  # a time so far ahead was written by a clock that was wrong
 
 
 def keep(places: StateDir, who: Environment, *, waits: bool = True) -> None:
-    """Wait till one more push keeps the limit, where one is set. Without `waits` it is made at once, and others wait for it.
+    """Wait until one more push keeps the limit, where one is set. Without `waits` it is made at once, and others wait for it.
 
     Raises:
         UsageError: the limit is no number.

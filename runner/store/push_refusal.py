@@ -1,4 +1,4 @@
-"""A push that the remote's rules refuse for what is in it: which file of which commit, and what takes it out again."""
+"""A push that the remote's rules refuse for its content: which file of which commit, and what takes it out again."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def forget(project: Project, protocol: str) -> None:
 
 
 def is_noted(project: Project, protocol: str) -> bool:
-    """Return whether the remote refused what is here."""
+    """Return whether the remote refused the commits here."""
     return project.places.refused(protocol).exists()
 
 
 def explain(project: Project, protocol: str, error: PushRefusedError, new: str, old: str | None) -> PushRefusedError:
-    """Return the error with the step, file and commit that it is about, as far as that can be told, and the way out.
+    """Return the error with the step, file and commit that it is about, as far as that is known, and the way out.
 
     `new`: what was to be published; `old`: what the remote has of it.
     """

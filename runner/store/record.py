@@ -1,6 +1,6 @@
 """The record read as plain data, for commands that only show it: no models, git's objects asked for in one go.
 
-`row` is state.json as it stands; `outlook` is the one typed function that says what would follow, by the machine's own rules.
+`row` is state.json verbatim; `outlook` is the one typed function that says what would follow, by the machine's own rules.
 That the record is right is `verify`'s to say.
 """
 
@@ -40,7 +40,7 @@ _NAMES: dict[type, str] = {
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """What would follow. `action`: one of `_NAMES`, or `none`; `by`: who owes it, empty where nobody does; `waiting`: the
-    ids of what is owed; `reason`: why nothing can go on, or what it is."""
+    ids of what is owed; `reason`: why nothing can happen next, or what it is."""
 
     action: str
     step: str | None
@@ -74,7 +74,7 @@ def _row(protocol: str, data: bytes | None) -> Row:
 
 
 def _is_shown(found: object) -> TypeGuard[Row]:
-    """Return whether it has what is shown of a record, of the right types; the rest is looked at where it is needed."""
+    """Return whether it has the fields of a record that are shown, of the right types; the rest is looked at where it is needed."""
     return (
         isinstance(found, dict)
         and all(isinstance(found.get(key), str) for key in ("status", "title", "base"))
@@ -117,7 +117,7 @@ def is_cancelled(git: Git, protocol: str, tip: str | None) -> bool:
 
 
 def outlook(row: Row) -> Outlook:
-    """Return what would follow, as the machine decides it; edits of the plan that wait to be taken up are not looked at."""
+    """Return what would follow, as the machine decides it; uncommitted edits of the plan are ignored."""
     status = row["status"]
     if status in ENDED:
         return Outlook("none", None, "", f"it is {status}")
@@ -297,7 +297,7 @@ def out_of_plan(git: Git, protocol: str, tip: str, trees: Sequence[Worktree], sl
 
 
 def prose(data: bytes | None) -> str:
-    """Return what stands below a file's front matter; all of it where it has none. Nothing is judged here."""
+    """Return the text below a file's front matter; all of it where it has none. Nothing is judged here."""
     text = (data or b"").decode("utf-8-sig", "replace").replace("\r\n", "\n")
     if text.startswith("---\n"):
         lines = text.split("\n")
@@ -319,7 +319,7 @@ def _is_file_of(name: str, slug: str) -> bool:
 
 
 def checks(entries: Sequence[RawEntry], slug: str) -> Iterator[tuple[RawEntry, dict[str, Any]]]:
-    """Return each check of a step's QA with the event that tells of it."""
+    """Return each check of a step's QA with the event that records it."""
     for entry in entries:
         evidence = entry.fields.get("evidence")
         if entry.subject == slug and isinstance(evidence, list):

@@ -227,7 +227,7 @@ class Mirror:
             if again < LOCKED:  # another push may be under way there
                 self.who.sleep(0.1 * 2**again)
         raise UnreachableError(
-            f"{self.remote} could not move a ref that nobody else moved: {' '.join(said[:2]) or 'it did not say why'}",
+            f"{self.remote} could not move a ref though no other process moved it: {' '.join(said[:2]) or 'it did not say why'}",
             self.url,
             "a git that was killed there may have left the lock that is named: the remote's administrator removes it;"
             " nothing was published and nothing is lost",
@@ -361,7 +361,7 @@ class Mirror:
         return Trusted(oid, branch, self.remote, "")
 
     def _refuse_going_back(self, pin: Pin | None, oid: str) -> None:
-        """The policy may not be rolled back behind what was seen: a force push of the trusted branch is a person's decision."""
+        """The policy may not be rolled back: a force push of the trusted branch is a person's decision."""
         if pin is None or not pin.oid or self.git.commit(pin.oid) is None or self.git.is_ancestor(pin.oid, oid):
             return
         if self.git.is_shallow():

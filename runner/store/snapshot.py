@@ -1,4 +1,4 @@
-"""A protocol as it stands in one commit: its files read from git's objects, never from a work tree."""
+"""A protocol as it is in one commit: its files read from git's objects, never from a work tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner.values import dataclass
 
 
 class Folder(dict[str, TreeEntry]):
-    """Every file of a protocol's folder, by its name in it; not changed. What is asked of it at each transition is picked out once."""
+    """Every file of a protocol's folder, by its name in it; not changed. The parts that each transition needs are picked out once."""
 
     @cached_property
     def words(self) -> dict[str, TreeEntry]:
@@ -89,7 +89,7 @@ def folder_files(git: Git, tip: str, protocol: str) -> dict[str, TreeEntry] | No
 
 
 def refuse_odd_names(files: dict[str, TreeEntry], where: str) -> None:
-    """Refuse what must not stand below .protocols: links, submodules, case collisions, names that are not ASCII.
+    """Refuse files that must not be below .protocols: links, submodules, case collisions, names that are not ASCII.
 
     Raises:
         IntegrityError: naming it.
@@ -107,7 +107,7 @@ def refuse_odd_names(files: dict[str, TreeEntry], where: str) -> None:
 
 
 def read(git: Git, tip: str, protocol: str) -> Snapshot:
-    """Return the protocol as it stands in the commit `tip`; that the record is right is checked elsewhere.
+    """Return the protocol as it is in the commit `tip`; that the record is right is checked elsewhere.
 
     Raises:
         IntegrityError: there is no record, or it cannot be read.
@@ -127,7 +127,7 @@ def read(git: Git, tip: str, protocol: str) -> Snapshot:
 
 
 def words(git: Git, snapshot: Snapshot) -> dict[str, bytes]:
-    """Return the people's files of a snapshot: name in the folder to bytes.
+    """Return the plan files of a snapshot: name in the folder to bytes.
 
     Raises:
         MalformedFileError: a file is executable or too big to be read.

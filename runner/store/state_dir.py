@@ -40,11 +40,11 @@ class StateDir:
         return self.state_home / _name(self.common)
 
     def publish_lock(self, branch: str) -> Path:
-        """The file whose `flock` says that somebody moves this branch (its full ref name)."""
+        """The file whose `flock` says that a process moves this branch (its full ref name)."""
         return self.lock(f"{branch.replace('/', '%')}.publish")
 
     def lock(self, name: str) -> Path:
-        """The file whose `flock` says that somebody is at work on `name`."""
+        """The file whose `flock` says that a process works on `name`."""
         return self.beside / "locks" / name
 
     @property
@@ -66,16 +66,16 @@ class StateDir:
         return self.beside / "setup"
 
     def refused(self, protocol: str) -> Path:
-        """The note that the remote's rules refused what is here of a protocol and was never published."""
+        """The note that the remote's rules refused the unpublished commits of a protocol."""
         return self.beside / "refused" / protocol
 
     def lost(self, name: str) -> Path:
-        """A folder of journals that nothing goes on from any more."""
+        """A folder of journals that are resumed by nothing any more."""
         return self.beside / "lost" / name
 
     @property
     def planning(self) -> Path:
-        """The folder of what models answered that planned what is no protocol yet."""
+        """The folder of models' answers while they plan a protocol that does not exist yet."""
         return self.journal("planning")  # the names of protocols begin with a number
 
     def making(self, protocol: str) -> Path:
@@ -87,11 +87,11 @@ class StateDir:
         return self.beside / "renumbering" / protocol
 
     def unfinished(self, request: str) -> Path:
-        """The note of what a command has begun to make, by the digest (hex) of what it was asked for."""
+        """The note of the protocol that a command creates, by the digest (hex) of its request."""
         return self.beside / "unfinished" / request
 
     def seen_lease(self, protocol: str) -> Path:
-        """The note since when another runner's lease of a protocol is seen to stand still."""
+        """The note since when another runner's lease of a protocol has not moved."""
         return self.own / "leases" / f"{protocol}.json"
 
     def looked(self, protocol: str) -> Path:

@@ -27,7 +27,7 @@ PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same br
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A commit that is prepared and not published yet. `seen`: the protocol as it stands in it."""
+    """A commit that is prepared and not published yet. `seen`: the protocol as it is in it."""
 
     commit: str
     state: State
@@ -234,9 +234,9 @@ def adopt(git: Git, places: StateDir, who: Environment, edit: PersonEdit) -> str
 
 
 def merge_work(git: Git, protocol: str, work: str, onto: str, who: Ident) -> tuple[str | None, list[str]]:
-    """Return (tree, []) of a step's work, a commit on what it began at, merged onto another tip, or (None, paths in conflict).
+    """Return (tree, []) of a step's work, a commit on its starting point, merged onto another tip, or (None, paths in conflict).
 
-    The protocol's folder is that of `onto`: the transitions that the work began on may have given way to another clone's.
+    The protocol's folder is that of `onto`: the transitions below the work may have given way to another clone's.
     """
     made, target = git.commit(work), git.commit(onto)
     start = git.commit(made.parents[0]) if made is not None and made.parents else None

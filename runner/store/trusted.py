@@ -1,7 +1,7 @@
 """The trusted branch: where policy, keys, configuration and tools' code come from (design §4).
 
 It is the default branch of the remote, as last fetched into a mirror of our own, else a local branch. Which remote and branch
-that is stands pinned in the person's own state from its first use on; a branch that an agent can write never counts.
+that is, is pinned in the person's own state from its first use on; a branch that an agent can write never counts.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REF = "refs/runner/fetched/trusted"  # kept here so that no `git gc` takes its o
 
 
 class NoCommitsError(UsageError):
-    """There is nothing to trust or to begin from yet."""
+    """There is no commit to trust or to start from yet."""
 
     def __init__(self, where: str) -> None:
         super().__init__(
@@ -93,7 +93,7 @@ def remote_url(git: Git, remote: str) -> str:
 
 
 def refuse_unprotected(git: Git, places: StateDir, remote: str, url: str) -> None:
-    """Refuse a remote whose answers anybody on the way could have written: it says who may approve, and what is run.
+    """Refuse a remote whose answers anybody on the way could have written: it says who may approve, and which commands run.
 
     Raises:
         RefusedError: it is reached by http, git or ftp, and is not this machine.
@@ -130,10 +130,10 @@ def _is_loopback(host: str) -> bool:
 
 
 def read_pin(places: StateDir) -> Pin | None:
-    """Return what is pinned for this clone, or None at first use.
+    """Return this clone's pin, or None at first use.
 
     Raises:
-        IntegrityError: it cannot be read; taken for none, whatever the remote has by now would be trusted without a word.
+        IntegrityError: it cannot be read; taken for none, whatever the remote has by now would be trusted silently.
     """
     try:
         pin = Pin(**json.loads(places.pin.read_bytes()))
@@ -161,7 +161,7 @@ def write_pin(places: StateDir, pin: Pin) -> None:
 
 
 def _local_branch(git: Git) -> str:
-    """Return the local branch to trust: main, master, what is checked out, else the first. A protocol's own never is.
+    """Return the local branch to trust: main, master, the checked-out branch, else the first. A protocol's own never is.
 
     Raises:
         UsageError: the one that it would be is broken, and nobody said that another is trusted.

@@ -206,7 +206,7 @@ def _check_out(git: Git, space: Workspace, commit: str, *, clean: bool) -> None:
 
 
 def _make_way(git: Git, space: Workspace, tree: str) -> None:
-    """Take away what would lead git astray as it checks out a tree: a link in a folder's place, and what is in submodules' folders.
+    """Take away what would lead git astray as it checks out a tree: links in place of folders, and the content of submodules.
 
     Git looks at the folder of a submodule through a link above it, and takes for ours what it finds there.
     """
@@ -296,7 +296,7 @@ def _make_repository(git: Git, space: Workspace, commit: str, protocol: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a step left: its tree, and what differs from where it began."""
+    """What a step left: its tree, and the difference from its start."""
 
     tree: str
     changed: dict[str, tuple[TreeEntry | None, TreeEntry | None]]
@@ -522,7 +522,7 @@ def _add(git: Git, space: Workspace, *options: str, config: Sequence[str] = (), 
     """Take the workspace's files into the index, where a repository that it has already is looked at as if it were new.
 
     To see whether a known one changed, git would run in it, outside the sandbox, with the configuration that it finds there:
-    filters that whoever wrote it chose. What we set to prevent that, git keeps from submodules.
+    filters that its author chose. What we set to prevent that, git keeps from submodules.
     """
     entries = _run(git, space, "ls-files", "--stage", "-z").split(b"\0")
     links = [entry.partition(b"\t")[2] for entry in entries if entry.startswith(b"160000 ")]
@@ -549,7 +549,7 @@ def restore(git: Git, space: Workspace, tree: str) -> None:
 def _drivers(git: Git, filters: tuple[str, ...]) -> list[str]:
     """Return the filter drivers that config.yaml allows, as the person's own configuration has them.
 
-    Those of the repository's never run. What is stored goes through them; what is checked out does not, so a step sees what
+    The repository's own never run. Stored files go through them; checked-out files do not, so a step sees what
     the repository holds (of LFS, the pointer).
     """
     own = git.personal_settings()
@@ -566,7 +566,7 @@ def _nested(path: str) -> RefusedError:
 
 
 def _refuse_encoding(git: Git, space: Workspace, error: GitError) -> None:
-    """Tell of git's refusal what the step can do about it, where files shall be stored in another encoding.
+    """Add to git's refusal what the step can do about it, where files shall be stored in another encoding.
 
     Raises:
         RefusedError: there is such a file.
@@ -650,14 +650,14 @@ def not_ours(space: Workspace) -> str | None:
 
 
 def _is_ours(fd: int | None, name: str) -> bool:
-    """Return whether this user owns a folder, or may change what is in it."""
+    """Return whether this user owns a folder, or may change its content."""
     if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid == os.geteuid():
         return True
     return os.access(name, os.R_OK | os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True, follow_symlinks=False)
 
 
 def setup_key(git: Git, commit: str, setup: str, files: tuple[str, ...]) -> str:
-    """Return the digest that tells whether a workspace's setup is still good: its command, and the files it depends on."""
+    """Return the digest by which a workspace's setup is still valid: its command, and the files it depends on."""
     told = {path: entry.oid for path, entry in git.files(commit, *files).items()} if files else {}
     return digest(json.dumps([setup, told], sort_keys=True).encode())
 

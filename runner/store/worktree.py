@@ -1,7 +1,7 @@
-"""The work trees of people: found, and made to follow a ref that moves, without touching what is theirs (design §6).
+"""The work trees of people: found, and made to follow a ref that moves, without touching their changes (design §6).
 
-A follow has two halves. `prepare` takes the worktree's index lock and shows that following is possible; then the ref moves;
-then `finish` writes files and index. Between them a note says what was under way, so that a follow that a crash cut is
+A follow has two parts. `prepare` takes the worktree's index lock and shows that following is possible; then the ref moves;
+then `finish` writes files and index. Between them a note names the follow, so that a follow that a crash cut is
 settled at the next start, path by path, by its bytes.
 """
 
@@ -100,7 +100,7 @@ def refuse_rebased(git: Git, ref: str) -> None:
 
 
 def under_way(git: Git, ref: str) -> str | None:
-    """Return what a person has begun with the branch in a worktree and not finished (a rebase, a merge …), or None."""
+    """Return the unfinished operation of a person with the branch in a worktree (a rebase, a merge …), or None."""
     if (at := rebased_in(git, ref)) is not None:
         return f"a rebase of it is under way ({os.path.basename(at)})"
     for tree in on_branch(git, ref):
@@ -117,7 +117,7 @@ def conversions(git: Git) -> list[str]:
 
 
 def _settings(git: Git, tree: Worktree) -> list[str]:
-    """Return what a worktree's own configuration says about which files stand in it, and in what form."""
+    """Return what a worktree's own configuration says about which files are in it, and in what form."""
     found = conversions(git)
     if (tree.git_dir / "info/sparse-checkout").exists():
         told = git.settings(tree.git_dir)
@@ -186,7 +186,7 @@ class Follow:
     over: list[Path]  # notes of what is finished; they go once the locks are gone, or a lock would be left unknown
 
     def finish(self) -> None:
-        """Write the files and the index of the new commit. The ref has moved: what fails here is told, and settled later."""
+        """Write the files and the index of the new commit. The ref has moved: a failure here is reported, and settled later."""
         try:
             self._run("read-tree", "-m", "-u", self.old, self.new)
             os.replace(self.copy, self.tree.git_dir / "index")
@@ -312,7 +312,7 @@ def _names(out: bytes) -> set[str]:
 
 
 def _foreign(root: Path, path: str, gone: set[str]) -> str | None:
-    """Return what stands where a new file goes and is not among the files that go away (`gone`), or None.
+    """Return the file that is where a new file goes and is not among the files that go away (`gone`), or None.
 
     That is something at `path`, something below it where it is a folder, or a file where one of its folders should be.
     """
@@ -511,7 +511,7 @@ class Disk:
         return TreeEntry(EXECUTABLE if executable else BLOB, out.decode().strip())
 
     def begins(self, path: str, entry: TreeEntry) -> bool:
-        """Return whether the file at `path` is one that a git began to write as `entry` and did not get to the end of."""
+        """Return whether the file at `path` is one that a git started to write as `entry` and did not get to the end of."""
         at = self.tree.path / path
         if entry.mode not in (BLOB, EXECUTABLE) or at.is_symlink() or not at.is_file():
             return False

@@ -550,7 +550,7 @@ def test_a_word_is_not_used_while_the_remote_is_away(shared: Box, people: People
     (tmp_path / "origin.git").rename(tmp_path / "away.git")
     assert "could not be reached" in shared.runner("run", protocol, rc=69).err
     error = shared.runner("run", protocol, "--offline", rc=69).err
-    assert "is not asked" in error and "whose word counts" in error and "next:" in error
+    assert "is not asked" in error and "whose approvals count" in error and "next:" in error
     error = says(shared, people.bob, "approve", protocol, "--yes", rc=69).err
     assert "could not be reached" in error
     assert not done(shared, protocol)

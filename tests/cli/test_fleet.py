@@ -219,7 +219,7 @@ def test_what_others_pushed_is_found_and_a_remote_that_is_away_stops_it_before_a
     assert found[-1]["protocols"] == {theirs: 0}
     assert remote.git("rev-parse", theirs) == remote.git("rev-parse", theirs, cwd=tmp_path / "origin.git")
     (tmp_path / "origin.git").rename(tmp_path / "away")
-    assert "nothing was begun" in remote.runner("fleet", rc=69).err
+    assert "nothing was started" in remote.runner("fleet", rc=69).err
     assert "no protocol can advance" in remote.runner("fleet", "--offline", rc=0).err
 
 

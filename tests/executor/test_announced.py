@@ -106,7 +106,7 @@ def test_where_it_is_published_no_effect_begins_while_the_remote_is_away(remote:
     ledger = outside(remote, coworker="TOOLS\n", config="publish: always\n")
     protocol = remote.new({"01-tell": tool(REPORT[0], "agent: analyst\n", **REPORT[1])})
     away = origin(remote).rename(origin(remote).with_suffix(".away"))
-    assert "nothing was begun" in remote.runner("run", protocol, rc=69).err
+    assert "nothing was started" in remote.runner("run", protocol, rc=69).err
     told = remote.runner("run", protocol, "--offline", rc=69).err
     assert "another clone may make the same call" in told and "without --offline" in told and lines(ledger) == []
     away.rename(origin(remote))

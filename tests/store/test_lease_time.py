@@ -225,7 +225,7 @@ def test_who_cannot_renew_it_begins_nothing_in_its_last_third_and_goes_on_when_t
         assert alice.beats[0]() < TTL / 3  # tried, and soon again
         publishing.ensure_lease(project)
         alice.pass_by(2)
-        with pytest.raises(UnreachableError, match="so nothing more is begun"):
+        with pytest.raises(UnreachableError, match="so nothing more is started"):
             publishing.ensure_lease(project)
         away.rename(origin(remote))
         publishing.ensure_lease(project)

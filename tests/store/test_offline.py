@@ -116,7 +116,7 @@ def test_offline_leaves_the_remote_alone_though_it_is_there(remote: Box) -> None
     other.runner("step", protocol, rc=0)
     after = remote.git("for-each-ref", cwd=remote.path.parent / "origin.git")
     assert after != before
-    assert "took up" not in remote.runner("step", protocol, "--offline", rc=0).err
+    assert "fast-forwarded" not in remote.runner("step", protocol, "--offline", rc=0).err
     assert remote.git("for-each-ref", cwd=remote.path.parent / "origin.git") == after
 
 
@@ -141,5 +141,5 @@ def test_where_it_is_not_published_as_it_goes_the_remote_may_be_away(remote: Box
     publish(remote, when)
     protocol = remote.new(STEPS)
     with away(remote):
-        assert "going on with what is here" in remote.runner("run", protocol, rc=0).err
+        assert "continuing with the local state" in remote.runner("run", protocol, rc=0).err
     assert remote.state(protocol)["status"] == "completed"

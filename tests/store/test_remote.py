@@ -106,7 +106,7 @@ def test_never_goes_on_apart_and_sync_settles_it_the_second_loses(remote: Box) -
     origin(remote).with_suffix(".away").rename(origin(remote))
     lost = here(remote, protocol)
     done = remote.runner("step", protocol, rc=0)
-    assert "apart" in done.err and "runner sync" in done.err
+    assert "has diverged from" in done.err and "runner sync" in done.err
     lost = here(remote, protocol)
     done = remote.runner("sync", protocol, rc=0)
     assert "was first" in done.err
@@ -187,7 +187,7 @@ def test_a_step_that_began_at_a_merge_of_this_clones_and_was_edited_meanwhile_is
     other.git("push", "-q", "origin", protocol)
     ends.touch()
     _, err = step.communicate(timeout=100)
-    assert step.returncode == 0 and err.count("merged what was pushed") == 2, err
+    assert step.returncode == 0 and err.count("merged what others pushed") == 2, err
     assert remote.git("show", f"{protocol}:ran.txt") == "ran\n"
     assert there(remote, protocol) == here(remote, protocol)
     other.git("pull", "-q", "origin", protocol)
