@@ -387,12 +387,17 @@ def _forget_started() -> None:
         shutil.rmtree(path.parent, ignore_errors=True)
 
 
+# Of whoever works in a test: files are remotes, and no git starts another one after each commit, fetch and push, to see whether there
+# is much to pack.
+GITCONFIG = '[protocol "file"]\n allow = always\n[maintenance]\n auto = false\n[receive]\n autogc = false\n'
+
+
 def make_box(path: Path, *init: str) -> Box:
     """Make a repository at `path`."""
     home = path.parent / f"home-{path.name}"
     home.mkdir(parents=True)
     (home / ".gitconfig").write_text(
-        '[user]\n name = Alice\n email = alice@example.test\n[init]\n defaultBranch = main\n[protocol "file"]\n allow = always\n'
+        f"[user]\n name = Alice\n email = alice@example.test\n[init]\n defaultBranch = main\n{GITCONFIG}"
     )
     box = Box(path, home, {"RUNNER_EXECUTOR": "host"})
     if (made := _started.get(init)) is not None and made.is_dir():
@@ -431,9 +436,7 @@ def clone(box: Box, name: str) -> Box:
     path = box.path.parent / name
     home = box.path.parent / f"home-{name}"
     home.mkdir()
-    (home / ".gitconfig").write_text(
-        f'[user]\n name = {name}\n email = {name}@example.test\n[protocol "file"]\n allow = always\n'
-    )
+    (home / ".gitconfig").write_text(f"[user]\n name = {name}\n email = {name}@example.test\n{GITCONFIG}")
     other = Box(
         path,
         home,

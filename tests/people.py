@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import Box, add_origin, make_box
+from tests.conftest import GITCONFIG, Box, add_origin, make_box
 
 REPO = "6f0c" * 8
 APPROVALS = "  plan: {roles: [maintainer]}\n  step: {roles: [maintainer]}\n"
@@ -55,8 +55,7 @@ def person(folder: Path, name: str, *, signs: bool = True) -> Person:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(key)], check=True)
     signing = f" signingkey = {key}.pub\n[gpg]\n format = ssh\n" if signs else ""
     (home / ".gitconfig").write_text(
-        f"[user]\n name = {name}\n email = {name}@example.test\n{signing}[init]\n defaultBranch = main\n"
-        '[protocol "file"]\n allow = always\n'
+        f"[user]\n name = {name}\n email = {name}@example.test\n{signing}[init]\n defaultBranch = main\n{GITCONFIG}"
     )
     return Person(name, home, key, env_of(home, name))
 
