@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from runner.protocol import agent_file, config, events, log, plans, workflow
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import Config
+from runner.protocol.event_types import EVENTS
 from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.state import State, StepState
 
@@ -56,6 +57,24 @@ def events_table() -> str:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_page_names_every_key_and_no_other(name: str) -> None:
     assert table(PAGE.read_text(), name) == keys_of(MODELS[name])
+
+
+def test_the_pages_name_every_step_kind() -> None:
+    (row,) = re.findall(r"^\| `kind` \| (.*`human`.*) \|$", PAGE.read_text(), re.MULTILINE)
+    assert re.findall(r"`(\w+)`", row) == list(plans.Kind)
+    assert f"# {' | '.join(plans.Kind)}\n" in (ROOT / "docs/design.md").read_text()
+
+
+def test_the_design_names_every_event() -> None:
+    rows = (ROOT / "docs/design.md").read_text().split("| event | makes |\n|---|---|\n")[1].split("\n\n")[0]
+    named = [name for row in rows.splitlines() for name in re.findall(r"`([a-z-]+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(events.MODELS)
+
+
+def test_the_page_on_verify_names_the_events_that_no_job_may_hand_over() -> None:
+    told = (ROOT / "docs/verify.md").read_text().split("only a person's command or the forge causes:")[1].split(";")[0]
+    caused = [name for name, row in EVENTS.items() if row.said_by in ("person", "forge")]
+    assert sorted(re.findall(r"`([a-z-]+)`", told)) == sorted(caused)
 
 
 def test_the_table_of_events_is_up_to_date(request: pytest.FixtureRequest) -> None:
