@@ -35,7 +35,7 @@ help:
 	@echo 'make demo-forge  two people, a pipeline and a merge request, from an empty project to merged; needs ssh-keygen'
 	@echo 'make test    the test suite, without the slow tests; SLOW=1 with them'
 	@echo 'make slow    the slow tests (some fetch from the package index)'
-	@echo 'make long    a soak, three runners at one server, and test suites of real projects'
+	@echo 'make long    a soak, three runners at one server, test suites of real projects, and docs/exercises'
 	@echo 'make nightly everything there is, whole: for hours'
 	@echo 'make faults  kill and starve the runner at points that move with the commit; KILLS=320 POINTS=100 at hundreds, AT=git:rename:17'
 	@echo '             at that one; Linux on x86-64, as root for a full file system'
@@ -104,7 +104,7 @@ nightly: $(DEV_STAMP)
 	done; \
 	test -z "$$failed" || { echo "error: failed$$failed (RUNNER_TURN=$(DAY))" >&2; exit 1; }
 
-# The soak with 100 protocols, three runners at one server, and suites of real projects.
+# The soak with 100 protocols, three runners at one server, suites of real projects, and the patches of docs/exercises.
 long: $(DEV_STAMP)
 	$(PYTEST) -s -m nightly
 
