@@ -179,7 +179,7 @@ def test_a_protocol_lives_in_a_request_from_an_empty_project_to_merged(tmp_path:
         "02-table     failed    QA: exit 2, `make table`",
         "alice, in the browser:  /runner retry",
         "02-table     done",
-        "To say yes: sign with runner approve 1",
+        "To approve: sign with runner approve 1",
         "signed in ",
         "VAT in Finland is 25.5 %, and our prices have it.",
         "… runner/verify  the merge waits for a maintainer (alice, bob)",

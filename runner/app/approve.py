@@ -1,7 +1,7 @@
-"""A person's word on what waits: what it would say is laid before them, then signed, and committed as theirs.
+"""Give an approval: show the person its subject, sign the statement, and commit it in their name.
 
-The statement decides, not the commit; it can be signed elsewhere (`text`) and brought back (`bring`). Whether a word would count
-is said before it is given. Where there is no policy, the word is an answer at a terminal and no signature.
+The statement decides, not the commit; it can be signed on another machine (`text`) and imported (`bring`). An approval that would
+not count is refused before it is signed. Without a policy an approval is an answer at a terminal, and no signature.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PATHS = 500  # that are named to git diff
 
 @dataclass(frozen=True, slots=True)
 class Matter:
-    """What a word would be about. `wait`: None for a plan or a merge that nobody asked about."""
+    """The subject of an approval. `wait`: None for a plan or a merge for which no approval is pending."""
 
     seen: Snapshot
     plan: Plan
@@ -53,36 +53,36 @@ class Matter:
 
     @property
     def keyboard(self) -> bool:
-        """Whether the word is given at a terminal: there is no policy."""
+        """Whether the approval is given at a terminal: there is no policy."""
         return self.demand.keyboard
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A word that is ready to be given. `text`: the bytes to sign; `key`: what they would be signed with."""
+    """An approval that is ready to be signed. `text`: the bytes to sign; `key`: the key to sign them with."""
 
     matter: Matter
     statement: Statement
     text: bytes
     key: SigningKey | None
-    reviewed: str | None  # the commit that the same person's last word saw, to show what changed since
-    stands: ApprovalFile | None  # the same word of theirs, where it counts already
+    reviewed: str | None  # the commit that the same person's last approval names, to show the changes since
+    stands: ApprovalFile | None  # the same approval by this person, if it counts already
 
 
 def matter(project: Project, protocol: str, what: str | None) -> Matter:
-    """Return what waits for a word: the one thing, or `what` (`step:deploy`, `deploy`, `plan`, `merge`, `call:…`, `w12`).
+    """Return the subject that waits for approval: the only one, or `what` (`step:deploy`, `deploy`, `plan`, `merge`, `call:…`, `w12`).
 
     Raises:
         UsageError: nothing waits, or several things do. RefusedError: the protocol is cancelled, or there was a policy and it is
             gone.
-        UnreachableError: the remote that says whose word counts does not answer.
+        UnreachableError: the remote that says lists the approvers does not answer.
     """
     publishing.bring(project, protocol, load.checker(project, protocol))
     publishing.look_again(project, protocol)
     seen = load.view(project, protocol)
     if seen.state.status is Status.CANCELLED:
         raise RefusedError(
-            f"{protocol} is cancelled: nothing waits for a word",
+            f"{protocol} is cancelled: nothing waits for an approval",
             paths.folder(protocol),
             f"`runner undo {number(protocol)}` takes that back",
         )
@@ -106,8 +106,8 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
 
 def _no_plan(protocol: str) -> UsageError:
     short = number(protocol)
-    hint = f"`runner status {short}` says what is asked"
-    return UsageError("there is no plan yet: nothing waits for a word", paths.folder(protocol), hint)
+    hint = f"`runner status {short}` shows the open questions"
+    return UsageError("there is no plan yet: nothing waits for an approval", paths.folder(protocol), hint)
 
 
 def _choose(
@@ -120,15 +120,15 @@ def _choose(
         hint = "`merge` can be approved: it is completed"
     else:
         next_ = describe.resuming(state)
-        hint = f"what waits: {there}" if there else f"`{next_}` goes on till something does"
+        hint = f"what waits: {there}" if there else f"`{next_}` continues until something does"
     if what is None:
         if len(subjects) == 1:
             return next(iter(subjects.items()))
         if subjects:
-            raise UsageError(f"{len(subjects)} things wait for a word", where, f"say which: {there}")
+            raise UsageError(f"{len(subjects)} approvals are pending", where, f"say which: {there}")
         if state.status is Status.COMPLETED:
             return "", Subject("merge")
-        raise UsageError(_decided(state, known, None) or "nothing waits for a word", where, hint)
+        raise UsageError(_decided(state, known, None) or "nothing waits for an approval", where, hint)
     kind, colon, name = what.removesuffix(".md").rpartition(":")
     slug = ids.find_step(name, state.steps) or name
     found = [
@@ -146,7 +146,7 @@ def _choose(
         return "", Subject("plan")
     if what == "merge" and state.status is Status.COMPLETED:
         return "", Subject("merge")
-    raise UsageError(_decided(state, known, what, slug) or f"nothing waits for a word as `{what}`", where, hint)
+    raise UsageError(_decided(state, known, what, slug) or f"nothing waits for an approval as `{what}`", where, hint)
 
 
 def _decided(state: State, known: Sequence[RawEntry], *which: str | None) -> str:
@@ -163,11 +163,11 @@ def _decided(state: State, known: Sequence[RawEntry], *which: str | None) -> str
 def offer(
     project: Project, found: Matter, decision: Decision, reason: str, *, lasts: int | None = None, here: bool = True
 ) -> Offer:
-    """Return the word that the person would give. `here`: it is to be signed with their own key; else elsewhere.
+    """Return the approval that the person would give. `here`: signed with their own key now; else on another machine.
 
     Raises:
-        RefusedError: it would not count: the key is not listed, the role is another, the work is their own; or there is no
-            word of theirs to take back.
+        RefusedError: it would not count: the key is not listed, the role is another, the work is their own; or they have
+            no approval to revoke.
         UsageError: there is no key to sign with.
     """
     policy = found.authority.policy
@@ -228,30 +228,32 @@ def _would_not_count(found: Matter, fault: RejectionReason, text: str, no_force:
     short = number(found.seen.protocol)
     hints = {
         RejectionReason.ROLE: no_force or f"ask one of them; `roles` in {found.authority.where} says who they are",
-        RejectionReason.AGENT: f"a person has to say it: {found.demand.who}",
-        RejectionReason.OWN_WORK: f"somebody else has to: {found.demand.who}; or `own_work: allow` in {found.authority.where}",
-        RejectionReason.STALE: f"`runner approve {short} {found.demand.subject}` shows what is there now",
+        RejectionReason.AGENT: f"a person has to approve it: {found.demand.who}",
+        RejectionReason.OWN_WORK: f"another person has to: {found.demand.who}; or `own_work: allow` in {found.authority.where}",
+        RejectionReason.STALE: f"`runner approve {short} {found.demand.subject}` shows the present text",
         RejectionReason.EXPIRED: f"`runner approve {short} {found.demand.subject}` gives a new one",
         RejectionReason.OTHER: f"`runner approve {short} {found.demand.subject}` gives one on this",
         RejectionReason.FUTURE: "set the clock right",
     }
     hint = hints.get(fault, f"`runner approve {short} {found.demand.subject}` makes one that counts")
-    return RefusedError(f"the word would not count: {text}", str(found.demand.subject), f"{hint}; nothing was written")
+    return RefusedError(
+        f"the approval would not count: {text}", str(found.demand.subject), f"{hint}; nothing was written"
+    )
 
 
 def give(project: Project, ready: Offer) -> str:
-    """Sign the word, commit it as the person's, and return the commit.
+    """Sign the approval, commit it in the person's name, and return the commit.
 
     Raises:
         SigningError: no signature could be made; nothing was written.
-        RefusedError: what it is about changed meanwhile.
+        RefusedError: its subject changed meanwhile.
     """
     assert ready.key is not None
     return add(project, ready.matter, approval_file.join(ready.text, signing.sign(ready.key, ready.text)))
 
 
 def bring(project: Project, protocol: str, data: bytes, where: str) -> tuple[Matter, str]:
-    """Take in a word that was signed elsewhere, and return (what it is about, the commit).
+    """Import an approval that was signed on another machine, and return (its subject, the commit).
 
     Raises:
         MalformedFileError: it is no approval. RefusedError: it would not count.
@@ -270,9 +272,9 @@ def add(project: Project, found: Matter, data: bytes) -> str:
         RefusedError: it would not count; nothing was written.
     """
     git, protocol = project.git, found.seen.protocol
-    signed = approval_file.parse(data, "the word")
+    signed = approval_file.parse(data, "the approval")
     name = f"{paths.folder(protocol)}/{paths.APPROVALS}{approval_file.file_name(signed.text)}"
-    verb = {Decision.APPROVE: "approves", Decision.REJECT: "rejects", Decision.REVOKE: "takes back its word on"}
+    verb = {Decision.APPROVE: "approves", Decision.REJECT: "rejects", Decision.REVOKE: "revokes its decision on"}
     said = signed.statement
     message = f"{protocol}: {said.approver} {verb[said.decision]} {said.subject}\n".encode()
     sign = identity.setting(git, "user.signingkey") is not None
@@ -308,7 +310,7 @@ def add(project: Project, found: Matter, data: bytes) -> str:
 
 
 def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
-    """Record a person's word that was given at a terminal, where there is no policy.
+    """Record a decision that was made at a terminal, if there is no policy.
 
     Raises:
         RefusedError: it was decided meanwhile.
@@ -338,29 +340,29 @@ def answer(project: Project, found: Matter, decision: Decision) -> Advanced:
 def no_policy(project: Project, found: Matter) -> RefusedError:
     """Return the error for a signature where no policy says whose counts."""
     return RefusedError(
-        "there is no policy: nobody's signature counts",
+        "there is no policy: no signature counts",
         found.authority.where,
         without_force(project, paths.POLICY)
-        or "`runner init` writes one; without it a word is given at a terminal, for what waits",
+        or "`runner init` writes one; without it, pending approvals are given at a terminal",
     )
 
 
 def _refuse_where_one_was(project: Project, judged: ReviewContext) -> None:
-    """Refuse a word at a terminal where the protocol went on under a policy before: taking it away must not make it easier."""
+    """Refuse an approval at a terminal if an earlier transition had a policy: deleting the policy must not weaken a protocol."""
     git = project.git
     commits = filter(None, map(git.commit, judged.chain))
     told = {trailers.trusted for commit in commits if (trailers := log.parse_message(commit.message)) is not None}
     for trusted in sorted(told):
         if git.blob(f"{trusted}:{paths.POLICY}") is not None:
             raise RefusedError(
-                f"there was a policy, at {trusted[:12]}, and it is gone: no word counts without it",
+                f"there was a policy, at {trusted[:12]}, and it is gone: no approval counts without it",
                 judged.trusted.where,
                 f"put it back on {judged.trusted.branch}: `git checkout {trusted[:12]} -- {paths.POLICY}`, and commit that",
             )
 
 
 def standing(project: Project, found: Matter) -> ApprovalStatus:
-    """Return how the demand stands now, with the words that came in since."""
+    """Return the status of the required approval now, with the approvals that arrived since."""
     seen = load.view(project, found.seen.protocol)
     plan, _, state, _ = advance.consider(project, seen)
     if plan is None:
@@ -373,7 +375,7 @@ def standing(project: Project, found: Matter) -> ApprovalStatus:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of what a word is about. `command`: what prints it whole, where a long one may be cut; else it is never cut."""
+    """A part of an approval's subject. `command`: prints the whole part, if a long one may be cut; else it is never cut."""
 
     title: str
     text: str
@@ -381,9 +383,9 @@ class Part:
 
 
 def shown(project: Project, found: Matter, since: str | None) -> list[Part]:
-    """Return what a word would be about; `since`: the commit of an earlier word of theirs, to show what changed.
+    """Return the parts of the subject; `since`: the commit of this person's earlier approval, to show the changes.
 
-    Escapes are made visible by whoever prints it.
+    The caller makes escape sequences visible.
     """
     git, subject, seen = project.git, found.demand.subject, found.seen
     folder = paths.folder(seen.protocol)
@@ -428,7 +430,7 @@ def _changes(project: Project, title: str, start: str, seen: Snapshot, only: Seq
 
 
 def not_committed(project: Project, found: Matter) -> list[str]:
-    """Return the words of the protocol's that a worktree has changed and not committed: the next step takes them up."""
+    """Return the plan files that are changed in a worktree and not committed: the next step picks them up."""
     branch, made = project.branch(found.seen.protocol), []
     for tree in project.git.worktrees():
         if tree.branch == branch:

@@ -1,7 +1,7 @@
-"""`audit --attest`: what the steps of a protocol made, as in-toto statements with SLSA's provenance, one a completed step.
+"""`audit --attest`: the products of a protocol's steps, as in-toto statements with SLSA provenance, one per completed step.
 
-They say in a common form what the record says, and are as good as it: the caller lets none out of a record that does not verify.
-Nothing is signed here; whoever publishes them wraps and signs them with their own tool.
+They repeat the record in a common form, and are as trustworthy as it: the caller prints none of a record that does not verify.
+Nothing is signed here; a person who publishes them wraps and signs them with their own tool.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def attest(project: Project, protocol: str) -> bytes:
 
 
 class _Step:
-    """A completed attempt of a step, as statements tell of it."""
+    """A completed attempt of a step, as statements name it."""
 
     def __init__(self, chain: Chain, slug: str, attempt: int) -> None:
         self.chain, self.slug, self.attempt = chain, slug, attempt
@@ -66,7 +66,7 @@ class _Step:
         )
 
     def subject(self) -> list[Resource]:
-        """Return what was made: the commit that has the work, and each artifact."""
+        """Return the products: the commit that has the work, and each artifact."""
         assert self.finished is not None
         commit = self.chain.commit_of(self.finished.revision)
         found = [{"name": f"{self.chain.protocol}/{self.slug}.{self.attempt}", "digest": {"gitCommit": commit}}]

@@ -1,6 +1,6 @@
-"""`audit`: all of a protocol on one page, for the person who must sign off: what was planned, done, said, spent and changed.
+"""`audit`: a protocol on one page, for the person who must sign off: its plan, work, approvals, cost and changes.
 
-The page shows the record as plain data beside what verify found; it proves nothing itself, and names the command that does.
+The page shows the record as plain data beside the verdict of verify; it proves nothing itself, and names the command that does.
 Everything on it is text of people, models or programs, and is shown as text (`markup`).
 """
 
@@ -119,7 +119,7 @@ def _plain(value: object) -> str:
 
 def _banner(report: Report, cannot_tell: bool) -> Html:
     if cannot_tell:
-        return element("p", "Cannot be told here: history or objects are missing.", class_="verdict warn")
+        return element("p", "It cannot be verified here: history or objects are missing.", class_="verdict warn")
     if report.ok:
         transitions = "1 transition" if report.transitions == 1 else f"{report.transitions} transitions"
         words = "1 approval" if report.approvals == 1 else f"{report.approvals} approvals"
@@ -134,9 +134,9 @@ def _verdict(chain: Chain, report: Report, cannot_tell: bool) -> Html:
     known = report.signed == report.transitions > 0
     proves = (
         "What a record that verifies proves: nobody changed the record but by transitions that the rules allow; no transition "
-        "brought code or words that it does not name; the words that were used were given by those people, and were enough under "
-        f"the policy of then{'; each transition was signed by a runner that the policy lists' if known else ''}. What it does not: "
-        f"{'' if known else 'who ran a transition, for transitions are not signed, or '}that this is the newest one."
+        "changed code or plan files that it does not name; the approvals that were used were given by those people, and sufficed "
+        f"under the policy at that time{'; each transition was signed by a runner that the policy lists' if known else ''}. "
+        f"What it does not: {'' if known else 'who ran a transition, for transitions are not signed, or '}that this is the newest one."
     )
     return element(
         "div",
@@ -211,7 +211,7 @@ def _outcome(code: object) -> Html:
 
 
 class _Words:
-    """What was asked of people, what counted, and each signed statement with what became of it."""
+    """Pending approvals, those that counted, and each signed statement with its outcome."""
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
@@ -294,9 +294,9 @@ def _effects(chain: Chain) -> Html:
         held += [element("h3", f"{folder}/{name}"), _block(chain.git.blob(f"{chain.tip}:{folder}/{name}"))]
     return element(
         "div",
-        _table("Calls that waited for a word, and effects nobody knew of", ("rev.", "time", "event", "call", "what"), events, (0,)),
+        _table("Calls that waited for approval, and unknown effects", ("rev.", "time", "event", "call", "what"), events, (0,)),
         _table(
-            "Calls that reach outside, as the transcripts tell them",
+            "Calls that reach outside, by the transcripts",
             ("time", "what", "call", "tool", "transcript", "told"),
             calls,
         ),
@@ -343,7 +343,7 @@ def _transcripts(chain: Chain) -> Html:
         # An attempt that waited files its transcript again, longer each time: the last one is what is here.
         later = any(other.fields.get("transcript") and other.subject == entry.subject and other.revision > entry.revision
                     for other in chain.entries)  # fmt: skip
-        found: Part = _code(name) if name else "an earlier state of one that went on" if later and there else element(
+        found: Part = _code(name) if name else "an earlier state of one that continued" if later and there else element(
             "span", "not here", class_="warn"
         )  # fmt: skip
         engine = str(entry.fields.get("engine") or "")

@@ -63,7 +63,7 @@ class Ahead:
 class Description:
     """A protocol's status for people.
 
-    `name`: what is typed for it; `word`: waits, works, ready, failed, completed, rewritten …; `reason`: half a line; `waits`:
+    `name`: its name in commands; `word`: waits, works, ready, failed, completed, rewritten …; `reason`: half a line; `waits`:
     those that are still open; `approvals`: by wait, those that no transition has recorded yet; `held`: the runner at work on
     it, `look`: the command to see whether that is still so; `to_merge`: it is completed, and no base has its work; `rebase`:
     the folder of git in which a person rebases its branch.
@@ -95,7 +95,7 @@ class Describer:
         self._rebases = worktree.rebases(project.git)
 
     def describe(self, row: Row, tip: str, name: str) -> Description:
-        """Describe a protocol whose record is `row` at the commit `tip`; `name`: what is typed for it."""
+        """Describe a protocol whose record is `row` at the commit `tip`; `name`: its name in commands."""
         project, protocol, found = self._project, row["protocol"], record.outlook(row)
         held, look = at_work(project, protocol, name, self._leases)
         rewritten, ahead = is_rewritten(project, protocol), remote_is_ahead(project, protocol, name)
@@ -351,7 +351,7 @@ def is_rewritten(project: Project, protocol: str) -> bool:
 
 
 def remote_is_ahead(project: Project, protocol: str, name: str) -> Ahead | None:
-    """Return what the remote, as last fetched, has that the branch here lacks; None if that is nothing. `name`: what is typed.
+    """Return what the remote, as last fetched, has that the branch here lacks; None if that is nothing. `name`: its name in commands.
 
     Transitions that a rewritten branch replaced are not newer, and `sync` refuses it.
     """

@@ -1,7 +1,7 @@
-"""The ready steps of many protocols, some at a time: a turn each, and whoever waited longest comes first (design §6).
+"""Run the ready steps of many protocols, some at a time: one turn each, the one that waited longest first (design §6).
 
-Level-triggered: each round looks at the refs that are there. There is no queue that could lose anything, and nothing is written
-here; what a turn did is read from git. What is remembered, as long as a fleet lasts, is at which tip a turn changed nothing.
+Level-triggered: each round reads the refs. There is no queue that could lose anything, and nothing is written here; the result of
+a turn is read from git. A fleet remembers only, for each protocol, the tip at which a turn changed nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WORST: Final = (70, 4, 2, 5, 69, 1, 75, 3, 0)
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A protocol that may go on. `action`, `step`: what would follow; `since`: when its last commit was made, in seconds."""
+    """A protocol that can advance. `action`, `step`: what would follow; `since`: when its last commit was made, in seconds."""
 
     protocol: str
     tip: str
@@ -58,7 +58,7 @@ class Crew(Protocol):
     """Who carries turns out, side by side."""
 
     def start(self, one: Ready) -> None:
-        """Begin a turn."""
+        """Start a turn."""
 
     def next(self, timeout: float) -> Ended | None:
         """Return a turn that ended; None where none does within so many seconds."""
@@ -102,7 +102,7 @@ class Sight:
         return dict(zip(tips, found, strict=True))
 
     def ready(self, only: Iterable[str] | None = None) -> list[Ready]:
-        """Return the protocols that may go on, whoever waits longest first. `only`: these alone."""
+        """Return the protocols that can advance, the one that waited longest first. `only`: these alone."""
         tips = self.tips()
         wanted = tips if only is None else {name: tips[name] for name in only if name in tips}
         keys = {name: (tip, self._there.get(name)) for name, (tip, _) in wanted.items()}
@@ -123,17 +123,17 @@ class Sight:
                 return Ready(name, tip, "take-up", what.step, "what people committed since", since)
         # A run that was killed, or met a remote that was away. A branch that is gone there was taken.
         if self._there.get(name, tip) != tip:
-            return Ready(name, tip, "publish", None, "what is not on the remote yet", since)
+            return Ready(name, tip, "publish", None, "not on the remote yet", since)
         return None
 
     def _has_news(self, protocol: str, tip: str) -> bool:
-        """Return whether people committed something since the last transition: a word, an edit, or what only looks so."""
+        """Return whether people committed something since the last transition: an approval, an edit, or one that only looks so."""
         commit = self.project.git.commit(tip)
         return commit is not None and not publishing.is_transition(commit, protocol)
 
 
 def look(project: Project) -> None:
-    """Look at what the remote has of protocols; where it is away, at what is here."""
+    """Look at what the remote has of protocols; if it does not answer, at this clone."""
     project.looked = False
     mirror = publishing.look(project, "refs/heads/*")
     if mirror is None:
@@ -151,7 +151,7 @@ def look(project: Project) -> None:
 
 
 def run(project: Project, crew: Crew, *, jobs: int, tell: Tell) -> dict[str, int]:
-    """Give turns, `jobs` at a time, till nothing is ready; return what the last turn of each protocol ended with.
+    """Give turns, `jobs` at a time, until nothing is ready; return how the last turn of each protocol ended.
 
     Where that was held by another runner, which has brought it so far since that it is not ready, there was nothing to do.
     """
@@ -217,7 +217,7 @@ def exit_code(codes: Iterable[int]) -> int:
 
 
 def described(one: Ready) -> dict[str, str]:
-    """Return a protocol as a matrix has it: words by pattern alone, no text of anybody's."""
+    """Return a protocol as a matrix has it: ids and numbers only, no free text."""
     return {
         "protocol": one.protocol,
         "action": one.action,
@@ -228,7 +228,7 @@ def described(one: Ready) -> dict[str, str]:
 def child_pipeline(project: Project, found: Sequence[Ready]) -> str:
     """Return a pipeline for GitLab that works on each protocol side by side, and publishes what each handed over.
 
-    It is JSON, which is YAML, so that nothing in it can be read as anything but a word.
+    It is JSON, which is YAML, so that nothing in it can be read as anything but a string.
     """
     run = lease.ci_run(project.who.environ)
     told: dict[str, Any] = {"include": [{"local": JOBS}]}
@@ -239,14 +239,14 @@ def child_pipeline(project: Project, found: Sequence[Ready]) -> str:
         needs = [{"job": work, "artifacts": True}]
         told[publish] = {"extends": ".protocol-publish", "variables": words, "needs": needs}
     if not found:
-        told["protocol-none"] = {"script": ["echo nothing may go on"], "variables": {"GIT_STRATEGY": "none"}}
+        told["protocol-none"] = {"script": ["echo no protocol can advance"], "variables": {"GIT_STRATEGY": "none"}}
     return json.dumps(told, indent=2) + "\n"
 
 
 def reserve(project: Project, found: Sequence[Ready], usd: Decimal, tokens: int) -> tuple[list[Ready], list[Ready]]:
     """Reserve a part of the day's budget for each that asks a model next, to be spent by jobs that may not push.
 
-    Returns those that go on, and those for which nothing is left.
+    Returns those that advance, and those for which too little is left.
 
     Raises:
         UnreachableError: the ledger is on a remote that does not answer.
@@ -278,7 +278,7 @@ def reserve(project: Project, found: Sequence[Ready], usd: Decimal, tokens: int)
 
 
 def asks_a_model(row: Row, one: Ready) -> bool:
-    """Return whether what would follow asks a model, for all that the record tells."""
+    """Return whether what would follow asks a model, by the record alone."""
     step = row["steps"].get(one.step) or {}
     match one.action:
         case "write-plan" | "take-up":  # of the second nobody knows before it is taken up

@@ -38,7 +38,7 @@ def alone(project: Project) -> None:
 
 
 def take(project: Project, protocols: Iterable[str]) -> None:
-    """Take the histories that git fetched beside ours, where they go on from them; what is not taken is said."""
+    """Adopt the histories that git fetched beside ours, if they continue ours; print why others are not adopted."""
     for protocol in protocols:
         theirs = project.git.ref(history.fetched(protocol))
         if theirs in (None, project.git.ref(history.ref_of(protocol))):

@@ -1,4 +1,4 @@
-"""HTML that is put together from parts: a text is escaped wherever it comes from, and only what was made here is markup.
+"""Build HTML from parts: all text is escaped, and only elements made here are markup.
 
 A page of it needs nothing else and can do nothing: no script, no request, one style that the page's own policy names by its digest.
 """
@@ -36,7 +36,7 @@ def text(value: str) -> Html:
 def element(tag: str, *inside: Part | Iterable[Part], **attributes: str) -> Html:
     """Return an element with parts inside; a part that is no markup is text. `class_` is the attribute `class`.
 
-    Attributes are the caller's own words: never a link, and no style.
+    Attributes are the caller's constants: never a link, and no style.
     """
     assert _TAG.fullmatch(tag) and not attributes.keys() & {"style", "src", "srcdoc"}
     told = "".join(f' {name.rstrip("_").replace("_", "-")}="{text(value)}"' for name, value in attributes.items())

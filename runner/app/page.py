@@ -1,6 +1,6 @@
 """A protocol's page on the forge: the request's text, the one comment, the commit statuses. Pure: the same state gives the same bytes.
 
-What models and plans say stands there as code alone, in which no forge follows links, loads images or tells people.
+Text of models and plans appears as code only, in which no forge follows links, loads images or notifies people.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def title(state: State) -> str:
 
 
 def body(state: State, plan: str, *, ways: Ways = NO_WAYS, merge: str = "") -> str:
-    """Return the request's text: what is asked of whom, then how far it is, then what it is about.
+    """Return the request's text: the waits and who can end them, then the progress, then the plan.
 
     `plan`: what people or a model wrote; `ways`, `merge`: as for `asked`.
     """
@@ -44,33 +44,33 @@ def body(state: State, plan: str, *, ways: Ways = NO_WAYS, merge: str = "") -> s
         rows.append(f"| `{step.place:02d}-{slug}` | {code(step.title)} | {step.kind} | {stands} | {_checked(step)} |")
     if len(steps) > _STEPS:
         rows.append(f"| … | {len(steps) - _STEPS} more | | | |")
-    table = ["| step | what | kind | stands | checks |", "|---|---|---|---|---|", *rows]
+    table = ["| step | title | kind | status | checks |", "|---|---|---|---|---|", *rows]
     parts = [
         *asked(state, ways=ways, merge=merge),
         f"### {_progress(state)}" if rows else "There is no plan yet.",
         "\n".join(table) if rows else "",
         f"Cost so far: {_spent(state)}." if _spent(state) else "",
         f"<details><summary>The plan</summary>\n\n{block(plan, PLAN_TEXT)}\n\n</details>" if plan else "",
-        f"What the steps do stands in `{paths.folder(state.protocol)}/`, among the changes; an edit there is taken up. "
+        f"The step files are in `{paths.folder(state.protocol)}/`, among the changes; the runner picks up an edit there. "
         "Written by [protocol-runner](https://pypi.org/project/protocol-runner/).",
     ]
     return "\n\n".join(part for part in parts if part)[:BODY_TEXT]
 
 
 def comment(state: State, *, ways: Ways = NO_WAYS, merge: str = "", seen: int = 0, said: Sequence[str] = ()) -> str:
-    """Return what the one comment says: what is asked of whom, and what became of commands.
+    """Return what the one comment says: the waits and who can end them, and the result of each comment command.
 
     `ways`, `merge`: as for `asked`; `seen`: the last comment that was looked at; `said`: a line a command.
     """
-    # What is read again stands first: whatever else is long, it is never what is cut off.
+    # The runner reads this line again, so it comes first, where no long text cuts it off.
     parts = [f"<!-- seen: {seen} -->", *asked(state, ways=ways, merge=merge), "\n".join(said)]
     return "\n\n".join(part for part in parts if part)[:BODY_TEXT]
 
 
 def asked(state: State, *, ways: Ways = NO_WAYS, merge: str = "") -> list[str]:
-    """Return paragraphs: what waits, for whom, and how to give it; why it stopped, and how it goes on.
+    """Return paragraphs: each wait, who can end it and how; why it stopped, and how it resumes.
 
-    `ways`: how each wait is ended, by its id; `merge`: whose word on the merge is missing.
+    `ways`: how each wait is ended, by its id; `merge`: whose approval of the merge is missing.
     """
     short, found = ids.number_of(state.protocol), []
     for wait in state.waiting:
@@ -88,18 +88,18 @@ def asked(state: State, *, ways: Ways = NO_WAYS, merge: str = "") -> list[str]:
         verb = "retry" if stopped else "resume"
         found.append(f"- When its cause is fixed: comment `/runner {verb}`, or type `runner {verb} {short}`")
     elif state.status is Standing.PAUSED:
-        found += ["### It is paused", f"- To go on: comment `/runner resume`, or type `runner resume {short}`"]
+        found += ["### It is paused", f"- To resume: comment `/runner resume`, or type `runner resume {short}`"]
     elif state.status is Standing.CANCELLED:
         found.append("### It is cancelled")
     elif state.status is Standing.COMPLETED and merge:
-        found += [f"### The merge waits for the word of {_words(merge)}", *_how(MERGE, MERGE, short, ways)]
+        found += [f"### The merge waits for the approval of {_words(merge)}", *_how(MERGE, MERGE, short, ways)]
     elif state.status is Standing.COMPLETED:
         found.append("### Every step is done: it waits for its merge")
     return found or ["### Nothing waits for anybody"]
 
 
 def _how(kind: str, wait: str, short: int, ways: Ways) -> list[str]:
-    """Return how to give what waits: a list, and that a comment is none where a word is wanted."""
+    """Return how to end a wait, as a list; for an approval it adds that a comment is none."""
     if text := wait_type(kind).answer:
         return [f"- Answer: comment `/runner answer {wait} {text}`, or type `runner answer {short} {wait} {text}`"]
     if wait_type(kind).ended_by == "edit":
@@ -110,7 +110,7 @@ def _how(kind: str, wait: str, short: int, ways: Ways) -> list[str]:
         SIGNED in there
     )
     no = ["request changes in a review"] * (REVIEW in there) + [f"`runner reject {what}`"] * (SIGNED in there)
-    return [f"- To say yes: {', or '.join(yes)}\n- To say no: {', or '.join(no)}", "A comment is no approval."]
+    return [f"- To approve: {', or '.join(yes)}\n- To reject: {', or '.join(no)}", "A comment is no approval."]
 
 
 def statuses(state: State, *, wrong: str, merge: str = "") -> list[Status]:
@@ -141,13 +141,13 @@ def statuses(state: State, *, wrong: str, merge: str = "") -> list[Status]:
 
 
 def code(text: str) -> str:
-    """Return text of anybody's as code on one line, in a table too; nothing in it means anything to a forge."""
+    """Return untrusted text as code on one line, in a table too; no part of it means anything to a forge."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split()).replace("`", "'")
     return f"`{line.replace('|', '¦')}`" if line else ""
 
 
 def block(text: str, most: int) -> str:
-    """Return text of anybody's as a block of code, cut where it is too long; nothing in it can end the block."""
+    """Return untrusted text as a block of code, cut if it is too long; no part of it can end the block."""
     kept = "\n".join("".join(c if c.isprintable() or c == "\t" else " " for c in line) for line in text.split("\n"))
     kept = kept if len(kept) <= most else f"{kept[:most]}\n…"
     longest = max((len(run) for run in re.findall(r"`+", kept)), default=0)
@@ -160,7 +160,7 @@ def _word(step: StepState) -> str:
 
 
 def _stands(step: StepState, waits: bool) -> str:
-    """Return how a step stands, with a mark where the eye should stop."""
+    """Return the status of a step, with a mark if it needs attention."""
     word = _word(step)
     if step.status is StepStatus.COMPLETED:
         return f"✔ {word}"

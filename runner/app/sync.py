@@ -1,4 +1,4 @@
-"""`runner sync`: bring what is on the remote, settle what is apart, publish what is here; hear the forge, and tell it."""
+"""`runner sync`: fetch, reconcile diverged protocols, push; fetch reviews and comments of the forge, and post to it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ RACES = 20
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What became of one protocol: the tip that both sides have now, and what was done; `url`: of its request, or empty.
+    """The result for one protocol: the tip that both sides have now, and the action; `url`: of its request, or empty.
 
-    `title`: of one that is new here; `error`: why nothing was done, where others were to be looked at still.
+    `title`: of one that is new here; `error`: why it was not synced, while others were.
     """
 
     protocol: str
@@ -36,11 +36,11 @@ class Synced:
 def sync(project: Project, protocols: list[str] | None = None, *, work: bool = True) -> list[Synced]:
     """Make the remote and this clone agree on the protocols (default: all that either has): fetched, settled, pushed.
 
-    `work`: whether a protocol goes on where the forge asks for that; in CI another job does it, which cannot write.
+    `work`: whether a protocol advances if the forge asks for that; in CI another job does it, which cannot write.
 
     Raises:
         UnreachableError: the remote did not answer; nothing was published.
-        ForgeError: the forge could not be asked; what is here is published.
+        ForgeError: the forge could not be asked; this clone's commits are published.
         UsageError: there is no remote.
         RunnerError: why the only one that was asked for is left as it is; of several, each tells its own.
     """
@@ -62,7 +62,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
     try:
         forge = request.opened(project)
     except (ForgeError, UsageError) as error:
-        away = error  # what is here is published all the same
+        away = error  # commits of this clone are published all the same
     for protocol in protocols:
         try:
             clash.refuse(project, protocol)
@@ -103,7 +103,7 @@ def _look(project: Project, mirror: Mirror, protocols: list[str] | None) -> list
 
 
 def _settle_reserved(project: Project, mirror: Mirror, protocols: list[str]) -> None:
-    """Settle what was reserved for jobs of this run of a CI, which could not: what they made is published now."""
+    """Settle the reservations of this CI run's jobs, which could not: their work is published now."""
     from runner.executor import spending
     from runner.protocol.policy_file import DayBudget
     from runner.store import day_budget
@@ -114,7 +114,7 @@ def _settle_reserved(project: Project, mirror: Mirror, protocols: list[str]) -> 
         if spending.day(project) != DayBudget():
             day_budget.use(project, mirror, protocols)
     except RunnerError as error:
-        project.who.say(f"what was reserved for this run is not settled, and stays counted: {error.what}")
+        project.who.say(f"the reservation of this run is not settled, and stays counted: {error.what}")
 
 
 def _bases(project: Project, protocols: list[str]) -> list[str]:
@@ -127,7 +127,7 @@ def _bases(project: Project, protocols: list[str]) -> list[str]:
 
 
 def _was_taken(project: Project, protocol: str, forge: Forge | None) -> Synced | None:
-    """Return how a protocol stands whose branch is gone from the remote after its request ended: it is not pushed again."""
+    """Return the result for a protocol whose branch the remote deleted after its request ended: it is not pushed again."""
     assert project.mirror is not None
     name, tip = ids.branch_of(project.pattern, protocol), project.git.ref(project.branch(protocol))
     if f"refs/heads/{name}" in project.mirror.refs():
@@ -180,7 +180,7 @@ def _on_forge(project: Project, forge: Forge, done: Synced, work: bool) -> Synce
 
 
 def _track_base(project: Project, protocol: str) -> None:
-    """Let the person's own git see where the base is, as its own fetch would: that tells whether a protocol is merged."""
+    """Let the person's own git see where the base is, as its own fetch would: `status` then knows whether a protocol is merged."""
     tip, remote = project.git.ref(project.branch(protocol)), project.trusted.remote
     base = record.row(project.git, protocol, tip).get("base") if tip else None
     there = project.mirror.refs().get(f"refs/heads/{base}") if project.mirror and base else None
@@ -206,7 +206,7 @@ def unpublished(project: Project, protocol: str, *, by_person: bool = False) -> 
 def offer(project: Project, protocol: str, *, by_person: bool = False) -> None:
     """With `publish: ask`, ask the person at the terminal whether to push new commits; elsewhere print the command.
 
-    `by_person`: what is new is a person's decision, which others may wait for.
+    `by_person`: the new commit is a person's decision, for which others may wait.
     """
     unpublished(project, protocol, by_person=by_person)
     if project.setting("publish") != "ask" or project.trusted.remote is None:

@@ -132,7 +132,7 @@ def washed(project: Project, protocol: str, origin: Origin) -> Iterator[Finding]
 def prove(
     project: Project, protocol: str, *, live: bool = False, from_work: bool = False, walked: Report | None = None
 ) -> tuple[Report, int]:
-    """Return what `examine` says and the exit code that means it; 5, with a report that says what is missing, where it cannot tell.
+    """Return what `examine` says and the exit code that means it; 5, with a report that names the missing objects, if it cannot tell.
 
     Raises:
         UnreachableError: `live`, and the remote does not answer.
@@ -165,14 +165,14 @@ def place_of(project: Project, report: Report, found: Finding) -> tuple[str, int
 
 
 def _asks(project: Project) -> str | None:
-    """Return the remote that may have what is missing; None where there is none, or this process has asked it."""
+    """Return the remote that may have the missing objects; None if there is none, or this process has asked it."""
     return None if project.mirror is not None else project.trusted.remote
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a protocol's chain is. `branch`: the branch's commit here; `there`: the remote's, where it was asked; `filed`: the
-    history's; `replaced`: the remote's, where it is none that goes on from the one here; `kept`: whether a branch or the history has
+    history's; `replaced`: the remote's, if it does not continue the one here; `kept`: whether a branch or the history has
     the chain, not the base alone."""
 
     tip: str
@@ -213,7 +213,7 @@ def _place(project: Project, protocol: str, *, live: bool) -> _Place:
         elif git.is_ancestor(there, branch):
             notes.append(f"{project.trusted.remote} is behind: it has {there[:12]}")
         else:
-            notes.append(f"{project.trusted.remote} is apart from this clone: it has {there[:12]}")
+            notes.append(f"{project.trusted.remote} diverged from this clone: it has {there[:12]}")
     elif live and there is None and branch is not None and project.mirror is not None:
         notes.append(f"{project.trusted.remote} has no branch {name}")
     last = transcript.last_commit(git, protocol, kept) if kept is not None and there is None else None

@@ -1,9 +1,9 @@
-"""`runner watch`: goes on with every protocol as soon as it may (ADR 0012).
+"""`runner watch`: advance every protocol as soon as it can (ADR 0012).
 
-Level-triggered: each look opens the repository anew, reads the refs, and compares them with what was left behind; what wakes it
-is only a reason to look. A protocol is gone on with by the same loop as `runner run`'s, a turn at a time, so that a long one keeps
-none of the others waiting for ever. What fails is told once and tried again later, at once where something of it moved. Only what
-is committed counts: a file that somebody is still writing is no plan, unless `adopt` says after how long it is one.
+Level-triggered: each look opens the repository anew, reads the refs, and compares them with those of the last look; an event only
+causes a look. A protocol advances by the loop of `runner run`, a turn at a time, so that a long one does not block the others. A
+failure is printed once and retried later, at once if the protocol moved. Only commits count: a file that a person is still writing
+is no plan, unless `adopt` says after how long it is one.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ Key = tuple[str, str | None, str]  # the tip, the remote's as last fetched, the 
 
 @dataclass(slots=True)
 class _Standing:
-    """How a protocol was left. `key`: what was looked at; `again`: when to try once more, by the monotonic clock."""
+    """The last turn of a protocol. `key`: the refs then; `again`: when to try once more, by the monotonic clock."""
 
     key: Key | None = None
     again: float = math.inf
@@ -79,7 +79,7 @@ class _Standing:
 def watch(
     reopen: Callable[[], Project], changes: Changes, wanted: Wanted, tell: Callable[[Happened], None]
 ) -> NoReturn:
-    """Go on with what may go on, for ever. `reopen` gives the project anew; it is closed here.
+    """Advance the protocols that can advance, for ever. `reopen` gives the project anew; it is closed here.
 
     Raises:
         UsageError: the repository is gone.
@@ -126,7 +126,7 @@ class _Watcher:
     # --- looking -----------------------------------------------------------------------------------------------------
 
     def woke(self, why: set[Why]) -> None:
-        """Take up why one looks again."""
+        """Note why the watch looks again."""
         if "woke" in why:
             self._fetch_at = -math.inf
         kinds: tuple[Kind, ...] = ("lost", "woke")
@@ -224,7 +224,7 @@ class _Watcher:
         return dict(sorted(found.items(), key=lambda item: (ids.number_of(item[0]), item[0])))
 
     def _due(self, project: Project, keys: Mapping[str, Key]) -> dict[str, bool]:
-        """Return the protocols to go on with, those first where something is to be done; whether it is, as the record tells."""
+        """Return the protocols to advance, those with work first, and whether each has work by its record."""
         now = project.who.monotonic()
         again = {name for name in keys if name in self._known and self._known[name].again <= now}
         new = {name: key for name, key in keys.items() if name not in self._known or self._known[name].key != key}
@@ -303,7 +303,7 @@ class _Watcher:
     # --- going on ----------------------------------------------------------------------------------------------------
 
     def _go(self, project: Project, protocol: str, key: Key, forge: Forge | None, acts: bool) -> None:
-        """Go on with one protocol for a turn, and remember how it was left."""
+        """Advance one protocol for a turn, and remember the result."""
         self._turn += 1
         self._turns[protocol] = self._turn
         was_told = acts or (protocol in self._known and bool(self._known[protocol].said))
@@ -404,6 +404,6 @@ def _changed_at(path: Path) -> float:
 
 
 def unattended(project: Project) -> Project:
-    """Return the project with nobody at the terminal: what would be asked there is told instead, and tried again."""
+    """Return the project with nobody at the terminal: a question is printed instead, and retried."""
     project.who = dataclasses.replace(project.who, ask=lambda question, choices: None, ask_text=lambda question: None)
     return project

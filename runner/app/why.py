@@ -1,8 +1,8 @@
-"""`why`: which step, model, words and people brought a line of code here, as git and the record tell it. Only read, never judged.
+"""`why`: which step, model, plan file and people wrote a line of code, by git and the record. It reads, and does not verify.
 
-A line is blamed; where the commit that brought it is a squash of a protocol, it is blamed on along the protocol's own chain, which
-branch or history ref keep. Where a person changed it by hand, what stood there before is looked at too. That the record is right
-is `verify`'s to say. What is told here is plain data, of the shape that `protocol.output.Why` describes.
+A line is blamed; if its commit is a squash of a protocol, the blame continues along the protocol's own chain, which the branch or
+the history ref keeps. If a person changed the line by hand, the line before that is blamed too. `verify` proves the record. The
+result is plain data, of the shape of `protocol.json_output.Why`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _AGENT = re.compile(rb"^agent:[ \t]*[\"']?([a-z0-9-]+)[\"']?[ \t]*(?:#.*)?\r?$",
 
 
 def why(project: Project, cwd: Path, path: str, first: int, last: int) -> Told:
-    """Return where the lines `first` to `last` of a file come from; `path`: as seen from `cwd`, as it stands there now.
+    """Return where the lines `first` to `last` of a file come from; `path`: as seen from `cwd`, as it is there now.
 
     Raises:
         UsageError: there is no such file, it is not committed, or has fewer lines.
@@ -55,7 +55,7 @@ def _inside(project: Project, cwd: Path, path: str) -> str:
 
 
 class _Look:
-    """One question. What was found out about protocols and commits is kept, for many lines come from few."""
+    """One question. Facts about protocols and commits are kept, since many lines come from few."""
 
     def __init__(self, project: Project) -> None:
         self.project, self.git = project, project.git
@@ -65,7 +65,7 @@ class _Look:
         self._notes: dict[str, tuple[str, str]] = {}  # a copy's commit to (protocol, why its chain is not followed)
 
     def now(self, path: str, first: int, last: int) -> list[Told]:
-        """Return the origins of lines as they stand in the work tree, or in HEAD where there is none."""
+        """Return the origins of lines as they are in the work tree, or in HEAD if there is none."""
         if self.git.top is None:
             return self._resolve(blame(self.git, path, [(first, last)], commit="HEAD"), DEEP)
         found = blame(self.git, path, [(first, last)], work_tree=self.git.top, config=self._conversions())
@@ -274,7 +274,7 @@ class _Look:
             return
 
     def _near(self, oid: str) -> list[str]:
-        """Return the protocols on whose branch a commit may be: those whose folder in it is not what stands now."""
+        """Return the protocols on whose branch a commit may be: those whose folder in it differs from the present one."""
         there, now = (self.git.tree(f"{at}:{paths.ROOT}") or {} for at in (oid, self.project.trusted.commit))
         found = [name for name, entry in there.items() if ids.is_protocol_id(name) and now.get(name) != entry]
         return found[-DEEP:]
@@ -308,7 +308,7 @@ class _Look:
 
 
 def said(chain: Chain, slug: str, attempt: int, lines: Sequence[str], path: str) -> Told | None:
-    """Return the part of the attempt's transcript that wrote lines of a file, or of one before it that it went on from."""
+    """Return the part of the attempt's transcript that wrote lines of a file, or of one before it whose work it continued."""
     told = None
     for number in chain.kept(slug, attempt):
         digest = chain.transcript(slug, number)
@@ -328,12 +328,12 @@ def _filed(chain: Chain, prefix: str, digest: str, lines: Sequence[str], path: s
             found = _part(data, wanted, path)
             note = "" if found else "no call of it has the line: a command that it ran has written it"
             return told | {"file": file, "note": note} | (found or {})
-    what = "what is here is not what the record names" if there else "it is not here"
+    what = "the one in this clone is not the one that the record names" if there else "it is not here"
     return told | {"note": f"{what}; {chain.fetch}"}
 
 
 def _part(data: bytes, wanted: str, path: str | None) -> Told | None:
-    """Return the last call that has a line in it, one that names the file before others; with no `path`, what was said."""
+    """Return the last call that has a line in it, one that names the file before others; without one, the message."""
     rows = [row for row in map(_json, data.decode("utf-8", "replace").split("\n")) if isinstance(row, dict)]
     refused = {str(one.get("id")) for row in rows for one in _objects(row.get("results")) if one.get("error")}
     found: list[tuple[bool, Told]] = []
@@ -379,7 +379,7 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _around(texts: Sequence[str], wanted: str) -> str:
-    """Return the lines around the one that is wanted, where a text has it whole; a patch's lines begin with a plus."""
+    """Return the lines around the one that is wanted, if a text has it whole; a patch's lines start with a plus."""
     for text in texts:
         rows = lines_of(text)
         for number, row in enumerate(rows):

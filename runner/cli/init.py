@@ -136,7 +136,7 @@ def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> 
 
     with contextlib.ExitStack() as stack:
         project = stack.enter_context(Project.open(cwd, session.environment(), session.options))
-        with session.waiting("a model reads what is committed"):
+        with session.waiting("a model reads the repository"):
             proposal = stack.enter_context(init.propose(project, asked))
         new = [file for file in proposal.files if file.here is None]
         cost = f" · ${proposal.usd}" if proposal.usd else ""
@@ -156,7 +156,7 @@ def _proposed(session: Session, cwd: Path, asked: init.Questions, yes: bool) -> 
 
 
 def _facts(found: Look) -> str:
-    """Return what was found out."""
+    """Return the facts."""
     place = f"{found.forge.kind.name} ({found.forge.host}/{found.forge.path})" if found.forge else "none known"
     told = (("base", found.facts.base), ("remote", found.facts.remote), ("forge", place), ("stack", found.stack))
     return " · ".join(f"{name} {value or 'none'}" for name, value in told)

@@ -151,7 +151,7 @@ def test_two_things_that_wait_are_told_apart(gov: Box, people: People) -> None:
     for slug in ("a", "b"):
         gov.runner("step", protocol, "--step", slug, rc=3)
     error = says(gov, people.alice, "approve", protocol, "--yes", rc=2).err
-    assert "2 things wait for a word" in error and "say which: step:a, step:b" in error
+    assert "2 approvals are pending" in error and "say which: step:a, step:b" in error
     says(gov, people.alice, "approve", protocol, "b", "--yes")
     gov.runner("run", protocol, rc=3)  # the word on b is counted; a goes first
     gov.runner("step", protocol, "--step", "b", rc=0)
@@ -443,7 +443,7 @@ def test_nobody_approves_their_own_work(gov: Box, people: People) -> None:
     protocol = says(gov, people.alice, "new", "Mine", "--plan", plan).out.strip()
     gov.runner("run", protocol, rc=3)
     error = says(gov, people.alice, "approve", protocol, "--yes", rc=4).err
-    assert "alice@example.test wrote what it approves" in error and "somebody else has to" in error
+    assert "alice@example.test wrote what it approves" in error and "another person has to" in error
     assert "bob" in error
     says(gov, people.bob, "approve", protocol, "--yes")
     gov.runner("run", protocol, rc=0)
@@ -465,7 +465,7 @@ def test_a_runners_own_identity_approves_nothing(gov: Box, people: People) -> No
     protocol = waiting(gov)
     machine = {"RUNNER_EMAIL": "runner@example.test", "RUNNER_NAME": "runner"}
     error = says(gov, people.alice, "approve", protocol, "--print", rc=4, env=machine).err
-    assert "runner@example.test is a runner or an agent" in error and "a person has to say it" in error
+    assert "runner@example.test is a runner or an agent" in error and "a person has to approve it" in error
     # The statement decides, and not whose machine it is: Alice's key says that it is Alice.
     says(gov, people.alice, "approve", protocol, "--yes", env=machine)
     assert gov.git("log", "-1", "--format=%ae", protocol).strip() == "runner@example.test"
@@ -476,7 +476,7 @@ def test_nothing_waits(gov: Box, people: People) -> None:
     protocol = gov.new(BEFORE)
     for named in ("", "deploy", "merge", "call:deploy.1.1", "nonsense"):
         error = says(gov, people.alice, "approve", protocol, *filter(None, [named]), "--yes", rc=2).err
-        assert "nothing waits for a word" in error and "`runner run 1`" in error
+        assert "nothing waits for an approval" in error and "`runner run 1`" in error
     gov.runner("run", protocol, rc=3)
     error = says(gov, people.alice, "approve", protocol, "after", "--yes", rc=2).err
     assert "what waits: step:deploy" in error
@@ -642,7 +642,7 @@ def test_without_a_policy_nobody_says_it_but_a_person_at_a_terminal(box: Box) ->
     assert code == 3 and "not in CI" in said
     assert not done(box, protocol)
     for words in (["revoke", protocol], ["approve", protocol, "plan"]):
-        assert "nobody's signature counts" in box.runner(*words, "--yes", rc=4).err
+        assert "no signature counts" in box.runner(*words, "--yes", rc=4).err
 
 
 def test_a_policy_that_was_there_and_is_gone_makes_it_no_easier(gov: Box) -> None:

@@ -136,7 +136,7 @@ def test_a_squashed_protocol_shows_its_own_work_and_says_what_verify_says(box: B
     box.commit("later")
     verdict = box.runner("verify", protocol).code
     told = said(audit(box, protocol, rc=verdict))
-    assert ("Cannot be told here" if verdict == 5 else "The record verifies") in told
+    assert ("It cannot be verified here" if verdict == 5 else "The record verifies") in told
     assert "+its own" in told and "somebody else" not in told
 
 

@@ -162,7 +162,7 @@ def test_audit_writes_a_page_that_says_what_is_missing_and_fetches_it_on_demand(
     box = partial(remote, "blob:none")
     page = box.path / f"{protocol}.html"
     told = box.runner("audit", protocol, rc=5)
-    assert "--yes` fetches it from origin" in told.out and "Cannot be told here" in page.read_text()
+    assert "--yes` fetches it from origin" in told.out and "It cannot be verified here" in page.read_text()
     box.runner("verify", protocol, "--yes", rc=0)
     told = box.runner("audit", protocol, rc=0)  # the record is here now, the work is not
     assert "the page has no difference" in told.err and "difference is not in this clone" in page.read_text()
