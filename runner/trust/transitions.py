@@ -35,7 +35,7 @@ class History:
         self.told: dict[str, int] = {}
         self.contents = Contents(git, protocol)
         self.read: dict[tuple[str, TreeEntry], ApprovalFile] = {}  # words, by path and file
-        self._tip: str | None = None  # the last commit of a chain that is walked whole
+        self._walked = 0  # how many commits `walked` found; those that are added later are looked at one by one
         self._relevant: set[str] | None = None
         self._seen = 0  # how many commits were looked at
         self._touched: dict[
@@ -63,7 +63,7 @@ class History:
         past = cls(git, protocol)
         for oid, trusted in reversed(found):
             past.add(oid, trusted)
-        past._tip = tip
+        past._walked = len(past.order)
         return past
 
     def add(self, oid: str, trusted: str | None) -> None:
@@ -105,13 +105,14 @@ class History:
     # --- what a commit did -----------------------------------------------------------------------------------------------
 
     def _look(self, last: int) -> None:
-        if self._seen == 0 and self._tip is not None:
-            self._relevant = self._beside_the_record(self._tip)
+        if self._seen == 0 and self._walked:
+            self._relevant = self._beside_the_record(self.order[self._walked - 1])
         while self._seen <= last:
-            if self._relevant is None and self._seen % 64 == 0:
+            relevant = self._relevant if self._seen < self._walked else None
+            if relevant is None and self._seen % 64 == 0:
                 self.git.warm(self.order[self._seen : self._seen + 64])
             commit = commit_of(self.git, self.order[self._seen])
-            if self._relevant is None or len(commit.parents) > 1 or commit.oid in self._relevant:
+            if relevant is None or len(commit.parents) > 1 or commit.oid in relevant:
                 self._look_at(commit)
             self._seen += 1
 

@@ -571,6 +571,15 @@ def test_another_clone_goes_on_with_the_word(shared: Box, people: People) -> Non
     assert shared.git("rev-parse", protocol) == other.git("rev-parse", protocol)
 
 
+def test_approvals_are_verified_one_transition_after_another(gov: Box, people: People) -> None:
+    steps = {f"0{at}-s{at}": command("true", "approval: before\n") for at in (1, 2)}
+    protocol = waiting(gov, steps)
+    for rc in (3, 0):
+        says(gov, people.alice, "approve", protocol, "--yes")
+        gov.runner("run", protocol, rc=rc)
+    gov.runner("verify", protocol, rc=0)
+
+
 @pytest.mark.slow
 def test_run_goes_through_one_wait_after_another(gov: Box, people: People) -> None:
     steps = {f"0{at}-s{at}": command(f"echo {at} > {at}.txt", "approval: before\n") for at in (1, 2, 3)}
