@@ -85,7 +85,10 @@ class Database(Sealed):
         revision, colon, path = name.partition(":")
         if not colon or self.ref(revision) is None:
             return None
-        entry: TreeEntry | None = TreeEntry(TREE, self.resolve(revision) or revision)
+        root = self.resolve(revision) or revision
+        if not path:
+            self._whole_tree(root)
+        entry: TreeEntry | None = TreeEntry(TREE, root)
         for part in filter(None, path.split("/")):
             entry = self._whole_tree(entry.oid).get(part) if entry is not None and entry.mode == TREE else None
         return entry

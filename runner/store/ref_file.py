@@ -13,7 +13,9 @@ from runner.store.environment import Environment
 
 
 def read(git: Git, entries: Sequence[TreeEntry], limit: int, who: Environment) -> list[bytes] | None:
-    """Return the bytes of such files, or None: one has more than `limit` bytes, or is not here. A partial clone fetches them.
+    """Return the bytes of such files, or None: one is no file, has more than `limit` bytes, or is not here.
+
+    A partial clone fetches them.
 
     Raises:
         UnreachableError: they are at a remote that does not answer.
@@ -23,7 +25,8 @@ def read(git: Git, entries: Sequence[TreeEntry], limit: int, who: Environment) -
         remote.fetch_objects(git, missing, who)
     if any(size is None or size > limit for size in git.sizes(oids)):
         return None
-    return [data for data in git.blobs(oids) if data is not None]
+    found = [data for data in git.blobs(oids) if data is not None]
+    return found if len(found) == len(oids) else None
 
 
 def write(git: Git, files: Mapping[str, bytes | TreeEntry], old: str | None, author: Ident, subject: str) -> str:

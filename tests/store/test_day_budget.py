@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runner.errors import IntegrityError, SpentError, UnreachableError
+from runner.git import BLOB, TreeEntry
 from runner.protocol.policy_file import DayBudget
 from runner.store import day_budget
 from runner.store.project import Project
@@ -306,3 +307,13 @@ def test_days_to_come_that_somebody_pushed_do_not_crowd_this_one_out(remote: Box
     pay(remote)
     with pytest.raises(SpentError):
         pay(remote)
+
+
+def test_a_folder_in_place_of_the_days_file_is_no_budget(box: Box) -> None:
+    with box.project() as project:
+        git, who = project.git, project.runner()
+        tree = git.edit_tree(None, {f"{DAY}.json/inner": TreeEntry(BLOB, git.write("blob", b"{}"))})
+        assert tree is not None
+        commit = git.write_commit(tree, (), who, who, b"ledger\n")
+        with pytest.raises(IntegrityError, match="too large, or not here"):
+            day_budget.read(project, commit, DAY)

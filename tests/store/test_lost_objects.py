@@ -8,6 +8,7 @@ import pytest
 
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, Git, TreeEntry
+from runner.store import day_budget
 from tests.conftest import Box, command
 from tests.people import govern, person
 
@@ -83,6 +84,24 @@ def test_a_path_that_is_lost_is_told_from_one_that_never_was(box: Box, lost: str
         ):
             with pytest.raises(InsufficientHistoryError, match="is not in this clone"):
                 read(f"{root}:a/b/file")
+
+
+def test_a_commit_whose_tree_is_lost_is_not_an_empty_one(box: Box) -> None:
+    lose(box, "HEAD^{tree}")
+    with Git.open(box.path) as git:
+        for name in ("HEAD:", "HEAD:src", f"{git.resolve('HEAD')}:"):
+            with pytest.raises(InsufficientHistoryError, match=r"the tree .* is not in this clone"):
+                git.tree(name)
+
+
+def test_a_day_budget_whose_tree_is_lost_does_not_start_at_nothing(box: Box) -> None:
+    with box.project() as project:
+        day_budget.change(project, "2026-11-22", lambda day: day)
+        lose(box, f"{day_budget.REF}^{{tree}}")
+    before = box.git("rev-parse", day_budget.REF)
+    with box.project() as project, pytest.raises(InsufficientHistoryError, match="is not in this clone"):
+        day_budget.change(project, "2026-11-22", lambda day: day)
+    assert box.git("rev-parse", day_budget.REF) == before
 
 
 def test_a_path_that_never_was_is_none(box: Box) -> None:
