@@ -16,7 +16,7 @@ from runner.cli.main import COMMANDS, GROUPS, cli
 
 PAGE = Path(__file__).parents[2] / "docs/cli.md"
 MANUAL = PAGE.parent / "man/runner.1"
-BEGIN, END = "<!-- begin generated: help -->\n", "<!-- end generated: help -->"
+BEGIN, END = "<!-- generated: help -->\n", "<!-- end generated: help -->"
 NAMED = re.compile(r"`runner ([a-z]+)[^`]*`")
 
 

@@ -22,7 +22,7 @@ PAGE = ROOT / "docs/files.md"
 MODELS: dict[str, type[Any]] = {
     model.__name__: model for model in (PlanHeader, StepHeader, Config, AgentFile, State, StepState)
 }
-BEGIN, END = "<!-- begin generated: events -->\n", "<!-- end generated: events -->"
+BEGIN, END = "<!-- generated: events -->\n", "<!-- end generated: events -->"
 
 
 def keys_of(model: type[Any]) -> set[str]:
