@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from runner.cli.session import Session
-from runner.engines import prices, registry
+from runner.engines import registry
 from runner.errors import UsageError
 
 
@@ -38,7 +38,7 @@ def _check(session: Session, name: str, timeout: float) -> None:
         session.result(f"{name}  can be read")
         return
     took = time.monotonic() - began
-    cost = prices.cost_usd(response.turn.provider, name.partition(":")[2], response.usage)
+    cost = registry.cost_usd(response.turn.provider, name.partition(":")[2], response.usage)
     told = f"${format(cost, 'f')}" if cost is not None else "its price is not known: a budget in money cannot be kept"
     usage = response.usage
     session.result(f"{name}  answers  {took:.1f} s · {usage.input:,} tokens in, {usage.output:,} out · {told}")

@@ -1,17 +1,20 @@
-"""The engines, opened by their names `PROVIDER:WHAT`. A provider is a module and a row of `PROVIDERS`.
+"""The engines, opened by their names `PROVIDER:WHAT`, and their prices. A provider is a module and a row of `PROVIDERS`.
 
-A provider's SDK is imported by the first request to it.
+A provider's SDK is imported by the first request to it. Prices are those of the installed genai-prices: offline, never updated on the
+way, and an upper bound, so that a budget stops early rather than late (ADR 0005).
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
 from runner.engines import gemini
-from runner.engines.base import Engine, EngineError, KeyMissingError, Request, Response, UserTurn
+from runner.engines.base import Engine, EngineError, KeyMissingError, Request, Response, Usage, UserTurn
 from runner.engines.gemini import GeminiEngine
 from runner.engines.recorded import PROVIDER, RecordedEngine
 from runner.errors import UsageError
@@ -23,10 +26,14 @@ _CHECK_OUTPUT: Final = 1_024  # thinking counts, too
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """A provider. `form`: how its engines are named; `missing`: what to do before one can be used here, empty where nothing."""
+    """A provider. `form`: the form of its engines' names; `missing`: the preparation that it needs here, empty where none.
+
+    `priced_as`: its name in genai-prices, empty for the model's own provider, None where it has no prices.
+    """
 
     form: str
     about: str
+    priced_as: str | None
     open: Callable[[str, Mapping[str, str], Path], Engine]
     missing: Callable[[Mapping[str, str]], str]
 
@@ -47,10 +54,19 @@ def _open_recorded(what: str, environ: Mapping[str, str], base: Path) -> Engine:
 
 PROVIDERS: Final[dict[str, Provider]] = {
     "gemini": Provider(
-        form="gemini:MODEL", about="Google's Gemini, over google-genai", open=_open_gemini, missing=_missing_gemini
+        form="gemini:MODEL",
+        about="Google's Gemini, over google-genai",
+        priced_as="google",
+        open=_open_gemini,
+        missing=_missing_gemini,
     ),
+    # A recording costs what its model would have, so that a budget ends it where it ended the original.
     "recorded": Provider(
-        form="recorded:FILE", about="answers from a recording", open=_open_recorded, missing=lambda environ: ""
+        form="recorded:FILE",
+        about="answers from a recording",
+        priced_as="",
+        open=_open_recorded,
+        missing=lambda environ: "",
     ),
 }
 
@@ -72,6 +88,28 @@ def open_engine(name: str, environ: Mapping[str, str], base: Path) -> Engine:
     if not colon or not what:
         raise UsageError(f"`{name}` does not say which", f"engine `{name}`", f"write it as {known.form}")
     return known.open(what, environ, base)
+
+
+def cost_usd(provider: str, model: str, usage: Usage, *, at: datetime | None = None) -> Decimal | None:
+    """Return an upper bound for the price of one answer, in US dollars; None, which never counts as zero, where it is unknown.
+
+    Cached input counts as input. `at`: the time of the answer (default: now); prices change.
+    """
+    known = PROVIDERS.get(provider)
+    if known is None or known.priced_as is None or not model:
+        return None
+    try:
+        import genai_prices
+    except ModuleNotFoundError:
+        return None
+    tokens = genai_prices.Usage(input_tokens=usage.input, output_tokens=usage.output)
+    try:
+        price = genai_prices.calc_price(
+            tokens, model.rpartition("/")[2], provider_id=known.priced_as or None, genai_request_timestamp=at
+        )
+    except LookupError:  # the table does not know the model
+        return None
+    return price.total_price
 
 
 def default_name(environ: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from decimal import Decimal
 
-from runner.engines import prices, registry
+from runner.engines import registry
 from runner.engines.base import Engine, Usage
 from runner.engines.recorded import Recorder
 from runner.executor import permissions, spending
@@ -96,4 +96,4 @@ def questioner(
 
 def price(engine: Engine, usage: Usage) -> Decimal | None:
     """Return an upper bound for what a response costs, in US dollars; a recorded one's, at the price of its model."""
-    return prices.cost_usd(engine.provider, engine.model, usage)
+    return registry.cost_usd(engine.provider, engine.model, usage)

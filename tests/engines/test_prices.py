@@ -9,8 +9,7 @@ from decimal import Decimal
 import pytest
 
 from runner.engines.base import Usage
-from runner.engines.prices import cost_usd
-from runner.engines.registry import DEFAULT_GEMINI_MODEL
+from runner.engines.registry import DEFAULT_GEMINI_MODEL, cost_usd
 
 MILLION = Usage(input=100_000, output=1_000_000)
 DAY = datetime(2026, 11, 1, tzinfo=UTC)

@@ -248,7 +248,9 @@ def _watched(world: World, push: Callable[..., None]) -> Callable[..., None]:
 @contextlib.contextmanager
 def laid(world: World) -> Iterator[None]:
     """Be what is outside while the block lasts."""
-    provider = registry.Provider(form="sim:WHAT", about="", open=lambda *_: Script(world), missing=lambda environ: "")
+    provider = registry.Provider(
+        priced_as=None, form="sim:WHAT", about="", open=lambda *_: Script(world), missing=lambda environ: ""
+    )
     with (
         mock.patch.dict(EXECUTORS, {"sandbox": lambda toolchains, user_namespaces: Sandbox(world)}),
         mock.patch.dict(registry.PROVIDERS, {"sim": provider}),
