@@ -98,7 +98,7 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     needed = permissions.requirement_of(found, subject, wait.text if wait else "", plan, where)
     if needed is None:
         needed = requirements.unasked(found, subject)
-    judged = permissions.bench(project, seen, state, found)
+    judged = permissions.review_context(project, seen, state, found)
     if needed.keyboard:
         _refuse_where_one_was(project, judged)
     return Matter(seen, plan, state, found, needed, wait, judged.digest(subject, seen.tip, plan))
@@ -176,7 +176,7 @@ def offer(
     email = project.person().email.lower()
     approver = listed(project, found.authority, key, email) if key else email
     now = int(project.who.now())
-    judged = permissions.bench(project, found.seen, found.state, found.authority)
+    judged = permissions.review_context(project, found.seen, found.state, found.authority)
     subject = found.demand.subject
     earlier = [
         word.signed.statement
@@ -280,7 +280,7 @@ def add(project: Project, found: Matter, data: bytes) -> str:
     sign = identity.setting(git, "user.signingkey") is not None
 
     def make(seen: Snapshot) -> advance.Commit:
-        judged = permissions.bench(project, seen, seen.state, found.authority)
+        judged = permissions.review_context(project, seen, seen.state, found.authority)
         verdict = signature.verify(
             signed.signature,
             signed.text,
@@ -367,7 +367,7 @@ def standing(project: Project, found: Matter) -> ApprovalStatus:
     plan, _, state, _ = advance.consider(project, seen)
     if plan is None:
         raise _no_plan(seen.protocol)
-    return approval.judge(permissions.bench(project, seen, state, found.authority), found.demand, plan)
+    return approval.judge(permissions.review_context(project, seen, state, found.authority), found.demand, plan)
 
 
 # --- what a person is shown ------------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def shown(project: Project, found: Matter, since: str | None) -> list[Part]:
     """
     git, subject, seen = project.git, found.demand.subject, found.seen
     folder = paths.folder(seen.protocol)
-    judged = permissions.bench(project, seen, found.state, found.authority)
+    judged = permissions.review_context(project, seen, found.state, found.authority)
     born = list(judged.chain)[-1]
     parts: list[Part] = []
     if subject.kind == "call":

@@ -97,7 +97,7 @@ def _refuse_unapproved(project: Project, seen: Snapshot) -> None:
     if permissions.trusted_config(project).requires("merge"):
         publishing.look_again(project, seen.protocol)
     found = permissions.trusted_config(project)
-    judged = permissions.bench(project, seen, seen.state, found)
+    judged = permissions.review_context(project, seen, seen.state, found)
     standing = approval.judge(judged, requirements.of_merge(found), load.read_plan(project, seen))
     if not (standing.rejected or (found.requires("merge") and standing.missing)):
         return

@@ -61,7 +61,7 @@ class _Protocol:
         self._plan, self.state = advance.consider(project, seen)[0], seen.state
         self.trusted = permissions.trusted_config(project)
         self._known = record.events(project.git, protocol, tip)
-        self.bench: ReviewContext = permissions.bench(project, seen, self.state, self.trusted)
+        self.bench: ReviewContext = permissions.review_context(project, seen, self.state, self.trusted)
 
     def asked(self, wait: Wait) -> _Asked | None:
         """Return the status of a wait; None if it needs no signed approval."""

@@ -195,7 +195,7 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     wanted = requirements.of_merge(found)
     if seen.state.status is not Status.COMPLETED:
         return wanted.who
-    judged = permissions.bench(project, seen, seen.state, found)
+    judged = permissions.review_context(project, seen, seen.state, found)
     fetched = reviews.fetch(project, forge, judged, wanted, None, None) if wanted.reviews else reviews.NONE
     asked = ApprovalRequest.at_end(judged)
     standing = approval.judge(judged, wanted, load.read_plan(project, seen), (), fetched.approvals, asked)

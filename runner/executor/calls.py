@@ -112,7 +112,7 @@ class Calls:
             decided is not None
             and decided.told
             and decided.approved
-            and not permissions.call_stands(self.run, name, decided.by)
+            and not permissions.is_call_approved(self.run, name, decided.by)
         ):
             decided = None  # it is asked for again
         check_arguments(contract, arguments)

@@ -42,21 +42,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class AskApproval:
-    """The next action has to wait for an approval. `demand`: what it requires; `digest`: of its subject now."""
+    """The next action has to wait for an approval. `requirement`: whose; `digest`: of its subject now."""
 
-    demand: ApprovalRequirement
+    requirement: ApprovalRequirement
     digest: str
 
     @property
     def event(self) -> ev.ApprovalAsked:
         """The event that asks."""
-        subject = self.demand.subject
+        subject = self.requirement.subject
         return ev.ApprovalAsked(
             subject=subject.slug or subject.kind,
             kind=subject.kind,
             digest=self.digest,
-            text=log.cut(self.demand.text),
-            by=log.cut(self.demand.who),
+            text=log.cut(self.requirement.text),
+            by=log.cut(self.requirement.who),
         )
 
 
@@ -106,7 +106,7 @@ def _refuse(said: Decision, what: str, hint: str) -> None:
         raise RefusedError(f"the policy does not allow {what} by `{said.rule}`{why}", said.where, hint)
 
 
-def bench(
+def review_context(
     project: Project, seen: Snapshot, state: State, found: TrustedConfig, time: str | None = None
 ) -> ReviewContext:
     """Return what judging approvals takes, at the present time or at `time`."""
@@ -114,9 +114,9 @@ def bench(
     return ReviewContext(project.git, seen.protocol, seen.tip, state, found, now)
 
 
-def bench_of(run: StepRun) -> ReviewContext:
+def context_of(run: StepRun) -> ReviewContext:
     """Return what judging the approvals of a step's attempt takes, at the present time."""
-    return bench(run.project, run.view, run.state, trusted_config(run.project))
+    return review_context(run.project, run.view, run.state, trusted_config(run.project))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,9 @@ class _Waits:
     time: str
     known: Sequence[log.RawEntry]
 
-    def bench(self) -> ReviewContext:
+    def context(self) -> ReviewContext:
         """Return what judging approvals takes."""
-        return bench(self.project, self.seen, self.state, trusted_config(self.project), self.time)
+        return review_context(self.project, self.seen, self.state, trusted_config(self.project), self.time)
 
     def status(self, wait: Wait, subject: Subject, fetched: reviews.ReviewResult) -> ApprovalStatus | None:
         """Return the status of the approval that a wait is about; None where no approval is required any more."""
@@ -142,7 +142,7 @@ class _Waits:
             return None
         if required.keyboard:  # given at a terminal, and recorded at once
             return ApprovalStatus(required, (), (), ())
-        judged = self.bench()
+        judged = self.context()
         asking = ApprovalRequest.of(judged, wait) if fetched.approvals else None
         return approval.judge(judged, required, self.plan, used(subject, self.known), fetched.approvals, asking)
 
@@ -168,30 +168,25 @@ def settle(
     for wait in waits:
         subject = subject_of(wait, state, known)
         fetched = reviews.NONE
-        standing = judging.status(wait, subject, fetched)
-        if (
-            standing is not None
-            and forge is not None
-            and standing.requirement.reviews
-            and not standing.requirement.keyboard
-        ):
-            fetched = reviews.fetch(project, forge, judging.bench(), standing.requirement, wait, plan)
+        status = judging.status(wait, subject, fetched)
+        if status is not None and forge is not None and status.requirement.reviews and not status.requirement.keyboard:
+            fetched = reviews.fetch(project, forge, judging.context(), status.requirement, wait, plan)
             if project.options.get("ephemeral") and project.setting("publish") == "never":
                 # The work of such a job is handed over, and its report of a review is not trusted: `sync` counts it.
                 fetched = dataclasses.replace(fetched, approvals=())
-            standing = judging.status(wait, subject, fetched)
-            for one in standing.reviews if standing else ():
+            status = judging.status(wait, subject, fetched)
+            for one in status.reviews if status else ():
                 if one.rejection is not None:
                     project.tell_once(f"the review of {one.approver} does not count for {subject}: {one.text}")
-        if standing is None:
+        if status is None:
             gone = ev.ApprovalRefused(subject=wait.subject, reason="no word is needed for it any more", wait=wait.id)
             made.append(gone)
             continue
-        if standing.counted or standing.rejected or standing.refused or standing.reviews:
+        if status.counted or status.rejected or status.refused or status.reviews:
             if _refresh(project, seen.protocol):
-                standing = judging.status(wait, subject, fetched) or standing
+                status = judging.status(wait, subject, fetched) or status
             _refuse_rolled_back(project, seen)
-            given = (*standing.counted, *standing.rejected, *standing.refused)
+            given = (*status.counted, *status.rejected, *status.refused)
             last = {word.approver: word.order for word in sorted(given, key=lambda word: word.order)}
             made += [
                 ev.ApprovalRefused(
@@ -199,14 +194,14 @@ def settle(
                     reason=log.cut(f"{word.approver}: {word.rejection}: {word.text}"),
                     approval=word.id,
                 )
-                for word in standing.refused
+                for word in status.refused
                 # One that its person has replaced is no news.
                 if word.id not in refused
                 and word.rejection is not RejectionReason.USED
                 and word.order == last[word.approver]
             ]
-        if standing.rejected or not fetched.objections:
-            made += _decided(project, wait, standing)
+        if status.rejected or not fetched.objections:
+            made += _decided(project, wait, status)
     return made
 
 
@@ -237,27 +232,27 @@ def _refuse_rolled_back(project: Project, seen: Snapshot, *, used: bool = True) 
             )
 
 
-def _decided(project: Project, wait: Wait, standing: ApprovalStatus) -> list[Event]:
-    words = standing.rejected or standing.counted
+def _decided(project: Project, wait: Wait, status: ApprovalStatus) -> list[Event]:
+    words = status.rejected or status.counted
     by, ids = [word.approver for word in words], [word.id for word in words]
-    told = [one for one in standing.reviews if one.rejection is None] if not standing.rejected else []
+    told = [one for one in status.reviews if one.rejection is None] if not status.rejected else []
     by, said = by + [one.approver for one in told], [one.fields for one in told]
-    if wait.kind == "call" and (standing.satisfied or standing.rejected):
-        decision = "rejected" if standing.rejected else "approved"
+    if wait.kind == "call" and (status.satisfied or status.rejected):
+        decision = "rejected" if status.rejected else "approved"
         who = ", ".join(by)
         return [
             ev.CallDecided(subject=wait.subject, wait=wait.id, decision=decision, by=who, approvals=ids, reviews=said)
         ]
-    if standing.satisfied:
+    if status.satisfied:
         return [ev.ApprovalCounted(subject=wait.subject, wait=wait.id, approvals=ids, by=by, reviews=said)]
-    if wait.kind == "call" and project.who.now() > seconds(wait.since) + standing.requirement.lasts:
-        hours = standing.requirement.lasts // 3600
+    if wait.kind == "call" and project.who.now() > seconds(wait.since) + status.requirement.lasts:
+        hours = status.requirement.lasts // 3600
         assert wait.digest is not None
         return [
             ev.ApprovalRefused(subject=wait.subject, reason=f"nobody decided within {hours} h", wait=wait.id),
             ev.CallHeld(
                 subject=wait.subject,
-                call=standing.requirement.subject.name,
+                call=status.requirement.subject.name,
                 digest=wait.digest,
                 text=wait.text,
                 by=wait.by,
@@ -290,7 +285,7 @@ def hold(run: StepRun, action: Action) -> AskApproval | None:
     known = record.events(project.git, seen.protocol, seen.tip)
     if any(permit.counted(one.subject, known) for one in required) and _refresh(project, seen.protocol):
         required = _required(run, action)
-    judged = bench_of(run)
+    judged = context_of(run)
     waits = {wait.id: wait for wait in seen.state.waiting}
     now = [
         subject_of(waits[one.wait], run.state, known) for one in run.approvals if isinstance(one, ev.ApprovalCounted)
@@ -303,7 +298,7 @@ def hold(run: StepRun, action: Action) -> AskApproval | None:
 
 
 def _required(run: StepRun, action: Action) -> list[ApprovalRequirement]:
-    judged = bench_of(run)
+    judged = context_of(run)
     required = permit.before(judged, run.plan, run.step)
     return [*required, *permit.after(judged, run.plan, run.step)] if isinstance(action, CompleteStep) else required
 
@@ -315,12 +310,12 @@ def is_approved(run: StepRun) -> bool:
 
 def work_of(run: StepRun, now: tuple[str, str]) -> list[Decision]:
     """Return the policy's decisions on all that the attempt did, the strictest first; `now`: as for `permit.after`."""
-    return permit.work_of(bench_of(run), run.plan, run.step, now)
+    return permit.work_of(context_of(run), run.plan, run.step, now)
 
 
 def asked_after(run: StepRun, now: tuple[str, str] | None = None) -> tuple[Event, ...]:
     """Return the event that asks for the first approval that the step's work needs, or nothing. `now`: as for `permit.after`."""
-    judged = bench_of(run)
+    judged = context_of(run)
     for one in permit.after(judged, run.plan, run.step, now):
         began = judged.pieces(run.slug, now)[-1][0] if now else None
         digest = judged.digest(one.subject, now[1] if now else run.view.tip, run.plan, began=began)
@@ -349,7 +344,7 @@ def _refuse_unreachable(judged: ReviewContext, asked: ApprovalRequirement) -> No
             )
 
 
-def call_stands(run: StepRun, call: str, by: str) -> bool:
+def is_call_approved(run: StepRun, call: str, by: str) -> bool:
     """Return whether the approval of a held call that an earlier transition counted is still valid: the record does not prove it, and
     it may have ended since.
 
@@ -365,4 +360,4 @@ def call_stands(run: StepRun, call: str, by: str) -> bool:
     known = record.events(project.git, view.protocol, view.tip)
     held = {f"w{raw.revision}" for raw in known if raw.event == "call-held" and raw.fields.get("call") == call}
     decided = [raw for raw in known if raw.event == "call-decided" and raw.fields.get("wait") in held]
-    return bool(decided) and permit.judged_again(bench_of(run), required, run.plan, decided[-1], known).satisfied
+    return bool(decided) and permit.judged_again(context_of(run), required, run.plan, decided[-1], known).satisfied
