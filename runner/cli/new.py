@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,44 @@ from runner.errors import RunnerError, UsageError
 from runner.lines import lines_of
 from runner.protocol import ids, paths
 from runner.store import lookup, publishing, record
+from runner.values import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where the plan of a new protocol comes from, by the options; a model writes it if none is given."""
+
+    folder: Path | None
+    workflow: str | None
+    inputs: tuple[str, ...]
+    manual: bool
+
+    @property
+    def named(self) -> list[str]:
+        """The options that were given."""
+        options = {"--plan": self.folder is not None, "--workflow": bool(self.workflow), "--manual": self.manual}
+        return [name for name, given in options.items() if given]
+
+    def refuse_several(self) -> None:
+        """Refuse options that do not go together.
+
+        Raises:
+            click.UsageError: naming them.
+        """
+        if len(self.named) > 1:
+            raise click.UsageError(f"{' and '.join(self.named)}: say one place that the plan comes from")
+        if self.inputs and not self.workflow:
+            raise click.UsageError("--input goes with --workflow")
+
+    def files(self, session: Session, title: str | None) -> tuple[dict[str, bytes], str]:
+        """Return (name to bytes, their source for messages) of the plan's files."""
+        if self.folder is not None:
+            return create.read_folder(session.cwd, self.folder), str(self.folder)
+        if self.workflow:
+            return workflows.instantiate(session.project, self.workflow, self.inputs)
+        if not title:
+            raise click.UsageError("--manual needs a TITLE")
+        return create.manual(title), "the new plan"
 
 
 @click.command("new")
@@ -33,16 +72,7 @@ from runner.store import lookup, publishing, record
 @click.option("--no-questions", is_flag=True, help="The model decides open questions itself.")
 @options.work
 @click.pass_obj
-def command(
-    session: Session,
-    title: str | None,
-    folder: Path | None,
-    workflow: str | None,
-    inputs: tuple[str, ...],
-    manual: bool,
-    base: str | None,
-    no_questions: bool,
-) -> None:
+def command(session: Session, /, title: str | None, base: str | None, no_questions: bool, **source: Any) -> None:
     """Create the protocol TITLE and print its id.
 
     A model writes the plan from TITLE and the repository, and asks you first what it needs to know; or the plan comes from
@@ -50,18 +80,13 @@ def command(
     wait for `runner answer` (exit 3), and the next `runner run` writes the plan. Your checkout does not change: the plan is
     in its own worktree, and you can edit it.
     """
-    asked = [
-        name for name, given in (("--plan", folder), ("--workflow", workflow), ("--manual", manual or None)) if given
-    ]
-    if len(asked) > 1:
-        raise click.UsageError(f"{' and '.join(asked)}: say one place that the plan comes from")
-    if inputs and not workflow:
-        raise click.UsageError("--input goes with --workflow")
-    if not asked and not title:
+    plan = _Source(**source)
+    plan.refuse_several()
+    if not plan.named and not title:
         raise click.UsageError("give a title: runner new TITLE")
     project = session.project
     create.fresh(project)
-    if not asked:
+    if not plan.named:
         assert title
         with session.waiting("a model writes the plan"):
             made = create.planned(project, title, base=base, questions=not no_questions)
@@ -72,14 +97,7 @@ def command(
         if made.questions:
             raise SystemExit(3)
         return
-    if folder is not None:
-        files, where = create.read_folder(session.cwd, folder), str(folder)
-    elif workflow is not None:
-        files, where = workflows.instantiate(project, workflow, inputs)
-    else:
-        if not title:
-            raise click.UsageError("--manual needs a TITLE")
-        files, where = create.manual(title), "the new plan"
+    files, where = plan.files(session, title)
     made = create.create(project, title or "", files, where=where, base=base)
     tell_made(session, made)
     session.result(made.protocol)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -17,9 +19,66 @@ from runner.protocol.digest import digest
 from runner.protocol.policy_file import Effect, Isolation, PolicyFile
 from runner.trust import policy
 from runner.trust.policy import Subject
+from runner.values import dataclass
 
 COLOURS = {"allow": "green", "ask": "yellow", "deny": "red"}
 CODES = {"allow": 0, "ask": 3, "deny": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """The options of `policy check` that say what the policy is asked about."""
+
+    tool: str | None
+    given: tuple[str, ...]
+    effect: Effect | None
+    run: str | None
+    paths: tuple[str, ...]
+    engine: str | None
+    isolation: Isolation | None
+    step: str | None
+    untrusted: bool
+
+    def refuse_unclear(self) -> None:
+        """Refuse options that name nothing, or two things.
+
+        Raises:
+            UsageError: saying which options go together.
+        """
+        kinds = (self.tool, self.run, self.isolation)
+        if sum(one is not None for one in kinds) > 1 or not (any(kinds) or self.paths or self.engine or self.step):
+            raise UsageError(
+                "one of --tool, --command, --path, --engine, --isolation and --step is needed",
+                "runner policy check",
+                "such as `runner policy check --tool write_file --args path=src/app.py`",
+            )
+        if (self.given or self.effect) and self.tool is None:
+            raise UsageError("--args and --effect go with --tool", "runner policy check", "name the tool")
+
+    def subject(self, session: Session) -> Subject:
+        """Return the subject that the policy evaluates."""
+        if self.tool is not None:
+            found = self._call(session, self.tool)
+        elif self.run is not None:
+            found = policy.command(self.run)
+        elif self.paths:
+            found = Subject(kind="change", effect="workspace", paths=self.paths)
+        elif self.isolation is not None:
+            found = Subject(kind="isolation", isolation=self.isolation)
+        elif self.engine is not None:
+            found = Subject(kind="engine", engine=self.engine)
+        else:
+            found = Subject(kind="step")
+        return replace(found, step=self.step, untrusted=self.untrusted)
+
+    def _call(self, session: Session, tool: str) -> Subject:
+        effects = _effects(session)
+        found = replace(app.call(tool, app.arguments(self.given), effects, self.effect), engine=self.engine)
+        found = replace(found, paths=self.paths) if self.paths else _followed(session, found)
+        if self.effect is None and tool not in effects:
+            session.note(f"{tool} is not a known tool: treated as external, unless --effect says otherwise")
+        return found
+
 
 live = click.option("--live", is_flag=True, help="Fetch the trusted branch from the remote first.")
 from_file = click.option(
@@ -52,55 +111,15 @@ def command() -> None:
 @live
 @from_file
 @click.pass_obj
-def check(
-    session: Session,
-    tool: str | None,
-    given: tuple[str, ...],
-    effect: Effect | None,
-    run: str | None,
-    paths: tuple[str, ...],
-    engine: str | None,
-    isolation: Isolation | None,
-    step: str | None,
-    untrusted: bool,
-    live: bool,
-    file: Path | None,
-) -> None:
+def check(session: Session, /, live: bool, file: Path | None, **asked: Any) -> None:
     """Print the decision and the rule behind it.
 
     Exit 0: allowed; 3: it would wait for an approval; 4: denied.
     """
-    from dataclasses import replace
-
-    if sum(one is not None for one in (tool, run, isolation)) > 1 or not (
-        tool or run or paths or engine or isolation or step
-    ):
-        raise UsageError(
-            "one of --tool, --command, --path, --engine, --isolation and --step is needed",
-            "runner policy check",
-            "such as `runner policy check --tool write_file --args path=src/app.py`",
-        )
-    if (given or effect) and tool is None:
-        raise UsageError("--args and --effect go with --tool", "runner policy check", "name the tool")
+    question = _Question(**asked)
+    question.refuse_unclear()
     _look(session, "check", live=live, file=file)
-    effects = _effects(session)
-    subject: Subject
-    if tool is not None:
-        subject = replace(app.call(tool, app.arguments(given), effects, effect), engine=engine)
-        subject = replace(subject, paths=paths) if paths else _followed(session, subject)
-        if effect is None and tool not in effects:
-            session.note(f"{tool} is not a known tool: treated as external, unless --effect says otherwise")
-    elif run is not None:
-        subject = policy.command(run)
-    elif paths:
-        subject = policy.Subject(kind="change", effect="workspace", paths=paths)
-    elif isolation is not None:
-        subject = policy.Subject(kind="isolation", isolation=isolation)
-    elif engine is not None:
-        subject = policy.Subject(kind="engine", engine=engine)
-    else:
-        subject = policy.Subject(kind="step")
-    subject = replace(subject, step=step, untrusted=untrusted)
+    subject = question.subject(session)
     ready = policy.compiled(_policy(session, file))
     said = policy.evaluate(ready, subject)
     session.line((said.verdict, COLOURS[said.verdict]), f"  {said.rule}")

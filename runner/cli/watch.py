@@ -62,13 +62,10 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> f
 @click.pass_obj
 def command(
     session: Session,
-    protocols: tuple[str, ...],
-    everything: bool,
-    fetch_every: float,
-    look_every: float,
-    adopt: float | None,
+    /,
     poll: bool,
     as_json: bool,
+    **wanted: Any,
 ) -> None:
     """Run each PROTOCOL (default: all with a branch in this clone) whenever it can advance, until Ctrl-C.
 
@@ -87,10 +84,9 @@ def command(
     def reopen() -> Project:
         return watch.unattended(session.reopen())
 
-    wanted = watch.Wanted(protocols, everything, fetch_every, look_every, adopt)
     with Changes(common, clocks, events=not poll) as changes:
         try:
-            watch.watch(reopen, changes, wanted, shown.tell)
+            watch.watch(reopen, changes, watch.Wanted(**wanted), shown.tell)
         except BaseException as error:
             shown.ended(error)
             raise
