@@ -65,6 +65,15 @@ def typed(box: Box, line: str) -> None:
     subprocess.run(line, shell=True, cwd=box.path, env=box.environment(), check=True, capture_output=True)
 
 
+def as_a_user(box: Box, *words: str) -> subprocess.CompletedProcess[str]:
+    """`doctor` of a user whom permissions stop; root drops what lets it pass them."""
+    argv = [sys.executable, "-m", "runner", "doctor", *words]
+    if os.getuid() == 0:
+        argv = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *argv]
+    env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.run(argv, cwd=box.path, env=env, capture_output=True, text=True)
+
+
 def is_well(box: Box, protocol: str) -> None:
     """Nothing is found or mended any more, and the protocol runs to its end."""
     again = box.runner("doctor", "--fix", rc=0)
@@ -332,6 +341,23 @@ def test_a_broken_pack_is_moved_by_what_is_typed_and_its_objects_come_again(remo
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("what", ["pack", "object"])
+def test_objects_that_this_user_may_not_read_are_not_called_lost(box: Box, begun: str, what: str) -> None:
+    if what == "pack":
+        box.git("repack", "-adq")
+        (path,) = at(box, "objects/pack").glob("*.pack")
+    else:
+        oid = box.git("rev-parse", begun).strip()
+        path = at(box, f"objects/{oid[:2]}/{oid[2:]}")
+    path.chmod(0)
+    for words in ((), ("--fix",)):
+        said = as_a_user(box, *words).stdout
+        assert "you may not read 1 file" in said and str(path) in said and "update-ref" not in said, said
+    path.chmod(0o444)
+    is_well(box, begun)
+
+
+@pytest.mark.slow
 def test_a_broken_pack_gives_what_it_still_holds_by_what_is_typed(box: Box, begun: str) -> None:
     box.git("repack", "-adq")
     (pack,) = at(box, "objects/pack").glob("*.pack")
@@ -507,11 +533,7 @@ def test_a_file_where_our_folder_belongs_is_told(box: Box, begun: str) -> None:
 @pytest.mark.parametrize("name", ["objects", "runner/locks", "refs/heads"])
 def test_what_a_sudo_left_that_we_may_not_write_is_told(box: Box, begun: str, name: str) -> None:
     at(box, name).chmod(0o500)
-    argv = [sys.executable, "-m", "runner", "doctor"]
-    if os.getuid() == 0:  # root, as one of those whom the permissions stop
-        argv = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *argv]
-    env = {**box.environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(argv, cwd=box.path, env=env, capture_output=True, text=True)
+    done = as_a_user(box)
     at(box, name).chmod(0o755)
     assert done.returncode == 2 and "you may not write in this clone" in done.stdout, done.stdout + done.stderr
     assert f"at:   {box.path / '.git' / name}\n" in done.stdout and "chown -R" in done.stdout

@@ -1,4 +1,4 @@
-"""`runner doctor`: what is wrong with the machine, the clone and its protocols, and what fixes it.
+"""`runner doctor`: find faults of the machine, the clone and its protocols, and fix them.
 
 `checks` has the table of checks; each other module holds the checks of one subject, with their texts and their fixes.
 Looking changes nothing. A fix loses nothing: what it replaces is kept under `runner/damaged/` or `refs/runner/lost/`.
@@ -44,7 +44,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What is there without a repository. `folders`: those that the runner writes in."""
+    """A machine without a repository. `folders`: those that the runner writes in."""
 
     who: Environment
     folders: tuple[Path, ...]
@@ -142,7 +142,7 @@ Scope = TypeVar("Scope")
 
 
 class Check(NamedTuple, Generic[Scope]):
-    """A row of the table: `find` yields what is wrong in its scope, `fix` repairs a finding that it yielded.
+    """A row of the table: `find` yields the faults in its scope, `fix` repairs a finding that it yielded.
 
     `fix` is called with the scope and with `Finding.about`; it returns what it did, empty where nothing was possible.
     """

@@ -1,4 +1,4 @@
-"""The table of doctor's checks, and the two ways through it: report what is found, and fix what can be fixed.
+"""The table of doctor's checks, and the two ways through it: report the findings, and fix those that can be fixed.
 
 A new check is a function in the module of its subject and a row here. The order of rows counts: a check relies on what the
 ones before it found, or fixed.
@@ -40,7 +40,8 @@ MACHINE: tuple[Check[Machine], ...] = (
     Check("state folder", machine.state_home),
 )
 CLONE: tuple[Check[Clone], ...] = (
-    Check("permissions", machine.writable),
+    Check("permission to write", machine.writable),
+    Check("permission to read", machine.readable),
     Check("dead locks", clone.dead_locks, clone.remove_lock),
     Check("packed refs", refs.packed, refs.fix_packed),
     Check("end of a shallow clone", refs.cut, refs.fix_cut),
@@ -87,7 +88,7 @@ PROTOCOL: tuple[Check[Examined], ...] = (
 
 
 def examine(cwd: Path, who: Environment, options: Mapping[str, str], only: str | None = None) -> list[Finding]:
-    """Return what is found in the repository of `cwd`; of protocols, in all of them or in `only`."""
+    """Return the findings in the repository of `cwd`; of protocols, in all of them or in `only`."""
     try:
         git = Git.open(cwd)
     except RunnerError as error:
@@ -134,7 +135,7 @@ def _use_fetched_trust(project: Project) -> None:
 
 
 def of_protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
-    """Yield what is found of a protocol whose branch is here."""
+    """Yield the findings of a protocol whose branch is here."""
     one = Examined(project, protocol, tip)
     try:
         one.verify()
@@ -150,7 +151,7 @@ def of_protocol(project: Project, protocol: str, tip: str) -> Iterator[Finding]:
 
 
 def fix_clone(cwd: Path, who: Environment) -> None:
-    """Fix what is broken in the clone itself, and say what was done; `examine` reports the rest."""
+    """Fix the clone itself, and print each fix; `examine` reports the rest."""
     headless = refs.headless(cwd)
     if headless is not None and headless.about is not None:
         who.say(refs.fix_head(None, headless.about))

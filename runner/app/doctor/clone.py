@@ -142,7 +142,7 @@ def unfinished_renumberings(chosen: Selection) -> Iterator[Finding]:
             "here",
             f"a command was killed while it gave {note.origin} another number, {note.protocol}",
             str(places.renumbering(note.origin)),
-            "what is here under the old id does not belong to the other protocol that has it",
+            "its files here under the old id do not belong to the other protocol that has it",
             "`runner doctor --fix` finishes it",
             note.origin,
         )

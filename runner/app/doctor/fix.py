@@ -109,7 +109,7 @@ def _seen_there(project: Project, protocol: str) -> str | None:
 
 
 def _fix_there(project: Project, protocol: str, tell: Callable[[str], None]) -> None:
-    """Repair what the remote has, where that does not verify and is no descendant of what is here.
+    """Repair what the remote has, where that does not verify and is no descendant of the branch here.
 
     Raises:
         IntegrityError: it cannot be repaired from here; the hint says who has to.
@@ -205,7 +205,7 @@ def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
 
 
 def _side(project: Project, protocol: str, old: str, tip: str) -> str | None:
-    """Return what is merged into `old`: the new history where it was pushed, else what it was put on; None: nothing."""
+    """Return the commit to merge into `old`: the new history where it was pushed, else what it was put on; None: nothing."""
     git = project.git
     first = git.commit(transitions.chain_of(git, protocol, tip)[0])
     onto = first.parents[0] if first is not None and first.parents else None
@@ -255,7 +255,7 @@ def _keep(project: Project, protocol: str, old: str, tip: str, judged: Report) -
     if before.genesis != now.genesis:
         lost = "it is another protocol of the same name now"
     elif _gives_way(project, protocol, old, tip):
-        lost = "what was done here beside what was published is done again"
+        lost = "transitions made here beside the published ones are made again"
     elif before.revision > now.revision:
         gone = range(now.revision + 1, before.revision + 1)
         lost = f"revision {gone[0]} is" if len(gone) == 1 else f"revisions {gone[0]} to {gone[-1]} are"

@@ -1,4 +1,4 @@
-"""The history refs of protocols: transcripts that were not fetched, and histories that somebody replaced on the remote."""
+"""The history refs of protocols: transcripts that were not fetched, and histories that another push replaced on the remote."""
 
 from __future__ import annotations
 

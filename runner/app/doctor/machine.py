@@ -1,4 +1,4 @@
-"""What is set up on this machine and for this project: room on the disk, permissions, the person, settings, the trusted branch."""
+"""Checks of this machine and of the project's set-up: room on the disk, permissions, the person, settings, the trusted branch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner import sandbox
 from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
 from runner.folders import matching
-from runner.git import Git
+from runner.git import Git, GitError
 from runner.git.identity import signs_commits
 from runner.protocol import ids, paths
 from runner.store import trusted, workspace
@@ -89,6 +89,26 @@ def writable(clone: Clone) -> Iterator[Finding]:
             "you can run and record nothing here; reading works",
             f'`sudo chown -R "$(id -u)" {shlex.quote(str(common))}` where it is yours, or use a clone of your own',
         )
+
+
+def readable(clone: Clone) -> Iterator[Finding]:
+    """Yield that this user may not read git's objects: git takes them for lost, and nobody may give up what is only closed.
+
+    Raises:
+        GitError: it is so, so no later check can work.
+    """
+    files = matching(clone.git.common_dir / "objects", "pack/pack-*", "[0-9a-f][0-9a-f]/*")
+    closed = [path for path in files if not os.access(path, os.R_OK) and path.exists()]
+    if closed:
+        common = shlex.quote(str(clone.git.common_dir))
+        yield Finding(
+            "here",
+            f"you may not read {len(closed)} file{'s' if len(closed) != 1 else ''} of git's objects",
+            str(closed[0]),
+            "git takes these objects for lost",
+            f'`sudo chown -R "$(id -u)" {common}` where it is yours, or `sudo chmod -R a+rX {common}`',
+        )
+        raise GitError("git cannot read its objects", str(closed[0]), "let this user read them")
 
 
 # --- the project -------------------------------------------------------------------------------------------------------
@@ -194,7 +214,7 @@ def workspaces(chosen: Selection) -> Iterator[Finding]:
             continue
         try:
             closed: str | None = workspace.not_ours(workspace.Workspace(path))
-            why = "you may not change what is in a folder of it"
+            why = "you may not change the files of a folder in it"
         except OSError as error:
             closed, why = str(path), str(error.strerror)
         if closed is not None:
@@ -211,7 +231,7 @@ def workspaces(chosen: Selection) -> Iterator[Finding]:
 
 
 def repin(cwd: Path, who: Environment) -> str:
-    """Trust the current default branch of the remote at its current address, and return what is trusted.
+    """Trust the current default branch of the remote at its current address, and return a line that says so.
 
     Raises:
         RunnerError: there is no remote branch to trust; the pin is unchanged.

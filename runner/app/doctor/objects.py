@@ -1,7 +1,7 @@
 """Objects and indexes that a crash of the machine broke: restored from work trees or the remote, else named.
 
 Broken packs, and what git only keeps to be faster, are left to git's own commands: git's complaint is shown with the command.
-What is broken is moved to `runner/damaged/` beside the repository before anything takes its place.
+Broken files are moved to `runner/damaged/` beside the repository before anything takes its place.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def complaints(clone: Clone) -> Iterator[Finding]:
     """Yield git's complaints about its own files, each with the command of git that helps.
 
     Raises:
-        GitError: git does not find its objects, so no later check can tell what is missing.
+        GitError: git does not find its objects, so no later check can work.
     """
     git = clone.git
     found = _complaints(clone)
@@ -97,7 +97,12 @@ _Advice = tuple[str, str, str, str]  # the file as a key, where it is, the conse
 
 def _multi_pack_index(clone: Clone, said: re.Match[str]) -> _Advice:
     path = clone.git.common_dir / "objects/pack/multi-pack-index"
-    return str(path), str(path), "git stops at every command", f"`rm {_quoted(path)}`: git works without this file"
+    return (
+        str(path),
+        str(path),
+        "git complains or stops at every command; nothing is lost with it",
+        f"`rm {_quoted(path)}`: git works without this file",
+    )
 
 
 def _commit_graph(clone: Clone, said: re.Match[str]) -> _Advice:
@@ -138,8 +143,8 @@ def _moved(clone: Clone, name: str, save: str = "") -> str:
     source = f"{_quoted(objects / 'pack' / name)}.*" if is_pack else _quoted(objects / name)
     target = damaged if is_pack else _quoted(clone.places.damaged / f"{_FOLDER}{name}")
     remote = trusted.remote_name(clone.git)
-    again = f"`runner doctor --fix` fetches what is missing again from {remote}" if remote else ""
-    again = again or "`runner doctor` names what is missing"
+    again = f"`runner doctor --fix` fetches the missing objects again from {remote}" if remote else ""
+    again = again or "`runner doctor` names the missing objects"
     return f"`mkdir -p {damaged} && mv {source} {target}`; then {save}{again}"
 
 
@@ -169,7 +174,7 @@ def indexes(clone: Clone) -> Iterator[Finding]:
                 "here",
                 f"the index of a work tree is broken: {why}",
                 str(tree.path),
-                "git refuses to work there; what was staged is lost, the files are unchanged",
+                "git refuses to work there; the staged changes are lost, the files are unchanged",
                 "`runner doctor --fix` writes it anew from the last commit",
                 (tree.git_dir, str(tree.path)),
             )
@@ -360,7 +365,7 @@ def _refetch(clone: Clone) -> bool:
             return False
         refetch(mirror)
     except RunnerError as error:
-        clone.who.say(f"{error.what}; only what is here can be used")
+        clone.who.say(f"{error.what}; only objects that are here can be used")
         return False
     clone.who.say(f"fetched everything that {mirror.remote} has again")
     return True

@@ -207,7 +207,7 @@ def proven(one: Examined) -> Iterator[Finding]:
             "integrity",
             f"{protocol} does not verify: {finding.text} ({finding.rule})",
             f"{finding.path}, commit {finding.commit[:12]}",
-            "its transitions verify, and what is stored beside them does not match",
+            "its transitions verify, and the files stored beside them do not match",
             f"`runner verify {protocol}` shows all of it; docs/verify.md explains the rule `{finding.rule}`",
         )
 

@@ -1,4 +1,4 @@
-"""Refs that name nothing: restored from reflogs, checkpoints, histories and the remote, else named with what is lost.
+"""Refs that name nothing: restored from reflogs, checkpoints, histories and the remote, else named with the loss.
 
 git stops at the first broken one, or ignores it. After a power cut, files are found empty, cut short or full of zeros.
 """
@@ -27,7 +27,7 @@ _CACHES = ("refs/remotes/", trusted.REF)  # a fetch makes them again
 
 @dataclass(frozen=True, slots=True)
 class BrokenRef:
-    """A ref that names nothing. `why`: as it is told; `oid`: the object that it names and that is not here, or None."""
+    """A ref that names nothing. `why`: in the words of a message; `oid`: the object that it names and that is not here, or None."""
 
     name: str
     path: Path
@@ -86,7 +86,7 @@ def cut(clone: Clone) -> Iterator[Finding]:
 
 
 def fix_cut(clone: Clone, path: Path) -> str:
-    """Move the broken list aside; what is missing without it is found afterwards."""
+    """Move the broken list aside; the commits missing without it are found afterwards."""
     aside = clone.put_aside(path)
     clone.git.close()
     return f"moved {path} aside: {aside}"
@@ -121,7 +121,7 @@ def _head(git_dir: Path, common: Path) -> Finding:
         "here",
         "HEAD is broken",
         str(path),
-        "git does not know what is checked out there",
+        "git does not know which branch is checked out there",
         f"`runner doctor --fix` makes it name {found.removeprefix('refs/heads/')} again"
         if found
         else f"write the branch's name into it: `echo 'ref: refs/heads/BRANCH' > {shlex.quote(str(path))}`",
@@ -200,7 +200,7 @@ def _finding(clone: Clone, one: BrokenRef) -> Finding:
         return Finding("note", what, str(one.path), "some program or a crash deleted only half of it", command)
     elif known and (there := _in_the_way(one.path)):
         other = there.relative_to(git.common_dir / "refs/heads").as_posix() if kind == "branch" else str(there)
-        command = f"`git branch -m {other} NAME` moves what is in its way; then `runner doctor --fix`"
+        command = f"`git branch -m {other} NAME` moves that ref out of its way; then `runner doctor --fix`"
     elif known:
         command, about = f"`runner doctor --fix` restores it at {known[0][:12]}, from {known[1]}", (one, known)
     else:
@@ -262,12 +262,12 @@ def _given_up(git: Git, one: BrokenRef) -> str:
 
 
 def _in_the_way(path: Path) -> Path | None:
-    """Return a ref's file below the folder that stands where another ref's file belongs."""
+    """Return a ref's file below a folder in the place of another ref's file."""
     return next((one for one in matching(path, "**/*") if not one.is_dir()), None)
 
 
 def fix(clone: Clone, about: tuple[BrokenRef, tuple[str, str] | None]) -> str:
-    """Restore a ref from what is known here, or else from the remote; remove one that a fetch restores."""
+    """Restore a ref from a source here, or else from the remote; remove one that a fetch restores."""
     one, known = about
     if one.name.startswith(_CACHES):
         return _drop(clone, one)
@@ -282,7 +282,7 @@ def _set(clone: Clone, one: BrokenRef, oid: str, where: str) -> str:
 
 
 def _drop(clone: Clone, one: BrokenRef) -> str:
-    """Remove a ref that a fetch restores, or set it to what is known of it."""
+    """Remove a ref that a fetch restores, or set it to its known value."""
     git, known = clone.git, best(clone, one.name)
     if known and one.oid is None:
         return _set(clone, one, *known)
