@@ -1,6 +1,6 @@
 """A protocol's commits and events as this clone has them, by its branch, its history ref or the base's folder: read as plain data.
 
-For what is told of a protocol long after: `why` and `audit`. That any of it is right is `verify`'s to say.
+For reports on a protocol long after: `why` and `audit`. Only `verify` says whether any of it is right.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Chain:
         """Return why a copy of its work cannot be looked into, and what brings the missing part."""
         if self.tips:
             return f"this record is none of its history's; run `runner verify {self.protocol}`"
-        return f"which step it was is told by its history, which is not here; {self.fetch}"
+        return f"its history would say which step it was, and is not here; {self.fetch}"
 
     # --- commits ---------------------------------------------------------------------------------------------------------
 
@@ -97,7 +97,7 @@ class Chain:
         return found
 
     def _commits(self, tip: str) -> list[str]:
-        """Return the chain from `tip` down to where it began, newest first."""
+        """Return the commits from `tip` down to the genesis, newest first."""
         if tip not in self._above:
             start = self.entries[0].fields.get("start") if self.entries else None
             stop = [f"^{start}"] if isinstance(start, str) and self.git.resolve(start) else []
@@ -114,7 +114,7 @@ class Chain:
         return [entry for entry in self.entries if entry.revision > revision]
 
     def is_below(self, old: str, new: str) -> bool:
-        """Return whether one commit of the chain, or where it began, comes before another."""
+        """Return whether one commit of the protocol, or its start, comes before another."""
         commits = self._commits(self.tip)
         return old not in commits or commits.index(old) > commits.index(new)
 
@@ -129,11 +129,11 @@ class Chain:
         return [entry for entry, now in self._by_attempt(slug) if now == attempt]
 
     def attempts(self, slug: str) -> list[int]:
-        """Return the attempts of a step that the record tells of."""
+        """Return the recorded attempts of a step."""
         return sorted({1, *(now for _, now in self._by_attempt(slug))})
 
     def _by_attempt(self, slug: str) -> Iterator[tuple[RawEntry, int]]:
-        """Yield each event of a step with its attempt: a retry, an undo and a return to the plan begin another one."""
+        """Yield each event of a step with its attempt: a retry, an undo and a return to the plan start another one."""
         now = 1
         for number, entry in enumerate(self.entries):
             match entry.event:
@@ -145,7 +145,7 @@ class Chain:
                 yield entry, now
 
     def _named(self, slug: str, number: int) -> int:
-        """Return the attempt that the next event of a step names, if no other one was begun before; else 0."""
+        """Return the attempt that the next event of a step names, if no other one was started before; else 0."""
         for entry in self.entries[number:]:
             if entry.event in ("undone", "plan-edited") or (entry.subject == slug and entry.event == "step-retried"):
                 return 0
@@ -154,7 +154,7 @@ class Chain:
         return 0
 
     def kept(self, slug: str, attempt: int) -> list[int]:
-        """Return the attempt, and those before it whose files it went on from."""
+        """Return the attempt, and those before it whose files it started from."""
         found = [attempt]
         for entry in reversed(self.entries):
             if entry.subject == slug and entry.event == "step-retried" and entry.fields.get("attempt") == found[-1]:
@@ -169,7 +169,7 @@ class Chain:
         return next((str(digest) for digest in reversed(told) if digest), None)
 
     def last_of(self, slug: str, attempt: int) -> RawEntry | None:
-        """Return the last event that tells of the attempt's work."""
+        """Return the last event about the attempt's work."""
         return next((entry for entry in reversed(self.of(slug, attempt)) if event_type(entry.event).has_work), None)
 
     def checks(self, slug: str, attempt: int) -> list[Told]:
@@ -186,7 +186,7 @@ class Chain:
         return cost_of(self.of(slug, attempt))
 
     def approvals(self, slug: str | None, attempt: int) -> list[Told]:
-        """Return the words that were counted on the plan, the step and what it called, and those on the merge."""
+        """Return the approvals that were counted on the plan, the step and its calls, and those on the merge."""
         asked = {
             f"w{entry.revision}": entry for entry in self.entries if entry.event in ("approval-asked", "call-held")
         }

@@ -1,8 +1,8 @@
-"""Taking away what finished protocols leave on this machine: worktrees, workspaces, journals, branches.
+"""Remove what finished protocols leave on this machine: worktrees, workspaces, journals, branches.
 
 Only what git holds goes: a worktree whose files are all in commits, a journal whose records the history has filed, a branch whose
-commits the base or the history has. A workspace goes unseen: what is worth keeping of it was committed, and a step may have left what
-git cannot read. What is left is named, with the reason. What the record says stays as it is.
+commits the base or the history has. A workspace is removed without a look: its work was committed, and a step may have left files that
+git cannot read. Everything that is kept is named, with the reason. The record does not change.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def remove(project: Project, items: list[Item], *, named: bool) -> Iterator[Item
     """Take the items away, one after the other, and give each back as it ended: `why` is empty where it is gone.
 
     Raises:
-        HeldError: with `named`, where somebody has begun to work on the protocol.
+        HeldError: with `named`, if a runner has started to work on the protocol.
     """
     for item in items:
         if item.why:
@@ -112,7 +112,7 @@ def _remove_workspace(project: Project, item: Item, tip: str | None) -> str:
     try:
         workspace.remove(_workspace(project, item.protocol))
     except OSError as error:
-        return f"what is in it cannot be removed: {error.strerror}; `sudo rm -r {shlex.quote(item.name)}` does"
+        return f"its files cannot be removed: {error.strerror}; `sudo rm -r {shlex.quote(item.name)}` does"
     return ""
 
 
@@ -189,7 +189,7 @@ def _of(project: Project, protocol: str, tip: str | None, *, named: bool, held: 
 
 def _of_planning(project: Project) -> list[Item]:
     """Return what models answered to commands that made no protocol: no history has it, so it stays."""
-    why = "what a model answered to a command that made no protocol; no history has it, and the same command goes on from it"
+    why = "answers of a model to a command that made no protocol; no history has them, and the same command resumes from them"
     return [
         Item("", "journal", str(path), path.stat().st_size, why)
         for path in matching(project.places.planning, "*.jsonl")
@@ -206,7 +206,7 @@ def _unfiled(project: Project, protocol: str) -> str:
                 lost.append(path.name)
         except RunnerError as error:
             return error.what
-    return f"its history does not have what is in {protocol_worktree.listed(lost)}" if lost else ""
+    return f"its history does not have {protocol_worktree.listed(lost)}" if lost else ""
 
 
 def _base_with(project: Project, protocol: str, tip: str, base: str) -> str | None:

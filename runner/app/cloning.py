@@ -1,4 +1,4 @@
-"""A repository where there is none yet: begun in a folder, or cloned. All of it or nothing is left."""
+"""Create a repository in a folder, or clone one: completely, or nothing is left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.lines import lines_of
 from runner.store.environment import Environment
 
 
-def begin_if_needed(folder: Path) -> bool:
+def init_if_needed(folder: Path) -> bool:
     """Make `folder` a git repository, as `git init` does for this person, where it is in none; return whether it was made.
 
     Raises:
@@ -36,8 +36,8 @@ def begin_if_needed(folder: Path) -> bool:
 
 
 def clone(url: str, folder: Path | None, cwd: Path, who: Environment) -> Path:
-    """Clone a repository with the person's own git, and the token of RUNNER_GIT_TOKEN, and return its folder. They are told how it
-    goes on. Interrupted, it leaves nothing.
+    """Clone a repository with the person's own git, and the token of RUNNER_GIT_TOKEN, and return its folder. Progress is
+    printed. Interrupted, it leaves nothing.
 
     Raises:
         UsageError: the address is not one that is safe to clone from, or the folder is taken.
@@ -65,7 +65,7 @@ def clone(url: str, folder: Path | None, cwd: Path, who: Environment) -> Path:
     wrong: list[str] = []
 
     def tell(line: str) -> None:
-        """Tell the beginning and the end of each of git's stages, and whatever is none."""
+        """Print the first and the last line of each of git's stages, and all other lines."""
         line = _without_password(line.strip())
         stage = re.match(r"(.+?): +\d+%", line)
         if line.startswith(("fatal:", "error:")):
@@ -87,7 +87,7 @@ def clone(url: str, folder: Path | None, cwd: Path, who: Environment) -> Path:
             with contextlib.suppress(OSError):
                 at.rmdir()
         raise UnreachableError(
-            f"it could not be cloned: {wrong[0] if wrong else 'git says no more'}",
+            f"it could not be cloned: {wrong[0] if wrong else 'git gives no reason'}",
             _without_password(url),
             "try `git clone` with that address; nothing was left here",
         )

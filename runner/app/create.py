@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 from runner import resources
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
 from runner.executor import load, transition
+from runner.executor.step_run import agent_of
 from runner.git import BLOB, TreeEntry
-from runner.protocol import clarifications, ids, log, machine, paths, plans, strict_yaml, workflow
+from runner.protocol import agent_file, clarifications, ids, log, machine, paths, plans, strict_yaml, workflow
 from runner.protocol import events as ev
 from runner.protocol.digest import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind
@@ -376,8 +377,6 @@ def agent_named(project: Project, path: Path) -> str:
     Raises:
         UsageError: there is no such file. MalformedFileError: it is no agent file. UnsupportedError: the trusted branch lacks it.
     """
-    from runner.protocol import agent_file
-
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -403,8 +402,7 @@ def need_engine(project: Project, files: Mapping[str, bytes], where: str) -> Non
     plan = plans.parse(files, where)
     step = next(iter(plan.steps), None)
     if step is not None and step.header.kind is Kind.AGENT:
-        from runner.executor import asking
-        from runner.executor.step_run import agent_of
+        from runner.executor import asking  # it loads the engines
 
         names = asking.engine_names(project, plan, step, agent_of(project, plan, step, where))
         with asking.open_engines(project, names):

@@ -61,7 +61,7 @@ def draft(project: Project, protocol: str, what: str | None) -> Draft:
             raise InTheWayError(
                 f"{name} has changes that are not committed",
                 str(tree.path / made.path),
-                "edit that file itself: `runner step` takes it up, or commit it",
+                "edit that file itself: `runner step` commits it, or commit it yourself",
             )
     return made
 

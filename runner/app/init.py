@@ -1,4 +1,4 @@
-"""Setting a repository up: the files that a team shares, written into the checkout; nothing that stands there is overwritten.
+"""Set a repository up: write the files that a team shares into the checkout, and overwrite none.
 
 A repository need not be set up to be worked in: these files say what would hold anyway, and where to change it. They have
 force once the trusted branch holds them.
@@ -49,7 +49,7 @@ _REPO, _PERSON, _AGENTS, _OWN = "0" * 32, "you@example.test", "agents: []", "own
 @dataclass(frozen=True, slots=True)
 class File:
     """A file that is shared. `here`: its bytes in the checkout before, or None; `own`: they are a person's, and are left alone;
-    `over`: the person at the terminal said what is written in their place."""
+    `over`: the person at the terminal decided to replace them."""
 
     path: str
     data: bytes
@@ -168,8 +168,8 @@ class Proposal:
 
 @contextlib.contextmanager
 def propose(project: Project, asked: Questions) -> Iterator[Proposal]:
-    """Have a model look at what is committed, and give what it proposes; nothing is written. What it has to ask is asked, and where
-    somebody answers it looks once more.
+    """Let a model read the commit, and yield its proposal; nothing is written. Its questions are asked, and after answers it reads
+    once more.
 
     What it said is kept for the same command, unless the block ends well.
 
@@ -202,29 +202,29 @@ def look(
     forge: str | None = None,
     proposed: Mapping[str, bytes] | None = None,
 ) -> Look:
-    """Return the files that a team shares, and what stands in the checkout in their place.
+    """Return the files that a team shares, and the files of the checkout in their place.
 
     The first policy names the person as its one maintainer; where git does not know who that is, it is left out. One that is
-    there already is as it should be. `forge`: as `forge:` of config.yaml has it; without it, what stands there, else what the
-    remote's address tells. What is not known is asked, and kept in clarifications.yaml; what that answers is not asked again. Only
-    what somebody said is written as `forge:`. `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths.
+    there already is as it should be. `forge`: as `forge:` of config.yaml has it; without it, that of the checkout, else
+    the one that the remote's address identifies. An unknown one is asked for, and the answer kept in clarifications.yaml. Only an
+    answer or option is written as `forge:`. `proposed`: scripts of scripts/ci that take the place of the stack's, by their paths.
 
     Raises:
-        UsageError: there is no checkout; or the forge is none, or not told by the remote's address.
-        InTheWayError: something that is no plain file stands there, or questions cannot be added to their file.
+        UsageError: there is no checkout; or the forge is unknown, or not to be identified by the remote's address.
+        InTheWayError: one of these paths is no plain file, or questions cannot be added to their file.
         MalformedFileError: clarifications.yaml is not valid.
     """
     top, better = _top(git), dict(proposed or {})
-    known, told = _known(top), scaffold.facts(git, top)
+    known, facts = _known(top), scaffold.facts(git, top)
     said = forge or (f"{known.forge.name} {known.forge.url or ''}".strip() if known.forge else None)
-    if said is None and told.guess is None and told.remote is not None:
+    if said is None and facts.guess is None and facts.remote is not None:
         names = ("none", *FORGES)
-        answer = asked.ask(f"On which forge is the remote {told.remote}: {', '.join(names)}?", names)
+        answer = asked.ask(f"On which forge is the remote {facts.remote}: {', '.join(names)}?", names)
         said = answer if answer != "none" else None
-    where = configured(said, told.url) if said else told.guess
-    stack = told.stacks[0] if told.stacks else scaffold.OTHER
-    if len(told.stacks) > 1 and scaffold.hook("test") not in better:
-        names = (*told.stacks, scaffold.OTHER)
+    where = configured(said, facts.url) if said else facts.guess
+    stack = facts.stacks[0] if facts.stacks else scaffold.OTHER
+    if len(facts.stacks) > 1 and scaffold.hook("test") not in better:
+        names = (*facts.stacks, scaffold.OTHER)
         stack = asked.ask(f"Which stack are the scripts of scripts/ci for: {', '.join(names)}?", names) or stack
     tests = scaffold.hook("test")
     if tests not in better and "test" not in scaffold.hooks_of(top, stack):
@@ -237,7 +237,7 @@ def look(
         here, own = _here(top, path), False
         data: bytes | None = resources.for_people(resources.template(template))
         if path == paths.CONFIG:
-            data = _config((data or b"").decode(), told.base, said)
+            data = _config((data or b"").decode(), facts.base, said)
         elif path == paths.POLICY:
             data = _policy(git, who, data or b"", known, here)
             own = here is not None and here != data
@@ -249,14 +249,14 @@ def look(
     if kept is not None:
         over = asked.data is not None and bool(asked.said)
         found.append(File(paths.CLARIFICATIONS, kept, asked.data, over=over))
-    return Look(found, told, where, stack, scaffold.todo(top, where))
+    return Look(found, facts, where, stack, scaffold.todo(top, where))
 
 
 def _here(top: Path, path: str) -> bytes | None:
-    """Return the bytes that stand in the checkout, or None.
+    """Return the bytes of a file in the checkout, or None.
 
     Raises:
-        InTheWayError: it is no plain file, or what it would stand in is no folder.
+        InTheWayError: it is no plain file, or its folder is none.
     """
     at = top / path
     above = [part for part in at.parents if part.is_relative_to(top) and part != top]
@@ -270,7 +270,7 @@ def _here(top: Path, path: str) -> bytes | None:
 
 
 def _known(top: Path) -> Config:
-    """Return the configuration that stands in the checkout; the defaults where it cannot be read."""
+    """Return the configuration of the checkout; the defaults where it cannot be read."""
     try:
         return config.parse((top / paths.CONFIG).read_bytes(), paths.CONFIG)
     except (OSError, RunnerError):
@@ -278,7 +278,7 @@ def _known(top: Path) -> Config:
 
 
 def _config(text: str, base: str | None, forge: str | None) -> bytes:
-    """Return the configuration: all comments, but the forge that somebody named."""
+    """Return the configuration: all comments, except for a forge that was named."""
     for old, new in (
         (_BASE, f"# base: {base}\n" if base else _BASE),
         (_FORGE, f"forge: {forge}\n" if forge else _FORGE),
@@ -425,8 +425,8 @@ class Committed:
 
 
 def commit(git: Git, places: StateDir, who: Environment, files: list[File], author: Ident) -> Committed | None:
-    """Commit, as the person, those of the files that differ from what is committed: what `write` wrote in this clone, edited or not,
-    and what is in no commit yet and stands in the checkout as it was given.
+    """Commit, as the person, those of the files that differ from HEAD: files that `write` wrote in this clone, edited or not, and
+    uncommitted ones that are in the checkout as given.
 
     Nothing else that is staged or changed is taken along. Returns None where there is nothing to commit.
 

@@ -1,6 +1,6 @@
-"""Planning anew what nothing was done for yet: a model proposes, a person takes it as it is, edited, or not at all.
+"""Plan the pending steps anew: a model proposes, a person accepts the proposal, edits it, or rejects it.
 
-What is taken is a commit of the person's, with no event: the next transition takes it up as it does every edit of theirs.
+An accepted plan is a commit by the person, without an event: the next transition records it, as every edit by a person.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runner.values import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What a model proposes. `files`: people's files of the protocol's folder as they would be, `before`: as they are."""
+    """The proposal of a model. `files`: the plan files as they would be, `before`: as they are."""
 
     protocol: str
     seen: Snapshot
@@ -115,7 +115,7 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
     """Commit the files on the branch, as the person; return the commit. What the model said is filed in the history.
 
     Raises:
-        InTheWayError: the plan changed, or a step went on, meanwhile. MalformedFileError: as `check`.
+        InTheWayError: the plan changed, or a step advanced, meanwhile. MalformedFileError: as `check`.
     """
     git, protocol = project.git, proposal.protocol
     check(files)
@@ -124,7 +124,9 @@ def take(project: Project, proposal: Proposal, files: Mapping[str, bytes]) -> st
         _refuse_unsaved(project, protocol)
         if snapshot.words(git, seen) != proposal.before or seen.state.steps != proposal.seen.state.steps:
             raise InTheWayError(
-                "the plan or a step went on meanwhile", seen.where, f"run `runner plan {number(protocol)}` again"
+                "the plan changed or a step advanced meanwhile",
+                seen.where,
+                f"run `runner plan {number(protocol)}` again",
             )
         message = f"{protocol}: plan anew\n".encode()
         tree = tree_of(project, proposal, files, seen)

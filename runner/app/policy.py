@@ -35,7 +35,7 @@ class Tried:
 
     @property
     def holds(self) -> bool:
-        """Whether it says what was expected."""
+        """Whether the decision is the expected one."""
         return self.said.verdict == self.expected
 
 
@@ -76,7 +76,7 @@ def read(path: Path, where: str) -> PolicyFile:
 
 
 def effects_of(config: Config) -> dict[str, Effect]:
-    """Return the effects of all tools that are known without a coworker: ours, and those that config.yaml declares."""
+    """Return the effects of all tools that are known without an agent file: ours, and those that config.yaml declares."""
     found = dict(policy.BUILT_IN)
     for module in config.tools:
         found |= {name: told if isinstance(told, str) else "external" for name, told in module.effects.items()}
@@ -166,7 +166,7 @@ def _subject(example: Example, effects: Effects) -> tuple[Subject, str]:
 
 
 def whose(ready: Policy, subject: Subject, said: Decision) -> str:
-    """Return whose word an ask waits for, as people read it; empty where nothing is asked."""
+    """Return whose approval an ask needs, for people to read; empty where none is needed."""
     if said.verdict != "ask":
         return ""
     if ready.file is None:

@@ -58,7 +58,7 @@ def by_hand(project: Project, protocol: str, slug: str | None, *, full: bool) ->
             raise UsageError(
                 f"{found} has no work to judge" if found else "no step has work to judge",
                 protocol,
-                f"`runner status {protocol}` shows how it stands",
+                f"`runner status {protocol}` shows its status",
             )
         requirements.of_start(
             permissions.trusted_config(project), step, paths.folder(protocol)

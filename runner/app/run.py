@@ -1,4 +1,4 @@
-"""Going on: `run`, and what a command that advanced exits with."""
+"""Run a protocol until something else is needed, and the exit code of a command that advanced."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(
     An effect that was announced on the remote, and a lease that grows old, are published for in between.
 
     Raises:
-        RunnerError: as `step` does; what was done until then is recorded here.
+        RunnerError: as `step` does; everything until then is recorded here.
     """
     project.batch = True
     left, wait = max_steps, 0.0

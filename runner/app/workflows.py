@@ -1,7 +1,7 @@
 """Workflows: plans with declared inputs, of the trusted branch's `.protocols/workflows/` and built in.
 
 Promises a workflow's files as plain bytes. One of the project's own goes before a built-in one of the same name; one on a
-branch that is not trusted does not exist. What the inputs may be is said by `runner.protocol.workflow`.
+branch that is not trusted does not exist. `runner.protocol.workflow` defines the inputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def names(project: Project) -> list[str]:
 
 
 def find(project: Project, name: str) -> tuple[dict[str, bytes], str]:
-    """Return a workflow's files, by name in its folder, and where they stand.
+    """Return a workflow's files, by name in its folder, and their place.
 
     Raises:
         UsageError: there is none of that name; near ones are offered.
@@ -62,7 +62,7 @@ def find(project: Project, name: str) -> tuple[dict[str, bytes], str]:
 
 
 def instantiate(project: Project, name: str, given: Sequence[str]) -> tuple[dict[str, bytes], str]:
-    """Return the plan's files of a workflow with its inputs (`k=v` each) put in, and where they stand.
+    """Return the plan's files of a workflow with its inputs (`k=v` each) put in, and their place.
 
     Raises:
         UsageError: no such workflow, or an input that is not as it should be.

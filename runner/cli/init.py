@@ -62,7 +62,7 @@ def command(
         session.note(f"cloned into {cwd}")
     elif folder is not None:
         raise click.UsageError("FOLDER goes with --clone; to set another folder up, `runner -C FOLDER init`")
-    if init_if_needed and cloning.begin_if_needed(cwd):
+    if init_if_needed and cloning.init_if_needed(cwd):
         session.note(f"made a git repository in {cwd}")
     with Git.open(cwd) as git:
         who = session.environment()

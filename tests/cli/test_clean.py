@@ -49,7 +49,7 @@ def test_what_models_answered_goes_where_the_history_has_it(box: Box) -> None:
     (paid,) = (folder / "planning").iterdir()
     shown = box.runner("clean", "--dry-run", rc=0)
     assert f"would go  journal    {folder / ended}" in shown.out
-    assert f"left     journal    {paid}  what a model answered" in shown.err
+    assert f"left     journal    {paid}  answers of a model" in shown.err
     box.runner("clean", "--yes", rc=0)
     assert paid.is_file() and (folder / open_ / "x.1.jsonl").is_file() and not (folder / ended).exists()
     box.runner("show", ended, "x", "--transcript", rc=0)
@@ -65,10 +65,10 @@ def test_answers_that_the_history_does_not_have_are_left(box: Box) -> None:
     filed, lost = folder / "x.1.jsonl", folder / "x.1.lost-1.jsonl"
     lost.write_bytes(filed.read_bytes())
     told = box.runner("clean", rc=0).err
-    assert f"left     journal    {folder}  its history does not have what is in x.1.lost-1.jsonl" in told
+    assert f"left     journal    {folder}  its history does not have x.1.lost-1.jsonl" in told
     lost.unlink()
     box.git("update-ref", "-d", f"refs/runner/history/{protocol}")
-    assert "its history does not have what is in x.1.jsonl" in box.runner("clean", rc=0).err
+    assert "its history does not have x.1.jsonl" in box.runner("clean", rc=0).err
     assert filed.is_file()
 
 
