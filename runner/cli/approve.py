@@ -118,7 +118,9 @@ def _decide(
     subject, short = ready.statement.subject, number(protocol)
     if ready.stands is not None:
         said = f"{subject}: you said so already, in {ready.stands.commit[:7]}; nothing was written"
-        steer.tell(session, Steered(protocol, said, Next.typed(f"runner run {short}" if found.wait else None)))
+        steer.tell(
+            session, Steered(protocol, said, Next.typed(f"runner run {short}" if found.wait else None)), decides=True
+        )
         return
     if only_print:
         sys.stdout.write(ready.text.decode("ascii"))
@@ -142,7 +144,7 @@ def _given(session: Session, found: Matter, said: str) -> None:
     notes = (f"still needed: {missing}",) if missing else ()
     done = found.state.status is Status.COMPLETED
     goes_on = None if notes or not (found.wait or done) else f"runner {'merge' if done else 'run'} {short}"
-    steer.tell(session, Steered(protocol, said, Next.typed(goes_on), notes))
+    steer.tell(session, Steered(protocol, said, Next.typed(goes_on), notes), decides=True)
 
 
 def _named(session: Session, named: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -147,7 +147,7 @@ def edit_command(session: Session, words: tuple[str, ...]) -> None:
     session.note(f"{draft.protocol}  {draft.name} committed as yours: {made[:7]}")
     if draft.finished:
         session.note("  this step is finished: the edit is recorded, and nothing is done again")
-    sync.offer(session.project, draft.protocol, by_person=True)
+    sync.offer(session.project, draft.protocol)
     request.post_published(session.project, draft.protocol)
 
 

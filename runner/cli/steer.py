@@ -48,7 +48,7 @@ def answer(session: Session, words: tuple[str, ...]) -> None:
     if not 1 <= len(rest) <= 2:
         raise click.UsageError("give one text, in quotes: runner answer PROTOCOL [ID] TEXT")
     text = sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if rest[-1] == "-" else rest[-1]
-    tell(session, steer.answer(project, name, rest[0] if len(rest) == 2 else None, text))
+    tell(session, steer.answer(project, name, rest[0] if len(rest) == 2 else None, text), decides=True)
 
 
 @click.command("pause")
@@ -130,14 +130,14 @@ def merge(session: Session, protocol: str | None) -> None:
 # --- shared with approve, edit and fork ---------------------------------------------------------------------------------
 
 
-def tell(session: Session, done: Steered) -> None:
-    """Print the result of a person's command and what to type next; update the forge if it was published."""
+def tell(session: Session, done: Steered, *, decides: bool = False) -> None:
+    """Print the result of a command and what to type next; publish it, or say how. `decides`: others may wait for it."""
     session.note(f"{done.protocol}  {done.said}")
     for line in done.notes:
         session.note(f"  {line}")
     if done.next.text:
         session.note(f"  next          {done.next.shown(program())}")
-    sync.offer(session.project, done.protocol, by_person=True)
+    sync.offer(session.project, done.protocol, by_person=decides)
     request.post_published(session.project, done.protocol)
 
 

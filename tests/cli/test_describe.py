@@ -108,6 +108,8 @@ def test_an_answer_says_that_nothing_was_pushed(box: Box, publish: str) -> None:
     add_origin(box)
     protocol = box.new({"01-do": "kind: human\n"})
     box.runner("run", protocol, rc=3)
+    assert "not published: " not in box.runner("pause", protocol, rc=0).err  # nobody waits for that
+    box.runner("resume", protocol, rc=0)
     told = box.runner("answer", protocol, "done", rc=0).err
     assert told.count("not published") == 1 and "`runner sync 1`" in told
 
