@@ -20,9 +20,13 @@ EXERCISES = {"sleep": ("step kind", "key of a file"), "noted": ("event",)}
 
 
 def touched(patch: str) -> dict[str, bool]:
-    """Return the files that a patch touches, and whether each is new."""
-    parts = re.split(r"^diff --git a/", patch, flags=re.MULTILINE)[1:]
-    return {part.split(" b/")[0]: "\nnew file mode " in part.partition("\n@@")[0] for part in parts}
+    """Return the files that a patch touches, and whether each is new. A renamed file is touched by both names."""
+    found: dict[str, bool] = {}
+    for part in re.split(r"^diff --git ", patch, flags=re.MULTILINE)[1:]:
+        names = re.match(r"a/(\S+) b/(\S+)\n", part)
+        assert names is not None, part[:200]
+        found |= dict.fromkeys(names.groups(), "\nnew file mode " in part.partition("\n@@")[0])
+    return found
 
 
 def named(text: str) -> set[str]:
@@ -37,9 +41,10 @@ def not_named(patch: str, text: str) -> list[str]:
     return [
         path
         for path, is_new in touched(patch).items()
-        if path not in names and not (is_new and f"{path.rpartition('/')[0]}/" in names)
+        if path not in names
+        and not (is_new and f"{path.rpartition('/')[0]}/" in names)
         and not (path.startswith("schemas/") and "`make schemas`" in text)
-    ]  # fmt: skip
+    ]
 
 
 def run(copy: Path, *words: str) -> None:
@@ -64,6 +69,8 @@ def test_a_file_that_the_page_does_not_name_is_found() -> None:
     paths = ["runner/errors.py", "docs/files.md", "runner/cli/main.py", "docs/cli.md", "schemas/step.schema.json"]
     assert not_named("".join(map(edit.format, paths)), text) == paths[2:]
     assert not_named("".join(map(new.format, ["runner/cli/a.py", "runner/a.py"])), text) == ["runner/a.py"]
+    moved = "diff --git a/runner/errors.py b/runner/x.py\nrename from runner/errors.py\nrename to runner/x.py\n"
+    assert not_named(moved, text) == ["runner/x.py"]
 
 
 def test_every_exercise_is_listed() -> None:
@@ -89,5 +96,5 @@ def test_an_exercise_applies_and_passes_its_tests(name: str, tmp_path: Path) -> 
     run(copy, "tests.histories")  # makes those that are listed and not stored
     held = {path for row in EXERCISES[name] for path in named(ROWS[row][1]) if path.endswith(".py")}
     own = {path for path, is_new in touched(patch.read_text()).items() if is_new and path.startswith("tests/")}
-    assert own
+    assert held and own
     run(copy, "pytest", "-q", "-p", "no:cacheprovider", *sorted(held | own))
