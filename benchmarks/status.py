@@ -1,4 +1,4 @@
-"""The list of what is open, where a protocol with a long history waits for an approval: `runner status` as a whole process."""
+"""`runner status` and `list` as whole processes, where a protocol with a long history waits for an approval."""
 
 from __future__ import annotations
 
@@ -27,9 +27,13 @@ def run(ground: Ground) -> Iterator[Figure]:
             "short": lambda: ground.runner(short.at, "status"),
             "long": lambda: ground.runner(long.at, "status"),
             "large": lambda: ground.runner(large.at, "status"),
+            "list": lambda: ground.runner(long.at, "list"),
+            "short list": lambda: ground.runner(short.at, "list"),
         },
     )
     name = "status: one waits for an approval"
     yield at_most(f"{name}, {few:,} transitions, against import click", found["short"], found["click"])
     yield at_most(f"{name}, {many:,} transitions, against that", found["long"], found["short"], 2.0)
     yield at_most(f"{name}, {files:,} files, against that", found["large"], found["short"], 1.2)
+    name = "list: one waits for an approval"
+    yield at_most(f"{name}, {many:,} transitions, against {few:,}", found["list"], found["short list"], 1.2)

@@ -94,15 +94,18 @@ class Describer:
         self._leases = lease_status.leases(project.places)
         self._rebases = worktree.rebases(project.git)
 
-    def describe(self, row: Row, tip: str, name: str) -> Description:
-        """Describe a protocol whose record is `row` at the commit `tip`; `name`: its name in commands."""
+    def describe(self, row: Row, tip: str, name: str, *, brief: bool = False) -> Description:
+        """Describe a protocol whose record is `row` at the commit `tip`; `name`: its name in commands.
+
+        `brief`: for its word alone, so no approval is judged, which reads the history of the branch.
+        """
         project, protocol, found = self._project, row["protocol"], record.outlook(row)
         held, look = at_work(project, protocol, name, self._leases)
         rewritten, ahead = is_rewritten(project, protocol), remote_is_ahead(project, protocol, name)
         rebase = self._rebases.get(project.branch(protocol))
         to_merge = row["status"] == "completed" and not self._merges.holds(row, tip)
         waits = () if row["status"] in record.ENDED else tuple(row["waiting"])
-        approvals = {one.wait: one for one in unrecorded_approvals(project, row, tip)} if waits else {}
+        approvals = {one.wait: one for one in unrecorded_approvals(project, row, tip)} if waits and not brief else {}
         term, reason = word(row, found, held=held is not None), situation(row, found, self._now)
         said = [one for one in approvals.values() if one.wait in found.waiting]
         given = [f"{each.approver} {SAID[each.decision]}" for one in said for each in one.words if not each.fault]
@@ -125,7 +128,7 @@ class Describer:
             follows = Next.typed(ahead.command)
         elif to_merge:
             follows = _merging(project, row, name)
-        elif held is not None:
+        elif held is not None or brief:
             follows = Next.typed(command(row, found, name))
         else:
             follows = _following(project, row, tip, found, name, decided=any(not one.missing for one in said))

@@ -258,7 +258,7 @@ def list_command(session: Session, as_json: bool) -> None:
     lines = []
     for row in record.stream(project.git, known):
         protocol = row["protocol"]
-        found = describer.describe(row, known[protocol], names.short(protocol))
+        found = describer.describe(row, known[protocol], names.short(protocol), brief=True)
         word = found.word
         if word == "completed":
             word = f"completed · {'waits for merge' if found.to_merge else 'merged'}"
