@@ -17,7 +17,7 @@ from runner.errors import RunnerError, UsageError
 from runner.folders import matching
 from runner.protocol import ids, paths
 from runner.protocol.state import State, StepStatus, wait_type
-from runner.store import checkpoints, clash, lease_status, locks, lookup, record, worktree
+from runner.store import checkpoints, lease_status, locks, lookup, push_refusal, record, worktree
 from runner.store.project import Project
 from runner.store.record import Outlook, Row
 from runner.values import dataclass
@@ -365,7 +365,7 @@ def remote_is_ahead(project: Project, protocol: str, name: str) -> Ahead | None:
     count = record.newer(project.git, protocol, project.git.ref(branch), there)
     if not count:
         return None
-    if clash.published(project, protocol) is not None:
+    if push_refusal.clash(project, protocol) is not None:
         return Ahead("clash", f"{remote} has another protocol with this id", f"runner fork --renumber {protocol}")
     return Ahead("behind", f"{remote} has {count} newer transition{'s' if count != 1 else ''}", f"runner sync {name}")
 

@@ -32,12 +32,12 @@ from runner.protocol import events as ev
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Status, StepStatus
 from runner.store import (
-    clash,
     history,
     locks,
     lookup,
     protocol_worktree,
     publishing,
+    push_refusal,
     record,
     snapshot,
     transaction,
@@ -145,7 +145,7 @@ def renumber(project: Project, origin: str, revision: int | None = None) -> crea
     try:
         with load.at_work(project, origin):
             note = renumbering.read(project.places, origin)
-            if note is not None and clash.published(project, origin) is not None:
+            if note is not None and push_refusal.clash(project, origin) is not None:
                 note = None  # it is another one of this id that is given a number now
             made = _make(project, origin, revision) if note is None else None
     except renumbering.RenumberedError as done:
@@ -161,7 +161,7 @@ def _make(project: Project, origin: str, revision: int | None) -> create.Made:
     git, branch = project.git, project.branch(origin)
     _look(project)
     seen = load.view(project, origin)
-    clashes = clash.published(project, origin)
+    clashes = push_refusal.clash(project, origin)
     if clashes is None:
         raise RefusedError(
             f"no other protocol has the id {origin}",

@@ -10,7 +10,7 @@ from runner.errors import ConflictError, HeldError, RunnerError, UnreachableErro
 from runner.executor import load
 from runner.forge.base import Forge, ForgeError, RequestState
 from runner.protocol import ids
-from runner.store import clash, history, lease, lookup, publishing, record
+from runner.store import history, lease, lookup, publishing, push_refusal, record
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.values import dataclass
@@ -65,7 +65,7 @@ def sync(project: Project, protocols: list[str] | None = None, *, work: bool = T
         away = error  # commits of this clone are published all the same
     for protocol in protocols:
         try:
-            clash.refuse(project, protocol)
+            push_refusal.refuse_clash(project, protocol)
             one = _was_taken(project, protocol, forge) or publish(project, protocol)
         except UnreachableError:
             raise

@@ -18,7 +18,7 @@ from runner.protocol import budget_file
 from runner.protocol.budget_file import Day, Reserved
 from runner.protocol.lease_file import word
 from runner.protocol.policy_file import DayBudget
-from runner.store import ref_file
+from runner.store import remote
 from runner.store.lease import ci_run
 from runner.store.project import Project
 from runner.store.remote import Mirror
@@ -267,7 +267,7 @@ def read(project: Project, oid: str | None, day: str) -> Day:
     if entry is None:
         return Day(day=day)
     where = f"{name} of {REF}"
-    data = ref_file.read(git, [entry], budget_file.SIZE, project.who)
+    data = remote.read_files(git, [entry], budget_file.SIZE, project.who)
     if data is None:
         raise budget_file.unreadable("it is too large, or not here", where)
     return budget_file.parse(data[0], day, where)
@@ -278,7 +278,7 @@ def _commit(project: Project, day: Day, old: str | None) -> str:
     files: dict[str, bytes | TreeEntry] = dict(git.tree(f"{old}:") or {}) if old else {}
     files[budget_file.file(day.day)] = budget_file.render(day)
     kept = {name: files[name] for name in budget_file.kept(files, day.day)}
-    return ref_file.write(git, kept, old, who, f"ledger: {day.day}")
+    return remote.write_files(git, kept, old, who, f"ledger: {day.day}")
 
 
 def _mirror(project: Project) -> Mirror | None:

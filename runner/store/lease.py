@@ -27,7 +27,7 @@ from runner.protocol import ids, lease_file, log
 from runner.protocol.event_types import event_type
 from runner.protocol.lease_file import Lease
 from runner.protocol.plans import seconds_of
-from runner.store import history, record, ref_file, remote
+from runner.store import history, record, remote
 from runner.store.environment import Environment
 from runner.store.project import Project
 from runner.store.remote import Mirror
@@ -627,7 +627,7 @@ def _forget_note(project: Project, protocol: str, words: Lease) -> None:
 def _commit(git: Git, author: Ident, protocol: str, words: Lease, intents: Intents, old: str | None) -> str:
     files = {lease_file.FILE: lease_file.render(words)}
     files |= {f"{lease_file.INTENTS}/{name}.json": lease_file.render_intent(one) for name, one in intents.items()}
-    return ref_file.write(git, files, old, author, f"{protocol}: lease")
+    return remote.write_files(git, files, old, author, f"{protocol}: lease")
 
 
 def _read(git: Git, oid: str, ref: str, who: Environment) -> tuple[Lease, Intents]:
@@ -641,7 +641,7 @@ def _read(git: Git, oid: str, ref: str, who: Environment) -> tuple[Lease, Intent
     entries = git.tree(below.oid) if below else {}
     if not found or lease_file.FILE not in found or entries is None or len(entries) > lease_file.MOST:
         raise lease_file.unreadable("it is no folder of lease.json and intents", ref)
-    data = ref_file.read(git, [found[lease_file.FILE], *entries.values()], lease_file.SIZE, who)
+    data = remote.read_files(git, [found[lease_file.FILE], *entries.values()], lease_file.SIZE, who)
     if data is None:
         raise lease_file.unreadable("a file of it is too large, or not here", ref)
     intents = {

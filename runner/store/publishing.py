@@ -19,7 +19,6 @@ from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import (
     checkpoints,
-    clash,
     history,
     lease,
     locks,
@@ -184,9 +183,9 @@ def bring(project: Project, protocol: str, check: Check) -> None:
     mirror = look(project, name, history.ref_of(protocol), f"refs/runner/leases/{protocol}")
     if mirror is None and not project.trusted.remote:
         return
-    other = clash.published(project, protocol)
+    other = push_refusal.clash(project, protocol)
     if other is not None:
-        clashes = clash.error(project, protocol, other)
+        clashes = push_refusal.clash_error(project, protocol, other)
         if project.setting("publish") == "always":
             raise clashes
         project.tell_once(f"{clashes.what}: work continues here; {clashes.hint}")
@@ -401,7 +400,7 @@ def push(
     if mirror is None:
         return
     project.mirror = mirror
-    clash.refuse(project, protocol)
+    push_refusal.refuse_clash(project, protocol)
     there = mirror.refs()
     name = f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
     changes: dict[str, tuple[str | None, str | None]] = {}
@@ -502,7 +501,7 @@ def settle(project: Project, protocol: str, mirror: Mirror, check: Check, *, the
         RefusedError: people's commits conflict; both sides stay as they are. ClashError: the remote has another protocol.
         IntegrityError: the branch here no longer has the commit that verified last; both sides stay as they are.
     """
-    clash.refuse(project, protocol)
+    push_refusal.refuse_clash(project, protocol)
     git, branch = project.git, project.branch(protocol)
     here, name = git.ref(branch), f"refs/heads/{ids.branch_of(project.pattern, protocol)}"
     there = there or mirror.refs().get(name)

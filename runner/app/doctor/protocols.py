@@ -13,7 +13,7 @@ from runner.app.doctor import Clone, Examined, Finding, Selection, of_error, ref
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.executor import remedy
 from runner.protocol import ids, paths
-from runner.store import clash, history, locks, lookup, record, worktree
+from runner.store import history, locks, lookup, push_refusal, record, worktree
 from runner.store.project import Project
 from runner.trust import transitions, verify, walk
 from runner.trust.rules import base
@@ -97,9 +97,9 @@ def claim_number(chosen: Selection, about: tuple[str, str]) -> str:
 def name_clashes(chosen: Selection) -> Iterator[Finding]:
     """Yield the protocols of which the remote has another one with the same id."""
     for protocol in chosen.project.protocols():
-        other = clash.published(chosen.project, protocol) if chosen.only in (None, protocol) else None
+        other = push_refusal.clash(chosen.project, protocol) if chosen.only in (None, protocol) else None
         if other is not None:
-            error = clash.error(chosen.project, protocol, other)
+            error = push_refusal.clash_error(chosen.project, protocol, other)
             yield Finding("integrity", error.what, error.where, "its work here cannot be published", error.hint)
 
 
@@ -149,7 +149,7 @@ def seen_there(project: Project, protocol: str, tip: str) -> str | None:
     there = mirror.refs().get(f"refs/heads/{name}") if mirror else None
     if there is None or git.commit(there) is None or git.is_ancestor(there, tip):
         return None
-    return there if clash.published(project, protocol) is None else None
+    return there if push_refusal.clash(project, protocol) is None else None
 
 
 def rebases(selection: Selection) -> Iterator[Finding]:
