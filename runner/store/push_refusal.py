@@ -161,7 +161,7 @@ def _size(size: int) -> str:
 
 
 class ClashError(RefusedError):
-    """Another protocol with the same id is clash."""
+    """Another protocol with the same id is published."""
 
 
 def genesis(git: Git, protocol: str, tip: str) -> str | None:
@@ -212,7 +212,7 @@ def clash_error(project: Project, protocol: str, there: tuple[str, str]) -> Clas
 
 
 def refuse_clash(project: Project, protocol: str) -> None:
-    """Refuse where another protocol with this id is clash.
+    """Refuse where another protocol with this id is published.
 
     Raises:
         ClashError: with the command that gives this one another number.
