@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.errors import IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import agent_file, paths, plans, strict_yaml, transcript
+from runner.protocol import paths, plans, strict_yaml, transcript
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
 from runner.protocol.transcript import Record
@@ -145,6 +145,8 @@ def _rules(git: Git, found: TrustedConfig, plan: Plan, step: Step) -> tuple[poli
     data, where = git.blob(f"{found.commit}:{path}"), f"{path} on {found.branch}"
     if data is None:
         return found.rules, set(), False
+    from runner.protocol import agent_file  # loads the models of policies
+
     one = agent_file.parse(data, where)
     rules = found.rules
     if one.policies is not None:
