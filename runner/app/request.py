@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from runner.app import page, steer
+from runner.app import page
 from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.executor import advance, load, permissions, reviews
 from runner.executor.outcome import blocked, failed
@@ -386,6 +386,8 @@ def _is_done(project: Project, protocol: str, one: Comment) -> bool:
 
 def _execute(project: Project, protocol: str, verb: str, rest: str, speaker: str) -> str:
     """Execute one command as its author; return the answer."""
+    from runner.app import steer  # only where a comment commands something
+
     if verb in ("approve", "reject"):
         short = steer.number(protocol)
         return (

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli import ci_escape, streams
+from runner.cli import streams
 from runner.cli.session import Session, safe
 from runner.errors import HeldError, SpentError, UsageError
 from runner.store import record
@@ -96,17 +96,17 @@ def annotate(session: Session, found: Sequence[Annotation]) -> None:
         for one in found:
             where = f"file={_property(one.file)},line={one.line},title={_property(one.title)}"
             text = f"::error {where}::{_data(one.text)}"
-            sys.stderr.command(text) if isinstance(sys.stderr, ci_escape.Escaped) else streams.say(text)
+            sys.stderr.command(text) if isinstance(sys.stderr, streams.Escaped) else streams.say(text)
     if session.environ.get("GITLAB_CI") == "true":
         import hashlib
 
         told = [
             {
-                "description": f"{ci_escape.line(safe(one.title))}: {ci_escape.line(safe(one.text))}",
-                "check_name": ci_escape.line(safe(one.title)),
+                "description": f"{streams.escaped(safe(one.title))}: {streams.escaped(safe(one.text))}",
+                "check_name": streams.escaped(safe(one.title)),
                 "fingerprint": hashlib.sha256(repr(one).encode("utf-8", "surrogateescape")).hexdigest(),
                 "severity": "blocker",
-                "location": {"path": ci_escape.line(safe(one.file)), "lines": {"begin": one.line}},
+                "location": {"path": streams.escaped(safe(one.file)), "lines": {"begin": one.line}},
             }
             for one in found
         ]
@@ -121,7 +121,7 @@ def annotate(session: Session, found: Sequence[Annotation]) -> None:
 
 def _data(text: str) -> str:
     """Return text as GitHub reads it in a command: nothing in it ends the line."""
-    return ci_escape.line(safe(text)).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return streams.escaped(safe(text)).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

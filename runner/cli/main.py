@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runner import __version__, signals
-from runner.cli import ci_escape, streams
+from runner.cli import streams
 from runner.cli.streams import program
 from runner.errors import RunnerError, UnsupportedError, UsageError
 
@@ -214,9 +214,9 @@ def call(argv: list[str] | None = None) -> int:
     """Run the command line and return its exit code (design §9); text that a CI would run as a command is escaped."""
     out, err = sys.stdout, sys.stderr
     # A question at a terminal is a line that is not whole, and no CI reads a terminal.
-    if not ci_escape.is_needed(os.environ) or err.isatty():
+    if not streams.is_read_by_ci(os.environ) or err.isatty():
         return _call(argv)
-    fences = ci_escape.Escaped(out), ci_escape.Escaped(err)
+    fences = streams.Escaped(out), streams.Escaped(err)
     sys.stdout, sys.stderr = fences
     try:
         return _call(argv)

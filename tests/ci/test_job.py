@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.cli import ci_escape
+from runner.cli import streams
 from runner.cli.ci import plain
 from runner.store import locks
 from tests.conftest import Box, command
@@ -188,13 +188,13 @@ def test_at_a_desk_nothing_is_fenced(box: Box) -> None:
     box.new({"01-a": command("true")}, title='"::a"')
     assert (
         "::a" in box.runner("list", rc=0).out
-        and not ci_escape.is_needed({"CI": "false"})
-        and ci_escape.is_needed({"CI": "1"})
+        and not streams.is_read_by_ci({"CI": "false"})
+        and streams.is_read_by_ci({"CI": "1"})
     )
 
 
 def test_a_line_that_comes_in_pieces_is_judged_as_a_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    one = ci_escape.Escaped(sys.stdout)
+    one = streams.Escaped(sys.stdout)
     for piece in (" ", ":", ":a\n", "b ##", "[c]"):
         one.write(piece)
         one.flush()
