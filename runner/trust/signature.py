@@ -1,9 +1,9 @@
 """Signatures, judged to a verdict with a reason; and how the programs for making one are started.
 
-SSH signatures (PROTOCOL.sshsig) are judged by `cryptography`, and by `ssh-keygen -Y verify` the same: tests hold the two to one
-verdict. OpenPGP ones are judged by gpg's status lines in a GNUPGHOME of its own, never by its exit code. Nothing of a
-repository's configuration is executed, and nothing of a person's is needed to judge. Whether an approval counts is judged above;
-signatures are made in trust.signing.
+SSH signatures (PROTOCOL.sshsig) are judged by `cryptography`; tests hold that to the verdict of `ssh-keygen -Y verify`. OpenPGP ones
+are judged by gpg's status lines in a GNUPGHOME of its own, never by its exit code. Nothing of a repository's configuration is
+executed, and nothing of a person's is needed to judge. Whether an approval counts is judged above; signatures are made in
+trust.signing.
 """
 
 from __future__ import annotations
@@ -73,13 +73,6 @@ class Verdict:
         return self.outcome is Outcome.GOOD
 
 
-class Method(StrEnum):
-    """Which implementation judges an SSH signature."""
-
-    LIBRARY = "cryptography"
-    SSH_KEYGEN = "ssh-keygen"
-
-
 @dataclass(frozen=True, slots=True)
 class SshSignature:
     """An SSH signature, read. `raw`: the numbers; `flags`, `counter`: a security key's own, else empty."""
@@ -106,7 +99,6 @@ def verify(
     signers: Signers,
     at: int,
     vouched: bool = False,
-    method: Method = Method.LIBRARY,
 ) -> Verdict:
     """Judge an armoured signature over `text` as `principal`'s, for `namespace`, with keys as they are valid at `at`.
 
@@ -115,7 +107,7 @@ def verify(
     says whether it is SSH or OpenPGP; OpenPGP has no namespaces, `text` has to say what it is for.
 
     Raises:
-        UsageError: the program that is needed (ssh-keygen, gpg) is not on this machine, or does not work.
+        UsageError: gpg is needed and not on this machine, or does not work.
     """
     at = min(max(at, 1), _LAST)  # a commit may claim any time; no limit of a key's lies beyond these two
     if re.fullmatch(PRINCIPAL, principal) is None:  # a commit may claim any address; such a one is nobody's
@@ -126,8 +118,7 @@ def verify(
         found = read_ssh(signature)
     except ValueError as error:
         return Verdict(Outcome.MALFORMED, "", f"no SSH signature: {error}")
-    judge = _by_library if method is Method.LIBRARY else _by_ssh_keygen
-    outcome = judge(signature, found, text, namespace, principal, signers, at, vouched)
+    outcome = _judge(found, text, namespace, principal, signers, at, vouched)
     return Verdict(outcome, found.key.fingerprint, _reason(outcome, found, namespace, principal, signers))
 
 
@@ -203,18 +194,11 @@ def _reason(outcome: Outcome, found: SshSignature, namespace: str, principal: st
     raise AssertionError(f"unreachable: {outcome} of {found.key.fingerprint}")
 
 
-# --- SSH, by the library ---------------------------------------------------------------------------------------------------
+# --- SSH -------------------------------------------------------------------------------------------------------------------
 
 
-def _by_library(
-    signature: bytes,
-    found: SshSignature,
-    text: bytes,
-    namespace: str,
-    principal: str,
-    signers: Signers,
-    at: int,
-    vouched: bool,
+def _judge(
+    found: SshSignature, text: bytes, namespace: str, principal: str, signers: Signers, at: int, vouched: bool
 ) -> Outcome:
     if found.namespace != namespace or not holds_for(found, text):
         return Outcome.BAD
@@ -274,92 +258,6 @@ def holds_for(found: SshSignature, text: bytes) -> bool:
 def _security_key(application: bytes, found: SshSignature, signed: bytes) -> bytes:
     """Return what a security key signs (PROTOCOL.u2f)."""
     return hashlib.sha256(application).digest() + found.flags + found.counter + hashlib.sha256(signed).digest()
-
-
-# --- SSH, by ssh-keygen ----------------------------------------------------------------------------------------------------
-
-
-def _by_ssh_keygen(
-    signature: bytes,
-    found: SshSignature,
-    text: bytes,
-    namespace: str,
-    principal: str,
-    signers: Signers,
-    at: int,
-    vouched: bool,
-) -> Outcome:
-    """Ask ssh-keygen once where it is good; where it is not, ask on with less, since it does not say why."""
-    program = _find("ssh-keygen", "openssh-client")
-    with private_folder() as folder:
-
-        def file(name: str, data: bytes) -> Path:
-            (folder / name).write_bytes(data)
-            return folder / name
-
-        # Our own copies: an older ssh-keygen knows no Z at a time's end, and every one reads it as UTC under TZ=UTC.
-        def line(one: keys.Signer, *, after: bool = True, before: bool = True) -> str:
-            options = [f'namespaces="{",".join(sorted(one.namespaces))}"']
-            options += [f'valid-after="{_stamp(one.valid_after)}"'] if after and one.valid_after is not None else []
-            options += [f'valid-before="{_stamp(one.valid_before)}"'] if before and one.valid_before is not None else []
-            return f"{one.principal} {','.join(options)} {one.key}\n"
-
-        revoked = [one for one in signers.revoked if one.since is None or not vouched or at >= one.since]
-        revocations = file("revoked", "".join(f"{one.key}\n" for one in revoked).encode())
-        ours = file("signature", signature)
-
-        def holds(name: str, allowed: str, *more: str | Path) -> bool:
-            listed = file(name, allowed.encode())
-            words: list[str | Path] = [
-                "-Y",
-                "verify",
-                "-f",
-                listed,
-                "-I",
-                principal,
-                "-n",
-                namespace,
-                "-s",
-                ours,
-                *more,
-            ]
-            told = f" for {principal} with [A-Z0-9-]+ key {re.escape(found.key.fingerprint)}"
-            return _ask_ssh_keygen(program, words, text, folder, namespace, told)
-
-        when = ("-O", f"verify-time={_stamp(at)}")
-        if holds("all", "".join(line(one) for one in signers.ssh), *when, "-r", revocations):
-            return Outcome.GOOD
-        told = f" with [A-Z0-9-]+ key {re.escape(found.key.fingerprint)}"
-        words: list[str | Path] = ["-Y", "check-novalidate", "-n", namespace, "-s", ours]
-        if not _ask_ssh_keygen(program, words, text, folder, namespace, told):
-            return Outcome.BAD
-        if not holds("anybody", f"{principal} {found.key}\n", "-r", revocations):
-            return Outcome.REVOKED
-        if not holds("timeless", "".join(line(one, after=False, before=False) for one in signers.ssh)):
-            return Outcome.UNTRUSTED
-        if not holds("after", "".join(line(one, before=False) for one in signers.ssh), *when):
-            return Outcome.NOT_YET
-        return Outcome.EXPIRED_KEY
-
-
-def _ask_ssh_keygen(
-    program: str, words: Sequence[str | Path], text: bytes, folder: Path, namespace: str, told: str
-) -> bool:
-    """Return whether it says Good, literally; that it refuses must be its own message as well."""
-    code, out, err = _run([program, *words], text, folder)
-    if code == 0 and re.fullmatch(rf'Good "{re.escape(namespace)}" signature{told}\n', out.decode("utf-8", "replace")):
-        return True
-    if code != 0 and out == b"Could not verify signature.\n":
-        return False
-    raise UsageError(
-        f"ssh-keygen did not judge a signature: {last_line(err) or f'exit {code}'}",
-        program,
-        "OpenSSH 8.9 or later is needed",
-    )
-
-
-def _stamp(at: int) -> str:
-    return time.strftime("%Y%m%d%H%M%S", time.gmtime(at))
 
 
 # --- OpenPGP, by gpg -------------------------------------------------------------------------------------------------------
