@@ -31,11 +31,18 @@ AHEAD = 300  # seconds that a statement may have been issued after the present t
 
 
 @dataclass(frozen=True, slots=True)
-class _How:
-    """How freshness is judged: as `judge` says."""
+class Extent:
+    """Which changes make an approval stale.
+
+    `begun`: the step started on it, and the tree has its own work by now, which does not count; `whole`: a later step caused a retry,
+    so later steps' files count too.
+    """
 
     begun: bool = False
     whole: bool = False
+
+
+USUAL = Extent()  # any change of the subject
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +94,13 @@ def judge(
     used: Sequence[str] = (),
     reviews: Sequence[ReviewFields] = (),
     asked: ApprovalRequest | None = None,
-    *,
-    begun: bool = False,
-    whole: bool = False,
+    extent: Extent = USUAL,
 ) -> ApprovalStatus:
     """Return how far a requirement is met at the tip of the context.
 
     `plan`: at the tip; `used`: ids of approvals that another call used up; `reviews`: as the forge reports them, of which git can
-    judge whose they are and what they are about; `asked`: when the approval was requested, without which no review counts; `begun`:
-    the step started on these approvals, and the tree has its own work by now; `whole`: a later step caused a retry, so later steps'
-    files count too.
+    judge whose they are and what they are about; `asked`: when the approval was requested, without which no review counts.
     """
-    how = _How(begun=begun, whole=whole)
     good: dict[str, ApprovalFile] = {}
     refused: list[ApprovalFile] = []
     for word in context.approvals():
@@ -110,7 +112,7 @@ def judge(
         if word.id in used:
             judged = word.reject(RejectionReason.USED, "it was used before, and counts once")
         else:
-            judged = _judge(context, demand, plan, word, how)
+            judged = _judge(context, demand, plan, word, extent)
         if judged.rejection is None:
             good[said.approver] = judged  # the last one in the chain stands
         else:
@@ -122,7 +124,7 @@ def judge(
     people = {word.approver for word in counted}
     heard: list[Review] = []
     for fields in reviews:
-        one = _judge_review(context, demand, plan, fields, asked, how)
+        one = _judge_review(context, demand, plan, fields, asked, extent)
         if one.rejection is None and one.approver in people:
             continue  # one person's word counts once
         people |= {one.approver} if one.rejection is None else set()
@@ -136,7 +138,7 @@ def _judge_review(
     plan: Plan | None,
     fields: ReviewFields,
     asked: ApprovalRequest | None,
-    how: _How,
+    extent: Extent,
 ) -> Review:
     """Return what git can judge of a review: whose it is, that its subject is unchanged, and that they wrote none of it."""
     policy = context.trusted.policy
@@ -162,13 +164,13 @@ def _judge_review(
     if context.chain[seen] > context.chain[asked.commit]:
         return faulty(RejectionReason.STALE, f"it is of {seen[:12]}, before it was asked for")
     version = context.version_of(asked.digest, subject, seen, plan) if asked.digest is not None else None
-    touched = _touched(context, subject, seen, plan, version, how)
+    touched = _touched(context, subject, seen, plan, version, extent)
     if touched is not None:
         return faulty(RejectionReason.STALE, f"{shown(touched[1])} was changed since, by {touched[0][:12]}")
     if asked.digest is not None:
         if version is None:
             return faulty(RejectionReason.STALE, "what was asked about has another digest by now")
-        if _differs_now(context, subject, seen, plan, asked.digest, version, how):
+        if _differs_now(context, subject, seen, plan, asked.digest, version, extent):
             return faulty(RejectionReason.STALE, "what stands there now is not what was asked about")
     if context.trusted.own_work != "allow":
         for commit in context.authors(subject):
@@ -190,7 +192,7 @@ def foresee(
     """Return an approval that is about to be given, with the reason why it would not count, if any."""
     word = ApprovalFile(signed.id, "", context.tip, len(context.approvals()), signed, fingerprint)
     for check in (_is_of_this, _is_timely, _is_in_role, _is_fresh, _is_of_others):
-        told = check(context, demand, plan, word, _How())
+        told = check(context, demand, plan, word, Extent())
         if told is not None and told.rejection is not None:
             return told
     return word
@@ -211,11 +213,11 @@ def _decision(word: ApprovalFile) -> Decision:
 
 
 def _judge(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
+    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
 ) -> ApprovalFile:
     """Return the approval with its rejection reason, if it has one."""
     for check in _CHECKS:
-        told = check(context, demand, plan, word, how)
+        told = check(context, demand, plan, word, extent)
         if isinstance(told, ApprovalFile):
             word = told
             if word.rejection is not None:
@@ -224,7 +226,7 @@ def _judge(
 
 
 def _is_placed(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
+    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
 ) -> ApprovalFile | None:
     """It came by a commit of the chain that adds approvals and changes nothing else, after what the person saw."""
     assert word.signed is not None
@@ -247,7 +249,7 @@ def _is_placed(
 
 
 def _is_of_this(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
+    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
 ) -> ApprovalFile | None:
     """It speaks of this repository, this protocol, and this life of it."""
     assert word.signed is not None
@@ -263,7 +265,7 @@ def _is_of_this(
 
 
 def _is_timely(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
+    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
 ) -> ApprovalFile | None:
     assert word.signed is not None
     said = word.signed.statement
@@ -279,7 +281,7 @@ def _is_timely(
 
 
 def _is_signed(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
+    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
 ) -> ApprovalFile | None:
     assert word.signed is not None
     signed = word.signed.text, word.signed.signature
@@ -292,7 +294,7 @@ def _is_signed(
 
 
 def _is_in_role(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
+    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
 ) -> ApprovalFile | None:
     if not demand.signed:
         return word.reject(
@@ -306,7 +308,7 @@ def _is_in_role(
 
 
 def _is_fresh(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
+    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
 ) -> ApprovalFile | None:
     """It names the subject as it is now, and nothing touched that since it was seen, even if the bytes came back.
 
@@ -317,7 +319,7 @@ def _is_fresh(
     if said.seen not in context.chain:
         return None  # `_is_seen` tells it
     version = context.version_of(said.digest, subject, said.seen, plan)
-    touched = _touched(context, subject, said.seen, plan, version, how)
+    touched = _touched(context, subject, said.seen, plan, version, extent)
     if touched is not None:
         oid, path = touched
         commit = commit_of(context.git, oid)
@@ -333,27 +335,27 @@ def _is_fresh(
         return word.reject(
             RejectionReason.OTHER, f"it names a manifest of version {version}, which was given up before it was issued"
         )
-    if _differs_now(context, subject, said.seen, plan, said.digest, version, how):
+    if _differs_now(context, subject, said.seen, plan, said.digest, version, extent):
         return word.reject(RejectionReason.STALE, "it names another digest than what stands there now")
     return None
 
 
 def _touched(
-    context: ReviewContext, subject: Subject, seen: str, plan: Plan | None, version: int | None, how: _How
+    context: ReviewContext, subject: Subject, seen: str, plan: Plan | None, version: int | None, extent: Extent
 ) -> tuple[str, str] | None:
     """Return what touched a subject since it was seen, by the rules of a manifest's version: the newest where none is known."""
     known = version or manifest.VERSION
-    return context.touched_since(subject, seen, plan, version=known, by_people=how.begun, whole=how.whole)
+    return context.touched_since(subject, seen, plan, version=known, by_people=extent.begun, whole=extent.whole)
 
 
 def _differs_now(
-    context: ReviewContext, subject: Subject, seen: str, plan: Plan | None, digest: str, version: int, how: _How
+    context: ReviewContext, subject: Subject, seen: str, plan: Plan | None, digest: str, version: int, extent: Extent
 ) -> bool:
     """Return whether the subject has another digest by now; asked where nothing has touched it.
 
     A plan loses the steps that are done. A step's own work is no change, nor is the base's where the policy says so.
     """
-    if how.begun or subject.kind == "plan":
+    if extent.begun or subject.kind == "plan":
         return False
     if version > 1 and context.kept_base(subject, seen, plan):
         return False
@@ -361,7 +363,7 @@ def _differs_now(
 
 
 def _is_of_others(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
+    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
 ) -> ApprovalFile | None:
     """The approver wrote none of it: neither as author or committer, nor by the signature's key."""
     rule = context.trusted.own_work
@@ -382,7 +384,7 @@ def _is_of_others(
 
 
 def _is_seen(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, how: _How
+    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
 ) -> ApprovalFile | None:
     """Last, for else it is sound: what it is about can be looked at."""
     assert word.signed is not None
@@ -394,7 +396,7 @@ def _is_seen(
 
 
 _CHECKS: tuple[
-    Callable[[ReviewContext, ApprovalRequirement, Plan | None, ApprovalFile, _How], ApprovalFile | None], ...
+    Callable[[ReviewContext, ApprovalRequirement, Plan | None, ApprovalFile, Extent], ApprovalFile | None], ...
 ] = (
     _is_placed,
     _is_of_this,

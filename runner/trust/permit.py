@@ -14,7 +14,7 @@ from runner.protocol.log import RawEntry
 from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.state import StepStatus, Wait
 from runner.trust import approval, requirements
-from runner.trust.approval import ApprovalStatus
+from runner.trust.approval import USUAL, ApprovalStatus, Extent
 from runner.trust.manifest import Subject
 from runner.trust.policy import Decision
 from runner.trust.requirements import ApprovalRequirement
@@ -101,7 +101,7 @@ def stands(context: ReviewContext, one: ApprovalRequirement, plan: Plan, step: S
         return context.touched_by_people(one.subject, last) is None
     begun = one.subject.kind == "step" and (then.attempt > 1 or then.status is not StepStatus.PENDING)
     back = begun and _brought_back(one.subject, plan, known, last)
-    return judged_again(context, one, plan, told[-1], known, begun=begun, whole=back).satisfied
+    return judged_again(context, one, plan, told[-1], known, Extent(begun, back)).satisfied
 
 
 def judged_again(
@@ -110,21 +110,16 @@ def judged_again(
     plan: Plan,
     told: RawEntry,
     known: Sequence[RawEntry],
-    *,
-    begun: bool = False,
-    whole: bool = False,
+    extent: Extent = USUAL,
 ) -> ApprovalStatus:
-    """Return how far a requirement is met by now for which an earlier transition counted approvals or reviews.
-
-    `begun`, `whole`: as for `approval.judge`.
-    """
+    """Return how far a requirement is met by now for which an earlier transition counted approvals or reviews."""
     reviews, asked = told.fields.get("reviews") or (), None
     if reviews:
         raw = next(one for one in known if f"w{one.revision}" == told.fields.get("wait"))
         words = {key: str(raw.fields.get(key)) for key in ("digest", "text", "by")}
         wait = Wait(id=f"w{raw.revision}", kind=one.subject.kind, subject=raw.subject, since=raw.time, **words)
         asked = ApprovalRequest.of(context, wait)
-    return approval.judge(context, one, plan, (), reviews, asked, begun=begun, whole=whole)
+    return approval.judge(context, one, plan, (), reviews, asked, extent)
 
 
 def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:

@@ -35,6 +35,7 @@ from runner.trust.walk import (
     View,
     Walk,
 )
+from runner.values import dataclass
 
 if TYPE_CHECKING:
     pass
@@ -124,7 +125,7 @@ def _off_branch(git: Git, seen: str, now: str, branch: str) -> Iterator[str]:
         yield f"the policy is that of {now[:12]}, which {branch} never was at"
 
 
-# --- 22: what was needed -------------------------------------------------------------------------------------------------
+# --- 22: which approvals it required -------------------------------------------------------------------------------------------------
 
 
 def wrong(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
@@ -158,20 +159,20 @@ def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
     """Yield the commits at which the action may have started, the likeliest first."""
     assert parsed.parent is not None
     past, number = walk.history(parsed), parsed.action
-    deed = None if number is None else parsed.events[number]
+    action = None if number is None else parsed.events[number]
     judged = [event.at for event in parsed.events if isinstance(event, ApprovalEvent) and event.at in past.places]
     if judged and judged[0] is not None:
         yield judged[0]
         return
-    if isinstance(deed, ev.StepFinished) and deed.executor != "person" and deed.start in past.places:
-        yield deed.start
+    if isinstance(action, ev.StepFinished) and action.executor != "person" and action.start in past.places:
+        yield action.start
         return
     # Work that ends otherwise than by `step-finished`, which alone says where it started: people's commits may lie between.
     is_late = (
-        deed is not None
-        and deed.type.role == "work"
-        and not isinstance(deed, ev.StepFinished)
-        and not (isinstance(deed, ev.Asked) and deed.kind == "human")
+        action is not None
+        and action.type.role == "work"
+        and not isinstance(action, ev.StepFinished)
+        and not (isinstance(action, ev.Asked) and action.kind == "human")
     )
     for commit in first_parents(walk.git, parsed.parent.oid):
         if commit.oid not in past.places:
@@ -182,11 +183,26 @@ def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
             return
 
 
+@dataclass(frozen=True, slots=True)
+class _Action:
+    """A transition's action on a step, and the protocol at the commit at which it may have started.
+
+    `counted`: the subjects whose approvals the transition itself counts; `known`: the log up to that commit.
+    """
+
+    entry: Entry
+    step: Step
+    view: View
+    context: ReviewContext
+    counted: Sequence[Subject]
+    known: Sequence[RawEntry]
+
+
 def _wrong_at(walk: Walk, parsed: ParsedCommit, found: TrustedConfig, commit: str) -> str | None:
     """Return why the action was not permitted if it started at the commit, or None."""
     number = parsed.action
     assert number is not None
-    deed, prefix = parsed.entries[number], parsed.entries[:number]
+    action, prefix = parsed.entries[number], parsed.entries[:number]
     view = walk.view_at(parsed, commit)
     if isinstance(view, str):
         return view
@@ -202,28 +218,28 @@ def _wrong_at(walk: Walk, parsed: ParsedCommit, found: TrustedConfig, commit: st
                 else []
             )
         state = machine.apply(state, dataclasses.replace(entry, revision=state.revision + 1))
-    step = view.plan.step(deed.event.subject)
+    step = view.plan.step(action.event.subject)
     if step is None or step.slug not in state.steps:
-        # It is no step there any more, or not yet: what is left of it can only end, and nobody asked what its words were.
-        done = isinstance(deed.event, ev.StepFinished | ev.QaPassed | ev.StepCompleted)
-        return f"{deed.event.subject}: it was done, and was no step of the plan in {commit[:12]}" if done else None
-    context = dataclasses.replace(view, state=state).context(found, _began(deed, known))
-    if (told := _denied(deed, found, step)) is not None:
-        return told
-    asked = permit.before(context, view.plan, step, loose=True)
-    if (owed := _owed(walk, context, view, step, asked, now, known)) is not None:
+        # It is no step there any more, or not yet: it can only end, and nobody asked for its approvals.
+        done = isinstance(action.event, ev.StepFinished | ev.QaPassed | ev.StepCompleted)
+        return f"{action.event.subject}: it was done, and was no step of the plan in {commit[:12]}" if done else None
+    context = dataclasses.replace(view, state=state).context(found, _began(action, known))
+    if (denied := _denied(action, found, step)) is not None:
+        return denied
+    one = _Action(action, step, view, context, now, known)
+    if (owed := _owed(walk, one)) is not None:
         return _missing(step, owed)
-    return _wrong_work(walk.git, parsed, context, view, step, deed, now, known)
+    return _wrong_work(parsed, one)
 
 
-def _began(deed: Entry, known: Sequence[RawEntry]) -> int:
+def _began(action: Entry, known: Sequence[RawEntry]) -> int:
     """Return the earliest possible time of an action's start: that of the last entry, or its own where clocks differ."""
-    return min(seconds(deed.time), seconds(known[-1].time)) if known else seconds(deed.time)
+    return min(seconds(action.time), seconds(known[-1].time)) if known else seconds(action.time)
 
 
-def _denied(deed: Entry, found: TrustedConfig, step: Step) -> str | None:
+def _denied(action: Entry, found: TrustedConfig, step: Step) -> str | None:
     """Return what the policy says against where, or by which engine, the step was carried out or checked."""
-    executor, engine = getattr(deed.event, "executor", None), getattr(deed.event, "engine", None)
+    executor, engine = getattr(action.event, "executor", None), getattr(action.event, "engine", None)
     word = (executor or "").partition("+")[0]
     said = [found.isolation(word)] if word in ("host", "container", "sandbox") else []
     said += [found.engine(engine, step.slug)] if engine else []
@@ -237,33 +253,26 @@ def _missing(step: Step, owed: ApprovalRequirement) -> str:
     return f"{step.slug}: {owed.text} was required of {owed.who}, and none was valid"
 
 
-def _owed(
-    walk: Walk,
-    context: ReviewContext,
-    view: View,
-    step: Step,
-    asked: Sequence[ApprovalRequirement],
-    now: Sequence[Subject],
-    known: Sequence[RawEntry],
-) -> ApprovalRequirement | None:
+def _owed(walk: Walk, action: _Action) -> ApprovalRequirement | None:
     """Return the first requirement without a valid approval. An invalid count is reported once, by its own rule."""
-    for one in asked:
+    context, plan, step, known = action.context, action.view.plan, action.step, action.known
+    for one in permit.before(context, plan, step, loose=True):
         counted = permit.counted(one.subject, known)
-        if one.subject in now or (counted and counted[-1].revision in walk.doubted):
+        if one.subject in action.counted or (counted and counted[-1].revision in walk.doubted):
             continue
         if one.subject.kind != "plan" or not counted:
-            if not permit.stands(context, one, view.plan, step, known):
+            if not permit.stands(context, one, plan, step, known):
                 return one
-        elif not _still_stands(walk, context, one, counted[-1]):
-            if not permit.stands(context, one, view.plan, step, known):
+        elif not _is_still_valid(walk, context, one, counted[-1]):
+            if not permit.stands(context, one, plan, step, known):
                 return one
-            begins = context.state.steps[step.slug].status in ("pending", "running")
-            if begins and step.header.kind != "human":  # all of the plan was context, not what its step has left alone
-                walk.still_valid["plan"] = _stood(walk, context, counted[-1])
+            starts = context.state.steps[step.slug].status in ("pending", "running")
+            if starts and step.header.kind != "human":  # the whole plan was judged, and not the rest after its step
+                walk.still_valid["plan"] = _valid_until(walk, context, counted[-1])
     return None
 
 
-def _stood(walk: Walk, context: ReviewContext, counted: RawEntry) -> StillValid:
+def _valid_until(walk: Walk, context: ReviewContext, counted: RawEntry) -> StillValid:
     named = counted.fields.get("approvals") or []
     ends = [word.signed.statement.expires_at for word in context.approvals() if word.signed and word.id in named]
     return StillValid(
@@ -271,7 +280,7 @@ def _stood(walk: Walk, context: ReviewContext, counted: RawEntry) -> StillValid:
     )
 
 
-def _still_stands(walk: Walk, context: ReviewContext, one: ApprovalRequirement, counted: RawEntry) -> bool:
+def _is_still_valid(walk: Walk, context: ReviewContext, one: ApprovalRequirement, counted: RawEntry) -> bool:
     """Return whether nothing has changed since the plan's approvals were valid for an earlier action: each step asks again."""
     before: StillValid | None = walk.still_valid.get("plan")
     if before is None or context.at >= before.until:
@@ -293,20 +302,12 @@ def _still_stands(walk: Walk, context: ReviewContext, one: ApprovalRequirement, 
     return start <= end
 
 
-def _wrong_work(
-    git: Git,
-    parsed: ParsedCommit,
-    context: ReviewContext,
-    view: View,
-    step: Step,
-    deed: Entry,
-    now: Sequence[Subject],
-    known: Sequence[RawEntry],
-) -> str | None:
+def _wrong_work(parsed: ParsedCommit, action: _Action) -> str | None:
     """Return why the work that the transition brought, or completed, was not permitted, or None."""
     assert parsed.parent is not None
-    event, tree = deed.event, (parsed.parent.oid, parsed.commit.oid)
-    if isinstance(event, ev.StepFinished) and event.executor == "person" and event.start in view.history.places:
+    context, plan, step = action.context, action.view.plan, action.step
+    event, tree = action.entry.event, (parsed.parent.oid, parsed.commit.oid)
+    if isinstance(event, ev.StepFinished) and event.executor == "person" and event.start in action.view.history.places:
         tree = (event.start, parsed.commit.oid)
     completed = next(
         (
@@ -318,21 +319,21 @@ def _wrong_work(
     )
     if completed is not None:
         here = isinstance(event, ev.StepFinished)
-        asked = permit.after(context, view.plan, step, tree if here else None)
-        told = [*known, *parsed.raw[:completed]]
-        owed = permit.first(context, view.plan, step, asked, now, told)
+        asked = permit.after(context, plan, step, tree if here else None)
+        known = [*action.known, *parsed.raw[:completed]]
+        owed = permit.first(context, plan, step, asked, action.counted, known)
         return _missing(step, owed) if owed else None
     row = event.type
     if not row.has_work:
         return None
-    for said in permit.work_of(context, view.plan, step, tree):
+    for said in permit.work_of(context, plan, step, tree):
         if said.verdict == "deny" or (row.opens and said.verdict == "ask"):
             what = "denies" if said.verdict == "deny" else "requires an approval, before it is on the branch, of"
             return f"{step.slug}: the policy {what} what it changed by `{said.rule}`: {said.reason}"
     return None
 
 
-# --- 23: whose hand it was -----------------------------------------------------------------------------------------------
+# --- 23: who signed it -----------------------------------------------------------------------------------------------
 
 
 def is_said(event: ev.Event) -> bool:
