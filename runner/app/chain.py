@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.errors import RunnerError
-from runner.protocol import approval_file, log, paths
+from runner.protocol import approval_file, paths
 from runner.protocol.event_types import event_type
 from runner.protocol.log import RawEntry
 from runner.store import history, record
 from runner.store.project import Project
+from runner.trust.transitions import transition_of
 
 Told = dict[str, Any]
 
@@ -78,9 +79,8 @@ class Chain:
     def commit_at(self, revision: int, below: str) -> str | None:
         """Return the transition below a commit that ended with a revision."""
         for oid in self._commits(below):
-            commit = self.git.commit(oid)
-            told = log.parse_message(commit.message) if commit else None
-            if told is not None and told.protocol == self.protocol and told.revision <= revision:
+            at = transition_of(self.git.commit(oid), self.protocol)
+            if at is not None and at.trailers.revision <= revision:
                 return oid
         return None
 
@@ -88,10 +88,9 @@ class Chain:
         """Return the transition that has the event of a revision; the tip where it is not here."""
         found = self.tip
         for oid in self._commits(self.tip):
-            commit = self.git.commit(oid)
-            told = log.parse_message(commit.message) if commit else None
-            if told is not None and told.protocol == self.protocol:
-                if told.revision < revision:
+            at = transition_of(self.git.commit(oid), self.protocol)
+            if at is not None:
+                if at.trailers.revision < revision:
                     break
                 found = oid
         return found

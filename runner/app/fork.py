@@ -27,7 +27,7 @@ from runner.errors import (
 from runner.executor import advance, load, renumbering, transition
 from runner.executor.outcome import attempt_ref
 from runner.git import Git, TreeEntry
-from runner.protocol import decision, ids, log, machine, paths, plans
+from runner.protocol import decision, ids, machine, paths, plans
 from runner.protocol import events as ev
 from runner.protocol.log import RawEntry
 from runner.protocol.state import Status, StepStatus
@@ -45,8 +45,9 @@ from runner.store import (
 )
 from runner.store.project import Project
 from runner.store.remote import Mirror, PushRefusedError
-from runner.trust import transitions, verify, walk
+from runner.trust import verify, walk
 from runner.trust.rules.fork import completed, differs, unfinished
+from runner.trust.transitions import transition_of, transitions_below
 
 _STOPPED = (Status.CANCELLED, Status.PAUSED, Status.BLOCKED, Status.FAILED)
 
@@ -233,10 +234,9 @@ def _is_begun(project: Project, note: renumbering.Renumbering) -> bool:
 
 
 def _source(git: Git, origin: str, start: str) -> str:
-    commit = git.commit(start)
-    told = log.parse_message(commit.message) if commit is not None else None
-    assert told is not None
-    return f"{origin}@{told.revision}"
+    at = transition_of(git.commit(start), origin)
+    assert at is not None
+    return f"{origin}@{at.trailers.revision}"
 
 
 def _end(project: Project, note: renumbering.Renumbering, made: create.Made | None) -> create.Made:
@@ -348,11 +348,8 @@ def _transitions(project: Project, origin: str) -> dict[int, str]:
     git, chain = project.git, Chain(project, origin)
     found: dict[int, str] = {}
     for tip in chain.tips:
-        for oid in transitions.chain_of(git, origin, tip):
-            commit = git.commit(oid)
-            told = log.parse_message(commit.message) if commit is not None else None
-            if told is not None and told.protocol == origin:
-                found.setdefault(told.revision, oid)
+        for one in transitions_below(git, origin, tip):
+            found.setdefault(one.trailers.revision, one.commit.oid)
     if not found:
         raise InsufficientHistoryError(f"the history of {origin} is not here", paths.folder(origin), chain.fetch)
     return found

@@ -32,6 +32,7 @@ from runner.protocol.state import State
 from runner.store import history, locks, record, snapshot
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
+from runner.trust.transitions import transitions_below
 from runner.values import dataclass
 
 ROUNDS = 3  # how often the model may ask questions
@@ -311,11 +312,9 @@ def write_plan(project: Project, seen: Snapshot) -> Outcome:
 def _creator(project: Project, seen: Snapshot) -> Ident:
     """Return the person who created the protocol: its plan is written for them."""
     git, now = project.git, project.runner()
-    for oid in git.first_parents(seen.tip):
-        commit = git.commit(oid)
-        told = log.parse_message(commit.message) if commit else None
-        if commit and told and told.events[0] == f"created {seen.protocol}":
-            found = _AUTHOR.fullmatch(commit.author.decode("utf-8", "replace"))
+    for one in transitions_below(git, seen.protocol, seen.tip):
+        if one.has("created", seen.protocol):
+            found = _AUTHOR.fullmatch(one.commit.author.decode("utf-8", "replace"))
             return dataclasses.replace(now, name=found[1], email=found[2]) if found else now
     return now
 

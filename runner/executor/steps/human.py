@@ -10,6 +10,7 @@ from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import ids, log
 from runner.store import record
+from runner.trust.transitions import transitions_below
 
 
 def carry_out(run: StepRun) -> Outcome:
@@ -55,10 +56,5 @@ def take_work(run: StepRun) -> Outcome:
 
 def _asked_at(run: StepRun) -> str | None:
     """Return the commit that asked for the work."""
-    git = run.project.git
-    for oid in git.first_parents(run.view.tip):
-        commit = git.commit(oid)
-        trailers = log.parse_message(commit.message) if commit else None
-        if trailers and f"asked {run.slug}" in trailers.events:
-            return oid
-    return None
+    below = transitions_below(run.project.git, run.view.protocol, run.view.tip)
+    return next((one.commit.oid for one in below if one.has("asked", run.slug)), None)

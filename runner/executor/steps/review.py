@@ -22,6 +22,7 @@ from runner.protocol.model_answers import Verdict
 from runner.protocol.plans import REVIEW
 from runner.qa import review
 from runner.store import history, record
+from runner.trust.transitions import transitions_below
 from runner.values import dataclass
 
 TIMEOUT = 1200.0  # seconds that a review may take in all
@@ -163,17 +164,8 @@ def start_of_work(run: StepRun, entries: Sequence[log.RawEntry]) -> str:
     first = known[ended + 1]
     if first.fields.get("executor") == "person":
         return str(first.fields["start"])
-    for oid in git.first_parents(view.tip):
-        commit = git.commit(oid)
-        told = log.parse_message(commit.message) if commit else None
-        if (
-            commit
-            and told
-            and told.protocol == view.protocol
-            and told.revision - len(told.events) < first.revision <= told.revision
-        ):
-            return commit.parents[0]
-    return view.tip
+    below = transitions_below(git, view.protocol, view.tip)
+    return next((one.commit.parents[0] for one in below if first.revision in one.revisions), view.tip)
 
 
 def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: review.Change) -> str:
