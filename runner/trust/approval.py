@@ -15,7 +15,6 @@ from runner.protocol.events import ReviewFields
 from runner.protocol.plans import Plan
 from runner.protocol.strict_yaml import shown
 from runner.trust import manifest
-from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.review_context import ApprovalFile, ApprovalRequest, RejectionReason, ReviewContext
 from runner.trust.transitions import commit_of
@@ -27,6 +26,7 @@ _OF_SIGNATURES: dict[str, RejectionReason] = {
     "bad": RejectionReason.BAD,
     "revoked": RejectionReason.REVOKED_KEY,
 }
+_USED = "it was used before, and counts once"
 AHEAD = 300  # seconds that a statement may have been issued after the present time: clocks differ
 
 
@@ -43,6 +43,16 @@ class Extent:
 
 
 USUAL = Extent()  # any change of the subject
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A requirement at the tip of a branch, for which approvals are judged; `plan`: at the tip."""
+
+    context: ReviewContext
+    requirement: ApprovalRequirement
+    plan: Plan | None
+    extent: Extent
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,7 @@ class ApprovalStatus:
 
 def judge(
     context: ReviewContext,
-    demand: ApprovalRequirement,
+    requirement: ApprovalRequirement,
     plan: Plan | None,
     used: Sequence[str] = (),
     reviews: Sequence[ReviewFields] = (),
@@ -101,20 +111,19 @@ def judge(
     `plan`: at the tip; `used`: ids of approvals that another call used up; `reviews`: as the forge reports them, of which git can
     judge whose they are and what they are about; `asked`: when the approval was requested, without which no review counts.
     """
+    case = _Case(context, requirement, plan, extent)
     good: dict[str, ApprovalFile] = {}
     refused: list[ApprovalFile] = []
     for word in context.approvals():
         if word.signed is None:
             continue
         said = word.signed.statement
-        if (said.subject, said.attempt) != (str(demand.subject), demand.subject.attempt):
+        if (said.subject, said.attempt) != (str(requirement.subject), requirement.subject.attempt):
             continue
-        if word.id in used:
-            judged = word.reject(RejectionReason.USED, "it was used before, and counts once")
-        else:
-            judged = _judge(context, demand, plan, word, extent)
+        is_used = word.id in used
+        judged = word.reject(RejectionReason.USED, _USED) if is_used else _judge(case, word)
         if judged.rejection is None:
-            good[said.approver] = judged  # the last one in the chain stands
+            good[said.approver] = judged  # the last one in the chain is in force
         else:
             refused.append(judged)
     standing = sorted(good.values(), key=lambda word: word.order)
@@ -124,60 +133,53 @@ def judge(
     people = {word.approver for word in counted}
     heard: list[Review] = []
     for fields in reviews:
-        one = _judge_review(context, demand, plan, fields, asked, extent)
+        one = _judge_review(case, fields, asked)
         if one.rejection is None and one.approver in people:
-            continue  # one person's word counts once
+            continue  # one person's approval counts once
         people |= {one.approver} if one.rejection is None else set()
         heard.append(one)
-    return ApprovalStatus(demand, tuple(counted), tuple(rejected), tuple(refused), tuple(heard))
+    return ApprovalStatus(requirement, tuple(counted), tuple(rejected), tuple(refused), tuple(heard))
 
 
-def _judge_review(
-    context: ReviewContext,
-    demand: ApprovalRequirement,
-    plan: Plan | None,
-    fields: ReviewFields,
-    asked: ApprovalRequest | None,
-    extent: Extent,
-) -> Review:
+def _judge_review(case: _Case, fields: ReviewFields, asked: ApprovalRequest | None) -> Review:
     """Return what git can judge of a review: whose it is, that its subject is unchanged, and that they wrote none of it."""
-    policy = context.trusted.policy
+    policy = case.context.trusted.policy
     people = policy.content.forge.get(fields["host"], {}) if policy else {}
     who = next((one for one, number in people.items() if number == fields["user"]), "")
-    where, subject, seen = context.trusted.where, demand.subject, fields["commit"]
+    where, subject, seen = case.context.trusted.where, case.requirement.subject, fields["commit"]
 
     def faulty(fault: RejectionReason, text: str) -> Review:
         return Review(fields, who, fault, text)
 
-    if not demand.reviews:
+    if not case.requirement.reviews:
         return faulty(RejectionReason.UNTRUSTED, f"no review counts here, by {where}")
     if not who:
         return faulty(
             RejectionReason.UNTRUSTED, f"account {fields['user']} of {fields['host']} is not in `forge:` of {where}"
         )
-    if who in context.trusted.agents:
+    if who in case.context.trusted.agents:
         return faulty(RejectionReason.AGENT, f"{who} is a runner or an agent")
-    if not any(who in need.people for need in demand.thresholds):
-        return faulty(RejectionReason.ROLE, f"{who} is not {demand.who}")
-    if asked is None or asked.commit not in context.chain or seen not in context.chain:
+    if not any(who in need.people for need in case.requirement.thresholds):
+        return faulty(RejectionReason.ROLE, f"{who} is not {case.requirement.who}")
+    if asked is None or asked.commit not in case.context.chain or seen not in case.context.chain:
         return faulty(RejectionReason.OTHER, f"what was reviewed, {seen[:12]}, is no commit of the branch")
-    if context.chain[seen] > context.chain[asked.commit]:
+    if case.context.chain[seen] > case.context.chain[asked.commit]:
         return faulty(RejectionReason.STALE, f"it is of {seen[:12]}, before it was asked for")
-    version = context.version_of(asked.digest, subject, seen, plan) if asked.digest is not None else None
-    touched = _touched(context, subject, seen, plan, version, extent)
+    version = case.context.version_of(asked.digest, subject, seen, case.plan) if asked.digest is not None else None
+    touched = _touched(case, seen, version)
     if touched is not None:
         return faulty(RejectionReason.STALE, f"{shown(touched[1])} was changed since, by {touched[0][:12]}")
     if asked.digest is not None:
         if version is None:
             return faulty(RejectionReason.STALE, "what was asked about has another digest by now")
-        if _differs_now(context, subject, seen, plan, asked.digest, version, extent):
+        if _differs_now(case, seen, asked.digest, version):
             return faulty(RejectionReason.STALE, "what stands there now is not what was asked about")
-    if context.trusted.own_work != "allow":
-        for commit in context.authors(subject):
+    if case.context.trusted.own_work != "allow":
+        for commit in case.context.authors(subject):
             if who in {email.casefold() for email in commit.emails}:
                 return faulty(RejectionReason.OWN_WORK, f"{who} wrote what it approves, in {commit.oid[:12]}")
-            if context.trusted.own_work == "signed" and not context.trusted.vouches_for(
-                context.git, commit, context.at
+            if case.context.trusted.own_work == "signed" and not case.context.trusted.vouches_for(
+                case.context.git, commit, case.context.at
             ):
                 return faulty(
                     RejectionReason.OWN_WORK,
@@ -187,12 +189,13 @@ def _judge_review(
 
 
 def foresee(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, signed: Signed, fingerprint: str
+    context: ReviewContext, requirement: ApprovalRequirement, plan: Plan | None, signed: Signed, fingerprint: str
 ) -> ApprovalFile:
     """Return an approval that is about to be given, with the reason why it would not count, if any."""
+    case = _Case(context, requirement, plan, USUAL)
     word = ApprovalFile(signed.id, "", context.tip, len(context.approvals()), signed, fingerprint)
     for check in (_is_of_this, _is_timely, _is_in_role, _is_fresh, _is_of_others):
-        told = check(context, demand, plan, word, Extent())
+        told = check(case, word)
         if told is not None and told.rejection is not None:
             return told
     return word
@@ -212,12 +215,10 @@ def _decision(word: ApprovalFile) -> Decision:
     return word.signed.statement.decision
 
 
-def _judge(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
-) -> ApprovalFile:
+def _judge(case: _Case, word: ApprovalFile) -> ApprovalFile:
     """Return the approval with its rejection reason, if it has one."""
     for check in _CHECKS:
-        told = check(context, demand, plan, word, extent)
+        told = check(case, word)
         if isinstance(told, ApprovalFile):
             word = told
             if word.rejection is not None:
@@ -225,104 +226,93 @@ def _judge(
     return word
 
 
-def _is_placed(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
-) -> ApprovalFile | None:
+def _is_placed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """It came by a commit of the chain that adds approvals and changes nothing else, after what the person saw."""
     assert word.signed is not None
-    folder = f"{paths.folder(context.protocol)}/{paths.APPROVALS}"
-    if context.approvals_in is not None:
+    folder = f"{paths.folder(case.context.protocol)}/{paths.APPROVALS}"
+    if case.context.approvals_in is not None:
         return None
-    if word.commit not in context.chain:
+    if word.commit not in case.context.chain:
         return word.reject(RejectionReason.MISPLACED, "no commit of the branch added it alone and for the first time")
-    commit = commit_of(context.git, word.commit)
-    changed = context.git.changed(commit.parents[0], commit.oid) if commit.parents else {}
+    commit = commit_of(case.context.git, word.commit)
+    changed = case.context.git.changed(commit.parents[0], commit.oid) if commit.parents else {}
     for path, (before, _) in changed.items():
         if not path.startswith(folder) or before is not None:
             return word.reject(
                 RejectionReason.MISPLACED, f"the commit that added it, {commit.oid[:12]}, changes {shown(path)} too"
             )
     seen = word.signed.statement.seen
-    if seen not in context.chain:  # no word can name a commit that comes after its own
+    if seen not in case.context.chain:  # no word can name a commit that comes after its own
         return word.reject(RejectionReason.OTHER, f"what was seen, {seen[:12]}, is no commit of the branch before it")
     return None
 
 
-def _is_of_this(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
-) -> ApprovalFile | None:
+def _is_of_this(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """It speaks of this repository, this protocol, and this life of it."""
     assert word.signed is not None
     said = word.signed.statement
     for name, told, right in (
-        ("repository", said.repo, context.trusted.repo),
-        ("protocol", said.protocol, context.protocol),
-        ("genesis", said.genesis, context.state.genesis),
+        ("repository", said.repo, case.context.trusted.repo),
+        ("protocol", said.protocol, case.context.protocol),
+        ("genesis", said.genesis, case.context.state.genesis),
     ):
         if told != right:
             return word.reject(RejectionReason.OTHER, f"it is about another {name}: {told}")
     return None
 
 
-def _is_timely(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
-) -> ApprovalFile | None:
+def _is_timely(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     assert word.signed is not None
     said = word.signed.statement
-    if said.issued_at > context.at + AHEAD:
+    if said.issued_at > case.context.at + AHEAD:
         return word.reject(RejectionReason.FUTURE, f"it is issued in the future: {said.issued}")
-    if said.expires_at <= context.at:
+    if said.expires_at <= case.context.at:
         return word.reject(RejectionReason.EXPIRED, f"it expired at {said.expires}")
-    if said.expires_at - said.issued_at > demand.lasts:
+    if said.expires_at - said.issued_at > case.requirement.lasts:
         return word.reject(
-            RejectionReason.EXPIRED, f"it would last longer than {demand.lasts // 3600} h, which policy.yaml allows"
+            RejectionReason.EXPIRED,
+            f"it would last longer than {case.requirement.lasts // 3600} h, which policy.yaml allows",
         )
     return None
 
 
-def _is_signed(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
-) -> ApprovalFile | None:
+def _is_signed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     assert word.signed is not None
     signed = word.signed.text, word.signed.signature
-    verdict = context.trusted.judge(
-        *signed, word.approver, context.at, namespace=approval_file.NAMESPACE, vouched=context.vouched
+    verdict = case.context.trusted.judge(
+        *signed, word.approver, case.context.at, namespace=approval_file.NAMESPACE, vouched=case.context.vouched
     )
     if verdict.ok:
         return ApprovalFile(word.id, word.path, word.commit, word.order, word.signed, verdict.fingerprint)
     return word.reject(_OF_SIGNATURES.get(verdict.outcome, RejectionReason.UNTRUSTED), verdict.reason)
 
 
-def _is_in_role(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
-) -> ApprovalFile | None:
-    if not demand.signed:
+def _is_in_role(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
+    if not case.requirement.signed:
         return word.reject(
-            RejectionReason.UNTRUSTED, f"reviews count here, and no signed words, by {context.trusted.where}"
+            RejectionReason.UNTRUSTED, f"reviews count here, and no signed words, by {case.context.trusted.where}"
         )
-    if word.approver in context.trusted.agents:
+    if word.approver in case.context.trusted.agents:
         return word.reject(RejectionReason.AGENT, f"{word.approver} is a runner or an agent")
-    if not any(word.approver in need.people for need in demand.thresholds):
-        return word.reject(RejectionReason.ROLE, f"{word.approver} is not {demand.who}")
+    if not any(word.approver in need.people for need in case.requirement.thresholds):
+        return word.reject(RejectionReason.ROLE, f"{word.approver} is not {case.requirement.who}")
     return None
 
 
-def _is_fresh(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
-) -> ApprovalFile | None:
+def _is_fresh(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """It names the subject as it is now, and nothing touched that since it was seen, even if the bytes came back.
 
     Its digest tells which version of the manifest that is; the rules are those of the version.
     """
     assert word.signed is not None
-    said, subject = word.signed.statement, demand.subject
-    if said.seen not in context.chain:
+    said, subject = word.signed.statement, case.requirement.subject
+    if said.seen not in case.context.chain:
         return None  # `_is_seen` tells it
-    version = context.version_of(said.digest, subject, said.seen, plan)
-    touched = _touched(context, subject, said.seen, plan, version, extent)
+    version = case.context.version_of(said.digest, subject, said.seen, case.plan)
+    touched = _touched(case, said.seen, version)
     if touched is not None:
         oid, path = touched
-        commit = commit_of(context.git, oid)
+        commit = commit_of(case.context.git, oid)
         line = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
         return word.reject(
             RejectionReason.STALE, f"{shown(path)} was changed since, by {oid[:12]} ({ascii(line)[1:-1]})"
@@ -335,69 +325,61 @@ def _is_fresh(
         return word.reject(
             RejectionReason.OTHER, f"it names a manifest of version {version}, which was given up before it was issued"
         )
-    if _differs_now(context, subject, said.seen, plan, said.digest, version, extent):
+    if _differs_now(case, said.seen, said.digest, version):
         return word.reject(RejectionReason.STALE, "it names another digest than what stands there now")
     return None
 
 
-def _touched(
-    context: ReviewContext, subject: Subject, seen: str, plan: Plan | None, version: int | None, extent: Extent
-) -> tuple[str, str] | None:
-    """Return what touched a subject since it was seen, by the rules of a manifest's version: the newest where none is known."""
+def _touched(case: _Case, seen: str, version: int | None) -> tuple[str, str] | None:
+    """Return what touched the subject since it was seen, by the rules of a manifest's version: the newest where none is known."""
+    by_people, whole, subject = case.extent.begun, case.extent.whole, case.requirement.subject
     known = version or manifest.VERSION
-    return context.touched_since(subject, seen, plan, version=known, by_people=extent.begun, whole=extent.whole)
+    return case.context.touched_since(subject, seen, case.plan, version=known, by_people=by_people, whole=whole)
 
 
-def _differs_now(
-    context: ReviewContext, subject: Subject, seen: str, plan: Plan | None, digest: str, version: int, extent: Extent
-) -> bool:
+def _differs_now(case: _Case, seen: str, digest: str, version: int) -> bool:
     """Return whether the subject has another digest by now; asked where nothing has touched it.
 
     A plan loses the steps that are done. A step's own work is no change, nor is the base's where the policy says so.
     """
-    if extent.begun or subject.kind == "plan":
+    context, subject = case.context, case.requirement.subject
+    if case.extent.begun or subject.kind == "plan":
         return False
-    if version > 1 and context.kept_base(subject, seen, plan):
+    if version > 1 and context.kept_base(subject, seen, case.plan):
         return False
-    return digest != context.digest_at(subject, context.tip, plan, version)
+    return digest != context.digest_at(subject, context.tip, case.plan, version)
 
 
-def _is_of_others(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
-) -> ApprovalFile | None:
+def _is_of_others(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """The approver wrote none of it: neither as author or committer, nor by the signature's key."""
-    rule = context.trusted.own_work
+    rule = case.context.trusted.own_work
     if rule == "allow" or _decision(word) is not Decision.APPROVE:
         return None
-    for commit in context.authors(demand.subject):
+    for commit in case.context.authors(case.requirement.subject):
         who = {email.casefold() for email in commit.emails}
-        key = context.trusted.signing_key(context.git, commit)
+        key = case.context.trusted.signing_key(case.context.git, commit)
         if word.approver in who or (key and key == word.fingerprint):
             return word.reject(
                 RejectionReason.OWN_WORK, f"{word.approver} wrote what it approves, in {commit.oid[:12]}"
             )
-        if rule == "signed" and not context.trusted.vouches_for(context.git, commit, context.at):
+        if rule == "signed" and not case.context.trusted.vouches_for(case.context.git, commit, case.context.at):
             return word.reject(
                 RejectionReason.OWN_WORK, f"{commit.oid[:12]} wrote what it approves and is not signed by a listed key"
             )
     return None
 
 
-def _is_seen(
-    context: ReviewContext, demand: ApprovalRequirement, plan: Plan | None, word: ApprovalFile, extent: Extent
-) -> ApprovalFile | None:
+def _is_seen(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """Last, for else it is sound: what it is about can be looked at."""
     assert word.signed is not None
-    if word.signed.statement.seen in context.chain:
+    if word.signed.statement.seen in case.context.chain:
         return None
     return word.reject(
         RejectionReason.UNSEEN, f"what was seen, {word.signed.statement.seen[:12]}, is not in this clone"
     )
 
 
-_CHECKS: tuple[
-    Callable[[ReviewContext, ApprovalRequirement, Plan | None, ApprovalFile, Extent], ApprovalFile | None], ...
-] = (
+_CHECKS: tuple[Callable[[_Case, ApprovalFile], ApprovalFile | None], ...] = (
     _is_placed,
     _is_of_this,
     _is_timely,
