@@ -197,7 +197,7 @@ def clash(project: Project, protocol: str) -> tuple[str, str] | None:
 
 
 def clash_error(project: Project, protocol: str, there: tuple[str, str]) -> ClashError:
-    """Return the clash_error for a clash, with the one command that ends it."""
+    """Return the error for a clash, with the one command that ends it."""
     here, (where, tip) = project.git.ref(project.branch(protocol)) or "", there
     hint = f"`runner fork --renumber {protocol}` gives yours another number; what is done stays done"
     cwd = os.path.realpath(project.git.cwd)
@@ -205,7 +205,7 @@ def clash_error(project: Project, protocol: str, there: tuple[str, str]) -> Clas
     if any(os.path.commonpath([cwd, os.path.realpath(tree.path)]) == os.path.realpath(tree.path) for tree in trees):
         hint = f"in {project.git.worktrees()[0].path}: {hint}"  # the worktree goes, and nobody may stand in it
     return ClashError(
-        f"{project.trusted.remote} has another protocol with the id {protocol}; yours is not clash, and nothing was replaced",
+        f"{project.trusted.remote} has another protocol with the id {protocol}; yours is not published, and nothing was replaced",
         f"here {here[:12]}, {where} {tip[:12]}",
         hint,
     )

@@ -33,6 +33,7 @@ def test_sync_refuses_another_protocol_of_the_same_id_and_replaces_nothing(remot
     mine, theirs = here(bob, ID), there(remote, ID)
     refused = bob.runner("sync", rc=4).err
     assert "another protocol" in refused and f"runner fork --renumber {ID}" in refused
+    assert "yours is not published, and nothing was replaced" in refused
     assert here(bob, ID) == mine and there(remote, ID) == theirs
     assert bob.git("for-each-ref", "refs/runner/lost", "refs/runner/history") == bob.git(
         "for-each-ref", "refs/runner/history"
