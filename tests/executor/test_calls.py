@@ -453,7 +453,7 @@ def test_where_a_conflict_with_another_clone_is_settled_by_hand_no_effect_is_mad
     told = remote.runner("sync", protocol, rc=4).err
     (back,) = re.findall("`git (.* reset --keep .*?)`", told)
     remote.git(*back.split())
-    assert "is done again" in remote.runner("doctor", "--fix", protocol, rc=0).err
+    assert "are made again" in remote.runner("doctor", "--fix", protocol, rc=0).err
     remote.git("cherry-pick", "-Xtheirs", own, cwd=tree)
     remote.runner("run", protocol, rc=0)
     assert len(lines(ledger)) == 1
