@@ -377,7 +377,7 @@ def test_a_transcript_that_is_not_the_one_that_was_named_is_not_shown(box: Box, 
         "update-ref", ref, box.git("commit-tree", tree, "-p", ref, "-p", written, "-m", f"{written}: history").strip()
     )
     said = one(box, "lib.py:2", box.worktree(written))["transcript"]
-    assert said["turn"] is None and "what is here is not what the record names" in said["note"]
+    assert said["turn"] is None and "the one in this clone is not the one that the record names" in said["note"]
 
 
 @pytest.mark.slow
