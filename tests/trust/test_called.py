@@ -105,7 +105,7 @@ def test_a_fork_does_not_hide_a_call_that_nobody_was_asked_about(box: Box, alice
     ref = f"refs/runner/history/{protocol}"
     imitated(box, protocol, "".join(json.dumps(one) + "\n" for one in (INTENT, OUTCOME)))
     told = box.runner("fork", protocol, rc=4).err
-    assert f"{protocol} does not verify: needed: send: the call of send_report needed a word" in told
+    assert f"{protocol} does not verify: needed: send: the call of send_report needed an approval by" in told
     kept = box.git("rev-parse", ref).strip()
     box.git("update-ref", "-d", ref)
     other = box.runner("fork", protocol, rc=0).out.strip()
