@@ -254,7 +254,7 @@ def test_a_bubblewrap_that_hangs_is_given_up(tmp_path: Path, work: Path, monkeyp
     monkeypatch.setenv("PATH", f"{hangs.parent}:{os.environ['PATH']}")
     monkeypatch.setattr("runner.sandbox.bubblewrap.STARTS_WITHIN", 2.0)
 
-    with pytest.raises(SandboxError, match="began nothing within 2 s"):
+    with pytest.raises(SandboxError, match="started nothing within 2 s"):
         Bubblewrap(TOOLCHAINS).run(sh(work, "touch ran"))
 
     assert not (work / "ran").exists()
