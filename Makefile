@@ -169,7 +169,7 @@ cassettes: $(DEV_STAMP)
 	$(PY) -m tests.cli.discovering
 
 schemas: $(DEV_STAMP)
-	$(PY) -m runner.protocol.schema
+	$(PY) -m scripts.schemas
 
 histories: $(DEV_STAMP)
 	$(PY) -m tests.histories $(NAMES)

@@ -2,7 +2,7 @@
 
 A line is blamed; if its commit is a squash of a protocol, the blame continues along the protocol's own chain, which the branch or
 the history ref keeps. If a person changed the line by hand, the line before that is blamed too. `verify` proves the record. The
-result is plain data, of the shape of `protocol.json_output.Why`.
+result is plain data, of the shape of `schemas/why.schema.json`.
 """
 
 from __future__ import annotations

@@ -314,3 +314,27 @@ def read_verdict(text: str) -> tuple[Verdict | None, tuple[str, ...]]:
         return None, tuple(
             f"{'.'.join(str(part) for part in one['loc']) or 'the answer'}: {one['msg']}" for one in told[:10]
         )
+
+
+def qa_verdict() -> dict[str, Any]:
+    """Return the schema of a verdict, as a model is given it."""
+    made: dict[str, Any] = without_null(Verdict.model_json_schema())
+    return made
+
+
+def without_null(node: Any) -> Any:
+    """Return the schema of a people's file: a key that may be left out may not be null."""
+    if isinstance(node, list):
+        return [without_null(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if key in ("properties", "$defs"):
+            found[key] = {name: without_null(item) for name, item in value.items()}
+        elif key != "default":
+            found[key] = without_null(value)
+        elif isinstance(value, str | bool | int):
+            found[key] = value
+    options = [option for option in found.pop("anyOf", []) if option != {"type": "null"}]
+    return {**options[0], **found} if len(options) == 1 else {**({"anyOf": options} if options else {}), **found}

@@ -11,17 +11,18 @@ import pytest
 
 from runner import resources
 from runner.errors import MalformedFileError
-from runner.protocol import events, log, schema, strict_yaml
+from runner.protocol import events, log, strict_yaml
 from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.policy_file import Policy
 from runner.protocol.workflow import WorkflowHeader
+from scripts import schemas
 from tests.conftest import Box, command
 from tests.protocol import histories
 from tests.protocol.test_machine import sample
 from tests.protocol.test_policy_file import PEOPLE, WHOLE
 
 FOLDER = Path(__file__).parents[2] / "schemas"
-SCHEMAS = schema.schemas()
+SCHEMAS = schemas.schemas()
 
 
 def validator(name: str) -> Any:
@@ -34,7 +35,7 @@ def test_the_files_are_what_the_models_give() -> None:
 
     assert sorted(there) == sorted(SCHEMAS), "run `make schemas`"
     for name, made in SCHEMAS.items():
-        assert there[name] == schema.render(made), f"{name}: run `make schemas`"
+        assert there[name] == schemas.render(made), f"{name}: run `make schemas`"
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -53,8 +54,8 @@ def test_every_key_of_a_people_s_file_is_described(name: str) -> None:
 
 
 def test_writing_again_changes_nothing(tmp_path: Path) -> None:
-    assert len(list(schema.write(tmp_path))) == len(SCHEMAS)
-    assert list(schema.write(tmp_path)) == []
+    assert len(list(schemas.write(tmp_path))) == len(SCHEMAS)
+    assert list(schemas.write(tmp_path)) == []
 
 
 GOOD: list[tuple[str, type[strict_yaml.FileModel], str]] = [

@@ -16,7 +16,7 @@ from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
-from runner.protocol import log, model_answers, schema, transcript
+from runner.protocol import log, model_answers, transcript
 from runner.protocol.digest import digest
 from runner.protocol.model_answers import Verdict
 from runner.protocol.plans import REVIEW
@@ -101,7 +101,7 @@ def _judged(loop: Loop, journal: Journal, task: str, where: str) -> tuple[Verdic
     turns: list[Turn] = [UserTurn(text=task)]
     problems: tuple[str, ...] = ()
     for _ in range(2):
-        request = Request(system=system, turns=tuple(turns), schema=schema.qa_verdict())
+        request = Request(system=system, turns=tuple(turns), schema=model_answers.qa_verdict())
         record = loop.question(request)
         if record["finish"] == "refused":
             journal.append({"kind": "undecided", "time": loop.now(), "problems": ["the model refused to judge"]})

@@ -1,4 +1,4 @@
-"""The JSON Schemas in `schemas/`, generated from the models: `python -m runner.protocol.schema` writes them.
+"""The JSON Schemas in `schemas/`, generated from the models: `python -m scripts.schemas` writes them.
 
 Promises one schema a format, with its id, title and description, and the same bytes each time. A schema is for editors and
 other programs: where it and a parser differ, the parser decides (a plain `2024` is a text to the parser where a text is
@@ -15,17 +15,18 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, with_config
 
-from runner.protocol import events, json_output, state, transcript
+from runner.protocol import events, state, transcript
 from runner.protocol.agent_file import AgentFile
 from runner.protocol.budget_file import Day
 from runner.protocol.call_file import HeldCall
 from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import Config
 from runner.protocol.lease_file import Lease
-from runner.protocol.model_answers import Discovery, Draft, Verdict
+from runner.protocol.model_answers import Discovery, Draft, qa_verdict, without_null
 from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.policy_file import Policy
 from runner.protocol.workflow import WorkflowHeader
+from scripts import json_output
 
 Schema = dict[str, Any]
 
@@ -55,7 +56,7 @@ def schemas() -> dict[str, Schema]:
     """Return every schema by its name, such as `step` for `schemas/step.schema.json`."""
     found = {}
     for name, (model, text) in _FILES.items():
-        found[name] = _finish(name, _without_null(model.model_json_schema(by_alias=True)), text)
+        found[name] = _finish(name, without_null(model.model_json_schema(by_alias=True)), text)
     found["qa-verdict"] = _finish("qa-verdict", qa_verdict(), "What a model that judges a change has to answer.")
     called = HeldCall.model_json_schema(mode="validation", by_alias=True)
     called["required"] = list(called["properties"])  # `render` leaves none out
@@ -80,12 +81,6 @@ def schemas() -> dict[str, Schema]:
     for name, (kind, text) in _OUTPUT.items():
         found[name] = _finish(name, TypeAdapter(kind).json_schema(mode="validation"), text)
     return dict(sorted(found.items()))
-
-
-def qa_verdict() -> Schema:
-    """Return the schema of a verdict, as a model is given it: a key that may be left out may not be null."""
-    made: Schema = _without_null(Verdict.model_json_schema())
-    return made
 
 
 def render(schema: Schema) -> bytes:
@@ -135,24 +130,6 @@ def _entries() -> Schema:
         "$defs": {**definitions, **dict(sorted(shared.items()))},
         "oneOf": [{"$ref": f"#/$defs/{name}"} for name in definitions],
     }
-
-
-def _without_null(node: Any) -> Any:
-    """Return the schema of a people's file: a key that may be left out may not be null."""
-    if isinstance(node, list):
-        return [_without_null(item) for item in node]
-    if not isinstance(node, dict):
-        return node
-    found: Schema = {}
-    for key, value in node.items():
-        if key in ("properties", "$defs"):
-            found[key] = {name: _without_null(item) for name, item in value.items()}
-        elif key != "default":
-            found[key] = _without_null(value)
-        elif isinstance(value, str | bool | int):
-            found[key] = value
-    options = [option for option in found.pop("anyOf", []) if option != {"type": "null"}]
-    return {**options[0], **found} if len(options) == 1 else {**({"anyOf": options} if options else {}), **found}
 
 
 def _finish(name: str, schema: Schema, text: str) -> Schema:
