@@ -1,6 +1,6 @@
 """The object database of a repository: objects read and written, and what a history or two trees have between them.
 
-Objects are read through one held-open `cat-file --batch-command`, written by `loose`, and those that
+Objects are read through one held-open `cat-file --batch-command`, written as loose ones, and those that
 never change (commits, trees) are remembered. Nothing here moves a ref.
 """
 
@@ -14,12 +14,12 @@ from typing import Literal, TypeVar
 
 from runner.errors import InsufficientHistoryError
 from runner.git.location import Location
-from runner.git.loose import Loose
 from runner.git.objects import (
     SUBMODULE,
     TREE,
     Commit,
     Ident,
+    Loose,
     Tree,
     TreeEntry,
     commit_bytes,
