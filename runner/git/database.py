@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from runner.errors import InsufficientHistoryError
-from runner.git.location import Location
 from runner.git.objects import (
     SUBMODULE,
     TREE,
@@ -30,7 +29,7 @@ from runner.git.objects import (
     tree_bytes_with,
 )
 from runner.git.process import GitError, Held, PromisedError, git_error, sealed_environment, spawn
-from runner.git.sealed import Sealed
+from runner.git.sealed import Location, Sealed
 from runner.lines import lines_of
 
 AHEAD = 2048  # bytes of names that are asked for in one go; twice as much fits into any pipe

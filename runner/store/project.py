@@ -18,7 +18,7 @@ from runner.values import dataclass
 
 if TYPE_CHECKING:
     from runner.git import TreeEntry
-    from runner.git.location import Location
+    from runner.git.sealed import Location
     from runner.protocol.config import Config
     from runner.protocol.plans import Plan
     from runner.store.day_budget import Reservation
