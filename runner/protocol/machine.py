@@ -15,8 +15,7 @@ from runner.errors import IllegalEventError
 from runner.protocol import events as ev
 from runner.protocol.decision import ACTIVE, OPEN
 from runner.protocol.digest import digest
-from runner.protocol.event_types import EventType
-from runner.protocol.events import Entry, Event
+from runner.protocol.events import Entry, Event, EventType
 from runner.protocol.state import ENDED, Artifact, SpentTotal, State, Status, StepState, StepStatus, Wait
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from typing import Any
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
 from runner.git import Git, Ident
 from runner.protocol import ids, lease_file, log
-from runner.protocol.event_types import event_type
+from runner.protocol.events import event_type
 from runner.protocol.lease_file import Lease
 from runner.protocol.plans import seconds_of
 from runner.store import history, record, remote
