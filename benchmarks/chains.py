@@ -23,8 +23,8 @@ from runner.git import BLOB, Git, Ident, TreeEntry
 from runner.protocol import approval_file, log, machine, paths, plans, state
 from runner.protocol import events as ev
 from runner.protocol.approval_file import Decision, Statement
-from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
+from runner.protocol.ids import digest
 from runner.store import snapshot
 from runner.trust import requirements, trusted_config
 from runner.trust.manifest import Subject

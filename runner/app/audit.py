@@ -17,8 +17,8 @@ from runner.app.markup import Html, Part, element
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import GitError
 from runner.protocol import approval_file, paths
-from runner.protocol.digest import digest as digest_of
 from runner.protocol.events import event_type
+from runner.protocol.ids import digest as digest_of
 from runner.protocol.log import RawEntry
 from runner.store import history, record
 from runner.store.project import Project

@@ -20,7 +20,7 @@ from runner.executor.step_run import agent_of
 from runner.git import BLOB, TreeEntry
 from runner.protocol import agent_file, clarifications, ids, log, machine, paths, plans, strict_yaml, workflow
 from runner.protocol import events as ev
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind
 from runner.protocol.state import State
 from runner.store import checkpoints, history, locks, lookup, protocol_worktree, publishing, transaction, worktree

@@ -15,7 +15,7 @@ from runner.cli.session import Session
 from runner.errors import UsageError
 from runner.protocol import paths
 from runner.protocol.config import Config
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.policy_file import Effect, Isolation, PolicyFile
 from runner.trust import policy
 from runner.trust.policy import Subject

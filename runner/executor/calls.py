@@ -19,8 +19,8 @@ from runner.git import Git
 from runner.protocol import approval_file, call_file, log, paths
 from runner.protocol import events as ev
 from runner.protocol.call_file import HeldCall
-from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Event, event_type
+from runner.protocol.ids import digest, manifest_digest
 from runner.store import publishing, record
 from runner.store.snapshot import Snapshot
 from runner.tools.base import Contract, Tool, ToolError, check_arguments

@@ -21,7 +21,7 @@ from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Loop
 from runner.executor.redact import Redactor
 from runner.protocol import model_answers
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.model_answers import Discovery, UnfitError
 from runner.store import locks
 from runner.store.project import Project

@@ -20,7 +20,7 @@ from runner.executor.step_run import StepRun
 from runner.folders import matching
 from runner.lines import lines_of
 from runner.protocol import call_file, log, transcript
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.store import history, lease
 from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError
 from runner.tools.python import ToolModuleError

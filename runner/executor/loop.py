@@ -36,7 +36,7 @@ from runner.executor.calls import DeniedError, Gate, HeldError, Open
 from runner.executor.effects import EffectError
 from runner.executor.journal import Journal, Record
 from runner.executor.redact import Redactor
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.tools.base import Tool, ToolError
 from runner.values import dataclass
 

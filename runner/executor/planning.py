@@ -25,7 +25,7 @@ from runner.git import Ident
 from runner.lines import lines_of
 from runner.protocol import events as ev
 from runner.protocol import log, machine, model_answers, paths, plans, strict_yaml
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.model_answers import Draft, UnfitError
 from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State

@@ -15,7 +15,7 @@ from runner import resources
 from runner.executor.step_run import StepRun
 from runner.git import BLOB, EXECUTABLE, TreeEntry
 from runner.protocol import log, paths
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.plans import Step
 from runner.protocol.state import State
 from runner.store.project import Project

@@ -21,7 +21,7 @@ from runner.executor.step_run import StepRun
 from runner.folders import matching
 from runner.protocol import events as ev
 from runner.protocol import paths, transcript
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.plans import Budget, Plan
 from runner.protocol.policy_file import DayBudget
 from runner.protocol.state import State

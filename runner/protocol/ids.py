@@ -1,10 +1,11 @@
-"""Names: of protocols, steps and branches. ASCII by pattern, never cleaned up behind a person's back (design §2)."""
+"""Names of protocols, steps and branches, ASCII by pattern and never cleaned up behind a person's back (design §2); digests."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 SLUG = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 SLUG_LIMIT = 60
@@ -89,3 +90,20 @@ def branch_pattern(config: bytes | None) -> str:
     match = _BRANCH.search(config) if config else None
     found = match[1].decode() if match else "{id}"
     return found if found.count("{id}") == 1 else "{id}"
+
+
+def digest(data: bytes) -> str:
+    """Return the digest of `data`: `sha256:` and 64 hex digits, whatever the repository's own hash is."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def manifest_digest(files: Mapping[str, bytes]) -> str:
+    """Return the digest of a set of files, given as path to bytes.
+
+    The manifest has one line a file, `100644 sha256 size path`, sorted by path; it is never stored (design §4).
+    """
+    lines = [
+        f"100644 {hashlib.sha256(data).hexdigest()} {len(data)} {path}\n".encode()
+        for path, data in sorted(files.items(), key=lambda item: item[0].encode())
+    ]
+    return digest(b"".join(lines))

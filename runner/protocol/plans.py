@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from runner.errors import MalformedFileError, UnsupportedError
-from runner.protocol import digest, ids, log, paths, references, strict_yaml
+from runner.protocol import ids, log, paths, references, strict_yaml
 from runner.protocol.ids import SLUG_LIMIT, step_slug
 from runner.protocol.strict_yaml import (
     Amount,
@@ -403,7 +403,7 @@ def parse(files: Mapping[str, bytes], where: str) -> Plan:
     return Plan(
         header=header,
         prose=prose,
-        digest=digest.manifest_digest(told),
+        digest=ids.manifest_digest(told),
         context=context,
         steps=tuple(_steps(files, where, header)),
         lines=_key_lines(lines),
@@ -500,7 +500,7 @@ def _steps(files: Mapping[str, bytes], where: str, plan: PlanHeader) -> Iterator
                 slug=slug,
                 number=number,
                 file=name,
-                digest=digest.digest(files[name]),
+                digest=ids.digest(files[name]),
                 header=header,
                 prose=prose,
                 needs=needs,

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, mod
 
 from runner.errors import MalformedFileError
 from runner.protocol import approval_file, globs, strict_yaml
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.plans import Budget, Duration, seconds_of
 from runner.protocol.strict_yaml import (
     Amount,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from runner.folders import matching
 from runner.git import Git
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.values import dataclass
 
 MOST = 40  # packs; git looks into each of them for an object that it does not have yet

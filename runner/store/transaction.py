@@ -12,8 +12,8 @@ from dataclasses import field
 from runner.errors import ConflictError
 from runner.git import BLOB, Git, Ident, TreeEntry
 from runner.protocol import log, machine, paths, state
-from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
+from runner.protocol.ids import digest
 from runner.protocol.state import State
 from runner.store import locks, worktree
 from runner.store.environment import Environment

@@ -21,7 +21,7 @@ from runner import beneath
 from runner.errors import RefusedError, UsageError
 from runner.git import LINK, SUBMODULE, TREE, Git, GitError, Options, TooSlowError, Tree, TreeEntry, git_error, is_full
 from runner.protocol import globs
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.paths import POLICY, ROOT
 from runner.store import locks, packs, partial_clone, remote, worktree
 from runner.store.environment import Environment

@@ -16,7 +16,7 @@ from dataclasses import field
 from runner.errors import InsufficientHistoryError
 from runner.git import BLOB, LINK, SUBMODULE, TREE, Git, TreeEntry
 from runner.protocol import globs, ids, paths
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.state import State, StepStatus
 from runner.values import dataclass
 

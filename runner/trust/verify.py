@@ -44,7 +44,7 @@ from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError,
 from runner.git import TREE, Commit, Git, GitError
 from runner.protocol import events as ev
 from runner.protocol import log, machine, paths, state
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.state import State
 from runner.store.trusted import Trusted
 from runner.trust import rules

@@ -14,8 +14,8 @@ from typing import Any
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
 from runner.protocol import log, machine, paths, state
-from runner.protocol.digest import digest
 from runner.protocol.events import Entry, Event
+from runner.protocol.ids import digest
 from runner.protocol.state import State
 from runner.trust import verify
 from runner.trust.walk import Report

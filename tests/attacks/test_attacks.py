@@ -11,8 +11,8 @@ from typing import Any
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import log, machine, plans, state
-from runner.protocol.digest import digest, manifest_digest
 from runner.protocol.events import Entry
+from runner.protocol.ids import digest, manifest_digest
 from tests.attacks.forge import TIME, Change, Forge
 
 Attack = Callable[[Forge], None]

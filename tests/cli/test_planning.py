@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from tests.attacks.forge import second
 from tests.conftest import Box, clone, command
 from tests.engines.wire_gemini import KEY, Answer, Refusal, Wire, error, serving

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from tests.conftest import Box, clone, command
 from tests.engines.wire_gemini import Answer, Refusal, error
 from tests.executor.minds import ENGINE, agent, finish, lead, mind, say, sound, texts, transcript, write

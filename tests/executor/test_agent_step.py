@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from runner.executor import spending
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from tests.conftest import Box, command, mostly_slow, slack
 from tests.engines.wire_gemini import KEY, Refusal, Reply, Silence, error
 from tests.executor.minds import (

@@ -37,7 +37,7 @@ from runner.protocol import (
 )
 from runner.protocol.approval_file import MalformedStatementError
 from runner.protocol.call_file import HeldCall
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.trust import policy as judge
 from runner.trust import signature, signers
 from tests.protocol import histories

@@ -18,7 +18,7 @@ from typing import Any
 
 from runner.cli.session import Session
 from runner.protocol import events as ev
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.paths import folder as folder_of
 from runner.store.environment import Environment
 from tests.attacks.conftest import STEPS

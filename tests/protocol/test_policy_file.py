@@ -6,7 +6,7 @@ import pytest
 
 from runner.errors import MalformedFileError
 from runner.protocol import policy_file
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.plans import Budget
 from runner.protocol.policy_file import Policy
 

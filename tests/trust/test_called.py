@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runner.protocol import events as ev
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from tests.attacks.forge import Forge
 from tests.attacks.test_attacks import finish
 from tests.conftest import Box

@@ -15,7 +15,7 @@ from runner.executor.steps import tool, work
 from runner.executor.workspace_session import start
 from runner.protocol import events as ev
 from runner.protocol import log
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.store import history, publishing, record, transaction, workspace
 
 

@@ -12,7 +12,7 @@ from runner.executor.step_run import StepRun
 from runner.executor.workspace_session import WorkspaceSession
 from runner.protocol import events as ev
 from runner.protocol import log, paths
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.plans import QaPolicy
 from runner.qa import checks
 from runner.qa.checks import Verdict

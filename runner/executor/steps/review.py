@@ -17,7 +17,7 @@ from runner.executor.loop import BudgetStop, Limits, Loop
 from runner.executor.step_run import StepRun
 from runner.protocol import events as ev
 from runner.protocol import log, model_answers, transcript
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.model_answers import Verdict
 from runner.protocol.plans import REVIEW
 from runner.qa import review

@@ -14,7 +14,7 @@ from runner.executor.steps import work
 from runner.executor.workspace_session import WorkspaceSession, start
 from runner.protocol import events as ev
 from runner.protocol import log, paths, references
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.store import history
 from runner.store.workspace import Work
 from runner.tools import registry

@@ -13,7 +13,7 @@ from runner.executor.step_run import StepRun
 from runner.git import Git
 from runner.protocol import events as ev
 from runner.protocol import log, paths
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.state import Json
 from runner.qa import checks
 from runner.store import transaction, workspace

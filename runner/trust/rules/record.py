@@ -9,8 +9,8 @@ from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE
 from runner.protocol import decision, log, machine, paths, state
 from runner.protocol import events as ev
-from runner.protocol.digest import digest
 from runner.protocol.events import Event, may_follow
+from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.state import State, StepStatus
 from runner.trust.transitions import brought

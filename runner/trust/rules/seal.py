@@ -12,7 +12,7 @@ from runner.errors import IntegrityError, RunnerError
 from runner.git import Git
 from runner.protocol import paths, seal_file, state
 from runner.protocol.approval_file import seconds
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.seal_file import Seal
 from runner.store import history
 from runner.store.trusted import Trusted

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from runner.errors import InsufficientHistoryError
 from runner.git import Git
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.store import history
 from runner.trust.transitions import missing
 from runner.trust.walk import Evidence, Finding, Named, Report

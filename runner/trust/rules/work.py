@@ -9,7 +9,7 @@ from runner.errors import InsufficientHistoryError, MalformedFileError, RunnerEr
 from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import machine, paths, plans, state
-from runner.protocol.digest import digest
+from runner.protocol.ids import digest
 from runner.protocol.plans import Step, outputs_among
 from runner.trust.transitions import first_parents, missing, transition_of
 from runner.trust.walk import ParsedCommit, Said, View, Walk, bytes_of
