@@ -14,7 +14,7 @@ from runner.cli import options, status, streams, subprocess_pool
 from runner.cli.session import Session
 from runner.errors import UsageError
 from runner.lines import lines_of
-from runner.store import lookup, push_rate
+from runner.store import lookup, remote
 
 MOST = 256  # jobs that a matrix of GitHub may have
 
@@ -60,7 +60,7 @@ def command(ctx: click.Context, jobs: int, max_steps: int, pushes: int | None, a
         if session.options.get(name):
             argv += [f"--{name}", session.options[name]]
     argv += ["--offline"] if session.options.get("offline") else []
-    environ = {**session.environ, **({push_rate.VARIABLE: str(pushes)} if pushes else {})}
+    environ = {**session.environ, **({remote.PUSHES_PER_MINUTE: str(pushes)} if pushes else {})}
     limits = f"{jobs} at a time" + (f", {pushes} push{'es' if pushes > 1 else ''} a minute" if pushes else "")
     teller = _Teller(session, as_json, limits)
     folder = str(project.git.top or project.git.common_dir)

@@ -16,7 +16,7 @@ from runner.folders import matching
 from runner.git import BLOB, TIMED_OUT, Git, Ident, TreeEntry
 from runner.git.identity import token_settings
 from runner.lines import lines_of
-from runner.store import locks, push_rate, trusted
+from runner.store import locks, trusted
 from runner.store.environment import Environment
 from runner.store.state_dir import StateDir, writable_state_home, write_atomically
 from runner.store.trusted import Pin, Trusted
@@ -235,7 +235,7 @@ class Mirror:
 
     def _push(self, changes: Mapping[str, tuple[str | None, str | None]], timeout: float) -> list[str] | None:
         """Push once; None where it is done. Else every ref is where it was expected, and nothing moved: what the remote said."""
-        push_rate.keep(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
+        keep_rate(self.places, self.who, waits=timeout >= PUSH_SECONDS)  # who is about to end does not wait
         leases = [f"--force-with-lease={name}:{old or ''}" for name, (_, old) in changes.items()]
         specs = [f"{new or ''}:{name}" for name, (new, _) in changes.items()]
         code, out, err = self._run(
@@ -430,3 +430,48 @@ def write_files(git: Git, files: Mapping[str, bytes | TreeEntry], old: str | Non
     tree = git.edit_tree(None, entries)
     assert tree is not None
     return git.write_commit(tree, (old,) if old else (), author, author, f"{subject}\n".encode())
+
+
+# --- how fast pushes may follow each other ----------------------------------------------------------------------------
+# Forges allow a few a minute, and count those of all processes of a clone together. Each push takes the next free place of a list
+# that lies beside the repository, and waits until its time has come. A place whose process died stays unused.
+
+PUSHES_PER_MINUTE = "RUNNER_PUSHES_PER_MINUTE"
+RATE_WINDOW = 60.0
+FAR = 3600.0  # a time so far ahead was written by a clock that was wrong
+
+
+def keep_rate(places: StateDir, who: Environment, *, waits: bool = True) -> None:
+    """Wait until one more push keeps the limit, where one is set. Without `waits` it is made at once, and others wait for it.
+
+    Raises:
+        UsageError: the limit is no number.
+    """
+    told = who.environ.get(PUSHES_PER_MINUTE)
+    if not told:
+        return
+    if not told.isdecimal() or not int(told):
+        raise UsageError(
+            f"`{told}` is no number of pushes", PUSHES_PER_MINUTE, "set it to a whole number from 1, or unset it"
+        )
+    with locks.hold(places.lock("pushes"), who, what="the list of pushes", wait=RATE_WINDOW):
+        now = who.now()
+        times = _pushes(places, now)
+        at = next_push(times, now, int(told))
+        write_atomically(places.beside / "pushes", "".join(f"{time:.3f}\n" for time in [*times, at]).encode())
+    if waits and at > now:
+        if at - now >= 1:
+            who.say(f"waits {at - now:.0f} s: {told} pushes a minute are allowed")
+        who.sleep(at - now)
+
+
+def next_push(times: list[float], now: float, limit: int) -> float:
+    """Return when one more push may be made, so that no minute has more than `limit`. `times`: of those before it, in order."""
+    return max(now, times[-limit] + RATE_WINDOW) if len(times) >= limit else now
+
+
+def _pushes(places: StateDir, now: float) -> list[float]:
+    with contextlib.suppress(OSError, ValueError):
+        lines = (places.beside / "pushes").read_text().split()
+        return sorted(time for time in map(float, lines) if now - RATE_WINDOW < time < now + FAR)
+    return []

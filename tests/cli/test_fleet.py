@@ -17,7 +17,7 @@ import pytest
 from runner.app import fleet
 from runner.app.fleet import Ended, Ready
 from runner.cli import subprocess_pool
-from runner.store import push_rate
+from runner.store.remote import RATE_WINDOW
 from tests.conftest import Box, clone, command
 from tests.executor.minds import sound
 from tests.protocol.test_schema import validator
@@ -350,7 +350,7 @@ def test_turns_wait_for_the_limit_of_pushes_and_all_is_published(remote: Box, tm
     pushes = count(remote)
     assert len(pushes) == 4  # each turn: the lease, and all of its work at once
     times = [float(line) for line in (remote.path / ".git/runner/pushes").read_text().split()]
-    assert times and all(later - earlier >= push_rate.MINUTE for earlier, later in zip(times, times[3:], strict=False))
+    assert times and all(later - earlier >= RATE_WINDOW for earlier, later in zip(times, times[3:], strict=False))
     for name in names:
         assert remote.git("rev-parse", name) == remote.git("rev-parse", name, cwd=tmp_path / "origin.git")
 

@@ -12,15 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import UsageError
-from runner.store import push_rate
-from runner.store.remote import Mirror
+from runner.store.remote import PUSHES_PER_MINUTE, RATE_WINDOW, Mirror, keep_rate, next_push
 from tests.conftest import Box
 
 
 def keeps(times: list[float], limit: int) -> bool:
     """Return whether no minute has more than `limit` of the times."""
     every = sorted(times)
-    return all(later - earlier >= push_rate.MINUTE - 1e-6 for earlier, later in zip(every, every[limit:], strict=False))
+    return all(later - earlier >= RATE_WINDOW - 1e-6 for earlier, later in zip(every, every[limit:], strict=False))
 
 
 @given(st.integers(1, 6), st.lists(st.floats(0, 90), max_size=60))
@@ -28,8 +27,8 @@ def test_no_minute_has_more_than_the_limit_and_nobody_waits_without_need(limit: 
     now, made = 0.0, list[float]()
     for gap in gaps:
         now += gap
-        recent = [time for time in made if now - push_rate.MINUTE < time]
-        at = push_rate.place(recent, now, limit)
+        recent = [time for time in made if now - RATE_WINDOW < time]
+        at = next_push(recent, now, limit)
         made.append(at)
         assert at >= now and (at == now or not keeps([*made[:-1], at - 0.5], limit))
     assert made == sorted(made) and keeps(made, limit)
@@ -42,7 +41,7 @@ def test_pushes_wait_and_none_is_lost(remote: Box, tmp_path: Path) -> None:
     def sleep(seconds: float) -> None:
         now[0] += seconds
 
-    remote.env[push_rate.VARIABLE] = "3"
+    remote.env[PUSHES_PER_MINUTE] = "3"
     with remote.project() as one, remote.project() as two:
         head = remote.git("rev-parse", "HEAD").strip()
         for number in range(10):
@@ -54,30 +53,30 @@ def test_pushes_wait_and_none_is_lost(remote: Box, tmp_path: Path) -> None:
             times.append(now[0])
             now[0] += 1
     assert keeps(times, 3) and not keeps(times, 2)
-    assert times[-1] - times[0] == 3 * push_rate.MINUTE
+    assert times[-1] - times[0] == 3 * RATE_WINDOW
     there = remote.git("for-each-ref", "--format=%(refname)", "refs/heads/n*", cwd=tmp_path / "origin.git").split()
     assert len(there) == 10
 
 
 def test_a_clock_that_was_wrong_holds_up_nobody_for_long(remote: Box) -> None:
-    remote.env[push_rate.VARIABLE] = "1"
+    remote.env[PUSHES_PER_MINUTE] = "1"
     with remote.project() as project:
         slept: list[float] = []
         who = dataclasses.replace(project.who, now=lambda: 1000.0, sleep=slept.append)
         ahead = dataclasses.replace(who, now=lambda: 1000.0 + 400 * 24 * 3600)
-        push_rate.keep(project.places, ahead)
-        push_rate.keep(project.places, who)
+        keep_rate(project.places, ahead)
+        keep_rate(project.places, who)
         assert slept == []
         (project.places.beside / "pushes").write_bytes(b"\xff torn")
-        push_rate.keep(project.places, who)
+        keep_rate(project.places, who)
         assert slept == []
 
 
 @pytest.mark.parametrize("wrong", ["0", "-1", "many", "1.5"])
 def test_a_limit_that_is_none_is_told(remote: Box, wrong: str) -> None:
-    remote.env[push_rate.VARIABLE] = wrong
+    remote.env[PUSHES_PER_MINUTE] = wrong
     with remote.project() as project, pytest.raises(UsageError, match="no number of pushes"):
-        push_rate.keep(project.places, project.who)
+        keep_rate(project.places, project.who)
 
 
 TAKER = """
@@ -100,4 +99,4 @@ def test_processes_that_take_places_at_once_take_different_ones(box: Box) -> Non
     started = [subprocess.Popen(argv, env=env) for _ in range(4)]
     assert [one.wait() for one in started] == [0] * 4
     times = [float(line) for line in (box.path / ".git/runner/pushes").read_text().split()]
-    assert len(times) == 80 and keeps(times, 5) and max(times) == 5000.0 + 15 * push_rate.MINUTE
+    assert len(times) == 80 and keeps(times, 5) and max(times) == 5000.0 + 15 * RATE_WINDOW
