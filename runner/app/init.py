@@ -18,7 +18,7 @@ from runner.app import scaffold
 from runner.errors import InTheWayError, MalformedFileError, RefusedError, RunnerError, UsageError
 from runner.executor import discovery
 from runner.executor.redact import Redactor
-from runner.forge.base import ForgeProject
+from runner.forge import ForgeProject
 from runner.forge.registry import FORGES, configured
 from runner.git import BLOB, EXECUTABLE, Git, Ident, TreeEntry
 from runner.lines import lines_of

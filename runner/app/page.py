@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-from runner.forge.base import BODY_TEXT, Status, StatusState, status_text
+from runner.forge import BODY_TEXT, Status, StatusState, status_text
 from runner.protocol import ids, paths
 from runner.protocol.state import ENDED, State, StepState, StepStatus, Wait, wait_type
 from runner.protocol.state import Status as Standing

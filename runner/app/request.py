@@ -15,7 +15,7 @@ from runner.errors import InsufficientHistoryError, RunnerError, UsageError
 from runner.executor import advance, load, permissions, reviews
 from runner.executor.outcome import blocked, failed
 from runner.executor.redact import Redactor
-from runner.forge.base import (
+from runner.forge import (
     Access,
     Check,
     Comment,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from runner.app import sync
 from runner.executor import advance
 from runner.executor.commit import Advanced
-from runner.forge.base import Forge
+from runner.forge import Forge
 from runner.protocol import decision, state
 from runner.protocol.decision import Halt
 from runner.store import lease, publishing, transaction

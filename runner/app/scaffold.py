@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from runner import __version__, resources
-from runner.forge.base import ForgeProject
+from runner.forge import ForgeProject
 from runner.forge.registry import guess
 from runner.git import Git
 from runner.protocol import paths

@@ -8,7 +8,7 @@ import dataclasses
 from runner.app import request
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError, UsageError
 from runner.executor import load
-from runner.forge.base import Forge, ForgeError, RequestState
+from runner.forge import Forge, ForgeError, RequestState
 from runner.protocol import ids
 from runner.store import history, lease, lookup, publishing, push_refusal, record
 from runner.store.project import Project

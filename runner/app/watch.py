@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn
 from runner.app import request, run
 from runner.errors import HeldError, InTheWayError, RunnerError, UnreachableError, UsageError
 from runner.executor.commit import Advanced
-from runner.forge.base import Forge
+from runner.forge import Forge
 from runner.protocol import decision, ids, log, paths
 from runner.protocol.decision import Halt
 from runner.store import history, lookup, record, worktree

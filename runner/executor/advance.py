@@ -15,7 +15,7 @@ from runner.executor.commit import Advanced
 from runner.executor.outcome import Kind, Outcome, recording
 from runner.executor.step_run import StepRun
 from runner.executor.transition import EvaluatedAt
-from runner.forge.base import Forge, ForgeError
+from runner.forge import Forge, ForgeError
 from runner.protocol import decision, ids, machine, paths
 from runner.protocol import events as ev
 from runner.protocol.decision import Action, CheckStep, Complete, Halt, RunStep, WritePlan

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from runner.errors import MalformedFileError, RefusedError
 from runner.executor import reviews
 from runner.executor.step_run import StepRun
-from runner.forge.base import Forge
+from runner.forge import Forge
 from runner.protocol import decision, log, paths
 from runner.protocol import events as ev
 from runner.protocol.approval_file import seconds

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final
 
-from runner.forge.base import Access, Forge, ForgeError, Identity, Kind, Membership, RequestState, Review, ReviewState
+from runner.forge import Access, Forge, ForgeError, Identity, Kind, Membership, RequestState, Review, ReviewState
 from runner.protocol import ids
 from runner.protocol.events import ReviewFields
 from runner.protocol.plans import Plan

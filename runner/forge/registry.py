@@ -1,22 +1,47 @@
-"""Which forges there are, which project a remote's address or `forge:` of config.yaml names, and how it is opened.
+"""Which forges there are, which project a remote's address or `forge:` of config.yaml names, its token, and how it is opened.
 
 A guess is offered and never used: without `forge:` nothing is posted anywhere (design §6).
+
+A token is only sent to the forge that it is for: programs are asked for the host's token, and a variable is used for the public
+forge, or for the host that CI names in another variable. RUNNER_FORGE_TOKEN alone is used for every `forge:`, since a person sets
+it for the runner. A token is not stored, printed or logged; `where` may be shown.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Mapping
-from typing import Final, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from runner.errors import UsageError
-from runner.forge import github, gitlab, tokens
-from runner.forge.base import Forge, ForgeKind, ForgeProject
-from runner.forge.retrying import Retrying
+from runner.forge import (
+    Forge,
+    ForgeError,
+    ForgeKind,
+    ForgeProject,
+    RateLimitError,
+    Token,
+    TokenMissingError,
+    github,
+    gitlab,
+)
+from runner.git.identity import credential
+from runner.git.process import answer, personal_environment
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+
 
 FORGES: Final[Mapping[str, ForgeKind]] = {kind.name: kind for kind in (github.KIND, gitlab.KIND)}
 SETTINGS: Final = tuple(f"`forge: {name}`" for name in FORGES)
+OWN_VARIABLE: Final = "RUNNER_FORGE_TOKEN"
+PROGRAM_SECONDS: Final = 10.0  # for a forge's own program
+ATTEMPTS: Final = 4
+LONGEST: Final = 60.0  # seconds; a rate limit that lasts longer is raised
+_FIRST: Final = 1.0
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 _PATH: Final = re.compile(r"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+)+")
 _HINT: Final = (
@@ -66,7 +91,7 @@ def open_forge(
     Raises:
         TokenMissingError: there is no token, or the forge's package is not installed.
     """
-    forge = project.kind.open(project, tokens.find(project, environ), now)
+    forge = project.kind.open(project, token_of(project, environ), now)
     return cast(Forge, Retrying(forge, now, sleep))
 
 
@@ -97,3 +122,91 @@ def _project(kind: ForgeKind, scheme: str, host: str, path: str) -> ForgeProject
     host = kind.ssh_hosts.get(host.lower(), host.lower())
     api = kind.api(scheme, host, path)
     return ForgeProject(kind=kind, host=host, path=path, site=f"{scheme}://{host}", api=api) if api else None
+
+
+def token_of(project: ForgeProject, environ: Mapping[str, str]) -> Token:
+    """Return the token for a project; `environ`: the person's whole environment.
+
+    Raises:
+        TokenMissingError: there is none; it lists the places searched, and what to do.
+    """
+    kind, meant = project.kind, _host_of(project.kind, environ)
+    rights = f"set {OWN_VARIABLE} to a token with: {kind.rights}"
+    searched: list[str] = []
+    sources: list[tuple[str, Callable[[], str | None]]] = [(OWN_VARIABLE, lambda: environ.get(OWN_VARIABLE))]
+    if project.host == meant:
+        sources += [(name, lambda name=name: environ.get(name)) for name in kind.token_variables]  # type: ignore[misc]
+    else:
+        searched += [f"{name} (it is for {meant})" for name in kind.token_variables if environ.get(name)]
+    program = [*kind.token_command, project.host]
+    sources.append((f"`{' '.join(program)}`", lambda: _ask_program(program, environ)))
+    sources.append(("git's credential helper", lambda: credential(project.site, environ)))
+    for name, source in sources:
+        searched.append(name)
+        value = (source() or "").strip()
+        if value and not value.isprintable():
+            raise TokenMissingError("the value found is no token", name, rights)
+        if value:
+            return Token(value, name)
+    raise TokenMissingError(
+        f"there is no token for {project.host}", f"looked for {', '.join(searched)}", f"`{kind.login}`, or {rights}"
+    )
+
+
+def _host_of(kind: ForgeKind, environ: Mapping[str, str]) -> str:
+    """Return the host that the token variables are for."""
+    for name in kind.host_variables:
+        value = environ.get(name)
+        if value:
+            return (urlsplit(value).netloc if "//" in value else value).lower()
+    return kind.public_host
+
+
+def _ask_program(argv: list[str], environ: Mapping[str, str]) -> str | None:
+    """Return the output of a forge's own program; None where it is not installed or fails."""
+    at = shutil.which(argv[0], path=environ.get("PATH", ""))
+    if at is None:
+        return None
+    # The tokens of the environment were tried above, by host; the program would use them for any host.
+    env = {key: value for key, value in personal_environment(environ).items() if "TOKEN" not in key}
+    # Not in the repository, whose own settings these programs would read.
+    out = answer([at, *argv[1:]], env=env, cwd=Path("/"), timeout=PROGRAM_SECONDS)
+    return None if out is None else out.decode("utf-8", "replace")
+
+
+class Retrying:
+    """A forge each of whose methods is retried; the last `ForgeError` is raised, at once where waiting cannot help.
+
+    A rate limit is waited out where it ends soon. Whole methods of `Forge` are retried and never single HTTP requests: each method
+    looks at the forge before it writes, so one whose response was lost is not done twice.
+    """
+
+    def __init__(self, forge: Forge, now: Callable[[], float], sleep: Callable[[float], None]) -> None:
+        """`now`: seconds since the epoch; `sleep`: waits so many seconds."""
+        self._forge, self._now, self._sleep = forge, now, sleep
+        self.close = forge.close
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._forge, name)
+        if not callable(found):
+            return found
+        from tenacity import Retrying, retry_if_exception, stop_after_attempt  # a tenth of a command's start
+
+        return Retrying(
+            stop=stop_after_attempt(ATTEMPTS),
+            retry=retry_if_exception(self._is_worth),
+            wait=self._wait,
+            sleep=self._sleep,
+            reraise=True,
+        ).wraps(found)
+
+    def _is_worth(self, error: BaseException) -> bool:
+        if isinstance(error, RateLimitError):
+            return error.retry_at - self._now() <= LONGEST
+        return isinstance(error, ForgeError) and error.retryable
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, RateLimitError):
+            return max(0.0, error.retry_at - self._now())
+        return float(_FIRST * 2 ** (state.attempt_number - 1))

@@ -9,7 +9,7 @@ import importlib.util
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from runner.forge.base import (
+from runner.forge import (
     ForgeError,
     ForgeProject,
     MalformedAnswerError,

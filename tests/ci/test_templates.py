@@ -15,7 +15,7 @@ import yaml
 
 from runner.app import scaffold
 from runner.app.request import _OWN_JOB
-from runner.forge.base import ForgeProject
+from runner.forge import ForgeProject
 from runner.forge.registry import guess
 from tests.ci.actions import ROOT, load
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.executor.reviews import Reason, count
-from runner.forge.base import Access, Dismissal, Identity, Kind, Membership, Review, ReviewState
+from runner.forge import Access, Dismissal, Identity, Kind, Membership, Review, ReviewState
 
 CASES = sorted((Path(__file__).parent / "reviews").glob("*.json"))
 HOST = "github.com"

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, cast
 
-from runner.forge.base import Forge, ForgeProject, Identity, Outcome, Token
-from runner.forge.github.adapter import GitHub
-from runner.forge.gitlab.adapter import GitLab
-from runner.forge.registry import configured
-from runner.forge.retrying import Retrying
+from runner.forge import Forge, ForgeProject, Identity, Outcome, Token
+from runner.forge.github import GitHub
+from runner.forge.gitlab import GitLab
+from runner.forge.registry import Retrying, configured
 from tests.forge.github_front import HERE, REPO, GitHubFront, Known, emulated
 from tests.forge.gitlab_fake import PATH, Account, GitLabFake, like
 from tests.forge.gitlab_fake import PROTECTED as GITLAB_PROTECTED

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from runner.forge.base import Status
+from runner.forge import Status
 from tests.ci.actions import ROOT, Machine, Ran
 from tests.conftest import Box, Result, make_box
 from tests.forge import smart_http

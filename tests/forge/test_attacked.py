@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.app.request import KEY
-from runner.forge.base import marker
+from runner.forge import marker
 from tests.conftest import command, mostly_slow
 from tests.forge.journey import Town, town
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.forge.base import (
+from runner.forge import (
     BODY_TEXT,
     STATUS_TEXT,
     Access,
@@ -27,7 +27,7 @@ from runner.forge.base import (
     StatusState,
     TokenRefusedError,
 )
-from runner.forge.retrying import ATTEMPTS, LONGEST
+from runner.forge.registry import ATTEMPTS, LONGEST
 from tests.forge.grounds import START, TOKEN, Ground
 from tests.forge.serving import Fault
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.forge.base import (
+from runner.forge import (
     Access,
     Identity,
     Kind,

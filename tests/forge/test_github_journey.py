@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.forge.base import Outcome
+from runner.forge import Outcome
 from tests.conftest import command
 from tests.forge.github_front import HERE
 from tests.forge.grounds import TOKEN, GitHubGround

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from runner.forge.base import Access, Identity, RequestState, Status, StatusState, Token
-from runner.forge.github.adapter import GitHub
+from runner.forge import Access, Identity, RequestState, Status, StatusState, Token
+from runner.forge.github import GitHub
 from runner.forge.registry import configured
 from tests.forge.github_front import ROUTES
 from tests.forge.grounds import TOKEN, Hours

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.forge.base import (
+from runner.forge import (
     Access,
     MalformedAnswerError,
     MergeMethod,
@@ -14,7 +14,7 @@ from runner.forge.base import (
     Status,
     StatusState,
 )
-from runner.forge.gitlab.adapter import plain
+from runner.forge.gitlab import plain
 from tests.forge.gitlab_fake import PATH, like
 from tests.forge.gitlab_fake import PROTECTED as PROTECTED
 from tests.forge.grounds import TOKEN, GitLabGround

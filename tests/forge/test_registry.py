@@ -9,7 +9,7 @@ from typing import get_args
 import pytest
 
 from runner.errors import UsageError
-from runner.forge.base import ForgeProject
+from runner.forge import ForgeProject
 from runner.forge.registry import FORGES, configured, guess
 from runner.protocol.config import ForgeName
 

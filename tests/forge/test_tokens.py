@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runner.forge.base import ForgeProject, Token, TokenMissingError
-from runner.forge.registry import configured
-from runner.forge.tokens import find
+from runner.forge import ForgeProject, Token, TokenMissingError
+from runner.forge.registry import configured, token_of
 
 
 def place(setting: str) -> ForgeProject:
@@ -49,24 +48,24 @@ def helper(environ: dict[str, str], script: str) -> None:
 
 def test_the_runners_own_variable_comes_first(environ: dict[str, str]) -> None:
     environ |= {"RUNNER_FORGE_TOKEN": "own", "GITHUB_TOKEN": "other"}
-    assert find(GITHUB, environ) == Token("own", "RUNNER_FORGE_TOKEN")
-    assert find(OTHER_LAB, environ).value == "own"
+    assert token_of(GITHUB, environ) == Token("own", "RUNNER_FORGE_TOKEN")
+    assert token_of(OTHER_LAB, environ).value == "own"
 
 
 def test_a_variable_is_for_the_public_forge_or_the_one_that_ci_names(environ: dict[str, str]) -> None:
     environ |= {"GITHUB_TOKEN": "public", "GITLAB_TOKEN": "lab"}
-    assert find(GITHUB, environ) == Token("public", "GITHUB_TOKEN")
-    assert find(GITLAB, environ).value == "lab"
+    assert token_of(GITHUB, environ) == Token("public", "GITHUB_TOKEN")
+    assert token_of(GITLAB, environ).value == "lab"
     for elsewhere in (ENTERPRISE, OTHER_LAB):
         with pytest.raises(TokenMissingError, match="there is no token") as told:
-            find(elsewhere, environ)
+            token_of(elsewhere, environ)
         assert "it is for git" in told.value.where  # ….com
         assert "public" not in str(told.value) and "lab_" not in str(told.value)
     environ |= {"GITHUB_SERVER_URL": "https://github.example.test", "GITLAB_HOST": "code.example.test"}
-    assert find(ENTERPRISE, environ).value == "public"
-    assert find(OTHER_LAB, environ).value == "lab"
+    assert token_of(ENTERPRISE, environ).value == "public"
+    assert token_of(OTHER_LAB, environ).value == "lab"
     with pytest.raises(TokenMissingError):
-        find(GITHUB, environ)
+        token_of(GITHUB, environ)
 
 
 def test_a_forges_own_program_is_asked_by_host_and_without_tokens(environ: dict[str, str], tmp_path: Path) -> None:
@@ -78,15 +77,15 @@ def test_a_forges_own_program_is_asked_by_host_and_without_tokens(environ: dict[
     )
     program(environ, "glab", '[ "$*" = "config get token --host code.example.test" ] && echo from-glab')
     environ |= {"GH_TOKEN": "canary", "GITHUB_TOKEN": "canary", "GITLAB_TOKEN": "canary"}
-    found = find(ENTERPRISE, environ)
+    found = token_of(ENTERPRISE, environ)
     assert found == Token("from-gh", "`gh auth token --hostname github.example.test`")
-    assert find(OTHER_LAB, environ).value == "from-glab"
+    assert token_of(OTHER_LAB, environ).value == "from-glab"
     assert "canary" not in seen.read_text() and seen.read_text().splitlines()[-1] == "/"
 
 
 def test_gits_credential_helper_comes_last(environ: dict[str, str]) -> None:
     helper(environ, "[ $1 = get ] && sed -n 's/^host=/username=x\\npassword=of-/p'")
-    assert find(ENTERPRISE, environ) == Token("of-github.example.test", "git's credential helper")
+    assert token_of(ENTERPRISE, environ) == Token("of-github.example.test", "git's credential helper")
 
 
 def test_a_repositorys_helper_has_no_say(
@@ -97,7 +96,7 @@ def test_a_repositorys_helper_has_no_say(
     )
     monkeypatch.chdir(tmp_path / "repo")
     with pytest.raises(TokenMissingError):
-        find(ENTERPRISE, environ)
+        token_of(ENTERPRISE, environ)
     assert not (tmp_path / "ran").exists()
 
 
@@ -105,7 +104,7 @@ def test_what_fails_or_has_nothing_is_passed_over(environ: dict[str, str]) -> No
     program(environ, "gh", "echo nobody is logged in >&2; exit 1")
     helper(environ, "exit 1")
     with pytest.raises(TokenMissingError) as told:
-        find(GITHUB, environ)
+        token_of(GITHUB, environ)
     assert told.value.exit_code == 2
     for word in ("RUNNER_FORGE_TOKEN", "GITHUB_TOKEN", "gh auth token", "credential helper"):
         assert word in told.value.where
@@ -115,7 +114,7 @@ def test_what_fails_or_has_nothing_is_passed_over(environ: dict[str, str]) -> No
 def test_what_is_no_token_is_not_sent(environ: dict[str, str]) -> None:
     program(environ, "gh", "printf 'two\\nlines'")
     with pytest.raises(TokenMissingError, match="no token") as told:
-        find(GITHUB, environ)
+        token_of(GITHUB, environ)
     assert "lines" not in str(told.value)
 
 

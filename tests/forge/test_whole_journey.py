@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.forge.base import Outcome, StatusState
+from runner.forge import Outcome, StatusState
 from tests.conftest import command
 from tests.engines.wire_gemini import KEY, serving
 from tests.executor.minds import agent, finish, say, write

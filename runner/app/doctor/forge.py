@@ -9,17 +9,7 @@ from runner.app import request
 from runner.app.doctor import Finding
 from runner.errors import RunnerError
 from runner.executor import permissions
-from runner.forge.base import (
-    OUR_CONTEXTS,
-    Access,
-    Forge,
-    ForgeError,
-    Identity,
-    Kind,
-    MergeMethod,
-    NotFoundError,
-    Settings,
-)
+from runner.forge import OUR_CONTEXTS, Access, Forge, ForgeError, Identity, Kind, MergeMethod, NotFoundError, Settings
 from runner.forge.registry import SETTINGS, guess
 from runner.protocol import ids
 from runner.store import trusted

@@ -1,11 +1,478 @@
-"""GitHub and GitHub Enterprise: its row of `FORGES`."""
+"""The `Forge` of GitHub and GitHub Enterprise, and its row of `FORGES`.
+
+It makes few requests: pages of a hundred, one read before each write, and none that the SDK's lazy objects would make, since
+responses are read as JSON. To see a classic branch protection completely, the token needs Administration read beside `KIND.rights`.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
+from urllib.parse import quote
 
-from runner.forge.base import ForgeKind
-from runner.forge.github.adapter import GitHub
+from runner.forge import (
+    OUR_CONTEXTS,
+    Access,
+    Check,
+    Comment,
+    Commit,
+    Dismissal,
+    ForgeKind,
+    ForgeProject,
+    Identity,
+    Kind,
+    Membership,
+    MergeMethod,
+    NotFoundError,
+    Outcome,
+    Protection,
+    Push,
+    Request,
+    RequestRefusedError,
+    RequestState,
+    Review,
+    ReviewState,
+    ScopeMissingError,
+    Settings,
+    Status,
+    StatusState,
+    Token,
+    marker,
+    open_or_newest,
+    own_comment,
+    same_text,
+    status_text,
+)
+from runner.forge.github.client import Client
+from runner.forge.response import Fields
+
+_ACCESS: Final = {"admin": Access.ADMIN, "maintain": Access.WRITE, "write": Access.WRITE, "read": Access.READ}
+_REVIEWS: Final = {
+    "approved": ReviewState.APPROVED,
+    "changes_requested": ReviewState.CHANGES,
+    "commented": ReviewState.COMMENTED,
+    "dismissed": ReviewState.UNKNOWN,
+}
+_STATES: Final = {"pending": StatusState.PENDING, "success": StatusState.SUCCESS}
+_OUTCOMES: Final = {
+    "success": Outcome.SUCCESS,
+    "neutral": Outcome.NEUTRAL,
+    "skipped": Outcome.NEUTRAL,
+    "cancelled": Outcome.CANCELLED,
+    "stale": Outcome.CANCELLED,
+    "action_required": Outcome.PENDING,
+}
+
+
+class GitHub:
+    """One repository on GitHub."""
+
+    def __init__(
+        self, project: ForgeProject, token: Token, now: Callable[[], float], *, write_pause: float = 1.0
+    ) -> None:
+        """`now`: seconds since the epoch; `write_pause`: seconds between two writes, as GitHub's guidelines ask.
+
+        Raises:
+            TokenMissingError: PyGithub is not installed.
+        """
+        self.kind: Final = project.kind
+        self.host: Final = project.host
+        self._client = Client(project, token, now, write_pause)
+        self._project = project
+        self._repo = f"/repos/{project.api_path}"
+        self._me: Identity | None = None
+        self._members: dict[int, Membership] = {}
+
+    def close(self) -> None:
+        """Close connections."""
+        self._client.close()
+
+    # accounts
+
+    def me(self) -> Identity:
+        """Return the token's account."""
+        if self._me is None:
+            self._me = self._find_me()
+        return self._me
+
+    def _find_me(self) -> Identity:
+        try:
+            return self._identity(self._client.one("/user"))
+        except ScopeMissingError:
+            # An App's token, such as GITHUB_TOKEN of Actions, may not read /user; GraphQL names its account.
+            data = self._client.graphql("query { viewer { login databaseId } }", {})
+            viewer = data.inner("viewer")
+            return Identity(host=self.host, id=viewer.number("databaseId"), login=viewer.text("login"), kind=Kind.BOT)
+
+    def membership(self, who: Identity) -> Membership:
+        """Return the current access and kind of an account."""
+        if who.id not in self._members:
+            self._members[who.id] = self._find_membership(who)
+        return self._members[who.id]
+
+    def _find_membership(self, who: Identity) -> Membership:
+        try:
+            login = who.login
+            if not login:  # the policy has the id alone
+                login = self._client.one(f"/user/{who.id}").text("login")
+            found = self._client.one(f"{self._repo}/collaborators/{quote(login, safe='')}/permission")
+        except NotFoundError:
+            return Membership(access=Access.NONE, kind=who.kind)
+        user = found.maybe_inner("user")
+        # GitHub can only be asked by login, and another person may have that login by now.
+        if user is None or user.number("id") != who.id:
+            return Membership(access=Access.NONE, kind=who.kind)
+        role = found.text("permission")
+        return Membership(access=_ACCESS.get(role, Access.NONE), kind=self._identity(user).kind)
+
+    # requests
+
+    def request(self, number: int) -> Request:
+        """Return a request as it is now."""
+        found = self._client.one(f"{self._repo}/pulls/{number}")
+        request = self._own(found)
+        if request is None:
+            hint = "requests of this repository's own branches only"
+            raise RequestRefusedError(f"request {number} comes from a fork", found.where, hint)
+        if request.state is not RequestState.CLOSED:
+            return request
+        by = self._client.one(f"{self._repo}/issues/{number}").maybe_inner("closed_by")
+        return self._read_request(found, ended_by=self._identity(by) if by else None)
+
+    def request_of(self, branch: str, base: str) -> Request | None:
+        """Return the branch's open request into that base, else its newest, else None; without who ended it."""
+        owner = self._project.path.split("/")[0]
+        query = {"head": f"{owner}:{branch}", "base": base, "state": "all", "sort": "created", "direction": "desc"}
+        return open_or_newest(map(self._own, self._client.pages(f"{self._repo}/pulls", query)), branch, base)
+
+    def propose(self, *, branch: str, base: str, title: str, body: str) -> Request:
+        """Return the branch's open request with this title and body; see `Forge.propose`."""
+        there = self.request_of(branch, base)
+        if there is None or there.state is not RequestState.OPEN:
+            new = {"title": title, "body": body, "head": branch, "base": base}
+            try:
+                return self._read_request(self._client.write("POST", f"{self._repo}/pulls", {**new, "draft": True}))
+            except RequestRefusedError:
+                # Another process opened it just now, or drafts are not part of this repository's plan.
+                there = self.request_of(branch, base)
+            if there is None or there.state is not RequestState.OPEN:
+                return self._read_request(self._client.write("POST", f"{self._repo}/pulls", {**new, "draft": False}))
+        changes = {}
+        if there.title != title:
+            changes["title"] = title
+        if not same_text(there.body, body):
+            changes["body"] = body
+        if not changes:
+            return there
+        return self._read_request(self._client.write("PATCH", f"{self._repo}/pulls/{there.number}", changes))
+
+    def mark_ready(self, number: int) -> Request:
+        """Return the request, no longer a draft."""
+        return self._mark(number, draft=False)
+
+    def mark_draft(self, number: int) -> Request:
+        """Return the request, a draft again; unchanged where drafts are not part of the repository's plan."""
+        return self._mark(number, draft=True)
+
+    def _mark(self, number: int, *, draft: bool) -> Request:
+        found = self._client.one(f"{self._repo}/pulls/{number}")
+        if found.flag("draft") != draft:  # REST cannot
+            act = "convertPullRequestToDraft" if draft else "markPullRequestReadyForReview"
+            question = f"mutation ($id: ID!) {{ {act}(input: {{pullRequestId: $id}}) {{ pullRequest {{ isDraft }} }} }}"
+            try:
+                self._client.graphql(question, {"id": found.text("node_id")})
+            except RequestRefusedError:
+                if not draft:
+                    raise
+        return self.request(number)
+
+    # comments
+
+    def comments(self, number: int) -> tuple[Comment, ...]:
+        """Return the comments of a request, oldest first."""
+        found = self._client.pages(f"{self._repo}/issues/{number}/comments", {})
+        return tuple(self._comment(each) for each in found if each.maybe_inner("user") is not None)
+
+    def keep_comment(self, number: int, key: str, body: str) -> Comment:
+        """Return our one comment of that key, with this body; see `Forge.keep_comment`."""
+        new, there = {"body": f"{marker(key)}\n{body}"}, own_comment(self.me(), self.comments(number), key)
+        if there is None:
+            return self._comment(self._client.write("POST", f"{self._repo}/issues/{number}/comments", new))
+        if same_text(there.body, new["body"]):
+            return there
+        return self._comment(self._client.write("PATCH", f"{self._repo}/issues/comments/{there.id}", new))
+
+    # statuses and checks
+
+    def statuses(self, commit: str) -> tuple[Status, ...]:
+        """Return our current statuses of a commit."""
+        return tuple(
+            Status(
+                context=each.text("context"),
+                state=_STATES.get(each.text("state"), StatusState.FAILURE),
+                text=status_text(each.maybe("description") or ""),  # anybody who may write could have written it
+                url=each.maybe("target_url") or "",
+            )
+            for each in self._all_statuses(commit)
+            if each.value.get("context") in OUR_CONTEXTS
+        )
+
+    def _all_statuses(self, commit: str) -> Iterator[Fields]:
+        return self._client.pages(f"{self._repo}/commits/{quote(commit, safe='')}/status", {}, key="statuses")
+
+    def report(self, commit: str, statuses: Collection[Status], *, branch: str) -> tuple[Status, ...]:
+        """Set the statuses that differ from the current ones, and return those. GitHub needs no `branch`."""
+        if not statuses:
+            return ()
+        there = self.statuses(commit)
+        wanted = tuple(each for each in statuses if each not in there)
+        for each in wanted:
+            fields = {"state": each.state.value, "context": each.context, "description": each.text}
+            link = {"target_url": each.url} if each.url else {}
+            self._client.write("POST", f"{self._repo}/statuses/{quote(commit, safe='')}", {**fields, **link})
+        return wanted
+
+    def checks(self, commit: str) -> tuple[Check, ...]:
+        """Return the results of CI for a commit: check runs, and statuses that are not ours."""
+        path = f"{self._repo}/commits/{quote(commit, safe='')}/check-runs"
+        runs = [self._check_run(each) for each in self._client.pages(path, {"filter": "latest"}, key="check_runs")]
+        statuses = [
+            Check(
+                name=each.text("context"),
+                outcome=Outcome(_STATES.get(each.text("state"), StatusState.FAILURE).value),
+                url=each.maybe("target_url") or "",
+                app=None,
+                is_status=True,
+            )
+            for each in self._all_statuses(commit)
+            if each.text("context") not in OUR_CONTEXTS
+        ]
+        return (*runs, *statuses)
+
+    def is_over(self, job: str) -> bool:
+        """Return whether the job's run of Actions ended; see `Forge.is_over`."""
+        repository = re.escape(f"{self.host}/{self._project.path}")
+        found = re.fullmatch(rf"https?://{repository}/actions/runs/([0-9]{{1,19}})", job)
+        return (
+            found is not None
+            and self._client.one(f"{self._repo}/actions/runs/{found[1]}").text("status") == "completed"
+        )
+
+    # reviews and authors
+
+    def reviews(self, number: int) -> tuple[Review, ...]:
+        """Return the reviews of a request, oldest first."""
+        found = [
+            each
+            for each in self._client.pages(f"{self._repo}/pulls/{number}/reviews", {})
+            # Left out: a review that is not submitted yet, or of a deleted account.
+            if each.text("state").lower() != "pending" and each.maybe_inner("user") is not None
+        ]
+        ends: dict[int, Fields] = {}
+        if any(each.text("state").lower() == "dismissed" for each in found):
+            # Only the events have the verdict before, and the push at which the forge itself dismissed it.
+            for event in self._client.pages(f"{self._repo}/issues/{number}/events", {}):
+                if event.text("event") == "review_dismissed":
+                    ends[event.inner("dismissed_review").number("review_id")] = event
+        return tuple(self._review(each, ends.get(each.number("id"))) for each in found)
+
+    def _review(self, found: Fields, end: Fields | None) -> Review:
+        state = found.text("state").lower()
+        verdict, dismissed = _REVIEWS.get(state, ReviewState.UNKNOWN), None
+        if state == "dismissed":
+            dismissed = Dismissal(by=None, time=None, commit=None)
+            if end is not None:
+                before, actor = end.inner("dismissed_review"), end.maybe_inner("actor")
+                verdict = _REVIEWS.get(before.text("state").lower(), ReviewState.UNKNOWN)
+                dismissed = Dismissal(
+                    by=self._identity(actor) if actor else None,
+                    time=end.maybe("created_at"),
+                    commit=before.maybe("dismissal_commit_id"),
+                )
+        return Review(
+            id=str(found.number("id")),
+            by=self._identity(found.inner("user")),
+            state=verdict,
+            commit=found.maybe("commit_id"),
+            time=found.maybe("submitted_at") or "",
+            dismissed=dismissed,
+        )
+
+    def pushes(self, branch: str) -> tuple[Push, ...]:
+        """Return the pushes to the branch, newest first."""
+        return tuple(
+            Push(
+                by=self._identity(actor) if (actor := each.maybe_inner("actor")) else None,
+                before=_commit_or_none(each.text("before")),
+                after=_commit_or_none(each.text("after")),
+                time=each.text("timestamp"),
+                forced=each.text("activity_type") == "force_push",
+            )
+            for each in self._client.pages(f"{self._repo}/activity", {"ref": f"refs/heads/{branch}"})
+        )
+
+    def commits(self, number: int) -> tuple[Commit, ...]:
+        """Return the request's commits; GitHub lists 250 at most."""
+        return tuple(
+            Commit(
+                oid=each.text("sha"), author=self._account(each, "author"), committer=self._account(each, "committer")
+            )
+            for each in self._client.pages(f"{self._repo}/pulls/{number}/commits", {})
+        )
+
+    # settings
+
+    def settings(self, branch: str) -> Settings:
+        """Return the repository's settings and the branch's protection, as far as the token may see them."""
+        headers, value = self._client.send("GET", self._repo)
+        found = Fields.of(value, f"GET {self._repo}")
+        allowed = {
+            MergeMethod.MERGE: "allow_merge_commit",
+            MergeMethod.SQUASH: "allow_squash_merge",
+            MergeMethod.REBASE: "allow_rebase_merge",
+        }
+        rights = found.maybe_inner("permissions")
+        access = Access.NONE
+        for level, key in ((Access.ADMIN, "admin"), (Access.WRITE, "push"), (Access.READ, "pull")):
+            if rights is not None and rights.flag(key):
+                access = level
+                break
+        scopes = headers.get("x-oauth-scopes")
+        return Settings(
+            default_branch=found.text("default_branch"),
+            methods=frozenset(method for method, key in allowed.items() if found.flag(key)),
+            access=access,
+            scopes=None if scopes is None else tuple(word.strip() for word in scopes.split(",") if word.strip()),
+            protection=self._protection(branch),
+        )
+
+    def _protection(self, branch: str) -> Protection:
+        at = f"{self._repo}/branches/{quote(branch, safe='')}"
+        found = self._client.one(at)
+        rules: dict[str, list[Fields]] = {}
+        for rule in self._client.pages(f"{self._repo}/rules/branches/{quote(branch, safe='')}", {}):
+            parameters = rule.maybe_inner("parameters") or Fields({}, rule.where)
+            rules.setdefault(rule.text("type"), []).append(parameters)
+        classic: Fields | None = Fields({}, at)
+        if found.flag("protected"):
+            try:
+                classic = self._client.one(f"{at}/protection")
+            except NotFoundError:  # protected by rules alone
+                pass
+            except ScopeMissingError:
+                classic = None
+        pulls = [each for each in rules.get("pull_request", [])]
+        checks = [
+            check.text("context")
+            for each in rules.get("required_status_checks", [])
+            for check in each.several("required_status_checks")
+        ]
+        short = found.maybe_inner("protection")
+        named = short.maybe_inner("required_status_checks") if short else None
+        checks += [str(context) for context in (named.value.get("contexts") or [] if named else [])]
+        reviews = classic.maybe_inner("required_pull_request_reviews") if classic else None
+        if reviews is not None:
+            pulls.append(reviews)
+        counts = [int(each.value.get("required_approving_review_count") or 0) for each in pulls]
+
+        def either(seen: bool, key: str) -> bool | None:
+            """True where a rule or the classic protection says so; None where the latter may not be seen."""
+            if seen:
+                return True
+            if classic is None:
+                return None
+            inner = classic.maybe_inner(key)
+            return inner.flag("enabled") if inner is not None else False
+
+        def pull(key: str) -> bool | None:
+            return True if any(each.flag(key) for each in pulls) else (None if classic is None else False)
+
+        return Protection(
+            protected=found.flag("protected") or bool(rules),
+            required_checks=tuple(dict.fromkeys(checks)),
+            required_reviews=None if classic is None and not counts else max(counts, default=0),
+            dismisses_stale=pull("dismiss_stale_reviews_on_push") or pull("dismiss_stale_reviews"),
+            last_pusher_refused=pull("require_last_push_approval"),
+            forced_pushes=self._allowed(found, classic, rules, "non_fast_forward", "allow_force_pushes"),
+            deletions=self._allowed(found, classic, rules, "deletion", "allow_deletions"),
+            linear=either("required_linear_history" in rules, "required_linear_history"),
+        )
+
+    def _allowed(
+        self, branch: Fields, classic: Fields | None, rules: dict[str, list[Fields]], rule: str, key: str
+    ) -> bool | None:
+        if rule in rules:
+            return False
+        if classic is None:
+            return None
+        if not branch.flag("protected") or not classic.value:
+            return True
+        inner = classic.maybe_inner(key)
+        return inner is not None and inner.flag("enabled")
+
+    # reading responses
+
+    def _identity(self, user: Fields) -> Identity:
+        kind = Kind.PERSON if user.maybe("type") == "User" else Kind.BOT
+        return Identity(host=self.host, id=user.number("id"), login=user.text("login"), kind=kind)
+
+    def _account(self, found: Fields, key: str) -> Identity | None:
+        inner = found.maybe_inner(key)
+        return self._identity(inner) if inner is not None and inner.value else None
+
+    def _own(self, found: Fields) -> Request | None:
+        """Return a request of one of the repository's own branches; None where it comes from a fork (P8)."""
+        head = found.inner("head").maybe_inner("repo")
+        if head is None or head.number("id") != found.inner("base").inner("repo").number("id"):
+            return None
+        return self._read_request(found)
+
+    def _read_request(self, found: Fields, *, ended_by: Identity | None = None) -> Request:
+        merged = found.maybe("merged_at") if found.text("state") == "closed" else None
+        merger = found.maybe_inner("merged_by")
+        state = RequestState.MERGED if merged else RequestState(found.text("state"))
+        return Request(
+            number=found.number("number"),
+            url=found.text("html_url"),
+            title=found.text("title"),
+            body=found.maybe("body") or "",
+            state=state,
+            draft=found.flag("draft"),
+            branch=found.inner("head").text("ref"),
+            base=found.inner("base").text("ref"),
+            head=found.inner("head").text("sha"),
+            # For an open request it would be the commit of a trial merge.
+            merged=found.maybe("merge_commit_sha") if merged else None,
+            ended=merged or found.maybe("closed_at"),
+            ended_by=ended_by or (self._identity(merger) if merger else None),
+        )
+
+    def _comment(self, found: Fields) -> Comment:
+        return Comment(
+            id=found.number("id"),
+            by=self._identity(found.inner("user")),
+            body=found.maybe("body") or "",
+            url=found.text("html_url"),
+            time=found.text("created_at"),
+            edited=found.text("created_at") != found.text("updated_at"),
+        )
+
+    def _check_run(self, found: Fields) -> Check:
+        app = found.maybe_inner("app")
+        conclusion = found.maybe("conclusion")
+        is_over = found.text("status") == "completed" and conclusion is not None
+        return Check(
+            name=found.text("name"),
+            outcome=_OUTCOMES.get(conclusion or "", Outcome.FAILURE) if is_over else Outcome.PENDING,
+            url=found.maybe("html_url") or found.maybe("details_url") or "",
+            app=app.number("id") if app else None,
+            is_status=False,
+        )
+
+
+def _commit_or_none(oid: str) -> str | None:
+    return oid if oid.strip("0") else None
 
 
 def _is_host(host: str) -> bool:

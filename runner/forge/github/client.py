@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from runner.forge.base import ForgeError, ForgeProject, Token
+from runner.forge import ForgeError, ForgeProject, Token
 from runner.forge.response import Failures, Fields, check_page, malformed, objects
 
 if TYPE_CHECKING:

@@ -1,11 +1,469 @@
-"""GitLab: its row of `FORGES`."""
+"""The `Forge` of GitLab, and its row of `FORGES`.
+
+Differences from GitHub: the version of the request that an approval is for follows from the time of the approval; an approval that
+GitLab reset at a push leaves no trace; a pending status keeps its text until it ends; a line that starts like a quick action would
+be executed, so it is escaped. No scope below `api` may write comments; with `read_api` everything can be read and nothing written.
+CI_JOB_TOKEN may not use these routes.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Final
+from urllib.parse import quote
 
-from runner.forge.base import ForgeKind
-from runner.forge.gitlab.adapter import GitLab
+from runner.forge import (
+    OUR_CONTEXTS,
+    Access,
+    Check,
+    Comment,
+    Commit,
+    ForgeKind,
+    ForgeProject,
+    Identity,
+    Kind,
+    MalformedAnswerError,
+    Membership,
+    MergeMethod,
+    NotFoundError,
+    Outcome,
+    Protection,
+    Push,
+    Request,
+    RequestRefusedError,
+    RequestState,
+    Review,
+    ReviewState,
+    ScopeMissingError,
+    Settings,
+    Status,
+    StatusState,
+    Token,
+    TokenRefusedError,
+    marker,
+    open_or_newest,
+    own_comment,
+    same_text,
+    status_text,
+)
+from runner.forge.gitlab.client import Client
+from runner.forge.response import Fields
+
+_PUSH_PAGES: Final = 10  # of a project's pushes, a hundred each: the events of all its branches are one list
+_DRAFT: Final = re.compile(r"^\s*(?:(?:\[draft\]|\(draft\)|draft:)\s*)+", re.IGNORECASE)
+_DEVELOPER, _MAINTAINER, _GUEST = 30, 40, 10
+_STATES: Final = {
+    "pending": StatusState.PENDING,
+    "running": StatusState.PENDING,
+    "success": StatusState.SUCCESS,
+}
+_OUTCOMES: Final = {
+    "success": Outcome.SUCCESS,
+    "failed": Outcome.FAILURE,
+    "canceled": Outcome.CANCELLED,
+    "skipped": Outcome.NEUTRAL,
+    "manual": Outcome.NEUTRAL,
+}
+_ENDED: Final = ("success", "failed", "canceled", "skipped")  # a job in one of these only changes by a new start
+
+
+class GitLab:
+    """One project on GitLab."""
+
+    def __init__(self, project: ForgeProject, token: Token, now: Callable[[], float]) -> None:
+        """`now`: seconds since the epoch.
+
+        Raises:
+            TokenMissingError: python-gitlab is not installed.
+        """
+        self.kind: Final = project.kind
+        self.host: Final = project.host
+        self._client = Client(project, token, now)
+        self._site = f"{project.site}/{project.path}"
+        self._project = f"/projects/{project.api_path}"
+        self._me: Identity | None = None
+        self._members: dict[int, Membership] = {}
+
+    def close(self) -> None:
+        """Close connections."""
+        self._client.close()
+
+    # accounts
+
+    def me(self) -> Identity:
+        """Return the token's account."""
+        if self._me is None:
+            self._me = self._identity(self._client.one("/user"))
+        return self._me
+
+    def membership(self, who: Identity) -> Membership:
+        """Return the current access and kind of an account."""
+        if who.id not in self._members:
+            self._members[who.id] = self._find_membership(who.id)
+        return self._members[who.id]
+
+    def _find_membership(self, user: int) -> Membership:
+        kind, access = None, Access.NONE
+        try:
+            kind = self._kind(self._client.one(f"/users/{user}"))
+            member = self._client.one(f"{self._project}/members/all/{user}")
+        except NotFoundError:
+            return Membership(access=Access.NONE, kind=kind)
+        if member.text("state") == "active":  # not blocked, and not only invited
+            access = _access(member.number("access_level"))
+        return Membership(access=access, kind=kind)
+
+    # requests
+
+    def request(self, number: int) -> Request:
+        """Return a request as it is now."""
+        found = self._client.one(f"{self._project}/merge_requests/{number}")
+        request = self._own(found)
+        if request is None:
+            hint = "requests of this project's own branches only"
+            raise RequestRefusedError(f"request {number} comes from a fork", found.where, hint)
+        return request
+
+    def request_of(self, branch: str, base: str) -> Request | None:
+        """Return the branch's open request into that base, else its newest, else None."""
+        order = {"state": "all", "order_by": "created_at", "sort": "desc"}
+        query = {"source_branch": branch, "target_branch": base, **order}
+        found = self._client.pages(f"{self._project}/merge_requests", query)
+        return open_or_newest(map(self._own, found), branch, base)
+
+    def propose(self, *, branch: str, base: str, title: str, body: str) -> Request:
+        """Return the branch's open request with this title and body; see `Forge.propose`."""
+        body = plain(body)
+        there = self.request_of(branch, base)
+        if there is None or there.state is not RequestState.OPEN:
+            new = {"source_branch": branch, "target_branch": base, "title": f"Draft: {title}", "description": body}
+            try:
+                return self._read_request(self._client.write("POST", f"{self._project}/merge_requests", new))
+            except RequestRefusedError:
+                there = self.request_of(branch, base)  # another process opened it just now
+                if there is None or there.state is not RequestState.OPEN:
+                    raise
+        changes = {}
+        if there.title != title:
+            changes["title"] = f"Draft: {title}" if there.draft else title
+        if not same_text(there.body, body):
+            changes["description"] = body
+        if not changes:
+            return there
+        return self._read_request(self._client.write("PUT", f"{self._project}/merge_requests/{there.number}", changes))
+
+    def mark_ready(self, number: int) -> Request:
+        """Return the request, no longer a draft."""
+        return self._mark(number, draft=False)
+
+    def mark_draft(self, number: int) -> Request:
+        """Return the request, a draft again."""
+        return self._mark(number, draft=True)
+
+    def _mark(self, number: int, *, draft: bool) -> Request:
+        there = self.request(number)
+        if there.draft == draft:
+            return there
+        path = f"{self._project}/merge_requests/{number}"
+        title = f"Draft: {there.title}" if draft else there.title
+        return self._read_request(self._client.write("PUT", path, {"title": title}))
+
+    # comments
+
+    def comments(self, number: int) -> tuple[Comment, ...]:
+        """Return the comments of a request, oldest first, without GitLab's own notes."""
+        query = {"sort": "asc", "order_by": "created_at"}
+        found = self._client.pages(f"{self._project}/merge_requests/{number}/notes", query)
+        return tuple(self._comment(each, number) for each in found if not each.flag("system"))
+
+    def keep_comment(self, number: int, key: str, body: str) -> Comment:
+        """Return our one comment of that key, with this body; see `Forge.keep_comment`."""
+        notes, new = f"{self._project}/merge_requests/{number}/notes", {"body": f"{marker(key)}\n{plain(body)}"}
+        there = own_comment(self.me(), self.comments(number), key)
+        if there is None:
+            return self._comment(self._client.write("POST", notes, new), number)
+        if same_text(there.body, new["body"]):
+            return there
+        return self._comment(self._client.write("PUT", f"{notes}/{there.id}", new), number)
+
+    # statuses and checks
+
+    def statuses(self, commit: str) -> tuple[Status, ...]:
+        """Return our current statuses of a commit."""
+        found = (each for each in self._all_statuses(commit) if each.value.get("name") in OUR_CONTEXTS)
+        newest = {each.text("name"): each for each in found}  # oldest first: the last one of a name is the newest
+        return tuple(
+            Status(
+                context=name,
+                state=_STATES.get(each.text("status"), StatusState.FAILURE),
+                text=status_text(each.maybe("description") or ""),  # anybody who may write could have written it
+                url=each.maybe("target_url") or "",
+            )
+            for name, each in newest.items()
+        )
+
+    def _all_statuses(self, commit: str) -> Iterator[Fields]:
+        return self._client.pages(f"{self._project}/repository/commits/{quote(commit, safe='')}/statuses", {})
+
+    def report(self, commit: str, statuses: Collection[Status], *, branch: str) -> tuple[Status, ...]:
+        """Set the statuses that differ from the current ones, and return those. A pending status keeps its text until it ends."""
+        if not statuses:
+            return ()
+        there = {each.context: each for each in self.statuses(commit)}
+        wanted = []
+        for each in statuses:
+            if _is_set(there.get(each.context), each):
+                continue
+            wanted.append(each)
+            fields = {
+                "state": "failed" if each.state is StatusState.FAILURE else each.state.value,
+                "name": each.context,
+                "ref": branch,
+                "description": each.text,
+            }
+            link = {"target_url": each.url} if each.url else {}
+            try:
+                self._client.write("POST", f"{self._project}/statuses/{quote(commit, safe='')}", {**fields, **link})
+            except RequestRefusedError:
+                # GitLab refuses a status that is set already, perhaps by another job meanwhile.
+                now = {one.context: one for one in self.statuses(commit)}
+                if not _is_set(now.get(each.context), each):
+                    raise
+        return tuple(wanted)
+
+    def checks(self, commit: str) -> tuple[Check, ...]:
+        """Return the results of CI for a commit: its jobs and other programs' statuses, and pipelines that had none.
+
+        The pipelines' own statuses are not used: our pending ones are part of them, so each would wait for the other.
+        """
+        statuses = list(self._all_statuses(commit))
+        newest = {each.text("name"): each for each in statuses if each.text("name") not in OUR_CONTEXTS}
+        found = [self._check(name, each) for name, each in newest.items()]
+        for each in self._client.pages(f"{self._project}/pipelines", {"sha": commit}):
+            # A pipeline that failed without a job has an error in its file.
+            if each.text("status") == "failed" and each.text("source") != "external" and not newest:
+                url = each.maybe("web_url") or ""
+                found.append(Check(name="pipeline", outcome=Outcome.FAILURE, url=url, app=None, is_status=False))
+        return tuple(found)
+
+    def _check(self, name: str, found: Fields) -> Check:
+        outcome = _OUTCOMES.get(found.text("status"), Outcome.PENDING)
+        if outcome is Outcome.FAILURE and found.flag("allow_failure"):
+            outcome = Outcome.NEUTRAL
+        # GitLab lists jobs and statuses alike, so anybody who may write a status could have set it.
+        return Check(name=name, outcome=outcome, url=found.maybe("target_url") or "", app=None, is_status=True)
+
+    def is_over(self, job: str) -> bool:
+        """Return whether the job ended; see `Forge.is_over`."""
+        project = re.escape(self._site.partition("://")[2])
+        found = re.fullmatch(rf"https?://{project}/-/jobs/([0-9]{{1,19}})", job)
+        return found is not None and self._client.one(f"{self._project}/jobs/{found[1]}").text("status") in _ENDED
+
+    # reviews and authors
+
+    def reviews(self, number: int) -> tuple[Review, ...]:
+        """Return the approvals and the requests for changes in force; GitLab does not report the commit of the latter."""
+        at = f"{self._project}/merge_requests/{number}"
+        given = [
+            (each.inner("user"), each.maybe("approved_at"))
+            for each in self._client.one(f"{at}/approvals").several("approved_by")
+        ]
+        if any(time is None for _, time in given):  # an older GitLab; its events have the times
+            times = self._approval_times(number)
+            given = [(user, time or times.get(user.number("id"))) for user, time in given]
+        versions = (
+            [
+                (_time(v.text("created_at"), v.where), v.text("head_commit_sha"))
+                for v in self._client.pages(f"{at}/versions", {})
+            ]
+            if given
+            else []
+        )
+        found = []
+        for user, time in sorted(given, key=lambda each: each[1] or ""):
+            moment = _time(time, at) if time else None
+            seen = [version for version in versions if moment is not None and version[0] <= moment]
+            commit = max(seen)[1] if seen else None
+            by = self._identity(user)
+            found.append(
+                Review(id=f"{number}-{by.id}", by=by, state=ReviewState.APPROVED, commit=commit, time=time or "")
+            )
+        for each in self._client.pages(f"{at}/reviewers", {}):
+            if each.text("state") == "requested_changes":  # an approval by the same person would have ended it
+                by = self._identity(each.inner("user"))
+                found.append(
+                    Review(id=f"{number}-{by.id}-changes", by=by, state=ReviewState.CHANGES, commit=None, time="")
+                )
+        return tuple(found)
+
+    def _approval_times(self, number: int) -> dict[int, str]:
+        """Return when each account last approved the request."""
+        times: dict[int, str] = {}
+        query = {"action": "approved", "target_type": "merge_request", "sort": "desc"}
+        for event in self._client.pages(f"{self._project}/events", query, limit=_PUSH_PAGES):
+            if event.value.get("target_iid") == number and event.text("action_name") == "approved":
+                times.setdefault(event.number("author_id"), event.text("created_at"))
+        return times
+
+    def pushes(self, branch: str) -> tuple[Push, ...]:
+        """Return the pushes to the branch, newest first, out of the project's last thousand.
+
+        GitLab reports a push of many branches at once without their names; it may have been to this one, so it is included.
+        """
+        found = []
+        for event in self._client.pages(
+            f"{self._project}/events", {"action": "pushed", "sort": "desc"}, limit=_PUSH_PAGES
+        ):
+            data = event.maybe_inner("push_data")
+            if data is None or data.maybe("ref_type") == "tag" or data.maybe("ref") not in (branch, None):
+                continue
+            author = event.maybe_inner("author")
+            found.append(
+                Push(
+                    by=self._identity(author) if author else None,
+                    before=data.maybe("commit_from"),
+                    after=data.maybe("commit_to"),
+                    time=event.text("created_at"),
+                    forced=None,
+                )
+            )
+        return tuple(found)
+
+    def commits(self, number: int) -> tuple[Commit, ...]:
+        """Return the request's commits, oldest first; GitLab names no accounts for them."""
+        found = self._client.pages(f"{self._project}/merge_requests/{number}/commits", {})
+        return tuple(Commit(oid=each.text("id"), author=None, committer=None) for each in reversed(list(found)))
+
+    # settings
+
+    def settings(self, branch: str) -> Settings:
+        """Return the project's settings and the branch's protection, as far as the token may see them."""
+        found = self._client.one(self._project)
+        method, squash = found.text("merge_method"), found.maybe("squash_option") or "default_off"
+        methods = set()
+        if squash != "never":
+            methods.add(MergeMethod.SQUASH)
+        if squash != "always":
+            methods.add(MergeMethod.FAST_FORWARD if method == "ff" else MergeMethod.MERGE)
+        rights = found.maybe_inner("permissions")
+        levels = [
+            inner.number("access_level")
+            for key in ("project_access", "group_access")
+            if rights is not None and (inner := rights.maybe_inner(key)) is not None
+        ]
+        scopes = None
+        with contextlib.suppress(NotFoundError, TokenRefusedError, ScopeMissingError):  # another kind of token
+            token = self._client.one("/personal_access_tokens/self")
+            scopes = tuple(str(scope) for scope in token.value.get("scopes") or ())
+        return Settings(
+            default_branch=found.text("default_branch"),
+            methods=frozenset(methods),
+            access=_access(max(levels, default=0)),
+            scopes=scopes,
+            protection=self._protection(branch, found),
+        )
+
+    def _protection(self, branch: str, project: Fields) -> Protection:
+        rules: list[Fields] | None = None
+        approvals: Fields | None = None
+        with contextlib.suppress(NotFoundError, ScopeMissingError):
+            every = self._client.pages(f"{self._project}/protected_branches", {})
+            rules = [each for each in every if fnmatchcase(branch, each.text("name"))]
+        with contextlib.suppress(
+            NotFoundError, ScopeMissingError
+        ):  # not a Premium instance, or the token may not see it
+            approvals = self._client.one(f"{self._project}/approvals")
+        pipelines = project.flag("only_allow_merge_if_pipeline_succeeds")
+        return Protection(
+            protected=None if rules is None else bool(rules),
+            # GitLab requires whole pipelines, not single checks by name; our statuses are part of them.
+            required_checks=OUR_CONTEXTS if pipelines else (),
+            required_reviews=None,
+            dismisses_stale=approvals.flag("reset_approvals_on_push") if approvals else None,
+            last_pusher_refused=approvals.flag("merge_requests_disable_committers_approval") if approvals else None,
+            forced_pushes=None if rules is None else not rules or all(each.flag("allow_force_push") for each in rules),
+            deletions=None if rules is None else not rules,
+            linear=project.text("merge_method") in ("ff", "rebase_merge"),
+        )
+
+    # reading responses
+
+    def _kind(self, user: Fields) -> Kind | None:
+        bot = user.maybe_flag("bot")
+        return None if bot is None else Kind.BOT if bot else Kind.PERSON
+
+    def _identity(self, user: Fields) -> Identity:
+        return Identity(host=self.host, id=user.number("id"), login=user.text("username"), kind=self._kind(user))
+
+    def _own(self, found: Fields) -> Request | None:
+        """Return a request of one of the project's own branches; None where it comes from a fork (P8)."""
+        if found.value.get("source_project_id") != found.number("target_project_id"):
+            return None
+        return self._read_request(found)
+
+    def _read_request(self, found: Fields) -> Request:
+        state = {"opened": RequestState.OPEN, "locked": RequestState.OPEN, "merged": RequestState.MERGED}
+        is_merged = found.text("state") == "merged"
+        by = found.maybe_inner("merge_user") or found.maybe_inner("merged_by") or found.maybe_inner("closed_by")
+        head = found.text("sha")
+        return Request(
+            number=found.number("iid"),
+            url=found.text("web_url"),
+            title=_DRAFT.sub("", found.text("title")),
+            body=found.maybe("description") or "",
+            state=state.get(found.text("state"), RequestState.CLOSED),
+            draft=found.flag("draft"),
+            branch=found.text("source_branch"),
+            base=found.text("target_branch"),
+            head=head,
+            # A fast-forward makes no commit: the head itself is then on the base.
+            merged=(found.maybe("merge_commit_sha") or found.maybe("squash_commit_sha") or head) if is_merged else None,
+            ended=found.maybe("merged_at") or found.maybe("closed_at"),
+            ended_by=self._identity(by) if by else None,
+        )
+
+    def _comment(self, found: Fields, number: int) -> Comment:
+        return Comment(
+            id=found.number("id"),
+            by=self._identity(found.inner("author")),
+            body=found.maybe("body") or "",
+            url=f"{self._site}/-/merge_requests/{number}#note_{found.number('id')}",
+            time=found.text("created_at"),
+            edited=found.text("created_at") != found.text("updated_at"),
+        )
+
+
+def plain(text: str) -> str:
+    """Return text with its quick actions escaped: GitLab would execute a line that starts like one."""
+    return re.sub(r"(?m)^([ \t]*)/(?=[A-Za-z_])", r"\1\\/", text)
+
+
+def _access(level: int) -> Access:
+    if level >= _MAINTAINER:
+        return Access.ADMIN
+    if level >= _DEVELOPER:
+        return Access.WRITE
+    return Access.READ if level >= _GUEST else Access.NONE
+
+
+def _time(text: str, where: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:  # one without a zone is before and after everything
+        raise MalformedAnswerError(f"`{text[:40]}` is no time", where, "report it, with GitLab's version")
+    return moment
+
+
+def _is_set(now: Status | None, wanted: Status) -> bool:
+    """Return whether a status need not be set: it is equal, or both are pending, whose text GitLab does not change."""
+    return now == wanted or (now is not None and now.state is wanted.state is StatusState.PENDING)
+
 
 JOBS: Final = ".gitlab/protocol-runner.yml"  # the jobs that `runner init` writes, and that child pipelines extend
 

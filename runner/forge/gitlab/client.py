@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from runner.forge.base import ForgeError, ForgeProject, Token
+from runner.forge import ForgeError, ForgeProject, Token
 from runner.forge.response import Failures, Fields, check_page, malformed, objects
 
 if TYPE_CHECKING:
