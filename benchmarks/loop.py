@@ -13,8 +13,7 @@ from benchmarks import step as step_
 from benchmarks.ground import Ground
 from benchmarks.measure import Figure, Spread, at_most, in_turns, within
 from runner.app import create
-from runner.engines import registry
-from runner.engines.base import Call, Json, ModelTurn, Request, Response, Usage
+from runner.engines import Call, Json, ModelTurn, Request, Response, Usage, registry
 from runner.executor import advance
 from runner.sandbox import Command
 from runner.sandbox.bubblewrap import Bubblewrap, toolchains

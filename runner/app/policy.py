@@ -15,8 +15,7 @@ from runner.protocol.config import Config
 from runner.protocol.policy_file import Effect, Example, PolicyFile
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.tools import patch
-from runner.tools.base import ToolError
+from runner.tools import ToolError, patch
 from runner.trust import policy
 from runner.trust.policy import Decision, Policy, Subject
 from runner.values import dataclass

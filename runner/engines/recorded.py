@@ -17,17 +17,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from runner.engines.base import (
-    Call,
-    Engine,
-    EngineError,
-    Json,
-    ModelTurn,
-    Request,
-    Response,
-    Usage,
-    digest_of,
-)
+from runner.engines import Call, Engine, EngineError, Json, ModelTurn, Request, Response, Usage, digest_of
 from runner.errors import MalformedFileError, UnsupportedError, UsageError
 from runner.values import dataclass
 

@@ -13,8 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Final
 
-from runner.engines import gemini
-from runner.engines.base import Engine, EngineError, KeyMissingError, Request, Response, Usage, UserTurn
+from runner.engines import Engine, EngineError, KeyMissingError, Request, Response, Usage, UserTurn, gemini
 from runner.engines.gemini import GeminiEngine
 from runner.engines.recorded import PROVIDER, RecordedEngine
 from runner.errors import UsageError

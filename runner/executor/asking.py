@@ -6,8 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from decimal import Decimal
 
-from runner.engines import registry
-from runner.engines.base import Engine, Usage
+from runner.engines import Engine, Usage, registry
 from runner.engines.recorded import Recorder
 from runner.executor import permissions, spending
 from runner.executor.journal import Journal

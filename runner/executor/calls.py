@@ -23,7 +23,7 @@ from runner.protocol.events import Event, event_type
 from runner.protocol.ids import digest, manifest_digest
 from runner.store import publishing, record
 from runner.store.snapshot import Snapshot
-from runner.tools.base import Contract, Tool, ToolError, check_arguments
+from runner.tools import Contract, Tool, ToolError, check_arguments
 from runner.trust.policy import Decision
 from runner.values import dataclass
 

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from runner import resources
-from runner.engines.base import EngineError, ModelTurn, Request, Turn, UserTurn
+from runner.engines import EngineError, ModelTurn, Request, Turn, UserTurn
 from runner.errors import WaitingError
 from runner.executor import asking, planning, prompting, spending
 from runner.executor.journal import Journal

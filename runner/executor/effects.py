@@ -22,7 +22,7 @@ from runner.lines import lines_of
 from runner.protocol import call_file, log, transcript
 from runner.protocol.ids import digest
 from runner.store import history, lease
-from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError
+from runner.tools import Contract, OutcomeUnknownError, Probed, Tool, ToolError
 from runner.tools.python import ToolModuleError
 from runner.values import dataclass
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import tenacity
 
 from runner import signals
-from runner.engines.base import (
+from runner.engines import (
     Call,
     Engine,
     EngineError,
@@ -37,7 +37,7 @@ from runner.executor.effects import EffectError
 from runner.executor.journal import Journal, Record
 from runner.executor.redact import Redactor
 from runner.protocol.ids import digest
-from runner.tools.base import Tool, ToolError
+from runner.tools import Tool, ToolError
 from runner.values import dataclass
 
 NUDGE = "You called no tool. Go on with the step, or call `finish` if it is done or cannot be done."

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from runner import resources
-from runner.engines.base import EngineError, Json, ModelTurn, Request, Turn, UserTurn
+from runner.engines import EngineError, Json, ModelTurn, Request, Turn, UserTurn
 from runner.errors import MalformedFileError, RefusedError, UnsupportedError, WaitingError
 from runner.executor import asking, prompting, spending
 from runner.executor.journal import Journal, Record

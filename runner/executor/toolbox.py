@@ -19,11 +19,9 @@ from runner.protocol.agent_file import AgentFile
 from runner.protocol.config import ToolModule
 from runner.store import workspace
 from runner.store.project import Project
-from runner.tools import contracts, patch, registry
+from runner.tools import Contract, Tool, ToolError, contracts, patch, registry
 from runner.tools.agent import AgentTools
-from runner.tools.base import Contract, Tool, ToolError
-from runner.tools.commands import Commands
-from runner.tools.model_text import WORKSPACE
+from runner.tools.commands import WORKSPACE, Commands
 from runner.tools.python import ProjectPython, PythonTools
 from runner.trust import policy
 from runner.trust.policy import Decision

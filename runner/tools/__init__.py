@@ -1,6 +1,218 @@
 """Tools with typed contracts: the runner's own, and functions of the project's Python modules.
 
-`base` defines a tool, `registry` finds one by name, `python` has the functions of modules (run by `child`, a process in the
+Here is the interface: a contract (arguments, result, effect) and a call. Values on both sides are JSON (str, int, float, bool, None,
+list, dict); a contract's schemas are JSON Schema 2020-12. The caller decides whether a call is allowed, and whether its effect
+permits a repeat. `registry` finds a tool by its name, `python` has the functions of modules (run by `child`, a process in the
 sandbox). `agent` has a model's tools for a workspace: files (by `files` and its `worker`), `commands`, `git`, memory; `contracts`
-says what each takes and gives. The caller decides whether a call is allowed, and whether its effect permits a repeat.
+says what each takes and gives.
 """
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
+
+from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
+
+
+Effect = Literal["read", "workspace", "external"]
+Repeat = Literal["never", "keyed", "probed"]
+
+SHOWN = 5  # problems in one message
+WORDS = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+    "array": "a list",
+    "object": "an object",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """The contract of a tool."""
+
+    name: str
+    description: str
+    effect: Effect
+    repeat: Repeat = "never"  # what a repeat of an external one means
+    parameters: Mapping[str, Any]  # JSON schema of the arguments, an object
+    returns: Mapping[str, Any] | None  # JSON schema of the result; None where nothing is known of it
+    source: str  # "built in", or module:function
+    timeout: float | None = None  # seconds that a call may take; None where the opener of the tool sets it
+    key: str | None = None  # the argument of a keyed one that takes an idempotency key of ours; not among `parameters`
+    env: tuple[str, ...] = ()  # names of the environment variables that it is given
+    network: tuple[str, ...] = ()  # hosts that its entry names
+
+
+class ToolError(Exception):
+    """A call failed; the caller gets the message: the model, or the step, which then fails.
+
+    `output` holds the last lines of the tool's output, or of its traceback.
+    """
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message, output)
+        self.message, self.output = message, output
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.output}" if self.output else self.message
+
+
+class OutcomeUnknownError(ToolError):
+    """A call was started, and its outcome is unknown."""
+
+
+class Tool(Protocol):
+    """A contract with its implementation."""
+
+    @property
+    def contract(self) -> Contract:
+        """The tool's name, schemas and effect."""
+        ...
+
+    def call(self, arguments: Mapping[str, Any]) -> Any:
+        """Check the arguments, execute the call and return its result.
+
+        Raises:
+            ToolError: the arguments do not fit the contract, or the call failed.
+        """
+        ...
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """A tool with a way to find out whether a call took effect."""
+
+    def probe(self, arguments: Mapping[str, Any]) -> Any:
+        """Return the result of an earlier call with these arguments, or None where there was none.
+
+        Raises:
+            ToolError: that is unknown.
+        """
+        ...
+
+
+def typed(contract: Contract, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with text read as what the contract wants, where that is a number or a truth value.
+
+    A command's results are text. What cannot be read so stays as it is, for `check_arguments` to name.
+    """
+    wanted = {name: of.get("type") for name, of in contract.parameters.get("properties", {}).items()}
+    return {name: _read(value, wanted.get(name)) for name, value in arguments.items()}
+
+
+def _read(value: Any, wanted: object) -> Any:
+    if not isinstance(value, str) or wanted not in ("integer", "number", "boolean"):
+        return value
+    try:
+        read = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    return read if isinstance(read, bool if wanted == "boolean" else (int, float)) else value
+
+
+def check_arguments(contract: Contract, arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments that the contract does not allow.
+
+    Raises:
+        ToolError: it names each wrong argument, and the expected type.
+    """
+    try:
+        json.dumps(dict(arguments), ensure_ascii=False, allow_nan=False).encode()
+    except (
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:  # what Python takes for JSON may hold NaN and half characters
+        raise ToolError(f"the arguments are not JSON: {error}") from error
+    if problems := _problems(contract.parameters, dict(arguments), "argument"):
+        raise ToolError("; ".join(problems))
+
+
+def check_result(contract: Contract, result: Any) -> None:
+    """Refuse a result that the contract does not allow; the call has been made all the same.
+
+    Raises:
+        ToolError: it names the problems.
+    """
+    if contract.returns is not None and (problems := _problems(contract.returns, result, "result")):
+        raise ToolError(f"it was called, but its result is not what it declares: {'; '.join(problems)}")
+
+
+def _problems(schema: Mapping[str, Any], value: Any, what: str) -> list[str]:
+    from jsonschema import Draft202012Validator  # here: only a call needs it
+    from jsonschema.exceptions import best_match
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
+
+    # An empty registry, because the default one fetches what a $ref names from the network.
+    validator = Draft202012Validator(dict(schema), registry=Registry())
+    try:
+        errors = list(validator.iter_errors(value))
+    except Unresolvable as error:
+        raise ToolError(f"the schema of the {what}s has a reference to nothing: {error.ref}") from error
+    errors.sort(key=lambda error: [str(part) for part in error.absolute_path])
+    found = [text for error in errors for text in _told(best_match([error]) or error, schema, what)]
+    problems = list(dict.fromkeys(found))
+    more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    return problems[:SHOWN] + more
+
+
+def _told(error: ValidationError, root: Mapping[str, Any], what: str) -> list[str]:
+    """Return one line a problem that the validator found."""
+    path = list(error.absolute_path)
+    place = f"{what} `{_dotted(path)}`" if path else f"the {what}" if what == "result" else "the arguments"
+    # A schema may be `false`, and an instance not set: not where these errors come from.
+    schema, instance = cast("Mapping[str, Any]", error.schema), cast("Any", error.instance)
+    known = dict(schema.get("properties", {}))
+    if error.validator == "required":
+        missing = [name for name in schema["required"] if name not in instance]
+        expected = {name: _expected(known.get(name, {}), root) for name in missing}
+        return [f"{what} `{_dotted([*path, name])}` is missing: {expected[name]} is expected" for name in missing]
+    if error.validator == "additionalProperties":
+        return [_unknown(name, path, list(known), what) for name in instance if name not in known]
+    if error.validator in ("type", "enum", "const", "anyOf", "oneOf"):
+        return [f"{place} should be {_expected(schema, root)}, not {_short(instance)}"]
+    return [f"{place}: {error.message[:200]}"]
+
+
+def _unknown(name: str, path: list[str | int], known: list[str], what: str) -> str:
+    near = get_close_matches(name, known, n=1)
+    there = f"did you mean `{near[0]}`?" if near else f"there is {', '.join(known)}" if known else "there is none"
+    return f"there is no {what} `{_dotted([*path, name])}`; {there}"
+
+
+def _dotted(path: list[str | int]) -> str:
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _expected(schema: Any, root: Mapping[str, Any]) -> str:
+    """Say in a few words what a schema allows."""
+    if not isinstance(schema, Mapping):
+        return "anything"
+    if (ref := schema.get("$ref")) is not None:
+        target = root.get("$defs", {}).get(str(ref).removeprefix("#/$defs/"))
+        return _expected(target, root) if target is not None and "$ref" not in target else "an object"
+    if "enum" in schema or "const" in schema:
+        choices = schema.get("enum", [schema.get("const")])
+        return " or ".join(_short(choice) for choice in choices)
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return " or ".join(dict.fromkeys(_expected(part, root) for part in schema[key]))
+    types = schema.get("type")
+    names = [types] if isinstance(types, str) else types or []
+    return " or ".join(WORDS.get(name, name) for name in names) or "anything"

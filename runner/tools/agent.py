@@ -12,13 +12,11 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from runner.tools import contracts, git, patch
-from runner.tools.base import Contract, Effect, Tool, ToolError
-from runner.tools.commands import Commands
+from runner.tools import Contract, Effect, Tool, ToolError, contracts, git, patch
+from runner.tools.commands import Commands, bounded
 from runner.tools.contracts import Value, contract_of, read_arguments
 from runner.tools.fetch import TIMEOUT, Allowed, fetch
 from runner.tools.files import FileWorker, Ripgrep
-from runner.tools.model_text import bounded
 from runner.values import dataclass
 
 FILES_TIMEOUT = 60.0  # seconds for a call of a file tool

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from runner.tools.base import Contract, Effect, ToolError, check_arguments
+from runner.tools import Contract, Effect, ToolError, check_arguments
 
 
 class Value(BaseModel):

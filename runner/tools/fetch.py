@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from runner.tools.base import ToolError
+from runner.tools import ToolError
 from runner.values import dataclass
 
 MOST = 1_000_000  # bytes of a page

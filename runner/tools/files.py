@@ -15,10 +15,9 @@ from typing import Any
 
 from runner.lines import lines_of
 from runner.sandbox import Command, Sandbox, SandboxUnavailableError, Session
-from runner.tools.base import ToolError
-from runner.tools.commands import Commands
+from runner.tools import ToolError
+from runner.tools.commands import Commands, WorkspaceAlias
 from runner.tools.json_lines import exchange
-from runner.tools.model_text import WorkspaceAlias
 from runner.tools.worker import MOST_OF_MATCH, MOST_SHOWN, SKIPPED, RefusedError, matcher
 
 WORKER = Path(__file__).with_name("worker.py").resolve()

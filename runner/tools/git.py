@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from runner.lines import lines_of
-from runner.tools.base import ToolError
+from runner.tools import ToolError
 
 _DIFF = (
     *("-p", "-u", "--patch", "-s", "--no-patch", "--stat", "--numstat", "--shortstat", "--summary", "--name-only"),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runner.sandbox import Session
-from runner.tools.base import ToolError
+from runner.tools import ToolError
 
 CHUNK = 64 * 1024
 ANSWER_LIMIT = 16 * 1024 * 1024  # bytes of one line; what a child may answer is far below

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from runner.tools.base import ToolError
+from runner.tools import ToolError
 
 _HUNK = re.compile(r"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _REFUSED = ("rename ", "copy ", "similarity ", "dissimilarity ", "old mode", "new mode", "GIT binary", "Binary files")

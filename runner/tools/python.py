@@ -18,16 +18,7 @@ from runner.errors import UsageError
 from runner.lines import lines_of
 from runner.protocol.config import ToolEffect, ToolModule
 from runner.sandbox import Command, Outcome, Sandbox, Session
-from runner.tools.base import (
-    Contract,
-    Effect,
-    OutcomeUnknownError,
-    Repeat,
-    Tool,
-    ToolError,
-    check_arguments,
-    check_result,
-)
+from runner.tools import Contract, Effect, OutcomeUnknownError, Repeat, Tool, ToolError, check_arguments, check_result
 from runner.tools.json_lines import exchange
 from runner.values import dataclass
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import ValidationError, WithJsonSchema
 
 from runner.errors import UsageError
-from runner.tools.base import Contract, Tool, ToolError, check_arguments
+from runner.tools import Contract, Tool, ToolError, check_arguments
 from runner.tools.contracts import Value, contract_of
 from runner.values import dataclass
 

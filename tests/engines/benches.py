@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from runner.engines.base import Engine, Json
+from runner.engines import Engine, Json
 from runner.engines.gemini import GeminiEngine
 from runner.engines.recorded import RecordedEngine, Recorder
 from tests.engines.scenarios import SCENARIOS, STORED, Said

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from runner.engines.base import (
+from runner.engines import (
     Call,
     Engine,
     ModelTurn,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engines.base import (
+from runner.engines import (
     ContextTooLongError,
     EngineError,
     KeyRefusedError,
@@ -268,7 +268,7 @@ def test_whoever_listens_may_end_it(wired: Bench) -> None:
 _ASKS = """
 import json, signal, sys, time
 from pathlib import Path
-from runner.engines.base import Request, UserTurn
+from runner.engines import Request, UserTurn
 from runner.engines.registry import open_engine
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job is started without
 engine = open_engine(sys.argv[1], json.loads(sys.argv[2]), Path())

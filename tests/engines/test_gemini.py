@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from runner.engines import gemini
-from runner.engines.base import (
+from runner.engines import (
     KeyMissingError,
     KeyRefusedError,
     MalformedResponseError,
     Request,
     RequestRefusedError,
     UserTurn,
+    gemini,
 )
 from runner.engines.gemini import GeminiEngine
 from runner.errors import UsageError

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from runner.engines.base import Usage
+from runner.engines import Usage
 from runner.engines.registry import DEFAULT_GEMINI_MODEL, cost_usd
 
 MILLION = Usage(input=100_000, output=1_000_000)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.engines.base import ModelTurn, Request, Response, ToolResult, ToolTurn, Usage, UserTurn
+from runner.engines import ModelTurn, Request, Response, ToolResult, ToolTurn, Usage, UserTurn
 from runner.engines.recorded import RecordedEngine, Recorder, RecordingMissingError, dump, read
 from runner.errors import MalformedFileError, UnsupportedError, UsageError
 from tests.engines import cassettes

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engines import registry
-from runner.engines.base import EngineError, KeyMissingError, KeyRefusedError
+from runner.engines import EngineError, KeyMissingError, KeyRefusedError, registry
 from runner.errors import UsageError
 from tests.engines.benches import CASSETTES, FAULTS
 from tests.engines.wire_gemini import KEY, Answer, serving

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runner.engines.base import (
+from runner.engines import (
     Call,
     Engine,
     EngineError,
@@ -27,7 +27,7 @@ from runner.engines.base import (
 from runner.executor.journal import Journal
 from runner.executor.loop import Limits, Loop
 from runner.executor.redact import Redactor
-from runner.tools.base import Contract, Tool, ToolError
+from runner.tools import Contract, Tool, ToolError
 
 Said = Response | EngineError
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.engines.base import EngineError, ModelTurn, Request, Response, Usage, UserTurn
+from runner.engines import EngineError, ModelTurn, Request, Response, Usage, UserTurn
 from runner.executor import planning as planner
 from runner.executor import prompting
 from runner.executor.journal import Journal, Record

@@ -10,21 +10,20 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 
-from runner import resources
+from runner import qa, resources
 from runner.git import Git
 from runner.protocol import model_answers
 from runner.protocol.events import CheckEvidence
 from runner.protocol.model_answers import Finding, Verdict
-from runner.qa import review
 from tests.conftest import Box
 
 PASS = {"verdict": "PASS", "summary": "All holds."}
 GRAVE = {"severity": "blocker", "text": "The test is gone.", "file": "tests/test_a.py", "line": 3, "criterion": "1"}
 
 
-def change(box: Box, *checks: str) -> review.Change:
+def change(box: Box, *checks: str) -> qa.Change:
     with Git.open(box.path) as git:
-        return review.change(git, "0001-x", "HEAD~1", "HEAD", checks)
+        return qa.change(git, "0001-x", "HEAD~1", "HEAD", checks)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_tests_ci_and_policy_are_told_apart() -> None:
         "src/app.py", "src/latest.py", "contest/a.py", "tests/test_a.py", "pkg/a_test.go", "web/a.spec.ts", "conftest.py",
         ".github/workflows/ci.yml", "scripts/ci/test.sh", "tools/check.sh", ".gitattributes", "AGENTS.md", ".protocols/memory/a.md",
     ]  # fmt: skip
-    found = review.touched(changed, ["./tools/check.sh --all && true"])
+    found = qa.touched_by(changed, ["./tools/check.sh --all && true"])
     assert found.tests == ("conftest.py", "pkg/a_test.go", "tests/test_a.py", "web/a.spec.ts")
     assert found.ci == (".github/workflows/ci.yml", "scripts/ci/test.sh", "tools/check.sh")
     assert found.policy == (".gitattributes", ".protocols/memory/a.md", "AGENTS.md")
@@ -85,13 +84,13 @@ def test_no_attribute_of_the_change_hides_a_file_from_the_judge(box: Box) -> Non
 
 
 def test_what_does_not_fit_is_named(box: Box) -> None:
-    box.write("big.txt", "x" * (review.BLOB_LIMIT + 1))
+    box.write("big.txt", "x" * (qa.BLOB_LIMIT + 1))
     box.write("bin.dat", b"\0\1\2")
     for number in range(8):
         box.write(f"part{number}.txt", f"{number} line\n" * 4_000)
     box.commit()
     seen = change(box)
-    assert len(seen.diff) < review.DIFF_LIMIT + 1_000
+    assert len(seen.diff) < qa.DIFF_LIMIT + 1_000
     told = "\n".join(seen.left_out)
     assert (
         "big.txt: too big" in told
@@ -141,21 +140,19 @@ def test_a_report_is_inert_whatever_a_model_writes(text: str, file: str, criteri
         summary=text,
         findings=(Finding(severity="major", text=text, file=file or None, criterion=criterion or None),),
     )
-    seen = review.Change((), "", (), review.Touched())
-    made = (
-        review.Report("a", 1, said, judge="x:y", author="x:y", tree="0" * 40, evidence=(), seen=seen).render().decode()
-    )
+    seen = qa.Change((), "", (), qa.Touched())
+    made = qa.Report("a", 1, said, judge="x:y", author="x:y", tree="0" * 40, evidence=(), seen=seen).render().decode()
     assert made.isprintable() or set(char for char in made if not char.isprintable()) == {"\n"}
     for line in made.splitlines():
         assert not line or line.startswith(("# QA of a", "- ", "    ", "## Findings: 1", "1. **major**")), line
 
 
 def test_a_report_says_who_judged_whom(box: Box) -> None:
-    seen = review.Change(("M a",), "", ("b: binary, 3 bytes",), review.Touched(tests=("tests/test_a.py",)))
+    seen = qa.Change(("M a",), "", ("b: binary, 3 bytes",), qa.Touched(tests=("tests/test_a.py",)))
     said = Verdict(verdict="PASS", summary="Fine.")
     check: CheckEvidence = {"check": "make test", "code": 0, "seconds": 1, "output": "", "tail": ""}
     made = (
-        review.Report("a", 2, said, judge="x:one", author="x:one", tree="0" * 40, evidence=[check], seen=seen)
+        qa.Report("a", 2, said, judge="x:one", author="x:one", tree="0" * 40, evidence=[check], seen=seen)
         .render()
         .decode()
     )
@@ -168,8 +165,6 @@ def test_a_report_says_who_judged_whom(box: Box) -> None:
     ):
         assert line in made
     other = (
-        review.Report("a", 2, said, judge="x:two", author="x:one", tree="0" * 40, evidence=[], seen=seen)
-        .render()
-        .decode()
+        qa.Report("a", 2, said, judge="x:two", author="x:one", tree="0" * 40, evidence=[], seen=seen).render().decode()
     )
     assert "conversation of its own" not in other and "`x:two`" in other and "`x:one`" in other

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from unittest import mock
 
-from runner.engines import registry
-from runner.engines.base import Call, ModelTurn, NetworkError, Request, Response, ToolTurn, Usage
+from runner.engines import Call, ModelTurn, NetworkError, Request, Response, ToolTurn, Usage, registry
 from runner.sandbox import EXECUTORS, Command, Outcome
 from runner.store.remote import Mirror
 

@@ -18,8 +18,7 @@ from runner.git import Git
 from runner.protocol.plans import seconds_of
 from runner.store import lease, publishing, remote
 from runner.store.remote import Mirror
-from runner.tools import python
-from runner.tools.base import ToolError
+from runner.tools import ToolError, python
 
 Changes = Mapping[str, tuple[str | None, str | None]]
 MOST = 200  # seeds within which each is found

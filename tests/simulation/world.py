@@ -15,7 +15,7 @@ from typing import Any
 
 from runner.app import approve, create, run, steer, sync
 from runner.app.doctor import checks
-from runner.engines.base import EngineError, Request
+from runner.engines import EngineError, Request
 from runner.errors import ConflictError, HeldError, IntegrityError, RefusedError, RunnerError, UnreachableError
 from runner.executor import advance
 from runner.git import BLOB, Ident, TreeEntry

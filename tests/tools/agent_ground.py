@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from runner.sandbox import Bubblewrap, Host, Sandbox, toolchains
+from runner.tools import ToolError
 from runner.tools.agent import AgentTools
-from runner.tools.base import ToolError
 from runner.tools.commands import Commands
 
 PATH = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from runner.tools import contracts
-from runner.tools.base import ToolError
+from runner.tools import ToolError, contracts
 from runner.tools.files import interpreter_and_library
 from runner.tools.patch import parse
 from tests.conftest import slack

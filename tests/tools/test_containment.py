@@ -20,7 +20,7 @@ from uuid import uuid4
 import pytest
 
 from runner.folders import matching
-from runner.tools.base import ToolError
+from runner.tools import ToolError
 from tests.conftest import mostly_slow, slack
 from tests.tools.agent_ground import Ground, Hand, place
 

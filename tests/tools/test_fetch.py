@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.tools.base import ToolError
+from runner.tools import ToolError
 from runner.tools.fetch import MOST, fetch
 from tests.conftest import slack
 

@@ -19,8 +19,7 @@ import pytest
 from runner.errors import UsageError
 from runner.protocol.config import ToolEffect, ToolModule
 from runner.sandbox import Bubblewrap, Host, Sandbox, toolchains
-from runner.tools import registry
-from runner.tools.base import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments
+from runner.tools import Contract, OutcomeUnknownError, Probed, Tool, ToolError, check_arguments, registry
 from runner.tools.python import ProjectPython, PythonTools, ToolModuleError
 from tests.conftest import slack
 

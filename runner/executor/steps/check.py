@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from runner import qa
 from runner.errors import UsageError
 from runner.executor import permissions
 from runner.executor.outcome import Kind, Outcome
@@ -14,8 +15,7 @@ from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import digest
 from runner.protocol.plans import QaPolicy
-from runner.qa import checks
-from runner.qa.checks import Verdict
+from runner.qa import CheckResult
 from runner.sandbox import Outcome as CommandOutcome
 from runner.store import history, record, workspace
 from runner.values import dataclass
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Checked:
     """What QA found. `executor`: where the checks ran; `review`: where a model judged the work too."""
 
-    verdict: Verdict
+    verdict: CheckResult
     executor: str | None
     review: Reviewed | None = None
 
@@ -114,7 +114,7 @@ def check(run: StepRun) -> Checked:
     def explain(line: str, ended: CommandOutcome) -> str | None:
         return run.workspace.explain(line, ended)
 
-    verdict = checks.run(
+    verdict = qa.run_checks(
         outputs,
         step.checks,
         files=git.files(view.tip) if outputs else (),

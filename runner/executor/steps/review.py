@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from runner import resources
-from runner.engines.base import EngineError, ModelTurn, Request, Turn, UserTurn
+from runner import qa, resources
+from runner.engines import EngineError, ModelTurn, Request, Turn, UserTurn
 from runner.executor import asking, prompting, spending
 from runner.executor.journal import Journal
 from runner.executor.loop import BudgetStop, Limits, Loop
@@ -20,7 +20,6 @@ from runner.protocol import log, model_answers, transcript
 from runner.protocol.ids import digest
 from runner.protocol.model_answers import Verdict
 from runner.protocol.plans import REVIEW
-from runner.qa import review
 from runner.store import history, record
 from runner.trust.transitions import transitions_below
 from runner.values import dataclass
@@ -53,7 +52,7 @@ class Reviewed:
             "code": 0 if self.verdict.passed else 1,
             "seconds": self.seconds,
             "output": digest(self.verdict.model_dump_json(exclude_none=True).encode()),
-            "tail": log.cut(review.plain(self.verdict.summary)),
+            "tail": log.cut(qa.plain(self.verdict.summary)),
         }
 
 
@@ -68,7 +67,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
         journal = spending.open_journal(project, view.protocol, f"{run.name}.qa")
     entries = record.events(project.git, view.protocol, view.tip)
     started = project.who.monotonic()
-    seen = review.change(project.git, view.protocol, start_of_work(run, entries), view.tip, step.checks)
+    seen = qa.change(project.git, view.protocol, start_of_work(run, entries), view.tip, step.checks)
     task = run.redactor.text(_task(run, evidence, seen))
     names = _judges(run)
     stopped, found, by = "", None, names[0]
@@ -84,7 +83,7 @@ def of_step(run: StepRun, evidence: Sequence[ev.CheckEvidence], journal: Journal
     if found:
         ended = (raw for raw in reversed(entries) if raw.subject == run.slug and raw.event == "step-finished")
         author = next((str(raw.fields["engine"]) for raw in ended if raw.fields.get("engine")), "")
-        made = review.Report(
+        made = qa.Report(
             run.slug, run.attempt, found, judge=by, author=author, tree=view.tree, evidence=evidence, seen=seen
         )
         report = run.redactor.data(made.render())
@@ -168,7 +167,7 @@ def start_of_work(run: StepRun, entries: Sequence[log.RawEntry]) -> str:
     return next((one.commit.parents[0] for one in below if first.revision in one.revisions), view.tip)
 
 
-def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: review.Change) -> str:
+def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: qa.Change) -> str:
     """Return the judge's task. Plan files are instructions; everything that the work made is quoted as untrusted."""
     plan, step = run.plan, run.step
     parts = [f"# The work: {plan.header.title}", plan.prose.strip()]
@@ -203,7 +202,7 @@ def _task(run: StepRun, evidence: Sequence[ev.CheckEvidence], seen: review.Chang
         return "\n\n".join(part for part in parts if part)
     parts.append("# The change\n\n" + prompting.fence("\n".join(seen.files), "names of files"))
     if seen.left_out:
-        told = "\n".join(seen.left_out[: review.NAMES_LIMIT])
+        told = "\n".join(seen.left_out[: qa.NAMES_LIMIT])
         parts.append("Not all of it is shown:\n" + prompting.fence(told, "what is not shown"))
     parts.append(prompting.fence(seen.diff, "the change"))
     return "\n\n".join(part for part in parts if part)

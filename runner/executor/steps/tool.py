@@ -17,8 +17,7 @@ from runner.protocol import log, paths, references
 from runner.protocol.ids import digest
 from runner.store import history
 from runner.store.workspace import Work
-from runner.tools import registry
-from runner.tools.base import ToolError, typed
+from runner.tools import ToolError, registry, typed
 from runner.trust import requirements
 
 

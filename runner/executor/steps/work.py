@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import field
 
+from runner import qa
 from runner.errors import RefusedError
 from runner.executor import permissions
 from runner.executor.outcome import Kind, Outcome, attempt_ref
@@ -15,7 +16,6 @@ from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import digest
 from runner.protocol.state import Json
-from runner.qa import checks
 from runner.store import transaction, workspace
 from runner.store.workspace import Work
 from runner.values import dataclass
@@ -147,7 +147,7 @@ def artifacts_in(run: StepRun, tree: str, more: tuple[str, ...] = ()) -> list[ev
     wanted, git = (*run.step.header.outputs, *more), run.project.git
     if not wanted:
         return []
-    return checks.artifacts(wanted, git.files(tree), lambda path: digest(git.blob(f"{tree}:{path}") or b""))
+    return qa.artifacts(wanted, git.files(tree), lambda path: digest(git.blob(f"{tree}:{path}") or b""))
 
 
 def describe_changes(git: Git, old: str, new: str) -> str:

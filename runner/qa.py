@@ -1,20 +1,96 @@
-"""A review's material and its report: the bounded diff, the sensitive files, the findings.
+"""QA of a step's work: checks, which are commands in a clean export of a commit, promised outputs, and a review's material and report.
 
-The executor asks the model. Parts that do not fit into the bounds are named, never left out in silence.
+The material is the bounded diff and the sensitive files; parts that do not fit into the bounds are named, never left out in silence.
+The executor runs the commands and asks the model.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from runner.git import Git, TreeEntry
 from runner.lines import lines_of
-from runner.protocol import paths
-from runner.protocol.events import CheckEvidence
-from runner.protocol.model_answers import Verdict
+from runner.protocol import log, paths, plans
+from runner.protocol.events import ArtifactFields, CheckEvidence
+from runner.protocol.plans import outputs_among
 from runner.values import dataclass
+
+if TYPE_CHECKING:  # outputs are found without a sandbox
+    from runner.protocol.model_answers import Verdict
+    from runner.sandbox import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What QA says: `reason` is empty where it passed."""
+
+    evidence: tuple[CheckEvidence, ...]
+    reason: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check held."""
+        return not self.reason
+
+
+def artifacts(outputs: Iterable[str], files: Iterable[str], digest_of: Callable[[str], str]) -> list[ArtifactFields]:
+    """Return the artifacts that a step's outputs name among the tree's files."""
+    known = list(files)
+    found = {path for glob in outputs for path in outputs_among(glob, known)}
+    return [
+        {"name": path.rsplit("/", 1)[-1], "kind": "file", "path": path, "digest": digest_of(path)}
+        for path in sorted(found)
+    ]
+
+
+def run_checks(
+    outputs: Iterable[str],
+    commands: Iterable[str],
+    *,
+    files: Iterable[str],
+    changed: Iterable[str],
+    execute: Callable[[str], Outcome],
+    explain: Callable[[str, Outcome], str | None],
+) -> CheckResult:
+    """Look for the outputs among `files` (or `changed`, where one was deleted), then run the commands, in order.
+
+    All of them run, so that a person sees everything that is wrong at once.
+    """
+    known, touched = list(files), list(changed)
+    evidence: list[CheckEvidence] = []
+    reasons = []
+    for glob in outputs:
+        found = outputs_among(glob, known) or outputs_among(glob, touched)
+        evidence.append(
+            {
+                "check": plans.output_check(glob),
+                "code": 0 if found else 1,
+                "seconds": 0,
+                "output": "",
+                "tail": ", ".join(found[:5]),
+            }
+        )
+        if not found:
+            reasons.append(f"the output `{glob}` is not there")
+    for command in commands:
+        outcome = execute(command)
+        evidence.append(
+            {
+                "check": log.cut(command),
+                "code": outcome.code,
+                "seconds": round(outcome.seconds),
+                "output": outcome.digest,
+                "tail": log.cut_tail(outcome.tail),
+            }
+        )
+        if not outcome.ok:
+            told = "ran out of time" if outcome.timed_out else f"exit {outcome.code}"
+            reasons.append(explain(command, outcome) or f"{told}, `{command}`")
+    return CheckResult(tuple(evidence), log.cut("; ".join(reasons)))
+
 
 DIFF_LIMIT = 120_000  # characters of the whole diff
 FILE_LIMIT = 24_000  # characters of one file's part
@@ -61,7 +137,7 @@ class Change:
     touched: Touched
 
 
-def touched(changed: Iterable[str], checks: Sequence[str] = ()) -> Touched:
+def touched_by(changed: Iterable[str], checks: Sequence[str] = ()) -> Touched:
     """Return those of the changed paths that are tests, CI or policy; a file that a check names counts as CI."""
     tests, ci, policy = [], [], []
     words = {word.removeprefix("./") for line in checks for word in re.split(r"[\s;&|()<>\"'=]+", line) if word}
@@ -79,7 +155,7 @@ def change(git: Git, protocol: str, before: str, after: str, checks: Sequence[st
     """Return what differs between two commits outside the protocol's own folder, files to be careful with first."""
     own = f"{paths.folder(protocol)}/"
     pairs = {path: pair for path, pair in git.changed(before, after).items() if not path.startswith(own)}
-    found = touched(pairs, checks)
+    found = touched_by(pairs, checks)
     careful = {*found.tests, *found.ci, *found.policy}
     order = sorted(pairs, key=lambda path: (path not in careful, path))
     left_out: list[str] = []
