@@ -29,8 +29,8 @@ from runner.store import snapshot
 from runner.trust import requirements, trusted_config
 from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
-from runner.trust.review_context import ReviewContext
 from runner.trust.trusted_config import TrustedConfig
+from runner.trust.view import View
 
 REPO = "0123456789abcdef0123456789abcdef"
 APPROVER = "bob@example.test"
@@ -278,8 +278,8 @@ class _Writing:
 
     def _digest(self, subject: Subject) -> str:
         self.git.flush()
-        bench = ReviewContext(self.git, self.protocol, self.tip, self.state, self.authority, self.at)
-        return bench.digest(subject, self.tip, self.plan)
+        view = View(self.git, self.protocol, self.tip, self.state, self.plan, self.authority, self.at)
+        return view.digest(subject, self.tip)
 
 
 def _time(at: int) -> str:

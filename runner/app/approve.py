@@ -30,9 +30,9 @@ from runner.trust import approval, requirements, signature, signers, signing
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
-from runner.trust.review_context import ApprovalFile, RejectionReason, ReviewContext
 from runner.trust.signing import SigningKey
 from runner.trust.trusted_config import TrustedConfig
+from runner.trust.view import ApprovalFile, RejectionReason, View
 from runner.values import dataclass
 
 WEEK = 7 * 24 * 3600
@@ -89,19 +89,18 @@ def matter(project: Project, protocol: str, what: str | None) -> Matter:
     plan, _, state, _ = advance.consider(project, seen)
     if plan is None:
         raise _no_plan(protocol)
-    found, where = permissions.trusted_config(project), paths.folder(protocol)
-    known = record.events(project.git, seen.protocol, seen.tip)
+    found = permissions.trusted_config(project)
+    view = permissions.view_of(project, seen, plan, state)
     waits = {wait.id: wait for wait in state.waiting if wait.type.ended_by == "approval"}
-    subjects = {one: permissions.subject_of(wait, state, known) for one, wait in waits.items()}
-    chosen, subject = _choose(state, subjects, what, known)
+    subjects = {one: permissions.subject_of(view, wait) for one, wait in waits.items()}
+    chosen, subject = _choose(state, subjects, what, view.entries)
     wait = waits.get(chosen)
-    needed = permissions.requirement_of(found, subject, wait.text if wait else "", plan, where)
+    needed = permissions.requirement_of(view, subject, wait.text if wait else "")
     if needed is None:
         needed = requirements.unasked(found, subject)
-    judged = permissions.review_context(project, seen, state, found)
     if needed.keyboard:
-        _refuse_where_one_was(project, judged)
-    return Matter(seen, plan, state, found, needed, wait, judged.digest(subject, seen.tip, plan))
+        _refuse_where_one_was(project, view)
+    return Matter(seen, plan, state, found, needed, wait, view.digest(subject, seen.tip))
 
 
 def _no_plan(protocol: str) -> UsageError:
@@ -176,12 +175,12 @@ def offer(
     email = project.person().email.lower()
     approver = listed(project, found.authority, key, email) if key else email
     now = int(project.who.now())
-    judged = permissions.review_context(project, found.seen, found.state, found.authority)
+    view = permissions.view_of(project, found.seen, found.plan, found.state)
     subject = found.demand.subject
     earlier = [
         word.signed.statement
-        for word in judged.approvals()
-        if word.signed and word.approver == approver and word.signed.statement.seen in judged.chain
+        for word in view.approvals()
+        if word.signed and word.approver == approver and word.signed.statement.seen in view.chain
     ]
     own = [said for said in earlier if (said.subject, said.attempt) == (str(subject), subject.attempt)]
     if decision is Decision.REVOKE and (not own or own[-1].decision is Decision.REVOKE):
@@ -208,13 +207,12 @@ def offer(
     )
     text = approval_file.render(said)
     signed = Signed(said, text, b"", key.form if key else Form.SSH)
-    foreseen = approval.foresee(judged, found.demand, found.plan, signed, key.fingerprint if key else "")
+    foreseen = approval.foresee(view, found.demand, signed, key.fingerprint if key else "")
     if foreseen.rejection is not None and not (
         decision is Decision.REVOKE and foreseen.rejection is RejectionReason.ROLE
     ):
         raise _would_not_count(found, foreseen.rejection, foreseen.text, without_force(project, paths.POLICY))
-    used = permissions.used(found.demand.subject, record.events(project.git, found.seen.protocol, found.seen.tip))
-    stands = approval.judge(judged, found.demand, found.plan, used)
+    stands = approval.judge(view, found.demand, requirements.used(view, found.demand.subject))
     same = {Decision.APPROVE: stands.counted, Decision.REJECT: stands.rejected}.get(decision, ())
     again = next((word for word in same if word.approver == approver), None)
     return Offer(found, said, text, key, earlier[-1].seen if earlier else None, again)
@@ -280,20 +278,20 @@ def add(project: Project, found: Matter, data: bytes) -> str:
     sign = identity.setting(git, "user.signingkey") is not None
 
     def make(seen: Snapshot) -> advance.Commit:
-        judged = permissions.review_context(project, seen, seen.state, found.authority)
+        view = permissions.view_of(project, seen, found.plan, seen.state)
         verdict = signature.verify(
             signed.signature,
             signed.text,
             namespace=approval_file.NAMESPACE,
             principal=said.approver,
             signers=found.authority.signers,
-            at=judged.at,
+            at=view.at,
         )
         if not verdict.ok:
             raise _would_not_count(
                 found, RejectionReason.UNTRUSTED, verdict.reason, without_force(project, signers.FILE)
             )
-        foreseen = approval.foresee(judged, found.demand, found.plan, signed, verdict.fingerprint)
+        foreseen = approval.foresee(view, found.demand, signed, verdict.fingerprint)
         if foreseen.rejection is not None and said.decision is not Decision.REVOKE:
             raise _would_not_count(found, foreseen.rejection, foreseen.text)
         tree = git.edit_tree(seen.tree, {name: TreeEntry(BLOB, git.write("blob", data))})
@@ -347,17 +345,17 @@ def no_policy(project: Project, found: Matter) -> RefusedError:
     )
 
 
-def _refuse_where_one_was(project: Project, judged: ReviewContext) -> None:
+def _refuse_where_one_was(project: Project, view: View) -> None:
     """Refuse an approval at a terminal if an earlier transition had a policy: deleting the policy must not weaken a protocol."""
     git = project.git
-    commits = filter(None, map(git.commit, judged.chain))
+    commits = filter(None, map(git.commit, view.chain))
     told = {trailers.trusted for commit in commits if (trailers := log.parse_message(commit.message)) is not None}
     for trusted in sorted(told):
         if git.blob(f"{trusted}:{paths.POLICY}") is not None:
             raise RefusedError(
                 f"there was a policy, at {trusted[:12]}, and it is gone: no approval counts without it",
-                judged.trusted.where,
-                f"put it back on {judged.trusted.branch}: `git checkout {trusted[:12]} -- {paths.POLICY}`, and commit that",
+                view.trusted.where,
+                f"put it back on {view.trusted.branch}: `git checkout {trusted[:12]} -- {paths.POLICY}`, and commit that",
             )
 
 
@@ -367,7 +365,7 @@ def standing(project: Project, found: Matter) -> ApprovalStatus:
     plan, _, state, _ = advance.consider(project, seen)
     if plan is None:
         raise _no_plan(seen.protocol)
-    return approval.judge(permissions.review_context(project, seen, state, found.authority), found.demand, plan)
+    return approval.judge(permissions.view_of(project, seen, plan, state), found.demand)
 
 
 # --- what a person is shown ------------------------------------------------------------------------------------------
@@ -389,8 +387,8 @@ def shown(project: Project, found: Matter, since: str | None) -> list[Part]:
     """
     git, subject, seen = project.git, found.demand.subject, found.seen
     folder = paths.folder(seen.protocol)
-    judged = permissions.review_context(project, seen, found.state, found.authority)
-    born = list(judged.chain)[-1]
+    view = permissions.view_of(project, seen, found.plan, found.state)
+    born = list(view.chain)[-1]
     parts: list[Part] = []
     if subject.kind == "call":
         data = git.blob(f"{seen.tip}:{folder}/{paths.call_file(subject.name)}") or b""
@@ -410,13 +408,13 @@ def shown(project: Project, found: Matter, since: str | None) -> list[Part]:
             )
         )
     elif subject.kind not in ("plan", "call"):
-        start = judged.began(subject) if subject.slug else born
+        start = view.began(subject) if subject.slug else born
         parts.append(_changes(project, f"changes since {start[:7]}", start, seen))
     if since is not None and since != seen.tip:
         changed = git.changed(since, seen.tip).items()
-        only = sorted(path for path, pair in changed if judged.binds(subject, found.plan, path, pair))
+        only = sorted(path for path, pair in changed if view.binds(subject, path, pair))
         parts.append(_changes(project, f"changed since your last approval, {since[:7]}", since, seen, only))
-    parts.append(Part("it binds", "\n".join(judged.bound(subject, found.plan))))
+    parts.append(Part("it binds", "\n".join(view.bound(subject))))
     return parts
 
 

@@ -97,8 +97,8 @@ def _refuse_unapproved(project: Project, seen: Snapshot) -> None:
     if permissions.trusted_config(project).requires("merge"):
         publishing.look_again(project, seen.protocol)
     found = permissions.trusted_config(project)
-    judged = permissions.review_context(project, seen, seen.state, found)
-    standing = approval.judge(judged, requirements.of_merge(found), load.read_plan(project, seen))
+    view = permissions.view_of(project, seen, None, seen.state)
+    standing = approval.judge(view, requirements.of_merge(found))
     if not (standing.rejected or (found.requires("merge") and standing.missing)):
         return
     said = [f"{word.approver}'s does not count: {word.text}" for word in standing.refused]

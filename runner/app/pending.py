@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from runner.errors import RefusedError, RunnerError
 from runner.executor import advance, permissions
-from runner.protocol import approval_file, ids, paths
+from runner.protocol import approval_file, ids
 from runner.protocol.approval_file import Form
 from runner.protocol.state import Wait
-from runner.store import record, snapshot
+from runner.store import snapshot
 from runner.store.project import Project
 from runner.trust import approval, signers, signing
 from runner.trust.approval import ApprovalStatus
 from runner.trust.manifest import Subject
-from runner.trust.review_context import ApprovalFile, ReviewContext
 from runner.trust.signing import SigningKey
 from runner.trust.trusted_config import TrustedConfig
+from runner.trust.view import ApprovalFile, View
 from runner.values import dataclass
 
 
@@ -58,22 +58,18 @@ class _Protocol:
 
     def __init__(self, project: Project, protocol: str, tip: str) -> None:
         seen = snapshot.read(project.git, tip, protocol)
-        self._plan, self.state = advance.consider(project, seen)[0], seen.state
-        self.trusted = permissions.trusted_config(project)
-        self._known = record.events(project.git, protocol, tip)
-        self.bench: ReviewContext = permissions.review_context(project, seen, self.state, self.trusted)
+        self.state = seen.state
+        self.view: View = permissions.view_of(project, seen, advance.consider(project, seen)[0], seen.state)
+        self.trusted = self.view.trusted
 
     def asked(self, wait: Wait) -> _Asked | None:
         """Return the status of a wait; None if it needs no signed approval."""
-        if wait.type.ended_by != "approval" or self._plan is None:
+        if wait.type.ended_by != "approval" or self.view.plan is None:
             return None
-        subject, where = permissions.subject_of(wait, self.state, self._known), paths.folder(self.state.protocol)
-        needed = permissions.requirement_of(self.trusted, subject, wait.text, self._plan, where)
-        if needed is None or needed.keyboard:
+        status = approval.status_of(self.view, wait)
+        if status is None or status.requirement.keyboard:
             return None
-        return _Asked(
-            wait, subject, approval.judge(self.bench, needed, self._plan, permissions.used(subject, self._known))
-        )
+        return _Asked(wait, status.requirement.subject, status)
 
 
 def missing(stands: ApprovalStatus) -> str:
@@ -114,8 +110,8 @@ def instead(project: Project, protocol: str, tip: str, wait: str) -> str:
     if not wanted:
         return ""
     authors: set[str] = set()
-    for commit in found.bench.authors(asked.subject) if trusted.own_work != "allow" else ():
-        if trusted.own_work == "signed" and not trusted.vouches_for(project.git, commit, found.bench.at):
+    for commit in found.view.authors(asked.subject) if trusted.own_work != "allow" else ():
+        if trusted.own_work == "signed" and not trusted.vouches_for(project.git, commit, found.view.at):
             return (
                 f"sign {commit.oid[:12]}, which wrote it, by a listed key, then runner doctor --fix {name}; "
                 f"or change `own_work` in {trusted.where}"

@@ -37,7 +37,7 @@ from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, requirements
 from runner.trust.manifest import is_code
-from runner.trust.review_context import ApprovalRequest
+from runner.trust.view import ApprovalRequest
 from runner.values import dataclass
 
 KEY: Final = "protocol"  # of the one comment
@@ -195,10 +195,10 @@ def _merge_missing(project: Project, forge: Forge, seen: Snapshot) -> str:
     wanted = requirements.of_merge(found)
     if seen.state.status is not Status.COMPLETED:
         return wanted.who
-    judged = permissions.review_context(project, seen, seen.state, found)
-    fetched = reviews.fetch(project, forge, judged, wanted, None, None) if wanted.reviews else reviews.NONE
-    asked = ApprovalRequest.at_end(judged)
-    standing = approval.judge(judged, wanted, load.read_plan(project, seen), (), fetched.approvals, asked)
+    view = permissions.view_of(project, seen, None, seen.state)
+    fetched = reviews.fetch(project, forge, view, wanted, None) if wanted.reviews else reviews.NONE
+    asked = ApprovalRequest.at_end(view)
+    standing = approval.judge(view, wanted, (), fetched.approvals, asked)
     against = [word.approver for word in standing.rejected] + list(fetched.objections)
     return f"{', '.join(against)}, who rejected" if against else standing.missing
 
@@ -211,10 +211,10 @@ def _ways(project: Project, seen: Snapshot) -> dict[str, list[str]]:
     wanted: dict[str, requirements.ApprovalRequirement | None] = {page.MERGE: requirements.of_merge(found)}
     waits = [wait for wait in seen.state.waiting if wait.type.ended_by == "approval"]
     if waits:
-        known, plan = record.events(project.git, seen.protocol, seen.tip), load.read_plan(project, seen)
+        view = permissions.view_of(project, seen, load.read_plan(project, seen), seen.state)
         for wait in waits:
-            subject = permissions.subject_of(wait, seen.state, known)
-            wanted[wait.id] = permissions.requirement_of(found, subject, wait.text, plan, paths.folder(seen.protocol))
+            subject = permissions.subject_of(view, wait)
+            wanted[wait.id] = permissions.requirement_of(view, subject, wait.text)
     return {
         name: [page.REVIEW] * one.reviews + [page.SIGNED] * one.signed
         for name, one in wanted.items()

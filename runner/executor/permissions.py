@@ -7,33 +7,30 @@ is only used after the trusted branch was fetched, if there is a remote.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.executor import reviews
 from runner.executor.step_run import StepRun
 from runner.forge import Forge
-from runner.protocol import decision, log, paths
+from runner.protocol import decision, log
 from runner.protocol import events as ev
 from runner.protocol.approval_file import seconds
 from runner.protocol.decision import Action, CompleteStep
 from runner.protocol.events import Event
-from runner.protocol.plans import Plan
+from runner.protocol.plans import Plan, Step
 from runner.protocol.state import State, Wait
-from runner.store import publishing, record
+from runner.store import publishing
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import approval, permit, requirements, transitions
 from runner.trust.approval import ApprovalStatus
-from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
 from runner.trust.requirements import requirement_of as requirement_of
 from runner.trust.requirements import subject_of as subject_of
-from runner.trust.requirements import used as used
-from runner.trust.review_context import ApprovalRequest, RejectionReason, ReviewContext
 from runner.trust.trusted_config import TrustedConfig, differs, is_below
 from runner.trust.trusted_config import load as load_trusted_config
+from runner.trust.view import RejectionReason, View
 from runner.values import dataclass
 
 if TYPE_CHECKING:
@@ -106,45 +103,15 @@ def _refuse(said: Decision, what: str, hint: str) -> None:
         raise RefusedError(f"the policy does not allow {what} by `{said.rule}`{why}", said.where, hint)
 
 
-def review_context(
-    project: Project, seen: Snapshot, state: State, found: TrustedConfig, time: str | None = None
-) -> ReviewContext:
-    """Return what judging approvals takes, at the present time or at `time`."""
+def view_of(project: Project, seen: Snapshot, plan: Plan | None, state: State, time: str | None = None) -> View:
+    """Return the protocol as approvals are judged, by the trusted branch as last seen, at the present time or at `time`."""
     now = seconds(time) if time else int(project.who.now())
-    return ReviewContext(project.git, seen.protocol, seen.tip, state, found, now)
+    return View(project.git, seen.protocol, seen.tip, state, plan, trusted_config(project), now)
 
 
-def context_of(run: StepRun) -> ReviewContext:
-    """Return what judging the approvals of a step's attempt takes, at the present time."""
-    return review_context(run.project, run.view, run.state, trusted_config(run.project))
-
-
-@dataclass(frozen=True, slots=True)
-class _Waits:
-    """The waits of a protocol, judged at `time`. `known`: the entries of its record."""
-
-    project: Project
-    seen: Snapshot
-    plan: Plan
-    state: State
-    time: str
-    known: Sequence[log.RawEntry]
-
-    def context(self) -> ReviewContext:
-        """Return what judging approvals takes."""
-        return review_context(self.project, self.seen, self.state, trusted_config(self.project), self.time)
-
-    def status(self, wait: Wait, subject: Subject, fetched: reviews.ReviewResult) -> ApprovalStatus | None:
-        """Return the status of the approval that a wait is about; None where no approval is required any more."""
-        found = trusted_config(self.project)
-        required = requirement_of(found, subject, wait.text, self.plan, paths.folder(self.seen.protocol))
-        if required is None:
-            return None
-        if required.keyboard:  # given at a terminal, and recorded at once
-            return ApprovalStatus(required, (), (), ())
-        judged = self.context()
-        asking = ApprovalRequest.of(judged, wait) if fetched.approvals else None
-        return approval.judge(judged, required, self.plan, used(subject, self.known), fetched.approvals, asking)
+def view_of_run(run: StepRun) -> View:
+    """Return the protocol as the approvals of a step's attempt are judged, at the present time."""
+    return view_of(run.project, run.view, run.plan, run.state)
 
 
 def settle(
@@ -162,19 +129,18 @@ def settle(
     if not waits or state.status not in decision.ACTIVE:
         return []
     made: list[Event] = []
-    known = record.events(project.git, seen.protocol, seen.tip)
-    refused = {raw.fields.get("approval") for raw in known if raw.event == "approval-refused"}
-    judging = _Waits(project, seen, plan, state, time, known)
+    view = view_of(project, seen, plan, state, time)
+    refused = {raw.fields.get("approval") for raw in view.entries if raw.event == "approval-refused"}
     for wait in waits:
-        subject = subject_of(wait, state, known)
+        subject = subject_of(view, wait)
         fetched = reviews.NONE
-        status = judging.status(wait, subject, fetched)
+        status = approval.status_of(view, wait)
         if status is not None and forge is not None and status.requirement.reviews and not status.requirement.keyboard:
-            fetched = reviews.fetch(project, forge, judging.context(), status.requirement, wait, plan)
+            fetched = reviews.fetch(project, forge, view, status.requirement, wait)
             if project.options.get("ephemeral") and project.setting("publish") == "never":
                 # The work of such a job is handed over, and its report of a review is not trusted: `sync` counts it.
                 fetched = dataclasses.replace(fetched, approvals=())
-            status = judging.status(wait, subject, fetched)
+            status = approval.status_of(view, wait, fetched.approvals)
             for one in status.reviews if status else ():
                 if one.rejection is not None:
                     project.tell_once(f"the review of {one.approver} does not count for {subject}: {one.text}")
@@ -184,7 +150,8 @@ def settle(
             continue
         if status.counted or status.rejected or status.refused or status.reviews:
             if _refresh(project, seen.protocol):
-                status = judging.status(wait, subject, fetched) or status
+                view = dataclasses.replace(view, config=trusted_config(project))
+                status = approval.status_of(view, wait, fetched.approvals) or status
             _refuse_rolled_back(project, seen)
             given = (*status.counted, *status.rejected, *status.refused)
             last = {word.approver: word.order for word in sorted(given, key=lambda word: word.order)}
@@ -233,18 +200,9 @@ def _refuse_rolled_back(project: Project, seen: Snapshot, *, used: bool = True) 
 
 
 def _decided(project: Project, wait: Wait, status: ApprovalStatus) -> list[Event]:
-    words = status.rejected or status.counted
-    by, ids = [word.approver for word in words], [word.id for word in words]
-    told = [one for one in status.reviews if one.rejection is None] if not status.rejected else []
-    by, said = by + [one.approver for one in told], [one.fields for one in told]
-    if wait.kind == "call" and (status.satisfied or status.rejected):
-        decision = "rejected" if status.rejected else "approved"
-        who = ", ".join(by)
-        return [
-            ev.CallDecided(subject=wait.subject, wait=wait.id, decision=decision, by=who, approvals=ids, reviews=said)
-        ]
-    if status.satisfied:
-        return [ev.ApprovalCounted(subject=wait.subject, wait=wait.id, approvals=ids, by=by, reviews=said)]
+    done = approval.decided(wait, status)
+    if done is not None:
+        return [done]
     if wait.kind == "call" and project.who.now() > seconds(wait.since) + status.requirement.lasts:
         hours = status.requirement.lasts // 3600
         assert wait.digest is not None
@@ -277,30 +235,27 @@ def hold(run: StepRun, action: Action) -> AskApproval | None:
         RefusedError: the policy denies it, or is older than the one that the record names.
         UnreachableError: an approval would be used, and the remote that has the policy does not answer.
     """
-    project, seen, plan, step = run.project, run.view, run.plan, run.step
+    project, seen, step = run.project, run.view, run.step
     _refuse_rolled_back(project, seen, used=False)
-    required = _required(run, action)
+    view = view_of_run(run)
+    required = _required(view, step, action)
     if not required:
         return None
-    known = record.events(project.git, seen.protocol, seen.tip)
-    if any(permit.counted(one.subject, known) for one in required) and _refresh(project, seen.protocol):
-        required = _required(run, action)
-    judged = context_of(run)
+    if any(permit.counted(one.subject, view.entries) for one in required) and _refresh(project, seen.protocol):
+        view = dataclasses.replace(view, config=trusted_config(project))
+        required = _required(view, step, action)
     waits = {wait.id: wait for wait in seen.state.waiting}
-    now = [
-        subject_of(waits[one.wait], run.state, known) for one in run.approvals if isinstance(one, ev.ApprovalCounted)
-    ]
-    one = permit.first(judged, plan, step, required, now, known)
+    now = [subject_of(view, waits[one.wait]) for one in run.approvals if isinstance(one, ev.ApprovalCounted)]
+    one = permit.first(view, step, required, now)
     if one is None:
         return None
-    _refuse_unreachable(judged, one)
-    return AskApproval(one, judged.digest(one.subject, seen.tip, plan))
+    _refuse_unreachable(view, one)
+    return AskApproval(one, view.digest(one.subject, seen.tip))
 
 
-def _required(run: StepRun, action: Action) -> list[ApprovalRequirement]:
-    judged = context_of(run)
-    required = permit.before(judged, run.plan, run.step)
-    return [*required, *permit.after(judged, run.plan, run.step)] if isinstance(action, CompleteStep) else required
+def _required(view: View, step: Step, action: Action) -> list[ApprovalRequirement]:
+    required = permit.before(view, step)
+    return [*required, *permit.after(view, step)] if isinstance(action, CompleteStep) else required
 
 
 def is_approved(run: StepRun) -> bool:
@@ -310,27 +265,27 @@ def is_approved(run: StepRun) -> bool:
 
 def work_of(run: StepRun, now: tuple[str, str]) -> list[Decision]:
     """Return the policy's decisions on all that the attempt did, the strictest first; `now`: as for `permit.after`."""
-    return permit.work_of(context_of(run), run.plan, run.step, now)
+    return permit.work_of(view_of_run(run), run.step, now)
 
 
 def asked_after(run: StepRun, now: tuple[str, str] | None = None) -> tuple[Event, ...]:
     """Return the event that asks for the first approval that the step's work needs, or nothing. `now`: as for `permit.after`."""
-    judged = context_of(run)
-    for one in permit.after(judged, run.plan, run.step, now):
-        began = judged.pieces(run.slug, now)[-1][0] if now else None
-        digest = judged.digest(one.subject, now[1] if now else run.view.tip, run.plan, began=began)
+    view = view_of_run(run)
+    for one in permit.after(view, run.step, now):
+        began = view.pieces(run.slug, now)[-1][0] if now else None
+        digest = view.digest(one.subject, now[1] if now else view.tip, began=began)
         return (AskApproval(one, digest).event,)
     return ()
 
 
-def _refuse_unreachable(judged: ReviewContext, asked: ApprovalRequirement) -> None:
+def _refuse_unreachable(view: View, asked: ApprovalRequirement) -> None:
     """Refuse to wait for more people than the policy allows to approve, without the authors of the work: it would wait forever.
 
     Raises:
         MalformedFileError: naming the policy's line.
     """
-    found = judged.trusted
-    wrote = {email.casefold() for commit in judged.authors(asked.subject) for email in commit.emails}
+    found = view.trusted
+    wrote = {email.casefold() for commit in view.authors(asked.subject) for email in commit.emails}
     for need in asked.thresholds if found.own_work != "allow" else ():
         out = need.people & wrote
         if need.count > 1 and len(need.people) - len(out) < need.count:
@@ -351,13 +306,13 @@ def is_call_approved(run: StepRun, call: str, by: str) -> bool:
     Raises:
         UnreachableError: the remote that has the policy does not answer.
     """
-    project, view = run.project, run.view
-    _refresh(project, view.protocol)
+    project = run.project
+    _refresh(project, run.view.protocol)
     found = trusted_config(project)
     required = requirements.of_call(found, call, int(call.split(".")[1]), "")
     if required.keyboard:
         return by == requirements.KEYBOARD
-    known = record.events(project.git, view.protocol, view.tip)
-    held = {f"w{raw.revision}" for raw in known if raw.event == "call-held" and raw.fields.get("call") == call}
-    decided = [raw for raw in known if raw.event == "call-decided" and raw.fields.get("wait") in held]
-    return bool(decided) and permit.judged_again(context_of(run), required, run.plan, decided[-1], known).satisfied
+    view = view_of_run(run)
+    held = {f"w{raw.revision}" for raw in view.entries if raw.event == "call-held" and raw.fields.get("call") == call}
+    decided = [raw for raw in view.entries if raw.event == "call-decided" and raw.fields.get("wait") in held]
+    return bool(decided) and permit.judged_again(view, required, decided[-1]).satisfied

@@ -15,12 +15,11 @@ from typing import Final
 from runner.forge import Access, Forge, ForgeError, Identity, Kind, Membership, RequestState, Review, ReviewState
 from runner.protocol import ids
 from runner.protocol.events import ReviewFields
-from runner.protocol.plans import Plan
 from runner.protocol.state import Wait
 from runner.store.project import Project
 from runner.trust import manifest
 from runner.trust.requirements import ApprovalRequirement
-from runner.trust.review_context import ApprovalRequest, ReviewContext
+from runner.trust.view import ApprovalRequest, View
 from runner.values import dataclass
 
 
@@ -131,37 +130,38 @@ def _in_force(review: Review, fresh: Collection[str]) -> bool:
 def fetch(
     project: Project,
     forge: Forge,
-    bench: ReviewContext,
-    demand: ApprovalRequirement,
+    view: View,
+    requirement: ApprovalRequirement,
     wait: Wait | None,
-    plan: Plan | None,
 ) -> ReviewResult:
-    """Return the reviews of the protocol's request that count for `demand` at the tip, and report those that do not.
+    """Return the reviews of the protocol's request that count for `requirement` at the tip, and report those that do not.
 
-    `wait`, `plan`: None for the merge, which no entry of the record asks for: it can be approved as soon as every step is done.
+    `wait`: None for the merge, which no entry of the record asks for: it can be approved as soon as every step is done.
     """
-    policy = bench.trusted.policy
+    policy = view.trusted.policy
     people = policy.content.forge.get(forge.host, {}) if policy else {}
-    asked = ApprovalRequest.of(bench, wait) if wait else ApprovalRequest.at_end(bench)
+    asked = ApprovalRequest.of(view, wait) if wait else ApprovalRequest.at_end(view)
     if policy is None or not people or asked is None:
         return NONE
-    fresh = _fresh(bench, demand, asked, plan)
+    fresh = _fresh(view, requirement, asked)
     principals = {Identity(host=forge.host, id=one, login=""): who for who, one in people.items()}
     try:
-        request = forge.request_of(ids.branch_of(project.pattern, bench.protocol), bench.state.base)
+        request = forge.request_of(ids.branch_of(project.pattern, view.protocol), view.state.base)
         if request is None or (wait is not None and request.state is not RequestState.OPEN):
             return NONE
         found = forge.reviews(request.number)
         if not any(one.state is not ReviewState.COMMENTED for one in found):
             return NONE
-        authors = _authors(forge, bench, demand, request.number) if policy.content.own_work != "allow" else set()
+        authors = _authors(forge, view, requirement, request.number) if policy.content.own_work != "allow" else set()
         listed = {one.by for one in found if one.by in principals}
         members = {one: forge.membership(one) for one in listed}
     except ForgeError as error:
         project.tell_once(f"reviews could not be read: {error.what}; signed approvals still count")
         return NONE
     if authors is None:
-        project.tell_once(f"who pushed {demand.subject} is no longer known, so no review counts; signed approvals do")
+        project.tell_once(
+            f"who pushed {requirement.subject} is no longer known, so no review counts; signed approvals do"
+        )
     counted = count(
         found,
         principals=principals,
@@ -173,8 +173,8 @@ def fetch(
     for review, reason in counted.refused:
         if review.state is ReviewState.APPROVED and reason is not Reason.SUPERSEDED:
             by = f"{review.by.login} (id {review.by.id})"
-            project.tell_once(f"the review of {by} does not count for {demand.subject}: {reason}")
-    role = {who for need in demand.thresholds for who in need.people}
+            project.tell_once(f"the review of {by} does not count for {requirement.subject}: {reason}")
+    role = {who for need in requirement.thresholds for who in need.people}
     objections = [who for who in counted.objections if who in role]
     for who in objections:
         project.tell_once(f"{who} asks for changes in the request, which goes before approvals")
@@ -185,38 +185,38 @@ def fetch(
     return ReviewResult(approvals, objections)
 
 
-def _fresh(bench: ReviewContext, demand: ApprovalRequirement, asked: ApprovalRequest, plan: Plan | None) -> set[str]:
+def _fresh(view: View, requirement: ApprovalRequirement, asked: ApprovalRequest) -> set[str]:
     """Return the commits that have the subject unchanged: back to the one that asked for approval, or to its last change."""
-    subject, since = demand.subject, asked.commit
-    version = (bench.version_of(asked.digest, subject, since, plan) if asked.digest else None) or manifest.VERSION
+    subject, since = requirement.subject, asked.commit
+    version = (view.version_of(asked.digest, subject, since) if asked.digest else None) or manifest.VERSION
 
     def changed_after(seen: str) -> bool:
-        return bench.touched_since(subject, seen, plan, version=version) is not None
+        return view.touched_since(subject, seen, version=version) is not None
 
     touched = changed_after(since)
     found: set[str] = set()
-    for oid, distance in bench.chain.items():  # from the tip back
-        if distance > bench.chain[asked.commit]:
+    for oid, distance in view.chain.items():  # from the tip back
+        if distance > view.chain[asked.commit]:
             break
         found.add(oid)
-        if touched and changed_after(_before(bench, oid)):
+        if touched and changed_after(_before(view, oid)):
             break
     return found
 
 
-def _before(bench: ReviewContext, oid: str) -> str:
+def _before(view: View, oid: str) -> str:
     """Return the commit of the chain before one; the last one itself."""
-    chain = list(bench.chain)
-    return chain[min(bench.chain[oid] + 1, len(chain) - 1)]
+    chain = list(view.chain)
+    return chain[min(view.chain[oid] + 1, len(chain) - 1)]
 
 
-def _authors(forge: Forge, bench: ReviewContext, demand: ApprovalRequirement, number: int) -> set[Identity] | None:
+def _authors(forge: Forge, view: View, requirement: ApprovalRequirement, number: int) -> set[Identity] | None:
     """Return the accounts that wrote or pushed any of the subject; a push whose branch is unknown counts as one.
 
     None where the forge reports no push for some of it: it only remembers so many.
     """
-    written = {commit.oid for commit in bench.authors(demand.subject)}
-    written = {oid for oid in written if not bench.git.is_ancestor(oid, bench.trusted.commit)}
+    written = {commit.oid for commit in view.authors(requirement.subject)}
+    written = {oid for oid in written if not view.git.is_ancestor(oid, view.trusted.commit)}
     found: set[Identity] = set()
     if not written:
         return found
@@ -227,20 +227,20 @@ def _authors(forge: Forge, bench: ReviewContext, demand: ApprovalRequirement, nu
     for push in forge.pushes(forge.request(number).branch):
         if push.by in found and not left:
             continue
-        brought = _brought(bench, push.before, push.after, written)
+        brought = _brought(view, push.before, push.after, written)
         left -= brought
         if brought and push.by is not None:
             found.add(push.by)
     return None if left else found
 
 
-def _brought(bench: ReviewContext, before: str | None, after: str | None, written: set[str]) -> set[str]:
+def _brought(view: View, before: str | None, after: str | None, written: set[str]) -> set[str]:
     if after is None:
         return written if before is None else set()  # the forge does not report which; or the branch was deleted
-    if bench.git.commit(after) is None:
+    if view.git.commit(after) is None:
         return set()  # the branch was rewritten since
-    stop = [f"^{before}"] if before is not None and bench.git.commit(before) is not None else []
-    out = bench.git.run("rev-list", after, *stop, f"^{bench.trusted.commit}").decode().split()
+    stop = [f"^{before}"] if before is not None and view.git.commit(before) is not None else []
+    out = view.git.run("rev-list", after, *stop, f"^{view.trusted.commit}").decode().split()
     return written.intersection(out)
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from runner.protocol import approval_file, paths
+from runner.protocol import events as ev
 from runner.protocol.approval_file import Decision, Signed
 from runner.protocol.events import ReviewFields
-from runner.protocol.plans import Plan
+from runner.protocol.state import Wait
 from runner.protocol.strict_yaml import shown
-from runner.trust import manifest
+from runner.trust import manifest, requirements
 from runner.trust.requirements import ApprovalRequirement
-from runner.trust.review_context import ApprovalFile, ApprovalRequest, RejectionReason, ReviewContext
 from runner.trust.transitions import commit_of
+from runner.trust.view import ApprovalFile, ApprovalRequest, RejectionReason, View
 from runner.values import dataclass
 
 # By a signature's outcome; of any other, its key is not trusted.
@@ -47,11 +48,10 @@ USUAL = Extent()  # any change of the subject
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """A requirement at the tip of a branch, for which approvals are judged; `plan`: at the tip."""
+    """A requirement in a view, for which approvals are judged."""
 
-    context: ReviewContext
+    view: View
     requirement: ApprovalRequirement
-    plan: Plan | None
     extent: Extent
 
 
@@ -98,23 +98,22 @@ class ApprovalStatus:
 
 
 def judge(
-    context: ReviewContext,
+    view: View,
     requirement: ApprovalRequirement,
-    plan: Plan | None,
     used: Sequence[str] = (),
     reviews: Sequence[ReviewFields] = (),
     asked: ApprovalRequest | None = None,
     extent: Extent = USUAL,
 ) -> ApprovalStatus:
-    """Return how far a requirement is met at the tip of the context.
+    """Return how far a requirement is met in a view.
 
-    `plan`: at the tip; `used`: ids of approvals that another call used up; `reviews`: as the forge reports them, of which git can
+    `used`: ids of approvals that another call used up; `reviews`: as the forge reports them, of which git can
     judge whose they are and what they are about; `asked`: when the approval was requested, without which no review counts.
     """
-    case = _Case(context, requirement, plan, extent)
+    case = _Case(view, requirement, extent)
     good: dict[str, ApprovalFile] = {}
     refused: list[ApprovalFile] = []
-    for word in context.approvals():
+    for word in view.approvals():
         if word.signed is None:
             continue
         said = word.signed.statement
@@ -141,12 +140,47 @@ def judge(
     return ApprovalStatus(requirement, tuple(counted), tuple(rejected), tuple(refused), tuple(heard))
 
 
+def status_of(view: View, wait: Wait, reviews: Sequence[ReviewFields] = ()) -> ApprovalStatus | None:
+    """Return the status of the approval that a wait is about; None where no approval is required any more.
+
+    Raises:
+        RefusedError: the policy denies the action that waits. MalformedFileError: it cannot be carried out.
+    """
+    subject = requirements.subject_of(view, wait)
+    required = requirements.requirement_of(view, subject, wait.text)
+    if required is None:
+        return None
+    if required.keyboard:  # given at a terminal, and recorded at once
+        return ApprovalStatus(required, (), (), ())
+    asked = ApprovalRequest.of(view, wait) if reviews else None
+    return judge(view, required, requirements.used(view, subject), reviews, asked)
+
+
+def decided(wait: Wait, status: ApprovalStatus) -> ev.ApprovalCounted | ev.CallDecided | None:
+    """Return the event that ends a wait by the approvals that count; None while one is missing, or where one was rejected.
+
+    A rejection decides a call alone: its agent gets that as a result, and continues.
+    """
+    given = status.rejected or status.counted
+    reviews = [one for one in status.reviews if one.rejection is None and not status.rejected]
+    ids, said = [one.id for one in given], [one.fields for one in reviews]
+    by = [one.approver for one in given] + [one.approver for one in reviews]
+    if wait.kind == "call" and (status.satisfied or status.rejected):
+        decision = "rejected" if status.rejected else "approved"
+        return ev.CallDecided(
+            subject=wait.subject, wait=wait.id, decision=decision, by=", ".join(by), approvals=ids, reviews=said
+        )
+    if status.satisfied:
+        return ev.ApprovalCounted(subject=wait.subject, wait=wait.id, approvals=ids, by=by, reviews=said)
+    return None
+
+
 def _judge_review(case: _Case, fields: ReviewFields, asked: ApprovalRequest | None) -> Review:
     """Return what git can judge of a review: whose it is, that its subject is unchanged, and that they wrote none of it."""
-    policy = case.context.trusted.policy
+    policy = case.view.trusted.policy
     people = policy.content.forge.get(fields["host"], {}) if policy else {}
     who = next((one for one, number in people.items() if number == fields["user"]), "")
-    where, subject, seen = case.context.trusted.where, case.requirement.subject, fields["commit"]
+    where, subject, seen = case.view.trusted.where, case.requirement.subject, fields["commit"]
 
     def faulty(fault: RejectionReason, text: str) -> Review:
         return Review(fields, who, fault, text)
@@ -157,15 +191,15 @@ def _judge_review(case: _Case, fields: ReviewFields, asked: ApprovalRequest | No
         return faulty(
             RejectionReason.UNTRUSTED, f"account {fields['user']} of {fields['host']} is not in `forge:` of {where}"
         )
-    if who in case.context.trusted.agents:
+    if who in case.view.trusted.agents:
         return faulty(RejectionReason.AGENT, f"{who} is a runner or an agent")
     if not any(who in need.people for need in case.requirement.thresholds):
         return faulty(RejectionReason.ROLE, f"{who} is not {case.requirement.who}")
-    if asked is None or asked.commit not in case.context.chain or seen not in case.context.chain:
+    if asked is None or asked.commit not in case.view.chain or seen not in case.view.chain:
         return faulty(RejectionReason.OTHER, f"what was reviewed, {seen[:12]}, is no commit of the branch")
-    if case.context.chain[seen] > case.context.chain[asked.commit]:
+    if case.view.chain[seen] > case.view.chain[asked.commit]:
         return faulty(RejectionReason.STALE, f"it is of {seen[:12]}, before it was asked for")
-    version = case.context.version_of(asked.digest, subject, seen, case.plan) if asked.digest is not None else None
+    version = case.view.version_of(asked.digest, subject, seen) if asked.digest is not None else None
     touched = _touched(case, seen, version)
     if touched is not None:
         return faulty(RejectionReason.STALE, f"{shown(touched[1])} was changed since, by {touched[0][:12]}")
@@ -174,12 +208,12 @@ def _judge_review(case: _Case, fields: ReviewFields, asked: ApprovalRequest | No
             return faulty(RejectionReason.STALE, "what was asked about has another digest by now")
         if _differs_now(case, seen, asked.digest, version):
             return faulty(RejectionReason.STALE, "what stands there now is not what was asked about")
-    if case.context.trusted.own_work != "allow":
-        for commit in case.context.authors(subject):
+    if case.view.trusted.own_work != "allow":
+        for commit in case.view.authors(subject):
             if who in {email.casefold() for email in commit.emails}:
                 return faulty(RejectionReason.OWN_WORK, f"{who} wrote what it approves, in {commit.oid[:12]}")
-            if case.context.trusted.own_work == "signed" and not case.context.trusted.vouches_for(
-                case.context.git, commit, case.context.at
+            if case.view.trusted.own_work == "signed" and not case.view.trusted.vouches_for(
+                case.view.git, commit, case.view.at
             ):
                 return faulty(
                     RejectionReason.OWN_WORK,
@@ -188,12 +222,10 @@ def _judge_review(case: _Case, fields: ReviewFields, asked: ApprovalRequest | No
     return Review(fields, who)
 
 
-def foresee(
-    context: ReviewContext, requirement: ApprovalRequirement, plan: Plan | None, signed: Signed, fingerprint: str
-) -> ApprovalFile:
+def foresee(view: View, requirement: ApprovalRequirement, signed: Signed, fingerprint: str) -> ApprovalFile:
     """Return an approval that is about to be given, with the reason why it would not count, if any."""
-    case = _Case(context, requirement, plan, USUAL)
-    word = ApprovalFile(signed.id, "", context.tip, len(context.approvals()), signed, fingerprint)
+    case = _Case(view, requirement, USUAL)
+    word = ApprovalFile(signed.id, "", view.tip, len(view.approvals()), signed, fingerprint)
     for check in (_is_of_this, _is_timely, _is_in_role, _is_fresh, _is_of_others):
         told = check(case, word)
         if told is not None and told.rejection is not None:
@@ -229,20 +261,20 @@ def _judge(case: _Case, word: ApprovalFile) -> ApprovalFile:
 def _is_placed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """It came by a commit of the chain that adds approvals and changes nothing else, after what the person saw."""
     assert word.signed is not None
-    folder = f"{paths.folder(case.context.protocol)}/{paths.APPROVALS}"
-    if case.context.approvals_in is not None:
+    folder = f"{paths.folder(case.view.protocol)}/{paths.APPROVALS}"
+    if case.view.approvals_in is not None:
         return None
-    if word.commit not in case.context.chain:
+    if word.commit not in case.view.chain:
         return word.reject(RejectionReason.MISPLACED, "no commit of the branch added it alone and for the first time")
-    commit = commit_of(case.context.git, word.commit)
-    changed = case.context.git.changed(commit.parents[0], commit.oid) if commit.parents else {}
+    commit = commit_of(case.view.git, word.commit)
+    changed = case.view.git.changed(commit.parents[0], commit.oid) if commit.parents else {}
     for path, (before, _) in changed.items():
         if not path.startswith(folder) or before is not None:
             return word.reject(
                 RejectionReason.MISPLACED, f"the commit that added it, {commit.oid[:12]}, changes {shown(path)} too"
             )
     seen = word.signed.statement.seen
-    if seen not in case.context.chain:  # no word can name a commit that comes after its own
+    if seen not in case.view.chain:  # no word can name a commit that comes after its own
         return word.reject(RejectionReason.OTHER, f"what was seen, {seen[:12]}, is no commit of the branch before it")
     return None
 
@@ -252,9 +284,9 @@ def _is_of_this(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     assert word.signed is not None
     said = word.signed.statement
     for name, told, right in (
-        ("repository", said.repo, case.context.trusted.repo),
-        ("protocol", said.protocol, case.context.protocol),
-        ("genesis", said.genesis, case.context.state.genesis),
+        ("repository", said.repo, case.view.trusted.repo),
+        ("protocol", said.protocol, case.view.protocol),
+        ("genesis", said.genesis, case.view.state.genesis),
     ):
         if told != right:
             return word.reject(RejectionReason.OTHER, f"it is about another {name}: {told}")
@@ -264,9 +296,9 @@ def _is_of_this(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 def _is_timely(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     assert word.signed is not None
     said = word.signed.statement
-    if said.issued_at > case.context.at + AHEAD:
+    if said.issued_at > case.view.at + AHEAD:
         return word.reject(RejectionReason.FUTURE, f"it is issued in the future: {said.issued}")
-    if said.expires_at <= case.context.at:
+    if said.expires_at <= case.view.at:
         return word.reject(RejectionReason.EXPIRED, f"it expired at {said.expires}")
     if said.expires_at - said.issued_at > case.requirement.lasts:
         return word.reject(
@@ -279,8 +311,8 @@ def _is_timely(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 def _is_signed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     assert word.signed is not None
     signed = word.signed.text, word.signed.signature
-    verdict = case.context.trusted.judge(
-        *signed, word.approver, case.context.at, namespace=approval_file.NAMESPACE, vouched=case.context.vouched
+    verdict = case.view.trusted.judge(
+        *signed, word.approver, case.view.at, namespace=approval_file.NAMESPACE, vouched=case.view.vouched
     )
     if verdict.ok:
         return ApprovalFile(word.id, word.path, word.commit, word.order, word.signed, verdict.fingerprint)
@@ -290,9 +322,9 @@ def _is_signed(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 def _is_in_role(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     if not case.requirement.signed:
         return word.reject(
-            RejectionReason.UNTRUSTED, f"reviews count here, and no signed words, by {case.context.trusted.where}"
+            RejectionReason.UNTRUSTED, f"reviews count here, and no signed words, by {case.view.trusted.where}"
         )
-    if word.approver in case.context.trusted.agents:
+    if word.approver in case.view.trusted.agents:
         return word.reject(RejectionReason.AGENT, f"{word.approver} is a runner or an agent")
     if not any(word.approver in need.people for need in case.requirement.thresholds):
         return word.reject(RejectionReason.ROLE, f"{word.approver} is not {case.requirement.who}")
@@ -306,13 +338,13 @@ def _is_fresh(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """
     assert word.signed is not None
     said, subject = word.signed.statement, case.requirement.subject
-    if said.seen not in case.context.chain:
+    if said.seen not in case.view.chain:
         return None  # `_is_seen` tells it
-    version = case.context.version_of(said.digest, subject, said.seen, case.plan)
+    version = case.view.version_of(said.digest, subject, said.seen)
     touched = _touched(case, said.seen, version)
     if touched is not None:
         oid, path = touched
-        commit = commit_of(case.context.git, oid)
+        commit = commit_of(case.view.git, oid)
         line = commit.message.split(b"\n", 1)[0].decode("utf-8", "replace")[:60]
         return word.reject(
             RejectionReason.STALE, f"{shown(path)} was changed since, by {oid[:12]} ({ascii(line)[1:-1]})"
@@ -334,7 +366,7 @@ def _touched(case: _Case, seen: str, version: int | None) -> tuple[str, str] | N
     """Return what touched the subject since it was seen, by the rules of a manifest's version: the newest where none is known."""
     by_people, whole, subject = case.extent.begun, case.extent.whole, case.requirement.subject
     known = version or manifest.VERSION
-    return case.context.touched_since(subject, seen, case.plan, version=known, by_people=by_people, whole=whole)
+    return case.view.touched_since(subject, seen, version=known, by_people=by_people, whole=whole)
 
 
 def _differs_now(case: _Case, seen: str, digest: str, version: int) -> bool:
@@ -342,27 +374,27 @@ def _differs_now(case: _Case, seen: str, digest: str, version: int) -> bool:
 
     A plan loses the steps that are done. A step's own work is no change, nor is the base's where the policy says so.
     """
-    context, subject = case.context, case.requirement.subject
+    view, subject = case.view, case.requirement.subject
     if case.extent.begun or subject.kind == "plan":
         return False
-    if version > 1 and context.kept_base(subject, seen, case.plan):
+    if version > 1 and view.kept_base(subject, seen):
         return False
-    return digest != context.digest_at(subject, context.tip, case.plan, version)
+    return digest != view.digest_at(subject, view.tip, version)
 
 
 def _is_of_others(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """The approver wrote none of it: neither as author or committer, nor by the signature's key."""
-    rule = case.context.trusted.own_work
+    rule = case.view.trusted.own_work
     if rule == "allow" or _decision(word) is not Decision.APPROVE:
         return None
-    for commit in case.context.authors(case.requirement.subject):
+    for commit in case.view.authors(case.requirement.subject):
         who = {email.casefold() for email in commit.emails}
-        key = case.context.trusted.signing_key(case.context.git, commit)
+        key = case.view.trusted.signing_key(case.view.git, commit)
         if word.approver in who or (key and key == word.fingerprint):
             return word.reject(
                 RejectionReason.OWN_WORK, f"{word.approver} wrote what it approves, in {commit.oid[:12]}"
             )
-        if rule == "signed" and not case.context.trusted.vouches_for(case.context.git, commit, case.context.at):
+        if rule == "signed" and not case.view.trusted.vouches_for(case.view.git, commit, case.view.at):
             return word.reject(
                 RejectionReason.OWN_WORK, f"{commit.oid[:12]} wrote what it approves and is not signed by a listed key"
             )
@@ -372,7 +404,7 @@ def _is_of_others(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
 def _is_seen(case: _Case, word: ApprovalFile) -> ApprovalFile | None:
     """Last, for else it is sound: what it is about can be looked at."""
     assert word.signed is not None
-    if word.signed.statement.seen in case.context.chain:
+    if word.signed.statement.seen in case.view.chain:
         return None
     return word.reject(
         RejectionReason.UNSEEN, f"what was seen, {word.signed.statement.seen[:12]}, is not in this clone"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 
 from runner.errors import RefusedError
-from runner.protocol import paths
 from runner.protocol.log import RawEntry
 from runner.protocol.plans import Kind, Plan, Step
 from runner.protocol.state import StepStatus, Wait
@@ -18,34 +17,37 @@ from runner.trust.approval import USUAL, ApprovalStatus, Extent
 from runner.trust.manifest import Subject
 from runner.trust.policy import Decision
 from runner.trust.requirements import ApprovalRequirement
-from runner.trust.review_context import ApprovalRequest, ReviewContext
+from runner.trust.view import ApprovalRequest, View
 
 
-def before(context: ReviewContext, plan: Plan, step: Step, *, loose: bool = False) -> list[ApprovalRequirement]:
+def before(view: View, step: Step, *, loose: bool = False) -> list[ApprovalRequirement]:
     """Return the approvals that any action on a step requires. `loose`: as for `policy.evaluate`.
 
     Raises:
         RefusedError: the policy denies the step. MalformedFileError: the plan asks for an approval that cannot be given.
     """
-    found, where = context.trusted, paths.folder(context.protocol)
+    assert view.plan is not None
+    found = view.trusted
     return [
         one
-        for one in (requirements.of_plan(found, plan, where), requirements.of_start(found, step, where, loose=loose))
+        for one in (
+            requirements.of_plan(found, view.plan, view.where),
+            requirements.of_start(found, step, view.where, loose=loose),
+        )
         if one
     ]
 
 
-def work_of(context: ReviewContext, plan: Plan, step: Step, now: tuple[str, str] | None = None) -> list[Decision]:
+def work_of(view: View, step: Step, now: tuple[str, str] | None = None) -> list[Decision]:
     """Return what the policy says of all that a step's attempt did, the strictest first; `now`: as for `after`."""
-    known = context.state.steps.get(step.slug)
+    assert view.plan is not None
+    known = view.state.steps.get(step.slug)
     anew = known is None or known.status is StepStatus.PENDING
-    pieces = [now] if anew and now else context.pieces(step.slug, now)
-    return context.trusted.work_of(context.git, context.protocol, pieces, plan, step)
+    pieces = [now] if anew and now else view.pieces(step.slug, now)
+    return view.trusted.work_of(view.git, view.protocol, pieces, view.plan, step)
 
 
-def after(
-    context: ReviewContext, plan: Plan, step: Step, now: tuple[str, str] | None = None
-) -> list[ApprovalRequirement]:
+def after(view: View, step: Step, now: tuple[str, str] | None = None) -> list[ApprovalRequirement]:
     """Return the approvals that a step's work requires before the step is done.
 
     `now`: the (before, after) of the work that is not on the branch yet; None where all of it is.
@@ -53,9 +55,9 @@ def after(
     Raises:
         RefusedError: the policy denies the changes.
     """
-    found, known = context.trusted, context.state.steps.get(step.slug)
+    found, known = view.trusted, view.state.steps.get(step.slug)
     attempt = known.attempt if known else 1
-    said = work_of(context, plan, step, now)
+    said = work_of(view, step, now)
     if said and said[0].verdict == "deny":
         why = f": {said[0].reason}" if said[0].reason else ""
         raise RefusedError(
@@ -66,60 +68,49 @@ def after(
     why_asked = [f"{one.reason or one.rule} ({one.rule})" for one in said]
     asked = (
         requirements.of_changes(found, step.slug, attempt, why_asked),
-        requirements.of_result(found, step, attempt, paths.folder(context.protocol)),
+        requirements.of_result(found, step, attempt, view.where),
     )
     return [one for one in asked if one]
 
 
 def first(
-    context: ReviewContext,
-    plan: Plan,
-    step: Step,
-    asked: Sequence[ApprovalRequirement],
-    now: Collection[Subject],
-    known: Sequence[RawEntry],
+    view: View, step: Step, asked: Sequence[ApprovalRequirement], now: Collection[Subject]
 ) -> ApprovalRequirement | None:
     """Return the first requirement without a valid approval. `now`: subjects whose approvals this transition itself counts."""
-    return next((one for one in asked if one.subject not in now and not stands(context, one, plan, step, known)), None)
+    return next((one for one in asked if one.subject not in now and not stands(view, one, step)), None)
 
 
-def stands(context: ReviewContext, one: ApprovalRequirement, plan: Plan, step: Step, known: Sequence[RawEntry]) -> bool:
+def stands(view: View, one: ApprovalRequirement, step: Step) -> bool:
     """Return whether an approval that an earlier transition counted is still valid for the next action on `step`."""
-    told = counted(one.subject, known)
+    assert view.plan is not None
+    told = counted(one.subject, view.entries)
     if not told:
         return False
-    last, then = told[-1].revision, context.state.steps[step.slug]
+    last, then = told[-1].revision, view.state.steps[step.slug]
     is_there = then.status is StepStatus.NEEDS_QA or (
         then.status is StepStatus.RUNNING and step.header.kind is Kind.HUMAN
     )
     if one.subject.kind in ("plan", "step") and is_there:
         # Its work changed the tree, as it was to: what is still to come is what its words say of checks and of the end.
-        return context.touched_by_people(one.subject, last, context.words_of(step.slug)) is None
-    if one.subject.kind == "step" and not _covers(one.subject, plan, known, last):
+        return view.touched_by_people(one.subject, last, view.words_of(step.slug)) is None
+    if one.subject.kind == "step" and not _covers(one.subject, view.plan, view.entries, last):
         return False
     if one.keyboard:
-        return context.touched_by_people(one.subject, last) is None
+        return view.touched_by_people(one.subject, last) is None
     begun = one.subject.kind == "step" and (then.attempt > 1 or then.status is not StepStatus.PENDING)
-    back = begun and _brought_back(one.subject, plan, known, last)
-    return judged_again(context, one, plan, told[-1], known, Extent(begun, back)).satisfied
+    back = begun and _brought_back(one.subject, view.entries, last)
+    return judged_again(view, one, told[-1], Extent(begun, back)).satisfied
 
 
-def judged_again(
-    context: ReviewContext,
-    one: ApprovalRequirement,
-    plan: Plan,
-    told: RawEntry,
-    known: Sequence[RawEntry],
-    extent: Extent = USUAL,
-) -> ApprovalStatus:
+def judged_again(view: View, one: ApprovalRequirement, told: RawEntry, extent: Extent = USUAL) -> ApprovalStatus:
     """Return how far a requirement is met by now for which an earlier transition counted approvals or reviews."""
     reviews, asked = told.fields.get("reviews") or (), None
     if reviews:
-        raw = next(one for one in known if f"w{one.revision}" == told.fields.get("wait"))
+        raw = next(one for one in view.entries if f"w{one.revision}" == told.fields.get("wait"))
         words = {key: str(raw.fields.get(key)) for key in ("digest", "text", "by")}
         wait = Wait(id=f"w{raw.revision}", kind=one.subject.kind, subject=raw.subject, since=raw.time, **words)
-        asked = ApprovalRequest.of(context, wait)
-    return approval.judge(context, one, plan, (), reviews, asked, extent)
+        asked = ApprovalRequest.of(view, wait)
+    return approval.judge(view, one, (), reviews, asked, extent)
 
 
 def counted(subject: Subject, known: Iterable[RawEntry]) -> list[RawEntry]:
@@ -155,7 +146,7 @@ def _covers(subject: Subject, plan: Plan, known: Sequence[RawEntry], revision: i
     return True
 
 
-def _brought_back(subject: Subject, plan: Plan, known: Sequence[RawEntry], revision: int) -> bool:
+def _brought_back(subject: Subject, known: Sequence[RawEntry], revision: int) -> bool:
     """Return whether another step's failure caused a retry since the approval counted: that step's file says so."""
     failed = ""
     for raw in known:

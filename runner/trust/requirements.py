@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from runner.errors import MalformedFileError, RefusedError
 from runner.protocol import paths, strict_yaml
 from runner.protocol.approval_file import LONGEST, LONGEST_CALL
-from runner.protocol.log import RawEntry
 from runner.protocol.plans import Approval, Plan, Step, seconds_of
-from runner.protocol.state import State, Wait
+from runner.protocol.state import Wait
 from runner.trust.manifest import Subject
 from runner.trust.trusted_config import TrustedConfig
+from runner.trust.view import View
 from runner.values import dataclass
 
 KEYBOARD = "keyboard"  # who said it where there is no policy: somebody at a terminal
@@ -199,29 +199,29 @@ def _short(people: Sequence[str]) -> list[str]:
 # --- what waits in the record ----------------------------------------------------------------------------------------
 
 
-def subject_of(wait: Wait, state: State, known: Iterable[RawEntry]) -> Subject:
+def subject_of(view: View, wait: Wait) -> Subject:
     """Return the subject of a wait; a held call's name is in the log entry that the wait is named after."""
     if wait.kind == "call":
-        call = next(str(raw.fields.get("call")) for raw in known if f"w{raw.revision}" == wait.id)
+        call = next(str(raw.fields.get("call")) for raw in view.entries if f"w{raw.revision}" == wait.id)
         return Subject("call", call, int(call.split(".")[1]))
     if wait.kind in ("plan", "merge"):
         return Subject(wait.kind)
-    attempt = state.steps[wait.subject].attempt if wait.kind != "step" else 0
+    attempt = view.state.steps[wait.subject].attempt if wait.kind != "step" else 0
     return Subject(wait.kind, wait.subject, attempt)
 
 
-def requirement_of(
-    found: TrustedConfig, subject: Subject, text: str, plan: Plan, where: str
-) -> ApprovalRequirement | None:
+def requirement_of(view: View, subject: Subject, text: str) -> ApprovalRequirement | None:
     """Return the requirement that a wait on the subject is for; None where nothing asks for it any more. `text`: the wait's.
 
     Raises:
         RefusedError: the policy denies the action that waits. MalformedFileError: it cannot be carried out.
     """
+    found, plan = view.trusted, view.plan
+    assert plan is not None
     step = plan.step(subject.slug) if subject.slug else None
     match subject.kind:
         case "plan":
-            return of_plan(found, plan, where)
+            return of_plan(found, plan, view.where)
         case "call":
             return of_call(found, subject.name, subject.attempt, text)
         case "merge":
@@ -231,12 +231,12 @@ def requirement_of(
         case _ if step is None:
             return None
         case "step":
-            return of_start(found, step, where)
+            return of_start(found, step, view.where)
         case _:
-            return of_result(found, step, subject.attempt, where)
+            return of_result(found, step, subject.attempt, view.where)
 
 
-def used(subject: Subject, known: Iterable[RawEntry]) -> list[str]:
+def used(view: View, subject: Subject) -> list[str]:
     """Return the approvals that were used up: one on a call counts once, one on a step's start for that start."""
     event = {"step": "approval-counted", "call": "call-decided"}.get(subject.kind)
-    return [one for raw in known if raw.event == event for one in raw.fields.get("approvals") or []]
+    return [one for raw in view.entries if raw.event == event for one in raw.fields.get("approvals") or []]

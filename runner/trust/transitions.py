@@ -18,7 +18,7 @@ from runner.trust.manifest import Contents
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.trust.review_context import ApprovalFile
+    from runner.trust.view import ApprovalFile
 
 
 AHEAD = 16  # commits whose objects are asked for at once

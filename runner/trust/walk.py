@@ -16,9 +16,9 @@ from runner.protocol.plans import Plan
 from runner.protocol.state import Rendered, State
 from runner.store.trusted import Trusted
 from runner.trust import signers, trusted_config
-from runner.trust.review_context import ReviewContext
 from runner.trust.transitions import History, commit_of, folder_of, missing
 from runner.trust.trusted_config import TrustedConfig
+from runner.trust.view import View
 from runner.values import dataclass
 
 Said = Iterator[tuple[str, str]]  # (path from the tree's root, the finding in one line)
@@ -167,29 +167,6 @@ class StillValid:
     commit: str
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A protocol at a commit of its chain: its state and plan there, and the chain."""
-
-    commit: str
-    state: State
-    plan: Plan
-    history: History
-
-    def edited(self) -> View:
-        """Return the view with the edit picked up that a transition there would start with."""
-        edit = machine.edit_of(self.state, self.plan) if self.state.status in decision.OPEN else None
-        if edit is None:
-            return self
-        then = machine.apply(self.state, Entry(self.state.revision + 1, "", "", edit))
-        return dataclasses.replace(self, state=then)
-
-    def context(self, found: TrustedConfig, time: int) -> ReviewContext:
-        """Return what judging approvals there takes. `time`: seconds since 1970."""
-        history = self.history
-        return ReviewContext(history.git, history.protocol, self.commit, self.state, found, time, past=history)
-
-
 @dataclass(slots=True)
 class Walk:
     """A verification's way along a chain: the state by the fold, and the record's files as the last transition left them.
@@ -289,7 +266,7 @@ class Walk:
                     raise missing(git, f"{name} of {commit[:12]}")
                 texts[name] = text
             self._plan = mine, plans.parse(texts, where)
-        return View(commit, then, self._plan[1], self.history(parsed))
+        return View(git, self.protocol, commit, then, self._plan[1], past=self.history(parsed))
 
     # --- the trusted branch -----------------------------------------------------------------------------------------------
 
@@ -396,6 +373,15 @@ class ParsedCommit:
     def first(self, kind: type[Event]) -> Event | None:
         """Return the first event of a kind."""
         return next((event for event in self.events if isinstance(event, kind)), None)
+
+
+def edited(view: View) -> View:
+    """Return the view with the edit picked up that a transition there would start with."""
+    assert view.plan is not None
+    edit = machine.edit_of(view.state, view.plan) if view.state.status in decision.OPEN else None
+    if edit is None:
+        return view
+    return dataclasses.replace(view, state=machine.apply(view.state, Entry(view.state.revision + 1, "", "", edit)))
 
 
 def record_of(git: Git, commit: Commit, protocol: str) -> dict[str, TreeEntry]:

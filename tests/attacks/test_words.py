@@ -13,12 +13,12 @@ import pytest
 
 from runner.errors import InsufficientHistoryError, IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import log, machine, paths, plans, state
+from runner.protocol import log, machine, plans, state
 from runner.protocol.approval_file import seconds
 from runner.protocol.events import Entry
 from runner.store.trusted import Trusted
-from runner.trust import approval, manifest, requirements, trusted_config, verify
-from runner.trust.review_context import ReviewContext
+from runner.trust import approval, manifest, trusted_config, verify
+from runner.trust.view import View
 from tests.attacks.make import FOLDER, NOW, PROTOCOL, History, Keys
 from tests.attacks.words import bundle
 
@@ -70,16 +70,14 @@ def standing_of(git: Git, tip: str, trusted: Trusted, waits_as: str) -> str:
         return "dropped"
     try:
         found = trusted_config.load(git, trusted.commit, "main")
-        subject = requirements.subject_of(wait, then, known)
-        asked = requirements.requirement_of(found, subject, wait.text, plan, paths.folder(PROTOCOL))
+        view = View(git, PROTOCOL, tip, then, plan, found, seconds(NOW), known=known)
+        standing = approval.status_of(view, wait)
     except RunnerError:
         return "refused"
-    assert asked is not None
-    bench = ReviewContext(git, PROTOCOL, tip, then, found, seconds(NOW))
-    standing = approval.judge(bench, asked, plan, requirements.used(subject, known))
+    assert standing is not None
     if standing.satisfied:
         return "counts"
-    faults = {str(word.rejection) for word in (*bench.approvals(), *standing.refused) if word.rejection}
+    faults = {str(word.rejection) for word in (*view.approvals(), *standing.refused) if word.rejection}
     return "rejected" if standing.rejected else ", ".join(sorted(faults)) or "missing"
 
 

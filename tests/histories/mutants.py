@@ -22,7 +22,7 @@ from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 MODULES = (
-    "runner.trust.verify", "runner.trust.walk", "runner.trust.transitions", "runner.trust.permit", "runner.trust.review_context",
+    "runner.trust.verify", "runner.trust.walk", "runner.trust.transitions", "runner.trust.permit", "runner.trust.view",
     "runner.trust.approval", "runner.trust.rules.record", "runner.trust.rules.work", "runner.trust.rules.approvals",
     "runner.trust.rules.permissions", "runner.trust.rules.fork", "runner.trust.rules.transcript",
     "runner.trust.rules.base", "runner.trust.rules.seal", "runner.trust.rules.tool_calls", "runner.app.verify",
@@ -67,7 +67,7 @@ ELSEWHERE = {
     "trust.walk.Report.has_folder": "what `doctor` repairs: tests/cli/test_repair.py",
     "trust.walk.Report.moved": "what `runner verify` shows: tests/trust/test_merged.py",
     "trust.approval.foresee": "what `approve` says beforehand: tests/cli/test_approve.py",
-    "trust.review_context.ReviewContext.binds": "what `approve` shows of the changes: tests/cli/test_binding.py",
+    "trust.view.View.binds": "what `approve` shows of the changes: tests/cli/test_binding.py",
     "trust.rules.base.was_taken_away": "a note: tests/trust/test_merged.py",
     "trust.rules.seal.note": "a note: tests/executor/test_signed.py",
 }

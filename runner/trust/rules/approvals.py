@@ -1,31 +1,27 @@
 """20. counted: the approvals that an event used were valid then, and enough (design §4).
 
-An `approval-counted` or `call-decided` is valid where `approval.judge` counts the same approvals: under the policy of the event's
+An `approval-counted` or `call-decided` is valid where it is the event that `approval.decided` makes: under the policy of its
 `Runner-Trusted`, in the tree and state before it, at the time of its entry; revocations are those of the trusted branch as it is now.
 A chain without such an event is not asked.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
-from runner.errors import InsufficientHistoryError, RunnerError
+from runner.errors import InsufficientHistoryError, MalformedFileError, RefusedError, RunnerError
 from runner.protocol import events as ev
 from runner.protocol import paths
 from runner.protocol.approval_file import seconds
 from runner.protocol.events import Entry
 from runner.protocol.log import RawEntry
-from runner.trust import approval, requirements, review_context
+from runner.trust import approval
 from runner.trust.approval import ApprovalStatus
 from runner.trust.requirements import KEYBOARD
-from runner.trust.review_context import ApprovalRequest
 from runner.trust.trusted_config import TrustedConfig
-from runner.trust.walk import (
-    ParsedCommit,
-    Said,
-    View,
-    Walk,
-)
+from runner.trust.view import ApprovalFile, View
+from runner.trust.walk import ParsedCommit, Said, Walk, edited
 
 ApprovalEvent = ev.ApprovalCounted | ev.CallDecided
 
@@ -70,7 +66,7 @@ def _view(walk: Walk, parsed: ParsedCommit, event: ApprovalEvent) -> View | str:
     ):
         return f"it was judged at {commit[:12]}, and the work started at {work.start[:12]}"
     found = walk.view_at(parsed, commit)
-    return found if isinstance(found, str) else found.edited()
+    return found if isinstance(found, str) else edited(found)
 
 
 def _judged(
@@ -81,7 +77,7 @@ def _judged(
     found: TrustedConfig,
     known: list[RawEntry],
 ) -> str | None:
-    """Return why an event that used words does not hold, or None."""
+    """Return why an event that used approvals does not hold, or None: it is the one that a runner would have recorded."""
     try:
         view = _view(walk, parsed, event)
     except InsufficientHistoryError:
@@ -97,42 +93,28 @@ def _judged(
         return f"{event.wait} is about {wait.subject}"
     if event.by in (KEYBOARD, [KEYBOARD]):
         return _at_keyboard(walk, view, event, found)
+    view = dataclasses.replace(view, config=found, at=seconds(entry.time), known=known)
     try:
-        subject = requirements.subject_of(wait, view.state, known)
-        asked = requirements.requirement_of(found, subject, wait.text, view.plan, paths.folder(walk.protocol))
-    except RunnerError as error:
+        status = approval.status_of(view, wait, event.reviews)
+    except (RefusedError, MalformedFileError) as error:
         return f"{error.what}, {error.where}"
-    if asked is None:
+    if status is None:
         return f"no signed approval was required by the policy of {found.commit[:12]}"
-    context = view.context(found, seconds(entry.time))
-    asking = ApprovalRequest.of(context, wait) if event.reviews else None
-    standing = approval.judge(context, asked, view.plan, requirements.used(subject, known), event.reviews, asking)
-    return _differs(event, standing, context.approvals())
+    due = approval.decided(wait, status)
+    return None if dataclasses.replace(event, at=None) == due else _difference(event, due, status, view.approvals())
 
 
-def _differs(
-    event: ApprovalEvent, standing: ApprovalStatus, found: Sequence[review_context.ApprovalFile]
-) -> str | None:
-    """Return how the event differs from the approvals in force, or None. `found`: every approval there is."""
-    words, by = standing.rejected or standing.counted, event.by
-    if isinstance(event, ev.CallDecided):
-        decided = "rejected" if standing.rejected else "approved" if standing.satisfied else ""
-        holds, by = event.decision == decided, event.by.split(", ")
-    else:
-        holds = standing.satisfied
-    reviews = [] if standing.rejected else [one for one in standing.reviews if one.rejection is None]
-    names = [word.approver for word in words] + [one.approver for one in reviews]
-    told = [one.fields for one in reviews]
-    if holds and event.approvals == [word.id for word in words] and by == names and event.reviews == told:
-        return None
-    faults = {
-        word.id: f"{word.rejection}: {word.text}" for word in (*found, *standing.refused) if word.rejection is not None
-    }
+def _difference(
+    event: ApprovalEvent, due: ApprovalEvent | None, status: ApprovalStatus, found: Sequence[ApprovalFile]
+) -> str:
+    """Return how the event differs from the one that was due. `found`: every approval there is."""
+    faults = {one.id: f"{one.rejection}: {one.text}" for one in (*found, *status.refused) if one.rejection is not None}
     why = [faults[one] for one in event.approvals if one in faults]
-    why += [f"a review, {one.rejection}: {one.text}" for one in standing.reviews if one.rejection is not None]
-    if not why and not holds:
-        why = [f"{word.approver} rejected it" for word in standing.rejected] or [f"missing: {standing.missing}"]
-    return "; ".join(why[:3]) or f"other approvals count: {', '.join(word.approver for word in words) or 'none'}"
+    why += [f"a review, {one.rejection}: {one.text}" for one in status.reviews if one.rejection is not None]
+    if not why and due is None:
+        why = [f"{one.approver} rejected it" for one in status.rejected] or [f"missing: {status.missing}"]
+    counted = ", ".join(one.approver for one in status.rejected or status.counted)
+    return "; ".join(why[:3]) or f"other approvals count: {counted or 'none'}"
 
 
 def _at_keyboard(walk: Walk, view: View, event: ApprovalEvent, found: TrustedConfig) -> str | None:
@@ -141,8 +123,8 @@ def _at_keyboard(walk: Walk, view: View, event: ApprovalEvent, found: TrustedCon
         return "it was given at a keyboard, and names words that are signed"
     if found.policy is not None:
         return f"it was given at a keyboard, and there was a policy in {found.commit[:12]}"
-    for told, place in view.history.told.items():
-        if told != found.commit and place <= view.history.places[view.commit]:
+    for told, place in view.branch.told.items():
+        if told != found.commit and place <= view.branch.places[view.tip]:
             other = walk.config_at(told)
             if isinstance(other, str) or other.policy is not None:
                 return f"it was given at a keyboard, and there had been a policy in {told[:12]}"

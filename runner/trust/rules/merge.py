@@ -16,9 +16,9 @@ from runner.protocol import log, paths
 from runner.store import record
 from runner.trust import approval, requirements, trusted_config
 from runner.trust.requirements import ApprovalRequirement
-from runner.trust.review_context import RejectionReason, ReviewContext
 from runner.trust.transitions import missing, transitions_below
 from runner.trust.trusted_config import TrustedConfig
+from runner.trust.view import RejectionReason, View
 from runner.trust.walk import Evidence, Finding, Report
 
 
@@ -48,13 +48,11 @@ def check_merge(git: Git, report: Report, evidence: Evidence) -> Iterator[Findin
         if not found.requires("merge"):
             return
         approvals_in = trusted.commit if is_copy else merge.oid
-        context = ReviewContext(
-            git, protocol, report.tip, state, found, _seconds(merge.committer), approvals_in=approvals_in
-        )
+        view = View(git, protocol, report.tip, state, None, found, _seconds(merge.committer), approvals_in=approvals_in)
         if is_copy:  # the words came after it, and nothing says when it was merged
-            issued = [word.signed.statement.issued_at for word in context.approvals() if word.signed is not None]
-            context.at = max([context.at, *issued])
-        standing = approval.judge(context, requirements.of_merge(found), None)
+            issued = [word.signed.statement.issued_at for word in view.approvals() if word.signed is not None]
+            view.at = max([view.at, *issued])
+        standing = approval.judge(view, requirements.of_merge(found))
     except InsufficientHistoryError:
         raise
     except RunnerError as error:

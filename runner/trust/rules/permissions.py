@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.git import Git
@@ -23,29 +22,13 @@ from runner.protocol.plans import Step
 from runner.trust import permit, requirements, trusted_config
 from runner.trust.manifest import Subject
 from runner.trust.requirements import ApprovalRequirement
-from runner.trust.review_context import ReviewContext
 from runner.trust.rules.approvals import ApprovalEvent
 from runner.trust.rules.work import check_work
 from runner.trust.transitions import first_parents, is_done, missing, transition_of
 from runner.trust.trusted_config import TrustedConfig, raw_signature
-from runner.trust.walk import (
-    ParsedCommit,
-    Said,
-    StillValid,
-    View,
-    Walk,
-)
+from runner.trust.view import View
+from runner.trust.walk import ParsedCommit, Said, StillValid, Walk
 from runner.values import dataclass
-
-if TYPE_CHECKING:
-    pass
-
-
-# --- 11: whether it could begin ------------------------------------------------------------------------------------------
-
-
-# --- 18: what QA looked at ------------------------------------------------------------------------------------------------
-
 
 # --- 21: whose policy it was ---------------------------------------------------------------------------------------------
 
@@ -187,15 +170,13 @@ def _starts(walk: Walk, parsed: ParsedCommit) -> Iterator[str]:
 class _Action:
     """A transition's action on a step, and the protocol at the commit at which it may have started.
 
-    `counted`: the subjects whose approvals the transition itself counts; `known`: the log up to that commit.
+    `counted`: the subjects whose approvals the transition itself counts.
     """
 
     entry: Entry
     step: Step
     view: View
-    context: ReviewContext
     counted: Sequence[Subject]
-    known: Sequence[RawEntry]
 
 
 def _wrong_at(walk: Walk, parsed: ParsedCommit, found: TrustedConfig, commit: str) -> str | None:
@@ -213,20 +194,21 @@ def _wrong_at(walk: Walk, parsed: ParsedCommit, found: TrustedConfig, commit: st
         if isinstance(entry.event, ev.ApprovalCounted):
             wait = next((one for one in state.waiting if one.id == entry.event.wait), None)
             now += (
-                [requirements.subject_of(wait, state, known)]
+                [requirements.subject_of(dataclasses.replace(view, state=state, known=known), wait)]
                 if wait is not None and wait.type.ended_by == "approval"
                 else []
             )
         state = machine.apply(state, dataclasses.replace(entry, revision=state.revision + 1))
+    assert view.plan is not None
     step = view.plan.step(action.event.subject)
     if step is None or step.slug not in state.steps:
         # It is no step there any more, or not yet: it can only end, and nobody asked for its approvals.
         done = isinstance(action.event, ev.StepFinished | ev.QaPassed | ev.StepCompleted)
         return f"{action.event.subject}: it was done, and was no step of the plan in {commit[:12]}" if done else None
-    context = dataclasses.replace(view, state=state).context(found, _began(action, known))
+    view = dataclasses.replace(view, state=state, config=found, at=_began(action, known), known=known)
     if (denied := _denied(action, found, step)) is not None:
         return denied
-    one = _Action(action, step, view, context, now, known)
+    one = _Action(action, step, view, now)
     if (owed := _owed(walk, one)) is not None:
         return _missing(step, owed)
     return _wrong_work(parsed, one)
@@ -255,59 +237,57 @@ def _missing(step: Step, owed: ApprovalRequirement) -> str:
 
 def _owed(walk: Walk, action: _Action) -> ApprovalRequirement | None:
     """Return the first requirement without a valid approval. An invalid count is reported once, by its own rule."""
-    context, plan, step, known = action.context, action.view.plan, action.step, action.known
-    for one in permit.before(context, plan, step, loose=True):
-        counted = permit.counted(one.subject, known)
+    view, step = action.view, action.step
+    for one in permit.before(view, step, loose=True):
+        counted = permit.counted(one.subject, view.entries)
         if one.subject in action.counted or (counted and counted[-1].revision in walk.doubted):
             continue
         if one.subject.kind != "plan" or not counted:
-            if not permit.stands(context, one, plan, step, known):
+            if not permit.stands(view, one, step):
                 return one
-        elif not _is_still_valid(walk, context, one, counted[-1]):
-            if not permit.stands(context, one, plan, step, known):
+        elif not _is_still_valid(walk, view, one, counted[-1]):
+            if not permit.stands(view, one, step):
                 return one
-            starts = context.state.steps[step.slug].status in ("pending", "running")
+            starts = view.state.steps[step.slug].status in ("pending", "running")
             if starts and step.header.kind != "human":  # the whole plan was judged, and not the rest after its step
-                walk.still_valid["plan"] = _valid_until(walk, context, counted[-1])
+                walk.still_valid["plan"] = _valid_until(walk, view, counted[-1])
     return None
 
 
-def _valid_until(walk: Walk, context: ReviewContext, counted: RawEntry) -> StillValid:
+def _valid_until(walk: Walk, view: View, counted: RawEntry) -> StillValid:
     named = counted.fields.get("approvals") or []
-    ends = [word.signed.statement.expires_at for word in context.approvals() if word.signed and word.id in named]
-    return StillValid(
-        counted.revision, context.trusted.commit, len(walk.approvals), min(ends, default=2**63), context.tip
-    )
+    ends = [word.signed.statement.expires_at for word in view.approvals() if word.signed and word.id in named]
+    return StillValid(counted.revision, view.trusted.commit, len(walk.approvals), min(ends, default=2**63), view.tip)
 
 
-def _is_still_valid(walk: Walk, context: ReviewContext, one: ApprovalRequirement, counted: RawEntry) -> bool:
+def _is_still_valid(walk: Walk, view: View, one: ApprovalRequirement, counted: RawEntry) -> bool:
     """Return whether nothing has changed since the plan's approvals were valid for an earlier action: each step asks again."""
     before: StillValid | None = walk.still_valid.get("plan")
-    if before is None or context.at >= before.until:
+    if before is None or view.at >= before.until:
         return False
     if (before.revision, before.trusted, before.approvals) != (
         counted.revision,
-        context.trusted.commit,
+        view.trusted.commit,
         len(walk.approvals),
     ):
         return False
-    assert context.past is not None
-    past, start, end = context.past, context.past.places[before.commit], context.past.places[context.tip]
+    assert view.past is not None
+    past, start, end = view.past, view.past.places[before.commit], view.past.places[view.tip]
     for place in range(start + 1, end + 1):
-        changed = context.git.changed(past.order[place - 1], past.order[place])
-        if any(context.covers(one.subject, path) for path in changed):
+        changed = view.git.changed(past.order[place - 1], past.order[place])
+        if any(view.covers(one.subject, path) for path in changed):
             return False
     if start <= end:
-        walk.still_valid["plan"] = dataclasses.replace(before, commit=context.tip)
+        walk.still_valid["plan"] = dataclasses.replace(before, commit=view.tip)
     return start <= end
 
 
 def _wrong_work(parsed: ParsedCommit, action: _Action) -> str | None:
     """Return why the work that the transition brought, or completed, was not permitted, or None."""
     assert parsed.parent is not None
-    context, plan, step = action.context, action.view.plan, action.step
+    view, step = action.view, action.step
     event, tree = action.entry.event, (parsed.parent.oid, parsed.commit.oid)
-    if isinstance(event, ev.StepFinished) and event.executor == "person" and event.start in action.view.history.places:
+    if isinstance(event, ev.StepFinished) and event.executor == "person" and event.start in view.branch.places:
         tree = (event.start, parsed.commit.oid)
     completed = next(
         (
@@ -319,14 +299,14 @@ def _wrong_work(parsed: ParsedCommit, action: _Action) -> str | None:
     )
     if completed is not None:
         here = isinstance(event, ev.StepFinished)
-        asked = permit.after(context, plan, step, tree if here else None)
-        known = [*action.known, *parsed.raw[:completed]]
-        owed = permit.first(context, plan, step, asked, action.counted, known)
+        asked = permit.after(view, step, tree if here else None)
+        view = dataclasses.replace(view, known=[*view.entries, *parsed.raw[:completed]])
+        owed = permit.first(view, step, asked, action.counted)
         return _missing(step, owed) if owed else None
     row = event.type
     if not row.has_work:
         return None
-    for said in permit.work_of(context, plan, step, tree):
+    for said in permit.work_of(view, step, tree):
         if said.verdict == "deny" or (row.opens and said.verdict == "ask"):
             what = "denies" if said.verdict == "deny" else "requires an approval, before it is on the branch, of"
             return f"{step.slug}: the policy {what} what it changed by `{said.rule}`: {said.reason}"

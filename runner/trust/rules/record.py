@@ -14,7 +14,7 @@ from runner.protocol.ids import digest
 from runner.protocol.log import RawEntry
 from runner.protocol.state import State, StepStatus
 from runner.trust.transitions import brought
-from runner.trust.walk import ParsedCommit, Said, Walk, bytes_of
+from runner.trust.walk import ParsedCommit, Said, Walk, bytes_of, edited
 
 NONCE = re.compile(r"[0-9a-f]{32}")
 
@@ -270,7 +270,7 @@ def _unready(walk: Walk, parsed: ParsedCommit, then: State, slug: str) -> Iterat
     for commit in reversed(walk.history(parsed).order):
         try:
             view = walk.view_at(parsed, commit)
-            was = view if isinstance(view, str) else view.edited().state
+            was = view if isinstance(view, str) else edited(view).state
         except InsufficientHistoryError:
             raise
         except RunnerError:

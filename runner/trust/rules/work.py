@@ -12,7 +12,8 @@ from runner.protocol import machine, paths, plans, state
 from runner.protocol.ids import digest
 from runner.protocol.plans import Step, outputs_among
 from runner.trust.transitions import first_parents, missing, transition_of
-from runner.trust.walk import ParsedCommit, Said, View, Walk, bytes_of
+from runner.trust.view import View
+from runner.trust.walk import ParsedCommit, Said, Walk, bytes_of
 
 PLAN_FILE_LIMIT = 2 * 1024 * 1024  # bytes; the parser allows less
 
@@ -223,6 +224,7 @@ def _unchecked(walk: Walk, parsed: ParsedCommit, event: ev.QaPassed) -> Iterator
         yield f"what the QA of {event.subject} had to look at cannot be read: {error.what}, {error.where}"
         return
     assert not isinstance(view, str), "the state before a transition is known"
+    assert view.plan is not None
     step, named = view.plan.step(event.subject), [check["check"] for check in event.evidence]
     if step is None:
         yield f"the QA of {event.subject} passed, and it is no step of the plan"
@@ -247,7 +249,7 @@ def _lacking(walk: Walk, parsed: ParsedCommit, view: View, step: Step) -> list[s
         start = str(works[-1].fields["start"])
         files = [
             *walk.git.files(tree),
-            *(walk.git.changed(start, parsed.parent.oid) if start in view.history.places else ()),
+            *(walk.git.changed(start, parsed.parent.oid) if start in view.branch.places else ()),
         ]
         left = [glob for glob in left if not outputs_among(glob, files)]
     return left

@@ -1,11 +1,14 @@
-"""The approvals of one branch: each file below `approvals/`, and the digest of its subject (design §4). `approval` judges them."""
+"""A protocol at a commit: its approvals, each a file below `approvals/`, and the digest of each subject (design §4).
+
+`permit` and `approval` judge it, live and in `verify`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import field, replace
 from enum import StrEnum
 from itertools import islice
@@ -15,9 +18,11 @@ from runner.git import BLOB, Commit, Git, TreeEntry
 from runner.protocol import approval_file, ids, log, paths
 from runner.protocol.approval_file import MalformedStatementError, Signed
 from runner.protocol.events import event_type
+from runner.protocol.log import RawEntry
 from runner.protocol.plans import Plan, Step
 from runner.protocol.state import ENDED, State, Wait
 from runner.protocol.state import load as load_state
+from runner.store import record
 from runner.trust import manifest
 from runner.trust.manifest import Cover, Subject, is_plain
 from runner.trust.transitions import (
@@ -86,46 +91,68 @@ class ApprovalRequest:
     digest: str | None
 
     @classmethod
-    def at_end(cls, context: ReviewContext) -> ApprovalRequest | None:
+    def at_end(cls, view: View) -> ApprovalRequest | None:
         """Return when the merge of a completed protocol became a question: nothing in the record asks it."""
-        for one in transitions_below(context.git, context.protocol, context.tip):
-            if one.has("completed", context.protocol):
+        for one in transitions_below(view.git, view.protocol, view.tip):
+            if one.has("completed", view.protocol):
                 return cls(one.commit.oid, None)
         return None
 
     @classmethod
-    def of(cls, context: ReviewContext, wait: Wait) -> ApprovalRequest | None:
-        """Return when a wait of the context's branch was asked for."""
+    def of(cls, view: View, wait: Wait) -> ApprovalRequest | None:
+        """Return when a wait of the view's branch was asked for."""
         revision = int(wait.id.removeprefix("w"))
-        for one in transitions_below(context.git, context.protocol, context.tip):
+        for one in transitions_below(view.git, view.protocol, view.tip):
             if revision in one.revisions:
                 return cls(one.commit.oid, None if wait.kind == "call" else wait.digest)
         return None
 
 
 @dataclass(slots=True)
-class ReviewContext:
-    """What judging the approvals of one branch takes: the objects, the trusted config, the time.
+class View:
+    """A protocol at the commit `tip` of its chain, and by what its approvals are judged there: a trusted config, and a time.
 
-    `at`: seconds since 1970; `vouched`: somebody proves that time. `past`: the chain, where it is walked already; its caches serve
-    many questions. `approvals_in`: the commit that has the approvals where the tip has not; their order is that of their issue.
+    `state`: with the edits and approvals that the next transition records first; `plan`: None where only the merge is judged.
+    `config`: None where no approval is; `at`: seconds since 1970; `vouched`: somebody proves that time. `past`: the chain, where it
+    is walked already; its caches serve many questions. `known`: the entries of the record, where they are read already.
+    `approvals_in`: the commit that has the approvals where the tip has not; their order is that of their issue.
     """
 
     git: Git
     protocol: str
     tip: str
     state: State
-    trusted: TrustedConfig
-    at: int
+    plan: Plan | None
+    config: TrustedConfig | None = None
+    at: int = 0
     vouched: bool = False
     past: History | None = None
+    known: Sequence[RawEntry] | None = None
     approvals_in: str | None = None
-    _words: list[ApprovalFile] | None = None
-    _digests: dict[tuple[Subject, str, int], str] = field(default_factory=dict)
-    _covers: dict[tuple[str, str], Cover | None] = field(default_factory=dict)
-    _authors: dict[Subject, list[Commit]] = field(default_factory=dict)
+    _approvals: list[ApprovalFile] | None = field(init=False, default_factory=lambda: None)
+    _digests: dict[tuple[Subject, str, int], str] = field(init=False, default_factory=dict)
+    _covers: dict[tuple[str, str], Cover | None] = field(init=False, default_factory=dict)
+    _authors: dict[Subject, list[Commit]] = field(init=False, default_factory=dict)
 
     # --- the branch ------------------------------------------------------------------------------------------------------
+
+    @property
+    def where(self) -> str:
+        """The protocol's folder."""
+        return paths.folder(self.protocol)
+
+    @property
+    def trusted(self) -> TrustedConfig:
+        """The policy and the keys that judge it."""
+        assert self.config is not None
+        return self.config
+
+    @property
+    def entries(self) -> Sequence[RawEntry]:
+        """The record's entries."""
+        if self.known is None:
+            self.known = record.events(self.git, self.protocol, self.tip)
+        return self.known
 
     @property
     def branch(self) -> History:
@@ -141,7 +168,7 @@ class ReviewContext:
 
     def approvals(self) -> list[ApprovalFile]:
         """Return every file below approvals/ of the tip, in the order in which the chain got them, read and not judged."""
-        if self._words is None:
+        if self._approvals is None:
             own, places = f"{paths.folder(self.protocol)}/", self.branch.places
             there = self._own(self.approvals_in)
             files = {own + name: entry for name, entry in there.items() if name.startswith(paths.APPROVALS)}
@@ -154,8 +181,8 @@ class ReviewContext:
                 last = places[self.tip]
                 order = sorted(files, key=lambda path: (places.get(added[path] or "", last), path))
                 found = [replace(self._read(path, files[path]), commit=added[path] or "") for path in order]
-            self._words = [replace(word, order=number) for number, word in enumerate(found)]
-        return self._words
+            self._approvals = [replace(word, order=number) for number, word in enumerate(found)]
+        return self._approvals
 
     def _own(self, commit: str | None = None) -> dict[str, TreeEntry]:
         """Return the files of the protocol's folder at a commit or tree, the tip's where none is named, by name in it."""
@@ -197,24 +224,23 @@ class ReviewContext:
         self,
         subject: Subject,
         commit: str,
-        plan: Plan | None,
         began: str | None = None,
         version: int = manifest.VERSION,
     ) -> str:
-        """Return the digest of `subject` at a commit of the chain, by the trusted config of the context.
+        """Return the digest of `subject` at a commit of the chain, by the view's trusted config.
 
         `began`: the commit at which a result's work started, where `commit` is a tree that is not on the branch yet.
         """
-        return manifest.digest_of(subject, self.sections(subject, commit, plan, began, version), version)
+        return manifest.digest_of(subject, self.sections(subject, commit, began, version), version)
 
-    def version_of(self, digest: str, subject: Subject, seen: str, plan: Plan | None) -> int | None:
+    def version_of(self, digest: str, subject: Subject, seen: str) -> int | None:
         """Return the version of the manifest of `subject` at `seen` whose digest this is, or None: it is of something else.
 
         A commit that a person damaged may have no record; what names it as seen counts nowhere, and stops nothing.
         """
         for version in range(manifest.VERSION, 0, -1):
             with contextlib.suppress(IntegrityError):
-                if self.digest_at(subject, seen, plan, version) == digest:
+                if self.digest_at(subject, seen, version) == digest:
                     return version
         return None
 
@@ -222,11 +248,10 @@ class ReviewContext:
         self,
         subject: Subject,
         commit: str,
-        plan: Plan | None,
         began: str | None = None,
         version: int = manifest.VERSION,
     ) -> list[tuple[str, bytes]]:
-        """Return the manifest's sections; `plan`: the plan at the tip, which says what will be loaded."""
+        """Return the manifest's sections; the plan at the tip says what will be loaded."""
         lines = self.branch.contents.lines
         done: set[str] = set()
         match subject.kind:
@@ -235,7 +260,7 @@ class ReviewContext:
                 done = self._done_at(commit, files)
                 found = [("words", lines(manifest.plan_files(self.protocol, files, done)))]
             case "step" if version > 1:
-                cover, files = self.cover(subject, commit, plan), self._own(commit)
+                cover, files = self.cover(subject, commit), self._own(commit)
                 found = [
                     ("tree", self._covered(commit, cover)),
                     ("inputs", manifest.results(self._state_at(commit, files), subject.slug)),
@@ -258,8 +283,8 @@ class ReviewContext:
                 found = [("call", lines(held))]
             case _:
                 found = [("tree", self._code(commit))]
-        if subject.kind in ("plan", "step", "call") and plan is not None:
-            loaded = self.trusted.loaded(_steps_of(subject, plan, done), plan)
+        if subject.kind in ("plan", "step", "call") and self.plan is not None:
+            loaded = self.trusted.loaded(_steps_of(subject, self.plan, done), self.plan)
             if subject.kind == "call" and version > 1:  # no model is asked again
                 loaded = replace(loaded, prompts=False)
             found.append(("trusted", lines(self.trusted.files(self.git, loaded, version))))
@@ -267,8 +292,9 @@ class ReviewContext:
                 found.append(("tools", self.trusted.tools(loaded)))
         return found
 
-    def cover(self, subject: Subject, commit: str, plan: Plan | None) -> Cover | None:
+    def cover(self, subject: Subject, commit: str) -> Cover | None:
         """Return what an approval of a step's start leaves out at a commit; None: nothing, or it is about something else."""
+        plan = self.plan
         step = plan.step(subject.slug) if plan is not None and subject.kind == "step" else None
         if plan is None or step is None:
             return None
@@ -282,20 +308,18 @@ class ReviewContext:
             self._covers[subject.slug, commit] = found
         return self._covers[subject.slug, commit]
 
-    def binds(
-        self, subject: Subject, plan: Plan | None, path: str, entries: tuple[TreeEntry | None, TreeEntry | None]
-    ) -> bool:
+    def binds(self, subject: Subject, path: str, entries: tuple[TreeEntry | None, TreeEntry | None]) -> bool:
         """Return whether an approval at the tip would bind a file; `entries`: the file there, and at some commit before."""
         if not self.covers(subject, path):
             return False
-        cover = self.cover(subject, self.tip, plan)
+        cover = self.cover(subject, self.tip)
         left_out = cover is not None and (cover.is_later(path) or self._is_harmless(cover, path, self.tip))
         return not (left_out and is_plain(*entries))
 
-    def bound(self, subject: Subject, plan: Plan | None) -> list[str]:
+    def bound(self, subject: Subject) -> list[str]:
         """Return what an approval at the tip would bind, for people: a line for each section of the manifest."""
-        sections = {title: lines.count(b"\n") for title, lines in self.sections(subject, self.tip, plan)}
-        cover = self.cover(subject, self.tip, plan)
+        sections = {title: lines.count(b"\n") for title, lines in self.sections(subject, self.tip)}
+        cover = self.cover(subject, self.tip)
         told = []
         for title, count in sections.items():
             files = "1 file" if count == 1 else f"{count:,} files"
@@ -433,7 +457,6 @@ class ReviewContext:
         self,
         subject: Subject,
         seen: str,
-        plan: Plan | None,
         *,
         version: int = manifest.VERSION,
         by_people: bool = False,
@@ -443,7 +466,7 @@ class ReviewContext:
 
         `by_people`: a step's own work does not count; `whole`: later steps' files count too.
         """
-        cover = self.cover(subject, seen, plan) if version > 1 else None
+        cover = self.cover(subject, seen) if version > 1 else None
         for oid in reversed(list(islice(self.chain, self.chain[seen]))):
             commit = commit_of(self.git, oid)
             if not commit.parents or (by_people and self._is_transition(commit)):
@@ -457,9 +480,9 @@ class ReviewContext:
                 return oid, "a result that it gets"
         return None
 
-    def kept_base(self, subject: Subject, seen: str, plan: Plan | None) -> bool:
+    def kept_base(self, subject: Subject, seen: str) -> bool:
         """Return whether a merge of the trusted branch that changes nothing for the subject came after `seen`."""
-        cover = self.cover(subject, seen, plan)
+        cover = self.cover(subject, seen)
         after = islice(self.chain, self.chain[seen])
         return cover is not None and any(self._keeps_base(cover, commit_of(self.git, oid)) for oid in after)
 
@@ -590,10 +613,10 @@ class ReviewContext:
             self._authors[subject] = self._authors_of(subject)
         return self._authors[subject]
 
-    def digest_at(self, subject: Subject, commit: str, plan: Plan | None, version: int = manifest.VERSION) -> str:
-        """Return what `digest` does, made once for each commit; `plan`: that of the tip."""
+    def digest_at(self, subject: Subject, commit: str, version: int = manifest.VERSION) -> str:
+        """Return what `digest` does, made once for each commit."""
         if (subject, commit, version) not in self._digests:
-            self._digests[subject, commit, version] = self.digest(subject, commit, plan, version=version)
+            self._digests[subject, commit, version] = self.digest(subject, commit, version=version)
         return self._digests[subject, commit, version]
 
     def _authors_of(self, subject: Subject) -> list[Commit]:
