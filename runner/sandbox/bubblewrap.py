@@ -5,7 +5,7 @@ A command sees the system's programs read-only, the toolchains it is given, and 
 credentials, no other process. It has no capabilities, and it ends with the runner whatever ends that. Of /etc only what
 programs need is there, since the runner may be root and could read the secrets in the rest. For the same reason nothing of
 /proc but processes can be written: the kernel lets uid 0 write its settings without any capability. A command has no key
-of the kernel's keyrings, no user namespace of its own (unless asked for), and not the system calls that `seccomp` refuses.
+of the kernel's keyrings, no user namespace of its own (unless asked for), and not the system calls that a seccomp filter refuses.
 
 A fork bomb is bounded by RLIMIT_NPROC, which the kernel counts per user namespace from Linux 5.14 on (before: all
 processes of the user's). The kernel exempts root from it: where the runner is root, the pids limit of the container or
@@ -22,6 +22,7 @@ import select
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -29,11 +30,12 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from runner.lines import lines_of
-from runner.sandbox import seccomp
 from runner.sandbox.base import Command, Outcome, SandboxError, Session
 from runner.sandbox.process import Group, PipeSession, descendants, processes, program, run
+from runner.values import dataclass
 
 HOME = Path("/home/runner")
 MOST_PROCESSES = 4096
@@ -162,7 +164,7 @@ class Bubblewrap:
         yield from ("--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL")
         if not self.user_namespaces and _can_disable_userns(shutil.which("bwrap") or "bwrap"):
             yield from ("--unshare-user", "--disable-userns")
-        if (calls := _filter(self.user_namespaces)) is not None:
+        if (calls := filter_for(_machine(), user_namespaces=self.user_namespaces)) is not None:
             copied.append(os.memfd_create("seccomp"))
             os.pwrite(copied[-1], calls, 0)
             yield from ("--seccomp", str(copied[-1]))
@@ -375,11 +377,6 @@ def _machine() -> str:
 
 
 @cache
-def _filter(user_namespaces: bool) -> bytes | None:
-    return seccomp.program(_machine(), user_namespaces=user_namespaces)
-
-
-@cache
 def _leave_keyring() -> Callable[[], None] | None:
     """Return what gives a child a new, empty session keyring instead of ours; None where the call's number is not known.
 
@@ -441,3 +438,86 @@ def _limits() -> tuple[str, ...]:
 def _last_line(said: bytes) -> str:
     lines = lines_of(said.decode(errors="replace").strip())
     return lines[-1].removeprefix("bwrap: ") if lines else "it said nothing"
+
+
+# --- the seccomp filter -----------------------------------------------------------------------------------------------
+
+
+# It refuses calls that widen the part of the kernel in reach of a command and that no build or test needs: kernel keys (they belong
+# to the user, not to the sandbox), bpf, userfaultfd, perf events, io_uring, user namespaces (unless asked for), and the machine's
+# other ABIs, whose calls have numbers that the table does not know.
+
+# linux/filter.h, linux/seccomp.h, linux/audit.h
+_LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
+_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
+_AT_LEAST: Final = 0x35  # BPF_JMP | BPF_JGE | BPF_K
+_ANY_BIT: Final = 0x45  # BPF_JMP | BPF_JSET | BPF_K
+_RETURN: Final = 0x06  # BPF_RET | BPF_K
+_ALLOW: Final = 0x7FFF0000
+_ERRNO: Final = 0x00050000
+# struct seccomp_data: the call's number, the ABI it was made by, the low half of its first argument (both machines are little-endian).
+_NUMBER: Final = 0
+_ABI: Final = 4
+_FIRST_ARGUMENT: Final = 16
+
+_X32: Final = 0x40000000  # set in the number of an x32 call, which has the ABI of x86-64
+_NEW_USER_NAMESPACE: Final = 0x10000000  # CLONE_NEWUSER
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine's own ABI (linux/audit.h), and its column of `REFUSED`."""
+
+    abi: int
+    column: int
+
+
+# What `uname -m` says of a kernel whose programs are 64-bit ones.
+MACHINES: Final = {"x86_64": Machine(0xC000003E, 0), "aarch64": Machine(0xC00000B7, 1)}
+
+# Name: number on x86-64, number on arm64, answer. ENOSYS, as a kernel without it, where programs then do without.
+REFUSED: Final = {
+    "add_key": (248, 217, errno.EPERM),
+    "request_key": (249, 218, errno.EPERM),
+    "keyctl": (250, 219, errno.EPERM),
+    "perf_event_open": (298, 241, errno.EPERM),
+    "bpf": (321, 280, errno.EPERM),
+    "userfaultfd": (323, 282, errno.EPERM),
+    "io_uring_setup": (425, 425, errno.ENOSYS),
+    "io_uring_enter": (426, 426, errno.ENOSYS),
+    "io_uring_register": (427, 427, errno.ENOSYS),
+}
+# The same of user namespaces. clone3 has its flags in memory, where a filter cannot look; C libraries fall back on clone.
+CLONE3: Final = (435, 435, errno.ENOSYS)
+BY_FLAG: Final = {"clone": (56, 220, errno.EPERM), "unshare": (272, 97, errno.EPERM)}
+
+
+@cache
+def filter_for(machine: str, *, user_namespaces: bool = False) -> bytes | None:
+    """Return the filter for `machine` (as uname calls it), or None where the table has no column for it.
+
+    `user_namespaces`: whether commands may make some, for sandboxes of their own.
+    """
+    known = MACHINES.get(machine)
+    if known is None:
+        return None
+    lines = [
+        (_LOAD, 0, 0, _ABI),
+        (_EQUAL, 1, 0, known.abi),
+        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
+        (_LOAD, 0, 0, _NUMBER),
+        (_AT_LEAST, 0, 1, _X32),
+        (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
+    ]
+    for call in (*REFUSED.values(), *(() if user_namespaces else (CLONE3,))):
+        lines += [(_EQUAL, 0, 1, call[known.column]), (_RETURN, 0, 0, _ERRNO | call[2])]
+    for call in () if user_namespaces else BY_FLAG.values():
+        lines += [
+            (_EQUAL, 0, 4, call[known.column]),
+            (_LOAD, 0, 0, _FIRST_ARGUMENT),
+            (_ANY_BIT, 0, 1, _NEW_USER_NAMESPACE),
+            (_RETURN, 0, 0, _ERRNO | call[2]),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
+    lines.append((_RETURN, 0, 0, _ALLOW))
+    return b"".join(struct.pack("<HBBI", *line) for line in lines)

@@ -31,10 +31,9 @@ from runner.sandbox import (
     SandboxUnavailableError,
     choose,
     explain,
-    seccomp,
     toolchains,
 )
-from runner.sandbox.bubblewrap import _can_disable_userns, remedy
+from runner.sandbox.bubblewrap import BY_FLAG, CLONE3, MACHINES, REFUSED, _can_disable_userns, remedy
 from tests.conftest import slack
 
 PYTHON = sys.executable
@@ -599,13 +598,13 @@ def system_call(bwrap: Bubblewrap, work: Path, *arguments: object) -> str:
 
 
 def own_number(name: str) -> int:
-    machine = seccomp.MACHINES.get(os.uname().machine)
+    machine = MACHINES.get(os.uname().machine)
     if machine is None:
         pytest.skip("the filter has no table for this machine")
-    return {**seccomp.REFUSED, **seccomp.BY_FLAG, "clone3": seccomp.CLONE3}[name][machine.column]
+    return {**REFUSED, **BY_FLAG, "clone3": CLONE3}[name][machine.column]
 
 
-@pytest.mark.parametrize("name", seccomp.REFUSED)
+@pytest.mark.parametrize("name", REFUSED)
 def test_a_system_call_that_is_refused_says_so(bwrap: Bubblewrap, work: Path, name: str) -> None:
     expected = "ENOSYS" if name.startswith("io_uring") else "EPERM"
     assert system_call(bwrap, work, own_number(name), 0, 0, 0, 0, 0) == expected
