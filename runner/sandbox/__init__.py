@@ -1,6 +1,6 @@
 """Where commands run: `choose` gives the place that config.yaml's `executor` names.
 
-`base` says what a place promises, `bubblewrap` and `host` keep it, `process` holds what they share. Whether a command
+`process` says what a place promises and holds what they share; `bubblewrap` and `host` keep it. Whether a command
 may run at all is decided elsewhere (`runner.trust`), and so is what its outcome means (`runner.qa`, `runner.executor`).
 """
 
@@ -11,18 +11,18 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from runner.errors import UnsupportedError, UsageError
-from runner.sandbox.base import (
+from runner.sandbox.bubblewrap import Bubblewrap, remedy, toolchains
+from runner.sandbox.host import Host
+from runner.sandbox.process import (
     Command,
     Outcome,
     Sandbox,
     SandboxError,
     SandboxUnavailableError,
     Session,
+    end_all,
     explain,
 )
-from runner.sandbox.bubblewrap import Bubblewrap, remedy, toolchains
-from runner.sandbox.host import Host
-from runner.sandbox.process import end_all
 
 __all__ = [
     "EXECUTORS",

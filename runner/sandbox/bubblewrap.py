@@ -33,8 +33,18 @@ from pathlib import Path
 from typing import Final
 
 from runner.lines import lines_of
-from runner.sandbox.base import Command, Outcome, SandboxError, Session
-from runner.sandbox.process import Group, PipeSession, descendants, processes, program, run
+from runner.sandbox.process import (
+    Command,
+    Group,
+    Outcome,
+    PipeSession,
+    SandboxError,
+    Session,
+    descendants,
+    processes,
+    program,
+    run,
+)
 from runner.values import dataclass
 
 HOME = Path("/home/runner")

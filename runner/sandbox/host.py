@@ -20,8 +20,19 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from runner.sandbox.base import Command, Outcome, SandboxError, Session
-from runner.sandbox.process import Group, PipeSession, descendants, process_of, processes, program, run
+from runner.sandbox.process import (
+    Command,
+    Group,
+    Outcome,
+    PipeSession,
+    SandboxError,
+    Session,
+    descendants,
+    process_of,
+    processes,
+    program,
+    run,
+)
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
