@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from runner.errors import InsufficientHistoryError, UsageError
 from runner.protocol import ids, log, paths
-from runner.store import checkpoints, history, lookup, publishing, record
+from runner.store import history, lookup, publishing, record, state_dir
 from runner.store.project import Project
 from runner.trust import verify
 from runner.trust.rules import base, fork, handover, transcript
@@ -81,7 +81,7 @@ def examine(
     if place.branch is None and base.was_taken_away(git, protocol, trusted.commit):
         notes.append(f"its folder was taken away from {trusted.branch} again")
     if place.branch is not None:
-        seen = checkpoints.read(project.places, protocol)
+        seen = state_dir.read_checkpoint(project.places, protocol)
         head = place.there if place.there is not None and git.is_ancestor(place.branch, place.there) else place.branch
         if seen is not None and not (git.commit(seen) is not None and verify.has(git, protocol, head, seen)):
             text = (
@@ -96,7 +96,7 @@ def examine(
     evidence = _evidence(project, protocol, live=live, bases=bases, filed=place.filed)
     report = verify.beside(git, dataclasses.replace(report, findings=tuple(findings), notes=tuple(notes)), evidence)
     if report.state is not None and not report.findings and project.git.ref(project.branch(protocol)) == place.tip:
-        checkpoints.write(project.places, protocol, place.tip, report.state.genesis)
+        state_dir.write_checkpoint(project.places, protocol, place.tip, report.state.genesis)
     return report
 
 

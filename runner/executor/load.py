@@ -22,13 +22,13 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
 from runner.protocol.state import State
 from runner.store import (
-    checkpoints,
     history,
     locks,
     partial_clone,
     protocol_worktree,
     publishing,
     snapshot,
+    state_dir,
     transaction,
     worktree,
 )
@@ -120,7 +120,7 @@ def view(project: Project, protocol: str) -> Snapshot:
     if tip is None:
         raise branchless(project, protocol)
     partial_clone.ahead(project, protocol, tip)
-    known = checkpoints.read(project.places, protocol)
+    known = state_dir.read_checkpoint(project.places, protocol)
     if known == tip:
         return _read(project, tip, protocol)
     since = None
@@ -132,7 +132,7 @@ def view(project: Project, protocol: str) -> Snapshot:
         state = verify.advance(git, protocol, tip, since, project.trusted)
     except IntegrityError as error:
         raise remedy.refused(project, protocol, tip, error) from error
-    checkpoints.write(project.places, protocol, tip, state.genesis)
+    state_dir.write_checkpoint(project.places, protocol, tip, state.genesis)
     return _read(project, tip, protocol)
 
 

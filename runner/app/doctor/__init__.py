@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from runner.errors import RunnerError
 from runner.executor import remedy
 from runner.git import Git, GitError
-from runner.store import checkpoints, trusted
+from runner.store import state_dir, trusted
 from runner.store.environment import Environment
 from runner.store.project import Project
 from runner.store.remote import Mirror
@@ -129,7 +129,7 @@ class Examined:
 
 def rewritten_from(project: Project, protocol: str, tip: str) -> str | None:
     """Return the commit that verified here last where the branch's history no longer has it, else None."""
-    known = checkpoints.read(project.places, protocol)
+    known = state_dir.read_checkpoint(project.places, protocol)
     tip = project.tip(protocol) or tip  # a running runner may have moved it since, and then the checkpoint
     if known is None or known == tip:
         return None
