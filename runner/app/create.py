@@ -23,9 +23,9 @@ from runner.protocol import events as ev
 from runner.protocol.ids import digest
 from runner.protocol.plans import TITLE_LIMIT, Kind
 from runner.protocol.state import State
-from runner.store import history, locks, lookup, protocol_worktree, publishing, state_dir, transaction, worktree
+from runner.store import history, locks, lookup, protocol_worktree, publishing, transaction, worktree
+from runner.store.environment import write_atomically, write_checkpoint
 from runner.store.project import Project
-from runner.store.state_dir import write_atomically
 from runner.store.transaction import RefUpdate
 from runner.values import dataclass
 
@@ -212,7 +212,7 @@ def make(project: Project, genesis: Genesis, then: Then | None = None) -> Made:
                 raise  # a git died amid the refs: `then` noted them, and another number would be a second protocol
             claimed = publishing.look_at_numbers(project, always=then is not None)
             continue
-        state_dir.write_checkpoint(project.places, protocol, commit, state.genesis)
+        write_checkpoint(project.places, protocol, commit, state.genesis)
         path, why = protocol_worktree.add_worktree(project, protocol)
         printed = note.remove if note is not None else _no_note
         return Made(protocol, len(state.steps), base_name, start, path, why, printed=printed)

@@ -17,7 +17,8 @@ from runner.errors import RunnerError, UsageError
 from runner.folders import matching
 from runner.protocol import ids, paths
 from runner.protocol.state import State, StepStatus, wait_type
-from runner.store import lease_status, locks, lookup, push_refusal, record, state_dir, worktree
+from runner.store import lease_status, locks, lookup, push_refusal, record, worktree
+from runner.store.environment import read_checkpoint
 from runner.store.project import Project
 from runner.store.record import Outlook, Row
 from runner.values import dataclass
@@ -349,7 +350,7 @@ def _can_adopt(project: Project, protocol: str, tip: str) -> bool:
 
 def is_rewritten(project: Project, protocol: str) -> bool:
     """Return whether the branch no longer contains the checkpoint of this machine, so that every command refuses it."""
-    known, tip = state_dir.read_checkpoint(project.places, protocol), project.git.ref(project.branch(protocol))
+    known, tip = read_checkpoint(project.places, protocol), project.git.ref(project.branch(protocol))
     return known not in (None, tip) and tip is not None and not project.git.is_ancestor(str(known), tip)
 
 

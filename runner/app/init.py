@@ -26,8 +26,7 @@ from runner.protocol import approval_file, clarifications, config, paths, strict
 from runner.protocol.clarifications import Question
 from runner.protocol.config import Config
 from runner.store import transaction, worktree
-from runner.store.environment import Environment
-from runner.store.state_dir import StateDir, write_atomically
+from runner.store.environment import Environment, StateDir, write_atomically
 from runner.trust import signers, signing
 from runner.values import dataclass
 

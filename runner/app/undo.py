@@ -17,7 +17,8 @@ from runner.git import Commit, Git, TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import ids, log, machine, paths
 from runner.protocol.state import ENDED
-from runner.store import publishing, push_refusal, record, snapshot, state_dir, transaction
+from runner.store import publishing, push_refusal, record, snapshot, transaction
+from runner.store.environment import lower_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -126,7 +127,7 @@ def _take_out(project: Project, protocol: str, to: int | None) -> _Out | None:
         )
     journals.refuse_unknown(project.places, protocol)
     # Before the branch moves, or it would seem to be rewritten.
-    state_dir.lower_checkpoint(project.places, protocol, base, then.genesis)
+    lower_checkpoint(project.places, protocol, base, then.genesis)
     update = transaction.RefUpdate(branch, seen.tip, new, "runner: taken out", also)
     transaction.publish(git, project.places, who, update)
     journal.put_aside(project.places, protocol, seen.tip)  # the attempts start again

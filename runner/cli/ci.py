@@ -20,7 +20,7 @@ from runner.cli import streams
 from runner.cli.session import Session, safe
 from runner.errors import HeldError, SpentError, UsageError
 from runner.store import record
-from runner.store.state_dir import write_atomically
+from runner.store.environment import write_atomically
 from runner.values import dataclass
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ from runner.forge.registry import FORGES
 from runner.git import Git
 from runner.lines import lines_of
 from runner.store import trusted
-from runner.store.environment import Environment
+from runner.store.environment import Environment, StateDir, writable_state_home
 from runner.store.project import Project
-from runner.store.state_dir import StateDir, writable_state_home
 
 
 @click.command("init")

@@ -22,7 +22,8 @@ from runner.protocol.decision import Action, CheckStep, Complete, Halt, RunStep,
 from runner.protocol.events import Event
 from runner.protocol.plans import Plan
 from runner.protocol.state import State, Status
-from runner.store import history, lease, publishing, record, state_dir, transaction, worktree
+from runner.store import history, lease, publishing, record, transaction, worktree
+from runner.store.environment import write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -221,7 +222,7 @@ def put(project: Project, protocol: str, reason: str, make: Callable[[Snapshot],
         except ConflictError:
             continue
         # An approval, a rejection or an edit is no transition: rolled back to before it, the branch would look as it was.
-        state_dir.write_checkpoint(project.places, protocol, made.oid, seen.state.genesis)
+        write_checkpoint(project.places, protocol, made.oid, seen.state.genesis)
         return made.oid
     raise AssertionError("unreachable: `views` ends with an error")
 

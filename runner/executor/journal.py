@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from runner.errors import IntegrityError, UsageError
 
 if TYPE_CHECKING:
-    from runner.store.state_dir import StateDir
+    from runner.store.environment import StateDir
 
 Record = dict[str, Any]
 

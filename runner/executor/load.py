@@ -21,17 +21,8 @@ from runner.protocol import ids, log, machine, paths, plans
 from runner.protocol.events import Entry, Event
 from runner.protocol.plans import Plan
 from runner.protocol.state import State
-from runner.store import (
-    history,
-    locks,
-    partial_clone,
-    protocol_worktree,
-    publishing,
-    snapshot,
-    state_dir,
-    transaction,
-    worktree,
-)
+from runner.store import history, locks, partial_clone, protocol_worktree, publishing, snapshot, transaction, worktree
+from runner.store.environment import read_checkpoint, write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust import verify
@@ -120,7 +111,7 @@ def view(project: Project, protocol: str) -> Snapshot:
     if tip is None:
         raise branchless(project, protocol)
     partial_clone.ahead(project, protocol, tip)
-    known = state_dir.read_checkpoint(project.places, protocol)
+    known = read_checkpoint(project.places, protocol)
     if known == tip:
         return _read(project, tip, protocol)
     since = None
@@ -132,7 +123,7 @@ def view(project: Project, protocol: str) -> Snapshot:
         state = verify.advance(git, protocol, tip, since, project.trusted)
     except IntegrityError as error:
         raise remedy.refused(project, protocol, tip, error) from error
-    state_dir.write_checkpoint(project.places, protocol, tip, state.genesis)
+    write_checkpoint(project.places, protocol, tip, state.genesis)
     return _read(project, tip, protocol)
 
 

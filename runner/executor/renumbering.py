@@ -16,10 +16,10 @@ from runner.executor import journal
 from runner.folders import matching
 from runner.git import Git, Worktree
 from runner.protocol import ids, paths
-from runner.store import locks, protocol_worktree, publishing, state_dir, transaction, workspace, worktree
+from runner.store import locks, protocol_worktree, publishing, transaction, workspace, worktree
+from runner.store.environment import StateDir, forget_checkpoint, write_atomically
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.store.state_dir import StateDir, write_atomically
 from runner.values import dataclass
 
 Refs = dict[str, tuple[str | None, str | None]]
@@ -112,7 +112,7 @@ def finish(project: Project, note: Renumbering, *, resumed: bool = False) -> Non
         if not worktree.on_branch(git, branch):
             protocol_worktree.add_worktree(project, note.protocol)
     journal.put_aside(places, note.origin, note.old)
-    state_dir.forget_checkpoint(places, note.origin)
+    forget_checkpoint(places, note.origin)
     for path, git_dir in note.trees:
         _remove(project, note, Worktree(Path(path), Path(git_dir), None), resumed=resumed)
     workspace.remove(workspace.place(places, note.origin, project.config.workspace.path))

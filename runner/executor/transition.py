@@ -15,7 +15,8 @@ from runner.executor.outcome import Outcome
 from runner.protocol import paths, seal_file
 from runner.protocol.events import Event
 from runner.protocol.state import Status
-from runner.store import history, publishing, state_dir, transaction
+from runner.store import history, publishing, transaction
+from runner.store.environment import write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.store.transaction import RefUpdate
@@ -83,7 +84,7 @@ def publish(
     update = RefUpdate(branch, seen.tip, made.commit, "runner: transition", {**(also or {}), **filed})
     push = publishing.pusher(project, seen.protocol, made.commit, filed=next((new for new, _ in filed.values()), None))
     transaction.publish(project.git, project.places, project.who, update, push)
-    state_dir.write_checkpoint(project.places, seen.protocol, made.commit, made.state.genesis)
+    write_checkpoint(project.places, seen.protocol, made.commit, made.state.genesis)
     project.seen = made.seen
 
 

@@ -1,13 +1,21 @@
-"""What the world outside gives: clock, randomness, names, folders. They come in as arguments so that a test can drive them."""
+"""What a runner has around it and no history tells: clock, randomness, prompts; where locks, notes and the person's own state lie;
+and the checkpoints, the tips that verified on this machine. The outside comes in as arguments so that a test can drive it."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from runner.errors import UsageError
+from runner.protocol.ids import OID
 from runner.values import dataclass
 
 
@@ -48,3 +56,214 @@ class Environment:
     def timestamp(self) -> str:
         """Return the time as the record writes it: UTC, whole seconds."""
         return datetime.fromtimestamp(int(self.now()), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@cache
+def _name(common: Path) -> str:
+    """Return what a clone's folder in the person's state is called: its name, and a digest of where it really is."""
+    import hashlib
+
+    real = os.path.realpath(common)
+    named = Path(real).parent.name if Path(real).name == ".git" else Path(real).name.removesuffix(".git")
+    return f"{named}-{hashlib.sha256(os.fsencode(real)).hexdigest()[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class StateDir:
+    """`common`: the repository's common git directory; `state_home`: the person's own state folder for all repositories."""
+
+    common: Path
+    state_home: Path
+
+    @property
+    def beside(self) -> Path:
+        """What belongs to this clone: locks, notes."""
+        return self.common / "runner"
+
+    @property
+    def own(self) -> Path:
+        """The person's own state for this clone: mirror, marks, workspaces. Nothing in the repository can write there."""
+        return self.state_home / _name(self.common)
+
+    def publish_lock(self, branch: str) -> Path:
+        """The file whose `flock` says that a process moves this branch (its full ref name)."""
+        return self.lock(f"{branch.replace('/', '%')}.publish")
+
+    def lock(self, name: str) -> Path:
+        """The file whose `flock` says that a process works on `name`."""
+        return self.beside / "locks" / name
+
+    @property
+    def follows(self) -> Path:
+        """Notes of worktrees that are about to follow a ref."""
+        return self.beside / "follows"
+
+    def lease(self, protocol: str) -> Path:
+        """The note of the lease that this clone took on the remote."""
+        return self.beside / "leases" / protocol
+
+    def journal(self, protocol: str) -> Path:
+        """The folder of the journals of a protocol's attempts."""
+        return self.beside / "journal" / protocol
+
+    @property
+    def setup(self) -> Path:
+        """The note of the files that `runner init` wrote into this clone, a path a line."""
+        return self.beside / "setup"
+
+    def refused(self, protocol: str) -> Path:
+        """The note that the remote's rules refused the unpublished commits of a protocol."""
+        return self.beside / "refused" / protocol
+
+    def lost(self, name: str) -> Path:
+        """A folder of journals that are resumed by nothing any more."""
+        return self.beside / "lost" / name
+
+    @property
+    def planning(self) -> Path:
+        """The folder of models' answers while they plan a protocol that does not exist yet."""
+        return self.journal("planning")  # the names of protocols begin with a number
+
+    def making(self, protocol: str) -> Path:
+        """The note that a protocol's worktree is being made."""
+        return self.beside / "making" / protocol
+
+    def renumbering(self, protocol: str) -> Path:
+        """The note that a protocol is given another number, by the id that it had."""
+        return self.beside / "renumbering" / protocol
+
+    def unfinished(self, request: str) -> Path:
+        """The note of the protocol that a command creates, by the digest (hex) of its request."""
+        return self.beside / "unfinished" / request
+
+    def seen_lease(self, protocol: str) -> Path:
+        """The note since when another runner's lease of a protocol has not moved."""
+        return self.own / "leases" / f"{protocol}.json"
+
+    def looked(self, protocol: str) -> Path:
+        """The file whose time says when the remote was last asked for a protocol's lease; of `*`, for all of them."""
+        return self.mirror / "looked" / (protocol if protocol != "*" else "all")
+
+    @property
+    def damaged(self) -> Path:
+        """Where broken files of git's are put aside."""
+        return self.beside / "damaged"
+
+    def checkpoint(self, protocol: str) -> Path:
+        """The last tip of a protocol that verified here."""
+        return self.own / "marks" / f"{protocol}.json"
+
+    @property
+    def mirror(self) -> Path:
+        """The git directory that talks to the remote, with the person's configuration and its own."""
+        return self.own / "mirror"
+
+    @property
+    def pin(self) -> Path:
+        """Which remote and branch are trusted."""
+        return self.own / "trusted.json"
+
+
+def writable_state_home(wanted: Path) -> Path:
+    """Return `wanted` where it can be written, else a folder of this user's in the temporary folder.
+
+    Raises:
+        UsageError: there is no place for it.
+    """
+    probe = wanted
+    while not probe.exists() and probe != probe.parent:
+        probe = probe.parent
+    if os.access(probe, os.W_OK | os.X_OK) and probe.is_dir() and not wanted.is_relative_to("/nonexistent"):
+        return wanted
+    import tempfile
+
+    folder = Path(tempfile.gettempdir()) / f"protocol-runner-{os.getuid()}"
+    # Its name can be guessed and others write there too: it is used where it is this user's and nobody else can write it.
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        told = folder.lstat()
+    except OSError as error:
+        raise UsageError(
+            f"the runner's own state cannot be written: {error.strerror}",
+            str(folder),
+            "set XDG_STATE_HOME to a folder of yours",
+        ) from error
+    if told.st_uid != os.getuid() or not stat.S_ISDIR(told.st_mode) or told.st_mode & 0o022:
+        raise UsageError(
+            "the folder for the runner's own state is not yours alone",
+            str(folder),
+            "set XDG_STATE_HOME to a folder of yours",
+        )
+    return folder
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all, and on the disk before this returns.
+
+    The folder is made. Raises OSError.
+    """
+    import tempfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):  # a signal may come when it has its name already
+            os.unlink(temporary)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+# --- checkpoints: the last tip of each protocol that verified on this machine -------------------------------------------
+# Only new commits are verified, and a history that goes back is seen.
+
+
+def read_checkpoint(places: StateDir, protocol: str) -> str | None:
+    """Return the commit that verified last, or None where freshness is not proven."""
+    try:
+        tip = json.loads(places.checkpoint(protocol).read_bytes())["tip"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return tip if isinstance(tip, str) and OID.fullmatch(tip) else None
+
+
+def write_checkpoint(places: StateDir, protocol: str, tip: str, genesis: str) -> None:
+    """Remember a tip that verified; where the state cannot be written, or is lost, it is verified again next time."""
+    path = places.checkpoint(protocol)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps({"tip": tip, "genesis": genesis}) + "\n")
+        os.replace(temporary, path)  # whole or not at all; no fsync, every transition would wait for it
+    except OSError:
+        return
+
+
+def lower_checkpoint(places: StateDir, protocol: str, tip: str, genesis: str) -> None:
+    """Remember an earlier tip, for certain: the later one comes back from no power cut, behind which the branch would seem to be.
+
+    Raises OSError.
+    """
+    data = json.dumps({"tip": tip, "genesis": genesis}).encode() + b"\n"
+    write_atomically(places.checkpoint(protocol), data)
+
+
+def forget_checkpoint(places: StateDir, protocol: str) -> None:
+    """Accept a protocol as it is the next time it is loaded; on the disk before this returns."""
+    path = places.checkpoint(protocol)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        handle = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -28,10 +28,9 @@ from runner.protocol.events import event_type
 from runner.protocol.lease_file import Lease
 from runner.protocol.plans import seconds_of
 from runner.store import history, record, remote
-from runner.store.environment import Environment
+from runner.store.environment import Environment, write_atomically
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.store.state_dir import write_atomically
 from runner.values import dataclass
 
 RACES = 20  # how often an announcement makes way for people's commits

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from runner.errors import InsufficientHistoryError, IntegrityError
 from runner.lines import lines_of
+from runner.store.environment import StateDir
 from runner.store.project import Project
-from runner.store.state_dir import StateDir
 from runner.values import dataclass
 
 if TYPE_CHECKING:

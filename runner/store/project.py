@@ -11,8 +11,7 @@ from runner.errors import UnsupportedError, UsageError
 from runner.git import Git, Ident
 from runner.protocol import ids, paths
 from runner.protocol.log import actor as log_actor
-from runner.store.environment import Environment
-from runner.store.state_dir import StateDir, writable_state_home
+from runner.store.environment import Environment, StateDir, writable_state_home
 from runner.store.trusted import OnlyProtocolsError, Trusted, last_seen
 from runner.values import dataclass
 

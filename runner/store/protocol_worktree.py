@@ -14,9 +14,8 @@ from runner.git import Git, GitError, Worktree
 from runner.lines import lines_of
 from runner.protocol import ids
 from runner.store import locks, snapshot, transaction, trusted, workspace, worktree
-from runner.store.environment import Environment
+from runner.store.environment import Environment, StateDir, write_atomically
 from runner.store.project import Project
-from runner.store.state_dir import StateDir, write_atomically
 from runner.values import dataclass
 
 

@@ -17,7 +17,8 @@ from runner.git import Commit, Git
 from runner.protocol import ids, log, paths
 from runner.protocol.events import event_type
 from runner.protocol.log import RawEntry
-from runner.store import history, lease, locks, lookup, push_refusal, record, snapshot, state_dir, transaction, worktree
+from runner.store import history, lease, locks, lookup, push_refusal, record, snapshot, transaction, worktree
+from runner.store.environment import forget_checkpoint, lower_checkpoint, read_checkpoint
 from runner.store.project import Project
 from runner.store.remote import Mirror, PushRefusedError
 from runner.store.transaction import RefUpdate
@@ -555,7 +556,7 @@ def _refuse_rewritten(project: Project, protocol: str, here: str, check: Check) 
     Raises:
         IntegrityError: with what adopts the branch.
     """
-    known = state_dir.read_checkpoint(project.places, protocol)
+    known = read_checkpoint(project.places, protocol)
     tip = project.git.ref(project.branch(protocol)) or here
     if known is not None and not project.git.is_ancestor(known, tip):
         check(tip, known)
@@ -571,9 +572,9 @@ def _lower_mark(project: Project, protocol: str, commit: str | None) -> None:
     while at is not None and (found := git.commit(at)) is not None and not is_transition(found, protocol):
         at = found.parents[0] if found.parents else None
     if at is not None and snapshot.folder_files(git, at, protocol):
-        state_dir.lower_checkpoint(project.places, protocol, at, snapshot.read(git, at, protocol).state.genesis)
+        lower_checkpoint(project.places, protocol, at, snapshot.read(git, at, protocol).state.genesis)
     else:
-        state_dir.forget_checkpoint(project.places, protocol)
+        forget_checkpoint(project.places, protocol)
 
 
 def _decides(git: Git, commits: Sequence[Commit], protocol: str) -> bool:
@@ -589,7 +590,7 @@ def _verified(project: Project, protocol: str, commit: str | None) -> str | None
 
     That two clones have a commit says nothing of it: one of them may have been damaged by what the other one pulled.
     """
-    known = state_dir.read_checkpoint(project.places, protocol)
+    known = read_checkpoint(project.places, protocol)
     if known is None or commit is None or project.git.commit(known) is None:
         return None
     if project.git.is_ancestor(commit, known):

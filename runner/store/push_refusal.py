@@ -15,9 +15,9 @@ from runner.errors import RefusedError, RunnerError
 from runner.git import BLOB, EXECUTABLE, Commit, Git
 from runner.protocol import ids, log
 from runner.store import history, record, worktree
+from runner.store.environment import write_atomically
 from runner.store.project import Project
 from runner.store.remote import PushRefusedError
-from runner.store.state_dir import write_atomically
 from runner.values import dataclass
 
 _MOST_SAID = 4  # lines of the remote's that are shown

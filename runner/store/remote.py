@@ -17,8 +17,7 @@ from runner.git import BLOB, TIMED_OUT, Git, Ident, TreeEntry
 from runner.git.identity import token_settings
 from runner.lines import lines_of
 from runner.store import locks, trusted
-from runner.store.environment import Environment
-from runner.store.state_dir import StateDir, writable_state_home, write_atomically
+from runner.store.environment import Environment, StateDir, writable_state_home, write_atomically
 from runner.store.trusted import Pin, Trusted
 from runner.values import dataclass
 

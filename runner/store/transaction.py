@@ -16,10 +16,9 @@ from runner.protocol.events import Entry, Event
 from runner.protocol.ids import digest
 from runner.protocol.state import State
 from runner.store import locks, worktree
-from runner.store.environment import Environment
+from runner.store.environment import Environment, StateDir
 from runner.store.remote import PushRefusedError
 from runner.store.snapshot import Snapshot
-from runner.store.state_dir import StateDir
 from runner.values import dataclass
 
 PUBLISH_WAIT = 30.0  # seconds that another process may take to move the same branch

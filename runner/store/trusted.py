@@ -13,7 +13,7 @@ from pathlib import Path
 from runner.errors import IntegrityError, RefusedError, UsageError
 from runner.git import Git
 from runner.protocol import ids, paths
-from runner.store.state_dir import StateDir, write_atomically
+from runner.store.environment import StateDir, write_atomically
 from runner.values import dataclass
 
 REF = "refs/runner/fetched/trusted"  # kept here so that no `git gc` takes its objects away

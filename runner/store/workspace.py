@@ -24,8 +24,7 @@ from runner.protocol import globs
 from runner.protocol.ids import digest
 from runner.protocol.paths import POLICY, ROOT
 from runner.store import locks, packs, partial_clone, remote, worktree
-from runner.store.environment import Environment
-from runner.store.state_dir import StateDir, write_atomically
+from runner.store.environment import Environment, StateDir, write_atomically
 from runner.values import dataclass
 
 EXCLUDES = "__pycache__/\n.pytest_cache/\nnode_modules/\n.venv/\n*.pyc\n.DS_Store\n"

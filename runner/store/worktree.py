@@ -21,8 +21,7 @@ from runner.errors import InTheWayError, UsageError
 from runner.folders import matching
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree
 from runner.store import locks
-from runner.store.environment import Environment
-from runner.store.state_dir import StateDir, write_atomically
+from runner.store.environment import Environment, StateDir, write_atomically
 from runner.values import dataclass
 
 EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index

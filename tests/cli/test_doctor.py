@@ -15,7 +15,7 @@ import pytest
 
 from runner.git import Git
 from runner.store import locks, worktree
-from runner.store.state_dir import StateDir
+from runner.store.environment import StateDir
 from runner.trust import verify
 from runner.trust.walk import Finding, Walk
 from tests.conftest import Box, command, make_box, mostly_slow

@@ -24,8 +24,7 @@ from pathlib import Path
 from runner.app import verify as app_verify
 from runner.errors import InsufficientHistoryError
 from runner.git import Git
-from runner.store import state_dir
-from runner.store.environment import Environment
+from runner.store.environment import Environment, write_checkpoint
 from runner.store.history import fetched
 from runner.store.project import Project
 from runner.store.trusted import Trusted
@@ -220,7 +219,7 @@ class Shelf:
                 self._publish(case, at)
             project = Project.open(at, _surroundings(at), {})
             if case.seen:
-                state_dir.write_checkpoint(project.places, case.protocol, case.seen, "")
+                write_checkpoint(project.places, case.protocol, case.seen, "")
             self._projects[case.name] = project
         return self._projects[case.name]
 

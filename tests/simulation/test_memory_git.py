@@ -13,9 +13,8 @@ import pytest
 from runner.errors import RunnerError
 from runner.git import BLOB, Git, Ident, TreeEntry
 from runner.store import workspace
-from runner.store.environment import Environment
+from runner.store.environment import Environment, StateDir
 from runner.store.remote import Mirror
-from runner.store.state_dir import StateDir
 from runner.store.workspace import Workspace
 from tests.simulation.memory_git import Line, MemoryGit, Repository
 

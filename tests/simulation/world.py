@@ -23,9 +23,8 @@ from runner.git.objects import commit_bytes, parse_commit
 from runner.protocol import log, machine, paths, state, transcript
 from runner.protocol.approval_file import Decision
 from runner.store import history, lease, record, trusted
-from runner.store.environment import Environment
+from runner.store.environment import Environment, StateDir
 from runner.store.project import Project
-from runner.store.state_dir import StateDir
 from runner.trust import verify
 from tests.simulation import outside
 from tests.simulation.disk import Disk, Unsynced

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from runner.store import locks
-from runner.store.state_dir import write_atomically
+from runner.store.environment import write_atomically
 from tests.conftest import Box
 
 

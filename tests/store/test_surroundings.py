@@ -19,7 +19,8 @@ from pathlib import Path
 import click
 import pytest
 
-from runner.store import locks, state_dir
+from runner.store import locks
+from runner.store.environment import writable_state_home
 from tests.conftest import Box, command, mostly_slow, slack
 
 HERE = Path(__file__).parents[2]
@@ -275,14 +276,14 @@ def test_state_folder_that_is_somebody_else_s(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     folder = tmp_path / f"protocol-runner-{os.getuid()}"
     unwritable = Path("/nonexistent/.local/state/protocol-runner")
-    assert state_dir.writable_state_home(unwritable) == folder and folder.stat().st_mode & 0o777 == 0o700
+    assert writable_state_home(unwritable) == folder and folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
     with pytest.raises(UsageError, match="not yours alone"):
-        state_dir.writable_state_home(unwritable)
+        writable_state_home(unwritable)
     folder.rmdir()
     folder.symlink_to(tmp_path)
     with pytest.raises(UsageError, match=r"not yours alone|cannot be written"):
-        state_dir.writable_state_home(unwritable)
+        writable_state_home(unwritable)
 
 
 @pytest.mark.parametrize("home", ["missing", "unset", "empty", "a file"])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from runner.errors import InTheWayError
 from runner.git import BLOB, EXECUTABLE, LINK, Git, Ident, TreeEntry
 from runner.store import worktree
-from runner.store.state_dir import StateDir
+from runner.store.environment import StateDir
 from tests.conftest import Box, command, make_box
 from tests.store.test_shapes import fingerprint
 

@@ -15,11 +15,10 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from runner.errors import RunnerError
 from runner.executor import remedy
 from runner.git import Git, GitError
-from runner.store import state_dir, trusted
-from runner.store.environment import Environment
+from runner.store import trusted
+from runner.store.environment import Environment, StateDir, read_checkpoint
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.store.state_dir import StateDir
 from runner.trust import verify
 from runner.trust.walk import Report
 from runner.values import dataclass
@@ -129,7 +128,7 @@ class Examined:
 
 def rewritten_from(project: Project, protocol: str, tip: str) -> str | None:
     """Return the commit that verified here last where the branch's history no longer has it, else None."""
-    known = state_dir.read_checkpoint(project.places, protocol)
+    known = read_checkpoint(project.places, protocol)
     tip = project.tip(protocol) or tip  # a running runner may have moved it since, and then the checkpoint
     if known is None or known == tip:
         return None

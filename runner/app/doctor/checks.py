@@ -30,9 +30,8 @@ from runner.app.doctor import (
 )
 from runner.errors import InsufficientHistoryError, RunnerError, UnreachableError
 from runner.git import Git
-from runner.store.environment import Environment
+from runner.store.environment import Environment, StateDir, writable_state_home
 from runner.store.project import Project
-from runner.store.state_dir import StateDir, writable_state_home
 from runner.store.trusted import Trusted
 
 MACHINE: tuple[Check[Machine], ...] = (

@@ -17,7 +17,8 @@ from runner.git import TreeEntry
 from runner.protocol import events as ev
 from runner.protocol import log, paths
 from runner.protocol.ids import branch_of
-from runner.store import history, publishing, record, snapshot, state_dir, transaction
+from runner.store import history, publishing, record, snapshot, transaction
+from runner.store.environment import forget_checkpoint, read_checkpoint, write_checkpoint
 from runner.store.project import Project
 from runner.store.snapshot import Folder, Snapshot
 from runner.trust import transitions, verify
@@ -71,7 +72,7 @@ def fix(project: Project, protocol: str, tell: Callable[[str], None], *, by_name
                 journal.put_aside(project.places, protocol, old)
             if back:  # it would keep what was taken out, and be published with it
                 git.update_refs(back, "runner: lost")
-            state_dir.write_checkpoint(project.places, protocol, tip, judged.walk.state.genesis)
+            write_checkpoint(project.places, protocol, tip, judged.walk.state.genesis)
         if adopted:
             tell(adopted)
         if by_name and here is not None:
@@ -189,7 +190,7 @@ def _publish(
     push = publishing.pusher(project, protocol, new, filed=filed) if is_out else None
     update = transaction.RefUpdate(branch, here, new, reason, also)
     transaction.publish(git, project.places, project.who, update, push)
-    state_dir.write_checkpoint(project.places, protocol, new, state.genesis)
+    write_checkpoint(project.places, protocol, new, state.genesis)
 
 
 def _whole_of(project: Project, protocol: str, old: str, tip: str) -> str:
@@ -360,6 +361,6 @@ def _restore_plan_files(project: Project, protocol: str, judged: Report) -> str:
 
 def forget(project: Project, protocol: str) -> bool:
     """Remove the checkpoint, so that the current history is accepted; return whether there was one."""
-    known = state_dir.read_checkpoint(project.places, protocol) is not None
-    state_dir.forget_checkpoint(project.places, protocol)
+    known = read_checkpoint(project.places, protocol) is not None
+    forget_checkpoint(project.places, protocol)
     return known

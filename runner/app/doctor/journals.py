@@ -10,7 +10,7 @@ from runner.errors import RefusedError, RunnerError
 from runner.executor.journal import DamagedJournalError, Journal, Record
 from runner.folders import matching
 from runner.protocol.state import State, StepStatus
-from runner.store.state_dir import StateDir
+from runner.store.environment import StateDir
 
 _OPEN = (StepStatus.PENDING, StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL)  # no transition has ended the attempt
 

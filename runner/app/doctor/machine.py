@@ -18,10 +18,9 @@ from runner.git import Git, GitError
 from runner.git.identity import signs_commits
 from runner.protocol import ids, paths
 from runner.store import trusted, workspace
-from runner.store.environment import Environment
+from runner.store.environment import Environment, StateDir, writable_state_home
 from runner.store.project import Project
 from runner.store.remote import Mirror
-from runner.store.state_dir import StateDir, writable_state_home
 from runner.trust import signing
 from runner.values import dataclass
 

@@ -18,7 +18,8 @@ from runner.errors import IntegrityError, RunnerError
 from runner.folders import matching
 from runner.git import Git, GitError
 from runner.protocol import ids
-from runner.store import history, locks, lookup, state_dir, trusted
+from runner.store import history, locks, lookup, trusted
+from runner.store.environment import read_checkpoint
 from runner.trust import transitions
 from runner.values import dataclass
 
@@ -330,7 +331,7 @@ def _sources(clone: Clone, name: str) -> Iterator[tuple[str, str]]:
     yield from ((oid, "its reflog") for oid, _ in reflog(git.common_dir, name))
     protocol = name.rpartition("/")[2]
     if name.startswith("refs/heads/") and ids.is_protocol_id(protocol):
-        mark = state_dir.read_checkpoint(places, protocol)
+        mark = read_checkpoint(places, protocol)
         if mark:
             yield mark, "the commit that verified last"
         filed = git.ref(history.ref_of(protocol))
