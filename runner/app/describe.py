@@ -17,7 +17,7 @@ from runner.errors import RunnerError, UsageError
 from runner.folders import matching
 from runner.protocol import ids, paths
 from runner.protocol.state import State, StepStatus, wait_type
-from runner.store import lease_status, locks, lookup, push_refusal, record, worktree
+from runner.store import locks, lookup, push_refusal, record, remote, worktree
 from runner.store.environment import read_checkpoint
 from runner.store.project import Project
 from runner.store.record import Outlook, Row
@@ -92,7 +92,7 @@ class Describer:
     def __init__(self, project: Project) -> None:
         self._project, self._now = project, project.who.now()
         self._merges = record.Merges(project.git, project.trusted.remote)
-        self._leases = lease_status.leases(project.places)
+        self._leases = remote.last_leases(project.places)
         self._rebases = worktree.rebases(project.git)
 
     def describe(self, row: Row, tip: str, name: str, *, brief: bool = False) -> Description:
@@ -374,7 +374,7 @@ def remote_is_ahead(project: Project, protocol: str, name: str) -> Ahead | None:
 def at_work(project: Project, protocol: str, name: str, leases: Mapping[str, str]) -> tuple[str | None, str | None]:
     """Return the runner at work on a protocol, here or by the leases of the remote, and the command to look again."""
     held = locks.is_held(project.places.lock(protocol))
-    away = None if held else lease_status.at_work(project, protocol, leases)
+    away = None if held else remote.at_work_elsewhere(project, protocol, leases)
     if away is None:
         return held, None
     seen = f"as seen {age_of(project.who.now() - away.seen)} ago" if away.seen else "as the remote was last seen"

@@ -20,7 +20,7 @@ from runner.protocol import events as ev
 from runner.protocol.events import event_type
 from runner.protocol.plans import seconds_of
 from runner.protocol.state import State, Status, StepStatus, Wait
-from runner.store import lease, lease_status, locks, lookup, record, worktree
+from runner.store import lease, locks, lookup, record, remote, worktree
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.values import dataclass
@@ -184,7 +184,7 @@ def _stop(project: Project, protocol: str) -> Iterator[str]:
     if project.mirror is not None and project.setting("publish") == "always":
         with contextlib.suppress(UnreachableError):
             project.mirror.fetch(lease.ref_of(protocol))
-        away = lease_status.at_work(project, protocol, lease_status.leases(project.places))
+        away = remote.at_work_elsewhere(project, protocol, remote.last_leases(project.places))
         if away is not None:
             within = seconds_of(project.config.lease.ttl) // 3
             yield f"{away.who} is at work on it elsewhere, and stops as it renews its lease: within {within} s"

@@ -9,9 +9,18 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runner.errors import ConflictError, RefusedError, UnreachableError, UsageError
+from runner.errors import (
+    ConflictError,
+    InsufficientHistoryError,
+    IntegrityError,
+    RefusedError,
+    UnreachableError,
+    UsageError,
+)
 from runner.folders import matching
 from runner.git import BLOB, TIMED_OUT, Git, Ident, TreeEntry
 from runner.git.identity import token_settings
@@ -20,6 +29,10 @@ from runner.store import locks, trusted
 from runner.store.environment import Environment, StateDir, writable_state_home, write_atomically
 from runner.store.trusted import Pin, Trusted
 from runner.values import dataclass
+
+if TYPE_CHECKING:
+    from runner.protocol.lease_file import Lease
+    from runner.store.project import Project
 
 FETCH_SECONDS = 5.0  # what a look at the remote may take before it counts as away
 SLOW_SECONDS = 1800.0  # what a fetch may take from a remote that answers: it has much that is new, or the link is slow
@@ -474,3 +487,87 @@ def _pushes(places: StateDir, now: float) -> list[float]:
         lines = (places.beside / "pushes").read_text().split()
         return sorted(time for time in map(float, lines) if now - RATE_WINDOW < time < now + FAR)
     return []
+
+
+# --- who works in another clone, as the remote was last seen ----------------------------------------------------------
+# Read from the mirror's files, without the network, for display only. Whether a lease may be taken is `lease`'s to say.
+
+_LEASES = "refs/there/runner/leases"
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Who works elsewhere. `since`: when the lease was taken; `seen`: when the remote was last asked, or None: that is not known."""
+
+    who: str
+    since: str
+    seen: float | None
+
+
+def last_leases(places: StateDir) -> dict[str, str]:
+    """Return protocol to the commit of its lease, of those that the remote was last seen to have. No git is started."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in lines_of((places.mirror / "packed-refs").read_text()):
+            oid, _, name = line.partition(" ")
+            if name.startswith(f"{_LEASES}/"):
+                found[name.removeprefix(f"{_LEASES}/")] = oid
+    with contextlib.suppress(OSError):
+        for file in (places.mirror / _LEASES).iterdir():
+            if file.suffix != ".lock":
+                found[file.name] = file.read_text().strip()
+    return found
+
+
+def at_work_elsewhere(project: Project, protocol: str, there: Mapping[str, str]) -> Away | None:
+    """Return who works on a protocol elsewhere by the leases that are `there`; None where nobody does.
+
+    One that has run out by this clock is of nobody who is known to work, and one that this clone took is no one else's.
+    """
+    oid = there.get(protocol)
+    if oid is None:
+        return None
+    git, where = project.git, f"refs/runner/leases/{protocol}"
+    with contextlib.suppress(IntegrityError, InsufficientHistoryError):
+        lease, now = _lease_at(project, oid, where), project.who.timestamp()
+        if (
+            lease is None
+            or lease.expires is None
+            or lease.expires < now
+            or _is_own_lease(project, protocol, lease.nonce)
+        ):
+            return None
+        since = oid
+        commit = git.commit(oid)
+        while commit is not None:
+            since = commit.oid
+            parent = _lease_at(project, commit.parents[0], where) if commit.parents else None
+            commit = git.commit(commit.parents[0]) if parent is not None and parent.nonce == lease.nonce else None
+        first = git.commit(since)
+        then = int(first.committer.rpartition(b"> ")[2].split()[0]) if first else 0
+        taken = datetime.fromtimestamp(then, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return Away(lease.who(), taken, _last_looked(project.places, protocol))
+    return None
+
+
+def _last_looked(places: StateDir, protocol: str) -> float | None:
+    times = []
+    for file in (places.looked(protocol), places.looked("*")):
+        with contextlib.suppress(OSError):
+            times.append(file.stat().st_mtime)
+    return max(times, default=None)
+
+
+def _lease_at(project: Project, oid: str, where: str) -> Lease | None:
+    from runner.protocol import lease_file
+
+    data = project.git.blob(f"{oid}:{lease_file.FILE}")
+    return lease_file.parse(data, where) if data is not None and len(data) <= lease_file.SIZE else None
+
+
+def _is_own_lease(project: Project, protocol: str, nonce: str) -> bool:
+    try:
+        noted = lines_of(project.places.lease(protocol).read_text())
+    except OSError:
+        return False
+    return any(line.split(" ")[0] == nonce for line in noted)
