@@ -1,14 +1,19 @@
 """Create a protocol: from plan files, those of a folder or a workflow, a skeleton, or a plan that a model writes.
 
 It is created completely or not at all: branch, genesis commit and number in one ref transaction. The person's checkout is not
-touched. `runner.protocol.plans` defines the files, `runner.app.workflows` finds the workflows.
+touched. `runner.protocol.plans` defines the files.
+
+A workflow is a plan with declared inputs (`runner.protocol.workflow`), of the trusted branch's `.protocols/workflows/` or built in.
+One of the project's own goes before a built-in one of the same name; one on a branch that is not trusted does not exist.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +22,7 @@ from runner import resources
 from runner.errors import ConflictError, MalformedFileError, UnsupportedError, UsageError, WaitingError
 from runner.executor import load, transition
 from runner.executor.step_run import agent_of
-from runner.git import BLOB, TreeEntry
+from runner.git import BLOB, EXECUTABLE, TREE, TreeEntry
 from runner.protocol import agent_file, clarifications, ids, log, machine, paths, plans, strict_yaml, workflow
 from runner.protocol import events as ev
 from runner.protocol.ids import digest
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from runner.executor import planning
 
 RACES = 50
+WORKFLOWS = f"{paths.ROOT}/workflows"
+_WORKFLOW_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 Refs = Mapping[str, tuple[str | None, str | None]]  # how refs move: name to (new, expected)
 
@@ -415,3 +422,67 @@ def manual(title: str) -> dict[str, bytes]:
     # Quoted, so that no title can say more than a title.
     quoted = (workflow.written(workflow.Type.STRING, title) or "").encode("utf-8", "surrogateescape")
     return {**files, paths.PLAN: files[paths.PLAN].replace(b"title: TITLE", b"title: " + quoted, 1)}
+
+
+def _workflow_names(project: Project) -> list[str]:
+    """Return the names of the workflows that there are."""
+    own = project.git.tree(f"{project.trusted.commit}:{WORKFLOWS}") or {}
+    found = {name for name, entry in own.items() if entry.mode == TREE and _WORKFLOW_NAME.fullmatch(name)}
+    return sorted(found | {path.name for path in resources.template("workflows").iterdir() if path.is_dir()})
+
+
+def _workflow(project: Project, name: str) -> tuple[dict[str, bytes], str]:
+    """Return a workflow's files, by name in its folder, and their place.
+
+    Raises:
+        UsageError: there is none of that name; near ones are offered.
+        MalformedFileError: a file of it is a link, or is not plain.
+    """
+    known = _workflow_names(project)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+        raise UsageError(
+            f"there is no workflow `{name}`",
+            f"{WORKFLOWS} on {project.trusted.branch}, and those built in",
+            f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}",
+        )
+    git, folder = project.git, f"{WORKFLOWS}/{name}"
+    tree = git.tree(f"{project.trusted.commit}:{folder}")
+    if tree is None:
+        built_in = resources.template(f"workflows/{name}")
+        files = {path.name: resources.for_people(path) for path in sorted(built_in.glob("*.md"))}
+        return files, f"the built-in workflow {name}"
+    files = {}
+    for file, entry in tree.items():
+        if not file.endswith(".md"):
+            continue
+        data = git.blob(entry.oid) if entry.mode in (BLOB, EXECUTABLE) else None
+        if data is None:
+            raise MalformedFileError(
+                f"{file} is not a plain file", f"{folder}/{file} on {project.trusted.branch}", "replace it by one"
+            )
+        files[file] = data
+    return files, folder
+
+
+def instantiate(project: Project, name: str, given: Sequence[str]) -> tuple[dict[str, bytes], str]:
+    """Return the plan's files of a workflow with its inputs (`k=v` each) put in, and their place.
+
+    Raises:
+        UsageError: no such workflow, or an input that is not as it should be.
+        MalformedFileError: the workflow itself is not valid.
+    """
+    files, where = _workflow(project, name)
+    return workflow.instantiate(files, where, _inputs(given)), where
+
+
+def _inputs(given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in given:
+        key, equals, value = one.partition("=")
+        if not equals or not key:
+            raise UsageError(f"`{one}` is no input", "--input", "write NAME=VALUE, such as --input text=hello")
+        if key in found:
+            raise UsageError(f"the input `{key}` is given twice", "--input", "give it once")
+        found[key] = value
+    return found

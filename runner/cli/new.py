@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from runner.app import create, describe, fork, request, workflows
+from runner.app import create, describe, fork, request
 from runner.app.create import Made
 from runner.cli import log, options, run, steer
 from runner.cli.session import Session
@@ -51,7 +51,7 @@ class _Source:
         if self.folder is not None:
             return create.read_folder(session.cwd, self.folder), str(self.folder)
         if self.workflow:
-            return workflows.instantiate(session.project, self.workflow, self.inputs)
+            return create.instantiate(session.project, self.workflow, self.inputs)
         if not title:
             raise click.UsageError("--manual needs a TITLE")
         return create.manual(title), "the new plan"
@@ -175,7 +175,7 @@ def do_command(
     project = session.project
     create.fresh(project)
     if workflow is not None:
-        files, where = workflows.instantiate(project, workflow, inputs)
+        files, where = create.instantiate(project, workflow, inputs)
         title = text or ""
     else:
         assert text is not None

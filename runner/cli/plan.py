@@ -12,9 +12,8 @@ from pathlib import Path
 
 import click
 
-from runner.app import create, edit, plan, request, sync
-from runner.app.edit import Draft
-from runner.app.plan import Proposal
+from runner.app import create, plan, request, sync
+from runner.app.plan import Draft, Proposal
 from runner.cli import log, options, steer, streams
 from runner.cli.session import Session
 from runner.errors import RunnerError, UsageError
@@ -128,7 +127,7 @@ def edit_command(session: Session, words: tuple[str, ...]) -> None:
     name, rest = steer.named(session, words)
     if len(rest) > 1:
         raise click.UsageError("name one step: runner edit PROTOCOL [STEP]")
-    draft = edit.draft(session.project, name, rest[0] if rest else None)
+    draft = plan.draft(session.project, name, rest[0] if rest else None)
     folder = Path(tempfile.mkdtemp(prefix="runner-edit-"))
     path = folder / draft.name
     path.write_bytes(draft.data)
@@ -161,7 +160,7 @@ def _after_editing(session: Session, draft: Draft, path: Path) -> str | None:
         if not path.is_file() or (data := path.read_bytes()) == draft.data:
             return None
         try:
-            edit.check(session.project, draft, data)
+            plan.check_draft(session.project, draft, data)
         except RunnerError as error:
             if not session.is_terminal():
                 raise
@@ -169,7 +168,7 @@ def _after_editing(session: Session, draft: Draft, path: Path) -> str | None:
             if not click.confirm("edit it again?", default=True, err=True):
                 raise
             continue
-        return edit.commit(session.project, draft, data)
+        return plan.commit_draft(session.project, draft, data)
 
 
 def editor(session: Session) -> str:

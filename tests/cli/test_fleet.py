@@ -16,7 +16,7 @@ import pytest
 
 from runner.app import fleet
 from runner.app.fleet import Ended, Ready
-from runner.cli import subprocess_pool
+from runner.cli.fleet import open_turns
 from runner.store.remote import RATE_WINDOW
 from tests.conftest import Box, clone, command
 from tests.executor.minds import sound
@@ -391,7 +391,7 @@ def test_a_signal_while_a_turn_is_started_ends_the_turn(tmp_path: Path, monkeypa
     monkeypatch.setattr(subprocess, "Popen", Struck)
     known = signal.signal(signal.SIGTERM, interrupt)
     try:
-        with pytest.raises(KeyboardInterrupt), subprocess_pool.turns(str(tmp_path), (), os.environ) as turns:
+        with pytest.raises(KeyboardInterrupt), open_turns(str(tmp_path), (), os.environ) as turns:
             turns.start(Ready("0001-a", "0" * 40, "run-step", "a", "A", 0))
     finally:
         signal.signal(signal.SIGTERM, known)
