@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from runner.errors import UsageError
 from runner.executor import permissions
 from runner.executor.outcome import Outcome
-from runner.protocol import paths, seal_file
+from runner.protocol import approval_file, paths
 from runner.protocol.events import Event
 from runner.protocol.state import Status
 from runner.store import history, publishing, transaction
@@ -158,5 +158,5 @@ def seal(project: Project, protocol: str, tip: str) -> dict[str, bytes]:
         return {}
     said = seal.of(project.git, protocol, found.repo, who, tip, project.who.timestamp())
     assert said is not None  # a transition, made just now
-    text = seal_file.render(said)
-    return {paths.SEAL: text + signing.sign(key, text, namespace=seal_file.NAMESPACE)}
+    text = approval_file.render_seal(said)
+    return {paths.SEAL: text + signing.sign(key, text, namespace=approval_file.SEAL_NAMESPACE)}

@@ -1,4 +1,5 @@
-"""An approval file, `runner-approval/v1`: one person's decision on exactly one subject, and the signature over it (design §4).
+"""The two signed files. An approval file, `runner-approval/v1`: one person's decision on exactly one subject, and the signature over it
+(design §4). A seal, `runner-seal/v1`, below.
 
 This module has the grammar: one anchored expression over bytes, each field once and in its place, nothing optional, nothing after
 the end. `trust.signature` verifies the signature; the code above that decides whether the approval counts.
@@ -13,7 +14,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from runner.errors import MalformedFileError
+from runner.errors import IntegrityError, MalformedFileError
 from runner.protocol.ids import DIGEST, OID, SLUG, SLUG_LIMIT, is_protocol_id
 from runner.values import dataclass
 
@@ -300,3 +301,61 @@ def _why(data: bytes, where: str, *, signed: bool) -> MalformedStatementError:
     if end is not None and rest[end.end() :]:
         return error(Rule.TRAILING, "there is text after the END line", after + rest[: end.end()].count("\n"))
     return error(Rule.SIGNATURE, "the signature is not armoured as ssh-keygen and gpg do it", after)
+
+
+# --- seals ------------------------------------------------------------------------------------------------------------
+# `runner-seal/v1`: what a protocol came to, signed by a runner, as the file `seal` of its history's last commit. Whose signature it is,
+# and whether the chain came to that, is judged in trust/rules/seal.py.
+
+SEAL_NAMESPACE = "runner-seal"
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The signed text, a field a line. `tip`: the transition that ended it; `state`: the digest of its state.json's bytes, which
+    names the log's; `signer`: the principal whose line in allowed_signers has the key."""
+
+    repo: str
+    protocol: str
+    genesis: str
+    revision: str
+    tip: str
+    tree: str
+    state: str
+    signer: str
+    time: str
+
+
+_SEAL_VALUES = {
+    "repo": "[0-9a-f]{32}",
+    "protocol": r"[0-9]{4,9}-[a-z0-9-]{1,60}",
+    "genesis": DIGEST.pattern,
+    "revision": "[1-9][0-9]{0,9}",
+    "tip": OID.pattern,
+    "tree": OID.pattern,
+    "state": DIGEST.pattern,
+    "signer": PRINCIPAL,
+    "time": _TIME,
+}
+_SEAL_TEXT = "runner-seal/v1\n" + "".join(rf"{name}: (?P<{name}>{value})\n" for name, value in _SEAL_VALUES.items())
+_SEAL = rf"(?P<text>{_SEAL_TEXT})(?P<signature>{_SSH})".encode("ascii")
+
+
+def render_seal(seal: Seal) -> bytes:
+    """Return the bytes that are signed; the signature follows them in the file."""
+    lines = [f"{name}: {getattr(seal, name)}\n" for name in _SEAL_VALUES]
+    return ("runner-seal/v1\n" + "".join(lines)).encode("ascii")
+
+
+def parse_seal(data: bytes, where: str) -> tuple[Seal, bytes, bytes]:
+    """Return (the seal, the signed bytes, the armoured signature).
+
+    Raises:
+        IntegrityError: it is no seal.
+    """
+    match = re.fullmatch(_SEAL, data) if len(data) <= LIMIT else None
+    if match is None:
+        raise IntegrityError(
+            "it is no seal in its form", where, "fetch the history anew, from a clone that has it whole"
+        )
+    return Seal(**{name: match[name].decode() for name in _SEAL_VALUES}), match["text"], match["signature"]

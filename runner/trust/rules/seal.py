@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 from runner.errors import IntegrityError, RunnerError
 from runner.git import Git
-from runner.protocol import paths, seal_file, state
-from runner.protocol.approval_file import seconds
+from runner.protocol import approval_file, paths, state
+from runner.protocol.approval_file import Seal, seconds
 from runner.protocol.ids import digest
-from runner.protocol.seal_file import Seal
 from runner.store import history
 from runner.store.trusted import Trusted
 from runner.trust import trusted_config
@@ -53,7 +52,7 @@ def read(git: Git, protocol: str) -> bytes | None:
 
 
 def _wrong(git: Git, report: Report, trusted: Trusted, data: bytes, where: str) -> Iterator[str]:
-    said, text, armour = seal_file.parse(data, where)
+    said, text, armour = approval_file.parse_seal(data, where)
     if said.tip not in (report.tip, *git.first_parents(report.tip)):
         yield f"it seals {said.tip[:12]}, which is no commit of this history"
         return
@@ -72,7 +71,7 @@ def _wrong(git: Git, report: Report, trusted: Trusted, data: bytes, where: str) 
     elif said.signer not in found.agents:
         yield f"{said.signer} is none of `agents` in {found.where}"
     else:
-        verdict = found.judge(text, armour, said.signer, seconds(said.time), namespace=seal_file.NAMESPACE)
+        verdict = found.judge(text, armour, said.signer, seconds(said.time), namespace=approval_file.SEAL_NAMESPACE)
         if not verdict.ok:
             yield verdict.reason
 
@@ -82,5 +81,5 @@ def note(git: Git, report: Report) -> str | None:
     data = read(git, report.protocol)
     if data is None:
         return None
-    said, _, _ = seal_file.parse(data, paths.SEAL)
+    said, _, _ = approval_file.parse_seal(data, paths.SEAL)
     return f"sealed by {said.signer} at revision {said.revision}, {said.time} by its own account"
