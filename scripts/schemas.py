@@ -17,14 +17,13 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, with_config
 
 from runner.protocol import events, state, transcript
 from runner.protocol.agent_file import AgentFile
-from runner.protocol.budget_file import Day
 from runner.protocol.call_file import HeldCall
 from runner.protocol.clarifications import Clarifications
 from runner.protocol.config import Config
-from runner.protocol.lease_file import Lease
 from runner.protocol.model_answers import Discovery, Draft, qa_verdict, without_null
 from runner.protocol.plans import PlanHeader, StepHeader
 from runner.protocol.policy_file import Policy
+from runner.protocol.ref_files import Day, Lease
 from runner.protocol.workflow import WorkflowHeader
 from scripts import json_output
 

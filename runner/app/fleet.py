@@ -17,7 +17,7 @@ from runner.executor import spending
 from runner.forge.gitlab import JOBS
 from runner.lines import lines_of
 from runner.protocol import ids
-from runner.protocol.budget_file import Day
+from runner.protocol.ref_files import Day
 from runner.store import day_budget, lease, publishing, record
 from runner.store.project import Project
 from runner.store.record import Row

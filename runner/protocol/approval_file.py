@@ -1,5 +1,5 @@
-"""The two signed files. An approval file, `runner-approval/v1`: one person's decision on exactly one subject, and the signature over it
-(design §4). A seal, `runner-seal/v1`, below.
+"""The two signed files (design §4). An approval file, `runner-approval/v1`: one person's decision on exactly one subject, and the
+signature over it. A seal, `runner-seal/v1`, below.
 
 This module has the grammar: one anchored expression over bytes, each field once and in its place, nothing optional, nothing after
 the end. `trust.signature` verifies the signature; the code above that decides whether the approval counts.
@@ -304,8 +304,8 @@ def _why(data: bytes, where: str, *, signed: bool) -> MalformedStatementError:
 
 
 # --- seals ------------------------------------------------------------------------------------------------------------
-# `runner-seal/v1`: what a protocol came to, signed by a runner, as the file `seal` of its history's last commit. Whose signature it is,
-# and whether the chain came to that, is judged in trust/rules/seal.py.
+# `runner-seal/v1`: what a protocol came to, signed by a runner, as the file `seal` of its history's last commit.
+# Whose signature it is, and whether the chain came to that, is judged in trust/rules/seal.py.
 
 SEAL_NAMESPACE = "runner-seal"
 

@@ -14,10 +14,9 @@ from functools import partial
 
 from runner.errors import ConflictError, IntegrityError, RunnerError, SpentError, UnreachableError
 from runner.git import TreeEntry
-from runner.protocol import budget_file
-from runner.protocol.budget_file import Day, Reserved
-from runner.protocol.lease_file import word
+from runner.protocol import ref_files
 from runner.protocol.policy_file import DayBudget
+from runner.protocol.ref_files import Day, Reserved, word
 from runner.store import remote
 from runner.store.lease import ci_run
 from runner.store.project import Project
@@ -79,7 +78,7 @@ class Reservation:
             return
         if self._is_given():
             raise self._over(
-                f"this job may spend ${budget_file.amount(self.usd)} and {self.tokens:,} tokens, and needs more"
+                f"this job may spend ${ref_files.amount(self.usd)} and {self.tokens:,} tokens, and needs more"
             )
         self._reserve(today, cap, need_usd, need_tokens)
 
@@ -99,7 +98,7 @@ class Reservation:
                 change(self.project, self.day, lambda day: day.settle(self._nonce, *spent))
             except RunnerError as error:
                 self.project.who.say(
-                    f"the spending is not settled: {error.what}; ${budget_file.amount(self.usd)} and {self.tokens:,} tokens"
+                    f"the spending is not settled: {error.what}; ${ref_files.amount(self.usd)} and {self.tokens:,} tokens"
                     f" of the budget of {self.day} stay reserved"
                 )
         self._nonce = self.day = ""
@@ -121,8 +120,8 @@ class Reservation:
             if left_usd is not None and usd > left_usd:
                 kept = sum((Decimal(one.usd) for one in others), Decimal(0))
                 raise self._over(
-                    f"${budget_file.amount(max(left_usd, Decimal(0)))} of ${cap.usd} are left of {today} (UTC)"
-                    f"{f', ${budget_file.amount(kept)} more are reserved by others,' if kept else ','} and the next request could cost"
+                    f"${ref_files.amount(max(left_usd, Decimal(0)))} of ${cap.usd} are left of {today} (UTC)"
+                    f"{f', ${ref_files.amount(kept)} more are reserved by others,' if kept else ','} and the next request could cost"
                     f" ${usd - self.paid_usd:.4f}",
                     LATER if kept else "",
                 )
@@ -179,7 +178,7 @@ def reserved(project: Project, usd: Decimal, tokens: int, protocol: str | None =
         ci=ci_run(project.who.environ),
         protocol=protocol,
         time=project.who.timestamp(),
-        usd=budget_file.amount(usd),
+        usd=ref_files.amount(usd),
         tokens=tokens,
     )
 
@@ -227,7 +226,7 @@ def change(project: Project, day: str, make: Callable[[Day], Day], at: Mirror | 
         try:
             if old is not None and git.commit(old) is None:
                 if is_fresh:
-                    raise budget_file.unreadable("it is no commit", REF)
+                    raise ref_files.unreadable_day("it is no commit", REF)
                 old = None  # of an earlier clone
             made = make(read(project, old, day))
         except (SpentError, IntegrityError):
@@ -262,22 +261,22 @@ def read(project: Project, oid: str | None, day: str) -> Day:
     Raises:
         IntegrityError: no runner wrote it.
     """
-    git, name = project.git, budget_file.file(day)
+    git, name = project.git, ref_files.day_file(day)
     entry = (git.tree(f"{oid}:") or {}).get(name) if oid else None
     if entry is None:
         return Day(day=day)
     where = f"{name} of {REF}"
-    data = remote.read_files(git, [entry], budget_file.SIZE, project.who)
+    data = remote.read_files(git, [entry], ref_files.DAY_SIZE, project.who)
     if data is None:
-        raise budget_file.unreadable("it is too large, or not here", where)
-    return budget_file.parse(data[0], day, where)
+        raise ref_files.unreadable_day("it is too large, or not here", where)
+    return ref_files.parse_day(data[0], day, where)
 
 
 def _commit(project: Project, day: Day, old: str | None) -> str:
     git, who = project.git, project.runner()
     files: dict[str, bytes | TreeEntry] = dict(git.tree(f"{old}:") or {}) if old else {}
-    files[budget_file.file(day.day)] = budget_file.render(day)
-    kept = {name: files[name] for name in budget_file.kept(files, day.day)}
+    files[ref_files.day_file(day.day)] = ref_files.render(day)
+    kept = {name: files[name] for name in ref_files.kept_days(files, day.day)}
     return remote.write_files(git, kept, old, who, f"ledger: {day.day}")
 
 

@@ -23,10 +23,10 @@ from typing import Any
 
 from runner.errors import ConflictError, HeldError, RunnerError, UnreachableError
 from runner.git import Git, Ident
-from runner.protocol import ids, lease_file, log
+from runner.protocol import ids, log, ref_files
 from runner.protocol.events import event_type
-from runner.protocol.lease_file import Lease
 from runner.protocol.plans import seconds_of
+from runner.protocol.ref_files import Lease
 from runner.store import history, record, remote
 from runner.store.environment import Environment, write_atomically
 from runner.store.project import Project
@@ -101,7 +101,7 @@ def take(project: Project, protocol: str, is_over: IsOver = lambda job: False, *
     last, intents = _read(project.git, old, ref, project.who) if old is not None else (None, {})
     ttl, since = float(seconds_of(project.config.lease.ttl)), project.who.lasting()
     words = Lease(
-        holder=lease_file.word(project.actor()),
+        holder=ref_files.word(project.actor()),
         host=_host(project),
         ci=ci_job(project.who.environ),
         expires=_time(project, ttl),
@@ -567,13 +567,13 @@ def _is_old(project: Project, held: Held) -> bool:
 
 
 def _host(project: Project) -> str:
-    return lease_file.word(project.who.host)
+    return ref_files.word(project.who.host)
 
 
 def ci_job(environ: Mapping[str, str]) -> str | None:
     """Return the address at which a CI shows this job, on GitHub its run; None outside a CI."""
     address = _github_run(environ) or environ.get("CI_JOB_URL")
-    return lease_file.word(address) if address else None
+    return ref_files.word(address) if address else None
 
 
 def ci_run(environ: Mapping[str, str]) -> str | None:
@@ -581,7 +581,7 @@ def ci_run(environ: Mapping[str, str]) -> str | None:
     run = _github_run(environ)
     attempt = f"{run}/attempts/{environ.get('GITHUB_RUN_ATTEMPT', '1')}" if run else None
     name = environ.get("RUNNER_RUN") or attempt or environ.get("CI_PIPELINE_URL")
-    return lease_file.word(name) if name else None
+    return ref_files.word(name) if name else None
 
 
 def _github_run(environ: Mapping[str, str]) -> str | None:
@@ -624,8 +624,8 @@ def _forget_note(project: Project, protocol: str, words: Lease) -> None:
 
 
 def _commit(git: Git, author: Ident, protocol: str, words: Lease, intents: Intents, old: str | None) -> str:
-    files = {lease_file.FILE: lease_file.render(words)}
-    files |= {f"{lease_file.INTENTS}/{name}.json": lease_file.render_intent(one) for name, one in intents.items()}
+    files = {ref_files.FILE: ref_files.render(words)}
+    files |= {f"{ref_files.INTENTS}/{name}.json": ref_files.render_intent(one) for name, one in intents.items()}
     return remote.write_files(git, files, old, author, f"{protocol}: lease")
 
 
@@ -636,15 +636,15 @@ def _read(git: Git, oid: str, ref: str, who: Environment) -> tuple[Lease, Intent
         IntegrityError: no runner wrote it.
     """
     found = git.tree(f"{oid}:")
-    below = found.get(lease_file.INTENTS) if found else None
+    below = found.get(ref_files.INTENTS) if found else None
     entries = git.tree(below.oid) if below else {}
-    if not found or lease_file.FILE not in found or entries is None or len(entries) > lease_file.MOST:
-        raise lease_file.unreadable("it is no folder of lease.json and intents", ref)
-    data = remote.read_files(git, [found[lease_file.FILE], *entries.values()], lease_file.SIZE, who)
+    if not found or ref_files.FILE not in found or entries is None or len(entries) > ref_files.MOST:
+        raise ref_files.unreadable("it is no folder of lease.json and intents", ref)
+    data = remote.read_files(git, [found[ref_files.FILE], *entries.values()], ref_files.SIZE, who)
     if data is None:
-        raise lease_file.unreadable("a file of it is too large, or not here", ref)
+        raise ref_files.unreadable("a file of it is too large, or not here", ref)
     intents = {
-        name.removesuffix(".json"): lease_file.parse_intent(one, name, ref)
+        name.removesuffix(".json"): ref_files.parse_intent(one, name, ref)
         for name, one in zip(entries, data[1:], strict=True)
     }
-    return lease_file.parse(data[0], ref), intents
+    return ref_files.parse(data[0], ref), intents

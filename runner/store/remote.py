@@ -31,7 +31,7 @@ from runner.store.trusted import Pin, Trusted
 from runner.values import dataclass
 
 if TYPE_CHECKING:
-    from runner.protocol.lease_file import Lease
+    from runner.protocol.ref_files import Lease
     from runner.store.project import Project
 
 FETCH_SECONDS = 5.0  # what a look at the remote may take before it counts as away
@@ -559,10 +559,10 @@ def _last_looked(places: StateDir, protocol: str) -> float | None:
 
 
 def _lease_at(project: Project, oid: str, where: str) -> Lease | None:
-    from runner.protocol import lease_file
+    from runner.protocol import ref_files
 
-    data = project.git.blob(f"{oid}:{lease_file.FILE}")
-    return lease_file.parse(data, where) if data is not None and len(data) <= lease_file.SIZE else None
+    data = project.git.blob(f"{oid}:{ref_files.FILE}")
+    return ref_files.parse(data, where) if data is not None and len(data) <= ref_files.SIZE else None
 
 
 def _is_own_lease(project: Project, protocol: str, nonce: str) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.errors import IntegrityError, MalformedFileError
-from runner.protocol import budget_file, policy_file
+from runner.protocol import policy_file, ref_files
 from runner.protocol.policy_file import DayBudget
 from tests.protocol.test_policy_file import PEOPLE
 from tests.protocol.test_schema import validator
@@ -38,9 +38,9 @@ WHOLE: dict[str, Any] = {
 
 @pytest.mark.parametrize("more", [{}, {"open": {}}, {"unpriced": 7}])
 def test_what_is_written_is_read_and_the_schema_takes_it(more: dict[str, Any]) -> None:
-    made = budget_file.Day.model_validate(WHOLE | more)
-    assert budget_file.parse(budget_file.render(made), "2026-11-20", "ref") == made
-    validator("ledger").validate(json.loads(budget_file.render(made)))
+    made = ref_files.Day.model_validate(WHOLE | more)
+    assert ref_files.parse_day(ref_files.render(made), "2026-11-20", "ref") == made
+    validator("ledger").validate(json.loads(ref_files.render(made)))
 
 
 @pytest.mark.parametrize(
@@ -62,18 +62,18 @@ def test_what_is_written_is_read_and_the_schema_takes_it(more: dict[str, Any]) -
 def test_what_is_none_is_refused_by_the_field_and_by_the_schema(field: str, bad: object) -> None:
     wrong = WHOLE | {field: bad}
     with pytest.raises(IntegrityError, match=field) as told:
-        budget_file.parse(json.dumps(wrong).encode(), "2026-11-20", "ref")
+        ref_files.parse_day(json.dumps(wrong).encode(), "2026-11-20", "ref")
     assert "next:" in str(told.value)
     assert not validator("ledger").is_valid(wrong)
 
 
 def test_a_file_of_another_day_is_no_days() -> None:
     with pytest.raises(IntegrityError, match="another day"):
-        budget_file.parse(json.dumps(WHOLE).encode(), "2026-11-21", "ref")
+        ref_files.parse_day(json.dumps(WHOLE).encode(), "2026-11-21", "ref")
 
 
 def test_what_is_reserved_counts_and_what_is_settled_takes_its_place() -> None:
-    day, cap = budget_file.Day.model_validate(WHOLE), DayBudget.model_validate({"usd": 10, "tokens": 40_000})
+    day, cap = ref_files.Day.model_validate(WHOLE), DayBudget.model_validate({"usd": 10, "tokens": 40_000})
     assert day.left(cap) == (Decimal("6.4"), 8_800)
     assert day.left(cap, but=NONCE) == (Decimal("6.8"), 8_800)
     assert day.left(DayBudget()) == (None, None)
@@ -88,16 +88,16 @@ def test_what_is_reserved_counts_and_what_is_settled_takes_its_place() -> None:
 def test_the_sum_never_passes_the_cap(acts: list[tuple[int, int, int]], cents: int) -> None:
     """Runners that reserve no more than is left, and spend no more than they reserved, whoever of them is never heard of again."""
     cap = DayBudget.model_construct(usd=Decimal(cents) / 100, tokens=cents * 10)
-    day, spent = budget_file.Day(day="2026-11-20"), Decimal(0)
+    day, spent = ref_files.Day(day="2026-11-20"), Decimal(0)
     for who, wanted, used in acts:
         nonce = f"{who:032x}"
         left, tokens = day.left(cap, but=nonce)
         assert left is not None and tokens is not None
         usd = min(Decimal(wanted) / 100, left)
-        reserved = budget_file.Reserved.model_validate(
-            RESERVED | {"usd": budget_file.amount(usd), "tokens": min(wanted, tokens)}
+        reserved = ref_files.Reserved.model_validate(
+            RESERVED | {"usd": ref_files.amount(usd), "tokens": min(wanted, tokens)}
         )
-        day = budget_file.parse(budget_file.render(day.reserve(nonce, reserved)), day.day, "ref")
+        day = ref_files.parse_day(ref_files.render(day.reserve(nonce, reserved)), day.day, "ref")
         if used % 3:  # else it died
             paid = min(Decimal(used) / 100, usd)
             spent += paid

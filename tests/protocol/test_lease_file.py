@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runner.errors import IntegrityError
-from runner.protocol import lease_file
+from runner.protocol import ref_files
 from tests.protocol.test_schema import validator
 
 REF = "refs/runner/leases/0007-rate-limit"
@@ -35,9 +35,9 @@ INTENT: dict[str, Any] = {
 
 @pytest.mark.parametrize("more", [{}, {"ci": None}, {"expires": None}])
 def test_what_is_written_is_read_and_the_schema_takes_it(more: dict[str, Any]) -> None:
-    made = lease_file.Lease.model_validate(WHOLE | more)
-    assert lease_file.parse(lease_file.render(made), REF) == made
-    validator("lease").validate(json.loads(lease_file.render(made)))
+    made = ref_files.Lease.model_validate(WHOLE | more)
+    assert ref_files.parse(ref_files.render(made), REF) == made
+    validator("lease").validate(json.loads(ref_files.render(made)))
 
 
 @pytest.mark.parametrize(
@@ -57,14 +57,14 @@ def test_what_is_written_is_read_and_the_schema_takes_it(more: dict[str, Any]) -
 def test_what_is_none_is_refused_by_the_field_and_by_the_schema(field: str, bad: object) -> None:
     wrong = WHOLE | {field: bad}
     with pytest.raises(IntegrityError, match=field) as told:
-        lease_file.parse(json.dumps(wrong).encode(), REF)
+        ref_files.parse(json.dumps(wrong).encode(), REF)
     assert f"--delete {REF}" in told.value.hint
     assert not validator("lease").is_valid(wrong)
 
 
 def test_an_intent_is_the_line_of_a_transcript_under_its_calls_name() -> None:
-    data = lease_file.render_intent(INTENT)
-    assert lease_file.parse_intent(data, "deploy.1.3.json", REF) == INTENT
+    data = ref_files.render_intent(INTENT)
+    assert ref_files.parse_intent(data, "deploy.1.3.json", REF) == INTENT
     validator("transcript").validate({key: value for key, value in json.loads(data).items() if key != "revision"})
     for name, wrong in [
         ("deploy.1.4.json", data),
@@ -76,11 +76,11 @@ def test_an_intent_is_the_line_of_a_transcript_under_its_calls_name() -> None:
         ("../x.1.3.json", data.replace(b"deploy.1.3", b"../x.1.3")),
     ]:
         with pytest.raises(IntegrityError, match="a lease that cannot be read"):
-            lease_file.parse_intent(wrong, name, REF)
+            ref_files.parse_intent(wrong, name, REF)
 
 
 def test_names_from_outside_fit() -> None:
-    assert [lease_file.word(one) for one in ("vm", "a b", "ü", "", "x" * 300)] == [
+    assert [ref_files.word(one) for one in ("vm", "a b", "ü", "", "x" * 300)] == [
         "vm",
         "a?b",
         "?",

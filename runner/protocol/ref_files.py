@@ -1,0 +1,243 @@
+"""The files of the refs that all runners of a project share: a lease, and below it the day budget (design §6).
+
+lease.json of refs/runner/leases/NNNN-slug on the remote names the runner that works on a published protocol. Everybody who may push
+can write it, so it says who is at work and proves nothing. Beside it, `intents/SLUG.ATTEMPT.N.json` are the effects that were
+announced before they started, each as its line of the transcript, with a `revision`: that of the published record then or, where it
+is later, the one at which the announcing clone had asked about the call. Only a later entry of the record, that a person was asked or
+answered, can be about the effect.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runner.errors import IntegrityError, SpentError
+from runner.protocol import transcript
+
+if TYPE_CHECKING:
+    from runner.protocol.policy_file import DayBudget
+
+SCHEMA: Literal[1] = 1
+FILE = "lease.json"
+INTENTS = "intents"  # the folder
+MOST = 10_000  # intents that a lease may carry; one is usual
+SIZE = 16_000_000  # bytes that a file of it may have
+_ODD = re.compile(r"[^!-~]")
+_CALL = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*\.[1-9][0-9]{0,8}\.[1-9][0-9]{0,8}")
+
+Word = Annotated[str, Field(pattern=r"^[!-~]{1,200}$")]
+Time = Annotated[str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")]
+
+
+class Lease(BaseModel):
+    """The runner that holds a protocol, and the end of its lease."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    holder: Word = Field(description="Who runs it, as the log's `actor`.")
+    host: Word = Field(description="The machine's name.")
+    ci: Word | None = Field(description="Where the CI shows the job; null where it is none.")
+    expires: Time | None = Field(
+        description="When it runs out, UTC; null where nobody has it any more, and it is there for its intents alone."
+    )
+    nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")] = Field(description="Tells this taking from every other.")
+
+    def text(self) -> str:
+        """Return the holder and the end of the lease, in one line for people."""
+        return f"{self.who()}, until {self.expires}"
+
+    def who(self) -> str:
+        """Return who has it, for people."""
+        return f"{self.holder} on {self.host}{f', in {self.ci}' if self.ci else ''}"
+
+
+def word(text: str) -> str:
+    """Return a name from outside as the file takes it."""
+    return _ODD.sub("?", text)[:200] or "unnamed"
+
+
+def render(file: Lease | Day) -> bytes:
+    """Return the bytes of lease.json, or of a day's file."""
+    plain = file.model_dump(mode="json", by_alias=True)
+    return json.dumps(plain, indent=2, sort_keys=True, ensure_ascii=True).encode() + b"\n"
+
+
+def parse(data: bytes, where: str) -> Lease:
+    """Return the lease that a file holds.
+
+    Raises:
+        IntegrityError: it is none.
+    """
+    try:
+        return Lease.model_validate_json(data)
+    except ValidationError as error:
+        raise unreadable(first_fault(error), where) from error
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return the first error of a file of the runner's own: the field, where it is about one, and why."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])[:60]
+    return f"`{field}` {first['msg']}" if field else first["msg"]
+
+
+def render_intent(intent: Mapping[str, Any]) -> bytes:
+    """Return the bytes of the file of an announced effect, a record of a journal."""
+    return json.dumps(dict(intent), sort_keys=True, ensure_ascii=True).encode() + b"\n"
+
+
+def parse_intent(data: bytes, name: str, where: str) -> dict[str, Any]:
+    """Return the effect that the file `intents/NAME` announces.
+
+    Raises:
+        IntegrityError: it announces none, or another one.
+    """
+    call = name.removesuffix(".json")
+    try:
+        told = json.loads(data)
+        revision = told.pop("revision")
+        (line,) = transcript.parse(json.dumps(told).encode(), where)
+    except (IntegrityError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise unreadable("an intent that is no line of a transcript with its revision", where) from error
+    if type(revision) is not int or line["kind"] != "intent" or line["call"] != call or not _CALL.fullmatch(call):
+        raise unreadable("it announces no effect of that name", where)
+    return {**line, "revision": revision}
+
+
+def unreadable(why: str, where: str) -> IntegrityError:
+    """Return the error for a lease that no runner wrote. `where`: its ref."""
+    return IntegrityError(
+        f"a lease that cannot be read: {why}",
+        where,
+        f"ask who pushed it; `git push REMOTE --delete {where}` takes it away, and what it announced with it",
+    )
+
+
+# --- the day budget ---------------------------------------------------------------------------------------------------
+# YYYY-MM-DD.json of refs/runner/ledger: what all runners of a project spent and reserved. A reservation counts as spent until it is
+# settled. A runner that died in between used up its reservation, since nobody else knows its charges; so the sum of a day never
+# passes the budget. Everybody who may push can write this file.
+
+MOST_RESERVATIONS = 10_000  # reservations that a day may have
+DAYS = 31  # files that are kept in the tree; older ones are in the ref's history
+DAY_SIZE = 4_000_000  # bytes that a file may have
+DAY = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
+
+Usd = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})(\.[0-9]{1,18})?$")]
+Number = Annotated[int, Field(ge=0, le=10**15)]
+
+
+class Reserved(BaseModel):
+    """What one runner may spend."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    by: Word = Field(description="Who runs it, as the log's `actor`.")
+    host: Word = Field(description="The machine's name.")
+    ci: Word | None = Field(description="Where the CI shows the job; null where it is none.")
+    protocol: Word | None = Field(
+        description="The protocol that it is for; null where it is for any work of the runner."
+    )
+    time: Time = Field(description="When it was reserved, UTC.")
+    usd: Usd = Field(description="US dollars.")
+    tokens: Number
+
+
+class Day(BaseModel):
+    """The budget of one UTC day."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    day: Annotated[str, Field(pattern=f"^{DAY}$")] = Field(description="The UTC day.")
+    usd: Usd = Field(default="0", description="US dollars that were spent and settled.")
+    tokens: Number = Field(default=0, description="Input and output tokens that were used and settled.")
+    unpriced: Number = Field(
+        default=0, description="The tokens among them whose price is unknown; `usd` is without them."
+    )
+    open: Annotated[
+        dict[Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")], Reserved], Field(max_length=MOST_RESERVATIONS)
+    ] = Field(default_factory=dict, description="The reservations by their nonces; they count as spent.")
+
+    def left(self, cap: DayBudget, but: str = "") -> tuple[Decimal | None, int | None]:
+        """Return the US dollars and tokens that a day's budget leaves; None is no limit. `but`: a reservation not to count."""
+        others = [one for nonce, one in self.open.items() if nonce != but]
+        usd = (
+            None
+            if cap.usd is None
+            else cap.usd - Decimal(self.usd) - sum((Decimal(one.usd) for one in others), Decimal(0))
+        )
+        tokens = None if cap.tokens is None else cap.tokens - self.tokens - sum(one.tokens for one in others)
+        return usd, tokens
+
+    def reserve(self, nonce: str, one: Reserved) -> Day:
+        """Return the day with a reservation, in place of one of the same nonce.
+
+        Raises:
+            SpentError: there are too many.
+        """
+        if len(self.open) >= MOST_RESERVATIONS and nonce not in self.open:
+            raise SpentError(
+                f"{MOST_RESERVATIONS:,} reservations of {self.day} (UTC) were never settled",
+                "the day's budget",
+                "tomorrow has a list of its own",
+            )
+        return self.model_copy(update={"open": {**self.open, nonce: one}})
+
+    def settle(self, nonce: str, usd: Decimal, tokens: int, unpriced: int) -> Day:
+        """Return the day with the actual cost in place of a reservation."""
+        return self.model_copy(
+            update={
+                "open": {name: one for name, one in self.open.items() if name != nonce},
+                "usd": amount(Decimal(self.usd) + usd),
+                "tokens": self.tokens + tokens,
+                "unpriced": self.unpriced + unpriced,
+            }
+        )
+
+
+def amount(usd: Decimal) -> str:
+    """Return US dollars as the day_file has them."""
+    text = format(usd.quantize(Decimal("1e-12")), "f")
+    return text.rstrip("0").rstrip(".") or "0"
+
+
+def day_file(day: str) -> str:
+    """Return the name of a day's day_file."""
+    return f"{day}.json"
+
+
+def kept_days(names: Mapping[str, object], day: str) -> list[str]:
+    """Return the files that stay in the tree: the last days, and `day` whatever others are named."""
+    return sorted({*sorted(names)[-DAYS:], day_file(day)})
+
+
+def parse_day(data: bytes, day: str, where: str) -> Day:
+    """Return the day that a day_file holds.
+
+    Raises:
+        IntegrityError: it is none, or another one.
+    """
+    try:
+        found = Day.model_validate_json(data)
+    except ValidationError as error:
+        raise unreadable_day(first_fault(error), where) from error
+    if found.day != day:
+        raise unreadable_day("it is of another day", where)
+    return found
+
+
+def unreadable_day(why: str, where: str) -> IntegrityError:
+    """Return the error for a ledger that no runner wrote. `where`: its ref, and the day_file."""
+    return IntegrityError(
+        f"a ledger that cannot be read: {why}",
+        where,
+        "ask who pushed it; the commits of the ref show how it was before, and one of them can be pushed there again",
+    )
