@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.folders import matching
+from runner.store.environment import matching
 
 
 def test_paths_are_sorted_told_once_and_dot_files_are_among_them(tmp_path: Path) -> None:

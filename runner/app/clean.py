@@ -18,11 +18,11 @@ from typing import Literal
 from runner import beneath
 from runner.errors import ConflictError, HeldError, RunnerError
 from runner.executor.journal import Journal
-from runner.folders import matching
 from runner.git import Git, Worktree
 from runner.lines import lines_of
 from runner.protocol import ids, paths
 from runner.store import history, locks, protocol_worktree, record, trusted, workspace, worktree
+from runner.store.environment import matching
 from runner.store.project import Project
 from runner.values import dataclass
 

@@ -14,11 +14,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from runner.errors import RunnerError, UsageError
-from runner.folders import matching
 from runner.protocol import ids, paths
 from runner.protocol.state import State, StepStatus, wait_type
 from runner.store import locks, lookup, push_refusal, record, remote, worktree
-from runner.store.environment import read_checkpoint
+from runner.store.environment import matching, read_checkpoint
 from runner.store.project import Project
 from runner.store.record import Outlook, Row
 from runner.values import dataclass

@@ -15,11 +15,11 @@ from runner.cli import options, streams, transcript
 from runner.cli.session import Session
 from runner.errors import InsufficientHistoryError, RunnerError
 from runner.executor.journal import Journal
-from runner.folders import matching
 from runner.lines import lines_of
 from runner.protocol import paths
 from runner.protocol.log import RawEntry
 from runner.store import lookup, record
+from runner.store.environment import matching
 from runner.store.project import Project
 
 POLL = 0.5  # seconds between two looks at the branch

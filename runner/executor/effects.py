@@ -17,11 +17,11 @@ from typing import Any
 from runner.errors import RunnerError, UnreachableError, UnsupportedError, WaitingError
 from runner.executor.journal import Journal, Record
 from runner.executor.step_run import StepRun
-from runner.folders import matching
 from runner.lines import lines_of
 from runner.protocol import call_file, log, transcript
 from runner.protocol.ids import digest
 from runner.store import history, lease
+from runner.store.environment import matching
 from runner.tools import Contract, OutcomeUnknownError, Probed, Tool, ToolError
 from runner.tools.python import ToolModuleError
 from runner.values import dataclass

@@ -13,11 +13,10 @@ from pathlib import Path
 
 from runner.errors import RefusedError
 from runner.executor import journal
-from runner.folders import matching
 from runner.git import Git, Worktree
 from runner.protocol import ids, paths
 from runner.store import locks, protocol_worktree, publishing, transaction, workspace, worktree
-from runner.store.environment import StateDir, forget_checkpoint, write_atomically
+from runner.store.environment import StateDir, forget_checkpoint, matching, write_atomically
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.values import dataclass

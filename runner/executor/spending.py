@@ -18,7 +18,6 @@ from runner.executor import permissions
 from runner.executor.journal import Journal, Record
 from runner.executor.loop import Limits, SharedBudget, Total
 from runner.executor.step_run import StepRun
-from runner.folders import matching
 from runner.protocol import events as ev
 from runner.protocol import paths, transcript
 from runner.protocol.ids import digest
@@ -26,6 +25,7 @@ from runner.protocol.plans import Budget, Plan
 from runner.protocol.policy_file import DayBudget
 from runner.protocol.state import State
 from runner.store import day_budget, history, record
+from runner.store.environment import matching
 from runner.store.project import Project
 from runner.store.snapshot import Snapshot
 from runner.trust.policy import stricter

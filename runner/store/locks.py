@@ -17,9 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runner.errors import HeldError, UsageError
-from runner.folders import matching
 from runner.protocol import ids
-from runner.store.environment import Environment
+from runner.store.environment import Environment, matching
 
 GLANCE = 0.1  # seconds; whoever asks who holds a lock (`is_held`) has it for a moment, and that is no reason to be refused it
 STALE_AFTER = 60.0  # seconds, where nobody can be asked who has a file open

@@ -15,9 +15,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from runner.folders import matching
 from runner.git import Git
 from runner.protocol.ids import digest
+from runner.store.environment import matching
 from runner.values import dataclass
 
 MOST = 40  # packs; git looks into each of them for an object that it does not have yet

@@ -9,12 +9,11 @@ import shutil
 from pathlib import Path
 
 from runner.errors import UsageError
-from runner.folders import matching
 from runner.git import Git, GitError, Worktree
 from runner.lines import lines_of
 from runner.protocol import ids
 from runner.store import locks, snapshot, transaction, trusted, workspace, worktree
-from runner.store.environment import Environment, StateDir, write_atomically
+from runner.store.environment import Environment, StateDir, matching, write_atomically
 from runner.store.project import Project
 from runner.values import dataclass
 

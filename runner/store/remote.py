@@ -21,12 +21,11 @@ from runner.errors import (
     UnreachableError,
     UsageError,
 )
-from runner.folders import matching
 from runner.git import BLOB, TIMED_OUT, Git, Ident, TreeEntry
 from runner.git.identity import token_settings
 from runner.lines import lines_of
 from runner.store import locks, trusted
-from runner.store.environment import Environment, StateDir, writable_state_home, write_atomically
+from runner.store.environment import Environment, StateDir, matching, writable_state_home, write_atomically
 from runner.store.trusted import Pin, Trusted
 from runner.values import dataclass
 

@@ -18,10 +18,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from runner.errors import InTheWayError, UsageError
-from runner.folders import matching
 from runner.git import BLOB, EXECUTABLE, LINK, SUBMODULE, Git, GitError, TreeEntry, Worktree
 from runner.store import locks
-from runner.store.environment import Environment, StateDir, write_atomically
+from runner.store.environment import Environment, StateDir, matching, write_atomically
 from runner.values import dataclass
 
 EDITOR_WAIT = 5.0  # seconds that another git may hold a worktree's index

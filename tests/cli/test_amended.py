@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from runner.executor import load
-from runner.folders import matching
 from runner.store import publishing
+from runner.store.environment import matching
 from tests.conftest import Box, clone, command, mostly_slow
 from tests.executor.minds import agent, ask, finish, mind, say, sound, write
 

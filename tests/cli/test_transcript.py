@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import pytest
 
-from runner.folders import matching
+from runner.store.environment import matching
 from tests.conftest import Box, command
 from tests.engines.wire_gemini import KEY, Silence
 from tests.executor.minds import agent, ask, finish, mind, say, write

@@ -17,7 +17,7 @@ import jsonschema
 import pytest
 
 from runner import resources
-from runner.folders import matching
+from runner.store.environment import matching
 from tests.conftest import Box, clone, command
 
 LONG = 90.0  # seconds; nothing here takes as long unless it is broken

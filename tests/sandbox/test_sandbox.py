@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 
 from runner.errors import UnsupportedError, UsageError
-from runner.folders import matching
 from runner.sandbox import (
     Bubblewrap,
     Command,
@@ -34,6 +33,7 @@ from runner.sandbox import (
     toolchains,
 )
 from runner.sandbox.bubblewrap import BY_FLAG, CLONE3, MACHINES, REFUSED, _can_disable_userns, remedy
+from runner.store.environment import matching
 from tests.conftest import slack
 
 PYTHON = sys.executable

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import pytest
 
-from runner.folders import matching
+from runner.store.environment import matching
 from runner.tools import ToolError
 from tests.conftest import mostly_slow, slack
 from tests.tools.agent_ground import Ground, Hand, place

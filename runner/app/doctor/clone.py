@@ -17,11 +17,11 @@ from runner.app import clean
 from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, Selection
 from runner.app.doctor.refs import write_locked
 from runner.executor import load, renumbering
-from runner.folders import matching
 from runner.git import Git
 from runner.lines import lines_of
 from runner.protocol import ids
 from runner.store import locks, protocol_worktree, record, transaction, worktree
+from runner.store.environment import matching
 
 ABANDONED = 3600.0  # seconds after which a temporary file that nobody has open is abandoned
 UNUSED = 14 * 86400.0  # seconds after which doctor mentions what an ended protocol left

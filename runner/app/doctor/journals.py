@@ -8,9 +8,8 @@ from pathlib import Path
 from runner.app.doctor import Finding, Selection
 from runner.errors import RefusedError, RunnerError
 from runner.executor.journal import DamagedJournalError, Journal, Record
-from runner.folders import matching
 from runner.protocol.state import State, StepStatus
-from runner.store.environment import StateDir
+from runner.store.environment import StateDir, matching
 
 _OPEN = (StepStatus.PENDING, StepStatus.RUNNING, StepStatus.AWAITING_APPROVAL)  # no transition has ended the attempt
 

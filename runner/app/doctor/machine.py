@@ -13,12 +13,11 @@ from typing import Any
 from runner import sandbox
 from runner.app.doctor import Clone, Finding, Machine, Selection, of_error
 from runner.errors import RunnerError, UnreachableError, shown
-from runner.folders import matching
 from runner.git import Git, GitError
 from runner.git.identity import signs_commits
 from runner.protocol import ids, paths
 from runner.store import trusted, workspace
-from runner.store.environment import Environment, StateDir, writable_state_home
+from runner.store.environment import Environment, StateDir, matching, writable_state_home
 from runner.store.project import Project
 from runner.store.remote import Mirror
 from runner.trust import signing

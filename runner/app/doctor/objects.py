@@ -19,11 +19,11 @@ from pathlib import Path
 from runner import beneath
 from runner.app.doctor import REFETCH_SECONDS, Clone, Finding, refs
 from runner.errors import RunnerError, UnreachableError
-from runner.folders import matching
 from runner.git import Git, GitError
 from runner.git.identity import token_settings
 from runner.lines import lines_of
 from runner.store import trusted
+from runner.store.environment import matching
 from runner.store.remote import Mirror
 from runner.values import dataclass
 

@@ -15,11 +15,10 @@ from pathlib import Path
 
 from runner.app.doctor import REFETCH_SECONDS, Clone, Finding
 from runner.errors import IntegrityError, RunnerError
-from runner.folders import matching
 from runner.git import Git, GitError
 from runner.protocol import ids
 from runner.store import history, locks, lookup, trusted
-from runner.store.environment import read_checkpoint
+from runner.store.environment import matching, read_checkpoint
 from runner.trust import transitions
 from runner.values import dataclass
 
